@@ -1,0 +1,1 @@
+//! Wrapping keys: the ciphertext blob.

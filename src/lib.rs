@@ -1,0 +1,37 @@
+//! coffer: encrypted block volumes over NBD, with snapshots and the key management service under them.
+//!
+//! # Layers
+//! A module imports only from its own layer or from those above it in this list; `tests/layers.rs` checks that.
+//! ```text
+//! words     error units env sys secret      no I/O of their own; sys.rs holds the only unsafe outside cipher/
+//! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
+//! kms       keys, root, catalog, audit      the verbs the rest may call
+//! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
+//! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store
+//! snapshot  manifest, repository, tree      copies sealed chunks, opens nothing
+//! service   create attach snapshot          every verb once, typed; authorises, audits, then acts
+//! edges     nbd, cli                        translate; no logic
+//! ```
+//! # Three paths to read first
+//! - An NBD request: `nbd::session` -> `nbd::serve` -> `volume` -> `cipher::xts` -> `store::file`.
+//! - A snapshot: `service::snapshot` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
+//! - A key: `service::attach` -> `kms` -> `kms::audit` -> `cipher::wrap`.
+//!
+//! # What XTS cannot do
+//! Live data is confidential, not authenticated: see docs/threat-model.md.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod env;
+pub mod error;
+pub mod secret;
+pub mod sys;
+pub mod units;
+
+pub mod cipher;
+pub mod kms;
+pub mod nbd;
+pub mod snapshot;
+pub mod store;
+pub mod volume;

@@ -1,0 +1,95 @@
+//! Key bytes: one type, one door.
+//!
+//! A [`Secret`] lies in the pool of locked, no-dump, no-fork pages ([`crate::sys::Locked`]), is wiped when dropped,
+//! cannot be cloned, compared by `==`, printed or serialised. What this does not cover: copies a library keeps on its
+//! stack while it runs, registers saved by a context switch, and hibernation images (see docs/threat-model.md).
+
+use crate::sys::Locked;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+/// `N` secret bytes.
+pub struct Secret<const N: usize>(Locked<[u8; N]>);
+
+impl<const N: usize> Secret<N> {
+    /// N bytes of the operating system's random numbers, drawn in place.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::build(crate::sys::random)
+    }
+
+    /// N bytes that `fill` writes in place.
+    #[must_use]
+    pub fn build(fill: impl FnOnce(&mut [u8])) -> Self {
+        let mut room = Locked::<[u8; N]>::zeroed();
+        fill(&mut room[..]);
+        Self(room)
+    }
+
+    /// N bytes that `fill` writes in place, unless it fails.
+    ///
+    /// # Errors
+    /// What `fill` says.
+    pub fn try_build<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut room = Locked::<[u8; N]>::zeroed();
+        fill(&mut room[..])?;
+        Ok(Self(room))
+    }
+
+    /// Takes the bytes out of `from`, which is wiped. `None` if it has not N bytes (it is wiped all the same).
+    #[must_use]
+    pub fn take(from: &mut [u8]) -> Option<Self> {
+        let made = (from.len() == N).then(|| Self::build(|out| out.copy_from_slice(from)));
+        from.zeroize();
+        made
+    }
+
+    /// The bytes: the one door. Callers keep the borrow short and copy nothing out.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; N] {
+        &self.0
+    }
+
+    /// Whether both hold the same bytes, in constant time.
+    #[must_use]
+    pub fn ct_eq(&self, other: &Self) -> bool {
+        self.0[..].ct_eq(&other.0[..]).into()
+    }
+}
+
+impl<const N: usize> std::fmt::Debug for Secret<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret<{N}>(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        let secret = Secret::<4>::build(|b| b.copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]));
+        let shown = format!("{secret:?} {secret:#?}");
+        assert!(!shown.contains("de") || shown.contains("redacted"), "{shown}");
+        assert!(!shown.contains("222") && !shown.to_lowercase().contains("dead"), "{shown}");
+    }
+
+    #[test]
+    fn take_wipes_its_source() {
+        let mut raw = [7u8; 16];
+        assert_eq!(Secret::<16>::take(&mut raw).unwrap().expose(), &[7; 16]);
+        assert_eq!(raw, [0; 16]);
+        let mut short = [7u8; 3];
+        assert!(Secret::<16>::take(&mut short).is_none());
+        assert_eq!(short, [0; 3]);
+    }
+
+    #[test]
+    fn equality_is_by_content() {
+        let of = |b: u8| Secret::<32>::build(|out| out.fill(b));
+        assert!(of(1).ct_eq(&of(1)));
+        assert!(!of(1).ct_eq(&of(2)));
+        assert!(!Secret::<32>::random().ct_eq(&Secret::random()));
+    }
+}

@@ -1,0 +1,1 @@
+//! Sealed bytes at rest.

@@ -1,0 +1,303 @@
+//! The operating system, where it takes `unsafe` or raw calls: locked memory, OFD locks, hole punching, peer credentials.
+//!
+//! This file and the cipher's SIMD kernels hold the only `unsafe` of coffer.
+
+#![allow(unsafe_code)]
+
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+
+/// Fills `out` with random bytes of the operating system (`getrandom(2)`).
+///
+/// # Panics
+/// When the kernel has no random numbers, which Linux documents not to happen after boot: going on would make weak keys.
+pub fn random(out: &mut [u8]) {
+    let mut done = 0;
+    while done < out.len() {
+        match rustix::rand::getrandom(&mut out[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => done += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => panic!("getrandom(2) failed, no key can be made: {e}"),
+        }
+    }
+}
+
+/// Makes this process leave no core dump and be closed to ptrace by others of its user.
+pub fn harden_process() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Raises this process's limit of open files to its hard limit: a server holds a file and a socket per volume.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Locked memory
+
+/// Bytes of one pool region: RLIMIT_MEMLOCK is 8 MiB on many machines, so regions are small.
+const REGION: usize = 64 * 1024;
+/// Bytes of one granule of a region.
+const GRANULE: usize = 64;
+
+struct Region {
+    base: NonNull<u8>,
+    /// One bit per granule; set: in use.
+    used: [u64; REGION / GRANULE / 64],
+    locked: bool,
+}
+
+// SAFETY: a region is plain memory that only the pool's holder touches through the pool's mutex; pointers into it that
+// were handed out belong to one `Locked<T>` each.
+unsafe impl Send for Region {}
+
+static POOL: Mutex<Vec<Region>> = Mutex::new(Vec::new());
+
+impl Region {
+    fn map() -> Self {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing.
+        let raw = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), REGION, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        };
+        let base = raw
+            .ok()
+            .and_then(|p| NonNull::new(p.cast::<u8>()))
+            .unwrap_or_else(|| std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; REGION]>()));
+        // SAFETY: base..base+REGION was mapped just now and is ours.
+        let locked = unsafe {
+            let ptr = base.as_ptr().cast();
+            let _ = madvise(ptr, REGION, Advice::LinuxDontDump);
+            let _ = madvise(ptr, REGION, Advice::LinuxDontFork);
+            mlock(ptr, REGION).is_ok()
+        };
+        Self { base, used: [0; REGION / GRANULE / 64], locked }
+    }
+
+    /// First granule of a free run of `count`, if there is one.
+    fn find(&self, count: usize) -> Option<usize> {
+        let mut run = 0;
+        for i in 0..REGION / GRANULE {
+            run = if self.used[i / 64] & (1 << (i % 64)) == 0 { run + 1 } else { 0 };
+            if run == count {
+                return Some(i + 1 - count);
+            }
+        }
+        None
+    }
+
+    fn mark(&mut self, first: usize, count: usize, used: bool) {
+        for i in first..first + count {
+            if used {
+                self.used[i / 64] |= 1 << (i % 64);
+            } else {
+                self.used[i / 64] &= !(1 << (i % 64));
+            }
+        }
+    }
+}
+
+/// A value in the pool of locked, no-dump, no-fork pages; its bytes are wiped when it is dropped.
+///
+/// The value is moved in, so the stack copy it came from is the caller's to wipe; build large ones from the pool's own
+/// zeroed state with [`Locked::zeroed`].
+pub struct Locked<T> {
+    ptr: NonNull<T>,
+}
+
+// SAFETY: Locked owns its T like a Box does.
+unsafe impl<T: Send> Send for Locked<T> {}
+// SAFETY: as above; shared access gives &T only.
+unsafe impl<T: Sync> Sync for Locked<T> {}
+
+impl<T> Locked<T> {
+    const COUNT: usize = size_of::<T>().div_ceil(GRANULE);
+    const FITS: () = assert!(size_of::<T>() <= REGION && align_of::<T>() <= GRANULE && size_of::<T>() > 0);
+
+    fn room() -> NonNull<T> {
+        const { Self::FITS };
+        let mut pool = POOL.lock();
+        let at = pool.iter().enumerate().find_map(|(r, region)| region.find(Self::COUNT).map(|g| (r, g)));
+        let (r, g) = at.unwrap_or_else(|| {
+            pool.push(Region::map());
+            (pool.len() - 1, 0)
+        });
+        pool[r].mark(g, Self::COUNT, true);
+        // SAFETY: g * GRANULE lies inside the region (find or a fresh region said so).
+        unsafe { pool[r].base.add(g * GRANULE).cast() }
+    }
+
+    /// Moves `value` into the pool.
+    pub fn new(value: T) -> Self {
+        let ptr = Self::room();
+        // SAFETY: room() gave size_of::<T>() bytes, aligned to 64, used by nobody else.
+        unsafe { ptr.as_ptr().write(value) };
+        Self { ptr }
+    }
+}
+
+impl<const N: usize> Locked<[u8; N]> {
+    /// N zero bytes in the pool, to be filled in place.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        let ptr = Self::room();
+        // SAFETY: as in `new`; all-zero bytes are a valid [u8; N].
+        unsafe { ptr.as_ptr().cast::<u8>().write_bytes(0, N) };
+        Self { ptr }
+    }
+}
+
+impl<T> std::ops::Deref for Locked<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: ptr holds a T from construction to drop.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T> std::ops::DerefMut for Locked<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in deref, and &mut self is exclusive.
+        unsafe { self.ptr.as_mut() }
+    }
+}
+
+impl<T> Drop for Locked<T> {
+    fn drop(&mut self) {
+        // SAFETY: the T is dropped once, here; its bytes stay ours until the granules are given back below.
+        let bytes = unsafe {
+            self.ptr.as_ptr().drop_in_place();
+            std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<u8>(), Self::COUNT * GRANULE)
+        };
+        zeroize::Zeroize::zeroize(bytes);
+        let mut pool = POOL.lock();
+        let address = self.ptr.as_ptr() as usize;
+        for region in pool.iter_mut() {
+            let base = region.base.as_ptr() as usize;
+            if (base..base + REGION).contains(&address) {
+                region.mark((address - base) / GRANULE, Self::COUNT, false);
+                return;
+            }
+        }
+    }
+}
+
+/// Whether every page of the secrets' pool is locked in memory (`mlock(2)` may fail at RLIMIT_MEMLOCK).
+#[must_use]
+pub fn secrets_are_locked() -> bool {
+    drop(Locked::<[u8; 64]>::zeroed());
+    POOL.lock().iter().all(|r| r.locked)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Files
+
+/// How an OFD lock is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// Many may hold it.
+    Shared,
+    /// One holds it.
+    Exclusive,
+}
+
+/// Takes an open-file-description lock (`fcntl(2)`, F_OFD_SETLK) on bytes `start..start+len` (len 0: to the end)
+/// without waiting. Ends with the last descriptor of this open file. `Ok(false)`: somebody else holds it.
+///
+/// # Errors
+/// What `fcntl` reports, but for a conflict.
+pub fn ofd_lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<bool> {
+    ofd(file, if kind == LockKind::Shared { libc::F_RDLCK } else { libc::F_WRLCK }, start, len)
+}
+
+/// Gives back what [`ofd_lock`] took.
+///
+/// # Errors
+/// What `fcntl` reports.
+pub fn ofd_unlock(file: &File, start: u64, len: u64) -> io::Result<()> {
+    ofd(file, libc::F_UNLCK, start, len).map(|_| ())
+}
+
+fn ofd(file: &File, kind: i32, start: u64, len: u64) -> io::Result<bool> {
+    let offset = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    let request = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset(start)?,
+        l_len: offset(len)?,
+        l_pid: 0,
+    };
+    // SAFETY: `request` is a valid flock for the length of the call, and the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &request) } == 0 {
+        return Ok(true);
+    }
+    let err = io::Error::last_os_error();
+    match err.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(err),
+    }
+}
+
+/// Who is at the other end of a Unix socket (`SO_PEERCRED`): taken when it connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerCred {
+    /// Process id.
+    pub pid: i32,
+    /// Effective user id.
+    pub uid: u32,
+}
+
+/// The credentials of the process that connected `socket`.
+///
+/// # Errors
+/// What `getsockopt(2)` reports.
+pub fn peer_cred(socket: impl AsFd) -> io::Result<PeerCred> {
+    let cred = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok(PeerCred { pid: cred.pid.as_raw_nonzero().get(), uid: cred.uid.as_raw() })
+}
+
+/// Asks the kernel for `bytes` of socket buffer in both directions; it may give less.
+pub fn socket_buffers(socket: impl AsFd, bytes: usize) {
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), bytes);
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locked_values_do_not_overlap_and_are_reused_after_a_wipe() {
+        let mut all: Vec<_> = (0..3000u32).map(|i| Locked::new([i.to_le_bytes(); 30])).collect();
+        for (i, value) in all.iter().enumerate() {
+            assert_eq!(value[29], (i as u32).to_le_bytes());
+        }
+        let address = all[7].as_ptr() as usize;
+        all.remove(7);
+        let again = Locked::<[u8; 100]>::zeroed();
+        assert_eq!(*again, [0u8; 100]);
+        assert!(address != 0);
+    }
+
+    #[test]
+    fn an_ofd_lock_excludes_another_open_of_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let a = File::create(&path).unwrap();
+        let b = File::options().read(true).write(true).open(&path).unwrap();
+        assert!(ofd_lock(&a, LockKind::Exclusive, 0, 1).unwrap());
+        assert!(!ofd_lock(&b, LockKind::Exclusive, 0, 1).unwrap());
+        assert!(ofd_lock(&b, LockKind::Exclusive, 1, 1).unwrap());
+        ofd_unlock(&a, 0, 1).unwrap();
+        assert!(ofd_lock(&b, LockKind::Shared, 0, 1).unwrap());
+        drop(b);
+        assert!(ofd_lock(&a, LockKind::Exclusive, 0, 0).unwrap());
+    }
+}

@@ -1,0 +1,3 @@
+//! Volumes: where plaintext meets the store.
+
+pub mod parent;

@@ -1,0 +1,23 @@
+//! What a volume made from a snapshot is filled from: sealed chunks of the snapshot's tree.
+
+use crate::error::Result;
+use crate::units::{ChunkNo, KeyTag};
+
+/// A source of sealed chunks: a snapshot, as a volume sees it. Implemented over a repository by the snapshot layer.
+pub trait Parent: Send + Sync {
+    /// Size of the snapshot's volume when it was taken, bytes. Chunks past it are holes.
+    fn size(&self) -> u64;
+
+    /// Whether the chunk has any sector that is not a hole. Reads the tree, fetches no data.
+    ///
+    /// # Errors
+    /// When the tree cannot be read, or a page of it is damaged.
+    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool>;
+
+    /// Fetches the whole chunk ([`crate::units::CHUNK`] bytes) into `out`, holes as zeros, its hash checked before the
+    /// call returns. Answers the tag of the key that sealed it, or `None` if all of it is a hole.
+    ///
+    /// # Errors
+    /// When the chunk cannot be had or its hash is wrong: then `out` holds nothing to be used.
+    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>>;
+}
