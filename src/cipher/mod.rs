@@ -78,3 +78,13 @@ impl DataKey {
         Secret::build(|out| hkdf_sha256(self.0.expose(), salt, info, out))
     }
 }
+
+/// A key for tests of the layers above, made of one repeated pattern.
+#[cfg(test)]
+pub(crate) fn test_key(seed: u8) -> Unwrapped<DataKey> {
+    Unwrapped(DataKey(Secret::build(|out| {
+        for (i, b) in out.iter_mut().enumerate() {
+            *b = seed.wrapping_mul(31).wrapping_add(i as u8);
+        }
+    })))
+}

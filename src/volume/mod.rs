@@ -1,3 +1,188 @@
 //! Volumes: where plaintext meets the store.
+//!
+//! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
+//! - [`pending`]: points in time; what a snapshot under way still needs is copied before it is overwritten.
+//! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
+//! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
+//! - [`format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
+//!
+//! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
+//! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
 
+pub mod format;
+pub mod header;
+pub mod hydrate;
+pub mod intent;
+pub mod io;
+pub mod lifecycle;
+pub mod map;
 pub mod parent;
+pub mod pending;
+pub mod syncer;
+
+use crate::cipher::xts::XtsCipher;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::store::BlockStore;
+use crate::units::{ChunkNo, DataKeyId, Epoch, KeyEpoch, VolumeId};
+use format::Untrusted;
+use header::Header;
+use intent::Intent;
+use map::Map;
+use parent::Parent;
+use parking_lot::{Mutex, RwLock};
+use pending::Pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use syncer::Syncer;
+
+/// Locks for chunks: chunk c belongs to stripe c % STRIPES.
+const STRIPES: usize = 256;
+
+/// How far an operation may go on its caller's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
+    Inline,
+    /// Wait for whatever it takes.
+    Full,
+}
+
+/// What became of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// It would have had to wait; nothing was changed.
+    WouldBlock,
+}
+
+/// The open ciphers of a volume, by key epoch. Dropping it wipes them.
+struct Ciphers(Vec<(KeyEpoch, XtsCipher)>);
+
+impl Ciphers {
+    fn of(&self, epoch: KeyEpoch) -> Result<&XtsCipher> {
+        self.0.iter().find(|(e, _)| *e == epoch).map(|(_, c)| c).ok_or_else(|| {
+            Error::new(Kind::Integrity, format!("the map names key epoch {epoch}, which the header does not have"))
+        })
+    }
+}
+
+#[derive(Default)]
+struct Stripe {
+    lock: Mutex<()>,
+    /// Odd while sealed bytes of one of its chunks are being changed.
+    sequence: AtomicU64,
+}
+
+/// What pieces of requests look at: the epoch they belong to, and the snapshots that may still need what they overwrite.
+#[derive(Default)]
+struct Live {
+    epoch: Epoch,
+    pending: Vec<Arc<Pending>>,
+}
+
+/// An open volume file. Without its data key (before [`Volume::unlock`], or suspended) it can be snapshotted, not read.
+pub struct Volume {
+    env: Env,
+    store: Arc<dyn BlockStore>,
+    id: VolumeId,
+    data_offset: u64,
+    map_generation: u32,
+    size: AtomicU64,
+    writable: bool,
+    header: Mutex<Header>,
+    map: Map,
+    intent: Intent,
+    syncer: Syncer,
+    live: RwLock<Arc<Live>>,
+    key_epochs: Vec<(KeyEpoch, DataKeyId)>,
+    ciphers: RwLock<Option<Ciphers>>,
+    stripes: Box<[Stripe]>,
+    parent: Option<Arc<dyn Parent>>,
+    hydration: hydrate::Hydration,
+    /// The state on disk says that this volume may have been written.
+    opened: AtomicBool,
+    untrusted: Mutex<Untrusted>,
+    /// A sync failed: no more writes.
+    failed: AtomicBool,
+    sealed_units: Vec<AtomicU64>,
+}
+
+impl Volume {
+    /// The volume's id.
+    pub const fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// Bytes a user sees.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Whether it was opened for writing, and no sync has failed since.
+    pub fn is_writable(&self) -> bool {
+        self.writable && !self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the data key is at hand.
+    pub fn is_unlocked(&self) -> bool {
+        self.ciphers.read().is_some()
+    }
+
+    /// The header as it is now, for showing.
+    pub fn with_header<T>(&self, look: impl FnOnce(&Header) -> T) -> T {
+        look(&self.header.lock())
+    }
+
+    /// The epoch of the next write.
+    pub fn epoch(&self) -> Epoch {
+        self.live.read().epoch
+    }
+
+    /// XTS units sealed so far under each data key, as (epoch, units).
+    pub fn sealed_units(&self) -> Vec<(KeyEpoch, u64)> {
+        self.key_epochs.iter().zip(&self.sealed_units).map(|((e, _), n)| (*e, n.load(Ordering::Relaxed))).collect()
+    }
+
+    fn stripe(&self, chunk: ChunkNo) -> &Stripe {
+        &self.stripes[(chunk.0 % STRIPES as u64) as usize]
+    }
+
+    fn current_key(&self) -> KeyEpoch {
+        self.key_epochs.last().map_or(KeyEpoch(0), |(e, _)| *e)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let outcome = self.syncer.sync(&*self.store, || self.id.to_string());
+        if outcome.is_err() && !self.failed.swap(true, Ordering::AcqRel) {
+            self.record_failed_sync();
+        }
+        outcome
+    }
+
+    /// Order 5: the volume goes read-only, pending snapshots fail, and the state says so until somebody accepts it.
+    fn record_failed_sync(&self) {
+        tracing::error!("{}: a sync failed, acknowledged writes may be lost; the volume is read-only now", self.id);
+        for pending in &self.live.read().pending {
+            pending.fail(&Error::new(Kind::Io, format!("a sync of {} failed", self.id)));
+        }
+        if let Err(err) = self.header.lock().write_state(|s| s.write_failed = true) {
+            tracing::error!("{}: the failure could not be recorded in the header either: {}", self.id, err.line());
+        }
+    }
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").field("id", &self.id).field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod volume_tests;

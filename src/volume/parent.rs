@@ -20,4 +20,10 @@ pub trait Parent: Send + Sync {
     /// # Errors
     /// When the chunk cannot be had or its hash is wrong: then `out` holds nothing to be used.
     fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>>;
+
+    /// First chunk at or after `from` that has sectors; `None`: none up to the end.
+    ///
+    /// # Errors
+    /// As [`Parent::has_sectors`].
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
 }

@@ -1,0 +1,257 @@
+//! A volume in one sparse file: positional reads and writes, `fdatasync`, an OFD lock as the fence.
+
+use super::{BlockStore, FileIdentity};
+use crate::cipher::Sealed;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::sys::{LockKind, ofd_lock};
+use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fdatasync, seek, statx};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The file of one volume, open and locked.
+#[derive(Debug)]
+pub struct FileStore {
+    file: File,
+    path: PathBuf,
+}
+
+/// File systems on which an OFD lock does not fence other hosts: NFS, CIFS/SMB2, FUSE, 9p, Ceph (statfs(2) magics).
+const SHARED: [(u64, &str); 6] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x6573_5546, "FUSE"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+];
+
+impl FileStore {
+    /// Opens and locks a volume file. `writable` takes the lock exclusively; else it is shared with other readers.
+    ///
+    /// The lock is taken before a byte is read, and the path is looked at again after it: a file that was replaced or
+    /// unlinked meanwhile is not the volume any more.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Busy`] if another process holds it; [`Kind::Unsupported`] on a shared file system,
+    /// unless `single_host` says that no other host opens it.
+    pub fn open(path: &Path, writable: bool, single_host: bool) -> Result<Self> {
+        let what = || format!("open volume file {}", path.display());
+        let file = File::options().read(true).write(writable).custom_flags(libc::O_CLOEXEC).open(path).on(what)?;
+        if !single_host {
+            refuse_shared(&file, path)?;
+        }
+        let kind = if writable { LockKind::Exclusive } else { LockKind::Shared };
+        if !ofd_lock(&file, kind, 0, 0).on(what)? {
+            return Err(Error::new(Kind::Busy, format!("{}: another process holds it", what()))
+                .hint("stop the other coffer that serves this volume"));
+        }
+        let (held, named) = (file.metadata().on(what)?, std::fs::metadata(path).on(what)?);
+        if (held.dev(), held.ino()) != (named.dev(), named.ino()) || held.nlink() == 0 {
+            return Err(Error::new(Kind::Busy, format!("{}: it was replaced while it was being opened", what())));
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if the file system cannot hold a file of that size; as [`FileStore::open`].
+    pub fn create_unnamed(path: &Path, size: u64, single_host: bool) -> Result<Self> {
+        let what = || format!("create volume file {}", path.display());
+        let temporary = path.with_extension("new");
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).on(what),
+            _ => {}
+        }
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).on(what)?;
+        let made = Self { file, path: temporary };
+        let ready = made.prepare(size, single_host, &what);
+        if ready.is_err() {
+            let _ = std::fs::remove_file(&made.path);
+        }
+        ready.map(|()| made)
+    }
+
+    fn prepare(&self, size: u64, single_host: bool, what: &dyn Fn() -> String) -> Result<()> {
+        if !single_host {
+            refuse_shared(&self.file, &self.path)?;
+        }
+        if !ofd_lock(&self.file, LockKind::Exclusive, 0, 0).on(what)? {
+            return Err(Error::new(Kind::Busy, format!("{}: another process creates it", what())));
+        }
+        self.file.set_len(size).map_err(|e| {
+            Error::io(format!("{}: a file of {size} bytes", what()), e)
+                .hint("ext4 holds 16 TiB less the header in one file; choose a smaller --size or keep the data on XFS")
+        })
+    }
+
+    /// Gives the finished file its name: sync, link (which fails if the name is taken), sync the folder.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if something has that name.
+    pub fn publish(&mut self, path: &Path) -> Result<()> {
+        let what = || format!("create volume file {}", path.display());
+        self.file.sync_all().on(what)?;
+        std::fs::hard_link(&self.path, path).on(what)?;
+        std::fs::remove_file(&self.path).on(what)?;
+        self.path = path.to_owned();
+        sync_parent(path)
+    }
+}
+
+/// Syncs the folder that `path` lies in, so that its name survives power loss.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|f| f.sync_all()).on(|| format!("sync folder {}", folder.display()))
+}
+
+fn refuse_shared(file: &File, path: &Path) -> Result<()> {
+    let magic = rustix::fs::fstatfs(file).on(|| format!("statfs {}", path.display()))?.f_type as u64 & 0xffff_ffff;
+    match SHARED.iter().find(|(m, _)| *m == magic) {
+        None => Ok(()),
+        Some((_, name)) => Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "{} lies on {name}, which other hosts may write too: a file lock there is no fence",
+                path.display()
+            ),
+        )
+        .hint("keep volumes on a local file system, or say --single-host-i-know")),
+    }
+}
+
+impl BlockStore for FileStore {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn read_at_nowait(&self, out: &mut [u8], offset: u64) -> io::Result<bool> {
+        let want = out.len();
+        match preadv2(&self.file, &mut [io::IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(n == want),
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data.bytes(), offset)
+    }
+
+    fn write_meta(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn zero(&self, offset: u64, len: u64, keep: bool) -> io::Result<()> {
+        let flags = if keep {
+            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
+        } else {
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
+        };
+        match fallocate(&self.file, flags, offset, len) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP) => write_zeros(&self.file, offset, len),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL) => Ok(Some(offset)), // no SEEK_DATA here: all of it may be data
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        match seek(&self.file, SeekFrom::Hole(offset)) {
+            Ok(at) => Ok(at),
+            Err(Errno::NXIO | Errno::INVAL) => self.size(),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn grow(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(fdatasync(&self.file)?)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        let stat = statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+        let birth = (stat.stx_mask & StatxFlags::BTIME.bits() != 0)
+            .then(|| stat.stx_btime.tv_sec * 1_000_000_000 + i64::from(stat.stx_btime.tv_nsec));
+        let meta = self.file.metadata()?;
+        Ok(FileIdentity { device: meta.dev(), inode: meta.ino(), birth })
+    }
+}
+
+fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = [0u8; 64 * 1024];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..n as usize], offset + done)?;
+        done += n;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opener_is_refused_as_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let mut a = FileStore::create_unnamed(&path, 8192, false).unwrap();
+        a.publish(&path).unwrap();
+        assert_eq!(FileStore::open(&path, true, false).unwrap_err().kind(), Kind::Busy);
+        drop(a);
+        let reader = FileStore::open(&path, false, false).unwrap();
+        FileStore::open(&path, false, false).unwrap();
+        assert_eq!(FileStore::open(&path, true, false).unwrap_err().kind(), Kind::Busy);
+        drop(reader);
+    }
+
+    #[test]
+    fn publish_never_overwrites() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        std::fs::write(&path, b"somebody's").unwrap();
+        let mut made = FileStore::create_unnamed(&path, 8192, false).unwrap();
+        assert_eq!(made.publish(&path).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+    }
+
+    #[test]
+    fn holes_data_and_zeroing_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let store = FileStore::create_unnamed(&path, 1 << 30, false).unwrap();
+        assert_eq!(store.next_data(0).unwrap(), None);
+        store.write_at(Sealed::stored(&[7; 8192]), 1 << 20).unwrap();
+        assert_eq!(store.next_data(0).unwrap(), Some(1 << 20));
+        assert_eq!(store.next_hole(1 << 20).unwrap(), (1 << 20) + 8192);
+        store.zero(1 << 20, 4096, false).unwrap();
+        store.zero((1 << 20) + 4096, 4096, true).unwrap();
+        let mut buf = [1u8; 8192];
+        store.read_at(&mut buf, 1 << 20).unwrap();
+        assert_eq!(buf, [0; 8192]);
+        assert!(store.read_at(&mut buf, (1 << 30) - 100).is_err());
+    }
+}

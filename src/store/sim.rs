@@ -1,0 +1,213 @@
+//! A disk in memory that a test crashes: what was synced stays, what was not may stay, vanish or tear at 512 bytes.
+//!
+//! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
+
+use super::{BlockStore, FileIdentity};
+use crate::cipher::Sealed;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+
+const PAGE: usize = 512;
+type Page = Box<[u8; PAGE]>;
+
+#[derive(Default)]
+struct Disk {
+    size: u64,
+    /// What reads see.
+    now: BTreeMap<u64, Page>,
+    /// What survives power loss for certain.
+    durable: BTreeMap<u64, Page>,
+    /// Pages written since the last sync, in order, with each content they had.
+    pending: Vec<(u64, Page)>,
+    /// Fails the operation when it reaches zero.
+    fail_in: Option<(u64, bool)>,
+    dead: bool,
+    writes: u64,
+    syncs: u64,
+}
+
+/// The simulated store. Clones share the disk.
+#[derive(Clone, Default)]
+pub(crate) struct SimStore(std::sync::Arc<Mutex<Disk>>);
+
+impl SimStore {
+    pub(crate) fn new(size: u64) -> Self {
+        let sim = Self::default();
+        sim.0.lock().size = size;
+        sim
+    }
+
+    /// The disk after power loss: of the writes since the last sync, each 512-byte page independently keeps any prefix
+    /// of its history, as `pick(n)` says (a number below n).
+    pub(crate) fn power_loss(&self, mut pick: impl FnMut(usize) -> usize) -> Self {
+        let disk = self.0.lock();
+        let mut after = Disk { size: disk.size, durable: disk.durable.clone(), ..Disk::default() };
+        let mut histories: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
+        for (at, page) in &disk.pending {
+            histories.entry(*at).or_default().push(page);
+        }
+        for (at, history) in histories {
+            let n = pick(history.len() + 1);
+            if n > 0 {
+                after.durable.insert(at, history[n - 1].clone());
+            }
+        }
+        after.now = after.durable.clone();
+        Self(std::sync::Arc::new(Mutex::new(after)))
+    }
+
+    /// The disk after SIGKILL: every write that returned is there.
+    pub(crate) fn killed(&self) -> Self {
+        let disk = self.0.lock();
+        let after = Disk {
+            size: disk.size,
+            now: disk.now.clone(),
+            durable: disk.durable.clone(),
+            pending: disk.pending.clone(),
+            ..Disk::default()
+        };
+        Self(std::sync::Arc::new(Mutex::new(after)))
+    }
+
+    /// The `n`-th write or sync from now fails (0: the next); `for_good`: so does everything after it.
+    pub(crate) fn fail_in(&self, n: u64, for_good: bool) {
+        self.0.lock().fail_in = Some((n, for_good));
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.0.lock().writes
+    }
+
+    /// All bytes that are not zero, for asserting that nothing changed.
+    pub(crate) fn poke(&self, offset: u64, xor: u8) {
+        let mut disk = self.0.lock();
+        let at = offset / PAGE as u64;
+        for map in [true, false] {
+            let side = if map { &mut disk.now } else { &mut disk.durable };
+            side.entry(at).or_insert_with(|| Box::new([0; PAGE]))[(offset % PAGE as u64) as usize] ^= xor;
+        }
+    }
+}
+
+impl Disk {
+    fn step(&mut self) -> io::Result<()> {
+        if self.dead {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if let Some((n, for_good)) = self.fail_in {
+            if n == 0 {
+                self.fail_in = None;
+                self.dead = for_good;
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            self.fail_in = Some((n - 1, for_good));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.step()?;
+        self.writes += 1;
+        if offset + data.len() as u64 > self.size {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        let mut done = 0;
+        while done < data.len() {
+            let at = (offset + done as u64) / PAGE as u64;
+            let skip = ((offset + done as u64) % PAGE as u64) as usize;
+            let n = (PAGE - skip).min(data.len() - done);
+            let page = self.now.entry(at).or_insert_with(|| Box::new([0; PAGE]));
+            page[skip..skip + n].copy_from_slice(&data[done..done + n]);
+            let copy = page.clone();
+            self.pending.push((at, copy));
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+impl BlockStore for SimStore {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.lock().size)
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let disk = self.0.lock();
+        if offset + out.len() as u64 > disk.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out.fill(0);
+        let end = offset + out.len() as u64;
+        for (at, page) in disk.now.range(offset / PAGE as u64..end.div_ceil(PAGE as u64)) {
+            let start = at * PAGE as u64;
+            let (from, to) = (start.max(offset), (start + PAGE as u64).min(end));
+            out[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&page[(from - start) as usize..(to - start) as usize]);
+        }
+        Ok(())
+    }
+
+    fn read_at_nowait(&self, out: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(out, offset).map(|()| true)
+    }
+
+    fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
+        self.0.lock().put(data.bytes(), offset)
+    }
+
+    fn write_meta(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.lock().put(data, offset)
+    }
+
+    fn zero(&self, offset: u64, len: u64, _keep: bool) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        disk.step()?;
+        let (first, last) = (offset / PAGE as u64, (offset + len).div_ceil(PAGE as u64));
+        let touched: Vec<u64> = disk.now.range(first..last).map(|(at, _)| *at).collect();
+        assert!(offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64), "only whole parts are zeroed");
+        for at in touched {
+            disk.now.insert(at, Box::new([0; PAGE]));
+            disk.pending.push((at, Box::new([0; PAGE])));
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        let disk = self.0.lock();
+        Ok(disk.now.range(offset / PAGE as u64..).next().map(|(at, _)| (at * PAGE as u64).max(offset)))
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        let disk = self.0.lock();
+        let mut at = offset / PAGE as u64;
+        while disk.now.contains_key(&at) {
+            at += 1;
+        }
+        Ok((at * PAGE as u64).max(offset).min(disk.size))
+    }
+
+    fn grow(&self, size: u64) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        disk.size = disk.size.max(size);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        disk.step()?;
+        disk.syncs += 1;
+        for (at, page) in std::mem::take(&mut disk.pending) {
+            disk.durable.insert(at, page);
+        }
+        Ok(())
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(FileIdentity { device: 1, inode: 1, birth: None })
+    }
+}

@@ -1,0 +1,252 @@
+//! The two header slots as one thing: which one counts, how each part is changed, what is repaired.
+//!
+//! Orders: identity: into the slot with the older state, sync, into the other, sync. State: one 4 KiB write into the
+//! slot with the older state, sync. A slot that cannot be read, or that is behind, is made anew from the good one at the
+//! next open for writing.
+
+use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, json};
+use crate::cipher::{DataKey, Unwrapped};
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::secret::Secret;
+use crate::store::BlockStore;
+use crate::units::{Hash32, VolumeId};
+use aws_lc_rs::hmac;
+use std::sync::Arc;
+
+/// The header of an open volume file.
+pub struct Header {
+    store: Arc<dyn BlockStore>,
+    now: Slot,
+    /// The slot (0, 1) that holds `now`'s state.
+    at: u8,
+    /// Why the other slot has to be made anew, if it has.
+    repair: Option<String>,
+    /// Keys as the other slot has them, when they differ.
+    other_keys: Option<(u64, Keys)>,
+    fallback: bool,
+}
+
+/// What a new volume starts as.
+pub(super) struct NewHeader {
+    pub(super) identity: Identity,
+    pub(super) keys: Keys,
+    pub(super) state: State,
+}
+
+impl Header {
+    /// Writes both slots of a new volume, without a sync: the file has no name yet.
+    pub(super) fn create(store: &dyn BlockStore, new: NewHeader, key: &Unwrapped<DataKey>) -> Result<()> {
+        let identity_raw = json(&new.identity)?;
+        let mut slot = Slot {
+            flags: Flags::default(),
+            identity: new.identity,
+            identity_raw,
+            mac: [0; 32],
+            keys: new.keys,
+            keys_generation: 1,
+            state: new.state,
+            state_generation: 2,
+        };
+        slot.mac = mac_of(&slot, key);
+        let what = || format!("write the header of {}", slot.identity.volume_id);
+        store.write_meta(&slot.encode(0)?, 0).on(what)?;
+        slot.state_generation = 1;
+        store.write_meta(&slot.encode(1)?, SLOT as u64).on(what)
+    }
+
+    /// Reads both slots and takes the newer good one.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] when neither is good, naming the offset and field of each.
+    pub(super) fn load(store: Arc<dyn BlockStore>, name: &str) -> Result<Self> {
+        let mut raw = vec![0u8; INTENT_OFFSET as usize];
+        let size = store.size().on(|| format!("open volume {name}"))?;
+        if size < raw.len() as u64 {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!("open volume {name}: the file has {size} bytes, a volume's header alone has {}", raw.len()),
+            )
+            .hint("it was truncated, or is not a coffer volume; restore it from a snapshot"));
+        }
+        store.read_at(&mut raw, 0).on(|| format!("open volume {name}: read the header"))?;
+        let slots = [Slot::decode(&raw[..SLOT]), Slot::decode(&raw[SLOT..])];
+        match slots {
+            [Ok(a), Ok(b)] => Ok(Self::both(store, a, b)),
+            [Ok(a), Err(e)] => Ok(Self::one(store, a, 0, &e)),
+            [Err(e), Ok(b)] => Ok(Self::one(store, b, 1, &e)),
+            [Err(a), Err(b)] => Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "open volume {name}: both header slots are damaged: slot A, {}; slot B, {}",
+                    a.line(),
+                    b.line()
+                ),
+            )
+            .hint("restore the volume from a snapshot, or give back the right file")),
+        }
+    }
+
+    fn both(store: Arc<dyn BlockStore>, a: Slot, b: Slot) -> Self {
+        let rank = |s: &Slot| (s.identity.generation, s.state_generation);
+        let (at, now, other) = if rank(&a) >= rank(&b) { (0, a, b) } else { (1, b, a) };
+        let repair = (other.identity_hash() != now.identity_hash()).then(|| "it is of an older generation".to_owned());
+        let other_keys = (repair.is_none() && other.keys_generation != now.keys_generation)
+            .then(|| (other.keys_generation, other.keys.clone()));
+        Self { store, now, at, repair, other_keys, fallback: false }
+    }
+
+    fn one(store: Arc<dyn BlockStore>, good: Slot, at: u8, why: &Error) -> Self {
+        // What the damaged slot said is not known: it may have been the newer one.
+        Self { store, now: good, at, repair: Some(why.line()), other_keys: None, fallback: true }
+    }
+
+    /// What the volume is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.now.identity
+    }
+
+    /// Its feature flags.
+    #[must_use]
+    pub const fn flags(&self) -> Flags {
+        self.now.flags
+    }
+
+    /// BLAKE3 of the identity as it is stored.
+    #[must_use]
+    pub fn identity_hash(&self) -> Hash32 {
+        self.now.identity_hash()
+    }
+
+    /// The wrapped keys, newest first if the slots differ (a rewrap was cut off).
+    #[must_use]
+    pub fn keys(&self) -> Vec<&Keys> {
+        let mut all = vec![(self.now.keys_generation, &self.now.keys)];
+        all.extend(self.other_keys.as_ref().map(|(g, k)| (*g, k)));
+        all.sort_by_key(|(g, _)| std::cmp::Reverse(*g));
+        all.into_iter().map(|(_, k)| k).collect()
+    }
+
+    /// What it was when it was last written.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.now.state
+    }
+
+    /// Whether a damaged slot was passed over: then nothing in the state may be believed.
+    #[must_use]
+    pub const fn fell_back(&self) -> bool {
+        self.fallback
+    }
+
+    /// What is wrong with the other slot, for a warning.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        let name = if self.at == 0 { "B" } else { "A" };
+        self.repair.as_ref().map(|why| format!("header slot {name} of {}: {why}", self.volume()))
+    }
+
+    fn volume(&self) -> VolumeId {
+        self.now.identity.volume_id
+    }
+
+    /// Checks the identity's MAC under the data key of its MAC epoch.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`]: the header was changed by somebody without the key.
+    pub(super) fn verify(&self, key: &Unwrapped<DataKey>) -> Result<()> {
+        let expect = mac_key(&self.now, key);
+        hmac::verify(&expect, &self.now.mac_input(), &self.now.mac).map_err(|_| {
+            Error::new(
+                Kind::Integrity,
+                format!("open volume {}: identity MAC at offset {}: does not match", self.volume(), 4096),
+            )
+            .hint("somebody changed the header; restore the volume from a snapshot")
+        })
+    }
+
+    /// Writes a new state, durable on return.
+    pub(super) fn write_state(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let mut next = self.now.clone();
+        change(&mut next.state);
+        if next.state == self.now.state && self.repair.is_none() {
+            return Ok(());
+        }
+        next.state_generation += 1;
+        let what = || format!("write the state of {}", self.volume());
+        let to = 1 - self.at;
+        if self.repair.is_some() {
+            // The whole slot is made anew on this occasion: a state block alone would not make it good.
+            self.store.write_meta(&next.encode(to)?, u64::from(to) * SLOT as u64).on(what)?;
+        } else {
+            let offset = u64::from(to) * SLOT as u64 + STATE.0 as u64;
+            self.store.write_meta(&next.encode_state()?, offset).on(what)?;
+        }
+        self.store.sync().on(what)?;
+        (self.now, self.at, self.repair) = (next, to, None);
+        Ok(())
+    }
+
+    /// Writes a new identity into both slots, a sync after each.
+    pub(super) fn write_identity(
+        &mut self,
+        key: &Unwrapped<DataKey>,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<()> {
+        let mut next = self.now.clone();
+        change(&mut next.identity);
+        next.identity.generation += 1;
+        next.identity_raw = json(&next.identity)?;
+        next.mac = mac_of(&next, key);
+        next.state_generation += 1;
+        self.write_both(next)
+    }
+
+    /// Writes rewrapped keys into both slots, a sync after each.
+    ///
+    /// # Errors
+    /// What the store reports; a cut-off rewrap is finished at the next open.
+    pub fn write_keys(&mut self, keys: Keys) -> Result<()> {
+        let mut next = self.now.clone();
+        next.keys_generation = next.keys_generation.max(self.other_keys.as_ref().map_or(0, |(g, _)| *g)) + 1;
+        next.keys = keys;
+        next.state_generation += 1;
+        self.write_both(next)
+    }
+
+    fn write_both(&mut self, mut next: Slot) -> Result<()> {
+        let what = || format!("write the header of {}", next.identity.volume_id);
+        let first = 1 - self.at;
+        self.store.write_meta(&next.encode(first)?, u64::from(first) * SLOT as u64).on(what)?;
+        self.store.sync().on(what)?;
+        next.state_generation += 1;
+        self.store.write_meta(&next.encode(self.at)?, u64::from(self.at) * SLOT as u64).on(what)?;
+        self.store.sync().on(what)?;
+        (self.now, self.repair, self.other_keys) = (next, None, None);
+        Ok(())
+    }
+
+    /// Makes the other slot good again from this one, if it has to be; for a volume that is open with its key.
+    pub(super) fn mend(&mut self) -> Result<()> {
+        if let Some(keys) = self.other_keys.take() {
+            let newest = if keys.0 > self.now.keys_generation { keys.1 } else { self.now.keys.clone() };
+            return self.write_keys(newest);
+        }
+        if self.repair.is_some() {
+            self.write_state(|_| ())?;
+        }
+        Ok(())
+    }
+}
+
+fn mac_key(slot: &Slot, key: &Unwrapped<DataKey>) -> hmac::Key {
+    let id = slot.identity.volume_id.to_string();
+    let derived: Secret<32> = key.get().derive(&slot.identity.lineage.0, &[b"coffer/header-mac/v1", id.as_bytes()]);
+    hmac::Key::new(hmac::HMAC_SHA256, derived.expose())
+}
+
+fn mac_of(slot: &Slot, key: &Unwrapped<DataKey>) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(hmac::sign(&mac_key(slot, key), &slot.mac_input()).as_ref());
+    out
+}

@@ -1,0 +1,419 @@
+//! Read, write, zero, flush: bounds, map, cipher, store.
+//!
+//! A request is cut into pieces that lie in one chunk and have at most 256 KiB. A writing piece holds its chunk's stripe
+//! from the moment it reads the epoch to the end of its last `pwrite`. A reading piece holds nothing: it looks at the
+//! stripe's sequence before and after its `pread`, and reads again if a write was under way, so that it never opens a
+//! mix of old, new and zero bytes.
+
+use super::map::Entry;
+use super::{Ciphers, Effort, Live, Progress, Volume};
+use crate::cipher::Sealed;
+use crate::cipher::xts::At;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, PART, SECTOR};
+use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
+use std::sync::atomic::{Ordering, fence};
+
+/// Bytes of the largest piece.
+const PIECE: u64 = 256 * 1024;
+/// Times a reader tries without the lock.
+const TRIES: usize = 4;
+
+/// A run of bytes in one chunk.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    chunk: ChunkNo,
+    /// Offset in the volume.
+    offset: u64,
+    len: usize,
+}
+
+fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
+    let (mut at, end) = (offset, offset + len);
+    std::iter::from_fn(move || {
+        (at < end).then(|| {
+            let next = ((at / PIECE + 1) * PIECE).min(end);
+            let piece = Piece { chunk: ChunkNo::of(at), offset: at, len: (next - at) as usize };
+            at = next;
+            piece
+        })
+    })
+}
+
+/// What a writing piece does to its parts.
+enum Change<'a> {
+    Data(&'a mut [u8]),
+    Zero { keep: bool },
+}
+
+impl Volume {
+    /// Reads plain bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] without the key; [`Kind::Integrity`] where map, snapshot or
+    /// chunk are damaged; what the store reports.
+    pub fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.bounds("read", offset, out.len() as u64)?;
+        if !is_parts(offset, out.len()) {
+            return self.read_ragged(offset, out, effort);
+        }
+        let mut rest = out;
+        for piece in pieces(offset, rest.len() as u64) {
+            let (now, later) = rest.split_at_mut(piece.len);
+            rest = later;
+            if self.read_parts(piece, now, effort)? == Progress::WouldBlock {
+                return Ok(Progress::WouldBlock);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// A read that does not start or end at a part: the whole parts around it, then what was asked for.
+    fn read_ragged(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        let part = PART as u64;
+        let (start, end) = (offset / part * part, (offset + out.len() as u64).div_ceil(part) * part);
+        let mut whole = vec![0u8; (end - start) as usize];
+        let done = self.read(start, &mut whole, effort)?;
+        if done == Progress::Done {
+            let skip = (offset - start) as usize;
+            out.copy_from_slice(&whole[skip..skip + out.len()]);
+        }
+        Ok(done)
+    }
+
+    fn read_parts(&self, piece: Piece, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        let at = part_at(piece.offset)?;
+        let entry = self.map.entry(&*self.store, piece.chunk)?;
+        if self.is_virgin(piece.chunk, entry)? {
+            out.fill(0);
+            return Ok(Progress::Done);
+        }
+        let key = if self.is_here(piece.chunk, entry)? {
+            if !self.read_sealed(piece.chunk, piece.offset, out, effort)? {
+                return Ok(Progress::WouldBlock);
+            }
+            entry.key
+        } else {
+            if effort == Effort::Inline {
+                return Ok(Progress::WouldBlock);
+            }
+            self.read_from_parent(piece.chunk, (piece.offset - piece.chunk.offset()) as usize, out)?
+        };
+        self.open_ciphers()?.of(key)?.open_parts(at, out);
+        Ok(Progress::Done)
+    }
+
+    /// Reads sealed bytes of a chunk that is here, never a mix of two writes. `false`: it would have had to wait.
+    pub(super) fn read_sealed(&self, chunk: ChunkNo, offset: u64, out: &mut [u8], effort: Effort) -> Result<bool> {
+        let what = || format!("read at {offset} of {}", self.id);
+        let (stripe, at) = (self.stripe(chunk), self.data_offset + offset);
+        for _ in 0..TRIES {
+            let before = stripe.sequence.load(Ordering::Acquire);
+            if before & 1 == 1 {
+                std::hint::spin_loop();
+                continue;
+            }
+            if effort == Effort::Inline {
+                if !self.store.read_at_nowait(out, at).on(what)? {
+                    return Ok(false);
+                }
+            } else {
+                self.store.read_at(out, at).on(what)?;
+            }
+            fence(Ordering::Acquire);
+            if stripe.sequence.load(Ordering::Relaxed) == before {
+                return Ok(true);
+            }
+        }
+        if effort == Effort::Inline {
+            return Ok(false);
+        }
+        let _held = stripe.lock.lock();
+        self.store.read_at(out, at).on(what)?;
+        Ok(true)
+    }
+
+    /// Writes plain bytes. They are sealed in place: `data` holds nothing to be used afterwards, unless the answer is
+    /// [`Progress::WouldBlock`], then it is as it was.
+    ///
+    /// # Errors
+    /// As [`Volume::read`]; [`Kind::NoSpace`]; [`Kind::ReadOnly`]. After an error any part of it may have been written.
+    pub fn write(&self, offset: u64, data: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.may_write("write", offset, data.len() as u64)?;
+        if effort == Effort::Inline && !self.write_would_go_through(offset, data.len() as u64)? {
+            return Ok(Progress::WouldBlock);
+        }
+        let mut rest = data;
+        for piece in pieces(offset, rest.len() as u64) {
+            let (now, later) = rest.split_at_mut(piece.len);
+            rest = later;
+            // Once a piece is sealed in place and written, the request has to be finished here, at whatever effort.
+            let effort = if piece.offset == offset { effort } else { Effort::Full };
+            if self.change(piece, &mut Change::Data(now), effort)? == Progress::WouldBlock {
+                return Ok(Progress::WouldBlock);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// A look without locks at what would make an inline write wait.
+    fn write_would_go_through(&self, offset: u64, len: u64) -> Result<bool> {
+        let live = self.live.read().clone();
+        if !self.opened.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        for piece in pieces(offset, len) {
+            let entry = self.map.entry(&*self.store, piece.chunk)?;
+            if !self.piece_is_plain(&live, piece.chunk, entry)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a write to this chunk needs neither a fetch nor a copy nor a sync.
+    fn piece_is_plain(&self, live: &Live, chunk: ChunkNo, entry: Entry) -> Result<bool> {
+        Ok(self.opened.load(Ordering::Acquire)
+            && self.intent.is_set(chunk.offset())
+            && !self.is_virgin(chunk, entry)?
+            && self.is_here(chunk, entry)?
+            && !live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)))
+    }
+
+    /// Makes a range read as zeros (WRITE_ZEROES). `keep`: its space stays allocated (NO_HOLE).
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn write_zeroes(&self, offset: u64, len: u64, keep: bool) -> Result<()> {
+        self.may_write("write zeroes", offset, len)?;
+        self.zero_range(offset, len, keep, false)
+    }
+
+    /// Gives the space of a range back (TRIM); what it could not give back reads as before.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        self.may_write("trim", offset, len)?;
+        let part = PART as u64;
+        let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
+        if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }
+    }
+
+    /// Walks a range, skipping what holds nothing without touching it: trimming an empty 8 TiB costs one SEEK_DATA.
+    fn zero_range(&self, offset: u64, len: u64, keep: bool, advisory: bool) -> Result<()> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            if !keep {
+                at = self.next_interesting(at)?.unwrap_or(end).max(at);
+                if at >= end {
+                    break;
+                }
+            }
+            let chunk = ChunkNo::of(at);
+            let stop = (chunk.offset() + CHUNK as u64).min(end);
+            self.zero_in_chunk(chunk, at, stop, keep, advisory)?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// First offset from `at` on that may hold something: data in this file, or an absent chunk of the parent.
+    fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
+        let what = || format!("look for data at {at} of {}", self.id);
+        let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
+        let absent = self.next_absent(ChunkNo::of(at))?.map(|c| c.offset().max(at));
+        Ok(match (data, absent) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        })
+    }
+
+    fn zero_in_chunk(&self, chunk: ChunkNo, start: u64, stop: u64, keep: bool, advisory: bool) -> Result<()> {
+        let entry = self.map.entry(&*self.store, chunk)?;
+        let whole_end = (chunk.offset() + CHUNK as u64).min(self.size());
+        let whole = start == chunk.offset() && stop == whole_end;
+        if !self.is_virgin(chunk, entry)? && !self.is_here(chunk, entry)? {
+            if whole {
+                return self.zero_absent_chunk(chunk);
+            }
+            if advisory {
+                return Ok(());
+            }
+        }
+        if advisory {
+            let live = self.live.read().clone();
+            if live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)) {
+                return Ok(()); // a snapshot still needs it: a TRIM may be left undone
+            }
+        }
+        for piece in pieces(start, stop - start) {
+            let _done = self.change(piece, &mut Change::Zero { keep }, Effort::Full)?;
+        }
+        Ok(())
+    }
+
+    /// All earlier writes, of all connections, survive power loss when this returns.
+    ///
+    /// # Errors
+    /// The first sync error of this volume, now and for ever.
+    pub fn flush(&self) -> Result<()> {
+        self.sync()
+    }
+
+    /// One writing piece, under its chunk's stripe.
+    fn change(&self, piece: Piece, change: &mut Change<'_>, effort: Effort) -> Result<Progress> {
+        let stripe = self.stripe(piece.chunk);
+        let held = match effort {
+            Effort::Full => stripe.lock.lock(),
+            Effort::Inline => match stripe.lock.try_lock() {
+                Some(held) => held,
+                None => return Ok(Progress::WouldBlock),
+            },
+        };
+        let live = self.live.read().clone();
+        let entry = self.map.entry(&*self.store, piece.chunk)?;
+        if effort == Effort::Inline && !self.piece_is_plain(&live, piece.chunk, entry)? {
+            return Ok(Progress::WouldBlock);
+        }
+        self.mark_opened()?;
+        self.intent.announce(&*self.store, piece.offset, || self.sync())?;
+        let ciphers = self.open_ciphers()?;
+        let entry = self.make_here(piece.chunk, entry, live.epoch)?;
+        self.copy_before_write(&live, piece.chunk, entry)?;
+        let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
+        match change {
+            Change::Data(data) => self.put_data(&ciphers, key, piece, data)?,
+            Change::Zero { keep } => self.put_zeros(&ciphers, key, piece, *keep)?,
+        }
+        drop(held);
+        Ok(Progress::Done)
+    }
+
+    /// Order 2: the map says "changed in this epoch" before the data that it announces.
+    fn mark_changed(&self, chunk: ChunkNo, entry: Entry, epoch: Epoch) -> Result<KeyEpoch> {
+        if entry.changed == epoch && entry.present {
+            return Ok(entry.key);
+        }
+        // A chunk that never held anything is sealed under the newest key; any other stays under its own.
+        let key = if entry.changed.0 == 0 && !entry.present { self.current_key() } else { entry.key };
+        self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: epoch })?;
+        Ok(key)
+    }
+
+    fn put_data(&self, ciphers: &Ciphers, key: KeyEpoch, piece: Piece, data: &mut [u8]) -> Result<()> {
+        let part = PART as u64;
+        let end = piece.offset + data.len() as u64;
+        let (first, last) = (piece.offset.div_ceil(part) * part, end / part * part);
+        if first > last {
+            return self.put_ragged(ciphers, key, piece.chunk, piece.offset, data);
+        }
+        let (head, rest) = data.split_at_mut((first - piece.offset) as usize);
+        let (whole, tail) = rest.split_at_mut((last - first) as usize);
+        if !head.is_empty() {
+            self.put_ragged(ciphers, key, piece.chunk, piece.offset, head)?;
+        }
+        if !whole.is_empty() {
+            ciphers.of(key)?.seal(part_at(first)?, whole);
+            self.count_sealed(key, whole.len());
+            self.store_sealed(piece.chunk, first, whole)?;
+        }
+        if !tail.is_empty() {
+            self.put_ragged(ciphers, key, piece.chunk, last, tail)?;
+        }
+        Ok(())
+    }
+
+    /// Changes some bytes of one part: read, open, change, seal, write. The stripe is held.
+    fn put_ragged(&self, ciphers: &Ciphers, key: KeyEpoch, chunk: ChunkNo, offset: u64, bytes: &[u8]) -> Result<()> {
+        let start = offset / PART as u64 * PART as u64;
+        let mut part = [0u8; PART];
+        self.store.read_at(&mut part, self.data_offset + start).on(|| format!("read at {start} of {}", self.id))?;
+        let (cipher, at) = (ciphers.of(key)?, part_at(start)?);
+        cipher.open_parts(at, &mut part);
+        let skip = (offset - start) as usize;
+        part[skip..skip + bytes.len()].copy_from_slice(bytes);
+        cipher.seal(at, &mut part);
+        self.count_sealed(key, PART);
+        self.store_sealed(chunk, start, &part)
+    }
+
+    fn put_zeros(&self, ciphers: &Ciphers, key: KeyEpoch, piece: Piece, keep: bool) -> Result<()> {
+        let part = PART as u64;
+        let end = piece.offset + piece.len as u64;
+        let (first, last) = (piece.offset.div_ceil(part) * part, end / part * part);
+        let zeros = [0u8; PART];
+        if first > last {
+            return self.put_ragged(ciphers, key, piece.chunk, piece.offset, &zeros[..piece.len]);
+        }
+        if first > piece.offset {
+            self.put_ragged(ciphers, key, piece.chunk, piece.offset, &zeros[..(first - piece.offset) as usize])?;
+        }
+        if last > first {
+            let what = || format!("zero {} bytes at {first} of {}", last - first, self.id);
+            self.changing(piece.chunk, || self.store.zero(self.data_offset + first, last - first, keep)).on(what)?;
+        }
+        if end > last {
+            self.put_ragged(ciphers, key, piece.chunk, last, &zeros[..(end - last) as usize])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn store_sealed(&self, chunk: ChunkNo, offset: u64, sealed: &[u8]) -> Result<()> {
+        self.changing(chunk, || self.store.write_at(Sealed::stored(sealed), self.data_offset + offset))
+            .on(|| format!("write {} bytes at {offset} of {}", sealed.len(), self.id))
+    }
+
+    /// Runs a change of sealed bytes so that readers of the stripe notice it. The stripe's lock is held.
+    pub(super) fn changing<T>(&self, chunk: ChunkNo, act: impl FnOnce() -> T) -> T {
+        let sequence = &self.stripe(chunk).sequence;
+        sequence.fetch_add(1, Ordering::AcqRel);
+        let outcome = act();
+        sequence.fetch_add(1, Ordering::AcqRel);
+        outcome
+    }
+
+    fn count_sealed(&self, key: KeyEpoch, bytes: usize) {
+        if let Some(i) = self.key_epochs.iter().position(|(e, _)| *e == key) {
+            self.sealed_units[i].fetch_add(bytes.div_ceil(SECTOR) as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The ciphers, held open for the length of one piece: suspending waits for it.
+    fn open_ciphers(&self) -> Result<MappedRwLockReadGuard<'_, Ciphers>> {
+        RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| {
+            Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
+                .hint("enable the CMK, then attach again")
+        })
+    }
+
+    fn bounds(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
+        let size = self.size();
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{verb} {len} bytes at {offset} of {}: it has {size} bytes", self.id),
+            ));
+        }
+        Ok(())
+    }
+
+    fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Io, format!("{verb} on {}: an earlier sync failed", self.id))
+                .hint("what was not flushed may be lost; see `coffer volume show`"));
+        }
+        if !self.writable {
+            return Err(Error::new(Kind::ReadOnly, format!("{verb} on {}: it is open read-only", self.id)));
+        }
+        self.bounds(verb, offset, len)
+    }
+}
+
+const fn is_parts(offset: u64, len: usize) -> bool {
+    offset.is_multiple_of(PART as u64) && len.is_multiple_of(PART)
+}
+
+fn part_at(offset: u64) -> Result<At> {
+    At::new(offset).ok_or_else(|| Error::new(Kind::Failed, format!("offset {offset} is not at a part")))
+}

@@ -1,0 +1,351 @@
+//! Create, open, unlock, suspend, grow, close.
+
+use super::format::{
+    BaseRecord, DATA_OFFSET, INTENT_OFFSET, Identity, KeySlot, Keys, MAP_BLOCKS, MAP_OFFSET, META_BLOCK, ParentRef,
+    Region, State, Untrusted, WrappedKey,
+};
+use super::header::{Header, NewHeader};
+use super::intent::Intent;
+use super::map::{Entry, Map};
+use super::parent::Parent;
+use super::syncer::Syncer;
+use super::{Ciphers, Live, STRIPES, Stripe, Volume, hydrate};
+use crate::cipher::xts::XtsCipher;
+use crate::cipher::{DataKey, Unwrapped};
+use crate::env::Env;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::store::BlockStore;
+use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What a new volume is made of.
+pub struct NewVolume<'a> {
+    /// Its id.
+    pub id: VolumeId,
+    /// Bytes a user will see: a multiple of 512, at most 64 TiB.
+    pub size: u64,
+    /// Its lineage: new, or its parent's.
+    pub lineage: LineageId,
+    /// The wrapped data keys.
+    pub keys: Vec<WrappedKey>,
+    /// The same keys unwrapped, oldest first.
+    pub unwrapped: &'a [(KeyEpoch, Unwrapped<DataKey>)],
+    /// Encryption context of the wrapped keys.
+    pub context: BTreeMap<String, String>,
+    /// What it is filled from.
+    pub parent: Option<ParentRef>,
+}
+
+/// How a volume file is opened.
+#[derive(Clone)]
+pub struct Opening {
+    /// For writing, too.
+    pub writable: bool,
+    /// Where absent chunks come from; must be given if the header names a parent and it is not hydrated.
+    pub parent: Option<Arc<dyn Parent>>,
+}
+
+/// Bytes of the file that holds a volume of `size` bytes.
+#[must_use]
+pub const fn file_size(size: u64) -> u64 {
+    DATA_OFFSET + size.next_multiple_of(crate::units::SECTOR as u64)
+}
+
+/// Refuses a size that no volume can have.
+///
+/// # Errors
+/// [`Kind::Usage`] with the rule.
+pub fn check_size(size: u64) -> Result<()> {
+    if size == 0 || size > MAX_VOLUME || !size.is_multiple_of(PART as u64) {
+        return Err(Error::new(Kind::Usage, format!("a volume cannot have {size} bytes"))
+            .hint("choose a multiple of 512 bytes from 512 bytes to 64 TiB, as --size 20GiB"));
+    }
+    Ok(())
+}
+
+/// Writes the header of a new volume into a store of [`file_size`] bytes that reads as zeros.
+///
+/// # Errors
+/// A size that no volume can have, or what the store reports.
+pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<()> {
+    check_size(new.size)?;
+    let Some((mac_epoch, mac_key)) = new.unwrapped.last() else {
+        return Err(Error::new(Kind::Failed, format!("create {}: no data key", new.id)));
+    };
+    let region = |kind: &str, offset, length| Region { kind: kind.to_owned(), offset, length, version: 1 };
+    let base = new.parent.as_ref().map(|p| BaseRecord {
+        snapshot: p.snapshot,
+        p: Epoch(0),
+        repository: p.repository,
+        map_generation: 1,
+    });
+    let identity = Identity {
+        generation: 1,
+        volume_id: new.id,
+        size: new.size,
+        sector_size: crate::units::SECTOR as u32,
+        chunk_size: CHUNK as u32,
+        data_offset: DATA_OFFSET,
+        regions: vec![
+            region("intent", INTENT_OFFSET, MAP_OFFSET - INTENT_OFFSET),
+            region("map", MAP_OFFSET, MAP_BLOCKS * META_BLOCK as u64),
+            region("data", DATA_OFFSET, MAX_VOLUME),
+        ],
+        lineage: new.lineage,
+        parent: new.parent,
+        map_generation: 1,
+        key_epochs: new.unwrapped.iter().map(|(e, k)| KeySlot { epoch: *e, data_key_id: k.get().id() }).collect(),
+        context: new.context,
+        mac_epoch: *mac_epoch,
+    };
+    let state = State {
+        clean: true,
+        boot_id: env.boot_id.to_string(),
+        file: store.identity().on(|| format!("create {}", new.id))?,
+        epoch: Epoch(1),
+        pending: Vec::new(),
+        base,
+        trust_p: Epoch(0),
+        changed_untrusted: Untrusted::No,
+        write_failed: false,
+        sealed_units: BTreeMap::new(),
+        lease_generation: 0,
+        hydrated: identity.parent.is_none(),
+    };
+    Header::create(store, NewHeader { identity, keys: Keys { keys: new.keys }, state }, mac_key)
+}
+
+impl Volume {
+    /// Opens a volume file without its key. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] for a damaged, foreign or truncated file, naming offset and field; [`Kind::Unsupported`] for one
+    /// of a later version.
+    pub fn open(store: Arc<dyn BlockStore>, env: Env, opening: Opening, name: &str) -> Result<Self> {
+        let header = Header::load(store.clone(), name)?;
+        if let Some(damage) = header.damage() {
+            tracing::warn!("{damage}; it is made good again when the volume is opened with its key");
+        }
+        let flags = header.flags();
+        if flags.incompatible != 0 {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("open volume {name}: it uses incompatible features {:#x}", flags.incompatible),
+            )
+            .hint("use a newer coffer"));
+        }
+        let (id, state) = (header.identity().clone(), header.state().clone());
+        check_length(&*store, &id, name)?;
+        if id.parent.is_some() && !state.hydrated && opening.parent.is_none() {
+            return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand")));
+        }
+        let untrusted = judge_trust(&header, &*store, &env)?;
+        let key_epochs: Vec<_> = id.key_epochs.iter().map(|k| (k.epoch, k.data_key_id)).collect();
+        let rebuild = (id.parent.is_none() && key_epochs.len() == 1).then(|| Entry {
+            present: true,
+            key: key_epochs[0].0,
+            changed: state.epoch,
+        });
+        let units = |e: &KeyEpoch| AtomicU64::new(state.sealed_units.get(&e.0).copied().unwrap_or(0));
+        Ok(Self {
+            intent: Intent::load(&*store, id.volume_id)?,
+            map: Map::new(id.volume_id, id.map_generation, chunks_in(id.size), rebuild),
+            id: id.volume_id,
+            data_offset: id.data_offset,
+            map_generation: id.map_generation,
+            size: id.size.into(),
+            writable: opening.writable && flags.read_only_compatible == 0 && !state.write_failed,
+            sealed_units: key_epochs.iter().map(|(e, _)| units(e)).collect(),
+            key_epochs,
+            live: RwLock::new(Arc::new(Live { epoch: state.epoch, pending: Vec::new() })),
+            ciphers: RwLock::new(None),
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            hydration: hydrate::Hydration { done: AtomicBool::new(state.hydrated), ..hydrate::Hydration::default() },
+            parent: opening.parent.filter(|_| !state.hydrated),
+            opened: AtomicBool::new(false),
+            untrusted: Mutex::new(untrusted),
+            failed: AtomicBool::new(false),
+            syncer: Syncer::default(),
+            header: Mutex::new(header),
+            store,
+            env,
+        })
+    }
+
+    /// Hands in the unwrapped data keys: checks that they are the identity's, then its MAC, then mends the header.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] for a wrong key, [`Kind::Integrity`] for a header that was changed without it.
+    pub fn unlock(&self, keys: &[(KeyEpoch, Unwrapped<DataKey>)]) -> Result<()> {
+        for (epoch, id) in &self.key_epochs {
+            let found = keys.iter().find(|(e, _)| e == epoch).map(|(_, k)| k.get());
+            match found {
+                Some(key) if key.id() == *id => {
+                    if key.halves_are_equal() {
+                        return Err(Error::new(
+                            Kind::InvalidCiphertext,
+                            format!("{}: its data key has equal halves", self.id),
+                        ));
+                    }
+                }
+                Some(_) => {
+                    return Err(Error::new(
+                        Kind::InvalidCiphertext,
+                        format!("open volume {}: what key epoch {epoch} unwraps to is another data key", self.id),
+                    ));
+                }
+                None => {
+                    return Err(Error::new(Kind::KeyUnavailable, format!("{}: no data key of epoch {epoch}", self.id)));
+                }
+            }
+        }
+        let mut header = self.header.lock();
+        let mac_epoch = header.identity().mac_epoch;
+        let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
+        header.verify(mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", self.id)))?)?;
+        if self.writable {
+            header.mend()?;
+        }
+        drop(header);
+        let built = keys.iter().map(|(e, k)| (*e, XtsCipher::new(k))).collect();
+        *self.ciphers.write() = Some(Ciphers(built));
+        Ok(())
+    }
+
+    /// Wipes the ciphers, after the pieces that use them. What follows fails until [`Volume::unlock`].
+    pub fn suspend(&self) {
+        *self.ciphers.write() = None;
+    }
+
+    /// Order 6: before the first write, the state says durably that this file may differ from what it was.
+    pub(super) fn mark_opened(&self) -> Result<()> {
+        if self.opened.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut header = self.header.lock();
+        if self.opened.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let file = self.store.identity().on(|| format!("open {}", self.id))?;
+        let untrusted = *self.untrusted.lock();
+        header.write_state(|s| {
+            s.clean = false;
+            s.boot_id = self.env.boot_id.to_string();
+            s.file = file;
+            s.changed_untrusted = untrusted;
+        })?;
+        self.opened.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped.
+    ///
+    /// # Errors
+    /// What the store reports: then the next open finds an unclean volume.
+    pub fn close(&self) -> Result<()> {
+        self.suspend();
+        if !self.opened.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.sync()?;
+        if *self.untrusted.lock() == Untrusted::No {
+            self.intent.clear(&*self.store)?;
+        }
+        let (units, boot) = (self.units_for_state(), self.env.boot_id.to_string());
+        self.header.lock().write_state(|s| {
+            (s.clean, s.sealed_units, s.boot_id) = (true, units, boot);
+        })?;
+        self.opened.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the volume larger: the file first, then the identity in both slots, then whoever asks for the size.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a smaller or impossible size, [`Kind::NoSpace`] if the file system cannot hold it,
+    /// [`Kind::Integrity`] if something lies past the old end.
+    pub fn grow(&self, size: u64, mac_key: &Unwrapped<DataKey>) -> Result<()> {
+        check_size(size)?;
+        let old = self.size();
+        if size < old {
+            return Err(Error::new(Kind::Usage, format!("{} has {old} bytes and cannot shrink to {size}", self.id)));
+        }
+        if !self.writable {
+            return Err(Error::new(Kind::ReadOnly, format!("grow {}: it is open read-only", self.id)));
+        }
+        let what = || format!("grow {} to {size} bytes", self.id);
+        self.check_tail(old)?;
+        self.store.grow(file_size(size)).map_err(|e| {
+            Error::io(what(), e).hint("ext4 holds 16 TiB less the header in one file; choose a smaller size")
+        })?;
+        self.sync()?;
+        self.header.lock().write_identity(mac_key, |id| id.size = size)?;
+        self.map.grow(chunks_in(size));
+        self.size.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    /// Parts past the end were never written: growing must not bring anything to light.
+    fn check_tail(&self, old: u64) -> Result<()> {
+        let end = file_size(old) - self.data_offset;
+        let mut tail = vec![0u8; (end - old) as usize];
+        self.store.read_at(&mut tail, self.data_offset + old).on(|| format!("grow {}", self.id))?;
+        match tail.iter().position(|b| *b != 0) {
+            None => Ok(()),
+            Some(at) => Err(Error::new(
+                Kind::Integrity,
+                format!("grow {}: the file holds bytes past the volume's end, at {}", self.id, old + at as u64),
+            )),
+        }
+    }
+
+    /// How many chunks of the parent still have to be fetched, and the parent's size; for showing.
+    ///
+    /// # Errors
+    /// When the parent's tree or the map cannot be read.
+    pub fn first_absent(&self) -> Result<Option<ChunkNo>> {
+        self.next_absent(ChunkNo(0))
+    }
+}
+
+fn check_length(store: &dyn BlockStore, id: &Identity, name: &str) -> Result<()> {
+    let (have, need) =
+        (store.size().on(|| format!("open volume {name}"))?, file_size(id.size) - DATA_OFFSET + id.data_offset);
+    if have < need {
+        return Err(Error::new(
+            Kind::Integrity,
+            format!("open volume {name}: the file ends at {have}, its identity's size needs {need} bytes"),
+        )
+        .hint("it was truncated; restore the volume from a snapshot"));
+    }
+    Ok(())
+}
+
+/// Order 6: when the map's `changed` can be believed.
+fn judge_trust(header: &Header, store: &dyn BlockStore, env: &Env) -> Result<Untrusted> {
+    let state = header.state();
+    if header.fell_back() || state.write_failed || state.changed_untrusted == Untrusted::All {
+        return Ok(Untrusted::All);
+    }
+    let file = store.identity().on(|| format!("open {}", header.identity().volume_id))?;
+    let same_file =
+        (file.device, file.inode) == (state.file.device, state.file.inode) && file.birth == state.file.birth;
+    Ok(if state.clean {
+        state.changed_untrusted
+    } else if !same_file {
+        Untrusted::All
+    } else if *state.boot_id != *env.boot_id {
+        Untrusted::Intent
+    } else {
+        state.changed_untrusted
+    })
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening").field("writable", &self.writable).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,354 @@
+//! A point in time, without stopping: section 3 of docs/format.md.
+//!
+//! A snapshot's p is the epoch before its increment: it holds all pieces of epoch p and older. Taking one is a state
+//! write and a counter; the copying goes on behind it. A writing piece that finds a chunk which a pending snapshot still
+//! needs copies it first, in its own thread, under the stripe; the copier takes the rest. Whoever comes first, the chunk
+//! is handed to the sink once, as it was at p.
+
+use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
+use super::map::Entry;
+use super::{Effort, Live, Volume};
+use crate::cipher::Sealed;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Where the chunks of a snapshot go. Called from several threads.
+pub trait ChunkSink: Send + Sync {
+    /// Takes a chunk as it was at the snapshot's point in time ([`CHUNK`] bytes, zeros past the volume's end).
+    ///
+    /// # Errors
+    /// When it cannot be kept: the snapshot fails, the volume goes on.
+    fn put(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()>;
+
+    /// First chunk at or after `from` that the base has sectors for: a comparing snapshot must look at those too.
+    ///
+    /// # Errors
+    /// When the base's tree cannot be read.
+    fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
+}
+
+/// A snapshot under way.
+pub struct Pending {
+    record: PendingRecord,
+    /// Chunks changed after this epoch are looked at.
+    base_p: Epoch,
+    comparing: Untrusted,
+    sink: Arc<dyn ChunkSink>,
+    copied: Mutex<HashSet<u64>>,
+    failed: Mutex<Option<Error>>,
+}
+
+impl Pending {
+    /// Which snapshot this is.
+    pub const fn record(&self) -> &PendingRecord {
+        &self.record
+    }
+
+    /// Gives the snapshot up; the first reason is kept.
+    pub fn fail(&self, why: &Error) {
+        self.failed.lock().get_or_insert_with(|| why.replay());
+    }
+
+    /// Why it was given up, if it was.
+    pub fn failure(&self) -> Option<Error> {
+        self.failed.lock().as_ref().map(Error::replay)
+    }
+
+    /// Whether a chunk with this map entry has to be copied before a piece of epoch `now` may change it.
+    pub(super) fn needs(&self, chunk: ChunkNo, entry: Entry, now: Epoch) -> bool {
+        self.record.p < now
+            && self.covers(entry)
+            && !self.copied.lock().contains(&chunk.0)
+            && self.failed.lock().is_none()
+    }
+
+    fn covers(&self, entry: Entry) -> bool {
+        entry.changed <= self.record.p && (self.comparing != Untrusted::No || entry.changed > self.base_p)
+    }
+}
+
+/// What is asked of a snapshot to be begun.
+pub struct Begin {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// When, milliseconds since 1970.
+    pub time: i64,
+    /// Where it goes.
+    pub repository: crate::units::RepositoryId,
+    /// The base it is an increment to; must be what [`Volume::base`] answered.
+    pub base: Option<BaseRecord>,
+    /// Where its chunks go.
+    pub sink: Arc<dyn ChunkSink>,
+}
+
+impl Volume {
+    /// The newest completed snapshot of the present map generation, or the parent that the volume was made from.
+    pub fn base(&self) -> Option<BaseRecord> {
+        let header = self.header.lock();
+        header.state().base.clone().filter(|b| b.map_generation == self.map_generation)
+    }
+
+    /// Snapshots that the header says are under way: at open, those that an earlier process left.
+    pub fn pending_records(&self) -> Vec<PendingRecord> {
+        self.header.lock().state().pending.clone()
+    }
+
+    /// Fixes the point in time: everything acknowledged before this call is in the snapshot, nothing begun after it is.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if too many are pending; what the store reports.
+    pub fn begin_snapshot(&self, begin: Begin) -> Result<Arc<Pending>> {
+        if let Some(failed) = self.syncer.failure() {
+            return Err(failed.context(format!("snapshot {}", self.id)));
+        }
+        if self.map.was_rebuilt() {
+            *self.untrusted.lock() = Untrusted::All;
+        }
+        let mut header = self.header.lock();
+        if header.state().pending.len() >= MAX_PENDING {
+            return Err(Error::new(Kind::Busy, format!("{} has {MAX_PENDING} snapshots pending", self.id))
+                .hint("wait until one is completed"));
+        }
+        let p = header.state().epoch;
+        let next = p.0.checked_add(1).map(Epoch).ok_or_else(|| {
+            Error::new(Kind::Unsupported, format!("{} has used up its epochs", self.id)).hint("copy it to a new volume")
+        })?;
+        let record = PendingRecord {
+            snapshot: begin.snapshot,
+            p,
+            time: begin.time,
+            repository: begin.repository,
+            base: begin.base.as_ref().map(|b| b.snapshot),
+            map_generation: self.map_generation,
+        };
+        let comparing = *self.untrusted.lock();
+        let units = self.units_for_state();
+        header.write_state(|s| {
+            s.epoch = next;
+            s.pending.push(record.clone());
+            s.sealed_units = units;
+        })?;
+        let pending = Arc::new(Pending {
+            record,
+            base_p: begin.base.map_or(Epoch(0), |b| b.p),
+            comparing,
+            sink: begin.sink,
+            copied: Mutex::default(),
+            failed: Mutex::default(),
+        });
+        let mut live = self.live.write();
+        let mut all = live.pending.clone();
+        all.push(pending.clone());
+        *live = Arc::new(Live { epoch: next, pending: all });
+        Ok(pending)
+    }
+
+    /// What a writing piece does before it changes a chunk: whoever still needs it gets it as it is. The stripe is held.
+    pub(super) fn copy_before_write(&self, live: &Live, chunk: ChunkNo, entry: Entry) -> Result<()> {
+        for pending in live.pending.iter().filter(|p| p.needs(chunk, entry, live.epoch)) {
+            // A failure is the snapshot's, never the client's write's.
+            if let Err(err) = self.hand_over(pending, chunk, entry) {
+                tracing::warn!("snapshot {} fails: {}", pending.record.snapshot, err.line());
+                pending.fail(&err);
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) -> Result<()> {
+        let mut sealed = vec![0u8; CHUNK];
+        let len = self.chunk_len(chunk) as usize;
+        self.store
+            .read_at(&mut sealed[..len], self.data_offset + chunk.offset())
+            .on(|| format!("read chunk {chunk} of {}", self.id))?;
+        pending.copied.lock().insert(chunk.0);
+        pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+    }
+
+    fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
+        self.key_epochs.iter().find(|(e, _)| *e == entry.key).map(|(_, id)| *id).ok_or_else(|| {
+            Error::new(
+                Kind::Integrity,
+                format!("the map of {} names key epoch {}, which its header does not have", self.id, entry.key),
+            )
+        })
+    }
+
+    /// Copies all that the snapshot still needs. Other I/O goes on between chunks. `progress` gets the number of chunks
+    /// copied so far, and may stop the copying by answering `false`.
+    ///
+    /// # Errors
+    /// What made the snapshot fail.
+    pub fn copy_pending(&self, pending: &Pending, mut progress: impl FnMut(u64) -> bool) -> Result<u64> {
+        // Pieces of epoch p that are still being done hold their stripes: once each was free, all of them are in the map.
+        for stripe in &self.stripes {
+            drop(stripe.lock.lock());
+        }
+        let mut at = ChunkNo(0);
+        let mut copied = 0;
+        while let Some(chunk) = self.next_candidate(pending, at)? {
+            self.copy_one(pending, chunk)?;
+            if let Some(failed) = pending.failure() {
+                return Err(failed);
+            }
+            copied += 1;
+            if !progress(copied) {
+                let err = Error::new(Kind::Interrupted, format!("snapshot {} was stopped", pending.record.snapshot));
+                pending.fail(&err);
+                return Err(err);
+            }
+            at = ChunkNo(chunk.0 + 1);
+        }
+        if self.map.was_rebuilt() && pending.comparing == Untrusted::No {
+            let err =
+                Error::new(Kind::Integrity, format!("a map block of {} was damaged while it was copied", self.id))
+                    .hint("take the snapshot again: the next one compares everything");
+            pending.fail(&err);
+        }
+        pending.failure().map_or(Ok(copied), Err)
+    }
+
+    fn copy_one(&self, pending: &Pending, chunk: ChunkNo) -> Result<()> {
+        let held = self.stripe(chunk).lock.lock();
+        let entry = self.map.entry(&*self.store, chunk)?;
+        if !pending.covers(entry) || pending.copied.lock().contains(&chunk.0) || !self.is_here(chunk, entry)? {
+            return Ok(());
+        }
+        let mut sealed = vec![0u8; CHUNK];
+        let len = self.chunk_len(chunk) as usize;
+        let read = self.store.read_at(&mut sealed[..len], self.data_offset + chunk.offset());
+        pending.copied.lock().insert(chunk.0);
+        drop(held); // it is in memory as it was at p: writers may go on
+        read.on(|| format!("read chunk {chunk} of {}", self.id))?;
+        pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+    }
+
+    /// First chunk at or after `from` that may belong into the snapshot.
+    fn next_candidate(&self, pending: &Pending, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        if pending.comparing != Untrusted::No {
+            return self.next_compared(pending, from);
+        }
+        let mut at = from;
+        while let Some(chunk) = self.map.next_mapped(&*self.store, at)? {
+            if chunk.0 >= self.map.chunks() {
+                break;
+            }
+            let entry = self.map.entry(&*self.store, chunk)?;
+            if entry.changed > pending.base_p && entry.changed <= pending.record.p {
+                return Ok(Some(chunk));
+            }
+            at = ChunkNo(chunk.0 + 1);
+        }
+        Ok(None)
+    }
+
+    /// The same where the map cannot be believed: all data of the file, and all that the base has.
+    fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
+        loop {
+            let what = || format!("look for data of {}", self.id);
+            let data = self.store.next_data(self.data_offset + from.offset()).on(what)?;
+            let data = data.map(|d| ChunkNo::of(d - self.data_offset));
+            let next = match (data, pending.sink.next_in_base(from)?) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            match next.filter(|c| c.offset() < self.size()) {
+                None => return Ok(None),
+                Some(c) if pending.comparing == Untrusted::All || self.intent.is_set(c.offset()) => return Ok(Some(c)),
+                Some(c) => {
+                    let entry = self.map.entry(&*self.store, c)?;
+                    if entry.changed > pending.base_p && entry.changed <= pending.record.p {
+                        return Ok(Some(c)); // its GiB was closed in order, so the map is right about it
+                    }
+                    from = ChunkNo(c.0 + 1);
+                }
+            }
+        }
+    }
+
+    /// The snapshot is in its repository for good: the next one is an increment to it.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn complete_snapshot(&self, record: &PendingRecord) -> Result<()> {
+        let compared = self
+            .live
+            .read()
+            .pending
+            .iter()
+            .any(|x| x.record.snapshot == record.snapshot && x.comparing != Untrusted::No);
+        {
+            let mut header = self.header.lock();
+            header.write_state(|s| {
+                s.pending.retain(|x| x.snapshot != record.snapshot);
+                let newer = s.base.as_ref().is_none_or(|b| b.map_generation != record.map_generation || record.p > b.p);
+                if newer && record.map_generation == self.map_generation {
+                    s.base = Some(BaseRecord {
+                        snapshot: record.snapshot,
+                        p: record.p,
+                        repository: record.repository,
+                        map_generation: record.map_generation,
+                    });
+                }
+                if compared {
+                    (s.trust_p, s.changed_untrusted) = (record.p, Untrusted::No);
+                }
+            })?;
+        }
+        if compared {
+            *self.untrusted.lock() = Untrusted::No;
+        }
+        self.unpublish(record.snapshot);
+        Ok(())
+    }
+
+    /// The snapshot is given up: it never becomes a base.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn drop_snapshot(&self, snapshot: SnapshotId) -> Result<()> {
+        self.unpublish(snapshot);
+        self.header.lock().write_state(|s| s.pending.retain(|x| x.snapshot != snapshot))
+    }
+
+    /// A snapshot was deleted: it is no base any more, and the next one is full again.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn forget_base(&self, snapshot: SnapshotId) -> Result<()> {
+        self.header.lock().write_state(|s| s.base = s.base.take().filter(|b| b.snapshot != snapshot))
+    }
+
+    fn unpublish(&self, snapshot: SnapshotId) {
+        let mut live = self.live.write();
+        let pending = live.pending.iter().filter(|p| p.record.snapshot != snapshot).cloned().collect();
+        *live = Arc::new(Live { epoch: live.epoch, pending });
+    }
+
+    pub(super) fn units_for_state(&self) -> std::collections::BTreeMap<u8, u64> {
+        self.key_epochs.iter().zip(&self.sealed_units).map(|((e, _), n)| (e.0, n.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Sealed bytes of a chunk as they are now, for an export: no key is needed. `None`: absent here.
+    ///
+    /// # Errors
+    /// What map or store report.
+    pub fn read_sealed_chunk(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<DataKeyId>> {
+        let entry = self.map.entry(&*self.store, chunk)?;
+        let len = self.chunk_len(chunk) as usize;
+        out[len..].fill(0);
+        if self.is_virgin(chunk, entry)? {
+            out.fill(0);
+            return Ok(Some(self.data_key_id(entry)?));
+        }
+        if !self.is_here(chunk, entry)? {
+            return Ok(None);
+        }
+        self.read_sealed(chunk, chunk.offset(), &mut out[..len], Effort::Full)?;
+        Ok(Some(self.data_key_id(entry)?))
+    }
+}

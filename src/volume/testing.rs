@@ -1,0 +1,120 @@
+//! What the volume's tests share: a volume on a simulated disk, a snapshot sink and a parent in memory.
+
+use super::format::WrappedKey;
+use super::lifecycle::{NewVolume, Opening, file_size, format};
+use super::parent::Parent;
+use super::pending::ChunkSink;
+use super::*;
+use crate::cipher::{DataKey, Sealed, Unwrapped, test_key};
+use crate::env::{Rng, SystemClock, SystemRng};
+use crate::store::sim::SimStore;
+use crate::units::{CHUNK, KeyTag, LineageId};
+use std::collections::BTreeMap;
+
+/// A small repeatable generator (xorshift64*): tests print its seed.
+pub(crate) struct Seeded(pub(crate) u64);
+
+impl Seeded {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n.max(1)
+    }
+}
+
+pub(crate) fn env(boot: &str) -> Env {
+    Env { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng) as Arc<dyn Rng>, boot_id: boot.into() }
+}
+
+pub(crate) fn keys(n: u8) -> Vec<(KeyEpoch, Unwrapped<DataKey>)> {
+    (0..n).map(|i| (KeyEpoch(i), test_key(i + 1))).collect()
+}
+
+pub(crate) fn new_volume<'a>(id: VolumeId, size: u64, keys: &'a [(KeyEpoch, Unwrapped<DataKey>)]) -> NewVolume<'a> {
+    NewVolume {
+        id,
+        size,
+        lineage: LineageId([7; 16]),
+        keys: keys.iter().map(|(e, _)| WrappedKey { epoch: *e, blob: vec![1, 2, 3], arn: "arn:test".into() }).collect(),
+        unwrapped: keys,
+        context: BTreeMap::new(),
+        parent: None,
+    }
+}
+
+/// A formatted disk with one data key and no parent.
+pub(crate) fn disk(size: u64) -> SimStore {
+    let store = SimStore::new(file_size(size));
+    format(&store, &env("boot-1"), new_volume(VolumeId::draw(&SystemRng), size, &keys(1))).unwrap();
+    store.sync().unwrap();
+    store
+}
+
+pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Parent>>) -> Result<Volume> {
+    let volume = Volume::open(Arc::new(store.clone()), env(boot), Opening { writable: true, parent }, "test")?;
+    volume.unlock(&keys(volume.key_epochs.len() as u8))?;
+    Ok(volume)
+}
+
+/// Chunks in memory: a sink for a snapshot, and afterwards a parent for a volume.
+#[derive(Default)]
+pub(crate) struct Chunks {
+    pub(crate) map: Mutex<BTreeMap<u64, (Vec<u8>, DataKeyId)>>,
+    pub(crate) size: u64,
+    pub(crate) fetches: AtomicU64,
+    pub(crate) broken: AtomicBool,
+}
+
+impl Chunks {
+    /// What a snapshot with these changes on top of `base` holds.
+    pub(crate) fn over(&self, base: &Self) -> Self {
+        let mut all = base.map.lock().clone();
+        all.extend(self.map.lock().clone());
+        all.retain(|_, (bytes, _)| bytes.iter().any(|b| *b != 0));
+        Self { map: Mutex::new(all), size: self.size, ..Self::default() }
+    }
+}
+
+impl ChunkSink for Chunks {
+    fn put(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::NoSpace, "the repository is full"));
+        }
+        let twice = self.map.lock().insert(chunk.0, (sealed.bytes().to_vec(), key));
+        assert!(
+            twice.is_none_or(|t| t.0 == sealed.bytes()),
+            "chunk {chunk} was handed over twice with different bytes"
+        );
+        Ok(())
+    }
+    fn next_in_base(&self, _from: ChunkNo) -> Result<Option<ChunkNo>> {
+        Ok(None)
+    }
+}
+
+impl Parent for Chunks {
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool> {
+        Ok(self.map.lock().contains_key(&chunk.0))
+    }
+    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Integrity, "its hash is wrong"));
+        }
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(out.len(), CHUNK);
+        let map = self.map.lock();
+        let Some((bytes, key)) = map.get(&chunk.0) else {
+            out.fill(0);
+            return Ok(None);
+        };
+        out.copy_from_slice(bytes);
+        Ok(Some(key.tag()))
+    }
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        Ok(self.map.lock().range(from.0..).next().map(|(c, _)| ChunkNo(*c)))
+    }
+}
