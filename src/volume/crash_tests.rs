@@ -1,1 +1,188 @@
+//! Random work, crashes and snapshots against a model, by seed. `COFFER_SEED=n cargo test crash` repeats one.
+//!
+//! The model knows, for each 512-byte part, which contents it may have after power loss: that of the last flush, or any
+//! written since. After SIGKILL it must have the last acknowledged one.
 
+use super::pending::Begin;
+use super::testing::*;
+use super::*;
+use crate::env::SystemRng;
+use crate::store::sim::SimStore;
+use crate::units::{PART, RepositoryId, SnapshotId};
+use std::collections::BTreeMap;
+
+const SIZE: usize = 3 << 20;
+
+struct World {
+    disk: SimStore,
+    volume: Volume,
+    now: Vec<u8>,
+    /// Contents a part had since the last flush, oldest first; not there: only `now`.
+    since: BTreeMap<usize, Vec<[u8; PART]>>,
+    base: Option<Arc<Chunks>>,
+    pending: Option<(Arc<Pending>, Arc<Chunks>, Vec<u8>)>,
+    boot: u32,
+    rng: Seeded,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let disk = disk(SIZE as u64);
+        let volume = open_on(&disk, "boot-0", None).unwrap();
+        Self {
+            disk,
+            volume,
+            now: vec![0; SIZE],
+            since: BTreeMap::new(),
+            base: None,
+            pending: None,
+            boot: 0,
+            rng: Seeded(seed),
+        }
+    }
+
+    fn span(&mut self) -> (usize, usize) {
+        let at = self.rng.below(SIZE as u64 - 1) as usize;
+        let most = [600, 9000, 300_000][self.rng.below(3) as usize];
+        (at, (1 + self.rng.below(most) as usize).min(SIZE - at))
+    }
+
+    fn part(&self, i: usize) -> [u8; PART] {
+        self.now[i * PART..(i + 1) * PART].try_into().unwrap()
+    }
+
+    /// Remembers what the parts of a range held, before a change.
+    fn remember(&mut self, at: usize, len: usize) {
+        for i in at / PART..(at + len).div_ceil(PART) {
+            let old = self.part(i);
+            self.since.entry(i).or_default().push(old);
+        }
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(100) {
+            0..50 => {
+                let (at, len) = self.span();
+                let fill = 1 + self.rng.below(250) as u8;
+                let data: Vec<u8> = (0..len).map(|i| fill.wrapping_add((i / 100) as u8)).collect();
+                self.remember(at, len);
+                let _done = self.volume.write(at as u64, &mut data.clone(), Effort::Full).unwrap();
+                self.now[at..at + len].copy_from_slice(&data);
+            }
+            50..60 => {
+                let (at, len) = self.span();
+                self.remember(at, len);
+                self.volume.write_zeroes(at as u64, len as u64, false).unwrap();
+                self.now[at..at + len].fill(0);
+            }
+            60..70 => self.trim(),
+            70..80 => {
+                self.volume.flush().unwrap();
+                self.since.clear();
+            }
+            80..86 => self.begin(),
+            86..92 => self.finish(),
+            92..96 => self.crash(false),
+            _ => self.crash(true),
+        }
+    }
+
+    fn trim(&mut self) {
+        let (at, len) = self.span();
+        self.remember(at, len);
+        self.volume.trim(at as u64, len as u64).unwrap();
+        let mut seen = vec![0; len];
+        let _done = self.volume.read(at as u64, &mut seen, Effort::Full).unwrap();
+        for (i, byte) in seen.iter().enumerate() {
+            assert!(*byte == 0 || *byte == self.now[at + i], "trimmed bytes are zeros or what they were");
+        }
+        self.now[at..at + len].copy_from_slice(&seen);
+    }
+
+    fn begin(&mut self) {
+        if self.pending.is_some() {
+            return;
+        }
+        let base = self.volume.base();
+        assert!(base.is_none() || self.base.is_some());
+        let sink =
+            Arc::new(Chunks { size: SIZE as u64, base: base.as_ref().and(self.base.clone()), ..Chunks::default() });
+        let begin = Begin {
+            snapshot: SnapshotId::draw(&SystemRng),
+            time: 0,
+            repository: RepositoryId([1; 16]),
+            base,
+            sink: sink.clone(),
+        };
+        let pending = self.volume.begin_snapshot(begin).unwrap();
+        self.pending = Some((pending, sink, self.now.clone()));
+    }
+
+    fn finish(&mut self) {
+        let Some((pending, sink, expect)) = self.pending.take() else { return };
+        self.volume.copy_pending(&pending, |_| true).unwrap();
+        self.volume.complete_snapshot(pending.record()).unwrap();
+        let whole = match &sink.base {
+            Some(base) => sink.over(base),
+            None => sink.over(&Chunks::default()),
+        };
+        assert!(open_chunks(&whole, SIZE) == expect, "the snapshot is not its point in time");
+        self.base = Some(Arc::new(whole));
+    }
+
+    fn crash(&mut self, power: bool) {
+        let after = if power {
+            self.boot += 1;
+            let rng = &mut self.rng;
+            self.disk.power_loss(|n| rng.below(n as u64) as usize)
+        } else {
+            self.disk.killed()
+        };
+        self.disk = after;
+        self.volume = open_on(&self.disk, &format!("boot-{}", self.boot), None).unwrap();
+        self.pending = None;
+        for left in self.volume.pending_records() {
+            self.volume.drop_snapshot(left.snapshot).unwrap();
+        }
+        let mut seen = vec![0; SIZE];
+        let _done = self.volume.read(0, &mut seen, Effort::Full).unwrap();
+        for i in 0..SIZE / PART {
+            let part: [u8; PART] = seen[i * PART..(i + 1) * PART].try_into().unwrap();
+            let older = power && self.since.get(&i).is_some_and(|all| all.contains(&part));
+            assert!(part == self.part(i) || older, "part {i} has neither its last content nor an allowed older one");
+        }
+        self.now = seen;
+        if power {
+            // What is on the disk now is durable; what was allowed before is settled.
+            self.since.clear();
+        }
+    }
+}
+
+#[test]
+fn random_work_crashes_and_snapshots_agree_with_the_model() {
+    let one = std::env::var("COFFER_SEED").ok().and_then(|s| s.parse().ok());
+    let seeds: Vec<u64> = one.map_or_else(|| (1..=24).collect(), |s| vec![s]);
+    for seed in seeds {
+        println!("seed {seed}");
+        let mut world = World::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..120 {
+            world.step();
+        }
+    }
+}
+
+#[test]
+fn a_clean_close_is_believed_and_power_loss_is_compared() {
+    let disk = disk(SIZE as u64);
+    let v = open_on(&disk, "boot-1", None).unwrap();
+    let _done = v.write(0, &mut [1; 4096], Effort::Full).unwrap();
+    assert_eq!(*v.untrusted.lock(), Untrusted::No);
+    v.close().unwrap();
+    assert_eq!(*open_on(&disk.killed(), "boot-2", None).unwrap().untrusted.lock(), Untrusted::No);
+    let v = open_on(&disk, "boot-2", None).unwrap();
+    let _done = v.write(0, &mut [1; 4096], Effort::Full).unwrap();
+    drop(v);
+    assert_eq!(*open_on(&disk.killed(), "boot-2", None).unwrap().untrusted.lock(), Untrusted::No);
+    assert_eq!(*open_on(&disk.power_loss(|_| 0), "boot-3", None).unwrap().untrusted.lock(), Untrusted::Intent);
+}

@@ -428,13 +428,13 @@ fn check_identity(id: &Identity, volume: VolumeId) -> Result<()> {
     if id.volume_id != volume {
         return bad("identity volume_id", "differs from the preamble's");
     }
-    if id.size == 0 || id.size > MAX_VOLUME || id.size % PART as u64 != 0 {
+    if id.size == 0 || id.size > MAX_VOLUME || !id.size.is_multiple_of(PART as u64) {
         return bad("identity size", "not a multiple of 512 from 512 bytes to 64 TiB");
     }
     if id.sector_size as usize != crate::units::SECTOR || id.chunk_size as usize != crate::units::CHUNK {
         return bad("identity geometry", "not 4096-byte sectors in 512 KiB chunks");
     }
-    if id.data_offset % (1 << 20) != 0 || id.data_offset > 2 * GIB || id.data_offset < DATA_OFFSET {
+    if !id.data_offset.is_multiple_of(1 << 20) || id.data_offset > 2 * GIB || id.data_offset < DATA_OFFSET {
         return bad("identity data_offset", "not where this version keeps data");
     }
     if id.key_epochs.is_empty() || id.key_epochs.len() > 60 || !id.key_epochs.iter().any(|k| k.epoch == id.mac_epoch) {

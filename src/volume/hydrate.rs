@@ -35,6 +35,12 @@ pub(super) struct Hydration {
     cursor: Mutex<ChunkNo>,
 }
 
+impl Hydration {
+    pub(super) fn new(done: bool) -> Self {
+        Self { done: done.into(), ..Self::default() }
+    }
+}
+
 /// What a step of the background filling did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {

@@ -163,7 +163,7 @@ impl Volume {
             live: RwLock::new(Arc::new(Live { epoch: state.epoch, pending: Vec::new() })),
             ciphers: RwLock::new(None),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
-            hydration: hydrate::Hydration { done: AtomicBool::new(state.hydrated), ..hydrate::Hydration::default() },
+            hydration: hydrate::Hydration::new(state.hydrated),
             parent: opening.parent.filter(|_| !state.hydrated),
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),

@@ -64,6 +64,8 @@ pub(crate) struct Chunks {
     pub(crate) size: u64,
     pub(crate) fetches: AtomicU64,
     pub(crate) broken: AtomicBool,
+    /// What this snapshot is an increment to.
+    pub(crate) base: Option<Arc<Chunks>>,
 }
 
 impl Chunks {
@@ -88,8 +90,8 @@ impl ChunkSink for Chunks {
         );
         Ok(())
     }
-    fn next_in_base(&self, _from: ChunkNo) -> Result<Option<ChunkNo>> {
-        Ok(None)
+    fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.base.as_ref().map_or(Ok(None), |b| b.next_with_sectors(from))
     }
 }
 
@@ -117,4 +119,18 @@ impl Parent for Chunks {
     fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
         Ok(self.map.lock().range(from.0..).next().map(|(c, _)| ChunkNo(*c)))
     }
+}
+
+/// The plain bytes that a snapshot in memory stands for.
+pub(crate) fn open_chunks(chunks: &Chunks, size: usize) -> Vec<u8> {
+    use crate::cipher::xts::{At, XtsCipher};
+    let cipher = XtsCipher::new(&keys(1)[0].1);
+    let mut out = vec![0u8; size.next_multiple_of(CHUNK)];
+    for (no, (bytes, _)) in chunks.map.lock().iter() {
+        let mut plain = bytes.clone();
+        cipher.open_parts(At::new(no * CHUNK as u64).unwrap(), &mut plain);
+        out[*no as usize * CHUNK..][..CHUNK].copy_from_slice(&plain);
+    }
+    out.truncate(size);
+    out
 }
