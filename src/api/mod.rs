@@ -1,0 +1,3 @@
+//! The daemon's socket: the same verbs, from another process.
+
+pub mod control;

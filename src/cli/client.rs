@@ -1,0 +1,126 @@
+//! Asks the daemon if there is one, else opens the data directory in this process. Same answers either way.
+
+use super::Common;
+use super::render;
+use crate::api::control;
+use crate::env::Env;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::{Passphrase, RootUnlock};
+use crate::service::api::{Progress, Reply, Request};
+use crate::service::datadir::DataDir;
+use crate::service::{Role, Service};
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a command waits for a data directory that somebody holds without a socket.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The data directory that the flags name.
+pub(super) fn data_dir(common: &Common) -> Result<DataDir> {
+    let path = match &common.data {
+        Some(path) => path.clone(),
+        None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/coffer"),
+        None => home("XDG_DATA_HOME", ".local/share")?.join("coffer"),
+    };
+    DataDir::at(&path)
+}
+
+/// `$variable`, or the folder of that name in the home directory.
+pub(super) fn home(variable: &str, folder: &str) -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set(variable).or_else(|| set("HOME").map(|h| h.join(folder))).ok_or_else(|| {
+        Error::new(Kind::Usage, "there is no home directory").hint("name the data directory with --data")
+    })
+}
+
+/// Does one verb.
+pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
+    let data = data_dir(common)?;
+    let mut bar = render::Progressing::new(common);
+    if let Some(reply) = control::ask(&data.control_socket(), &request, &mut |p| bar.show(&p))? {
+        return Ok(reply);
+    }
+    if !data.is_initialised() {
+        return Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
+            .hint("run `coffer init`, or name the directory with --data"));
+    }
+    let env = Env::system();
+    let socket = data.control_socket();
+    let verb = verb_of(&request);
+    let Some(lock) = data.lock(&env, &verb, PATIENCE, || control::daemon_answers(&socket))? else {
+        let reply = control::ask(&socket, &request, &mut |p| bar.show(&p))?;
+        return reply.ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
+    };
+    let service = Service::open(data, env, lock, &unlock(common)?, Role::Command)?;
+    let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
+    let outcome = service.handle(&caller, request, &mut |p: Progress| {
+        bar.show(&p);
+        !crate::cli::serve::interrupted()
+    });
+    service.shut_down();
+    outcome
+}
+
+fn verb_of(request: &Request) -> String {
+    serde_json::to_value(request)
+        .ok()
+        .and_then(|v| v.get("action").and_then(|a| a.as_str()).map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// How this process gets at the root key.
+pub(super) fn unlock(common: &Common) -> Result<RootUnlock> {
+    match common.passphrase_fd {
+        Some(fd) => read_passphrase_fd(fd).map(RootUnlock::Passphrase),
+        None => Ok(RootUnlock::Automatic),
+    }
+}
+
+/// Reads a passphrase from an inherited descriptor, up to its first line end.
+pub(super) fn read_passphrase_fd(fd: i32) -> Result<Passphrase> {
+    let path = format!("/proc/self/fd/{fd}");
+    let mut bytes = Vec::with_capacity(1025);
+    std::fs::File::open(&path)
+        .and_then(|f| f.take(1025).read_to_end(&mut bytes))
+        .on(|| format!("read the passphrase from file descriptor {fd}"))?;
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let taken = Passphrase::take(&mut bytes[..end]);
+    zeroize::Zeroize::zeroize(&mut bytes);
+    taken
+}
+
+/// Asks for a passphrase on the terminal, without echo.
+pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let what = || "ask for the passphrase".to_owned();
+    let tty = std::fs::File::options().read(true).write(true).open("/dev/tty").on(what)?;
+    if !tty.is_terminal() {
+        return Err(Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd"));
+    }
+    let before = tcgetattr(&tty).on(what)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    let _ = write!(&tty, "{prompt}: ");
+    tcsetattr(&tty, OptionalActions::Flush, &silent).on(what)?;
+    let mut bytes = Vec::with_capacity(1025);
+    let mut byte = [0u8; 1];
+    let mut failed = None;
+    while bytes.len() < 1025 {
+        match (&tty).read(&mut byte) {
+            Ok(1) if byte[0] != b'\n' => bytes.push(byte[0]),
+            Ok(_) => break,
+            Err(e) => {
+                failed = Some(e);
+                break;
+            }
+        }
+    }
+    let _ = tcsetattr(&tty, OptionalActions::Flush, &before);
+    let _ = writeln!(&tty);
+    let taken = Passphrase::take(&mut bytes);
+    match failed {
+        Some(e) => Err(e).on(what),
+        None => taken,
+    }
+}

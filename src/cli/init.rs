@@ -1,0 +1,80 @@
+//! `coffer init`: a data directory, its root key, its catalog, its repository.
+
+use super::client::{ask_passphrase, data_dir, home, read_passphrase_fd};
+use super::{Common, render};
+use crate::env::{Env, Rng, SystemRng};
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::{Argon2Cost, InstallationConfig, RootChoice};
+use crate::service::{Service, lies_inside};
+use clap::Args;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// Keep the root key in this file, outside the data directory [default: a file in the configuration directory]
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    key_file: Option<PathBuf>,
+    /// Protect the root key with a passphrase, asked for on the terminal (or read by --passphrase-fd)
+    #[arg(long)]
+    passphrase: bool,
+    /// AWS-like account number, 12 digits [default: drawn]
+    #[arg(long)]
+    account: Option<String>,
+    /// AWS-like Region
+    #[arg(long, default_value = "us-east-1")]
+    region: String,
+}
+
+pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
+    let data = data_dir(common)?;
+    let env = Env::system();
+    let config =
+        InstallationConfig { account: args.account.clone(), region: args.region.clone(), name: "coffer".to_owned() };
+    if data.is_initialised() && !data.path().join("init-unfinished").exists() {
+        return Err(Error::new(Kind::Exists, format!("{} is initialised already", data.path().display()))
+            .hint("use it, or name another directory with --data"));
+    }
+    let (choice, file) = if args.passphrase || common.passphrase_fd.is_some() && args.key_file.is_none() {
+        (RootChoice::Passphrase(new_passphrase(common)?, Argon2Cost::default()), None)
+    } else {
+        let file = key_file(args)?;
+        if lies_inside(&file, data.path()) {
+            return Err(Error::new(Kind::Usage, format!("the root key file {} would lie in the data directory", file.display()))
+                .hint("a stolen data directory must not open itself: choose a place outside it"));
+        }
+        (RootChoice::File(file.clone()), Some(file))
+    };
+    let status = Service::init(&data, &env, &choice, &config)?;
+    render::initialised(&status, file.as_deref(), common);
+    Ok(0)
+}
+
+fn new_passphrase(common: &Common) -> Result<crate::kms::Passphrase> {
+    if let Some(fd) = common.passphrase_fd {
+        return read_passphrase_fd(fd);
+    }
+    let first = ask_passphrase("New passphrase (8 bytes or more)")?;
+    let second = ask_passphrase("The same again")?;
+    if first.ct_eq(&second) {
+        Ok(first)
+    } else {
+        Err(Error::new(Kind::Usage, "the two passphrases differ").hint("try again"))
+    }
+}
+
+/// The key file that was named, or a new name in the configuration directory.
+fn key_file(args: &InitArgs) -> Result<PathBuf> {
+    if let Some(path) = &args.key_file {
+        return std::path::absolute(path).on(|| format!("find {}", path.display()));
+    }
+    let folder = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/etc/coffer")
+    } else {
+        home("XDG_CONFIG_HOME", ".config")?.join("coffer")
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).on(|| format!("create {}", folder.display()))?;
+    let mut raw = [0u8; 8];
+    SystemRng.fill(&mut raw);
+    Ok(folder.join(format!("root-{}.key", hex::encode(raw))))
+}

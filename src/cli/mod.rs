@@ -1,0 +1,370 @@
+//! The command line: clap's tree, one request a verb, and how answers are shown. No logic.
+
+mod attach;
+mod bench;
+mod client;
+mod demo;
+mod init;
+mod render;
+mod serve;
+
+use crate::error::{Error, Kind, Result};
+use crate::service::api::Request;
+use crate::units::ByteLen;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Encrypted block volumes over NBD, with snapshots and the key management service under them.
+#[derive(Debug, Parser)]
+#[command(name = "coffer", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Data directory [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
+    #[arg(long, global = true, env = "COFFER_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print facts as JSON, and progress as JSON lines
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print ids alone
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Read the root key's passphrase from this file descriptor
+    #[arg(long, global = true, value_name = "N")]
+    passphrase_fd: Option<i32>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a data directory, with its catalog and its root key
+    Init(init::InitArgs),
+    /// Customer master keys (CMKs)
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Snapshots
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Serve volumes over NBD
+    Serve(serve::ServeArgs),
+    /// Attach a volume as a block device (as root, with nbd-client)
+    Attach {
+        /// Volume, by name or id
+        volume: String,
+        /// Device, as /dev/nbd0
+        device: PathBuf,
+    },
+    /// Detach a volume
+    Detach {
+        /// Volume, device or attachment
+        what: String,
+    },
+    /// List attachments
+    Attachments,
+    /// Run the whole job once, in a scratch directory
+    Demo(demo::DemoArgs),
+    /// Measure throughput and latency
+    Bench(bench::BenchArgs),
+    /// Check this installation and this machine
+    Doctor,
+    /// Show what this installation is
+    Status,
+    /// Show the newest audit events
+    Audit {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyVerb {
+    /// Make a customer-managed CMK
+    Create {
+        /// Point this alias at it (alias/…)
+        #[arg(long)]
+        alias: Option<String>,
+        /// For people
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List CMKs
+    List,
+    /// Show a CMK
+    Show {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Make a CMK usable
+    Enable {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Make a CMK unusable, and with it all volumes under it
+    Disable {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Make a new backing key; old ones stay for decryption
+    Rotate {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Delete a CMK after a waiting time
+    ScheduleDeletion {
+        /// Key id, ARN or alias
+        key: String,
+        /// Days to wait, 7 to 30
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+    },
+    /// Take a scheduled deletion back
+    CancelDeletion {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Aliases
+    #[command(subcommand)]
+    Alias(AliasVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum AliasVerb {
+    /// Point a new alias at a CMK
+    Create {
+        /// alias/…
+        alias: String,
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Point an alias at another CMK
+    Update {
+        /// alias/…
+        alias: String,
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Remove an alias
+    Delete {
+        /// alias/…
+        alias: String,
+    },
+    /// List aliases
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeVerb {
+    /// Make a volume, empty or from a snapshot
+    Create {
+        /// Size, as 20GiB; with --snapshot at least the snapshot's
+        #[arg(long)]
+        size: Option<ByteLen>,
+        /// CMK that wraps its data key [default: alias/aws/ebs]
+        #[arg(long)]
+        key: Option<String>,
+        /// A name of its own
+        #[arg(long)]
+        name: Option<String>,
+        /// Fill it from this snapshot
+        #[arg(long)]
+        snapshot: Option<String>,
+    },
+    /// List volumes
+    List,
+    /// Show a volume and its header
+    Show {
+        /// Name or id
+        volume: String,
+    },
+    /// Delete a volume
+    Delete {
+        /// Name or id
+        volume: String,
+    },
+    /// Make a volume larger
+    Grow {
+        /// Name or id
+        volume: String,
+        /// New size, as 40GiB
+        #[arg(long)]
+        size: ByteLen,
+    },
+    /// Write a volume's sealed sectors to a file
+    Export {
+        /// Name or id
+        volume: String,
+        /// The file; must not exist
+        out: PathBuf,
+        /// Sealed sectors are the only form there is yet
+        #[arg(long, required = true)]
+        sealed: bool,
+        /// Seal zeros into holes, so that cryptsetup opens it
+        #[arg(long)]
+        fill_holes: bool,
+    },
+    /// Write a volume's clear data key (64 bytes) to a file; audited
+    ExportKey {
+        /// Name or id
+        volume: String,
+        /// The file; must not exist
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotVerb {
+    /// Take a snapshot of a volume, attached or not
+    Create {
+        /// Name or id
+        volume: String,
+        /// Return when it is completed
+        #[arg(long)]
+        wait: bool,
+        /// For people
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List snapshots
+    List,
+    /// Show a snapshot
+    Show {
+        /// Id
+        snapshot: String,
+    },
+    /// Delete a snapshot
+    Delete {
+        /// Id
+        snapshot: String,
+    },
+    /// Check a snapshot's signature and every chunk's hash; no key is needed
+    Verify {
+        /// Id
+        snapshot: String,
+        /// Public key, hexadecimal, that it must be signed with
+        #[arg(long)]
+        trust: Option<String>,
+    },
+}
+
+/// Parses, runs, prints; answers the exit code.
+#[must_use]
+pub fn main() -> u8 {
+    crate::sys::harden_process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            let _ = err.print();
+            return if err.use_stderr() { Kind::Usage.row().exit } else { 0 };
+        }
+    };
+    let json = cli.common.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(err) => {
+            render::error(&err, json);
+            err.kind().row().exit
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let common = cli.common;
+    let request = match cli.verb {
+        Verb::Init(args) => return init::run(&common, &args),
+        Verb::Serve(args) => return serve::run(&common, args),
+        Verb::Attach { volume, device } => return attach::attach(&common, &volume, &device),
+        Verb::Detach { what } => return attach::detach(&common, &what),
+        Verb::Demo(args) => return demo::run(&common, &args),
+        Verb::Bench(args) => return bench::run(&common, &args),
+        Verb::Key(verb) => key_request(verb),
+        Verb::Volume(verb) => volume_request(verb)?,
+        Verb::Snapshot(verb) => snapshot_request(verb),
+        Verb::Attachments => Request::AttachmentList {},
+        Verb::Doctor => Request::Doctor {},
+        Verb::Status => Request::Status {},
+        Verb::Audit { limit } => Request::AuditList { limit },
+    };
+    let reply = client::call(&common, request)?;
+    Ok(render::reply(&reply, &common))
+}
+
+fn key_request(verb: KeyVerb) -> Request {
+    match verb {
+        KeyVerb::Create { alias, description } => Request::KeyCreate { alias, description },
+        KeyVerb::List => Request::KeyList {},
+        KeyVerb::Show { key } => Request::KeyShow { key },
+        KeyVerb::Enable { key } => Request::KeyEnable { key },
+        KeyVerb::Disable { key } => Request::KeyDisable { key },
+        KeyVerb::Rotate { key } => Request::KeyRotate { key },
+        KeyVerb::ScheduleDeletion { key, days } => Request::KeyScheduleDeletion { key, days },
+        KeyVerb::CancelDeletion { key } => Request::KeyCancelDeletion { key },
+        KeyVerb::Alias(AliasVerb::Create { alias, key }) => Request::AliasCreate { alias, key },
+        KeyVerb::Alias(AliasVerb::Update { alias, key }) => Request::AliasUpdate { alias, key },
+        KeyVerb::Alias(AliasVerb::Delete { alias }) => Request::AliasDelete { alias },
+        KeyVerb::Alias(AliasVerb::List) => Request::AliasList {},
+    }
+}
+
+fn volume_request(verb: VolumeVerb) -> Result<Request> {
+    // The daemon has another working directory.
+    let absolute = |path: PathBuf| {
+        std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e))
+    };
+    Ok(match verb {
+        VolumeVerb::Create { size, key, name, snapshot } => {
+            Request::VolumeCreate { name, size: size.map(|s| s.0), key, snapshot }
+        }
+        VolumeVerb::List => Request::VolumeList {},
+        VolumeVerb::Show { volume } => Request::VolumeShow { volume },
+        VolumeVerb::Delete { volume } => Request::VolumeDelete { volume },
+        VolumeVerb::Grow { volume, size } => Request::VolumeGrow { volume, size: size.0 },
+        VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
+            Request::VolumeExport { volume, out: absolute(out)?, fill_holes }
+        }
+        VolumeVerb::ExportKey { volume, out } => Request::VolumeExportKey { volume, out: absolute(out)? },
+    })
+}
+
+fn snapshot_request(verb: SnapshotVerb) -> Request {
+    match verb {
+        SnapshotVerb::Create { volume, wait, description } => Request::SnapshotCreate { volume, description, wait },
+        SnapshotVerb::List => Request::SnapshotList {},
+        SnapshotVerb::Show { snapshot } => Request::SnapshotShow { snapshot },
+        SnapshotVerb::Delete { snapshot } => Request::SnapshotDelete { snapshot },
+        SnapshotVerb::Verify { snapshot, trust } => Request::SnapshotVerify { snapshot, trust },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_is_sound_and_says_what_every_verb_and_flag_is_for() {
+        let mut tree = Cli::command();
+        tree.build();
+        tree.clone().debug_assert();
+        fn walk(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+                assert!(sub.get_about().is_some(), "{} has no words", sub.get_name());
+                for arg in sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+                    assert!(arg.get_help().is_some(), "{} {} has no words", sub.get_name(), arg.get_id());
+                }
+                walk(sub);
+            }
+        }
+        walk(&tree);
+    }
+}

@@ -1,0 +1,465 @@
+//! What can be asked of coffer, and what it answers: every verb once, typed.
+//!
+//! The command line calls [`super::Service::handle`] with these, in its own process or through the daemon's socket, where
+//! they travel as JSON. The answers are the same either way.
+
+use crate::env::Timestamp;
+use crate::error::{Error, Kind};
+use crate::units::{SnapshotId, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A verb and what it is to act on. Volumes and snapshots are named by id or name, keys by id, ARN or alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// What this installation is.
+    Status {},
+    /// A new customer-managed CMK.
+    KeyCreate {
+        /// `alias/…` to point at it.
+        alias: Option<String>,
+        /// For people.
+        description: String,
+    },
+    /// All CMKs.
+    KeyList {},
+    /// One CMK.
+    KeyShow {
+        /// Which.
+        key: String,
+    },
+    /// Makes a CMK usable.
+    KeyEnable {
+        /// Which.
+        key: String,
+    },
+    /// Makes a CMK unusable; volumes under it are suspended.
+    KeyDisable {
+        /// Which.
+        key: String,
+    },
+    /// A new backing key; old ones stay for decryption.
+    KeyRotate {
+        /// Which.
+        key: String,
+    },
+    /// Disables a CMK and deletes it after a waiting time.
+    KeyScheduleDeletion {
+        /// Which.
+        key: String,
+        /// 7 to 30.
+        days: u32,
+    },
+    /// Takes a scheduled deletion back; the CMK is disabled then.
+    KeyCancelDeletion {
+        /// Which.
+        key: String,
+    },
+    /// Points a new alias at a CMK.
+    AliasCreate {
+        /// `alias/…`.
+        alias: String,
+        /// Which.
+        key: String,
+    },
+    /// Points an alias at another CMK.
+    AliasUpdate {
+        /// `alias/…`.
+        alias: String,
+        /// Which.
+        key: String,
+    },
+    /// Removes an alias.
+    AliasDelete {
+        /// `alias/…`.
+        alias: String,
+    },
+    /// All aliases.
+    AliasList {},
+    /// A new volume, empty or filled from a snapshot.
+    VolumeCreate {
+        /// A name of its own.
+        name: Option<String>,
+        /// Bytes; with a snapshot at least the snapshot's, which is also the default.
+        size: Option<u64>,
+        /// The CMK; default alias/aws/ebs. With a snapshot: must be the snapshot's, or none.
+        key: Option<String>,
+        /// What to fill it from.
+        snapshot: Option<String>,
+    },
+    /// All volumes.
+    VolumeList {},
+    /// One volume.
+    VolumeShow {
+        /// Which.
+        volume: String,
+    },
+    /// Deletes a volume that nobody uses.
+    VolumeDelete {
+        /// Which.
+        volume: String,
+    },
+    /// Makes a volume larger.
+    VolumeGrow {
+        /// Which.
+        volume: String,
+        /// New size in bytes.
+        size: u64,
+    },
+    /// Writes the sealed sectors to a file that other tools open with the data key.
+    VolumeExport {
+        /// Which.
+        volume: String,
+        /// The file, which must not exist; an absolute path.
+        out: PathBuf,
+        /// Seal zeros into holes, as dm-crypt expects; else holes stay holes.
+        fill_holes: bool,
+    },
+    /// Writes the clear data key, 64 bytes, to a file. Audited.
+    VolumeExportKey {
+        /// Which.
+        volume: String,
+        /// The file, which must not exist; an absolute path.
+        out: PathBuf,
+    },
+    /// A snapshot of a volume.
+    SnapshotCreate {
+        /// Of which.
+        volume: String,
+        /// For people.
+        description: String,
+        /// Answer when it is completed, not when its point in time is fixed.
+        wait: bool,
+    },
+    /// All snapshots.
+    SnapshotList {},
+    /// One snapshot.
+    SnapshotShow {
+        /// Which.
+        snapshot: String,
+    },
+    /// Deletes a snapshot; what others need of it stays.
+    SnapshotDelete {
+        /// Which.
+        snapshot: String,
+    },
+    /// Reads a snapshot's signature, tree and every chunk's hash; no key is needed.
+    SnapshotVerify {
+        /// Which.
+        snapshot: String,
+        /// The installation's public key, hexadecimal, that it must be signed with.
+        trust: Option<String>,
+    },
+    /// Registers an attachment and answers how to connect.
+    AttachBegin {
+        /// Which volume.
+        volume: String,
+        /// The device it will appear as.
+        device: String,
+    },
+    /// Ends an attachment.
+    AttachEnd {
+        /// A volume or a device.
+        what: String,
+    },
+    /// All attachments.
+    AttachmentList {},
+    /// Checks this installation and the machine it runs on.
+    Doctor {},
+    /// The newest audit events.
+    AuditList {
+        /// At most so many.
+        limit: usize,
+    },
+}
+
+/// What a verb answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Nothing but that it is done, in words.
+    Done {
+        /// What was done.
+        message: String,
+    },
+    /// What this installation is.
+    Status(StatusInfo),
+    /// One key.
+    Key(KeyInfo),
+    /// Keys.
+    Keys {
+        /// All of them.
+        keys: Vec<KeyInfo>,
+    },
+    /// Aliases.
+    Aliases {
+        /// All of them.
+        aliases: Vec<AliasInfo>,
+    },
+    /// One volume.
+    Volume(VolumeInfo),
+    /// Volumes.
+    Volumes {
+        /// All of them.
+        volumes: Vec<VolumeInfo>,
+    },
+    /// One snapshot.
+    Snapshot(SnapshotInfo),
+    /// Snapshots.
+    Snapshots {
+        /// All of them.
+        snapshots: Vec<SnapshotInfo>,
+    },
+    /// One attachment.
+    Attachment(AttachmentInfo),
+    /// Attachments.
+    Attachments {
+        /// All of them.
+        attachments: Vec<AttachmentInfo>,
+    },
+    /// What a check found.
+    Findings {
+        /// In the order they were checked.
+        findings: Vec<Finding>,
+    },
+    /// Audit events.
+    Events {
+        /// Oldest first.
+        events: Vec<EventInfo>,
+    },
+}
+
+/// See [`Reply::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusInfo {
+    /// Installation id.
+    pub installation: String,
+    /// AWS-like account number, 12 digits.
+    pub account: String,
+    /// AWS-like Region.
+    pub region: String,
+    /// Public half of the signing key, hexadecimal: pin it to verify snapshots elsewhere.
+    pub signing_key: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where NBD is served, when it is.
+    pub nbd: Vec<String>,
+    /// The daemon's process id, when one answers.
+    pub daemon: Option<u32>,
+}
+
+/// A CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInfo {
+    /// Key id.
+    pub id: String,
+    /// Its ARN.
+    pub arn: String,
+    /// Enabled, Disabled, PendingDeletion, Unavailable.
+    pub state: String,
+    /// CUSTOMER or AWS.
+    pub manager: String,
+    /// SYMMETRIC_DEFAULT.
+    pub spec: String,
+    /// For people.
+    pub description: String,
+    /// Aliases that point at it.
+    pub aliases: Vec<String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it will be deleted, if it will.
+    pub deletion: Option<Timestamp>,
+    /// Backing keys so far: 1 and one for each rotation.
+    pub materials: usize,
+}
+
+/// An alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasInfo {
+    /// `alias/…`.
+    pub alias: String,
+    /// Key id it points at.
+    pub key: String,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Bytes a user sees.
+    pub size: u64,
+    /// Bytes its file takes on disk, where that is known.
+    pub stored: Option<u64>,
+    /// available, in-use, error.
+    pub state: String,
+    /// ARN of the CMK that wraps its data key.
+    pub key: String,
+    /// The snapshot it was made from.
+    pub snapshot: Option<SnapshotId>,
+    /// Whether all of that snapshot is here.
+    pub hydrated: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Who holds it.
+    pub holder: Option<String>,
+    /// From the header: only in `show`.
+    pub header: Option<HeaderInfo>,
+}
+
+/// What the header of a volume says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderInfo {
+    /// The volume's file.
+    pub path: PathBuf,
+    /// Identity generation.
+    pub generation: u64,
+    /// Lineage id.
+    pub lineage: String,
+    /// Data keys: id and ciphertext blob in hexadecimal.
+    pub data_keys: Vec<(String, String)>,
+    /// Encryption context.
+    pub context: BTreeMap<String, String>,
+    /// The epoch of the next write.
+    pub epoch: u32,
+    /// Closed in order.
+    pub clean: bool,
+    /// Whether the next snapshot compares everything: no, intent, all.
+    pub changed_untrusted: String,
+    /// A sync failed.
+    pub write_failed: bool,
+    /// XTS units sealed so far (IEEE 1619 scopes a key to 2^44 blocks of 16 bytes).
+    pub sealed_units: u64,
+    /// Damage that was found and passed over.
+    pub damage: Option<String>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The volume it was taken of.
+    pub volume: VolumeId,
+    /// pending, completed, error.
+    pub state: String,
+    /// Why it is in error.
+    pub error: Option<String>,
+    /// The volume's bytes at that time.
+    pub size: u64,
+    /// Bytes of chunks that changed since its base.
+    pub changed: u64,
+    /// Bytes it added to the repository.
+    pub stored: u64,
+    /// When its point in time was fixed.
+    pub created: Timestamp,
+    /// What it is an increment to.
+    pub base: Option<SnapshotId>,
+    /// ARN of the CMK.
+    pub key: String,
+    /// For people.
+    pub description: String,
+}
+
+/// An attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentInfo {
+    /// Its id: names the lease, opens nothing by itself.
+    pub id: String,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: Option<String>,
+    /// The device.
+    pub device: String,
+    /// Export name to connect with.
+    pub export: String,
+    /// Socket to connect to.
+    pub socket: PathBuf,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// Works, but mind it.
+    Warning,
+    /// Has to be mended.
+    Error,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad.
+    pub grade: Grade,
+    /// What was checked.
+    pub check: String,
+    /// What was found, and what to do.
+    pub message: String,
+}
+
+/// An audit event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventInfo {
+    /// Its number in the chain.
+    pub sequence: u64,
+    /// The record, as it stands in the chain.
+    pub record: serde_json::Value,
+}
+
+/// How far a long job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done.
+    pub what: String,
+    /// So far.
+    pub done: u64,
+    /// Of how much, where that is known.
+    pub total: Option<u64>,
+    /// chunks, bytes.
+    pub unit: String,
+}
+
+/// An error as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireError {
+    /// Its kind.
+    pub kind: Kind,
+    /// AWS error code, for programs that know those.
+    pub code: String,
+    /// What failed and why, one line.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+impl From<&Error> for WireError {
+    fn from(err: &Error) -> Self {
+        let words = err.replay();
+        Self {
+            kind: err.kind(),
+            code: err.kind().row().aws.to_owned(),
+            message: words.what().to_owned(),
+            hint: err.advice().map(str::to_owned),
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(wire: WireError) -> Self {
+        let err = Self::new(wire.kind, wire.message);
+        match wire.hint {
+            Some(hint) => err.hint(hint),
+            None => err,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Key verbs: the KMS's, and what they do to open volumes.
+
+use super::Service;
+use super::api::{AliasInfo, EventInfo, KeyInfo, Reply, Request};
+use crate::error::Result;
+use crate::kms::{Caller, KeyMetadata, KeyRef};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+impl Service {
+    pub(super) fn handle_key(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
+        use Request as R;
+        let kms = &self.kms;
+        let of = |key: &str| key.parse::<KeyRef>();
+        let one = |meta: Result<KeyMetadata>| meta.and_then(|m| self.key_info(m)).map(Reply::Key);
+        match request {
+            R::KeyCreate { alias, description } => {
+                if let Some(alias) = &alias {
+                    crate::kms::check_alias(alias)?;
+                    kms.check_alias_is_free(alias)?;
+                }
+                let made = kms.create_key(&description, caller)?;
+                if let Some(alias) = alias {
+                    kms.create_alias(&alias, &KeyRef::id(made.key_id), caller)?;
+                }
+                one(Ok(made))
+            }
+            R::KeyList {} => {
+                let listing = kms.list_keys()?;
+                for bad in &listing.damaged {
+                    tracing::error!("{} {} is damaged and unavailable", bad.kind, bad.id);
+                }
+                let keys = listing.keys.into_iter().map(|m| self.key_info(m)).collect::<Result<_>>()?;
+                Ok(Reply::Keys { keys })
+            }
+            R::KeyShow { key } => one(kms.describe_key(&of(&key)?)),
+            R::KeyEnable { key } => {
+                let meta = kms.enable_key(&of(&key)?, caller)?;
+                self.resume_volumes(&meta.arn);
+                one(Ok(meta))
+            }
+            R::KeyDisable { key } => {
+                let meta = kms.disable_key(&of(&key)?, caller)?;
+                self.suspend_volumes(&meta.arn);
+                one(Ok(meta))
+            }
+            R::KeyRotate { key } => one(kms.rotate_key_on_demand(&of(&key)?, caller)),
+            R::KeyScheduleDeletion { key, days } => {
+                let meta = kms.schedule_key_deletion(&of(&key)?, days, caller)?;
+                self.suspend_volumes(&meta.arn);
+                one(Ok(meta))
+            }
+            R::KeyCancelDeletion { key } => one(kms.cancel_key_deletion(&of(&key)?, caller)),
+            R::AliasCreate { alias, key } => {
+                kms.create_alias(&alias, &of(&key)?, caller)?;
+                Ok(Reply::Done { message: format!("{alias} points at {key}") })
+            }
+            R::AliasUpdate { alias, key } => {
+                kms.update_alias(&alias, &of(&key)?, caller)?;
+                Ok(Reply::Done { message: format!("{alias} points at {key}") })
+            }
+            R::AliasDelete { alias } => {
+                kms.delete_alias(&alias, caller)?;
+                Ok(Reply::Done { message: format!("{alias} is gone; the key it pointed at is not") })
+            }
+            _ => self.list_aliases(),
+        }
+    }
+
+    fn list_aliases(&self) -> Result<Reply> {
+        let listing = self.kms.list_aliases(None)?;
+        let info = |a: crate::kms::alias::AliasMetadata| AliasInfo { alias: a.alias_name, key: a.target_key_id.to_string() };
+        Ok(Reply::Aliases { aliases: listing.aliases.into_iter().map(info).collect() })
+    }
+
+    fn key_info(&self, meta: KeyMetadata) -> Result<KeyInfo> {
+        let aliases = self.kms.list_aliases(Some(&KeyRef::id(meta.key_id)))?;
+        Ok(KeyInfo {
+            id: meta.key_id.to_string(),
+            arn: meta.arn,
+            state: meta.key_state.to_string(),
+            manager: meta.key_manager.to_string(),
+            spec: meta.key_spec.to_owned(),
+            description: meta.description,
+            aliases: aliases.aliases.into_iter().map(|a| a.alias_name).collect(),
+            created: meta.creation_date,
+            deletion: meta.deletion_date,
+            materials: meta.versions.len(),
+        })
+    }
+
+    /// The newest audit records, oldest of them first.
+    pub(super) fn list_events(&self, limit: usize) -> Result<Reply> {
+        let mut newest = VecDeque::new();
+        for record in self.kms.audit_records()? {
+            let record = record?;
+            if newest.len() == limit.max(1) {
+                newest.pop_front();
+            }
+            newest.push_back(EventInfo { sequence: record.sequence, record: record.json() });
+        }
+        Ok(Reply::Events { events: newest.into() })
+    }
+}

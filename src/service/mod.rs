@@ -1,0 +1,210 @@
+//! Every verb once: finds what is named, authorises, audits, then acts.
+//!
+//! A [`Service`] is one data directory, opened under its lock, by a daemon or by a single command. [`Service::handle`] is
+//! the one entry for verbs; the NBD edge uses [`Service::attach`] for exports.
+
+pub mod api;
+mod attachment;
+mod check;
+pub mod datadir;
+mod export;
+mod key;
+mod opening;
+mod snapshot;
+mod volume;
+
+pub use attachment::{Attached, Holder, ServedExport};
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
+use crate::snapshot::repository::Repository;
+use crate::units::VolumeId;
+use api::{Progress, Reply, Request, StatusInfo};
+use datadir::{DataDir, DirLock};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
+pub const EC2: &str = "ec2.coffer";
+
+/// How a data directory is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// For one verb.
+    Command,
+    /// To serve: background work is started.
+    Daemon,
+}
+
+/// One open data directory.
+pub struct Service {
+    env: Env,
+    data: DataDir,
+    kms: Kms,
+    repository: Arc<Repository>,
+    role: Role,
+    opens: Mutex<HashMap<VolumeId, opening::Open>>,
+    leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
+    jobs: snapshot::Jobs,
+    endpoints: Mutex<Vec<String>>,
+    _lock: DirLock,
+}
+
+/// Where a verb says how far it is. `false` asks it to stop.
+pub type Report<'a> = &'a mut dyn FnMut(Progress) -> bool;
+
+impl Service {
+    /// Makes a new installation.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if there is one.
+    pub fn init(data: &DataDir, env: &Env, root: &RootChoice, config: &InstallationConfig) -> Result<StatusInfo> {
+        data.create()?;
+        let lock = data
+            .try_lock(env, "init")?
+            .ok_or_else(|| Error::new(Kind::Busy, format!("{} is in use", data.path().display())))?;
+        let kms = Kms::init(data.path(), env.clone(), root, config)?;
+        let repository = Repository::init(&data.repository(), env.clone(), kms.installation().id)?;
+        drop(repository);
+        let status = status(&kms, data, Vec::new(), None);
+        drop(lock);
+        Ok(status)
+    }
+
+    /// Opens an installation under its lock, and settles what an earlier process left unfinished.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if `coffer init` was never run there; what the KMS says of its root key.
+    pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, role: Role) -> Result<Arc<Self>> {
+        let kms = Kms::open(data.path(), env.clone(), unlock)?;
+        let repository = Arc::new(Repository::open(&data.repository(), env.clone(), kms.installation().id)?);
+        let service = Arc::new(Self {
+            env,
+            data,
+            kms,
+            repository,
+            role,
+            opens: Mutex::default(),
+            leases: Mutex::default(),
+            jobs: snapshot::Jobs::default(),
+            endpoints: Mutex::default(),
+            _lock: lock,
+        });
+        service.settle_snapshots();
+        if role == Role::Daemon {
+            service.start_hydration();
+        }
+        Ok(service)
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub const fn data(&self) -> &DataDir {
+        &self.data
+    }
+
+    /// Says where NBD is served, for `status` and attachments.
+    pub fn set_endpoints(&self, endpoints: Vec<String>) {
+        *self.endpoints.lock() = endpoints;
+    }
+
+    /// Who a local caller with this user id is (docs/architecture.md, "Access").
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] for a user that this installation does not know.
+    pub fn caller_of(&self, uid: u32, client: &str) -> Result<Caller> {
+        let account = &self.kms.installation().account;
+        let owner = std::os::unix::fs::MetadataExt::uid(&crate::error::IoContext::on(
+            std::fs::metadata(self.data.path()),
+            || format!("look at {}", self.data.path().display()),
+        )?);
+        let principal = match uid {
+            0 => format!("arn:aws:iam::{account}:root"),
+            u if u == owner => format!("arn:aws:iam::{account}:user/uid-{u}"),
+            u => {
+                return Err(Error::new(Kind::AccessDenied, format!("uid {u} is not a user of this installation"))
+                    .hint("run as the owner of the data directory, or as root"));
+            }
+        };
+        Ok(Caller { principal, via_service: None, client: client.to_owned() })
+    }
+
+    /// Does one verb.
+    ///
+    /// # Errors
+    /// What the verb says.
+    pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
+        use Request as R;
+        match request {
+            R::Status {} => Ok(Reply::Status(self.status())),
+            R::KeyCreate { .. }
+            | R::KeyList {}
+            | R::KeyShow { .. }
+            | R::KeyEnable { .. }
+            | R::KeyDisable { .. }
+            | R::KeyRotate { .. }
+            | R::KeyScheduleDeletion { .. }
+            | R::KeyCancelDeletion { .. }
+            | R::AliasCreate { .. }
+            | R::AliasUpdate { .. }
+            | R::AliasDelete { .. }
+            | R::AliasList {} => self.handle_key(caller, request),
+            R::VolumeCreate { name, size, key, snapshot } => {
+                self.create_volume(caller, name, size, key.as_deref(), snapshot.as_deref()).map(Reply::Volume)
+            }
+            R::VolumeList {} => self.list_volumes().map(|volumes| Reply::Volumes { volumes }),
+            R::VolumeShow { volume } => self.show_volume(&volume).map(Reply::Volume),
+            R::VolumeDelete { volume } => self.delete_volume(caller, &volume),
+            R::VolumeGrow { volume, size } => self.grow_volume(caller, &volume, size).map(Reply::Volume),
+            R::VolumeExport { volume, out, fill_holes } => {
+                self.export_volume(caller, &volume, &out, fill_holes, report)
+            }
+            R::VolumeExportKey { volume, out } => self.export_key(caller, &volume, &out),
+            R::SnapshotCreate { volume, description, wait } => {
+                self.create_snapshot(caller, &volume, description, wait, report).map(Reply::Snapshot)
+            }
+            R::SnapshotList {} => self.list_snapshots().map(|snapshots| Reply::Snapshots { snapshots }),
+            R::SnapshotShow { snapshot } => self.show_snapshot(&snapshot).map(Reply::Snapshot),
+            R::SnapshotDelete { snapshot } => self.delete_snapshot(caller, &snapshot),
+            R::SnapshotVerify { snapshot, trust } => self.verify_snapshot(&snapshot, trust.as_deref()),
+            R::AttachBegin { volume, device } => self.begin_attachment(caller, &volume, &device).map(Reply::Attachment),
+            R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
+            R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
+            R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
+            R::AuditList { limit } => self.list_events(limit),
+        }
+    }
+
+    fn status(&self) -> StatusInfo {
+        let daemon = (self.role == Role::Daemon).then(std::process::id);
+        status(&self.kms, &self.data, self.endpoints.lock().clone(), daemon)
+    }
+
+    /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
+    pub fn shut_down(self: &Arc<Self>) {
+        self.stop_jobs();
+        self.close_all();
+    }
+}
+
+fn status(kms: &Kms, data: &DataDir, nbd: Vec<String>, daemon: Option<u32>) -> StatusInfo {
+    let installation = kms.installation();
+    StatusInfo {
+        installation: installation.id.to_string(),
+        account: installation.account.clone(),
+        region: installation.region.clone(),
+        signing_key: hex::encode(kms.public_key()),
+        data: data.path().to_owned(),
+        nbd,
+        daemon,
+    }
+}
+
+/// Whether a path lies inside a folder, for refusing key files beside what they open.
+pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
+    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
+    real(path.parent().unwrap_or(path)).starts_with(real(folder))
+}

@@ -1,0 +1,289 @@
+//! Volumes that are open in this process: who uses them, their keys, their background filling.
+//!
+//! A volume is opened by its first user and closed after its last. A daemon keeps those open that still have to be filled
+//! from a snapshot.
+
+use super::volume::VolumeRecord;
+use super::{EC2, Role, Service};
+use crate::cipher::wrap::EncryptionContext;
+use crate::cipher::{DataKey, Unwrapped};
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Act, Caller};
+use crate::store::file::FileStore;
+use crate::units::{KeyEpoch, VolumeId};
+use crate::volume::Volume;
+use crate::volume::lifecycle::Opening;
+use crate::volume::parent::Parent;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Chunks filled between two syncs: 8 MiB.
+const FILL_BATCH: usize = 16;
+/// How long the filling waits after an error.
+const FILL_RETRY: Duration = Duration::from_secs(5);
+
+/// An open volume and its users.
+pub(super) struct Open {
+    pub(super) volume: Arc<Volume>,
+    users: usize,
+    filler: Option<Filler>,
+}
+
+struct Filler {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+/// A use of an open volume; the last one that is dropped closes it.
+pub struct InUse {
+    service: Arc<Service>,
+    id: VolumeId,
+    /// The volume.
+    pub volume: Arc<Volume>,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.service.release(self.id);
+    }
+}
+
+/// Whether a use needs the data key.
+#[derive(Clone, Copy)]
+pub(super) enum Need<'a> {
+    /// No: a snapshot, a look at the header.
+    Sealed,
+    /// Yes, for this caller.
+    Key(&'a Caller),
+}
+
+impl Service {
+    /// Opens a volume, or joins those who have it open.
+    pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
+        let mut opens = self.opens.lock();
+        let volume = match opens.get_mut(&record.id) {
+            Some(open) => open.volume.clone(),
+            None => Arc::new(self.open_file(record)?),
+        };
+        let behind = self.compare_with_catalog(record, &volume)?;
+        if let Need::Key(caller) = need {
+            if !volume.is_unlocked() {
+                let keys = self.unwrap_keys(&volume, caller)?;
+                volume.unlock(&keys)?;
+                if behind {
+                    // The header is ahead and its MAC is good: a change was cut off before the catalog learnt of it.
+                    self.catch_up(record, &volume)?;
+                }
+            }
+        } else if behind && !volume.is_unlocked() {
+            return Err(Error::new(Kind::Integrity, format!("{}: its header is ahead of the catalog", record.id))
+                .hint("attach it once, so that the header's MAC can be checked with its key"));
+        }
+        let open = opens.entry(record.id).or_insert_with(|| Open { volume: volume.clone(), users: 0, filler: None });
+        open.users += 1;
+        if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
+            open.filler = Some(start_filler(volume.clone()));
+        }
+        Ok(InUse { service: self.clone(), id: record.id, volume })
+    }
+
+    fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
+        let path = self.data.volume(record.id);
+        let name = record.shown();
+        let store = FileStore::open(&path, true, false).map_err(|e| e.context(format!("volume {name}")))?;
+        let parent = match &record.parent {
+            Some(parent) => Some(self.parent_reader(record.lineage, parent)?),
+            None => None,
+        };
+        let volume =
+            Volume::open(Arc::new(store), self.env.clone(), Opening { writable: true, parent: parent.clone() }, &name)?;
+        Ok(volume)
+    }
+
+    pub(super) fn parent_reader(
+        &self,
+        lineage: crate::units::LineageId,
+        parent: &crate::volume::format::ParentRef,
+    ) -> Result<Arc<dyn Parent>> {
+        Ok(Arc::new(self.repository.reader(lineage, parent.installation, parent.snapshot)?))
+    }
+
+    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's. `true`: it is ahead.
+    fn compare_with_catalog(&self, record: &VolumeRecord, volume: &Volume) -> Result<bool> {
+        let (id, lineage, generation, hash) = volume.with_header(|h| {
+            (h.identity().volume_id, h.identity().lineage, h.identity().generation, h.identity_hash())
+        });
+        let refuse = |why: String| {
+            Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
+                .hint("its file was rolled back or exchanged; restore it from a snapshot"))
+        };
+        if (id, lineage) != (record.id, record.lineage) {
+            return refuse(format!("its header is that of {id}"));
+        }
+        if generation < record.identity_generation {
+            return refuse(format!("its header has generation {generation}, the catalog {}", record.identity_generation));
+        }
+        if generation == record.identity_generation && hash != record.identity_hash {
+            return refuse("its header is not the one that the catalog knows".to_owned());
+        }
+        Ok(generation > record.identity_generation)
+    }
+
+    fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
+        let caller = self.own_caller("open");
+        let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
+        self.kms.audited(&caller, act, |tx| {
+            let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
+            let mut next = found.record;
+            next.take_identity(volume);
+            tx.update(&next, found.version).map(drop)
+        })
+    }
+
+    /// The service itself, as a caller in the audit.
+    pub(super) fn own_caller(&self, what: &str) -> Caller {
+        Caller {
+            principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
+            via_service: Some(EC2.to_owned()),
+            client: what.to_owned(),
+        }
+    }
+
+    /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
+    pub(super) fn unwrap_keys(&self, volume: &Volume, caller: &Caller) -> Result<Vec<(KeyEpoch, Unwrapped<DataKey>)>> {
+        let (slots, keys, context) = volume.with_header(|h| {
+            let keys: Vec<_> = h.keys().into_iter().cloned().collect();
+            (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
+        });
+        let context = EncryptionContext::from_pairs(context)?;
+        let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let mut out = Vec::new();
+        for slot in slots {
+            let mut last = Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
+            let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
+            let mut found = None;
+            for wrapped in blobs {
+                match self.kms.unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
+                    Ok(key) => {
+                        found = Some(key);
+                        break;
+                    }
+                    Err(err) => last = err,
+                }
+            }
+            out.push((slot.epoch, found.ok_or_else(|| last.context(format!("open volume {}", volume.id())))?));
+        }
+        Ok(out)
+    }
+
+    fn release(&self, id: VolumeId) {
+        let mut opens = self.opens.lock();
+        let Some(open) = opens.get_mut(&id) else { return };
+        open.users -= 1;
+        let filling = self.role == Role::Daemon && !open.volume.is_hydrated();
+        if open.users > 0 || filling {
+            return;
+        }
+        if let Some(open) = opens.remove(&id) {
+            close(id, open);
+        }
+    }
+
+    /// How many use a volume in this process.
+    pub(super) fn users(&self, id: VolumeId) -> usize {
+        self.opens.lock().get(&id).map_or(0, |o| o.users)
+    }
+
+    /// Starts filling what an earlier process left half filled.
+    pub(super) fn start_hydration(self: &Arc<Self>) {
+        let records = match self.volume_records() {
+            Ok(records) => records,
+            Err(err) => return tracing::error!("look for volumes to fill: {}", err.line()),
+        };
+        for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
+            match self.acquire(record, Need::Sealed) {
+                Ok(used) if used.volume.is_hydrated() => self.note_hydrated(record.id),
+                Ok(_) => {}
+                Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
+            }
+        }
+    }
+
+    /// The catalog learns that a volume needs its snapshot no longer.
+    pub(super) fn note_hydrated(&self, id: VolumeId) {
+        let noted = self.kms.audited(&self.own_caller("fill"), Act::new("ec2:VolumeHydrated").detail("volume", id), |tx| {
+            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
+            let next = VolumeRecord { hydrated: true, ..found.record };
+            tx.update(&next, found.version).map(drop)
+        });
+        if let Err(err) = noted {
+            tracing::warn!("note that {id} is filled: {}", err.line());
+        }
+    }
+
+    /// Wipes the data keys of all open volumes under a CMK. Their clients' reads and writes fail until it is enabled.
+    pub(super) fn suspend_volumes(&self, arn: &str) {
+        for open in self.opens.lock().values() {
+            if under(&open.volume, arn) && open.volume.is_unlocked() {
+                tracing::warn!("{} is suspended: its CMK {arn} cannot be used", open.volume.id());
+                open.volume.suspend();
+            }
+        }
+    }
+
+    /// Opens suspended volumes under a CMK again.
+    pub(super) fn resume_volumes(&self, arn: &str) {
+        let caller = self.own_caller("resume");
+        for open in self.opens.lock().values().filter(|o| under(&o.volume, arn) && !o.volume.is_unlocked()) {
+            let resumed = self.unwrap_keys(&open.volume, &caller).and_then(|keys| open.volume.unlock(&keys));
+            if let Err(err) = resumed {
+                tracing::error!("resume {}: {}", open.volume.id(), err.line());
+            }
+        }
+    }
+
+    pub(super) fn close_all(&self) {
+        let all: Vec<_> = self.opens.lock().drain().collect();
+        for (id, open) in all {
+            close(id, open);
+        }
+    }
+}
+
+fn under(volume: &Volume, arn: &str) -> bool {
+    volume.with_header(|h| h.keys().iter().flat_map(|k| &k.keys).any(|k| k.arn == arn))
+}
+
+fn close(id: VolumeId, mut open: Open) {
+    if let Some(filler) = open.filler.take() {
+        *filler.stop.0.lock() = true;
+        filler.stop.1.notify_all();
+        let _ = filler.thread.join();
+    }
+    if let Err(err) = open.volume.close() {
+        tracing::error!("close {id}: {}; the next open will find it unclean", err.line());
+    }
+}
+
+fn start_filler(volume: Arc<Volume>) -> Filler {
+    let stop = Arc::new((Mutex::new(false), Condvar::new()));
+    let seen = stop.clone();
+    let thread = std::thread::spawn(move || {
+        while !*seen.0.lock() {
+            match volume.hydrate_some(FILL_BATCH) {
+                Ok(step) if step.done => return tracing::info!("{} is filled", volume.id()),
+                Ok(_) => {}
+                Err(err) => {
+                    tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
+                    let mut stopped = seen.0.lock();
+                    if !*stopped {
+                        let _ = seen.1.wait_for(&mut stopped, FILL_RETRY);
+                    }
+                }
+            }
+        }
+    });
+    Filler { stop, thread }
+}

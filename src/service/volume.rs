@@ -1,0 +1,353 @@
+//! Volume verbs: create, list, show, delete, grow.
+
+use super::api::{HeaderInfo, Reply, VolumeInfo};
+use super::opening::Need;
+use super::snapshot::SnapshotRecord;
+use super::{EC2, Service};
+use crate::cipher::wrap::EncryptionContext;
+use crate::cipher::{DataKey, Unwrapped};
+use crate::env::Timestamp;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::catalog::Record;
+use crate::kms::{Act, Caller, KeyRef};
+use crate::store::file::FileStore;
+use crate::units::{Hash32, KeyEpoch, LineageId, SnapshotId, VolumeId, check_volume_name};
+use crate::volume::Volume;
+use crate::volume::format::{ParentRef, WrappedKey};
+use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+/// What the catalog keeps of a volume. The header wins where they differ and its MAC is good.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct VolumeRecord {
+    pub(super) id: VolumeId,
+    pub(super) name: Option<String>,
+    pub(super) size: u64,
+    pub(super) key_arn: String,
+    pub(super) created: Timestamp,
+    pub(super) lineage: LineageId,
+    pub(super) context: BTreeMap<String, String>,
+    pub(super) parent: Option<ParentRef>,
+    pub(super) hydrated: bool,
+    pub(super) identity_generation: u64,
+    pub(super) identity_hash: Hash32,
+}
+
+impl Record for VolumeRecord {
+    const KIND: &'static str = "volume";
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+    fn name(&self) -> Option<String> {
+        self.name.clone()
+    }
+}
+
+impl VolumeRecord {
+    /// Name and id, as messages show a volume.
+    pub(super) fn shown(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.to_string(), |n| format!("{n} ({})", self.id))
+    }
+
+    pub(super) fn take_identity(&mut self, volume: &Volume) {
+        (self.identity_generation, self.identity_hash, self.size) =
+            volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
+    }
+}
+
+/// What a new volume is made under.
+struct Keyed {
+    lineage: LineageId,
+    context: BTreeMap<String, String>,
+    wrapped: Vec<WrappedKey>,
+    unwrapped: Vec<(KeyEpoch, Unwrapped<DataKey>)>,
+    arn: String,
+    parent: Option<ParentRef>,
+}
+
+impl Service {
+    pub(super) fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
+        let listing = self.kms.catalog().list::<VolumeRecord>()?;
+        for bad in &listing.damaged {
+            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
+        }
+        Ok(listing.records.into_iter().map(|r| r.record).collect())
+    }
+
+    /// The volume of that id or name.
+    pub(super) fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
+        let catalog = self.kms.catalog();
+        let found = match what.parse::<VolumeId>() {
+            Ok(id) => catalog.get::<VolumeRecord>(&id.to_string())?,
+            Err(_) => catalog.find::<VolumeRecord>(what)?,
+        };
+        found.map(|f| f.record).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no volume {what}")).hint("see `coffer volume list`")
+        })
+    }
+
+    pub(super) fn create_volume(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: Option<String>,
+        size: Option<u64>,
+        key: Option<&str>,
+        snapshot: Option<&str>,
+    ) -> Result<VolumeInfo> {
+        if let Some(name) = &name {
+            check_volume_name(name)?;
+            if self.kms.catalog().find::<VolumeRecord>(name)?.is_some() {
+                return Err(Error::new(Kind::Exists, format!("there is a volume {name} already")).hint("choose another --name"));
+            }
+        }
+        let from = snapshot.map(|s| self.find_snapshot(s)).transpose()?;
+        let size = size.or(from.as_ref().map(|s| s.size)).ok_or_else(|| {
+            Error::new(Kind::Usage, "a new volume needs a size").hint("say --size 20GiB, or --snapshot to fill it from one")
+        })?;
+        check_size(size)?;
+        if let Some(from) = from.as_ref().filter(|f| size < f.size) {
+            return Err(Error::new(Kind::Usage, format!("{} holds {} bytes, {size} are too few", from.id, from.size))
+                .hint("leave --size out, or make it larger"));
+        }
+        let id = VolumeId::draw(&*self.env.rng);
+        let keyed = match &from {
+            Some(from) => self.keys_of_snapshot(caller, key, from)?,
+            None => self.new_keys(caller, key, id)?,
+        };
+        self.make_volume(caller, id, name, size, keyed)
+    }
+
+    fn new_keys(&self, caller: &Caller, key: Option<&str>, id: VolumeId) -> Result<Keyed> {
+        let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
+        let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
+        let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let (blob, unwrapped) =
+            self.kms.new_volume_key(&key, &EncryptionContext::from_pairs(context.clone())?, &caller)?;
+        let arn = self.kms.blob_info(&blob)?.key_arn;
+        Ok(Keyed {
+            lineage: LineageId::draw(&*self.env.rng),
+            context,
+            wrapped: vec![WrappedKey { epoch: KeyEpoch(0), blob, arn: arn.clone() }],
+            unwrapped: vec![(KeyEpoch(0), unwrapped)],
+            arn,
+            parent: None,
+        })
+    }
+
+    /// A volume made from a snapshot has the same wrapped data keys, under the same context.
+    fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
+        from.must_be_completed()?;
+        if let Some(key) = key {
+            let wanted = self.kms.describe_key(&key.parse()?)?.arn;
+            if wanted != from.key_arn {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("{} is sealed under {}, not under {wanted}", from.id, from.key_arn),
+                )
+                .hint("leave --key out: a volume from a snapshot keeps its data key and CMK"));
+            }
+        }
+        let context = EncryptionContext::from_pairs(from.context.clone())?;
+        let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
+        for (i, data_key) in from.data_keys.iter().enumerate() {
+            let epoch = KeyEpoch(i as u8);
+            let blob = self.repository.key_blob(from.lineage, self.kms.installation().id, *data_key)?;
+            unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, *data_key, &caller)?));
+            let arn = self.kms.blob_info(&blob)?.key_arn;
+            wrapped.push(WrappedKey { epoch, blob, arn });
+        }
+        let parent = ParentRef {
+            snapshot: from.id,
+            repository: self.repository.id(),
+            installation: self.kms.installation().id,
+            size: from.size,
+        };
+        Ok(Keyed {
+            lineage: from.lineage,
+            context: from.context.clone(),
+            wrapped,
+            unwrapped,
+            arn: from.key_arn.clone(),
+            parent: Some(parent),
+        })
+    }
+
+    /// The file first, under a temporary name; then the catalog; a kill in between leaves a file that doctor names.
+    fn make_volume(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: VolumeId,
+        name: Option<String>,
+        size: u64,
+        keyed: Keyed,
+    ) -> Result<VolumeInfo> {
+        if let Some(parent) = &keyed.parent {
+            self.repository.put_volume_ref(keyed.lineage, id, parent.snapshot)?;
+        }
+        let path = self.data.volume(id);
+        let mut store = FileStore::create_unnamed(&path, file_size(size), false)?;
+        let new = NewVolume {
+            id,
+            size,
+            lineage: keyed.lineage,
+            keys: keyed.wrapped,
+            unwrapped: &keyed.unwrapped,
+            context: keyed.context.clone(),
+            parent: keyed.parent.clone(),
+        };
+        let made = format(&store, &self.env, new).and_then(|()| store.publish(&path));
+        if let Err(err) = made {
+            let _ = std::fs::remove_file(path.with_extension("new"));
+            return Err(err.context(format!("create volume {id}")));
+        }
+        drop(store);
+        let mut record = VolumeRecord {
+            id,
+            name,
+            size,
+            key_arn: keyed.arn,
+            created: self.env.now(),
+            lineage: keyed.lineage,
+            context: keyed.context,
+            hydrated: keyed.parent.is_none(),
+            parent: keyed.parent,
+            identity_generation: 0,
+            identity_hash: Hash32::default(),
+        };
+        let opened = self.open_fresh(&record)?;
+        record.take_identity(&opened);
+        drop(opened);
+        let act = Act::new("ec2:CreateVolume").key(&record.key_arn).detail("volume", id).detail("size", size);
+        if let Err(err) = self.kms.audited(caller, act, |tx| tx.insert(&record)) {
+            let _ = std::fs::remove_file(&path);
+            return Err(err);
+        }
+        if !record.hydrated {
+            // A daemon begins to fill it now; a single command leaves that to the next server.
+            drop(self.acquire(&record, Need::Sealed)?);
+        }
+        self.volume_info(&record)
+    }
+
+    fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
+        let store = FileStore::open(&self.data.volume(record.id), false, false)?;
+        let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
+        let opening = crate::volume::lifecycle::Opening { writable: false, parent };
+        Volume::open(Arc::new(store), self.env.clone(), opening, &record.shown())
+    }
+
+    pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
+        let mut records = self.volume_records()?;
+        records.sort_by_key(|r| (r.created, r.id));
+        records.iter().map(|r| self.volume_info(r)).collect()
+    }
+
+    pub(super) fn show_volume(self: &Arc<Self>, what: &str) -> Result<VolumeInfo> {
+        let record = self.find_volume(what)?;
+        let mut info = self.volume_info(&record)?;
+        let used = self.acquire(&record, Need::Sealed)?;
+        let path = self.data.volume(record.id);
+        info.hydrated = used.volume.is_hydrated();
+        let units = used.volume.sealed_units().iter().map(|(_, n)| n).sum();
+        info.header = Some(used.volume.with_header(|h| {
+            let (id, state) = (h.identity(), h.state());
+            let blob = |e: KeyEpoch| {
+                let keys = h.keys();
+                let found = keys.iter().flat_map(|k| &k.keys).find(|k| k.epoch == e);
+                found.map(|k| hex::encode(&k.blob)).unwrap_or_default()
+            };
+            HeaderInfo {
+                path,
+                generation: id.generation,
+                lineage: id.lineage.to_string(),
+                data_keys: id.key_epochs.iter().map(|k| (k.data_key_id.to_string(), blob(k.epoch))).collect(),
+                context: id.context.clone(),
+                epoch: state.epoch.0,
+                clean: state.clean,
+                changed_untrusted: format!("{:?}", state.changed_untrusted).to_lowercase(),
+                write_failed: state.write_failed,
+                sealed_units: units,
+                damage: h.damage(),
+            }
+        }));
+        Ok(info)
+    }
+
+    pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
+        let file = std::fs::metadata(self.data.volume(record.id));
+        let holder = self.holder_of(record.id)?;
+        let state = match (&file, &holder) {
+            (Err(_), _) => "error",
+            (_, Some(_)) => "in-use",
+            _ => "available",
+        };
+        Ok(VolumeInfo {
+            id: record.id,
+            name: record.name.clone(),
+            size: record.size,
+            stored: file.ok().map(|m| m.blocks() * 512),
+            state: state.to_owned(),
+            key: record.key_arn.clone(),
+            snapshot: record.parent.as_ref().map(|p| p.snapshot),
+            hydrated: record.hydrated || self.opens.lock().get(&record.id).is_some_and(|o| o.volume.is_hydrated()),
+            created: record.created,
+            holder,
+            header: None,
+        })
+    }
+
+    pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
+        let record = self.find_volume(what)?;
+        if let Some(holder) = self.holder_of(record.id)? {
+            return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
+                .hint("detach it first"));
+        }
+        if let Some(snapshot) = self.pending_of(record.id)? {
+            return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
+                .hint("wait until it is completed"));
+        }
+        if let Some(open) = self.opens.lock().remove(&record.id) {
+            drop(open);
+        }
+        let act = Act::new("ec2:DeleteVolume").key(&record.key_arn).detail("volume", record.id);
+        self.kms.audited(caller, act, |tx| {
+            let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
+            tx.delete::<VolumeRecord>(&record.id.to_string(), found.version)
+        })?;
+        let path = self.data.volume(record.id);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).on(|| format!("remove {}", path.display())),
+            _ => {}
+        }
+        self.repository.drop_volume_refs(record.lineage, record.id)?;
+        Ok(Reply::Done { message: format!("volume {} is deleted; its snapshots are not", record.shown()) })
+    }
+
+    pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
+        let record = self.find_volume(what)?;
+        let used = self.acquire(&record, Need::Key(caller))?;
+        let keys = self.unwrap_keys(&used.volume, caller)?;
+        let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
+        let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
+        let mac_key = mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", record.shown())))?;
+        used.volume.grow(size, mac_key)?;
+        let act = Act::new("ec2:ModifyVolume").detail("volume", record.id).detail("size", size);
+        let next = self.kms.audited(caller, act, |tx| {
+            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
+            let mut next = found.record;
+            next.take_identity(&used.volume);
+            tx.update(&next, found.version)
+        })?;
+        self.volume_info(&next.record)
+    }
+
+    pub(super) fn snapshots_parent_of(&self, id: SnapshotId) -> Result<Vec<VolumeRecord>> {
+        let all = self.volume_records()?;
+        Ok(all.into_iter().filter(|r| !r.hydrated && r.parent.as_ref().is_some_and(|p| p.snapshot == id)).collect())
+    }
+}
