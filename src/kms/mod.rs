@@ -1,1 +1,2 @@
 //! The key management service.
+pub mod catalog;
