@@ -260,7 +260,9 @@ impl Catalog {
         }
         if schema != SCHEMA {
             let what = format!("catalog {}: schema {schema}, this build knows {SCHEMA}", path.display());
-            return Err(Error::new(Kind::Unsupported, what).hint("use the coffer version that last opened it, or newer"));
+            return Err(
+                Error::new(Kind::Unsupported, what).hint("use the coffer version that last opened it, or newer")
+            );
         }
         let check = catalog.worker.run("check itself", |rt, c| {
             rt.block_on(sqlx::query("PRAGMA quick_check(1)").fetch_one(c)).and_then(|row| row.try_get::<String, _>(0))
@@ -303,7 +305,8 @@ impl Catalog {
         if !self.genuine(T::KIND, raw) {
             return Err(damaged("its MAC does not fit: the row was changed outside coffer".into()));
         }
-        let record: T = serde_json::from_slice(&raw.body).map_err(|e| damaged(format!("its body cannot be read: {e}")))?;
+        let record: T =
+            serde_json::from_slice(&raw.body).map_err(|e| damaged(format!("its body cannot be read: {e}")))?;
         if record.id() != raw.id {
             return Err(damaged("its body names another id".into()));
         }
@@ -512,7 +515,9 @@ impl Tx<'_> {
         self.expect::<T>(id, version)?;
         let owned = id.to_owned();
         self.catalog.worker.run("remove a record", move |rt, c| {
-            for statement in ["DELETE FROM name WHERE kind = ? AND id = ?", "DELETE FROM record WHERE kind = ? AND id = ?"] {
+            for statement in
+                ["DELETE FROM name WHERE kind = ? AND id = ?", "DELETE FROM record WHERE kind = ? AND id = ?"]
+            {
                 rt.block_on(sqlx::query(statement).bind(T::KIND).bind(&owned).execute(&mut *c))?;
             }
             Ok(())
@@ -559,7 +564,9 @@ impl Tx<'_> {
         let wrote = self.catalog.worker.run("write a record", move |rt, c| {
             let number = i64::try_from(version).unwrap_or(i64::MAX);
             let put = "INSERT OR REPLACE INTO record(kind, id, version, body, mac) VALUES (?, ?, ?, ?, ?)";
-            rt.block_on(sqlx::query(put).bind(T::KIND).bind(&owned).bind(number).bind(body).bind(mac).execute(&mut *c))?;
+            rt.block_on(
+                sqlx::query(put).bind(T::KIND).bind(&owned).bind(number).bind(body).bind(mac).execute(&mut *c),
+            )?;
             let clear = "DELETE FROM name WHERE kind = ? AND id = ?";
             rt.block_on(sqlx::query(clear).bind(T::KIND).bind(&owned).execute(&mut *c))?;
             if let Some(name) = name {

@@ -1,2 +1,3 @@
 //! The key management service.
 pub mod catalog;
+pub mod root;
