@@ -388,6 +388,11 @@ impl Catalog {
         Ok(rows.into_iter().map(stamp).collect())
     }
 
+    /// Whether this thread is inside a transaction.
+    pub(super) fn in_transaction(&self) -> bool {
+        self.turn.is_owned_by_current_thread()
+    }
+
     /// Runs `act` in a transaction that is durable when this returns, and undone if `act` fails. For bookkeeping that the
     /// audit need not tell; whatever a person would ask about goes through [`super::Kms::audited`], as does every removal.
     ///
