@@ -589,6 +589,16 @@ impl Tx<'_> {
     }
 }
 
+/// Runs SQL on the file at `path` behind coffer's back.
+#[cfg(test)]
+pub(super) fn tamper(path: &Path, statement: String) {
+    let worker = Worker::start(options(path)).unwrap();
+    let run = move |rt: &Runtime, c: &mut SqliteConnection| {
+        rt.block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ())
+    };
+    worker.run("tamper", run).unwrap();
+}
+
 #[cfg(test)]
 #[path = "catalog_tests.rs"]
 mod tests;

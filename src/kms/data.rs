@@ -174,7 +174,7 @@ impl Kms {
         ctx: &EncryptionContext,
         caller: &Caller,
     ) -> Result<Encrypted> {
-        self.seal(Act::new("kms:GenerateDataKeyWithoutPlaintext"), key, ctx, &*random(spec)?, caller)
+        self.seal(Act::new("kms:GenerateDataKeyWithoutPlaintext"), key, ctx, &random(spec)?, caller)
     }
 
     /// Opens a blob of a public verb; also gives what the audit and the answer name.

@@ -461,5 +461,8 @@ fn rolled_back<'a>(
 }
 
 #[cfg(test)]
+mod testing;
+
+#[cfg(test)]
 #[path = "kms_tests.rs"]
 mod tests;
