@@ -1,1 +1,637 @@
-//! Wrapping keys: the ciphertext blob.
+//! Wrapping keys: the ciphertext blob, the encryption context, and local sealing under the root key.
+//!
+//! # Ciphertext blob, format 1 (since coffer 0.1)
+//! ```text
+//! offset  bytes  field
+//!      0      4  magic "COFB"
+//!      4      1  format: 1
+//!      5      1  suite: 1 = HKDF-SHA-256 + AES-256-GCM, committing
+//!      6      1  purpose: 1 general (public verbs), 2 volume data key
+//!      7      1  flags: 0
+//!      8      1  key id kind: 0 UUID, 1 `mrk-` and 32 hexadecimal digits
+//!      9     16  key id
+//!     25     32  key material id = SHA-256("coffer/kmid/v1" || key id (16) || material (32))
+//!     57     32  nonce, random
+//!     89      2  r = length of the recipient, little-endian; 0 in suite 1
+//!     91      r  recipient
+//!   91+r     32  commitment
+//!  123+r      n  ciphertext, as long as the plaintext (at most 4096 from public verbs; 64 for a volume)
+//!      …     16  tag
+//! ```
+//! Suite 1: `K || C = HKDF-SHA-256(ikm = backing key, salt = nonce, info = "coffer/blob/v1" || bytes 0..57, 64 bytes)`
+//! (RFC 5869). C is the commitment: compared first, in constant time, so that one blob cannot open under two keys. Then
+//! AES-256-GCM (NIST SP 800-38D) with K, a nonce of twelve zeros (K is used once), AAD = every byte before the ciphertext
+//! followed by the context's canonical bytes. The blob holds no account, region or ARN.
+//!
+//! # Encryption context, canonical bytes
+//! `u32 count`, then the pairs sorted by the bytes of the key, each string `u32 length || UTF-8`; integers little-endian;
+//! no normalisation; no context = an empty one = four zero bytes.
+//!
+//! # Local seal, format 1
+//! ```text
+//! 0  1   format: 1
+//! 1  12  nonce, random
+//! 13 n   AES-256-GCM ciphertext under HKDF-SHA-256(root key, no salt, "coffer/local-seal/v1"), AAD by the caller
+//!    16  tag
+//! ```
+//! Some dozens of seals are made under one root key; random 96-bit nonces allow 2^32 (SP 800-38D, 8.3).
+
+use super::{DataKey, Unwrapped, hkdf_sha256};
+use crate::env::Rng;
+use crate::error::{Error, Kind, Result};
+use crate::secret::Secret;
+use crate::units::DataKeyId;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// First bytes of a blob.
+pub const MAGIC: [u8; 4] = *b"COFB";
+/// The largest blob that is looked at, bytes (KMS API Reference, Decrypt: CiphertextBlob).
+pub const MAX_BLOB: usize = 6144;
+/// The largest plaintext of the public verbs, bytes (KMS API Reference, Encrypt: Plaintext).
+pub const MAX_PLAINTEXT: usize = 4096;
+/// The largest encryption context, canonical bytes.
+pub const MAX_CONTEXT: usize = 8192;
+
+const HEAD: usize = 57;
+const NONCE: usize = 32;
+const COMMITMENT: usize = 32;
+const TAG: usize = 16;
+const BLOB_INFO: &[u8] = b"coffer/blob/v1";
+const LOCAL_INFO: &[u8] = b"coffer/local-seal/v1";
+const LOCAL_HEAD: usize = 13;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Key ids
+
+/// A KMS key's id: a UUID, or the multi-Region form `mrk-` with 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId {
+    multi_region: bool,
+    bytes: [u8; 16],
+}
+
+impl KeyId {
+    /// Draws a new one: a version 4 UUID (RFC 9562, 5.4).
+    #[must_use]
+    pub fn draw(rng: &dyn Rng) -> Self {
+        let mut raw = [0u8; 16];
+        rng.fill(&mut raw);
+        Self { multi_region: false, bytes: *uuid::Builder::from_random_bytes(raw).as_uuid().as_bytes() }
+    }
+
+    /// The 16 bytes behind the text.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.bytes
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.multi_region {
+            write!(f, "mrk-{}", hex::encode(self.bytes))
+        } else {
+            uuid::Uuid::from_bytes(self.bytes).hyphenated().fmt(f)
+        }
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = || {
+            Error::new(Kind::Usage, format!("{s:?} is not a key id"))
+                .hint("a key id is a UUID such as 1234abcd-12ab-34cd-56ef-1234567890ab, or mrk- and 32 hex digits")
+        };
+        let mut bytes = [0u8; 16];
+        if let Some(digits) = s.strip_prefix("mrk-") {
+            hex::decode_to_slice(digits, &mut bytes).map_err(|_| bad())?;
+            return Ok(Self { multi_region: true, bytes });
+        }
+        let uuid = uuid::Uuid::try_parse(s).ok().filter(|_| s.len() == 36).ok_or_else(bad)?;
+        Ok(Self { multi_region: false, bytes: *uuid.as_bytes() })
+    }
+}
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which backing key (version of a KMS key) something was made with: SHA-256("coffer/kmid/v1" || key id || material).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyMaterialId(pub [u8; 32]);
+
+impl fmt::Display for KeyMaterialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyMaterialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for KeyMaterialId {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyMaterialId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        let mut raw = [0u8; 32];
+        hex::decode_to_slice(String::deserialize(d)?, &mut raw).map_err(serde::de::Error::custom)?;
+        Ok(Self(raw))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Encryption context
+
+/// Non-secret pairs that are bound to a ciphertext and must be given again to open it. One type feeds the AAD, the
+/// policy and the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct EncryptionContext(BTreeMap<String, String>);
+
+impl EncryptionContext {
+    /// An empty context, which is the same as none.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// A context of one pair, such as `aws:ebs:id` and a volume's id.
+    #[must_use]
+    pub fn of(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self(BTreeMap::from([(key.into(), value.into())]))
+    }
+
+    /// Adds a pair.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a key that is there already, an empty key, or a context above [`MAX_CONTEXT`] bytes.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
+        let (key, value) = (key.into(), value.into());
+        if key.is_empty() {
+            return Err(Error::new(Kind::Usage, "encryption context: a key is empty"));
+        }
+        if self.0.contains_key(&key) {
+            return Err(Error::new(Kind::Usage, format!("encryption context: the key {key:?} comes twice")));
+        }
+        if self.canonical_len() + 8 + key.len() + value.len() > MAX_CONTEXT {
+            return Err(Error::new(Kind::Usage, format!("encryption context: more than {MAX_CONTEXT} bytes")));
+        }
+        self.0.insert(key, value);
+        Ok(())
+    }
+
+    /// Reads a JSON object of strings, as the KMS API carries it.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for anything else, and for a key that comes twice.
+    pub fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json)
+            .map_err(|e| Error::new(Kind::Usage, "encryption context: not a JSON object of strings").because(e))
+    }
+
+    /// The JSON object of strings, keys sorted.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_value(&self.0).map(|v| v.to_string()).unwrap_or_default()
+    }
+
+    /// The value of `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// The pairs, sorted by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    /// Whether there is no pair.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn canonical_len(&self) -> usize {
+        4 + self.0.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>()
+    }
+
+    /// The canonical bytes (see the module's head): what the AAD holds.
+    #[must_use]
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.canonical_len());
+        out.extend_from_slice(&len32(self.0.len()));
+        for text in self.0.iter().flat_map(|(k, v)| [k, v]) {
+            out.extend_from_slice(&len32(text.len()));
+            out.extend_from_slice(text.as_bytes());
+        }
+        out
+    }
+}
+
+/// A length as four little-endian bytes; every caller has bounded it far below 2^32.
+fn len32(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+impl Serialize for EncryptionContext {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for EncryptionContext {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = EncryptionContext;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut context = EncryptionContext::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    context.insert(key, value).map_err(serde::de::Error::custom)?;
+                }
+                Ok(context)
+            }
+        }
+        d.deserialize_map(Pairs)
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The blob
+
+/// What a blob may be opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// Made by a public verb (Encrypt, GenerateDataKey); the public Decrypt opens it.
+    General,
+    /// A volume's data key: made and opened in this process alone.
+    Volume,
+}
+
+impl Purpose {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::General => 1,
+            Self::Volume => 2,
+        }
+    }
+}
+
+/// A blob, taken apart and not yet believed: nothing of it is authenticated before it was opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Blob<'a> {
+    bytes: &'a [u8],
+    purpose: Purpose,
+    key_id: KeyId,
+    material: KeyMaterialId,
+    /// Where the commitment starts.
+    commitment_at: usize,
+}
+
+fn bad(why: impl fmt::Display) -> Error {
+    Error::new(Kind::InvalidCiphertext, format!("ciphertext blob: {why}"))
+}
+
+impl<'a> Blob<'a> {
+    /// Takes `bytes` apart. Every length is bounded by what is there.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] naming the first field that is not as format 1 has it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        if bytes.len() > MAX_BLOB {
+            return Err(bad(format_args!("{} bytes, more than {MAX_BLOB}", bytes.len())));
+        }
+        let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
+            return Err(bad(format_args!("{} bytes are too few", bytes.len())));
+        };
+        if head[..4] != MAGIC {
+            return Err(bad("it does not start with COFB"));
+        }
+        let [format, suite, purpose, flags, kind] = [head[4], head[5], head[6], head[7], head[8]];
+        if (format, suite, flags) != (1, 1, 0) || kind > 1 {
+            let what = format_args!("format {format}, suite {suite}, flags {flags}, key id kind {kind}");
+            return Err(bad(format_args!("{what}: this build opens format 1, suite 1")));
+        }
+        let purpose = match purpose {
+            1 => Purpose::General,
+            2 => Purpose::Volume,
+            other => return Err(bad(format_args!("purpose {other} is unknown"))),
+        };
+        let recipient = rest.get(NONCE..NONCE + 2).map_or(0, |l| usize::from(u16::from_le_bytes([l[0], l[1]])));
+        if recipient != 0 {
+            return Err(bad("suite 1 has no recipient"));
+        }
+        if rest.len() < NONCE + 2 + COMMITMENT + TAG {
+            return Err(bad(format_args!("{} bytes are too few", bytes.len())));
+        }
+        let mut id = [0u8; 16];
+        id.copy_from_slice(&head[9..25]);
+        let mut material = [0u8; 32];
+        material.copy_from_slice(&head[25..HEAD]);
+        Ok(Self {
+            bytes,
+            purpose,
+            key_id: KeyId { multi_region: kind == 1, bytes: id },
+            material: KeyMaterialId(material),
+            commitment_at: HEAD + NONCE + 2,
+        })
+    }
+
+    /// What it may be opened for.
+    #[must_use]
+    pub const fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The KMS key that it names.
+    #[must_use]
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// The backing key that it names.
+    #[must_use]
+    pub const fn material(&self) -> KeyMaterialId {
+        self.material
+    }
+
+    fn ciphertext_at(&self) -> usize {
+        self.commitment_at + COMMITMENT
+    }
+
+    /// Bytes of plaintext inside.
+    #[must_use]
+    pub fn plaintext_len(&self) -> usize {
+        self.bytes.len() - self.ciphertext_at() - TAG
+    }
+}
+
+/// K || C of one blob.
+fn message_keys(backing: &Secret<32>, head: &[u8], nonce: &[u8]) -> Secret<64> {
+    Secret::build(|out| hkdf_sha256(backing.expose(), nonce, &[BLOB_INFO, head], out))
+}
+
+/// AES-256-GCM under the first 32 bytes of `keys`.
+fn gcm(key: &[u8]) -> Result<LessSafeKey> {
+    let key = UnboundKey::new(&AES_256_GCM, key);
+    key.map(LessSafeKey::new).map_err(|_| Error::new(Kind::Failed, "AES-256-GCM could not be set up"))
+}
+
+fn seal_in_place(key: &[u8], nonce: [u8; 12], aad: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG]> {
+    let tag = gcm(key)?
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), bytes)
+        .map_err(|_| Error::new(Kind::Failed, "AES-256-GCM could not seal"))?;
+    let mut out = [0u8; TAG];
+    out.copy_from_slice(tag.as_ref());
+    Ok(out)
+}
+
+/// Opens `bytes` in place; false if the tag does not fit (then `bytes` hold nothing of use).
+fn open_in_place(key: &[u8], nonce: [u8; 12], aad: &[u8], tag: &[u8], bytes: &mut [u8]) -> Result<bool> {
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    Ok(gcm(key)?.open_in_place_separate_tag(nonce, Aad::from(aad), tag, bytes).is_ok())
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Backing keys
+
+/// One version of a KMS key: 256 bits that wrap, and the names they go by.
+#[derive(Debug)]
+pub struct BackingKey {
+    key_id: KeyId,
+    material: KeyMaterialId,
+    secret: Secret<32>,
+}
+
+impl BackingKey {
+    /// The backing key of `key_id` with this material.
+    #[must_use]
+    pub fn new(key_id: KeyId, secret: Secret<32>) -> Self {
+        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in [b"coffer/kmid/v1".as_slice(), &key_id.bytes, secret.expose()] {
+            hash.update(part);
+        }
+        let mut id = [0u8; 32];
+        id.copy_from_slice(hash.finish().as_ref());
+        Self { key_id, material: KeyMaterialId(id), secret }
+    }
+
+    /// A new one for `key_id`, of the operating system's random numbers.
+    #[must_use]
+    pub fn generate(key_id: KeyId) -> Self {
+        Self::new(key_id, Secret::random())
+    }
+
+    /// Its material id.
+    #[must_use]
+    pub const fn material(&self) -> KeyMaterialId {
+        self.material
+    }
+
+    /// The material, sealed under the root key `root` with `aad`.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] if the cipher cannot be set up.
+    pub fn seal_under(&self, root: &Secret<32>, aad: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
+        seal_local(root, aad, self.secret.expose(), rng)
+    }
+
+    fn seal(&self, purpose: Purpose, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
+        let mut nonce = [0u8; NONCE];
+        rng.fill(&mut nonce);
+        self.seal_with(purpose, context, plain, &nonce)
+    }
+
+    fn seal_with(&self, purpose: Purpose, context: &EncryptionContext, plain: &[u8], nonce: &[u8]) -> Result<Vec<u8>> {
+        let mut blob = Vec::with_capacity(HEAD + NONCE + 2 + COMMITMENT + plain.len() + TAG);
+        blob.extend_from_slice(&MAGIC);
+        blob.extend_from_slice(&[1, 1, purpose.byte(), 0, u8::from(self.key_id.multi_region)]);
+        blob.extend_from_slice(&self.key_id.bytes);
+        blob.extend_from_slice(&self.material.0);
+        let keys = message_keys(&self.secret, &blob, nonce);
+        let (key, commitment) = keys.expose().split_at(32);
+        blob.extend_from_slice(nonce);
+        blob.extend_from_slice(&[0, 0]);
+        blob.extend_from_slice(commitment);
+        let aad = [&blob[..], &context.canonical()].concat();
+        let at = blob.len();
+        blob.extend_from_slice(plain);
+        let tag = seal_in_place(key, [0; 12], &aad, &mut blob[at..])?;
+        blob.extend_from_slice(&tag);
+        Ok(blob)
+    }
+
+    /// Opens `blob` into `out`, which has [`Blob::plaintext_len`] bytes.
+    fn open(&self, blob: &Blob<'_>, context: &EncryptionContext, out: &mut [u8]) -> Result<()> {
+        if blob.key_id != self.key_id || blob.material != self.material {
+            return Err(bad(format_args!("it was made with key material {}, not {}", blob.material, self.material)));
+        }
+        let keys = message_keys(&self.secret, &blob.bytes[..HEAD], &blob.bytes[HEAD..HEAD + NONCE]);
+        let (key, commitment) = keys.expose().split_at(32);
+        let at = blob.ciphertext_at();
+        if !bool::from(commitment.ct_eq(&blob.bytes[blob.commitment_at..at])) {
+            return Err(bad("its key commitment does not fit: the blob was altered"));
+        }
+        let (ciphertext, tag) = blob.bytes[at..].split_at(out.len());
+        out.copy_from_slice(ciphertext);
+        let aad = [&blob.bytes[..at], &context.canonical()].concat();
+        if !open_in_place(key, [0; 12], &aad, tag, out)? {
+            return Err(bad("its tag does not fit: the encryption context differs, or the blob was altered"));
+        }
+        Ok(())
+    }
+
+    /// Seals bytes of a public caller: purpose general.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] above [`MAX_PLAINTEXT`] bytes or without any.
+    pub fn seal_bytes(&self, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
+        if plain.is_empty() || plain.len() > MAX_PLAINTEXT {
+            let what = format!("encrypt: a plaintext has 1 to {MAX_PLAINTEXT} bytes, not {}", plain.len());
+            return Err(Error::new(Kind::Usage, what).hint("encrypt larger data under a data key"));
+        }
+        self.seal(Purpose::General, context, plain, rng)
+    }
+
+    /// Opens a blob of purpose general; the plaintext is wiped when dropped.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] for a volume's data key, another key's blob, another context, an altered blob.
+    pub fn open_bytes(&self, blob: &Blob<'_>, context: &EncryptionContext) -> Result<Zeroizing<Vec<u8>>> {
+        if blob.purpose != Purpose::General {
+            return Err(bad("it holds a volume's data key, which no public verb opens"));
+        }
+        let mut out = Zeroizing::new(vec![0u8; blob.plaintext_len()]);
+        self.open(blob, context, &mut out)?;
+        Ok(out)
+    }
+
+    /// Makes a volume's data key, and its blob under `context`.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] if the operating system's random numbers came out with equal halves.
+    pub fn new_data_key(&self, context: &EncryptionContext, rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
+        let key = checked(Secret::random(), Kind::Failed)?;
+        Ok((self.wrap_data_key(&key, context, rng)?, key))
+    }
+
+    /// Wraps an open data key once more: for rewrapping under another KMS key or a newer version.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] if the cipher cannot be set up.
+    pub fn wrap_data_key(&self, key: &Unwrapped<DataKey>, ctx: &EncryptionContext, rng: &dyn Rng) -> Result<Vec<u8>> {
+        self.seal(Purpose::Volume, ctx, key.get().0.expose(), rng)
+    }
+
+    /// Opens a volume's data key: the only way from a blob to a cipher.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] for a blob of another purpose, key, context or length, an altered one, one whose halves
+    /// are equal, or one whose key is not `expected`.
+    pub fn open_data_key(
+        &self,
+        blob: &Blob<'_>,
+        context: &EncryptionContext,
+        expected: DataKeyId,
+    ) -> Result<Unwrapped<DataKey>> {
+        if blob.purpose != Purpose::Volume || blob.plaintext_len() != 64 {
+            return Err(bad("it does not hold a volume's data key"));
+        }
+        let key = checked(Secret::try_build(|out| self.open(blob, context, out))?, Kind::InvalidCiphertext)?;
+        let found = key.get().id();
+        if found != expected {
+            return Err(bad(format_args!("it holds data key {found}, not {expected}")));
+        }
+        Ok(key)
+    }
+}
+
+/// The one place where 64 bytes become a data key that ciphers are built from.
+fn checked(secret: Secret<64>, kind: Kind) -> Result<Unwrapped<DataKey>> {
+    let key = DataKey(secret);
+    if key.halves_are_equal() {
+        return Err(Error::new(kind, "data key: its two halves are equal, which XTS forbids"));
+    }
+    Ok(Unwrapped(key))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Local sealing
+
+fn local_key(root: &Secret<32>) -> Secret<32> {
+    Secret::build(|out| hkdf_sha256(root.expose(), &[], &[LOCAL_INFO], out))
+}
+
+/// Seals `plain` (a secret of this installation) under `root`; `aad` says what it is and whose.
+///
+/// # Errors
+/// [`Kind::Failed`] if the cipher cannot be set up.
+pub fn seal_local(root: &Secret<32>, aad: &[u8], plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
+    let mut nonce = [0u8; 12];
+    rng.fill(&mut nonce);
+    let mut out = Vec::with_capacity(LOCAL_HEAD + plain.len() + TAG);
+    out.push(1);
+    out.extend_from_slice(&nonce);
+    out.extend_from_slice(plain);
+    let tag = seal_in_place(local_key(root).expose(), nonce, aad, &mut out[LOCAL_HEAD..])?;
+    out.extend_from_slice(&tag);
+    Ok(out)
+}
+
+/// Opens what [`seal_local`] made of `N` bytes.
+///
+/// # Errors
+/// [`Kind::Integrity`] if it was altered, has another length, or was sealed under another key or `aad`.
+pub fn open_local<const N: usize>(root: &Secret<32>, aad: &[u8], sealed: &[u8]) -> Result<Secret<N>> {
+    let bad = |why: &str| Error::new(Kind::Integrity, format!("sealed secret: {why}"));
+    if sealed.len() != LOCAL_HEAD + N + TAG || sealed[0] != 1 {
+        return Err(bad("it is not of the expected form"));
+    }
+    let mut nonce = [0u8; 12];
+    nonce.copy_from_slice(&sealed[1..LOCAL_HEAD]);
+    let (ciphertext, tag) = sealed[LOCAL_HEAD..].split_at(N);
+    Secret::try_build(|out| {
+        out.copy_from_slice(ciphertext);
+        if open_in_place(local_key(root).expose(), nonce, aad, tag, out)? {
+            return Ok(());
+        }
+        Err(bad("it was altered, or sealed under another root key or for something else"))
+    })
+}
+
+#[cfg(test)]
+#[path = "wrap_tests.rs"]
+mod tests;

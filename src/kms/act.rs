@@ -1,0 +1,72 @@
+//! What is about to be done, as the audit tells it.
+
+use super::audit::{Body, Caller};
+use crate::cipher::wrap::EncryptionContext;
+use crate::env::Timestamp;
+use std::collections::BTreeMap;
+
+/// An act: its name and what it concerns. Holds nothing secret: all of it goes into the audit.
+#[derive(Debug, Clone)]
+pub struct Act {
+    name: String,
+    key: Option<String>,
+    context: EncryptionContext,
+    detail: BTreeMap<String, String>,
+    restrictive: bool,
+}
+
+impl Act {
+    /// An act of that name: the service's prefix and the AWS operation, as `kms:Decrypt` or `ebs:AttachVolume`.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        let context = EncryptionContext::new();
+        Self { name: name.into(), key: None, context, detail: BTreeMap::new(), restrictive: false }
+    }
+
+    /// Names the KMS key concerned, by ARN.
+    #[must_use]
+    pub fn key(mut self, arn: String) -> Self {
+        self.key = Some(arn);
+        self
+    }
+
+    /// Says under which encryption context.
+    #[must_use]
+    pub fn context(mut self, context: &EncryptionContext) -> Self {
+        self.context = context.clone();
+        self
+    }
+
+    /// Adds a particular, such as `volume`.
+    #[must_use]
+    pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
+        self.detail.insert(what.into(), value.to_string());
+        self
+    }
+
+    /// It takes rights away (disable, revoke, detach, suspend): it may use the audit's reserve on a full disk.
+    #[must_use]
+    pub const fn restrictive(mut self) -> Self {
+        self.restrictive = true;
+        self
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn restricts(&self) -> bool {
+        self.restrictive
+    }
+
+    pub(super) fn body(&self, at: Timestamp, caller: &Caller) -> Body {
+        let mut body = Body::at(at, &self.name);
+        body.caller = Some(caller.clone());
+        body.key.clone_from(&self.key);
+        body.context = self.context.clone();
+        body.detail = self.detail.clone();
+        body
+    }
+}

@@ -1,0 +1,167 @@
+//! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
+
+use super::catalog::{Damaged, Record};
+use super::key::{KeyManager, KeyRecord};
+use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
+use super::{Act, Caller, Kms};
+use crate::cipher::wrap::KeyId;
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+
+/// An alias, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct AliasRecord {
+    pub(super) name: String,
+    pub(super) target: KeyId,
+    created: Timestamp,
+    updated: Timestamp,
+}
+
+impl Record for AliasRecord {
+    const KIND: &'static str = "kms-alias";
+    fn id(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// What is known of an alias (KMS API Reference, AliasListEntry).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AliasMetadata {
+    /// Its name, with `alias/`.
+    pub alias_name: String,
+    /// Its ARN.
+    pub alias_arn: String,
+    /// The key it names.
+    pub target_key_id: KeyId,
+    /// When it was made.
+    pub creation_date: Timestamp,
+    /// When it was last pointed somewhere.
+    pub last_updated_date: Timestamp,
+}
+
+/// Which aliases there are.
+#[derive(Debug)]
+pub struct AliasListing {
+    /// Those that can be read, sorted by name.
+    pub aliases: Vec<AliasMetadata>,
+    /// Those whose record cannot be believed.
+    pub damaged: Vec<Damaged>,
+}
+
+impl Kms {
+    fn alias_metadata(&self, alias: &AliasRecord) -> AliasMetadata {
+        let i = &self.installation.public;
+        AliasMetadata {
+            alias_name: alias.name.clone(),
+            alias_arn: format!("arn:aws:kms:{}:{}:{}", i.region, i.account, alias.name),
+            target_key_id: alias.target,
+            creation_date: alias.created,
+            last_updated_date: alias.updated,
+        }
+    }
+
+    /// A key that may be given an alias by a caller.
+    fn alias_target(&self, verb: &str, key: &KeyRef) -> Result<KeyRecord> {
+        let Target::Id(_) = key.target else {
+            let what = format!("{verb}: {key} is an alias; its target is a key");
+            return Err(Error::new(Kind::Usage, what).hint("name the key by its id or ARN"));
+        };
+        let key = self.load(self.resolve(key)?)?.record;
+        let arn = self.key_arn(key.id);
+        if key.manager == KeyManager::Aws {
+            return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
+        }
+        key.check_takes_alias(verb, &arn)?;
+        Ok(key)
+    }
+
+    /// Makes an alias for a key.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (InvalidAliasNameException) for a name against the rules or under `alias/aws/`, [`Kind::Exists`],
+    /// [`Kind::InvalidState`] while the key is pending deletion.
+    pub fn create_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
+        check_alias(name)?;
+        check_not_reserved(name)?;
+        let now = self.env.now();
+        let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
+        let made = self.audited(caller, act, |tx| {
+            let target = self.alias_target("CreateAlias", key)?.id;
+            tx.insert(&AliasRecord { name: name.into(), target, created: now, updated: now }).map_err(|e| {
+                match e.kind() {
+                    Kind::Exists => Error::new(Kind::Exists, format!("alias {name} exists already"))
+                        .hint("choose another name, or point it elsewhere with `coffer key alias update`"),
+                    _ => e,
+                }
+            })
+        })?;
+        Ok(self.alias_metadata(&made.record))
+    }
+
+    fn alias_record(&self, name: &str) -> Result<super::catalog::Versioned<AliasRecord>> {
+        let found = self.catalog.get::<AliasRecord>(name)?;
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
+    }
+
+    /// Points an alias at another key. What was encrypted keeps naming the key that did it.
+    ///
+    /// # Errors
+    /// As [`Kms::create_alias`]; [`Kind::NotFound`].
+    pub fn update_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
+        check_alias(name)?;
+        check_not_reserved(name)?;
+        let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
+        let made = self.audited(caller, act, |tx| {
+            let mut alias = self.alias_record(name)?;
+            alias.record.target = self.alias_target("UpdateAlias", key)?.id;
+            alias.record.updated = self.env.now();
+            tx.update(&alias.record, alias.version)
+        })?;
+        Ok(self.alias_metadata(&made.record))
+    }
+
+    /// Removes an alias; its key stays.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Usage`] for one under `alias/aws/`.
+    pub fn delete_alias(&self, name: &str, caller: &Caller) -> Result<()> {
+        check_alias(name)?;
+        check_not_reserved(name)?;
+        let act = Act::new("kms:DeleteAlias").detail("alias", name);
+        self.audited(caller, act, |tx| tx.delete::<AliasRecord>(name, self.alias_record(name)?.version))
+    }
+
+    /// The aliases of one key, or all.
+    ///
+    /// # Errors
+    /// What the catalog reports; [`Kind::NotFound`] for a key that is not there.
+    pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
+        let of = key.map(|k| self.load(self.resolve(k)?)).transpose()?.map(|k| k.record.id);
+        let listing = self.catalog.list::<AliasRecord>()?;
+        let wanted = |a: &&super::catalog::Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
+        let aliases = listing.records.iter().filter(wanted).map(|a| self.alias_metadata(&a.record)).collect();
+        Ok(AliasListing { aliases, damaged: listing.damaged })
+    }
+
+    /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
+    pub(super) fn ensure_ebs_key(&self, caller: &Caller) -> Result<()> {
+        if self.catalog.get::<AliasRecord>(EBS_ALIAS)?.is_some() {
+            return Ok(());
+        }
+        let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
+        let now = self.env.now();
+        let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
+        let act = Act::new("kms:CreateKey").key(self.key_arn(key.id)).detail("alias", EBS_ALIAS);
+        let made = self.audited(caller, act, |tx| {
+            tx.insert(&key)?;
+            tx.insert(&alias)
+        });
+        match made {
+            // Somebody else was first.
+            Err(e) if e.kind() == Kind::Exists => Ok(()),
+            made => made.map(|_| ()),
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! The audit: who asked for what, on which key, and how it ended; a chain of hashes in DATA/audit/.
+//!
+//! # Segment `<first sequence, 16 hex digits>.log`; record version 1 (since coffer 0.1)
+//! ```text
+//! offset  bytes  field (integers little-endian)
+//!      0      4  length of the whole record
+//!      4      1  version: 1
+//!      5      1  kind: 0 genesis, 1 intent, 2 outcome, 3 event, 4 accept
+//!      6      2  0
+//!      8      8  sequence, from 0, without gaps over all segments
+//!     16     32  SHA-256 of the whole previous record; zeros in the first
+//!     48      n  body, canonical JSON (see [`Body`])
+//!   48+n      4  CRC32C of all before
+//! ```
+//! An act that changes the catalog is an *intent* (with the hash of each change) made durable before the catalog's commit,
+//! and an *outcome* after it. A use of a key changes nothing: it is one *event*, durable before key bytes leave. The
+//! catalog keeps count and head (under its MAC): with the intent in the act's own transaction, with an event right after it.
+//!
+//! # At open
+//! | found | done |
+//! |---|---|
+//! | a torn record behind the catalog's head | cut: it was never answered |
+//! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted` |
+//! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
+//! | an outcome `ok` whose change the catalog has only in an older version | trouble: the catalog was rolled back |
+//!
+//! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and says so in the
+//! chain. The chain alone proves nothing against somebody who is root here: only heads kept elsewhere do.
+//!
+//! `reserve` is 1 MiB kept free for acts that restrict (disable, schedule deletion, detach): on a full disk it is given up
+//! for them, and nothing else is recorded until it could be made again.
+
+use super::catalog::{Change, Record};
+use crate::cipher::wrap::EncryptionContext;
+use crate::env::Timestamp;
+use crate::error::{Error, IoContext, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const HEAD: usize = 48;
+const CRC: usize = 4;
+/// The largest record, bytes.
+const MAX_RECORD: usize = 1 << 20;
+/// A segment is ended above this many bytes.
+const SEGMENT: u64 = 16 << 20;
+/// Bytes kept free for acts that restrict.
+const RESERVE: u64 = 1 << 20;
+
+/// Who asks, as the edge established it; goes into every record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// An ARN, as `arn:aws:iam::111122223333:root` or `…:user/alice`.
+    pub principal: String,
+    /// The service acting for the principal (`kms:ViaService`); set by coffer's service layer, never from a request.
+    pub via_service: Option<String>,
+    /// Where the request came from: address, process, command.
+    pub client: String,
+}
+
+/// What sort of record it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordKind {
+    /// The first record.
+    Genesis,
+    /// An act that is about to change the catalog.
+    Intent,
+    /// How an intent ended.
+    Outcome,
+    /// An act that changed nothing in the catalog: the use of a key, a refusal.
+    Event,
+    /// A person accepted the log as it was found.
+    Accept,
+}
+
+impl RecordKind {
+    const ALL: [Self; 5] = [Self::Genesis, Self::Intent, Self::Outcome, Self::Event, Self::Accept];
+
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Genesis => 0,
+            Self::Intent => 1,
+            Self::Outcome => 2,
+            Self::Event => 3,
+            Self::Accept => 4,
+        }
+    }
+}
+
+/// What a record says. Absent fields are left out of the JSON; fields come in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
+    /// When, milliseconds since 1970.
+    pub at: Timestamp,
+    /// The act, as `kms:Decrypt`, `ebs:AttachVolume`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub act: String,
+    /// Who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
+    /// ARN of the KMS key concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The encryption context of a use.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    pub context: EncryptionContext,
+    /// Further particulars: key material, volume, alias.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+    /// What an intent changes in the catalog.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// Of an outcome: its intent's sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<u64>,
+    /// `ok`, `refused`, `failed`, `interrupted`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub result: String,
+    /// Why it was refused or failed; the caller may have been told less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Body {
+    pub(super) fn at(at: Timestamp, act: &str) -> Self {
+        Self {
+            at,
+            act: act.into(),
+            caller: None,
+            key: None,
+            context: EncryptionContext::new(),
+            detail: BTreeMap::new(),
+            changes: Vec::new(),
+            intent: None,
+            result: String::new(),
+            error: None,
+        }
+    }
+}
+
+/// One record of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditRecord {
+    /// Its number, from 0.
+    pub sequence: u64,
+    /// Its kind.
+    pub kind: RecordKind,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// Count and head of the log, as the catalog remembers them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// How many records there are at least.
+    pub count: u64,
+    /// SHA-256 of the last of those, hexadecimal: worth keeping elsewhere.
+    pub hash: String,
+}
+
+impl Record for AuditHead {
+    const KIND: &'static str = "audit-head";
+    fn id(&self) -> String {
+        "head".into()
+    }
+}
+
+type Hash = [u8; 32];
+
+fn sha256(bytes: &[u8]) -> Hash {
+    let mut out = [0u8; 32];
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    out
+}
+
+fn encode(sequence: u64, previous: &Hash, kind: RecordKind, body: &Body) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(body).map_err(|e| Error::new(Kind::Failed, "audit record").because(e))?;
+    let length = HEAD + json.len() + CRC;
+    let length32 = u32::try_from(length).ok().filter(|_| length <= MAX_RECORD);
+    let length32 = length32.ok_or_else(|| Error::new(Kind::Usage, "audit record: the act is too large to record"))?;
+    let mut out = Vec::with_capacity(length);
+    out.extend_from_slice(&length32.to_le_bytes());
+    out.extend_from_slice(&[1, kind.byte(), 0, 0]);
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(previous);
+    out.extend_from_slice(&json);
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    Ok(out)
+}
+
+/// Reads one record; `None` at the end. Says why it is bad, if it is.
+fn decode(from: &mut impl Read, sequence: u64, previous: &Hash) -> Result<Option<(AuditRecord, Vec<u8>)>, String> {
+    let mut bytes = Vec::new();
+    let got = from.by_ref().take(HEAD as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if got == 0 {
+        return Ok(None);
+    }
+    if got < HEAD {
+        return Err("it is cut short".into());
+    }
+    let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+    if !(HEAD + CRC..=MAX_RECORD).contains(&length) {
+        return Err(format!("its length of {length} is out of bounds"));
+    }
+    let rest = from.by_ref().take((length - HEAD) as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if rest < length - HEAD {
+        return Err("it is cut short".into());
+    }
+    let (covered, crc) = bytes.split_at(length - CRC);
+    if crc32c::crc32c(covered).to_le_bytes() != *crc {
+        return Err("its checksum does not fit".into());
+    }
+    let kind = RecordKind::ALL.into_iter().find(|k| k.byte() == covered[5]);
+    let (Some(kind), 1) = (kind, covered[4]) else {
+        return Err(format!("version {}, kind {} is unknown to this build", covered[4], covered[5]));
+    };
+    if covered[8..16] != sequence.to_le_bytes() || covered[16..HEAD] != *previous {
+        return Err("it does not follow from the record before it: the chain is broken".into());
+    }
+    let body = serde_json::from_slice(&covered[HEAD..]).map_err(|e| format!("its body cannot be read: {e}"))?;
+    Ok(Some((AuditRecord { sequence, kind, body }, bytes)))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading
+
+/// The segments of `dir`, by first sequence.
+fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    if !dir.exists() {
+        return Ok(found);
+    }
+    for entry in std::fs::read_dir(dir).on(|| format!("list {}", dir.display()))? {
+        let path = entry.on(|| format!("list {}", dir.display()))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log"));
+        if let Some(first) = name.filter(|n| n.len() == 16).and_then(|n| u64::from_str_radix(n, 16).ok()) {
+            found.push((first, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads the log in order, checking checksums and chain; ends behind the first bad record, which is an error.
+pub struct Reader {
+    segments: std::vec::IntoIter<(u64, PathBuf)>,
+    current: Option<(PathBuf, BufReader<File>)>,
+    offset: u64,
+    next: u64,
+    previous: Hash,
+    ended: bool,
+    /// Whole segments are missing before the current one.
+    gap: bool,
+}
+
+impl Reader {
+    /// Starts at the first record in `dir` (DATA/audit).
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let segments = segments(dir)?.into_iter();
+        Ok(Self { segments, current: None, offset: 0, next: 0, previous: [0; 32], ended: false, gap: false })
+    }
+
+    fn bad(&mut self, why: &str) -> Error {
+        self.ended = true;
+        let place = self.current.as_ref().map_or_else(String::new, |(p, _)| p.display().to_string());
+        let what = format!("audit record {} at byte {} of {place}: {why}", self.next, self.offset);
+        Error::new(Kind::Integrity, what).hint("look at what happened there, then `coffer audit accept`")
+    }
+
+    fn step(&mut self) -> Result<Option<AuditRecord>> {
+        loop {
+            if let Some((_, file)) = &mut self.current {
+                match decode(file, self.next, &self.previous) {
+                    Ok(Some((record, bytes))) => {
+                        self.offset += bytes.len() as u64;
+                        self.next += 1;
+                        self.previous = sha256(&bytes);
+                        return Ok(Some(record));
+                    }
+                    Ok(None) => {}
+                    Err(why) => return Err(self.bad(&why)),
+                }
+            }
+            let Some((first, path)) = self.segments.next() else { return Ok(None) };
+            let file = File::open(&path).on(|| format!("open {}", path.display()))?;
+            self.current = Some((path, BufReader::new(file)));
+            self.offset = 0;
+            if first != self.next {
+                self.gap = true;
+                return Err(self.bad(&format!("the segment starts at {first}; records between are missing")));
+            }
+        }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<AuditRecord>;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.ended = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+/// What one pass over the log found.
+pub(super) struct Scan {
+    pub(super) count: u64,
+    pub(super) hash: Hash,
+    /// Where appending would go on: segment, byte.
+    tail: Option<(PathBuf, u64)>,
+    /// The first bad record, if any, and whether only the newest segment is concerned.
+    pub(super) bad: Option<(String, bool)>,
+    /// Hash after as many records as the catalog's head counts.
+    at_head: Option<Hash>,
+    /// Intents without outcome.
+    pub(super) open: BTreeMap<u64, Body>,
+    /// The last change of each object that is said to be done.
+    pub(super) done: HashMap<(String, String), Change>,
+}
+
+impl Scan {
+    pub(super) fn run(dir: &Path, head: Option<&AuditHead>) -> Result<Self> {
+        let wanted = head.map(|h| h.count);
+        let mut reader = Reader::open(dir)?;
+        let mut scan = Self {
+            count: 0,
+            hash: [0; 32],
+            tail: None,
+            bad: None,
+            at_head: (wanted == Some(0)).then_some([0; 32]),
+            open: BTreeMap::new(),
+            done: HashMap::new(),
+        };
+        loop {
+            match reader.step() {
+                Ok(Some(record)) => {
+                    scan.count = reader.next;
+                    scan.hash = reader.previous;
+                    if wanted == Some(scan.count) {
+                        scan.at_head = Some(scan.hash);
+                    }
+                    scan.note(record);
+                }
+                Ok(None) => break,
+                Err(e) if e.kind() == Kind::Integrity => {
+                    scan.bad = Some((e.what().to_owned(), reader.segments.len() == 0 && !reader.gap));
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        scan.tail = reader.current.map(|(path, _)| (path, reader.offset));
+        Ok(scan)
+    }
+
+    fn note(&mut self, record: AuditRecord) {
+        match record.kind {
+            RecordKind::Intent => {
+                self.open.insert(record.sequence, record.body);
+            }
+            RecordKind::Outcome => {
+                let intent = record.body.intent.and_then(|i| self.open.remove(&i));
+                for change in intent.filter(|_| record.body.result == "ok").map_or_else(Vec::new, |i| i.changes) {
+                    self.done.insert((change.kind.clone(), change.id.clone()), change);
+                }
+            }
+            RecordKind::Accept => {
+                self.open.clear();
+                self.done.clear();
+            }
+            RecordKind::Genesis | RecordKind::Event => {}
+        }
+    }
+
+    /// What is wrong with the log against the catalog's head, if something is.
+    pub(super) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
+        let Some(head) = head else { return Some("the catalog does not say how long the audit is".into()) };
+        if self.count < head.count {
+            let found = format!("the audit has {} good records, the catalog counts {}", self.count, head.count);
+            return Some(self.bad.as_ref().map_or_else(|| found.clone(), |(why, _)| format!("{found}: {why}")));
+        }
+        if self.at_head.map(hex::encode).as_deref() != Some(head.hash.as_str()) {
+            return Some(format!("the audit's first {} records are not those that the catalog knows", head.count));
+        }
+        match &self.bad {
+            Some((why, false)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Writing
+
+/// The log, open for appending.
+pub(super) struct Log {
+    dir: PathBuf,
+    file: File,
+    length: u64,
+    next: u64,
+    previous: Hash,
+    /// Set by a failed sync: what is on disk is then unknown until the next start looks.
+    failed: bool,
+    reserve: bool,
+}
+
+impl Log {
+    /// Starts a log with its genesis record.
+    pub(super) fn create(dir: &Path, genesis: &Body) -> Result<Self> {
+        std::fs::create_dir(dir).on(|| format!("create {}", dir.display()))?;
+        let file = new_segment(dir, 0)?;
+        let mut log =
+            Self { dir: dir.into(), file, length: 0, next: 0, previous: [0; 32], failed: false, reserve: false };
+        log.reserve()?;
+        log.append(&[(RecordKind::Genesis, genesis)])?;
+        Ok(log)
+    }
+
+    /// Goes on behind what `scan` found good; what is torn behind that is cut.
+    pub(super) fn resume(dir: &Path, scan: &Scan) -> Result<Self> {
+        let (file, length) = match &scan.tail {
+            Some((path, length)) => {
+                let file = File::options().write(true).read(true).open(path);
+                (file.on(|| format!("open {}", path.display()))?, *length)
+            }
+            None => (new_segment(dir, scan.count)?, 0),
+        };
+        file.set_len(length).and_then(|()| file.sync_all()).on(|| "cut the audit's torn tail".into())?;
+        let (next, previous) = (scan.count, scan.hash);
+        let mut log = Self { dir: dir.into(), file, length, next, previous, failed: false, reserve: false };
+        log.reserve = log.dir.join("reserve").metadata().is_ok_and(|m| m.len() == RESERVE);
+        Ok(log)
+    }
+
+    /// Moves everything behind the last good record out of the way, keeping it under `set-aside-…`.
+    pub(super) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
+        std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
+        let Some((tail, good)) = scan.tail.as_ref().filter(|_| scan.bad.is_some()) else { return Ok(()) };
+        let aside = |path: &Path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let free = |n: &u32| !dir.join(format!("set-aside-{n}-{name}")).exists();
+            dir.join(format!("set-aside-{}-{name}", (0..u32::MAX).find(free).unwrap_or_default()))
+        };
+        for (_, path) in segments(dir)?.into_iter().filter(|(_, path)| path > tail || (path == tail && *good == 0)) {
+            std::fs::rename(&path, aside(&path)).on(|| format!("set {} aside", path.display()))?;
+        }
+        if *good > 0 {
+            std::fs::copy(tail, aside(tail)).on(|| format!("copy {}", tail.display()))?;
+            let file = File::options().write(true).open(tail);
+            file.and_then(|f| f.set_len(*good).and_then(|()| f.sync_all())).on(|| format!("cut {}", tail.display()))?;
+        }
+        super::root::sync_dir(dir)
+    }
+
+    /// Where the log stands.
+    pub(super) fn head(&self) -> AuditHead {
+        AuditHead { count: self.next, hash: hex::encode(self.previous) }
+    }
+
+    /// Makes sure that the reserve is there, which acts that do not restrict must leave alone.
+    pub(super) fn reserve(&mut self) -> Result<()> {
+        if self.reserve {
+            return Ok(());
+        }
+        let path = self.dir.join("reserve");
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.on(|| format!("open {}", path.display()))?;
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
+            Err(rustix::io::Errno::OPNOTSUPP) => file.write_all_at(&vec![0; RESERVE as usize], 0),
+            other => other.map_err(Into::into),
+        }
+        .on(|| format!("reserve {RESERVE} bytes in {}", path.display()))?;
+        self.reserve = true;
+        Ok(())
+    }
+
+    /// Gives the reserve up: for an act that restricts, on a full disk.
+    pub(super) fn give_up_reserve(&mut self) -> Result<()> {
+        self.reserve = false;
+        let file = File::options().write(true).open(self.dir.join("reserve"));
+        file.and_then(|f| f.set_len(0).and_then(|()| f.sync_all())).on(|| "give up the audit's reserve".into())
+    }
+
+    /// Appends records and syncs them: durable when this returns. Gives the first one's sequence.
+    pub(super) fn append(&mut self, records: &[(RecordKind, &Body)]) -> Result<u64> {
+        if self.failed {
+            let what = "audit: an earlier sync failed, so nothing more is recorded, and no key is used";
+            return Err(Error::new(Kind::Io, what).hint("check the disk, then restart coffer"));
+        }
+        let (first, mut next, mut previous) = (self.next, self.next, self.previous);
+        let mut bytes = Vec::new();
+        for (kind, body) in records {
+            let record = encode(next, &previous, *kind, body)?;
+            previous = sha256(&record);
+            next += 1;
+            bytes.extend_from_slice(&record);
+        }
+        if self.length >= SEGMENT {
+            self.file = new_segment(&self.dir, self.next)?;
+            self.length = 0;
+        }
+        if let Err(e) = self.file.write_all_at(&bytes, self.length) {
+            // What was written of it is torn: cut, or else nothing more may follow it.
+            self.failed = self.file.set_len(self.length).is_err();
+            return Err(Error::io("write the audit", e));
+        }
+        if let Err(e) = self.file.sync_data() {
+            self.failed = true;
+            return Err(Error::io("sync the audit", e));
+        }
+        self.length += bytes.len() as u64;
+        (self.next, self.previous) = (next, previous);
+        Ok(first)
+    }
+}
+
+fn new_segment(dir: &Path, first: u64) -> Result<File> {
+    let path = dir.join(format!("{first:016x}.log"));
+    // One that is there already is empty: its creation was the last thing before a kill.
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.on(|| format!("create {}", path.display()))?;
+    super::root::sync_dir(dir)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use super::super::testing::*;
+use super::super::{Act, KeyRef, Kms};
+use super::*;
+
+fn records(kms: &Kms) -> Vec<AuditRecord> {
+    kms.audit_records().unwrap().map(Result::unwrap).collect()
+}
+
+/// An installation with a key, some acts, and its log as bytes.
+fn used() -> (Place, KeyRef, Vec<u8>) {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    for _ in 0..3 {
+        kms.encrypt(&key, &EncryptionContext::of("app", "web"), b"x", &caller()).unwrap();
+    }
+    drop(kms);
+    let log = std::fs::read(place.log()).unwrap();
+    (place, key, log)
+}
+
+#[test]
+fn each_use_names_key_caller_client_and_context() {
+    let (place, key, _) = used();
+    let kms = place.open().unwrap();
+    let (blob, data_key) = kms.new_volume_key(&key, &EncryptionContext::of("aws:ebs:id", "vol-1"), &service()).unwrap();
+    drop(kms.unwrap_volume_key(&blob, &EncryptionContext::of("aws:ebs:id", "vol-1"), data_key.get().id(), &service()));
+    let all = records(&kms);
+    assert_eq!(all[0].kind, RecordKind::Genesis);
+    let of = |act: &str| all.iter().filter(|r| r.body.act == act).collect::<Vec<_>>();
+    assert_eq!(of("kms:Encrypt").len(), 3);
+    let unwrap = &of("kms:UnwrapVolumeKey")[0].body;
+    assert_eq!(unwrap.caller.as_ref().unwrap(), &service());
+    assert_eq!((unwrap.context.get("aws:ebs:id"), unwrap.result.as_str()), (Some("vol-1"), "ok"));
+    assert!(unwrap.key.as_ref().unwrap().ends_with(&key.to_string()));
+    assert_eq!(unwrap.detail["data-key"], data_key.get().id().to_string());
+    let create = of("kms:CreateKey")[0];
+    assert_eq!((create.kind, create.body.changes.len()), (RecordKind::Intent, 1));
+    assert!(all.iter().any(|r| r.body.intent == Some(create.sequence) && r.body.result == "ok"));
+    assert_eq!(kms.verify_audit().unwrap().head.count, all.len() as u64);
+}
+
+fn flip(log: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = log.to_vec();
+    bytes[at] ^= 1;
+    bytes
+}
+
+/// Another client in a record, with a good checksum: only the chain or the head can tell.
+fn rewrite(log: &[u8], starts: &[usize], which: usize) -> Vec<u8> {
+    let mut bytes = log.to_vec();
+    let (start, end) = (starts[which], starts.get(which + 1).copied().unwrap_or(log.len()));
+    let client = start + bytes[start..end].windows(6).position(|w| w == b"pid 7\"").unwrap();
+    bytes[client + 4] = b'8';
+    let crc = crc32c::crc32c(&bytes[start..end - 4]);
+    bytes[end - 4..end].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_changed_cut_or_emptied_log_makes_keys_unavailable_until_accepted() {
+    type Attack = (&'static str, fn(&[u8], &[usize]) -> Vec<u8>);
+    let attacks: [Attack; 9] = [
+        ("a bit in the first record", |log, _| flip(log, 60)),
+        ("a bit in the middle", |log, starts| flip(log, starts[3] + 60)),
+        ("a bit of a length", |log, starts| flip(log, starts[3] + 1)),
+        ("a bit in the last record", |log, starts| flip(log, starts[starts.len() - 1] + 60)),
+        ("the last record cut", |log, starts| log[..starts[starts.len() - 1]].to_vec()),
+        ("half a record cut", |log, starts| log[..starts[starts.len() - 1] + 20].to_vec()),
+        ("emptied", |_, _| Vec::new()),
+        ("an early record rewritten", |log, starts| rewrite(log, starts, 1)),
+        ("the last record rewritten", |log, starts| rewrite(log, starts, starts.len() - 1)),
+    ];
+    for (name, attack) in attacks {
+        let (place, key, log) = used();
+        std::fs::write(place.log(), attack(&log, &record_starts(&log))).unwrap();
+        let kms = place.open().unwrap();
+        let ctx = EncryptionContext::new();
+        assert!(kms.audit_trouble().is_some(), "{name}");
+        assert!(kms.verify_audit().unwrap().trouble.is_some(), "{name}");
+        assert_eq!(kms.encrypt(&key, &ctx, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable, "{name}");
+        kms.accept_audit(&caller()).unwrap();
+        kms.encrypt(&key, &ctx, b"x", &caller()).unwrap();
+        drop(kms);
+        let kms = place.open().unwrap();
+        assert_eq!((kms.audit_trouble(), kms.verify_audit().unwrap().trouble), (None, None), "{name}");
+        assert!(records(&kms).iter().any(|r| r.kind == RecordKind::Accept), "{name}");
+    }
+}
+
+#[test]
+fn what_is_torn_behind_the_head_is_cut_without_a_word() {
+    let (place, key, log) = used();
+    let record = &log[*record_starts(&log).last().unwrap()..];
+    for extra in [&record[..10], &record[..60], &[0; 300][..], record] {
+        std::fs::write(place.log(), [&log[..], extra].concat()).unwrap();
+        let kms = place.open().unwrap();
+        assert_eq!(kms.audit_trouble(), None);
+        assert_eq!(std::fs::read(place.log()).unwrap(), log);
+    }
+    place.open().unwrap().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+    assert_eq!(place.open().unwrap().verify_audit().unwrap().trouble, None);
+}
+
+#[test]
+fn a_refused_change_is_recorded_as_refused() {
+    let (place, key, _) = used();
+    let kms = place.open().unwrap();
+    kms.cancel_key_deletion(&key, &caller()).unwrap_err();
+    let all = records(&kms);
+    let last = &all.last().unwrap().body;
+    assert_eq!((last.act.as_str(), last.result.as_str()), ("kms:CancelKeyDeletion", "refused"));
+    assert!(last.error.as_ref().unwrap().contains("not pending deletion"));
+}
+
+#[test]
+fn segments_follow_each_other_and_a_missing_one_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("audit");
+    let body = Body::at(Timestamp(1), "test:Act");
+    let mut log = Log::create(&dir, &body).unwrap();
+    for _ in 0..3 {
+        log.length = SEGMENT;
+        log.append(&[(RecordKind::Event, &body), (RecordKind::Event, &body)]).unwrap();
+    }
+    assert_eq!(segments(&dir).unwrap().iter().map(|s| s.0).collect::<Vec<_>>(), [0, 1, 3, 5]);
+    let head = log.head();
+    let scan = Scan::run(&dir, Some(&head)).unwrap();
+    assert_eq!((scan.count, scan.trouble(Some(&head))), (7, None));
+    std::fs::remove_file(dir.join("0000000000000003.log")).unwrap();
+    let scan = Scan::run(&dir, Some(&head)).unwrap();
+    assert!(scan.trouble(Some(&head)).unwrap().contains("missing"));
+    Log::set_aside(&dir, &scan).unwrap();
+    let clean = Scan::run(&dir, None).unwrap();
+    assert_eq!((clean.count, clean.bad.is_none()), (3, true));
+    Log::resume(&dir, &clean).unwrap().append(&[(RecordKind::Accept, &body)]).unwrap();
+    assert_eq!(Scan::run(&dir, None).unwrap().count, 4);
+}
+
+#[test]
+fn any_bytes_after_a_good_head_decode_or_fail_without_panic() {
+    let previous = [0; 32];
+    let good = encode(0, &previous, RecordKind::Event, &Body::at(Timestamp(1), "x")).unwrap();
+    assert!(decode(&mut &good[..], 0, &previous).unwrap().is_some());
+    for i in 0..good.len() {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut bytes = good.clone();
+            if bytes[i] == value {
+                continue;
+            }
+            bytes[i] = value;
+            assert!(decode(&mut &bytes[..], 0, &previous).is_err(), "byte {i}");
+        }
+        assert_eq!(decode(&mut &good[..i], 0, &previous).is_err(), i != 0);
+    }
+}
+
+/// A file system of one size, or none where this user may not mount.
+fn small_disk(path: &Path) -> bool {
+    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(path).status();
+    mount.is_ok_and(|s| s.success())
+}
+
+#[test]
+fn on_a_full_disk_a_key_can_still_be_disabled_and_nothing_else() {
+    let place = Place::new();
+    if !small_disk(place.data()) {
+        eprintln!("SKIP: may not mount a small tmpfs");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let kms = place.init();
+        let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+        let filler = place.data().join("filler");
+        let mut file = File::create(&filler).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        drop(file);
+        let mut refused = None;
+        for _ in 0..400 {
+            refused = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        assert_eq!(refused.unwrap().kind(), Kind::NoSpace);
+        kms.disable_key(&key, &caller()).unwrap();
+        let after = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
+        assert!(matches!(after.kind(), Kind::KeyUnavailable | Kind::NoSpace), "{}", after.line());
+        assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::NoSpace);
+        std::fs::remove_file(&filler).unwrap();
+        kms.enable_key(&key, &caller()).unwrap();
+        kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+        assert_eq!(kms.verify_audit().unwrap().trouble, None);
+        kms.record(&caller(), Act::new("ebs:DetachVolume").restrictive(), Ok(())).unwrap();
+    }));
+    let _ = std::process::Command::new("umount").arg("-l").arg(place.data()).status();
+    outcome.unwrap();
+}

@@ -1,0 +1,369 @@
+//! The verbs that use keys: the public ones (Encrypt, Decrypt, ReEncrypt, GenerateDataKey), and those of this process
+//! alone (volume data keys). Each leaves an audit record that is durable before a key byte is handed out.
+//!
+//! To a public caller all bad blobs look alike (InvalidCiphertextException, the same words): which check failed is in the
+//! audit, where an attacker who tries blobs cannot see it.
+
+use super::key::{KeyManager, KeyRecord};
+use super::name::{AwsCode, EBS_ALIAS, KeyRef, Target};
+use super::{Act, Caller, Kms};
+use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
+use crate::cipher::{DataKey, Unwrapped};
+use crate::error::{Error, Kind, Result};
+use crate::units::DataKeyId;
+use zeroize::Zeroizing;
+
+/// Plaintext that a public verb hands out; wiped when dropped, never shown.
+pub struct Plaintext(Zeroizing<Vec<u8>>);
+
+impl Plaintext {
+    /// The bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plaintext({} bytes, redacted)", self.0.len())
+    }
+}
+
+/// How long a public data key is (KMS API Reference, GenerateDataKey: KeySpec, NumberOfBytes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataKeySpec {
+    /// 16 bytes.
+    Aes128,
+    /// 32 bytes.
+    Aes256,
+    /// 1 to 1024 bytes.
+    Bytes(u16),
+}
+
+impl DataKeySpec {
+    fn len(self) -> Result<usize> {
+        match self {
+            Self::Aes128 => Ok(16),
+            Self::Aes256 => Ok(32),
+            Self::Bytes(n @ 1..=1024) => Ok(n.into()),
+            Self::Bytes(n) => Err(Error::new(Kind::Usage, format!("GenerateDataKey: 1 to 1024 bytes, not {n}"))),
+        }
+    }
+}
+
+/// A ciphertext blob and the key that made it.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// The blob.
+    pub blob: Vec<u8>,
+    /// ARN of the key.
+    pub key_arn: String,
+    /// The version that was used, hexadecimal.
+    pub key_material_id: String,
+}
+
+/// What Decrypt gives.
+#[derive(Debug)]
+pub struct Decrypted {
+    /// The plaintext.
+    pub plaintext: Plaintext,
+    /// ARN of the key.
+    pub key_arn: String,
+    /// The version that was used, hexadecimal.
+    pub key_material_id: String,
+}
+
+/// What a blob says of itself, before anything of it was authenticated: for display, and for asking the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// The key that it names.
+    pub key_id: KeyId,
+    /// ARN of that key here.
+    pub key_arn: String,
+    /// The version that it names.
+    pub material: KeyMaterialId,
+    /// What it may be opened for.
+    pub purpose: Purpose,
+}
+
+/// What a public caller is told of any blob that does not open.
+fn invalid_ciphertext(verb: &str) -> Error {
+    Error::new(Kind::InvalidCiphertext, format!("{verb}: the ciphertext is not valid"))
+        .hint("check that the blob is whole and the encryption context is the one it was made under")
+}
+
+impl Kms {
+    /// The record of a key that may be used now, by this caller.
+    fn usable(&self, verb: &str, id: KeyId, caller: &Caller) -> Result<KeyRecord> {
+        let key = self.load(id)?.record;
+        let arn = self.key_arn(id);
+        if key.manager == KeyManager::Aws && caller.via_service.is_none() {
+            let what = format!("{verb}: key {arn} is managed by the service, which alone may use it");
+            return Err(Error::new(Kind::AccessDenied, what).hint("use a key of your own: coffer key create"));
+        }
+        key.check_usable(verb, &arn)?;
+        Ok(key)
+    }
+
+    /// Puts the use of a key into the audit, durably, before its result goes out. `told` makes of the error what the
+    /// caller is told.
+    fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
+        match result {
+            Ok(value) => self.record(caller, act, Ok(())).map(|()| value),
+            Err(e) => {
+                if let Err(lost) = self.record(caller, act, Err(&e)) {
+                    tracing::warn!(error = %lost.line(), "a refused use of a key could not be recorded");
+                }
+                Err(told(e))
+            }
+        }
+    }
+
+    fn seal(
+        &self,
+        act: Act,
+        key: &KeyRef,
+        ctx: &EncryptionContext,
+        plain: &[u8],
+        caller: &Caller,
+    ) -> Result<Encrypted> {
+        let verb = act.name().trim_start_matches("kms:").to_owned();
+        let id = self.resolve(key)?;
+        let act = act.key(self.key_arn(id)).context(ctx);
+        let sealed = self.usable(&verb, id, caller).and_then(|key| {
+            let backing = self.current(&key)?;
+            let blob = backing.seal_bytes(ctx, plain, &*self.env.rng)?;
+            Ok(Encrypted { blob, key_arn: self.key_arn(id), key_material_id: backing.material().to_string() })
+        });
+        self.used(caller, act, sealed, |e| e)
+    }
+
+    /// Encrypts 1 to 4096 bytes under a key's current version.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::KeyUnavailable`] by the key's state, [`Kind::Usage`] for another length.
+    pub fn encrypt(&self, key: &KeyRef, ctx: &EncryptionContext, plain: &[u8], caller: &Caller) -> Result<Encrypted> {
+        self.seal(Act::new("kms:Encrypt"), key, ctx, plain, caller)
+    }
+
+    /// Makes a data key for the caller's own use: plaintext and blob.
+    ///
+    /// # Errors
+    /// As [`Kms::encrypt`].
+    pub fn generate_data_key(
+        &self,
+        key: &KeyRef,
+        spec: DataKeySpec,
+        ctx: &EncryptionContext,
+        caller: &Caller,
+    ) -> Result<(Plaintext, Encrypted)> {
+        let plain = random(spec)?;
+        let sealed = self.seal(Act::new("kms:GenerateDataKey"), key, ctx, &plain, caller)?;
+        Ok((Plaintext(plain), sealed))
+    }
+
+    /// Makes a data key for the caller's own use, and gives the blob only.
+    ///
+    /// # Errors
+    /// As [`Kms::encrypt`].
+    pub fn generate_data_key_without_plaintext(
+        &self,
+        key: &KeyRef,
+        spec: DataKeySpec,
+        ctx: &EncryptionContext,
+        caller: &Caller,
+    ) -> Result<Encrypted> {
+        self.seal(Act::new("kms:GenerateDataKeyWithoutPlaintext"), key, ctx, &random(spec)?, caller)
+    }
+
+    /// Opens a blob of a public verb; also gives what the audit and the answer name.
+    fn open_public(
+        &self,
+        verb: &str,
+        bytes: &[u8],
+        ctx: &EncryptionContext,
+        key: Option<&KeyRef>,
+        caller: &Caller,
+    ) -> Result<Decrypted> {
+        let blob = Blob::parse(bytes)?;
+        if let Some(named) = key
+            && self.resolve(named)? != blob.key_id()
+        {
+            let what = format!("{verb}: the ciphertext was not made with key {named}");
+            return Err(Error::new(Kind::InvalidCiphertext, what).because(AwsCode("IncorrectKeyException")));
+        }
+        if blob.purpose() != Purpose::General {
+            return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
+        }
+        let record = self.usable(verb, blob.key_id(), caller).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
+            _ => e,
+        })?;
+        let plaintext = Plaintext(self.version(&record, &blob)?.open_bytes(&blob, ctx)?);
+        Ok(Decrypted { plaintext, key_arn: self.key_arn(record.id), key_material_id: blob.material().to_string() })
+    }
+
+    /// The version of `key` that `blob` names.
+    fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<crate::cipher::wrap::BackingKey> {
+        let named = key.backing.iter().find(|b| b.material == blob.material());
+        let missing = || {
+            let what = format!("key {} has no version {}", self.key_arn(key.id), blob.material());
+            Error::new(Kind::InvalidCiphertext, what)
+        };
+        self.unseal(key, named.ok_or_else(missing)?)
+    }
+
+    /// The act, with what the blob says of itself.
+    fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext) -> Act {
+        let act = act.context(ctx);
+        match Blob::parse(bytes) {
+            Ok(blob) => act.key(self.key_arn(blob.key_id())).detail("material", blob.material()),
+            Err(_) => act,
+        }
+    }
+
+    /// Decrypts a blob of Encrypt, GenerateDataKey or ReEncrypt. `key`, if given, must be the one that made it.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`], in the same words whatever is wrong with the blob (IncorrectKeyException for another
+    /// key than `key`); [`Kind::KeyUnavailable`] by the key's state.
+    pub fn decrypt(
+        &self,
+        blob: &[u8],
+        ctx: &EncryptionContext,
+        key: Option<&KeyRef>,
+        caller: &Caller,
+    ) -> Result<Decrypted> {
+        let act = self.blob_act(Act::new("kms:Decrypt"), blob, ctx);
+        let opened = self.open_public("Decrypt", blob, ctx, key, caller);
+        self.used(caller, act, opened, |e| public("Decrypt", e))
+    }
+
+    /// Decrypts a blob and encrypts it under another key or context; the plaintext stays here.
+    ///
+    /// # Errors
+    /// As [`Kms::decrypt`] and [`Kms::encrypt`].
+    pub fn re_encrypt(
+        &self,
+        blob: &[u8],
+        from: (&EncryptionContext, Option<&KeyRef>),
+        to: (&EncryptionContext, &KeyRef),
+        caller: &Caller,
+    ) -> Result<Encrypted> {
+        let act = self.blob_act(Act::new("kms:ReEncryptFrom"), blob, from.0);
+        let opened = self.open_public("ReEncrypt", blob, from.0, from.1, caller);
+        let opened = self.used(caller, act, opened, |e| public("ReEncrypt", e))?;
+        self.seal(Act::new("kms:ReEncryptTo"), to.1, to.0, opened.plaintext.expose(), caller)
+    }
+
+    /// What a blob says of itself. Nothing of it is authenticated.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] naming what is not as the format has it.
+    pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
+        let blob = Blob::parse(blob)?;
+        let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
+        Ok(BlobInfo { key_id, key_arn: self.key_arn(key_id), material, purpose })
+    }
+
+    // -----------------------------------------------------------------------------------------------------------------
+    // Of this process alone
+
+    /// Makes a volume's data key under `key`, bound to `context` (`aws:ebs:id` = the volume). `alias/aws/ebs` is made on its
+    /// first use. In-process only: `caller.via_service` is set by the service.
+    ///
+    /// # Errors
+    /// As [`Kms::encrypt`].
+    pub fn new_volume_key(
+        &self,
+        key: &KeyRef,
+        context: &EncryptionContext,
+        caller: &Caller,
+    ) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
+        if key.target == Target::Alias(EBS_ALIAS.into()) {
+            self.ensure_ebs_key(caller)?;
+        }
+        let id = self.resolve(key)?;
+        let act = Act::new("kms:GenerateVolumeKey").key(self.key_arn(id)).context(context);
+        let made = self.usable("GenerateVolumeKey", id, caller).and_then(|key| {
+            let backing = self.current(&key)?;
+            Ok((backing.new_data_key(context, &*self.env.rng)?, backing.material()))
+        });
+        let act = match &made {
+            Ok(((_, key), material)) => act.detail("data-key", key.get().id()).detail("material", material),
+            Err(_) => act,
+        };
+        self.used(caller, act, made.map(|(made, _)| made), |e| e)
+    }
+
+    fn open_volume_key(
+        &self,
+        bytes: &[u8],
+        context: &EncryptionContext,
+        expected: DataKeyId,
+        caller: &Caller,
+    ) -> Result<Unwrapped<DataKey>> {
+        let blob = Blob::parse(bytes)?;
+        let key = self.usable("UnwrapVolumeKey", blob.key_id(), caller)?;
+        self.version(&key, &blob)?.open_data_key(&blob, context, expected)
+    }
+
+    /// Opens a volume's data key. The audit's record is durable before this returns.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidCiphertext`] naming what is wrong with the blob, [`Kind::KeyUnavailable`] by the key's state,
+    /// [`Kind::NotFound`] for a key that is gone.
+    pub fn unwrap_volume_key(
+        &self,
+        blob: &[u8],
+        context: &EncryptionContext,
+        expected: DataKeyId,
+        caller: &Caller,
+    ) -> Result<Unwrapped<DataKey>> {
+        let act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context).detail("data-key", expected);
+        let opened = self.open_volume_key(blob, context, expected, caller);
+        self.used(caller, act, opened, |e| e)
+    }
+
+    /// Wraps a volume's data key anew, under the current version of `to` and the same context; the data key is the same.
+    ///
+    /// # Errors
+    /// As [`Kms::unwrap_volume_key`] and [`Kms::new_volume_key`].
+    pub fn rewrap_volume_key(
+        &self,
+        blob: &[u8],
+        context: &EncryptionContext,
+        expected: DataKeyId,
+        to: &KeyRef,
+        caller: &Caller,
+    ) -> Result<Vec<u8>> {
+        if to.target == Target::Alias(EBS_ALIAS.into()) {
+            self.ensure_ebs_key(caller)?;
+        }
+        let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
+        let rewrapped = self.open_volume_key(blob, context, expected, caller).and_then(|key| {
+            let id = self.resolve(to)?;
+            let backing = self.current(&self.usable("RewrapVolumeKey", id, caller)?)?;
+            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.key_arn(id), backing.material()))
+        });
+        let act = match &rewrapped {
+            Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),
+            Err(_) => act,
+        };
+        self.used(caller, act, rewrapped.map(|(blob, _, _)| blob), |e| e)
+    }
+}
+
+/// What a public caller is told: which check a blob failed is left out.
+fn public(verb: &str, e: Error) -> Error {
+    let known = super::name::aws_code(&e) == "IncorrectKeyException";
+    if e.kind() == Kind::InvalidCiphertext && !known { invalid_ciphertext(verb) } else { e }
+}
+
+fn random(spec: DataKeySpec) -> Result<Zeroizing<Vec<u8>>> {
+    let mut plain = Zeroizing::new(vec![0u8; spec.len()?]);
+    debug_assert!(plain.len() <= MAX_PLAINTEXT);
+    crate::sys::random(&mut plain);
+    Ok(plain)
+}

@@ -1,0 +1,125 @@
+//! The installation: its id, account, region and name, and the key it signs with.
+
+use super::catalog::Record;
+use super::root::RootKey;
+use crate::cipher::wrap::{open_local, seal_local};
+use crate::env::{Env, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::secret::Secret;
+use crate::units::InstallationId;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use serde::{Deserialize, Serialize};
+
+/// What a new installation is told about itself.
+#[derive(Debug, Clone)]
+pub struct InstallationConfig {
+    /// The account in ARNs: 12 digits. `None`: drawn.
+    pub account: Option<String>,
+    /// The region in ARNs: 1 to 32 of `a-z 0-9 -`.
+    pub region: String,
+    /// A name for people, 1 to 128 characters without control characters.
+    pub name: String,
+}
+
+impl Default for InstallationConfig {
+    /// Account drawn, region `us-east-1` (which every AWS client accepts), name `coffer`.
+    fn default() -> Self {
+        Self { account: None, region: "us-east-1".into(), name: "coffer".into() }
+    }
+}
+
+/// One coffer data directory, as it is known to the outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installation {
+    /// Its id.
+    pub id: InstallationId,
+    /// The account in its ARNs, 12 digits.
+    pub account: String,
+    /// The region in its ARNs.
+    pub region: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// The installation's record: with the signing key, the private half sealed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct InstallationRecord {
+    #[serde(flatten)]
+    pub(super) public: Installation,
+    /// Generation of the root key that seals.
+    root_generation: u32,
+    /// Ed25519 public key (RFC 8032), hexadecimal.
+    signing_public: String,
+    /// Ed25519 seed, sealed, hexadecimal.
+    signing_sealed: String,
+}
+
+impl Record for InstallationRecord {
+    const KIND: &'static str = "installation";
+    fn id(&self) -> String {
+        self.public.id.to_string()
+    }
+}
+
+fn signing_aad(id: InstallationId, generation: u32) -> Vec<u8> {
+    [b"coffer/signing-key/v1", &id.0[..], &generation.to_le_bytes()].concat()
+}
+
+fn pair(seed: &Secret<32>) -> Result<Ed25519KeyPair> {
+    Ed25519KeyPair::from_seed_unchecked(seed.expose())
+        .map_err(|_| Error::new(Kind::Failed, "signing key: Ed25519 could not be set up"))
+}
+
+impl InstallationRecord {
+    pub(super) fn make(id: InstallationId, config: &InstallationConfig, root: &RootKey, env: &Env) -> Result<Self> {
+        let usage = |what: String| Err(Error::new(Kind::Usage, what));
+        let InstallationConfig { account, region, name } = config;
+        if region.is_empty()
+            || region.len() > 32
+            || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
+            return usage(format!("region {region:?} must have 1 to 32 of a-z 0-9 -"));
+        }
+        if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
+            return usage("installation name: 1 to 128 characters, no control characters".into());
+        }
+        let account = account.clone().unwrap_or_else(|| {
+            let mut raw = [0u8; 8];
+            env.rng.fill(&mut raw);
+            format!("{:012}", u64::from_le_bytes(raw) % 1_000_000_000_000)
+        });
+        if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+            return usage(format!("account {account:?} must be 12 digits"));
+        }
+        let seed = Secret::<32>::random();
+        let signing_public = hex::encode(pair(&seed)?.public_key().as_ref());
+        let aad = signing_aad(id, root.generation());
+        let signing_sealed = hex::encode(seal_local(root.secret(), &aad, seed.expose(), &*env.rng)?);
+        let (region, name, created) = (region.clone(), name.clone(), env.now());
+        let public = Installation { id, account, region, name, created };
+        Ok(Self { public, root_generation: root.generation(), signing_public, signing_sealed })
+    }
+
+    pub(super) fn public_key(&self) -> Result<[u8; 32]> {
+        let mut out = [0u8; 32];
+        hex::decode_to_slice(&self.signing_public, &mut out)
+            .map_err(|e| Error::new(Kind::Integrity, "signing key: the public half cannot be read").because(e))?;
+        Ok(out)
+    }
+
+    pub(super) fn sign(&self, root: &RootKey, message: &[u8]) -> Result<[u8; 64]> {
+        let sealed = hex::decode(&self.signing_sealed)
+            .map_err(|e| Error::new(Kind::Integrity, "signing key: the private half cannot be read").because(e))?;
+        let seed = open_local::<32>(root.secret(), &signing_aad(self.public.id, self.root_generation), &sealed)
+            .map_err(|e| e.context("signing key"))?;
+        let pair = pair(&seed)?;
+        if pair.public_key().as_ref() != self.public_key()? {
+            return Err(Error::new(Kind::Integrity, "signing key: its halves do not belong together"));
+        }
+        let mut out = [0u8; 64];
+        out.copy_from_slice(pair.sign(message).as_ref());
+        Ok(out)
+    }
+}

@@ -1,0 +1,487 @@
+//! KMS keys: record, state machine, backing keys (versions), and the verbs that manage them.
+//!
+//! States and errors are those of the KMS Developer Guide, "Key states of AWS KMS keys":
+//!
+//! | verb | Enabled | Disabled | PendingDeletion |
+//! |---|---|---|---|
+//! | Encrypt, Decrypt, GenerateDataKey, ReEncrypt, RotateKeyOnDemand | ok | DisabledException | KMSInvalidStateException |
+//! | EnableKey, DisableKey, ScheduleKeyDeletion, CreateAlias, UpdateAlias, UpdateKeyDescription | ok | ok | KMSInvalidStateException |
+//! | CancelKeyDeletion | KMSInvalidStateException | KMSInvalidStateException | ok, to Disabled |
+//! | DescribeKey, DeleteAlias | ok | ok | ok |
+//!
+//! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
+//! of no use, and the others go on.
+
+use super::alias::AliasRecord;
+use super::catalog::{Damaged, Record, Tx, Versioned};
+use super::name::{AwsCode, KeyRef, Target};
+use super::{Act, Caller, Kms};
+use crate::cipher::wrap::{BackingKey, KeyId, KeyMaterialId, open_local};
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds of a day.
+const DAY: i64 = 24 * 60 * 60 * 1000;
+/// On-demand rotations that a key may have (KMS Developer Guide, "Quotas").
+pub const MAX_ROTATIONS: usize = 25;
+/// The longest description, characters (KMS API Reference, CreateKey).
+pub const MAX_DESCRIPTION: usize = 8192;
+const SPEC: &str = "SYMMETRIC_DEFAULT";
+const ORIGIN: &str = "AWS_KMS";
+
+/// A key's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KeyState {
+    /// It can be used.
+    Enabled,
+    /// Somebody disabled it; enabling it is enough.
+    Disabled,
+    /// It will be deleted on its deletion date unless that is cancelled.
+    PendingDeletion,
+    /// Its record or material cannot be believed, or the audit waits to be accepted.
+    Unavailable,
+}
+
+/// Who manages a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum KeyManager {
+    /// The customer: made by CreateKey.
+    Customer,
+    /// The service: made on first use, behind an alias under `alias/aws/`; of no use to public callers.
+    Aws,
+}
+
+/// One backing key, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct BackingRecord {
+    pub(super) material: KeyMaterialId,
+    sealed: String,
+    created: Timestamp,
+    root_generation: u32,
+}
+
+/// A key, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct KeyRecord {
+    pub(super) id: KeyId,
+    pub(super) manager: KeyManager,
+    pub(super) state: KeyState,
+    description: String,
+    created: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deletion: Option<Timestamp>,
+    /// Oldest first; the last one encrypts.
+    pub(super) backing: Vec<BackingRecord>,
+}
+
+impl Record for KeyRecord {
+    const KIND: &'static str = "kms-key";
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+/// One version of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyVersion {
+    /// Its material id, hexadecimal: what blobs name.
+    pub key_material_id: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Whether it encrypts; older ones only decrypt.
+    pub current: bool,
+}
+
+/// What is known of a key (KMS API Reference, KeyMetadata; times are [`Timestamp`]s, the edges translate).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KeyMetadata {
+    /// Its id.
+    pub key_id: KeyId,
+    /// Its ARN.
+    pub arn: String,
+    /// The account, 12 digits.
+    #[serde(rename = "AWSAccountId")]
+    pub account: String,
+    /// Its description.
+    pub description: String,
+    /// When it was made.
+    pub creation_date: Timestamp,
+    /// Whether it is enabled.
+    pub enabled: bool,
+    /// Its state.
+    pub key_state: KeyState,
+    /// Who manages it.
+    pub key_manager: KeyManager,
+    /// `SYMMETRIC_DEFAULT`.
+    pub key_spec: &'static str,
+    /// `ENCRYPT_DECRYPT`.
+    pub key_usage: &'static str,
+    /// `AWS_KMS`.
+    pub origin: &'static str,
+    /// When it will be deleted, if it is pending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_date: Option<Timestamp>,
+    /// Its versions, oldest first.
+    pub versions: Vec<KeyVersion>,
+}
+
+/// Which keys there are.
+#[derive(Debug)]
+pub struct KeyListing {
+    /// Those that can be read, sorted by id.
+    pub keys: Vec<KeyMetadata>,
+    /// Those whose record cannot be believed: Unavailable.
+    pub damaged: Vec<Damaged>,
+}
+
+fn backing_aad(kms: &Kms, key: KeyId, material: KeyMaterialId, generation: u32) -> Vec<u8> {
+    let key = key.to_string();
+    let generation = generation.to_le_bytes();
+    let fields: [&[u8]; 6] =
+        [&kms.installation.public.id.0, key.as_bytes(), &material.0, SPEC.as_bytes(), ORIGIN.as_bytes(), &generation];
+    let mut aad = b"coffer/backing-key/v1".to_vec();
+    for field in fields {
+        aad.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_le_bytes());
+        aad.extend_from_slice(field);
+    }
+    aad
+}
+
+/// The verb cannot be done in the key's state.
+fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Error {
+    let err = Error::new(Kind::InvalidState, format!("{verb}: key {arn} {why}"));
+    err.because(AwsCode("KMSInvalidStateException")).hint(hint)
+}
+
+impl KeyRecord {
+    /// Refuses the use of a key that is not enabled.
+    pub(super) fn check_usable(&self, verb: &str, arn: &str) -> Result<()> {
+        let err = |why: &str| Error::new(Kind::KeyUnavailable, format!("{verb}: key {arn} {why}"));
+        match self.state {
+            KeyState::Enabled => Ok(()),
+            KeyState::Disabled => {
+                let err = err("is disabled").because(AwsCode("DisabledException"));
+                Err(err.hint(format!("enable it: coffer key enable {}", self.id)))
+            }
+            KeyState::PendingDeletion => {
+                let err = err("is pending deletion").because(AwsCode("KMSInvalidStateException"));
+                Err(err.hint(format!("if that is a mistake: coffer key cancel-deletion {}", self.id)))
+            }
+            KeyState::Unavailable => Err(err("is unavailable").because(AwsCode("KMSInvalidStateException"))),
+        }
+    }
+
+    fn check_not_pending(&self, verb: &str, arn: &str) -> Result<()> {
+        match self.state {
+            KeyState::PendingDeletion => {
+                Err(invalid_state(verb, arn, "is pending deletion", "cancel its deletion first"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Kms {
+    /// The ARN of a key of this installation.
+    #[must_use]
+    pub fn key_arn(&self, id: KeyId) -> String {
+        let i = &self.installation.public;
+        format!("arn:aws:kms:{}:{}:key/{id}", i.region, i.account)
+    }
+
+    fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
+        let last = key.backing.len().saturating_sub(1);
+        let version = |(i, b): (usize, &BackingRecord)| KeyVersion {
+            key_material_id: b.material.to_string(),
+            created: b.created,
+            current: i == last,
+        };
+        KeyMetadata {
+            key_id: key.id,
+            arn: self.key_arn(key.id),
+            account: self.installation.public.account.clone(),
+            description: key.description.clone(),
+            creation_date: key.created,
+            enabled: key.state == KeyState::Enabled,
+            key_state: key.state,
+            key_manager: key.manager,
+            key_spec: SPEC,
+            key_usage: "ENCRYPT_DECRYPT",
+            origin: ORIGIN,
+            deletion_date: key.deletion,
+            versions: key.backing.iter().enumerate().map(version).collect(),
+        }
+    }
+
+    /// The id behind a name. Does not look whether the key is there, unless it is named by an alias.
+    pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyId> {
+        let here = (&self.installation.public.region, &self.installation.public.account);
+        if key.place.as_ref().is_some_and(|(region, account)| (region, account) != here) {
+            let what = format!("key {key} is of another region or account than this installation");
+            return Err(Error::new(Kind::NotFound, what).hint(format!("this one is {} {}", here.0, here.1)));
+        }
+        match &key.target {
+            Target::Id(id) => Ok(*id),
+            Target::Alias(name) => {
+                let found =
+                    self.catalog.get::<AliasRecord>(name).map_err(|e| unavailable(format!("alias {name}"), e))?;
+                let missing =
+                    || Error::new(Kind::NotFound, format!("alias {name} is not there")).hint("see: coffer key list");
+                Ok(found.ok_or_else(missing)?.record.target)
+            }
+        }
+    }
+
+    /// The record behind an id. One that cannot be believed makes that key unavailable, no other.
+    pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
+        let arn = self.key_arn(id);
+        let found = self.catalog.get::<KeyRecord>(&id.to_string()).map_err(|e| unavailable(format!("key {arn}"), e))?;
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("key {arn} is not there")).hint("see: coffer key list"))
+    }
+
+    fn new_backing(&self, key: KeyId) -> Result<BackingRecord> {
+        let backing = BackingKey::generate(key);
+        let generation = self.root.generation();
+        let aad = backing_aad(self, key, backing.material(), generation);
+        let sealed = hex::encode(backing.seal_under(self.root.secret(), &aad, &*self.env.rng)?);
+        Ok(BackingRecord { material: backing.material(), sealed, created: self.env.now(), root_generation: generation })
+    }
+
+    /// Unseals one version of a key.
+    pub(super) fn unseal(&self, key: &KeyRecord, version: &BackingRecord) -> Result<BackingKey> {
+        let arn = self.key_arn(key.id);
+        let aad = backing_aad(self, key.id, version.material, version.root_generation);
+        let opened = hex::decode(&version.sealed)
+            .map_err(|e| Error::new(Kind::Integrity, "its sealed form is not hexadecimal").because(e))
+            .and_then(|sealed| open_local::<32>(self.root.secret(), &aad, &sealed))
+            .map(|secret| BackingKey::new(key.id, secret));
+        let backing = opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))?;
+        if backing.material() != version.material {
+            let err = Error::new(Kind::Integrity, "its material is not what its id says");
+            return Err(unavailable(format!("key {arn}"), err));
+        }
+        Ok(backing)
+    }
+
+    /// The version that encrypts.
+    pub(super) fn current(&self, key: &KeyRecord) -> Result<BackingKey> {
+        let last = key.backing.last().ok_or_else(|| {
+            let err = Error::new(Kind::Integrity, "it has no version");
+            unavailable(format!("key {}", self.key_arn(key.id)), err)
+        })?;
+        self.unseal(key, last)
+    }
+
+    /// Makes a key, enabled, with its first version.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a description above 8192 characters.
+    pub fn create_key(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+        check_description(description)?;
+        let key = self.new_key(KeyManager::Customer, description)?;
+        let act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
+        self.audited(caller, act, |tx| tx.insert(&key))?;
+        Ok(self.metadata(&key))
+    }
+
+    pub(super) fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
+        let id = KeyId::draw(&*self.env.rng);
+        Ok(KeyRecord {
+            id,
+            manager,
+            state: KeyState::Enabled,
+            description: description.into(),
+            created: self.env.now(),
+            deletion: None,
+            backing: vec![self.new_backing(id)?],
+        })
+    }
+
+    /// What is known of a key, in any state.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record cannot be believed.
+    pub fn describe_key(&self, key: &KeyRef) -> Result<KeyMetadata> {
+        Ok(self.metadata(&self.load(self.resolve(key)?)?.record))
+    }
+
+    /// All keys.
+    ///
+    /// # Errors
+    /// What the catalog reports; damaged records are listed, not refused.
+    pub fn list_keys(&self) -> Result<KeyListing> {
+        let listing = self.catalog.list::<KeyRecord>()?;
+        let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
+        Ok(KeyListing { keys, damaged: listing.damaged })
+    }
+
+    /// Changes a customer's key in an audited transaction.
+    fn change(
+        &self,
+        key: &KeyRef,
+        act: Act,
+        caller: &Caller,
+        change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
+    ) -> Result<KeyMetadata> {
+        let id = self.resolve(key)?;
+        let arn = self.key_arn(id);
+        let verb = act.name().trim_start_matches("kms:").to_owned();
+        let key = self.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
+            let Versioned { mut record, version } = self.load(id)?;
+            if record.manager == KeyManager::Aws {
+                let what = format!("{verb}: key {arn} is managed by the service");
+                return Err(Error::new(Kind::AccessDenied, what).hint("make a key of your own: coffer key create"));
+            }
+            change(&mut record, &verb, &arn)?;
+            Ok(tx.update(&record, version)?.record)
+        })?;
+        Ok(self.metadata(&key))
+    }
+
+    /// Sets a key's description.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] while it is pending deletion; as [`Kms::describe_key`].
+    pub fn update_key_description(&self, key: &KeyRef, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+        check_description(description)?;
+        self.change(key, Act::new("kms:UpdateKeyDescription"), caller, |key, verb, arn| {
+            key.check_not_pending(verb, arn)?;
+            description.clone_into(&mut key.description);
+            Ok(())
+        })
+    }
+
+    /// Enables a key. Enabling an enabled one does nothing.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] while it is pending deletion, [`Kind::AccessDenied`] for a service-managed key; as
+    /// [`Kms::describe_key`].
+    pub fn enable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+        self.change(key, Act::new("kms:EnableKey"), caller, |key, verb, arn| {
+            key.check_not_pending(verb, arn)?;
+            key.state = KeyState::Enabled;
+            Ok(())
+        })
+    }
+
+    /// Disables a key; it restricts, so it can be done on a full disk. The caller suspends what uses the key.
+    ///
+    /// # Errors
+    /// As [`Kms::enable_key`].
+    pub fn disable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+        self.change(key, Act::new("kms:DisableKey").restrictive(), caller, |key, verb, arn| {
+            key.check_not_pending(verb, arn)?;
+            key.state = KeyState::Disabled;
+            Ok(())
+        })
+    }
+
+    /// Lets a key be deleted after 7 to 30 days, during which it cannot be used.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for another number of days; as [`Kms::enable_key`].
+    pub fn schedule_key_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
+        if !(7..=30).contains(&days) {
+            let what = format!("ScheduleKeyDeletion: the waiting period is 7 to 30 days, not {days}");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let at = Timestamp(self.env.now().0.saturating_add(i64::from(days) * DAY));
+        let act = Act::new("kms:ScheduleKeyDeletion").detail("deletion", at).restrictive();
+        self.change(key, act, caller, |key, verb, arn| {
+            key.check_not_pending(verb, arn)?;
+            (key.state, key.deletion) = (KeyState::PendingDeletion, Some(at));
+            Ok(())
+        })
+    }
+
+    /// Keeps a key that was to be deleted; it comes back disabled.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] if it is not pending deletion, or its date has passed; as [`Kms::describe_key`].
+    pub fn cancel_key_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+        self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
+            if key.state != KeyState::PendingDeletion {
+                return Err(invalid_state(verb, arn, "is not pending deletion", "nothing to cancel"));
+            }
+            if key.deletion.is_none_or(|at| at <= self.env.now()) {
+                return Err(invalid_state(verb, arn, "has passed its deletion date", "it cannot be kept any more"));
+            }
+            (key.state, key.deletion) = (KeyState::Disabled, None);
+            Ok(())
+        })
+    }
+
+    /// Gives a key a new version; the old ones still decrypt.
+    ///
+    /// # Errors
+    /// [`Kind::KeyUnavailable`] if it is disabled or pending deletion, [`Kind::NoSpace`] (LimitExceededException) after
+    /// [`MAX_ROTATIONS`]; as [`Kms::enable_key`].
+    pub fn rotate_key_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+        self.change(key, Act::new("kms:RotateKeyOnDemand"), caller, |key, verb, arn| {
+            key.check_usable(verb, arn)?;
+            if key.backing.len() > MAX_ROTATIONS {
+                let what = format!("{verb}: key {arn} was rotated {MAX_ROTATIONS} times, which is the limit");
+                let err = Error::new(Kind::InvalidState, what).because(AwsCode("LimitExceededException"));
+                return Err(err.hint("make a new key and re-encrypt under it"));
+            }
+            key.backing.push(self.new_backing(key.id)?);
+            Ok(())
+        })
+    }
+
+    /// Deletes the keys whose date has passed, with their aliases; their material is gone from the catalog (SQLite
+    /// overwrites it). Called at open and by the service's clock.
+    ///
+    /// # Errors
+    /// What the catalog or the audit reports.
+    pub fn purge_due(&self) -> Result<Vec<KeyId>> {
+        let now = self.env.now();
+        let due = |k: &Versioned<KeyRecord>| {
+            k.record.state == KeyState::PendingDeletion && k.record.deletion.is_some_and(|at| at <= now)
+        };
+        let mut gone = Vec::new();
+        for key in self.catalog.list::<KeyRecord>()?.records.into_iter().filter(due) {
+            let id = key.record.id;
+            let act = Act::new("kms:DeleteKey").key(self.key_arn(id)).restrictive();
+            self.audited(&self.myself(), act, |tx| {
+                for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
+                    tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
+                }
+                tx.delete::<KeyRecord>(&id.to_string(), key.version)
+            })?;
+            gone.push(id);
+        }
+        Ok(gone)
+    }
+}
+
+/// A key, or something on the way to it, that cannot be believed: unavailable, whatever was wrong with its record.
+pub(super) fn unavailable(what: String, err: Error) -> Error {
+    if err.kind() != Kind::Integrity {
+        return err;
+    }
+    let hint = "restore the data directory from a backup, or run `coffer doctor`";
+    Error::new(Kind::KeyUnavailable, format!("{what} is unavailable: {}", err.what())).hint(hint)
+}
+
+fn check_description(text: &str) -> Result<()> {
+    if text.chars().count() > MAX_DESCRIPTION {
+        return Err(Error::new(Kind::Usage, format!("description: more than {MAX_DESCRIPTION} characters")));
+    }
+    Ok(())
+}
+
+impl KeyRecord {
+    /// Refuses what a key pending deletion cannot be given.
+    pub(super) fn check_takes_alias(&self, verb: &str, arn: &str) -> Result<()> {
+        self.check_not_pending(verb, arn)
+    }
+}
+
+#[cfg(test)]
+#[path = "key_tests.rs"]
+mod tests;

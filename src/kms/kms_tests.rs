@@ -1,0 +1,271 @@
+use super::testing::*;
+use super::*;
+use crate::cipher::wrap::EncryptionContext;
+
+#[test]
+fn an_installation_opens_again_with_everything_it_had() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("for web", &caller()).unwrap();
+    let blob = kms.encrypt(&key.key_id.into(), &EncryptionContext::new(), b"x", &caller()).unwrap().blob;
+    let (installation, public) = (kms.installation().clone(), kms.public_key());
+    drop(kms);
+    let kms = place.open().unwrap();
+    assert_eq!((kms.installation(), kms.public_key()), (&installation, public));
+    assert_eq!(kms.describe_key(&key.key_id.into()).unwrap(), key);
+    let open = kms.decrypt(&blob, &EncryptionContext::new(), None, &caller()).unwrap();
+    assert_eq!((open.plaintext.expose(), &open.key_arn), (&b"x"[..], &key.arn));
+    assert_eq!(kms.installation().account.len(), 12);
+    assert_eq!(place.try_init().unwrap_err().kind(), Kind::Exists);
+}
+
+#[test]
+fn a_folder_without_an_installation_says_so() {
+    let place = Place::new();
+    let err = place.open().unwrap_err();
+    assert_eq!(err.kind(), Kind::NotFound);
+    assert!(err.advice().is_some_and(|h| h.contains("coffer init")), "{}", err.line());
+}
+
+#[test]
+fn a_killed_init_can_be_run_again_and_opens_nothing_before() {
+    let whole = Place::new();
+    drop(whole.init());
+    // What a kill leaves: the marker, and the files made so far, some of them cut.
+    let made = ["root.b.json", "root.json", "catalog.db", "audit/0000000000000000.log", "audit/reserve"];
+    for count in 0..=made.len() {
+        for cut in [false, true] {
+            let place = Place::new();
+            std::fs::write(place.data().join(UNFINISHED), "").unwrap();
+            std::fs::create_dir_all(place.data().join("audit")).unwrap();
+            for name in &made[..count] {
+                let mut bytes = std::fs::read(whole.data().join(name)).unwrap();
+                if cut {
+                    bytes.truncate(bytes.len() / 2);
+                }
+                std::fs::write(place.data().join(name), bytes).unwrap();
+            }
+            assert_eq!(place.open().unwrap_err().kind(), Kind::InvalidState, "{count}");
+            let kms = place.init();
+            kms.create_key("", &caller()).unwrap();
+            drop(kms);
+            assert_eq!(place.open().unwrap().list_keys().unwrap().keys.len(), 1, "{count}");
+        }
+    }
+}
+
+#[test]
+fn a_catalog_or_root_file_of_another_installation_is_refused() {
+    let (a, b) = (Place::new(), Place::new());
+    drop((a.init(), b.init()));
+    std::fs::copy(b.data().join("catalog.db"), a.data().join("catalog.db")).unwrap();
+    assert_eq!(a.open().unwrap_err().kind(), Kind::Integrity);
+    for name in root::FILES {
+        std::fs::copy(b.data().join(name), a.data().join(name)).unwrap();
+    }
+    let err = Kms::open(a.data(), a.env(), &RootUnlock::File(a.key_file())).unwrap_err();
+    assert_eq!(err.kind(), Kind::KeyUnavailable);
+    assert!(err.line().contains("root.key"), "{}", err.line());
+}
+
+#[test]
+fn signatures_verify_and_last() {
+    let place = Place::new();
+    let kms = place.init();
+    let signature = kms.sign(b"log record").unwrap();
+    let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, kms.public_key());
+    key.verify(b"log record", &signature).unwrap();
+    assert!(key.verify(b"log recorD", &signature).is_err());
+    drop(kms);
+    assert_eq!(place.open().unwrap().sign(b"log record").unwrap(), signature);
+}
+
+#[test]
+fn a_second_root_slot_opens_too() {
+    let place = Place::new();
+    let kms = place.init();
+    let cost = Argon2Cost { memory_kib: 65536, time: 3, lanes: 1 };
+    let phrase = || Passphrase::take(&mut b"correct horse".to_vec()).unwrap();
+    kms.add_root_slot(&RootChoice::Passphrase(phrase(), cost), &caller()).unwrap();
+    assert_eq!(kms.root_slots().unwrap().len(), 2);
+    drop(kms);
+    std::fs::remove_file(place.key_file()).unwrap();
+    assert_eq!(place.open().unwrap_err().kind(), Kind::KeyUnavailable);
+    Kms::open(place.data(), place.env(), &RootUnlock::Passphrase(phrase())).unwrap();
+}
+
+#[test]
+fn a_tampered_key_is_unavailable_and_the_others_work() {
+    let place = Place::new();
+    let kms = place.init();
+    let (bad, good) = (kms.create_key("bad", &caller()).unwrap(), kms.create_key("good", &caller()).unwrap());
+    let none = EncryptionContext::new();
+    let blob = kms.encrypt(&bad.key_id.into(), &none, b"x", &caller()).unwrap().blob;
+    drop(kms);
+    let sql = format!(
+        "UPDATE record SET body = CAST(replace(CAST(body AS TEXT), 'bad', 'bed') AS BLOB) WHERE id = '{}'",
+        bad.key_id
+    );
+    place.tamper(sql);
+    let kms = place.open().unwrap();
+    assert_eq!(kms.audit_trouble(), None);
+    for err in [
+        kms.describe_key(&bad.key_id.into()).map(drop).unwrap_err(),
+        kms.encrypt(&bad.key_id.into(), &none, b"x", &caller()).map(drop).unwrap_err(),
+        kms.decrypt(&blob, &none, None, &caller()).map(drop).unwrap_err(),
+        kms.enable_key(&bad.key_id.into(), &caller()).map(drop).unwrap_err(),
+    ] {
+        assert_eq!(err.kind(), Kind::KeyUnavailable, "{}", err.line());
+        assert!(err.line().contains(&bad.key_id.to_string()), "{}", err.line());
+    }
+    kms.encrypt(&good.key_id.into(), &none, b"x", &caller()).unwrap();
+    let listing = kms.list_keys().unwrap();
+    assert_eq!((listing.keys.len(), listing.damaged.len()), (1, 1));
+}
+
+#[test]
+fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    drop(kms);
+    let old = std::fs::read(place.data().join("catalog.db")).unwrap();
+    let kms = place.open().unwrap();
+    kms.disable_key(&key, &caller()).unwrap();
+    drop(kms);
+    std::fs::write(place.data().join("catalog.db"), old).unwrap();
+    let kms = place.open().unwrap();
+    let trouble = kms.audit_trouble().unwrap();
+    assert!(trouble.contains("rolled back"), "{trouble}");
+    // The key looks enabled again, which is what the attacker wanted: it is of no use.
+    let none = EncryptionContext::new();
+    assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+    let volume = kms.new_volume_key(&key, &none, &service()).unwrap_err();
+    assert!(volume.advice().is_some_and(|h| h.contains("audit accept")), "{}", volume.line());
+    kms.accept_audit(&caller()).unwrap();
+    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+    assert_eq!(kms.accept_audit(&caller()).unwrap_err().kind(), Kind::InvalidState);
+    drop(kms);
+    let kms = place.open().unwrap();
+    assert_eq!(kms.audit_trouble(), None);
+    assert_eq!(kms.verify_audit().unwrap().trouble, None);
+    let accepted = kms.audit_records().unwrap().map(Result::unwrap).any(|r| r.kind == RecordKind::Accept);
+    assert!(accepted);
+}
+
+#[test]
+fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    // Inside the transaction, before the intent: the copy is of a process killed right there.
+    let early = Place::new();
+    kms.audited(&caller(), Act::new("test:Early"), |tx| {
+        let read = tx.get::<key::KeyRecord>(&key.to_string())?.unwrap();
+        tx.update(&read.record, read.version)?;
+        place.copy_to(&early);
+        Ok(())
+    })
+    .unwrap();
+    let kms_early = early.open().unwrap();
+    assert_eq!(kms_early.audit_trouble(), None);
+    kms_early.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+
+    // Killed after the intent, before the commit: log of after, catalog of before.
+    let (between, before) = (Place::new(), Place::new());
+    place.copy_to(&before);
+    kms.disable_key(&key, &caller()).unwrap();
+    place.copy_to(&between);
+    for name in ["catalog.db", "catalog.db-wal"] {
+        std::fs::copy(before.data().join(name), between.data().join(name)).unwrap();
+    }
+    cut_last_record(&between);
+    let opened = between.open().unwrap();
+    assert_eq!(opened.audit_trouble(), None);
+    assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Enabled);
+    assert_eq!(last_result(&opened), "interrupted");
+
+    // Killed after the commit, before the outcome.
+    let after = Place::new();
+    place.copy_to(&after);
+    cut_last_record(&after);
+    let opened = after.open().unwrap();
+    assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Disabled);
+    assert_eq!(last_result(&opened), "ok");
+    assert_eq!(opened.verify_audit().unwrap().trouble, None);
+}
+
+fn last_result(kms: &Kms) -> String {
+    let records: Vec<_> = kms.audit_records().unwrap().map(Result::unwrap).collect();
+    records.last().unwrap().body.result.clone()
+}
+
+#[test]
+fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
+    let place = Place::new();
+    let kms = place.init();
+    let inner = kms.catalog().transaction(|_| kms.create_key("", &caller()));
+    assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
+    let inner = kms.audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
+    assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
+    kms.create_key("", &caller()).unwrap();
+}
+
+#[test]
+fn nothing_secret_is_in_debug_errors_or_files() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    let record = kms.load(key.key_id).unwrap().record;
+    let none = EncryptionContext::of("a", "b");
+    let plain = [0xa7u8; 24];
+    let sealed = kms.encrypt(&key.key_id.into(), &none, &plain, &caller()).unwrap();
+    let opened = kms.decrypt(&sealed.blob, &none, None, &caller()).unwrap();
+    let wrong = kms.decrypt(&sealed.blob, &EncryptionContext::new(), None, &caller()).unwrap_err();
+    let (_, volume) = kms.new_volume_key(&key.key_id.into(), &none, &service()).unwrap();
+    let file = std::fs::read(place.key_file()).unwrap();
+    let digits = String::from_utf8(file[18..82].to_vec()).unwrap();
+    let backing = kms.current(&record).unwrap();
+    let shown = format!(
+        "{kms:?} {:?} {:?} {record:?} {sealed:?} {opened:#?} {wrong:?} {} {volume:?} {backing:?} {:?} {key:?}",
+        kms.root,
+        kms.catalog,
+        wrong.line(),
+        kms.installation
+    );
+    let root = kms.root.secret().expose();
+    let decimal = |b: &[u8]| b.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let base64_of_plain = "p6enp6en";
+    for secret in [hex::encode(root), decimal(root), digits.clone(), hex::encode(plain), decimal(&plain[..4])] {
+        assert!(!shown.contains(&secret));
+    }
+    assert!(!shown.contains(base64_of_plain));
+    drop(kms);
+    let file_secret = hex::decode(&digits).unwrap();
+    let place_open = place.open().unwrap();
+    let root = place_open.root.secret().expose();
+    for path in place.files() {
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in [&root[..], hex::encode(root).as_bytes(), &file_secret, digits.as_bytes(), &plain] {
+            assert!(!bytes.windows(secret.len()).any(|w| w == secret), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn configurations_are_checked() {
+    for (account, region, name) in [
+        (Some("123"), "us-east-1", "x"),
+        (Some("12345678901a"), "us-east-1", "x"),
+        (None, "", "x"),
+        (None, "US East", "x"),
+        (None, "us-east-1", ""),
+        (None, "us-east-1", "a\nb"),
+    ] {
+        let place = Place::new();
+        let config = InstallationConfig { account: account.map(Into::into), region: region.into(), name: name.into() };
+        let made = Kms::init(place.data(), place.env(), &RootChoice::File(place.key_file()), &config);
+        assert_eq!(made.unwrap_err().kind(), Kind::Usage);
+        place.init();
+    }
+}

@@ -1,0 +1,188 @@
+//! How KMS keys are named: key id, key ARN, alias name, alias ARN (KMS Developer Guide, "Key identifiers").
+
+use crate::cipher::wrap::KeyId;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What every alias starts with.
+pub const ALIAS_PREFIX: &str = "alias/";
+/// What the aliases of service-managed keys start with; callers cannot make or change those.
+pub const RESERVED_PREFIX: &str = "alias/aws/";
+/// The alias of the service-managed key that volumes use when no key is named.
+pub const EBS_ALIAS: &str = "alias/aws/ebs";
+
+/// An AWS error code that is finer than the error's kind: rides as the error's source, see [`aws_code`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AwsCode(pub(super) &'static str);
+
+impl fmt::Display for AwsCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for AwsCode {}
+
+/// The AWS error code of `err`: the KMS's own where it is finer (DisabledException, IncorrectKeyException,
+/// InvalidAliasNameException, InvalidArnException, LimitExceededException), else that of its kind.
+#[must_use]
+pub fn aws_code(err: &Error) -> &'static str {
+    let own = std::error::Error::source(err).and_then(|s| s.downcast_ref::<AwsCode>());
+    own.map_or(err.kind().row().aws, |c| c.0)
+}
+
+/// Checks an alias: `alias/` and 1 to 250 of `A-Z a-z 0-9 / _ -` (KMS API Reference, CreateAlias).
+///
+/// # Errors
+/// [`Kind::Usage`] (InvalidAliasNameException) naming the rule that is broken.
+pub fn check_alias(name: &str) -> Result<()> {
+    let rest = name.strip_prefix(ALIAS_PREFIX).unwrap_or_default();
+    let rule = if !name.starts_with(ALIAS_PREFIX) {
+        "must start with alias/"
+    } else if rest.is_empty() || name.len() > 256 {
+        "must have 1 to 250 characters after alias/"
+    } else if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-".contains(&b)) {
+        "may hold only A-Z a-z 0-9 / _ -"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::Usage, format!("alias {name:?} {rule}")).because(AwsCode("InvalidAliasNameException")))
+}
+
+/// Refuses the names of service-managed keys.
+pub(super) fn check_not_reserved(name: &str) -> Result<()> {
+    if name.starts_with(RESERVED_PREFIX) {
+        let what = format!("alias {name:?}: names under {RESERVED_PREFIX} belong to service-managed keys");
+        return Err(Error::new(Kind::Usage, what).because(AwsCode("InvalidAliasNameException")));
+    }
+    Ok(())
+}
+
+/// What a [`KeyRef`] leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    Id(KeyId),
+    Alias(String),
+}
+
+/// A KMS key as a caller names it. An ARN keeps its region and account, which must be the installation's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyRef {
+    pub(super) target: Target,
+    /// Region and account, of an ARN.
+    pub(super) place: Option<(String, String)>,
+}
+
+impl KeyRef {
+    /// The key of that id.
+    #[must_use]
+    pub const fn id(id: KeyId) -> Self {
+        Self { target: Target::Id(id), place: None }
+    }
+
+    /// The service-managed key of volumes, `alias/aws/ebs`.
+    #[must_use]
+    pub fn ebs_default() -> Self {
+        Self { target: Target::Alias(EBS_ALIAS.into()), place: None }
+    }
+}
+
+impl From<KeyId> for KeyRef {
+    fn from(id: KeyId) -> Self {
+        Self::id(id)
+    }
+}
+
+impl FromStr for KeyRef {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        if s.starts_with(ALIAS_PREFIX) {
+            check_alias(s)?;
+            return Ok(Self { target: Target::Alias(s.into()), place: None });
+        }
+        if !s.starts_with("arn:") {
+            return Ok(Self::id(s.parse().map_err(|e: Error| {
+                Error::new(Kind::Usage, format!("{s:?} names no key"))
+                    .because(e)
+                    .hint("name a key by its id, its ARN, an alias (alias/name) or an alias ARN")
+            })?));
+        }
+        let bad = || {
+            Error::new(Kind::Usage, format!("{s:?} is not the ARN of a key or an alias"))
+                .because(AwsCode("InvalidArnException"))
+                .hint("as in arn:aws:kms:REGION:ACCOUNT:key/ID or arn:aws:kms:REGION:ACCOUNT:alias/NAME")
+        };
+        let fields: Vec<&str> = s.splitn(6, ':').collect();
+        let ["arn", "aws", "kms", region, account, resource] = fields[..] else { return Err(bad()) };
+        let target = match resource.strip_prefix("key/") {
+            Some(id) => Target::Id(id.parse().map_err(|_| bad())?),
+            None => {
+                check_alias(resource).map_err(|_| bad())?;
+                Target::Alias(resource.into())
+            }
+        };
+        Ok(Self { target, place: Some((region.into(), account.into())) })
+    }
+}
+
+impl TryFrom<String> for KeyRef {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
+    }
+}
+
+impl From<KeyRef> for String {
+    fn from(key: KeyRef) -> Self {
+        key.to_string()
+    }
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((region, account)) = &self.place {
+            write!(f, "arn:aws:kms:{region}:{account}:")?;
+        }
+        match (&self.target, &self.place) {
+            (Target::Id(id), Some(_)) => write!(f, "key/{id}"),
+            (Target::Id(id), None) => id.fmt(f),
+            (Target::Alias(name), _) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_named_in_four_ways_and_show_as_they_were_named() {
+        let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
+        for good in [
+            id.to_owned(),
+            format!("arn:aws:kms:us-east-1:111122223333:key/{id}"),
+            "alias/web/db_1-x".into(),
+            "arn:aws:kms:us-east-1:111122223333:alias/web".into(),
+            EBS_ALIAS.into(),
+        ] {
+            assert_eq!(good.parse::<KeyRef>().unwrap().to_string(), good);
+        }
+        for (bad, code) in [
+            ("web", "ValidationException"),
+            ("", "ValidationException"),
+            ("alias/", "InvalidAliasNameException"),
+            ("alias/a b", "InvalidAliasNameException"),
+            ("arn:aws:kms:us-east-1:111122223333:web", "InvalidArnException"),
+            ("arn:aws:s3:::bucket", "InvalidArnException"),
+            ("arn:", "InvalidArnException"),
+        ] {
+            let err = bad.parse::<KeyRef>().unwrap_err();
+            assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, code), "{bad}");
+        }
+        assert!(check_alias(&format!("alias/{}", "x".repeat(250))).is_ok());
+        assert!(check_alias(&format!("alias/{}", "x".repeat(251))).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! What the tests of this module share: a place for an installation, a clock that can be set, callers.
+
+use super::*;
+use crate::env::{Clock, SystemRng, Timestamp};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+pub(super) struct Place {
+    data: tempfile::TempDir,
+    elsewhere: Arc<tempfile::TempDir>,
+    now: Arc<AtomicI64>,
+}
+
+struct SetClock(Arc<AtomicI64>);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Place {
+    pub(super) fn new() -> Self {
+        let now = Arc::new(AtomicI64::new(1_800_000_000_000));
+        Self { data: tempfile::tempdir().unwrap(), elsewhere: Arc::new(tempfile::tempdir().unwrap()), now }
+    }
+    pub(super) fn data(&self) -> &Path {
+        self.data.path()
+    }
+    pub(super) fn key_file(&self) -> PathBuf {
+        self.elsewhere.path().join("root.key")
+    }
+    pub(super) fn env(&self) -> Env {
+        Env { clock: Arc::new(SetClock(self.now.clone())), rng: Arc::new(SystemRng), boot_id: "test".into() }
+    }
+    pub(super) fn pass_days(&self, days: i64) {
+        self.now.fetch_add(days * 24 * 60 * 60 * 1000, Ordering::Relaxed);
+    }
+    pub(super) fn try_init(&self) -> Result<Kms> {
+        let choice = RootChoice::File(self.key_file());
+        Kms::init(self.data(), self.env(), &choice, &InstallationConfig::default())
+    }
+    pub(super) fn init(&self) -> Kms {
+        self.try_init().unwrap()
+    }
+    pub(super) fn open(&self) -> Result<Kms> {
+        Kms::open(self.data(), self.env(), &RootUnlock::Automatic)
+    }
+    /// A copy of the data directory as a kill right now would leave it.
+    pub(super) fn copy_to(&self, other: &Self) {
+        for path in self.files() {
+            let to = other.data().join(path.strip_prefix(self.data()).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(&path, to).unwrap();
+        }
+        let _ = std::fs::remove_file(other.data().join("catalog.db-shm"));
+    }
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let list = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+        let (dirs, mut files): (Vec<_>, Vec<_>) = list(self.data()).into_iter().partition(|p| p.is_dir());
+        files.extend(dirs.iter().flat_map(|d| list(d)));
+        files
+    }
+    pub(super) fn log(&self) -> PathBuf {
+        self.data().join("audit/0000000000000000.log")
+    }
+    pub(super) fn tamper(&self, statement: String) {
+        catalog::tamper(&self.data().join("catalog.db"), statement);
+    }
+}
+
+pub(super) fn caller() -> Caller {
+    let principal = "arn:aws:iam::111122223333:user/alice".into();
+    Caller { principal, via_service: None, client: "pid 7".into() }
+}
+
+pub(super) fn service() -> Caller {
+    Caller { via_service: Some("ec2".into()), ..caller() }
+}
+
+/// Cuts the last record off the log.
+pub(super) fn cut_last_record(place: &Place) {
+    let bytes = std::fs::read(place.log()).unwrap();
+    let starts = record_starts(&bytes);
+    std::fs::write(place.log(), &bytes[..*starts.last().unwrap()]).unwrap();
+}
+
+pub(super) fn record_starts(bytes: &[u8]) -> Vec<usize> {
+    let (mut at, mut starts) = (0, Vec::new());
+    while at < bytes.len() {
+        starts.push(at);
+        at += u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    }
+    starts
+}
