@@ -31,7 +31,11 @@ pub mod units;
 
 pub mod cipher;
 pub mod kms;
-pub mod nbd;
+pub mod service;
 pub mod snapshot;
 pub mod store;
 pub mod volume;
+
+pub mod api;
+pub mod cli;
+pub mod nbd;

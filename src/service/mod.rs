@@ -15,15 +15,17 @@ mod volume;
 
 pub use attachment::{Attached, Holder, ServedExport};
 
+use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
-use crate::snapshot::repository::Repository;
+use crate::snapshot::repository::{Author, Repository};
+use crate::snapshot::{PublicKey, Signer};
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,8 +45,8 @@ pub enum Role {
 pub struct Service {
     env: Env,
     data: DataDir,
-    kms: Kms,
-    repository: Arc<Repository>,
+    kms: Arc<Kms>,
+    repository: Repository,
     role: Role,
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
     leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
@@ -67,8 +69,7 @@ impl Service {
             .try_lock(env, "init")?
             .ok_or_else(|| Error::new(Kind::Busy, format!("{} is in use", data.path().display())))?;
         let kms = Kms::init(data.path(), env.clone(), root, config)?;
-        let repository = Repository::init(&data.repository(), env.clone(), kms.installation().id)?;
-        drop(repository);
+        Repository::init(&data.repository(), env)?;
         let status = status(&kms, data, Vec::new(), None);
         drop(lock);
         Ok(status)
@@ -79,8 +80,9 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`] if `coffer init` was never run there; what the KMS says of its root key.
     pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, role: Role) -> Result<Arc<Self>> {
-        let kms = Kms::open(data.path(), env.clone(), unlock)?;
-        let repository = Arc::new(Repository::open(&data.repository(), env.clone(), kms.installation().id)?);
+        let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
+        let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
+        let repository = Repository::open(&data.repository(), env.clone(), Some(author))?;
         let service = Arc::new(Self {
             env,
             data,
@@ -207,4 +209,25 @@ fn status(kms: &Kms, data: &DataDir, nbd: Vec<String>, daemon: Option<u32>) -> S
 pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
     let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
     real(path.parent().unwrap_or(path)).starts_with(real(folder))
+}
+
+/// The installation's signing key, as the repository uses it. The private half stays in the KMS.
+struct KmsSigner(Arc<Kms>);
+
+impl Signer for KmsSigner {
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64]> {
+        self.0.sign(message)
+    }
+    fn public_key(&self) -> PublicKey {
+        self.0.public_key()
+    }
+}
+
+/// A header's or a snapshot's encryption context, as the KMS takes it.
+fn context_of(pairs: &BTreeMap<String, String>) -> Result<EncryptionContext> {
+    let mut context = EncryptionContext::new();
+    for (key, value) in pairs {
+        context.insert(key, value)?;
+    }
+    Ok(context)
 }

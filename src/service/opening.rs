@@ -5,7 +5,6 @@
 
 use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
-use crate::cipher::wrap::EncryptionContext;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Act, Caller};
@@ -107,7 +106,7 @@ impl Service {
         lineage: crate::units::LineageId,
         parent: &crate::volume::format::ParentRef,
     ) -> Result<Arc<dyn Parent>> {
-        Ok(Arc::new(self.repository.reader(lineage, parent.installation, parent.snapshot)?))
+        Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
     }
 
     /// A sibling's header has a good MAC too, so the identity is compared with the catalog's. `true`: it is ahead.
@@ -157,7 +156,7 @@ impl Service {
             let keys: Vec<_> = h.keys().into_iter().cloned().collect();
             (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
         });
-        let context = EncryptionContext::from_pairs(context)?;
+        let context = super::context_of(&context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let mut out = Vec::new();
         for slot in slots {

@@ -4,7 +4,6 @@ use super::api::{HeaderInfo, Reply, VolumeInfo};
 use super::opening::Need;
 use super::snapshot::SnapshotRecord;
 use super::{EC2, Service};
-use crate::cipher::wrap::EncryptionContext;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -125,7 +124,7 @@ impl Service {
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let (blob, unwrapped) =
-            self.kms.new_volume_key(&key, &EncryptionContext::from_pairs(context.clone())?, &caller)?;
+            self.kms.new_volume_key(&key, &super::context_of(&context)?, &caller)?;
         let arn = self.kms.blob_info(&blob)?.key_arn;
         Ok(Keyed {
             lineage: LineageId::draw(&*self.env.rng),
@@ -150,12 +149,15 @@ impl Service {
                 .hint("leave --key out: a volume from a snapshot keeps its data key and CMK"));
             }
         }
-        let context = EncryptionContext::from_pairs(from.context.clone())?;
+        let context = super::context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let blobs = self.repository.keys(from.lineage)?;
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
         for (i, data_key) in from.data_keys.iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
-            let blob = self.repository.key_blob(from.lineage, self.kms.installation().id, *data_key)?;
+            let blob = blobs.get(data_key).map(|k| k.blob.clone()).ok_or_else(|| {
+                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {data_key}", from.id))
+            })?;
             unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, *data_key, &caller)?));
             let arn = self.kms.blob_info(&blob)?.key_arn;
             wrapped.push(WrappedKey { epoch, blob, arn });
@@ -186,7 +188,7 @@ impl Service {
         keyed: Keyed,
     ) -> Result<VolumeInfo> {
         if let Some(parent) = &keyed.parent {
-            self.repository.put_volume_ref(keyed.lineage, id, parent.snapshot)?;
+            self.hold_parent(keyed.lineage, id, parent.snapshot)?;
         }
         let path = self.data.volume(id);
         let mut store = FileStore::create_unnamed(&path, file_size(size), false)?;
@@ -221,7 +223,7 @@ impl Service {
         let opened = self.open_fresh(&record)?;
         record.take_identity(&opened);
         drop(opened);
-        let act = Act::new("ec2:CreateVolume").key(&record.key_arn).detail("volume", id).detail("size", size);
+        let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
         if let Err(err) = self.kms.audited(caller, act, |tx| tx.insert(&record)) {
             let _ = std::fs::remove_file(&path);
             return Err(err);
@@ -313,7 +315,7 @@ impl Service {
         if let Some(open) = self.opens.lock().remove(&record.id) {
             drop(open);
         }
-        let act = Act::new("ec2:DeleteVolume").key(&record.key_arn).detail("volume", record.id);
+        let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.audited(caller, act, |tx| {
             let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
             tx.delete::<VolumeRecord>(&record.id.to_string(), found.version)
@@ -323,7 +325,7 @@ impl Service {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).on(|| format!("remove {}", path.display())),
             _ => {}
         }
-        self.repository.drop_volume_refs(record.lineage, record.id)?;
+        self.release_all(record.lineage, record.id)?;
         Ok(Reply::Done { message: format!("volume {} is deleted; its snapshots are not", record.shown()) })
     }
 
@@ -344,10 +346,5 @@ impl Service {
             tx.update(&next, found.version)
         })?;
         self.volume_info(&next.record)
-    }
-
-    pub(super) fn snapshots_parent_of(&self, id: SnapshotId) -> Result<Vec<VolumeRecord>> {
-        let all = self.volume_records()?;
-        Ok(all.into_iter().filter(|r| !r.hydrated && r.parent.as_ref().is_some_and(|p| p.snapshot == id)).collect())
     }
 }

@@ -1,0 +1,110 @@
+//! `coffer doctor`: what is wrong with this installation and this machine, and what to do about it.
+
+use super::Service;
+use super::api::{Finding, Grade};
+use super::opening::Need;
+use crate::error::Result;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, grade: Grade, check: &str, message: impl Into<String>) {
+        self.0.push(Finding { grade, check: check.to_owned(), message: message.into() });
+    }
+}
+
+impl Service {
+    pub(super) fn doctor(self: &Arc<Self>) -> Result<Vec<Finding>> {
+        let mut out = Findings(Vec::new());
+        machine(&mut out);
+        self.check_root(&mut out)?;
+        self.check_audit(&mut out);
+        self.check_volumes(&mut out)?;
+        Ok(out.0)
+    }
+
+    fn check_root(&self, out: &mut Findings) -> Result<()> {
+        for slot in self.kms.root_slots()? {
+            match &slot.path {
+                Some(path) if super::lies_inside(path, self.data.path()) => out.add(
+                    Grade::Error,
+                    "root key",
+                    format!("the key file {} lies in the data directory: whoever takes that takes all", path.display()),
+                ),
+                Some(path) => out.add(
+                    Grade::Warning,
+                    "root key",
+                    format!("the root key is in the file {}: whoever takes both it and the data directory takes all", path.display()),
+                ),
+                None => out.add(Grade::Ok, "root key", format!("slot {} ({})", slot.id, slot.kind)),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_audit(&self, out: &mut Findings) {
+        match self.kms.verify_audit() {
+            Ok(report) => match report.trouble {
+                None => out.add(Grade::Ok, "audit", format!("{} records, chained, head {}", report.head.count, report.head.hash)),
+                Some(why) => out.add(Grade::Error, "audit", why),
+            },
+            Err(err) => out.add(Grade::Error, "audit", err.line()),
+        }
+    }
+
+    fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
+        let listing = self.kms.catalog().list::<super::volume::VolumeRecord>()?;
+        for bad in &listing.damaged {
+            out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));
+        }
+        let mut known = HashSet::new();
+        for record in listing.records.into_iter().map(|r| r.record) {
+            known.insert(format!("{}.coffer", record.id));
+            match self.acquire(&record, Need::Sealed) {
+                Ok(used) => {
+                    let (damage, lost) = used.volume.with_header(|h| (h.damage(), h.state().write_failed));
+                    match damage {
+                        Some(damage) => out.add(Grade::Warning, "volume", format!("{damage}; attaching it mends that")),
+                        None if lost => out.add(
+                            Grade::Error,
+                            "volume",
+                            format!("{}: a sync failed, acknowledged writes may be lost; it is read-only", record.shown()),
+                        ),
+                        None => out.add(Grade::Ok, "volume", record.shown()),
+                    }
+                }
+                Err(err) => out.add(Grade::Error, "volume", err.line()),
+            }
+        }
+        let files = std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten();
+        for name in files.map(|f| f.file_name().to_string_lossy().into_owned()).filter(|n| !known.contains(n)) {
+            out.add(Grade::Warning, "volume", format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"));
+        }
+        Ok(())
+    }
+}
+
+fn machine(out: &mut Findings) {
+    if crate::sys::secrets_are_locked() {
+        out.add(Grade::Ok, "memory", "key pages are locked");
+    } else {
+        out.add(Grade::Warning, "memory", "key pages could not be locked: raise RLIMIT_MEMLOCK (ulimit -l)");
+    }
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    match swaps.lines().skip(1).filter(|l| !l.starts_with("/dev/dm-") && !l.starts_with("/dev/zram")).count() {
+        0 => out.add(Grade::Ok, "swap", "no unencrypted swap is seen"),
+        n => out.add(Grade::Warning, "swap", format!("{n} swap areas may be unencrypted: secrets of other programs, and transient copies, may reach them")),
+    }
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.lines().any(|l| l.contains(" ext4 ") && l.contains("data=writeback")) {
+        out.add(Grade::Error, "file system", "an ext4 is mounted with data=writeback: after power loss old bytes may show; do not keep volumes there");
+    }
+    let nbd = std::path::Path::new("/sys/module/nbd").exists();
+    out.add(
+        if nbd { Grade::Ok } else { Grade::Warning },
+        "kernel",
+        if nbd { "the nbd module is there" } else { "the nbd module is not loaded: `coffer attach` needs it (modprobe nbd)" },
+    );
+}

@@ -1,0 +1,92 @@
+//! The ways out: sealed sectors in a file that other tools open, and the clear data key, audited.
+
+use super::api::{Progress, Reply};
+use super::opening::Need;
+use super::{Report, Service};
+use crate::cipher::xts::{At, XtsCipher, is_hole};
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::{Act, Caller};
+use crate::units::{CHUNK, ChunkNo, PART, chunks_in};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+impl Service {
+    /// Writes the sealed sectors, from the volume's first byte on, to a new file. With `fill_holes` zeros are sealed into
+    /// holes, which needs the key: dm-crypt knows no holes and would show noise there.
+    pub(super) fn export_volume(
+        self: &Arc<Self>,
+        caller: &Caller,
+        what: &str,
+        out: &Path,
+        fill_holes: bool,
+        report: Report<'_>,
+    ) -> Result<Reply> {
+        let record = self.find_volume(what)?;
+        if self.users(record.id) > 0 {
+            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown()))
+                .hint("detach it, or export a volume made from a snapshot of it"));
+        }
+        let used = self.acquire(&record, Need::Key(caller))?;
+        while !used.volume.hydrate_some(64)?.done {}
+        let ciphers: Vec<_> = self.unwrap_keys(&used.volume, caller)?.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect();
+        let act = Act::new("coffer:ExportVolume").key(record.key_arn.clone()).detail("volume", record.id).detail("file", out.display());
+        self.kms.record(caller, act, Ok(()))?;
+        let file = new_file(out)?;
+        let size = used.volume.size();
+        file.set_len(size.next_multiple_of(crate::units::SECTOR as u64)).on(|| format!("write {}", out.display()))?;
+        let mut buf = vec![0u8; CHUNK];
+        for no in 0..chunks_in(size) {
+            let chunk = ChunkNo(no);
+            let key = used.volume.read_sealed_chunk(chunk, &mut buf)?;
+            if fill_holes {
+                let cipher = key.and_then(|id| ciphers.iter().find(|(i, _)| *i == id)).map(|(_, c)| c);
+                let cipher = cipher.ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
+                fill(cipher, chunk, &mut buf)?;
+            }
+            let len = (size.next_multiple_of(crate::units::SECTOR as u64) - chunk.offset()).min(CHUNK as u64) as usize;
+            if !is_hole(&buf[..len]) {
+                file.write_all_at(&buf[..len], chunk.offset()).on(|| format!("write {}", out.display()))?;
+            }
+            let progress = Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
+            if no % 64 == 63 && !report(progress) {
+                return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
+            }
+        }
+        file.sync_all().on(|| format!("write {}", out.display()))?;
+        Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
+    }
+
+    /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
+    pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<Reply> {
+        let record = self.find_volume(what)?;
+        let used = self.acquire(&record, Need::Sealed)?;
+        let keys = self.unwrap_keys(&used.volume, caller)?;
+        let [(_, key)] = &keys[..] else {
+            return Err(Error::new(Kind::Unsupported, format!("{} has {} data keys", record.shown(), keys.len()))
+                .hint("copy it to a new volume first: that has one"));
+        };
+        let act = Act::new("coffer:ExportKey").key(record.key_arn.clone()).detail("volume", record.id).detail("file", out.display());
+        self.kms.record(caller, act, Ok(()))?;
+        let file = new_file(out)?;
+        key.get().write_clear(&file).and_then(|()| file.sync_all()).on(|| format!("write {}", out.display()))?;
+        Ok(Reply::Done {
+            message: format!("the clear data key of {} is in {}: whoever has it reads the volume", record.shown(), out.display()),
+        })
+    }
+}
+
+fn fill(cipher: &XtsCipher, chunk: ChunkNo, buf: &mut [u8]) -> Result<()> {
+    for (i, part) in buf.chunks_mut(PART).enumerate() {
+        if is_hole(part) {
+            let at = At::new(chunk.offset() + (i * PART) as u64);
+            cipher.seal(at.ok_or_else(|| Error::new(Kind::Failed, "a part is not at a part"))?, part);
+        }
+    }
+    Ok(())
+}
+
+fn new_file(path: &Path) -> Result<File> {
+    File::options().write(true).create_new(true).mode(0o600).open(path).on(|| format!("create {}", path.display()))
+}
