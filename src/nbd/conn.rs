@@ -158,10 +158,10 @@ impl Conn {
             self.session.set_size(export.size());
         }
         while self.stage == Stage::Open {
-            if let Some(request) = self.stalled.take() {
-                if !self.begin(request)? {
-                    return Ok(());
-                }
+            if let Some(request) = self.stalled.take()
+                && !self.begin(request)?
+            {
+                return Ok(());
             }
             if self.incoming.is_some() && !self.fill_from_read_ahead()? {
                 return Ok(());

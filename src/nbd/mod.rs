@@ -15,6 +15,7 @@ mod conn;
 pub mod errno;
 pub mod export;
 mod link;
+pub mod memory;
 mod pool;
 pub mod replay;
 pub mod serve;
