@@ -344,8 +344,10 @@ fn a_request_that_waited_too_long_is_not_applied() {
     r.gate.update(|s| s.open = true);
     c.expect_hangup();
     r.gate.wait_for(|s| s.dropped == 1);
-    let mut again = Raw::open(&r.path, "gated");
-    assert_eq!(again.read(100, 1), [0]);
+    // Asked below the server: its tick may have seen the clock's leap, and condemns who comes before that.
+    let mut byte = [9];
+    r.memory.read(100, &mut byte, Effort::Full).unwrap();
+    assert_eq!(byte, [0]);
 }
 
 #[test]
@@ -363,9 +365,10 @@ fn a_gap_in_the_tick_condemns_all_connections() {
 #[test]
 fn a_negotiation_has_a_time_limit() {
     let r = rig(ServerConfig { handshake: Duration::from_millis(30), ..ServerConfig::default() });
-    Raw::connect(&r.path).expect_hangup();
-    let mut half = Raw::connect(&r.path);
-    half.put(&option(7, &query("gated", &[]))[..20]);
+    Raw(UnixStream::connect(&r.path).unwrap()).expect_hangup();
+    let mut half = Raw(UnixStream::connect(&r.path).unwrap());
+    // On a loaded machine the limit may come first.
+    let _ = half.0.write_all(&[&[0, 0, 0, 3][..], &option(7, &query("gated", &[]))[..20]].concat());
     half.expect_hangup();
     assert_eq!(r.gate.state.lock().opens, 0);
 }
