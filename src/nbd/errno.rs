@@ -127,6 +127,9 @@ pub enum Hangup {
     /// The socket failed.
     #[error("connection lost")]
     Lost,
+    /// Its lease was broken, or a newer connection took its place.
+    #[error("connection displaced")]
+    Displaced,
     /// The server ends the connection.
     #[error("server shutdown")]
     Shutdown,

@@ -23,4 +23,4 @@ pub mod session;
 
 pub use errno::{Errno, Hangup};
 pub use export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
-pub use serve::{Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};
+pub use serve::{Controller, Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};

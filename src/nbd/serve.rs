@@ -16,8 +16,8 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -279,6 +279,12 @@ impl Server {
         Ok(server)
     }
 
+    /// A handle that ends single connections.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        Controller(Arc::downgrade(&self.shared))
+    }
+
     /// Connections now.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -353,6 +359,22 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
+    }
+}
+
+/// Ends single connections of a server, from inside [`Exports`] or elsewhere; outlives the server harmlessly.
+#[derive(Clone)]
+pub struct Controller(Weak<Shared>);
+
+impl Controller {
+    /// Hangs up on a connection ([`Client::connection`]): nothing of it is applied that has not begun, and its export is
+    /// dropped once the rest has ended. Does not wait. False: it has ended already.
+    pub fn disconnect(&self, connection: u64) -> bool {
+        let link = self.0.upgrade().and_then(|shared| shared.links.lock().get(&connection).cloned());
+        link.is_some_and(|link| {
+            link.condemn(Hangup::Displaced);
+            true
+        })
     }
 }
 

@@ -442,6 +442,24 @@ fn tcp_works_and_tells_who_it_is() {
 }
 
 #[test]
+fn one_connection_can_be_ended() {
+    let r = plain();
+    let (mut a, mut b) = (Raw::open(&r.path, "gated"), Raw::open(&r.path, "gated"));
+    let controller = r.server.controller();
+    a.put(&[request(WRITE, 0, 1, SLOW, 3), b"abc".to_vec()].concat());
+    r.gate.wait_for(|s| s.entered == 1);
+    assert!(controller.disconnect(1));
+    a.expect_hangup();
+    assert_eq!(r.gate.state.lock().dropped, 0, "its export is held while a request runs");
+    r.gate.update(|s| s.open = true);
+    r.gate.wait_for(|s| s.dropped == 1);
+    assert_eq!(b.read(SLOW, 3), b"abc");
+    assert!(!controller.disconnect(99));
+    drop(r.server);
+    assert!(!controller.disconnect(2));
+}
+
+#[test]
 fn too_many_connections_are_turned_away() {
     let r = rig(ServerConfig { max_connections: 1, ..ServerConfig::default() });
     let mut first = Raw::open(&r.path, "gated");
