@@ -1,0 +1,271 @@
+//! One budget of payload memory for a server, and the pool of buffers that it is spent on.
+//!
+//! Every payload, in or out, lies in a [`Buf`] from here until its reply is sent. When the budget is spent, a connection
+//! stops reading its socket. It cannot deadlock: a connection that holds nothing is always given the one buffer it asks for,
+//! so that each can finish a request, whatever slow readers hold. It is fair: one connection gets three quarters at most, and
+//! those that wait are served in the order they came.
+
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Bytes of a buffer's alignment, and of the smallest buffer.
+pub const ALIGN: usize = 4096;
+/// Size classes: 4 KiB, 8 KiB, … 32 MiB.
+const CLASSES: usize = 14;
+
+/// The budget of one server.
+pub struct Budget {
+    total: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    used: usize,
+    waiting: VecDeque<Arc<Holder>>,
+    free: [Vec<Vec<u8>>; CLASSES],
+    /// Bytes lying in `free`.
+    idle: usize,
+}
+
+/// One connection's part in the budget.
+pub struct Holder {
+    budget: Arc<Budget>,
+    held: AtomicUsize,
+    waiting: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Budget {
+    /// A budget of `total` bytes.
+    #[must_use]
+    pub fn new(total: usize) -> Arc<Self> {
+        let state = State { used: 0, waiting: VecDeque::new(), free: Default::default(), idle: 0 };
+        Arc::new(Self { total, state: Mutex::new(state) })
+    }
+
+    /// A connection's part; `wake` is called when a [`Holder::take`] that was refused may succeed.
+    pub fn join(self: &Arc<Self>, wake: impl Fn() + Send + Sync + 'static) -> Arc<Holder> {
+        Arc::new(Holder {
+            budget: Arc::clone(self),
+            held: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            wake: Box::new(wake),
+        })
+    }
+
+    /// Bytes held by requests and replies now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.state.lock().used
+    }
+
+    /// Most that one connection gets when it holds something already.
+    const fn share(&self) -> usize {
+        self.total - self.total / 4
+    }
+}
+
+/// Class of a buffer of `len` bytes, and the class's bytes. Lengths above 32 MiB do not reach here (see
+/// [`super::session::MAX_PAYLOAD`]) and would get the last class.
+const fn class(len: usize) -> (usize, usize) {
+    let mut class = 0;
+    while class + 1 < CLASSES && (ALIGN << class) < len {
+        class += 1;
+    }
+    (class, ALIGN << class)
+}
+
+impl Holder {
+    /// A buffer of `len` bytes (at most 32 MiB), or `None`: stop reading until woken. Its content is undefined.
+    pub fn take(self: &Arc<Self>, len: usize) -> Option<Buf> {
+        let (class, bytes) = class(len);
+        let len = len.min(bytes);
+        let budget = &self.budget;
+        let mut state = budget.state.lock();
+        let held = self.held.load(Ordering::Relaxed);
+        let fits = state.used + bytes <= budget.total && held + bytes <= budget.share();
+        let my_turn = state.waiting.front().is_none_or(|first| Arc::ptr_eq(first, self));
+        if held > 0 && !(fits && my_turn) {
+            self.waiting.store(true, Ordering::Relaxed);
+            // Who holds its share waits for itself, and must not stand in the way of others.
+            let queued = state.waiting.iter().any(|other| Arc::ptr_eq(other, self));
+            if !queued && held + bytes <= budget.share() {
+                state.waiting.push_back(Arc::clone(self));
+            }
+            return None;
+        }
+        let waited = self.waiting.swap(false, Ordering::Relaxed);
+        if waited {
+            state.waiting.retain(|other| !Arc::ptr_eq(other, self));
+        }
+        state.used += bytes;
+        self.held.store(held + bytes, Ordering::Relaxed);
+        let memory = state.free[class].pop();
+        if memory.is_some() {
+            state.idle -= bytes;
+        }
+        // The next in line may fit too; without this it would wait for another release.
+        let next = state.waiting.front().filter(|_| waited).cloned();
+        drop(state);
+        if let Some(next) = next {
+            (next.wake)();
+        }
+        let memory = memory.unwrap_or_else(|| vec![0; bytes + ALIGN]);
+        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Some(Buf { memory, start, len, class, holder: Arc::clone(self) })
+    }
+
+    /// Bytes this connection holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Leaves the queue, when the connection ends.
+    pub fn leave(self: &Arc<Self>) {
+        let mut state = self.budget.state.lock();
+        state.waiting.retain(|other| !Arc::ptr_eq(other, self));
+        self.waiting.store(false, Ordering::Relaxed);
+        let next = state.waiting.front().cloned();
+        drop(state);
+        if let Some(next) = next {
+            (next.wake)();
+        }
+    }
+}
+
+/// A buffer aligned to [`ALIGN`]; goes back to the pool, and its bytes to the budget, when dropped.
+pub struct Buf {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+    class: usize,
+    holder: Arc<Holder>,
+}
+
+impl std::ops::Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl std::fmt::Debug for Buf {
+    /// Its length alone: the bytes are a client's plain data.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buf").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        let bytes = ALIGN << self.class;
+        let budget = &self.holder.budget;
+        let mut state = budget.state.lock();
+        state.used -= bytes;
+        let held = self.holder.held.load(Ordering::Relaxed) - bytes;
+        self.holder.held.store(held, Ordering::Relaxed);
+        let keep = state.idle + state.used + bytes <= budget.total;
+        let surplus = if keep {
+            state.idle += bytes;
+            state.free[self.class].push(memory);
+            None
+        } else {
+            Some(memory)
+        };
+        let first = state.waiting.front().cloned();
+        drop(state);
+        drop(surplus);
+        // The first in line may now fit, and so may this connection, when it held its share or holds nothing now.
+        if let Some(first) = first {
+            (first.wake)();
+        }
+        if self.holder.waiting.load(Ordering::Relaxed) {
+            (self.holder.wake)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(budget: &Arc<Budget>) -> (Arc<Holder>, Arc<AtomicUsize>) {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let wake = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        (budget.join(wake), woken)
+    }
+
+    #[test]
+    fn buffers_are_aligned_reused_and_given_back() {
+        let budget = Budget::new(1 << 20);
+        let (a, _) = counted(&budget);
+        let mut buf = a.take(5000).unwrap();
+        assert_eq!((buf.len(), buf.as_ptr() as usize % ALIGN, budget.used()), (5000, 0, 8192));
+        buf[4999] = 7;
+        let address = buf.as_ptr();
+        drop(buf);
+        assert_eq!((budget.used(), a.held()), (0, 0));
+        assert_eq!(a.take(8192).unwrap().as_ptr(), address);
+    }
+
+    #[test]
+    fn who_holds_nothing_is_always_served_and_who_holds_waits() {
+        let budget = Budget::new(64 * 1024);
+        let (a, woken) = counted(&budget);
+        let (b, _) = counted(&budget);
+        let first = a.take(40 * 1024).unwrap();
+        assert_eq!(budget.used(), 64 * 1024);
+        assert!(a.take(4096).is_none(), "it holds its share");
+        let other = b.take(64 * 1024).unwrap();
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        drop(first);
+        assert!(woken.load(Ordering::SeqCst) > 0);
+        drop(other);
+        assert!(a.take(4096).is_some());
+    }
+
+    #[test]
+    fn those_who_wait_are_served_in_order() {
+        let budget = Budget::new(64 * 1024);
+        let (a, woken_a) = counted(&budget);
+        let (b, _) = counted(&budget);
+        let (hog, _) = counted(&budget);
+        let (_a, _b) = (a.take(4096).unwrap(), b.take(4096).unwrap());
+        let big = hog.take(56 * 1024).unwrap();
+        assert!(a.take(32 * 1024).is_none());
+        assert!(b.take(4096).is_none(), "a came first");
+        drop(big);
+        assert!(woken_a.load(Ordering::SeqCst) > 0);
+        assert!(b.take(4096).is_none(), "a has not had its turn");
+        assert!(a.take(32 * 1024).is_some());
+        assert!(b.take(4096).is_some());
+    }
+
+    #[test]
+    fn who_leaves_the_queue_blocks_nobody() {
+        let budget = Budget::new(64 * 1024);
+        let (a, _) = counted(&budget);
+        let (b, woken) = counted(&budget);
+        let (_a, _b) = (a.take(4096).unwrap(), b.take(4096).unwrap());
+        let (hog, _) = counted(&budget);
+        let _big = hog.take(32 * 1024).unwrap();
+        assert!(a.take(32 * 1024).is_none());
+        assert!(b.take(4096).is_none(), "a came first");
+        a.leave();
+        assert!(woken.load(Ordering::SeqCst) > 0);
+        assert!(b.take(4096).is_some());
+    }
+}

@@ -1,0 +1,344 @@
+//! NBD's wire types: every number big-endian, encode beside decode, every read bounds-checked.
+//!
+//! Nothing here knows order or meaning; that is [`super::session`]. Section names are those of proto.md.
+
+use super::errno::Errno;
+
+/// First eight bytes from a server ("Newstyle negotiation").
+pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
+/// Second eight bytes from a server, and the start of every option.
+pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
+/// Start of every reply to an option.
+pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// Start of every request ("Request message").
+pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of every simple reply ("Simple reply message").
+pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+
+/// Handshake flags ("Handshake flags"): the server speaks fixed newstyle.
+pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
+/// Handshake flags: the server can leave out the 124 zeroes after `NBD_OPT_EXPORT_NAME`.
+pub const FLAG_NO_ZEROES: u16 = 2;
+/// Client flags ("Client flags"): the client speaks fixed newstyle.
+pub const CLIENT_FIXED_NEWSTYLE: u32 = 1;
+/// Client flags: the client wants no 124 zeroes.
+pub const CLIENT_NO_ZEROES: u32 = 2;
+
+/// Option numbers ("Option types").
+pub mod option {
+    /// Choose an export and go on, with no way to hear why not.
+    pub const EXPORT_NAME: u32 = 1;
+    /// End the negotiation.
+    pub const ABORT: u32 = 2;
+    /// Name the exports.
+    pub const LIST: u32 = 3;
+    /// Go on under TLS.
+    pub const STARTTLS: u32 = 5;
+    /// Describe an export.
+    pub const INFO: u32 = 6;
+    /// Describe an export and go on with it.
+    pub const GO: u32 = 7;
+    /// Use structured replies.
+    pub const STRUCTURED_REPLY: u32 = 8;
+    /// Name the metadata contexts.
+    pub const LIST_META_CONTEXT: u32 = 9;
+    /// Choose metadata contexts.
+    pub const SET_META_CONTEXT: u32 = 10;
+    /// Use 64-bit request headers.
+    pub const EXTENDED_HEADERS: u32 = 11;
+}
+
+/// Reply types to options ("Option reply types").
+pub mod reply {
+    /// Accepted, or end of a list.
+    pub const ACK: u32 = 1;
+    /// One export of a list.
+    pub const SERVER: u32 = 2;
+    /// One fact about an export.
+    pub const INFO: u32 = 3;
+    /// This server does not know the option.
+    pub const ERR_UNSUP: u32 = (1 << 31) + 1;
+    /// This server will not.
+    pub const ERR_POLICY: u32 = (1 << 31) + 2;
+    /// The option's data is malformed.
+    pub const ERR_INVALID: u32 = (1 << 31) + 3;
+    /// This build or machine cannot.
+    pub const ERR_PLATFORM: u32 = (1 << 31) + 4;
+    /// There is no such export.
+    pub const ERR_UNKNOWN: u32 = (1 << 31) + 6;
+    /// The server is going down.
+    pub const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
+    /// The option, or its answer, is too large.
+    pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+}
+
+/// Information types of `NBD_REP_INFO`.
+pub mod info {
+    /// Size and transmission flags.
+    pub const EXPORT: u16 = 0;
+    /// The export's canonical name.
+    pub const NAME: u16 = 1;
+    /// Words for people.
+    pub const DESCRIPTION: u16 = 2;
+    /// Smallest, preferred and largest request.
+    pub const BLOCK_SIZE: u16 = 3;
+}
+
+/// Transmission flags ("Transmission flags").
+pub mod transmission {
+    /// Always set.
+    pub const HAS_FLAGS: u16 = 1;
+    /// Writes are refused.
+    pub const READ_ONLY: u16 = 1 << 1;
+    /// `NBD_CMD_FLUSH` is there.
+    pub const SEND_FLUSH: u16 = 1 << 2;
+    /// `NBD_CMD_FLAG_FUA` is there.
+    pub const SEND_FUA: u16 = 1 << 3;
+    /// `NBD_CMD_TRIM` is there.
+    pub const SEND_TRIM: u16 = 1 << 5;
+    /// `NBD_CMD_WRITE_ZEROES` is there.
+    pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
+    /// Connections to one export see one state.
+    pub const CAN_MULTI_CONN: u16 = 1 << 8;
+    /// `NBD_CMD_CACHE` is there.
+    pub const SEND_CACHE: u16 = 1 << 10;
+}
+
+/// Command numbers ("Request types").
+pub mod command {
+    /// Read.
+    pub const READ: u16 = 0;
+    /// Write.
+    pub const WRITE: u16 = 1;
+    /// Disconnect.
+    pub const DISC: u16 = 2;
+    /// Make durable what was acknowledged.
+    pub const FLUSH: u16 = 3;
+    /// The range is no longer needed.
+    pub const TRIM: u16 = 4;
+    /// The range will be needed soon.
+    pub const CACHE: u16 = 5;
+    /// The range shall read as zeroes.
+    pub const WRITE_ZEROES: u16 = 6;
+}
+
+/// Command flags ("Command flags"): make durable before replying.
+pub const CMD_FUA: u16 = 1;
+/// Command flags: write zeroes without making a hole.
+pub const CMD_NO_HOLE: u16 = 2;
+
+/// Longest string of the protocol, bytes ("Values" of proto.md: 4096).
+pub const MAX_STRING: usize = 4096;
+
+/// Reads big-endian numbers and byte runs off a slice; `None` when it is too short.
+#[derive(Debug, Clone)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads from the start of `bytes`.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The next `n` bytes.
+    pub fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    /// The next 16-bit number.
+    pub fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// The next 32-bit number.
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// The next 64-bit number.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// Whether everything was read.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The server's first words: magic, magic, handshake flags.
+#[must_use]
+pub fn greeting(flags: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(18);
+    out.extend_from_slice(&NBDMAGIC.to_be_bytes());
+    out.extend_from_slice(&IHAVEOPT.to_be_bytes());
+    out.extend_from_slice(&flags.to_be_bytes());
+    out
+}
+
+/// The head of an option, as the client sends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionHeader {
+    /// Which option, see [`option`].
+    pub option: u32,
+    /// Bytes of data that follow.
+    pub len: u32,
+}
+
+impl OptionHeader {
+    /// Bytes on the wire.
+    pub const SIZE: usize = 16;
+
+    /// Reads one; `None` when the magic is wrong or bytes are missing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        (r.u64()? == IHAVEOPT).then_some(())?;
+        Some(Self { option: r.u32()?, len: r.u32()? })
+    }
+
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&IHAVEOPT.to_be_bytes());
+        out.extend_from_slice(&self.option.to_be_bytes());
+        out.extend_from_slice(&self.len.to_be_bytes());
+    }
+}
+
+/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportQuery {
+    /// The export asked for; empty: the default one.
+    pub name: String,
+    /// The facts asked for, see [`info`].
+    pub wants: Vec<u16>,
+}
+
+impl ExportQuery {
+    /// Reads one; `None` when a length does not fit, bytes are left over, or the name is not UTF-8.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        let len = usize::try_from(r.u32()?).ok()?;
+        let name = decode_name(r.bytes(len)?)?;
+        let count = r.u16()?;
+        let wants = (0..count).map(|_| r.u16()).collect::<Option<Vec<_>>>()?;
+        r.is_empty().then_some(Self { name, wants })
+    }
+
+    /// Appends it to `out`. The name must be at most [`MAX_STRING`] bytes and the wants at most 65,535, as decoded ones are.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&len32(self.name.len()).to_be_bytes());
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(&u16::try_from(self.wants.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for want in &self.wants {
+            out.extend_from_slice(&want.to_be_bytes());
+        }
+    }
+}
+
+/// An export's name off the wire: UTF-8, at most [`MAX_STRING`] bytes, no NUL.
+#[must_use]
+pub fn decode_name(bytes: &[u8]) -> Option<String> {
+    (bytes.len() <= MAX_STRING && !bytes.contains(&0)).then_some(())?;
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+fn len32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Appends a reply to an option: `parts` are its data, one after the other.
+pub fn option_reply(out: &mut Vec<u8>, option: u32, kind: u32, parts: &[&[u8]]) {
+    out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
+    out.extend_from_slice(&option.to_be_bytes());
+    out.extend_from_slice(&kind.to_be_bytes());
+    out.extend_from_slice(&len32(parts.iter().map(|p| p.len()).sum()).to_be_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The head of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// Command flags.
+    pub flags: u16,
+    /// Command, see [`command`].
+    pub command: u16,
+    /// The client's name for the request, given back in the reply.
+    pub cookie: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u32,
+}
+
+impl RequestHeader {
+    /// Bytes on the wire.
+    pub const SIZE: usize = 28;
+
+    /// Reads one; `None` when the magic is wrong or bytes are missing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        (r.u32()? == REQUEST_MAGIC).then_some(())?;
+        Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u32()? })
+    }
+
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        out.extend_from_slice(&self.flags.to_be_bytes());
+        out.extend_from_slice(&self.command.to_be_bytes());
+        out.extend_from_slice(&self.cookie.to_be_bytes());
+        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.extend_from_slice(&self.len.to_be_bytes());
+    }
+}
+
+/// The head of a simple reply; the data of a good READ follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimpleReply {
+    /// What went wrong, if anything.
+    pub error: Option<Errno>,
+    /// The request's cookie.
+    pub cookie: u64,
+}
+
+impl SimpleReply {
+    /// Bytes on the wire.
+    pub const SIZE: usize = 16;
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+        out[4..8].copy_from_slice(&self.error.map_or(0, Errno::wire).to_be_bytes());
+        out[8..].copy_from_slice(&self.cookie.to_be_bytes());
+        out
+    }
+
+    /// Reads one; `None` when the magic or the error number is not the protocol's, or bytes are missing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        (r.u32()? == SIMPLE_REPLY_MAGIC).then_some(())?;
+        let error = match r.u32()? {
+            0 => None,
+            n => Some(Errno::from_wire(n)?),
+        };
+        Some(Self { error, cookie: r.u64()? })
+    }
+}

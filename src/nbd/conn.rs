@@ -1,0 +1,411 @@
+//! One connection's thread: reads all that a `recv` brings, serves it inline while that needs no waiting, sends all replies in
+//! one `sendmsg`, and hands the rest to the workers.
+
+use super::budget::{Buf, Holder};
+use super::errno::Hangup;
+use super::export::{Client, Effort, Export, ExportInfo, Progress};
+use super::link::{Link, Outgoing};
+use super::pool::{self, Job};
+use super::serve::Shared;
+use super::session::{Choice, Command, Event, Request, Session};
+use crate::error::Error;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno as Os;
+use std::io::IoSliceMut;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Bytes read ahead of the requests being parsed: 32 writes of 4 KiB with their headers.
+const READ_AHEAD: usize = 160 * 1024;
+/// Read-ahead behind a large payload, so that the next one's bytes come into their own buffer: some headers.
+const READ_AHEAD_BEHIND_LARGE: usize = 4096;
+/// Payload that counts as large for that.
+const LARGE: usize = 32 * 1024;
+/// Largest READ or WRITE served inline; a longer one would hold up the connection's others.
+const INLINE_MAX: u32 = 512 * 1024;
+/// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Unsent replies at which a connection is not read any more.
+const MAX_UNSENT: usize = 1024;
+/// Longest sleep where something is being waited for, so that time limits are seen.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A WRITE whose payload is on its way.
+struct Incoming {
+    request: Request,
+    buf: Buf,
+    filled: usize,
+    read_at: Duration,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Reading.
+    Open,
+    /// Finishing what is in flight, reading nothing.
+    Ending,
+}
+
+/// The state that only the connection's own thread touches.
+pub(super) struct Conn {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    client: Client,
+    session: Session,
+    holder: Arc<Holder>,
+    export: Option<Arc<dyn Export>>,
+    stale_after: Duration,
+    began: Duration,
+    stage: Stage,
+    rx: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// When the newest bytes of `rx` were read.
+    read_at: Duration,
+    incoming: Option<Incoming>,
+    /// A request that waits for a buffer.
+    stalled: Option<Request>,
+    /// Since when the socket has been readable and not read.
+    unread_since: Option<Duration>,
+    batch: Vec<Outgoing>,
+    batch_bytes: usize,
+}
+
+impl Conn {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, client: Client) -> Self {
+        let woken = Arc::clone(&link);
+        let holder = shared.budget.join(move || woken.waker.wake());
+        let began = shared.now();
+        Self {
+            stale_after: shared.config.stale_after,
+            shared,
+            link,
+            client,
+            session: Session::new(),
+            holder,
+            export: None,
+            began,
+            stage: Stage::Open,
+            rx: vec![0; READ_AHEAD],
+            start: 0,
+            end: 0,
+            read_at: began,
+            incoming: None,
+            stalled: None,
+            unread_since: None,
+            batch: Vec::with_capacity(64),
+            batch_bytes: 0,
+        }
+    }
+
+    /// Serves the connection to its end; then everything in flight has ended and the export is dropped.
+    pub(super) fn run(mut self) {
+        if let Err(why) = self.serve() {
+            tracing::debug!(connection = self.link.id, "{why}");
+            self.link.condemn(why);
+            self.shared.pool.cancel(&self.link);
+            self.shared.stats.hangups.fetch_add(1, Ordering::Relaxed);
+        }
+        self.link.set_eager(true);
+        while self.link.in_flight() > 0 {
+            self.sleep(PollFlags::empty(), Some(TICK));
+        }
+        self.shared.pool.forget(&self.link);
+        self.holder.leave();
+        self.export = None;
+        let _ = rustix::net::shutdown(&self.link.socket, rustix::net::Shutdown::Both);
+    }
+
+    fn serve(&mut self) -> Result<(), Hangup> {
+        self.queue_output();
+        loop {
+            if let Some(why) = self.link.condemned() {
+                return Err(why);
+            }
+            if self.shared.stopping() {
+                if self.export.is_none() {
+                    return Err(Hangup::Shutdown);
+                }
+                self.stage = Stage::Ending;
+            }
+            self.consume()?;
+            self.send_batch();
+            if self.link.broken() && self.stage == Stage::Open {
+                return Err(Hangup::Lost);
+            }
+            let waits = self.stage == Stage::Ending || self.is_held_up();
+            self.link.set_eager(waits);
+            if self.stage == Stage::Ending && self.link.in_flight() == 0 && self.link.unsent() == 0 {
+                return Ok(());
+            }
+            self.wait()?;
+        }
+    }
+
+    /// Whether the socket is left alone: no buffer, too much in flight, or replies that the client does not take.
+    fn is_held_up(&self) -> bool {
+        let limit = if self.export.is_some() { MAX_UNSENT } else { 1 };
+        self.stalled.is_some()
+            || self.link.in_flight() >= self.shared.config.max_in_flight
+            || self.link.unsent() >= limit
+    }
+
+    /// Parses and serves what has been read.
+    fn consume(&mut self) -> Result<(), Hangup> {
+        if let Some(export) = &self.export {
+            self.session.set_size(export.size());
+        }
+        while self.stage == Stage::Open {
+            if let Some(request) = self.stalled.take()
+                && !self.begin(request)?
+            {
+                return Ok(());
+            }
+            if self.incoming.is_some() && !self.fill_from_read_ahead()? {
+                return Ok(());
+            }
+            if self.batch.len() >= 64 || self.batch_bytes >= BATCH_BYTES {
+                self.send_batch();
+            }
+            if self.is_held_up() {
+                return Ok(());
+            }
+            let step = self.session.step(&self.rx[self.start..self.end])?;
+            self.start += step.used;
+            match step.event {
+                Some(event) => self.event(event)?,
+                None => {
+                    self.queue_output();
+                    if step.used == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), Hangup> {
+        match event {
+            Event::Request(request) => {
+                self.shared.stats.requests.fetch_add(1, Ordering::Relaxed);
+                self.begin(request)?;
+            }
+            Event::Refused { cookie, errno } => {
+                self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
+                self.queue(Outgoing::reply(cookie, Err(errno)));
+            }
+            Event::List => {
+                let entries = self.shared.exports.list(&self.client);
+                self.session.answer_list(&entries);
+                self.queue_output();
+            }
+            Event::Choose { how, name } => self.choose(how, &name)?,
+            Event::End => {
+                self.queue_output();
+                self.stage = Stage::Ending;
+            }
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, how: Choice, name: &str) -> Result<(), Hangup> {
+        let described = self.shared.exports.info(name, &self.client);
+        let answer = match described {
+            Ok(info) if how == Choice::Info => Ok(info),
+            Ok(info) => self.open(name, info),
+            Err(err) => Err(err),
+        };
+        let answered = self.session.answer_choice(answer.as_ref());
+        self.queue_output();
+        answered
+    }
+
+    fn open(&mut self, name: &str, info: ExportInfo) -> Result<ExportInfo, Error> {
+        let export = self.shared.exports.open(name, &self.client)?;
+        let info = ExportInfo { size: export.size(), read_only: export.read_only(), ..info };
+        self.stale_after = export.stale_after().unwrap_or(self.stale_after);
+        let _ = self.link.stale_after.set(self.stale_after);
+        self.export = Some(export);
+        Ok(info)
+    }
+
+    /// Gets a request its buffer and serves it, or lets it wait for its payload. False: it waits for a buffer.
+    fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
+        let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
+        if !carries {
+            self.dispatch(request, None, self.read_at)?;
+            return Ok(true);
+        }
+        let Some(buf) = self.holder.take(request.len as usize) else {
+            self.shared.stats.stalls.fetch_add(1, Ordering::Relaxed);
+            self.stalled = Some(request);
+            return Ok(false);
+        };
+        if request.command == Command::Read {
+            self.dispatch(request, Some(buf), self.read_at)?;
+        } else {
+            self.incoming = Some(Incoming { request, buf, filled: 0, read_at: self.read_at });
+        }
+        Ok(true)
+    }
+
+    /// Moves payload from the read-ahead into its buffer; true when the WRITE is whole and was served.
+    fn fill_from_read_ahead(&mut self) -> Result<bool, Hangup> {
+        let Some(incoming) = &mut self.incoming else { return Ok(true) };
+        let n = (self.end - self.start).min(incoming.buf.len() - incoming.filled);
+        incoming.buf[incoming.filled..incoming.filled + n].copy_from_slice(&self.rx[self.start..self.start + n]);
+        incoming.filled += n;
+        self.start += n;
+        self.session.payload_received(n);
+        if incoming.filled < incoming.buf.len() {
+            return Ok(false);
+        }
+        if let Some(Incoming { request, buf, read_at, .. }) = self.incoming.take() {
+            self.dispatch(request, Some(buf), read_at)?;
+        }
+        Ok(true)
+    }
+
+    /// Serves a whole request: here when that needs no waiting, else by the workers.
+    fn dispatch(&mut self, request: Request, mut buf: Option<Buf>, read_at: Duration) -> Result<(), Hangup> {
+        let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
+        if self.shared.now().saturating_sub(read_at) > self.stale_after {
+            return Err(Hangup::Stale);
+        }
+        if let Some(why) = self.link.condemned() {
+            return Err(why);
+        }
+        let empty = request.len == 0 && request.command != Command::Flush;
+        let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
+        if empty || (small && !request.fua) {
+            match pool::apply(&*export, &request, buf.as_deref_mut(), Effort::Inline) {
+                Ok(Progress::WouldBlock) => {}
+                outcome => {
+                    self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
+                    self.queue(pool::answer(&request, outcome.map(|_| ()), buf));
+                    return Ok(());
+                }
+            }
+        }
+        self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
+        let link = Arc::clone(&self.link);
+        self.shared.pool.push(Job { link, export, request, buf, read_at, stale_after: self.stale_after });
+        Ok(())
+    }
+
+    fn queue(&mut self, one: Outgoing) {
+        self.batch_bytes += one.len();
+        self.batch.push(one);
+    }
+
+    fn queue_output(&mut self) {
+        let bytes = self.session.take_output();
+        if !bytes.is_empty() {
+            self.queue(Outgoing::Bytes(bytes));
+            self.send_batch();
+        }
+    }
+
+    fn send_batch(&mut self) {
+        self.batch_bytes = 0;
+        self.link.send(&mut self.batch);
+    }
+
+    /// Waits until there is something to do, and reads.
+    fn wait(&mut self) -> Result<(), Hangup> {
+        let reading = self.stage == Stage::Open && !self.is_held_up();
+        let watching = self.stage == Stage::Open && (reading || self.unread_since.is_none());
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, watching);
+        events.set(PollFlags::OUT, self.link.unsent() > 0);
+        let timeout = if self.export.is_none() {
+            Some(self.handshake_left()?.min(TICK))
+        } else if reading {
+            None
+        } else {
+            Some(TICK)
+        };
+        let seen = self.sleep(events, timeout);
+        if !watching || !seen.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return Ok(());
+        }
+        if !reading {
+            self.unread_since = Some(self.shared.now());
+            return Ok(());
+        }
+        self.read()
+    }
+
+    /// Time left of the negotiation.
+    fn handshake_left(&self) -> Result<Duration, Hangup> {
+        let spent = self.shared.now().saturating_sub(self.began);
+        match self.shared.config.handshake.checked_sub(spent) {
+            // Not zero: a poll that returns at once would spin through the last fraction of a millisecond.
+            Some(left) if !left.is_zero() => Ok(left.max(Duration::from_millis(1))),
+            _ => Err(Hangup::HandshakeTimeout),
+        }
+    }
+
+    /// Polls the socket (left out when `events` is empty: a hang-up would return at once, for ever) and the waker; what the
+    /// socket has.
+    fn sleep(&self, events: PollFlags, timeout: Option<Duration>) -> PollFlags {
+        let mut fds =
+            [PollFd::from_borrowed_fd(self.link.waker.fd(), PollFlags::IN), PollFd::new(&self.link.socket, events)];
+        let count = if events.is_empty() { 1 } else { 2 };
+        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+        if poll(&mut fds[..count], timeout.as_ref()).is_err() {
+            return PollFlags::empty();
+        }
+        if !fds[0].revents().is_empty() {
+            self.link.waker.clear();
+        }
+        if count == 2 { fds[1].revents() } else { PollFlags::empty() }
+    }
+
+    /// Reads once: the rest of a payload into its buffer, and ahead.
+    fn read(&mut self) -> Result<(), Hangup> {
+        let now = self.shared.now();
+        if let Some(since) = self.unread_since.take()
+            && self.export.is_some()
+            && now.saturating_sub(since) > self.stale_after
+        {
+            return Err(Hangup::Stale);
+        }
+        if self.start > 0 {
+            self.rx.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let (mut none, mut limit) = ([0; 0], self.rx.len());
+        let payload = match &mut self.incoming {
+            Some(incoming) => {
+                if incoming.buf.len() >= LARGE {
+                    limit = self.end + READ_AHEAD_BEHIND_LARGE;
+                }
+                &mut incoming.buf[incoming.filled..]
+            }
+            None => &mut none[..],
+        };
+        let wanted = payload.len();
+        let mut slices = [IoSliceMut::new(payload), IoSliceMut::new(&mut self.rx[self.end..limit])];
+        let first = usize::from(wanted == 0);
+        let n = match rustix::io::readv(&self.link.socket, &mut slices[first..]) {
+            Ok(0) => return Err(Hangup::Lost),
+            Ok(n) => n,
+            Err(Os::AGAIN | Os::INTR) => return Ok(()),
+            Err(_) => return Err(Hangup::Lost),
+        };
+        self.read_at = now;
+        let paid = n.min(wanted);
+        self.end += n - paid;
+        if let Some(incoming) = &mut self.incoming {
+            incoming.filled += paid;
+            self.session.payload_received(paid);
+        }
+        self.shared.stats.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! What lies below the NBD server: something that lists exports, and an export that reads and writes plain bytes.
+//!
+//! The service layer implements both; tests use one in memory.
+
+use crate::error::Result;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How far a call may go to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
+    Inline,
+    /// Wait for whatever it takes; the answer is always [`Progress::Done`].
+    Full,
+}
+
+/// How far a call went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// Nothing was done and no buffer was touched; ask again with [`Effort::Full`].
+    WouldBlock,
+}
+
+/// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
+/// [`Export::size`] and not empty; many threads call at once.
+///
+/// What a call has finished is visible to every connection of the same volume, so that `NBD_FLAG_CAN_MULTI_CONN` holds:
+/// a flush on one connection covers what was acknowledged on all.
+pub trait Export: Send + Sync {
+    /// Bytes of the export; may grow while it is open, never shrinks.
+    fn size(&self) -> u64;
+    /// Whether writes are refused.
+    fn read_only(&self) -> bool;
+    /// How long after a request was read it may still be applied, when this client's request timeout is known (half of
+    /// it). `None`: the server's default.
+    fn stale_after(&self) -> Option<Duration> {
+        None
+    }
+    /// Fills `out` from `offset`.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress>;
+    /// Writes `data` at `offset`. The bytes are plain and lie in the server's own buffer: the callee may seal them in
+    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress>;
+    /// Makes everything durable that was finished before the call.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn flush(&self) -> Result<()>;
+    /// The range is no longer needed.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()>;
+    /// The range shall read as zeroes; `no_hole`: its space stays allocated.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()>;
+    /// The range will be needed soon.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn cache(&self, offset: u64, len: u64) -> Result<()>;
+}
+
+/// A line of `NBD_OPT_LIST`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportEntry {
+    /// The name to ask for.
+    pub name: String,
+    /// Words for people; may be empty.
+    pub description: String,
+}
+
+/// What `NBD_OPT_INFO` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// The canonical name (without a token).
+    pub name: String,
+    /// Words for people; may be empty.
+    pub description: String,
+    /// Bytes.
+    pub size: u64,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// All exports of a server.
+pub trait Exports: Send + Sync {
+    /// The exports that this client may know of.
+    fn list(&self, client: &Client) -> Vec<ExportEntry>;
+    /// Describes an export; takes no lease.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `Busy`, … as the client is to hear them.
+    fn info(&self, name: &str, client: &Client) -> Result<ExportInfo>;
+    /// Opens an export and takes its lease; dropping the last Arc of that connection ends it. The server drops its own
+    /// after everything in flight on the connection has ended.
+    ///
+    /// # Errors
+    /// As [`Exports::info`].
+    fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>>;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// The other end.
+    pub peer: Peer,
+    /// This server's number of the connection, never given twice.
+    pub connection: u64,
+}
+
+/// The other end of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A process on this machine, as the kernel knows it (`SO_PEERCRED`).
+    Unix {
+        /// Process id when it connected.
+        pid: i32,
+        /// Effective user id when it connected.
+        uid: u32,
+        /// When the process started, clock ticks since boot (`/proc/PID/stat`, field 22); 0 when it had ended already.
+        start_time: u64,
+    },
+    /// An address.
+    Tcp {
+        /// The remote address and port.
+        addr: SocketAddr,
+    },
+}
+
+impl Peer {
+    /// The process at the other end of a Unix socket.
+    pub(super) fn of_unix(cred: crate::sys::PeerCred) -> Self {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", cred.pid)).unwrap_or_default();
+        Self::Unix { pid: cred.pid, uid: cred.uid, start_time: start_time(&stat).unwrap_or(0) }
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`. The second field is a name in parentheses that may itself hold blanks and parentheses, so
+/// fields are counted from the last one.
+fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_field_22_whatever_the_name() {
+        let rest = (3..=25).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(start_time(&format!("7 (a) b ( c) {rest}")), Some(22));
+        assert_eq!(start_time("7 (cut"), None);
+        assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn this_process_has_a_start_time() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let Peer::Unix { start_time, .. } = Peer::of_unix(crate::sys::PeerCred { pid, uid: 0 }) else { panic!() };
+        assert!(start_time > 0);
+    }
+}

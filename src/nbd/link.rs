@@ -1,0 +1,227 @@
+//! One connection as its own thread and the workers share it: the socket's sending side, what is in flight, and the flags
+//! that end it.
+
+use super::budget::Buf;
+use super::codec::SimpleReply;
+use super::errno::{Errno, Hangup};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno as Os;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Slices in one `sendmsg(2)`: two for each reply. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
+const SLICES: usize = 128;
+
+/// Something another thread can be woken by while it polls.
+#[derive(Debug)]
+pub(super) struct Waker(OwnedFd);
+
+impl Waker {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// Makes the polling side return, now or at its next poll.
+    pub(super) fn wake(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Forgets what was woken so far.
+    pub(super) fn clear(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Something to send.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// Handshake bytes.
+    Bytes(Vec<u8>),
+    /// A reply, with a READ's data.
+    Reply { head: [u8; SimpleReply::SIZE], body: Option<Buf> },
+}
+
+impl Outgoing {
+    /// The reply to `cookie`.
+    pub(super) fn reply(cookie: u64, outcome: Result<Option<Buf>, Errno>) -> Self {
+        let (error, body) = match outcome {
+            Ok(body) => (None, body),
+            Err(errno) => (Some(errno), None),
+        };
+        Self::Reply { head: SimpleReply { error, cookie }.encode(), body }
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        match self {
+            Self::Bytes(bytes) => (bytes, &[]),
+            Self::Reply { head, body } => (head, body.as_deref().unwrap_or(&[])),
+        }
+    }
+
+    /// Bytes on the wire.
+    pub(super) fn len(&self) -> usize {
+        let (head, body) = self.parts();
+        head.len() + body.len()
+    }
+}
+
+#[derive(Default)]
+struct Outbox {
+    queue: VecDeque<Outgoing>,
+    /// Bytes of the first entry that are sent.
+    sent: usize,
+}
+
+/// The shared side of a connection.
+pub(super) struct Link {
+    pub(super) id: u64,
+    pub(super) socket: OwnedFd,
+    pub(super) waker: Waker,
+    out: Mutex<Outbox>,
+    in_flight: AtomicUsize,
+    /// The connection's thread wants to hear of each completion.
+    eager: AtomicBool,
+    /// Nothing can be sent any more; replies are dropped.
+    broken: AtomicBool,
+    /// Why nothing more may be applied, once that is so.
+    condemned: OnceLock<Hangup>,
+    /// How old a request may get, once an export is open.
+    pub(super) stale_after: OnceLock<Duration>,
+}
+
+impl Link {
+    pub(super) fn new(id: u64, socket: OwnedFd) -> std::io::Result<Self> {
+        Ok(Self {
+            id,
+            socket,
+            waker: Waker::new()?,
+            out: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            eager: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            condemned: OnceLock::new(),
+            stale_after: OnceLock::new(),
+        })
+    }
+
+    /// Sends what `batch` holds, behind what waits already, as far as the socket takes it; empties `batch`.
+    /// True: everything is out.
+    pub(super) fn send(&self, batch: &mut Vec<Outgoing>) -> bool {
+        let mut out = self.out.lock();
+        out.queue.extend(batch.drain(..));
+        self.push_out(&mut out)
+    }
+
+    /// Sends one thing, as [`Link::send`].
+    pub(super) fn send_one(&self, one: Outgoing) -> bool {
+        let mut out = self.out.lock();
+        out.queue.push_back(one);
+        self.push_out(&mut out)
+    }
+
+    /// Things that wait to be sent.
+    pub(super) fn unsent(&self) -> usize {
+        self.out.lock().queue.len()
+    }
+
+    fn push_out(&self, out: &mut Outbox) -> bool {
+        while !out.queue.is_empty() && !self.broken() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = gather(&out.queue, out.sent, &mut slices);
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match rustix::net::sendmsg(&self.socket, &slices[..count], &mut SendAncillaryBuffer::default(), flags) {
+                Ok(n) => out.advance(n),
+                Err(Os::INTR) => {}
+                Err(Os::AGAIN) => return false,
+                Err(_) => self.broken.store(true, Ordering::SeqCst),
+            }
+        }
+        out.queue.clear();
+        out.sent = 0;
+        true
+    }
+
+    /// Whether the client can no longer be answered.
+    pub(super) fn broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing of this connection is applied that has not begun; its thread ends it.
+    pub(super) fn condemn(&self, why: Hangup) {
+        let _ = self.condemned.set(why);
+        self.broken.store(true, Ordering::SeqCst);
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        self.waker.wake();
+    }
+
+    /// Why the connection is condemned, if it is.
+    pub(super) fn condemned(&self) -> Option<Hangup> {
+        self.condemned.get().copied()
+    }
+
+    /// Requests handed to the workers and not finished.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn began(&self) {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// `n` requests ended: answered, or dropped.
+    pub(super) fn finished(&self, n: usize) {
+        self.in_flight.fetch_sub(n, Ordering::SeqCst);
+        if self.eager.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether each completion shall wake the connection's thread. Set it before looking at [`Link::in_flight`].
+    pub(super) fn set_eager(&self, eager: bool) {
+        self.eager.store(eager, Ordering::SeqCst);
+    }
+}
+
+/// Fills `slices` with the head of the queue; how many.
+fn gather<'a>(queue: &'a VecDeque<Outgoing>, sent: usize, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    let mut count = 0;
+    let mut skip = sent;
+    for one in queue.iter().take(SLICES / 2) {
+        let (head, body) = one.parts();
+        for part in [head, body] {
+            let gone = skip.min(part.len());
+            skip -= gone;
+            let part = &part[gone..];
+            if !part.is_empty() {
+                slices[count] = IoSlice::new(part);
+                count += 1;
+            }
+        }
+    }
+    count
+}
+
+impl Outbox {
+    fn advance(&mut self, mut n: usize) {
+        while let Some(first) = self.queue.front() {
+            let left = first.len() - self.sent;
+            if n < left {
+                self.sent += n;
+                return;
+            }
+            n -= left;
+            self.sent = 0;
+            self.queue.pop_front();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! An export in memory: the floor that benches compare with, and what tests serve.
+
+use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress};
+use crate::error::{Error, Kind, Result};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Plain bytes in memory.
+#[derive(Debug, Default)]
+pub struct Memory {
+    bytes: RwLock<Vec<u8>>,
+    read_only: bool,
+}
+
+impl Memory {
+    /// `size` zero bytes.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self { bytes: RwLock::new(vec![0; size]), read_only: false }
+    }
+
+    /// The same, refusing writes.
+    #[must_use]
+    pub const fn as_read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Makes it `size` bytes long, if it was shorter.
+    pub fn grow(&self, size: usize) {
+        let mut bytes = self.bytes.write();
+        if bytes.len() < size {
+            bytes.resize(size, 0);
+        }
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        let mut bytes = self.bytes.write();
+        let range = range(bytes.len(), offset, len)?;
+        bytes[range].fill(0);
+        Ok(())
+    }
+}
+
+fn range(size: usize, offset: u64, len: u64) -> Result<std::ops::Range<usize>> {
+    let end = offset.checked_add(len).filter(|&end| end <= size as u64);
+    let end = end.ok_or_else(|| Error::new(Kind::Usage, "range outside the export"))?;
+    Ok(offset as usize..end as usize)
+}
+
+impl Export for Memory {
+    fn size(&self) -> u64 {
+        self.bytes.read().len() as u64
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8], _: Effort) -> Result<Progress> {
+        let bytes = self.bytes.read();
+        out.copy_from_slice(&bytes[range(bytes.len(), offset, out.len() as u64)?]);
+        Ok(Progress::Done)
+    }
+
+    fn write(&self, offset: u64, data: &mut [u8], _: bool, _: Effort) -> Result<Progress> {
+        let mut bytes = self.bytes.write();
+        let range = range(bytes.len(), offset, data.len() as u64)?;
+        bytes[range].copy_from_slice(data);
+        Ok(Progress::Done)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn trim(&self, offset: u64, len: u64, _: bool) -> Result<()> {
+        self.zero(offset, len)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, _: bool, _: bool) -> Result<()> {
+        self.zero(offset, len)
+    }
+
+    fn cache(&self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Exports by name, open to everybody.
+#[derive(Default)]
+pub struct Fixed(BTreeMap<String, Arc<dyn Export>>);
+
+impl Fixed {
+    /// Adds one.
+    #[must_use]
+    pub fn with(mut self, name: &str, export: Arc<dyn Export>) -> Self {
+        self.0.insert(name.to_owned(), export);
+        self
+    }
+}
+
+impl Exports for Fixed {
+    fn list(&self, _: &Client) -> Vec<ExportEntry> {
+        self.0.keys().map(|name| ExportEntry { name: name.clone(), description: String::new() }).collect()
+    }
+
+    fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
+        let export = self.open(name, client)?;
+        let (size, read_only) = (export.size(), export.read_only());
+        Ok(ExportInfo { name: name.to_owned(), description: String::new(), size, read_only })
+    }
+
+    fn open(&self, name: &str, _: &Client) -> Result<Arc<dyn Export>> {
+        let export = self.0.get(name).map(Arc::clone);
+        export.ok_or_else(|| Error::new(Kind::NotFound, format!("no export {name:?}")))
+    }
+}

@@ -1,0 +1,119 @@
+//! Drives a session with made-up input: what the fuzzer, the corpus test and the property tests share.
+
+use super::codec::{ExportQuery, OptionHeader, RequestHeader, SimpleReply};
+use super::errno::Hangup;
+use super::export::{ExportEntry, ExportInfo};
+use super::session::{Choice, Event, Session};
+use crate::error::{Error, Kind};
+
+/// Everything a session did with some input, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transcript {
+    /// What it reported.
+    pub events: Vec<Event>,
+    /// What it would have sent in the handshake.
+    pub output: Vec<u8>,
+    /// Payload bytes of accepted WRITEs.
+    pub payload: Vec<u8>,
+    /// Why it hung up, if it did.
+    pub hangup: Option<Hangup>,
+}
+
+/// Feeds `input` to a session in pieces whose sizes come from `seed` (0: in one piece). The one export, `disk`, has 64 KiB;
+/// `ro` is the same and read-only; `full` fails for want of space.
+#[must_use]
+pub fn drive(input: &[u8], seed: u64) -> Transcript {
+    let mut out = Transcript::default();
+    let mut session = Session::new();
+    let mut state = seed;
+    let mut rest = input;
+    while !rest.is_empty() && out.hangup.is_none() {
+        let n = if seed == 0 { rest.len() } else { piece(&mut state).min(rest.len()) };
+        let (now, later) = rest.split_at(n);
+        rest = later;
+        if let Err(hangup) = feed(&mut session, now, &mut out) {
+            out.hangup = Some(hangup);
+        }
+        out.output.extend(session.take_output());
+    }
+    out
+}
+
+/// A piece's size, 1 to 64 bytes, small ones often (xorshift64*).
+fn piece(state: &mut u64) -> usize {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    let r = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+    1 + (r % (1 + (r >> 8) % 64)) as usize
+}
+
+fn feed(session: &mut Session, mut input: &[u8], out: &mut Transcript) -> Result<(), Hangup> {
+    loop {
+        let paid = session.payload_left().min(input.len());
+        out.payload.extend_from_slice(&input[..paid]);
+        session.payload_received(paid);
+        input = &input[paid..];
+        let step = session.step(input)?;
+        input = &input[step.used..];
+        let Some(event) = step.event else {
+            if step.used == 0 && paid == 0 {
+                return Ok(());
+            }
+            continue;
+        };
+        match &event {
+            Event::List => {
+                let entry = ExportEntry { name: "disk".into(), description: "a disk".into() };
+                session.answer_list(&[entry]);
+            }
+            Event::Choose { how, name } => {
+                let answer = export(*how, name);
+                session.answer_choice(answer.as_ref())?;
+            }
+            _ => {}
+        }
+        out.events.push(event);
+    }
+}
+
+fn export(how: Choice, name: &str) -> Result<ExportInfo, Error> {
+    match name {
+        "disk" | "" | "ro" => Ok(ExportInfo {
+            name: "disk".into(),
+            description: format!("{how:?}"),
+            size: 65536,
+            read_only: name == "ro",
+        }),
+        "full" => Err(Error::new(Kind::NoSpace, "open full")),
+        _ => Err(Error::new(Kind::NotFound, "no such export")),
+    }
+}
+
+/// Decodes `bytes` as every wire type and encodes what came out; false when that differs from what was decoded.
+#[must_use]
+pub fn encodes_back(bytes: &[u8]) -> bool {
+    let mut again = Vec::new();
+    let mut same = true;
+    let mut check = |again: &mut Vec<u8>| {
+        same &= bytes.starts_with(again);
+        again.clear();
+    };
+    if let Some(header) = OptionHeader::decode(bytes) {
+        header.encode(&mut again);
+        check(&mut again);
+    }
+    if let Some(header) = RequestHeader::decode(bytes) {
+        header.encode(&mut again);
+        check(&mut again);
+    }
+    if let Some(query) = ExportQuery::decode(bytes) {
+        query.encode(&mut again);
+        check(&mut again);
+    }
+    if let Some(reply) = SimpleReply::decode(bytes) {
+        again.extend_from_slice(&reply.encode());
+        check(&mut again);
+    }
+    same
+}

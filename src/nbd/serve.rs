@@ -1,0 +1,447 @@
+//! The server as a whole: listeners, connections, the one-second tick, and going down.
+
+use super::budget::Budget;
+use super::conn::Conn;
+use super::errno::Hangup;
+use super::export::{Client, Exports, Peer};
+use super::link::{Link, Waker};
+use super::pool::Pool;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::sys;
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Socket buffer asked for in each direction, bytes: a batch of replies fits, so that the client can drain it meanwhile.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A monotonic clock: time since some fixed point.
+pub trait Ticks: Send + Sync {
+    /// The time now.
+    fn now(&self) -> Duration;
+}
+
+/// The operating system's monotonic clock, from when this was made.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemTicks(Instant);
+
+impl Default for SystemTicks {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Ticks for SystemTicks {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// How a server behaves.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Bytes of payload buffers for all connections (48 MiB).
+    pub budget: usize,
+    /// Threads for requests that wait (16).
+    pub workers: usize,
+    /// Longest negotiation (10 s).
+    pub handshake: Duration,
+    /// Age at which a request is not applied any more and its connection is closed, unless the export says otherwise (15 s,
+    /// half the Linux client's default request timeout).
+    pub stale_after: Duration,
+    /// Connections at once; more are closed as they come (1024).
+    pub max_connections: usize,
+    /// Requests of one connection with the workers at once (256).
+    pub max_in_flight: usize,
+    /// The clock.
+    pub ticks: Arc<dyn Ticks>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            budget: 48 << 20,
+            workers: 16,
+            handshake: Duration::from_secs(10),
+            stale_after: Duration::from_secs(15),
+            max_connections: 1024,
+            max_in_flight: 256,
+            ticks: Arc::new(SystemTicks::default()),
+        }
+    }
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket, and its path, which is removed when the server ends.
+    Unix(UnixListener, PathBuf),
+    /// A TCP socket that somebody else bound; who may use it is for [`Exports`] to decide.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Binds a Unix socket that its owner alone can connect to (mode 0600 from its first moment). A socket file that
+    /// nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// `Busy` when somebody listens there; what the operating system reports.
+    pub fn unix(path: &Path) -> Result<Self> {
+        let what = || format!("listen on {}", path.display());
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on(what)?;
+        // The mode of the socket itself becomes, less the umask, the mode of the file that bind makes.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).on(what)?;
+        let address = SocketAddrUnix::new(path).on(what)?;
+        if let Err(err) = rustix::net::bind(&socket, &address) {
+            if err != rustix::io::Errno::ADDRINUSE {
+                return Err(Error::io(what(), err.into()));
+            }
+            match UnixStream::connect(path) {
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path).on(what)?;
+                    rustix::net::bind(&socket, &address).on(what)?;
+                }
+                _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
+            }
+        }
+        rustix::net::listen(&socket, 128).on(what)?;
+        Ok(Self::Unix(UnixListener::from(socket), path.to_owned()))
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
+
+    fn set_nonblocking(&self) -> std::io::Result<()> {
+        match self {
+            Self::Unix(listener, _) => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// The next connection, ready for use.
+    fn accept(&self) -> std::io::Result<(OwnedFd, Peer)> {
+        match self {
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                sys::socket_buffers(&stream, SOCKET_BUFFER);
+                let peer = Peer::of_unix(sys::peer_cred(&stream)?);
+                Ok((stream.into(), peer))
+            }
+            Self::Tcp(listener) => {
+                let (stream, addr) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                sys::socket_buffers(&stream, SOCKET_BUFFER);
+                // A client whose machine vanished sends nothing; keep-alive is what ends its lease.
+                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                Ok((stream.into(), Peer::Tcp { addr }))
+            }
+        }
+    }
+}
+
+/// Counters since the server started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that ended by a [`Hangup`], not by the client's farewell.
+    pub hangups: u64,
+    /// Requests taken.
+    pub requests: u64,
+    /// Requests refused by the protocol's rules.
+    pub refused: u64,
+    /// Requests served by the connection's own thread.
+    pub inline: u64,
+    /// Requests handed to the workers.
+    pub queued: u64,
+    /// Times a connection had to wait for the budget.
+    pub stalls: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes of the budget in use now.
+    pub budget_used: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    accepted: AtomicU64,
+    pub(super) hangups: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) inline: AtomicU64,
+    pub(super) queued: AtomicU64,
+    pub(super) stalls: AtomicU64,
+    pub(super) bytes_in: AtomicU64,
+}
+
+/// What all threads of a server share.
+pub(super) struct Shared {
+    pub(super) exports: Arc<dyn Exports>,
+    pub(super) config: ServerConfig,
+    pub(super) budget: Arc<Budget>,
+    pub(super) pool: Pool,
+    pub(super) stats: Counters,
+    stopping: AtomicBool,
+    links: Mutex<HashMap<u64, Arc<Link>>>,
+    /// Told when a connection ends, and when the server stops.
+    changed: Condvar,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Duration {
+        self.config.ticks.now()
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
+    fn tick(&self, gap: Duration) {
+        for link in self.links.lock().values() {
+            if gap > link.stale_after.get().copied().unwrap_or(self.config.stale_after) {
+                link.condemn(Hangup::Stale);
+            }
+        }
+    }
+
+    fn tick_until_stopped(&self) {
+        let mut last = self.now();
+        let mut links = self.links.lock();
+        while !self.stopping() {
+            self.changed.wait_for(&mut links, Duration::from_secs(1));
+            drop(links);
+            let now = self.now();
+            self.tick(now.saturating_sub(last));
+            last = now;
+            links = self.links.lock();
+        }
+    }
+}
+
+/// A running server. Dropping it is [`Server::shutdown`] without patience.
+pub struct Server {
+    shared: Arc<Shared>,
+    stop: Arc<Waker>,
+    accepting: Vec<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves `exports` on `listeners`.
+    ///
+    /// # Errors
+    /// When a thread or a descriptor cannot be made.
+    pub fn start(listeners: Vec<Listener>, exports: Arc<dyn Exports>, config: ServerConfig) -> Result<Self> {
+        let what = || "start the NBD server".to_owned();
+        let stop = Arc::new(Waker::new().on(what)?);
+        let shared = Arc::new(Shared {
+            exports,
+            budget: Budget::new(config.budget),
+            pool: Pool::new(config.workers, Arc::clone(&config.ticks)),
+            stats: Counters::default(),
+            stopping: AtomicBool::new(false),
+            links: Mutex::default(),
+            changed: Condvar::new(),
+            next_id: AtomicU64::new(1),
+            config,
+        });
+        let mut server = Self { shared, stop, accepting: Vec::new(), workers: Vec::new(), ticker: None };
+        for _ in 0..server.shared.config.workers.max(1) {
+            let shared = Arc::clone(&server.shared);
+            server.workers.push(spawn("nbd-worker", move || shared.pool.work()).on(what)?);
+        }
+        let shared = Arc::clone(&server.shared);
+        server.ticker = Some(spawn("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
+        for listener in listeners {
+            listener.set_nonblocking().on(what)?;
+            let (shared, stop) = (Arc::clone(&server.shared), Arc::clone(&server.stop));
+            server.accepting.push(spawn("nbd-accept", move || accept_all(&shared, &listener, &stop)).on(what)?);
+        }
+        Ok(server)
+    }
+
+    /// A handle that ends single connections.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        Controller(Arc::downgrade(&self.shared))
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.links.lock().len()
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let s = &self.shared.stats;
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Stats {
+            accepted: of(&s.accepted),
+            hangups: of(&s.hangups),
+            requests: of(&s.requests),
+            refused: of(&s.refused),
+            inline: of(&s.inline),
+            queued: of(&s.queued),
+            stalls: of(&s.stalls),
+            bytes_in: of(&s.bytes_in),
+            budget_used: self.shared.budget.used() as u64,
+        }
+    }
+
+    /// Stops accepting and reading, lets what is in flight finish and its replies go out for up to `drain`, then cuts what
+    /// is left and waits as long again. Requests that were not begun are not answered: a kernel client sends them again to
+    /// the next server, whereas an error reply would reach its file system. True: every connection has ended and let go of
+    /// its export.
+    pub fn shutdown(mut self, drain: Duration) -> bool {
+        self.stop(drain)
+    }
+
+    fn stop(&mut self, drain: Duration) -> bool {
+        let shared = &self.shared;
+        if shared.stopping.swap(true, Ordering::SeqCst) {
+            return true;
+        }
+        self.stop.wake();
+        for thread in self.accepting.drain(..) {
+            let _ = thread.join();
+        }
+        {
+            let links = shared.links.lock();
+            links.values().for_each(|link| link.waker.wake());
+            shared.changed.notify_all();
+        }
+        let mut ended = self.wait_for_connections(drain);
+        if !ended {
+            shared.links.lock().values().for_each(|link| link.condemn(Hangup::Shutdown));
+            ended = self.wait_for_connections(drain.max(Duration::from_secs(1)));
+        }
+        shared.pool.stop();
+        if ended {
+            // With a request stuck below, its worker could not be joined; it ends with the process.
+            self.workers.drain(..).chain(self.ticker.take()).for_each(|thread| drop(thread.join()));
+        }
+        ended
+    }
+
+    fn wait_for_connections(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut links = self.shared.links.lock();
+        while !links.is_empty() {
+            if self.shared.changed.wait_until(&mut links, deadline).timed_out() {
+                return links.is_empty();
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// Ends single connections of a server, from inside [`Exports`] or elsewhere; outlives the server harmlessly.
+#[derive(Clone)]
+pub struct Controller(Weak<Shared>);
+
+impl Controller {
+    /// Hangs up on a connection ([`Client::connection`]): nothing of it is applied that has not begun, and its export is
+    /// dropped once the rest has ended. Does not wait. False: it has ended already.
+    pub fn disconnect(&self, connection: u64) -> bool {
+        let link = self.0.upgrade().and_then(|shared| shared.links.lock().get(&connection).cloned());
+        link.is_some_and(|link| {
+            link.condemn(Hangup::Displaced);
+            true
+        })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// One listener's life.
+fn accept_all(shared: &Arc<Shared>, listener: &Listener, stop: &Waker) {
+    while !shared.stopping() {
+        let mut fds = [
+            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(listener.fd(), PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err() || fds[1].revents().is_empty() {
+            continue;
+        }
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                if let Err(err) = admit(shared, socket, peer) {
+                    tracing::warn!("NBD connection not served: {err}");
+                }
+            }
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(err) => {
+                tracing::warn!("accept an NBD connection: {err}");
+                // Out of descriptors, most likely: the connection stays readable, so wait a little before asking again.
+                let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+                let _ = poll(&mut fds[..1], Some(&pause));
+            }
+        }
+    }
+    if let Listener::Unix(_, path) = listener {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Takes the connection off the list when its thread ends, however it ends.
+struct Listed(Arc<Shared>, u64);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.0.links.lock().remove(&self.1);
+        self.0.changed.notify_all();
+    }
+}
+
+fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer) -> std::io::Result<()> {
+    let connection = shared.next_id.fetch_add(1, Ordering::Relaxed);
+    let link = Arc::new(Link::new(connection, socket)?);
+    {
+        let mut links = shared.links.lock();
+        if links.len() >= shared.config.max_connections {
+            return Err(std::io::Error::other("too many connections"));
+        }
+        links.insert(connection, Arc::clone(&link));
+    }
+    shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
+    let listed = Listed(Arc::clone(shared), connection);
+    let conn = Conn::new(Arc::clone(shared), link, Client { peer, connection });
+    spawn("nbd-conn", move || {
+        let _listed = listed;
+        conn.run();
+    })
+    .map(drop)
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
