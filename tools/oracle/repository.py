@@ -77,7 +77,7 @@ class Repository:
             raise Damaged(f"{head}: missing")
         self.folders = [Folder(p.parent) for p in sorted(self.root.glob("*/*/log"))]
         self.problems = []
-        self.seen_packs = {}
+        self.seen_packs = set()
 
     def manifest(self, snapshot):
         for folder in self.folders:
@@ -153,9 +153,10 @@ class Repository:
                 for at in choices.PACK_CRC_AT]
         if magic != b"COFPACK1" or pack.hex() != path.name or not any(crcs):
             raise Damaged(f"{path}: magic {magic!r}, id {pack.hex()} or CRC of the header is wrong")
-        if raw[-8:] != b"COFPACK1" and not raw[-8:].isalnum():
-            raise Damaged(f"{path}: no tail at {len(raw) - 16}")
-        self.seen_packs[path] = raw
+        count, footer, _ = struct.unpack("<II8s", raw[-16:])
+        if not 64 <= footer <= len(raw) - 16 - count * BODY.size:
+            raise Damaged(f"{path}: tail at {len(raw) - 16}: {count} heads at {footer} do not fit")
+        self.seen_packs.add(path)
 
     def chunk(self, folder, number, leaf):
         """The chunk's sealed bytes with its holes as zeros; its hash is checked first."""

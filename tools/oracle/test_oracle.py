@@ -1,15 +1,19 @@
 """The oracle's own tests: published vectors, and files made here, as FORMATS.md says, byte by byte."""
 
+import io
 import json
 import os
+import pathlib
 import struct
 import tempfile
 import unittest
 
 import blake3_pure
 from blob import HEAD, Blob, context_bytes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from primitives import blake3, crc32c, hkdf, hmac_sha256, open_sector, xts
+from repository import BODY, LEAF, PAGE_HEAD, SIGNED, Repository
 from volume_file import BLOCKS, CHUNK, Damaged, Volume
 
 KEY = bytes(range(64))
@@ -131,6 +135,69 @@ class Blobs(unittest.TestCase):
             Blob(raw).unwrap(b"j" * 32, context)
         with self.assertRaisesRegex(Damaged, "reaches past"):
             Blob(raw[: HEAD.size - 2] + b"\xff\xff" + raw[HEAD.size :])
+
+
+def make_repository(root):
+    """A repository of one snapshot with one chunk, sector 1 of it in use."""
+    folder = root / "lineage" / "installation"
+    for name in ("log", "manifests", "pages", "packs"):
+        (folder / name).mkdir(parents=True)
+    (root / "coffer-repository.json").write_text("{}")
+    signer = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
+
+    def signed(path, word, magic, number, previous, record):
+        body = json.dumps(record).encode()
+        raw = SIGNED.pack(magic, 1, 1, len(body), b"l" * 16, number, previous, b"i" * 16) + body
+        raw += signer.sign(b"coffer/" + word + b"/v1" + raw)
+        path.write_bytes(raw)
+        return blake3(raw)
+
+    sector = xts(KEY, 1, b"coffer! " * 512, decrypt=False)
+    tag = hkdf(KEY, b"", b"coffer/data-key-id/v1", 16)[:4]
+    sector_map, pack = b"\x02" + bytes(15), b"p" * 16
+    head = BODY.pack(0, sector_map, tag, 4096, blake3(sector))
+    start = b"COFPACK1" + struct.pack("<HH16s16s", 1, 0, pack, b"l" * 16).ljust(52, b"\0")
+    start += struct.pack("<I", crc32c(start))
+    bodies = start + head + sector
+    tail = head + struct.pack("<I", 64) + struct.pack("<II", 1, len(bodies)) + b"COFPACK1"
+    (folder / "packs" / pack.hex()).write_bytes(bodies + tail)
+    page = PAGE_HEAD.pack(b"COFPAGE1", 1, 0, 0, 1, 0, 0)
+    page += LEAF.pack(blake3(sector), pack, 64, 4096, sector_map, tag, 0, 0)
+    (folder / "pages" / blake3(page).hex()).write_bytes(page)
+    public = signer.public_key().public_bytes_raw().hex()
+    first = signed(folder / "log" / f"{0:016x}", b"log", b"COFLOGR1", 0, bytes(32), {"public_key": public})
+    signed(folder / "log" / f"{1:016x}", b"log", b"COFLOGR1", 1, first, {"type": "add"})
+    signed(folder / "manifests" / "snap-1", b"manifest", b"COFMANI1", 0, bytes(32),
+           {"root": blake3(page).hex(), "size": CHUNK})
+    return folder, tag
+
+
+class Repositories(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.root = pathlib.Path(scratch.name)
+        self.folder, self.tag = make_repository(self.root)
+
+    def problems(self):
+        repo = Repository(self.root)
+        repo.verify()
+        return repo.problems
+
+    def test_verify_and_extract(self):
+        self.assertEqual(self.problems(), [])
+        out = io.BytesIO()
+        Repository(self.root).extract("snap-1", out, {self.tag: KEY})
+        self.assertEqual(out.getvalue(), (bytes(4096) + b"coffer! " * 512).ljust(CHUNK, b"\0"))
+
+    def test_one_changed_byte_is_named(self):
+        for path, at, text in ((next(self.folder.glob("packs/*")), 200, "hash does not match"),
+                               (next(self.folder.glob("pages/*")), 40, "hash in the name"),
+                               (self.folder / "log" / f"{1:016x}", 75, "signature at")):
+            raw = path.read_bytes()
+            path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+            self.assertRegex("; ".join(self.problems()), text)
+            path.write_bytes(raw)
 
 
 if __name__ == "__main__":
