@@ -1,0 +1,77 @@
+# A new user's day with coffer: key, volume, ext4, snapshot under writes, restore, delete, export to dm-crypt.
+. /steps.sh
+
+MARKER=coffer-marker-$(head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n')
+coffer() { timeout 120 /bin/coffer --data /data "$@"; }
+
+serve() {
+    /bin/coffer --data /data serve >/tmp/serve.log 2>&1 </dev/null &
+    poll 30 socket_is_there
+}
+
+socket_is_there() { find /data /run -type s | grep -q .; }
+
+write_before() {
+    echo "$MARKER" >/mnt/marker && sync && echo marker >/tmp/fsynced && write_files a 25 /mnt
+}
+
+# A marker that grep cannot find even where it is would prove nothing about where it must not be.
+marker_is_sealed() {
+    grep -q "$MARKER" /mnt/marker || { echo "the marker is not even in its file"; return 1; }
+    ! grep -rlF "$MARKER" /data
+}
+
+# The snapshot is taken while another process writes; only files synced before it began must be in it.
+snapshot_under_writes() {
+    cp /tmp/fsynced /tmp/before
+    hashes /mnt /tmp/before >/tmp/expected || return 1
+    write_files b 25 /mnt &
+    writer=$!
+    SNAPSHOT=$(coffer snapshot create web --wait -q) || { wait $writer; return 1; }
+    echo "snapshot $SNAPSHOT, $(grep -c '^b' /tmp/fsynced) files were written meanwhile"
+    echo "$SNAPSHOT" >/tmp/snapshot
+    wait $writer || return 1
+    case $SNAPSHOT in
+        *[!a-z0-9-]*) echo "-q printed more than the id"; return 1 ;;
+        snap-?*) ;;
+        *) echo "that is no snapshot id"; return 1 ;;
+    esac
+}
+
+change_after() {
+    rm /mnt/a0 /mnt/a1 /mnt/b2 && dd if=/dev/urandom of=/mnt/a3 bs=1M count=2 conv=fsync && write_files c 10 /mnt && sync
+}
+
+mkdir -p /mnt /mnt2 /plain
+need "coffer init" coffer init
+need "coffer key create" coffer key create --alias alias/prod
+need "coffer volume create" coffer volume create --size "$VOLUME_SIZE" --key alias/prod --name web
+need "coffer serve" serve
+need "coffer attach" coffer attach web /dev/nbd0
+need "mkfs.ext4" timeout 60 mkfs.ext4 -q -F /dev/nbd0
+need "mount" mount -t ext4 /dev/nbd0 /mnt
+need "write 25 MiB with fsync" write_before
+need "snapshot while 25 MiB more are written" snapshot_under_writes
+step "change, delete and write after the snapshot" change_after
+step "no plaintext in the data directory" marker_is_sealed
+need "volume from the snapshot" coffer volume create --snapshot "$(cat /tmp/snapshot)" --name web2
+need "attach the restored volume" coffer attach web2 /dev/nbd1
+need "its journal is replayed" replay /dev/nbd1 /mnt2
+step "e2fsck finds it clean" timeout 60 e2fsck -fn /dev/nbd1
+need "mount the restored volume" mount -t ext4 /dev/nbd1 /mnt2
+step "files are as at the snapshot" same_hashes /mnt2 /tmp/expected
+need "umount both" umount /mnt /mnt2
+step "e2fsck finds the first volume clean" timeout 60 e2fsck -fn /dev/nbd0
+step "coffer detach" coffer detach web
+step "coffer volume delete" coffer volume delete web
+step "detach the restored volume" coffer detach web2
+need "export, sealed, holes filled" coffer volume export --sealed --fill-holes web2 /disk/export
+need "export the key" coffer volume export-key web2 --out /run/key
+step "the key has 64 bytes" test "$(wc -c </run/key)" -eq 64
+need "dm-crypt opens the export" open_plain /disk/export /run/key sealed
+need "mount what dm-crypt shows" mount -t ext4 -o ro /dev/mapper/sealed /plain
+step "decrypted files are as at the snapshot" same_hashes /plain /tmp/expected
+step "umount what dm-crypt shows" umount /plain
+step "close dm-crypt" cryptsetup close sealed
+[ "$failed" -eq 0 ] || sed 's/^/  serve| /' /tmp/serve.log
+finish
