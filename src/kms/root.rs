@@ -69,6 +69,12 @@ impl Passphrase {
         from.zeroize();
         Ok(Self { bytes, len })
     }
+
+    /// Whether both are the same, in constant time for equal lengths.
+    #[must_use]
+    pub fn ct_eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.bytes.ct_eq(&other.bytes)
+    }
 }
 
 /// What argon2id costs. The default follows RFC 9106, 4 (second recommended option), with more memory.

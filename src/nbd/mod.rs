@@ -20,6 +20,7 @@ mod pool;
 pub mod replay;
 pub mod serve;
 pub mod session;
+pub mod volumes;
 
 pub use errno::{Errno, Hangup};
 pub use export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};

@@ -27,18 +27,20 @@ impl Service {
 
     fn check_root(&self, out: &mut Findings) -> Result<()> {
         for slot in self.kms.root_slots()? {
-            match &slot.path {
-                Some(path) if super::lies_inside(path, self.data.path()) => out.add(
+            let at = std::path::Path::new(&slot.note);
+            match slot.kind.as_str() {
+                "file" if super::lies_inside(at, self.data.path()) => out.add(
                     Grade::Error,
                     "root key",
-                    format!("the key file {} lies in the data directory: whoever takes that takes all", path.display()),
+                    format!("the key file {} lies in the data directory: whoever takes that takes all", slot.note),
                 ),
-                Some(path) => out.add(
+                "file" => out.add(
                     Grade::Warning,
                     "root key",
-                    format!("the root key is in the file {}: whoever takes both it and the data directory takes all", path.display()),
+                    format!("the root key is in the file {}: whoever takes both it and the data directory takes all", slot.note),
                 ),
-                None => out.add(Grade::Ok, "root key", format!("slot {} ({})", slot.id, slot.kind)),
+                kind if slot.usable => out.add(Grade::Ok, "root key", format!("slot {} ({kind})", slot.id)),
+                kind => out.add(Grade::Warning, "root key", format!("slot {} ({kind}): {}", slot.id, slot.note)),
             }
         }
         Ok(())

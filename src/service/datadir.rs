@@ -80,7 +80,7 @@ impl DataDir {
     /// Whether `coffer init` was run here.
     #[must_use]
     pub fn is_initialised(&self) -> bool {
-        self.0.join("catalog.sqlite").exists() || self.0.join("root.json").exists() || self.0.join("root.a.json").exists()
+        self.0.join("root.json").exists() || self.0.join("root.b.json").exists()
     }
 
     /// Makes the directory, readable by its owner alone.

@@ -2,7 +2,7 @@
 
 use super::Service;
 use super::api::{AliasInfo, EventInfo, KeyInfo, Reply, Request};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, KeyMetadata, KeyRef};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,10 @@ impl Service {
             R::KeyCreate { alias, description } => {
                 if let Some(alias) = &alias {
                     crate::kms::check_alias(alias)?;
-                    kms.check_alias_is_free(alias)?;
+                    if kms.list_aliases(None)?.aliases.iter().any(|a| a.alias_name == *alias) {
+                        return Err(Error::new(Kind::Exists, format!("{alias} exists already"))
+                            .hint("choose another, or point it elsewhere with `coffer key alias update`"));
+                    }
                 }
                 let made = kms.create_key(&description, caller)?;
                 if let Some(alias) = alias {
@@ -78,8 +81,8 @@ impl Service {
         Ok(KeyInfo {
             id: meta.key_id.to_string(),
             arn: meta.arn,
-            state: meta.key_state.to_string(),
-            manager: meta.key_manager.to_string(),
+            state: word(&meta.key_state),
+            manager: word(&meta.key_manager),
             spec: meta.key_spec.to_owned(),
             description: meta.description,
             aliases: aliases.aliases.into_iter().map(|a| a.alias_name).collect(),
@@ -94,11 +97,17 @@ impl Service {
         let mut newest = VecDeque::new();
         for record in self.kms.audit_records()? {
             let record = record?;
+            let shown = serde_json::to_value(&record).unwrap_or_default();
             if newest.len() == limit.max(1) {
                 newest.pop_front();
             }
-            newest.push_back(EventInfo { sequence: record.sequence, record: record.json() });
+            newest.push_back(EventInfo { sequence: record.sequence, record: shown });
         }
         Ok(Reply::Events { events: newest.into() })
     }
+}
+
+/// A state or manager as AWS writes it.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -1,0 +1,319 @@
+//! How answers, progress and errors are shown: tables for people, JSON for programs, ids alone with -q.
+
+use super::Common;
+use crate::error::{Error, Kind};
+use crate::service::api::{
+    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
+    WireError,
+};
+use crate::units::ByteLen;
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Prints a line, and minds nothing if nobody reads it.
+pub(super) fn line(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn json<T: serde::Serialize>(value: &T) {
+    if let Ok(text) = serde_json::to_string_pretty(value) {
+        line(text);
+    }
+}
+
+/// Prints an error to standard error.
+pub(super) fn error(err: &Error, as_json: bool) {
+    if as_json {
+        if let Ok(text) = serde_json::to_string(&serde_json::json!({ "error": WireError::from(err) })) {
+            eprintln!("{text}");
+        }
+    } else {
+        eprintln!("coffer: {}", err.line());
+    }
+}
+
+/// Prints an answer; the exit code says whether all of it is good.
+pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
+    if common.json {
+        json(reply);
+        return code(reply);
+    }
+    if common.quiet {
+        ids(reply).iter().for_each(line);
+        return code(reply);
+    }
+    match reply {
+        Reply::Done { message } => line(message),
+        Reply::Status(status) => show_status(status),
+        Reply::Key(key) => show_key(key),
+        Reply::Keys { keys } => list_keys(keys),
+        Reply::Aliases { aliases } => list_aliases(aliases),
+        Reply::Volume(volume) => show_volume(volume),
+        Reply::Volumes { volumes } => list_volumes(volumes),
+        Reply::Snapshot(snapshot) => show_snapshot(snapshot),
+        Reply::Snapshots { snapshots } => list_snapshots(snapshots),
+        Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
+        Reply::Attachments { attachments } => list_attachments(attachments),
+        Reply::Findings { findings } => list_findings(findings),
+        Reply::Events { events } => list_events(events),
+    }
+    code(reply)
+}
+
+fn code(reply: &Reply) -> u8 {
+    match reply {
+        Reply::Findings { findings } if findings.iter().any(|f| f.grade == Grade::Error) => Kind::Failed.row().exit,
+        _ => 0,
+    }
+}
+
+fn ids(reply: &Reply) -> Vec<String> {
+    match reply {
+        Reply::Done { .. } | Reply::Findings { .. } | Reply::Events { .. } => Vec::new(),
+        Reply::Status(s) => vec![s.installation.clone()],
+        Reply::Key(k) => vec![k.id.clone()],
+        Reply::Keys { keys } => keys.iter().map(|k| k.id.clone()).collect(),
+        Reply::Aliases { aliases } => aliases.iter().map(|a| a.alias.clone()).collect(),
+        Reply::Volume(v) => vec![v.id.to_string()],
+        Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
+        Reply::Snapshot(s) => vec![s.id.to_string()],
+        Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::Attachment(a) => vec![a.id.clone()],
+        Reply::Attachments { attachments } => attachments.iter().map(|a| a.id.clone()).collect(),
+    }
+}
+
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(head.iter().map(|h| h.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    for text in table.to_string().lines() {
+        line(text.trim_end());
+    }
+}
+
+fn facts(rows: &[(&str, String)]) {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in rows {
+        line(format!("{name:width$}  {value}"));
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<&T>) -> String {
+    value.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+fn show_status(s: &StatusInfo) {
+    facts(&[
+        ("installation", s.installation.clone()),
+        ("account", s.account.clone()),
+        ("region", s.region.clone()),
+        ("signing key", s.signing_key.clone()),
+        ("data", s.data.display().to_string()),
+        ("daemon", s.daemon.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}"))),
+        ("nbd", if s.nbd.is_empty() { "-".to_owned() } else { s.nbd.join(", ") }),
+    ]);
+}
+
+fn show_key(k: &KeyInfo) {
+    facts(&[
+        ("key", k.id.clone()),
+        ("arn", k.arn.clone()),
+        ("state", k.state.clone()),
+        ("manager", k.manager.clone()),
+        ("spec", k.spec.clone()),
+        ("aliases", if k.aliases.is_empty() { "-".to_owned() } else { k.aliases.join(", ") }),
+        ("description", k.description.clone()),
+        ("created", k.created.to_string()),
+        ("deletion", or_dash(k.deletion.as_ref())),
+        ("backing keys", k.materials.to_string()),
+    ]);
+}
+
+fn list_keys(keys: &[KeyInfo]) {
+    table(
+        &["key", "state", "manager", "aliases", "created"],
+        keys.iter().map(|k| vec![k.id.clone(), k.state.clone(), k.manager.clone(), k.aliases.join(" "), k.created.to_string()]),
+    );
+}
+
+fn list_aliases(aliases: &[AliasInfo]) {
+    table(&["alias", "key"], aliases.iter().map(|a| vec![a.alias.clone(), a.key.clone()]));
+}
+
+fn show_volume(v: &VolumeInfo) {
+    let mut rows = vec![
+        ("volume", v.id.to_string()),
+        ("name", or_dash(v.name.as_ref())),
+        ("state", v.state.clone()),
+        ("size", ByteLen(v.size).to_string()),
+        ("on disk", v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string())),
+        ("key", v.key.clone()),
+        ("snapshot", or_dash(v.snapshot.as_ref())),
+        ("hydrated", v.hydrated.to_string()),
+        ("created", v.created.to_string()),
+        ("holder", or_dash(v.holder.as_ref())),
+    ];
+    if let Some(h) = &v.header {
+        rows.extend([
+            ("file", h.path.display().to_string()),
+            ("generation", h.generation.to_string()),
+            ("lineage", h.lineage.clone()),
+            ("epoch", h.epoch.to_string()),
+            ("clean", h.clean.to_string()),
+            ("map untrusted", h.changed_untrusted.clone()),
+            ("writes lost", h.write_failed.to_string()),
+            ("sealed units", format!("{} (a key's scope is 2^36 of 4 KiB by IEEE 1619)", h.sealed_units)),
+        ]);
+        rows.extend(h.context.iter().map(|(k, v)| ("context", format!("{k} = {v}"))));
+        for (id, blob) in &h.data_keys {
+            rows.push(("data key", id.clone()));
+            rows.push(("wrapped", format!("{} … ({} bytes)", blob.get(..64).unwrap_or(blob), blob.len() / 2)));
+        }
+        rows.extend(h.damage.iter().map(|d| ("damage", d.clone())));
+    }
+    facts(&rows);
+}
+
+fn list_volumes(volumes: &[VolumeInfo]) {
+    table(
+        &["volume", "name", "size", "on disk", "state", "snapshot"],
+        volumes.iter().map(|v| {
+            let stored = v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string());
+            vec![v.id.to_string(), or_dash(v.name.as_ref()), ByteLen(v.size).to_string(), stored, v.state.clone(), or_dash(v.snapshot.as_ref())]
+        }),
+    );
+}
+
+fn show_snapshot(s: &SnapshotInfo) {
+    facts(&[
+        ("snapshot", s.id.to_string()),
+        ("volume", s.volume.to_string()),
+        ("state", s.state.clone()),
+        ("error", or_dash(s.error.as_ref())),
+        ("size", ByteLen(s.size).to_string()),
+        ("changed", ByteLen(s.changed).to_string()),
+        ("stored", ByteLen(s.stored).to_string()),
+        ("base", or_dash(s.base.as_ref())),
+        ("key", s.key.clone()),
+        ("created", s.created.to_string()),
+        ("description", s.description.clone()),
+    ]);
+}
+
+fn list_snapshots(snapshots: &[SnapshotInfo]) {
+    table(
+        &["snapshot", "volume", "state", "size", "changed", "stored", "created"],
+        snapshots.iter().map(|s| {
+            vec![
+                s.id.to_string(),
+                s.volume.to_string(),
+                s.state.clone(),
+                ByteLen(s.size).to_string(),
+                ByteLen(s.changed).to_string(),
+                ByteLen(s.stored).to_string(),
+                s.created.to_string(),
+            ]
+        }),
+    );
+}
+
+fn shown(a: &AttachmentInfo) -> String {
+    a.name.clone().unwrap_or_else(|| a.volume.to_string())
+}
+
+fn list_attachments(all: &[AttachmentInfo]) {
+    table(
+        &["attachment", "volume", "device", "created"],
+        all.iter().map(|a| vec![a.id.clone(), shown(a), a.device.clone(), a.created.to_string()]),
+    );
+}
+
+fn list_findings(findings: &[Finding]) {
+    for f in findings {
+        let grade = match f.grade {
+            Grade::Ok => "ok     ",
+            Grade::Warning => "warning",
+            Grade::Error => "ERROR  ",
+        };
+        line(format!("{grade}  {}: {}", f.check, f.message));
+    }
+}
+
+fn list_events(events: &[EventInfo]) {
+    for event in events {
+        line(format!("{:>6}  {}", event.sequence, event.record));
+    }
+}
+
+/// Prints what `init` made.
+pub(super) fn initialised(status: &StatusInfo, key_file: Option<&Path>, common: &Common) {
+    if common.json {
+        let mut value = serde_json::to_value(status).unwrap_or_default();
+        if let (Some(object), Some(file)) = (value.as_object_mut(), key_file) {
+            object.insert("key_file".to_owned(), file.display().to_string().into());
+        }
+        return json(&value);
+    }
+    if common.quiet {
+        return line(&status.installation);
+    }
+    line(format!("Data directory  {}", status.data.display()));
+    line(format!("Installation    {} (account {}, Region {})", status.installation, status.account, status.region));
+    line(format!("Signing key     {}  pin it to verify snapshots elsewhere", status.signing_key));
+    if let Some(file) = key_file {
+        line(format!("Root key        {}", file.display()));
+        eprintln!("coffer: warning: whoever takes both the root key file and the data directory can read everything;");
+        eprintln!("        keep a copy of the key file elsewhere, or use `coffer init --passphrase`");
+    }
+}
+
+/// Progress: a bar on a terminal for what takes over a second, JSON lines with --json, else nothing.
+pub(super) struct Progressing {
+    json: bool,
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    started: std::time::Instant,
+}
+
+impl Progressing {
+    pub(super) fn new(common: &Common) -> Self {
+        let quiet = common.quiet || !std::io::stderr().is_terminal();
+        Self { json: common.json, bar: None, quiet, started: std::time::Instant::now() }
+    }
+
+    pub(super) fn show(&mut self, p: &Progress) {
+        if self.json {
+            if let Ok(text) = serde_json::to_string(&serde_json::json!({ "progress": p })) {
+                eprintln!("{text}");
+            }
+            return;
+        }
+        if self.quiet || self.started.elapsed().as_secs() < 1 {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = p.total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+            let style = if p.total.is_some() { "{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec}" } else { "{spinner} {msg} {bytes}" };
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar
+        });
+        bar.set_message(p.what.clone());
+        bar.set_position(p.done);
+    }
+}
+
+impl Drop for Progressing {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
+
+use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
+use crate::error::{Error, Kind, Result};
+use crate::kms::Caller;
+use crate::service::{Attached, Holder, ServedExport, Service};
+use crate::units::CHUNK;
+use crate::volume;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The exports of one service; only some of its volumes, if some were named.
+pub struct VolumeExports {
+    service: Arc<Service>,
+    only: Option<BTreeSet<String>>,
+}
+
+impl VolumeExports {
+    /// Exports `only` these volumes (by name or id), or all.
+    #[must_use]
+    pub fn new(service: Arc<Service>, only: Vec<String>) -> Self {
+        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()) }
+    }
+
+    fn serves(&self, name: &str) -> Result<()> {
+        let plain = name.split('?').next().unwrap_or_default();
+        match &self.only {
+            Some(only) if !plain.is_empty() && !only.contains(plain) => {
+                Err(Error::new(Kind::NotFound, format!("{plain} is not served here")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn caller(&self, client: &Client) -> Result<Caller> {
+        let connection = client.connection;
+        match client.peer {
+            Peer::Unix { pid, uid, .. } => self.service.caller_of(uid, &format!("NBD connection {connection}, pid {pid}")),
+            // Plain TCP is served by --insecure-loopback alone: whoever reaches it acts for the installation's owner.
+            Peer::Tcp { addr } => self.service.caller_of(0, &format!("NBD connection {connection}, {addr}")),
+        }
+    }
+}
+
+fn holder(client: &Client) -> Holder {
+    match client.peer {
+        Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
+        Peer::Tcp { addr } => Holder::Address(addr.ip()),
+    }
+}
+
+fn info(served: ServedExport) -> ExportInfo {
+    ExportInfo { name: served.name, description: served.description, size: served.size, read_only: served.read_only }
+}
+
+impl Exports for VolumeExports {
+    fn list(&self, client: &Client) -> Vec<ExportEntry> {
+        if self.caller(client).is_err() {
+            return Vec::new();
+        }
+        let all = self.service.exports().unwrap_or_default();
+        let shown = all.into_iter().filter(|e| self.serves(&e.name).is_ok());
+        shown.map(|e| ExportEntry { name: e.name, description: e.description }).collect()
+    }
+
+    fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
+        self.caller(client)?;
+        self.serves(name)?;
+        self.service.export(name).map(info)
+    }
+
+    fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
+        let caller = self.caller(client)?;
+        self.serves(name)?;
+        let attached = self.service.attach(name, holder(client), &caller)?;
+        Ok(Arc::new(VolumeExport(attached)))
+    }
+}
+
+/// One connection's volume.
+struct VolumeExport(Attached);
+
+const fn down(effort: Effort) -> volume::Effort {
+    match effort {
+        Effort::Inline => volume::Effort::Inline,
+        Effort::Full => volume::Effort::Full,
+    }
+}
+
+const fn up(progress: volume::Progress) -> Progress {
+    match progress {
+        volume::Progress::Done => Progress::Done,
+        volume::Progress::WouldBlock => Progress::WouldBlock,
+    }
+}
+
+impl Export for VolumeExport {
+    fn size(&self) -> u64 {
+        self.0.volume().size()
+    }
+
+    fn read_only(&self) -> bool {
+        !self.0.volume().is_writable()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.0.volume().read(offset, out, down(effort)).map(up)
+    }
+
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
+        if fua && effort == Effort::Inline {
+            return Ok(Progress::WouldBlock);
+        }
+        let done = self.0.volume().write(offset, data, down(effort)).map(up)?;
+        if fua && done == Progress::Done {
+            self.0.volume().flush()?;
+        }
+        Ok(done)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.volume().flush()
+    }
+
+    fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
+        self.0.volume().trim(offset, len)?;
+        if fua { self.flush() } else { Ok(()) }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()> {
+        self.0.volume().write_zeroes(offset, len, no_hole)?;
+        if fua { self.flush() } else { Ok(()) }
+    }
+
+    /// Reads ahead: the bytes come into the page cache, absent chunks into the volume's hands.
+    fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        let mut room = vec![0u8; CHUNK.min(len as usize)];
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let n = ((end - at) as usize).min(room.len());
+            let _done = self.0.volume().read(at, &mut room[..n], volume::Effort::Full)?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+}
