@@ -137,6 +137,7 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
     let kms = place.open().unwrap();
     let trouble = kms.audit_trouble().unwrap();
     assert!(trouble.contains("rolled back"), "{trouble}");
+    assert_eq!(kms.describe_key(&key).unwrap().key_state, KeyState::Unavailable);
     // The key looks enabled again, which is what the attacker wanted: it is of no use.
     let none = EncryptionContext::new();
     assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
@@ -250,6 +251,84 @@ fn nothing_secret_is_in_debug_errors_or_files() {
             assert!(!bytes.windows(secret.len()).any(|w| w == secret), "{}", path.display());
         }
     }
+}
+
+#[test]
+fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() {
+    for statement in [
+        "UPDATE record SET version = 9223372036854775807 WHERE kind = 'audit-head'",
+        "UPDATE record SET mac = x'00' WHERE kind = 'audit-head'",
+        "DELETE FROM record WHERE kind = 'audit-head'",
+    ] {
+        let place = Place::new();
+        drop(place.init());
+        place.tamper(statement.into());
+        let kms = place.open().unwrap();
+        assert!(kms.audit_trouble().is_some());
+        assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+        kms.accept_audit(&caller()).unwrap();
+        kms.create_key("", &caller()).unwrap();
+        drop(kms);
+        assert_eq!(place.open().unwrap().audit_trouble(), None);
+    }
+}
+
+#[test]
+fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    drop(kms);
+    place.tamper(format!("DELETE FROM record WHERE id = '{}'", key.key_id));
+    assert!(place.open().unwrap().audit_trouble().unwrap().contains(&key.key_id.to_string()));
+    std::fs::remove_file(place.data().join(CATALOG)).unwrap();
+    let err = place.open().unwrap_err();
+    assert_eq!(err.kind(), Kind::Integrity, "{}", err.line());
+}
+
+#[test]
+fn a_deleted_keys_sealed_material_is_in_no_file() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    let material = &key.versions[0].key_material_id;
+    let in_files = |place: &Place| {
+        let database = place.files().into_iter().filter(|p| p.to_string_lossy().contains("catalog.db"));
+        database.into_iter().any(|p| {
+            let bytes = std::fs::read(p).unwrap();
+            bytes.windows(material.len()).any(|w| w == material.as_bytes())
+        })
+    };
+    assert!(in_files(&place));
+    kms.schedule_key_deletion(&key.key_id.into(), 7, &caller()).unwrap();
+    place.pass_days(7);
+    assert_eq!(kms.purge_due().unwrap(), [key.key_id]);
+    assert!(!in_files(&place));
+}
+
+#[test]
+fn many_threads_and_runtimes_may_use_it() {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Kms>();
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let none = EncryptionContext::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+                    kms.update_key_description(&key, "d", &caller()).unwrap();
+                }
+                // A reader beside writers sees whole records.
+                assert!(kms.audit_records().unwrap().all(|r| r.is_ok()));
+            });
+        }
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { kms.encrypt(&key, &none, b"x", &caller()) }).unwrap();
+    assert_eq!(kms.verify_audit().unwrap().trouble, None);
 }
 
 #[test]

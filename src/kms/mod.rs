@@ -114,6 +114,8 @@ impl Kms {
         made.on(|| format!("write {}", marker.display()))?;
         root::sync_dir(dir)?;
         let kms = Self::make(dir, env, root, config)?;
+        // Every name must be there before the marker is gone.
+        root::sync_dir(dir)?;
         std::fs::remove_file(&marker).on(|| format!("remove {}", marker.display()))?;
         root::sync_dir(dir)?;
         Ok(kms)
@@ -155,7 +157,12 @@ impl Kms {
             _ => e,
         })?;
         let root = file.unlock(dir, unlock)?;
-        let catalog = Catalog::open(&dir.join(CATALOG), root.secret())?;
+        let catalog = Catalog::open(&dir.join(CATALOG), root.secret()).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
+                .because(e)
+                .hint("restore it from a backup: without it, no key is there"),
+            _ => e,
+        })?;
         let id = file.installation().to_string();
         let found = catalog.get::<InstallationRecord>(&id)?.ok_or_else(|| {
             let what = format!("catalog: it is not of installation {id}, which root.json is of");
@@ -275,7 +282,12 @@ impl Kms {
     /// # Errors
     /// What the file system reports.
     pub fn audit_records(&self) -> Result<audit::Reader> {
-        audit::Reader::open(&self.dir.join(AUDIT))
+        // A record that is being appended right now is not the reader's: it stops at what is there.
+        let until = match &*self.audit.lock() {
+            Audit::Ready(log) => log.head().count,
+            Audit::Trouble(_) => u64::MAX,
+        };
+        Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(until))
     }
 
     /// Changes the catalog and says so in the audit: either both, or neither. `change` runs again if the first try found the
@@ -401,10 +413,11 @@ impl Kms {
     /// # Errors
     /// As [`Kms::init`] for `choice`; what the file system and the audit report.
     pub fn add_root_slot(&self, choice: &RootChoice, caller: &Caller) -> Result<()> {
-        self.record(caller, Act::new("coffer:AddRootSlot"), Ok(()))?;
         let mut file = RootFile::read(&self.dir)?;
         file.add_slot(&self.dir, &self.root, choice, &*self.env.rng)?;
-        file.write(&self.dir)
+        let act = Act::new("coffer:AddRootSlot").detail("kind", file.slots().last().map_or("", |s| &s.kind));
+        self.record(caller, act.clone(), Ok(()))?;
+        file.write(&self.dir).inspect_err(|e| drop(self.record(caller, act, Err(e))))
     }
 
     /// Signs with the installation's Ed25519 key (RFC 8032).
