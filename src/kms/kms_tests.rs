@@ -209,7 +209,11 @@ fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
     let inner = kms.audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
-    kms.create_key("", &caller()).unwrap();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    // Looking is allowed.
+    kms.catalog().transaction(|_| kms.describe_key(&key)).unwrap();
+    kms.audited(&caller(), Act::new("test:Look"), |_| kms.describe_key(&key)).unwrap();
+    assert_eq!(kms.catalog().transaction(|_| kms.audit_records().map(drop)).unwrap_err().kind(), Kind::InvalidState);
 }
 
 #[test]

@@ -172,8 +172,11 @@ impl Kms {
         let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
         let kms = Self { dir: dir.into(), env, root, catalog, installation: found.record, public_key, audit };
         kms.take_up_audit()?;
-        if matches!(*kms.audit.lock(), Audit::Ready(_)) {
-            kms.purge_due()?;
+        // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
+        if kms.audit_trouble().is_none()
+            && let Err(e) = kms.purge_due()
+        {
+            tracing::warn!(error = %e.line(), "keys past their deletion date could not be removed");
         }
         Ok(kms)
     }
@@ -258,7 +261,9 @@ impl Kms {
     /// Why all keys are unavailable, if they are: the audit waits to be accepted.
     #[must_use]
     pub fn audit_trouble(&self) -> Option<String> {
-        match &*self.audit.lock() {
+        // Inside a transaction the lock may be this thread's own, or wait for it; an audited one runs without trouble only.
+        let audit = if self.catalog.in_transaction() { self.audit.try_lock()? } else { self.audit.lock() };
+        match &*audit {
             Audit::Ready(_) => None,
             Audit::Trouble(why) => Some(why.clone()),
         }
@@ -282,6 +287,7 @@ impl Kms {
     /// # Errors
     /// What the file system reports.
     pub fn audit_records(&self) -> Result<audit::Reader> {
+        self.outside_transaction()?;
         // A record that is being appended right now is not the reader's: it stops at what is there.
         let until = match &*self.audit.lock() {
             Audit::Ready(log) => log.head().count,
@@ -336,7 +342,12 @@ impl Kms {
             None => (RecordKind::Event, act.body(self.env.now(), caller)),
         };
         body.intent = intent;
-        body.result = if result.is_ok() { "ok" } else { "refused" }.into();
+        body.result = match (&result, intent) {
+            (Ok(_), _) => "ok",
+            (Err(_), Some(_)) => "failed",
+            (Err(_), None) => "refused",
+        }
+        .into();
         body.error = result.as_ref().err().map(Error::line);
         // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
         // what was done.
