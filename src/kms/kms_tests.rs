@@ -87,7 +87,12 @@ fn a_second_root_slot_opens_too() {
     let cost = Argon2Cost { memory_kib: 65536, time: 3, lanes: 1 };
     let phrase = || Passphrase::take(&mut b"correct horse".to_vec()).unwrap();
     kms.add_root_slot(&RootChoice::Passphrase(phrase(), cost), &caller()).unwrap();
-    assert_eq!(kms.root_slots().unwrap().len(), 2);
+    let slots = kms.root_slots().unwrap();
+    assert_eq!(slots.len(), 2);
+    kms.remove_root_slot(&slots[1].id, &caller()).unwrap();
+    assert_eq!(kms.remove_root_slot(&slots[0].id, &caller()).unwrap_err().kind(), Kind::InvalidState);
+    assert_eq!(kms.remove_root_slot(&slots[1].id, &caller()).unwrap_err().kind(), Kind::NotFound);
+    kms.add_root_slot(&RootChoice::Passphrase(phrase(), cost), &caller()).unwrap();
     drop(kms);
     std::fs::remove_file(place.key_file()).unwrap();
     assert_eq!(place.open().unwrap_err().kind(), Kind::KeyUnavailable);

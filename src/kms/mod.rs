@@ -427,6 +427,20 @@ impl Kms {
         let mut file = RootFile::read(&self.dir)?;
         file.add_slot(&self.dir, &self.root, choice, &*self.env.rng)?;
         let act = Act::new("coffer:AddRootSlot").detail("kind", file.slots().last().map_or("", |s| &s.kind));
+        self.write_root(&file, act, caller)
+    }
+
+    /// Removes a slot of the root key, by its id. Old copies of `root.json` still hold it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] for the last slot that this build can open.
+    pub fn remove_root_slot(&self, id: &str, caller: &Caller) -> Result<()> {
+        let mut file = RootFile::read(&self.dir)?;
+        file.remove_slot(id)?;
+        self.write_root(&file, Act::new("coffer:RemoveRootSlot").detail("slot", id), caller)
+    }
+
+    fn write_root(&self, file: &RootFile, act: Act, caller: &Caller) -> Result<()> {
         self.record(caller, act.clone(), Ok(()))?;
         file.write(&self.dir).inspect_err(|e| drop(self.record(caller, act, Err(e))))
     }
