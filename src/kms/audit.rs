@@ -257,6 +257,8 @@ pub struct Reader {
     ended: bool,
     /// Whole segments are missing before the current one.
     gap: bool,
+    /// How many records to read at most.
+    until: u64,
 }
 
 impl Reader {
@@ -266,7 +268,21 @@ impl Reader {
     /// What the file system reports.
     pub fn open(dir: &Path) -> Result<Self> {
         let segments = segments(dir)?.into_iter();
-        Ok(Self { segments, current: None, offset: 0, next: 0, previous: [0; 32], ended: false, gap: false })
+        Ok(Self {
+            segments,
+            current: None,
+            offset: 0,
+            next: 0,
+            previous: [0; 32],
+            ended: false,
+            gap: false,
+            until: u64::MAX,
+        })
+    }
+
+    pub(super) const fn until(mut self, count: u64) -> Self {
+        self.until = count;
+        self
     }
 
     fn bad(&mut self, why: &str) -> Error {
@@ -305,7 +321,7 @@ impl Reader {
 impl Iterator for Reader {
     type Item = Result<AuditRecord>;
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
+        if self.ended || self.next >= self.until {
             return None;
         }
         let item = self.step().transpose();

@@ -388,6 +388,12 @@ impl Catalog {
         Ok(rows.into_iter().map(stamp).collect())
     }
 
+    /// Moves what the write-ahead log holds into the database and empties it: what was removed is then overwritten there too.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        let _turn = self.turn.lock();
+        self.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+
     /// Whether this thread is inside a transaction.
     pub(super) fn in_transaction(&self) -> bool {
         self.turn.is_owned_by_current_thread()
@@ -534,8 +540,7 @@ impl Tx<'_> {
     /// Writes a record whatever is there, a damaged row included, and leaves it out of [`Tx::changes`]: for the audit's own
     /// head, which cannot be in the chain that it is the head of.
     pub(super) fn put_head<T: Record>(&mut self, record: &T) -> Result<()> {
-        let version = self.catalog.rows(T::KIND, Some(&record.id()))?.first().map_or(0, |r| r.version) + 1;
-        self.write(record, version)?;
+        self.write(record, 1)?;
         self.changes.pop();
         Ok(())
     }

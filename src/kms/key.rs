@@ -194,6 +194,7 @@ impl Kms {
     }
 
     fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
+        let state = if self.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
         let last = key.backing.len().saturating_sub(1);
         let version = |(i, b): (usize, &BackingRecord)| KeyVersion {
             key_material_id: b.material.to_string(),
@@ -206,8 +207,8 @@ impl Kms {
             account: self.installation.public.account.clone(),
             description: key.description.clone(),
             creation_date: key.created,
-            enabled: key.state == KeyState::Enabled,
-            key_state: key.state,
+            enabled: state == KeyState::Enabled,
+            key_state: state,
             key_manager: key.manager,
             key_spec: SPEC,
             key_usage: "ENCRYPT_DECRYPT",
@@ -433,8 +434,9 @@ impl Kms {
         })
     }
 
-    /// Deletes the keys whose date has passed, with their aliases; their material is gone from the catalog (SQLite
-    /// overwrites it). Called at open and by the service's clock.
+    /// Deletes the keys whose date has passed, with their aliases. Their sealed material is overwritten in the catalog's
+    /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
+    /// the service's clock.
     ///
     /// # Errors
     /// What the catalog or the audit reports.
@@ -454,6 +456,9 @@ impl Kms {
                 tx.delete::<KeyRecord>(&id.to_string(), key.version)
             })?;
             gone.push(id);
+        }
+        if !gone.is_empty() {
+            self.catalog.checkpoint()?;
         }
         Ok(gone)
     }

@@ -87,7 +87,12 @@ fn a_second_root_slot_opens_too() {
     let cost = Argon2Cost { memory_kib: 65536, time: 3, lanes: 1 };
     let phrase = || Passphrase::take(&mut b"correct horse".to_vec()).unwrap();
     kms.add_root_slot(&RootChoice::Passphrase(phrase(), cost), &caller()).unwrap();
-    assert_eq!(kms.root_slots().unwrap().len(), 2);
+    let slots = kms.root_slots().unwrap();
+    assert_eq!(slots.len(), 2);
+    kms.remove_root_slot(&slots[1].id, &caller()).unwrap();
+    assert_eq!(kms.remove_root_slot(&slots[0].id, &caller()).unwrap_err().kind(), Kind::InvalidState);
+    assert_eq!(kms.remove_root_slot(&slots[1].id, &caller()).unwrap_err().kind(), Kind::NotFound);
+    kms.add_root_slot(&RootChoice::Passphrase(phrase(), cost), &caller()).unwrap();
     drop(kms);
     std::fs::remove_file(place.key_file()).unwrap();
     assert_eq!(place.open().unwrap_err().kind(), Kind::KeyUnavailable);
@@ -137,6 +142,7 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
     let kms = place.open().unwrap();
     let trouble = kms.audit_trouble().unwrap();
     assert!(trouble.contains("rolled back"), "{trouble}");
+    assert_eq!(kms.describe_key(&key).unwrap().key_state, KeyState::Unavailable);
     // The key looks enabled again, which is what the attacker wanted: it is of no use.
     let none = EncryptionContext::new();
     assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
@@ -208,7 +214,11 @@ fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
     let inner = kms.audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
-    kms.create_key("", &caller()).unwrap();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    // Looking is allowed.
+    kms.catalog().transaction(|_| kms.describe_key(&key)).unwrap();
+    kms.audited(&caller(), Act::new("test:Look"), |_| kms.describe_key(&key)).unwrap();
+    assert_eq!(kms.catalog().transaction(|_| kms.audit_records().map(drop)).unwrap_err().kind(), Kind::InvalidState);
 }
 
 #[test]
@@ -250,6 +260,84 @@ fn nothing_secret_is_in_debug_errors_or_files() {
             assert!(!bytes.windows(secret.len()).any(|w| w == secret), "{}", path.display());
         }
     }
+}
+
+#[test]
+fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() {
+    for statement in [
+        "UPDATE record SET version = 9223372036854775807 WHERE kind = 'audit-head'",
+        "UPDATE record SET mac = x'00' WHERE kind = 'audit-head'",
+        "DELETE FROM record WHERE kind = 'audit-head'",
+    ] {
+        let place = Place::new();
+        drop(place.init());
+        place.tamper(statement.into());
+        let kms = place.open().unwrap();
+        assert!(kms.audit_trouble().is_some());
+        assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+        kms.accept_audit(&caller()).unwrap();
+        kms.create_key("", &caller()).unwrap();
+        drop(kms);
+        assert_eq!(place.open().unwrap().audit_trouble(), None);
+    }
+}
+
+#[test]
+fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    drop(kms);
+    place.tamper(format!("DELETE FROM record WHERE id = '{}'", key.key_id));
+    assert!(place.open().unwrap().audit_trouble().unwrap().contains(&key.key_id.to_string()));
+    std::fs::remove_file(place.data().join(CATALOG)).unwrap();
+    let err = place.open().unwrap_err();
+    assert_eq!(err.kind(), Kind::Integrity, "{}", err.line());
+}
+
+#[test]
+fn a_deleted_keys_sealed_material_is_in_no_file() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    let material = &key.versions[0].key_material_id;
+    let in_files = |place: &Place| {
+        let database = place.files().into_iter().filter(|p| p.to_string_lossy().contains("catalog.db"));
+        database.into_iter().any(|p| {
+            let bytes = std::fs::read(p).unwrap();
+            bytes.windows(material.len()).any(|w| w == material.as_bytes())
+        })
+    };
+    assert!(in_files(&place));
+    kms.schedule_key_deletion(&key.key_id.into(), 7, &caller()).unwrap();
+    place.pass_days(7);
+    assert_eq!(kms.purge_due().unwrap(), [key.key_id]);
+    assert!(!in_files(&place));
+}
+
+#[test]
+fn many_threads_and_runtimes_may_use_it() {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Kms>();
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let none = EncryptionContext::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+                    kms.update_key_description(&key, "d", &caller()).unwrap();
+                }
+                // A reader beside writers sees whole records.
+                assert!(kms.audit_records().unwrap().all(|r| r.is_ok()));
+            });
+        }
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { kms.encrypt(&key, &none, b"x", &caller()) }).unwrap();
+    assert_eq!(kms.verify_audit().unwrap().trouble, None);
 }
 
 #[test]

@@ -114,6 +114,8 @@ impl Kms {
         made.on(|| format!("write {}", marker.display()))?;
         root::sync_dir(dir)?;
         let kms = Self::make(dir, env, root, config)?;
+        // Every name must be there before the marker is gone.
+        root::sync_dir(dir)?;
         std::fs::remove_file(&marker).on(|| format!("remove {}", marker.display()))?;
         root::sync_dir(dir)?;
         Ok(kms)
@@ -155,7 +157,12 @@ impl Kms {
             _ => e,
         })?;
         let root = file.unlock(dir, unlock)?;
-        let catalog = Catalog::open(&dir.join(CATALOG), root.secret())?;
+        let catalog = Catalog::open(&dir.join(CATALOG), root.secret()).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
+                .because(e)
+                .hint("restore it from a backup: without it, no key is there"),
+            _ => e,
+        })?;
         let id = file.installation().to_string();
         let found = catalog.get::<InstallationRecord>(&id)?.ok_or_else(|| {
             let what = format!("catalog: it is not of installation {id}, which root.json is of");
@@ -165,8 +172,11 @@ impl Kms {
         let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
         let kms = Self { dir: dir.into(), env, root, catalog, installation: found.record, public_key, audit };
         kms.take_up_audit()?;
-        if matches!(*kms.audit.lock(), Audit::Ready(_)) {
-            kms.purge_due()?;
+        // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
+        if kms.audit_trouble().is_none()
+            && let Err(e) = kms.purge_due()
+        {
+            tracing::warn!(error = %e.line(), "keys past their deletion date could not be removed");
         }
         Ok(kms)
     }
@@ -251,7 +261,9 @@ impl Kms {
     /// Why all keys are unavailable, if they are: the audit waits to be accepted.
     #[must_use]
     pub fn audit_trouble(&self) -> Option<String> {
-        match &*self.audit.lock() {
+        // Inside a transaction the lock may be this thread's own, or wait for it; an audited one runs without trouble only.
+        let audit = if self.catalog.in_transaction() { self.audit.try_lock()? } else { self.audit.lock() };
+        match &*audit {
             Audit::Ready(_) => None,
             Audit::Trouble(why) => Some(why.clone()),
         }
@@ -275,7 +287,13 @@ impl Kms {
     /// # Errors
     /// What the file system reports.
     pub fn audit_records(&self) -> Result<audit::Reader> {
-        audit::Reader::open(&self.dir.join(AUDIT))
+        self.outside_transaction()?;
+        // A record that is being appended right now is not the reader's: it stops at what is there.
+        let until = match &*self.audit.lock() {
+            Audit::Ready(log) => log.head().count,
+            Audit::Trouble(_) => u64::MAX,
+        };
+        Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(until))
     }
 
     /// Changes the catalog and says so in the audit: either both, or neither. `change` runs again if the first try found the
@@ -324,7 +342,12 @@ impl Kms {
             None => (RecordKind::Event, act.body(self.env.now(), caller)),
         };
         body.intent = intent;
-        body.result = if result.is_ok() { "ok" } else { "refused" }.into();
+        body.result = match (&result, intent) {
+            (Ok(_), _) => "ok",
+            (Err(_), Some(_)) => "failed",
+            (Err(_), None) => "refused",
+        }
+        .into();
         body.error = result.as_ref().err().map(Error::line);
         // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
         // what was done.
@@ -401,10 +424,25 @@ impl Kms {
     /// # Errors
     /// As [`Kms::init`] for `choice`; what the file system and the audit report.
     pub fn add_root_slot(&self, choice: &RootChoice, caller: &Caller) -> Result<()> {
-        self.record(caller, Act::new("coffer:AddRootSlot"), Ok(()))?;
         let mut file = RootFile::read(&self.dir)?;
         file.add_slot(&self.dir, &self.root, choice, &*self.env.rng)?;
-        file.write(&self.dir)
+        let act = Act::new("coffer:AddRootSlot").detail("kind", file.slots().last().map_or("", |s| &s.kind));
+        self.write_root(&file, act, caller)
+    }
+
+    /// Removes a slot of the root key, by its id. Old copies of `root.json` still hold it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] for the last slot that this build can open.
+    pub fn remove_root_slot(&self, id: &str, caller: &Caller) -> Result<()> {
+        let mut file = RootFile::read(&self.dir)?;
+        file.remove_slot(id)?;
+        self.write_root(&file, Act::new("coffer:RemoveRootSlot").detail("slot", id), caller)
+    }
+
+    fn write_root(&self, file: &RootFile, act: Act, caller: &Caller) -> Result<()> {
+        self.record(caller, act.clone(), Ok(()))?;
+        file.write(&self.dir).inspect_err(|e| drop(self.record(caller, act, Err(e))))
     }
 
     /// Signs with the installation's Ed25519 key (RFC 8032).

@@ -341,6 +341,22 @@ impl RootFile {
         Ok(())
     }
 
+    /// Removes a slot (in memory: [`RootFile::write`] makes it last).
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] if no slot that this build can open would be left.
+    pub fn remove_slot(&mut self, id: &str) -> Result<()> {
+        let at = self.slots.iter().position(|s| text(s, "id") == id);
+        let at = at.ok_or_else(|| Error::new(Kind::NotFound, format!("root key: there is no slot {id}")))?;
+        if !self.slots.iter().enumerate().any(|(i, slot)| i != at && info(slot).usable) {
+            let what = format!("root key: slot {id} is the last one that can be opened here");
+            return Err(Error::new(Kind::InvalidState, what).hint("add another slot first"));
+        }
+        self.slots.remove(at);
+        self.revision += 1;
+        Ok(())
+    }
+
     /// Opens the root key.
     ///
     /// # Errors

@@ -126,6 +126,29 @@ fn unknown_slots_are_shown_as_not_usable_and_never_dropped() {
 }
 
 #[test]
+fn any_changed_byte_of_a_copy_is_noticed_and_the_other_copy_serves() {
+    let place = Place::new();
+    place.create(&RootChoice::File(place.key())).unwrap();
+    let (a, b) = (place.data.path().join(FILES[0]), place.data.path().join(FILES[1]));
+    let good = std::fs::read(&a).unwrap();
+    std::fs::remove_file(&b).unwrap();
+    for at in 0..good.len() {
+        let mut torn = good.clone();
+        torn[at] ^= 0x10;
+        std::fs::write(&a, &torn).unwrap();
+        // White space is no part of what is checked.
+        if let Ok(file) = RootFile::read(place.data.path()) {
+            assert!(good[at].is_ascii_whitespace() || file.unlock(place.data.path(), &RootUnlock::Automatic).is_ok());
+        }
+        std::fs::write(&a, &good[..at]).unwrap();
+        assert!(RootFile::read(place.data.path()).is_err() || good[at..].iter().all(u8::is_ascii_whitespace));
+    }
+    std::fs::write(&b, &good).unwrap();
+    std::fs::write(&a, "").unwrap();
+    RootFile::read(place.data.path()).unwrap().unlock(place.data.path(), &RootUnlock::Automatic).unwrap();
+}
+
+#[test]
 fn either_copy_opens_and_the_newer_counts() {
     let place = Place::new();
     let (mut file, root) = place.create(&RootChoice::File(place.key())).unwrap();
