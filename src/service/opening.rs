@@ -14,7 +14,7 @@ use crate::volume::Volume;
 use crate::volume::lifecycle::Opening;
 use crate::volume::parent::Parent;
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ impl Service {
         let open = opens.entry(record.id).or_insert_with(|| Open { volume: volume.clone(), users: 0, filler: None });
         open.users += 1;
         if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
-            open.filler = Some(start_filler(volume.clone()));
+            open.filler = Some(start_filler(Arc::downgrade(self), volume.clone()));
         }
         Ok(InUse { service: self.clone(), id: record.id, volume })
     }
@@ -210,8 +210,30 @@ impl Service {
         }
     }
 
+    /// A volume's filling has ended: its snapshot is not needed for that any more, and it is closed if nobody uses it.
+    fn filled(&self, id: VolumeId) {
+        self.note_hydrated(id);
+        let mut opens = self.opens.lock();
+        if let Some(open) = opens.get_mut(&id) {
+            open.filler = None; // this very thread: it ends by itself
+            if open.users == 0 {
+                if let Some(open) = opens.remove(&id) {
+                    close(id, open);
+                }
+            }
+        }
+    }
+
     /// The catalog learns that a volume needs its snapshot no longer.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
+        match self.kms.catalog().get::<VolumeRecord>(&id.to_string()) {
+            Ok(Some(found)) => {
+                if let Err(err) = self.release_parent(found.record.lineage, id) {
+                    tracing::warn!("{id} is filled, but its hold on its snapshot stays: {}", err.line());
+                }
+            }
+            _ => return,
+        }
         let noted = self.kms.audited(&self.own_caller("fill"), Act::new("ec2:VolumeHydrated").detail("volume", id), |tx| {
             let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
             let next = VolumeRecord { hydrated: true, ..found.record };
@@ -266,13 +288,18 @@ fn close(id: VolumeId, mut open: Open) {
     }
 }
 
-fn start_filler(volume: Arc<Volume>) -> Filler {
+fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Filler {
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
     let seen = stop.clone();
     let thread = std::thread::spawn(move || {
         while !*seen.0.lock() {
             match volume.hydrate_some(FILL_BATCH) {
-                Ok(step) if step.done => return tracing::info!("{} is filled", volume.id()),
+                Ok(step) if step.done => {
+                    if let Some(service) = service.upgrade() {
+                        service.filled(volume.id());
+                    }
+                    return;
+                }
                 Ok(_) => {}
                 Err(err) => {
                     tracing::error!("fill {}: {}; trying again", volume.id(), err.line());

@@ -10,7 +10,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::catalog::Record;
 use crate::kms::{Act, Caller, KeyRef};
 use crate::store::file::FileStore;
-use crate::units::{Hash32, KeyEpoch, LineageId, SnapshotId, VolumeId, check_volume_name};
+use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::Volume;
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
