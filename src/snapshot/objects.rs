@@ -1,0 +1,265 @@
+//! The door to the object store: durable puts, put-if-absent, ranges, lists. Blocking, usable from any thread.
+//!
+//! Over the `object_store` crate. Its local store, with `with_fsync(true)`, does what FORMATS asks of local files: write a
+//! staged file, sync it, link it (put-if-absent) or rename it (overwrite), sync the folder and each folder it made. What
+//! it leaves open is closed here: a put that finds the object there syncs the folder before it says so, for a killed
+//! process may have linked it without a sync (docs/decisions/0003-object-store.md).
+
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::units::Hash32;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::future::Future;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, mpsc};
+use tokio::runtime::Runtime;
+
+/// One object in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path from the repository's root.
+    pub path: String,
+    /// Its length, bytes.
+    pub size: u64,
+    /// When it was written, as the store says: for people, never for decisions.
+    pub modified: Timestamp,
+}
+
+impl Listed {
+    /// The last part of the path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// A store of objects. When a put returns, the object survives power loss.
+pub trait Objects: Send + Sync {
+    /// Puts a new object.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] when there is one at `path` (durably); else what the store says.
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()>;
+    /// Puts an object, over an older one if there is one.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()>;
+    /// The whole object, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] when it is longer than `limit`.
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes>;
+    /// Some of an object: exactly that range.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] when the object ends before the range does.
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes>;
+    /// The object's length, or `None` when there is none.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn head(&self, path: &str) -> Result<Option<u64>>;
+    /// All objects under a folder (empty: all).
+    ///
+    /// # Errors
+    /// What the store says.
+    fn list(&self, folder: &str) -> Result<Vec<Listed>>;
+    /// The names of the folders directly in `folder` (empty: the root).
+    ///
+    /// # Errors
+    /// What the store says.
+    fn folders(&self, folder: &str) -> Result<Vec<String>>;
+    /// Deletes an object; that it is not there is no error. May come back after power loss: sweeps repeat.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn delete(&self, path: &str) -> Result<()>;
+}
+
+/// Puts an object that only ever has these bytes. One that is there already must have them: it is then one's own.
+///
+/// # Errors
+/// [`Kind::Integrity`] when other bytes are there; else what the store says.
+pub fn put_same(objects: &dyn Objects, path: &str, bytes: &Bytes) -> Result<()> {
+    match objects.put_new(path, bytes.clone()) {
+        Err(e) if e.kind() == Kind::Exists => {}
+        other => return other,
+    }
+    match objects.get(path, bytes.len()) {
+        Ok(there) if there == *bytes => Ok(()),
+        Ok(there) => Err(differs(path, &there, bytes)),
+        Err(e) if e.kind() == Kind::Integrity => Err(differs(path, &[], bytes).because(e)),
+        Err(e) => Err(e),
+    }
+}
+
+fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
+    let what = format!("put {path}: another object is there (hash {}, ours {})", Hash32::of(there), Hash32::of(ours));
+    Error::new(Kind::Integrity, what)
+        .hint("two installations may write this folder (a cloned data directory): stop one, then run doctor")
+}
+
+/// An object store of the `object_store` crate behind [`Objects`].
+pub struct StoreObjects {
+    store: Arc<dyn ObjectStore>,
+    root: Option<PathBuf>,
+}
+
+impl StoreObjects {
+    /// Objects as files under `root`, which must exist.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn local(root: &Path) -> Result<Self> {
+        let what = || format!("open repository folder {}", root.display());
+        let root = std::fs::canonicalize(root).map_err(|e| Error::io(what(), e))?;
+        let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| of_store(what(), e))?;
+        Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root) })
+    }
+
+    /// Any other store of that crate. It must be durable when a put returns.
+    #[must_use]
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, root: None }
+    }
+
+    fn put(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<()> {
+        let (store, key) = (self.store.clone(), Key::from(path));
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let put = run(async move { store.put_opts(&key, PutPayload::from_bytes(bytes), options).await })?;
+        let Err(e) = put else { return Ok(()) };
+        if matches!(e, object_store::Error::AlreadyExists { .. }) {
+            self.settle(path)?;
+        }
+        Err(of_store(format!("put {path}"), e))
+    }
+
+    /// Syncs the folder of `path`.
+    fn settle(&self, path: &str) -> Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let file = root.join(path);
+        let folder = file.parent().unwrap_or(root);
+        let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
+        synced.map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
+    }
+}
+
+impl Objects for StoreObjects {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put(path, bytes, PutMode::Create)
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put(path, bytes, PutMode::Overwrite)
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        let (store, key) = (self.store.clone(), Key::from(path));
+        let got = run(async move {
+            let got = store.get_opts(&key, GetOptions::default()).await?;
+            if got.meta.size > limit as u64 { Ok(Err(got.meta.size)) } else { got.bytes().await.map(Ok) }
+        })?;
+        match got {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(size)) => Err(super::damaged(path, 0, format_args!("{size} bytes, at most {limit} were expected"))),
+            Err(e) => Err(of_store(format!("get {path}"), e)),
+        }
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        let (store, key) = (self.store.clone(), Key::from(path));
+        let (start, want) = (range.start, range.end.saturating_sub(range.start));
+        let what = || format!("get bytes {start}..{} of {path}", start + want);
+        match run(async move { store.get_range(&key, range).await })? {
+            Ok(bytes) if bytes.len() as u64 == want => Ok(bytes),
+            Ok(bytes) => {
+                Err(super::damaged(path, start as usize, format_args!("{want} bytes wanted, {} there", bytes.len())))
+            }
+            Err(e @ object_store::Error::NotFound { .. }) => Err(of_store(what(), e)),
+            Err(e) => match self.head(path)? {
+                Some(size) if size < start + want => Err(super::damaged(
+                    path,
+                    size as usize,
+                    format_args!("the object ends here, {want} bytes at {start} were wanted"),
+                )),
+                _ => Err(of_store(what(), e)),
+            },
+        }
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        let (store, key) = (self.store.clone(), Key::from(path));
+        match run(async move { store.head(&key).await })? {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(of_store(format!("look for {path}"), e)),
+        }
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
+        let all = run(async move { store.list(key.as_ref()).try_collect::<Vec<_>>().await })?;
+        let all = all.map_err(|e| of_store(format!("list {folder:?}"), e))?;
+        Ok(all
+            .into_iter()
+            .map(|m| Listed {
+                path: m.location.to_string(),
+                size: m.size,
+                modified: Timestamp(m.last_modified.timestamp_millis()),
+            })
+            .collect())
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
+        let all = run(async move { store.list_with_delimiter(key.as_ref()).await })?;
+        let all = all.map_err(|e| of_store(format!("list folders in {folder:?}"), e))?;
+        Ok(all.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect())
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        let (store, key) = (self.store.clone(), Key::from(path));
+        match run(async move { store.delete(&key).await })? {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(of_store(format!("delete {path}"), e)),
+        }
+    }
+}
+
+/// Runs `work` on this file's own runtime and waits. Unlike `Runtime::block_on` it may be called from any thread, one
+/// that belongs to another runtime included.
+fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let made = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("coffer-objects").enable_all().build()
+    });
+    let runtime = made.as_ref().map_err(|e| {
+        Error::new(Kind::Failed, "start the object store's threads")
+            .because(std::io::Error::new(e.kind(), e.to_string()))
+    })?;
+    let (tell, told) = mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        let _ = tell.send(work.await);
+    });
+    told.recv().map_err(|e| Error::new(Kind::Failed, "an object store operation broke off").because(e))
+}
+
+/// The store's error in our words; what the operating system said keeps its meaning.
+fn of_store(what: String, err: object_store::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&err);
+    while let Some(e) = cause {
+        if let Some(code) = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Error::io(what, std::io::Error::from_raw_os_error(code));
+        }
+        cause = e.source();
+    }
+    let kind = match err {
+        object_store::Error::NotFound { .. } => Kind::NotFound,
+        object_store::Error::AlreadyExists { .. } => Kind::Exists,
+        _ => Kind::Io,
+    };
+    Error::new(kind, what).because(err)
+}
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;

@@ -1,0 +1,273 @@
+//! A pack: some 32 MiB of chunk bodies, self-describing. Version 1. Integers are little-endian.
+//!
+//! ```text
+//! 0    header 64   magic 8 "COFPACK1" | version u16 = 1 | flags u16 = 0 | pack id 16 | lineage 16 | zeros 16 | CRC32C u32
+//!                  (the CRC is over the 64 bytes with its own field zero)
+//! 64   bodies      one after the other, without gaps:
+//!                    head 64: chunk u64 | sector map 16 | key tag 4 | length u32 | BLAKE3 32 of the sectors
+//!                    length bytes: the sectors that are not holes, ascending, sealed, 4096 bytes each
+//! F    footer      count times { the body's head 64 | its offset u32 (of the head, in the pack) }
+//!                  CRC32C u32 over those
+//!      tail 16     count u32 | F u32 | magic 8 "COFPEND1"
+//! ```
+//! Bit `i % 8` of byte `i / 8` of a sector map says that sector `i` of the chunk is stored. A leaf entry's *offset* is that
+//! of the body's head; its *length* is that of the sectors alone.
+
+use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
+use crate::error::{Error, Kind, Result};
+use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap};
+
+/// Bytes of a pack's header.
+pub const HEADER: usize = 64;
+/// Bytes of a body's head.
+pub const HEAD: usize = 64;
+/// Bytes of bodies after which a pack is closed.
+pub const PACK_TARGET: usize = 32 << 20;
+/// The largest pack that a reader accepts, bytes.
+pub const PACK_MAX: usize = 256 << 20;
+
+const MAGIC: &[u8; 8] = b"COFPACK1";
+const END: &[u8; 8] = b"COFPEND1";
+const VERSION: u16 = 1;
+const FOOT: usize = HEAD + 4;
+const TAIL: usize = 16;
+static ZERO_SECTOR: [u8; SECTOR] = [0; SECTOR];
+
+/// The map of a chunk's sealed bytes: a sector whose bytes are all zero is a hole (FORMATS, hole rule).
+#[must_use]
+pub fn map_of(sealed: &[u8]) -> SectorMap {
+    let mut map = SectorMap::default();
+    for (i, sector) in sealed.chunks(SECTOR).take(SECTORS_PER_CHUNK).enumerate() {
+        if *sector != ZERO_SECTOR[..sector.len()] {
+            map.set(i);
+        }
+    }
+    map
+}
+
+/// Bytes of the sectors that `map` names.
+#[must_use]
+pub fn stored_len(map: SectorMap) -> u32 {
+    (map.count() * SECTOR) as u32
+}
+
+/// The numbers, within the chunk, of the sectors that `map` names, ascending.
+pub fn sectors(map: SectorMap) -> impl Iterator<Item = usize> {
+    (0..SECTORS_PER_CHUNK).filter(move |i| map.has(*i))
+}
+
+/// BLAKE3 of the sectors of `sealed` that `map` names, ascending: a body's and a leaf entry's hash.
+#[must_use]
+pub fn body_hash(sealed: &[u8], map: SectorMap) -> Hash32 {
+    let mut hasher = blake3::Hasher::new();
+    for i in sectors(map) {
+        hasher.update(sealed.get(i * SECTOR..(i + 1) * SECTOR).unwrap_or_default());
+    }
+    Hash32(*hasher.finalize().as_bytes())
+}
+
+/// What stands before a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyHead {
+    /// Which chunk.
+    pub chunk: ChunkNo,
+    /// Its sectors that are stored.
+    pub map: SectorMap,
+    /// The key that sealed them.
+    pub tag: KeyTag,
+    /// Bytes of sectors that follow.
+    pub length: u32,
+    /// BLAKE3 of those.
+    pub hash: Hash32,
+}
+
+impl BodyHead {
+    fn encode(&self) -> [u8; HEAD] {
+        let mut out = [0; HEAD];
+        out[..8].copy_from_slice(&self.chunk.0.to_le_bytes());
+        out[8..24].copy_from_slice(&self.map.0);
+        out[24..28].copy_from_slice(&self.tag.0);
+        out[28..32].copy_from_slice(&self.length.to_le_bytes());
+        out[32..].copy_from_slice(&self.hash.0);
+        out
+    }
+    fn decode(bytes: &[u8], at: usize) -> Self {
+        Self {
+            chunk: ChunkNo(u64_at(bytes, at)),
+            map: SectorMap(arr(bytes, at + 8)),
+            tag: KeyTag(arr(bytes, at + 24)),
+            length: u32_at(bytes, at + 28),
+            hash: Hash32(arr(bytes, at + 32)),
+        }
+    }
+}
+
+/// A pack being filled, in memory.
+#[derive(Debug)]
+pub struct PackBuilder {
+    id: PackId,
+    bytes: Vec<u8>,
+    footer: Vec<u8>,
+    count: u32,
+}
+
+impl PackBuilder {
+    /// An empty pack.
+    #[must_use]
+    pub fn new(id: PackId, lineage: LineageId) -> Self {
+        let mut bytes = Vec::with_capacity(PACK_TARGET + CHUNK + HEAD);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&id.0);
+        bytes.extend_from_slice(&lineage.0);
+        bytes.resize(HEADER, 0);
+        let crc = crc32c::crc32c(&bytes);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        Self { id, bytes, footer: Vec::new(), count: 0 }
+    }
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> PackId {
+        self.id
+    }
+    /// Whether nothing was appended.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+    /// Whether it should be closed.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.bytes.len() >= PACK_TARGET
+    }
+    /// Appends the sectors of `sealed` (one chunk) that `map` names. Answers the offset of the body's head.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when the pack would grow past [`PACK_MAX`].
+    pub fn append(&mut self, chunk: ChunkNo, map: SectorMap, tag: KeyTag, hash: Hash32, sealed: &[u8]) -> Result<u32> {
+        let offset = u32::try_from(self.bytes.len()).ok().filter(|o| (*o as usize) < PACK_MAX - 2 * CHUNK);
+        let offset = offset.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("append chunk {chunk} to pack {}: the pack is full", self.id))
+        })?;
+        let head = BodyHead { chunk, map, tag, length: stored_len(map), hash }.encode();
+        self.bytes.extend_from_slice(&head);
+        for i in sectors(map) {
+            self.bytes.extend_from_slice(sealed.get(i * SECTOR..(i + 1) * SECTOR).unwrap_or(&ZERO_SECTOR));
+        }
+        self.footer.extend_from_slice(&head);
+        self.footer.extend_from_slice(&offset.to_le_bytes());
+        self.count += 1;
+        Ok(offset)
+    }
+    /// Writes footer and tail: the pack's bytes.
+    #[must_use]
+    pub fn seal(self) -> Vec<u8> {
+        let mut bytes = self.bytes;
+        let at = bytes.len() as u32;
+        bytes.extend_from_slice(&self.footer);
+        bytes.extend_from_slice(&crc32c::crc32c(&self.footer).to_le_bytes());
+        bytes.extend_from_slice(&self.count.to_le_bytes());
+        bytes.extend_from_slice(&at.to_le_bytes());
+        bytes.extend_from_slice(END);
+        bytes
+    }
+}
+
+/// What a whole pack says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackIndex {
+    /// Its id.
+    pub id: PackId,
+    /// Its lineage.
+    pub lineage: LineageId,
+    /// Each body's head and the head's offset.
+    pub bodies: Vec<(BodyHead, u32)>,
+}
+
+/// Reads a body (head and sectors) and checks head, lengths and hash. `object` and `offset` are for errors.
+///
+/// # Errors
+/// [`Kind::Integrity`] naming what is wrong.
+pub fn parse_body<'a>(object: &str, offset: usize, bytes: &'a [u8]) -> Result<(BodyHead, &'a [u8])> {
+    if bytes.len() < HEAD {
+        return Err(damaged(object, offset, format_args!("{} bytes left, a body's head has {HEAD}", bytes.len())));
+    }
+    let head = BodyHead::decode(bytes, 0);
+    if head.length != stored_len(head.map) || head.map.is_empty() {
+        return Err(damaged(object, offset + 28, "the body's length does not fit its sector map"));
+    }
+    let end = HEAD + head.length as usize;
+    let Some(sectors) = bytes.get(HEAD..end) else {
+        return Err(damaged(object, offset, format_args!("the body needs {end} bytes, {} are there", bytes.len())));
+    };
+    if Hash32::of(sectors) != head.hash {
+        return Err(damaged(
+            object,
+            offset + HEAD,
+            format_args!("the hash of chunk {}'s sectors is wrong", head.chunk),
+        ));
+    }
+    Ok((head, sectors))
+}
+
+/// Reads and checks a whole pack: header, every body and its hash, footer, tail.
+///
+/// # Errors
+/// [`Kind::Integrity`] naming the first thing that is wrong; [`Kind::Unsupported`] for a newer version.
+pub fn parse_pack(object: &str, bytes: &[u8]) -> Result<PackIndex> {
+    let (id, lineage) = parse_header(object, bytes)?;
+    let tail = bytes.len() - TAIL;
+    if bytes[tail + 8..] != *END {
+        return Err(damaged(object, tail + 8, "the pack's end mark is missing"));
+    }
+    let (count, at) = (u32_at(bytes, tail) as usize, u32_at(bytes, tail + 4) as usize);
+    let crc_at = count.checked_mul(FOOT).and_then(|n| n.checked_add(at)).filter(|n| n + 4 == tail && at >= HEADER);
+    let Some(crc_at) = crc_at else {
+        return Err(damaged(object, tail, "count and footer offset do not fit the pack's length"));
+    };
+    let footer = &bytes[at..crc_at];
+    if crc32c::crc32c(footer) != u32_at(bytes, crc_at) {
+        return Err(damaged(object, at, "the footer's checksum is wrong"));
+    }
+    let mut bodies = Vec::with_capacity(count);
+    let mut next = HEADER;
+    for (i, foot) in footer.chunks_exact(FOOT).enumerate() {
+        let (head, _body) = parse_body(object, next, &bytes[next.min(at)..at])?;
+        if u32_at(foot, HEAD) as usize != next || BodyHead::decode(foot, 0) != head {
+            return Err(damaged(
+                object,
+                at + i * FOOT,
+                format_args!("footer entry {i} differs from the body it names"),
+            ));
+        }
+        bodies.push((head, next as u32));
+        next += HEAD + head.length as usize;
+    }
+    if next != at {
+        return Err(damaged(object, next, "bytes between the last body and the footer"));
+    }
+    Ok(PackIndex { id, lineage, bodies })
+}
+
+fn parse_header(object: &str, bytes: &[u8]) -> Result<(PackId, LineageId)> {
+    if bytes.len() < HEADER + 4 + TAIL || bytes.len() > PACK_MAX {
+        return Err(damaged(object, 0, format_args!("{} bytes cannot be a pack", bytes.len())));
+    }
+    if bytes[..8] != *MAGIC {
+        return Err(damaged(object, 0, "not a pack: wrong magic"));
+    }
+    let mut header: [u8; HEADER] = arr(bytes, 0);
+    header[60..].fill(0);
+    if crc32c::crc32c(&header) != u32_at(bytes, 60) {
+        return Err(damaged(object, 60, "the header's checksum is wrong"));
+    }
+    if u16_at(bytes, 8) != VERSION || u16_at(bytes, 10) != 0 {
+        return Err(too_new(object, format_args!("pack version {} flags {}", u16_at(bytes, 8), u16_at(bytes, 10))));
+    }
+    Ok((PackId(arr(bytes, 12)), LineageId(arr(bytes, 28))))
+}
+
+#[cfg(test)]
+#[path = "pack_tests.rs"]
+mod tests;

@@ -1,0 +1,268 @@
+//! A snapshot being read: chunks whole, their hash checked before a byte is given out; and verify, which reads them all.
+
+use super::pack::{self, BodyHead, parse_body, sectors};
+use super::page::LeafEntry;
+use super::redirect::{REDIRECT_MAX, Redirect};
+use super::repository::{Inner, Located, Repository};
+use super::tree::{Tree, Visit};
+use super::{Folder, PublicKey, damaged};
+use crate::error::{Error, Kind, Result};
+use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SnapshotId, chunks_in};
+use crate::volume::parent::Parent;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A snapshot, open for reading from many threads.
+#[derive(Clone)]
+pub struct SnapshotReader {
+    repo: Arc<Inner>,
+    at: Located,
+    tree: Tree,
+}
+
+/// How far a signature can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The signing key is the one that the verifier pinned.
+    Attested,
+    /// All fits together, but nobody said beforehand whose key it should be.
+    Unattested,
+}
+
+/// Chunks that cannot be restored, and why.
+#[derive(Debug)]
+pub struct Bad {
+    /// The first.
+    pub first: ChunkNo,
+    /// How many (more than one when a page is damaged: then holes among them count too).
+    pub count: u64,
+    /// Why.
+    pub error: Error,
+}
+
+/// What verify found.
+#[derive(Debug)]
+pub struct Verified {
+    /// Whether the signing key was the pinned one.
+    pub trust: Trust,
+    /// The key that signed.
+    pub public_key: PublicKey,
+    /// Chunks whose sectors were read and found good.
+    pub chunks: u64,
+    /// Bytes of their sectors.
+    pub bytes: u64,
+    /// What is bad; empty: the snapshot restores bit for bit.
+    pub bad: Vec<Bad>,
+}
+
+impl Repository {
+    /// Opens a snapshot in whichever folder of the lineage it lies; its manifest is verified. One that was deleted opens
+    /// as long as its manifest is there, for volumes that still fill from it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; Integrity when the manifest's signature, hash or content are wrong.
+    pub fn open_snapshot(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<SnapshotReader> {
+        let at = self.inner.locate(lineage, snapshot)?;
+        let tree = self.inner.tree(&at);
+        Ok(SnapshotReader { repo: self.inner.clone(), at, tree })
+    }
+
+    /// Reads all of a snapshot and says which chunks are bad. `pinned`: the public key that should have signed.
+    ///
+    /// # Errors
+    /// Integrity when the manifest is bad, or signed by another key than `pinned`; what the store says.
+    pub fn verify(&self, lineage: LineageId, snapshot: SnapshotId, pinned: Option<PublicKey>) -> Result<Verified> {
+        let reader = self.open_snapshot(lineage, snapshot)?;
+        let public_key = reader.at.public_key;
+        if let Some(key) = pinned.filter(|key| *key != public_key) {
+            let object = reader.at.folder.path("manifests", snapshot);
+            let why = format_args!("signed by key {}, not by {}", hex::encode(public_key), hex::encode(key));
+            return Err(damaged(&object, 0, why));
+        }
+        let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
+        let mut check = Check { reader: &reader, chunks: 0, bytes: 0, entries: 0, bad: Vec::new() };
+        reader.tree.walk(&mut check)?;
+        let Check { chunks, bytes, entries, mut bad, .. } = check;
+        let said = reader.at.manifest.chunks;
+        if bad.is_empty() && entries != said {
+            let object = reader.at.folder.path("manifests", snapshot);
+            let error = damaged(&object, 0, format_args!("it says {said} chunks, the tree has {entries}"));
+            bad.push(Bad { first: ChunkNo(0), count: chunks_in(reader.at.manifest.size), error });
+        }
+        Ok(Verified { trust, public_key, chunks, bytes, bad })
+    }
+
+    /// Calls `each` with every chunk that differs between two snapshots of a lineage, reading only what differs of their
+    /// trees. The boolean says whether the chunk holds any sector in `to`.
+    ///
+    /// # Errors
+    /// As [`Repository::open_snapshot`]; when a page cannot be read; what `each` says.
+    pub fn diff(
+        &self,
+        lineage: LineageId,
+        from: SnapshotId,
+        to: SnapshotId,
+        each: &mut dyn FnMut(ChunkNo, bool) -> Result<()>,
+    ) -> Result<()> {
+        let (from, to) = (self.open_snapshot(lineage, from)?, self.open_snapshot(lineage, to)?);
+        from.tree.diff(&to.tree, &mut |chunk, _, entry| each(chunk, !entry.is_hole()))
+    }
+}
+
+struct Check<'a> {
+    reader: &'a SnapshotReader,
+    chunks: u64,
+    bytes: u64,
+    entries: u64,
+    bad: Vec<Bad>,
+}
+
+impl Visit for Check<'_> {
+    fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
+        self.entries += 1;
+        match self.reader.body(chunk, entry) {
+            Ok(_) => {
+                self.chunks += 1;
+                self.bytes += u64::from(entry.length);
+            }
+            Err(error) => self.bad.push(Bad { first: chunk, count: 1, error }),
+        }
+        Ok(())
+    }
+    fn damaged(&mut self, first: ChunkNo, count: u64, error: Error) -> Result<()> {
+        let end = chunks_in(self.reader.at.manifest.size);
+        let count = count.min(end.saturating_sub(first.0));
+        self.bad.push(Bad { first, count, error });
+        Ok(())
+    }
+}
+
+impl SnapshotReader {
+    /// Its manifest and where it lies.
+    #[must_use]
+    pub const fn located(&self) -> &Located {
+        &self.at
+    }
+
+    /// Its tree.
+    #[must_use]
+    pub const fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The numbers of the chunks that are not holes, ascending.
+    ///
+    /// # Errors
+    /// When a page cannot be read; what `each` says.
+    pub fn for_each_chunk(&self, each: &mut dyn FnMut(ChunkNo) -> Result<()>) -> Result<()> {
+        struct Each<'a>(&'a mut dyn FnMut(ChunkNo) -> Result<()>);
+        impl Visit for Each<'_> {
+            fn chunk(&mut self, chunk: ChunkNo, _: &LeafEntry) -> Result<()> {
+                (self.0)(chunk)
+            }
+        }
+        self.tree.walk(&mut Each(each))
+    }
+
+    /// The body of a chunk that is not a hole, head and sectors, checked against its entry.
+    fn body(&self, chunk: ChunkNo, entry: &LeafEntry) -> Result<Bytes> {
+        let (object, offset, bytes) = self.find(entry)?;
+        let (head, _sectors) =
+            parse_body(&object, offset, &bytes).map_err(|e| e.context(format_args!("chunk {chunk}")))?;
+        let wanted = BodyHead { chunk, map: entry.map, tag: entry.tag, length: entry.length, hash: entry.hash };
+        if head != wanted {
+            return Err(damaged(
+                &object,
+                offset,
+                format_args!("the body here is not chunk {chunk}'s of the signed tree"),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads where the entry says; if the pack is in none of the folders, where a redirect says, once.
+    fn find(&self, entry: &LeafEntry) -> Result<(String, usize, Bytes)> {
+        let size = pack::HEAD as u64 + u64::from(entry.length);
+        if let Some(found) = self.read(entry.pack(), range(entry.offset, size))? {
+            return Ok(found);
+        }
+        for folder in self.folders() {
+            let object = folder.path("redirects", entry.pack());
+            let raw = match self.repo.objects.get(&object, REDIRECT_MAX) {
+                Ok(raw) => raw,
+                Err(e) if e.kind() == Kind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            let redirect = Redirect::parse(&object, entry.pack(), &raw)?;
+            let Some(to) = redirect.find(entry.offset, entry.length) else { continue };
+            if let Some(found) = self.read(to.pack, range(to.new_offset, size))? {
+                return Ok(found);
+            }
+        }
+        let object = self.at.folder.path("packs", entry.pack());
+        Err(damaged(&object, entry.offset as usize, "the pack is missing, and no redirect says where its bodies went"))
+    }
+
+    fn folders(&self) -> impl Iterator<Item = Folder> {
+        let lineage = self.at.folder.lineage;
+        self.at.manifest.folders.iter().map(move |i| Folder { lineage, installation: *i })
+    }
+
+    fn read(&self, pack: PackId, range: Range<u64>) -> Result<Option<(String, usize, Bytes)>> {
+        for folder in self.folders() {
+            let object = folder.path("packs", pack);
+            match self.repo.objects.get_range(&object, range.clone()) {
+                Ok(bytes) => return Ok(Some((object, range.start as usize, bytes))),
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The chunk's hash in the signed tree; `None` when all of it is a hole.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn hash_of(&self, chunk: ChunkNo) -> Result<Option<Hash32>> {
+        let entry = self.tree.entry(chunk)?;
+        Ok((!entry.is_hole()).then_some(entry.hash))
+    }
+}
+
+const fn range(offset: u32, size: u64) -> Range<u64> {
+    offset as u64..offset as u64 + size
+}
+
+impl Parent for SnapshotReader {
+    fn size(&self) -> u64 {
+        self.at.manifest.size
+    }
+
+    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool> {
+        Ok(!self.tree.entry(chunk)?.is_hole())
+    }
+
+    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
+        if out.len() != CHUNK {
+            return Err(Error::new(Kind::Usage, format!("fetch chunk {chunk}: room for {} bytes", out.len())));
+        }
+        let entry = self.tree.entry(chunk)?;
+        if entry.is_hole() {
+            out.fill(0);
+            return Ok(None);
+        }
+        let what = || format!("snapshot {}", self.at.manifest.snapshot);
+        let body = self.body(chunk, &entry).map_err(|e| e.context(what()))?;
+        out.fill(0);
+        for (from, i) in body[pack::HEAD..].chunks_exact(SECTOR).zip(sectors(entry.map)) {
+            out[i * SECTOR..(i + 1) * SECTOR].copy_from_slice(from);
+        }
+        Ok(Some(entry.tag))
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

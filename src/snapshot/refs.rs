@@ -1,0 +1,111 @@
+//! Refs: what somebody's volume or job needs of a snapshot. JSON in `<lineage>/refs/<installation>-<id>`, at most 4 KiB.
+//!
+//! ```text
+//! { "format": 1, "kind": "volume" | "job", "installation": owner of the ref, "id": [A-Za-z0-9._-]{1,64},
+//!   "snapshot": snap-…, "folder": installation whose folder holds its manifest, "time": ms, "heartbeat": ms }
+//! ```
+//! A volume ref never expires. A job ref is void once its heartbeat is [`JOB_REF_LIFE`] old. A ref is put first, and then
+//! its putter looks whether the owner's log shows a delete: if it does, the ref does not count and is taken back.
+
+use super::{Folder, damaged};
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::units::{InstallationId, LineageId, SnapshotId};
+use serde::{Deserialize, Serialize};
+
+/// The longest ref, bytes.
+pub const REF_MAX: usize = 4096;
+/// How old a job ref's heartbeat may be, milliseconds (24 h).
+pub const JOB_REF_LIFE: i64 = 24 * 3600 * 1000;
+
+/// Who needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefKind {
+    /// A volume: it hydrates from the snapshot, or the snapshot is its base. Ended by its owner alone.
+    Volume,
+    /// A job that runs: it has a heartbeat.
+    Job,
+}
+
+/// A ref.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ref {
+    /// Version: 1.
+    pub format: u32,
+    /// Volume or job.
+    pub kind: RefKind,
+    /// Whose ref it is.
+    pub installation: InstallationId,
+    /// The volume's or job's id.
+    pub id: String,
+    /// The snapshot that is needed.
+    pub snapshot: SnapshotId,
+    /// The installation whose folder holds the snapshot's manifest.
+    pub folder: InstallationId,
+    /// When it was first put.
+    pub time: Timestamp,
+    /// When its owner last said that it is needed.
+    pub heartbeat: Timestamp,
+}
+
+impl Ref {
+    /// The path of the ref `id` of `installation`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when the id breaks the rule for ids.
+    pub fn path(lineage: LineageId, installation: InstallationId, id: &str) -> Result<String> {
+        let good = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !good {
+            let what = format!("a ref's id must be 1 to 64 of A-Z a-z 0-9 . _ -, {id:?} is not");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        Ok(format!("{lineage}/refs/{installation}-{id}"))
+    }
+
+    /// Reads a ref that lies at `path`.
+    ///
+    /// # Errors
+    /// Integrity when it is not a ref, or another's.
+    pub fn parse(path: &str, lineage: LineageId, bytes: &[u8]) -> Result<Self> {
+        if bytes.len() > REF_MAX {
+            return Err(damaged(path, REF_MAX, "too long for a ref"));
+        }
+        let found: Self = serde_json::from_slice(bytes).map_err(|e| damaged(path, 0, "not a ref").because(e))?;
+        if found.format != 1 {
+            return Err(super::too_new(path, format_args!("ref format {}", found.format)));
+        }
+        if Self::path(lineage, found.installation, &found.id).ok().as_deref() != Some(path) {
+            return Err(damaged(path, 0, "the ref belongs at another path"));
+        }
+        Ok(found)
+    }
+
+    /// The bytes to store.
+    ///
+    /// # Errors
+    /// Never in practice; the JSON library may say so.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::new(Kind::Failed, format!("write ref {}", self.id)).because(e))
+    }
+
+    /// Whether it still counts at `now`.
+    #[must_use]
+    pub const fn counts(&self, now: Timestamp) -> bool {
+        match self.kind {
+            RefKind::Volume => true,
+            RefKind::Job => now.0.saturating_sub(self.heartbeat.0) < JOB_REF_LIFE,
+        }
+    }
+
+    /// The folder that holds the snapshot's manifest.
+    #[must_use]
+    pub const fn home(&self, lineage: LineageId) -> Folder {
+        Folder { lineage, installation: self.folder }
+    }
+}
+
+#[cfg(test)]
+#[path = "refs_tests.rs"]
+mod tests;

@@ -1,0 +1,510 @@
+//! A repository: its description, its folders, its logs, its wrapped keys, its snapshots.
+//!
+//! `coffer-repository.json` at the root is { "format": "coffer-repository", "version": 1, "repository": hex id,
+//! "incompatible": [], "read_only_compatible": [], "compatible": [] }: an unknown incompatible feature is refused, an
+//! unknown read-only-compatible one opens the repository for reading alone.
+//!
+//! An installation writes in its own folder of a lineage alone. That no second process does is its data directory's
+//! lock; a cloned data directory is found by put-if-absent on the log.
+
+use super::log::{Entry, Log, LogState, WrappedKey};
+use super::manifest::Manifest;
+use super::objects::{Objects, StoreObjects, put_same};
+use super::record::RECORD_MAX;
+use super::refs::{REF_MAX, Ref, RefKind};
+use super::tree::{CACHE_PAGES, PageCache, Tree};
+use super::{Folder, PublicKey, Signer, damaged, too_new};
+use crate::env::{Env, Timestamp};
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::units::{DataKeyId, Hash32, InstallationId, LineageId, RepositoryId, SnapshotId, VolumeId};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+const DESCRIPTION: &str = "coffer-repository.json";
+const DESCRIPTION_MAX: usize = 64 << 10;
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    format: String,
+    version: u32,
+    repository: RepositoryId,
+    #[serde(default)]
+    incompatible: Vec<String>,
+    #[serde(default)]
+    read_only_compatible: Vec<String>,
+    #[serde(default)]
+    compatible: Vec<String>,
+}
+
+/// Who writes: an installation and its signing key.
+#[derive(Clone)]
+pub struct Author {
+    /// The installation.
+    pub installation: InstallationId,
+    /// Its signing key.
+    pub signer: Arc<dyn Signer>,
+}
+
+/// A snapshot in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whose folder it lies in.
+    pub installation: InstallationId,
+    /// The volume it was taken of.
+    pub volume: Option<VolumeId>,
+    /// The point in time.
+    pub time: Timestamp,
+    /// The volume's size then, bytes.
+    pub size: u64,
+    /// The snapshot it is built on.
+    pub parent: Option<SnapshotId>,
+    /// Chunks that are not holes.
+    pub chunks: u64,
+    /// Chunks that differ from the parent's.
+    pub changed_chunks: u64,
+    /// Bytes it put into packs.
+    pub stored_bytes: u64,
+    /// Whether it is held against deletion.
+    pub held: bool,
+}
+
+/// A snapshot's manifest, read and verified.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// The folder it lies in.
+    pub folder: Folder,
+    /// What it says.
+    pub manifest: Manifest,
+    /// Hash of its bytes.
+    pub hash: Hash32,
+    /// The key that signed it: that of its folder's genesis.
+    pub public_key: PublicKey,
+    /// Whether its folder's log shows it as live (else it is deleted, and something still needs it).
+    pub live: bool,
+}
+
+/// A create that runs: what it is built on, and the objects it has put.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) folder: Folder,
+    pub(super) snapshot: SnapshotId,
+    pub(super) base: Option<Arc<Located>>,
+    pub(super) names: HashSet<String>,
+}
+
+/// A repository. Cheap to clone; usable from many threads.
+#[derive(Clone)]
+pub struct Repository {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) objects: Arc<dyn Objects>,
+    pub(super) env: Env,
+    pub(super) cache: Arc<PageCache>,
+    /// Held for writing by a sweep, for reading while a create takes hold of its base.
+    pub(super) gate: RwLock<()>,
+    pub(super) pending: Mutex<HashMap<SnapshotId, Pending>>,
+    id: RepositoryId,
+    author: Option<Author>,
+    read_only: Option<String>,
+    logs: Mutex<HashMap<LineageId, Arc<Mutex<Option<Log>>>>>,
+}
+
+impl Repository {
+    /// Makes a repository in the folder `root`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] when there is one; what the file system says.
+    pub fn init(root: &Path, env: &Env) -> Result<RepositoryId> {
+        std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
+        Self::init_in(&StoreObjects::local(root)?, env)
+    }
+
+    /// Makes a repository in `objects`.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] when there is one; what the store says.
+    pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
+        let repository = RepositoryId::draw(&*env.rng);
+        let description = Description {
+            format: "coffer-repository".into(),
+            version: 1,
+            repository,
+            incompatible: Vec::new(),
+            read_only_compatible: Vec::new(),
+            compatible: Vec::new(),
+        };
+        let json = serde_json::to_vec_pretty(&description)
+            .map_err(|e| Error::new(Kind::Failed, "describe the repository").because(e))?;
+        objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
+        Ok(repository)
+    }
+
+    /// Opens the repository in the folder `root`; without an author, for reading alone.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is none; Unsupported for a newer one; Integrity for a damaged one.
+    pub fn open(root: &Path, env: Env, author: Option<Author>) -> Result<Self> {
+        Self::open_in(Arc::new(StoreObjects::local(root)?), env, author)
+    }
+
+    /// Opens the repository in `objects`; without an author, for reading alone.
+    ///
+    /// # Errors
+    /// As [`Repository::open`].
+    pub fn open_in(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Result<Self> {
+        let raw = objects.get(DESCRIPTION, DESCRIPTION_MAX).map_err(|e| {
+            if e.kind() != Kind::NotFound {
+                return e;
+            }
+            Error::new(Kind::NotFound, "open repository: no coffer-repository.json there")
+                .because(e)
+                .hint("make one with coffer repository init")
+        })?;
+        let found: Description =
+            serde_json::from_slice(&raw).map_err(|e| damaged(DESCRIPTION, 0, "not a description").because(e))?;
+        if found.format != "coffer-repository" {
+            return Err(damaged(DESCRIPTION, 0, "not a coffer repository"));
+        }
+        if found.version != 1 || !found.incompatible.is_empty() {
+            return Err(too_new(
+                DESCRIPTION,
+                format_args!("version {} features {:?}", found.version, found.incompatible),
+            ));
+        }
+        let unknown = found.read_only_compatible.first().cloned();
+        let inner = Inner {
+            objects,
+            env,
+            cache: Arc::new(PageCache::new(CACHE_PAGES)),
+            gate: RwLock::new(()),
+            pending: Mutex::new(HashMap::new()),
+            id: found.repository,
+            author,
+            read_only: unknown,
+            logs: Mutex::new(HashMap::new()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The repository's id.
+    #[must_use]
+    pub fn id(&self) -> RepositoryId {
+        self.inner.id
+    }
+
+    /// The lineages that have a folder here.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn lineages(&self) -> Result<Vec<LineageId>> {
+        Ok(self.inner.objects.folders("")?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The number of the last record of this installation's log of `lineage`; `None` without a log. A catalog that knows
+    /// a higher one has found a rolled-back folder.
+    ///
+    /// # Errors
+    /// When the log cannot be read or verified.
+    pub fn last_log_number(&self, lineage: LineageId) -> Result<Option<u64>> {
+        let own = self.inner.own(lineage)?;
+        self.inner.with_log(own, |log| Ok(log.as_ref().map(|l| l.last)))
+    }
+
+    /// Every live snapshot of `lineage`, in all folders, oldest first.
+    ///
+    /// # Errors
+    /// When a log or a manifest cannot be read or verified.
+    pub fn list(&self, lineage: LineageId) -> Result<Vec<Listing>> {
+        let mut all = Vec::new();
+        for folder in self.inner.folders(lineage)? {
+            let Some(log) = self.inner.log(folder)? else { continue };
+            for (id, live) in &log.state.live {
+                let m = self.inner.manifest(&log, *id)?.manifest;
+                all.push(Listing {
+                    id: *id,
+                    installation: folder.installation,
+                    volume: m.volume,
+                    time: m.time,
+                    size: m.size,
+                    parent: m.parent,
+                    chunks: m.chunks,
+                    changed_chunks: m.changed_chunks,
+                    stored_bytes: m.stored_bytes,
+                    held: live.held,
+                });
+            }
+        }
+        all.sort_by_key(|l| (l.time, l.id));
+        Ok(all)
+    }
+
+    /// The wrapped data keys of `lineage`; of several for one data key, the newest in any folder.
+    ///
+    /// # Errors
+    /// When a log cannot be read or verified.
+    pub fn keys(&self, lineage: LineageId) -> Result<BTreeMap<DataKeyId, WrappedKey>> {
+        let mut all: BTreeMap<DataKeyId, WrappedKey> = BTreeMap::new();
+        for folder in self.inner.folders(lineage)? {
+            for (id, key) in self.inner.log(folder)?.map(|l| l.state.keys).unwrap_or_default() {
+                if all.get(&id).is_none_or(|have| have.time < key.time) {
+                    all.insert(id, key);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Puts a data key's wrapped form, new or newly wrapped: it serves every snapshot that uses the key.
+    ///
+    /// # Errors
+    /// What [`Log::append`] says; ReadOnly without an author.
+    pub fn put_key(&self, lineage: LineageId, data_key: DataKeyId, blob: &[u8]) -> Result<()> {
+        let entry = Entry::Key { data_key, blob: blob.to_vec(), time: self.inner.env.now() };
+        self.inner.append(self.inner.own(lineage)?, &entry)
+    }
+
+    /// Holds a snapshot against deletion, or ends that.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] when it is not live in this installation's folder.
+    pub fn hold(&self, lineage: LineageId, snapshot: SnapshotId, held: bool) -> Result<()> {
+        self.inner.append(self.inner.own(lineage)?, &Entry::Hold { snapshot, held, time: self.inner.env.now() })
+    }
+
+    /// Deletes a snapshot: it is hidden at once. Its objects go at a [`Repository::sweep`].
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] when it is not live in this installation's folder, or held.
+    pub fn delete(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
+        self.inner.append(self.inner.own(lineage)?, &Entry::Delete { snapshot, time: self.inner.env.now() })
+    }
+
+    /// The manifest of `snapshot`, in whichever folder of the lineage it lies, verified.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; Integrity when signature, hash or content are wrong.
+    pub fn locate(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Located> {
+        self.inner.locate(lineage, snapshot)
+    }
+
+    /// Puts (or renews the heartbeat of) this installation's ref `id` on `snapshot`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when the snapshot is not live (any more): then the ref was taken back.
+    pub fn put_ref(&self, lineage: LineageId, id: &str, kind: RefKind, snapshot: SnapshotId) -> Result<()> {
+        let author = self.inner.author()?;
+        let at = self.inner.locate(lineage, snapshot)?;
+        let path = Ref::path(lineage, author.installation, id)?;
+        let old = match self.inner.objects.get(&path, REF_MAX) {
+            Ok(raw) => Some(Ref::parse(&path, lineage, &raw)?),
+            Err(e) if e.kind() == Kind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let renewed = old.as_ref().is_some_and(|o| o.snapshot == snapshot && o.folder == at.folder.installation);
+        let now = self.inner.env.now();
+        let new = Ref {
+            format: 1,
+            kind,
+            installation: author.installation,
+            id: id.to_owned(),
+            snapshot,
+            folder: at.folder.installation,
+            time: old.as_ref().filter(|_| renewed).map_or(now, |o| o.time),
+            heartbeat: now,
+        };
+        self.inner.objects.put_over(&path, Bytes::from(new.encode()?))?;
+        let live = self.inner.log(at.folder)?.is_some_and(|log| log.state.live.contains_key(&snapshot));
+        if live || renewed {
+            return Ok(());
+        }
+        match old {
+            Some(old) => self.inner.objects.put_over(&path, Bytes::from(old.encode()?))?,
+            None => self.inner.objects.delete(&path)?,
+        }
+        Err(Error::new(Kind::NotFound, format!("put ref {id} on {snapshot}: the snapshot was deleted")))
+    }
+
+    /// Ends this installation's ref `id`. That there is none is no error.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn delete_ref(&self, lineage: LineageId, id: &str) -> Result<()> {
+        self.inner.objects.delete(&Ref::path(lineage, self.inner.author()?.installation, id)?)
+    }
+
+    /// Ends anybody's ref, for an audited `repository unref --force`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn delete_ref_of(&self, lineage: LineageId, installation: InstallationId, id: &str) -> Result<()> {
+        self.inner.objects.delete(&Ref::path(lineage, installation, id)?)
+    }
+
+    /// All refs of `lineage`, those that no longer count included ([`Ref::counts`]).
+    ///
+    /// # Errors
+    /// When one cannot be read, or is damaged: nothing may be swept then.
+    pub fn refs(&self, lineage: LineageId) -> Result<Vec<Ref>> {
+        self.inner.refs(lineage)
+    }
+}
+
+impl Inner {
+    pub(super) fn author(&self) -> Result<&Author> {
+        if let Some(feature) = &self.read_only {
+            let what =
+                format!("write to repository {}: it has the feature {feature}, which is not known here", self.id);
+            return Err(Error::new(Kind::ReadOnly, what).hint("use a newer coffer"));
+        }
+        self.author.as_ref().ok_or_else(|| {
+            Error::new(Kind::ReadOnly, format!("write to repository {}: it was opened for reading alone", self.id))
+        })
+    }
+
+    /// This installation's folder of `lineage`.
+    pub(super) fn own(&self, lineage: LineageId) -> Result<Folder> {
+        Ok(Folder { lineage, installation: self.author()?.installation })
+    }
+
+    /// All folders of `lineage`, this installation's first.
+    pub(super) fn folders(&self, lineage: LineageId) -> Result<Vec<Folder>> {
+        let own = self.author.as_ref().map(|a| a.installation);
+        let names = self.objects.folders(&lineage.to_string())?;
+        let mut all: Vec<_> = names.iter().filter_map(|n| n.parse().ok()).collect();
+        all.sort_by_key(|i: &InstallationId| (Some(*i) != own, *i));
+        Ok(all.into_iter().map(|installation| Folder { lineage, installation }).collect())
+    }
+
+    /// Runs `work` on this installation's log of a lineage, read and verified at its first use.
+    pub(super) fn with_log<T>(&self, own: Folder, work: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
+        let slot = self.logs.lock().entry(own.lineage).or_default().clone();
+        let mut log = slot.lock();
+        if log.is_none() {
+            *log = Log::load(&*self.objects, own)?;
+            let ours = self.author()?.signer.public_key();
+            if let Some(key) = log.as_ref().map(|l| l.public_key).filter(|key| *key != ours) {
+                *log = None;
+                let why = format_args!(
+                    "genesis shows key {}, this installation's is {}",
+                    hex::encode(key),
+                    hex::encode(ours)
+                );
+                return Err(damaged(&own.path("log", "0000000000000000"), super::record::ENVELOPE, why));
+            }
+        }
+        work(&mut log)
+    }
+
+    /// Appends to this installation's log, which is started if it is not there.
+    pub(super) fn append(&self, own: Folder, entry: &Entry) -> Result<()> {
+        let signer = self.author()?.signer.clone();
+        self.with_log(own, |slot| {
+            let mut log = match slot.take() {
+                Some(log) => log,
+                None => Log::start(&*self.objects, own, &*signer, self.env.now())?,
+            };
+            // After a failure the slot stays empty: whether the put landed is found by reading the log again.
+            log.append(&*self.objects, &*signer, entry)?;
+            *slot = Some(log);
+            Ok(())
+        })
+    }
+
+    /// The state of this installation's log.
+    pub(super) fn own_state(&self, own: Folder) -> Result<LogState> {
+        self.with_log(own, |log| Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()))
+    }
+
+    /// A folder's log: one's own as it is known, another's read anew.
+    pub(super) fn log(&self, folder: Folder) -> Result<Option<Log>> {
+        if self.author.as_ref().is_some_and(|a| a.installation == folder.installation) && self.read_only.is_none() {
+            return self.with_log(folder, |log| Ok(log.clone()));
+        }
+        Log::load(&*self.objects, folder)
+    }
+
+    pub(super) fn locate(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Located> {
+        for folder in self.folders(lineage)? {
+            if let Some(found) = self.locate_in(folder, snapshot)? {
+                return Ok(found);
+            }
+        }
+        let what = format!("snapshot {snapshot} is not in repository {} (lineage {lineage})", self.id);
+        Err(Error::new(Kind::NotFound, what))
+    }
+
+    /// A snapshot that was added to the folder's log and whose manifest is still there.
+    pub(super) fn locate_in(&self, folder: Folder, snapshot: SnapshotId) -> Result<Option<Located>> {
+        let Some(log) = self.log(folder)? else { return Ok(None) };
+        if !log.state.live.contains_key(&snapshot) && !log.state.deleted.contains_key(&snapshot) {
+            return Ok(None);
+        }
+        match self.manifest(&log, snapshot) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if e.kind() == Kind::NotFound && !log.state.live.contains_key(&snapshot) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The manifest of a snapshot that `log` names, checked against hash and signature.
+    pub(super) fn manifest(&self, log: &Log, snapshot: SnapshotId) -> Result<Located> {
+        let (live, gone) = (log.state.live.get(&snapshot), log.state.deleted.get(&snapshot));
+        let object = log.folder.path("manifests", snapshot);
+        let raw = self.objects.get(&object, RECORD_MAX).map_err(|e| {
+            if e.kind() == Kind::NotFound && live.is_some() {
+                damaged(&object, 0, "the log has this snapshot, its manifest is missing").because(e)
+            } else {
+                e
+            }
+        })?;
+        let (manifest, record) = Manifest::parse(&object, log.folder, snapshot, raw)?;
+        let hash = record.hash();
+        if live.map(|l| l.manifest).or(gone.map(|d| d.manifest)) != Some(hash) {
+            return Err(damaged(&object, 0, format_args!("the manifest's hash {hash} is not the log's")));
+        }
+        record.verify(&object, &log.public_key)?;
+        Ok(Located { folder: log.folder, manifest, hash, public_key: log.public_key, live: live.is_some() })
+    }
+
+    pub(super) fn tree(&self, at: &Located) -> Tree {
+        let m = &at.manifest;
+        Tree::new(self.objects.clone(), self.cache.clone(), at.folder.lineage, m.folders.clone(), m.root, m.depth)
+    }
+
+    pub(super) fn refs(&self, lineage: LineageId) -> Result<Vec<Ref>> {
+        let mut all = Vec::new();
+        for object in self.objects.list(&format!("{lineage}/refs"))? {
+            match self.objects.get(&object.path, REF_MAX) {
+                Ok(raw) => all.push(Ref::parse(&object.path, lineage, &raw)?),
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Says that `snapshot`'s create is about to put `name`: from now on no sweep takes it.
+    pub(super) fn announce(&self, snapshot: SnapshotId, name: &str) {
+        if let Some(pending) = self.pending.lock().get_mut(&snapshot) {
+            pending.names.insert(name.to_owned());
+        }
+    }
+
+    /// Announces and puts an object that only ever has these bytes.
+    pub(super) fn put_for(&self, snapshot: SnapshotId, name: &str, bytes: &Bytes) -> Result<()> {
+        self.announce(snapshot, name);
+        put_same(&*self.objects, name, bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "repository_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! What the tests of this layer share: a memory store, a store that fails as told, an author, made-up chunks.
+
+use super::SeedSigner;
+use super::objects::{Listed, Objects, StoreObjects};
+use super::repository::{Author, Repository};
+use super::writer::SnapshotSpec;
+use crate::env::{Clock, Env, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::secret::Secret;
+use crate::units::{CHUNK, DataKeyId, InstallationId, LineageId, SECTOR, SnapshotId};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+pub(crate) const KEY: DataKeyId = DataKeyId([7; 16]);
+pub(crate) const LINEAGE: LineageId = LineageId([3; 16]);
+
+pub(crate) struct TestClock(pub(crate) AtomicI64);
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+pub(crate) fn env() -> (Env, Arc<TestClock>) {
+    let clock = Arc::new(TestClock(AtomicI64::new(1_000_000)));
+    (Env { clock: clock.clone(), ..Env::system() }, clock)
+}
+
+pub(crate) fn memory() -> Arc<dyn Objects> {
+    Arc::new(StoreObjects::over(Arc::new(object_store::memory::InMemory::new())))
+}
+
+pub(crate) fn author(n: u8) -> Author {
+    let signer = SeedSigner::new(&Secret::build(|out| out.fill(n))).unwrap();
+    Author { installation: InstallationId([n; 16]), signer: Arc::new(signer) }
+}
+
+pub(crate) fn repository() -> (Repository, Arc<dyn Objects>) {
+    let objects = memory();
+    Repository::init_in(&*objects, &env().0).unwrap();
+    (Repository::open_in(objects.clone(), env().0, Some(author(1))).unwrap(), objects)
+}
+
+pub(crate) fn snap(n: u64) -> SnapshotId {
+    format!("snap-{n:017x}").parse().unwrap()
+}
+
+pub(crate) fn spec(n: u64, chunks: u64, base: Option<u64>) -> SnapshotSpec {
+    SnapshotSpec {
+        id: snap(n),
+        lineage: LINEAGE,
+        volume: None,
+        size: chunks * CHUNK as u64,
+        time: Timestamp(n as i64),
+        point: n as u32,
+        map_generation: 1,
+        base: base.map(snap),
+        keys: vec![(KEY, vec![1, 2, 3])],
+        source: None,
+    }
+}
+
+/// A chunk with some sectors that follow from `seed`; all holes for 0.
+pub(crate) fn chunk(seed: u8) -> Vec<u8> {
+    let mut out = vec![0; CHUNK];
+    if seed != 0 {
+        for i in [0usize, 5, 127].into_iter().filter(|i| *i != 5 || seed % 2 == 0) {
+            out[i * SECTOR..(i + 1) * SECTOR].fill(seed);
+        }
+    }
+    out
+}
+
+/// A store whose puts fail from the nth on (0: the first), before or after they took effect, until it is mended.
+pub(crate) struct Faulty {
+    pub(crate) below: Arc<dyn Objects>,
+    pub(crate) puts: AtomicU64,
+    pub(crate) fail_from: AtomicU64,
+    pub(crate) after_effect: bool,
+}
+
+impl Faulty {
+    pub(crate) fn new(below: Arc<dyn Objects>, fail_from: u64, after_effect: bool) -> Arc<Self> {
+        Arc::new(Self { below, puts: AtomicU64::new(0), fail_from: AtomicU64::new(fail_from), after_effect })
+    }
+    fn put(&self, path: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let nth = self.puts.fetch_add(1, Ordering::SeqCst);
+        let from = self.fail_from.load(Ordering::SeqCst);
+        if nth < from {
+            return work();
+        }
+        if nth == from && self.after_effect {
+            work()?;
+        }
+        Err(Error::new(Kind::Io, format!("put {path}: told to fail")))
+    }
+}
+
+impl Objects for Faulty {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put(path, || self.below.put_new(path, bytes))
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put(path, || self.below.put_over(path, bytes))
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.below.get(path, limit)
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        self.below.get_range(path, range)
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        self.below.head(path)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.below.list(folder)
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.below.folders(folder)
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.below.delete(path)
+    }
+}

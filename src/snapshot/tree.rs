@@ -1,0 +1,285 @@
+//! A snapshot's tree, from its root to a chunk's entry: look up, walk, compare. Pages come through a bounded cache.
+
+use super::objects::Objects;
+use super::page::{FAN, LeafEntry, PAGE_MAX, Page};
+use super::{Folder, damaged};
+use crate::error::{Error, Kind, Result};
+use crate::units::{ChunkNo, Hash32, InstallationId, LineageId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Pages that a repository keeps in memory (at most 20 KiB each: 10 MiB).
+pub const CACHE_PAGES: usize = 512;
+
+/// The pages last used, by name. What is in it was checked.
+pub struct PageCache {
+    room: usize,
+    held: Mutex<(HashMap<Hash32, (Page, u64)>, u64)>,
+}
+
+impl PageCache {
+    /// A cache with room for `room` pages.
+    #[must_use]
+    pub fn new(room: usize) -> Self {
+        Self { room: room.max(1), held: Mutex::new((HashMap::new(), 0)) }
+    }
+    fn get(&self, name: &Hash32) -> Option<Page> {
+        let mut held = self.held.lock();
+        let (map, tick) = &mut *held;
+        *tick += 1;
+        let found = map.get_mut(name)?;
+        found.1 = *tick;
+        Some(found.0.clone())
+    }
+    fn put(&self, name: Hash32, page: Page) {
+        let mut held = self.held.lock();
+        let (map, tick) = &mut *held;
+        if map.len() >= self.room {
+            // A scan: the cache is small, and a miss has just cost a read.
+            if let Some(oldest) = map.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name) {
+                map.remove(&oldest);
+            }
+        }
+        *tick += 1;
+        map.insert(name, (page, *tick));
+    }
+}
+
+/// What a walk over a tree meets.
+pub trait Visit {
+    /// A page, before it is read. `false`: not to be entered.
+    fn page(&mut self, name: Hash32) -> bool {
+        let _ = name;
+        true
+    }
+    /// A chunk that is not a hole.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()>;
+    /// A page that cannot be had, and the chunks that it speaks for.
+    ///
+    /// # Errors
+    /// Ends the walk; so by default.
+    fn damaged(&mut self, first: ChunkNo, count: u64, error: Error) -> Result<()> {
+        let _ = (first, count);
+        Err(error)
+    }
+}
+
+/// A tree.
+#[derive(Clone)]
+pub struct Tree {
+    objects: Arc<dyn Objects>,
+    cache: Arc<PageCache>,
+    lineage: LineageId,
+    folders: Vec<InstallationId>,
+    root: Hash32,
+    depth: u8,
+}
+
+/// A node at some level: a tree that is less deep than asked for has its root as first child, all the way up.
+enum Node {
+    Nothing,
+    Above(Hash32),
+    Page(Page),
+}
+
+impl Node {
+    fn child(&self, i: usize) -> Hash32 {
+        match self {
+            Self::Above(root) if i == 0 => *root,
+            Self::Nothing | Self::Above(_) => Hash32::default(),
+            Self::Page(page) => page.child(i),
+        }
+    }
+    fn leaf(&self, i: usize) -> LeafEntry {
+        match self {
+            Self::Page(page) => page.leaf(i),
+            Self::Nothing | Self::Above(_) => LeafEntry::default(),
+        }
+    }
+}
+
+/// How many chunks a page of `level` speaks for.
+const fn span(level: u8) -> u64 {
+    (FAN as u64).pow(level as u32 + 1)
+}
+
+impl Tree {
+    /// The tree with that root and depth whose pages lie in one of `folders`.
+    #[must_use]
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        cache: Arc<PageCache>,
+        lineage: LineageId,
+        folders: Vec<InstallationId>,
+        root: Hash32,
+        depth: u8,
+    ) -> Self {
+        Self { objects, cache, lineage, folders, root, depth }
+    }
+    /// Hash of the root page.
+    #[must_use]
+    pub const fn root(&self) -> Hash32 {
+        self.root
+    }
+    /// Levels.
+    #[must_use]
+    pub const fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    fn page(&self, level: u8, index: u64, name: Hash32) -> Result<Page> {
+        if let Some(page) = self.cache.get(&name) {
+            return Ok(page);
+        }
+        for installation in &self.folders {
+            let object = Folder { lineage: self.lineage, installation: *installation }.path("pages", name);
+            match self.objects.get(&object, PAGE_MAX) {
+                Ok(bytes) => {
+                    let page = Page::parse(&object, bytes, name, level, index)?;
+                    self.cache.put(name, page.clone());
+                    return Ok(page);
+                }
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let object = format!("{}/*/pages/{name}", self.lineage);
+        Err(damaged(&object, 0, format_args!("page {index} of level {level} is missing in each of its folders")))
+    }
+
+    fn node(&self, level: u8, index: u64, name: Hash32) -> Result<Node> {
+        if name.is_zero() {
+            Ok(Node::Nothing)
+        } else if level >= self.depth {
+            Ok(Node::Above(name))
+        } else {
+            self.page(level, index, name).map(Node::Page)
+        }
+    }
+
+    /// The name of page `index` of `level`; zeros when it is all holes. For a level above the root, the root's (index 0).
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn name_of(&self, level: u8, index: u64) -> Result<Hash32> {
+        let mut name = self.root;
+        if level >= self.depth {
+            return Ok(if index == 0 { name } else { Hash32::default() });
+        }
+        if index.checked_mul(span(level)).is_none_or(|first| first >= span(self.depth - 1)) {
+            return Ok(Hash32::default());
+        }
+        for at in ((level + 1)..self.depth).rev() {
+            let here = index / (span(at) / span(level));
+            let below = index / (span(at - 1) / span(level));
+            name = self.node(at, here, name)?.child((below % FAN as u64) as usize);
+        }
+        Ok(name)
+    }
+
+    /// What is known about `chunk`; a hole past the tree's end.
+    ///
+    /// # Errors
+    /// When a page cannot be read, or is damaged.
+    pub fn entry(&self, chunk: ChunkNo) -> Result<LeafEntry> {
+        let index = chunk.0 / FAN as u64;
+        if chunk.0 >= span(self.depth - 1) {
+            return Ok(LeafEntry::default());
+        }
+        let name = self.name_of(0, index)?;
+        Ok(self.node(0, index, name)?.leaf((chunk.0 % FAN as u64) as usize))
+    }
+
+    /// All 256 entries of leaf page `index`.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn leaves(&self, index: u64) -> Result<Vec<LeafEntry>> {
+        let node = self.node(0, index, self.name_of(0, index)?)?;
+        Ok((0..FAN).map(|i| node.leaf(i)).collect())
+    }
+
+    /// All 256 children of interior page `index` of `level`.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn children(&self, level: u8, index: u64) -> Result<Vec<Hash32>> {
+        let node = self.node(level, index, self.name_of(level, index)?)?;
+        Ok((0..FAN).map(|i| node.child(i)).collect())
+    }
+
+    /// Shows every page and every chunk that is not a hole to `visit`, in order.
+    ///
+    /// # Errors
+    /// What `visit` says.
+    pub fn walk(&self, visit: &mut dyn Visit) -> Result<()> {
+        self.walk_node(self.depth - 1, 0, self.root, visit)
+    }
+
+    fn walk_node(&self, level: u8, index: u64, name: Hash32, visit: &mut dyn Visit) -> Result<()> {
+        if name.is_zero() || !visit.page(name) {
+            return Ok(());
+        }
+        let node = match self.node(level, index, name) {
+            Ok(node) => node,
+            Err(e) => return visit.damaged(ChunkNo(index * span(level)), span(level), e),
+        };
+        for i in 0..FAN {
+            let below = index * FAN as u64 + i as u64;
+            if level > 0 {
+                self.walk_node(level - 1, below, node.child(i), visit)?;
+                continue;
+            }
+            let entry = node.leaf(i);
+            if !entry.is_hole() {
+                visit.chunk(ChunkNo(below), &entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every chunk whose content differs, its entry here and its entry in `other`. Subtrees with
+    /// equal hashes are not read.
+    ///
+    /// # Errors
+    /// When a page cannot be read; what `each` says.
+    pub fn diff(&self, other: &Self, each: Differs<'_>) -> Result<()> {
+        let top = self.depth.max(other.depth) - 1;
+        self.diff_node(other, (top, 0), (self.root, other.root), each)
+    }
+
+    fn diff_node(
+        &self,
+        other: &Self,
+        (level, index): (u8, u64),
+        (ours, theirs): (Hash32, Hash32),
+        each: Differs<'_>,
+    ) -> Result<()> {
+        // A root that stands above its own level covers child 0 only, so equal names mean equal subtrees just when both
+        // stand for the same level.
+        let same_level = (level >= self.depth) == (level >= other.depth);
+        if ours == theirs && (same_level || ours.is_zero()) {
+            return Ok(());
+        }
+        let (a, b) = (self.node(level, index, ours)?, other.node(level, index, theirs)?);
+        for i in 0..FAN {
+            let below = index * FAN as u64 + i as u64;
+            if level > 0 {
+                self.diff_node(other, (level - 1, below), (a.child(i), b.child(i)), each)?;
+                continue;
+            }
+            let (x, y) = (a.leaf(i), b.leaf(i));
+            if !x.same_content(&y) {
+                each(ChunkNo(below), &x, &y)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What [`Tree::diff`] calls.
+pub type Differs<'a> = &'a mut dyn FnMut(ChunkNo, &LeafEntry, &LeafEntry) -> Result<()>;

@@ -1,0 +1,438 @@
+//! A snapshot being made: chunks in, packs and pages out, a signed manifest, one log record.
+//!
+//! Memory follows changed chunks (one leaf entry each) and holds at most two packs: the one being filled and the one
+//! being put. Nothing is visible before the log's `add`; what a killed create leaves is unreachable and goes at a sweep.
+
+use super::log::Entry;
+use super::manifest::Manifest;
+use super::pack::{PackBuilder, body_hash, map_of, stored_len};
+use super::page::{FAN, LeafEntry, depth_of, encode_interior, encode_leaf};
+use super::record::{RECORD_MAX, Record};
+use super::repository::{Inner, Located, Pending, Repository};
+use super::tree::Tree;
+use super::{Folder, damaged};
+use crate::cipher::Sealed;
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::units::{
+    CHUNK, ChunkNo, DataKeyId, Hash32, LineageId, MAX_VOLUME, PackId, SECTOR, SnapshotId, VolumeId, chunks_in,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// What a snapshot is to be.
+#[derive(Debug, Clone)]
+pub struct SnapshotSpec {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The lineage it belongs to.
+    pub lineage: LineageId,
+    /// The volume it is taken of.
+    pub volume: Option<VolumeId>,
+    /// The volume's size, bytes.
+    pub size: u64,
+    /// The point in time.
+    pub time: Timestamp,
+    /// The volume's epoch that it holds.
+    pub point: u32,
+    /// The volume's map generation.
+    pub map_generation: u32,
+    /// The snapshot it is built on: chunks that are not put are as there. Live, or deleted and kept by a ref. `None`: holes.
+    pub base: Option<SnapshotId>,
+    /// Data keys in use and their blobs: a `key` record is put for each that the log does not have yet.
+    pub keys: Vec<(DataKeyId, Vec<u8>)>,
+    /// What it is a copy of, in free words.
+    pub source: Option<String>,
+}
+
+/// What a create amounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Chunks of the snapshot that are not holes.
+    pub chunks: u64,
+    /// Chunks that differ from the base's.
+    pub changed: u64,
+    /// Bytes of sectors put into packs.
+    pub stored_bytes: u64,
+    /// Packs put.
+    pub packs: u64,
+    /// Pages put, or found there.
+    pub pages: u64,
+}
+
+/// A completed snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The manifest's hash, as the log has it.
+    pub hash: Hash32,
+    /// The tree's root.
+    pub root: Hash32,
+    /// Counts.
+    pub stats: Stats,
+}
+
+/// A snapshot being made. Dropped without [`SnapshotWriter::finish`], it leaves unreachable objects for a sweep.
+pub struct SnapshotWriter {
+    repo: Arc<Inner>,
+    folder: Folder,
+    spec: SnapshotSpec,
+    base: Option<Arc<Located>>,
+    base_tree: Option<Tree>,
+    filling: Mutex<Filling>,
+    sending: Mutex<Sent>,
+    finishing: Mutex<Finishing>,
+}
+
+#[derive(Default)]
+struct Filling {
+    pack: Option<PackBuilder>,
+    changed: BTreeMap<u64, LeafEntry>,
+    tags: BTreeMap<[u8; 4], DataKeyId>,
+    stored_bytes: u64,
+}
+
+#[derive(Default)]
+struct Sent {
+    packs: Vec<(PackId, u64)>,
+    /// A pack whose put failed: sent again, the same bytes, before anything else.
+    unsent: Option<(PackId, Bytes)>,
+}
+
+/// What a finish that broke off had got to: a repeat goes on with the same bytes.
+#[derive(Default)]
+struct Finishing {
+    manifest: Option<(Manifest, Record)>,
+    pages: Vec<(String, u64)>,
+    done: bool,
+}
+
+impl Repository {
+    /// Begins a snapshot in this installation's folder. What a killed create of the same id left is replaced.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] when it is completed already; [`Kind::Busy`] while it is being made; NotFound without its base.
+    pub fn begin(&self, spec: SnapshotSpec) -> Result<SnapshotWriter> {
+        let folder = self.inner.own(spec.lineage)?;
+        if spec.size == 0 || spec.size > MAX_VOLUME || !spec.size.is_multiple_of(512) {
+            return Err(Error::new(Kind::Usage, format!("snapshot {}: {} is no volume's size", spec.id, spec.size)));
+        }
+        let _no_sweep = self.inner.gate.read();
+        let state = self.inner.own_state(folder)?;
+        if state.live.contains_key(&spec.id) || state.deleted.contains_key(&spec.id) {
+            return Err(Error::new(Kind::Exists, format!("snapshot {} is in the repository already", spec.id)));
+        }
+        let base = spec.base.map(|id| self.inner.locate(spec.lineage, id)).transpose()?.map(Arc::new);
+        if let Some(larger) = base.as_ref().map(|b| b.manifest.size).filter(|size| *size > spec.size) {
+            let what = format!("snapshot {}: its base has {larger} bytes, the volume only {}", spec.id, spec.size);
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let mut tags = BTreeMap::new();
+        for id in base.iter().flat_map(|b| b.manifest.keys.values()) {
+            tags.insert(id.tag().0, *id);
+        }
+        {
+            let mut pending = self.inner.pending.lock();
+            if pending.contains_key(&spec.id) {
+                return Err(Error::new(Kind::Busy, format!("snapshot {} is being made", spec.id)));
+            }
+            let mine = Pending { folder, snapshot: spec.id, base: base.clone(), names: HashSet::new() };
+            pending.insert(spec.id, mine);
+        }
+        let base_tree = base.as_ref().map(|b| self.inner.tree(b));
+        let writer = SnapshotWriter {
+            repo: self.inner.clone(),
+            folder,
+            spec,
+            base,
+            base_tree,
+            filling: Mutex::new(Filling { tags, ..Filling::default() }),
+            sending: Mutex::default(),
+            finishing: Mutex::default(),
+        };
+        // A manifest that no log record names was never committed: a killed create left it.
+        self.inner.objects.delete(&folder.path("manifests", writer.spec.id))?;
+        Ok(writer)
+    }
+}
+
+impl SnapshotWriter {
+    /// The snapshot's id.
+    #[must_use]
+    pub const fn id(&self) -> SnapshotId {
+        self.spec.id
+    }
+
+    /// Gives the chunk's sealed bytes: a whole chunk, zeros past the volume's end. What equals the base's is not stored
+    /// again. May be called from several threads; a chunk given twice is what it was given last.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a chunk past the end or of a wrong length; what the store says when a pack was put.
+    pub fn put_chunk(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
+        let bytes = sealed.bytes();
+        if bytes.len() != CHUNK || chunk.0 >= chunks_in(self.spec.size) {
+            let what =
+                format!("snapshot {}: chunk {chunk} with {} bytes is none of this volume", self.spec.id, bytes.len());
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let inside = usize::try_from(self.spec.size - chunk.offset()).unwrap_or(CHUNK).min(CHUNK);
+        if bytes[inside.next_multiple_of(SECTOR).min(CHUNK)..].iter().any(|b| *b != 0) {
+            let what = format!("snapshot {}: chunk {chunk} has bytes past the volume's end", self.spec.id);
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let map = map_of(bytes);
+        let mut entry = LeafEntry { map, ..LeafEntry::default() };
+        if !map.is_empty() {
+            entry.hash = body_hash(bytes, map);
+            entry.tag = key.tag();
+            entry.length = stored_len(map);
+        }
+        let was = self.base_entry(chunk)?;
+        if was.same_content(&entry) {
+            self.filling.lock().changed.remove(&chunk.0);
+            return Ok(());
+        }
+        self.store(chunk, entry, bytes, key)
+    }
+
+    fn base_entry(&self, chunk: ChunkNo) -> Result<LeafEntry> {
+        self.base_tree.as_ref().map_or_else(|| Ok(LeafEntry::default()), |tree| tree.entry(chunk))
+    }
+
+    /// Appends the chunk to the pack, and puts the pack when it is full.
+    fn store(&self, chunk: ChunkNo, mut entry: LeafEntry, bytes: &[u8], key: DataKeyId) -> Result<()> {
+        let mut filling = self.filling.lock();
+        if entry.is_hole() {
+            filling.changed.insert(chunk.0, entry);
+            return Ok(());
+        }
+        if *filling.tags.entry(entry.tag.0).or_insert(key) != key {
+            let what = format!("snapshot {}: data key {key} has the tag of another of this lineage", self.spec.id);
+            return Err(Error::new(Kind::InvalidState, what).hint("give the volume a new data key"));
+        }
+        let rng = &*self.repo.env.rng;
+        let pack = filling.pack.get_or_insert_with(|| PackBuilder::new(PackId::draw(rng), self.folder.lineage));
+        entry.offset = pack.append(chunk, entry.map, entry.tag, entry.hash, bytes)?;
+        entry.pack = pack.id().0;
+        let full = pack.is_full();
+        filling.stored_bytes += u64::from(entry.length);
+        filling.changed.insert(chunk.0, entry);
+        if !full {
+            return Ok(());
+        }
+        // Taken while the pack's lock is held: no second pack can fill up while this one waits to be put.
+        let mut sending = self.sending.lock();
+        self.send_unsent(&mut sending)?;
+        let pack = filling.pack.take();
+        drop(filling);
+        self.send(&mut sending, pack)
+    }
+
+    fn send(&self, sending: &mut Sent, pack: Option<PackBuilder>) -> Result<()> {
+        if let Some(pack) = pack.filter(|p| !p.is_empty()) {
+            sending.unsent = Some((pack.id(), Bytes::from(pack.seal())));
+        }
+        self.send_unsent(sending)
+    }
+
+    fn send_unsent(&self, sending: &mut Sent) -> Result<()> {
+        let Some((id, bytes)) = sending.unsent.clone() else { return Ok(()) };
+        self.repo.put_for(self.spec.id, &self.folder.path("packs", id), &bytes)?;
+        sending.packs.push((id, bytes.len() as u64));
+        sending.unsent = None;
+        Ok(())
+    }
+
+    /// Completes the snapshot, in FORMATS' order: packs and pages durable and confirmed; the manifest put, read back and
+    /// compared; key records; the log's `add`, which is the commit point. After an error it may be called again, and goes
+    /// on with the same bytes; no chunk may be put in between.
+    ///
+    /// # Errors
+    /// What the store says; Integrity when an object is missing or not what was put.
+    pub fn finish(&self) -> Result<Completed> {
+        let mut state = self.finishing.lock();
+        if state.manifest.is_none() {
+            let manifest = self.build(&mut state)?;
+            let previous = self.base.as_ref().map_or_else(Hash32::default, |b| b.hash);
+            let record = manifest.sign(self.folder, previous, &*self.repo.author()?.signer)?;
+            state.manifest = Some((manifest, record));
+        }
+        let Some((manifest, record)) = state.manifest.clone() else {
+            return Err(Error::new(Kind::Failed, format!("finish {}: no manifest", self.spec.id)));
+        };
+        let packs = self.confirm(&state.pages)?;
+        self.commit(&record)?;
+        state.done = true;
+        let stats = Stats {
+            chunks: manifest.chunks,
+            changed: manifest.changed_chunks,
+            stored_bytes: manifest.stored_bytes,
+            packs,
+            pages: state.pages.len() as u64,
+        };
+        self.repo.pending.lock().remove(&self.spec.id);
+        Ok(Completed { root: manifest.root, hash: record.hash(), manifest, stats })
+    }
+
+    /// Puts the last pack and the pages; answers the manifest.
+    fn build(&self, state: &mut Finishing) -> Result<Manifest> {
+        let mut filling = self.filling.lock();
+        let mut sending = self.sending.lock();
+        self.send_unsent(&mut sending)?;
+        let last = filling.pack.take();
+        self.send(&mut sending, last)?;
+        state.pages.clear();
+        let (root, chunks) = self.put_pages(&filling.changed, &mut state.pages)?;
+        let mut folders = vec![self.folder.installation];
+        for i in self.base.iter().flat_map(|b| b.manifest.folders.iter()) {
+            if !folders.contains(i) {
+                folders.push(*i);
+            }
+        }
+        let spec = &self.spec;
+        Ok(Manifest {
+            format: Manifest::FORMAT,
+            snapshot: spec.id,
+            installation: self.folder.installation,
+            volume: spec.volume,
+            size: spec.size,
+            root,
+            depth: depth_of(spec.size),
+            time: spec.time,
+            point: spec.point,
+            map_generation: spec.map_generation,
+            parent: spec.base,
+            keys: filling.tags.iter().map(|(tag, id)| (hex::encode(tag), *id)).collect(),
+            folders,
+            chunks,
+            changed_chunks: filling.changed.len() as u64,
+            stored_bytes: filling.stored_bytes,
+            source: spec.source.clone(),
+        })
+    }
+
+    /// Puts every page that differs from the base's, leaves first. Answers the root and how many chunks are no holes.
+    fn put_pages(&self, changed: &BTreeMap<u64, LeafEntry>, put: &mut Vec<(String, u64)>) -> Result<(Hash32, u64)> {
+        let mut chunks = self.base.as_ref().map_or(0, |b| b.manifest.chunks);
+        let mut above: BTreeMap<u64, Hash32> = BTreeMap::new();
+        let mut rest = changed.iter().peekable();
+        while let Some(index) = rest.peek().map(|(chunk, _)| **chunk / FAN as u64) {
+            let mut entries = match &self.base_tree {
+                Some(tree) => tree.leaves(index)?,
+                None => vec![LeafEntry::default(); FAN],
+            };
+            while let Some((chunk, entry)) = rest.next_if(|(chunk, _)| **chunk / FAN as u64 == index) {
+                let slot = &mut entries[(*chunk % FAN as u64) as usize];
+                chunks = chunks.wrapping_sub(u64::from(!slot.is_hole())).wrapping_add(u64::from(!entry.is_hole()));
+                *slot = *entry;
+            }
+            above.insert(index, self.put_page(encode_leaf(index, &entries), put)?);
+        }
+        for level in 1..depth_of(self.spec.size) {
+            // A root that the volume has outgrown becomes child 0 of a page of its own, changed or not.
+            if self.base_tree.as_ref().is_some_and(|t| level >= t.depth()) && !above.contains_key(&0) {
+                above.insert(0, self.base_tree.as_ref().map_or(Ok(Hash32::default()), |t| t.name_of(level - 1, 0))?);
+            }
+            above = self.put_level(level, &above, put)?;
+        }
+        let untouched = || self.base_tree.as_ref().map_or_else(Hash32::default, Tree::root);
+        Ok((above.get(&0).copied().unwrap_or_else(untouched), chunks))
+    }
+
+    /// Puts the pages of `level` over the children that changed.
+    fn put_level(
+        &self,
+        level: u8,
+        below: &BTreeMap<u64, Hash32>,
+        put: &mut Vec<(String, u64)>,
+    ) -> Result<BTreeMap<u64, Hash32>> {
+        let mut above = BTreeMap::new();
+        let mut rest = below.iter().peekable();
+        while let Some(index) = rest.peek().map(|(child, _)| **child / FAN as u64) {
+            let mut children = match &self.base_tree {
+                Some(tree) => tree.children(level, index)?,
+                None => vec![Hash32::default(); FAN],
+            };
+            while let Some((child, name)) = rest.next_if(|(child, _)| **child / FAN as u64 == index) {
+                children[(*child % FAN as u64) as usize] = *name;
+            }
+            above.insert(index, self.put_page(encode_interior(level, index, &children), put)?);
+        }
+        Ok(above)
+    }
+
+    fn put_page(&self, page: Option<Vec<u8>>, put: &mut Vec<(String, u64)>) -> Result<Hash32> {
+        let Some(page) = page else { return Ok(Hash32::default()) };
+        let name = Hash32::of(&page);
+        let object = self.folder.path("pages", name);
+        let length = page.len() as u64;
+        self.repo.put_for(self.spec.id, &object, &Bytes::from(page))?;
+        put.push((object, length));
+        Ok(name)
+    }
+
+    /// Confirms that every pack and page is there, at its length. Answers the number of packs.
+    fn confirm(&self, pages: &[(String, u64)]) -> Result<u64> {
+        let packs = self.sending.lock().packs.clone();
+        let packs_put = packs.iter().map(|(id, length)| (self.folder.path("packs", id), *length));
+        for (object, length) in packs_put.chain(pages.iter().cloned()) {
+            let there = self.repo.objects.head(&object)?;
+            if there != Some(length) {
+                return Err(damaged(&object, 0, format_args!("{length} bytes were put, {there:?} are there")));
+            }
+        }
+        Ok(packs.len() as u64)
+    }
+
+    fn commit(&self, record: &Record) -> Result<()> {
+        let object = self.folder.path("manifests", self.spec.id);
+        self.repo.put_for(self.spec.id, &object, record.raw())?;
+        if self.repo.objects.get(&object, RECORD_MAX)? != *record.raw() {
+            return Err(damaged(&object, 0, "the manifest read back is not the one that was put"));
+        }
+        let known = self.repo.own_state(self.folder)?;
+        if known.live.get(&self.spec.id).is_some_and(|live| live.manifest == record.hash()) {
+            return Ok(());
+        }
+        for (data_key, blob) in self.spec.keys.iter().filter(|(id, _)| !known.keys.contains_key(id)) {
+            let entry = Entry::Key { data_key: *data_key, blob: blob.clone(), time: self.repo.env.now() };
+            self.repo.append(self.folder, &entry)?;
+        }
+        let entry = Entry::Add { snapshot: self.spec.id, manifest: record.hash(), time: self.repo.env.now() };
+        self.repo.append(self.folder, &entry)
+    }
+
+    /// Gives the snapshot up and deletes what it had put, unless it was completed. Pages that a live tree may share stay
+    /// for the next sweep to judge.
+    ///
+    /// # Errors
+    /// What the store says; what is left then goes at a sweep.
+    pub fn abort(self) -> Result<()> {
+        let own = self.repo.own_state(self.folder)?;
+        if self.finishing.lock().done || own.live.contains_key(&self.spec.id) {
+            return Ok(());
+        }
+        self.repo.objects.delete(&self.folder.path("manifests", self.spec.id))?;
+        let sent = self.sending.lock();
+        let unsent = sent.unsent.as_ref().map(|(id, _)| *id);
+        for id in sent.packs.iter().map(|(id, _)| *id).chain(unsent) {
+            self.repo.objects.delete(&self.folder.path("packs", id))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        if !self.finishing.lock().done {
+            self.repo.pending.lock().remove(&self.spec.id);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
