@@ -46,7 +46,7 @@ fn contradictions_are_refused() {
         |m| m.size = u64::MAX,
         |m| m.folders.clear(),
         |m| m.format = 2,
-        |m| drop(m.keys.insert("00000000".into(), KEY)),
+        |m| m.keys = [("00000000".to_owned(), KEY)].into(),
     ];
     for spoil in bad {
         let mut m = good.clone();

@@ -38,3 +38,15 @@ fn the_door_opens_from_inside_another_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async { check(&*super::super::testing::memory()) });
 }
+
+#[test]
+fn what_a_killed_put_left_staged_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = StoreObjects::local(dir.path()).unwrap();
+    objects.put_new("a/b", Bytes::from_static(b"x")).unwrap();
+    std::fs::write(dir.path().join("a/c#1"), b"half").unwrap();
+    objects.settle("a").unwrap();
+    objects.settle("nowhere").unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+    assert_eq!(objects.list("").unwrap().len(), 1);
+}

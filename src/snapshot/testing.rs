@@ -123,4 +123,7 @@ impl Objects for Faulty {
     fn delete(&self, path: &str) -> Result<()> {
         self.below.delete(path)
     }
+    fn settle(&self, folder: &str) -> Result<()> {
+        self.below.settle(folder)
+    }
 }
