@@ -210,7 +210,7 @@ fn a_held_snapshot_stays() {
     assert_eq!(repo.delete(LINEAGE, snap(1)).unwrap_err().kind(), Kind::InvalidState);
     repo.hold(LINEAGE, snap(1), false).unwrap();
     repo.delete(LINEAGE, snap(1)).unwrap();
-    assert_eq!(repo.open_snapshot(LINEAGE, snap(1)).is_ok(), true, "hidden, but not swept yet");
+    assert!(repo.open_snapshot(LINEAGE, snap(1)).is_ok(), "hidden, but not swept yet");
     repo.sweep(LINEAGE).unwrap();
     assert_eq!(repo.open_snapshot(LINEAGE, snap(1)).err().unwrap().kind(), Kind::NotFound);
 }

@@ -15,8 +15,11 @@ pub const CACHE_PAGES: usize = 512;
 /// The pages last used, by name. What is in it was checked.
 pub struct PageCache {
     room: usize,
-    held: Mutex<(HashMap<Hash32, (Page, u64)>, u64)>,
+    held: Mutex<Held>,
 }
+
+/// Pages by name, each with the tick of its last use; and the tick now.
+type Held = (HashMap<Hash32, (Page, u64)>, u64);
 
 impl PageCache {
     /// A cache with room for `room` pages.
@@ -133,7 +136,10 @@ impl Tree {
 
     fn page(&self, level: u8, index: u64, name: Hash32) -> Result<Page> {
         if let Some(page) = self.cache.get(&name) {
-            return Ok(page);
+            // A tree may name a page at a place that is not its own; its bytes alone are not what was checked.
+            if page.level() == level && page.index() == index {
+                return Ok(page);
+            }
         }
         for installation in &self.folders {
             let object = Folder { lineage: self.lineage, installation: *installation }.path("pages", name);
