@@ -208,3 +208,18 @@ fn killed_before_each_put() {
 fn killed_after_each_put_took_effect() {
     kill_at_every_put(true);
 }
+
+#[test]
+fn a_pack_that_is_gone_at_finish_is_found_before_the_commit() {
+    let (repo, objects) = repository();
+    let writer = repo.begin(spec(1, 400, None)).unwrap();
+    for n in 0..70 {
+        writer.put_chunk(ChunkNo(n), Sealed::stored(&vec![1; CHUNK]), KEY).unwrap();
+    }
+    let pack = objects.list("").unwrap().into_iter().find(|o| o.path.contains("/packs/")).unwrap();
+    objects.delete(&pack.path).unwrap();
+    assert_eq!(writer.finish().unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(repo.list(LINEAGE).unwrap(), []);
+    let late = writer.put_chunk(ChunkNo(1), Sealed::stored(&chunk(2)), KEY).unwrap_err();
+    assert_eq!(late.kind(), Kind::InvalidState);
+}
