@@ -6,7 +6,7 @@
 //! process may have linked it without a sync (docs/decisions/0003-object-store.md).
 
 use crate::env::Timestamp;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::Hash32;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -80,6 +80,12 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// What the store says.
     fn delete(&self, path: &str) -> Result<()>;
+    /// Makes durable what a killed process may have left half done in `folder`, and deletes what it left staged. Only
+    /// for the folder's one writer, before it puts anything there.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn settle(&self, folder: &str) -> Result<()>;
 }
 
 /// Puts an object that only ever has these bytes. One that is there already must have them: it is then one's own.
@@ -135,19 +141,22 @@ impl StoreObjects {
         let put = run(async move { store.put_opts(&key, PutPayload::from_bytes(bytes), options).await })?;
         let Err(e) = put else { return Ok(()) };
         if matches!(e, object_store::Error::AlreadyExists { .. }) {
-            self.settle(path)?;
+            self.sync_folder_of(path)?;
         }
         Err(of_store(format!("put {path}"), e))
     }
 
     /// Syncs the folder of `path`.
-    fn settle(&self, path: &str) -> Result<()> {
+    fn sync_folder_of(&self, path: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
         let file = root.join(path);
-        let folder = file.parent().unwrap_or(root);
-        let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
-        synced.map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
+        sync_folder(file.parent().unwrap_or(root))
     }
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
+    synced.map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
 }
 
 impl Objects for StoreObjects {
@@ -222,6 +231,25 @@ impl Objects for StoreObjects {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(of_store(format!("delete {path}"), e)),
         }
+    }
+    fn settle(&self, folder: &str) -> Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let folder = root.join(folder);
+        let what = || format!("look through folder {}", folder.display());
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.on(what)?,
+        };
+        for entry in entries {
+            let entry = entry.on(what)?;
+            // No object's name has a '#': the crate stages a put as `name#n`.
+            if entry.file_name().to_string_lossy().contains('#') {
+                std::fs::remove_file(entry.path()).on(|| format!("delete {}", entry.path().display()))?;
+            }
+        }
+        sync_folder(&folder)?;
+        // The folder's own name may be as new as what is in it.
+        folder.ancestors().skip(1).take_while(|up| up.starts_with(root)).try_for_each(sync_folder)
     }
 }
 

@@ -1,1 +1,52 @@
+use super::*;
 
+fn check(objects: &dyn Objects) {
+    let bytes = Bytes::from_static(b"hello");
+    objects.put_new("a/b/c", bytes.clone()).unwrap();
+    assert_eq!(objects.put_new("a/b/c", bytes.clone()).unwrap_err().kind(), Kind::Exists);
+    put_same(objects, "a/b/c", &bytes).unwrap();
+    assert_eq!(put_same(objects, "a/b/c", &Bytes::from_static(b"hullo")).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(put_same(objects, "a/b/c", &Bytes::from_static(b"he")).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get("a/b/c", 5).unwrap(), bytes);
+    assert_eq!(objects.get("a/b/c", 4).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get("a/b/d", 4).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(objects.get_range("a/b/c", 1..3).unwrap(), Bytes::from_static(b"el"));
+    assert_eq!(objects.get_range("a/b/c", 3..9).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get_range("a/b/c", 30..39).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get_range("a/x", 0..1).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!((objects.head("a/b/c").unwrap(), objects.head("a").unwrap()), (Some(5), None));
+    objects.put_over("a/b/c", Bytes::from_static(b"x")).unwrap();
+    let all = objects.list("a").unwrap();
+    assert_eq!((all.len(), all[0].name(), all[0].size), (1, "c", 1));
+    assert_eq!(objects.folders("").unwrap(), ["a"]);
+    assert_eq!(objects.folders("nowhere").unwrap(), Vec::<String>::new());
+    assert_eq!(objects.list("nowhere").unwrap(), []);
+    objects.delete("a/b/c").unwrap();
+    objects.delete("a/b/c").unwrap();
+    assert_eq!(objects.list("").unwrap(), []);
+}
+
+#[test]
+fn memory_and_local_files_behave_alike() {
+    check(&*super::super::testing::memory());
+    let dir = tempfile::tempdir().unwrap();
+    check(&StoreObjects::local(dir.path()).unwrap());
+}
+
+#[test]
+fn the_door_opens_from_inside_another_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { check(&*super::super::testing::memory()) });
+}
+
+#[test]
+fn what_a_killed_put_left_staged_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = StoreObjects::local(dir.path()).unwrap();
+    objects.put_new("a/b", Bytes::from_static(b"x")).unwrap();
+    std::fs::write(dir.path().join("a/c#1"), b"half").unwrap();
+    objects.settle("a").unwrap();
+    objects.settle("nowhere").unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+    assert_eq!(objects.list("").unwrap().len(), 1);
+}

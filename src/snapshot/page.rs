@@ -159,6 +159,11 @@ impl Page {
         Ok(())
     }
 
+    /// Which level it stands on; 0: a leaf.
+    #[must_use]
+    pub const fn level(&self) -> u8 {
+        self.level
+    }
     /// Which page of its level.
     #[must_use]
     pub const fn index(&self) -> u64 {

@@ -114,7 +114,16 @@ pub(super) struct Inner {
     id: RepositoryId,
     author: Option<Author>,
     read_only: Option<String>,
-    logs: Mutex<HashMap<LineageId, Arc<Mutex<Option<Log>>>>>,
+    logs: Mutex<HashMap<LineageId, Arc<Mutex<Slot>>>>,
+}
+
+/// This installation's log of a lineage.
+#[derive(Default)]
+struct Slot {
+    /// Whether this process has settled the folder: once, before its first put there.
+    settled: bool,
+    /// The log, when it is known. `None`: not read yet, not there, or to be read again after a failed put.
+    log: Option<Log>,
 }
 
 impl Repository {
@@ -386,7 +395,13 @@ impl Inner {
     /// Runs `work` on this installation's log of a lineage, read and verified at its first use.
     pub(super) fn with_log<T>(&self, own: Folder, work: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
         let slot = self.logs.lock().entry(own.lineage).or_default().clone();
-        let mut log = slot.lock();
+        let mut slot = slot.lock();
+        if !slot.settled {
+            // A killed process may have linked a record without syncing its folder: believed now, lost at power loss.
+            ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort)))?;
+            slot.settled = true;
+        }
+        let log = &mut slot.log;
         if log.is_none() {
             *log = Log::load(&*self.objects, own)?;
             let ours = self.author()?.signer.public_key();
@@ -400,7 +415,7 @@ impl Inner {
                 return Err(damaged(&own.path("log", "0000000000000000"), super::record::ENVELOPE, why));
             }
         }
-        work(&mut log)
+        work(log)
     }
 
     /// Appends to this installation's log, which is started if it is not there.

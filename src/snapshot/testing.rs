@@ -66,7 +66,7 @@ pub(crate) fn spec(n: u64, chunks: u64, base: Option<u64>) -> SnapshotSpec {
 pub(crate) fn chunk(seed: u8) -> Vec<u8> {
     let mut out = vec![0; CHUNK];
     if seed != 0 {
-        for i in [0usize, 5, 127].into_iter().filter(|i| *i != 5 || seed % 2 == 0) {
+        for i in [0usize, 5, 127].into_iter().filter(|i| *i != 5 || seed.is_multiple_of(2)) {
             out[i * SECTOR..(i + 1) * SECTOR].fill(seed);
         }
     }
@@ -122,5 +122,8 @@ impl Objects for Faulty {
     }
     fn delete(&self, path: &str) -> Result<()> {
         self.below.delete(path)
+    }
+    fn settle(&self, folder: &str) -> Result<()> {
+        self.below.settle(folder)
     }
 }

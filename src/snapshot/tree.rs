@@ -15,8 +15,11 @@ pub const CACHE_PAGES: usize = 512;
 /// The pages last used, by name. What is in it was checked.
 pub struct PageCache {
     room: usize,
-    held: Mutex<(HashMap<Hash32, (Page, u64)>, u64)>,
+    held: Mutex<Held>,
 }
+
+/// Pages by name, each with the tick of its last use; and the tick now.
+type Held = (HashMap<Hash32, (Page, u64)>, u64);
 
 impl PageCache {
     /// A cache with room for `room` pages.
@@ -133,7 +136,10 @@ impl Tree {
 
     fn page(&self, level: u8, index: u64, name: Hash32) -> Result<Page> {
         if let Some(page) = self.cache.get(&name) {
-            return Ok(page);
+            // A tree may name a page at a place that is not its own; its bytes alone are not what was checked.
+            if page.level() == level && page.index() == index {
+                return Ok(page);
+            }
         }
         for installation in &self.folders {
             let object = Folder { lineage: self.lineage, installation: *installation }.path("pages", name);
@@ -210,33 +216,6 @@ impl Tree {
     pub fn children(&self, level: u8, index: u64) -> Result<Vec<Hash32>> {
         let node = self.node(level, index, self.name_of(level, index)?)?;
         Ok((0..FAN).map(|i| node.child(i)).collect())
-    }
-
-    /// First chunk at or after `from` that is not a hole; `None`: only holes up to the end. Reads the pages on the way alone.
-    ///
-    /// # Errors
-    /// As [`Tree::entry`].
-    pub fn next(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
-        self.next_below(self.depth - 1, 0, from.0)
-    }
-
-    fn next_below(&self, level: u8, index: u64, from: u64) -> Result<Option<ChunkNo>> {
-        if level == 0 {
-            let first = index * FAN as u64;
-            let leaves = self.leaves(index)?;
-            let found = (first..).zip(&leaves).find(|(chunk, entry)| *chunk >= from && !entry.is_hole());
-            return Ok(found.map(|(chunk, _)| ChunkNo(chunk)));
-        }
-        for (i, name) in self.children(level, index)?.iter().enumerate() {
-            let child = index * FAN as u64 + i as u64;
-            if name.is_zero() || (child + 1).saturating_mul(span(level - 1)) <= from {
-                continue;
-            }
-            if let Some(found) = self.next_below(level - 1, child, from)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 
     /// Shows every page and every chunk that is not a hole to `visit`, in order.

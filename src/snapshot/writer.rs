@@ -18,7 +18,7 @@ use crate::units::{
     CHUNK, ChunkNo, DataKeyId, Hash32, LineageId, MAX_VOLUME, PackId, SECTOR, SnapshotId, VolumeId, chunks_in,
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ struct Filling {
     changed: BTreeMap<u64, LeafEntry>,
     tags: BTreeMap<[u8; 4], DataKeyId>,
     stored_bytes: u64,
+    /// Set by the first finish: no chunk comes after.
+    closed: bool,
 }
 
 #[derive(Default)]
@@ -192,10 +194,20 @@ impl SnapshotWriter {
         }
         let was = self.base_entry(chunk)?;
         if was.same_content(&entry) {
-            self.filling.lock().changed.remove(&chunk.0);
+            self.filling()?.changed.remove(&chunk.0);
             return Ok(());
         }
         self.store(chunk, entry, bytes, key)
+    }
+
+    /// What is being filled, unless finish has taken it.
+    fn filling(&self) -> Result<MutexGuard<'_, Filling>> {
+        let filling = self.filling.lock();
+        if filling.closed {
+            let what = format!("snapshot {}: a chunk came after finish", self.spec.id);
+            return Err(Error::new(Kind::InvalidState, what));
+        }
+        Ok(filling)
     }
 
     fn base_entry(&self, chunk: ChunkNo) -> Result<LeafEntry> {
@@ -204,7 +216,7 @@ impl SnapshotWriter {
 
     /// Appends the chunk to the pack, and puts the pack when it is full.
     fn store(&self, chunk: ChunkNo, mut entry: LeafEntry, bytes: &[u8], key: DataKeyId) -> Result<()> {
-        let mut filling = self.filling.lock();
+        let mut filling = self.filling()?;
         if entry.is_hole() {
             filling.changed.insert(chunk.0, entry);
             return Ok(());
@@ -248,7 +260,7 @@ impl SnapshotWriter {
 
     /// Completes the snapshot, in FORMATS' order: packs and pages durable and confirmed; the manifest put, read back and
     /// compared; key records; the log's `add`, which is the commit point. After an error it may be called again, and goes
-    /// on with the same bytes; no chunk may be put in between.
+    /// on with the same bytes. No chunk can be put after the first call.
     ///
     /// # Errors
     /// What the store says; Integrity when an object is missing or not what was put.
@@ -280,6 +292,7 @@ impl SnapshotWriter {
     /// Puts the last pack and the pages; answers the manifest.
     fn build(&self, state: &mut Finishing) -> Result<Manifest> {
         let mut filling = self.filling.lock();
+        filling.closed = true;
         let mut sending = self.sending.lock();
         self.send_unsent(&mut sending)?;
         let last = filling.pack.take();
