@@ -91,9 +91,8 @@ fn serve_one(service: &Arc<Service>, connection: UnixStream) {
     let answer = match hear(&connection) {
         Ok(Some((uid, request))) => {
             let mut report = |progress: Progress| send(&mut out, &Answer::Progress(progress)).is_ok();
-            let outcome = service
-                .caller_of(uid, "command line")
-                .and_then(|caller| service.handle(&caller, request, &mut report));
+            let outcome =
+                service.caller_of(uid, "command line").and_then(|caller| service.handle(&caller, request, &mut report));
             outcome.map(|r| Answer::Reply(Box::new(r))).unwrap_or_else(|e| Answer::Error(WireError::from(&e)))
         }
         Ok(None) => return,
@@ -112,7 +111,9 @@ fn hear(connection: &UnixStream) -> Result<Option<(u32, Request)>> {
         return Ok(None);
     }
     let call: Call = serde_json::from_str(&line).map_err(|e| {
-        Error::new(Kind::Usage, "this request is not one of this version").because(e).hint("use the daemon's own coffer")
+        Error::new(Kind::Usage, "this request is not one of this version")
+            .because(e)
+            .hint("use the daemon's own coffer")
     })?;
     Ok(Some((uid, call.request)))
 }
@@ -136,7 +137,8 @@ pub fn daemon_answers(path: &Path) -> bool {
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
     let Ok(connection) = UnixStream::connect(path) else { return Ok(None) };
     let gone = |why: &str| {
-        Error::new(Kind::Unreachable, format!("the daemon at {} {why}", path.display())).hint("see its log, then try again")
+        Error::new(Kind::Unreachable, format!("the daemon at {} {why}", path.display()))
+            .hint("see its log, then try again")
     };
     send(&mut &connection, &Call { request: request.clone() }).map_err(|e| gone("hung up").because(e))?;
     let mut lines = BufReader::new((&connection).take(LINE));

@@ -38,10 +38,18 @@ pub(super) fn attach(common: &Common, volume: &str, device: &Path) -> Result<u8>
 fn connect(att: &AttachmentInfo, device: &Path) -> Result<()> {
     // The attachment's id names a lease and opens nothing: the socket admits its owner and root alone.
     let mut client = Command::new("nbd-client");
-    client.arg("-unix").arg(&att.socket).arg(device).args(["-N", &att.export, "-b", "4096", "-t", REQUEST_TIMEOUT, "-persist"]);
-    let out = client.output().map_err(|e| {
-        Error::io("run nbd-client", e).hint("install it (Debian: nbd-client), and run as root")
-    })?;
+    client.arg("-unix").arg(&att.socket).arg(device).args([
+        "-N",
+        &att.export,
+        "-b",
+        "4096",
+        "-t",
+        REQUEST_TIMEOUT,
+        "-persist",
+    ]);
+    let out = client
+        .output()
+        .map_err(|e| Error::io("run nbd-client", e).hint("install it (Debian: nbd-client), and run as root"))?;
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
         let last = said.lines().last().unwrap_or("no reason given").to_owned();
@@ -88,7 +96,11 @@ pub(super) fn detach(common: &Common, what: &str) -> Result<u8> {
     }
     let ended = client::call(common, Request::AttachEnd { what: att.id.clone() })?;
     if !common.json && !common.quiet {
-        render::line(format!("{} is detached from {}", att.name.clone().unwrap_or_else(|| att.volume.to_string()), att.device));
+        render::line(format!(
+            "{} is detached from {}",
+            att.name.clone().unwrap_or_else(|| att.volume.to_string()),
+            att.device
+        ));
         return Ok(0);
     }
     Ok(render::reply(&ended, common))

@@ -50,7 +50,8 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     let verb = verb_of(&request);
     let Some(lock) = data.lock(&env, &verb, PATIENCE, || control::daemon_answers(&socket))? else {
         let reply = control::ask(&socket, &request, &mut |p| bar.show(&p))?;
-        return reply.ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
+        return reply
+            .ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
     };
     let service = Service::open(data, env, lock, &unlock(common)?, Role::Command)?;
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
@@ -96,7 +97,9 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     let what = || "ask for the passphrase".to_owned();
     let tty = std::fs::File::options().read(true).write(true).open("/dev/tty").on(what)?;
     if !tty.is_terminal() {
-        return Err(Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd"));
+        return Err(
+            Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd")
+        );
     }
     let before = tcgetattr(&tty).on(what)?;
     let mut silent = before.clone();

@@ -40,8 +40,11 @@ pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
     } else {
         let file = key_file(args)?;
         if lies_inside(&file, data.path()) {
-            return Err(Error::new(Kind::Usage, format!("the root key file {} would lie in the data directory", file.display()))
-                .hint("a stolen data directory must not open itself: choose a place outside it"));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the root key file {} would lie in the data directory", file.display()),
+            )
+            .hint("a stolen data directory must not open itself: choose a place outside it"));
         }
         (RootChoice::File(file.clone()), Some(file))
     };
@@ -73,7 +76,11 @@ fn key_file(args: &InitArgs) -> Result<PathBuf> {
     } else {
         home("XDG_CONFIG_HOME", ".config")?.join("coffer")
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).on(|| format!("create {}", folder.display()))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .on(|| format!("create {}", folder.display()))?;
     let mut raw = [0u8; 8];
     SystemRng.fill(&mut raw);
     Ok(folder.join(format!("root-{}.key", hex::encode(raw))))

@@ -318,9 +318,8 @@ fn key_request(verb: KeyVerb) -> Request {
 
 fn volume_request(verb: VolumeVerb) -> Result<Request> {
     // The daemon has another working directory.
-    let absolute = |path: PathBuf| {
-        std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e))
-    };
+    let absolute =
+        |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {
         VolumeVerb::Create { size, key, name, snapshot } => {
             Request::VolumeCreate { name, size: size.map(|s| s.0), key, snapshot }

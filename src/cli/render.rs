@@ -3,8 +3,8 @@
 use super::Common;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
-    WireError,
+    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo,
+    VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -138,7 +138,9 @@ fn show_key(k: &KeyInfo) {
 fn list_keys(keys: &[KeyInfo]) {
     table(
         &["key", "state", "manager", "aliases", "created"],
-        keys.iter().map(|k| vec![k.id.clone(), k.state.clone(), k.manager.clone(), k.aliases.join(" "), k.created.to_string()]),
+        keys.iter().map(|k| {
+            vec![k.id.clone(), k.state.clone(), k.manager.clone(), k.aliases.join(" "), k.created.to_string()]
+        }),
     );
 }
 
@@ -185,7 +187,14 @@ fn list_volumes(volumes: &[VolumeInfo]) {
         &["volume", "name", "size", "on disk", "state", "snapshot"],
         volumes.iter().map(|v| {
             let stored = v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string());
-            vec![v.id.to_string(), or_dash(v.name.as_ref()), ByteLen(v.size).to_string(), stored, v.state.clone(), or_dash(v.snapshot.as_ref())]
+            vec![
+                v.id.to_string(),
+                or_dash(v.name.as_ref()),
+                ByteLen(v.size).to_string(),
+                stored,
+                v.state.clone(),
+                or_dash(v.snapshot.as_ref()),
+            ]
         }),
     );
 }
@@ -299,7 +308,11 @@ impl Progressing {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = p.total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-            let style = if p.total.is_some() { "{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec}" } else { "{spinner} {msg} {bytes}" };
+            let style = if p.total.is_some() {
+                "{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec}"
+            } else {
+                "{spinner} {msg} {bytes}"
+            };
             if let Ok(style) = ProgressStyle::with_template(style) {
                 bar.set_style(style);
             }

@@ -55,10 +55,12 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let (listeners, endpoints) = listen(&args, &data.nbd_socket())?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
-    let lock = data.lock(&env, "serve", patience, || crate::api::control::daemon_answers(&socket))?.ok_or_else(|| {
-        let who = data.holder().map_or_else(String::new, |h| format!(", pid {}", h.pid));
-        Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display())).hint("stop that server first")
-    })?;
+    let lock =
+        data.lock(&env, "serve", patience, || crate::api::control::daemon_answers(&socket))?.ok_or_else(|| {
+            let who = data.holder().map_or_else(String::new, |h| format!(", pid {}", h.pid));
+            Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
+                .hint("stop that server first")
+        })?;
     let service = Service::open(data, env, lock, &unlock(common)?, Role::Daemon)?;
     service.set_endpoints(endpoints.clone());
     let listeners = listeners.into_iter().map(Wanted::open).collect::<Result<Vec<_>>>()?;

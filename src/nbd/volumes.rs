@@ -35,7 +35,9 @@ impl VolumeExports {
     fn caller(&self, client: &Client) -> Result<Caller> {
         let connection = client.connection;
         match client.peer {
-            Peer::Unix { pid, uid, .. } => self.service.caller_of(uid, &format!("NBD connection {connection}, pid {pid}")),
+            Peer::Unix { pid, uid, .. } => {
+                self.service.caller_of(uid, &format!("NBD connection {connection}, pid {pid}"))
+            }
             // Plain TCP is served by --insecure-loopback alone: whoever reaches it acts for the installation's owner.
             Peer::Tcp { addr } => self.service.caller_of(0, &format!("NBD connection {connection}, {addr}")),
         }

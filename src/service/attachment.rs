@@ -5,10 +5,10 @@
 //! until `coffer detach`, also across restarts of the server; any other ends with its last connection. On a Unix socket
 //! the attachment's id opens nothing by itself: the socket admits its owner and root alone.
 
+use super::Service;
 use super::api::AttachmentInfo;
 use super::opening::{InUse, Need};
 use super::volume::VolumeRecord;
-use super::Service;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
@@ -173,7 +173,8 @@ impl Service {
             lease.connections += 1;
         }
         let mut attached = Attached { service: self.clone(), used: None, id: record.id };
-        attached.used = Some(self.acquire(&record, Need::Key(caller)).map_err(|e| e.context(format!("attach {name}")))?);
+        attached.used =
+            Some(self.acquire(&record, Need::Key(caller)).map_err(|e| e.context(format!("attach {name}")))?);
         Ok(attached)
     }
 
@@ -182,8 +183,10 @@ impl Service {
         match (registered, token) {
             (Some(att), Some(token)) if att.id == token => Ok(Holder::Attachment(att.id)),
             (Some(att), _) => Err(busy(record, &format!("attachment {} as {}", att.id, att.device))),
-            (None, Some(token)) => Err(Error::new(Kind::NotFound, format!("volume {}: no attachment {token}", record.shown()))
-                .hint("it was detached; attach again")),
+            (None, Some(token)) => {
+                Err(Error::new(Kind::NotFound, format!("volume {}: no attachment {token}", record.shown()))
+                    .hint("it was detached; attach again"))
+            }
             (None, None) => Ok(peer),
         }
     }
@@ -200,7 +203,12 @@ impl Service {
         Ok(self.leases.lock().get(&id).map(|l| l.holder.to_string()))
     }
 
-    pub(super) fn begin_attachment(self: &Arc<Self>, caller: &Caller, what: &str, device: &str) -> Result<AttachmentInfo> {
+    pub(super) fn begin_attachment(
+        self: &Arc<Self>,
+        caller: &Caller,
+        what: &str,
+        device: &str,
+    ) -> Result<AttachmentInfo> {
         let record = self.find_volume(what)?;
         if let Some(holder) = self.holder_of(record.id)? {
             return Err(busy(&record, &holder));
@@ -211,7 +219,10 @@ impl Service {
         self.env.rng.fill(&mut raw);
         let id = format!("att-{}", &hex::encode(raw)[..17]);
         let att = AttachmentRecord { id, volume: record.id, device: device.to_owned(), created: self.env.now() };
-        let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("device", device).detail("attachment", &att.id);
+        let act = Act::new("ec2:AttachVolume")
+            .detail("volume", record.id)
+            .detail("device", device)
+            .detail("attachment", &att.id);
         self.kms.audited(caller, act, |tx| tx.insert(&att))?;
         Ok(self.attachment_info(&att, Some(&record)))
     }
@@ -219,7 +230,8 @@ impl Service {
     pub(super) fn end_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
         let all = self.kms.catalog().list::<AttachmentRecord>()?.records;
         let by_volume = self.find_volume(what).ok().map(|r| r.id);
-        let found = all.into_iter().map(|r| r.record).find(|a| a.device == what || a.id == what || Some(a.volume) == by_volume);
+        let found =
+            all.into_iter().map(|r| r.record).find(|a| a.device == what || a.id == what || Some(a.volume) == by_volume);
         let att = found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
         })?;

@@ -37,7 +37,10 @@ impl Service {
                 "file" => out.add(
                     Grade::Warning,
                     "root key",
-                    format!("the root key is in the file {}: whoever takes both it and the data directory takes all", slot.note),
+                    format!(
+                        "the root key is in the file {}: whoever takes both it and the data directory takes all",
+                        slot.note
+                    ),
                 ),
                 kind if slot.usable => out.add(Grade::Ok, "root key", format!("slot {} ({kind})", slot.id)),
                 kind => out.add(Grade::Warning, "root key", format!("slot {} ({kind}): {}", slot.id, slot.note)),
@@ -49,7 +52,11 @@ impl Service {
     fn check_audit(&self, out: &mut Findings) {
         match self.kms.verify_audit() {
             Ok(report) => match report.trouble {
-                None => out.add(Grade::Ok, "audit", format!("{} records, chained, head {}", report.head.count, report.head.hash)),
+                None => out.add(
+                    Grade::Ok,
+                    "audit",
+                    format!("{} records, chained, head {}", report.head.count, report.head.hash),
+                ),
                 Some(why) => out.add(Grade::Error, "audit", why),
             },
             Err(err) => out.add(Grade::Error, "audit", err.line()),
@@ -72,7 +79,10 @@ impl Service {
                         None if lost => out.add(
                             Grade::Error,
                             "volume",
-                            format!("{}: a sync failed, acknowledged writes may be lost; it is read-only", record.shown()),
+                            format!(
+                                "{}: a sync failed, acknowledged writes may be lost; it is read-only",
+                                record.shown()
+                            ),
                         ),
                         None => out.add(Grade::Ok, "volume", record.shown()),
                     }
@@ -82,7 +92,11 @@ impl Service {
         }
         let files = std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten();
         for name in files.map(|f| f.file_name().to_string_lossy().into_owned()).filter(|n| !known.contains(n)) {
-            out.add(Grade::Warning, "volume", format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"));
+            out.add(
+                Grade::Warning,
+                "volume",
+                format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"),
+            );
         }
         Ok(())
     }
@@ -97,16 +111,30 @@ fn machine(out: &mut Findings) {
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
     match swaps.lines().skip(1).filter(|l| !l.starts_with("/dev/dm-") && !l.starts_with("/dev/zram")).count() {
         0 => out.add(Grade::Ok, "swap", "no unencrypted swap is seen"),
-        n => out.add(Grade::Warning, "swap", format!("{n} swap areas may be unencrypted: secrets of other programs, and transient copies, may reach them")),
+        n => out.add(
+            Grade::Warning,
+            "swap",
+            format!(
+                "{n} swap areas may be unencrypted: secrets of other programs, and transient copies, may reach them"
+            ),
+        ),
     }
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     if mounts.lines().any(|l| l.contains(" ext4 ") && l.contains("data=writeback")) {
-        out.add(Grade::Error, "file system", "an ext4 is mounted with data=writeback: after power loss old bytes may show; do not keep volumes there");
+        out.add(
+            Grade::Error,
+            "file system",
+            "an ext4 is mounted with data=writeback: after power loss old bytes may show; do not keep volumes there",
+        );
     }
     let nbd = std::path::Path::new("/sys/module/nbd").exists();
     out.add(
         if nbd { Grade::Ok } else { Grade::Warning },
         "kernel",
-        if nbd { "the nbd module is there" } else { "the nbd module is not loaded: `coffer attach` needs it (modprobe nbd)" },
+        if nbd {
+            "the nbd module is there"
+        } else {
+            "the nbd module is not loaded: `coffer attach` needs it (modprobe nbd)"
+        },
     );
 }

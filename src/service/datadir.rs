@@ -89,7 +89,11 @@ impl DataDir {
     /// What the operating system reports.
     pub fn create(&self) -> Result<()> {
         for dir in [self.0.clone(), self.volumes()] {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).on(|| format!("create {}", dir.display()))?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .on(|| format!("create {}", dir.display()))?;
         }
         Ok(())
     }
@@ -113,8 +117,12 @@ impl DataDir {
         if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
             return Ok(None);
         }
-        let holder =
-            Holder { pid: std::process::id(), start: env.now().0, boot: env.boot_id.to_string(), verb: verb.to_owned() };
+        let holder = Holder {
+            pid: std::process::id(),
+            start: env.now().0,
+            boot: env.boot_id.to_string(),
+            verb: verb.to_owned(),
+        };
         let text = serde_json::to_vec(&holder).map_err(|e| Error::new(Kind::Failed, what()).because(e))?;
         file.set_len(TEXT_AT).on(what)?;
         file.write_all_at(&text, TEXT_AT).on(what)?;
@@ -135,7 +143,13 @@ impl DataDir {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming the holder.
-    pub fn lock(&self, env: &Env, verb: &str, patience: Duration, mut stop: impl FnMut() -> bool) -> Result<Option<DirLock>> {
+    pub fn lock(
+        &self,
+        env: &Env,
+        verb: &str,
+        patience: Duration,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<Option<DirLock>> {
         if let Some(lock) = self.try_lock(env, verb)? {
             return Ok(Some(lock));
         }
@@ -151,7 +165,9 @@ impl DataDir {
                 return Ok(Some(lock));
             }
             if Instant::now() >= until {
-                let who = self.holder().map_or_else(|| "another process".to_owned(), |h| format!("pid {} ({})", h.pid, h.verb));
+                let who = self
+                    .holder()
+                    .map_or_else(|| "another process".to_owned(), |h| format!("pid {} ({})", h.pid, h.verb));
                 return Err(Error::new(Kind::Busy, format!("{} is held by {who}", self.0.display()))
                     .hint("wait for it, or stop it"));
             }

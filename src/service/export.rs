@@ -30,8 +30,12 @@ impl Service {
         }
         let used = self.acquire(&record, Need::Key(caller))?;
         while !used.volume.hydrate_some(64)?.done {}
-        let ciphers: Vec<_> = self.unwrap_keys(&used.volume, caller)?.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect();
-        let act = Act::new("coffer:ExportVolume").key(record.key_arn.clone()).detail("volume", record.id).detail("file", out.display());
+        let ciphers: Vec<_> =
+            self.unwrap_keys(&used.volume, caller)?.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect();
+        let act = Act::new("coffer:ExportVolume")
+            .key(record.key_arn.clone())
+            .detail("volume", record.id)
+            .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
         let file = new_file(out)?;
         let size = used.volume.size();
@@ -42,14 +46,16 @@ impl Service {
             let key = used.volume.read_sealed_chunk(chunk, &mut buf)?;
             if fill_holes {
                 let cipher = key.and_then(|id| ciphers.iter().find(|(i, _)| *i == id)).map(|(_, c)| c);
-                let cipher = cipher.ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
+                let cipher = cipher
+                    .ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
                 fill(cipher, chunk, &mut buf)?;
             }
             let len = (size.next_multiple_of(crate::units::SECTOR as u64) - chunk.offset()).min(CHUNK as u64) as usize;
             if !is_hole(&buf[..len]) {
                 file.write_all_at(&buf[..len], chunk.offset()).on(|| format!("write {}", out.display()))?;
             }
-            let progress = Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
+            let progress =
+                Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
             if no % 64 == 63 && !report(progress) {
                 return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
             }
@@ -67,12 +73,19 @@ impl Service {
             return Err(Error::new(Kind::Unsupported, format!("{} has {} data keys", record.shown(), keys.len()))
                 .hint("copy it to a new volume first: that has one"));
         };
-        let act = Act::new("coffer:ExportKey").key(record.key_arn.clone()).detail("volume", record.id).detail("file", out.display());
+        let act = Act::new("coffer:ExportKey")
+            .key(record.key_arn.clone())
+            .detail("volume", record.id)
+            .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
         let file = new_file(out)?;
         key.get().write_clear(&file).and_then(|()| file.sync_all()).on(|| format!("write {}", out.display()))?;
         Ok(Reply::Done {
-            message: format!("the clear data key of {} is in {}: whoever has it reads the volume", record.shown(), out.display()),
+            message: format!(
+                "the clear data key of {} is in {}: whoever has it reads the volume",
+                record.shown(),
+                out.display()
+            ),
         })
     }
 }

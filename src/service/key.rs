@@ -72,7 +72,8 @@ impl Service {
 
     fn list_aliases(&self) -> Result<Reply> {
         let listing = self.kms.list_aliases(None)?;
-        let info = |a: crate::kms::alias::AliasMetadata| AliasInfo { alias: a.alias_name, key: a.target_key_id.to_string() };
+        let info =
+            |a: crate::kms::alias::AliasMetadata| AliasInfo { alias: a.alias_name, key: a.target_key_id.to_string() };
         Ok(Reply::Aliases { aliases: listing.aliases.into_iter().map(info).collect() })
     }
 

@@ -122,7 +122,10 @@ impl Service {
             return refuse(format!("its header is that of {id}"));
         }
         if generation < record.identity_generation {
-            return refuse(format!("its header has generation {generation}, the catalog {}", record.identity_generation));
+            return refuse(format!(
+                "its header has generation {generation}, the catalog {}",
+                record.identity_generation
+            ));
         }
         if generation == record.identity_generation && hash != record.identity_hash {
             return refuse("its header is not the one that the catalog knows".to_owned());
@@ -160,7 +163,8 @@ impl Service {
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let mut out = Vec::new();
         for slot in slots {
-            let mut last = Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
+            let mut last =
+                Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
             let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
             let mut found = None;
             for wrapped in blobs {
@@ -216,10 +220,10 @@ impl Service {
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&id) {
             open.filler = None; // this very thread: it ends by itself
-            if open.users == 0 {
-                if let Some(open) = opens.remove(&id) {
-                    close(id, open);
-                }
+            if open.users == 0
+                && let Some(open) = opens.remove(&id)
+            {
+                close(id, open);
             }
         }
     }
@@ -234,11 +238,12 @@ impl Service {
             }
             _ => return,
         }
-        let noted = self.kms.audited(&self.own_caller("fill"), Act::new("ec2:VolumeHydrated").detail("volume", id), |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
-            let next = VolumeRecord { hydrated: true, ..found.record };
-            tx.update(&next, found.version).map(drop)
-        });
+        let noted =
+            self.kms.audited(&self.own_caller("fill"), Act::new("ec2:VolumeHydrated").detail("volume", id), |tx| {
+                let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
+                let next = VolumeRecord { hydrated: true, ..found.record };
+                tx.update(&next, found.version).map(drop)
+            });
         if let Err(err) = noted {
             tracing::warn!("note that {id} is filled: {}", err.line());
         }

@@ -211,10 +211,18 @@ impl Service {
         })?;
         let base_reader = record.base.map(|b| self.repository.open_snapshot(volume.lineage, b)).transpose()?;
         let sink = Arc::new(Sink { writer, base: base_reader });
-        let act = Act::new("ec2:CreateSnapshot").key(volume.key_arn.clone()).detail("volume", volume.id).detail("snapshot", id);
+        let act = Act::new("ec2:CreateSnapshot")
+            .key(volume.key_arn.clone())
+            .detail("volume", volume.id)
+            .detail("snapshot", id);
         self.kms.audited(caller, act, |tx| tx.insert(&record))?;
-        let begin =
-            Begin { snapshot: id, time: time.0, repository: self.repository.id(), base, sink: sink.clone() as Arc<dyn ChunkSink> };
+        let begin = Begin {
+            snapshot: id,
+            time: time.0,
+            repository: self.repository.id(),
+            base,
+            sink: sink.clone() as Arc<dyn ChunkSink>,
+        };
         let pending = match used.volume.begin_snapshot(begin) {
             Ok(pending) => pending,
             Err(err) => {
@@ -258,7 +266,12 @@ impl Service {
             .put_ref(record.lineage, &base_ref(record.volume), RefKind::Volume, record.id)
             .and_then(|()| used.volume.complete_snapshot(pending));
         if let Err(err) = settled {
-            tracing::error!("snapshot {} is completed, but {} could not take it as its base: {}", record.id, record.volume, err.line());
+            tracing::error!(
+                "snapshot {} is completed, but {} could not take it as its base: {}",
+                record.id,
+                record.volume,
+                err.line()
+            );
         }
         self.note_snapshot(record.id, |r| {
             (r.state, r.changed, r.stored) = ("completed".to_owned(), changed, stored);
@@ -317,7 +330,8 @@ impl Service {
                 (r.changed, r.stored) = (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes);
             }),
             None => self.note_snapshot(record.id, |r| {
-                (r.state, r.error) = ("error".to_owned(), Some("the process that took it ended before it was completed".to_owned()));
+                (r.state, r.error) =
+                    ("error".to_owned(), Some("the process that took it ended before it was completed".to_owned()));
             }),
         }
         Ok(())
@@ -351,7 +365,8 @@ impl Service {
     pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
         let record = self.find_snapshot(what)?;
         if record.state == "pending" {
-            return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id)).hint("wait until it is completed"));
+            return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
+                .hint("wait until it is completed"));
         }
         if record.state == "completed" {
             match self.repository.delete(record.lineage, record.id) {
@@ -375,7 +390,12 @@ impl Service {
         let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0)).transpose()?;
         let verified = self.repository.verify(record.lineage, record.id, pinned)?;
         if let Some(bad) = verified.bad.first() {
-            let what = format!("snapshot {}: {} of its places are bad, the first at chunk {}", record.id, verified.bad.len(), bad.first);
+            let what = format!(
+                "snapshot {}: {} of its places are bad, the first at chunk {}",
+                record.id,
+                verified.bad.len(),
+                bad.first
+            );
             return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
         }
         let trust = match verified.trust {

@@ -99,12 +99,15 @@ impl Service {
         if let Some(name) = &name {
             check_volume_name(name)?;
             if self.kms.catalog().find::<VolumeRecord>(name)?.is_some() {
-                return Err(Error::new(Kind::Exists, format!("there is a volume {name} already")).hint("choose another --name"));
+                return Err(
+                    Error::new(Kind::Exists, format!("there is a volume {name} already")).hint("choose another --name")
+                );
             }
         }
         let from = snapshot.map(|s| self.find_snapshot(s)).transpose()?;
         let size = size.or(from.as_ref().map(|s| s.size)).ok_or_else(|| {
-            Error::new(Kind::Usage, "a new volume needs a size").hint("say --size 20GiB, or --snapshot to fill it from one")
+            Error::new(Kind::Usage, "a new volume needs a size")
+                .hint("say --size 20GiB, or --snapshot to fill it from one")
         })?;
         check_size(size)?;
         if let Some(from) = from.as_ref().filter(|f| size < f.size) {
@@ -123,8 +126,7 @@ impl Service {
         let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
-        let (blob, unwrapped) =
-            self.kms.new_volume_key(&key, &super::context_of(&context)?, &caller)?;
+        let (blob, unwrapped) = self.kms.new_volume_key(&key, &super::context_of(&context)?, &caller)?;
         let arn = self.kms.blob_info(&blob)?.key_arn;
         Ok(Keyed {
             lineage: LineageId::draw(&*self.env.rng),
@@ -322,7 +324,9 @@ impl Service {
         })?;
         let path = self.data.volume(record.id);
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).on(|| format!("remove {}", path.display())),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).on(|| format!("remove {}", path.display()));
+            }
             _ => {}
         }
         self.release_all(record.lineage, record.id)?;
@@ -335,7 +339,8 @@ impl Service {
         let keys = self.unwrap_keys(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
         let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
-        let mac_key = mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", record.shown())))?;
+        let mac_key =
+            mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", record.shown())))?;
         used.volume.grow(size, mac_key)?;
         let act = Act::new("ec2:ModifyVolume").detail("volume", record.id).detail("size", size);
         let next = self.kms.audited(caller, act, |tx| {

@@ -38,7 +38,10 @@ pub type PublicKey = [u8; 32];
 /// An installation's signing key. The private half stays with whoever implements this.
 pub trait Signer: Send + Sync {
     /// The Ed25519 signature of `message` (RFC 8032).
-    fn sign(&self, message: &[u8]) -> [u8; 64];
+    ///
+    /// # Errors
+    /// When the private half cannot be had.
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64]>;
     /// The public half.
     fn public_key(&self) -> PublicKey;
 }
@@ -59,8 +62,8 @@ impl SeedSigner {
 }
 
 impl Signer for SeedSigner {
-    fn sign(&self, message: &[u8]) -> [u8; 64] {
-        arr(self.0.sign(message).as_ref(), 0)
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64]> {
+        Ok(arr(self.0.sign(message).as_ref(), 0))
     }
     fn public_key(&self) -> PublicKey {
         arr(self.0.public_key().as_ref(), 0)

@@ -244,6 +244,10 @@ impl Parent for SnapshotReader {
         Ok(!self.tree.entry(chunk)?.is_hole())
     }
 
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.tree.next(from)
+    }
+
     fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
         if out.len() != CHUNK {
             return Err(Error::new(Kind::Usage, format!("fetch chunk {chunk}: room for {} bytes", out.len())));

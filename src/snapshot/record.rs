@@ -95,7 +95,7 @@ impl Record {
         all.extend_from_slice(&envelope.previous.0);
         all.extend_from_slice(&envelope.signer.0);
         all.extend_from_slice(body);
-        let signature = signer.sign(&all);
+        let signature = signer.sign(&all)?;
         all.extend_from_slice(&signature);
         Ok(Self { envelope, raw: Bytes::from(all).slice(domain.len()..) })
     }

@@ -218,6 +218,33 @@ impl Tree {
         Ok((0..FAN).map(|i| node.child(i)).collect())
     }
 
+    /// First chunk at or after `from` that is not a hole; `None`: only holes up to the end. Reads the pages on the way alone.
+    ///
+    /// # Errors
+    /// As [`Tree::entry`].
+    pub fn next(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.next_below(self.depth - 1, 0, from.0)
+    }
+
+    fn next_below(&self, level: u8, index: u64, from: u64) -> Result<Option<ChunkNo>> {
+        if level == 0 {
+            let first = index * FAN as u64;
+            let leaves = self.leaves(index)?;
+            let found = (first..).zip(&leaves).find(|(chunk, entry)| *chunk >= from && !entry.is_hole());
+            return Ok(found.map(|(chunk, _)| ChunkNo(chunk)));
+        }
+        for (i, name) in self.children(level, index)?.iter().enumerate() {
+            let child = index * FAN as u64 + i as u64;
+            if name.is_zero() || (child + 1).saturating_mul(span(level - 1)) <= from {
+                continue;
+            }
+            if let Some(found) = self.next_below(level - 1, child, from)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// Shows every page and every chunk that is not a hole to `visit`, in order.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ pub(crate) struct Chunks {
     pub(crate) fetches: AtomicU64,
     pub(crate) broken: AtomicBool,
     /// What this snapshot is an increment to.
-    pub(crate) base: Option<Arc<Chunks>>,
+    pub(crate) base: Option<Arc<Self>>,
 }
 
 impl Chunks {

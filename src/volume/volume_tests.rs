@@ -196,7 +196,7 @@ fn a_volume_from_a_snapshot_is_usable_at_once_and_fills_behind() {
     write(&v, 0, &data);
     let snap = snapshot(&v);
     let store = restored(&snap, 9 * MIB);
-    let w = open_on(&store, "b", Some(snap.clone())).unwrap();
+    let w = open_on(&store, "b", Some(snap)).unwrap();
     let mut model = [data, vec![0; 4 << 20]].concat();
     assert_eq!(read(&w, MIB + 3, 100), model[(1 << 20) + 3..(1 << 20) + 103]);
     write(&w, 2 * MIB + 5, &[9; 10]); // part of an absent chunk: fetched, merged
@@ -328,7 +328,7 @@ fn foreign_truncated_and_forged_files_are_refused() {
     let foreign = SimStore::new(file_size(MIB));
     assert!(open_on(&foreign, "b", None).unwrap_err().line().contains("not a coffer volume"));
     let store = disk(MIB);
-    let wrong = Volume::open(Arc::new(store.clone()), env("b"), Opening { writable: true, parent: None }, "w").unwrap();
+    let wrong = Volume::open(Arc::new(store), env("b"), Opening { writable: true, parent: None }, "w").unwrap();
     let other = vec![(KeyEpoch(0), crate::cipher::test_key(99))];
     assert_eq!(wrong.unlock(&other).unwrap_err().kind(), Kind::InvalidCiphertext);
     // A sibling's key opens nothing here, and a header forged without the key fails its MAC.
