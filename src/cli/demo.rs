@@ -4,7 +4,7 @@
 //! is the host kernel's own file system at native speed. Each step is timed; what this machine cannot do is said.
 
 mod mount;
-mod session;
+pub(super) mod session;
 
 use super::Common;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -96,10 +96,10 @@ fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
     steps.run(&format!("coffer volume create --size {} --name web", ByteLen(size)), || coffer.run(&create))?;
     steps.run("coffer serve", || coffer.serve())?;
     let snapshot = match mount::way() {
-        Ok(way) => with_files(&mut steps, &mut coffer, way, bytes)?,
+        Ok(way) => with_files(&mut steps, &coffer, way, bytes)?,
         Err(why) => {
             steps.cannot(format!("a mounted file system: {why}"));
-            without_files(&mut steps, &mut coffer, bytes)?
+            without_files(&mut steps, &coffer, bytes)?
         }
     };
     steps.run("coffer snapshot verify: signature, tree, every chunk's hash", || {
@@ -116,7 +116,7 @@ fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
 }
 
 /// The job with a real file system. Answers the first snapshot's id.
-fn with_files(steps: &mut Steps, coffer: &mut Session, way: mount::Way, bytes: u64) -> Result<String> {
+fn with_files(steps: &mut Steps, coffer: &Session, way: mount::Way, bytes: u64) -> Result<String> {
     let web = coffer.scratch().join("web");
     let mut mounted =
         steps.run(&format!("mkfs.ext4 and mount, through {}", way.name()), || way.mount(coffer, "web", &web, true))?;
@@ -155,7 +155,7 @@ fn with_files(steps: &mut Steps, coffer: &mut Session, way: mount::Way, bytes: u
 }
 
 /// The job where nothing can be mounted: bytes through nbdcopy.
-fn without_files(steps: &mut Steps, coffer: &mut Session, bytes: u64) -> Result<String> {
+fn without_files(steps: &mut Steps, coffer: &Session, bytes: u64) -> Result<String> {
     let image = coffer.scratch().join("image");
     let back = coffer.scratch().join("back");
     steps.run(&format!("write {} through nbdcopy", ByteLen(bytes)), || {

@@ -7,19 +7,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A data directory, its key file, and its server.
-pub(super) struct Session {
+pub(in crate::cli) struct Session {
     scratch: PathBuf,
     program: PathBuf,
     server: Option<Child>,
 }
 
 impl Session {
-    pub(super) fn new(scratch: &Path) -> Result<Self> {
+    pub(in crate::cli) fn new(scratch: &Path) -> Result<Self> {
         let program = std::env::current_exe().on(|| "find this program".to_owned())?;
         Ok(Self { scratch: scratch.to_owned(), program, server: None })
     }
 
-    pub(super) fn scratch(&self) -> &Path {
+    pub(in crate::cli) fn scratch(&self) -> &Path {
         &self.scratch
     }
 
@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// What a command prints, without its last line end.
-    pub(super) fn text(&self, args: &[&str]) -> Result<String> {
+    pub(in crate::cli) fn text(&self, args: &[&str]) -> Result<String> {
         let out = self.command(args).output().on(|| format!("run coffer {}", args.join(" ")))?;
         if out.status.success() {
             return Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_owned());
@@ -47,21 +47,21 @@ impl Session {
         Err(Error::new(Kind::Failed, format!("coffer {}: {said}", args.join(" "))))
     }
 
-    pub(super) fn run(&self, args: &[&str]) -> Result<()> {
+    pub(in crate::cli) fn run(&self, args: &[&str]) -> Result<()> {
         self.text(args).map(drop)
     }
 
     /// The id that a command with -q prints.
-    pub(super) fn line(&self, args: &[&str]) -> Result<String> {
+    pub(in crate::cli) fn line(&self, args: &[&str]) -> Result<String> {
         self.text(args)
     }
 
-    pub(super) fn init(&self) -> Result<()> {
+    pub(in crate::cli) fn init(&self) -> Result<()> {
         let file = self.key_file();
         self.run(&["init", "-q", "--key-file", &file.to_string_lossy()])
     }
 
-    pub(super) fn serve(&mut self) -> Result<()> {
+    pub(in crate::cli) fn serve(&mut self) -> Result<()> {
         let child = self.command(&["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = self.server.insert(child.on(|| "start the server".to_owned())?);
         let socket = self.scratch.join("data/control.sock");
@@ -78,12 +78,36 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn uri(&self, volume: &str) -> String {
-        format!("nbd+unix:///{volume}?socket={}", self.data().join("nbd.sock").display())
+    pub(in crate::cli) fn nbd_socket(&self) -> PathBuf {
+        self.data().join("nbd.sock")
+    }
+
+    fn server_file(&self, name: &str) -> String {
+        let pid = self.server.as_ref().map_or(0, Child::id);
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+    }
+
+    /// Processor seconds that the server has used (fields 14 and 15 of `/proc/PID/stat`, in hundredths).
+    pub(in crate::cli) fn server_cpu(&self) -> f64 {
+        let stat = self.server_file("stat");
+        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
+    /// Resident memory of the server, bytes.
+    pub(in crate::cli) fn server_memory(&self) -> u64 {
+        let status = self.server_file("status");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    pub(in crate::cli) fn uri(&self, volume: &str) -> String {
+        format!("nbd+unix:///{volume}?socket={}", self.nbd_socket().display())
     }
 
     /// What ends an attachment later, without this session at hand.
-    pub(super) fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
+    pub(in crate::cli) fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
         let mut command = self.command(&["detach", "-q", device]);
         Box::new(move || {
             let out = command.output().on(|| "run coffer detach".to_owned())?;
@@ -92,7 +116,7 @@ impl Session {
         })
     }
 
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(in crate::cli) fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.server.take() else { return Ok(()) };
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -102,7 +126,7 @@ impl Session {
     }
 
     /// Reads every byte under the data directory, looking for the marker and for each clear key of this installation.
-    pub(super) fn search(&self, marker: &str) -> Result<String> {
+    pub(in crate::cli) fn search(&self, marker: &str) -> Result<String> {
         let exported = self.scratch.join("data-key");
         self.run(&["volume", "export-key", "web2", "--out", &exported.to_string_lossy()])?;
         let read = |p: &Path| std::fs::read(p).on(|| format!("read {}", p.display()));
