@@ -8,7 +8,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply, Request};
 use crate::service::datadir::DataDir;
-use crate::service::{Role, Service};
+use crate::service::{OpenAs, Role, Service};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
         return reply
             .ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
     };
-    let service = Service::open(data, env, lock, &unlock(common)?, Role::Command)?;
+    let service = Service::open(data, env, lock, &unlock(common)?, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
     let outcome = service.handle(&caller, request, &mut |p: Progress| {
         bar.show(&p);
@@ -61,6 +61,11 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     });
     service.shut_down();
     outcome
+}
+
+/// How this process opens the data directory.
+pub(super) const fn open_as(common: &Common, role: Role) -> OpenAs {
+    OpenAs { role, single_host: common.single_host_i_know }
 }
 
 fn verb_of(request: &Request) -> String {
@@ -74,7 +79,7 @@ fn verb_of(request: &Request) -> String {
 pub(super) fn unlock(common: &Common) -> Result<RootUnlock> {
     match common.passphrase_fd {
         Some(fd) => read_passphrase_fd(fd).map(RootUnlock::Passphrase),
-        None => Ok(RootUnlock::Automatic),
+        None => Ok(common.root_key_file.clone().map_or(RootUnlock::Automatic, RootUnlock::File)),
     }
 }
 

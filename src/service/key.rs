@@ -93,6 +93,21 @@ impl Service {
         })
     }
 
+    pub(super) fn verify_audit(&self) -> Result<Reply> {
+        let report = self.kms.verify_audit()?;
+        match report.trouble {
+            None => {
+                let message = format!(
+                    "{} records, chained; head {}: worth keeping elsewhere",
+                    report.head.count, report.head.hash
+                );
+                Ok(Reply::Done { message })
+            }
+            Some(why) => Err(Error::new(Kind::Integrity, format!("audit: {why}"))
+                .hint("find out what happened (a restored backup?), then `coffer audit accept`")),
+        }
+    }
+
     /// The newest audit records, oldest of them first.
     pub(super) fn list_events(&self, limit: usize) -> Result<Reply> {
         let mut newest = VecDeque::new();

@@ -88,10 +88,10 @@ impl Service {
         Ok(InUse { service: self.clone(), id: record.id, volume })
     }
 
-    fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
+    pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
         let path = self.data.volume(record.id);
         let name = record.shown();
-        let store = FileStore::open(&path, true, false).map_err(|e| e.context(format!("volume {name}")))?;
+        let store = FileStore::open(&path, true, self.single_host).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
             Some(parent) => Some(self.parent_reader(record.lineage, parent)?),
             None => None,
@@ -116,7 +116,7 @@ impl Service {
         });
         let refuse = |why: String| {
             Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
-                .hint("its file was rolled back or exchanged; restore it from a snapshot"))
+                .hint("its file was rolled back or exchanged; restore it from a snapshot, or `coffer volume accept-rollback` if that was you"))
         };
         if (id, lineage) != (record.id, record.lineage) {
             return refuse(format!("its header is that of {id}"));

@@ -193,7 +193,7 @@ impl Service {
             self.hold_parent(keyed.lineage, id, parent.snapshot)?;
         }
         let path = self.data.volume(id);
-        let mut store = FileStore::create_unnamed(&path, file_size(size), false)?;
+        let mut store = FileStore::create_unnamed(&path, file_size(size), self.single_host)?;
         let new = NewVolume {
             id,
             size,
@@ -238,7 +238,7 @@ impl Service {
     }
 
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
-        let store = FileStore::open(&self.data.volume(record.id), false, false)?;
+        let store = FileStore::open(&self.data.volume(record.id), false, self.single_host)?;
         let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
         let opening = crate::volume::lifecycle::Opening { writable: false, parent };
         Volume::open(Arc::new(store), self.env.clone(), opening, &record.shown())

@@ -302,6 +302,17 @@ impl Volume {
         }
     }
 
+    /// Forgets that a sync failed. The map is believed nowhere until a snapshot has compared everything.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn accept_lost_writes(&self) -> Result<()> {
+        *self.untrusted.lock() = Untrusted::All;
+        self.header.lock().write_state(|s| {
+            (s.write_failed, s.changed_untrusted) = (false, Untrusted::All);
+        })
+    }
+
     /// How many chunks of the parent still have to be fetched, and the parent's size; for showing.
     ///
     /// # Errors
