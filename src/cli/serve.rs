@@ -61,7 +61,8 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
                 .hint("stop that server first")
         })?;
-    let service = Service::open(data, env, lock, &unlock(common)?, open_as(common, Role::Daemon))?;
+    let unlock = unlock(common, &data)?;
+    let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Daemon))?;
     service.set_endpoints(endpoints.clone());
     let listeners = listeners.into_iter().map(Wanted::open).collect::<Result<Vec<_>>>()?;
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));
@@ -98,10 +99,7 @@ enum Wanted {
 impl Wanted {
     fn open(self) -> Result<Listener> {
         match self {
-            Self::Unix(path) => {
-                let _ = std::fs::remove_file(&path);
-                Listener::unix(&path)
-            }
+            Self::Unix(path) => Listener::unix(&path),
             Self::Tcp(addr) => Ok(Listener::Tcp(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?)),
         }
     }

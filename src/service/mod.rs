@@ -110,8 +110,23 @@ impl Service {
         service.settle_snapshots();
         if opening.role == Role::Daemon {
             service.start_hydration();
+            service.start_housekeeping();
         }
         Ok(service)
+    }
+
+    /// Deletes CMKs whose waiting time is over, once a minute, for as long as this service is there.
+    fn start_housekeeping(self: &Arc<Self>) {
+        let service = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::park_timeout(std::time::Duration::from_secs(60));
+                let Some(service) = service.upgrade() else { return };
+                if let Err(err) = service.kms.purge_due() {
+                    tracing::error!("delete CMKs whose time has come: {}", err.line());
+                }
+            }
+        });
     }
 
     /// The data directory.

@@ -94,7 +94,7 @@ pub(super) struct Job {
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Jobs(Mutex<HashMap<SnapshotId, Arc<Job>>>);
+pub(super) struct Jobs(Mutex<HashMap<SnapshotId, Arc<Job>>>, Mutex<()>);
 
 /// Chunks go into the writer; the base is asked through its reader.
 struct Sink {
@@ -171,7 +171,10 @@ impl Service {
 
     /// Fixes the point in time, and writes down that the snapshot is pending.
     fn begin(self: &Arc<Self>, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+        self.refuse_if_attached_elsewhere(volume)?;
         let used = self.acquire(volume, Need::Sealed)?;
+        // One at a time from here on: base and epoch must be what the volume has when its point in time is fixed.
+        let _turn = self.jobs.1.lock();
         let id = SnapshotId::draw(&*self.env.rng);
         let base = used.volume.base().filter(|b| b.repository == self.repository.id());
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {

@@ -314,8 +314,9 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
                 .hint("wait until it is completed"));
         }
-        if let Some(open) = self.opens.lock().remove(&record.id) {
-            drop(open);
+        let open = self.opens.lock().remove(&record.id);
+        if let Some(mut open) = open {
+            super::opening::stop_filling(&mut open);
         }
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.audited(caller, act, |tx| {
@@ -335,6 +336,7 @@ impl Service {
 
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
+        self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
         let keys = self.unwrap_keys(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);

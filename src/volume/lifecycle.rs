@@ -125,7 +125,8 @@ impl Volume {
     /// [`Kind::Integrity`] for a damaged, foreign or truncated file, naming offset and field; [`Kind::Unsupported`] for one
     /// of a later version.
     pub fn open(store: Arc<dyn BlockStore>, env: Env, opening: Opening, name: &str) -> Result<Self> {
-        let header = Header::load(store.clone(), name)?;
+        let syncer = Arc::new(Syncer::default());
+        let header = Header::load(store.clone(), syncer.clone(), name)?;
         if let Some(damage) = header.damage() {
             tracing::warn!("{damage}; it is made good again when the volume is opened with its key");
         }
@@ -168,7 +169,7 @@ impl Volume {
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),
             failed: AtomicBool::new(false),
-            syncer: Syncer::default(),
+            syncer,
             header: Mutex::new(header),
             store,
             env,
