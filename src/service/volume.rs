@@ -141,6 +141,7 @@ impl Service {
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
     fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
+        self.check_log(from.lineage)?;
         if let Some(key) = key {
             let wanted = self.kms.describe_key(&key.parse()?)?.arn;
             if wanted != from.key_arn {
