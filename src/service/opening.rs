@@ -185,8 +185,8 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
-        let filling = self.role == Role::Daemon && !open.volume.is_hydrated();
-        if open.users > 0 || filling {
+        // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
+        if open.users > 0 || open.filler.is_some() {
             return;
         }
         if let Some(open) = opens.remove(&id) {
@@ -282,7 +282,8 @@ fn under(volume: &Volume, arn: &str) -> bool {
     volume.with_header(|h| h.keys().iter().flat_map(|k| &k.keys).any(|k| k.arn == arn))
 }
 
-fn close(id: VolumeId, mut open: Open) {
+/// Ends its filling and closes it. Not while `opens` is held, unless it has no filling: that asks for `opens` at its end.
+pub(super) fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         *filler.stop.0.lock() = true;
         filler.stop.1.notify_all();
