@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,10 +107,17 @@ impl Listener {
             if err != rustix::io::Errno::ADDRINUSE {
                 return Err(Error::io(what(), err.into()));
             }
+            // A socket that nobody listens on may go; a file that is none refuses connections just so, and stays.
+            let is_socket = std::fs::symlink_metadata(path).on(what)?.file_type().is_socket();
             match UnixStream::connect(path) {
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Err(e) if is_socket && e.kind() == std::io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path).on(what)?;
                     rustix::net::bind(&socket, &address).on(what)?;
+                }
+                Err(_) if !is_socket => {
+                    return Err(
+                        Error::new(Kind::Exists, format!("{}: there is a file", what())).hint("choose another path")
+                    );
                 }
                 _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
             }

@@ -33,7 +33,8 @@ impl Service {
                 for bad in &listing.damaged {
                     tracing::error!("{} {} is damaged and unavailable", bad.kind, bad.id);
                 }
-                let keys = listing.keys.into_iter().map(|m| self.key_info(m)).collect::<Result<_>>()?;
+                let mut keys = listing.keys.into_iter().map(|m| self.key_info(m)).collect::<Result<Vec<_>>>()?;
+                keys.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
                 Ok(Reply::Keys { keys })
             }
             R::KeyShow { key } => one(kms.describe_key(&of(&key)?)),

@@ -191,8 +191,8 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
-        let filling = self.role == Role::Daemon && !open.volume.is_hydrated();
-        if open.users > 0 || filling {
+        // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
+        if open.users > 0 || open.filler.is_some() {
             return;
         }
         if let Some(open) = opens.remove(&id) {
@@ -290,17 +290,13 @@ impl Service {
     }
 }
 
-/// Ends the filling of a volume; answers when its thread has ended.
-pub(super) fn stop_filling(open: &mut Open) {
+/// Ends its filling and closes it. Not while `opens` is held, unless it has no filling: that asks for `opens` at its end.
+pub(super) fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         *filler.stop.0.lock() = true;
         filler.stop.1.notify_all();
         let _ = filler.thread.join();
     }
-}
-
-fn close(id: VolumeId, mut open: Open) {
-    stop_filling(&mut open);
     if let Err(err) = open.volume.close() {
         tracing::error!("close {id}: {}; the next open will find it unclean", err.line());
     }

@@ -82,7 +82,7 @@ impl Header {
             [Err(a), Err(b)] => Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "open volume {name}: both header slots are damaged: slot A, {}; slot B, {}",
+                    "open volume {name}: both header slots are damaged: slot A (from byte 0), {}; slot B (from byte {SLOT}), {}",
                     a.line(),
                     b.line()
                 ),
