@@ -98,10 +98,7 @@ enum Wanted {
 impl Wanted {
     fn open(self) -> Result<Listener> {
         match self {
-            Self::Unix(path) => {
-                let _ = std::fs::remove_file(&path);
-                Listener::unix(&path)
-            }
+            Self::Unix(path) => Listener::unix(&path),
             Self::Tcp(addr) => Ok(Listener::Tcp(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?)),
         }
     }
