@@ -124,21 +124,42 @@ fn plain_tcp_is_served_on_loopback_when_asked_for_alone() {
 fn one_client_after_another() {
     let s = with_volume("1MiB");
     let served = s.serve();
-    if !requires("nbdinfo") {
+    if !shell::requires_shell() {
         return;
     }
     let mut first = served.connect("web");
     first.write(0, b"mine");
-    let me = std::process::id().to_string();
-    bad(&mut run("nbdinfo", &["--size", &s.uri("nope")]), &["nope"]);
-    // To describe is allowed; to open is not.
-    bad(&mut shell::command(&s.uri("web"), "h.pread(1, 0)"), &["web", &format!("process {me}")]);
+    let me = format!("process {}", std::process::id());
+    shell::refused(&s.uri("web"), &["volume web", &me]);
     // Another connection of the holder's process is welcome.
     let mut second = served.connect("web");
     first.flush();
     assert_eq!(second.read(0, 4), b"mine");
     first.close();
-    bad(&mut shell::command(&s.uri("web"), "h.pread(1, 0)"), &["web", &format!("process {me}")]);
+    shell::refused(&s.uri("web"), &["volume web", &me]);
     second.close();
     good(&mut shell::command(&s.uri("web"), "assert h.pread(4, 0) == b'mine'"));
+}
+
+#[test]
+fn what_stands_where_the_socket_should_is_left_alone() {
+    let s = with_volume("1MiB");
+    let file = s.path("precious");
+    std::fs::write(&file, "precious").unwrap();
+    let place = format!("unix:{}", file.display());
+    let out = s.coffer(&["serve", "--listen", &place]);
+    assert!(out.code != 0 && out.stderr.contains("precious"), "{out:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+
+    // A server of another data directory listens there: it keeps its socket.
+    let served = s.serve();
+    let other = Scratch::new();
+    let place = format!("unix:{}", s.socket().display());
+    let out = other.coffer(&["serve", "--listen", &place]);
+    assert!(out.code != 0 && out.stderr.contains("nbd.sock"), "{out:?}");
+    served.connect("web").close();
+    // What a killed server left is replaced.
+    served.kill9();
+    assert!(s.socket().exists());
+    s.serve().connect("web").close();
 }

@@ -8,7 +8,13 @@ pub(super) fn command(uri: &str, script: &str) -> Command {
     run("/usr/bin/python3", &["-m", "nbd", "-u", uri, "-c", script])
 }
 
-fn requires_shell() -> bool {
+/// It is refused the export; libnbd shows the server's own words only when it is asked to tell all.
+#[track_caller]
+pub(super) fn refused(uri: &str, words: &[&str]) {
+    bad(command(uri, "h.pread(1, 0)").env("LIBNBD_DEBUG", "1"), words);
+}
+
+pub(super) fn requires_shell() -> bool {
     let there = output(&mut run("/usr/bin/python3", &["-c", "import nbd"])).code == 0;
     there || skip("python3-libnbd")
 }
@@ -99,18 +105,24 @@ fn zeroes_with_and_without_holes() {
     if !requires_shell() {
         return;
     }
+    // The file's own bookkeeping comes and goes by a few blocks.
+    let most = MIB - (64 << 10);
     let blocks = || std::fs::metadata(s.file("web")).unwrap().blocks() * 512;
     let empty = blocks();
     script(&s, "h.pwrite(b'x' * (2 << 20), 1 << 20)\nh.flush()");
     let full = blocks();
-    assert!(full >= empty + 2 * MIB, "{empty} {full}");
-    script(&s, "h.zero(2 << 20, 1 << 20, nbd.CMD_FLAG_NO_HOLE)\nassert h.pread(4 << 20, 0) == bytes(4 << 20)\nh.flush()");
-    assert_eq!(blocks(), full, "NO_HOLE keeps the space");
+    assert!(full >= empty + 2 * most, "{empty} {full}");
+    script(
+        &s,
+        "h.zero(2 << 20, 1 << 20, nbd.CMD_FLAG_NO_HOLE)\nassert h.pread(4 << 20, 0) == bytes(4 << 20)\nh.flush()",
+    );
+    let kept = blocks();
+    assert!(kept + (64 << 10) >= full, "NO_HOLE keeps the space: {full} {kept}");
     script(&s, "h.zero(1 << 20, 1 << 20)\nassert h.pread(4 << 20, 0) == bytes(4 << 20)\nh.flush()");
     let half = blocks();
-    assert!(half <= full - MIB, "{full} {half}");
+    assert!(half <= full - most, "{full} {half}");
     script(&s, "h.trim(1 << 20, 2 << 20)\nassert h.pread(4 << 20, 0) == bytes(4 << 20)\nh.flush()");
-    assert!(blocks() <= half - MIB, "{half} {}", blocks());
+    assert!(blocks() <= half - most, "{half} {}", blocks());
 }
 
 /// 32 MiB is the largest payload. What is longer or out of bounds is refused by number, and the connection goes on.
@@ -217,9 +229,11 @@ fn a_second_process_is_refused_by_name_while_the_first_lives() {
     first.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(said, *b"in\n");
     let holder = format!("process {}", first.id());
-    bad(&mut command(&s.uri("web"), "h.pread(1, 0)"), &["web", &holder]);
+    refused(&s.uri("web"), &["volume web", &holder]);
     first.kill().unwrap();
     first.wait().unwrap();
     // The kernel closes its socket; the server hears of it soon.
-    wait_until("the next one is admitted", || output(&mut command(&s.uri("web"), "assert h.pread(1, 0) == b'1'")).code == 0);
+    wait_until("the next one is admitted", || {
+        output(&mut command(&s.uri("web"), "assert h.pread(1, 0) == b'1'")).code == 0
+    });
 }

@@ -21,13 +21,16 @@ fn nbdinfo_reads_the_facts() {
     for not in ["is_read_only", "is_rotational", "can_df", "can_fast_zero"] {
         assert_eq!(export[not], false, "{not}");
     }
-    let sizes = ["block_size_minimum", "block_size_preferred", "block_size_maximum"].map(|f| export[f].as_u64().unwrap());
+    let sizes =
+        ["block_size_minimum", "block_size_preferred", "block_size_maximum"].map(|f| export[f].as_u64().unwrap());
     assert_eq!(sizes, [1, 4096, 32 * MIB]);
     assert_eq!(good(&mut run("nbdinfo", &["--size", &s.uri("tiny")])).trim(), "4608");
 
     let list = format!("nbd+unix://?socket={}", s.socket().display());
-    let list: serde_json::Value = serde_json::from_str(&good(&mut run("nbdinfo", &["--json", "--list", &list]))).unwrap();
-    let mut names: Vec<_> = list["exports"].as_array().unwrap().iter().map(|e| e["export-name"].as_str().unwrap()).collect();
+    let list: serde_json::Value =
+        serde_json::from_str(&good(&mut run("nbdinfo", &["--json", "--list", &list]))).unwrap();
+    let mut names: Vec<_> =
+        list["exports"].as_array().unwrap().iter().map(|e| e["export-name"].as_str().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, ["tiny", "web"]);
     bad(&mut run("nbdinfo", &[&s.uri("nope")]), &["nope"]);
@@ -172,8 +175,9 @@ fn fio_verifies_random_writes() {
         command.args(all).args(rest).args(more).current_dir(s.path(""));
         command
     };
-    let report: serde_json::Value =
-        serde_json::from_str(&good(&mut job("write", &["--do_verify=1", "--fsync=64"]))).unwrap();
+    let said = good(&mut job("write", &["--do_verify=1", "--fsync=64"]));
+    // Some remarks may stand before the report.
+    let report: serde_json::Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
     let job0 = &report["jobs"][0];
     assert_eq!(job0["error"], 0);
     assert!(job0["write"]["io_bytes"].as_u64().unwrap() >= 40 * MIB, "{job0}");
