@@ -14,7 +14,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -107,10 +106,12 @@ impl Listener {
             if err != rustix::io::Errno::ADDRINUSE {
                 return Err(Error::io(what(), err.into()));
             }
-            // A socket that nobody listens on may go; a file that is none refuses connections just so, and stays.
-            let is_socket = std::fs::symlink_metadata(path).on(what)?.file_type().is_socket();
+            let there = std::fs::symlink_metadata(path).on(what)?.file_type();
+            if !std::os::unix::fs::FileTypeExt::is_socket(&there) {
+                return Err(Error::new(Kind::Exists, what()).hint("what is there is no socket; say another path"));
+            }
             match UnixStream::connect(path) {
-                Err(e) if is_socket && e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path).on(what)?;
                     rustix::net::bind(&socket, &address).on(what)?;
                 }
