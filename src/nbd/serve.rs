@@ -106,10 +106,19 @@ impl Listener {
             if err != rustix::io::Errno::ADDRINUSE {
                 return Err(Error::io(what(), err.into()));
             }
+            let there = std::fs::symlink_metadata(path).on(what)?.file_type();
+            if !std::os::unix::fs::FileTypeExt::is_socket(&there) {
+                return Err(Error::new(Kind::Exists, what()).hint("what is there is no socket; say another path"));
+            }
             match UnixStream::connect(path) {
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path).on(what)?;
                     rustix::net::bind(&socket, &address).on(what)?;
+                }
+                Err(_) if !is_socket => {
+                    return Err(
+                        Error::new(Kind::Exists, format!("{}: there is a file", what())).hint("choose another path")
+                    );
                 }
                 _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
             }

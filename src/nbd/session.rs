@@ -91,7 +91,7 @@ pub enum Event {
     },
     /// Serve this. After a WRITE of len > 0 its payload follows, see [`Session::payload_left`].
     Request(Request),
-    /// Reply with this error; a payload, if there is one, is skipped by the session.
+    /// Reply with this error. The payload, if there was one, is skipped already.
     Refused {
         /// The client's name for the request.
         cookie: u64,
@@ -116,12 +116,23 @@ enum Phase {
     ClientFlags,
     Option,
     Data(OptionHeader),
-    Skip { header: OptionHeader, left: u32 },
+    Skip {
+        header: OptionHeader,
+        left: u32,
+    },
     Listing,
-    Choosing { how: Choice, wants: Vec<u16> },
+    Choosing {
+        how: Choice,
+        wants: Vec<u16>,
+    },
     Transmission,
     Payload(u32),
-    Drain(u32),
+    /// A refused WRITE's payload, and what to answer once it is gone.
+    Drain {
+        left: u32,
+        cookie: u64,
+        errno: Errno,
+    },
     Ended,
 }
 
@@ -169,7 +180,7 @@ impl Session {
     /// Whether the negotiation is over and an export is being served.
     #[must_use]
     pub const fn in_transmission(&self) -> bool {
-        matches!(self.phase, Phase::Transmission | Phase::Payload(_) | Phase::Drain(_))
+        matches!(self.phase, Phase::Transmission | Phase::Payload(_) | Phase::Drain { .. })
     }
 
     /// Whether the client has ended the connection; bytes after that are not looked at.
@@ -223,13 +234,14 @@ impl Session {
                     (took, self.end_of_skip())
                 }
                 Phase::Transmission => self.request(rest)?,
-                Phase::Drain(left) => {
+                Phase::Drain { left, cookie, errno } => {
                     let took = rest.len().min(*left as usize);
                     *left -= took as u32;
-                    if *left == 0 {
+                    let refused = (*left == 0).then_some(Event::Refused { cookie: *cookie, errno: *errno });
+                    if refused.is_some() {
                         self.phase = Phase::Transmission;
                     }
-                    (took, None)
+                    (took, refused)
                 }
             };
             used += took;
@@ -439,7 +451,14 @@ impl Session {
             if header.len > MAX_DRAIN {
                 return Err(Hangup::PayloadTooLong);
             }
-            self.phase = if admitted.is_ok() { Phase::Payload(header.len) } else { Phase::Drain(header.len) };
+            self.phase = match admitted {
+                Ok(_) => Phase::Payload(header.len),
+                // Answered when the payload is gone: libnbd takes a reply to what it is still sending for a stray one.
+                Err(errno) => Phase::Drain { left: header.len, cookie: header.cookie, errno },
+            };
+            if admitted.is_err() {
+                return Ok((took, None));
+            }
         }
         let event = match admitted {
             Ok(request) => Event::Request(request),

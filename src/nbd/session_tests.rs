@@ -208,6 +208,20 @@ fn a_refused_write_is_skipped_and_the_next_request_served() {
 }
 
 #[test]
+fn a_refused_write_is_answered_when_its_payload_is_gone() {
+    let mut session = Session::new();
+    session.step(&[&FLAGS[..], &option_bytes(opt::GO, &query("disk", &[]))].concat()).unwrap();
+    let export = ExportInfo { name: "disk".into(), description: String::new(), size: 10, read_only: false };
+    session.answer_choice(Ok(&export)).unwrap();
+    let header = request_bytes(codec::command::WRITE, 0, 9, 3);
+    assert_eq!(session.step(&header).unwrap(), Step { used: header.len(), event: None });
+    assert_eq!(session.step(b"12").unwrap(), Step { used: 2, event: None });
+    assert!(session.in_transmission());
+    let refused = Event::Refused { cookie: 9, errno: Errno::NoSpc };
+    assert_eq!(session.step(b"3rest").unwrap(), Step { used: 1, event: Some(refused) });
+}
+
+#[test]
 fn nothing_is_read_after_a_farewell() {
     let got = transmit("disk", &[request_bytes(codec::command::DISC, 0, 7, 7), vec![0; 100]]);
     assert_eq!((got.hangup, got.events.last()), (None, Some(&Event::End)));

@@ -316,3 +316,7 @@ impl Tree {
 
 /// What [`Tree::diff`] calls.
 pub type Differs<'a> = &'a mut dyn FnMut(ChunkNo, &LeafEntry, &LeafEntry) -> Result<()>;
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;
