@@ -20,7 +20,7 @@ pub mod nbd {
     pub mod session;
 }
 
-/// The one name of `sys` that these modules use; the real one would bring rustix.
+/// The one name of `sys` that these modules use.
 pub mod sys {
     #[allow(missing_docs)]
     pub struct PeerCred {
