@@ -8,7 +8,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply, Request};
 use crate::service::datadir::DataDir;
-use crate::service::{Role, Service};
+use crate::service::{OpenAs, Role, Service};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,7 +53,8 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
         return reply
             .ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
     };
-    let service = Service::open(data, env, lock, &unlock(common)?, Role::Command)?;
+    let unlock = unlock(common, &data)?;
+    let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
     let outcome = service.handle(&caller, request, &mut |p: Progress| {
         bar.show(&p);
@@ -61,6 +62,11 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     });
     service.shut_down();
     outcome
+}
+
+/// How this process opens the data directory.
+pub(super) const fn open_as(common: &Common, role: Role) -> OpenAs {
+    OpenAs { role, single_host: common.single_host_i_know }
 }
 
 fn verb_of(request: &Request) -> String {
@@ -71,11 +77,22 @@ fn verb_of(request: &Request) -> String {
 }
 
 /// How this process gets at the root key.
-pub(super) fn unlock(common: &Common) -> Result<RootUnlock> {
+pub(super) fn unlock(common: &Common, data: &DataDir) -> Result<RootUnlock> {
     match common.passphrase_fd {
         Some(fd) => read_passphrase_fd(fd).map(RootUnlock::Passphrase),
-        None => Ok(RootUnlock::Automatic),
+        None => match &common.root_key_file {
+            Some(file) => Ok(RootUnlock::File(file.clone())),
+            None if only_a_passphrase_opens(data) => ask_passphrase("Passphrase").map(RootUnlock::Passphrase),
+            None => Ok(RootUnlock::Automatic),
+        },
     }
+}
+
+/// Whether there is no key file slot, and somebody at a terminal who can be asked.
+fn only_a_passphrase_opens(data: &DataDir) -> bool {
+    let slots = crate::kms::root::RootFile::read(data.path()).map(|f| f.slots()).unwrap_or_default();
+    let has = |kind: &str| slots.iter().any(|s| s.kind == kind);
+    has("passphrase") && !has("file") && std::io::stdin().is_terminal()
 }
 
 /// Reads a passphrase from an inherited descriptor, up to its first line end.

@@ -36,6 +36,12 @@ pub struct Common {
     /// Print ids alone
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Use this root key file, when it is not where init put it
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    root_key_file: Option<PathBuf>,
+    /// Allow volumes on shared file systems: no other host opens them
+    #[arg(long, global = true)]
+    single_host_i_know: bool,
     /// Read the root key's passphrase from this file descriptor
     #[arg(long, global = true, value_name = "N")]
     passphrase_fd: Option<i32>,
@@ -78,12 +84,9 @@ enum Verb {
     Doctor,
     /// Show what this installation is
     Status,
-    /// Show the newest audit events
-    Audit {
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-    },
+    /// The audit: who did what, chained
+    #[command(subcommand)]
+    Audit(AuditVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -212,6 +215,16 @@ enum VolumeVerb {
         #[arg(long)]
         fill_holes: bool,
     },
+    /// Take a volume's header as it is, though the catalog knows a newer one; audited
+    AcceptRollback {
+        /// Name or id
+        volume: String,
+    },
+    /// Make a volume writable again after a sync failed; audited
+    AcceptLostWrites {
+        /// Name or id
+        volume: String,
+    },
     /// Write a volume's clear data key (64 bytes) to a file; audited
     ExportKey {
         /// Name or id
@@ -220,6 +233,20 @@ enum VolumeVerb {
         #[arg(long)]
         out: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditVerb {
+    /// Show the newest events
+    List {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Check the chain against the catalog
+    Verify,
+    /// Go on with an audit that was found cut or forked, after finding out why
+    Accept,
 }
 
 #[derive(Debug, Subcommand)]
@@ -293,7 +320,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Attachments => Request::AttachmentList {},
         Verb::Doctor => Request::Doctor {},
         Verb::Status => Request::Status {},
-        Verb::Audit { limit } => Request::AuditList { limit },
+        Verb::Audit(AuditVerb::List { limit }) => Request::AuditList { limit },
+        Verb::Audit(AuditVerb::Verify) => Request::AuditVerify {},
+        Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
     };
     let reply = client::call(&common, request)?;
     Ok(render::reply(&reply, &common))
@@ -331,6 +360,8 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
             Request::VolumeExport { volume, out: absolute(out)?, fill_holes }
         }
+        VolumeVerb::AcceptRollback { volume } => Request::VolumeAcceptRollback { volume },
+        VolumeVerb::AcceptLostWrites { volume } => Request::VolumeAcceptLostWrites { volume },
         VolumeVerb::ExportKey { volume, out } => Request::VolumeExportKey { volume, out: absolute(out)? },
     })
 }

@@ -1,7 +1,7 @@
 //! `coffer serve`: the daemon. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
 
 use super::Common;
-use super::client::{data_dir, unlock};
+use super::client::{data_dir, open_as, unlock};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -61,7 +61,8 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
                 .hint("stop that server first")
         })?;
-    let service = Service::open(data, env, lock, &unlock(common)?, Role::Daemon)?;
+    let unlock = unlock(common, &data)?;
+    let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Daemon))?;
     service.set_endpoints(endpoints.clone());
     let listeners = listeners.into_iter().map(Wanted::open).collect::<Result<Vec<_>>>()?;
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));

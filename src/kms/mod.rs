@@ -153,7 +153,7 @@ impl Kms {
         let file = RootFile::read(dir).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::NotFound, format!("{} is no coffer data directory", dir.display()))
                 .because(e)
-                .hint("name it with --data-dir, or make one with `coffer init`"),
+                .hint("name it with --data, or make one with `coffer init`"),
             _ => e,
         })?;
         let root = file.unlock(dir, unlock)?;

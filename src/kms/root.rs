@@ -386,7 +386,7 @@ impl RootFile {
     fn no_slot(&self, wanted: &str) -> Error {
         let have: Vec<String> = self.slots().iter().map(|s| s.kind.clone()).collect();
         let what = format!("root key: there is no {wanted} slot (there is: {})", have.join(", "));
-        key_unavailable(what).hint("unlock with what the installation was made with: `coffer unlock`")
+        key_unavailable(what).hint("give the passphrase on a terminal, or by --passphrase-fd")
     }
 
     fn open_slot(&self, dir: &Path, slot: &Map<String, Value>, unlock: &RootUnlock) -> Result<RootKey> {

@@ -511,24 +511,3 @@ fn foreign_clients_are_served() {
         assert!(Raw::open(&r.path, "gated").read(3000, 1 << 20) == bytes[3000..3000 + (1 << 20)]);
     }
 }
-
-/// `cargo test --release --lib nbd::serve::tests::throughput -- --ignored --nocapture`: fio against memory, as a ceiling for
-/// volumes. Compare with `nbdkit memory 1G` on the same machine at the same time.
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let exports = Arc::new(Fixed::default().with("m", Arc::new(Memory::new(1 << 30))));
-    let _server = Server::start(vec![Listener::unix(&path).unwrap()], exports, ServerConfig::default()).unwrap();
-    for (mode, size, depth) in
-        [("randread", "4k", 32), ("randwrite", "4k", 32), ("read", "128k", 16), ("write", "128k", 16)]
-    {
-        let uri = format!("--uri=nbd+unix:///m?socket={}", path.display());
-        let (mode, size, depth) = (format!("--rw={mode}"), format!("--bs={size}"), format!("--iodepth={depth}"));
-        let fixed = ["--name=t", "--ioengine=nbd", "--size=1g", "--time_based", "--runtime=3"];
-        let text = run("fio", &[&fixed[..], &[&uri, &mode, &size, &depth]].concat()).unwrap_or_default();
-        let line = text.lines().find(|line| line.contains("IOPS=")).unwrap_or_default();
-        println!("{mode} {size} {depth}: {}", line.trim());
-    }
-}

@@ -124,6 +124,16 @@ pub enum Request {
         /// The file, which must not exist; an absolute path.
         out: PathBuf,
     },
+    /// Takes a volume's header as it is, though the catalog knows a newer one.
+    VolumeAcceptRollback {
+        /// Which.
+        volume: String,
+    },
+    /// Makes a volume writable again whose sync failed.
+    VolumeAcceptLostWrites {
+        /// Which.
+        volume: String,
+    },
     /// A snapshot of a volume.
     SnapshotCreate {
         /// Of which.
@@ -168,6 +178,10 @@ pub enum Request {
     AttachmentList {},
     /// Checks this installation and the machine it runs on.
     Doctor {},
+    /// Checks the audit's chain against the catalog.
+    AuditVerify {},
+    /// Goes on with an audit that was found cut or forked; what is damaged is set aside.
+    AuditAccept {},
     /// The newest audit events.
     AuditList {
         /// At most so many.

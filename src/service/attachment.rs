@@ -5,10 +5,10 @@
 //! until `coffer detach`, also across restarts of the server; any other ends with its last connection. On a Unix socket
 //! the attachment's id opens nothing by itself: the socket admits its owner and root alone.
 
-use super::Service;
 use super::api::AttachmentInfo;
 use super::opening::{InUse, Need};
 use super::volume::VolumeRecord;
+use super::{Role, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
@@ -88,9 +88,16 @@ pub struct Attached {
     service: Arc<Service>,
     used: Option<InUse>,
     id: VolumeId,
+    durable: bool,
 }
 
 impl Attached {
+    /// Whether the lease is an attachment's, made by `coffer attach`.
+    #[must_use]
+    pub const fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// The volume.
     ///
     /// # Panics
@@ -164,6 +171,7 @@ impl Service {
     pub fn attach(self: &Arc<Self>, name: &str, peer: Holder, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
         let holder = self.holder_for(&record, split_export(name).1, peer)?;
+        let durable = matches!(holder, Holder::Attachment(_));
         {
             let mut leases = self.leases.lock();
             let lease = leases.entry(record.id).or_insert_with(|| Lease { holder: holder.clone(), connections: 0 });
@@ -172,7 +180,7 @@ impl Service {
             }
             lease.connections += 1;
         }
-        let mut attached = Attached { service: self.clone(), used: None, id: record.id };
+        let mut attached = Attached { service: self.clone(), used: None, id: record.id, durable };
         attached.used =
             Some(self.acquire(&record, Need::Key(caller)).map_err(|e| e.context(format!("attach {name}")))?);
         Ok(attached)
@@ -182,7 +190,8 @@ impl Service {
         let registered = self.attachment_of(record.id)?;
         match (registered, token) {
             (Some(att), Some(token)) if att.id == token => Ok(Holder::Attachment(att.id)),
-            (Some(att), _) => Err(busy(record, &format!("attachment {} as {}", att.id, att.device))),
+            // Without the attachment's id: on plain TCP it would let whoever reads it join the lease.
+            (Some(att), _) => Err(busy(record, &format!("an attachment as {}", att.device))),
             (None, Some(token)) => {
                 Err(Error::new(Kind::NotFound, format!("volume {}: no attachment {token}", record.shown()))
                     .hint("it was detached; attach again"))
@@ -193,6 +202,14 @@ impl Service {
 
     fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
         Ok(self.kms.catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
+    }
+
+    /// Without a server, a volume whose attachment lives is left alone: its kernel waits to connect again.
+    pub(super) fn refuse_if_attached_elsewhere(&self, record: &VolumeRecord) -> Result<()> {
+        match self.attachment_of(record.id)? {
+            Some(att) if self.role == Role::Command => Err(busy(record, &format!("an attachment as {}", att.device))),
+            _ => Ok(()),
+        }
     }
 
     /// Who holds a volume, in words.
@@ -235,7 +252,7 @@ impl Service {
         let att = found.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
         })?;
-        let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id);
+        let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id).restrictive();
         self.kms.audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
             Some(found) => tx.delete::<AttachmentRecord>(&att.id, found.version),
             None => Ok(()),

@@ -65,7 +65,11 @@ impl Service {
 
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
         let listing = self.kms.catalog().list::<super::volume::VolumeRecord>()?;
-        for bad in &listing.damaged {
+        let mut damaged = self.kms.list_keys()?.damaged;
+        damaged.extend(self.kms.list_aliases(None)?.damaged);
+        damaged.extend(self.kms.catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
+        damaged.extend(listing.damaged);
+        for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));
         }
         let mut known = HashSet::new();

@@ -28,6 +28,7 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown()))
                 .hint("detach it, or export a volume made from a snapshot of it"));
         }
+        self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
         while !used.volume.hydrate_some(64)?.done {}
         let ciphers: Vec<_> =

@@ -33,7 +33,8 @@ impl Service {
                 for bad in &listing.damaged {
                     tracing::error!("{} {} is damaged and unavailable", bad.kind, bad.id);
                 }
-                let keys = listing.keys.into_iter().map(|m| self.key_info(m)).collect::<Result<_>>()?;
+                let mut keys = listing.keys.into_iter().map(|m| self.key_info(m)).collect::<Result<Vec<_>>>()?;
+                keys.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
                 Ok(Reply::Keys { keys })
             }
             R::KeyShow { key } => one(kms.describe_key(&of(&key)?)),
@@ -91,6 +92,21 @@ impl Service {
             deletion: meta.deletion_date,
             materials: meta.versions.len(),
         })
+    }
+
+    pub(super) fn verify_audit(&self) -> Result<Reply> {
+        let report = self.kms.verify_audit()?;
+        match report.trouble {
+            None => {
+                let message = format!(
+                    "{} records, chained; head {}: worth keeping elsewhere",
+                    report.head.count, report.head.hash
+                );
+                Ok(Reply::Done { message })
+            }
+            Some(why) => Err(Error::new(Kind::Integrity, format!("audit: {why}"))
+                .hint("find out what happened (a restored backup?), then `coffer audit accept`")),
+        }
     }
 
     /// The newest audit records, oldest of them first.

@@ -3,6 +3,7 @@
 //! A [`Service`] is one data directory, opened under its lock, by a daemon or by a single command. [`Service::handle`] is
 //! the one entry for verbs; the NBD edge uses [`Service::attach`] for exports.
 
+mod accept;
 pub mod api;
 mod attachment;
 mod check;
@@ -32,13 +33,22 @@ use std::sync::Arc;
 /// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
 pub const EC2: &str = "ec2.coffer";
 
-/// How a data directory is opened.
+/// What a data directory is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// For one verb.
     Command,
     /// To serve: background work is started.
     Daemon,
+}
+
+/// How a data directory is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenAs {
+    /// By whom.
+    pub role: Role,
+    /// The caller knows that no other host opens these volumes: shared file systems are allowed.
+    pub single_host: bool,
 }
 
 /// One open data directory.
@@ -48,6 +58,7 @@ pub struct Service {
     kms: Arc<Kms>,
     repository: Repository,
     role: Role,
+    single_host: bool,
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
     leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
     jobs: snapshot::Jobs,
@@ -79,7 +90,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if `coffer init` was never run there; what the KMS says of its root key.
-    pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, role: Role) -> Result<Arc<Self>> {
+    pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, opening: OpenAs) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open(&data.repository(), env.clone(), Some(author))?;
@@ -88,7 +99,8 @@ impl Service {
             data,
             kms,
             repository,
-            role,
+            role: opening.role,
+            single_host: opening.single_host,
             opens: Mutex::default(),
             leases: Mutex::default(),
             jobs: snapshot::Jobs::default(),
@@ -96,10 +108,25 @@ impl Service {
             _lock: lock,
         });
         service.settle_snapshots();
-        if role == Role::Daemon {
+        if opening.role == Role::Daemon {
             service.start_hydration();
+            service.start_housekeeping();
         }
         Ok(service)
+    }
+
+    /// Deletes CMKs whose waiting time is over, once a minute, for as long as this service is there.
+    fn start_housekeeping(self: &Arc<Self>) {
+        let service = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::park_timeout(std::time::Duration::from_secs(60));
+                let Some(service) = service.upgrade() else { return };
+                if let Err(err) = service.kms.purge_due() {
+                    tracing::error!("delete CMKs whose time has come: {}", err.line());
+                }
+            }
+        });
     }
 
     /// The data directory.
@@ -165,6 +192,8 @@ impl Service {
                 self.export_volume(caller, &volume, &out, fill_holes, report)
             }
             R::VolumeExportKey { volume, out } => self.export_key(caller, &volume, &out),
+            R::VolumeAcceptRollback { volume } => self.accept_rollback(caller, &volume).map(Reply::Volume),
+            R::VolumeAcceptLostWrites { volume } => self.accept_lost_writes(caller, &volume).map(Reply::Volume),
             R::SnapshotCreate { volume, description, wait } => {
                 self.create_snapshot(caller, &volume, description, wait, report).map(Reply::Snapshot)
             }
@@ -176,6 +205,11 @@ impl Service {
             R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
             R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
             R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
+            R::AuditVerify {} => self.verify_audit(),
+            R::AuditAccept {} => {
+                self.kms.accept_audit(caller)?;
+                Ok(Reply::Done { message: "the audit goes on; what was damaged is set aside in audit/".to_owned() })
+            }
             R::AuditList { limit } => self.list_events(limit),
         }
     }

@@ -88,13 +88,18 @@ impl Service {
         Ok(InUse { service: self.clone(), id: record.id, volume })
     }
 
-    fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
+    pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
         let path = self.data.volume(record.id);
         let name = record.shown();
-        let store = FileStore::open(&path, true, false).map_err(|e| e.context(format!("volume {name}")))?;
+        let store = FileStore::open(&path, true, self.single_host).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
-            Some(parent) => Some(self.parent_reader(record.lineage, parent)?),
-            None => None,
+            Some(parent) if !record.hydrated => match self.parent_reader(record.lineage, parent) {
+                Ok(reader) => Some(reader),
+                // Filled, released and deleted before the catalog heard of it: the header knows.
+                Err(err) if err.kind() == Kind::NotFound => None,
+                Err(err) => return Err(err),
+            },
+            _ => None,
         };
         let volume =
             Volume::open(Arc::new(store), self.env.clone(), Opening { writable: true, parent: parent.clone() }, &name)?;
@@ -116,7 +121,7 @@ impl Service {
         });
         let refuse = |why: String| {
             Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
-                .hint("its file was rolled back or exchanged; restore it from a snapshot"))
+                .hint("its file was rolled back or exchanged; restore it from a snapshot, or `coffer volume accept-rollback` if that was you"))
         };
         if (id, lineage) != (record.id, record.lineage) {
             return refuse(format!("its header is that of {id}"));
@@ -160,7 +165,8 @@ impl Service {
             (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
         });
         let context = super::context_of(&context)?;
-        let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let client = format!("{}, volume {}", caller.client, volume.id());
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
         let mut out = Vec::new();
         for slot in slots {
             let mut last =
@@ -185,8 +191,8 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
-        let filling = self.role == Role::Daemon && !open.volume.is_hydrated();
-        if open.users > 0 || filling {
+        // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
+        if open.users > 0 || open.filler.is_some() {
             return;
         }
         if let Some(open) = opens.remove(&id) {
@@ -252,17 +258,23 @@ impl Service {
     /// Wipes the data keys of all open volumes under a CMK. Their clients' reads and writes fail until it is enabled.
     pub(super) fn suspend_volumes(&self, arn: &str) {
         for open in self.opens.lock().values() {
-            if under(&open.volume, arn) && open.volume.is_unlocked() {
+            if self.is_under(&open.volume, arn) && open.volume.is_unlocked() {
                 tracing::warn!("{} is suspended: its CMK {arn} cannot be used", open.volume.id());
                 open.volume.suspend();
             }
         }
     }
 
+    /// Whether a CMK wraps one of the volume's data keys: by the key id in the blob, never by the ARN shown beside it.
+    fn is_under(&self, volume: &Volume, arn: &str) -> bool {
+        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
+        blobs.iter().any(|k| self.kms.blob_info(&k.blob).is_ok_and(|i| i.key_arn == arn))
+    }
+
     /// Opens suspended volumes under a CMK again.
     pub(super) fn resume_volumes(&self, arn: &str) {
         let caller = self.own_caller("resume");
-        for open in self.opens.lock().values().filter(|o| under(&o.volume, arn) && !o.volume.is_unlocked()) {
+        for open in self.opens.lock().values().filter(|o| self.is_under(&o.volume, arn) && !o.volume.is_unlocked()) {
             let resumed = self.unwrap_keys(&open.volume, &caller).and_then(|keys| open.volume.unlock(&keys));
             if let Err(err) = resumed {
                 tracing::error!("resume {}: {}", open.volume.id(), err.line());
@@ -278,11 +290,8 @@ impl Service {
     }
 }
 
-fn under(volume: &Volume, arn: &str) -> bool {
-    volume.with_header(|h| h.keys().iter().flat_map(|k| &k.keys).any(|k| k.arn == arn))
-}
-
-fn close(id: VolumeId, mut open: Open) {
+/// Ends its filling and closes it. Not while `opens` is held, unless it has no filling: that asks for `opens` at its end.
+pub(super) fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         *filler.stop.0.lock() = true;
         filler.stop.1.notify_all();

@@ -83,6 +83,20 @@ impl SnapshotRecord {
     }
 }
 
+/// How far this installation's log of a lineage was, when it last wrote there: a shorter one was rolled back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LogRecord {
+    lineage: LineageId,
+    last: u64,
+}
+
+impl Record for LogRecord {
+    const KIND: &'static str = "repository-log";
+    fn id(&self) -> String {
+        self.lineage.to_string()
+    }
+}
+
 /// A snapshot being copied in this process.
 #[derive(Default)]
 pub(super) struct Job {
@@ -94,7 +108,7 @@ pub(super) struct Job {
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Jobs(Mutex<HashMap<SnapshotId, Arc<Job>>>);
+pub(super) struct Jobs(Mutex<HashMap<SnapshotId, Arc<Job>>>, Mutex<()>);
 
 /// Chunks go into the writer; the base is asked through its reader.
 struct Sink {
@@ -169,9 +183,42 @@ impl Service {
         Ok(self.find_snapshot(&id.to_string())?.info())
     }
 
+    /// Refuses a repository folder that is older than this installation left it.
+    pub(super) fn check_log(&self, lineage: LineageId) -> Result<()> {
+        let known = self.kms.catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
+        let found = self.repository.last_log_number(lineage)?.unwrap_or(0);
+        if found < known {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "repository folder of lineage {lineage}: its log ends at {found}, this installation wrote {known}"
+                ),
+            )
+            .hint("it was rolled back: bring the newer copy back"));
+        }
+        Ok(())
+    }
+
+    fn note_log(&self, lineage: LineageId) {
+        let noted = self.repository.last_log_number(lineage).and_then(|last| {
+            let next = LogRecord { lineage, last: last.unwrap_or(0) };
+            self.kms.catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
+                Some(found) => tx.update(&next, found.version).map(drop),
+                None => tx.insert(&next).map(drop),
+            })
+        });
+        if let Err(err) = noted {
+            tracing::warn!("note how far the log of lineage {lineage} is: {}", err.line());
+        }
+    }
+
     /// Fixes the point in time, and writes down that the snapshot is pending.
     fn begin(self: &Arc<Self>, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+        self.refuse_if_attached_elsewhere(volume)?;
         let used = self.acquire(volume, Need::Sealed)?;
+        self.check_log(volume.lineage)?;
+        // One at a time from here on: base and epoch must be what the volume has when its point in time is fixed.
+        let _turn = self.jobs.1.lock();
         let id = SnapshotId::draw(&*self.env.rng);
         let base = used.volume.base().filter(|b| b.repository == self.repository.id());
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
@@ -259,6 +306,7 @@ impl Service {
 
     /// The log has it: the volume's base moves, held by a ref, and the catalog says so.
     fn complete(&self, used: &InUse, pending: &PendingRecord, record: &SnapshotRecord, done: &Completed) {
+        self.note_log(record.lineage);
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
         let settled = self
@@ -371,7 +419,7 @@ impl Service {
         if record.state == "completed" {
             match self.repository.delete(record.lineage, record.id) {
                 Err(err) if err.kind() != Kind::NotFound => return Err(err),
-                _ => {}
+                _ => self.note_log(record.lineage),
             }
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);

@@ -141,6 +141,7 @@ impl Service {
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
     fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
+        self.check_log(from.lineage)?;
         if let Some(key) = key {
             let wanted = self.kms.describe_key(&key.parse()?)?.arn;
             if wanted != from.key_arn {
@@ -193,7 +194,7 @@ impl Service {
             self.hold_parent(keyed.lineage, id, parent.snapshot)?;
         }
         let path = self.data.volume(id);
-        let mut store = FileStore::create_unnamed(&path, file_size(size), false)?;
+        let mut store = FileStore::create_unnamed(&path, file_size(size), self.single_host)?;
         let new = NewVolume {
             id,
             size,
@@ -238,7 +239,7 @@ impl Service {
     }
 
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
-        let store = FileStore::open(&self.data.volume(record.id), false, false)?;
+        let store = FileStore::open(&self.data.volume(record.id), false, self.single_host)?;
         let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
         let opening = crate::volume::lifecycle::Opening { writable: false, parent };
         Volume::open(Arc::new(store), self.env.clone(), opening, &record.shown())
@@ -314,8 +315,13 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
                 .hint("wait until it is completed"));
         }
-        if let Some(open) = self.opens.lock().remove(&record.id) {
-            drop(open);
+        if self.users(record.id) > 0 {
+            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("try again later"));
+        }
+        // What is still being filled is open without a user.
+        let open = self.opens.lock().remove(&record.id);
+        if let Some(open) = open {
+            super::opening::close(record.id, open);
         }
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.audited(caller, act, |tx| {
@@ -335,6 +341,7 @@ impl Service {
 
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
+        self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
         let keys = self.unwrap_keys(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);

@@ -175,7 +175,7 @@ impl Repository {
             }
             Error::new(Kind::NotFound, "open repository: no coffer-repository.json there")
                 .because(e)
-                .hint("make one with coffer repository init")
+                .hint("put it back from a copy: `coffer init` makes one with the data directory")
         })?;
         let found: Description =
             serde_json::from_slice(&raw).map_err(|e| damaged(DESCRIPTION, 0, "not a description").because(e))?;

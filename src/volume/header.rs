@@ -5,6 +5,7 @@
 //! next open for writing.
 
 use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, json};
+use super::syncer::Syncer;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 /// The header of an open volume file.
 pub struct Header {
     store: Arc<dyn BlockStore>,
+    syncer: Arc<Syncer>,
     now: Slot,
     /// The slot (0, 1) that holds `now`'s state.
     at: u8,
@@ -25,6 +27,9 @@ pub struct Header {
     other_keys: Option<(u64, Keys)>,
     fallback: bool,
 }
+
+/// The store and its one syncer.
+type Disk = (Arc<dyn BlockStore>, Arc<Syncer>);
 
 /// What a new volume starts as.
 pub(super) struct NewHeader {
@@ -58,7 +63,7 @@ impl Header {
     ///
     /// # Errors
     /// [`Kind::Integrity`] when neither is good, naming the offset and field of each.
-    pub(super) fn load(store: Arc<dyn BlockStore>, name: &str) -> Result<Self> {
+    pub(super) fn load(store: Arc<dyn BlockStore>, syncer: Arc<Syncer>, name: &str) -> Result<Self> {
         let mut raw = vec![0u8; INTENT_OFFSET as usize];
         let size = store.size().on(|| format!("open volume {name}"))?;
         if size < raw.len() as u64 {
@@ -71,13 +76,13 @@ impl Header {
         store.read_at(&mut raw, 0).on(|| format!("open volume {name}: read the header"))?;
         let slots = [Slot::decode(&raw[..SLOT]), Slot::decode(&raw[SLOT..])];
         match slots {
-            [Ok(a), Ok(b)] => Ok(Self::both(store, a, b)),
-            [Ok(a), Err(e)] => Ok(Self::one(store, a, 0, &e)),
-            [Err(e), Ok(b)] => Ok(Self::one(store, b, 1, &e)),
+            [Ok(a), Ok(b)] => Ok(Self::both((store, syncer), a, b)),
+            [Ok(a), Err(e)] => Ok(Self::one((store, syncer), a, 0, &e)),
+            [Err(e), Ok(b)] => Ok(Self::one((store, syncer), b, 1, &e)),
             [Err(a), Err(b)] => Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "open volume {name}: both header slots are damaged: slot A, {}; slot B, {}",
+                    "open volume {name}: both header slots are damaged: slot A (from byte 0), {}; slot B (from byte {SLOT}), {}",
                     a.line(),
                     b.line()
                 ),
@@ -86,18 +91,18 @@ impl Header {
         }
     }
 
-    fn both(store: Arc<dyn BlockStore>, a: Slot, b: Slot) -> Self {
+    fn both((store, syncer): Disk, a: Slot, b: Slot) -> Self {
         let rank = |s: &Slot| (s.identity.generation, s.state_generation);
         let (at, now, other) = if rank(&a) >= rank(&b) { (0, a, b) } else { (1, b, a) };
         let repair = (other.identity_hash() != now.identity_hash()).then(|| "it is of an older generation".to_owned());
         let other_keys = (repair.is_none() && other.keys_generation != now.keys_generation)
             .then(|| (other.keys_generation, other.keys.clone()));
-        Self { store, now, at, repair, other_keys, fallback: false }
+        Self { store, syncer, now, at, repair, other_keys, fallback: false }
     }
 
-    fn one(store: Arc<dyn BlockStore>, good: Slot, at: u8, why: &Error) -> Self {
+    fn one((store, syncer): Disk, good: Slot, at: u8, why: &Error) -> Self {
         // What the damaged slot said is not known: it may have been the newer one.
-        Self { store, now: good, at, repair: Some(why.line()), other_keys: None, fallback: true }
+        Self { store, syncer, now: good, at, repair: Some(why.line()), other_keys: None, fallback: true }
     }
 
     /// What the volume is.
@@ -165,6 +170,25 @@ impl Header {
         })
     }
 
+    /// By the volume's one syncer: a failure that is met here fails the client's next flush too.
+    fn sync(&self) -> Result<()> {
+        self.syncer.sync(&*self.store, || self.volume().to_string())
+    }
+
+    /// Says in the state that a sync failed. The syncer will not sync any more, so this one goes around it: whether it
+    /// became durable is not known, and nothing rests on it.
+    pub(super) fn record_failure(&mut self) -> Result<()> {
+        let what = || format!("write the state of {}", self.volume());
+        let mut next = self.now.clone();
+        next.state.write_failed = true;
+        next.state_generation += 1;
+        let to = 1 - self.at;
+        self.store.write_meta(&next.encode(to)?, u64::from(to) * SLOT as u64).on(what)?;
+        self.store.sync().on(what)?;
+        (self.now, self.at) = (next, to);
+        Ok(())
+    }
+
     /// Writes a new state, durable on return.
     pub(super) fn write_state(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut next = self.now.clone();
@@ -182,7 +206,7 @@ impl Header {
             let offset = u64::from(to) * SLOT as u64 + STATE.0 as u64;
             self.store.write_meta(&next.encode_state()?, offset).on(what)?;
         }
-        self.store.sync().on(what)?;
+        self.sync()?;
         (self.now, self.at, self.repair) = (next, to, None);
         Ok(())
     }
@@ -218,10 +242,10 @@ impl Header {
         let what = || format!("write the header of {}", next.identity.volume_id);
         let first = 1 - self.at;
         self.store.write_meta(&next.encode(first)?, u64::from(first) * SLOT as u64).on(what)?;
-        self.store.sync().on(what)?;
+        self.sync()?;
         next.state_generation += 1;
         self.store.write_meta(&next.encode(self.at)?, u64::from(self.at) * SLOT as u64).on(what)?;
-        self.store.sync().on(what)?;
+        self.sync()?;
         (self.now, self.repair, self.other_keys) = (next, None, None);
         Ok(())
     }

@@ -174,7 +174,10 @@ impl Volume {
         let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, chunk)?;
-        self.copy_before_write(&live, chunk, entry)?;
+        if entry.present {
+            // An absent chunk is in every pending snapshot by its parent's entry: what lies here is not the volume's.
+            self.copy_before_write(&live, chunk, entry)?;
+        }
         let zero = || {
             self.changing(chunk, || self.store.zero(at, len, false)).on(|| format!("zero chunk {chunk} of {}", self.id))
         };

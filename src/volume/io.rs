@@ -89,10 +89,10 @@ impl Volume {
             return Ok(Progress::Done);
         }
         let key = if self.is_here(piece.chunk, entry)? {
-            if !self.read_sealed(piece.chunk, piece.offset, out, effort)? {
-                return Ok(Progress::WouldBlock);
+            match self.read_with_key(piece, entry, out, effort)? {
+                Some(key) => key,
+                None => return Ok(Progress::WouldBlock),
             }
-            entry.key
         } else {
             if effort == Effort::Inline {
                 return Ok(Progress::WouldBlock);
@@ -101,6 +101,22 @@ impl Volume {
         };
         self.open_ciphers()?.of(key)?.open_parts(at, out);
         Ok(Progress::Done)
+    }
+
+    /// Reads sealed bytes and the key epoch that they belong to. The map is looked at again after the bytes: a chunk's
+    /// first write names its key before it writes, so an entry that stayed the same is the bytes' own.
+    fn read_with_key(&self, piece: Piece, entry: Entry, out: &mut [u8], effort: Effort) -> Result<Option<KeyEpoch>> {
+        let mut key = entry.key;
+        loop {
+            if !self.read_sealed(piece.chunk, piece.offset, out, effort)? {
+                return Ok(None);
+            }
+            let now = self.map.entry(&*self.store, piece.chunk)?.key;
+            if now == key {
+                return Ok(Some(key));
+            }
+            key = now;
+        }
     }
 
     /// Reads sealed bytes of a chunk that is here, never a mix of two writes. `false`: it would have had to wait.
@@ -195,6 +211,9 @@ impl Volume {
     /// As [`Volume::write`].
     pub fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.may_write("trim", offset, len)?;
+        if !self.is_unlocked() {
+            return Ok(()); // suspended: a TRIM may be left undone
+        }
         let part = PART as u64;
         let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
         if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }

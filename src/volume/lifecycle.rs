@@ -125,7 +125,8 @@ impl Volume {
     /// [`Kind::Integrity`] for a damaged, foreign or truncated file, naming offset and field; [`Kind::Unsupported`] for one
     /// of a later version.
     pub fn open(store: Arc<dyn BlockStore>, env: Env, opening: Opening, name: &str) -> Result<Self> {
-        let header = Header::load(store.clone(), name)?;
+        let syncer = Arc::new(Syncer::default());
+        let header = Header::load(store.clone(), syncer.clone(), name)?;
         if let Some(damage) = header.damage() {
             tracing::warn!("{damage}; it is made good again when the volume is opened with its key");
         }
@@ -168,7 +169,7 @@ impl Volume {
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),
             failed: AtomicBool::new(false),
-            syncer: Syncer::default(),
+            syncer,
             header: Mutex::new(header),
             store,
             env,
@@ -300,6 +301,17 @@ impl Volume {
                 format!("grow {}: the file holds bytes past the volume's end, at {}", self.id, old + at as u64),
             )),
         }
+    }
+
+    /// Forgets that a sync failed. The map is believed nowhere until a snapshot has compared everything.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn accept_lost_writes(&self) -> Result<()> {
+        *self.untrusted.lock() = Untrusted::All;
+        self.header.lock().write_state(|s| {
+            (s.write_failed, s.changed_untrusted) = (false, Untrusted::All);
+        })
     }
 
     /// How many chunks of the parent still have to be fetched, and the parent's size; for showing.

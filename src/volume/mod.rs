@@ -95,7 +95,7 @@ pub struct Volume {
     header: Mutex<Header>,
     map: Map,
     intent: Intent,
-    syncer: Syncer,
+    syncer: Arc<Syncer>,
     live: RwLock<Arc<Live>>,
     key_epochs: Vec<(KeyEpoch, DataKeyId)>,
     ciphers: RwLock<Option<Ciphers>>,
@@ -168,7 +168,7 @@ impl Volume {
         for pending in &self.live.read().pending {
             pending.fail(&Error::new(Kind::Io, format!("a sync of {} failed", self.id)));
         }
-        if let Err(err) = self.header.lock().write_state(|s| s.write_failed = true) {
+        if let Err(err) = self.header.lock().record_failure() {
             tracing::error!("{}: the failure could not be recorded in the header either: {}", self.id, err.line());
         }
     }

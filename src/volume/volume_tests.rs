@@ -406,3 +406,55 @@ fn writers_and_readers_at_once_never_see_a_torn_part() {
         }
     });
 }
+
+#[test]
+fn a_comparing_snapshot_has_absent_chunks_by_their_parent_whatever_is_trimmed_meanwhile() {
+    let v = open_on(&disk(4 * MIB), "b", None).unwrap();
+    write(&v, 0, &pattern(4 << 20, 4));
+    let parent = snapshot(&v);
+    let store = restored(&parent, 4 * MIB);
+    let w = open_on(&store, "b", Some(parent.clone())).unwrap();
+    write(&w, 0, &[1; 512]);
+    drop(w);
+    let w = open_on(&store, "another-boot", Some(parent.clone())).unwrap();
+    let expect = read(&w, 0, 4 << 20);
+    let sink = Arc::new(Chunks { size: w.size(), base: Some(parent.clone()), ..Chunks::default() });
+    let pending = begin(&w, &sink);
+    w.trim(2 * MIB, MIB).unwrap();
+    w.write_zeroes(3 * MIB, CHUNK as u64, false).unwrap();
+    w.copy_pending(&pending, |_| true).unwrap();
+    w.complete_snapshot(pending.record()).unwrap();
+    assert!(open_chunks(&sink.over(&parent), 4 << 20) == expect);
+    assert_eq!(read(&w, 2 * MIB, 1 << 20), vec![0; 1 << 20]);
+}
+
+#[test]
+fn a_sync_that_fails_in_the_header_fails_the_next_flush() {
+    let store = disk(MIB);
+    let v = open_on(&store, "b", None).unwrap();
+    write(&v, 0, &[1; 4096]);
+    store.fail_in(1, false); // the state's write goes through, its sync does not
+    let sink = Arc::new(Chunks::default());
+    let begin =
+        Begin { snapshot: SnapshotId::draw(&SystemRng), time: 0, repository: RepositoryId([1; 16]), base: None, sink };
+    assert!(v.begin_snapshot(begin).is_err());
+    assert!(v.flush().is_err(), "the kernel may have dropped the client's pages in that sync");
+    assert!(!v.is_writable());
+}
+
+#[test]
+fn accepted_lost_writes_make_the_volume_writable_and_the_map_untrusted() {
+    let store = disk(MIB);
+    let v = open_on(&store, "b", None).unwrap();
+    write(&v, 0, &[1; 4096]);
+    store.fail_in(0, false);
+    assert!(v.flush().is_err());
+    drop(v);
+    let v = open_on(&store, "b", None).unwrap();
+    assert!(!v.is_writable());
+    v.accept_lost_writes().unwrap();
+    drop(v);
+    let v = open_on(&store, "b", None).unwrap();
+    assert!(v.is_writable());
+    assert_eq!(*v.untrusted.lock(), Untrusted::All);
+}

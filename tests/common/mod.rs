@@ -159,8 +159,9 @@ impl Scratch {
     /// A volume's file.
     #[track_caller]
     pub fn file(&self, volume: &str) -> PathBuf {
-        let id = self.ids(&["volume", "list"]);
-        let id = if id.iter().any(|i| i == volume) { volume.to_owned() } else { self.id(&["volume", "show", volume]) };
+        let all = self.json(&["volume", "list"])["volumes"].as_array().unwrap().clone();
+        let found = all.iter().find(|v| v["name"] == volume || v["id"] == volume);
+        let id = found.unwrap_or_else(|| panic!("no volume {volume}"))["id"].as_str().unwrap().to_owned();
         self.data.join("volumes").join(format!("{id}.coffer"))
     }
 
@@ -264,14 +265,14 @@ fn end(mut child: Child) -> i32 {
 }
 
 /// A client whose server may go away: everything answers, errors of the server as their number.
-pub struct Nbd(UnixStream);
+pub struct Nbd(UnixStream, u64);
 
 /// What became of a request: done, or the protocol's error number.
 pub type Answer = std::io::Result<Result<(), u32>>;
 
 impl Nbd {
     pub fn open(socket: &Path, name: &str) -> std::io::Result<Self> {
-        let mut nbd = Self(UnixStream::connect(socket)?);
+        let mut nbd = Self(UnixStream::connect(socket)?, 0);
         nbd.0.set_read_timeout(Some(PATIENCE))?;
         nbd.get(18)?;
         nbd.0.write_all(&3u32.to_be_bytes())?;
@@ -282,6 +283,7 @@ impl Nbd {
             let data = nbd.get(word(16) as usize)?;
             match word(12) {
                 1 => return Ok(nbd),
+                3 if data[..2] == [0, 0] => nbd.1 = u64::from_be_bytes(data[2..10].try_into().unwrap()),
                 code if code >> 31 == 1 => {
                     let text = format!("{code:#x}: {}", String::from_utf8_lossy(&data));
                     return Err(std::io::Error::other(text));
@@ -289,6 +291,11 @@ impl Nbd {
                 _ => {}
             }
         }
+    }
+
+    /// The export's size when it was opened.
+    pub const fn size(&self) -> u64 {
+        self.1
     }
 
     fn get(&mut self, n: usize) -> std::io::Result<Vec<u8>> {
@@ -354,5 +361,58 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());
     hasher.finalize_xof().fill(&mut out);
+    out
+}
+
+/// Runs a command with a passphrase on descriptor 3.
+#[track_caller]
+pub fn with_passphrase(scratch: &Scratch, words: &str, args: &[&str]) -> Output {
+    let file = scratch.path("passphrase");
+    std::fs::write(&file, words).unwrap();
+    let inner = scratch.command(&[&["--passphrase-fd", "3"], args].concat());
+    let mut outer = Command::new("/bin/sh");
+    outer.args(["-c", "exec 3<\"$0\"; exec \"$@\""]).arg(&file).arg(inner.get_program()).args(inner.get_args());
+    output(outer.env_remove("COFFER_DATA").stdin(Stdio::null()))
+}
+
+/// All files below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => out.extend(files(&entry.path())),
+            Ok(kind) if kind.is_file() => out.push(entry.path()),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Bytes in all files below a folder.
+pub fn bytes_in(folder: &Path) -> u64 {
+    files(folder).iter().map(|f| f.metadata().map_or(0, |m| m.len())).sum()
+}
+
+/// Changes one byte of a file.
+pub fn flip(file: &Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let open = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, at).unwrap();
+    open.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+}
+
+/// What a file holds but for its holes: a volume's file has many.
+pub fn contents(file: &Path) -> Vec<u8> {
+    use rustix::fs::SeekFrom;
+    use std::os::unix::fs::FileExt;
+    let Ok(open) = std::fs::File::open(file) else { return Vec::new() };
+    let (mut out, mut at) = (Vec::new(), 0);
+    while let Ok(from) = rustix::fs::seek(&open, SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&open, SeekFrom::Hole(from)).unwrap();
+        let mut part = vec![0; usize::try_from(at - from).unwrap()];
+        let n = open.read_at(&mut part, from).unwrap();
+        out.extend(&part[..n]);
+    }
     out
 }

@@ -1,0 +1,54 @@
+//! What a person may accept after looking: a rolled-back header, writes that were lost. Each is audited.
+
+use super::Service;
+use super::api::VolumeInfo;
+use super::opening::Need;
+use super::volume::VolumeRecord;
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Act, Caller};
+use std::sync::Arc;
+
+impl Service {
+    /// Takes the header as it is, if its MAC is good, as the one that the catalog knows from now on.
+    pub(super) fn accept_rollback(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+        let record = self.find_volume(what)?;
+        self.must_be_idle(&record)?;
+        let volume = self.open_file(&record)?;
+        let (id, lineage) = volume.with_header(|h| (h.identity().volume_id, h.identity().lineage));
+        if (id, lineage) != (record.id, record.lineage) {
+            return Err(Error::new(Kind::Integrity, format!("volume {}: its header is that of {id}", record.shown()))
+                .hint("put the right file back: another volume's is no rollback"));
+        }
+        let keys = self.unwrap_keys(&volume, caller)?;
+        volume.unlock(&keys)?;
+        let act = Act::new("coffer:AcceptRollback").key(record.key_arn.clone()).detail("volume", record.id);
+        let next = self.kms.audited(caller, act, |tx| {
+            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
+            let mut next = found.record;
+            next.take_identity(&volume);
+            tx.update(&next, found.version)
+        })?;
+        drop(volume);
+        self.volume_info(&next.record)
+    }
+
+    /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
+    pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+        let record = self.find_volume(what)?;
+        self.must_be_idle(&record)?;
+        let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
+        self.kms.record(caller, act, Ok(()))?;
+        let used = self.acquire(&record, Need::Sealed)?;
+        used.volume.accept_lost_writes()?;
+        drop(used);
+        self.volume_info(&record)
+    }
+
+    fn must_be_idle(&self, record: &VolumeRecord) -> Result<()> {
+        if self.users(record.id) > 0 {
+            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("detach it first"));
+        }
+        Ok(())
+    }
+}
