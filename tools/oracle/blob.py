@@ -30,7 +30,8 @@ class Blob:
         at = HEAD.size + recipient
         if at + 48 > len(raw):
             raise Damaged(f"blob: recipient length {recipient} at {HEAD.size - 2} reaches past the end")
-        if self.magic != choices.BLOB_MAGIC or self.format != choices.BLOB_FORMAT or self.suite not in choices.BLOB_SUITES:
+        known = (choices.BLOB_MAGIC, choices.BLOB_FORMAT)
+        if (self.magic, self.format) != known or self.suite not in choices.BLOB_SUITES:
             raise Damaged(f"blob: magic {self.magic!r}, format {self.format} at 4, suite {self.suite} at 5")
         self.recipient = raw[HEAD.size : at]
         self.before_nonce = raw[: HEAD.size - 2 - 32]

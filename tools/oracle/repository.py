@@ -36,7 +36,7 @@ class Signed:
         if not ed25519_ok(public, self.raw[-64:], word + self.raw[:-64]):
             raise Damaged(f"{self.path}: signature at {len(self.raw) - 64} does not match")
         if (self.lineage.hex(), self.signer.hex()) != (folder.parent.name, folder.name):
-            raise Damaged(f"{self.path}: lineage {self.lineage.hex()} or signer {self.signer.hex()} is of another folder")
+            raise Damaged(f"{self.path}: lineage {self.lineage.hex()}, signer {self.signer.hex()}: of another folder")
 
     def digest(self):
         return blake3(self.raw)
@@ -80,8 +80,9 @@ class Folder:
 
     def _manifest(self, name, manifest):
         body = manifest.json
-        if (manifest.kind, manifest.number, field(body, "format")) != (choices.MANIFEST_KIND, 0, choices.MANIFEST_FORMAT):
-            raise Damaged(f"{manifest.path}: kind {manifest.kind}, number {manifest.number}, format {body['format']}")
+        found = (manifest.kind, manifest.number, field(body, "format"))
+        if found != (choices.MANIFEST_KIND, 0, choices.MANIFEST_FORMAT):
+            raise Damaged(f"{manifest.path}: kind, number and format are {found}")
         if field(body, "snapshot") != name or field(body, "installation") != self.path.name:
             raise Damaged(f"{manifest.path}: it is of {body['snapshot']} by {body['installation']}")
         depth = 1
