@@ -56,11 +56,11 @@ fn the_main_job_without_a_server() {
         s.fails(4, args, &["there is no"]);
     }
     s.fails(4, &["key", "show", "alias/none"], &["alias/none"]);
-    let events = s.json(&["audit", "--limit", "1000"]);
+    let events = s.json(&["audit", "list", "--limit", "1000"]);
     for act in ["CreateVolume", "DeleteVolume", "CreateSnapshot", "DeleteSnapshot", "CreateKey"] {
         assert!(events.to_string().contains(act), "the audit has no {act}");
     }
-    assert_eq!(s.json(&["audit", "--limit", "3"])["events"].as_array().unwrap().len(), 3);
+    assert_eq!(s.json(&["audit", "list", "--limit", "3"])["events"].as_array().unwrap().len(), 3);
 }
 
 /// Ids and times take names by the order in which they appear: what is left must be the same in any two installations.
@@ -150,7 +150,7 @@ fn one_directory_looks_the_same_to_both_modes() {
         &["snapshot", "list"],
         &["snapshot", "show", &snap],
         &["attachments"],
-        &["audit"],
+        &["audit", "list"],
         &["doctor"],
         &["snapshot", "verify", &snap],
         &["status"],
@@ -215,7 +215,7 @@ fn init_refuses_what_would_lose_or_expose_keys() {
     let root = std::fs::read(s.data.join("root.json")).unwrap();
     s.fails(1, &["init", "--key-file", s.path("other.key").to_str().unwrap()], &["is initialised already"]);
     assert!(!s.path("other.key").exists());
-    assert_eq!((std::fs::read(&s.key).unwrap(), std::fs::read(s.data.join("root.json")).unwrap()), (key.clone(), root));
+    assert_eq!((std::fs::read(&s.key).unwrap(), std::fs::read(s.data.join("root.json")).unwrap()), (key, root));
     for file in [&s.key, &s.data.join("root.json"), &s.data.join("catalog.db")] {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{}", file.display());
     }
@@ -419,7 +419,7 @@ fn exports_are_private_and_never_overwrite() {
     s.fails(5, &["volume", "delete", "v"], &["held by process"]);
     c.close();
     assert!(!s.path("x").exists());
-    let events = s.json(&["audit"]).to_string();
+    let events = s.json(&["audit", "list"]).to_string();
     assert!(events.contains("ExportKey") && events.contains("ExportVolume"), "{events}");
 }
 

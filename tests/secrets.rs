@@ -136,7 +136,7 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
         &["snapshot", "verify", &snap],
         &["status"],
         &["doctor"],
-        &["audit", "--limit", "10000"],
+        &["audit", "list", "--limit", "10000"],
         &["volume", "show", "none"],
     ] {
         run(args);
@@ -178,7 +178,7 @@ fn a_passphrase_stays_out_of_everything() {
         &["init"][..],
         &["volume", "create", "--size", "1MiB", "--name", "v"],
         &["doctor"],
-        &["audit"],
+        &["audit", "list"],
         &["serve", "--run", "tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline"],
     ] {
         let out = with_passphrase(&s, words, args);

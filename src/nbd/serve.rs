@@ -115,11 +115,6 @@ impl Listener {
                     std::fs::remove_file(path).on(what)?;
                     rustix::net::bind(&socket, &address).on(what)?;
                 }
-                Err(_) if !is_socket => {
-                    return Err(
-                        Error::new(Kind::Exists, format!("{}: there is a file", what())).hint("choose another path")
-                    );
-                }
                 _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
             }
         }
