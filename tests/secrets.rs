@@ -136,7 +136,7 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
         &["snapshot", "verify", &snap],
         &["status"],
         &["doctor"],
-        &["audit", "--limit", "10000"],
+        &["audit", "list", "--limit", "10000"],
         &["volume", "show", "none"],
     ] {
         run(args);
@@ -158,6 +158,8 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
         assert!(of("catalog.db") && of("/packs/") && of("/audit/") && of("/volumes/"), "{all_files:?}");
         let bad: Vec<_> = all_files.iter().flat_map(|f| found(&all, &f.display().to_string(), &contents(f))).collect();
         assert!(bad.is_empty(), "{when}: {bad:#?}");
+        let seen: usize = all_files.iter().map(|f| contents(f).len()).sum();
+        assert!(seen > 8 << 20, "{when}: only {seen} bytes were looked at");
     };
     search("running");
     server.kill9();
@@ -178,7 +180,7 @@ fn a_passphrase_stays_out_of_everything() {
         &["init"][..],
         &["volume", "create", "--size", "1MiB", "--name", "v"],
         &["doctor"],
-        &["audit"],
+        &["audit", "list"],
         &["serve", "--run", "tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline"],
     ] {
         let out = with_passphrase(&s, words, args);
