@@ -105,7 +105,7 @@ fn a_truncated_volume_is_refused() {
 
 #[test]
 fn an_older_copy_or_a_siblings_file_is_refused() {
-    let (s, _) = with_volume("v");
+    let (s, data) = with_volume("v");
     add_volume(&s, "w", 12);
     let (v, w, old) = (s.file("v"), s.file("w"), s.path("old"));
     std::fs::copy(&v, &old).unwrap();
@@ -120,6 +120,14 @@ fn an_older_copy_or_a_siblings_file_is_refused() {
     let said = s.fails(7, &["volume", "show", "v"], &["v (vol-"]);
     assert!(said.contains(&s.id(&["volume", "show", "w"])), "whose file it is: {said}");
     s.ok(&["volume", "show", "w"]);
+    let accepted = s.coffer(&["volume", "accept-rollback", "v"]);
+    assert_ne!(accepted.code, 0, "a sibling's file is not taken: {accepted:?}");
+    std::fs::copy(&old, &v).unwrap();
+    s.ok(&["volume", "accept-rollback", "v"]);
+    assert_eq!(s.json(&["volume", "show", "v"])["size"], json!(MIB));
+    let server = s.serve();
+    let mut c = server.connect("v");
+    assert_eq!((c.size(), c.read(0, 8192)), (MIB, data));
 }
 
 #[test]
@@ -138,8 +146,12 @@ fn without_the_root_key_nothing_opens() {
     for text in [s.log(), s.coffer(&["volume", "list"]).stderr] {
         assert!(!text.contains(good.split_whitespace().nth(1).unwrap()));
     }
-    std::fs::rename(s.path("away"), &s.key).unwrap();
-    std::fs::write(&s.key, good).unwrap();
+    let away = s.path("away");
+    let away_key = ["--root-key-file", away.to_str().unwrap()];
+    s.fails(6, &[&away_key[..], &["volume", "list"]].concat(), &[]);
+    std::fs::write(&away, &good).unwrap();
+    assert_eq!(s.ids(&[&away_key[..], &["volume", "list"]].concat()).len(), 1);
+    std::fs::rename(&away, &s.key).unwrap();
     assert_eq!(s.serve().connect("v").read(0, 8192), data);
 }
 
@@ -233,7 +245,15 @@ fn a_cut_audit_makes_keys_unavailable() {
     drop(server);
     let doctor = s.coffer(&["doctor"]);
     assert!(doctor.code == 1 && doctor.stdout.contains("ERROR    audit"), "{doctor:?}");
-    std::fs::write(&log, whole).unwrap();
+    assert_eq!(s.coffer(&["audit", "verify"]).code, 7);
+    std::fs::write(&log, &whole).unwrap();
+    assert_eq!(s.serve().connect("v").read(0, 8192), data);
+    // Or somebody takes the loss: from then on it works, and the chain says so.
+    s.ok(&["audit", "verify"]);
+    std::fs::write(&log, &whole[..whole.len() / 2]).unwrap();
+    s.ok(&["audit", "accept"]);
+    s.ok(&["audit", "verify"]);
+    assert!(s.json(&["audit", "list"]).to_string().to_lowercase().contains("accept"));
     assert_eq!(s.serve().connect("v").read(0, 8192), data);
 }
 

@@ -94,7 +94,8 @@ fn every_verb_answers_the_same_with_and_without_a_server() {
         let mut all = Vec::new();
         let mut run = |args: &[&str]| {
             let out = s.coffer(&[&["--json"], args].concat());
-            let text = format!("{args:?} {} {}{}", out.code, out.stdout, out.stderr);
+            let said: String = out.stderr.lines().filter(|l| !l.starts_with("{\"progress\"")).collect();
+            let text = format!("{args:?} {} {}{said}", out.code, out.stdout);
             all.push(plain(&mut seen, &text.replace(s.path("").to_str().unwrap(), "/tmp/")));
             out
         };
@@ -201,6 +202,10 @@ fn serve_listens_only_where_it_should() {
         assert_eq!(out.code, 2, "{place}: {out:?}");
         assert!(out.stderr.contains(word), "{place}: {}", out.stderr);
     }
+    let long = format!("unix:{}", s.path(&"x".repeat(120)).display());
+    let out = run(&long);
+    assert!(out.code == 2 && out.stderr.contains("107"), "{out:?}");
+    s.fails(4, &["serve", "nope", "--run", "true"], &["there is no volume nope"]);
     let precious = s.path("precious");
     std::fs::write(&precious, "keep").unwrap();
     let out = run(&format!("unix:{}", precious.display()));
@@ -332,6 +337,7 @@ fn a_disabled_key_refuses_and_suspends_until_it_is_enabled() {
     assert_eq!(refused.code, 6, "{refused:?}");
     assert!(refused.stderr.contains(&key) && refused.stderr.to_lowercase().contains("disabled"), "{}", refused.stderr);
     s.fails(6, &["volume", "export-key", "v", "--out", s.path("k").to_str().unwrap()], &["isabled"]);
+    s.fails(5, &["attach", "v", "/dev/null"], &["held by process"]);
     assert!(!s.path("k").exists());
     assert_eq!(s.json(&["key", "enable", "alias/d"])["state"], json!("Enabled"));
     assert_eq!(c.read(0, 4096), data, "the same connection goes on");
@@ -340,6 +346,7 @@ fn a_disabled_key_refuses_and_suspends_until_it_is_enabled() {
     s.ok(&["key", "disable", "alias/d"]);
     let refused = Nbd::open(&s.socket(), "v").err().unwrap().to_string();
     assert!(refused.to_lowercase().contains("disabled"), "{refused}");
+    s.fails(6, &["attach", "v", "/dev/null"], &["isabled"]);
     // A look and a snapshot need no key.
     assert_eq!(s.json(&["volume", "show", "v"])["name"], json!("v"));
     s.ok(&["snapshot", "create", "v", "--wait"]);
@@ -432,7 +439,11 @@ fn attach_needs_a_server_and_detach_an_attachment() {
     let _server = s.serve();
     s.fails(4, &["attach", "v", "/dev/no-such-device"], &["/dev/no-such-device"]);
     s.fails(4, &["detach", "v"], &["not attached"]);
+    // What nbd-client cannot attach, or without it, is taken back.
+    let out = s.coffer(&["attach", "v", "/dev/null"]);
+    assert!(out.code != 0 && out.stderr.contains("nbd-client"), "{out:?}");
     assert!(s.ids(&["attachments"]).is_empty());
+    s.ok(&["volume", "delete", "v"]);
 }
 
 #[test]
@@ -551,6 +562,42 @@ fn wrong_usage_is_exit_2_and_help_is_not_wrong() {
     let s = Scratch::new();
     s.fails(2, &["volume", "create", "--name", "v"], &["--size", "--snapshot"]);
     s.fails(2, &["snapshot", "show", "nonsense"], &["nonsense"]);
+}
+
+#[test]
+fn another_user_is_told_so() {
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to become another user");
+        return;
+    }
+    if !requires("setpriv") {
+        return;
+    }
+    let s = Scratch::new();
+    let open = s.data.parent().unwrap();
+    std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let coffer = open.join("coffer");
+    std::fs::copy(COFFER, &coffer).unwrap();
+    let look = || {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        output(command.arg(&coffer).arg("--data").arg(&s.data).args(["volume", "list"]))
+    };
+    for server in [None, Some(s.serve())] {
+        let out = look();
+        assert_eq!((out.code, &*out.stdout), (6, ""), "{out:?}");
+        assert!(out.stderr.contains("run as the owner"), "{}", out.stderr);
+        drop(server);
+    }
+    // The directory opened by mistake: the socket alone still admits nobody else.
+    for dir in [&s.data, &s.data.join("volumes")] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let _server = s.serve();
+    assert_ne!(look().code, 0);
+    for file in [s.data.join("control.sock"), s.socket()] {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
 }
 
 #[test]

@@ -158,6 +158,8 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
         assert!(of("catalog.db") && of("/packs/") && of("/audit/") && of("/volumes/"), "{all_files:?}");
         let bad: Vec<_> = all_files.iter().flat_map(|f| found(&all, &f.display().to_string(), &contents(f))).collect();
         assert!(bad.is_empty(), "{when}: {bad:#?}");
+        let seen: usize = all_files.iter().map(|f| contents(f).len()).sum();
+        assert!(seen > 8 << 20, "{when}: only {seen} bytes were looked at");
     };
     search("running");
     server.kill9();

@@ -42,6 +42,12 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
         return Ok(reply);
     }
     if !data.is_initialised() {
+        match std::fs::metadata(data.path().join("root.json")) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(e).on(|| format!("look into {}", data.path().display()));
+            }
+            _ => {}
+        }
         return Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
             .hint("run `coffer init`, or name the directory with --data"));
     }

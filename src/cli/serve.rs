@@ -63,6 +63,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         })?;
     let unlock = unlock(common, &data)?;
     let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Daemon))?;
+    args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
     service.set_endpoints(endpoints.clone());
     let listeners = listeners.into_iter().map(Wanted::open).collect::<Result<Vec<_>>>()?;
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));

@@ -101,7 +101,11 @@ impl Listener {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on(what)?;
         // The mode of the socket itself becomes, less the umask, the mode of the file that bind makes.
         rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).on(what)?;
-        let address = SocketAddrUnix::new(path).on(what)?;
+        let address = SocketAddrUnix::new(path).map_err(|e| {
+            Error::new(Kind::Usage, what())
+                .because(std::io::Error::from(e))
+                .hint("a socket's path has at most 107 bytes")
+        })?;
         if let Err(err) = rustix::net::bind(&socket, &address) {
             if err != rustix::io::Errno::ADDRINUSE {
                 return Err(Error::io(what(), err.into()));
