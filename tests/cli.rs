@@ -220,7 +220,7 @@ fn init_refuses_what_would_lose_or_expose_keys() {
     let root = std::fs::read(s.data.join("root.json")).unwrap();
     s.fails(1, &["init", "--key-file", s.path("other.key").to_str().unwrap()], &["is initialised already"]);
     assert!(!s.path("other.key").exists());
-    assert_eq!((std::fs::read(&s.key).unwrap(), std::fs::read(s.data.join("root.json")).unwrap()), (key.clone(), root));
+    assert_eq!((std::fs::read(&s.key).unwrap(), std::fs::read(s.data.join("root.json")).unwrap()), (key, root));
     for file in [&s.key, &s.data.join("root.json"), &s.data.join("catalog.db")] {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{}", file.display());
     }
