@@ -3,14 +3,12 @@
 use super::client;
 use super::{Common, render};
 use crate::api::control;
+use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{AttachmentInfo, Reply, Request};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Seconds after which the kernel sends an unanswered request again.
-const REQUEST_TIMEOUT: &str = "10";
 
 pub(super) fn attach(common: &Common, volume: &str, device: &Path) -> Result<u8> {
     let data = client::data_dir(common)?;
@@ -25,6 +23,7 @@ pub(super) fn attach(common: &Common, volume: &str, device: &Path) -> Result<u8>
     if in_use(device) {
         return Err(Error::new(Kind::Busy, format!("{} is in use", device.display())).hint("choose another device"));
     }
+    end_attachments_before_boot(common, volume)?;
     let name = device.display().to_string();
     let reply = client::call(common, Request::AttachBegin { volume: volume.to_owned(), device: name })?;
     let Reply::Attachment(att) = &reply else { return Ok(render::reply(&reply, common)) };
@@ -35,18 +34,33 @@ pub(super) fn attach(common: &Common, volume: &str, device: &Path) -> Result<u8>
     Ok(render::reply(&reply, common))
 }
 
+/// Attachments outlive the server, but not the kernel that held the device: those from before this boot are ended.
+fn end_attachments_before_boot(common: &Common, volume: &str) -> Result<()> {
+    let Reply::Attachments { attachments } = client::call(common, Request::AttachmentList {})? else { return Ok(()) };
+    let stale = attachments.iter().find(|a| {
+        (a.name.as_deref() == Some(volume) || a.volume.to_string() == volume)
+            && booted().is_some_and(|boot| a.created < boot)
+            && !in_use(Path::new(&a.device))
+    });
+    match stale {
+        Some(att) => client::call(common, Request::AttachEnd { what: att.id.clone() }).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// When this kernel was started.
+fn booted() -> Option<Timestamp> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds: i64 = stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(Timestamp(seconds * 1000))
+}
+
 fn connect(att: &AttachmentInfo, device: &Path) -> Result<()> {
     // The attachment's id names a lease and opens nothing: the socket admits its owner and root alone.
     let mut client = Command::new("nbd-client");
-    client.arg("-unix").arg(&att.socket).arg(device).args([
-        "-N",
-        &att.export,
-        "-b",
-        "4096",
-        "-t",
-        REQUEST_TIMEOUT,
-        "-persist",
-    ]);
+    // No -t: with one connection a request that takes longer would end it, and the device with it. No -persist either:
+    // nbd-client hands the socket to the kernel by netlink and exits, so nobody would be there to connect again.
+    client.arg("-unix").arg(&att.socket).arg(device).args(["-N", &att.export, "-b", "4096"]);
     let out = client
         .output()
         .map_err(|e| Error::io("run nbd-client", e).hint("install it (Debian: nbd-client), and run as root"))?;
@@ -87,14 +101,20 @@ pub(super) fn detach(common: &Common, what: &str) -> Result<u8> {
     })?;
     refuse_mounted(&att.device)?;
     let device = Path::new(&att.device);
+    let mut flushed = Ok(());
     if in_use(device) {
-        std::fs::File::open(device).and_then(|d| d.sync_all()).on(|| format!("flush {}", att.device))?;
+        flushed = std::fs::File::open(device).and_then(|d| d.sync_all());
         let status = Command::new("nbd-client").arg("-d").arg(device).output().on(|| "run nbd-client -d".to_owned())?;
         if !status.status.success() {
             return Err(Error::new(Kind::Failed, format!("nbd-client could not detach {}", att.device)));
         }
     }
     let ended = client::call(common, Request::AttachEnd { what: att.id.clone() })?;
+    // A device whose server died cannot be flushed any more; it must come off all the same.
+    flushed.map_err(|e| {
+        Error::io(format!("flush {}", att.device), e)
+            .context(format!("{what} is detached, but what was not synced before is lost"))
+    })?;
     if !common.json && !common.quiet {
         render::line(format!(
             "{} is detached from {}",

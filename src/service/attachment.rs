@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Who a lease belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,6 +46,19 @@ impl fmt::Display for Holder {
         }
     }
 }
+
+impl Holder {
+    /// Whether it is a process that is gone: its connections end as soon as the server gets to them.
+    fn has_ended(&self) -> bool {
+        let Self::Process { pid, .. } = self else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The state follows the name, which stands in brackets and may hold any character.
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    }
+}
+
+/// How long the next client waits until the server has noticed that the one before is gone.
+const LAST_GOODBYES: Duration = Duration::from_secs(5);
 
 /// A held volume.
 pub(super) struct Lease {
@@ -116,6 +130,7 @@ impl Drop for Attached {
             lease.connections -= 1;
             if lease.connections == 0 {
                 leases.remove(&self.id);
+                self.service.lease_ended.notify_all();
             }
         }
     }
@@ -174,6 +189,12 @@ impl Service {
         let durable = matches!(holder, Holder::Attachment(_));
         {
             let mut leases = self.leases.lock();
+            let until = Instant::now() + LAST_GOODBYES;
+            while leases.get(&record.id).is_some_and(|l| l.holder != holder && l.holder.has_ended()) {
+                if self.lease_ended.wait_until(&mut leases, until).timed_out() {
+                    break;
+                }
+            }
             let lease = leases.entry(record.id).or_insert_with(|| Lease { holder: holder.clone(), connections: 0 });
             if lease.holder != holder {
                 return Err(busy(&record, &lease.holder.to_string()));

@@ -5,7 +5,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::sys::{LockKind, ofd_lock, ofd_unlock};
+use crate::sys::{LockKind, ofd_lock};
 use crate::units::VolumeId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -35,7 +35,7 @@ pub struct Holder {
 /// The lock, held until this is dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    file: File,
+    _file: File,
 }
 
 impl DataDir {
@@ -126,7 +126,7 @@ impl DataDir {
         let text = serde_json::to_vec(&holder).map_err(|e| Error::new(Kind::Failed, what()).because(e))?;
         file.set_len(TEXT_AT).on(what)?;
         file.write_all_at(&text, TEXT_AT).on(what)?;
-        Ok(Some(DirLock { file }))
+        Ok(Some(DirLock { _file: file }))
     }
 
     /// Who wrote themselves into the lock last.
@@ -176,36 +176,20 @@ impl DataDir {
     }
 }
 
-impl DirLock {
-    /// Whether somebody waits for the directory.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        match ofd_lock(&self.file, LockKind::Exclusive, 1, 1) {
-            Ok(true) => {
-                let _ = ofd_unlock(&self.file, 1, 1);
-                false
-            }
-            _ => true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_second_one_is_told_who_holds_it_and_the_first_that_somebody_waits() {
+    fn the_second_one_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::at(dir.path()).unwrap();
         let env = Env::system();
         let first = data.try_lock(&env, "serve").unwrap().unwrap();
-        assert!(!first.is_wanted());
         let mut asked = 0;
         let err = data
             .lock(&env, "volume list", Duration::ZERO, || {
                 asked += 1;
-                assert!(first.is_wanted());
                 false
             })
             .unwrap_err();

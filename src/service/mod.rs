@@ -25,7 +25,7 @@ use crate::snapshot::{PublicKey, Signer};
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub struct Service {
     single_host: bool,
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
     leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
+    /// Told when a lease ends.
+    lease_ended: Condvar,
     jobs: snapshot::Jobs,
     endpoints: Mutex<Vec<String>>,
     _lock: DirLock,
@@ -103,6 +105,7 @@ impl Service {
             single_host: opening.single_host,
             opens: Mutex::default(),
             leases: Mutex::default(),
+            lease_ended: Condvar::new(),
             jobs: snapshot::Jobs::default(),
             endpoints: Mutex::default(),
             _lock: lock,

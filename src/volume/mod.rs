@@ -4,7 +4,7 @@
 //! - [`pending`]: points in time; what a snapshot under way still needs is copied before it is overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
-//! - [`format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
+//! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
 //!
 //! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
 //! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.

@@ -1,4 +1,4 @@
-"""The ciphertext blob of symmetric CMKs (FORMATS.md, section 5)."""
+"""The ciphertext blob of symmetric CMKs (docs/format.md)."""
 
 import hmac
 import struct
@@ -13,7 +13,7 @@ HEAD = struct.Struct("<4s5B16s32s32sH")
 def context_bytes(context) -> bytes:
     """u32 count, then pairs sorted by key bytes, each string u32 length + UTF-8; an absent context is an empty one."""
     pairs = sorted((k.encode(), v.encode()) for k, v in (context or {}).items())
-    out = struct.pack(choices.CONTEXT_COUNT, len(pairs))
+    out = struct.pack("<I", len(pairs))
     for text in (text for pair in pairs for text in pair):
         out += struct.pack("<I", len(text)) + text
     return out
@@ -30,8 +30,9 @@ class Blob:
         at = HEAD.size + recipient
         if at + 48 > len(raw):
             raise Damaged(f"blob: recipient length {recipient} at {HEAD.size - 2} reaches past the end")
-        if self.format != 1 or self.suite not in (1, 2):
-            raise Damaged(f"blob: format {self.format} at 4, suite {self.suite} at 5")
+        known = (choices.BLOB_MAGIC, choices.BLOB_FORMAT)
+        if (self.magic, self.format) != known or self.suite not in choices.BLOB_SUITES:
+            raise Damaged(f"blob: magic {self.magic!r}, format {self.format} at 4, suite {self.suite} at 5")
         self.recipient = raw[HEAD.size : at]
         self.before_nonce = raw[: HEAD.size - 2 - 32]
         self.commitment = raw[at : at + 32]
@@ -42,12 +43,10 @@ class Blob:
         ids = {name: getattr(self, name).hex() for name in ("magic", "key_id", "material_id", "nonce", "recipient")}
         return kinds | ids | {"plain_bytes": len(self.sealed) - 16}
 
-    def material_id_of(self, backing: bytes) -> "list[bytes]":
-        raw = sha256(b"coffer/kmid/v1" + self.key_id + backing)
-        return [raw]
-
     def unwrap(self, backing: bytes, context) -> bytes:
-        """The clear bytes; `backing`: the backing key, or for suite 2 the message key."""
+        """The clear bytes, under the backing key."""
+        if self.material_id != sha256(b"coffer/kmid/v1" + self.key_id + backing):
+            raise Damaged("blob: commitment and key material id at 25 are those of another backing key")
         both = hkdf(backing, self.nonce, b"coffer/blob/v1" + self.before_nonce, 64)
         if not hmac.compare_digest(both[32:], self.commitment):
             raise Damaged(f"blob: commitment at {len(self.aad) - 32} does not match: another backing key")

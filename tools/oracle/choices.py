@@ -1,49 +1,27 @@
-"""Every byte choice that FORMATS.md leaves open, in one place.
+"""The constants of coffer's formats, version 1 of each. A reader refuses what it does not know."""
 
-Where a list has several values, the reader tries them in order, so a wrong guess costs a line here and nothing else.
-When the format is settled, cut each list down to the one value that holds.
-"""
+# Volume file: preamble, 4 KiB.
+VOLUME_MAGIC, VOLUME_FORMAT = b"COFFERV1", 1
+PREAMBLE, FLAGS_AT, NAME_AT, SUM_AT = 4096, 12, 36, 60
+# Its blocks: magic, and their version. The identity's checksum covers the MAC behind its body too.
+BLOCK_MAGICS = {"identity": b"CIDN", "keys": b"CKEY", "state": b"CSTA"}
+BLOCK_VERSION = 1
+META_VERSION = 1  # of map and write-intent blocks
+PRESENT = 1  # in a map entry's flags, which has no other
+SECTOR_SIZE, CHUNK_SIZE = 4096, 524288
+MAC_INFO = b"coffer/header-mac/v1"  # the volume id's text follows
+DATA_KEY_ID_INFO = b"coffer/data-key-id/v1"
 
-# JSON field -> the spellings that are accepted.
-FIELDS = {
-    "volume_id": ("volume_id", "id"),
-    "size": ("size", "size_bytes"),
-    "lineage": ("lineage", "lineage_id"),
-    "regions": ("regions", "region_table"),
-    "parent": ("parent", "parent_snapshot"),
-    "map_generation": ("map_generation",),
-    "mac_epoch": ("mac_epoch",),
-    "epochs": ("key_epochs", "epochs"),
-    "epoch": ("epoch", "key_epoch", "number"),
-    "data_key_id": ("data_key_id", "id"),
-    "public_key": ("public_key", "key"),
-    "root": ("root", "tree_root"),
-    "depth": ("depth", "tree_depth"),
-    "keys": ("key_tags", "keys"),
-    "snapshot_id": ("snapshot", "snapshot_id", "id"),
-    "manifest": ("manifest", "manifest_hash"),
-    "type": ("type", "kind", "record"),
-    "kind": ("kind",),
-    "offset": ("offset",),
-    "length": ("length",),
-}
-DATA_REGIONS = ("data", "sealed", "sectors")
-MAP_REGIONS = ("map", "map0")
+# Ciphertext blobs.
+BLOB_MAGIC, BLOB_FORMAT, BLOB_SUITES = b"COFB", 1, (1,)
 
-# Preamble: where the flags begin (after a zero byte, or after padding to 8), and how far its checksum reaches.
-PREAMBLE_FLAGS_AT = (16, 12)
-PREAMBLE_COVERS_4K = (False, True)
-SLOT_MAGICS = {"identity": None, "keys": None, "state": None}  # None: any four bytes
-PRESENT = 1  # in a map entry's flags
-# What K_mac's info has after its label: the id's text, or the 24 bytes of the preamble.
-MAC_INFO_IS_TEXT = (True, False)
-
-# Signed records: the word for "kind" in what is signed. {kind} is the number, {type} the JSON's own word.
-LOG_WORDS = ("log", "log-record", "log/{type}", "{type}", "{kind}")
-MANIFEST_WORDS = ("manifest", "{kind}")
-# What `previous` is the BLAKE3 of: the whole file, or all before the signature.
-PREVIOUS_COVERS_SIGNATURE = (True, False)
-PACK_CRC_AT = (60, 44)
-# What a chunk's hash covers: its non-hole sectors; head less hash and sectors; the whole chunk with its holes.
-CHUNK_HASHES = ("sectors", "head", "chunk")
-CONTEXT_COUNT = "<I"
+# Snapshot repository.
+REPOSITORY_FORMAT, REPOSITORY_VERSION = "coffer-repository", 1
+LOG_MAGIC, LOG_WORD = b"COFLOGR1", b"coffer/log/v1"
+MANIFEST_MAGIC, MANIFEST_WORD, MANIFEST_KIND, MANIFEST_FORMAT = b"COFMANI1", b"coffer/manifest/v1", 1, 1
+SIGNED_VERSION = 1
+GENESIS, ADD, DELETE, HOLD, KEY, CHECKPOINT = 1, 2, 3, 4, 5, 6
+CHECKPOINT_EVERY = 256
+PAGE_MAGIC, PAGE_VERSION = b"COFPAGE1", 1
+PACK_MAGIC, PACK_END, PACK_VERSION, PACK_CRC_AT = b"COFPACK1", b"COFPEND1", 1, 60
+REDIRECT_MAGIC, REDIRECT_VERSION = b"COFREDIR", 1

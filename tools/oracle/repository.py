@@ -1,4 +1,4 @@
-"""A snapshot repository in a local folder: logs, manifests, trees, packs, redirects (FORMATS.md, sections 4 and 7)."""
+"""A snapshot repository in a local folder: logs, manifests, trees, packs, redirects (docs/format.md)."""
 
 import json
 import pathlib
@@ -20,26 +20,26 @@ ZERO32 = bytes(32)
 class Signed:
     """A log record or manifest, as stored."""
 
-    def __init__(self, path):
+    def __init__(self, path, magic):
         self.path, self.raw = path, path.read_bytes()
         if len(self.raw) < SIGNED.size + 64:
             raise Damaged(f"{path}: {len(self.raw)} bytes are too few")
         (self.magic, self.version, self.kind, length, self.lineage, self.number, self.previous,
          self.signer) = SIGNED.unpack_from(self.raw)
+        if self.magic != magic or self.version != choices.SIGNED_VERSION:
+            raise Damaged(f"{path}: magic {self.magic!r}, version {self.version}")
         if SIGNED.size + length + 64 != len(self.raw):
             raise Damaged(f"{path}: body length {length} at 12 does not fit {len(self.raw)} bytes")
         self.json = parse_json(self.raw[SIGNED.size : -64], f"{path}: body at {SIGNED.size}")
 
-    def check(self, public, words):
-        kinds = {"kind": self.kind, "type": field(self.json, "type", "")}
-        for word in words:
-            message = b"coffer/" + word.format(**kinds).encode() + b"/v1" + self.raw[:-64]
-            if ed25519_ok(public, self.raw[-64:], message):
-                return
-        raise Damaged(f"{self.path}: signature at {len(self.raw) - 64} does not match")
+    def check(self, public, word, folder):
+        if not ed25519_ok(public, self.raw[-64:], word + self.raw[:-64]):
+            raise Damaged(f"{self.path}: signature at {len(self.raw) - 64} does not match")
+        if (self.lineage.hex(), self.signer.hex()) != (folder.parent.name, folder.name):
+            raise Damaged(f"{self.path}: lineage {self.lineage.hex()}, signer {self.signer.hex()}: of another folder")
 
-    def hashes(self):
-        return [blake3(self.raw if whole else self.raw[:-64]) for whole in choices.PREVIOUS_COVERS_SIGNATURE]
+    def digest(self):
+        return blake3(self.raw)
 
 
 class Folder:
@@ -47,23 +47,65 @@ class Folder:
 
     def __init__(self, path):
         self.path = path
-        self.records = [Signed(p) for p in sorted((path / "log").iterdir())]
-        if not self.records:
-            raise Damaged(f"{path}: the log is empty")
+        self.records = [Signed(p, choices.LOG_MAGIC) for p in sorted((path / "log").iterdir())]
+        if not self.records or self.records[0].kind != choices.GENESIS:
+            raise Damaged(f"{path}: the log does not begin with a genesis")
         self.public = raw_id(field(self.records[0].json, "public_key"))
-        self.manifests = {p.name.split(".")[0]: Signed(p) for p in sorted((path / "manifests").glob("*"))}
+        self.manifests = {p.name: Signed(p, choices.MANIFEST_MAGIC) for p in sorted((path / "manifests").glob("*"))}
 
     def verify(self):
-        first = self.records[0].number
         for index, record in enumerate(self.records):
-            if record.number != first + index or int(record.path.name, 16) != record.number:
-                raise Damaged(f"{record.path}: number {record.number}, expected {first + index}")
-            record.check(self.public, choices.LOG_WORDS)
-            before = self.records[index - 1].hashes() if index else [ZERO32]
-            if (index or first == 0) and record.previous not in before:
+            if record.number != index or record.path.name != f"{index:016x}":
+                raise Damaged(f"{record.path}: number {record.number}, expected {index}")
+            record.check(self.public, choices.LOG_WORD, self.path)
+            if record.previous != (self.records[index - 1].digest() if index else ZERO32):
                 raise Damaged(f"{record.path}: previous at 40 is not the hash of the record before")
-        for manifest in self.manifests.values():
-            manifest.check(self.public, choices.MANIFEST_WORDS)
+            self._kind(index, record)
+        for name, manifest in self.manifests.items():
+            manifest.check(self.public, choices.MANIFEST_WORD, self.path)
+            self._manifest(name, manifest)
+        for name, digest in self.live().items():
+            if name not in self.manifests:
+                raise Damaged(f"{self.path}: {name} is live and has no manifest")
+            if self.manifests[name].digest() != digest:
+                raise Damaged(f"{self.manifests[name].path}: not the manifest that the log names")
+
+    @staticmethod
+    def _kind(index, record):
+        genesis, checkpoint = index == 0, index % choices.CHECKPOINT_EVERY == 0 and index > 0
+        known = choices.GENESIS <= record.kind <= choices.CHECKPOINT
+        right = (record.kind == choices.GENESIS) == genesis and (record.kind == choices.CHECKPOINT) == checkpoint
+        if not known or not right:
+            raise Damaged(f"{record.path}: kind {record.kind} at number {index}")
+
+    def _manifest(self, name, manifest):
+        body = manifest.json
+        found = (manifest.kind, manifest.number, field(body, "format"))
+        if found != (choices.MANIFEST_KIND, 0, choices.MANIFEST_FORMAT):
+            raise Damaged(f"{manifest.path}: kind, number and format are {found}")
+        if field(body, "snapshot") != name or field(body, "installation") != self.path.name:
+            raise Damaged(f"{manifest.path}: it is of {body['snapshot']} by {body['installation']}")
+        depth = 1
+        while 256**depth * CHUNK < field(body, "size"):
+            depth += 1
+        if field(body, "depth") != depth:
+            raise Damaged(f"{manifest.path}: depth {body['depth']}, not {depth}")
+        for tag, key in field(body, "keys").items():
+            if not key.startswith(tag) or len(tag) != 8:
+                raise Damaged(f"{manifest.path}: key tag {tag} is not that of {key}")
+        parent = self.manifests.get(field(body, "parent") or "")
+        if manifest.previous != (parent.digest() if parent else ZERO32) and (parent or body["parent"] is None):
+            raise Damaged(f"{manifest.path}: previous at 40 is not the hash of the parent's manifest")
+
+    def live(self):
+        """Snapshot -> hash of its manifest, by the log: added, and not deleted since."""
+        found = {}
+        for record in self.records:
+            if record.kind == choices.ADD:
+                found[field(record.json, "snapshot")] = raw_id(field(record.json, "manifest"))
+            elif record.kind == choices.DELETE:
+                found.pop(field(record.json, "snapshot"), None)
+        return found
 
 
 class Repository:
@@ -72,9 +114,12 @@ class Repository:
     def __init__(self, path):
         self.root = pathlib.Path(path)
         head = self.root / "coffer-repository.json"
-        self.head = json.loads(head.read_text()) if head.exists() else None
-        if self.head is None:
+        if not head.exists():
             raise Damaged(f"{head}: missing")
+        self.head = parse_json(head.read_text(), head)
+        known = {"format": choices.REPOSITORY_FORMAT, "version": choices.REPOSITORY_VERSION, "incompatible": []}
+        if {name: self.head.get(name) for name in known} != known:
+            raise Damaged(f"{head}: not {known}")
         self.folders = [Folder(p.parent) for p in sorted(self.root.glob("*/*/log"))]
         self.problems = []
         self.seen_packs = set()
@@ -100,19 +145,20 @@ class Repository:
         raw = path.read_bytes()
         if blake3(raw) != digest:
             raise Damaged(f"{path}: the bytes do not have the hash in the name")
-        magic, version, level, _, count, index, _ = PAGE_HEAD.unpack_from(raw)
+        magic, version, level, zero, count, index, zero2 = PAGE_HEAD.unpack_from(raw)
         size = LEAF.size if level == 0 else 32
-        if magic != b"COFPAGE1" or count > 256 or PAGE_HEAD.size + count * size > len(raw):
+        whole = 0 < count <= 256 and PAGE_HEAD.size + count * size == len(raw) and any(raw[-size:])
+        if (magic, version, zero, zero2) != (choices.PAGE_MAGIC, choices.PAGE_VERSION, 0, 0) or not whole:
             raise Damaged(f"{path}: magic {magic!r}, version {version}, level {level}, count {count}")
         entries = [raw[PAGE_HEAD.size + i * size :][:size] for i in range(count)]
         return path, level, index, entries
 
-    def leaves(self, folder, digest, level=None, index=0):
+    def leaves(self, folder, digest, level, index=0):
         """(chunk, leaf entry) for every chunk with sectors, below a page."""
         if digest == ZERO32:
             return
         path, own, own_index, entries = self.page(folder, digest)
-        if (level is not None and own != level) or own_index != index:
+        if own != level or own_index != index:
             raise Damaged(f"{path}: level {own}, index {own_index}; expected {level}, {index}")
         for i, entry in enumerate(entries):
             if own:
@@ -129,11 +175,12 @@ class Repository:
         if path is None:
             raise Damaged(f"pack {pack.hex()}: neither it nor a redirect is there")
         raw = path.read_bytes()
-        magic, _, _, count, old, checksum = REDIRECT_HEAD.unpack_from(raw)
+        magic, version, zero, count, old, checksum = REDIRECT_HEAD.unpack_from(raw)
         head = raw[: REDIRECT_HEAD.size - 32]
         body = raw[REDIRECT_HEAD.size :]
-        if magic != b"COFREDIR" or old != pack or checksum not in (blake3(head + ZERO32 + body), blake3(head + body)):
-            raise Damaged(f"{path}: magic, pack id or checksum is wrong")
+        known = (choices.REDIRECT_MAGIC, choices.REDIRECT_VERSION, 0, pack)
+        if (magic, version, zero, old) != known or checksum != blake3(head + ZERO32 + body):
+            raise Damaged(f"{path}: magic, version, pack id or checksum is wrong")
         for i in range(count):
             at, _, new, new_at, _ = REDIRECT.unpack_from(body, i * REDIRECT.size)
             if at == offset:
@@ -147,20 +194,36 @@ class Repository:
         if path in self.seen_packs:
             return
         raw = path.read_bytes()
-        magic, _, _, pack = struct.unpack_from("<8sHH16s", raw)
-        crcs = [struct.unpack_from("<I", raw, at)[0] == crc32c(raw[:at] + bytes(60 - at if at < 60 else 0))
-                or struct.unpack_from("<I", raw, at)[0] == crc32c(raw[:at] + bytes(4) + raw[at + 4 : 64])
-                for at in choices.PACK_CRC_AT]
-        if magic != b"COFPACK1" or pack.hex() != path.name or not any(crcs):
-            raise Damaged(f"{path}: magic {magic!r}, id {pack.hex()} or CRC of the header is wrong")
-        count, footer, _ = struct.unpack("<II8s", raw[-16:])
-        if not 64 <= footer <= len(raw) - 16 - count * BODY.size:
-            raise Damaged(f"{path}: tail at {len(raw) - 16}: {count} heads at {footer} do not fit")
+        magic, version, flags, pack, lineage = struct.unpack_from("<8sHH16s16s", raw)
+        crc_at = choices.PACK_CRC_AT
+        if (magic, version, flags) != (choices.PACK_MAGIC, choices.PACK_VERSION, 0) or pack.hex() != path.name:
+            raise Damaged(f"{path}: magic {magic!r}, version {version}, flags {flags} or id {pack.hex()} is wrong")
+        if lineage.hex() != path.parents[2].name or any(raw[44:crc_at]):
+            raise Damaged(f"{path}: lineage {lineage.hex()} or reserved bytes at 44 are wrong")
+        if struct.unpack_from("<I", raw, crc_at)[0] != crc32c(raw[:crc_at] + bytes(4)):
+            raise Damaged(f"{path}: CRC at {crc_at} does not match")
+        count, footer, end = struct.unpack("<II8s", raw[-16:])
+        entry = BODY.size + 4
+        if end != choices.PACK_END or footer < 64 or footer + count * entry + 4 + 16 != len(raw):
+            raise Damaged(f"{path}: tail at {len(raw) - 16}: {count} heads at {footer} do not fit, or magic {end!r}")
+        heads = raw[footer:-20]
+        if struct.unpack_from("<I", raw, len(raw) - 20)[0] != crc32c(heads):
+            raise Damaged(f"{path}: CRC of the footer at {len(raw) - 20} does not match")
+        at = 64
+        for i in range(count):
+            head, (offset,) = heads[i * entry :][: BODY.size], struct.unpack_from("<I", heads, i * entry + BODY.size)
+            if offset != at or raw[at : at + BODY.size] != head:
+                raise Damaged(f"{path}: body {i} at {at} is not the footer's at {offset}")
+            at += BODY.size + BODY.unpack(head)[3]
+        if at != footer:
+            raise Damaged(f"{path}: the bodies end at {at}, the footer is at {footer}")
         self.seen_packs.add(path)
 
     def chunk(self, folder, number, leaf):
         """The chunk's sealed bytes with its holes as zeros; its hash is checked first."""
-        digest, pack, offset, length, sector_map, tag, _, _ = leaf
+        digest, pack, offset, length, sector_map, tag, flags, zero = leaf
+        if flags or zero:
+            raise Damaged(f"chunk {number}: its leaf has flags {flags:#x}, reserved {zero}")
         path, at = self._pack(folder, pack, offset)
         self._check_pack(path)
         with path.open("rb") as file:
@@ -170,7 +233,7 @@ class Repository:
         head_number, head_map, head_tag, head_length, head_hash = BODY.unpack_from(raw)
         if (head_number, head_map, head_tag, head_hash) != (number, sector_map, tag, digest):
             raise Damaged(f"{where}: the body's head is not what the leaf says")
-        if length not in (head_length, head_length + BODY.size):
+        if length != head_length:
             raise Damaged(f"{where}: length {head_length}, the leaf says {length}")
         sectors = raw[BODY.size : BODY.size + head_length]
         bits = [i for i in range(128) if sector_map[i // 8] >> i % 8 & 1]
@@ -179,17 +242,22 @@ class Repository:
         whole = bytearray(CHUNK)
         for i, sector in enumerate(bits):
             whole[sector * SECTOR : (sector + 1) * SECTOR] = sectors[i * SECTOR : (i + 1) * SECTOR]
-        covered = {"sectors": sectors, "head": raw[: BODY.size - 32] + sectors, "chunk": bytes(whole)}
-        if digest not in [blake3(covered[name]) for name in choices.CHUNK_HASHES]:
+        if digest != blake3(sectors):
             raise Damaged(f"{where}: hash does not match")
         return bytes(whole)
 
     def chunks(self, snapshot):
         """(chunk number, key tag, sealed bytes) of a snapshot, every hash checked."""
         folder, manifest = self.manifest(snapshot)
-        root = raw_id(field(manifest.json, "root"))
-        for number, leaf in self.leaves(folder, root):
+        body = manifest.json
+        count = 0
+        for number, leaf in self.leaves(folder, raw_id(field(body, "root")), field(body, "depth") - 1):
+            if leaf[5].hex() not in field(body, "keys") or number * CHUNK >= field(body, "size"):
+                raise Damaged(f"{manifest.path}: chunk {number} under key tag {leaf[5].hex()} is not what it speaks of")
+            count += 1
             yield number, leaf[5], self.chunk(folder, number, leaf)
+        if count != field(body, "chunks"):
+            raise Damaged(f"{manifest.path}: {field(body, 'chunks')} chunks, the tree has {count}")
 
     def verify(self):
         """(snapshots, chunks) that are right; `problems` has the rest."""
@@ -210,7 +278,7 @@ class Repository:
     def extract(self, snapshot, out, keys=None):
         """Writes a snapshot's image, sealed, or plain with `keys`: key tag (4 bytes) -> data key."""
         _, manifest = self.manifest(snapshot)
-        size = int(field(manifest.json, "size"))
+        size = field(manifest.json, "size")
         out.truncate(size)
         for number, tag, sealed in self.chunks(snapshot):
             if keys is not None:

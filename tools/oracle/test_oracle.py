@@ -1,4 +1,4 @@
-"""The oracle's own tests: published vectors, and files made here, as FORMATS.md says, byte by byte."""
+"""The oracle's own tests: published vectors, and files made here, as docs/format.md says, byte by byte."""
 
 import io
 import json
@@ -12,7 +12,8 @@ import blake3_pure
 from blob import HEAD, Blob, context_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from primitives import blake3, crc32c, hkdf, hmac_sha256, open_sector, xts
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from primitives import blake3, crc32c, hkdf, hmac_sha256, open_sector, sha256, xts
 from repository import BODY, LEAF, PAGE_HEAD, SIGNED, Repository
 from volume_file import BLOCKS, CHUNK, Damaged, Volume
 
@@ -60,22 +61,24 @@ class HoleRule(unittest.TestCase):
 def make_volume(path, changed=None):
     """A volume file of one chunk under KEY, sector 1 written; `changed`: (offset, bytes) put over it at the end."""
     lineage = "ab" * 16
+    regions = (("intent", 131072), ("map", 196608), ("data", DATA))
     identity = json.dumps({
-        "volume_id": VOLUME_ID.decode(), "size": CHUNK, "lineage": lineage, "map_generation": 1, "mac_epoch": 0,
+        "generation": 1, "volume_id": VOLUME_ID.decode(), "size": CHUNK, "sector_size": 4096, "chunk_size": CHUNK,
+        "data_offset": DATA, "lineage": lineage, "parent": None, "map_generation": 1, "mac_epoch": 0,
         "key_epochs": [{"epoch": 0, "data_key_id": hkdf(KEY, b"", b"coffer/data-key-id/v1", 16).hex()}],
-        "regions": [{"kind": "data", "offset": DATA, "length": CHUNK, "version": 1}]}).encode()
+        "regions": [{"kind": kind, "offset": at, "length": 1, "version": 1} for kind, at in regions]}).encode()
     file = bytearray(DATA + CHUNK)
     for slot in range(2):
         base = slot * 65536
-        start = b"COFFERV1" + struct.pack("<HB5x3Q", 1, slot, 0, 0, 0) + VOLUME_ID.ljust(24, b"\0")
-        file[base : base + len(start) + 32] = start + blake3(start + bytes(32))
+        start = b"COFFERV1" + struct.pack("<HBB3Q", 1, slot, 0, 0, 0, 0) + VOLUME_ID.ljust(24, b"\0")
+        file[base : base + len(start) + 32] = start + blake3(start.ljust(4096, b"\0"))
         mac_key = hkdf(KEY, bytes.fromhex(lineage), b"coffer/header-mac/v1" + VOLUME_ID, 32)
         mac = hmac_sha256(mac_key, start[:10] + start[11:] + identity)
-        for name, body in (("identity", identity), ("keys", b"{}"), ("state", b"{}")):
+        for magic, name, body in ((b"CIDN", "identity", identity), (b"CKEY", "keys", b"{}"), (b"CSTA", "state", b"{}")):
             at = base + BLOCKS[name][0]
-            names = bytes(32) if name == "identity" else blake3(identity)
-            head = b"TEST" + struct.pack("<HHIIQ32s", 1, 0, len(body), 0, 1, names)
-            block = head + blake3(head + bytes(32) + body) + body + (mac if name == "identity" else b"")
+            rest = body + (mac if name == "identity" else b"")
+            head = magic + struct.pack("<HHIIQ32s", 1, 0, len(body), 0, 1, blake3(identity))
+            block = head + blake3(head + bytes(32) + rest) + rest
             file[at : at + len(block)] = block
     file[DATA + 4096 : DATA + 8192] = xts(KEY, 1, b"coffer! " * 512, decrypt=False)
     if changed:
@@ -119,7 +122,8 @@ class VolumeFile(unittest.TestCase):
 class Blobs(unittest.TestCase):
     def make(self, context):
         backing, nonce = b"k" * 32, b"n" * 32
-        before = struct.pack("<4s5B16s32s", b"CBLB", 1, 1, 1, 0, 0, b"i" * 16, b"m" * 32)
+        before = struct.pack("<4s5B16s32s", b"COFB", 1, 1, 1, 0, 0, b"i" * 16,
+                             sha256(b"coffer/kmid/v1" + b"i" * 16 + backing))
         both = hkdf(backing, nonce, b"coffer/blob/v1" + before, 64)
         aad = before + nonce + struct.pack("<H", 0) + both[32:]
         self.assertEqual(len(aad), HEAD.size + 32)
@@ -139,36 +143,43 @@ class Blobs(unittest.TestCase):
 
 def make_repository(root):
     """A repository of one snapshot with one chunk, sector 1 of it in use."""
-    folder = root / "lineage" / "installation"
+    lineage, installation = b"l" * 16, b"i" * 16
+    folder = root / lineage.hex() / installation.hex()
     for name in ("log", "manifests", "pages", "packs"):
         (folder / name).mkdir(parents=True)
-    (root / "coffer-repository.json").write_text("{}")
+    (root / "coffer-repository.json").write_text(json.dumps({
+        "format": "coffer-repository", "version": 1, "repository": "00" * 16, "incompatible": [],
+        "read_only_compatible": [], "compatible": []}))
     signer = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 
-    def signed(path, word, magic, number, previous, record):
+    def signed(path, word, magic, kind, number, previous, record):
         body = json.dumps(record).encode()
-        raw = SIGNED.pack(magic, 1, 1, len(body), b"l" * 16, number, previous, b"i" * 16) + body
+        raw = SIGNED.pack(magic, 1, kind, len(body), lineage, number, previous, installation) + body
         raw += signer.sign(b"coffer/" + word + b"/v1" + raw)
         path.write_bytes(raw)
         return blake3(raw)
 
     sector = xts(KEY, 1, b"coffer! " * 512, decrypt=False)
-    tag = hkdf(KEY, b"", b"coffer/data-key-id/v1", 16)[:4]
+    data_key = hkdf(KEY, b"", b"coffer/data-key-id/v1", 16)
+    tag = data_key[:4]
     sector_map, pack = b"\x02" + bytes(15), b"p" * 16
     head = BODY.pack(0, sector_map, tag, 4096, blake3(sector))
-    start = b"COFPACK1" + struct.pack("<HH16s16s", 1, 0, pack, b"l" * 16).ljust(52, b"\0")
-    start += struct.pack("<I", crc32c(start))
+    start = (b"COFPACK1" + struct.pack("<HH16s16s", 1, 0, pack, lineage)).ljust(60, b"\0")
+    start += struct.pack("<I", crc32c(start + bytes(4)))
     bodies = start + head + sector
-    tail = head + struct.pack("<I", 64) + struct.pack("<II", 1, len(bodies)) + b"COFPACK1"
+    footer = head + struct.pack("<I", 64)
+    tail = footer + struct.pack("<III", crc32c(footer), 1, len(bodies)) + b"COFPEND1"
     (folder / "packs" / pack.hex()).write_bytes(bodies + tail)
     page = PAGE_HEAD.pack(b"COFPAGE1", 1, 0, 0, 1, 0, 0)
     page += LEAF.pack(blake3(sector), pack, 64, 4096, sector_map, tag, 0, 0)
     (folder / "pages" / blake3(page).hex()).write_bytes(page)
-    public = signer.public_key().public_bytes_raw().hex()
-    first = signed(folder / "log" / f"{0:016x}", b"log", b"COFLOGR1", 0, bytes(32), {"public_key": public})
-    signed(folder / "log" / f"{1:016x}", b"log", b"COFLOGR1", 1, first, {"type": "add"})
-    signed(folder / "manifests" / "snap-1", b"manifest", b"COFMANI1", 0, bytes(32),
-           {"root": blake3(page).hex(), "size": CHUNK})
+    public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    manifest = signed(folder / "manifests" / "snap-1", b"manifest", b"COFMANI1", 1, 0, bytes(32), {
+        "format": 1, "snapshot": "snap-1", "installation": installation.hex(), "root": blake3(page).hex(), "depth": 1,
+        "size": CHUNK, "chunks": 1, "parent": None, "keys": {tag.hex(): data_key.hex()}})
+    log = folder / "log"
+    first = signed(log / f"{0:016x}", b"log", b"COFLOGR1", 1, 0, bytes(32), {"public_key": public})
+    signed(log / f"{1:016x}", b"log", b"COFLOGR1", 2, 1, first, {"snapshot": "snap-1", "manifest": manifest.hex()})
     return folder, tag
 
 
@@ -193,6 +204,8 @@ class Repositories(unittest.TestCase):
     def test_one_changed_byte_is_named(self):
         for path, at, text in ((next(self.folder.glob("packs/*")), 200, "hash does not match"),
                                (next(self.folder.glob("pages/*")), 40, "hash in the name"),
+                               (self.folder / "manifests" / "snap-1", 75, "signature at"),
+                               (next(self.folder.glob("packs/*")), 64 + 64 + 4096 + 70, "CRC of the footer"),
                                (self.folder / "log" / f"{1:016x}", 75, "signature at")):
             raw = path.read_bytes()
             path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])

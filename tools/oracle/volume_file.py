@@ -1,4 +1,4 @@
-"""A coffer volume file: header slots, map, write-intent, sealed sectors (FORMATS.md, sections 1, 2 and 7)."""
+"""A coffer volume file: header slots, map, write-intent, sealed sectors (docs/format.md)."""
 
 import hmac
 import json
@@ -11,32 +11,28 @@ SLOT_BYTES = 64 << 10
 BLOCKS = {"identity": (4 << 10, 24 << 10), "keys": (28 << 10, 32 << 10), "state": (60 << 10, 4 << 10)}
 BLOCK_HEAD = struct.Struct("<4sHHIIQ32s32s")
 INTENT_AT, MAP_AT = 128 << 10, 192 << 10
-SECTOR_BLOCK = struct.Struct("<4sHHIIQII")
+SECTOR_BLOCK = struct.Struct("<4sHHII8sII")
 CHUNK = 512 << 10
 PER_BLOCK = 60
+INTENT_BLOCKS = 18
 
 
 class Damaged(Exception):
     """Something is not as the format says; the text names what and where."""
 
 
-def field(record, name, default=...):
-    """A JSON field under any of its accepted spellings."""
-    for spelling in choices.FIELDS[name]:
-        if spelling in record:
-            return record[spelling]
-    if default is ...:
-        raise Damaged(f"no field {' or '.join(choices.FIELDS[name])} in {sorted(record)}")
-    return default
+def field(record, name):
+    """A field of a JSON object."""
+    if name not in record:
+        raise Damaged(f"no field {name} in {sorted(record)}")
+    return record[name]
 
 
 def raw_id(value) -> bytes:
-    """Bytes of an id or hash written as hex, UUID, or a list of numbers."""
-    if isinstance(value, list):
-        return bytes(value)
+    """Bytes of an id or hash written in hexadecimal."""
     try:
-        return bytes.fromhex(value.replace("-", ""))
-    except ValueError as error:
+        return bytes.fromhex(value)
+    except (TypeError, ValueError) as error:
         raise Damaged(f"{value!r} is not hexadecimal") from error
 
 
@@ -57,47 +53,53 @@ class Slot:
         self.blocks = {name: self._block(name) for name in BLOCKS}
         self.identity = self.blocks["identity"]["json"]
         self.identity_hash = blake3(self.blocks["identity"]["body"])
-        for name in ("keys", "state"):
+        for name in BLOCKS:
             if self.blocks[name]["identity_hash"] != self.identity_hash:
                 raise Damaged(f"slot {self.name}: {name} at {self.base + BLOCKS[name][0]}: names another identity")
+        self._identity()
 
     def _preamble(self, number):
-        raw, where = self.raw, f"slot {self.name}: preamble at {self.base}"
-        if raw[:8] != b"COFFERV1":
+        raw, where = self.raw[: choices.PREAMBLE], f"slot {self.name}: preamble at {self.base}"
+        if raw[:8] != choices.VOLUME_MAGIC:
             raise Damaged(f"{where}: magic is {raw[:8]!r}")
-        self.format, self.slot = struct.unpack_from("<HB", raw, 8)
-        if self.slot != number:
-            raise Damaged(f"{where}: says it is slot {self.slot}")
-        for flags_at in choices.PREAMBLE_FLAGS_AT:
-            for whole in choices.PREAMBLE_COVERS_4K:
-                self.sum_at = flags_at + 48
-                end = 4096 if whole else self.sum_at
-                covered = raw[: self.sum_at] + (bytes(32) + raw[self.sum_at + 32 : end] if whole else b"")
-                variants = [covered] if whole else [covered, covered + bytes(32)]
-                if raw[self.sum_at : self.sum_at + 32] in [blake3(v) for v in variants]:
-                    self.flags = struct.unpack_from("<3Q", raw, flags_at)
-                    self.volume_id_raw = raw[flags_at + 24 : self.sum_at]
-                    self.volume_id = self.volume_id_raw.rstrip(b"\0").decode("ascii", "replace")
-                    self.preamble_end = end if whole else self.sum_at + 32
-                    return
-        raise Damaged(f"{where}: checksum does not match")
+        at = choices.SUM_AT
+        if raw[at : at + 32] != blake3(raw[:at] + bytes(32) + raw[at + 32 :]):
+            raise Damaged(f"{where}: checksum does not match")
+        self.format, self.slot, zero = struct.unpack_from("<HBB", raw, 8)
+        if (self.format, self.slot, zero) != (choices.VOLUME_FORMAT, number, 0):
+            raise Damaged(f"{where}: format {self.format}, slot {self.slot}, reserved {zero}")
+        self.flags = struct.unpack_from("<3Q", raw, choices.FLAGS_AT)
+        if self.flags[0]:
+            raise Damaged(f"{where}: unknown incompatible features {self.flags[0]:#x}")
+        self.volume_id = raw[choices.NAME_AT : at].rstrip(b"\0").decode("ascii", "replace")
 
     def _block(self, name):
         at, room = BLOCKS[name]
         where = f"slot {self.name}: {name} at {self.base + at}"
         magic, version, zero, length, zero2, generation, identity_hash, checksum = BLOCK_HEAD.unpack_from(self.raw, at)
-        if BLOCK_HEAD.size + length > room or zero or zero2:
-            raise Damaged(f"{where}: length {length} or reserved fields {zero}, {zero2} are wrong")
-        head = self.raw[at : at + BLOCK_HEAD.size - 32]
+        mac = 32 if name == "identity" else 0
+        if magic != choices.BLOCK_MAGICS[name] or zero or zero2:
+            raise Damaged(f"{where}: magic {magic!r} or reserved fields {zero}, {zero2} are wrong")
+        if BLOCK_HEAD.size + length + mac > room:
+            raise Damaged(f"{where}: length {length} is more than its room")
         body_at = at + BLOCK_HEAD.size
-        body = self.raw[body_at : body_at + length]
-        if checksum not in (blake3(head + bytes(32) + body), blake3(head + body)):
+        rest = self.raw[body_at : body_at + length + mac]
+        if checksum != blake3(self.raw[at : body_at - 32] + bytes(32) + rest):
             raise Damaged(f"{where}: checksum does not match")
-        after = self.raw[body_at + length : body_at + length + 32]
+        if version != choices.BLOCK_VERSION:
+            raise Damaged(f"{where}: version {version}")
         return {
-            "magic": magic.decode("ascii", "replace"), "version": version, "generation": generation, "after": after,
-            "identity_hash": identity_hash, "body": body, "json": parse_json(body, where),
+            "magic": magic.decode("ascii"), "generation": generation, "identity_hash": identity_hash,
+            "body": rest[:length], "mac": rest[length:], "json": parse_json(rest[:length], where),
         }
+
+    def _identity(self):
+        identity, where = self.identity, f"slot {self.name}: identity at {self.base + BLOCKS['identity'][0]}"
+        expected = {"volume_id": self.volume_id, "generation": self.blocks["identity"]["generation"],
+                    "sector_size": choices.SECTOR_SIZE, "chunk_size": choices.CHUNK_SIZE}
+        for name, value in expected.items():
+            if field(identity, name) != value:
+                raise Damaged(f"{where}: {name} is {identity[name]}, not {value}")
 
     def rank(self):
         return (self.blocks["identity"]["generation"], self.blocks["state"]["generation"])
@@ -105,19 +107,12 @@ class Slot:
     def check_mac(self, key: bytes):
         """K_mac over the preamble less slot and checksum, then the identity's raw bytes."""
         salt = raw_id(field(self.identity, "lineage"))
-        preamble = bytearray(self.raw[: self.preamble_end])
-        zeroed = bytearray(preamble)
-        zeroed[10] = 0
-        zeroed[self.sum_at : self.sum_at + 32] = bytes(32)
-        cut = bytes(preamble[:10] + preamble[11 : self.sum_at] + preamble[self.sum_at + 32 :])
-        heads = {cut, bytes(zeroed), bytes(zeroed[: self.sum_at])}
-        body, mac = self.blocks["identity"]["body"], self.blocks["identity"]["after"]
-        for text in choices.MAC_INFO_IS_TEXT:
-            volume = self.volume_id.encode() if text else self.volume_id_raw
-            mac_key = hkdf(key, salt, b"coffer/header-mac/v1" + volume, 32)
-            if any(hmac.compare_digest(hmac_sha256(mac_key, head + body), mac) for head in heads):
-                return
-        raise Damaged(f"slot {self.name}: identity MAC at {self.base + 4096 + BLOCK_HEAD.size + len(body)}: no match")
+        head = self.raw[:10] + self.raw[11 : choices.SUM_AT]
+        block = self.blocks["identity"]
+        mac_key = hkdf(key, salt, choices.MAC_INFO + self.volume_id.encode(), 32)
+        if not hmac.compare_digest(hmac_sha256(mac_key, head + block["body"]), block["mac"]):
+            at = self.base + BLOCKS["identity"][0] + BLOCK_HEAD.size + len(block["body"])
+            raise Damaged(f"slot {self.name}: identity MAC at {at}: no match")
 
 
 class Volume:
@@ -135,22 +130,16 @@ class Volume:
             raise Damaged("both slots are damaged: " + "; ".join(self.problems))
         self.slot = max(self.slots, key=Slot.rank)
         self.identity = self.slot.identity
-        self.size = int(field(self.identity, "size"))
-        self.map_generation = int(field(self.identity, "map_generation", 1))
-        self.parent = field(self.identity, "parent", None)
-        regions = {r[choices.FIELDS["kind"][0]]: r for r in field(self.identity, "regions", [])}
-        self.data_offset = self._region(regions, choices.DATA_REGIONS, self.identity.get("data_offset"))
-        self.map_offset = self._region(regions, choices.MAP_REGIONS, MAP_AT)
-        self.tags = set()
-
-    @staticmethod
-    def _region(regions, kinds, default):
-        for kind in kinds:
-            if kind in regions:
-                return int(field(regions[kind], "offset"))
-        if default is None:
-            raise Damaged(f"identity: no region of kind {' or '.join(kinds)}")
-        return int(default)
+        self.state = self.slot.blocks["state"]["json"]
+        self.size = field(self.identity, "size")
+        self.map_generation = field(self.identity, "map_generation")
+        self.parent = field(self.identity, "parent")
+        self.data_offset = field(self.identity, "data_offset")
+        regions = {field(r, "kind"): field(r, "offset") for r in field(self.identity, "regions")}
+        expected = {"intent": INTENT_AT, "map": MAP_AT, "data": self.data_offset}
+        if {kind: regions.get(kind) for kind in expected} != expected:
+            raise Damaged(f"slot {self.slot.name}: the regions {regions} are not {expected}")
+        self.tag = blake3(self.slot.volume_id.encode())[:8]
 
     def _at(self, offset, length):
         self.file.seek(offset)
@@ -159,16 +148,13 @@ class Volume:
 
     def data_key_ids(self):
         """Key epoch -> data-key id."""
-        epochs = field(self.identity, "epochs")
-        if isinstance(epochs, dict):
-            return {int(e): raw_id(v if isinstance(v, str) else field(v, "data_key_id")) for e, v in epochs.items()}
-        return {int(field(e, "epoch")): raw_id(field(e, "data_key_id")) for e in epochs}
+        return {field(e, "epoch"): raw_id(field(e, "data_key_id")) for e in field(self.identity, "key_epochs")}
 
     def epoch_of(self, key: bytes) -> int:
         """The key epoch that a clear data key belongs to."""
         if len(key) != 64 or key[:32] == key[32:]:
             raise Damaged("a data key is 64 bytes with two different halves")
-        ours = hkdf(key, b"", b"coffer/data-key-id/v1", 16)
+        ours = hkdf(key, b"", choices.DATA_KEY_ID_INFO, 16)
         for epoch, data_key_id in self.data_key_ids().items():
             if data_key_id == ours:
                 return epoch
@@ -178,7 +164,7 @@ class Volume:
         """Finds each key's epoch and checks the identity's MAC of every good slot; gives epoch -> key."""
         found = {self.epoch_of(key): key for key in keys}
         for slot in self.slots:
-            epoch = int(field(slot.identity, "mac_epoch", 0))
+            epoch = field(slot.identity, "mac_epoch")
             if epoch not in found:
                 raise Damaged(f"the MAC is under key epoch {epoch}; give that key")
             slot.check_mac(found[epoch])
@@ -190,37 +176,48 @@ class Volume:
             return None
         got, version, zero, block, generation, tag, zero2, crc = SECTOR_BLOCK.unpack_from(raw)
         where = f"{magic.decode()} block {number} at {at}"
-        if got != magic or block != number or zero or zero2:
-            raise Damaged(f"{where}: magic {got!r}, number {block}, reserved {zero}, {zero2}")
+        if (got, version, block, zero, zero2) != (magic, choices.META_VERSION, number, 0, 0):
+            raise Damaged(f"{where}: magic {got!r}, version {version}, number {block}, reserved {zero}, {zero2}")
         if crc != crc32c(raw[:28] + bytes(4) + raw[32:]):
             raise Damaged(f"{where}: CRC32C does not match")
-        self.tags.add(tag)
-        return version, generation, raw[32:]
+        if tag != self.tag:
+            raise Damaged(f"{where}: volume tag {tag.hex()} is not {self.tag.hex()}")
+        return generation, raw[32:]
 
     def entry(self, chunk):
-        """(flags, key epoch, changed epoch) of a chunk; None: its map block is absent or of an older generation."""
+        """(flags, key epoch, changed epoch) of a chunk; zeros: its map block is absent or of an older generation."""
         number, index = divmod(chunk, PER_BLOCK)
-        where = self.map_offset + number * 512
-        block = self._small_block(where, b"CMAP", number)
-        if block is None or block[1] < self.map_generation:
-            return None
-        if block[1] > self.map_generation:
-            raise Damaged(f"map block {number} at {where}: generation {block[1]}, the header has {self.map_generation}")
-        flags, epoch, _, changed = struct.unpack_from("<BBHI", block[2], index * 8)
-        return flags, epoch, changed
+        return self.entries(number)[index]
+
+    def entries(self, number):
+        """All entries of a map block."""
+        at = MAP_AT + number * 512
+        block = self._small_block(at, b"CMAP", number)
+        if block is None or block[0] < self.map_generation:
+            return [(0, 0, 0)] * PER_BLOCK
+        if block[0] > self.map_generation:
+            raise Damaged(f"CMAP block {number} at {at}: generation {block[0]}, the header has {self.map_generation}")
+        entries = [struct.unpack_from("<BBHI", block[1], index * 8) for index in range(PER_BLOCK)]
+        for index, (flags, _, zero, _) in enumerate(entries):
+            if flags & ~choices.PRESENT or zero:
+                raise Damaged(f"CMAP block {number} at {at}: entry {index} has flags {flags:#x}, reserved {zero}")
+        return [(flags, epoch, changed) for flags, epoch, _, changed in entries]
 
     def verify(self):
         """All problems found without a key."""
         found = list(self.problems)
         chunks = (self.size + CHUNK - 1) // CHUNK
         for number in range((chunks + PER_BLOCK - 1) // PER_BLOCK):
-            self._try(found, lambda n=number: self.entry(n * PER_BLOCK))
-        regions = (self.size + (1 << 30) - 1) >> 30
-        for number in range((regions + 3839) // 3840):
-            self._try(found, lambda n=number: self._small_block(INTENT_AT + n * 512, b"CINT", n))
-        if len(self.tags) > 1:
-            found.append(f"map and intent blocks bear {len(self.tags)} volume tags")
+            self._try(found, lambda n=number: self.entries(n))
+        for number in range(INTENT_BLOCKS):
+            self._try(found, lambda n=number: self._intent(n))
         return found
+
+    def _intent(self, number):
+        at = INTENT_AT + number * 512
+        block = self._small_block(at, b"CINT", number)
+        if block is not None and block[0]:
+            raise Damaged(f"CINT block {number} at {at}: reserved {block[0]}")
 
     @staticmethod
     def _try(found, check):
@@ -242,13 +239,12 @@ class Volume:
 
     def _sector(self, number, keys):
         chunk = number * SECTOR // CHUNK
-        entry = self.entry(chunk)
-        if not entry or not entry[0] & choices.PRESENT:
-            if self.parent:
+        flags, epoch, _ = self.entry(chunk)
+        if not flags & choices.PRESENT:
+            if self.parent and not field(self.state, "hydrated") and chunk * CHUNK < field(self.parent, "size"):
                 raise Damaged(f"chunk {chunk} is absent: it is in the parent's tree ({self.parent})")
             if self.map_generation > 1:
                 return bytes(SECTOR)
-        epoch = entry[1] if entry and any(entry) else min(keys)
         sealed = self._at(self.data_offset + number * SECTOR, SECTOR)
         if not any(sealed):
             return sealed

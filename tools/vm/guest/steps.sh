@@ -4,6 +4,7 @@ failed=0
 number=0
 
 finish() {
+    ! type show_server_log >/dev/null 2>&1 || show_server_log
     echo "$passed passed, $failed failed"
     exit "$failed"
 }
@@ -52,6 +53,22 @@ write_files() {
     while [ $n -lt "$2" ]; do
         dd if=/dev/urandom of="$3/$1$n" bs=1M count=1 conv=fsync 2>/dev/null || return 1
         echo "$1$n" >>/tmp/fsynced
+        n=$((n + 1))
+    done
+}
+
+# write_known PREFIX COUNT FOLDER COMMAND...: 1 MiB files whose hashes are taken from the source, each synced with its folder
+# before COMMAND is run with a line of sha256sum. Ends at the first error.
+write_known() {
+    prefix=$1 count=$2 folder=$3
+    shift 3
+    n=0
+    while [ $n -lt "$count" ]; do
+        dd if=/dev/urandom of="/tmp/known.$prefix" bs=1M count=1 2>/dev/null
+        sum=$(sha256sum <"/tmp/known.$prefix")
+        dd if="/tmp/known.$prefix" of="$folder/$prefix$n" bs=1M conv=fsync 2>/dev/null || return 1
+        sync "$folder" || return 1
+        "$@" "${sum%% *}  $prefix$n"
         n=$((n + 1))
     done
 }
