@@ -6,7 +6,8 @@ use super::{Report, Service};
 use crate::cipher::xts::{At, XtsCipher, is_hole};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Act, Caller};
-use crate::units::{CHUNK, ChunkNo, PART, chunks_in};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, PART, SECTOR, chunks_in};
+use crate::volume::Volume;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -40,28 +41,11 @@ impl Service {
         self.kms.record(caller, act, Ok(()))?;
         let file = new_file(out)?;
         let size = used.volume.size();
-        file.set_len(size.next_multiple_of(crate::units::SECTOR as u64)).on(|| format!("write {}", out.display()))?;
-        let mut buf = vec![0u8; CHUNK];
-        for no in 0..chunks_in(size) {
-            let chunk = ChunkNo(no);
-            let key = used.volume.read_sealed_chunk(chunk, &mut buf)?;
-            if fill_holes {
-                let cipher = key.and_then(|id| ciphers.iter().find(|(i, _)| *i == id)).map(|(_, c)| c);
-                let cipher = cipher
-                    .ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
-                fill(cipher, chunk, &mut buf)?;
-            }
-            let len = (size.next_multiple_of(crate::units::SECTOR as u64) - chunk.offset()).min(CHUNK as u64) as usize;
-            if !is_hole(&buf[..len]) {
-                file.write_all_at(&buf[..len], chunk.offset()).on(|| format!("write {}", out.display()))?;
-            }
-            let progress =
-                Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
-            if no % 64 == 63 && !report(progress) {
-                return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
-            }
+        let written = write_sealed(&used.volume, &file, out, fill_holes.then_some(&ciphers[..]), report);
+        if written.is_err() {
+            let _ = std::fs::remove_file(out); // half an image is none, and would be in the way of the next try
         }
-        file.sync_all().on(|| format!("write {}", out.display()))?;
+        written?;
         Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
     }
 
@@ -89,6 +73,41 @@ impl Service {
             ),
         })
     }
+}
+
+/// Writes all chunks; with `ciphers`, zeros are sealed into the holes.
+fn write_sealed(
+    volume: &Volume,
+    file: &File,
+    out: &Path,
+    ciphers: Option<&[(DataKeyId, XtsCipher)]>,
+    report: Report<'_>,
+) -> Result<()> {
+    let what = || format!("write {}", out.display());
+    let size = volume.size();
+    let whole = size.next_multiple_of(SECTOR as u64);
+    file.set_len(whole).on(what)?;
+    let mut buf = vec![0u8; CHUNK];
+    for no in 0..chunks_in(size) {
+        let chunk = ChunkNo(no);
+        let key = volume.read_sealed_chunk(chunk, &mut buf)?;
+        if let Some(ciphers) = ciphers {
+            let cipher = key.and_then(|id| ciphers.iter().find(|(i, _)| *i == id)).map(|(_, c)| c);
+            let cipher =
+                cipher.ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
+            fill(cipher, chunk, &mut buf)?;
+        }
+        let len = (whole - chunk.offset()).min(CHUNK as u64) as usize;
+        if !is_hole(&buf[..len]) {
+            file.write_all_at(&buf[..len], chunk.offset()).on(what)?;
+        }
+        let progress =
+            Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
+        if no % 64 == 63 && !report(progress) {
+            return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
+        }
+    }
+    file.sync_all().on(what)
 }
 
 fn fill(cipher: &XtsCipher, chunk: ChunkNo, buf: &mut [u8]) -> Result<()> {
