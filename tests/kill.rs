@@ -221,9 +221,9 @@ fn a_snapshot_whose_command_is_killed_is_whole_or_in_error() {
 
 #[test]
 fn a_filling_that_is_killed_goes_on() {
-    const LEN: usize = 32 << 20;
+    const LEN: usize = 64 << 20;
     let s = Scratch::new();
-    s.ok(&["volume", "create", "--size", "32MiB", "--name", "v"]);
+    s.ok(&["volume", "create", "--size", "64MiB", "--name", "v"]);
     let mut data = noise(400, LEN);
     let server = s.serve();
     let mut c = server.connect("v");
@@ -243,7 +243,7 @@ fn a_filling_that_is_killed_goes_on() {
         c.write(at as u64 + 100, &new);
         data[at + 100..at + 5100].copy_from_slice(&new);
         let stored = || file.metadata().unwrap().blocks() * 512;
-        wait_until("so much is filled", || stored() >= (round + 1) * 6 * MIB);
+        wait_until("so much is filled", || stored() >= (round * 4 + 1) * MIB);
         server.kill9();
         let shown = s.json(&["volume", "show", "copy"]);
         halfway += u32::from(shown["hydrated"] == json!(false));

@@ -9,6 +9,7 @@ use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Listener, Server, ServerConfig};
 use crate::service::{Role, Service};
 use clap::Args;
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
@@ -88,7 +89,12 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=warn"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .try_init();
 }
 
 /// A listener that was asked for. Sockets are opened only when the data directory is held.

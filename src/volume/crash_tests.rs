@@ -20,6 +20,8 @@ struct World {
     /// Contents a part had since the last flush, oldest first; not there: only `now`.
     since: BTreeMap<usize, Vec<[u8; PART]>>,
     base: Option<Arc<Chunks>>,
+    /// What the volume was made from, if it was.
+    parent: Option<Arc<Chunks>>,
     pending: Option<(Arc<Pending>, Arc<Chunks>, Vec<u8>)>,
     boot: u32,
     rng: Seeded,
@@ -29,16 +31,34 @@ impl World {
     fn new(seed: u64) -> Self {
         let disk = disk(SIZE as u64);
         let volume = open_on(&disk, "boot-0", None).unwrap();
-        Self {
-            disk,
-            volume,
-            now: vec![0; SIZE],
-            since: BTreeMap::new(),
-            base: None,
-            pending: None,
-            boot: 0,
-            rng: Seeded(seed),
+        Self::of(disk, volume, vec![0; SIZE], None, seed)
+    }
+
+    /// A volume made from a snapshot that holds something in most chunks.
+    fn restored(seed: u64) -> Self {
+        let parent = Arc::new(Chunks { size: SIZE as u64, ..Chunks::default() });
+        let content: Vec<u8> = (0..SIZE).map(|i| if (i / 70_000) % 5 == 0 { 0 } else { (i / 700) as u8 | 1 }).collect();
+        let source = open_on(&disk(SIZE as u64), "boot-0", None).unwrap();
+        for (i, run) in content.chunks(70_000).enumerate().filter(|(i, _)| i % 5 != 0) {
+            let _done = source.write(i as u64 * 70_000, &mut run.to_vec(), Effort::Full).unwrap();
         }
+        let begin = Begin {
+            snapshot: SnapshotId::draw(&SystemRng),
+            time: 0,
+            repository: RepositoryId([1; 16]),
+            base: None,
+            sink: parent.clone(),
+        };
+        let pending = source.begin_snapshot(begin).unwrap();
+        source.copy_pending(&pending, |_| true).unwrap();
+        let disk = volume_tests::restored(&parent, SIZE as u64);
+        let volume = open_on(&disk, "boot-0", Some(parent.clone())).unwrap();
+        Self::of(disk, volume, content, Some(parent), seed)
+    }
+
+    fn of(disk: SimStore, volume: Volume, now: Vec<u8>, parent: Option<Arc<Chunks>>, seed: u64) -> Self {
+        let (base, rng) = (parent.clone(), Seeded(seed));
+        Self { disk, volume, now, since: BTreeMap::new(), base, parent, pending: None, boot: 0, rng }
     }
 
     fn span(&mut self) -> (usize, usize) {
@@ -82,6 +102,10 @@ impl World {
             }
             80..86 => self.begin(),
             86..92 => self.finish(),
+            92..94 if self.parent.is_some() => {
+                let batch = 1 + self.rng.below(3) as usize;
+                self.volume.hydrate_some(batch).unwrap();
+            }
             92..96 => self.crash(false),
             _ => self.crash(true),
         }
@@ -139,7 +163,7 @@ impl World {
             self.disk.killed()
         };
         self.disk = after;
-        self.volume = open_on(&self.disk, &format!("boot-{}", self.boot), None).unwrap();
+        self.volume = open_on(&self.disk, &format!("boot-{}", self.boot), self.parent.clone().map(|p| p as _)).unwrap();
         self.pending = None;
         for left in self.volume.pending_records() {
             self.volume.drop_snapshot(left.snapshot).unwrap();
@@ -159,17 +183,26 @@ impl World {
     }
 }
 
-#[test]
-fn random_work_crashes_and_snapshots_agree_with_the_model() {
+fn by_seeds(make: impl Fn(u64) -> World) {
     let one = std::env::var("COFFER_SEED").ok().and_then(|s| s.parse().ok());
     let seeds: Vec<u64> = one.map_or_else(|| (1..=24).collect(), |s| vec![s]);
     for seed in seeds {
         println!("seed {seed}");
-        let mut world = World::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut world = make(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..120 {
             world.step();
         }
     }
+}
+
+#[test]
+fn random_work_crashes_and_snapshots_agree_with_the_model() {
+    by_seeds(World::new);
+}
+
+#[test]
+fn the_same_while_a_volume_is_filled_from_its_snapshot() {
+    by_seeds(World::restored);
 }
 
 #[test]

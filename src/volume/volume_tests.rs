@@ -174,7 +174,7 @@ fn a_snapshot_that_cannot_be_stored_fails_and_the_write_does_not() {
     assert_eq!(read(&v, 0, 4096), [5; 4096]);
 }
 
-fn restored(from: &Arc<Chunks>, size: u64) -> SimStore {
+pub(super) fn restored(from: &Arc<Chunks>, size: u64) -> SimStore {
     let store = SimStore::new(file_size(size));
     let keys = keys(1);
     let parent = format::ParentRef {
