@@ -5,6 +5,8 @@
 
 pub mod wrap;
 pub mod xts;
+#[cfg(target_arch = "x86_64")]
+mod xts_avx512;
 
 use crate::secret::Secret;
 use crate::units::DataKeyId;

@@ -1,8 +1,8 @@
 //! AES-256-XTS (IEEE 1619-2018) over 4096-byte data units, the tweak of a unit being its number, little-endian, 128
 //! bits: dm-crypt's `aes-xts-plain64` with `sector_size:4096 iv_large_sectors`.
 //!
-//! Blocks go through the `aes` crate's parallel interface (VAES, AES-NI, ARMv8 or bitsliced, chosen at run time; none
-//! has tables indexed by secrets). The first tweaks of a run's units are sealed together; a unit's further tweaks come
+//! On x86-64 with AVX-512 and VAES a kernel of our own does the blocks (`xts_avx512`); elsewhere they go through the `aes`
+//! crate's parallel interface (VAES, AES-NI, ARMv8 or bitsliced, chosen at run time). None has tables indexed by secrets. The first tweaks of a run's units are sealed together; a unit's further tweaks come
 //! eight chains at a time, each step a multiplication by x^8 in GF(2^128), so that no step waits for the one before.
 //!
 //! Everything works on whole *parts* (512 bytes) and on runs of them that may start and end inside a unit: XTS blocks
@@ -24,6 +24,9 @@ pub struct XtsCipher {
     seal: Locked<Aes256Enc>,
     open: Locked<Aes256Dec>,
     tweak: Locked<Aes256Enc>,
+    /// The processor's own kernel for key 1, where it has one.
+    #[cfg(target_arch = "x86_64")]
+    kernel: Option<super::xts_avx512::Kernel>,
 }
 
 impl std::fmt::Debug for XtsCipher {
@@ -75,6 +78,8 @@ impl XtsCipher {
             seal: Locked::new(Aes256Enc::new(&data)),
             open: Locked::new(Aes256Dec::new(&data)),
             tweak: Locked::new(Aes256Enc::new(&tweak)),
+            #[cfg(target_arch = "x86_64")]
+            kernel: super::xts_avx512::Kernel::new(&data),
         };
         zeroize::Zeroize::zeroize(&mut data[..]);
         zeroize::Zeroize::zeroize(&mut tweak[..]);
@@ -154,6 +159,15 @@ impl XtsCipher {
 
     /// Blocks `skip..` of one unit, whose first tweak is `first`.
     fn unit(&self, way: Way, first: u128, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = &self.kernel {
+            let way = if way == Way::Seal { super::xts_avx512::Way::Seal } else { super::xts_avx512::Way::Open };
+            return kernel.unit(way, first, skip * 16 / PART, src, dst);
+        }
+        self.unit_portable(way, first, skip, src, dst);
+    }
+
+    fn unit_portable(&self, way: Way, first: u128, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         let mut tweaks = [0u128; BLOCKS];
         fill_tweaks(first, &mut tweaks[..skip + dst.len() / 16]);
         let tweaks = &tweaks[skip..skip + dst.len() / 16];
@@ -188,7 +202,8 @@ const fn times_x8(t: u128) -> u128 {
     (t << 8) ^ top ^ (top << 1) ^ (top << 2) ^ (top << 7)
 }
 
-fn fill_tweaks(first: u128, out: &mut [u128]) {
+/// Tweaks of consecutive blocks, from the first on.
+pub(super) fn fill_tweaks(first: u128, out: &mut [u128]) {
     let mut t = first;
     for slot in out.iter_mut().take(8) {
         *slot = t;

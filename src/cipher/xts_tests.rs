@@ -93,6 +93,15 @@ proptest! {
         let mut apart = vec![0u8; plain.len()];
         ours.seal_to(at, &plain, &mut apart);
         prop_assert_eq!(&apart, &sealed);
+        let mut portable = ours;
+        #[cfg(target_arch = "x86_64")]
+        { portable.kernel = None; }
+        let mut again = plain.clone();
+        portable.seal(at, &mut again);
+        prop_assert_eq!(&again, &sealed, "the portable path and the processor's kernel differ");
+        portable.open(at, &mut again);
+        prop_assert_eq!(&again, &plain);
+        let ours = cipher(&both);
         ours.open(at, &mut sealed);
         prop_assert_eq!(&sealed, &plain);
         ours.open_parts(at, &mut apart);
