@@ -135,22 +135,30 @@ fn expand(key: &[u8; 32], seal: &mut [[u8; 16]; ROUNDS], open: &mut [[u8; 16]; R
     let mut keys = [_mm_setzero_si128(); ROUNDS];
     keys[0] = load(&key[..16]);
     keys[1] = load(&key[16..]);
-    macro_rules! step {
+    // Even keys take the rotated, substituted word with the round constant, odd ones the substituted word alone.
+    macro_rules! even {
         ($i:expr, $rcon:expr) => {
             keys[$i] = mix(keys[$i - 2], _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<$rcon>(keys[$i - 1])));
-            if $i + 1 < ROUNDS {
-                let same = _mm_shuffle_epi32::<0xaa>(_mm_aeskeygenassist_si128::<0>(keys[$i]));
-                keys[$i + 1] = mix(keys[$i - 1], same);
-            }
         };
     }
-    step!(2, 0x01);
-    step!(4, 0x02);
-    step!(6, 0x04);
-    step!(8, 0x08);
-    step!(10, 0x10);
-    step!(12, 0x20);
-    step!(14, 0x40);
+    macro_rules! odd {
+        ($i:expr) => {
+            keys[$i] = mix(keys[$i - 2], _mm_shuffle_epi32::<0xaa>(_mm_aeskeygenassist_si128::<0>(keys[$i - 1])));
+        };
+    }
+    even!(2, 0x01);
+    odd!(3);
+    even!(4, 0x02);
+    odd!(5);
+    even!(6, 0x04);
+    odd!(7);
+    even!(8, 0x08);
+    odd!(9);
+    even!(10, 0x10);
+    odd!(11);
+    even!(12, 0x20);
+    odd!(13);
+    even!(14, 0x40);
     let store = |room: &mut [u8; 16], key: __m128i| {
         // SAFETY: room has 16 bytes; the store needs no alignment.
         unsafe { _mm_storeu_si128(room.as_mut_ptr().cast(), key) };
