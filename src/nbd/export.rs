@@ -7,23 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How far a call may go to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
-    Inline,
-    /// Wait for whatever it takes; the answer is always [`Progress::Done`].
-    Full,
-}
-
-/// How far a call went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// It is done.
-    Done,
-    /// Nothing was done and no buffer was touched; ask again with [`Effort::Full`].
-    WouldBlock,
-}
+pub use crate::volume::{Effort, Progress};
 
 /// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
 /// [`Export::size`] and not empty; many threads call at once.

@@ -5,7 +5,6 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::service::{Attached, Holder, ServedExport, Service};
 use crate::units::CHUNK;
-use crate::volume;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,20 +82,6 @@ impl Exports for VolumeExports {
 /// One connection's volume.
 struct VolumeExport(Attached);
 
-const fn down(effort: Effort) -> volume::Effort {
-    match effort {
-        Effort::Inline => volume::Effort::Inline,
-        Effort::Full => volume::Effort::Full,
-    }
-}
-
-const fn up(progress: volume::Progress) -> Progress {
-    match progress {
-        volume::Progress::Done => Progress::Done,
-        volume::Progress::WouldBlock => Progress::WouldBlock,
-    }
-}
-
 impl Export for VolumeExport {
     fn size(&self) -> u64 {
         self.0.volume().size()
@@ -113,14 +98,14 @@ impl Export for VolumeExport {
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.0.volume().read(offset, out, down(effort)).map(up)
+        self.0.volume().read(offset, out, effort)
     }
 
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
         if fua && effort == Effort::Inline {
             return Ok(Progress::WouldBlock);
         }
-        let done = self.0.volume().write(offset, data, down(effort)).map(up)?;
+        let done = self.0.volume().write(offset, data, effort)?;
         if fua && done == Progress::Done {
             self.0.volume().flush()?;
         }
@@ -147,7 +132,7 @@ impl Export for VolumeExport {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let n = ((end - at) as usize).min(room.len());
-            let _done = self.0.volume().read(at, &mut room[..n], volume::Effort::Full)?;
+            let _done = self.0.volume().read(at, &mut room[..n], Effort::Full)?;
             at += n as u64;
         }
         Ok(())

@@ -9,6 +9,7 @@
 //! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
 //! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
 
+mod effort;
 pub mod format;
 pub mod header;
 pub mod hydrate;
@@ -19,6 +20,8 @@ pub mod map;
 pub mod parent;
 pub mod pending;
 pub mod syncer;
+
+pub use effort::{Effort, Progress};
 
 use crate::cipher::xts::XtsCipher;
 use crate::env::Env;
@@ -38,25 +41,6 @@ use syncer::Syncer;
 
 /// Locks for chunks: chunk c belongs to stripe c % STRIPES.
 const STRIPES: usize = 256;
-
-/// How far an operation may go on its caller's thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
-    Inline,
-    /// Wait for whatever it takes.
-    Full,
-}
-
-/// What became of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Progress {
-    /// It is done.
-    Done,
-    /// It would have had to wait; nothing was changed.
-    WouldBlock,
-}
 
 /// The open ciphers of a volume, by key epoch. Dropping it wipes them.
 struct Ciphers(Vec<(KeyEpoch, XtsCipher)>);

@@ -10,6 +10,10 @@
 #[allow(dead_code)]
 pub mod error;
 
+#[path = "../../../src/volume/effort.rs"]
+#[allow(dead_code)]
+pub mod volume;
+
 #[path = "../../../src/nbd"]
 #[allow(dead_code, unused_imports)]
 pub mod nbd {

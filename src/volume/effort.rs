@@ -1,0 +1,20 @@
+//! How far a read or write may go, and how far it got: words that the volume and the servers above it share.
+
+/// How far an operation may go on its caller's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
+    Inline,
+    /// Wait for whatever it takes.
+    Full,
+}
+
+/// What became of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// It would have had to wait; nothing was changed.
+    WouldBlock,
+}
