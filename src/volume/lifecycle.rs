@@ -15,7 +15,7 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::BlockStore;
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
+use crate::units::{CHUNK, Epoch, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -312,14 +312,6 @@ impl Volume {
         self.header.lock().write_state(|s| {
             (s.write_failed, s.changed_untrusted) = (false, Untrusted::All);
         })
-    }
-
-    /// How many chunks of the parent still have to be fetched, and the parent's size; for showing.
-    ///
-    /// # Errors
-    /// When the parent's tree or the map cannot be read.
-    pub fn first_absent(&self) -> Result<Option<ChunkNo>> {
-        self.next_absent(ChunkNo(0))
     }
 }
 

@@ -89,7 +89,12 @@ impl Volume {
     /// The newest completed snapshot of the present map generation, or the parent that the volume was made from.
     pub fn base(&self) -> Option<BaseRecord> {
         let header = self.header.lock();
-        header.state().base.clone().filter(|b| b.map_generation == self.map_generation)
+        let newest = header.state().base.clone().filter(|b| b.map_generation == self.map_generation);
+        newest.or_else(|| {
+            let parent = header.identity().parent.as_ref()?;
+            let (snapshot, repository) = (parent.snapshot, parent.repository);
+            Some(BaseRecord { snapshot, p: Epoch(0), repository, map_generation: self.map_generation })
+        })
     }
 
     /// Snapshots that the header says are under way: at open, those that an earlier process left.
@@ -313,14 +318,6 @@ impl Volume {
     pub fn drop_snapshot(&self, snapshot: SnapshotId) -> Result<()> {
         self.unpublish(snapshot);
         self.header.lock().write_state(|s| s.pending.retain(|x| x.snapshot != snapshot))
-    }
-
-    /// A snapshot was deleted: it is no base any more, and the next one is full again.
-    ///
-    /// # Errors
-    /// What the store reports.
-    pub fn forget_base(&self, snapshot: SnapshotId) -> Result<()> {
-        self.header.lock().write_state(|s| s.base = s.base.take().filter(|b| b.snapshot != snapshot))
     }
 
     fn unpublish(&self, snapshot: SnapshotId) {

@@ -458,3 +458,32 @@ fn accepted_lost_writes_make_the_volume_writable_and_the_map_untrusted() {
     assert!(v.is_writable());
     assert_eq!(*v.untrusted.lock(), Untrusted::All);
 }
+
+/// Order 9: after a rollback the file still holds bytes of the time before; none of them may be seen again.
+#[test]
+fn after_a_rollback_old_bytes_are_never_seen_and_the_parents_are() {
+    let v = open_on(&disk(4 * MIB), "b", None).unwrap();
+    write(&v, 0, &pattern(CHUNK, 3));
+    let parent = snapshot(&v); // chunk 0 alone
+    let store = restored(&parent, 4 * MIB);
+    let w = open_on(&store, "b", Some(parent.clone())).unwrap();
+    write(&w, 0, &pattern(4 << 20, 9));
+    w.flush().unwrap();
+    w.header.lock().write_identity(&keys(1)[0].1, |id| id.map_generation += 1).unwrap();
+    drop(w);
+    let w = open_on(&store, "b", Some(parent)).unwrap();
+    let mut model = vec![0u8; 4 << 20];
+    model[..CHUNK].copy_from_slice(&pattern(CHUNK, 3));
+    assert!(read(&w, 0, 4 << 20) == model, "old bytes are seen");
+    write(&w, MIB + 5, &[7; 3]);
+    write(&w, 100, &[8; 10]);
+    model[(1 << 20) + 5..(1 << 20) + 8].fill(7);
+    model[100..110].fill(8);
+    assert!(read(&w, 0, 4 << 20) == model, "old bytes came to light around a write");
+    assert_eq!(w.base().unwrap().p, Epoch(0), "a base of another map generation is none: the parent takes its place");
+    while !w.hydrate_some(4).unwrap().done {}
+    w.close().unwrap();
+    drop(w);
+    let w = open_on(&store.power_loss(|_| 0), "c", None).unwrap();
+    assert!(read(&w, 0, 4 << 20) == model);
+}
