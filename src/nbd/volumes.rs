@@ -7,7 +7,6 @@ use crate::service::{Attached, Holder, ServedExport, Service};
 use crate::units::CHUNK;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The exports of one service; only some of its volumes, if some were named.
 pub struct VolumeExports {
@@ -89,12 +88,6 @@ impl Export for VolumeExport {
 
     fn read_only(&self) -> bool {
         !self.0.volume().is_writable()
-    }
-
-    /// Half the request timeout that `coffer attach` gives the kernel, so that an old copy is never applied after its
-    /// resend; others have the kernel's default of 30 s, for which the server's own limit is made.
-    fn stale_after(&self) -> Option<Duration> {
-        self.0.is_durable().then_some(Duration::from_secs(5))
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {

@@ -102,16 +102,9 @@ pub struct Attached {
     service: Arc<Service>,
     used: Option<InUse>,
     id: VolumeId,
-    durable: bool,
 }
 
 impl Attached {
-    /// Whether the lease is an attachment's, made by `coffer attach`.
-    #[must_use]
-    pub const fn is_durable(&self) -> bool {
-        self.durable
-    }
-
     /// The volume.
     ///
     /// # Panics
@@ -186,7 +179,6 @@ impl Service {
     pub fn attach(self: &Arc<Self>, name: &str, peer: Holder, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
         let holder = self.holder_for(&record, split_export(name).1, peer)?;
-        let durable = matches!(holder, Holder::Attachment(_));
         {
             let mut leases = self.leases.lock();
             let until = Instant::now() + LAST_GOODBYES;
@@ -201,7 +193,7 @@ impl Service {
             }
             lease.connections += 1;
         }
-        let mut attached = Attached { service: self.clone(), used: None, id: record.id, durable };
+        let mut attached = Attached { service: self.clone(), used: None, id: record.id };
         attached.used =
             Some(self.acquire(&record, Need::Key(caller)).map_err(|e| e.context(format!("attach {name}")))?);
         Ok(attached)
