@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Socket buffer asked for in each direction, bytes: a batch of replies fits, so that the client can drain it meanwhile.
-const SOCKET_BUFFER: usize = 4 << 20;
+const SOCKET_BUFFER: usize = 1 << 20;
 
 /// A monotonic clock: time since some fixed point.
 pub trait Ticks: Send + Sync {
