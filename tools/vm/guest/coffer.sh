@@ -70,7 +70,7 @@ step "files are as at the snapshot" same_hashes /mnt2 /tmp/expected
 need "umount the restored volume" umount /mnt2
 step "detach the restored volume" coffer detach web2
 step "the server stands still for 12 s, the writer waits" server_stands_still
-step "everything synced before the kill is there" same_hashes /mnt /tmp/known
+step "everything that the writer synced is there" same_hashes /mnt /tmp/known
 need "umount" umount /mnt
 step "coffer detach" coffer detach web
 step "coffer volume delete" coffer volume delete web
