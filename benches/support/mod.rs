@@ -36,7 +36,7 @@ pub fn volume(dir: &std::path::Path) -> Volume {
     };
     format(&store, &Env::system(), new).expect("a header");
     store.publish(&path).expect("a name");
-    let opening = Opening { writable: true, parent: None };
+    let opening = Opening { writable: true, parent: None, write_failed: false };
     let volume = Volume::open(Arc::new(store), Env::system(), opening, "bench").expect("a volume");
     volume.unlock(&keys).expect("its key");
     for at in (0..SIZE).step_by(1 << 20) {

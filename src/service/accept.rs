@@ -6,6 +6,8 @@ use super::opening::Need;
 use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Act, Caller};
+use crate::units::VolumeId;
+use crate::volume::Volume;
 use std::sync::Arc;
 
 impl Service {
@@ -42,7 +44,31 @@ impl Service {
         let used = self.acquire(&record, Need::Sealed)?;
         used.volume.accept_lost_writes()?;
         drop(used);
-        self.volume_info(&record)
+        self.set_write_failed(record.id, false)?;
+        self.show_volume(what)
+    }
+
+    /// Has the catalog told when a sync of this volume fails: the header is on the disk that just failed.
+    pub(super) fn note_failed_syncs_of(self: &Arc<Self>, volume: &Volume) {
+        let (service, id) = (Arc::downgrade(self), volume.id());
+        volume.on_failed_sync(move || {
+            let Some(service) = service.upgrade() else { return };
+            // In a thread of its own: whoever synced may hold the very locks that the catalog's change waits for.
+            std::thread::spawn(move || {
+                if let Err(err) = service.set_write_failed(id, true) {
+                    tracing::error!("{id}: the catalog could not be told of the failed sync: {}", err.line());
+                }
+            });
+        });
+    }
+
+    fn set_write_failed(&self, id: VolumeId, failed: bool) -> Result<()> {
+        let act = Act::new("coffer:NoteLostWrites").detail("volume", id).detail("lost", failed).restrictive();
+        self.kms.audited(&self.own_caller("sync"), act, |tx| {
+            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
+            let next = VolumeRecord { write_failed: failed, ..found.record };
+            tx.update(&next, found.version).map(drop)
+        })
     }
 
     fn must_be_idle(&self, record: &VolumeRecord) -> Result<()> {

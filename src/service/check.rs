@@ -3,7 +3,8 @@
 use super::Service;
 use super::api::{Finding, Grade};
 use super::opening::Need;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::units::VolumeId;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -77,7 +78,8 @@ impl Service {
             known.insert(format!("{}.coffer", record.id));
             match self.acquire(&record, Need::Sealed) {
                 Ok(used) => {
-                    let (damage, lost) = used.volume.with_header(|h| (h.damage(), h.state().write_failed));
+                    let (damage, lost) =
+                        used.volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
                     match damage {
                         Some(damage) => out.add(Grade::Warning, "volume", format!("{damage}; attaching it mends that")),
                         None if lost => out.add(
@@ -95,12 +97,45 @@ impl Service {
             }
         }
         let files = std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten();
-        for name in files.map(|f| f.file_name().to_string_lossy().into_owned()).filter(|n| !known.contains(n)) {
-            out.add(
-                Grade::Warning,
-                "volume",
-                format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"),
-            );
+        for file in files.filter(|f| !known.contains(&*f.file_name().to_string_lossy())) {
+            let (name, path) = (file.file_name(), file.path());
+            let name = name.to_string_lossy();
+            match crate::volume::id_in(&path).filter(|id| known.contains(&format!("{id}.coffer"))) {
+                Some(id) => out.add(
+                    Grade::Error,
+                    "volume",
+                    format!(
+                        "volumes/{name} has the id of {id}, which is refused: move the wrong one of the two elsewhere"
+                    ),
+                ),
+                None => out.add(
+                    Grade::Warning,
+                    "volume",
+                    format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Two files with one volume id: which is the volume is not for us to say, so neither is opened. Only files that the
+    /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
+    pub(super) fn refuse_copies(&self, record: &super::volume::VolumeRecord) -> Result<()> {
+        let own = self.data.volume(record.id);
+        for file in std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten() {
+            let path = file.path();
+            let named = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<VolumeId>().ok());
+            let known = match named {
+                Some(id) => self.kms.catalog().get::<super::volume::VolumeRecord>(&id.to_string())?.is_some(),
+                None => false,
+            };
+            if path != own && !known && crate::volume::id_in(&path) == Some(record.id) {
+                return Err(Error::new(
+                    Kind::Integrity,
+                    format!("volume {}: {} has the same volume id", record.shown(), path.display()),
+                )
+                .hint("find out which of the two is the volume, and move the other out of that folder"));
+            }
         }
         Ok(())
     }

@@ -31,7 +31,20 @@ impl Service {
         }
         self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
-        while !used.volume.hydrate_some(64)?.done {}
+        let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));
+        let mut filled = 0u64;
+        loop {
+            let step = used.volume.hydrate_some(64)?;
+            filled += step.chunks as u64;
+            let progress =
+                Progress { what: "fill".into(), done: filled * CHUNK as u64, total: None, unit: "bytes".into() };
+            if step.done {
+                break;
+            }
+            if !report(progress) {
+                return Err(stopped());
+            }
+        }
         let ciphers: Vec<_> =
             self.unwrap_keys(&used.volume, caller)?.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect();
         let act = Act::new("coffer:ExportVolume")

@@ -64,7 +64,12 @@ impl Service {
         let mut opens = self.opens.lock();
         let volume = match opens.get_mut(&record.id) {
             Some(open) => open.volume.clone(),
-            None => Arc::new(self.open_file(record)?),
+            None => {
+                self.refuse_copies(record)?;
+                let volume = Arc::new(self.open_file(record)?);
+                self.note_failed_syncs_of(&volume);
+                volume
+            }
         };
         let behind = self.compare_with_catalog(record, &volume)?;
         if let Need::Key(caller) = need {
@@ -101,9 +106,8 @@ impl Service {
             },
             _ => None,
         };
-        let volume =
-            Volume::open(Arc::new(store), self.env.clone(), Opening { writable: true, parent: parent.clone() }, &name)?;
-        Ok(volume)
+        let opening = Opening { writable: true, parent, write_failed: record.write_failed };
+        Volume::open(Arc::new(store), self.env.clone(), opening, &name)
     }
 
     pub(super) fn parent_reader(

@@ -177,6 +177,11 @@ impl Service {
         if wait || self.role == Role::Command {
             wait_for(&job, report);
             let record = self.find_snapshot(&id.to_string())?;
+            if record.state == "error" && job.stop.load(Ordering::Relaxed) && self.role == Role::Command {
+                // Whoever waited for it has stopped it, and nobody else has heard of it.
+                self.delete_snapshot(caller, &id.to_string())?;
+                return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
+            }
             record.must_be_completed()?;
             return Ok(record.info());
         }
@@ -432,11 +437,16 @@ impl Service {
         Ok(Reply::Done { message })
     }
 
-    pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>) -> Result<Reply> {
+    pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
         let record = self.find_snapshot(what)?;
         record.must_be_completed()?;
         let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0)).transpose()?;
-        let verified = self.repository.verify(record.lineage, record.id, pinned)?;
+        let mut chunks = 0u64;
+        let verified = self.repository.verify(record.lineage, record.id, pinned, &mut |done| {
+            chunks += 1;
+            !chunks.is_multiple_of(64)
+                || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
+        })?;
         if let Some(bad) = verified.bad.first() {
             let what = format!(
                 "snapshot {}: {} of its places are bad, the first at chunk {}",

@@ -33,6 +33,9 @@ pub(super) struct VolumeRecord {
     pub(super) hydrated: bool,
     pub(super) identity_generation: u64,
     pub(super) identity_hash: Hash32,
+    /// A sync of its file failed, and nobody has accepted that yet: the header may not have learnt of it.
+    #[serde(default)]
+    pub(super) write_failed: bool,
 }
 
 impl Record for VolumeRecord {
@@ -222,6 +225,7 @@ impl Service {
             parent: keyed.parent,
             identity_generation: 0,
             identity_hash: Hash32::default(),
+            write_failed: false,
         };
         let opened = self.open_fresh(&record)?;
         record.take_identity(&opened);
@@ -241,7 +245,7 @@ impl Service {
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
         let store = FileStore::open(&self.data.volume(record.id), false, self.single_host)?;
         let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
-        let opening = crate::volume::lifecycle::Opening { writable: false, parent };
+        let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed: record.write_failed };
         Volume::open(Arc::new(store), self.env.clone(), opening, &record.shown())
     }
 
@@ -274,7 +278,7 @@ impl Service {
                 epoch: state.epoch.0,
                 clean: state.clean,
                 changed_untrusted: format!("{:?}", state.changed_untrusted).to_lowercase(),
-                write_failed: state.write_failed,
+                write_failed: state.write_failed || record.write_failed,
                 sealed_units: units,
                 damage: h.damage(),
             }

@@ -72,7 +72,13 @@ impl Repository {
     ///
     /// # Errors
     /// Integrity when the manifest is bad, or signed by another key than `pinned`; what the store says.
-    pub fn verify(&self, lineage: LineageId, snapshot: SnapshotId, pinned: Option<PublicKey>) -> Result<Verified> {
+    pub fn verify(
+        &self,
+        lineage: LineageId,
+        snapshot: SnapshotId,
+        pinned: Option<PublicKey>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Verified> {
         let reader = self.open_snapshot(lineage, snapshot)?;
         let public_key = reader.at.public_key;
         if let Some(key) = pinned.filter(|key| *key != public_key) {
@@ -81,7 +87,7 @@ impl Repository {
             return Err(damaged(&object, 0, why));
         }
         let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
-        let mut check = Check { reader: &reader, chunks: 0, bytes: 0, entries: 0, bad: Vec::new() };
+        let mut check = Check { reader: &reader, go_on, chunks: 0, bytes: 0, entries: 0, bad: Vec::new() };
         reader.tree.walk(&mut check)?;
         let Check { chunks, bytes, entries, mut bad, .. } = check;
         let said = reader.at.manifest.chunks;
@@ -112,6 +118,7 @@ impl Repository {
 
 struct Check<'a> {
     reader: &'a SnapshotReader,
+    go_on: &'a mut dyn FnMut(u64) -> bool,
     chunks: u64,
     bytes: u64,
     entries: u64,
@@ -121,6 +128,9 @@ struct Check<'a> {
 impl Visit for Check<'_> {
     fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
         self.entries += 1;
+        if !(self.go_on)(self.bytes) {
+            return Err(Error::new(Kind::Interrupted, "the check was stopped"));
+        }
         match self.reader.body(chunk, entry) {
             Ok(_) => {
                 self.chunks += 1;

@@ -23,10 +23,10 @@ fn only(objects: &dyn super::super::objects::Objects, sort: &str) -> String {
 fn verify_names_the_bad_chunk_and_who_signed() {
     let (repo, objects) = made();
     let pinned = author(1).signer.public_key();
-    let good = repo.verify(LINEAGE, snap(1), Some(pinned)).unwrap();
+    let good = repo.verify(LINEAGE, snap(1), Some(pinned), &mut |_| true).unwrap();
     assert_eq!((good.trust, good.chunks, good.bad.len()), (Trust::Attested, 3, 0));
-    assert_eq!(repo.verify(LINEAGE, snap(1), None).unwrap().trust, Trust::Unattested);
-    assert_eq!(repo.verify(LINEAGE, snap(1), Some([1; 32])).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().trust, Trust::Unattested);
+    assert_eq!(repo.verify(LINEAGE, snap(1), Some([1; 32]), &mut |_| true).unwrap_err().kind(), Kind::Integrity);
 
     let pack = only(&*objects, "packs");
     let raw = objects.get(&pack, pack::PACK_MAX).unwrap();
@@ -36,16 +36,16 @@ fn verify_names_the_bad_chunk_and_who_signed() {
             let mut bad = raw.to_vec();
             bad[*at as usize + offset] ^= 1;
             objects.put_over(&pack, Bytes::from(bad)).unwrap();
-            let found = repo.verify(LINEAGE, snap(1), None).unwrap();
+            let found = repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap();
             assert_eq!(found.bad.iter().map(|b| b.first).collect::<Vec<_>>(), [head.chunk], "offset {offset}");
             let reader = repo.open_snapshot(LINEAGE, snap(1)).unwrap();
             assert_eq!(reader.fetch(head.chunk, &mut vec![0; CHUNK]).unwrap_err().kind(), Kind::Integrity);
         }
     }
     objects.put_over(&pack, raw.slice(..200)).unwrap();
-    assert_eq!(repo.verify(LINEAGE, snap(1), None).unwrap().bad.len(), 3);
+    assert_eq!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().bad.len(), 3);
     objects.delete(&pack).unwrap();
-    assert_eq!(repo.verify(LINEAGE, snap(1), None).unwrap().bad.len(), 3);
+    assert_eq!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().bad.len(), 3);
 }
 
 #[test]
@@ -58,12 +58,12 @@ fn a_damaged_page_is_named_by_its_chunks() {
         bad[40] ^= 1;
         objects.put_over(&object.path, Bytes::from(bad)).unwrap();
         let fresh = Repository::open_in(objects.clone(), super::super::testing::env().0, Some(author(1))).unwrap();
-        let found = fresh.verify(LINEAGE, snap(1), None).unwrap();
+        let found = fresh.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap();
         assert_eq!(found.bad.len(), 1);
         assert!(found.bad[0].count <= 600);
         objects.put_over(&object.path, raw).unwrap();
     }
-    assert!(repo.verify(LINEAGE, snap(1), None).unwrap().bad.is_empty());
+    assert!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().bad.is_empty());
 }
 
 #[test]
@@ -93,6 +93,6 @@ fn a_moved_pack_is_found_through_its_redirect() {
     objects.put_new(&folder.path("redirects", index.id), Bytes::from(redirect.encode())).unwrap();
     objects.delete(&path).unwrap();
     repo.sweep(LINEAGE).unwrap();
-    assert!(repo.verify(LINEAGE, snap(1), None).unwrap().bad.is_empty());
+    assert!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().bad.is_empty());
     assert!(objects.head(&folder.path("packs", new)).unwrap().is_some());
 }

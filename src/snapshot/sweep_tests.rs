@@ -198,7 +198,7 @@ fn a_running_create_keeps_its_base_and_its_own() {
     assert_eq!((before, repo.sweep(LINEAGE).unwrap().deleted), (2, 0));
     writer.finish().unwrap();
     repo.sweep(LINEAGE).unwrap();
-    let verified = repo.verify(LINEAGE, snap(2), None).unwrap();
+    let verified = repo.verify(LINEAGE, snap(2), None, &mut |_| true).unwrap();
     assert_eq!((verified.chunks, verified.bad.len()), (80, 0));
 }
 

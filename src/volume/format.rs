@@ -335,7 +335,7 @@ fn encode_preamble(slot: u8, flags: Flags, volume: VolumeId) -> [u8; 4096] {
     out
 }
 
-fn decode_preamble(raw: &[u8]) -> Result<(Flags, VolumeId)> {
+pub(super) fn decode_preamble(raw: &[u8]) -> Result<(Flags, VolumeId)> {
     if raw.len() < SLOT {
         return Err(damaged("slot", raw.len(), "the file ends inside it"));
     }

@@ -18,8 +18,8 @@ use crate::store::BlockStore;
 use crate::units::{CHUNK, Epoch, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// What a new volume is made of.
 pub struct NewVolume<'a> {
@@ -46,6 +46,8 @@ pub struct Opening {
     pub writable: bool,
     /// Where absent chunks come from; must be given if the header names a parent and it is not hydrated.
     pub parent: Option<Arc<dyn Parent>>,
+    /// A sync failed earlier, whether or not the header could still be told (order 5).
+    pub write_failed: bool,
 }
 
 /// Bytes of the file that holds a volume of `size` bytes.
@@ -143,7 +145,8 @@ impl Volume {
         if id.parent.is_some() && !state.hydrated && opening.parent.is_none() {
             return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand")));
         }
-        let untrusted = judge_trust(&header, &*store, &env)?;
+        let write_failed = state.write_failed || opening.write_failed;
+        let untrusted = if write_failed { Untrusted::All } else { judge_trust(&header, &*store, &env)? };
         let key_epochs: Vec<_> = id.key_epochs.iter().map(|k| (k.epoch, k.data_key_id)).collect();
         let rebuild = (id.parent.is_none() && key_epochs.len() == 1).then(|| Entry {
             present: true,
@@ -158,7 +161,7 @@ impl Volume {
             data_offset: id.data_offset,
             map_generation: id.map_generation,
             size: id.size.into(),
-            writable: opening.writable && flags.read_only_compatible == 0 && !state.write_failed,
+            writable: opening.writable && flags.read_only_compatible == 0 && !write_failed,
             sealed_units: key_epochs.iter().map(|(e, _)| units(e)).collect(),
             key_epochs,
             live: RwLock::new(Arc::new(Live { epoch: state.epoch, pending: Vec::new() })),
@@ -169,6 +172,7 @@ impl Volume {
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),
             failed: AtomicBool::new(false),
+            on_failed_sync: OnceLock::new(),
             syncer,
             header: Mutex::new(header),
             store,
@@ -303,6 +307,11 @@ impl Volume {
         }
     }
 
+    /// Calls `act` when a sync fails, once; it may be called from any thread that writes, with locks of this volume held.
+    pub fn on_failed_sync(&self, act: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_failed_sync.set(Box::new(act));
+    }
+
     /// Forgets that a sync failed. The map is believed nowhere until a snapshot has compared everything.
     ///
     /// # Errors
@@ -331,7 +340,7 @@ fn check_length(store: &dyn BlockStore, id: &Identity, name: &str) -> Result<()>
 /// Order 6: when the map's `changed` can be believed.
 fn judge_trust(header: &Header, store: &dyn BlockStore, env: &Env) -> Result<Untrusted> {
     let state = header.state();
-    if header.fell_back() || state.write_failed || state.changed_untrusted == Untrusted::All {
+    if header.fell_back() || state.changed_untrusted == Untrusted::All {
         return Ok(Untrusted::All);
     }
     let file = store.identity().on(|| format!("open {}", header.identity().volume_id))?;

@@ -22,6 +22,7 @@ pub mod pending;
 pub mod syncer;
 
 pub use effort::{Effort, Progress};
+pub use header::id_in;
 
 use crate::cipher::xts::XtsCipher;
 use crate::env::Env;
@@ -35,8 +36,8 @@ use map::Map;
 use parent::Parent;
 use parking_lot::{Mutex, RwLock};
 use pending::Pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use syncer::Syncer;
 
 /// Locks for chunks: chunk c belongs to stripe c % STRIPES.
@@ -91,6 +92,8 @@ pub struct Volume {
     untrusted: Mutex<Untrusted>,
     /// A sync failed: no more writes.
     failed: AtomicBool,
+    /// Told of it, once.
+    on_failed_sync: OnceLock<Box<dyn Fn() + Send + Sync>>,
     sealed_units: Vec<AtomicU64>,
 }
 
@@ -154,6 +157,9 @@ impl Volume {
         }
         if let Err(err) = self.header.lock().record_failure() {
             tracing::error!("{}: the failure could not be recorded in the header either: {}", self.id, err.line());
+        }
+        if let Some(tell) = self.on_failed_sync.get() {
+            tell();
         }
     }
 }

@@ -52,7 +52,12 @@ pub(crate) fn disk(size: u64) -> SimStore {
 }
 
 pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Parent>>) -> Result<Volume> {
-    let volume = Volume::open(Arc::new(store.clone()), env(boot), Opening { writable: true, parent }, "test")?;
+    let volume = Volume::open(
+        Arc::new(store.clone()),
+        env(boot),
+        Opening { writable: true, parent, write_failed: false },
+        "test",
+    )?;
     volume.unlock(&keys(volume.key_epochs.len() as u8))?;
     Ok(volume)
 }

@@ -300,8 +300,13 @@ fn one_damaged_slot_is_repaired_and_two_are_refused_naming_offset_and_field() {
         v.close().unwrap();
         drop(v);
         store.poke(slot * SLOT as u64 + byte, 0x55);
-        let v =
-            Volume::open(Arc::new(store.clone()), env("b"), Opening { writable: true, parent: None }, "web").unwrap();
+        let v = Volume::open(
+            Arc::new(store.clone()),
+            env("b"),
+            Opening { writable: true, parent: None, write_failed: false },
+            "web",
+        )
+        .unwrap();
         assert!(v.with_header(|h| h.damage()).unwrap().contains(if slot == 0 { "slot A" } else { "slot B" }));
         v.unlock(&keys(1)).unwrap();
         assert_eq!(read(&v, 0, 4096), [3; 4096]);
@@ -328,7 +333,9 @@ fn foreign_truncated_and_forged_files_are_refused() {
     let foreign = SimStore::new(file_size(MIB));
     assert!(open_on(&foreign, "b", None).unwrap_err().line().contains("not a coffer volume"));
     let store = disk(MIB);
-    let wrong = Volume::open(Arc::new(store), env("b"), Opening { writable: true, parent: None }, "w").unwrap();
+    let wrong =
+        Volume::open(Arc::new(store), env("b"), Opening { writable: true, parent: None, write_failed: false }, "w")
+            .unwrap();
     let other = vec![(KeyEpoch(0), crate::cipher::test_key(99))];
     assert_eq!(wrong.unlock(&other).unwrap_err().kind(), Kind::InvalidCiphertext);
     // A sibling's key opens nothing here, and a header forged without the key fails its MAC.
