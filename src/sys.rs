@@ -217,6 +217,19 @@ pub fn ofd_lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result
     ofd(file, if kind == LockKind::Shared { libc::F_RDLCK } else { libc::F_WRLCK }, start, len)
 }
 
+/// Whether another open of the file holds a lock on any of these bytes.
+///
+/// # Errors
+/// What `fcntl` reports.
+pub fn ofd_is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
+    let mut request = ofd_request(libc::F_WRLCK, start, len)?;
+    // SAFETY: `request` is a valid flock that the kernel may write to for the length of the call; the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::from(request.l_type) != libc::F_UNLCK)
+}
+
 /// Gives back what [`ofd_lock`] took.
 ///
 /// # Errors
@@ -225,15 +238,19 @@ pub fn ofd_unlock(file: &File, start: u64, len: u64) -> io::Result<()> {
     ofd(file, libc::F_UNLCK, start, len).map(|_| ())
 }
 
-fn ofd(file: &File, kind: i32, start: u64, len: u64) -> io::Result<bool> {
+fn ofd_request(kind: i32, start: u64, len: u64) -> io::Result<libc::flock> {
     let offset = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
-    let request = libc::flock {
+    Ok(libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: offset(start)?,
         l_len: offset(len)?,
         l_pid: 0,
-    };
+    })
+}
+
+fn ofd(file: &File, kind: i32, start: u64, len: u64) -> io::Result<bool> {
+    let request = ofd_request(kind, start, len)?;
     // SAFETY: `request` is a valid flock for the length of the call, and the descriptor is open.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &request) } == 0 {
         return Ok(true);
@@ -294,7 +311,10 @@ mod tests {
         let b = File::options().read(true).write(true).open(&path).unwrap();
         assert!(ofd_lock(&a, LockKind::Exclusive, 0, 1).unwrap());
         assert!(!ofd_lock(&b, LockKind::Exclusive, 0, 1).unwrap());
+        assert!(!ofd_is_locked(&a, 1, 1).unwrap(), "nobody has byte 1 yet");
         assert!(ofd_lock(&b, LockKind::Exclusive, 1, 1).unwrap());
+        assert!(ofd_is_locked(&a, 1, 1).unwrap());
+        assert!(!ofd_is_locked(&a, 0, 1).unwrap(), "its own lock is none in its way");
         ofd_unlock(&a, 0, 1).unwrap();
         assert!(ofd_lock(&b, LockKind::Shared, 0, 1).unwrap());
         drop(b);

@@ -464,3 +464,52 @@ fn damage_in_a_page_or_manifest_is_found_and_never_read() {
     std::fs::remove_file(stored(&s, "packs")).unwrap();
     s.fails(7, &["snapshot", "verify", &snap], &["chunk"]);
 }
+
+/// strace makes each write to the volume's file and each sync of it fail, as a dying disk does: the header cannot be told.
+#[test]
+fn a_failed_sync_is_remembered_by_the_catalog_until_it_is_accepted() {
+    if !requires("strace") || !requires("qemu-io") {
+        return;
+    }
+    let (s, data) = with_volume("v");
+    let file = s.file("v");
+    let mut serve = Command::new("strace");
+    serve.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(&file);
+    serve.args(["-e", "trace=fdatasync,pwrite64", "-e", "inject=fdatasync,pwrite64:error=EIO"]);
+    let plain = s.command(&["serve", "v", "--run", "qemu-io -f raw -c 'write 0 4096' \"$uri\" 2>&1 >&2"]);
+    serve.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => serve.env(name, value),
+            None => serve.env_remove(name),
+        };
+    }
+    let out = output(&mut serve);
+    assert!(out.stderr.contains("Input/output error"), "{out:?}");
+    assert_eq!(s.json(&["volume", "show", "v"])["header"]["write_failed"], true);
+    let doctor = s.coffer(&["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains("a sync failed"), "{doctor:?}");
+    let server = s.serve();
+    let mut client = server.connect("v");
+    assert_eq!(client.read(0, 8192), data, "what was there can be read");
+    assert!(client.try_write(0, &[1; 512], false).unwrap().is_err(), "and not changed");
+    drop(client);
+    server.stop();
+    s.ok(&["volume", "accept-lost-writes", "v"]);
+    assert_eq!(s.json(&["volume", "show", "v"])["header"]["write_failed"], false);
+    s.serve().connect("v").write(0, &[1; 512]);
+}
+
+#[test]
+fn two_files_with_one_volume_id_are_both_refused() {
+    let (s, data) = with_volume("v");
+    let copy = s.data.join("volumes/copied.coffer");
+    std::fs::copy(s.file("v"), &copy).unwrap();
+    let server = s.serve();
+    let refused = Nbd::open(&s.socket(), "v").err().unwrap().to_string();
+    assert!(refused.contains("same volume id") && refused.contains("copied.coffer"), "{refused}");
+    let doctor = s.coffer(&["doctor"]);
+    assert!(doctor.code == 1 && doctor.stdout.contains("copied.coffer has the id of vol-"), "{doctor:?}");
+    std::fs::remove_file(copy).unwrap();
+    assert_eq!(server.connect("v").read(0, 8192), data);
+}

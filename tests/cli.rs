@@ -7,7 +7,9 @@ mod common;
 use common::*;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 const MIB: u64 = 1 << 20;
 
@@ -620,4 +622,74 @@ fn doctor_names_what_is_wrong() {
     std::fs::remove_file(s.file("v")).unwrap();
     assert_eq!(find("volume", "volume v (vol-"), is("error", 1));
     assert_eq!(s.json(&["volume", "list"])["volumes"][0]["state"], json!("error"));
+}
+
+#[test]
+fn a_long_job_gives_way_to_a_server_and_is_done_by_it() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "2GiB", "--name", "v"]);
+    let out = s.path("image");
+    let mut export = s
+        .command(&["--json", "volume", "export", "v", "--sealed", out.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its progress fills the pipe, which stops it, until we read on: so it is at work while the server comes.
+    let pipe = export.stderr.take().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&pipe, 4096).unwrap();
+    let mut progress = BufReader::with_capacity(128, pipe);
+    let mut line = String::new();
+    progress.read_line(&mut line).unwrap();
+    assert!(line.contains("export"), "{line}");
+    let mut server = s.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
+    let lock = std::fs::File::open(s.data.join("lock")).unwrap();
+    wait_until("the server asks for the directory", || coffer::sys::ofd_is_locked(&lock, 1, 1).unwrap());
+    let reading = std::thread::spawn(move || std::io::copy(&mut progress, &mut std::io::sink()).unwrap());
+    let done = export.wait_with_output().unwrap();
+    reading.join().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(std::fs::metadata(&out).unwrap().len(), 2 << 30);
+    let events = s.json(&["audit", "list"]).to_string();
+    assert_eq!(events.matches("coffer:ExportVolume").count(), 2, "begun here, and done there: {events}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
+}
+
+/// What `aws kms` users do with Encrypt, Decrypt, ReEncrypt and GenerateDataKey, with and without a server.
+#[test]
+fn keys_encrypt_decrypt_and_hand_out_data_keys() {
+    let s = Scratch::new();
+    let old = s.json(&["key", "create", "--alias", "alias/old"])["arn"].as_str().unwrap().to_owned();
+    s.ok(&["key", "create", "--alias", "alias/new"]);
+    let at = |name: &str| s.path(name).to_str().unwrap().to_owned();
+    std::fs::write(at("plain"), b"attack at dawn").unwrap();
+    let context = ["--context", "app=web"];
+    let server = s.serve();
+    s.ok(&[&["key", "encrypt", "alias/old", "--input", &at("plain"), "--out", &at("blob")][..], &context].concat());
+    drop(server);
+    let opened = s.ok(&[&["key", "decrypt", "--input", &at("blob")][..], &context].concat());
+    assert_eq!(opened.stdout, "attack at dawn");
+    s.fails(7, &["key", "decrypt", "--input", &at("blob")], &["ciphertext is not valid"]);
+
+    s.ok(&["key", "rotate", "alias/old"]);
+    s.ok(&[&["key", "re-encrypt", "alias/new", "--input", &at("blob"), "--out", &at("moved")][..], &context].concat());
+    s.ok(&["key", "disable", "alias/old"]);
+    s.fails(6, &[&["key", "decrypt", "--input", &at("blob")][..], &context].concat(), &[&old]);
+    let opened = s.ok(&[&["key", "decrypt", "--key", "alias/new", "--input", &at("moved")][..], &context].concat());
+    assert_eq!(opened.stdout, "attack at dawn");
+    s.fails(7, &[&["key", "decrypt", "--key", "alias/old", "--input", &at("moved")][..], &context].concat(), &[]);
+
+    let made = ["key", "generate-data-key", "alias/new", "--out", &at("dk"), "--plaintext-out", &at("dk.clear")];
+    s.ok(&made);
+    let clear = std::fs::read(at("dk.clear")).unwrap();
+    assert_eq!((clear.len(), std::fs::metadata(at("dk.clear")).unwrap().permissions().mode() & 0o777), (32, 0o600));
+    s.ok(&["key", "decrypt", "--input", &at("dk"), "--out", &at("dk.again")]);
+    assert_eq!(std::fs::read(at("dk.again")).unwrap(), clear);
+    s.fails(1, &made, &["create", "exists"]);
+    let shown = s.ok(&["--json", "audit", "list", "--limit", "1000"]).stdout;
+    for act in ["kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey"] {
+        assert!(shown.contains(act), "{act}");
+    }
+    assert!(!shown.contains("attack") && !shown.contains(&hex::encode(&clear)));
 }

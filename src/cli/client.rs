@@ -7,7 +7,7 @@ use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply, Request};
-use crate::service::datadir::DataDir;
+use crate::service::datadir::{DataDir, Wanting};
 use crate::service::{OpenAs, Role, Service};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -34,6 +34,14 @@ pub(super) fn home(variable: &str, folder: &str) -> Result<PathBuf> {
     })
 }
 
+/// The folder for what must not lie in the data directory: keys that open things.
+pub(super) fn config_folder() -> Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/etc/coffer"));
+    }
+    Ok(home("XDG_CONFIG_HOME", ".config")?.join("coffer"))
+}
+
 /// Does one verb.
 pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     let data = data_dir(common)?;
@@ -51,23 +59,53 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
         return Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
             .hint("run `coffer init`, or name the directory with --data"));
     }
-    let env = Env::system();
-    let socket = data.control_socket();
-    let verb = verb_of(&request);
-    let Some(lock) = data.lock(&env, &verb, PATIENCE, || control::daemon_answers(&socket))? else {
-        let reply = control::ask(&socket, &request, &mut |p| bar.show(&p))?;
-        return reply
-            .ok_or_else(|| Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display())));
+    match call_here(common, &data, &request, &mut bar)? {
+        Some(reply) => Ok(reply),
+        None => ask_daemon(&data.control_socket(), &request, &mut bar),
+    }
+}
+
+/// Does one verb in this process. `None`: it is a server's turn, whose socket is there or will be soon.
+fn call_here(
+    common: &Common,
+    data: &DataDir,
+    request: &Request,
+    bar: &mut render::Progressing,
+) -> Result<Option<Reply>> {
+    let (env, socket, verb) = (Env::system(), data.control_socket(), verb_of(request));
+    let Some(lock) = data.lock(&env, &verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
+        return Ok(None);
     };
-    let unlock = unlock(common, &data)?;
-    let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Command))?;
+    let unlock = unlock(common, data)?;
+    let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
-    let outcome = service.handle(&caller, request, &mut |p: Progress| {
+    let mut gave_way = false;
+    let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
         bar.show(&p);
-        !crate::cli::serve::interrupted()
+        gave_way |= service.is_asked_for();
+        !(gave_way || crate::cli::serve::interrupted())
     });
     service.shut_down();
-    outcome
+    match outcome {
+        // What was done so far is taken back: the server does the verb from its start.
+        Err(err) if gave_way && err.kind() == Kind::Interrupted => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Asks a daemon that is there, or about to be.
+fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(reply) = control::ask(socket, request, &mut |p| bar.show(&p))? {
+            return Ok(reply);
+        }
+        if std::time::Instant::now() >= until {
+            return Err(Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display()))
+                .hint("see its log, then try again"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// How this process opens the data directory.

@@ -1,6 +1,6 @@
 //! `coffer init`: a data directory, its root key, its catalog, its repository.
 
-use super::client::{ask_passphrase, data_dir, home, read_passphrase_fd};
+use super::client::{ask_passphrase, config_folder, data_dir, read_passphrase_fd};
 use super::{Common, render};
 use crate::env::{Env, Rng, SystemRng};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -71,11 +71,7 @@ fn key_file(args: &InitArgs) -> Result<PathBuf> {
     if let Some(path) = &args.key_file {
         return std::path::absolute(path).on(|| format!("find {}", path.display()));
     }
-    let folder = if rustix::process::geteuid().is_root() {
-        PathBuf::from("/etc/coffer")
-    } else {
-        home("XDG_CONFIG_HOME", ".config")?.join("coffer")
-    };
+    let folder = config_folder()?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -3,10 +3,12 @@
 mod attach;
 mod bench;
 mod client;
+mod crypto;
 mod demo;
 mod init;
 mod render;
 mod serve;
+mod tls;
 
 use crate::error::{Error, Kind, Result};
 use crate::service::api::Request;
@@ -76,6 +78,9 @@ enum Verb {
     },
     /// List attachments
     Attachments,
+    /// Clients over TLS: their certificates, and which volumes they may use
+    #[command(subcommand)]
+    Tls(tls::TlsVerb),
     /// Run the whole job once, in a scratch directory
     Demo(demo::DemoArgs),
     /// Measure throughput and latency
@@ -122,6 +127,8 @@ enum KeyVerb {
         /// Key id, ARN or alias
         key: String,
     },
+    #[command(flatten)]
+    Crypto(crypto::CryptoVerb),
     /// Delete a CMK after a waiting time
     ScheduleDeletion {
         /// Key id, ARN or alias
@@ -314,7 +321,12 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Detach { what } => return attach::detach(&common, &what),
         Verb::Demo(args) => return demo::run(&common, &args),
         Verb::Bench(args) => return bench::run(&common, &args),
-        Verb::Key(verb) => key_request(verb),
+        Verb::Tls(verb) => match tls::run(&common, verb)? {
+            Some(request) => request,
+            None => return Ok(0),
+        },
+        Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
+        Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Snapshot(verb) => snapshot_request(verb),
         Verb::Attachments => Request::AttachmentList {},
@@ -328,8 +340,8 @@ fn run(cli: Cli) -> Result<u8> {
     Ok(render::reply(&reply, &common))
 }
 
-fn key_request(verb: KeyVerb) -> Request {
-    match verb {
+fn key_request(verb: KeyVerb) -> Result<Request> {
+    Ok(match verb {
         KeyVerb::Create { alias, description } => Request::KeyCreate { alias, description },
         KeyVerb::List => Request::KeyList {},
         KeyVerb::Show { key } => Request::KeyShow { key },
@@ -342,7 +354,8 @@ fn key_request(verb: KeyVerb) -> Request {
         KeyVerb::Alias(AliasVerb::Update { alias, key }) => Request::AliasUpdate { alias, key },
         KeyVerb::Alias(AliasVerb::Delete { alias }) => Request::AliasDelete { alias },
         KeyVerb::Alias(AliasVerb::List) => Request::AliasList {},
-    }
+        KeyVerb::Crypto(_) => return Err(Error::new(Kind::Failed, "this verb has a way of its own")),
+    })
 }
 
 fn volume_request(verb: VolumeVerb) -> Result<Request> {

@@ -4,7 +4,7 @@ use super::Common;
 use crate::error::{Error, Kind};
 use crate::service::api::{
     AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo,
-    VolumeInfo, WireError,
+    TlsClientInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -49,6 +49,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Status(status) => show_status(status),
         Reply::Key(key) => show_key(key),
         Reply::Keys { keys } => list_keys(keys),
+        // Its bytes went where the command line said.
+        Reply::Crypto(info) => line(&info.key),
         Reply::Aliases { aliases } => list_aliases(aliases),
         Reply::Volume(volume) => show_volume(volume),
         Reply::Volumes { volumes } => list_volumes(volumes),
@@ -56,6 +58,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments } => list_attachments(attachments),
+        Reply::TlsClient(client) => show_client(client),
+        Reply::TlsClients { clients } => list_clients(clients),
         Reply::Findings { findings } => list_findings(findings),
         Reply::Events { events } => list_events(events),
     }
@@ -73,6 +77,7 @@ fn ids(reply: &Reply) -> Vec<String> {
     match reply {
         Reply::Done { .. } | Reply::Findings { .. } | Reply::Events { .. } => Vec::new(),
         Reply::Status(s) => vec![s.installation.clone()],
+        Reply::Crypto(info) => vec![info.key.clone()],
         Reply::Key(k) => vec![k.id.clone()],
         Reply::Keys { keys } => keys.iter().map(|k| k.id.clone()).collect(),
         Reply::Aliases { aliases } => aliases.iter().map(|a| a.alias.clone()).collect(),
@@ -80,6 +85,8 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::TlsClient(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
+        Reply::TlsClients { clients } => clients.iter().map(|c| c.name.clone()).collect(),
         Reply::Attachment(a) => vec![a.id.clone()],
         Reply::Attachments { attachments } => attachments.iter().map(|a| a.id.clone()).collect(),
     }
@@ -133,6 +140,31 @@ fn show_key(k: &KeyInfo) {
         ("deletion", or_dash(k.deletion.as_ref())),
         ("backing keys", k.materials.to_string()),
     ]);
+}
+
+fn show_client(c: &TlsClientInfo) {
+    let mut rows = vec![
+        ("name", c.name.clone()),
+        ("by", c.by.clone()),
+        ("principal", c.principal.clone()),
+        ("volumes", volumes_of(c)),
+    ];
+    if let Some(token) = &c.token {
+        rows.push(("export", format!("VOLUME?t={token}")));
+        rows.push(("", "shown this once; whoever has it may use these volumes".to_owned()));
+    }
+    facts(&rows);
+}
+
+fn volumes_of(c: &TlsClientInfo) -> String {
+    c.volumes.as_ref().map_or_else(|| "all".to_owned(), |v| v.join(", "))
+}
+
+fn list_clients(clients: &[TlsClientInfo]) {
+    let row = |c: &TlsClientInfo| {
+        vec![c.name.clone(), c.by.clone(), c.principal.clone(), volumes_of(c), c.created.to_string()]
+    };
+    table(&["name", "by", "principal", "volumes", "created"], clients.iter().map(row));
 }
 
 fn list_keys(keys: &[KeyInfo]) {
@@ -280,6 +312,22 @@ pub(super) fn initialised(status: &StatusInfo, key_file: Option<&Path>, common: 
         eprintln!("coffer: warning: whoever takes both the root key file and the data directory can read everything;");
         eprintln!("        keep a copy of the key file elsewhere, or use `coffer init --passphrase`");
     }
+}
+
+/// What a folder of certificates holds now, and what to do with it.
+pub(super) fn certificates(dir: &Path, client: &str, made: &Path, common: &Common) {
+    if common.json {
+        return json(&serde_json::json!({ "tls": dir, "client": client, "folder": made }));
+    }
+    if common.quiet {
+        return line(made.display());
+    }
+    line(format!("CA and server  {}  serve it: coffer serve --listen tcp:ADDRESS:PORT --tls {0}", dir.display()));
+    line(format!(
+        "Client         {}  give it to {client}: it holds all that its --tls-certificates wants",
+        made.display()
+    ));
+    line(format!("Next           coffer tls allow {client} --volume VOLUME"));
 }
 
 /// Progress: a bar on a terminal for what takes over a second, JSON lines with --json, else nothing.

@@ -6,7 +6,8 @@ use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::volumes::VolumeExports;
-use crate::nbd::{Listener, Server, ServerConfig};
+use crate::nbd::{Listener, Server, ServerConfig, TlsServer};
+use crate::service::datadir::Wanting;
 use crate::service::{Role, Service};
 use clap::Args;
 use std::io::IsTerminal;
@@ -24,12 +25,15 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) struct ServeArgs {
     /// Volumes to serve, by name [default: all]
     volumes: Vec<String>,
-    /// Where to listen: unix:PATH, or tcp:127.0.0.1:PORT [default: nbd.sock in the data directory]
+    /// Where to listen: unix:PATH, or tcp:ADDRESS:PORT [default: nbd.sock in the data directory]
     #[arg(long, value_name = "WHERE")]
     listen: Vec<String>,
     /// Serve plain TCP, without any client identity, on this machine's own addresses
     #[arg(long)]
     insecure_loopback: bool,
+    /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
+    #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
+    tls: Option<PathBuf>,
     /// Serve, run this command with $uri set, and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
@@ -54,10 +58,12 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let data = data_dir(common)?;
     let env = Env::system();
     let (listeners, endpoints) = listen(&args, &data.nbd_socket())?;
+    let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone()).map(Arc::new)).transpose()?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
-    let lock =
-        data.lock(&env, "serve", patience, || crate::api::control::daemon_answers(&socket))?.ok_or_else(|| {
+    let lock = data
+        .lock(&env, "serve", Wanting::Server, patience, || crate::api::control::daemon_answers(&socket))?
+        .ok_or_else(|| {
             let who = data.holder().map_or_else(String::new, |h| format!(", pid {}", h.pid));
             Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
                 .hint("stop that server first")
@@ -65,8 +71,9 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let unlock = unlock(common, &data)?;
     let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Daemon))?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
+    let listeners = listeners.into_iter().map(|w| w.open(tls.as_ref())).collect::<Result<Vec<_>>>()?;
+    let endpoints = real(endpoints, &listeners);
     service.set_endpoints(endpoints.clone());
-    let listeners = listeners.into_iter().map(Wanted::open).collect::<Result<Vec<_>>>()?;
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));
     let server = Server::start(listeners, exports, ServerConfig::default())?;
     let control = ControlServer::start(&socket, service.clone())?;
@@ -104,12 +111,24 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn open(self) -> Result<Listener> {
+    fn open(self, tls: Option<&Arc<TlsServer>>) -> Result<Listener> {
         match self {
             Self::Unix(path) => Listener::unix(&path),
-            Self::Tcp(addr) => Ok(Listener::Tcp(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?)),
+            Self::Tcp(addr) => {
+                let socket = TcpListener::bind(addr).on(|| format!("listen on {addr}"))?;
+                Ok(match tls {
+                    Some(tls) => Listener::Tls(socket, tls.clone()),
+                    None => Listener::Tcp(socket),
+                })
+            }
         }
     }
+}
+
+/// The endpoints with the ports that they got: port 0 asks for any.
+fn real(asked: Vec<String>, listeners: &[Listener]) -> Vec<String> {
+    let real = |(asked, listener): (String, &Listener)| listener.tcp_address().map_or(asked, |a| format!("tcp:{a}"));
+    asked.into_iter().zip(listeners).map(real).collect()
 }
 
 fn listen(args: &ServeArgs, default: &std::path::Path) -> Result<(Vec<Wanted>, Vec<String>)> {
@@ -119,7 +138,7 @@ fn listen(args: &ServeArgs, default: &std::path::Path) -> Result<(Vec<Wanted>, V
         wanted.push(if let Some(path) = place.strip_prefix("unix:") {
             Wanted::Unix(std::path::absolute(path).on(|| format!("listen on {place}"))?)
         } else if let Some(addr) = place.strip_prefix("tcp:") {
-            Wanted::Tcp(tcp(addr, args.insecure_loopback)?)
+            Wanted::Tcp(tcp(addr, args)?)
         } else {
             return Err(Error::new(Kind::Usage, format!("{place:?} is no place to listen"))
                 .hint("say unix:PATH or tcp:127.0.0.1:PORT"));
@@ -128,16 +147,20 @@ fn listen(args: &ServeArgs, default: &std::path::Path) -> Result<(Vec<Wanted>, V
     Ok((wanted, asked))
 }
 
-fn tcp(addr: &str, insecure: bool) -> Result<SocketAddr> {
+fn tcp(addr: &str, args: &ServeArgs) -> Result<SocketAddr> {
     let bad = || Error::new(Kind::Usage, format!("tcp:{addr} is no address")).hint("say tcp:127.0.0.1:PORT");
     let parsed: SocketAddr = addr.parse().map_err(|_| bad())?;
+    if args.tls.is_some() {
+        return Ok(parsed);
+    }
     if !parsed.ip().is_loopback() {
         return Err(Error::new(Kind::Usage, format!("tcp:{addr}: plain TCP is served on 127.0.0.1 and ::1 alone"))
-            .hint("use a Unix socket"));
+            .hint("add --tls DIR (`coffer tls init` makes one), or use a Unix socket"));
     }
-    if !insecure {
-        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP a client has no identity"))
-            .hint("add --insecure-loopback if every user of this machine may read and write these volumes"));
+    if !args.insecure_loopback {
+        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP a client has no identity")).hint(
+            "add --tls DIR, or --insecure-loopback if every user of this machine may read and write these volumes",
+        ));
     }
     Ok(parsed)
 }
@@ -157,7 +180,10 @@ fn captive(command: &str, args: &ServeArgs, service: &Arc<Service>, endpoints: &
     let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
     let (uri, socket) = match endpoint.strip_prefix("unix:") {
         Some(path) => (format!("nbd+unix:///{name}?socket={path}"), path.to_owned()),
-        None => (format!("nbd://{}/{name}", endpoint.trim_start_matches("tcp:")), String::new()),
+        None => {
+            let scheme = if args.tls.is_some() { "nbds" } else { "nbd" };
+            (format!("{scheme}://{}/{name}", endpoint.trim_start_matches("tcp:")), String::new())
+        }
     };
     let status = Command::new("/bin/sh")
         .arg("-c")

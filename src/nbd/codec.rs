@@ -64,6 +64,8 @@ pub mod reply {
     pub const ERR_INVALID: u32 = (1 << 31) + 3;
     /// This build or machine cannot.
     pub const ERR_PLATFORM: u32 = (1 << 31) + 4;
+    /// Not before TLS.
+    pub const ERR_TLS_REQD: u32 = (1 << 31) + 5;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     /// The server is going down.

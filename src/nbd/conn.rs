@@ -3,14 +3,14 @@
 
 use super::budget::{Buf, Holder};
 use super::errno::Hangup;
-use super::export::{Client, Effort, Export, ExportInfo, Progress};
+use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::link::{Link, Outgoing};
 use super::pool::{self, Job};
 use super::serve::Shared;
 use super::session::{Choice, Command, Event, Request, Session};
+use super::tls::TlsServer;
 use crate::error::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno as Os;
 use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +53,8 @@ pub(super) struct Conn {
     shared: Arc<Shared>,
     link: Arc<Link>,
     client: Client,
+    /// What TLS begins with, where the listener requires it.
+    tls: Option<Arc<TlsServer>>,
     session: Session,
     holder: Arc<Holder>,
     export: Option<Arc<dyn Export>>,
@@ -74,7 +76,7 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, client: Client) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, client: Client, tls: Option<Arc<TlsServer>>) -> Self {
         let woken = Arc::clone(&link);
         let holder = shared.budget.join(move || woken.waker.wake());
         let began = shared.now();
@@ -83,7 +85,8 @@ impl Conn {
             shared,
             link,
             client,
-            session: Session::new(),
+            session: if tls.is_some() { Session::requiring_tls() } else { Session::new() },
+            tls,
             holder,
             export: None,
             began,
@@ -115,7 +118,10 @@ impl Conn {
         self.shared.pool.forget(&self.link);
         self.holder.leave();
         self.export = None;
-        let _ = rustix::net::shutdown(&self.link.socket, rustix::net::Shutdown::Both);
+        if self.link.condemned().is_none() {
+            self.link.wire.close();
+        }
+        let _ = rustix::net::shutdown(self.link.wire.fd(), rustix::net::Shutdown::Both);
     }
 
     fn serve(&mut self) -> Result<(), Hangup> {
@@ -188,6 +194,10 @@ impl Conn {
     }
 
     fn event(&mut self, event: Event) -> Result<(), Hangup> {
+        // The session lets nothing pass before TLS; who slipped through it would be taken for a local client.
+        if self.tls.is_some() && self.client.tls.is_none() && matches!(event, Event::List | Event::Choose { .. }) {
+            return Err(Hangup::NotSecure);
+        }
         match event {
             Event::Request(request) => {
                 self.shared.stats.requests.fetch_add(1, Ordering::Relaxed);
@@ -203,11 +213,33 @@ impl Conn {
                 self.queue_output();
             }
             Event::Choose { how, name } => self.choose(how, &name)?,
+            Event::StartTls => self.start_tls()?,
             Event::End => {
                 self.queue_output();
                 self.stage = Stage::Ending;
             }
         }
+        Ok(())
+    }
+
+    /// Goes over to TLS: the reply to STARTTLS is out, and nothing that came before the handshake counts.
+    fn start_tls(&mut self) -> Result<(), Hangup> {
+        self.queue_output();
+        let Some(tls) = &self.tls else { return Err(Hangup::Tls) };
+        // A client waits for the reply. What came without waiting was put there by somebody else, to be taken for the
+        // client's own words once TLS is on.
+        if self.start < self.end {
+            return Err(Hangup::Injection);
+        }
+        if self.link.unsent() > 0 {
+            return Err(Hangup::Lost);
+        }
+        let peer = match self.client.peer {
+            Peer::Tcp { addr } => addr.to_string(),
+            Peer::Unix { pid, .. } => format!("pid {pid}"),
+        };
+        self.link.wire.start_tls(tls.accept().ok_or(Hangup::Tls)?, peer);
+        self.session.tls_started();
         Ok(())
     }
 
@@ -328,7 +360,9 @@ impl Conn {
         } else {
             Some(TICK)
         };
-        let seen = self.sleep(events, timeout);
+        // Under TLS what was received may not all be taken yet, and the socket would not say so.
+        let held = watching && self.link.wire.holds_input();
+        let seen = if held { PollFlags::IN } else { self.sleep(events, timeout) };
         if !watching || !seen.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
         }
@@ -352,8 +386,10 @@ impl Conn {
     /// Polls the socket (left out when `events` is empty: a hang-up would return at once, for ever) and the waker; what the
     /// socket has.
     fn sleep(&self, events: PollFlags, timeout: Option<Duration>) -> PollFlags {
-        let mut fds =
-            [PollFd::from_borrowed_fd(self.link.waker.fd(), PollFlags::IN), PollFd::new(&self.link.socket, events)];
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.link.waker.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.link.wire.fd(), events),
+        ];
         let count = if events.is_empty() { 1 } else { 2 };
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         if poll(&mut fds[..count], timeout.as_ref()).is_err() {
@@ -392,12 +428,13 @@ impl Conn {
         let wanted = payload.len();
         let mut slices = [IoSliceMut::new(payload), IoSliceMut::new(&mut self.rx[self.end..limit])];
         let first = usize::from(wanted == 0);
-        let n = match rustix::io::readv(&self.link.socket, &mut slices[first..]) {
-            Ok(0) => return Err(Hangup::Lost),
-            Ok(n) => n,
-            Err(Os::AGAIN | Os::INTR) => return Ok(()),
-            Err(_) => return Err(Hangup::Lost),
-        };
+        let n = self.link.wire.read(&mut slices[first..])?;
+        if n == 0 {
+            return Ok(());
+        }
+        if self.tls.is_some() && self.client.tls.is_none() {
+            self.client.tls = self.link.wire.tls_peer();
+        }
         self.read_at = now;
         let paid = n.min(wanted);
         self.end += n - paid;

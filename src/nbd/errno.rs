@@ -118,6 +118,15 @@ pub enum Hangup {
     /// A WRITE with more payload than is worth skipping.
     #[error("payload too long")]
     PayloadTooLong,
+    /// `NBD_OPT_EXPORT_NAME`, which has no error reply, where TLS is required and has not begun.
+    #[error("export asked for without TLS")]
+    NotSecure,
+    /// Plain bytes behind `NBD_OPT_STARTTLS`.
+    #[error("bytes between STARTTLS and TLS")]
+    Injection,
+    /// The TLS handshake or a record was not good.
+    #[error("TLS failed")]
+    Tls,
     /// The negotiation took longer than it may.
     #[error("negotiation timed out")]
     HandshakeTimeout,

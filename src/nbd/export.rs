@@ -103,6 +103,24 @@ pub struct Client {
     pub peer: Peer,
     /// This server's number of the connection, never given twice.
     pub connection: u64,
+    /// What TLS says of it, once TLS is on.
+    pub tls: Option<TlsPeer>,
+}
+
+/// The other end of a TLS connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPeer {
+    /// The client's certificate, if it showed one: verified against the CA for clients.
+    pub certificate: Option<Certificate>,
+}
+
+/// What a certificate says of whom it was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Common name, then the alternative names (DNS, mail, URI), as they stand there.
+    pub names: Vec<String>,
+    /// `sha256:` and the SHA-256 of the whole certificate, hexadecimal.
+    pub fingerprint: String,
 }
 
 /// The other end of a socket.

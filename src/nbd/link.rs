@@ -4,10 +4,11 @@
 use super::budget::Buf;
 use super::codec::SimpleReply;
 use super::errno::{Errno, Hangup};
+use super::wire::Wire;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno as Os;
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::Shutdown;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,7 +86,7 @@ struct Outbox {
 /// The shared side of a connection.
 pub(super) struct Link {
     pub(super) id: u64,
-    pub(super) socket: OwnedFd,
+    pub(super) wire: Wire,
     pub(super) waker: Waker,
     out: Mutex<Outbox>,
     in_flight: AtomicUsize,
@@ -103,7 +104,7 @@ impl Link {
     pub(super) fn new(id: u64, socket: OwnedFd) -> std::io::Result<Self> {
         Ok(Self {
             id,
-            socket,
+            wire: Wire::new(socket),
             waker: Waker::new()?,
             out: Mutex::default(),
             in_flight: AtomicUsize::new(0),
@@ -131,15 +132,14 @@ impl Link {
 
     /// Things that wait to be sent.
     pub(super) fn unsent(&self) -> usize {
-        self.out.lock().queue.len()
+        self.out.lock().queue.len() + usize::from(self.wire.owes())
     }
 
     fn push_out(&self, out: &mut Outbox) -> bool {
         while !out.queue.is_empty() && !self.broken() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = gather(&out.queue, out.sent, &mut slices);
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            match rustix::net::sendmsg(&self.socket, &slices[..count], &mut SendAncillaryBuffer::default(), flags) {
+            match self.wire.send(&slices[..count]) {
                 Ok(n) => out.advance(n),
                 Err(Os::INTR) => {}
                 Err(Os::AGAIN) => return false,
@@ -148,7 +148,13 @@ impl Link {
         }
         out.queue.clear();
         out.sent = 0;
-        true
+        match self.wire.flush() {
+            Ok(done) => done || self.broken(),
+            Err(_) => {
+                self.broken.store(true, Ordering::SeqCst);
+                true
+            }
+        }
     }
 
     /// Whether the client can no longer be answered.
@@ -160,7 +166,7 @@ impl Link {
     pub(super) fn condemn(&self, why: Hangup) {
         let _ = self.condemned.set(why);
         self.broken.store(true, Ordering::SeqCst);
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let _ = rustix::net::shutdown(self.wire.fd(), Shutdown::Both);
         self.waker.wake();
     }
 

@@ -6,8 +6,10 @@
 //! (one connection as its thread and the workers share it), `pool` (the workers), `conn` (one connection's thread)
 //! and [`serve`] (listeners and the server as a whole).
 //!
-//! Structured replies, block status and TLS would enter at three places: the option table in [`session`], a second reply
-//! encoder in [`codec`], and the stream type in `link`.
+//! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
+//!
+//! Structured replies and block status would enter at two places: the option table in [`session`], and a second reply
+//! encoder in [`codec`].
 
 pub mod budget;
 pub mod codec;
@@ -16,12 +18,16 @@ pub mod errno;
 pub mod export;
 mod link;
 pub mod memory;
+pub mod pki;
 mod pool;
 pub mod replay;
 pub mod serve;
 pub mod session;
+pub mod tls;
 pub mod volumes;
+mod wire;
 
 pub use errno::{Errno, Hangup};
-pub use export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
+pub use export::{Certificate, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, TlsPeer};
 pub use serve::{Controller, Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};
+pub use tls::TlsServer;

@@ -6,13 +6,14 @@ use super::errno::Hangup;
 use super::export::{Client, Exports, Peer};
 use super::link::{Link, Waker};
 use super::pool::Pool;
+use super::tls::TlsServer;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ pub enum Listener {
     Unix(UnixListener, PathBuf),
     /// A TCP socket that somebody else bound; who may use it is for [`Exports`] to decide.
     Tcp(TcpListener),
+    /// The same, where nothing is served without TLS.
+    Tls(TcpListener, Arc<TlsServer>),
 }
 
 impl Listener {
@@ -129,14 +132,30 @@ impl Listener {
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Unix(listener, _) => listener.as_fd(),
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.as_fd(),
         }
     }
 
     fn set_nonblocking(&self) -> std::io::Result<()> {
         match self {
             Self::Unix(listener, _) => listener.set_nonblocking(true),
-            Self::Tcp(listener) => listener.set_nonblocking(true),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// The address of a TCP listener, with the port that it got.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unix(..) => None,
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.local_addr().ok(),
+        }
+    }
+
+    fn tls(&self) -> Option<Arc<TlsServer>> {
+        match self {
+            Self::Tls(_, tls) => Some(Arc::clone(tls)),
+            Self::Unix(..) | Self::Tcp(_) => None,
         }
     }
 
@@ -150,7 +169,7 @@ impl Listener {
                 let peer = Peer::of_unix(sys::peer_cred(&stream)?);
                 Ok((stream.into(), peer))
             }
-            Self::Tcp(listener) => {
+            Self::Tcp(listener) | Self::Tls(listener, _) => {
                 let (stream, addr) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
@@ -402,7 +421,7 @@ fn accept_all(shared: &Arc<Shared>, listener: &Listener, stop: &Waker) {
         }
         match listener.accept() {
             Ok((socket, peer)) => {
-                if let Err(err) = admit(shared, socket, peer) {
+                if let Err(err) = admit(shared, socket, peer, listener.tls()) {
                     tracing::warn!("NBD connection not served: {err}");
                 }
             }
@@ -430,7 +449,7 @@ impl Drop for Listed {
     }
 }
 
-fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer) -> std::io::Result<()> {
+fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer, tls: Option<Arc<TlsServer>>) -> std::io::Result<()> {
     let connection = shared.next_id.fetch_add(1, Ordering::Relaxed);
     let link = Arc::new(Link::new(connection, socket)?);
     {
@@ -442,7 +461,7 @@ fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer) -> std::io::Result<(
     }
     shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
     let listed = Listed(Arc::clone(shared), connection);
-    let conn = Conn::new(Arc::clone(shared), link, Client { peer, connection });
+    let conn = Conn::new(Arc::clone(shared), link, Client { peer, connection, tls: None }, tls);
     spawn("nbd-conn", move || {
         let _listed = listed;
         conn.run();

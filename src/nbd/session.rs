@@ -10,7 +10,10 @@
 //! [`Session::payload_left`] is not zero, the next bytes are a WRITE's payload: the caller puts them where it wants them and
 //! reports them by [`Session::payload_received`], so that they need not pass through here.
 //!
-//! TLS and structured replies, when they come, are arms of `Session::option`.
+//! Where TLS is required (FORCEDTLS of proto.md), nothing but STARTTLS and ABORT is done before it; [`Event::StartTls`] tells
+//! the caller to begin it, and [`Session::tls_started`] forgets all that was negotiated before.
+//!
+//! Structured replies, when they come, are arms of `Session::option`.
 
 use super::codec::{self, ExportQuery, OptionHeader, RequestHeader, info, option, reply, transmission};
 use super::errno::{self, Errno, Hangup};
@@ -31,6 +34,9 @@ pub const MAX_OPTIONS: u32 = 1024;
 pub const MAX_OPTION: u32 = 16 * 1024;
 /// Longest option data that is skipped and answered; a longer one is hung up on.
 pub const MAX_OPTION_SKIP: u32 = 1 << 20;
+
+/// What a client without TLS is told where it is required.
+const NOT_BEFORE_TLS: &str = "this listener serves nothing without TLS";
 
 /// How an export is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +104,8 @@ pub enum Event {
         /// Why.
         errno: Errno,
     },
+    /// Send what [`Session::take_output`] has, then begin TLS and say so by [`Session::tls_started`].
+    StartTls,
     /// The client ends the connection: finish what is in flight, then close.
     End,
 }
@@ -121,6 +129,7 @@ enum Phase {
         left: u32,
     },
     Listing,
+    StartingTls,
     Choosing {
         how: Choice,
         wants: Vec<u16>,
@@ -136,6 +145,17 @@ enum Phase {
     Ended,
 }
 
+/// Where a session stands with TLS ("TLS support").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    /// NOTLS.
+    Absent,
+    /// FORCEDTLS, and not begun.
+    Required,
+    /// Begun.
+    On,
+}
+
 /// One connection's protocol state.
 #[derive(Debug)]
 pub struct Session {
@@ -144,6 +164,7 @@ pub struct Session {
     partial: Vec<u8>,
     out: Vec<u8>,
     options: u32,
+    tls: Tls,
     fixed: bool,
     no_zeroes: bool,
     size: u64,
@@ -165,11 +186,31 @@ impl Session {
             partial: Vec::new(),
             out: codec::greeting(codec::FLAG_FIXED_NEWSTYLE | codec::FLAG_NO_ZEROES),
             options: 0,
+            tls: Tls::Absent,
             fixed: false,
             no_zeroes: false,
             size: 0,
             read_only: true,
         }
+    }
+
+    /// The same, on a listener that serves nothing without TLS.
+    #[must_use]
+    pub fn requiring_tls() -> Self {
+        Self { tls: Tls::Required, ..Self::new() }
+    }
+
+    /// Tells the session that from now on its bytes come and go by TLS. What was negotiated before is forgotten, but for
+    /// the client's flags, which it does not send again, and the count of options.
+    pub fn tls_started(&mut self) {
+        let (options, fixed, no_zeroes) = (self.options, self.fixed, self.no_zeroes);
+        let (phase, tls) = (Phase::Option, Tls::On);
+        *self = Self { phase, tls, options, fixed, no_zeroes, out: Vec::new(), ..Self::new() };
+    }
+
+    /// Whether an option has to wait for TLS.
+    fn too_early(&self, number: u32) -> bool {
+        self.tls == Tls::Required && !matches!(number, option::STARTTLS | option::ABORT)
     }
 
     /// Handshake bytes to send, in order. Empty in transmission.
@@ -221,7 +262,9 @@ impl Session {
         loop {
             let rest = &input[used..];
             let (took, event) = match &mut self.phase {
-                Phase::Listing | Phase::Choosing { .. } | Phase::Payload(_) | Phase::Ended => (0, None),
+                Phase::Listing | Phase::StartingTls | Phase::Choosing { .. } | Phase::Payload(_) | Phase::Ended => {
+                    (0, None)
+                }
                 Phase::ClientFlags => self.client_flags(rest)?,
                 Phase::Option => self.option_header(rest)?,
                 Phase::Data(header) => {
@@ -284,6 +327,10 @@ impl Session {
         if self.options > MAX_OPTIONS {
             return Err(Hangup::TooManyOptions);
         }
+        let early = self.too_early(header.option);
+        if early && header.option == option::EXPORT_NAME {
+            return Err(Hangup::NotSecure);
+        }
         if !self.fixed && header.option != option::EXPORT_NAME {
             return Err(Hangup::NotFixed);
         }
@@ -295,7 +342,7 @@ impl Session {
             return Ok((took, self.option(header)?));
         }
         let known = matches!(header.option, option::EXPORT_NAME | option::INFO | option::GO);
-        self.phase = if known && header.len <= MAX_OPTION {
+        self.phase = if known && !early && header.len <= MAX_OPTION {
             Phase::Data(header)
         } else {
             Phase::Skip { header, left: header.len }
@@ -312,7 +359,12 @@ impl Session {
     fn option(&mut self, header: OptionHeader) -> Result<Option<Event>, Hangup> {
         let data = std::mem::take(&mut self.partial);
         self.phase = Phase::Option;
+        if self.too_early(header.option) {
+            self.say(header.option, reply::ERR_TLS_REQD, NOT_BEFORE_TLS);
+            return Ok(None);
+        }
         match header.option {
+            option::STARTTLS if self.tls != Tls::Absent => Ok(self.start_tls()),
             option::EXPORT_NAME => {
                 let name = codec::decode_name(&data).ok_or(Hangup::Refused)?;
                 Ok(Some(self.choose(Choice::ExportName, ExportQuery { name, wants: Vec::new() })))
@@ -344,6 +396,16 @@ impl Session {
         Event::Choose { how, name: query.name }
     }
 
+    fn start_tls(&mut self) -> Option<Event> {
+        if self.tls == Tls::On {
+            self.say(option::STARTTLS, reply::ERR_INVALID, "TLS is on already");
+            return None;
+        }
+        codec::option_reply(&mut self.out, option::STARTTLS, reply::ACK, &[]);
+        self.phase = Phase::StartingTls;
+        Some(Event::StartTls)
+    }
+
     fn abort(&mut self) -> Event {
         codec::option_reply(&mut self.out, option::ABORT, reply::ACK, &[]);
         self.phase = Phase::Ended;
@@ -355,6 +417,7 @@ impl Session {
         let Phase::Skip { header, left: 0 } = self.phase else { return None };
         self.phase = Phase::Option;
         match header.option {
+            early if self.too_early(early) => self.say(early, reply::ERR_TLS_REQD, NOT_BEFORE_TLS),
             // Data of ABORT is to be ignored.
             option::ABORT => return Some(self.abort()),
             option::INFO | option::GO => self.say(header.option, reply::ERR_TOO_BIG, "export request too long"),

@@ -3,7 +3,7 @@
 use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Attached, Holder, ServedExport, Service};
+use crate::service::{Attached, Holder, Remote, ServedExport, Service};
 use crate::units::CHUNK;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,6 +43,17 @@ impl VolumeExports {
     }
 }
 
+/// A client over TLS, as the service knows it. Without TLS: none.
+fn remote(client: &Client) -> Option<Remote> {
+    let peer = client.tls.as_ref()?;
+    let names = peer.certificate.as_ref().map(|c| c.names.iter().chain([&c.fingerprint]).cloned().collect());
+    let from = match client.peer {
+        Peer::Tcp { addr } => addr.to_string(),
+        Peer::Unix { pid, .. } => format!("pid {pid}"),
+    };
+    Some(Remote { names: names.unwrap_or_default(), client: format!("NBD connection {}, {from}", client.connection) })
+}
+
 fn holder(client: &Client) -> Holder {
     match client.peer {
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
@@ -56,21 +67,31 @@ fn info(served: ServedExport) -> ExportInfo {
 
 impl Exports for VolumeExports {
     fn list(&self, client: &Client) -> Vec<ExportEntry> {
-        if self.caller(client).is_err() {
-            return Vec::new();
-        }
-        let all = self.service.exports().unwrap_or_default();
+        let all = match remote(client) {
+            Some(remote) => self.service.remote_exports(&remote),
+            None => self.caller(client).and_then(|_| self.service.exports()),
+        };
+        let all = all.unwrap_or_default();
         let shown = all.into_iter().filter(|e| self.serves(&e.name).is_ok());
         shown.map(|e| ExportEntry { name: e.name, description: e.description }).collect()
     }
 
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
+        if let Some(remote) = remote(client) {
+            let served = self.service.remote_export(name, &remote)?;
+            self.serves(name)?;
+            return Ok(info(served));
+        }
         self.caller(client)?;
         self.serves(name)?;
         self.service.export(name).map(info)
     }
 
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
+        if let Some(remote) = remote(client) {
+            self.serves(name)?;
+            return Ok(Arc::new(VolumeExport(self.service.remote_attach(name, &remote)?)));
+        }
         let caller = self.caller(client)?;
         self.serves(name)?;
         let attached = self.service.attach(name, holder(client), &caller)?;

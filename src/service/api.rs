@@ -9,6 +9,7 @@ use crate::units::{SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use zeroize::Zeroizing;
 
 /// A verb and what it is to act on. Volumes and snapshots are named by id or name, keys by id, ARN or alias.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,46 @@ pub enum Request {
     KeyRotate {
         /// Which.
         key: String,
+    },
+    /// Encrypts 1 to 4096 bytes under a CMK.
+    KeyEncrypt {
+        /// Which.
+        key: String,
+        /// What.
+        plaintext: Plain,
+        /// Encryption context: Decrypt must be given the same.
+        context: BTreeMap<String, String>,
+    },
+    /// Opens what KeyEncrypt, KeyGenerateDataKey or KeyReEncrypt made.
+    KeyDecrypt {
+        /// The key that must have made it, if that is to be checked.
+        key: Option<String>,
+        /// Ciphertext blob, hexadecimal.
+        blob: String,
+        /// Encryption context.
+        context: BTreeMap<String, String>,
+    },
+    /// Moves a blob to another CMK, or to the newest version of its own; the plaintext stays in the KMS.
+    KeyReEncrypt {
+        /// To which.
+        key: String,
+        /// Ciphertext blob, hexadecimal.
+        blob: String,
+        /// Encryption context of the blob.
+        context: BTreeMap<String, String>,
+        /// Encryption context of the new blob.
+        new_context: BTreeMap<String, String>,
+    },
+    /// A data key for the caller's own use, wrapped, and in clear if asked for.
+    KeyGenerateDataKey {
+        /// Under which.
+        key: String,
+        /// Its length in bytes, 1 to 1024.
+        bytes: u16,
+        /// The clear form, too.
+        plaintext: bool,
+        /// Encryption context.
+        context: BTreeMap<String, String>,
     },
     /// Disables a CMK and deletes it after a waiting time.
     KeyScheduleDeletion {
@@ -176,6 +217,35 @@ pub enum Request {
     },
     /// All attachments.
     AttachmentList {},
+    /// Lets the bearer of a certificate use volumes over TLS; says it anew if it was said before.
+    TlsAllow {
+        /// A name that stands in the certificate, or its fingerprint as `sha256:…`.
+        name: String,
+        /// The user it acts as; the same name, if none is given.
+        user: Option<String>,
+        /// Which volumes.
+        volumes: Vec<String>,
+        /// All volumes, now and later, instead.
+        all: bool,
+    },
+    /// Makes a token that stands in for a certificate.
+    TlsToken {
+        /// What it is called.
+        name: String,
+        /// The user it acts as; the same name, if none is given.
+        user: Option<String>,
+        /// Which volumes.
+        volumes: Vec<String>,
+        /// All volumes, now and later, instead.
+        all: bool,
+    },
+    /// Takes back what was allowed.
+    TlsDeny {
+        /// To whom.
+        name: String,
+    },
+    /// All that may use volumes over TLS.
+    TlsList {},
     /// Checks this installation and the machine it runs on.
     Doctor {},
     /// Checks the audit's chain against the catalog.
@@ -207,6 +277,8 @@ pub enum Reply {
         /// All of them.
         keys: Vec<KeyInfo>,
     },
+    /// What an encrypting or decrypting verb gives.
+    Crypto(CryptoInfo),
     /// Aliases.
     Aliases {
         /// All of them.
@@ -232,6 +304,13 @@ pub enum Reply {
     Attachments {
         /// All of them.
         attachments: Vec<AttachmentInfo>,
+    },
+    /// One client over TLS.
+    TlsClient(TlsClientInfo),
+    /// Clients over TLS.
+    TlsClients {
+        /// All of them.
+        clients: Vec<TlsClientInfo>,
     },
     /// What a check found.
     Findings {
@@ -287,6 +366,47 @@ pub struct KeyInfo {
     pub deletion: Option<Timestamp>,
     /// Backing keys so far: 1 and one for each rotation.
     pub materials: usize,
+}
+
+/// Bytes that a caller hands in or is handed: hexadecimal on the way, never shown, wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plain(Zeroizing<String>);
+
+impl Plain {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(hex::encode(bytes)))
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if it is no hexadecimal.
+    pub fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
+        hex::decode(self.0.as_bytes())
+            .map(Zeroizing::new)
+            .map_err(|_| Error::new(Kind::Usage, "the plaintext is no hexadecimal"))
+    }
+}
+
+impl std::fmt::Debug for Plain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plain({} bytes, redacted)", self.0.len() / 2)
+    }
+}
+
+/// See [`Reply::Crypto`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoInfo {
+    /// ARN of the CMK.
+    pub key: String,
+    /// The version that was used, hexadecimal.
+    pub key_material_id: String,
+    /// The ciphertext blob, hexadecimal, where one was made.
+    pub blob: Option<String>,
+    /// The plaintext, where it was asked for.
+    pub plaintext: Option<Plain>,
 }
 
 /// An alias.
@@ -396,6 +516,31 @@ pub struct AttachmentInfo {
     pub socket: PathBuf,
     /// When it was made.
     pub created: Timestamp,
+}
+
+/// Who may use what over TLS.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsClientInfo {
+    /// A name in its certificate, or what its token is called.
+    pub name: String,
+    /// `certificate` or `token`.
+    pub by: String,
+    /// Whom it acts as.
+    pub principal: String,
+    /// Which volumes it may use; none: all.
+    pub volumes: Option<Vec<String>>,
+    /// When it was allowed.
+    pub created: Timestamp,
+    /// The token, in the answer to its making alone.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for TlsClientInfo {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, by, principal, volumes, .. } = self;
+        write!(f, "TlsClientInfo({name}, {by}, {principal}, {volumes:?})")
+    }
 }
 
 /// How bad a finding is.

@@ -33,6 +33,8 @@ pub enum Holder {
         /// When it was started, in ticks since boot: process ids are used again.
         start: u64,
     },
+    /// A client over TLS, by the name that it was allowed under (see `coffer tls allow`).
+    Remote(String),
     /// All of one address, on plain TCP.
     Address(IpAddr),
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Holder {
         match self {
             Self::Attachment(id) => write!(f, "attachment {id}"),
             Self::Process { pid, .. } => write!(f, "process {pid}"),
+            Self::Remote(name) => write!(f, "the TLS client {name}"),
             Self::Address(ip) => write!(f, "address {ip}"),
         }
     }
@@ -130,7 +133,7 @@ impl Drop for Attached {
 }
 
 /// An export name taken apart: the volume, and the attachment after `?t=`.
-fn split_export(name: &str) -> (&str, Option<&str>) {
+pub(super) fn split_export(name: &str) -> (&str, Option<&str>) {
     let Some((volume, query)) = name.split_once('?') else { return (name, None) };
     (volume, query.split('&').find_map(|pair| pair.strip_prefix("t=")))
 }
@@ -152,7 +155,7 @@ impl Service {
         self.served(&self.exported(name)?)
     }
 
-    fn exported(&self, name: &str) -> Result<VolumeRecord> {
+    pub(super) fn exported(&self, name: &str) -> Result<VolumeRecord> {
         match split_export(name).0 {
             "" => match <[VolumeRecord; 1]>::try_from(self.volume_records()?) {
                 Ok([only]) => Ok(only),
@@ -163,7 +166,7 @@ impl Service {
         }
     }
 
-    fn served(&self, record: &VolumeRecord) -> Result<ServedExport> {
+    pub(super) fn served(&self, record: &VolumeRecord) -> Result<ServedExport> {
         Ok(ServedExport {
             name: record.name.clone().unwrap_or_else(|| record.id.to_string()),
             description: format!("coffer volume {}", record.id),

@@ -1,11 +1,11 @@
 //! The data directory: what lies where, and whose turn it is.
 //!
-//! `lock`: byte 0 is held by whoever has the directory open, byte 1 by whoever waits for it; from 64 on stands, as JSON,
+//! `lock`: byte 0 is held by whoever has the directory open, byte 1 by a server that waits for it; from 64 on stands, as JSON,
 //! who holds it {pid, start time, boot id, verb}, because an OFD lock does not tell its holder.
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::sys::{LockKind, ofd_lock};
+use crate::sys::{LockKind, ofd_is_locked, ofd_lock};
 use crate::units::VolumeId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -35,7 +35,24 @@ pub struct Holder {
 /// The lock, held until this is dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
+}
+
+impl DirLock {
+    /// Whether a server waits for this directory: a long job of a single command then gives way.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        ofd_is_locked(&self.file, 1, 1).unwrap_or(false)
+    }
+}
+
+/// Who wants the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanting {
+    /// A command: it waits.
+    Command,
+    /// A server: long jobs give way to it.
+    Server,
 }
 
 impl DataDir {
@@ -126,7 +143,7 @@ impl DataDir {
         let text = serde_json::to_vec(&holder).map_err(|e| Error::new(Kind::Failed, what()).because(e))?;
         file.set_len(TEXT_AT).on(what)?;
         file.write_all_at(&text, TEXT_AT).on(what)?;
-        Ok(Some(DirLock { _file: file }))
+        Ok(Some(DirLock { file }))
     }
 
     /// Who wrote themselves into the lock last.
@@ -138,8 +155,8 @@ impl DataDir {
         serde_json::from_slice(&text[..n]).ok()
     }
 
-    /// Takes the lock, or waits up to `patience` for it, asking long jobs to give way; `stop` is asked in between and
-    /// ends the waiting (a daemon's socket has appeared).
+    /// Takes the lock, or waits up to `patience` for it, a server asking long jobs to give way; `stop` is asked in between
+    /// and ends the waiting (a daemon's socket has appeared).
     ///
     /// # Errors
     /// [`Kind::Busy`] naming the holder.
@@ -147,6 +164,7 @@ impl DataDir {
         &self,
         env: &Env,
         verb: &str,
+        wanting: Wanting,
         patience: Duration,
         mut stop: impl FnMut() -> bool,
     ) -> Result<Option<DirLock>> {
@@ -155,7 +173,9 @@ impl DataDir {
         }
         let path = self.0.join("lock");
         let asking = File::options().read(true).write(true).open(&path).on(|| format!("lock {}", path.display()))?;
-        let _ = ofd_lock(&asking, LockKind::Exclusive, 1, 1);
+        if wanting == Wanting::Server {
+            let _ = ofd_lock(&asking, LockKind::Shared, 1, 1);
+        }
         let until = Instant::now() + patience;
         loop {
             if stop() {
@@ -188,14 +208,21 @@ mod tests {
         let first = data.try_lock(&env, "serve").unwrap().unwrap();
         let mut asked = 0;
         let err = data
-            .lock(&env, "volume list", Duration::ZERO, || {
+            .lock(&env, "serve", Wanting::Server, Duration::ZERO, || {
                 asked += 1;
+                assert!(first.is_asked_for());
                 false
             })
             .unwrap_err();
         assert_eq!(err.kind(), Kind::Busy);
         assert!(err.line().contains(&format!("pid {} (serve)", std::process::id())), "{}", err.line());
         assert_eq!(asked, 1);
+        assert!(!first.is_asked_for(), "it has given up");
+        let command = data.lock(&env, "volume list", Wanting::Command, Duration::ZERO, || {
+            assert!(!first.is_asked_for(), "nobody gives way to a command");
+            false
+        });
+        assert_eq!(command.unwrap_err().kind(), Kind::Busy);
         drop(first);
         assert!(data.try_lock(&env, "x").unwrap().is_some());
     }

@@ -1,9 +1,9 @@
 //! Key verbs: the KMS's, and what they do to open volumes.
 
-use super::Service;
-use super::api::{AliasInfo, EventInfo, KeyInfo, Reply, Request};
+use super::api::{AliasInfo, CryptoInfo, EventInfo, KeyInfo, Plain, Reply, Request};
+use super::{Service, context_of};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Caller, KeyMetadata, KeyRef};
+use crate::kms::{Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -49,6 +49,31 @@ impl Service {
                 one(Ok(meta))
             }
             R::KeyRotate { key } => one(kms.rotate_key_on_demand(&of(&key)?, caller)),
+            R::KeyEncrypt { key, plaintext, context } => {
+                let made = kms.encrypt(&of(&key)?, &context_of(&context)?, &plaintext.bytes()?, caller)?;
+                Ok(encrypted(made, None))
+            }
+            R::KeyDecrypt { key, blob, context } => {
+                let key = key.as_deref().map(of).transpose()?;
+                let opened = kms.decrypt(&blob_of(&blob)?, &context_of(&context)?, key.as_ref(), caller)?;
+                let plaintext = Some(Plain::of(opened.plaintext.expose()));
+                let (key, key_material_id) = (opened.key_arn, opened.key_material_id);
+                Ok(Reply::Crypto(CryptoInfo { key, key_material_id, blob: None, plaintext }))
+            }
+            R::KeyReEncrypt { key, blob, context, new_context } => {
+                let (from, to) = (context_of(&context)?, context_of(&new_context)?);
+                let made = kms.re_encrypt(&blob_of(&blob)?, (&from, None), (&to, &of(&key)?), caller)?;
+                Ok(encrypted(made, None))
+            }
+            R::KeyGenerateDataKey { key, bytes, plaintext, context } => {
+                let (key, context, spec) = (of(&key)?, context_of(&context)?, DataKeySpec::Bytes(bytes));
+                if !plaintext {
+                    let made = kms.generate_data_key_without_plaintext(&key, spec, &context, caller)?;
+                    return Ok(encrypted(made, None));
+                }
+                let (clear, made) = kms.generate_data_key(&key, spec, &context, caller)?;
+                Ok(encrypted(made, Some(Plain::of(clear.expose()))))
+            }
             R::KeyScheduleDeletion { key, days } => {
                 let meta = kms.schedule_key_deletion(&of(&key)?, days, caller)?;
                 self.suspend_volumes(&meta.arn);
@@ -122,6 +147,15 @@ impl Service {
         }
         Ok(Reply::Events { events: newest.into() })
     }
+}
+
+fn encrypted(made: Encrypted, plaintext: Option<Plain>) -> Reply {
+    let blob = Some(hex::encode(made.blob));
+    Reply::Crypto(CryptoInfo { key: made.key_arn, key_material_id: made.key_material_id, blob, plaintext })
+}
+
+fn blob_of(hexadecimal: &str) -> Result<Vec<u8>> {
+    hex::decode(hexadecimal).map_err(|_| Error::new(Kind::InvalidCiphertext, "the ciphertext blob is no hexadecimal"))
 }
 
 /// A state or manager as AWS writes it.

@@ -4,6 +4,7 @@
 //! the one entry for verbs; the NBD edge uses [`Service::attach`] for exports.
 
 mod accept;
+mod access;
 pub mod api;
 mod attachment;
 mod check;
@@ -14,6 +15,7 @@ mod opening;
 mod snapshot;
 mod volume;
 
+pub use access::Remote;
 pub use attachment::{Attached, Holder, ServedExport};
 
 use crate::cipher::wrap::EncryptionContext;
@@ -63,9 +65,10 @@ pub struct Service {
     leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
     /// Told when a lease ends.
     lease_ended: Condvar,
+    strangers: access::Strangers,
     jobs: snapshot::Jobs,
     endpoints: Mutex<Vec<String>>,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 /// Where a verb says how far it is. `false` asks it to stop.
@@ -106,9 +109,10 @@ impl Service {
             opens: Mutex::default(),
             leases: Mutex::default(),
             lease_ended: Condvar::new(),
+            strangers: access::Strangers::default(),
             jobs: snapshot::Jobs::default(),
             endpoints: Mutex::default(),
-            _lock: lock,
+            lock,
         });
         service.settle_snapshots();
         if opening.role == Role::Daemon {
@@ -130,6 +134,12 @@ impl Service {
                 }
             }
         });
+    }
+
+    /// Whether a server waits for the data directory that this process has.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        self.lock.is_asked_for()
     }
 
     /// The data directory.
@@ -178,6 +188,10 @@ impl Service {
             | R::KeyEnable { .. }
             | R::KeyDisable { .. }
             | R::KeyRotate { .. }
+            | R::KeyEncrypt { .. }
+            | R::KeyDecrypt { .. }
+            | R::KeyReEncrypt { .. }
+            | R::KeyGenerateDataKey { .. }
             | R::KeyScheduleDeletion { .. }
             | R::KeyCancelDeletion { .. }
             | R::AliasCreate { .. }
@@ -203,10 +217,18 @@ impl Service {
             R::SnapshotList {} => self.list_snapshots().map(|snapshots| Reply::Snapshots { snapshots }),
             R::SnapshotShow { snapshot } => self.show_snapshot(&snapshot).map(Reply::Snapshot),
             R::SnapshotDelete { snapshot } => self.delete_snapshot(caller, &snapshot),
-            R::SnapshotVerify { snapshot, trust } => self.verify_snapshot(&snapshot, trust.as_deref()),
+            R::SnapshotVerify { snapshot, trust } => self.verify_snapshot(&snapshot, trust.as_deref(), report),
             R::AttachBegin { volume, device } => self.begin_attachment(caller, &volume, &device).map(Reply::Attachment),
             R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
             R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
+            R::TlsAllow { name, user, volumes, all } => {
+                self.allow_client(caller, &name, user, &volumes, all).map(Reply::TlsClient)
+            }
+            R::TlsToken { name, user, volumes, all } => {
+                self.make_token(caller, &name, user, &volumes, all).map(Reply::TlsClient)
+            }
+            R::TlsDeny { name } => self.deny_client(caller, &name).map(Reply::TlsClient),
+            R::TlsList {} => self.list_clients().map(|clients| Reply::TlsClients { clients }),
             R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
             R::AuditVerify {} => self.verify_audit(),
             R::AuditAccept {} => {

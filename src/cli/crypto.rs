@@ -1,0 +1,194 @@
+//! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: bytes from files or standard input, to files or standard
+//! output. What is secret goes into files of mode 0600 and never into an argument.
+
+use super::{Common, client, render};
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::service::api::{CryptoInfo, Plain, Reply, Request};
+use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Bytes of the longest input: a blob of 4096 bytes of plaintext with its context's hash and head, and room.
+const MAX_INPUT: u64 = 64 * 1024;
+
+/// Where bytes come from and go to.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Files {
+    /// Read from this file [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Write to this file, which must not exist [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CryptoVerb {
+    /// Encrypt 1 to 4096 bytes under a CMK
+    Encrypt {
+        /// Key id, ARN or alias
+        key: String,
+        #[command(flatten)]
+        files: Files,
+        /// Encryption context, name=value; decrypting needs the same
+        #[arg(long, value_name = "NAME=VALUE")]
+        context: Vec<String>,
+    },
+    /// Decrypt what `encrypt`, `re-encrypt` or `generate-data-key` made
+    Decrypt {
+        #[command(flatten)]
+        files: Files,
+        /// Encryption context, name=value
+        #[arg(long, value_name = "NAME=VALUE")]
+        context: Vec<String>,
+        /// Refuse if another key made it (key id, ARN or alias)
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Move a ciphertext to another CMK, or to its CMK's newest version
+    ReEncrypt {
+        /// Key id, ARN or alias to move it to
+        key: String,
+        #[command(flatten)]
+        files: Files,
+        /// Encryption context of the ciphertext, name=value
+        #[arg(long, value_name = "NAME=VALUE")]
+        context: Vec<String>,
+        /// Encryption context from now on, name=value [default: the same]
+        #[arg(long, value_name = "NAME=VALUE")]
+        new_context: Vec<String>,
+    },
+    /// Make a data key: wrapped, and in clear if a file is named for that
+    GenerateDataKey {
+        /// Key id, ARN or alias
+        key: String,
+        /// Write the wrapped key to this file, which must not exist [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Write the clear key to this file, which must not exist
+        #[arg(long, value_name = "FILE")]
+        plaintext_out: Option<PathBuf>,
+        /// Its length in bytes, 1 to 1024
+        #[arg(long, default_value_t = 32)]
+        bytes: u16,
+        /// Encryption context, name=value
+        #[arg(long, value_name = "NAME=VALUE")]
+        context: Vec<String>,
+    },
+}
+
+pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
+    let (request, out, clear_out) = match verb {
+        CryptoVerb::Encrypt { key, files, context } => {
+            let plaintext = Plain::of(&read(files.input.as_deref())?);
+            (Request::KeyEncrypt { key, plaintext, context: pairs(&context)? }, files.out, None)
+        }
+        CryptoVerb::Decrypt { files, context, key } => {
+            let blob = hex::encode(read(files.input.as_deref())?);
+            (Request::KeyDecrypt { key, blob, context: pairs(&context)? }, files.out, None)
+        }
+        CryptoVerb::ReEncrypt { key, files, context, new_context } => {
+            let (blob, context) = (hex::encode(read(files.input.as_deref())?), pairs(&context)?);
+            let new_context = if new_context.is_empty() { context.clone() } else { pairs(&new_context)? };
+            (Request::KeyReEncrypt { key, blob, context, new_context }, files.out, None)
+        }
+        CryptoVerb::GenerateDataKey { key, out, plaintext_out, bytes, context } => {
+            let plaintext = plaintext_out.is_some();
+            (Request::KeyGenerateDataKey { key, bytes, plaintext, context: pairs(&context)? }, out, plaintext_out)
+        }
+    };
+    if common.json && out.is_none() {
+        return Err(Error::new(Kind::Usage, "--json prints facts on standard output, where the bytes would go")
+            .hint("name a file with --out"));
+    }
+    // Before the key is used: a use that is audited and then cannot be written would be lost.
+    let mut clear_file = clear_out.as_deref().map(Sink::open).transpose()?;
+    let mut sink = Sink::open_or_stdout(out.as_deref())?;
+    let outcome = client::call(common, request).and_then(|reply| deliver(reply, &mut sink, clear_file.as_mut()));
+    match outcome {
+        Ok(facts) => {
+            if common.json {
+                return Ok(render::reply(&Reply::Crypto(facts), common));
+            }
+            Ok(0)
+        }
+        Err(err) => {
+            [clear_out, out].into_iter().flatten().for_each(|path| drop(std::fs::remove_file(path)));
+            Err(err)
+        }
+    }
+}
+
+/// Writes what came, and keeps what may be shown.
+fn deliver(reply: Reply, sink: &mut Sink, clear: Option<&mut Sink>) -> Result<CryptoInfo> {
+    let Reply::Crypto(mut info) = reply else {
+        return Err(Error::new(Kind::Failed, "the daemon answered something else"));
+    };
+    let plaintext = info.plaintext.take().map(|p| p.bytes()).transpose()?;
+    match (&info.blob, plaintext, clear) {
+        (Some(blob), plaintext, clear) => {
+            let blob = hex::decode(blob).map_err(|e| Error::new(Kind::Failed, "the blob is damaged").because(e))?;
+            sink.write(&blob)?;
+            if let (Some(bytes), Some(clear)) = (plaintext, clear) {
+                clear.write(&bytes)?;
+            }
+        }
+        (None, Some(bytes), _) => sink.write(&bytes)?,
+        (None, None, _) => return Err(Error::new(Kind::Failed, "the daemon answered nothing")),
+    }
+    Ok(info)
+}
+
+fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
+    let (name, read) = match path {
+        Some(path) => {
+            let file = std::fs::File::open(path).on(|| format!("read {}", path.display()))?;
+            (path.display().to_string(), file.take(MAX_INPUT + 1).read_to_end(&mut bytes))
+        }
+        None => ("standard input".to_owned(), std::io::stdin().take(MAX_INPUT + 1).read_to_end(&mut bytes)),
+    };
+    read.on(|| format!("read {name}"))?;
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(Error::new(Kind::Usage, format!("{name} has more than {MAX_INPUT} bytes"))
+            .hint("encrypt large data under a data key of your own: `coffer key generate-data-key`"));
+    }
+    Ok(bytes)
+}
+
+fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let split = |pair: &String| match pair.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(Error::new(Kind::Usage, format!("{pair:?} is no name=value"))),
+    };
+    given.iter().map(split).collect()
+}
+
+/// Where bytes go.
+struct Sink(Option<(std::fs::File, PathBuf)>);
+
+impl Sink {
+    fn open(path: &Path) -> Result<Self> {
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+        Ok(Self(Some((file.on(|| format!("create {}", path.display()))?, path.to_owned()))))
+    }
+
+    fn open_or_stdout(path: Option<&Path>) -> Result<Self> {
+        path.map_or(Ok(Self(None)), Self::open)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.0 {
+            Some((file, path)) => {
+                file.write_all(bytes).and_then(|()| file.sync_all()).on(|| format!("write {}", path.display()))
+            }
+            None => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(bytes).and_then(|()| out.flush()).on(|| "write to standard output".to_owned())
+            }
+        }
+    }
+}

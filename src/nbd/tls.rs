@@ -1,0 +1,181 @@
+//! The server's side of TLS: certificates from a folder, read again when they change; TLS 1.3 alone.
+//!
+//! The folder has the names that libnbd, nbdkit and QEMU use: `server-cert.pem`, `server-key.pem`, and `ca-cert.pem` for the
+//! certificates of clients. Without the last no client is asked for a certificate. A client may come without one; what it
+//! may open then is for [`super::Exports`] to decide.
+//!
+//! Nothing is resumed and no early data is taken: every connection shows its certificate anew.
+
+use super::export::Certificate;
+use crate::env::{Env, Timestamp};
+use crate::error::{Error, IoContext, Kind, Result};
+use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// The CA that certificates are verified against, PEM.
+pub const CA_CERT: &str = "ca-cert.pem";
+/// The server's certificate, and what leads from it to the CA, PEM.
+pub const SERVER_CERT: &str = "server-cert.pem";
+/// The server's private key, PEM.
+pub const SERVER_KEY: &str = "server-key.pem";
+
+/// A folder of certificates that a listener uses.
+pub struct TlsServer {
+    folder: PathBuf,
+    env: Env,
+    loaded: Mutex<Loaded>,
+}
+
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// The files as they were at the last try to load them, good or bad.
+    seen: Stamps,
+}
+
+/// Device, inode, bytes and last change of each file.
+type Stamps = [Option<(u64, u64, u64, i64, i64)>; 3];
+
+impl std::fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsServer").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl TlsServer {
+    /// Reads the certificates in `folder`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for a missing file, [`Kind::Usage`] for one that is no certificate or key, for a key of another
+    /// certificate or one that everybody may read, [`Kind::InvalidState`] for a certificate that is not valid now.
+    pub fn open(folder: &Path, env: Env) -> Result<Self> {
+        let seen = stamps(folder);
+        let config = load(folder, env.now())?;
+        Ok(Self { folder: folder.to_owned(), env, loaded: Mutex::new(Loaded { config, seen }) })
+    }
+
+    /// A new connection's TLS, under the certificates as they are now. Files that have changed and are not good leave the
+    /// ones before in use.
+    pub(super) fn accept(&self) -> Option<ServerConnection> {
+        let config = {
+            let mut loaded = self.loaded.lock();
+            let now = stamps(&self.folder);
+            if now != loaded.seen {
+                loaded.seen = now;
+                match load(&self.folder, self.env.now()) {
+                    Ok(config) => loaded.config = config,
+                    Err(err) => tracing::error!("the new certificates are not used: {}", err.line()),
+                }
+            }
+            Arc::clone(&loaded.config)
+        };
+        ServerConnection::new(config).inspect_err(|err| tracing::error!("TLS: {err}")).ok()
+    }
+}
+
+fn stamps(folder: &Path) -> Stamps {
+    [CA_CERT, SERVER_CERT, SERVER_KEY].map(|name| {
+        let meta = std::fs::metadata(folder.join(name)).ok()?;
+        Some((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
+    })
+}
+
+fn load(folder: &Path, now: Timestamp) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let own = format!("certificate and key in {}", folder.display());
+    let bad = |what: &str, err: rustls::Error| {
+        Error::new(Kind::Usage, format!("TLS: {what} cannot be used"))
+            .because(err)
+            .hint("`coffer tls init` makes a set that fits")
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| bad("TLS 1.3", e))?;
+    let ca = folder.join(CA_CERT);
+    let builder = if ca.exists() {
+        let mut roots = RootCertStore::empty();
+        for cert in certificates(&ca, now)? {
+            roots.add(cert).map_err(|e| bad(&ca.display().to_string(), e))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| bad(&ca.display().to_string(), rustls::Error::General(e.to_string())))?;
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let chain = certificates(&folder.join(SERVER_CERT), now)?;
+    let mut config = builder.with_single_cert(chain, key(&folder.join(SERVER_KEY))?).map_err(|e| bad(&own, e))?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).on(|| format!("TLS: read {}", path.display())).map_err(|e| match e.kind() {
+        Kind::NotFound => e.hint("`coffer tls init` makes a CA and certificates"),
+        _ => e,
+    })
+}
+
+/// All certificates of a file; the first must be valid now.
+fn certificates(path: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>> {
+    let bad = |why: String| {
+        Error::new(Kind::Usage, format!("TLS: {}: {why}", path.display())).hint("it has to be a certificate in PEM")
+    };
+    let all = CertificateDer::pem_slice_iter(&read(path)?).collect::<std::result::Result<Vec<_>, _>>();
+    let all = all.map_err(|e| bad(e.to_string()))?;
+    let first = all.first().ok_or_else(|| bad("there is no certificate in it".to_owned()))?;
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|e| bad(e.to_string()))?;
+    let [from, to] =
+        [parsed.validity().not_before, parsed.validity().not_after].map(|t| Timestamp(t.timestamp() * 1000));
+    let wrong = if now < from {
+        format!("is not valid before {from}")
+    } else if now > to {
+        format!("expired at {to}")
+    } else {
+        return Ok(all);
+    };
+    Err(Error::new(Kind::InvalidState, format!("TLS: the certificate in {} {wrong}", path.display()))
+        .hint("put a valid one there, or look at this machine's clock"))
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let mode = std::fs::metadata(path).map_or(0, |m| m.permissions().mode());
+    if mode & 0o007 != 0 {
+        return Err(Error::new(Kind::Usage, format!("TLS: every user may read the key {}", path.display()))
+            .hint(format!("chmod 600 {}", path.display())));
+    }
+    let mut pem = read(path)?;
+    let parsed = PrivateKeyDer::from_pem_slice(&pem);
+    zeroize::Zeroize::zeroize(&mut pem);
+    parsed.map_err(|_| {
+        Error::new(Kind::Usage, format!("TLS: {}: there is no private key in it", path.display()))
+            .hint("it has to be a key in PEM, without a passphrase")
+    })
+}
+
+/// Whom a certificate was made for. Names that are no text are left out.
+pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
+    let fingerprint = format!("sha256:{}", hex::encode(digest(&SHA256, der)));
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Certificate { names: Vec::new(), fingerprint } };
+    let mut names: Vec<String> =
+        parsed.subject().iter_common_name().filter_map(|cn| cn.as_str().ok().map(str::to_owned)).collect();
+    if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
+        names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+                Some((*name).to_owned())
+            }
+            _ => None,
+        }));
+    }
+    Certificate { names, fingerprint }
+}

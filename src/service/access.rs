@@ -1,0 +1,346 @@
+//! Who may use which volume over TLS, and the token that stands in for a certificate.
+//!
+//! A record of the catalog allows one name: one that stands in a client's certificate, or a token's. It says which user of
+//! this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
+//! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
+
+use super::api::TlsClientInfo;
+use super::attachment::split_export;
+use super::volume::VolumeRecord;
+use super::{Attached, Holder, ServedExport, Service};
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::kms::catalog::Record;
+use crate::kms::{Act, Caller};
+use crate::units::VolumeId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+use zeroize::Zeroizing;
+
+/// What a token begins with. An attachment's id (`att-…`) is seen by every user of its machine and is no token.
+const TOKEN: &str = "tok-";
+/// Refusals that are audited at once.
+const BURST: f64 = 20.0;
+/// Longest name off the wire that is audited, bytes.
+const SHOWN: usize = 128;
+
+/// A client over TLS, as it shows itself.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// The names in its certificate and its fingerprint; none: it showed no certificate.
+    pub names: Vec<String>,
+    /// Its connection and address, for the audit.
+    pub client: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct AccessRecord {
+    name: String,
+    user: String,
+    /// None: all.
+    volumes: Option<BTreeSet<VolumeId>>,
+    /// BLAKE3 of the token, hexadecimal; none: a certificate's name.
+    token: Option<String>,
+    created: Timestamp,
+}
+
+impl Record for AccessRecord {
+    const KIND: &'static str = "tls-access";
+    fn id(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl AccessRecord {
+    fn allows(&self, id: VolumeId) -> bool {
+        self.volumes.as_ref().is_none_or(|v| v.contains(&id))
+    }
+}
+
+/// How many refusals may be audited now, and how many were not.
+#[derive(Default)]
+pub(super) struct Strangers(Mutex<Option<Bucket>>);
+
+struct Bucket {
+    left: f64,
+    at: Instant,
+    unrecorded: u64,
+}
+
+impl Strangers {
+    /// Whether this one is audited, at one a second after [`BURST`]; how many before it were not.
+    fn next(&self, now: Instant) -> Option<u64> {
+        let mut bucket = self.0.lock();
+        let bucket = bucket.get_or_insert(Bucket { left: BURST, at: now, unrecorded: 0 });
+        bucket.left = BURST.min(bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64());
+        bucket.at = now;
+        if bucket.left < 1.0 {
+            bucket.unrecorded += 1;
+            return None;
+        }
+        bucket.left -= 1.0;
+        Some(std::mem::take(&mut bucket.unrecorded))
+    }
+}
+
+/// The token in an export's name, and the name without it.
+fn split_token(name: &str) -> (String, Option<&str>) {
+    let token = split_export(name).1.filter(|t| t.starts_with(TOKEN));
+    let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else { return (name.to_owned(), None) };
+    let rest: Vec<&str> = query.split('&').filter(|pair| pair.strip_prefix("t=") != Some(token)).collect();
+    let name = if rest.is_empty() { volume.to_owned() } else { format!("{volume}?{}", rest.join("&")) };
+    (name, Some(token))
+}
+
+/// What is kept of a token.
+fn hash(token: &str) -> String {
+    blake3::hash(token.as_bytes()).to_hex().to_string()
+}
+
+fn shown(name: &str) -> String {
+    name[..name.floor_char_boundary(SHOWN)].to_owned()
+}
+
+impl Service {
+    /// What a client over TLS may open with its certificate.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn remote_exports(&self, remote: &Remote) -> Result<Vec<ServedExport>> {
+        let Some(access) = self.access_of(remote, None)? else { return Ok(Vec::new()) };
+        self.volume_records()?.iter().filter(|r| access.allows(r.id)).map(|r| self.served(r)).collect()
+    }
+
+    /// What one export would be to a client over TLS.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
+    pub fn remote_export(&self, name: &str, remote: &Remote) -> Result<ServedExport> {
+        self.served(&self.admit(name, remote)?.1)
+    }
+
+    /// Attaches one connection of a client over TLS.
+    ///
+    /// # Errors
+    /// As [`Service::remote_export`] and [`Service::attach`].
+    pub fn remote_attach(self: &Arc<Self>, name: &str, remote: &Remote) -> Result<Attached> {
+        let (access, _) = self.admit(name, remote)?;
+        let caller = self.remote_caller(&access, remote);
+        // Its own token is no attachment's.
+        self.attach(&split_token(name).0, Holder::Remote(access.name), &caller)
+    }
+
+    fn remote_caller(&self, access: &AccessRecord, remote: &Remote) -> Caller {
+        let client = format!("{}, {} {}", remote.client, by(access), access.name);
+        Caller { principal: self.user_arn(&access.user), via_service: None, client }
+    }
+
+    fn user_arn(&self, user: &str) -> String {
+        format!("arn:aws:iam::{}:user/{user}", self.kms.installation().account)
+    }
+
+    /// The record that lets a client in: its token's, else that of the first name in its certificate that has one.
+    fn access_of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
+        let all = self.kms.catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
+        let all: Vec<AccessRecord> = all.collect();
+        if let Some(hash) = token.map(hash) {
+            return Ok(all.into_iter().find(|a| a.token.as_ref() == Some(&hash)));
+        }
+        let of = |name: &String| all.iter().find(|a| a.token.is_none() && a.name == *name).cloned();
+        Ok(remote.names.iter().find_map(of))
+    }
+
+    fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
+        let (plain, token) = split_token(name);
+        let access = self.access_of(remote, token)?;
+        let wanted = split_export(&plain).0;
+        let volume = match (&access, self.exported(&plain)) {
+            (Some(access), Ok(volume)) if access.allows(volume.id) => return Ok((access.clone(), volume)),
+            (_, Err(err)) if err.kind() != Kind::NotFound => return Err(err),
+            (_, volume) => volume.ok(),
+        };
+        let who = match (&access, remote.names.first(), token) {
+            (Some(access), ..) => format!("TLS client {}", access.name),
+            (None, _, Some(_)) => "a client with an unknown token".to_owned(),
+            (None, Some(name), None) => format!("a client with the certificate {}", shown(name)),
+            (None, None, None) => "a client without certificate or token".to_owned(),
+        };
+        let err = Error::new(Kind::AccessDenied, format!("{who} may not use volume {}", shown(wanted)))
+            .hint("allow it on the server: `coffer tls allow NAME --volume VOLUME`");
+        self.record_refusal(access.as_ref(), remote, volume.as_ref(), &err);
+        Err(err)
+    }
+
+    fn record_refusal(
+        &self,
+        access: Option<&AccessRecord>,
+        remote: &Remote,
+        volume: Option<&VolumeRecord>,
+        err: &Error,
+    ) {
+        let Some(unrecorded) = self.strangers.next(Instant::now()) else { return };
+        let caller = match access {
+            Some(access) => self.remote_caller(access, remote),
+            None => Caller { principal: "anonymous".to_owned(), via_service: None, client: remote.client.clone() },
+        };
+        let mut act = Act::new("ec2:AttachVolume");
+        if let Some(volume) = volume {
+            act = act.detail("volume", volume.id);
+        }
+        if let Some(name) = remote.names.first() {
+            act = act.detail("certificate", shown(name));
+        }
+        if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with("sha256:")) {
+            act = act.detail("fingerprint", fingerprint);
+        }
+        if unrecorded > 0 {
+            act = act.detail("refusals-not-recorded-before", unrecorded);
+        }
+        if let Err(err) = self.kms.record(&caller, act, Err(err)) {
+            tracing::error!("a refusal could not be audited: {}", err.line());
+        }
+    }
+
+    /// Lets the bearer of a certificate use volumes.
+    pub(super) fn allow_client(
+        &self,
+        caller: &Caller,
+        name: &str,
+        user: Option<String>,
+        volumes: &[String],
+        all: bool,
+    ) -> Result<TlsClientInfo> {
+        let record = self.new_access(name, user, volumes, all)?;
+        let act = self.act_on("coffer:AllowTlsClient", &record);
+        self.kms.audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
+            Some(found) if found.record.token.is_some() => Err(exists(name)),
+            Some(found) => tx.update(&record, found.version).map(drop),
+            None => tx.insert(&record).map(drop),
+        })?;
+        self.client_info(&record, None)
+    }
+
+    /// Makes a token. It is told in this answer alone; the catalog keeps its hash.
+    pub(super) fn make_token(
+        &self,
+        caller: &Caller,
+        name: &str,
+        user: Option<String>,
+        volumes: &[String],
+        all: bool,
+    ) -> Result<TlsClientInfo> {
+        let mut raw = Zeroizing::new([0u8; 32]);
+        crate::sys::random(&mut raw[..]);
+        let token = Zeroizing::new(format!("{TOKEN}{}", hex::encode(&raw[..])));
+        let record = AccessRecord { token: Some(hash(&token)), ..self.new_access(name, user, volumes, all)? };
+        self.kms.audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
+            if tx.get::<AccessRecord>(name)?.is_some() {
+                return Err(exists(name));
+            }
+            tx.insert(&record).map(drop)
+        })?;
+        self.client_info(&record, Some(token.to_string()))
+    }
+
+    /// Takes back what was allowed.
+    pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<TlsClientInfo> {
+        let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
+        let gone = self.kms.audited(caller, act, |tx| {
+            let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("nothing is allowed to {}", shown(name)))
+                    .hint("see `coffer tls list`")
+            })?;
+            tx.delete::<AccessRecord>(name, found.version)?;
+            Ok(found.record)
+        })?;
+        self.client_info(&gone, None)
+    }
+
+    pub(super) fn list_clients(&self) -> Result<Vec<TlsClientInfo>> {
+        let all = self.kms.catalog().list::<AccessRecord>()?.records;
+        all.iter().map(|r| self.client_info(&r.record, None)).collect()
+    }
+
+    fn new_access(&self, name: &str, user: Option<String>, volumes: &[String], all: bool) -> Result<AccessRecord> {
+        if name.is_empty() || name.len() > SHOWN || name.chars().any(char::is_control) {
+            return Err(Error::new(
+                Kind::Usage,
+                "allow a TLS client: its name has 1 to 128 bytes, none of them control",
+            ));
+        }
+        let user = user.unwrap_or_else(|| name.to_owned());
+        let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
+        if user.is_empty() || user.len() > 64 || !user.chars().all(good) {
+            return Err(Error::new(Kind::Usage, format!("{user:?} is no name for a user"))
+                .hint("say --user NAME: letters, digits and + = , . @ _ -, at most 64"));
+        }
+        if all != volumes.is_empty() {
+            return Err(Error::new(Kind::Usage, "allow a TLS client: some volumes, or all")
+                .hint("say --volume VOLUME or --all-volumes"));
+        }
+        let ids = volumes.iter().map(|v| self.find_volume(v).map(|r| r.id)).collect::<Result<BTreeSet<_>>>()?;
+        let volumes = (!all).then_some(ids);
+        Ok(AccessRecord { name: name.to_owned(), user, volumes, token: None, created: self.env.now() })
+    }
+
+    fn act_on(&self, name: &str, record: &AccessRecord) -> Act {
+        let volumes = record
+            .volumes
+            .as_ref()
+            .map_or_else(|| "all".to_owned(), |v| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        let act = Act::new(name).detail("name", &record.name).detail("principal", self.user_arn(&record.user));
+        act.detail("volumes", volumes)
+    }
+
+    fn client_info(&self, record: &AccessRecord, token: Option<String>) -> Result<TlsClientInfo> {
+        let known = self.volume_records()?;
+        let name = |id: &VolumeId| {
+            known.iter().find(|r| r.id == *id).and_then(|r| r.name.clone()).unwrap_or_else(|| id.to_string())
+        };
+        Ok(TlsClientInfo {
+            name: record.name.clone(),
+            by: by(record).to_owned(),
+            principal: self.user_arn(&record.user),
+            volumes: record.volumes.as_ref().map(|v| v.iter().map(name).collect()),
+            created: record.created,
+            token,
+        })
+    }
+}
+
+const fn by(record: &AccessRecord) -> &'static str {
+    if record.token.is_some() { "token" } else { "certificate" }
+}
+
+fn exists(name: &str) -> Error {
+    Error::new(Kind::Exists, format!("something is allowed to {name} already"))
+        .hint("see `coffer tls list`; `coffer tls deny` takes it back")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_token_is_taken_out_of_a_name_and_the_rest_stays() {
+        assert_eq!(split_token("web?t=tok-1&c=2"), ("web?c=2".to_owned(), Some("tok-1")));
+        assert_eq!(split_token("web?t=tok-1"), ("web".to_owned(), Some("tok-1")));
+        assert_eq!(split_token("web?t=att-1&c=2"), ("web?t=att-1&c=2".to_owned(), None));
+        assert_eq!(split_token("web"), ("web".to_owned(), None));
+    }
+
+    #[test]
+    fn refusals_are_audited_at_a_bounded_rate_and_the_rest_is_counted() {
+        let strangers = Strangers::default();
+        let start = Instant::now();
+        let audited = (0..100).filter(|_| strangers.next(start).is_some()).count();
+        assert_eq!(audited, 20);
+        assert_eq!(strangers.next(start + Duration::from_secs(1)), Some(80));
+        assert_eq!(strangers.next(start + Duration::from_secs(1)), None);
+        assert_eq!(strangers.next(start + Duration::from_secs(3)), Some(1));
+    }
+}
