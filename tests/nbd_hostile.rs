@@ -6,7 +6,7 @@
 use coffer::error::Result;
 use coffer::nbd::memory::Memory;
 use coffer::nbd::{
-    Client, Effort, Export, ExportEntry, ExportInfo, Exports, Listener, Progress, Server, ServerConfig, replay,
+    Client, Effort, Export, ExportEntry, ExportInfo, Exports, Listener, Progress, Server, ServerConfig, Zeroing, replay,
 };
 use parking_lot::{Condvar, Mutex};
 use std::io::Write;
@@ -72,8 +72,8 @@ impl Export for Handle {
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
         self.0.trim(offset, len, fua)
     }
-    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()> {
-        self.0.write_zeroes(offset, len, no_hole, fua)
+    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
+        self.0.write_zeroes(offset, len, how)
     }
     fn cache(&self, offset: u64, len: u64) -> Result<()> {
         self.0.cache(offset, len)

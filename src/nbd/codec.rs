@@ -12,8 +12,14 @@ pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// Start of every request ("Request message").
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of every request under extended headers ("Request message" of the extension).
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 /// Start of every simple reply ("Simple reply message").
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// Start of every chunk of a structured reply ("Structured reply chunk message").
+pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Start of every chunk of a reply under extended headers ("Extended reply chunk message" of the extension).
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flags ("Handshake flags"): the server speaks fixed newstyle.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
@@ -56,6 +62,8 @@ pub mod reply {
     pub const SERVER: u32 = 2;
     /// One fact about an export.
     pub const INFO: u32 = 3;
+    /// One metadata context.
+    pub const META_CONTEXT: u32 = 4;
     /// This server does not know the option.
     pub const ERR_UNSUP: u32 = (1 << 31) + 1;
     /// This server will not.
@@ -72,6 +80,8 @@ pub mod reply {
     pub const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
     /// The option, or its answer, is too large.
     pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+    /// Extended headers are on, which this option would turn off.
+    pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
 /// Information types of `NBD_REP_INFO`.
@@ -100,10 +110,16 @@ pub mod transmission {
     pub const SEND_TRIM: u16 = 1 << 5;
     /// `NBD_CMD_WRITE_ZEROES` is there.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
+    /// `NBD_CMD_FLAG_DF` is there.
+    pub const SEND_DF: u16 = 1 << 7;
     /// Connections to one export see one state.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     /// `NBD_CMD_CACHE` is there.
     pub const SEND_CACHE: u16 = 1 << 10;
+    /// `NBD_CMD_FLAG_FAST_ZERO` is there.
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// `NBD_CMD_BLOCK_STATUS` may name the contexts that it asks for.
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Command numbers ("Request types").
@@ -122,12 +138,42 @@ pub mod command {
     pub const CACHE: u16 = 5;
     /// The range shall read as zeroes.
     pub const WRITE_ZEROES: u16 = 6;
+    /// What the metadata contexts say of the range.
+    pub const BLOCK_STATUS: u16 = 7;
+}
+
+/// Types of the chunks of a structured or extended reply ("Structured reply types").
+pub mod chunk {
+    /// Nothing more; the request is done.
+    pub const NONE: u16 = 0;
+    /// Bytes, and where they lie.
+    pub const OFFSET_DATA: u16 = 1;
+    /// A range that reads as zeroes.
+    pub const OFFSET_HOLE: u16 = 2;
+    /// Extents of one metadata context, 32-bit lengths.
+    pub const BLOCK_STATUS: u16 = 5;
+    /// Extents of one metadata context, 64-bit lengths.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
+    /// What went wrong.
+    pub const ERROR: u16 = (1 << 15) + 1;
+    /// What went wrong, and where.
+    pub const ERROR_OFFSET: u16 = (1 << 15) + 2;
+    /// Reply flags: no chunk follows.
+    pub const DONE: u16 = 1;
 }
 
 /// Command flags ("Command flags"): make durable before replying.
 pub const CMD_FUA: u16 = 1;
 /// Command flags: write zeroes without making a hole.
 pub const CMD_NO_HOLE: u16 = 2;
+/// Command flags: one chunk of content.
+pub const CMD_DF: u16 = 4;
+/// Command flags: one extent a context.
+pub const CMD_REQ_ONE: u16 = 8;
+/// Command flags: write zeroes only if that is faster than writing.
+pub const CMD_FAST_ZERO: u16 = 16;
+/// Command flags: the length is a payload's (extended headers alone).
+pub const CMD_PAYLOAD_LEN: u16 = 32;
 
 /// Longest string of the protocol, bytes ("Values" of proto.md: 4096).
 pub const MAX_STRING: usize = 4096;
@@ -249,6 +295,48 @@ impl ExportQuery {
     }
 }
 
+/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetaQuery {
+    /// The export asked about.
+    pub name: String,
+    /// Contexts, or wildcards, asked for.
+    pub queries: Vec<String>,
+}
+
+impl MetaQuery {
+    /// Reads one; `None` when a length does not fit, bytes are left over, or a string is none of the protocol's.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        let string = |r: &mut Reader<'_>| {
+            let len = usize::try_from(r.u32()?).ok()?;
+            decode_name(r.bytes(len)?)
+        };
+        let name = string(&mut r)?;
+        let count = r.u32()?;
+        // Not from the count: it is whatever the client says.
+        let mut queries = Vec::new();
+        for _ in 0..count {
+            queries.push(string(&mut r)?);
+        }
+        r.is_empty().then_some(Self { name, queries })
+    }
+
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let string = |out: &mut Vec<u8>, text: &str| {
+            out.extend_from_slice(&len32(text.len()).to_be_bytes());
+            out.extend_from_slice(text.as_bytes());
+        };
+        string(out, &self.name);
+        out.extend_from_slice(&len32(self.queries.len()).to_be_bytes());
+        for query in &self.queries {
+            string(out, query);
+        }
+    }
+}
+
 /// An export's name off the wire: UTF-8, at most [`MAX_STRING`] bytes, no NUL.
 #[must_use]
 pub fn decode_name(bytes: &[u8]) -> Option<String> {
@@ -282,30 +370,51 @@ pub struct RequestHeader {
     pub cookie: u64,
     /// First byte.
     pub offset: u64,
-    /// Bytes.
-    pub len: u32,
+    /// Bytes: at most 32 bits of them without extended headers.
+    pub len: u64,
 }
 
 impl RequestHeader {
     /// Bytes on the wire.
     pub const SIZE: usize = 28;
+    /// Bytes on the wire under extended headers.
+    pub const EXTENDED_SIZE: usize = 32;
 
     /// Reads one; `None` when the magic is wrong or bytes are missing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
         (r.u32()? == REQUEST_MAGIC).then_some(())?;
-        Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u32()? })
+        Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u32()?.into() })
     }
 
-    /// Appends it to `out`.
+    /// Reads one of extended headers; `None` as in [`RequestHeader::decode`].
+    #[must_use]
+    pub fn decode_extended(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        (r.u32()? == EXTENDED_REQUEST_MAGIC).then_some(())?;
+        Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u64()? })
+    }
+
+    /// Appends it to `out`. A length of more than 32 bits is cut to the largest: it needs extended headers.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        self.encode_middle(out);
+        out.extend_from_slice(&u32::try_from(self.len).unwrap_or(u32::MAX).to_be_bytes());
+    }
+
+    /// Appends it to `out` as extended headers have it.
+    pub fn encode_extended(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
+        self.encode_middle(out);
+        out.extend_from_slice(&self.len.to_be_bytes());
+    }
+
+    fn encode_middle(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.flags.to_be_bytes());
         out.extend_from_slice(&self.command.to_be_bytes());
         out.extend_from_slice(&self.cookie.to_be_bytes());
         out.extend_from_slice(&self.offset.to_be_bytes());
-        out.extend_from_slice(&self.len.to_be_bytes());
     }
 }
 

@@ -1,11 +1,12 @@
 //! One connection's thread: reads all that a `recv` brings, serves it inline while that needs no waiting, sends all replies in
 //! one `sendmsg`, and hands the rest to the workers.
 
+use super::apply;
 use super::budget::{Buf, Holder};
 use super::errno::Hangup;
 use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::link::{Link, Outgoing};
-use super::pool::{self, Job};
+use super::pool::Job;
 use super::serve::Shared;
 use super::session::{Choice, Command, Event, Request, Session};
 use super::tls::TlsServer;
@@ -23,7 +24,7 @@ const READ_AHEAD_BEHIND_LARGE: usize = 4096;
 /// Payload that counts as large for that.
 const LARGE: usize = 32 * 1024;
 /// Largest READ or WRITE served inline; a longer one would hold up the connection's others.
-const INLINE_MAX: u32 = 512 * 1024;
+const INLINE_MAX: u64 = 512 * 1024;
 /// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
@@ -195,7 +196,10 @@ impl Conn {
 
     fn event(&mut self, event: Event) -> Result<(), Hangup> {
         // The session lets nothing pass before TLS; who slipped through it would be taken for a local client.
-        if self.tls.is_some() && self.client.tls.is_none() && matches!(event, Event::List | Event::Choose { .. }) {
+        if self.tls.is_some()
+            && self.client.tls.is_none()
+            && matches!(event, Event::List | Event::Contexts { .. } | Event::Choose { .. })
+        {
             return Err(Hangup::NotSecure);
         }
         match event {
@@ -203,13 +207,18 @@ impl Conn {
                 self.shared.stats.requests.fetch_add(1, Ordering::Relaxed);
                 self.begin(request)?;
             }
-            Event::Refused { cookie, errno } => {
+            Event::Refused { to, refusal } => {
                 self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
-                self.queue(Outgoing::reply(cookie, Err(errno)));
+                self.queue(apply::refuse(to, refusal));
             }
             Event::List => {
                 let entries = self.shared.exports.list(&self.client);
                 self.session.answer_list(&entries);
+                self.queue_output();
+            }
+            Event::Contexts { name } => {
+                let contexts = self.shared.exports.contexts(&name, &self.client);
+                self.session.answer_contexts(contexts.as_deref());
                 self.queue_output();
             }
             Event::Choose { how, name } => self.choose(how, &name)?,
@@ -251,6 +260,9 @@ impl Conn {
             Err(err) => Err(err),
         };
         let answered = self.session.answer_choice(answer.as_ref());
+        if self.session.in_transmission() {
+            let _ = self.link.contexts.set(self.session.contexts().to_vec());
+        }
         self.queue_output();
         answered
     }
@@ -313,11 +325,11 @@ impl Conn {
         let empty = request.len == 0 && request.command != Command::Flush;
         let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
         if empty || (small && !request.fua) {
-            match pool::apply(&*export, &request, buf.as_deref_mut(), Effort::Inline) {
+            match apply::apply(&*export, &request, buf.as_deref_mut(), Effort::Inline) {
                 Ok(Progress::WouldBlock) => {}
                 outcome => {
                     self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
-                    self.queue(pool::answer(&request, outcome.map(|_| ()), buf));
+                    self.queue(apply::answer(&request, outcome.map(|_| ()), buf));
                     return Ok(());
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! The service layer implements both; tests use one in memory.
 
-use crate::error::Result;
+use super::reply::Extent;
+use crate::error::{Error, Kind, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,17 +46,45 @@ pub trait Export: Send + Sync {
     /// # Errors
     /// What the layers below report.
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()>;
-    /// The range shall read as zeroes; `no_hole`: its space stays allocated.
+    /// The range shall read as zeroes.
     ///
     /// # Errors
-    /// What the layers below report.
-    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()>;
+    /// [`Kind::Unsupported`], before anything is changed, when it was to be `fast` and would not be; what the layers below
+    /// report.
+    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()>;
     /// The range will be needed soon.
     ///
     /// # Errors
     /// What the layers below report.
     fn cache(&self, offset: u64, len: u64) -> Result<()>;
+    /// What a metadata context of this export says from `offset` on: at least one extent, at most `most`, in all no more
+    /// than `len` bytes, perhaps less.
+    ///
+    /// # Errors
+    /// What the layers below report.
+    fn extents(&self, context: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
+        let _ = (offset, len, most);
+        Err(Error::new(Kind::Unsupported, format!("there is no metadata context {context}")))
+    }
 }
+
+/// How a range is zeroed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Zeroing {
+    /// Its space stays allocated.
+    pub no_hole: bool,
+    /// Only if it takes less time than writing it.
+    pub fast: bool,
+    /// Durable before the call returns.
+    pub fua: bool,
+}
+
+/// `base:allocation`: the range takes no space.
+pub const STATE_HOLE: u32 = 1;
+/// `base:allocation`: the range reads as zeroes.
+pub const STATE_ZERO: u32 = 2;
+/// Name of the context that tells holes and zeroes ("The `base:` metadata namespace").
+pub const ALLOCATION: &str = "base:allocation";
 
 /// A line of `NBD_OPT_LIST`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +117,13 @@ pub trait Exports: Send + Sync {
     /// # Errors
     /// `NotFound`, `AccessDenied`, `Busy`, … as the client is to hear them.
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo>;
+    /// The metadata contexts of an export; takes no lease.
+    ///
+    /// # Errors
+    /// As [`Exports::info`].
+    fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
+        self.info(name, client).map(|_| Vec::new())
+    }
     /// Opens an export and takes its lease; dropping the last Arc of that connection ends it. The server drops its own
     /// after everything in flight on the connection has ended.
     ///

@@ -2,8 +2,8 @@
 //! that end it.
 
 use super::budget::Buf;
-use super::codec::SimpleReply;
-use super::errno::{Errno, Hangup};
+use super::errno::Hangup;
+use super::reply::Head;
 use super::wire::Wire;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -11,12 +11,13 @@ use rustix::io::Errno as Os;
 use rustix::net::Shutdown;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Slices in one `sendmsg(2)`: two for each reply. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
+/// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
 const SLICES: usize = 128;
 
 /// Something another thread can be woken by while it polls.
@@ -46,33 +47,35 @@ impl Waker {
 /// Something to send.
 #[derive(Debug)]
 pub(super) enum Outgoing {
-    /// Handshake bytes.
+    /// Handshake bytes, or a reply without a READ's data.
     Bytes(Vec<u8>),
-    /// A reply, with a READ's data.
-    Reply { head: [u8; SimpleReply::SIZE], body: Option<Buf> },
+    /// A reply of one piece, with a READ's data.
+    Reply { head: Head, body: Option<Buf> },
+    /// A READ's data in several chunks: each has a head, and bytes of the buffer, or none.
+    Chunks { chunks: Vec<(Head, Range<usize>)>, body: Buf },
 }
 
 impl Outgoing {
-    /// The reply to `cookie`.
-    pub(super) fn reply(cookie: u64, outcome: Result<Option<Buf>, Errno>) -> Self {
-        let (error, body) = match outcome {
-            Ok(body) => (None, body),
-            Err(errno) => (Some(errno), None),
-        };
-        Self::Reply { head: SimpleReply { error, cookie }.encode(), body }
+    /// Its parts, in order; `None` behind the last one.
+    fn part(&self, i: usize) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => (i == 0).then_some(bytes),
+            Self::Reply { head, .. } if i == 0 => Some(head),
+            Self::Reply { body, .. } => body.as_deref().filter(|_| i == 1),
+            Self::Chunks { chunks, body } => {
+                let (head, range) = chunks.get(i / 2)?;
+                Some(if i.is_multiple_of(2) { head } else { &body[range.clone()] })
+            }
+        }
     }
 
-    fn parts(&self) -> (&[u8], &[u8]) {
-        match self {
-            Self::Bytes(bytes) => (bytes, &[]),
-            Self::Reply { head, body } => (head, body.as_deref().unwrap_or(&[])),
-        }
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|i| self.part(i))
     }
 
     /// Bytes on the wire.
     pub(super) fn len(&self) -> usize {
-        let (head, body) = self.parts();
-        head.len() + body.len()
+        self.parts().map(<[u8]>::len).sum()
     }
 }
 
@@ -98,6 +101,8 @@ pub(super) struct Link {
     condemned: OnceLock<Hangup>,
     /// How old a request may get, once an export is open.
     pub(super) stale_after: OnceLock<Duration>,
+    /// The metadata contexts that the client chose, once an export is open.
+    pub(super) contexts: OnceLock<Vec<String>>,
 }
 
 impl Link {
@@ -112,6 +117,7 @@ impl Link {
             broken: AtomicBool::new(false),
             condemned: OnceLock::new(),
             stale_after: OnceLock::new(),
+            contexts: OnceLock::new(),
         })
     }
 
@@ -202,17 +208,17 @@ impl Link {
 fn gather<'a>(queue: &'a VecDeque<Outgoing>, sent: usize, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
     let mut count = 0;
     let mut skip = sent;
-    for one in queue.iter().take(SLICES / 2) {
-        let (head, body) = one.parts();
-        for part in [head, body] {
-            let gone = skip.min(part.len());
-            skip -= gone;
-            let part = &part[gone..];
-            if !part.is_empty() {
-                slices[count] = IoSlice::new(part);
-                count += 1;
-            }
+    for part in queue.iter().flat_map(Outgoing::parts) {
+        let gone = skip.min(part.len());
+        skip -= gone;
+        if gone == part.len() {
+            continue;
         }
+        if count == SLICES {
+            break;
+        }
+        slices[count] = IoSlice::new(&part[gone..]);
+        count += 1;
     }
     count
 }

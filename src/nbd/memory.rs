@@ -1,6 +1,9 @@
 //! An export in memory: the floor that benches compare with, and what tests serve.
 
-use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress};
+use super::export::{
+    ALLOCATION, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress, STATE_HOLE, STATE_ZERO, Zeroing,
+};
+use super::reply::Extent;
 use crate::error::{Error, Kind, Result};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -79,12 +82,28 @@ impl Export for Memory {
         self.zero(offset, len)
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, _: bool, _: bool) -> Result<()> {
+    fn write_zeroes(&self, offset: u64, len: u64, _: Zeroing) -> Result<()> {
         self.zero(offset, len)
     }
 
     fn cache(&self, _: u64, _: u64) -> Result<()> {
         Ok(())
+    }
+
+    /// Holes are bytes that are zero.
+    fn extents(&self, _: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
+        let bytes = self.bytes.read();
+        let mut out: Vec<Extent> = Vec::new();
+        for byte in &bytes[range(bytes.len(), offset, len)?] {
+            let flags = if *byte == 0 { STATE_HOLE | STATE_ZERO } else { 0 };
+            let full = out.len() == most;
+            match out.last_mut() {
+                Some(last) if last.flags == flags => last.len += 1,
+                _ if full => break,
+                _ => out.push(Extent { len: 1, flags }),
+            }
+        }
+        Ok(out)
     }
 }
 
@@ -110,6 +129,10 @@ impl Exports for Fixed {
         let export = self.open(name, client)?;
         let (size, read_only) = (export.size(), export.read_only());
         Ok(ExportInfo { name: name.to_owned(), description: String::new(), size, read_only })
+    }
+
+    fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
+        self.open(name, client).map(|_| vec![ALLOCATION.to_owned()])
     }
 
     fn open(&self, name: &str, _: &Client) -> Result<Arc<dyn Export>> {

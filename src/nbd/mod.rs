@@ -8,9 +8,9 @@
 //!
 //! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
 //!
-//! Structured replies and block status would enter at two places: the option table in [`session`], and a second reply
-//! encoder in [`codec`].
+//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `apply` goes from one to the other.
 
+mod apply;
 pub mod budget;
 pub mod codec;
 mod conn;
@@ -21,6 +21,8 @@ pub mod memory;
 pub mod pki;
 mod pool;
 pub mod replay;
+pub mod reply;
+pub mod request;
 pub mod serve;
 pub mod session;
 pub mod tls;
@@ -28,6 +30,8 @@ pub mod volumes;
 mod wire;
 
 pub use errno::{Errno, Hangup};
-pub use export::{Certificate, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, TlsPeer};
+pub use export::{
+    Certificate, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, TlsPeer, Zeroing,
+};
 pub use serve::{Controller, Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};
 pub use tls::TlsServer;

@@ -3,16 +3,14 @@
 //! Each connection has a lane; workers take from the lanes in turn, and one lane occupies at most three quarters of the
 //! workers, so that a connection with many slow requests does not stall the others.
 
-use super::budget::Buf;
-use super::errno::{Errno, Hangup};
-use super::export::{Effort, Export, Progress};
-use super::link::{Link, Outgoing};
+use super::errno::Hangup;
+use super::export::Export;
+use super::link::Link;
 use super::serve::Ticks;
-use super::session::{Command, Request};
-use crate::error::Result;
+use super::session::Request;
+use super::{apply, budget::Buf};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,18 +122,14 @@ impl Pool {
     }
 
     fn serve(&self, job: Job) {
-        let Job { link, export, request, mut buf, read_at, stale_after } = job;
+        let Job { link, export, request, buf, read_at, stale_after } = job;
         if self.ticks.now().saturating_sub(read_at) > stale_after {
             link.condemn(Hangup::Stale);
         }
-        let reply = (link.condemned().is_none()).then(|| {
-            let outcome = apply(&*export, &request, buf.as_deref_mut(), Effort::Full);
-            // Full effort has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
-            let outcome = outcome.and_then(|p| if p == Progress::Done { Ok(()) } else { Err(Errno::Io) });
-            answer(&request, outcome, buf.take())
-        });
+        let contexts = link.contexts.get().map_or(&[][..], Vec::as_slice);
+        let reply = (link.condemned().is_none()).then(|| apply::serve(&*export, &request, contexts, buf));
         // The export goes first: when the connection's thread sees nothing in flight, it holds the last one.
-        drop((export, buf));
+        drop(export);
         if let Some(reply) = reply
             && !link.send_one(reply)
         {
@@ -143,50 +137,4 @@ impl Pool {
         }
         link.finished(1);
     }
-}
-
-/// The reply to a request that was done, or failed.
-pub(super) fn answer(request: &Request, outcome: Result<(), Errno>, buf: Option<Buf>) -> Outgoing {
-    let body = buf.filter(|_| request.command == Command::Read);
-    Outgoing::reply(request.cookie, outcome.map(|()| body))
-}
-
-/// Does a request. A panic below becomes an error: one broken volume must not take the server's other connections along.
-pub(super) fn apply(
-    export: &dyn Export,
-    request: &Request,
-    buf: Option<&mut [u8]>,
-    effort: Effort,
-) -> Result<Progress, Errno> {
-    let done = catch_unwind(AssertUnwindSafe(|| call(export, request, buf, effort)));
-    match done {
-        Ok(Ok(progress)) => Ok(progress),
-        Ok(Err(err)) => {
-            tracing::warn!(command = ?request.command, offset = request.offset, len = request.len, "{}", err.line());
-            Err(Errno::from(&err))
-        }
-        Err(_) => {
-            tracing::error!(command = ?request.command, offset = request.offset, len = request.len, "request panicked");
-            Err(Errno::Io)
-        }
-    }
-}
-
-fn call(export: &dyn Export, request: &Request, buf: Option<&mut [u8]>, effort: Effort) -> Result<Progress> {
-    let Request { command, offset, fua, no_hole, .. } = *request;
-    let len = u64::from(request.len);
-    match (command, buf) {
-        (Command::Flush, _) => export.flush()?,
-        (_, _) if len == 0 => {}
-        (Command::Read, Some(out)) => return export.read(offset, out, effort),
-        (Command::Write, Some(data)) => return export.write(offset, data, fua, effort),
-        (Command::Trim, _) => export.trim(offset, len, fua)?,
-        (Command::Cache, _) => export.cache(offset, len)?,
-        (Command::WriteZeroes, _) => export.write_zeroes(offset, len, no_hole, fua)?,
-        // A payload always comes with a buffer; without one nothing could have been read or written.
-        (Command::Read | Command::Write, None) => {
-            return Err(crate::error::Error::new(crate::error::Kind::Failed, "request without its buffer"));
-        }
-    }
-    Ok(Progress::Done)
 }

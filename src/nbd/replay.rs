@@ -1,6 +1,6 @@
 //! Drives a session with made-up input: what the fuzzer, the corpus test and the property tests share.
 
-use super::codec::{ExportQuery, OptionHeader, RequestHeader, SimpleReply};
+use super::codec::{ExportQuery, MetaQuery, OptionHeader, RequestHeader, SimpleReply};
 use super::errno::Hangup;
 use super::export::{ExportEntry, ExportInfo};
 use super::session::{Choice, Event, Session};
@@ -18,6 +18,9 @@ pub struct Transcript {
     /// Why it hung up, if it did.
     pub hangup: Option<Hangup>,
 }
+
+/// The metadata contexts of every export here.
+const CONTEXTS: [&str; 3] = ["base:allocation", "coffer:changed", "coffer:diff:snap-1"];
 
 /// Feeds `input` to a session in pieces whose sizes come from `seed` (0: in one piece). The one export, `disk`, has 64 KiB;
 /// `ro` is the same and read-only; `full` fails for want of space.
@@ -67,6 +70,10 @@ fn feed(session: &mut Session, mut input: &[u8], out: &mut Transcript) -> Result
                 let entry = ExportEntry { name: "disk".into(), description: "a disk".into() };
                 session.answer_list(&[entry]);
             }
+            Event::Contexts { name } => {
+                let all = export(Choice::Info, name).map(|_| CONTEXTS.map(str::to_owned));
+                session.answer_contexts(all.as_ref().map(|all| &all[..]));
+            }
             Event::Choose { how, name } => {
                 let answer = export(*how, name);
                 session.answer_choice(answer.as_ref())?;
@@ -107,7 +114,15 @@ pub fn encodes_back(bytes: &[u8]) -> bool {
         header.encode(&mut again);
         check(&mut again);
     }
+    if let Some(header) = RequestHeader::decode_extended(bytes) {
+        header.encode_extended(&mut again);
+        check(&mut again);
+    }
     if let Some(query) = ExportQuery::decode(bytes) {
+        query.encode(&mut again);
+        check(&mut again);
+    }
+    if let Some(query) = MetaQuery::decode(bytes) {
         query.encode(&mut again);
         check(&mut again);
     }

@@ -1,6 +1,6 @@
 //! Live servers over Unix sockets, with the `nbd` crate and a hand-written client.
 
-use super::super::export::{Effort, Export, ExportEntry, ExportInfo, Progress};
+use super::super::export::{Effort, Export, ExportEntry, ExportInfo, Progress, Zeroing};
 use super::super::memory::{Fixed, Memory};
 use super::*;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -91,8 +91,8 @@ impl Export for Gated {
         let _done = self.slow(offset, Effort::Full)?;
         self.0.trim(offset, len, fua)
     }
-    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()> {
-        self.0.write_zeroes(offset, len, no_hole, fua)
+    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
+        self.0.write_zeroes(offset, len, how)
     }
     fn cache(&self, offset: u64, len: u64) -> Result<()> {
         self.0.cache(offset, len)

@@ -13,25 +13,28 @@
 //! Where TLS is required (FORCEDTLS of proto.md), nothing but STARTTLS and ABORT is done before it; [`Event::StartTls`] tells
 //! the caller to begin it, and [`Session::tls_started`] forgets all that was negotiated before.
 //!
-//! Structured replies, when they come, are arms of `Session::option`.
+//! What a request may be is for [`super::request`] to say, how replies look for [`super::reply`].
 
-use super::codec::{self, ExportQuery, OptionHeader, RequestHeader, info, option, reply, transmission};
+use super::codec::{self, ExportQuery, MetaQuery, OptionHeader, RequestHeader, info, option, reply};
 use super::errno::{self, Errno, Hangup};
 use super::export::{ExportEntry, ExportInfo};
+use super::reply::{Style, To};
 use crate::error::Error;
+
+pub use super::request::{Command, MAX_PAYLOAD, Refusal, Request, Terms};
 
 /// Smallest request, bytes (`NBD_INFO_BLOCK_SIZE`).
 pub const MIN_BLOCK: u32 = 1;
 /// Preferred request size and alignment, bytes: a sector.
 pub const PREFERRED_BLOCK: u32 = 4096;
-/// Largest payload of a request, bytes ("Size constraints": at least 32 MiB for clients that do not ask).
-pub const MAX_PAYLOAD: u32 = 32 << 20;
 /// Largest payload that is read and thrown away to keep a connection, bytes; a longer one is hung up on.
-pub const MAX_DRAIN: u32 = 64 << 20;
+pub const MAX_DRAIN: u64 = 64 << 20;
 /// Options in one negotiation. Well-behaved clients send fewer than ten, or two per export when they list.
 pub const MAX_OPTIONS: u32 = 1024;
-/// Longest option data that is looked at, bytes: a name, and room for every information request.
+/// Longest option data that is looked at, bytes: a name, and room for every information request or many contexts.
 pub const MAX_OPTION: u32 = 16 * 1024;
+/// Metadata contexts that can be chosen at once.
+pub const MAX_CONTEXTS: usize = 64;
 /// Longest option data that is skipped and answered; a longer one is hung up on.
 pub const MAX_OPTION_SKIP: u32 = 1 << 20;
 
@@ -49,40 +52,6 @@ pub enum Choice {
     ExportName,
 }
 
-/// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Command {
-    /// Data out.
-    Read,
-    /// Data in.
-    Write,
-    /// Make durable.
-    Flush,
-    /// Discard.
-    Trim,
-    /// Prefetch.
-    Cache,
-    /// Zero.
-    WriteZeroes,
-}
-
-/// A request inside the export's bounds, with flags that fit its command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Request {
-    /// What it asks for.
-    pub command: Command,
-    /// The client's name for it.
-    pub cookie: u64,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes; may be 0.
-    pub len: u32,
-    /// Durable before the reply.
-    pub fua: bool,
-    /// Keep the space allocated (WRITE_ZEROES only).
-    pub no_hole: bool,
-}
-
 /// What the bytes amounted to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -95,14 +64,19 @@ pub enum Event {
         /// Which; empty: the default.
         name: String,
     },
+    /// The client asks which metadata contexts an export has; answer with [`Session::answer_contexts`].
+    Contexts {
+        /// Which; empty: the default.
+        name: String,
+    },
     /// Serve this. After a WRITE of len > 0 its payload follows, see [`Session::payload_left`].
     Request(Request),
     /// Reply with this error. The payload, if there was one, is skipped already.
     Refused {
-        /// The client's name for the request.
-        cookie: u64,
+        /// The request.
+        to: To,
         /// Why.
-        errno: Errno,
+        refusal: Refusal,
     },
     /// Send what [`Session::take_output`] has, then begin TLS and say so by [`Session::tls_started`].
     StartTls,
@@ -134,13 +108,20 @@ enum Phase {
         how: Choice,
         wants: Vec<u16>,
     },
+    /// A list, or a choice, of metadata contexts that waits for what the export has.
+    Contexts {
+        option: u32,
+        query: MetaQuery,
+    },
     Transmission,
-    Payload(u32),
-    /// A refused WRITE's payload, and what to answer once it is gone.
+    Payload(u64),
+    /// A BLOCK_STATUS whose payload names its contexts.
+    StatusPayload(RequestHeader),
+    /// A refused request's payload, and what to answer once it is gone.
     Drain {
-        left: u32,
-        cookie: u64,
-        errno: Errno,
+        left: u64,
+        to: To,
+        refusal: Refusal,
     },
     Ended,
 }
@@ -167,8 +148,9 @@ pub struct Session {
     tls: Tls,
     fixed: bool,
     no_zeroes: bool,
-    size: u64,
-    read_only: bool,
+    /// Metadata contexts chosen last, and the export that they were chosen for.
+    chosen: Option<(String, Vec<String>)>,
+    terms: Terms,
 }
 
 impl Default for Session {
@@ -189,8 +171,8 @@ impl Session {
             tls: Tls::Absent,
             fixed: false,
             no_zeroes: false,
-            size: 0,
-            read_only: true,
+            chosen: None,
+            terms: Terms { size: 0, read_only: true, style: Style::Simple, contexts: 0 },
         }
     }
 
@@ -221,7 +203,7 @@ impl Session {
     /// Whether the negotiation is over and an export is being served.
     #[must_use]
     pub const fn in_transmission(&self) -> bool {
-        matches!(self.phase, Phase::Transmission | Phase::Payload(_) | Phase::Drain { .. })
+        matches!(self.phase, Phase::Transmission | Phase::Payload(_) | Phase::StatusPayload(_) | Phase::Drain { .. })
     }
 
     /// Whether the client has ended the connection; bytes after that are not looked at.
@@ -232,7 +214,13 @@ impl Session {
 
     /// Tells the session that the export has grown.
     pub const fn set_size(&mut self, bytes: u64) {
-        self.size = bytes;
+        self.terms.size = bytes;
+    }
+
+    /// The metadata contexts of the transmission; a context's id is its place.
+    #[must_use]
+    pub fn contexts(&self) -> &[String] {
+        self.chosen.as_ref().map_or(&[], |(_, contexts)| contexts)
     }
 
     /// Bytes of the last WRITE's payload that have not come yet.
@@ -247,7 +235,7 @@ impl Session {
     /// Tells the session that the caller has taken `n` bytes of payload off the stream.
     pub fn payload_received(&mut self, n: usize) {
         if let Phase::Payload(left) = self.phase {
-            let left = left.saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
+            let left = left.saturating_sub(n as u64);
             self.phase = if left == 0 { Phase::Transmission } else { Phase::Payload(left) };
         }
     }
@@ -262,9 +250,12 @@ impl Session {
         loop {
             let rest = &input[used..];
             let (took, event) = match &mut self.phase {
-                Phase::Listing | Phase::StartingTls | Phase::Choosing { .. } | Phase::Payload(_) | Phase::Ended => {
-                    (0, None)
-                }
+                Phase::Listing
+                | Phase::StartingTls
+                | Phase::Choosing { .. }
+                | Phase::Contexts { .. }
+                | Phase::Payload(_)
+                | Phase::Ended => (0, None),
                 Phase::ClientFlags => self.client_flags(rest)?,
                 Phase::Option => self.option_header(rest)?,
                 Phase::Data(header) => {
@@ -277,10 +268,14 @@ impl Session {
                     (took, self.end_of_skip())
                 }
                 Phase::Transmission => self.request(rest)?,
-                Phase::Drain { left, cookie, errno } => {
-                    let took = rest.len().min(*left as usize);
-                    *left -= took as u32;
-                    let refused = (*left == 0).then_some(Event::Refused { cookie: *cookie, errno: *errno });
+                Phase::StatusPayload(header) => {
+                    let header = *header;
+                    self.status_payload(header, rest)
+                }
+                Phase::Drain { left, to, refusal } => {
+                    let took = usize::try_from(*left).map_or(rest.len(), |left| rest.len().min(left));
+                    *left -= took as u64;
+                    let refused = (*left == 0).then_some(Event::Refused { to: *to, refusal: *refusal });
                     if refused.is_some() {
                         self.phase = Phase::Transmission;
                     }
@@ -341,7 +336,10 @@ impl Session {
         if header.len == 0 {
             return Ok((took, self.option(header)?));
         }
-        let known = matches!(header.option, option::EXPORT_NAME | option::INFO | option::GO);
+        let known = matches!(
+            header.option,
+            option::EXPORT_NAME | option::INFO | option::GO | option::LIST_META_CONTEXT | option::SET_META_CONTEXT
+        );
         self.phase = if known && !early && header.len <= MAX_OPTION {
             Phase::Data(header)
         } else {
@@ -366,6 +364,10 @@ impl Session {
         match header.option {
             option::STARTTLS if self.tls != Tls::Absent => Ok(self.start_tls()),
             option::EXPORT_NAME => {
+                // Its short answer has no place for what extended headers changed.
+                if self.terms.style == Style::Extended {
+                    return Err(Hangup::Refused);
+                }
                 let name = codec::decode_name(&data).ok_or(Hangup::Refused)?;
                 Ok(Some(self.choose(Choice::ExportName, ExportQuery { name, wants: Vec::new() })))
             }
@@ -384,6 +386,11 @@ impl Session {
                 Ok(Some(Event::List))
             }
             option::ABORT => Ok(Some(self.abort())),
+            option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
+                self.choose_style(header.option);
+                Ok(None)
+            }
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => Ok(self.meta_query(header.option, &data)),
             other => {
                 self.say(other, reply::ERR_UNSUP, unsupported(other));
                 Ok(None)
@@ -392,8 +399,42 @@ impl Session {
     }
 
     fn choose(&mut self, how: Choice, query: ExportQuery) -> Event {
+        // Contexts hold for the export that they were chosen for. One that is only asked about changes nothing.
+        let same = self.chosen.as_ref().filter(|(name, _)| *name == query.name);
+        self.terms.contexts = same.map_or(0, |(_, contexts)| contexts.len() as u32);
         self.phase = Phase::Choosing { how, wants: query.wants };
         Event::Choose { how, name: query.name }
+    }
+
+    fn choose_style(&mut self, number: u32) {
+        let wanted = if number == option::EXTENDED_HEADERS { Style::Extended } else { Style::Structured };
+        match (self.terms.style, wanted) {
+            (Style::Extended, Style::Structured) => {
+                self.say(number, reply::ERR_EXT_HEADER_REQD, "extended headers are on already");
+            }
+            (had, wanted) if had == wanted => self.say(number, reply::ERR_INVALID, "that is on already"),
+            (_, wanted) => {
+                self.terms.style = wanted;
+                codec::option_reply(&mut self.out, number, reply::ACK, &[]);
+            }
+        }
+    }
+
+    fn meta_query(&mut self, number: u32, data: &[u8]) -> Option<Event> {
+        if number == option::SET_META_CONTEXT {
+            self.chosen = None;
+        }
+        if self.terms.style == Style::Simple {
+            self.say(number, reply::ERR_INVALID, "metadata contexts need structured replies");
+            return None;
+        }
+        let Some(query) = MetaQuery::decode(data) else {
+            self.say(number, reply::ERR_INVALID, "malformed query of metadata contexts");
+            return None;
+        };
+        let name = query.name.clone();
+        self.phase = Phase::Contexts { option: number, query };
+        Some(Event::Contexts { name })
     }
 
     fn start_tls(&mut self) -> Option<Event> {
@@ -420,7 +461,12 @@ impl Session {
             early if self.too_early(early) => self.say(early, reply::ERR_TLS_REQD, NOT_BEFORE_TLS),
             // Data of ABORT is to be ignored.
             option::ABORT => return Some(self.abort()),
-            option::INFO | option::GO => self.say(header.option, reply::ERR_TOO_BIG, "export request too long"),
+            option::INFO | option::GO | option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
+                if header.option == option::SET_META_CONTEXT {
+                    self.chosen = None;
+                }
+                self.say(header.option, reply::ERR_TOO_BIG, "this option has too much data");
+            }
             option::LIST | option::STARTTLS | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
                 self.say(header.option, reply::ERR_INVALID, "this option takes no data");
             }
@@ -444,6 +490,43 @@ impl Session {
         self.phase = Phase::Option;
     }
 
+    /// Answers [`Event::Contexts`] with all that the export has, or why it cannot be told.
+    pub fn answer_contexts(&mut self, answer: Result<&[String], &Error>) {
+        let Phase::Contexts { option: number, query } = std::mem::replace(&mut self.phase, Phase::Option) else {
+            return;
+        };
+        let all = match answer {
+            Ok(all) => all,
+            Err(err) => return self.say(number, errno::row(err.kind()).option, clip(&err.line())),
+        };
+        let choosing = number == option::SET_META_CONTEXT;
+        let asked = |context: &&String| {
+            let wildcard = |q: &String| !choosing && q.ends_with(':') && context.starts_with(q);
+            query.queries.iter().any(|q| q == *context || wildcard(q))
+        };
+        let found: Vec<&String> = match (choosing, query.queries.is_empty()) {
+            (false, true) => all.iter().collect(),
+            _ => all.iter().filter(asked).collect(),
+        };
+        if choosing && found.len() > MAX_CONTEXTS {
+            return self.say(number, reply::ERR_TOO_BIG, "too many metadata contexts");
+        }
+        for (i, name) in found.iter().enumerate() {
+            // In a list the id says nothing.
+            let id = if choosing { i as u32 } else { 0 };
+            codec::option_reply(
+                &mut self.out,
+                number,
+                reply::META_CONTEXT,
+                &[&id.to_be_bytes(), clip(name).as_bytes()],
+            );
+        }
+        codec::option_reply(&mut self.out, number, reply::ACK, &[]);
+        if choosing {
+            self.chosen = Some((query.name, found.into_iter().cloned().collect()));
+        }
+    }
+
     /// Answers [`Event::Choose`]. After a good GO or EXPORT_NAME the session is in transmission.
     ///
     /// # Errors
@@ -460,7 +543,7 @@ impl Session {
             }
             Ok(export) if how == Choice::ExportName => {
                 self.out.extend_from_slice(&export.size.to_be_bytes());
-                self.out.extend_from_slice(&flags(export.read_only).to_be_bytes());
+                self.out.extend_from_slice(&self.terms_of(export).flags().to_be_bytes());
                 if !self.no_zeroes {
                     self.out.extend_from_slice(&[0; 124]);
                 }
@@ -468,19 +551,27 @@ impl Session {
             Ok(export) => self.describe(number, export, &wants),
         }
         if let (Ok(export), Choice::Go | Choice::ExportName) = (answer, how) {
-            (self.size, self.read_only) = (export.size, export.read_only);
+            self.terms = self.terms_of(export);
+            if self.terms.contexts == 0 {
+                self.chosen = None;
+            }
             self.phase = Phase::Transmission;
         }
         Ok(())
     }
 
+    const fn terms_of(&self, export: &ExportInfo) -> Terms {
+        Terms { size: export.size, read_only: export.read_only, ..self.terms }
+    }
+
     fn describe(&mut self, number: u32, export: &ExportInfo, wants: &[u16]) {
+        let flags = self.terms_of(export).flags();
         let out = &mut self.out;
         let mut fact = |kind: u16, parts: [&[u8]; 3]| {
             let kind = kind.to_be_bytes();
             codec::option_reply(out, number, reply::INFO, &[&kind, parts[0], parts[1], parts[2]]);
         };
-        fact(info::EXPORT, [&export.size.to_be_bytes(), &flags(export.read_only).to_be_bytes(), &[]]);
+        fact(info::EXPORT, [&export.size.to_be_bytes(), &flags.to_be_bytes(), &[]]);
         let sizes = [MIN_BLOCK, PREFERRED_BLOCK, MAX_PAYLOAD].map(u32::to_be_bytes);
         fact(info::BLOCK_SIZE, [&sizes[0], &sizes[1], &sizes[2]]);
         if wants.contains(&info::NAME) && export.name.len() <= codec::MAX_STRING {
@@ -493,14 +584,17 @@ impl Session {
     }
 
     fn request(&mut self, input: &[u8]) -> Result<(usize, Option<Event>), Hangup> {
-        let (took, header) = if self.partial.is_empty() && input.len() >= RequestHeader::SIZE {
-            (RequestHeader::SIZE, RequestHeader::decode(input))
+        let extended = self.terms.style == Style::Extended;
+        let size = if extended { RequestHeader::EXTENDED_SIZE } else { RequestHeader::SIZE };
+        let decode = if extended { RequestHeader::decode_extended } else { RequestHeader::decode };
+        let (took, header) = if self.partial.is_empty() && input.len() >= size {
+            (size, decode(input))
         } else {
-            let (took, whole) = self.gather(input, RequestHeader::SIZE);
+            let (took, whole) = self.gather(input, size);
             if !whole {
                 return Ok((took, None));
             }
-            let header = RequestHeader::decode(&self.partial);
+            let header = decode(&self.partial);
             self.partial.clear();
             (took, header)
         };
@@ -509,83 +603,73 @@ impl Session {
             self.phase = Phase::Ended;
             return Ok((took, Some(Event::End)));
         }
-        let admitted = admit(&header, self.size, self.read_only);
-        if header.command == codec::command::WRITE && header.len > 0 {
-            if header.len > MAX_DRAIN {
-                return Err(Hangup::PayloadTooLong);
-            }
-            self.phase = match admitted {
-                Ok(_) => Phase::Payload(header.len),
-                // Answered when the payload is gone: libnbd takes a reply to what it is still sending for a stray one.
-                Err(errno) => Phase::Drain { left: header.len, cookie: header.cookie, errno },
-            };
-            if admitted.is_err() {
-                return Ok((took, None));
-            }
+        Ok((took, self.requested(&header)?))
+    }
+
+    /// A request whose header is here: what it is, and what its payload is to become.
+    fn requested(&mut self, header: &RequestHeader) -> Result<Option<Event>, Hangup> {
+        let payload = self.terms.payload(header);
+        if payload > MAX_DRAIN {
+            return Err(Hangup::PayloadTooLong);
         }
-        let event = match admitted {
-            Ok(request) => Event::Request(request),
-            Err(errno) => Event::Refused { cookie: header.cookie, errno },
+        let longest = 8 + 4 * u64::from(self.terms.contexts);
+        if header.command == codec::command::BLOCK_STATUS && (12..=longest).contains(&payload) && payload % 4 == 0 {
+            self.phase = Phase::StatusPayload(*header);
+            return Ok(None);
+        }
+        let to = To { style: self.terms.style, cookie: header.cookie, offset: header.offset };
+        match self.terms.admit(header) {
+            Ok(request) => {
+                if payload > 0 {
+                    self.phase = Phase::Payload(payload);
+                }
+                Ok(Some(Event::Request(request)))
+            }
+            // Answered when the payload is gone: libnbd takes a reply to what it is still sending for a stray one.
+            Err(refusal) if payload > 0 => {
+                self.phase = Phase::Drain { left: payload, to, refusal };
+                Ok(None)
+            }
+            Err(refusal) => Ok(Some(Event::Refused { to, refusal })),
+        }
+    }
+
+    /// The payload of a BLOCK_STATUS ("Request types" of the extension): the length that counts, and contexts by id.
+    fn status_payload(&mut self, header: RequestHeader, input: &[u8]) -> (usize, Option<Event>) {
+        let (took, whole) = self.gather(input, header.len as usize);
+        if !whole {
+            return (took, None);
+        }
+        let data = std::mem::take(&mut self.partial);
+        self.phase = Phase::Transmission;
+        let to = To { style: self.terms.style, cookie: header.cookie, offset: header.offset };
+        let (len, chosen) = self.chosen_of(&data);
+        let plain = RequestHeader { flags: header.flags & !codec::CMD_PAYLOAD_LEN, len, ..header };
+        let event = match (self.terms.admit(&plain), chosen) {
+            (Ok(request), Some(contexts)) => Event::Request(Request { contexts, ..request }),
+            (Ok(_), None) => {
+                let why = "a metadata context that was not chosen, or one twice";
+                Event::Refused { to, refusal: Refusal { errno: Errno::Inval, why } }
+            }
+            (Err(refusal), _) => Event::Refused { to, refusal },
         };
-        Ok((took, Some(event)))
+        (took, Some(event))
     }
-}
 
-/// Checks a request against the export and the rules of its command ("Request types", "Error values").
-///
-/// # Errors
-/// The error to reply with.
-pub fn admit(header: &RequestHeader, size: u64, read_only: bool) -> Result<Request, Errno> {
-    use codec::command;
-    let (command, flags) = match header.command {
-        command::READ => (Command::Read, codec::CMD_FUA),
-        command::WRITE => (Command::Write, codec::CMD_FUA),
-        command::FLUSH => (Command::Flush, codec::CMD_FUA),
-        command::TRIM => (Command::Trim, codec::CMD_FUA),
-        command::CACHE => (Command::Cache, codec::CMD_FUA),
-        command::WRITE_ZEROES => (Command::WriteZeroes, codec::CMD_FUA | codec::CMD_NO_HOLE),
-        _ => return Err(Errno::Inval),
-    };
-    if header.flags & !flags != 0 {
-        return Err(Errno::Inval);
+    /// Length and contexts in the payload of a BLOCK_STATUS; no contexts: one is unknown, or named twice.
+    fn chosen_of(&self, data: &[u8]) -> (u64, Option<u64>) {
+        let mut r = codec::Reader::new(data);
+        let len = r.u64().unwrap_or(0);
+        let mut chosen = 0u64;
+        while let Some(id) = r.u32() {
+            let bit = 1u64.checked_shl(id).unwrap_or(0) & self.terms.all_contexts();
+            if bit == 0 || chosen & bit != 0 {
+                return (len, None);
+            }
+            chosen |= bit;
+        }
+        (len, Some(chosen))
     }
-    let changes = matches!(command, Command::Write | Command::Trim | Command::WriteZeroes);
-    if changes && read_only {
-        return Err(Errno::Perm);
-    }
-    if command == Command::Flush && (header.offset, header.len) != (0, 0) {
-        return Err(Errno::Inval);
-    }
-    if matches!(command, Command::Read | Command::Write) && header.len > MAX_PAYLOAD {
-        return Err(Errno::Inval);
-    }
-    // No sum that could wrap: a hostile offset is as good as any other here.
-    if header.offset > size || u64::from(header.len) > size - header.offset {
-        let past_end = matches!(command, Command::Write | Command::WriteZeroes);
-        return Err(if past_end { Errno::NoSpc } else { Errno::Inval });
-    }
-    Ok(Request {
-        command,
-        cookie: header.cookie,
-        offset: header.offset,
-        len: header.len,
-        fua: header.flags & codec::CMD_FUA != 0,
-        no_hole: header.flags & codec::CMD_NO_HOLE != 0,
-    })
-}
-
-/// The transmission flags of an export.
-#[must_use]
-pub const fn flags(read_only: bool) -> u16 {
-    use transmission as t;
-    let all = t::HAS_FLAGS
-        | t::SEND_FLUSH
-        | t::SEND_FUA
-        | t::SEND_TRIM
-        | t::SEND_WRITE_ZEROES
-        | t::SEND_CACHE
-        | t::CAN_MULTI_CONN;
-    if read_only { all | t::READ_ONLY } else { all }
 }
 
 /// The longest start of `text` that is a string of the protocol.
@@ -596,9 +680,6 @@ fn clip(text: &str) -> &str {
 const fn unsupported(number: u32) -> &'static str {
     match number {
         option::STARTTLS => "this listener has no TLS",
-        option::STRUCTURED_REPLY => "this server sends simple replies",
-        option::LIST_META_CONTEXT | option::SET_META_CONTEXT => "this server has no metadata contexts",
-        option::EXTENDED_HEADERS => "this server takes 32-bit lengths",
         _ => "unknown option",
     }
 }

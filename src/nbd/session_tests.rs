@@ -21,8 +21,12 @@ fn query(name: &str, wants: &[u16]) -> Vec<u8> {
 
 fn request_bytes(command: u16, flags: u16, offset: u64, len: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    RequestHeader { flags, command, cookie: 9, offset, len }.encode(&mut out);
+    RequestHeader { flags, command, cookie: 9, offset, len: len.into() }.encode(&mut out);
     out
+}
+
+fn flags(read_only: bool) -> u16 {
+    Terms { size: 0, read_only, style: Style::Simple, contexts: 0 }.flags()
 }
 
 /// Types and data of the replies in a transcript's output, behind the greeting.
@@ -48,6 +52,27 @@ fn transmit(name: &str, requests: &[Vec<u8>]) -> super::super::replay::Transcrip
     drive(&[&FLAGS[..], &option_bytes(opt::GO, &query(name, &[])), &requests.concat()].concat(), 0)
 }
 
+const PLAIN: Request = Request {
+    command: Command::Read,
+    style: Style::Simple,
+    cookie: 9,
+    offset: 0,
+    len: 0,
+    fua: false,
+    no_hole: false,
+    fast: false,
+    unfragmented: false,
+    one: false,
+    contexts: 0,
+};
+
+fn refused(event: &Event) -> Option<Errno> {
+    match event {
+        Event::Refused { to, refusal } if to.cookie == 9 => Some(refusal.errno),
+        _ => None,
+    }
+}
+
 #[test]
 fn go_describes_the_export_and_its_block_sizes() {
     let got = negotiate(&[option_bytes(opt::GO, &query("disk", &[info::NAME, info::DESCRIPTION, info::BLOCK_SIZE]))]);
@@ -66,7 +91,7 @@ fn info_answers_like_go_and_stays_in_the_negotiation() {
     let got = negotiate(&[option_bytes(opt::INFO, &ask), option_bytes(opt::GO, &ask)]);
     assert_eq!(got[..3], got[3..]);
     assert_eq!(got[0].1[10..], flags(true).to_be_bytes());
-    assert_eq!(flags(true) & transmission::READ_ONLY, transmission::READ_ONLY);
+    assert_eq!(flags(true) & codec::transmission::READ_ONLY, codec::transmission::READ_ONLY);
 }
 
 #[test]
@@ -94,12 +119,12 @@ fn list_names_exports_and_takes_no_data() {
 
 #[test]
 fn other_options_are_refused_politely_and_the_negotiation_goes_on() {
-    for number in [4, opt::STARTTLS, opt::STRUCTURED_REPLY, 9, 10, opt::EXTENDED_HEADERS, 12, u32::MAX] {
+    for number in [4, opt::STARTTLS, 12, u32::MAX] {
         let got = negotiate(&[option_bytes(number, &[]), option_bytes(opt::GO, &query("disk", &[]))]);
         assert_eq!(got[0].0, reply::ERR_UNSUP, "{number}");
         assert_eq!(got.last().unwrap().0, reply::ACK);
     }
-    let got = negotiate(&[option_bytes(10, &vec![7; 100_000]), option_bytes(opt::STARTTLS, &[0])]);
+    let got = negotiate(&[option_bytes(99, &vec![7; 100_000]), option_bytes(opt::STARTTLS, &[0])]);
     assert_eq!((got[0].0, got[1].0), (reply::ERR_UNSUP, reply::ERR_INVALID));
 }
 
@@ -139,7 +164,7 @@ fn what_cannot_be_answered_hangs_up() {
     let flood = option_bytes(99, &[]).repeat(MAX_OPTIONS as usize + 1);
     assert_eq!(hangup(&[&FLAGS, &flood]), Some(Hangup::TooManyOptions));
     assert_eq!(transmit("disk", &[vec![0; 28]]).hangup, Some(Hangup::RequestMagic));
-    let long = request_bytes(codec::command::WRITE, 0, 0, MAX_DRAIN + 1);
+    let long = request_bytes(codec::command::WRITE, 0, 0, MAX_DRAIN as u32 + 1);
     assert_eq!(transmit("disk", &[long]).hangup, Some(Hangup::PayloadTooLong));
 }
 
@@ -160,7 +185,7 @@ fn every_command_is_taken_with_its_flags() {
         bytes.extend(if wire == WRITE { &b"abc"[..] } else { &[] });
         let got = transmit("disk", &[bytes.clone(), request_bytes(DISC, 0, 0, 0)]);
         let (offset, len) = range;
-        let request = Request { command, cookie: 9, offset, len, fua: true, no_hole: false };
+        let request = Request { command, offset, len: len.into(), fua: true, ..PLAIN };
         assert_eq!(got.events[1..], [Event::Request(request), Event::End]);
         assert_eq!(got.payload, if wire == WRITE { &b"abc"[..] } else { &[] });
     }
@@ -171,18 +196,20 @@ fn rules_of_requests() {
     use codec::command::*;
     let size = 65536;
     let check = |command, flags, offset, len, read_only| {
-        admit(&RequestHeader { flags, command, cookie: 0, offset, len }, size, read_only).err()
+        let terms = Terms { size, read_only, style: Style::Simple, contexts: 0 };
+        terms.admit(&RequestHeader { flags, command, cookie: 0, offset, len }).err().map(|r| r.errno)
     };
     assert_eq!(check(READ, 0, size, 0, false), None);
     assert_eq!(check(READ, 0, size - 1, 2, false), Some(Errno::Inval));
-    assert_eq!(check(READ, 0, u64::MAX, u32::MAX, false), Some(Errno::Inval));
+    assert_eq!(check(READ, 0, u64::MAX, u64::MAX, false), Some(Errno::Inval));
+    assert_eq!(check(TRIM, 0, 1, u64::MAX, false), Some(Errno::Inval));
     assert_eq!(check(READ, 0, u64::MAX, 1, false), Some(Errno::Inval));
     assert_eq!(check(WRITE, 0, u64::MAX, 1, false), Some(Errno::NoSpc));
     assert_eq!(check(WRITE_ZEROES, 0, size, 1, false), Some(Errno::NoSpc));
     assert_eq!(check(TRIM, 0, size, 1, false), Some(Errno::Inval));
     assert_eq!(check(CACHE, 0, size, 1, false), Some(Errno::Inval));
-    assert_eq!(check(READ, 0, 0, MAX_PAYLOAD + 1, false), Some(Errno::Inval));
-    assert_eq!(check(WRITE, 0, 0, MAX_PAYLOAD + 1, false), Some(Errno::Inval));
+    assert_eq!(check(READ, 0, 0, (32 << 20) + 1, false), Some(Errno::Inval));
+    assert_eq!(check(WRITE, 0, 0, (32 << 20) + 1, false), Some(Errno::Inval));
     for command in [WRITE, TRIM, WRITE_ZEROES] {
         assert_eq!(check(command, 0, 0, 1, true), Some(Errno::Perm));
     }
@@ -190,7 +217,10 @@ fn rules_of_requests() {
     assert_eq!(check(FLUSH, 0, 0, 0, true), None);
     assert_eq!(check(FLUSH, 0, 1, 0, false), Some(Errno::Inval));
     assert_eq!(check(WRITE_ZEROES, codec::CMD_NO_HOLE, 0, 1, false), None);
-    for (command, flags) in [(READ, 2), (WRITE, 2), (READ, 4), (WRITE_ZEROES, 16), (TRIM, 8), (CACHE, 32), (FLUSH, 2)] {
+    assert_eq!(check(WRITE_ZEROES, codec::CMD_NO_HOLE | codec::CMD_FAST_ZERO, 0, 1, false), None);
+    for (command, flags) in
+        [(READ, 2), (WRITE, 2), (READ, 4), (WRITE_ZEROES, 64), (TRIM, 8), (CACHE, 32), (FLUSH, 2), (TRIM, 16)]
+    {
         assert_eq!(check(command, flags, 0, 0, false), Some(Errno::Inval));
     }
     for command in [7, 8, u16::MAX] {
@@ -202,7 +232,7 @@ fn rules_of_requests() {
 fn a_refused_write_is_skipped_and_the_next_request_served() {
     let write = [request_bytes(codec::command::WRITE, 0, 65536, 5), b"12345".to_vec()].concat();
     let got = transmit("disk", &[write, request_bytes(codec::command::READ, 0, 0, 1)]);
-    assert_eq!(got.events[1], Event::Refused { cookie: 9, errno: Errno::NoSpc });
+    assert_eq!(refused(&got.events[1]), Some(Errno::NoSpc));
     assert!(matches!(got.events[2], Event::Request(Request { command: Command::Read, len: 1, .. })));
     assert!(got.payload.is_empty());
 }
@@ -217,8 +247,8 @@ fn a_refused_write_is_answered_when_its_payload_is_gone() {
     assert_eq!(session.step(&header).unwrap(), Step { used: header.len(), event: None });
     assert_eq!(session.step(b"12").unwrap(), Step { used: 2, event: None });
     assert!(session.in_transmission());
-    let refused = Event::Refused { cookie: 9, errno: Errno::NoSpc };
-    assert_eq!(session.step(b"3rest").unwrap(), Step { used: 1, event: Some(refused) });
+    let step = session.step(b"3rest").unwrap();
+    assert_eq!((step.used, step.event.as_ref().and_then(refused)), (1, Some(Errno::NoSpc)));
 }
 
 #[test]
@@ -254,15 +284,29 @@ fn long_words_are_cut_to_the_protocols_strings() {
     assert_eq!(session.take_output().len(), 20);
 }
 
+#[path = "session_meta_tests.rs"]
+mod structured;
+use structured::{CONTEXTS, meta};
+
 /// A client's stream: sensible parts and noise, in any order.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         3 => (0u32..13, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(n, data)| option_bytes(n, &data)),
+        2 => prop::sample::select(vec![opt::STRUCTURED_REPLY, opt::EXTENDED_HEADERS])
+            .prop_map(|number| option_bytes(number, &[])),
+        2 => (9u32..11, prop::sample::select(vec!["disk", "ro", "nope"]), 0usize..4)
+            .prop_map(|(number, name, n)| option_bytes(number, &meta(name, &CONTEXTS[..n]))),
         3 => prop::sample::select(vec!["disk", "ro", "nope", "full"])
             .prop_map(|name| option_bytes(opt::GO, &query(name, &[info::NAME]))),
         4 => (0u16..9, 0u16..4, 0u64..70_000, 0u32..200).prop_map(|(command, flags, offset, len)| {
             let mut bytes = request_bytes(command, flags, offset, len);
             bytes.extend(vec![0x5a; if command == 1 { len as usize } else { 0 }]);
+            bytes
+        }),
+        3 => (0u16..9, 0u16..64, 0u64..70_000, 0u64..200).prop_map(|(command, flags, offset, len)| {
+            let mut bytes = Vec::new();
+            RequestHeader { flags, command, cookie: 9, offset, len }.encode_extended(&mut bytes);
+            bytes.extend(vec![0; if flags & 32 != 0 { len as usize } else { 0 }]);
             bytes
         }),
         1 => prop::collection::vec(any::<u8>(), 0..60),
@@ -283,11 +327,13 @@ proptest! {
     }
 
     #[test]
-    fn what_decodes_encodes_back(mut input in prop::collection::vec(any::<u8>(), 16..80), kind in 0..4) {
+    fn what_decodes_encodes_back(mut input in prop::collection::vec(any::<u8>(), 16..80), kind in 0..6) {
         match kind {
             0 => input[..8].copy_from_slice(&codec::IHAVEOPT.to_be_bytes()),
             1 => input[..4].copy_from_slice(&codec::REQUEST_MAGIC.to_be_bytes()),
             2 => input[..8].copy_from_slice(&SimpleReply { error: Some(Errno::NoSpc), cookie: 0 }.encode()[..8]),
+            3 => input[..4].copy_from_slice(&codec::EXTENDED_REQUEST_MAGIC.to_be_bytes()),
+            4 => input = meta("name", &["a:b", ""]),
             _ => input = query("name", &[1, 2, 3]),
         }
         prop_assert!(encodes_back(&input));

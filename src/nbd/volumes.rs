@@ -1,10 +1,12 @@
 //! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
 
-use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
+use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, Zeroing};
+use super::reply::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Attached, Holder, Remote, ServedExport, Service};
-use crate::units::CHUNK;
+use crate::service::{Attached, Compared, Holder, Remote, ServedExport, Service, SnapshotView, Status};
+use crate::units::{CHUNK, SnapshotId};
+use crate::volume::Volume;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,6 +30,15 @@ impl VolumeExports {
                 Err(Error::new(Kind::NotFound, format!("{plain} is not served here")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// With only some volumes served, no snapshot is: it may be another volume's.
+    fn serves_snapshots(&self) -> Result<()> {
+        match &self.only {
+            Some(_) => Err(Error::new(Kind::NotFound, "snapshots are not served here")
+                .hint("serve all: `coffer serve` without names")),
+            None => Ok(()),
         }
     }
 
@@ -65,6 +76,33 @@ fn info(served: ServedExport) -> ExportInfo {
     ExportInfo { name: served.name, description: served.description, size: served.size, read_only: served.read_only }
 }
 
+/// A snapshot that an export's name asks for.
+fn snapshot(name: &str) -> Option<SnapshotId> {
+    name.split('?').next().unwrap_or_default().parse().ok()
+}
+
+impl VolumeExports {
+    fn snapshot_info(&self, id: SnapshotId, name: &str, client: &Client) -> Result<ExportInfo> {
+        let served = match remote(client) {
+            Some(remote) => self.service.remote_snapshot(name, &remote)?.0,
+            None => {
+                self.caller(client)?;
+                self.service.snapshot_export(id)?
+            }
+        };
+        Ok(info(served))
+    }
+
+    fn open_snapshot(&self, id: SnapshotId, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
+        let caller = match remote(client) {
+            Some(remote) => self.service.remote_snapshot(name, &remote)?.1,
+            None => self.caller(client)?,
+        };
+        let view = self.service.open_view(id, &caller)?;
+        Ok(Arc::new(SnapshotExport { service: self.service.clone(), view, compared: Compared::default() }))
+    }
+}
+
 impl Exports for VolumeExports {
     fn list(&self, client: &Client) -> Vec<ExportEntry> {
         let all = match remote(client) {
@@ -77,6 +115,10 @@ impl Exports for VolumeExports {
     }
 
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
+        if let Some(id) = snapshot(name) {
+            self.serves_snapshots()?;
+            return self.snapshot_info(id, name, client);
+        }
         if let Some(remote) = remote(client) {
             let served = self.service.remote_export(name, &remote)?;
             self.serves(name)?;
@@ -87,57 +129,134 @@ impl Exports for VolumeExports {
         self.service.export(name).map(info)
     }
 
+    fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
+        self.info(name, client)?;
+        self.service.contexts(name.split('?').next().unwrap_or_default())
+    }
+
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
+        if let Some(id) = snapshot(name) {
+            self.serves_snapshots()?;
+            return self.open_snapshot(id, name, client);
+        }
+        let export = |attached| Arc::new(VolumeExport { attached, compared: Compared::default() });
         if let Some(remote) = remote(client) {
             self.serves(name)?;
-            return Ok(Arc::new(VolumeExport(self.service.remote_attach(name, &remote)?)));
+            return Ok(export(self.service.remote_attach(name, &remote)?));
         }
         let caller = self.caller(client)?;
         self.serves(name)?;
-        let attached = self.service.attach(name, holder(client), &caller)?;
-        Ok(Arc::new(VolumeExport(attached)))
+        Ok(export(self.service.attach(name, holder(client), &caller)?))
+    }
+}
+
+fn extents(found: Vec<Status>) -> Vec<Extent> {
+    found.into_iter().map(|s| Extent { len: s.len, flags: s.flags }).collect()
+}
+
+/// One connection's snapshot.
+struct SnapshotExport {
+    service: Arc<Service>,
+    view: Arc<SnapshotView>,
+    compared: Compared,
+}
+
+impl SnapshotExport {
+    fn refuse<T>(&self, verb: &str) -> Result<T> {
+        Err(Error::new(Kind::ReadOnly, format!("{verb} snapshot {}: a snapshot does not change", self.view.id())))
+    }
+}
+
+impl Export for SnapshotExport {
+    fn size(&self) -> u64 {
+        self.view.size()
+    }
+
+    fn read_only(&self) -> bool {
+        true
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.view.read(offset, out, effort)
+    }
+
+    fn write(&self, _: u64, _: &mut [u8], _: bool, _: Effort) -> Result<Progress> {
+        self.refuse("write to")
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn trim(&self, _: u64, _: u64, _: bool) -> Result<()> {
+        self.refuse("trim")
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: Zeroing) -> Result<()> {
+        self.refuse("zero")
+    }
+
+    fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        self.view.prefetch(offset, len)
+    }
+
+    fn extents(&self, context: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
+        self.service.view_status(&self.view, &self.compared, context, (offset, len), most).map(extents)
     }
 }
 
 /// One connection's volume.
-struct VolumeExport(Attached);
+struct VolumeExport {
+    attached: Attached,
+    compared: Compared,
+}
+
+impl VolumeExport {
+    fn volume(&self) -> &Volume {
+        self.attached.volume()
+    }
+}
 
 impl Export for VolumeExport {
     fn size(&self) -> u64 {
-        self.0.volume().size()
+        self.volume().size()
     }
 
     fn read_only(&self) -> bool {
-        !self.0.volume().is_writable()
+        !self.volume().is_writable()
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.0.volume().read(offset, out, effort)
+        self.volume().read(offset, out, effort)
     }
 
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
         if fua && effort == Effort::Inline {
             return Ok(Progress::WouldBlock);
         }
-        let done = self.0.volume().write(offset, data, effort)?;
+        let done = self.volume().write(offset, data, effort)?;
         if fua && done == Progress::Done {
-            self.0.volume().flush()?;
+            self.volume().flush()?;
         }
         Ok(done)
     }
 
     fn flush(&self) -> Result<()> {
-        self.0.volume().flush()
+        self.volume().flush()
     }
 
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
-        self.0.volume().trim(offset, len)?;
+        self.volume().trim(offset, len)?;
         if fua { self.flush() } else { Ok(()) }
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool, fua: bool) -> Result<()> {
-        self.0.volume().write_zeroes(offset, len, no_hole)?;
-        if fua { self.flush() } else { Ok(()) }
+    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
+        let volume = self.volume();
+        if how.fast && !volume.zeroes_fast(offset, len)? {
+            return Err(Error::new(Kind::Unsupported, "zeroing this range takes as long as writing it"));
+        }
+        volume.write_zeroes(offset, len, how.no_hole)?;
+        if how.fua { self.flush() } else { Ok(()) }
     }
 
     /// Reads ahead: the bytes come into the page cache, absent chunks into the volume's hands.
@@ -146,9 +265,13 @@ impl Export for VolumeExport {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let n = ((end - at) as usize).min(room.len());
-            let _done = self.0.volume().read(at, &mut room[..n], Effort::Full)?;
+            let _done = self.volume().read(at, &mut room[..n], Effort::Full)?;
             at += n as u64;
         }
         Ok(())
+    }
+
+    fn extents(&self, context: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
+        self.attached.status(&self.compared, context, (offset, len), most).map(extents)
     }
 }

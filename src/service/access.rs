@@ -162,7 +162,39 @@ impl Service {
             (_, Err(err)) if err.kind() != Kind::NotFound => return Err(err),
             (_, volume) => volume.ok(),
         };
-        let who = match (&access, remote.names.first(), token) {
+        let volume = volume.map(|v| v.id);
+        Err(self.turned_away(access.as_ref(), remote, token, (wanted, volume)))
+    }
+
+    /// A client over TLS asks for a snapshot: who may use the volume that it was taken of may read it.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`], whether or not there is such a snapshot; audited.
+    pub fn remote_snapshot(&self, name: &str, remote: &Remote) -> Result<(ServedExport, Caller)> {
+        let (plain, token) = split_token(name);
+        let access = self.access_of(remote, token)?;
+        let wanted = split_export(&plain).0;
+        let record = match self.find_snapshot(wanted) {
+            Err(err) if err.kind() != Kind::NotFound => return Err(err),
+            record => record.ok(),
+        };
+        match (&access, &record) {
+            (Some(access), Some(record)) if access.allows(record.volume) => {
+                Ok((self.snapshot_export(record.id)?, self.remote_caller(access, remote)))
+            }
+            _ => Err(self.turned_away(access.as_ref(), remote, token, (wanted, record.map(|r| r.volume)))),
+        }
+    }
+
+    /// The refusal of a client, audited.
+    fn turned_away(
+        &self,
+        access: Option<&AccessRecord>,
+        remote: &Remote,
+        token: Option<&str>,
+        (wanted, volume): (&str, Option<VolumeId>),
+    ) -> Error {
+        let who = match (access, remote.names.first(), token) {
             (Some(access), ..) => format!("TLS client {}", access.name),
             (None, _, Some(_)) => "a client with an unknown token".to_owned(),
             (None, Some(name), None) => format!("a client with the certificate {}", shown(name)),
@@ -170,17 +202,11 @@ impl Service {
         };
         let err = Error::new(Kind::AccessDenied, format!("{who} may not use volume {}", shown(wanted)))
             .hint("allow it on the server: `coffer tls allow NAME --volume VOLUME`");
-        self.record_refusal(access.as_ref(), remote, volume.as_ref(), &err);
-        Err(err)
+        self.record_refusal(access, remote, volume, &err);
+        err
     }
 
-    fn record_refusal(
-        &self,
-        access: Option<&AccessRecord>,
-        remote: &Remote,
-        volume: Option<&VolumeRecord>,
-        err: &Error,
-    ) {
+    fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
         let Some(unrecorded) = self.strangers.next(Instant::now()) else { return };
         let caller = match access {
             Some(access) => self.remote_caller(access, remote),
@@ -188,7 +214,7 @@ impl Service {
         };
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {
-            act = act.detail("volume", volume.id);
+            act = act.detail("volume", volume);
         }
         if let Some(name) = remote.names.first() {
             act = act.detail("certificate", shown(name));

@@ -108,6 +108,10 @@ pub struct Attached {
 }
 
 impl Attached {
+    pub(super) const fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
     /// The volume.
     ///
     /// # Panics

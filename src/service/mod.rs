@@ -8,15 +8,19 @@ mod access;
 pub mod api;
 mod attachment;
 mod check;
+mod contexts;
 pub mod datadir;
 mod export;
 mod key;
 mod opening;
 mod snapshot;
+mod view;
 mod volume;
 
 pub use access::Remote;
 pub use attachment::{Attached, Holder, ServedExport};
+pub use contexts::{Compared, Status};
+pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
@@ -67,6 +71,7 @@ pub struct Service {
     lease_ended: Condvar,
     strangers: access::Strangers,
     jobs: snapshot::Jobs,
+    views: view::Views,
     endpoints: Mutex<Vec<String>>,
     lock: DirLock,
 }
@@ -111,6 +116,7 @@ impl Service {
             lease_ended: Condvar::new(),
             strangers: access::Strangers::default(),
             jobs: snapshot::Jobs::default(),
+            views: view::Views::default(),
             endpoints: Mutex::default(),
             lock,
         });

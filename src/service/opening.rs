@@ -261,6 +261,7 @@ impl Service {
 
     /// Wipes the data keys of all open volumes under a CMK. Their clients' reads and writes fail until it is enabled.
     pub(super) fn suspend_volumes(&self, arn: &str) {
+        self.suspend_views(arn);
         for open in self.opens.lock().values() {
             if self.is_under(&open.volume, arn) && open.volume.is_unlocked() {
                 tracing::warn!("{} is suspended: its CMK {arn} cannot be used", open.volume.id());

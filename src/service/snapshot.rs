@@ -134,7 +134,7 @@ struct Begun {
 }
 
 impl Service {
-    fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
+    pub(super) fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
         let listing = self.kms.catalog().list::<SnapshotRecord>()?;
         for bad in &listing.damaged {
             tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
@@ -421,6 +421,7 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
                 .hint("wait until it is completed"));
         }
+        self.refuse_if_viewed(record.id)?;
         if record.state == "completed" {
             match self.repository.delete(record.lineage, record.id) {
                 Err(err) if err.kind() != Kind::NotFound => return Err(err),

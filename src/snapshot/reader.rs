@@ -7,7 +7,7 @@ use super::repository::{Inner, Located, Repository};
 use super::tree::{Tree, Visit};
 use super::{Folder, PublicKey, damaged};
 use crate::error::{Error, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SnapshotId, chunks_in};
+use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SectorMap, SnapshotId, chunks_in};
 use crate::volume::parent::Parent;
 use bytes::Bytes;
 use std::ops::Range;
@@ -250,8 +250,8 @@ impl Parent for SnapshotReader {
         self.at.manifest.size
     }
 
-    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool> {
-        Ok(!self.tree.entry(chunk)?.is_hole())
+    fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap> {
+        Ok(self.tree.entry(chunk)?.map)
     }
 
     fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {

@@ -238,7 +238,7 @@ impl Volume {
     }
 
     /// First offset from `at` on that may hold something: data in this file, or an absent chunk of the parent.
-    fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
+    pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
         let what = || format!("look for data at {at} of {}", self.id);
         let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
         let absent = self.next_absent(ChunkNo::of(at))?.map(|c| c.offset().max(at));
@@ -406,7 +406,7 @@ impl Volume {
         })
     }
 
-    fn bounds(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
+    pub(super) fn bounds(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
         let size = self.size();
         if offset.checked_add(len).is_none_or(|end| end > size) {
             return Err(Error::new(

@@ -3,6 +3,7 @@
 //! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
 //! - [`pending`]: points in time; what a snapshot under way still needs is copied before it is overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
+//! - [`extents`]: holes and changes, told without reading.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
 //! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
 //!
@@ -10,6 +11,7 @@
 //! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
 
 mod effort;
+pub mod extents;
 pub mod format;
 pub mod header;
 pub mod hydrate;

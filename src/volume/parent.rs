@@ -1,18 +1,26 @@
 //! What a volume made from a snapshot is filled from: sealed chunks of the snapshot's tree.
 
 use crate::error::Result;
-use crate::units::{ChunkNo, KeyTag};
+use crate::units::{ChunkNo, KeyTag, SectorMap};
 
 /// A source of sealed chunks: a snapshot, as a volume sees it. Implemented over a repository by the snapshot layer.
 pub trait Parent: Send + Sync {
     /// Size of the snapshot's volume when it was taken, bytes. Chunks past it are holes.
     fn size(&self) -> u64;
 
-    /// Whether the chunk has any sector that is not a hole. Reads the tree, fetches no data.
+    /// Which sectors of the chunk are no holes. Reads the tree, fetches no data.
     ///
     /// # Errors
     /// When the tree cannot be read, or a page of it is damaged.
-    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool>;
+    fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap>;
+
+    /// Whether the chunk has any sector that is not a hole.
+    ///
+    /// # Errors
+    /// As [`Parent::sectors`].
+    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool> {
+        Ok(!self.sectors(chunk)?.is_empty())
+    }
 
     /// Fetches the whole chunk ([`crate::units::CHUNK`] bytes) into `out`, holes as zeros, its hash checked before the
     /// call returns. Answers the tag of the key that sealed it, or `None` if all of it is a hole.

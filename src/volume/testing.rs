@@ -8,7 +8,7 @@ use super::*;
 use crate::cipher::{DataKey, Sealed, Unwrapped, test_key};
 use crate::env::{Rng, SystemClock, SystemRng};
 use crate::store::sim::SimStore;
-use crate::units::{CHUNK, KeyTag, LineageId};
+use crate::units::{CHUNK, KeyTag, LineageId, SECTOR, SectorMap};
 use std::collections::BTreeMap;
 
 /// A small repeatable generator (xorshift64*): tests print its seed.
@@ -104,8 +104,13 @@ impl Parent for Chunks {
     fn size(&self) -> u64 {
         self.size
     }
-    fn has_sectors(&self, chunk: ChunkNo) -> Result<bool> {
-        Ok(self.map.lock().contains_key(&chunk.0))
+    fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap> {
+        let mut found = SectorMap::default();
+        if let Some((bytes, _)) = self.map.lock().get(&chunk.0) {
+            let full = bytes.chunks(SECTOR).enumerate().filter(|(_, sector)| sector.iter().any(|b| *b != 0));
+            full.for_each(|(i, _)| found.set(i));
+        }
+        Ok(found)
     }
     fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
         if self.broken.load(Ordering::Relaxed) {

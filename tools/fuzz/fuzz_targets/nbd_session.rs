@@ -21,6 +21,8 @@ pub mod nbd {
     pub mod errno;
     pub mod export;
     pub mod replay;
+    pub mod reply;
+    pub mod request;
     pub mod session;
 }
 

@@ -1,0 +1,152 @@
+//! A request becomes a call of its export, and what came of it a reply.
+
+use super::budget::Buf;
+use super::errno::Errno;
+use super::export::{Effort, Export, Progress, Zeroing};
+use super::link::Outgoing;
+use super::reply::{Content, Extent, Style, To};
+use super::request::{Command, Refusal, Request};
+use crate::error::{Error, Kind, Result};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Most extents of one context in one reply: at 16 bytes each, 256 KiB.
+const MAX_EXTENTS: usize = 16 * 1024;
+
+/// Why a request failed, as its client hears it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    errno: Errno,
+    /// In words, for replies that have room for them.
+    text: String,
+}
+
+impl Failure {
+    fn of(request: &Request, err: &Error) -> Self {
+        let text = err.line();
+        // Told to the client, who asked whether it would be fast; nothing is amiss.
+        if err.kind() != Kind::Unsupported {
+            tracing::warn!(command = ?request.command, offset = request.offset, len = request.len, "{text}");
+        }
+        Self { errno: Errno::from(err), text }
+    }
+
+    fn panicked(request: &Request) -> Self {
+        tracing::error!(command = ?request.command, offset = request.offset, len = request.len, "request panicked");
+        Self { errno: Errno::Io, text: "a fault in the server".to_owned() }
+    }
+
+    /// Full effort has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
+    fn unfinished() -> Self {
+        Self { errno: Errno::Io, text: "the request was not finished".to_owned() }
+    }
+}
+
+/// Serves a request to its end, waiting as long as it takes.
+pub(super) fn serve(export: &dyn Export, request: &Request, contexts: &[String], mut buf: Option<Buf>) -> Outgoing {
+    if request.command == Command::BlockStatus {
+        return status(export, request, contexts);
+    }
+    let outcome = apply(export, request, buf.as_deref_mut(), Effort::Full);
+    let outcome = outcome.and_then(|p| if p == Progress::Done { Ok(()) } else { Err(Failure::unfinished()) });
+    answer(request, outcome, buf)
+}
+
+/// Does a request. A panic below becomes an error: one broken volume must not take the server's other connections along.
+pub(super) fn apply(
+    export: &dyn Export,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    effort: Effort,
+) -> std::result::Result<Progress, Failure> {
+    match catch_unwind(AssertUnwindSafe(|| call(export, request, buf, effort))) {
+        Ok(Ok(progress)) => Ok(progress),
+        Ok(Err(err)) => Err(Failure::of(request, &err)),
+        Err(_) => Err(Failure::panicked(request)),
+    }
+}
+
+fn call(export: &dyn Export, request: &Request, buf: Option<&mut [u8]>, effort: Effort) -> Result<Progress> {
+    let Request { command, offset, len, fua, .. } = *request;
+    match (command, buf) {
+        (Command::Flush, _) => export.flush()?,
+        (_, _) if len == 0 => {}
+        (Command::Read, Some(out)) => return export.read(offset, out, effort),
+        (Command::Write, Some(data)) => return export.write(offset, data, fua, effort),
+        (Command::Trim, _) => export.trim(offset, len, fua)?,
+        (Command::Cache, _) => export.cache(offset, len)?,
+        (Command::WriteZeroes, _) => {
+            export.write_zeroes(offset, len, Zeroing { no_hole: request.no_hole, fast: request.fast, fua })?;
+        }
+        // A payload always comes with a buffer; without one nothing could have been read or written.
+        (Command::Read | Command::Write | Command::BlockStatus, _) => {
+            return Err(Error::new(Kind::Failed, "request without its buffer"));
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// The reply to a request that was done, or failed.
+pub(super) fn answer(request: &Request, outcome: std::result::Result<(), Failure>, buf: Option<Buf>) -> Outgoing {
+    let to = request.to();
+    if let Err(failure) = outcome {
+        // A FLUSH has no place; every other command's failure is told at its start, before which nothing failed.
+        let at = (request.command != Command::Flush).then_some(request.offset);
+        return Outgoing::Bytes(to.error(failure.errno, &failure.text, at));
+    }
+    match buf.filter(|_| request.command == Command::Read) {
+        Some(body) => content(request, to, body),
+        None if request.command == Command::Read => Outgoing::Reply { head: to.nothing_read(), body: None },
+        None => Outgoing::Reply { head: to.done(), body: None },
+    }
+}
+
+fn content(request: &Request, to: To, body: Buf) -> Outgoing {
+    let whole = |body: Buf| Outgoing::Reply { head: to.data(request.offset, body.len(), true), body: Some(body) };
+    if request.style == Style::Simple || request.unfragmented {
+        return whole(body);
+    }
+    match Content::of(&body, request.offset) {
+        Content::Data => whole(body),
+        Content::Zeroes => Outgoing::Reply { head: to.hole(request.offset, body.len() as u32, true), body: None },
+        Content::Mixed(runs) => {
+            let last = runs.len() - 1;
+            let chunk = |(i, (run, zero)): (usize, (Range<usize>, bool))| {
+                let at = request.offset + run.start as u64;
+                if zero {
+                    (to.hole(at, run.len() as u32, i == last), 0..0)
+                } else {
+                    (to.data(at, run.len(), i == last), run)
+                }
+            };
+            Outgoing::Chunks { chunks: runs.into_iter().enumerate().map(chunk).collect(), body }
+        }
+    }
+}
+
+/// The reply to a request that the rules do not allow.
+pub(super) fn refuse(to: To, refusal: Refusal) -> Outgoing {
+    Outgoing::Bytes(to.error(refusal.errno, refusal.why, None))
+}
+
+/// BLOCK_STATUS: a chunk for each context asked for.
+fn status(export: &dyn Export, request: &Request, contexts: &[String]) -> Outgoing {
+    let most = if request.one { 1 } else { MAX_EXTENTS };
+    let asked: Vec<(u32, &String)> =
+        (0u32..).zip(contexts).filter(|(id, _)| request.contexts & (1 << id) != 0).collect();
+    let mut out = Vec::new();
+    for (n, (id, name)) in asked.iter().enumerate() {
+        let found = catch_unwind(AssertUnwindSafe(|| export.extents(name, request.offset, request.len, most)));
+        let extents: Vec<Extent> = match found {
+            Ok(Ok(extents)) if !extents.is_empty() => extents,
+            Ok(Ok(_)) => return answer(request, Err(Failure::unfinished()), None),
+            Ok(Err(err)) => return answer(request, Err(Failure::of(request, &err)), None),
+            Err(_) => return answer(request, Err(Failure::panicked(request)), None),
+        };
+        out.extend(request.to().status(*id, &extents, n + 1 == asked.len()));
+    }
+    if out.is_empty() {
+        return answer(request, Err(Failure::unfinished()), None);
+    }
+    Outgoing::Bytes(out)
+}

@@ -1,0 +1,206 @@
+//! Metadata contexts: what an export tells of its ranges without giving out their bytes.
+//!
+//! - `base:allocation`: holes (1) that read as zeroes (2).
+//! - `coffer:changed`: chunks changed (1) since the last completed snapshot; of a snapshot: since the one that it is built on.
+//! - `coffer:diff:snap-…`: chunks changed (1) since that snapshot of the same lineage.
+//!
+//! Changes are told by the chunk, 512 KiB. Where the map cannot tell of a point in time, the trees of two snapshots are
+//! compared; where they cannot either, all is told as changed: a backup then copies too much, never too little.
+
+use super::snapshot::SnapshotRecord;
+use super::view::{SnapshotView, differ};
+use super::{Attached, Service};
+use crate::error::{Error, Kind, Result};
+use crate::snapshot::reader::SnapshotReader;
+use crate::units::{ChunkNo, Epoch, LineageId, SnapshotId};
+use crate::volume::Volume;
+use crate::volume::extents::{Run, Runs};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+const ALLOCATION: &str = "base:allocation";
+const CHANGED: &str = "coffer:changed";
+const DIFF: &str = "coffer:diff:";
+
+/// A context, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Context {
+    Allocation,
+    Changed,
+    Diff(SnapshotId),
+}
+
+impl Context {
+    fn parse(name: &str) -> Result<Self> {
+        match name {
+            ALLOCATION => Ok(Self::Allocation),
+            CHANGED => Ok(Self::Changed),
+            _ => match name.strip_prefix(DIFF) {
+                Some(id) => id.parse().map(Self::Diff),
+                None => Err(Error::new(Kind::Unsupported, format!("there is no metadata context {name}"))),
+            },
+        }
+    }
+}
+
+/// Bytes of an export, and what a context says of them ("The `base:` metadata namespace"; bit 0 of coffer's own: changed).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// How many; never 0.
+    pub len: u64,
+    /// The context's flags.
+    pub flags: u32,
+}
+
+/// A hole that reads as zeroes.
+const HOLE_AND_ZERO: u32 = 3;
+/// Changed, in coffer's contexts.
+const DIRTY: u32 = 1;
+
+/// The snapshots that one export's contexts compare with, opened once.
+#[derive(Default)]
+pub struct Compared(Mutex<Vec<(SnapshotId, Arc<SnapshotReader>)>>);
+
+impl Compared {
+    fn open(&self, service: &Service, lineage: LineageId, id: SnapshotId) -> Result<Arc<SnapshotReader>> {
+        let mut open = self.0.lock();
+        if let Some((_, reader)) = open.iter().find(|(known, _)| *known == id) {
+            return Ok(reader.clone());
+        }
+        let reader = Arc::new(service.repository.open_snapshot(lineage, id)?);
+        open.push((id, reader.clone()));
+        Ok(reader)
+    }
+}
+
+impl Service {
+    /// Names of the contexts of a volume, or of a snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; when the catalog cannot be read.
+    pub fn contexts(&self, export: &str) -> Result<Vec<String>> {
+        let (lineage, own) = match export.parse::<SnapshotId>() {
+            Ok(id) => (self.find_snapshot(export)?.lineage, Some(id)),
+            Err(_) => (self.exported(export)?.lineage, None),
+        };
+        let mut names = vec![ALLOCATION.to_owned(), CHANGED.to_owned()];
+        let others = |s: &SnapshotRecord| s.lineage == lineage && s.state == "completed" && Some(s.id) != own;
+        names.extend(self.snapshot_records()?.into_iter().filter(others).map(|s| format!("{DIFF}{}", s.id)));
+        Ok(names)
+    }
+
+    /// What a context says of a snapshot that is open.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for a context that there is none of; as [`SnapshotView::read`].
+    pub fn view_status(
+        &self,
+        view: &SnapshotView,
+        compared: &Compared,
+        context: &str,
+        range: (u64, u64),
+        most: usize,
+    ) -> Result<Vec<Status>> {
+        let against = match Context::parse(context)? {
+            Context::Allocation => return Ok(allocation(view.allocation(range.0, range.1, most)?)),
+            Context::Changed => view.reader().located().manifest.parent,
+            Context::Diff(id) => Some(id),
+        };
+        // A predecessor that was deleted and swept compares with nothing: then everything that is there counts as changed.
+        let other = match against.map(|id| compared.open(self, view.lineage(), id)).transpose() {
+            Err(err) if err.kind() == Kind::NotFound => None,
+            other => other?,
+        };
+        view.changed_since(other.as_deref(), range, most).map(changed)
+    }
+}
+
+impl Attached {
+    /// What a context says of a range of the volume: at most `most` statuses, perhaps of less than was asked about.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for a context that there is none of; [`Kind::NotFound`] for a snapshot that is gone; what map,
+    /// store or repository report.
+    pub fn status(&self, compared: &Compared, context: &str, range: (u64, u64), most: usize) -> Result<Vec<Status>> {
+        let volume = self.volume();
+        match Context::parse(context)? {
+            Context::Allocation => volume.allocation(range.0, range.1, most).map(allocation),
+            Context::Changed => self.changed(compared, None, range, most).map(changed),
+            Context::Diff(id) => self.changed(compared, Some(id), range, most).map(changed),
+        }
+    }
+
+    /// Chunks changed since a snapshot, or since the last one.
+    fn changed(
+        &self,
+        compared: &Compared,
+        since: Option<SnapshotId>,
+        range: (u64, u64),
+        most: usize,
+    ) -> Result<Vec<Run>> {
+        let (service, volume) = (self.service(), self.volume());
+        let lineage = volume.with_header(|h| h.identity().lineage);
+        let base = volume.base().filter(|b| b.repository == service.repository.id());
+        let since = match since {
+            Some(id) => compared.open(service, lineage, id)?,
+            None => match &base {
+                Some(base) if point_is_trusted(volume, base.p) => {
+                    return volume.changed_after(base.p, range, most, None);
+                }
+                Some(_) => return Ok(all(range)),
+                // Never snapshotted: all that was ever written.
+                None => return volume.changed_after(Epoch(0), range, most, None),
+            },
+        };
+        let point = own_point(volume, &since);
+        if let Some(point) = point.filter(|p| point_is_trusted(volume, *p)) {
+            return volume.changed_after(point, range, most, None);
+        }
+        let Some(base) = base.filter(|b| point_is_trusted(volume, b.p)) else { return Ok(all(range)) };
+        let base_reader = compared.open(service, lineage, base.snapshot)?;
+        let mut differs = |chunk: ChunkNo| differ(&since, &base_reader, chunk);
+        volume.changed_after(base.p, range, most, Some(&mut differs))
+    }
+}
+
+/// The epoch that a snapshot holds, if it was taken of this volume and its present map.
+fn own_point(volume: &Volume, snapshot: &SnapshotReader) -> Option<Epoch> {
+    let manifest = &snapshot.located().manifest;
+    let own = manifest.volume == Some(volume.id()) && manifest.map_generation == volume.map_generation();
+    own.then_some(Epoch(manifest.point))
+}
+
+fn point_is_trusted(volume: &Volume, point: Epoch) -> bool {
+    volume.trusted_from().is_some_and(|from| point >= from)
+}
+
+/// All of a range is changed, as far as is known.
+fn all((_, len): (u64, u64)) -> Vec<Run> {
+    let mut runs = Runs::new(1);
+    runs.push(len, true);
+    runs.done()
+}
+
+fn allocation(runs: Vec<Run>) -> Vec<Status> {
+    runs.into_iter().map(|r| Status { len: r.len, flags: if r.yes { 0 } else { HOLE_AND_ZERO } }).collect()
+}
+
+fn changed(runs: Vec<Run>) -> Vec<Status> {
+    runs.into_iter().map(|r| Status { len: r.len, flags: if r.yes { DIRTY } else { 0 } }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_have_names() {
+        let snap = "snap-0123456789abcdef0";
+        assert_eq!(Context::parse("base:allocation").unwrap(), Context::Allocation);
+        assert_eq!(Context::parse("coffer:changed").unwrap(), Context::Changed);
+        assert_eq!(Context::parse(&format!("coffer:diff:{snap}")).unwrap(), Context::Diff(snap.parse().unwrap()));
+        for bad in ["coffer:", "coffer:diff:", "coffer:diff:web", "base:", ""] {
+            assert!(Context::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

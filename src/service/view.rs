@@ -1,0 +1,305 @@
+//! A completed snapshot, open for reading: what an NBD client gets under the snapshot's id.
+//!
+//! Chunks are fetched whole from the repository, their hash checked, and opened under the data keys that sealed them. Any
+//! number of clients share one view; nobody holds a lease, for nothing can be changed. While a view is open its snapshot
+//! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
+
+use super::snapshot::SnapshotRecord;
+use super::{EC2, ServedExport, Service};
+use crate::cipher::xts::{At, XtsCipher};
+use crate::cipher::{DataKey, Unwrapped};
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Act, Caller};
+use crate::snapshot::reader::SnapshotReader;
+use crate::units::{CHUNK, ChunkNo, DataKeyId, KeyTag, LineageId, PART, SECTOR, SnapshotId};
+use crate::volume::extents::{Run, Runs};
+use crate::volume::parent::Parent;
+use crate::volume::{Effort, Progress};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+/// Chunks kept in memory, sealed: 4 MiB a view.
+const RECENT: usize = 8;
+/// Chunks that one look at the tree goes through at most: 8 GiB of the volume.
+const CHUNKS: u64 = 16 * 1024;
+
+/// All views that are open, each once.
+#[derive(Default)]
+pub(super) struct Views(Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>);
+
+struct Fetched {
+    chunk: ChunkNo,
+    tag: Option<KeyTag>,
+    sealed: Arc<Vec<u8>>,
+}
+
+/// One open snapshot.
+pub struct SnapshotView {
+    id: SnapshotId,
+    lineage: LineageId,
+    key_arn: String,
+    reader: SnapshotReader,
+    ciphers: RwLock<Option<Vec<(KeyTag, XtsCipher)>>>,
+    recent: Mutex<VecDeque<Fetched>>,
+}
+
+impl SnapshotView {
+    /// The snapshot.
+    #[must_use]
+    pub const fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Its lineage.
+    #[must_use]
+    pub const fn lineage(&self) -> LineageId {
+        self.lineage
+    }
+
+    /// Bytes of its volume when it was taken.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.reader.size()
+    }
+
+    pub(super) const fn reader(&self) -> &SnapshotReader {
+        &self.reader
+    }
+
+    /// Reads plain bytes, any offset and length inside the snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] while its CMK is; [`Kind::Integrity`] for a chunk whose hash is
+    /// wrong; what the repository reports.
+    pub fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.bounds(offset, out.len() as u64)?;
+        let (mut at, mut rest) = (offset, out);
+        while !rest.is_empty() {
+            let chunk = ChunkNo::of(at);
+            let skip = (at - chunk.offset()) as usize;
+            let (now, later) = rest.split_at_mut(rest.len().min(CHUNK - skip));
+            if !self.read_in_chunk(chunk, skip, now, effort)? {
+                return Ok(Progress::WouldBlock);
+            }
+            at += now.len() as u64;
+            rest = later;
+        }
+        Ok(Progress::Done)
+    }
+
+    /// `false`: the repository would have to be asked.
+    fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], effort: Effort) -> Result<bool> {
+        let Some((sealed, tag)) = self.fetch(chunk, effort)? else { return Ok(false) };
+        let Some(tag) = tag else {
+            out.fill(0);
+            return Ok(true);
+        };
+        let guard = self.ciphers.read();
+        let cipher = guard.as_ref().ok_or_else(|| {
+            Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
+                .hint("enable the CMK, then open it again")
+        })?;
+        let cipher = cipher.iter().find(|(t, _)| *t == tag).map(|(_, c)| c).ok_or_else(|| {
+            Error::new(Kind::Integrity, format!("chunk {chunk} of {} was sealed under a key it does not name", self.id))
+        })?;
+        // The cipher works on whole parts: what lies around the bytes that were asked for is opened with them.
+        let (first, end) = (skip / PART * PART, (skip + out.len()).next_multiple_of(PART));
+        let start = At::new(chunk.offset() + first as u64)
+            .ok_or_else(|| Error::new(Kind::Failed, "a chunk does not begin at a part"))?;
+        if (first, end) == (skip, skip + out.len()) {
+            out.copy_from_slice(&sealed[first..end]);
+            cipher.open_parts(start, out);
+        } else {
+            let mut whole = sealed[first..end].to_vec();
+            cipher.open_parts(start, &mut whole);
+            out.copy_from_slice(&whole[skip - first..skip - first + out.len()]);
+        }
+        Ok(true)
+    }
+
+    /// A chunk's sealed bytes and the key that sealed them; no key: all of it is a hole. `None`: not without waiting.
+    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<(Arc<Vec<u8>>, Option<KeyTag>)>> {
+        if let Some(hit) = self.recent.lock().iter().find(|f| f.chunk == chunk) {
+            return Ok(Some((hit.sealed.clone(), hit.tag)));
+        }
+        if effort == Effort::Inline {
+            return Ok(None);
+        }
+        let mut sealed = vec![0u8; CHUNK];
+        let tag = self.reader.fetch(chunk, &mut sealed)?;
+        let sealed = Arc::new(sealed);
+        let mut recent = self.recent.lock();
+        recent.truncate(RECENT - 1);
+        recent.push_front(Fetched { chunk, tag, sealed: sealed.clone() });
+        Ok(Some((sealed, tag)))
+    }
+
+    /// Fetches a range, so that reading it soon need not wait; no more of it than is kept.
+    ///
+    /// # Errors
+    /// As [`SnapshotView::read`].
+    pub fn prefetch(&self, offset: u64, len: u64) -> Result<()> {
+        self.bounds(offset, len)?;
+        let chunks = ChunkNo::of(offset).0..(offset + len).div_ceil(CHUNK as u64);
+        chunks.take(RECENT).try_for_each(|c| self.fetch(ChunkNo(c), Effort::Full).map(drop))
+    }
+
+    /// Where a range is data (yes) and where holes, told from the tree: at most `most` runs.
+    ///
+    /// # Errors
+    /// As [`SnapshotView::read`].
+    pub fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Run>> {
+        self.bounds(offset, len)?;
+        let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
+        while at < end {
+            let chunk = ChunkNo::of(at);
+            let full = self.reader.next_with_sectors(chunk)?.map_or(end, |c| c.offset().max(at)).min(end);
+            if full > at {
+                if !runs.push(full - at, false) {
+                    break;
+                }
+                at = full;
+                continue;
+            }
+            let map = self.reader.sectors(chunk)?;
+            let first = ((at - chunk.offset()) / SECTOR as u64) as usize;
+            let data = map.has(first);
+            let same = (first..CHUNK / SECTOR).take_while(|i| map.has(*i) == data).count();
+            let stop = (chunk.offset() + ((first + same) * SECTOR) as u64).min(end);
+            if !runs.push(stop - at, data) {
+                break;
+            }
+            at = stop;
+        }
+        Ok(runs.done())
+    }
+
+    /// Which chunks of a range differ (yes) from another snapshot of the lineage; against none: which hold anything.
+    ///
+    /// # Errors
+    /// As [`SnapshotView::read`].
+    pub fn changed_since(
+        &self,
+        other: Option<&SnapshotReader>,
+        (offset, len): (u64, u64),
+        most: usize,
+    ) -> Result<Vec<Run>> {
+        self.bounds(offset, len)?;
+        let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
+        let last = ChunkNo::of(offset).0 + CHUNKS;
+        while at < end && ChunkNo::of(at).0 < last {
+            let chunk = ChunkNo::of(at);
+            let stop = (chunk.offset() + CHUNK as u64).min(end);
+            let differs = match other {
+                Some(other) => differ(&self.reader, other, chunk)?,
+                None => self.reader.has_sectors(chunk)?,
+            };
+            if !runs.push(stop - at, differs) {
+                break;
+            }
+            at = stop;
+        }
+        Ok(runs.done())
+    }
+
+    fn bounds(&self, offset: u64, len: u64) -> Result<()> {
+        let size = self.size();
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            let what = format!("{len} bytes at {offset} of {}: it has {size} bytes", self.id);
+            return Err(Error::new(Kind::Usage, what));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a chunk is another one in two snapshots of a lineage, told from their trees.
+pub(super) fn differ(one: &SnapshotReader, other: &SnapshotReader, chunk: ChunkNo) -> Result<bool> {
+    Ok(one.hash_of(chunk)? != other.hash_of(chunk)? || one.sectors(chunk)? != other.sectors(chunk)?)
+}
+
+impl Service {
+    /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that
+    /// each is asked for and audited.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
+    pub fn open_view(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
+        let record = self.find_snapshot(&snapshot.to_string())?;
+        record.must_be_completed()?;
+        self.check_log(record.lineage)?;
+        let keys = self.unwrap_snapshot_keys(&record, caller)?;
+        let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
+        self.kms.record(caller, act, Ok(()))?;
+        let mut views = self.views.0.lock();
+        views.retain(|_, view| view.strong_count() > 0);
+        let view = match views.get(&snapshot).and_then(Weak::upgrade) {
+            Some(view) => view,
+            None => {
+                let reader = self.repository.open_snapshot(record.lineage, snapshot)?;
+                let view = Arc::new(SnapshotView {
+                    id: snapshot,
+                    lineage: record.lineage,
+                    key_arn: record.key_arn,
+                    reader,
+                    ciphers: RwLock::new(None),
+                    recent: Mutex::default(),
+                });
+                views.insert(snapshot, Arc::downgrade(&view));
+                view
+            }
+        };
+        let mut ciphers = view.ciphers.write();
+        if ciphers.is_none() {
+            *ciphers = Some(keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect());
+        }
+        drop(ciphers);
+        Ok(view)
+    }
+
+    fn unwrap_snapshot_keys(
+        &self,
+        record: &SnapshotRecord,
+        caller: &Caller,
+    ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
+        let context = super::context_of(&record.context)?;
+        let client = format!("{}, snapshot {}", caller.client, record.id);
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        let blobs = self.repository.keys(record.lineage)?;
+        let unwrap = |id: &DataKeyId| {
+            let blob = blobs.get(id).ok_or_else(|| {
+                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
+            })?;
+            Ok((*id, self.kms.unwrap_volume_key(&blob.blob, &context, *id, &caller)?))
+        };
+        record.data_keys.iter().map(unwrap).collect()
+    }
+
+    /// What a snapshot would be as an export.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
+    pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
+        let record = self.find_snapshot(&snapshot.to_string())?;
+        record.must_be_completed()?;
+        let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
+        Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
+    }
+
+    /// Wipes the keys of views under a CMK; whoever reads them has to open them again.
+    pub(super) fn suspend_views(&self, arn: &str) {
+        for view in self.views.0.lock().values().filter_map(Weak::upgrade).filter(|v| v.key_arn == arn) {
+            *view.ciphers.write() = None;
+        }
+    }
+
+    /// Refuses what must not happen to a snapshot while somebody reads it.
+    pub(super) fn refuse_if_viewed(&self, snapshot: SnapshotId) -> Result<()> {
+        let viewed = self.views.0.lock().get(&snapshot).is_some_and(|view| view.strong_count() > 0);
+        if viewed {
+            return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being read by an NBD client"))
+                .hint("disconnect it first"));
+        }
+        Ok(())
+    }
+}
