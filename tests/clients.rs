@@ -7,6 +7,8 @@ mod common;
 mod fs;
 #[path = "clients/shell.rs"]
 mod shell;
+#[path = "clients/status.rs"]
+mod status;
 #[path = "clients/tools.rs"]
 mod tools;
 

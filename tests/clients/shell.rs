@@ -36,10 +36,10 @@ fn what_is_offered() {
         r#"
 assert h.get_size() == 5000 << 10
 assert h.get_protocol() == "newstyle-fixed"
-for can in ("flush", "fua", "trim", "zero", "cache", "multi_conn"):
+for can in ("flush", "fua", "trim", "zero", "cache", "multi_conn", "df", "fast_zero"):
     assert getattr(h, "can_" + can)(), can
-assert not h.is_read_only() and not h.can_df() and not h.can_fast_zero() and not h.is_rotational()
-assert not h.get_structured_replies_negotiated() and not h.get_tls_negotiated()
+assert not h.is_read_only() and not h.is_rotational()
+assert h.get_structured_replies_negotiated() and not h.get_tls_negotiated()
 sizes = [h.get_block_size(i) for i in (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
 assert sizes == [1, 4096, 32 << 20], sizes
 "#,
@@ -152,7 +152,7 @@ def refused(number, call, *args):
         assert False, (call, args[1:])
     assert h.pread(most // 2, 12345) == data[:most // 2]
 
-refused(errno.EINVAL, h.pread, most + 1, 0)
+refused(errno.EOVERFLOW, h.pread, most + 1, 0)
 refused(errno.EINVAL, h.pwrite, bytes(most + 1), 0)
 refused(errno.EINVAL, h.pwrite, bytes(64 << 20), 0)
 refused(errno.EINVAL, h.pread, 1, n)
@@ -164,8 +164,8 @@ refused(errno.ENOSPC, h.pwrite, b"x" * 4096, (1 << 63) - 1)
 refused(errno.ENOSPC, h.zero, 513, n - 512)
 refused(errno.EINVAL, h.trim, 513, n - 512)
 refused(errno.EINVAL, h.cache, 513, n - 512)
-refused(errno.EINVAL, h.zero, 512, 0, nbd.CMD_FLAG_FAST_ZERO)
-refused(errno.EINVAL, h.pread, 512, 0, nbd.CMD_FLAG_DF)
+refused(errno.EINVAL, h.trim, 512, 0, nbd.CMD_FLAG_FAST_ZERO)
+refused(errno.EINVAL, h.pread, 512, 0, nbd.CMD_FLAG_NO_HOLE)
 # Without payload there is no such limit.
 h.zero(n, 0)
 assert h.pread(most, 0) == bytes(most)

@@ -15,10 +15,12 @@ fn nbdinfo_reads_the_facts() {
     let export = &info["exports"][0];
     assert_eq!(export["export-name"], "web");
     assert_eq!(export["export-size"], 12 * MIB);
-    for can in ["can_cache", "can_flush", "can_fua", "can_multi_conn", "can_trim", "can_zero"] {
+    for can in
+        ["can_cache", "can_df", "can_fast_zero", "can_flush", "can_fua", "can_multi_conn", "can_trim", "can_zero"]
+    {
         assert_eq!(export[can], true, "{can}");
     }
-    for not in ["is_read_only", "is_rotational", "can_df", "can_fast_zero"] {
+    for not in ["is_read_only", "is_rotational"] {
         assert_eq!(export[not], false, "{not}");
     }
     let sizes =
