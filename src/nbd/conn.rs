@@ -216,6 +216,9 @@ impl Conn {
             Event::StartTls => self.start_tls()?,
             Event::End => {
                 self.queue_output();
+                if let Some(export) = &self.export {
+                    export.farewell();
+                }
                 self.stage = Stage::Ending;
             }
         }

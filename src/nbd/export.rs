@@ -2,6 +2,7 @@
 //!
 //! The service layer implements both; tests use one in memory.
 
+use super::serve::Controller;
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub trait Export: Send + Sync {
     fn stale_after(&self) -> Option<Duration> {
         None
     }
+    /// The client has said goodbye on this connection; what is in flight ends still.
+    fn farewell(&self) {}
     /// Fills `out` from `offset`.
     ///
     /// # Errors
@@ -81,6 +84,8 @@ pub struct ExportInfo {
 
 /// All exports of a server.
 pub trait Exports: Send + Sync {
+    /// Told once, before the first connection, how connections of the server can be ended.
+    fn served_by(&self, _server: Controller) {}
     /// The exports that this client may know of.
     fn list(&self, client: &Client) -> Vec<ExportEntry>;
     /// Describes an export; takes no lease.

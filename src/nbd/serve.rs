@@ -298,6 +298,7 @@ impl Server {
         }
         let shared = Arc::clone(&server.shared);
         server.ticker = Some(spawn("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
+        server.shared.exports.served_by(server.controller());
         for listener in listeners {
             listener.set_nonblocking().on(what)?;
             let (shared, stop) = (Arc::clone(&server.shared), Arc::clone(&server.stop));

@@ -1,9 +1,10 @@
 //! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
 
+use super::Controller;
 use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Attached, Holder, Remote, ServedExport, Service};
+use crate::service::{Asking, Attached, Holder, Remote, ServedExport, Service};
 use crate::units::CHUNK;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,14 +52,17 @@ fn remote(client: &Client) -> Option<Remote> {
         Peer::Tcp { addr } => addr.to_string(),
         Peer::Unix { pid, .. } => format!("pid {pid}"),
     };
-    Some(Remote { names: names.unwrap_or_default(), client: format!("NBD connection {}, {from}", client.connection) })
+    let connection = client.connection;
+    let shown = format!("NBD connection {connection}, {from}");
+    Some(Remote { names: names.unwrap_or_default(), client: shown, connection })
 }
 
-fn holder(client: &Client) -> Holder {
-    match client.peer {
+fn asking(client: &Client) -> Asking {
+    let peer = match client.peer {
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
         Peer::Tcp { addr } => Holder::Address(addr.ip()),
-    }
+    };
+    Asking { peer, connection: client.connection }
 }
 
 fn info(served: ServedExport) -> ExportInfo {
@@ -66,6 +70,12 @@ fn info(served: ServedExport) -> ExportInfo {
 }
 
 impl Exports for VolumeExports {
+    fn served_by(&self, server: Controller) {
+        self.service.on_disconnect(move |connection| {
+            server.disconnect(connection);
+        });
+    }
+
     fn list(&self, client: &Client) -> Vec<ExportEntry> {
         let all = match remote(client) {
             Some(remote) => self.service.remote_exports(&remote),
@@ -94,7 +104,7 @@ impl Exports for VolumeExports {
         }
         let caller = self.caller(client)?;
         self.serves(name)?;
-        let attached = self.service.attach(name, holder(client), &caller)?;
+        let attached = self.service.attach(name, asking(client), &caller)?;
         Ok(Arc::new(VolumeExport(attached)))
     }
 }
@@ -108,7 +118,11 @@ impl Export for VolumeExport {
     }
 
     fn read_only(&self) -> bool {
-        !self.0.volume().is_writable()
+        self.0.reads_only() || !self.0.volume().is_writable()
+    }
+
+    fn farewell(&self) {
+        self.0.farewell();
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
