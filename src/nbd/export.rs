@@ -8,6 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::traffic::Traffic;
+
+pub use crate::volume::io::PIECE;
 pub use crate::volume::{Effort, Progress};
 
 /// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
@@ -25,6 +28,16 @@ pub trait Export: Send + Sync {
     fn stale_after(&self) -> Option<Duration> {
         None
     }
+    /// What all connections of this export's volume share.
+    fn traffic(&self) -> Arc<Traffic>;
+    /// Whether requests that fail with `KeyUnavailable` are to be held until the key is back, instead of failing.
+    fn holds(&self) -> bool {
+        false
+    }
+    /// Whether the key is at hand. When it comes back, [`Traffic::release`] is called after that.
+    fn has_key(&self) -> bool {
+        true
+    }
     /// The client has said goodbye on this connection; what is in flight ends still.
     fn farewell(&self) {}
     /// Fills `out` from `offset`.
@@ -33,7 +46,9 @@ pub trait Export: Send + Sync {
     /// What the layers below report.
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress>;
     /// Writes `data` at `offset`. The bytes are plain and lie in the server's own buffer: the callee may seal them in
-    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns.
+    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns,
+    /// with what was written before. The server calls it with at most one aligned [`PIECE`] at a time, and there
+    /// `KeyUnavailable` leaves volume and data untouched.
     ///
     /// # Errors
     /// What the layers below report.

@@ -4,6 +4,7 @@
 use super::budget::Buf;
 use super::codec::SimpleReply;
 use super::errno::{Errno, Hangup};
+use super::traffic::Traffic;
 use super::wire::Wire;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -12,8 +13,8 @@ use rustix::net::Shutdown;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Slices in one `sendmsg(2)`: two for each reply. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
@@ -98,6 +99,10 @@ pub(super) struct Link {
     condemned: OnceLock<Hangup>,
     /// How old a request may get, once an export is open.
     pub(super) stale_after: OnceLock<Duration>,
+    /// What it shares with the volume's other connections, once an export is open.
+    pub(super) traffic: OnceLock<Arc<Traffic>>,
+    /// It ends in order: nothing of it is held for a key any more.
+    pub(super) leaving: AtomicBool,
 }
 
 impl Link {
@@ -112,6 +117,8 @@ impl Link {
             broken: AtomicBool::new(false),
             condemned: OnceLock::new(),
             stale_after: OnceLock::new(),
+            traffic: OnceLock::new(),
+            leaving: AtomicBool::new(false),
         })
     }
 
@@ -173,6 +180,11 @@ impl Link {
     /// Why the connection is condemned, if it is.
     pub(super) fn condemned(&self) -> Option<Hangup> {
         self.condemned.get().copied()
+    }
+
+    /// Whether it ends in order.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
     }
 
     /// Requests handed to the workers and not finished.

@@ -1,6 +1,7 @@
 //! An export in memory: the floor that benches compare with, and what tests serve.
 
 use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress};
+use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -11,13 +12,14 @@ use std::sync::Arc;
 pub struct Memory {
     bytes: RwLock<Vec<u8>>,
     read_only: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl Memory {
     /// `size` zero bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { bytes: RwLock::new(vec![0; size]), read_only: false }
+        Self { bytes: RwLock::new(vec![0; size]), read_only: false, traffic: Arc::default() }
     }
 
     /// The same, refusing writes.
@@ -56,6 +58,10 @@ impl Export for Memory {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     fn read(&self, offset: u64, out: &mut [u8], _: Effort) -> Result<Progress> {

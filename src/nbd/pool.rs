@@ -5,11 +5,13 @@
 
 use super::budget::Buf;
 use super::errno::{Errno, Hangup};
-use super::export::{Effort, Export, Progress};
+use super::export::{Effort, Export, PIECE, Progress};
+use super::hold::Load;
 use super::link::{Link, Outgoing};
 use super::serve::Ticks;
 use super::session::{Command, Request};
-use crate::error::Result;
+use super::traffic::{Traffic, Turn};
+use crate::error::{Kind, Result};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +27,15 @@ pub(super) struct Job {
     /// When the request was read, on the server's clock.
     pub(super) read_at: Duration,
     pub(super) stale_after: Duration,
+    /// Payload bytes of a WRITE that are applied.
+    pub(super) done: usize,
+    pub(super) traffic: Arc<Traffic>,
+    /// Of a write: its place in the order, which it leaves when it is applied or dropped.
+    pub(super) turn: Option<Turn>,
+    /// What it counts against the volume's limit while requests are held.
+    pub(super) load: Option<Load>,
+    /// Who does it.
+    pub(super) pool: Arc<Pool>,
 }
 
 #[derive(Default)]
@@ -55,8 +66,23 @@ impl Pool {
         Self { state: Mutex::default(), work: Condvar::new(), lane_limit: (workers * 3 / 4).max(1), ticks }
     }
 
+    /// Takes a request, which waits for its turn first if an earlier write overlaps it.
     pub(super) fn push(&self, job: Job) {
         job.link.began();
+        let now = match &job.turn {
+            Some(turn) => {
+                let (traffic, number) = (Arc::clone(&job.traffic), turn.number);
+                traffic.order.wait(number, job)
+            }
+            None => Some(job),
+        };
+        if let Some(job) = now {
+            self.enqueue(job);
+        }
+    }
+
+    /// Takes a request whose turn it is.
+    pub(super) fn enqueue(&self, job: Job) {
         let mut state = self.state.lock();
         let id = job.link.id;
         state.lanes.entry(id).or_default().jobs.push_back(job);
@@ -123,19 +149,30 @@ impl Pool {
         }
     }
 
-    fn serve(&self, job: Job) {
-        let Job { link, export, request, mut buf, read_at, stale_after } = job;
-        if self.ticks.now().saturating_sub(read_at) > stale_after {
-            link.condemn(Hangup::Stale);
+    fn serve(&self, mut job: Job) {
+        if self.ticks.now().saturating_sub(job.read_at) > job.stale_after {
+            job.link.condemn(Hangup::Stale);
         }
-        let reply = (link.condemned().is_none()).then(|| {
-            let outcome = apply(&*export, &request, buf.as_deref_mut(), Effort::Full);
+        let mut reply = None;
+        while job.link.condemned().is_none() {
+            let outcome = apply(&*job.export, &job.request, job.buf.as_deref_mut(), &mut job.done, Effort::Full);
+            if outcome == Ok(Progress::KeyAway) {
+                let traffic = Arc::clone(&job.traffic);
+                match traffic.hold(job) {
+                    Some(again) => job = again,
+                    None => return,
+                }
+                continue;
+            }
             // Full effort has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
             let outcome = outcome.and_then(|p| if p == Progress::Done { Ok(()) } else { Err(Errno::Io) });
-            answer(&request, outcome, buf.take())
-        });
-        // The export goes first: when the connection's thread sees nothing in flight, it holds the last one.
-        drop((export, buf));
+            reply = Some(answer(&job.request, outcome, job.buf.take()));
+            break;
+        }
+        let link = Arc::clone(&job.link);
+        // Its place in the order and the export go first: who is answered may send what overlaps, and when the connection's
+        // thread sees nothing in flight, it holds the last export.
+        drop(job);
         if let Some(reply) = reply
             && !link.send_one(reply)
         {
@@ -151,16 +188,19 @@ pub(super) fn answer(request: &Request, outcome: Result<(), Errno>, buf: Option<
     Outgoing::reply(request.cookie, outcome.map(|()| body))
 }
 
-/// Does a request. A panic below becomes an error: one broken volume must not take the server's other connections along.
+/// Does a request, a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
+/// server's other connections along.
 pub(super) fn apply(
     export: &dyn Export,
     request: &Request,
     buf: Option<&mut [u8]>,
+    done: &mut usize,
     effort: Effort,
 ) -> Result<Progress, Errno> {
-    let done = catch_unwind(AssertUnwindSafe(|| call(export, request, buf, effort)));
-    match done {
+    let outcome = catch_unwind(AssertUnwindSafe(|| call(export, request, buf, done, effort)));
+    match outcome {
         Ok(Ok(progress)) => Ok(progress),
+        Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && export.holds() => Ok(Progress::KeyAway),
         Ok(Err(err)) => {
             tracing::warn!(command = ?request.command, offset = request.offset, len = request.len, "{}", err.line());
             Err(Errno::from(&err))
@@ -172,20 +212,46 @@ pub(super) fn apply(
     }
 }
 
-fn call(export: &dyn Export, request: &Request, buf: Option<&mut [u8]>, effort: Effort) -> Result<Progress> {
+fn call(
+    export: &dyn Export,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
     let Request { command, offset, fua, no_hole, .. } = *request;
     let len = u64::from(request.len);
     match (command, buf) {
         (Command::Flush, _) => export.flush()?,
         (_, _) if len == 0 => {}
         (Command::Read, Some(out)) => return export.read(offset, out, effort),
-        (Command::Write, Some(data)) => return export.write(offset, data, fua, effort),
+        (Command::Write, Some(data)) => return write(export, request, data, done, effort),
         (Command::Trim, _) => export.trim(offset, len, fua)?,
         (Command::Cache, _) => export.cache(offset, len)?,
         (Command::WriteZeroes, _) => export.write_zeroes(offset, len, no_hole, fua)?,
         // A payload always comes with a buffer; without one nothing could have been read or written.
         (Command::Read | Command::Write, None) => {
-            return Err(crate::error::Error::new(crate::error::Kind::Failed, "request without its buffer"));
+            return Err(crate::error::Error::new(Kind::Failed, "request without its buffer"));
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// Writes piece by piece, so that what is not written when the key goes away, or would have to wait, is known.
+fn write(
+    export: &dyn Export,
+    request: &Request,
+    data: &mut [u8],
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
+    while *done < data.len() {
+        let at = request.offset + *done as u64;
+        let end = ((at / PIECE + 1) * PIECE - request.offset).min(data.len() as u64) as usize;
+        let last = end == data.len();
+        match export.write(at, &mut data[*done..end], request.fua && last, effort)? {
+            Progress::Done => *done = end,
+            other => return Ok(other),
         }
     }
     Ok(Progress::Done)

@@ -2,24 +2,28 @@
 
 use super::Controller;
 use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress};
+use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::service::{Asking, Attached, Holder, Remote, ServedExport, Service};
-use crate::units::CHUNK;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use crate::units::{CHUNK, VolumeId};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
 
 /// The exports of one service; only some of its volumes, if some were named.
 pub struct VolumeExports {
     service: Arc<Service>,
     only: Option<BTreeSet<String>>,
+    /// What the connections of each volume share, for as long as there are any.
+    traffic: Mutex<HashMap<VolumeId, Weak<Traffic>>>,
 }
 
 impl VolumeExports {
     /// Exports `only` these volumes (by name or id), or all.
     #[must_use]
     pub fn new(service: Arc<Service>, only: Vec<String>) -> Self {
-        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()) }
+        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()), traffic: Mutex::default() }
     }
 
     fn serves(&self, name: &str) -> Result<()> {
@@ -30,6 +34,15 @@ impl VolumeExports {
             }
             _ => Ok(()),
         }
+    }
+
+    fn exporting(&self, attached: Attached) -> Arc<dyn Export> {
+        let mut all = self.traffic.lock();
+        all.retain(|_, t| t.strong_count() > 0);
+        let id = attached.volume().id();
+        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_default();
+        all.insert(id, Arc::downgrade(&traffic));
+        Arc::new(VolumeExport(attached, traffic))
     }
 
     fn caller(&self, client: &Client) -> Result<Caller> {
@@ -100,17 +113,17 @@ impl Exports for VolumeExports {
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
         if let Some(remote) = remote(client) {
             self.serves(name)?;
-            return Ok(Arc::new(VolumeExport(self.service.remote_attach(name, &remote)?)));
+            return Ok(self.exporting(self.service.remote_attach(name, &remote)?));
         }
         let caller = self.caller(client)?;
         self.serves(name)?;
         let attached = self.service.attach(name, asking(client), &caller)?;
-        Ok(Arc::new(VolumeExport(attached)))
+        Ok(self.exporting(attached))
     }
 }
 
 /// One connection's volume.
-struct VolumeExport(Attached);
+struct VolumeExport(Attached, Arc<Traffic>);
 
 impl Export for VolumeExport {
     fn size(&self) -> u64 {
@@ -119,6 +132,10 @@ impl Export for VolumeExport {
 
     fn read_only(&self) -> bool {
         self.0.reads_only() || !self.0.volume().is_writable()
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.1)
     }
 
     fn farewell(&self) {
