@@ -55,6 +55,9 @@ impl Drop for Handle {
 }
 
 impl Export for Handle {
+    fn traffic(&self) -> Arc<coffer::nbd::Traffic> {
+        self.0.traffic()
+    }
     fn size(&self) -> u64 {
         self.0.size()
     }

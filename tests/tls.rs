@@ -499,3 +499,25 @@ fn the_uri_of_a_captive_command_has_the_real_port() {
     let out = output(s.command(&args).env("CERTS", client_dir(&s)));
     assert_eq!(out.code, 0, "{out:?}");
 }
+
+#[test]
+fn a_client_that_was_cut_off_keeps_its_volume_through_a_restart_until_it_says_goodbye() {
+    let s = rig();
+    let (server, port) = serve(&s);
+    s.ok(&["tls", "client", "other", "--dir", s.path("tls").to_str().unwrap()]);
+    s.ok(&["tls", "allow", "other", "--volume", "web"]);
+    let other = |port| Hand::connect(port).secure(&s.path("tls/clients/other"), |_| ()).unwrap().go("web");
+    drop(secured(&s, port));
+    let (code, words) = other(port);
+    assert!(code == ERR_POLICY && words.contains("the TLS client client"), "{words}");
+    server.kill9();
+    let (server, port) = serve(&s);
+    let (code, words) = other(port);
+    assert!(code == ERR_POLICY && words.contains("the TLS client client"), "{words}");
+    let mut back = secured(&s, port);
+    back.put(&raw::request(raw::DISC, 0, 0, 0, 0));
+    back.expect_hangup();
+    wait_until("its farewell is heard", || s.json(&["volume", "show", "web"])["holder"].is_null());
+    assert_eq!(other(port).0, ACK);
+    drop(server);
+}

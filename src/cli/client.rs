@@ -8,7 +8,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply, Request};
 use crate::service::datadir::{DataDir, Wanting};
-use crate::service::{OpenAs, Role, Service};
+use crate::service::{GRACE, OpenAs, Role, Service};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,7 +110,7 @@ fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Pro
 
 /// How this process opens the data directory.
 pub(super) const fn open_as(common: &Common, role: Role) -> OpenAs {
-    OpenAs { role, single_host: common.single_host_i_know }
+    OpenAs { role, single_host: common.single_host_i_know, lease_grace: GRACE }
 }
 
 fn verb_of(request: &Request) -> String {

@@ -75,6 +75,9 @@ enum Verb {
     Detach {
         /// Volume, device or attachment
         what: String,
+        /// Take the volume from whoever holds it, attached or not: their connections are closed; audited
+        #[arg(long)]
+        force: bool,
     },
     /// List attachments
     Attachments,
@@ -318,7 +321,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Init(args) => return init::run(&common, &args),
         Verb::Serve(args) => return serve::run(&common, args),
         Verb::Attach { volume, device } => return attach::attach(&common, &volume, &device),
-        Verb::Detach { what } => return attach::detach(&common, &what),
+        Verb::Detach { what, force: true } => Request::LeaseBreak { what },
+        Verb::Detach { what, force: false } => return attach::detach(&common, &what),
         Verb::Demo(args) => return demo::run(&common, &args),
         Verb::Bench(args) => return bench::run(&common, &args),
         Verb::Tls(verb) => match tls::run(&common, verb)? {

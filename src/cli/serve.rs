@@ -8,7 +8,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Listener, Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;
-use crate::service::{Role, Service};
+use crate::service::{GRACE, OpenAs, Role, Service};
 use clap::Args;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
@@ -34,6 +34,9 @@ pub(super) struct ServeArgs {
     /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
     tls: Option<PathBuf>,
+    /// Seconds for which a TLS client that was cut off keeps its volume
+    #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
+    lease_grace: u64,
     /// Serve, run this command with $uri set, and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
@@ -69,7 +72,8 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
                 .hint("stop that server first")
         })?;
     let unlock = unlock(common, &data)?;
-    let service = Service::open(data, env, lock, &unlock, open_as(common, Role::Daemon))?;
+    let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
+    let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
     let listeners = listeners.into_iter().map(|w| w.open(tls.as_ref())).collect::<Result<Vec<_>>>()?;
     let endpoints = real(endpoints, &listeners);

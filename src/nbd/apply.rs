@@ -2,7 +2,7 @@
 
 use super::budget::Buf;
 use super::errno::Errno;
-use super::export::{Effort, Export, Progress, Zeroing};
+use super::export::{Effort, Export, PIECE, Progress, Zeroing};
 use super::link::Outgoing;
 use super::reply::{Content, Extent, Style, To};
 use super::request::{Command, Refusal, Request};
@@ -42,37 +42,57 @@ impl Failure {
     }
 }
 
-/// Serves a request to its end, waiting as long as it takes.
-pub(super) fn serve(export: &dyn Export, request: &Request, contexts: &[String], mut buf: Option<Buf>) -> Outgoing {
+/// Serves a request, waiting as long as it takes; a WRITE from its byte `done` on. `None`: its key is away, and it may be
+/// served again later.
+pub(super) fn serve(
+    export: &dyn Export,
+    request: &Request,
+    contexts: &[String],
+    buf: &mut Option<Buf>,
+    done: &mut usize,
+) -> Option<Outgoing> {
     if request.command == Command::BlockStatus {
-        return status(export, request, contexts);
+        return Some(status(export, request, contexts));
     }
-    let outcome = apply(export, request, buf.as_deref_mut(), Effort::Full);
-    let outcome = outcome.and_then(|p| if p == Progress::Done { Ok(()) } else { Err(Failure::unfinished()) });
-    answer(request, outcome, buf)
+    let outcome = match apply(export, request, buf.as_deref_mut(), done, Effort::Full) {
+        Ok(Progress::Done) => Ok(()),
+        Ok(Progress::KeyAway) => return None,
+        Ok(Progress::WouldBlock) => Err(Failure::unfinished()),
+        Err(failure) => Err(failure),
+    };
+    Some(answer(request, outcome, buf.take()))
 }
 
-/// Does a request. A panic below becomes an error: one broken volume must not take the server's other connections along.
+/// Does a request, a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
+/// server's other connections along.
 pub(super) fn apply(
     export: &dyn Export,
     request: &Request,
     buf: Option<&mut [u8]>,
+    done: &mut usize,
     effort: Effort,
 ) -> std::result::Result<Progress, Failure> {
-    match catch_unwind(AssertUnwindSafe(|| call(export, request, buf, effort))) {
+    match catch_unwind(AssertUnwindSafe(|| call(export, request, buf, done, effort))) {
         Ok(Ok(progress)) => Ok(progress),
+        Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && export.holds() => Ok(Progress::KeyAway),
         Ok(Err(err)) => Err(Failure::of(request, &err)),
         Err(_) => Err(Failure::panicked(request)),
     }
 }
 
-fn call(export: &dyn Export, request: &Request, buf: Option<&mut [u8]>, effort: Effort) -> Result<Progress> {
+fn call(
+    export: &dyn Export,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
     let Request { command, offset, len, fua, .. } = *request;
     match (command, buf) {
         (Command::Flush, _) => export.flush()?,
         (_, _) if len == 0 => {}
         (Command::Read, Some(out)) => return export.read(offset, out, effort),
-        (Command::Write, Some(data)) => return export.write(offset, data, fua, effort),
+        (Command::Write, Some(data)) => return write(export, request, data, done, effort),
         (Command::Trim, _) => export.trim(offset, len, fua)?,
         (Command::Cache, _) => export.cache(offset, len)?,
         (Command::WriteZeroes, _) => {
@@ -81,6 +101,26 @@ fn call(export: &dyn Export, request: &Request, buf: Option<&mut [u8]>, effort: 
         // A payload always comes with a buffer; without one nothing could have been read or written.
         (Command::Read | Command::Write | Command::BlockStatus, _) => {
             return Err(Error::new(Kind::Failed, "request without its buffer"));
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// Writes piece by piece, so that what is not written when the key goes away, or would have to wait, is known.
+fn write(
+    export: &dyn Export,
+    request: &Request,
+    data: &mut [u8],
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
+    while *done < data.len() {
+        let at = request.offset + *done as u64;
+        let end = ((at / PIECE + 1) * PIECE - request.offset).min(data.len() as u64) as usize;
+        let last = end == data.len();
+        match export.write(at, &mut data[*done..end], request.fua && last, effort)? {
+            Progress::Done => *done = end,
+            other => return Ok(other),
         }
     }
     Ok(Progress::Done)

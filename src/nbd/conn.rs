@@ -5,11 +5,13 @@ use super::apply;
 use super::budget::{Buf, Holder};
 use super::errno::Hangup;
 use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
+use super::hold::Load;
 use super::link::{Link, Outgoing};
 use super::pool::Job;
 use super::serve::Shared;
 use super::session::{Choice, Command, Event, Request, Session};
 use super::tls::TlsServer;
+use super::traffic::{self, Traffic, Turn};
 use crate::error::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IoSliceMut;
@@ -38,6 +40,7 @@ struct Incoming {
     buf: Buf,
     filled: usize,
     read_at: Duration,
+    load: Option<Load>,
 }
 
 /// Where a connection stands.
@@ -59,6 +62,8 @@ pub(super) struct Conn {
     session: Session,
     holder: Arc<Holder>,
     export: Option<Arc<dyn Export>>,
+    /// The volume's, once an export is open.
+    traffic: Arc<Traffic>,
     stale_after: Duration,
     began: Duration,
     stage: Stage,
@@ -90,6 +95,7 @@ impl Conn {
             tls,
             holder,
             export: None,
+            traffic: Arc::default(),
             began,
             stage: Stage::Open,
             rx: vec![0; READ_AHEAD],
@@ -109,6 +115,8 @@ impl Conn {
         if let Err(why) = self.serve() {
             tracing::debug!(connection = self.link.id, "{why}");
             self.link.condemn(why);
+            // What waits for its turn goes first: else what is queued makes way for it, into the queue.
+            self.traffic.cancel(&self.link);
             self.shared.pool.cancel(&self.link);
             self.shared.stats.hangups.fetch_add(1, Ordering::Relaxed);
         }
@@ -138,6 +146,9 @@ impl Conn {
                 self.stage = Stage::Ending;
             }
             self.consume()?;
+            if self.stage == Stage::Ending {
+                self.traffic.let_go(&self.link);
+            }
             self.send_batch();
             if self.link.broken() && self.stage == Stage::Open {
                 return Err(Hangup::Lost);
@@ -225,6 +236,9 @@ impl Conn {
             Event::StartTls => self.start_tls()?,
             Event::End => {
                 self.queue_output();
+                if let Some(export) = &self.export {
+                    export.farewell();
+                }
                 self.stage = Stage::Ending;
             }
         }
@@ -272,6 +286,8 @@ impl Conn {
         let info = ExportInfo { size: export.size(), read_only: export.read_only(), ..info };
         self.stale_after = export.stale_after().unwrap_or(self.stale_after);
         let _ = self.link.stale_after.set(self.stale_after);
+        self.traffic = export.traffic();
+        let _ = self.link.traffic.set(Arc::clone(&self.traffic));
         self.export = Some(export);
         Ok(info)
     }
@@ -280,18 +296,28 @@ impl Conn {
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
         let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
         if !carries {
-            self.dispatch(request, None, self.read_at)?;
+            self.dispatch(request, None, None, self.read_at)?;
             return Ok(true);
         }
-        let Some(buf) = self.holder.take(request.len as usize) else {
+        let len = request.len as usize;
+        let mut load = None;
+        if self.traffic.hold.is_holding() {
+            load = self.traffic.hold.load(&self.traffic, &self.link, len, self.shared.config.budget / 8);
+            if load.is_none() {
+                self.shared.stats.stalls.fetch_add(1, Ordering::Relaxed);
+                self.stalled = Some(request);
+                return Ok(false);
+            }
+        }
+        let Some(buf) = self.holder.take(len) else {
             self.shared.stats.stalls.fetch_add(1, Ordering::Relaxed);
             self.stalled = Some(request);
             return Ok(false);
         };
         if request.command == Command::Read {
-            self.dispatch(request, Some(buf), self.read_at)?;
+            self.dispatch(request, Some(buf), load, self.read_at)?;
         } else {
-            self.incoming = Some(Incoming { request, buf, filled: 0, read_at: self.read_at });
+            self.incoming = Some(Incoming { request, buf, filled: 0, read_at: self.read_at, load });
         }
         Ok(true)
     }
@@ -307,14 +333,20 @@ impl Conn {
         if incoming.filled < incoming.buf.len() {
             return Ok(false);
         }
-        if let Some(Incoming { request, buf, read_at, .. }) = self.incoming.take() {
-            self.dispatch(request, Some(buf), read_at)?;
+        if let Some(Incoming { request, buf, read_at, load, .. }) = self.incoming.take() {
+            self.dispatch(request, Some(buf), load, read_at)?;
         }
         Ok(true)
     }
 
     /// Serves a whole request: here when that needs no waiting, else by the workers.
-    fn dispatch(&mut self, request: Request, mut buf: Option<Buf>, read_at: Duration) -> Result<(), Hangup> {
+    fn dispatch(
+        &mut self,
+        request: Request,
+        mut buf: Option<Buf>,
+        load: Option<Load>,
+        read_at: Duration,
+    ) -> Result<(), Hangup> {
         let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
         if self.shared.now().saturating_sub(read_at) > self.stale_after {
             return Err(Hangup::Stale);
@@ -322,12 +354,18 @@ impl Conn {
         if let Some(why) = self.link.condemned() {
             return Err(why);
         }
+        let place =
+            traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
         let empty = request.len == 0 && request.command != Command::Flush;
         let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
-        if empty || (small && !request.fua) {
-            match apply::apply(&*export, &request, buf.as_deref_mut(), Effort::Inline) {
-                Ok(Progress::WouldBlock) => {}
+        let mut done = 0;
+        if (empty || (small && !request.fua)) && place.is_none_or(|p| p.free) {
+            match apply::apply(&*export, &request, buf.as_deref_mut(), &mut done, Effort::Inline) {
+                Ok(Progress::WouldBlock | Progress::KeyAway) => {}
                 outcome => {
+                    if let Some(place) = place {
+                        self.traffic.leave(place.number);
+                    }
                     self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
                     self.queue(apply::answer(&request, outcome.map(|_| ()), buf));
                     return Ok(());
@@ -335,8 +373,11 @@ impl Conn {
             }
         }
         self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
-        let link = Arc::clone(&self.link);
-        self.shared.pool.push(Job { link, export, request, buf, read_at, stale_after: self.stale_after });
+        let (link, traffic, pool) = (Arc::clone(&self.link), Arc::clone(&self.traffic), Arc::clone(&self.shared.pool));
+        let turn = place.map(|p| Turn { traffic: Arc::clone(&traffic), number: p.number });
+        let stale_after = self.stale_after;
+        let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, pool };
+        self.shared.pool.push(job);
         Ok(())
     }
 

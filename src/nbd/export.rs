@@ -3,11 +3,15 @@
 //! The service layer implements both; tests use one in memory.
 
 use super::reply::Extent;
+use super::serve::Controller;
 use crate::error::{Error, Kind, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::traffic::Traffic;
+
+pub use crate::volume::io::PIECE;
 pub use crate::volume::{Effort, Progress};
 
 /// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
@@ -25,13 +29,27 @@ pub trait Export: Send + Sync {
     fn stale_after(&self) -> Option<Duration> {
         None
     }
+    /// What all connections of this export's volume share.
+    fn traffic(&self) -> Arc<Traffic>;
+    /// Whether requests that fail with `KeyUnavailable` are to be held until the key is back, instead of failing.
+    fn holds(&self) -> bool {
+        false
+    }
+    /// Whether the key is at hand. When it comes back, [`Traffic::release`] is called after that.
+    fn has_key(&self) -> bool {
+        true
+    }
+    /// The client has said goodbye on this connection; what is in flight ends still.
+    fn farewell(&self) {}
     /// Fills `out` from `offset`.
     ///
     /// # Errors
     /// What the layers below report.
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress>;
     /// Writes `data` at `offset`. The bytes are plain and lie in the server's own buffer: the callee may seal them in
-    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns.
+    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns,
+    /// with what was written before. The server calls it with at most one aligned [`PIECE`] at a time, and there
+    /// `KeyUnavailable` leaves volume and data untouched.
     ///
     /// # Errors
     /// What the layers below report.
@@ -110,6 +128,8 @@ pub struct ExportInfo {
 
 /// All exports of a server.
 pub trait Exports: Send + Sync {
+    /// Told once, before the first connection, how connections of the server can be ended.
+    fn served_by(&self, _server: Controller) {}
     /// The exports that this client may know of.
     fn list(&self, client: &Client) -> Vec<ExportEntry>;
     /// Describes an export; takes no lease.

@@ -4,6 +4,7 @@
 use super::budget::Buf;
 use super::errno::Hangup;
 use super::reply::Head;
+use super::traffic::Traffic;
 use super::wire::Wire;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,8 +14,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
@@ -103,6 +104,10 @@ pub(super) struct Link {
     pub(super) stale_after: OnceLock<Duration>,
     /// The metadata contexts that the client chose, once an export is open.
     pub(super) contexts: OnceLock<Vec<String>>,
+    /// What it shares with the volume's other connections, once an export is open.
+    pub(super) traffic: OnceLock<Arc<Traffic>>,
+    /// It ends in order: nothing of it is held for a key any more.
+    pub(super) leaving: AtomicBool,
 }
 
 impl Link {
@@ -118,6 +123,8 @@ impl Link {
             condemned: OnceLock::new(),
             stale_after: OnceLock::new(),
             contexts: OnceLock::new(),
+            traffic: OnceLock::new(),
+            leaving: AtomicBool::new(false),
         })
     }
 
@@ -179,6 +186,11 @@ impl Link {
     /// Why the connection is condemned, if it is.
     pub(super) fn condemned(&self) -> Option<Hangup> {
         self.condemned.get().copied()
+    }
+
+    /// Whether it ends in order.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
     }
 
     /// Requests handed to the workers and not finished.

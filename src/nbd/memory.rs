@@ -4,6 +4,7 @@ use super::export::{
     ALLOCATION, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress, STATE_HOLE, STATE_ZERO, Zeroing,
 };
 use super::reply::Extent;
+use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -14,13 +15,14 @@ use std::sync::Arc;
 pub struct Memory {
     bytes: RwLock<Vec<u8>>,
     read_only: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl Memory {
     /// `size` zero bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { bytes: RwLock::new(vec![0; size]), read_only: false }
+        Self { bytes: RwLock::new(vec![0; size]), read_only: false, traffic: Arc::default() }
     }
 
     /// The same, refusing writes.
@@ -59,6 +61,10 @@ impl Export for Memory {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     fn read(&self, offset: u64, out: &mut [u8], _: Effort) -> Result<Progress> {

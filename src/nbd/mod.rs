@@ -3,7 +3,8 @@
 //!
 //! Read in this order: [`codec`] (bytes on the wire), [`session`] (the protocol as a state machine, without sockets),
 //! [`errno`] (what an error looks like to a client), [`export`] (what lies below), [`budget`] (payload memory), `link`
-//! (one connection as its thread and the workers share it), `pool` (the workers), `conn` (one connection's thread)
+//! (one connection as its thread and the workers share it), `pool` (the workers), [`traffic`] (what the connections of one
+//! volume share: `order` of its writes, `hold` for what waits for its key), `conn` (one connection's thread)
 //! and [`serve`] (listeners and the server as a whole).
 //!
 //! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
@@ -16,8 +17,10 @@ pub mod codec;
 mod conn;
 pub mod errno;
 pub mod export;
+mod hold;
 mod link;
 pub mod memory;
+mod order;
 pub mod pki;
 mod pool;
 pub mod replay;
@@ -26,6 +29,7 @@ pub mod request;
 pub mod serve;
 pub mod session;
 pub mod tls;
+pub mod traffic;
 pub mod volumes;
 mod wire;
 
@@ -35,3 +39,4 @@ pub use export::{
 };
 pub use serve::{Controller, Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};
 pub use tls::TlsServer;
+pub use traffic::Traffic;

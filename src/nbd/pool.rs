@@ -3,12 +3,15 @@
 //! Each connection has a lane; workers take from the lanes in turn, and one lane occupies at most three quarters of the
 //! workers, so that a connection with many slow requests does not stall the others.
 
+use super::apply;
+use super::budget::Buf;
 use super::errno::Hangup;
 use super::export::Export;
+use super::hold::Load;
 use super::link::Link;
 use super::serve::Ticks;
 use super::session::Request;
-use super::{apply, budget::Buf};
+use super::traffic::{Traffic, Turn};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,6 +26,15 @@ pub(super) struct Job {
     /// When the request was read, on the server's clock.
     pub(super) read_at: Duration,
     pub(super) stale_after: Duration,
+    /// Payload bytes of a WRITE that are applied.
+    pub(super) done: usize,
+    pub(super) traffic: Arc<Traffic>,
+    /// Of a write: its place in the order, which it leaves when it is applied or dropped.
+    pub(super) turn: Option<Turn>,
+    /// What it counts against the volume's limit while requests are held.
+    pub(super) load: Option<Load>,
+    /// Who does it.
+    pub(super) pool: Arc<Pool>,
 }
 
 #[derive(Default)]
@@ -53,8 +65,23 @@ impl Pool {
         Self { state: Mutex::default(), work: Condvar::new(), lane_limit: (workers * 3 / 4).max(1), ticks }
     }
 
+    /// Takes a request, which waits for its turn first if an earlier write overlaps it.
     pub(super) fn push(&self, job: Job) {
         job.link.began();
+        let now = match &job.turn {
+            Some(turn) => {
+                let (traffic, number) = (Arc::clone(&job.traffic), turn.number);
+                traffic.order.wait(number, job)
+            }
+            None => Some(job),
+        };
+        if let Some(job) = now {
+            self.enqueue(job);
+        }
+    }
+
+    /// Takes a request whose turn it is.
+    pub(super) fn enqueue(&self, job: Job) {
         let mut state = self.state.lock();
         let id = job.link.id;
         state.lanes.entry(id).or_default().jobs.push_back(job);
@@ -121,15 +148,27 @@ impl Pool {
         }
     }
 
-    fn serve(&self, job: Job) {
-        let Job { link, export, request, buf, read_at, stale_after } = job;
-        if self.ticks.now().saturating_sub(read_at) > stale_after {
-            link.condemn(Hangup::Stale);
+    fn serve(&self, mut job: Job) {
+        if self.ticks.now().saturating_sub(job.read_at) > job.stale_after {
+            job.link.condemn(Hangup::Stale);
         }
-        let contexts = link.contexts.get().map_or(&[][..], Vec::as_slice);
-        let reply = (link.condemned().is_none()).then(|| apply::serve(&*export, &request, contexts, buf));
-        // The export goes first: when the connection's thread sees nothing in flight, it holds the last one.
-        drop(export);
+        let mut reply = None;
+        while job.link.condemned().is_none() {
+            let contexts = job.link.contexts.get().map_or(&[][..], Vec::as_slice);
+            reply = apply::serve(&*job.export, &job.request, contexts, &mut job.buf, &mut job.done);
+            if reply.is_some() {
+                break;
+            }
+            let traffic = Arc::clone(&job.traffic);
+            match traffic.hold(job) {
+                Some(again) => job = again,
+                None => return,
+            }
+        }
+        let link = Arc::clone(&job.link);
+        // Its place in the order and the export go first: who is answered may send what overlaps, and when the connection's
+        // thread sees nothing in flight, it holds the last export.
+        drop(job);
         if let Some(reply) = reply
             && !link.send_one(reply)
         {

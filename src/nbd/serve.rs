@@ -222,7 +222,7 @@ pub(super) struct Shared {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) config: ServerConfig,
     pub(super) budget: Arc<Budget>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
     pub(super) stats: Counters,
     stopping: AtomicBool,
     links: Mutex<HashMap<u64, Arc<Link>>>,
@@ -241,8 +241,12 @@ impl Shared {
     }
 
     /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
-    fn tick(&self, gap: Duration) {
+    /// And what waits for a key does not wait for ever.
+    fn tick(&self, now: Duration, gap: Duration) {
         for link in self.links.lock().values() {
+            if let Some(traffic) = link.traffic.get() {
+                traffic.hold.condemn_stale(now);
+            }
             if gap > link.stale_after.get().copied().unwrap_or(self.config.stale_after) {
                 link.condemn(Hangup::Stale);
             }
@@ -256,7 +260,7 @@ impl Shared {
             self.changed.wait_for(&mut links, Duration::from_secs(1));
             drop(links);
             let now = self.now();
-            self.tick(now.saturating_sub(last));
+            self.tick(now, now.saturating_sub(last));
             last = now;
             links = self.links.lock();
         }
@@ -283,7 +287,7 @@ impl Server {
         let shared = Arc::new(Shared {
             exports,
             budget: Budget::new(config.budget),
-            pool: Pool::new(config.workers, Arc::clone(&config.ticks)),
+            pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
             stats: Counters::default(),
             stopping: AtomicBool::new(false),
             links: Mutex::default(),
@@ -298,6 +302,7 @@ impl Server {
         }
         let shared = Arc::clone(&server.shared);
         server.ticker = Some(spawn("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
+        server.shared.exports.served_by(server.controller());
         for listener in listeners {
             listener.set_nonblocking().on(what)?;
             let (shared, stop) = (Arc::clone(&server.shared), Arc::clone(&server.stop));

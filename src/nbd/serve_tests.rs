@@ -2,6 +2,7 @@
 
 use super::super::export::{Effort, Export, ExportEntry, ExportInfo, Progress, Zeroing};
 use super::super::memory::{Fixed, Memory};
+use super::super::traffic::Traffic;
 use super::*;
 use std::io::{Read, Seek, SeekFrom, Write};
 use tempfile::TempDir;
@@ -66,6 +67,9 @@ impl Gated {
 }
 
 impl Export for Gated {
+    fn traffic(&self) -> Arc<Traffic> {
+        self.0.traffic()
+    }
     fn size(&self) -> u64 {
         self.0.size()
     }
@@ -264,6 +268,7 @@ fn errors_below_become_replies_and_the_connection_lives() {
 #[test]
 fn the_largest_requests_go_through() {
     let r = plain();
+    r.gate.update(|s| s.open = true);
     let mut c = Raw::open(&r.path, "gated");
     let big: Vec<u8> = (0..32u32 << 20).map(|i| (i >> 9) as u8).collect();
     assert_eq!(c.ask(WRITE, 0, 1, 32 << 20, &big), 0);
@@ -354,9 +359,9 @@ fn a_request_that_waited_too_long_is_not_applied() {
 fn a_gap_in_the_tick_condemns_all_connections() {
     let r = plain();
     let (mut a, mut b) = (Raw::open(&r.path, "gated"), Raw::open(&r.path, "gated"));
-    r.server.shared.tick(Duration::from_secs(15));
+    r.server.shared.tick(Duration::ZERO, Duration::from_secs(15));
     assert_eq!(a.read(0, 1), [0]);
-    r.server.shared.tick(Duration::from_secs(16));
+    r.server.shared.tick(Duration::ZERO, Duration::from_secs(16));
     a.expect_hangup();
     b.expect_hangup();
     r.gate.wait_for(|s| s.dropped == 2);
@@ -511,3 +516,6 @@ fn foreign_clients_are_served() {
         assert!(Raw::open(&r.path, "gated").read(3000, 1 << 20) == bytes[3000..3000 + (1 << 20)]);
     }
 }
+
+#[path = "traffic_tests.rs"]
+mod traffic;

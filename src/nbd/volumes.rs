@@ -1,26 +1,31 @@
 //! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
 
+use super::Controller;
 use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, Zeroing};
 use super::reply::Extent;
+use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Attached, Compared, Holder, Remote, ServedExport, Service, SnapshotView, Status};
-use crate::units::{CHUNK, SnapshotId};
+use crate::service::{Asking, Attached, Compared, Holder, Remote, ServedExport, Service, SnapshotView, Status};
+use crate::units::{CHUNK, SnapshotId, VolumeId};
 use crate::volume::Volume;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
 
 /// The exports of one service; only some of its volumes, if some were named.
 pub struct VolumeExports {
     service: Arc<Service>,
     only: Option<BTreeSet<String>>,
+    /// What the connections of each volume share, for as long as there are any.
+    traffic: Mutex<HashMap<VolumeId, Weak<Traffic>>>,
 }
 
 impl VolumeExports {
     /// Exports `only` these volumes (by name or id), or all.
     #[must_use]
     pub fn new(service: Arc<Service>, only: Vec<String>) -> Self {
-        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()) }
+        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()), traffic: Mutex::default() }
     }
 
     fn serves(&self, name: &str) -> Result<()> {
@@ -40,6 +45,15 @@ impl VolumeExports {
                 .hint("serve all: `coffer serve` without names")),
             None => Ok(()),
         }
+    }
+
+    fn exporting(&self, attached: Attached) -> Arc<dyn Export> {
+        let mut all = self.traffic.lock();
+        all.retain(|_, t| t.strong_count() > 0);
+        let id = attached.volume().id();
+        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_default();
+        all.insert(id, Arc::downgrade(&traffic));
+        Arc::new(VolumeExport { attached, traffic, compared: Compared::default() })
     }
 
     fn caller(&self, client: &Client) -> Result<Caller> {
@@ -62,14 +76,17 @@ fn remote(client: &Client) -> Option<Remote> {
         Peer::Tcp { addr } => addr.to_string(),
         Peer::Unix { pid, .. } => format!("pid {pid}"),
     };
-    Some(Remote { names: names.unwrap_or_default(), client: format!("NBD connection {}, {from}", client.connection) })
+    let connection = client.connection;
+    let shown = format!("NBD connection {connection}, {from}");
+    Some(Remote { names: names.unwrap_or_default(), client: shown, connection })
 }
 
-fn holder(client: &Client) -> Holder {
-    match client.peer {
+fn asking(client: &Client) -> Asking {
+    let peer = match client.peer {
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
         Peer::Tcp { addr } => Holder::Address(addr.ip()),
-    }
+    };
+    Asking { peer, connection: client.connection }
 }
 
 fn info(served: ServedExport) -> ExportInfo {
@@ -99,11 +116,18 @@ impl VolumeExports {
             None => self.caller(client)?,
         };
         let view = self.service.open_view(id, &caller)?;
-        Ok(Arc::new(SnapshotExport { service: self.service.clone(), view, compared: Compared::default() }))
+        let service = self.service.clone();
+        Ok(Arc::new(SnapshotExport { service, view, traffic: Arc::default(), compared: Compared::default() }))
     }
 }
 
 impl Exports for VolumeExports {
+    fn served_by(&self, server: Controller) {
+        self.service.on_disconnect(move |connection| {
+            server.disconnect(connection);
+        });
+    }
+
     fn list(&self, client: &Client) -> Vec<ExportEntry> {
         let all = match remote(client) {
             Some(remote) => self.service.remote_exports(&remote),
@@ -139,14 +163,14 @@ impl Exports for VolumeExports {
             self.serves_snapshots()?;
             return self.open_snapshot(id, name, client);
         }
-        let export = |attached| Arc::new(VolumeExport { attached, compared: Compared::default() });
         if let Some(remote) = remote(client) {
             self.serves(name)?;
-            return Ok(export(self.service.remote_attach(name, &remote)?));
+            return Ok(self.exporting(self.service.remote_attach(name, &remote)?));
         }
         let caller = self.caller(client)?;
         self.serves(name)?;
-        Ok(export(self.service.attach(name, holder(client), &caller)?))
+        let attached = self.service.attach(name, asking(client), &caller)?;
+        Ok(self.exporting(attached))
     }
 }
 
@@ -158,6 +182,8 @@ fn extents(found: Vec<Status>) -> Vec<Extent> {
 struct SnapshotExport {
     service: Arc<Service>,
     view: Arc<SnapshotView>,
+    /// Its own: nothing of one reader bears on another.
+    traffic: Arc<Traffic>,
     compared: Compared,
 }
 
@@ -170,6 +196,10 @@ impl SnapshotExport {
 impl Export for SnapshotExport {
     fn size(&self) -> u64 {
         self.view.size()
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     fn read_only(&self) -> bool {
@@ -208,6 +238,7 @@ impl Export for SnapshotExport {
 /// One connection's volume.
 struct VolumeExport {
     attached: Attached,
+    traffic: Arc<Traffic>,
     compared: Compared,
 }
 
@@ -223,7 +254,15 @@ impl Export for VolumeExport {
     }
 
     fn read_only(&self) -> bool {
-        !self.volume().is_writable()
+        self.attached.reads_only() || !self.volume().is_writable()
+    }
+
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
+    fn farewell(&self) {
+        self.attached.farewell();
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {

@@ -5,9 +5,9 @@
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
 use super::api::TlsClientInfo;
-use super::attachment::split_export;
+use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
-use super::{Attached, Holder, ServedExport, Service};
+use super::{Asking, Attached, Holder, ServedExport, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
@@ -18,9 +18,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
-use zeroize::Zeroizing;
 
-/// What a token begins with. An attachment's id (`att-…`) is seen by every user of its machine and is no token.
+/// What a token begins with. An attachment's (`att-…`) is for its own machine's socket: over TLS it lets nobody in.
 const TOKEN: &str = "tok-";
 /// Refusals that are audited at once.
 const BURST: f64 = 20.0;
@@ -34,6 +33,8 @@ pub struct Remote {
     pub names: Vec<String>,
     /// Its connection and address, for the audit.
     pub client: String,
+    /// The server's number of the connection.
+    pub connection: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -88,16 +89,11 @@ impl Strangers {
 
 /// The token in an export's name, and the name without it.
 fn split_token(name: &str) -> (String, Option<&str>) {
-    let token = split_export(name).1.filter(|t| t.starts_with(TOKEN));
+    let token = ExportName::parse(name).token.filter(|t| t.starts_with(TOKEN));
     let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else { return (name.to_owned(), None) };
     let rest: Vec<&str> = query.split('&').filter(|pair| pair.strip_prefix("t=") != Some(token)).collect();
     let name = if rest.is_empty() { volume.to_owned() } else { format!("{volume}?{}", rest.join("&")) };
     (name, Some(token))
-}
-
-/// What is kept of a token.
-fn hash(token: &str) -> String {
-    blake3::hash(token.as_bytes()).to_hex().to_string()
 }
 
 fn shown(name: &str) -> String {
@@ -119,7 +115,8 @@ impl Service {
     /// # Errors
     /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
     pub fn remote_export(&self, name: &str, remote: &Remote) -> Result<ServedExport> {
-        self.served(&self.admit(name, remote)?.1)
+        let read_only = ExportName::parse(name).read_only;
+        Ok(ServedExport { read_only, ..self.served(&self.admit(name, remote)?.1)? })
     }
 
     /// Attaches one connection of a client over TLS.
@@ -130,7 +127,8 @@ impl Service {
         let (access, _) = self.admit(name, remote)?;
         let caller = self.remote_caller(&access, remote);
         // Its own token is no attachment's.
-        self.attach(&split_token(name).0, Holder::Remote(access.name), &caller)
+        let asking = Asking { peer: Holder::Remote(access.name), connection: remote.connection };
+        self.attach(&split_token(name).0, asking, &caller)
     }
 
     fn remote_caller(&self, access: &AccessRecord, remote: &Remote) -> Caller {
@@ -146,7 +144,7 @@ impl Service {
     fn access_of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
         let all = self.kms.catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
         let all: Vec<AccessRecord> = all.collect();
-        if let Some(hash) = token.map(hash) {
+        if let Some(hash) = token.map(token::hash) {
             return Ok(all.into_iter().find(|a| a.token.as_ref() == Some(&hash)));
         }
         let of = |name: &String| all.iter().find(|a| a.token.is_none() && a.name == *name).cloned();
@@ -156,7 +154,7 @@ impl Service {
     fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
         let (plain, token) = split_token(name);
         let access = self.access_of(remote, token)?;
-        let wanted = split_export(&plain).0;
+        let wanted = ExportName::parse(&plain).volume;
         let volume = match (&access, self.exported(&plain)) {
             (Some(access), Ok(volume)) if access.allows(volume.id) => return Ok((access.clone(), volume)),
             (_, Err(err)) if err.kind() != Kind::NotFound => return Err(err),
@@ -173,7 +171,7 @@ impl Service {
     pub fn remote_snapshot(&self, name: &str, remote: &Remote) -> Result<(ServedExport, Caller)> {
         let (plain, token) = split_token(name);
         let access = self.access_of(remote, token)?;
-        let wanted = split_export(&plain).0;
+        let wanted = ExportName::parse(&plain).volume;
         let record = match self.find_snapshot(wanted) {
             Err(err) if err.kind() != Kind::NotFound => return Err(err),
             record => record.ok(),
@@ -258,10 +256,8 @@ impl Service {
         volumes: &[String],
         all: bool,
     ) -> Result<TlsClientInfo> {
-        let mut raw = Zeroizing::new([0u8; 32]);
-        crate::sys::random(&mut raw[..]);
-        let token = Zeroizing::new(format!("{TOKEN}{}", hex::encode(&raw[..])));
-        let record = AccessRecord { token: Some(hash(&token)), ..self.new_access(name, user, volumes, all)? };
+        let token = token::draw(TOKEN);
+        let record = AccessRecord { token: Some(token::hash(&token)), ..self.new_access(name, user, volumes, all)? };
         self.kms.audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
             if tx.get::<AccessRecord>(name)?.is_some() {
                 return Err(exists(name));

@@ -210,6 +210,17 @@ pub enum Request {
         /// The device it will appear as.
         device: String,
     },
+    /// A new token for an attachment that lives on; the old one opens nothing any more. For a helper that takes the place of
+    /// one that was killed: the token is told only once.
+    AttachRenew {
+        /// A volume, a device or an attachment's id.
+        what: String,
+    },
+    /// Takes a volume from whoever holds it, and closes their connections. Audited.
+    LeaseBreak {
+        /// A volume, a device or an attachment's id.
+        what: String,
+    },
     /// Ends an attachment.
     AttachEnd {
         /// A volume or a device.
@@ -500,9 +511,9 @@ pub struct SnapshotInfo {
 }
 
 /// An attachment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentInfo {
-    /// Its id: names the lease, opens nothing by itself.
+    /// Its id: names the attachment, opens nothing.
     pub id: String,
     /// The volume.
     pub volume: VolumeId,
@@ -510,12 +521,20 @@ pub struct AttachmentInfo {
     pub name: Option<String>,
     /// The device.
     pub device: String,
-    /// Export name to connect with.
+    /// Export name to connect with: with its token in the answer to `AttachBegin` and `AttachRenew` alone, else the volume's.
     pub export: String,
     /// Socket to connect to.
     pub socket: PathBuf,
     /// When it was made.
     pub created: Timestamp,
+}
+
+impl std::fmt::Debug for AttachmentInfo {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, volume, device, .. } = self;
+        write!(f, "AttachmentInfo({id}, {volume}, {device})")
+    }
 }
 
 /// Who may use what over TLS.

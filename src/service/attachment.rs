@@ -1,14 +1,16 @@
-//! Who holds a volume: leases, and attachments that survive a restart.
+//! Attachments, and how a connection gets its volume: who it is, its lease, its key.
 //!
-//! A lease is exclusive. A client is known by the attachment in its export name (`web?t=att-…`, made by `coffer attach`
-//! and kept in the catalog), else by its process on a Unix socket, else by its address on TCP. An attachment's lease lasts
-//! until `coffer detach`, also across restarts of the server; any other ends with its last connection. On a Unix socket
-//! the attachment's id opens nothing by itself: the socket admits its owner and root alone.
+//! A client is known by the token in its export's name (`web?t=att-…`, told once by [`Service::begin_attachment`] and kept
+//! hashed in the catalog), else by its certificate's name, else by its process on a Unix socket, else by its address on TCP.
+//! An attachment's lease lasts until `coffer detach`, also across restarts of the server; that of a client over TLS a grace
+//! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
+use super::lease::{Joined, LeaseRecord, Left, Newcomer, busy};
 use super::opening::{InUse, Need};
+use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
-use super::{Role, Service};
+use super::{Holder, Role, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
@@ -16,58 +18,11 @@ use crate::kms::{Act, Caller};
 use crate::units::VolumeId;
 use crate::volume::Volume;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Who a lease belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Holder {
-    /// What `coffer attach` registered.
-    Attachment(String),
-    /// A process on a Unix socket.
-    Process {
-        /// Its id.
-        pid: i32,
-        /// When it was started, in ticks since boot: process ids are used again.
-        start: u64,
-    },
-    /// A client over TLS, by the name that it was allowed under (see `coffer tls allow`).
-    Remote(String),
-    /// All of one address, on plain TCP.
-    Address(IpAddr),
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attachment(id) => write!(f, "attachment {id}"),
-            Self::Process { pid, .. } => write!(f, "process {pid}"),
-            Self::Remote(name) => write!(f, "the TLS client {name}"),
-            Self::Address(ip) => write!(f, "address {ip}"),
-        }
-    }
-}
-
-impl Holder {
-    /// Whether it is a process that is gone: its connections end as soon as the server gets to them.
-    fn has_ended(&self) -> bool {
-        let Self::Process { pid, .. } = self else { return false };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The state follows the name, which stands in brackets and may hold any character.
-        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
-    }
-}
-
-/// How long the next client waits until the server has noticed that the one before is gone.
-const LAST_GOODBYES: Duration = Duration::from_secs(5);
-
-/// A held volume.
-pub(super) struct Lease {
-    holder: Holder,
-    connections: usize,
-}
+/// What an attachment's id and its token begin with.
+const PREFIX: &str = "att-";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AttachmentRecord {
@@ -75,6 +30,18 @@ pub(super) struct AttachmentRecord {
     volume: VolumeId,
     device: String,
     created: Timestamp,
+    /// BLAKE3 of the token, hexadecimal. Records of before tokens have none: there the id itself was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+impl AttachmentRecord {
+    fn is_opened_by(&self, token: &str) -> bool {
+        match &self.token {
+            Some(hash) => *hash == token::hash(token),
+            None => self.id == token,
+        }
+    }
 }
 
 impl Record for AttachmentRecord {
@@ -100,11 +67,23 @@ pub struct ServedExport {
     pub read_only: bool,
 }
 
+/// A connection that wants a volume, as the edge knows it.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// Who it is without a token.
+    pub peer: Holder,
+    /// The server's number of the connection.
+    pub connection: u64,
+}
+
 /// One connection's use of a volume. Dropping it gives the connection's part of the lease back.
 pub struct Attached {
     service: Arc<Service>,
     used: Option<InUse>,
     id: VolumeId,
+    connection: u64,
+    read_only: bool,
+    farewell: AtomicBool,
 }
 
 impl Attached {
@@ -120,26 +99,27 @@ impl Attached {
     pub fn volume(&self) -> &Arc<Volume> {
         &self.used.as_ref().expect("held until drop").volume
     }
+
+    /// Whether this connection asked for reading alone.
+    #[must_use]
+    pub const fn reads_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The client has said goodbye: its lease need not be kept for it.
+    pub fn farewell(&self) {
+        self.farewell.store(true, Ordering::Release);
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
         self.used = None;
-        let mut leases = self.service.leases.lock();
-        if let Some(lease) = leases.get_mut(&self.id) {
-            lease.connections -= 1;
-            if lease.connections == 0 {
-                leases.remove(&self.id);
-                self.service.lease_ended.notify_all();
-            }
+        let farewell = self.farewell.load(Ordering::Acquire);
+        if let Left::Ended(Holder::Remote(name)) = self.service.leases.leave(self.id, self.connection, farewell) {
+            self.service.forget_lease(self.id, &name);
         }
     }
-}
-
-/// An export name taken apart: the volume, and the attachment after `?t=`.
-pub(super) fn split_export(name: &str) -> (&str, Option<&str>) {
-    let Some((volume, query)) = name.split_once('?') else { return (name, None) };
-    (volume, query.split('&').find_map(|pair| pair.strip_prefix("t=")))
 }
 
 impl Service {
@@ -156,11 +136,12 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`].
     pub fn export(&self, name: &str) -> Result<ServedExport> {
-        self.served(&self.exported(name)?)
+        let read_only = ExportName::parse(name).read_only;
+        Ok(ServedExport { read_only, ..self.served(&self.exported(name)?)? })
     }
 
     pub(super) fn exported(&self, name: &str) -> Result<VolumeRecord> {
-        match split_export(name).0 {
+        match ExportName::parse(name).volume {
             "" => match <[VolumeRecord; 1]>::try_from(self.volume_records()?) {
                 Ok([only]) => Ok(only),
                 Err(all) => Err(Error::new(Kind::NotFound, format!("no export is named, and there are {}", all.len()))
@@ -179,45 +160,112 @@ impl Service {
         })
     }
 
-    /// Attaches one connection: takes or joins the lease, unwraps the data key.
+    /// Attaches one connection: takes or joins the lease, unwraps the data key. A holder that had the volume already gets it
+    /// without its key too, if that cannot be had now: requests are held then until it can.
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds the volume; what the KMS says of its key; what opening reports.
-    pub fn attach(self: &Arc<Self>, name: &str, peer: Holder, caller: &Caller) -> Result<Attached> {
+    pub fn attach(self: &Arc<Self>, name: &str, asking: Asking, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
-        let holder = self.holder_for(&record, split_export(name).1, peer)?;
-        {
-            let mut leases = self.leases.lock();
-            let until = Instant::now() + LAST_GOODBYES;
-            while leases.get(&record.id).is_some_and(|l| l.holder != holder && l.holder.has_ended()) {
-                if self.lease_ended.wait_until(&mut leases, until).timed_out() {
-                    break;
+        let asked = ExportName::parse(name);
+        let holder = self.holder_for(&record, asked.token, asking.peer)?;
+        let connection = asking.connection;
+        let slot = asked.slot.filter(|_| holder.is_known());
+        let newcomer = Newcomer { holder: holder.clone(), connection, slot, reading: asked.read_only };
+        let joined = self.leases.join(&record, newcomer)?;
+        let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
+        let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, farewell };
+        match self.acquire(&record, Need::Key(caller)) {
+            Ok(used) => attached.used = Some(used),
+            Err(err) => {
+                // Who does not get in has nothing to come back to.
+                if joined == Joined::Begun {
+                    attached.farewell();
                 }
+                return Err(err.context(format!("attach {}", asked.volume)));
             }
-            let lease = leases.entry(record.id).or_insert_with(|| Lease { holder: holder.clone(), connections: 0 });
-            if lease.holder != holder {
-                return Err(busy(&record, &lease.holder.to_string()));
-            }
-            lease.connections += 1;
         }
-        let mut attached = Attached { service: self.clone(), used: None, id: record.id };
-        attached.used =
-            Some(self.acquire(&record, Need::Key(caller)).map_err(|e| e.context(format!("attach {name}")))?);
+        if joined == Joined::Begun
+            && let Err(err) = self.note_lease(&record, &holder, read_only, caller)
+        {
+            attached.farewell();
+            return Err(err);
+        }
         Ok(attached)
     }
 
     fn holder_for(&self, record: &VolumeRecord, token: Option<&str>, peer: Holder) -> Result<Holder> {
         let registered = self.attachment_of(record.id)?;
         match (registered, token) {
-            (Some(att), Some(token)) if att.id == token => Ok(Holder::Attachment(att.id)),
-            // Without the attachment's id: on plain TCP it would let whoever reads it join the lease.
-            (Some(att), _) => Err(busy(record, &format!("an attachment as {}", att.device))),
-            (None, Some(token)) => {
-                Err(Error::new(Kind::NotFound, format!("volume {}: no attachment {token}", record.shown()))
+            (Some(att), Some(token)) if att.is_opened_by(token) => Ok(Holder::Attachment(att.id)),
+            (Some(att), _) => Err(busy(record, &format!("attachment {} as {}", att.id, att.device))),
+            (None, Some(_)) => {
+                Err(Error::new(Kind::NotFound, format!("volume {}: no attachment has this token", record.shown()))
                     .hint("it was detached; attach again"))
             }
             (None, None) => Ok(peer),
         }
+    }
+
+    /// A lease has begun: a client over TLS has the volume from now on, also when the server is started again; what an earlier
+    /// one left without a farewell counts no more.
+    fn note_lease(&self, record: &VolumeRecord, holder: &Holder, reading: bool, caller: &Caller) -> Result<()> {
+        let _turn = self.leases.records.lock();
+        let id = record.id.to_string();
+        match holder {
+            Holder::Remote(client) if !reading => {
+                let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now() };
+                let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("client", client);
+                self.kms.audited(caller, act, |tx| match tx.get::<LeaseRecord>(&id)? {
+                    Some(found) => tx.update(&lease, found.version).map(drop),
+                    None => tx.insert(&lease).map(drop),
+                })
+            }
+            _ => match self.kms.catalog().get::<LeaseRecord>(&id)? {
+                Some(old) => self.drop_lease_record(record.id, &old.record.holder),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn drop_lease_record(&self, id: VolumeId, client: &str) -> Result<()> {
+        let act = Act::new("ec2:DetachVolume").detail("volume", id).detail("client", client).restrictive();
+        self.kms.audited(&self.own_caller("detach"), act, |tx| match tx.get::<LeaseRecord>(&id.to_string())? {
+            Some(found) if found.record.holder == client => tx.delete::<LeaseRecord>(&id.to_string(), found.version),
+            _ => Ok(()),
+        })
+    }
+
+    /// Its lease has ended, by a farewell or by force.
+    fn forget_lease(&self, id: VolumeId, client: &str) {
+        let _turn = self.leases.records.lock();
+        if self.leases.is_held_by(id, &Holder::Remote(client.to_owned())) {
+            return; // it is back already
+        }
+        if matches!(self.kms.catalog().get::<LeaseRecord>(&id.to_string()), Ok(None)) {
+            return; // it only read
+        }
+        let forgotten = self.drop_lease_record(id, client);
+        if let Err(err) = forgotten {
+            tracing::warn!("{id} is kept for {client} at the next start, though it said goodbye: {}", err.line());
+        }
+    }
+
+    /// After a restart: who had a volume over TLS gets it back before anybody else.
+    pub(super) fn keep_leases(&self) {
+        match self.kms.catalog().list::<LeaseRecord>() {
+            Ok(all) => {
+                for lease in all.records.into_iter().map(|r| r.record) {
+                    self.leases.keep(lease.volume, Holder::Remote(lease.holder));
+                }
+            }
+            Err(err) => tracing::error!("look for leases: {}", err.line()),
+        }
+    }
+
+    /// Has connections of the server ended by `disconnect`, when a newer one takes their slot or their lease is broken.
+    pub fn on_disconnect(&self, disconnect: impl Fn(u64) + Send + Sync + 'static) {
+        self.leases.set_disconnect(Box::new(disconnect));
     }
 
     fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
@@ -237,7 +285,7 @@ impl Service {
         if let Some(att) = self.attachment_of(id)? {
             return Ok(Some(format!("attachment {} as {}", att.id, att.device)));
         }
-        Ok(self.leases.lock().get(&id).map(|l| l.holder.to_string()))
+        Ok(self.leases.shown(id))
     }
 
     pub(super) fn begin_attachment(
@@ -254,31 +302,73 @@ impl Service {
         drop(self.acquire(&record, Need::Key(caller))?);
         let mut raw = [0u8; 16];
         self.env.rng.fill(&mut raw);
-        let id = format!("att-{}", &hex::encode(raw)[..17]);
-        let att = AttachmentRecord { id, volume: record.id, device: device.to_owned(), created: self.env.now() };
+        let id = format!("{PREFIX}{}", &hex::encode(raw)[..17]);
+        let secret = token::draw(PREFIX);
+        let (device, token) = (device.to_owned(), Some(token::hash(&secret)));
+        let att = AttachmentRecord { id, volume: record.id, device, created: self.env.now(), token };
         let act = Act::new("ec2:AttachVolume")
             .detail("volume", record.id)
-            .detail("device", device)
+            .detail("device", &att.device)
             .detail("attachment", &att.id);
         self.kms.audited(caller, act, |tx| tx.insert(&att))?;
-        Ok(self.attachment_info(&att, Some(&record)))
+        Ok(self.attachment_info(&att, Some(&record), Some(&secret)))
+    }
+
+    /// A new token for an attachment that lives on: whoever had the old one cannot connect with it any more.
+    pub(super) fn renew_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
+        let att = self.find_attachment(what)?;
+        let secret = token::draw(PREFIX);
+        let act = Act::new("coffer:RenewAttachment").detail("volume", att.volume).detail("attachment", &att.id);
+        let renewed = self.kms.audited(caller, act, |tx| {
+            let found = tx.get::<AttachmentRecord>(&att.id)?.ok_or_else(|| not_attached(what))?;
+            tx.update(&AttachmentRecord { token: Some(token::hash(&secret)), ..found.record }, found.version)
+        })?;
+        let record = self.kms.catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
+        Ok(self.attachment_info(&renewed.record, record.as_ref(), Some(&secret)))
+    }
+
+    fn find_attachment(&self, what: &str) -> Result<AttachmentRecord> {
+        let all = self.kms.catalog().list::<AttachmentRecord>()?.records;
+        let by_volume = self.find_volume(what).ok().map(|r| r.id);
+        all.into_iter()
+            .map(|r| r.record)
+            .find(|a| a.device == what || a.id == what || Some(a.volume) == by_volume)
+            .ok_or_else(|| not_attached(what))
+    }
+
+    /// Takes a volume from whoever holds it, attachment or not. Its connections are closed; what they were applying ends first.
+    pub(super) fn break_lease(&self, caller: &Caller, what: &str) -> Result<String> {
+        let att = self.find_attachment(what).ok();
+        let record = match &att {
+            Some(att) => self.find_volume(&att.volume.to_string())?,
+            None => self.find_volume(what)?,
+        };
+        let holder = self.holder_of(record.id)?.ok_or_else(|| not_attached(what))?;
+        let act = Act::new("coffer:BreakLease").detail("volume", record.id).detail("holder", &holder).restrictive();
+        self.kms.audited(caller, act, |tx| {
+            if let Some(att) = &att
+                && let Some(found) = tx.get::<AttachmentRecord>(&att.id)?
+            {
+                tx.delete::<AttachmentRecord>(&att.id, found.version)?;
+            }
+            match tx.get::<LeaseRecord>(&record.id.to_string())? {
+                Some(found) => tx.delete::<LeaseRecord>(&record.id.to_string(), found.version),
+                None => Ok(()),
+            }
+        })?;
+        self.leases.break_lease(&record)?;
+        Ok(format!("volume {} is taken from {holder}", record.shown()))
     }
 
     pub(super) fn end_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
-        let all = self.kms.catalog().list::<AttachmentRecord>()?.records;
-        let by_volume = self.find_volume(what).ok().map(|r| r.id);
-        let found =
-            all.into_iter().map(|r| r.record).find(|a| a.device == what || a.id == what || Some(a.volume) == by_volume);
-        let att = found.ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
-        })?;
+        let att = self.find_attachment(what)?;
         let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id).restrictive();
         self.kms.audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
             Some(found) => tx.delete::<AttachmentRecord>(&att.id, found.version),
             None => Ok(()),
         })?;
         let record = self.kms.catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
-        Ok(self.attachment_info(&att, record.as_ref()))
+        Ok(self.attachment_info(&att, record.as_ref(), None))
     }
 
     pub(super) fn list_attachments(&self) -> Result<Vec<AttachmentInfo>> {
@@ -286,12 +376,18 @@ impl Service {
         all.iter()
             .map(|a| {
                 let record = self.kms.catalog().get::<VolumeRecord>(&a.record.volume.to_string())?.map(|f| f.record);
-                Ok(self.attachment_info(&a.record, record.as_ref()))
+                Ok(self.attachment_info(&a.record, record.as_ref(), None))
             })
             .collect()
     }
 
-    fn attachment_info(&self, att: &AttachmentRecord, record: Option<&VolumeRecord>) -> AttachmentInfo {
+    /// `token`: of one just made.
+    fn attachment_info(
+        &self,
+        att: &AttachmentRecord,
+        record: Option<&VolumeRecord>,
+        token: Option<&str>,
+    ) -> AttachmentInfo {
         let name = record.and_then(|r| r.name.clone());
         let shown = name.clone().unwrap_or_else(|| att.volume.to_string());
         let endpoints = self.endpoints.lock();
@@ -301,28 +397,13 @@ impl Service {
             volume: att.volume,
             name,
             device: att.device.clone(),
-            export: format!("{shown}?t={}", att.id),
+            export: token.map_or_else(|| shown.clone(), |t| format!("{shown}?t={t}")),
             socket: socket.unwrap_or_else(|| self.data.nbd_socket()),
             created: att.created,
         }
     }
 }
 
-fn busy(record: &VolumeRecord, holder: &str) -> Error {
-    Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
-        .hint("detach it there first (`coffer detach`)")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::split_export;
-
-    #[test]
-    fn export_names_are_taken_apart() {
-        assert_eq!(split_export("web"), ("web", None));
-        assert_eq!(split_export("web?t=att-1&c=2"), ("web", Some("att-1")));
-        assert_eq!(split_export("web?c=2&t=x"), ("web", Some("x")));
-        assert_eq!(split_export("web?"), ("web", None));
-        assert_eq!(split_export("?t=a"), ("", Some("a")));
-    }
+fn not_attached(what: &str) -> Error {
+    Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
 }

@@ -12,14 +12,17 @@ mod contexts;
 pub mod datadir;
 mod export;
 mod key;
+mod lease;
 mod opening;
 mod snapshot;
+mod token;
 mod view;
 mod volume;
 
 pub use access::Remote;
-pub use attachment::{Attached, Holder, ServedExport};
+pub use attachment::{Asking, Attached, ServedExport};
 pub use contexts::{Compared, Status};
+pub use lease::{GRACE, Holder};
 pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
@@ -31,7 +34,7 @@ use crate::snapshot::{PublicKey, Signer};
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -55,6 +58,9 @@ pub struct OpenAs {
     pub role: Role,
     /// The caller knows that no other host opens these volumes: shared file systems are allowed.
     pub single_host: bool,
+    /// How long a client over TLS that went without a farewell keeps its volume, and how long after a start one keeps what
+    /// it had before (see [`GRACE`]).
+    pub lease_grace: std::time::Duration,
 }
 
 /// One open data directory.
@@ -66,9 +72,7 @@ pub struct Service {
     role: Role,
     single_host: bool,
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
-    leases: Mutex<HashMap<VolumeId, attachment::Lease>>,
-    /// Told when a lease ends.
-    lease_ended: Condvar,
+    leases: lease::Leases,
     strangers: access::Strangers,
     jobs: snapshot::Jobs,
     views: view::Views,
@@ -112,8 +116,7 @@ impl Service {
             role: opening.role,
             single_host: opening.single_host,
             opens: Mutex::default(),
-            leases: Mutex::default(),
-            lease_ended: Condvar::new(),
+            leases: lease::Leases::new(opening.lease_grace),
             strangers: access::Strangers::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
@@ -122,6 +125,7 @@ impl Service {
         });
         service.settle_snapshots();
         if opening.role == Role::Daemon {
+            service.keep_leases();
             service.start_hydration();
             service.start_housekeeping();
         }
@@ -225,6 +229,8 @@ impl Service {
             R::SnapshotDelete { snapshot } => self.delete_snapshot(caller, &snapshot),
             R::SnapshotVerify { snapshot, trust } => self.verify_snapshot(&snapshot, trust.as_deref(), report),
             R::AttachBegin { volume, device } => self.begin_attachment(caller, &volume, &device).map(Reply::Attachment),
+            R::AttachRenew { what } => self.renew_attachment(caller, &what).map(Reply::Attachment),
+            R::LeaseBreak { what } => self.break_lease(caller, &what).map(|message| Reply::Done { message }),
             R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
             R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
             R::TlsAllow { name, user, volumes, all } => {

@@ -1,6 +1,7 @@
 //! Volume verbs: create, list, show, delete, grow.
 
 use super::api::{HeaderInfo, Reply, VolumeInfo};
+use super::lease::LeaseRecord;
 use super::opening::Need;
 use super::snapshot::SnapshotRecord;
 use super::{EC2, Service};
@@ -329,8 +330,12 @@ impl Service {
         }
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.audited(caller, act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
-            tx.delete::<VolumeRecord>(&record.id.to_string(), found.version)
+            let id = record.id.to_string();
+            if let Some(lease) = tx.get::<LeaseRecord>(&id)? {
+                tx.delete::<LeaseRecord>(&id, lease.version)?;
+            }
+            let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
+            tx.delete::<VolumeRecord>(&id, found.version)
         })?;
         let path = self.data.volume(record.id);
         match std::fs::remove_file(&path) {

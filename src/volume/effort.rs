@@ -17,4 +17,6 @@ pub enum Progress {
     Done,
     /// It would have had to wait; nothing was changed.
     WouldBlock,
+    /// Its data key is away; nothing was changed, and it is to be tried again when the key is back.
+    KeyAway,
 }

@@ -14,8 +14,8 @@ use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, PART, SECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 use std::sync::atomic::{Ordering, fence};
 
-/// Bytes of the largest piece.
-const PIECE: u64 = 256 * 1024;
+/// Bytes of the largest piece. A write inside one aligned piece is all or nothing when the key is not at hand.
+pub const PIECE: u64 = 256 * 1024;
 /// Times a reader tries without the lock.
 const TRIES: usize = 4;
 

@@ -24,6 +24,15 @@ pub mod nbd {
     pub mod reply;
     pub mod request;
     pub mod session;
+
+    /// The one name of `serve` that these modules use.
+    pub mod serve {
+        pub struct Controller;
+    }
+    /// The one name of `traffic` that these modules use.
+    pub mod traffic {
+        pub struct Traffic;
+    }
 }
 
 /// The one name of `sys` that these modules use.

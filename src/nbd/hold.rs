@@ -1,0 +1,135 @@
+//! What waits for a volume's key: requests are held while it is away, instead of failing.
+//!
+//! A held request keeps its buffer and its place in the order of writes, and no thread. When the key is back, all are given to
+//! the workers again. One that grows too old is dropped with its connection: a kernel client sends it again, and the copy
+//! takes its place. So that a suspended volume does not use up the buffers of the others, a connection is not read on where
+//! what is held would pass the volume's limit.
+
+use super::errno::Hangup;
+use super::link::Link;
+use super::pool::Job;
+use super::traffic::Traffic;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The held requests of a volume.
+#[derive(Default)]
+pub(super) struct Hold {
+    state: Mutex<State>,
+    /// Requests held now.
+    count: AtomicUsize,
+    /// Payload bytes of what is held, and of what was read since.
+    bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    held: Vec<Job>,
+    /// Connections that are not read on.
+    stalled: Vec<Arc<Link>>,
+}
+
+/// Payload bytes that count against a volume's limit, until dropped.
+pub(super) struct Load {
+    traffic: Arc<Traffic>,
+    bytes: usize,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.traffic.hold.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+/// What becomes of a request whose key was away.
+pub(super) enum Held {
+    /// It waits.
+    Waits,
+    /// The key is back: try again.
+    Again(Job),
+    /// Its connection ends: it is dropped.
+    Dropped(Job),
+}
+
+impl Hold {
+    /// Whether something is held: then what is read has to ask for [`Hold::load`].
+    pub(super) fn is_holding(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Requests held now.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Takes a request that cannot be done without the key.
+    pub(super) fn put(&self, traffic: &Arc<Traffic>, mut job: Job) -> Held {
+        let mut state = self.state.lock();
+        if job.link.condemned().is_some() || job.link.is_leaving() {
+            return Held::Dropped(job);
+        }
+        // Under the lock: whoever brings the key back releases what is held after that, and so sees this one.
+        if job.export.has_key() || !job.export.holds() {
+            return Held::Again(job);
+        }
+        let bytes = job.buf.as_ref().map_or(0, |b| b.len());
+        if job.load.is_none() {
+            job.load = Some(self.count_load(traffic, bytes));
+        }
+        state.held.push(job);
+        self.count.store(state.held.len(), Ordering::SeqCst);
+        Held::Waits
+    }
+
+    fn count_load(&self, traffic: &Arc<Traffic>, bytes: usize) -> Load {
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        Load { traffic: Arc::clone(traffic), bytes }
+    }
+
+    /// Room for a request of `bytes` that is about to be read while others are held, at most `limit` in all. `None`: `link`
+    /// is to be left unread until woken.
+    pub(super) fn load(&self, traffic: &Arc<Traffic>, link: &Arc<Link>, bytes: usize, limit: usize) -> Option<Load> {
+        let mut state = self.state.lock();
+        if !state.held.is_empty() && self.bytes.load(Ordering::SeqCst) + bytes > limit {
+            if !state.stalled.iter().any(|l| l.id == link.id) {
+                state.stalled.push(Arc::clone(link));
+            }
+            return None;
+        }
+        Some(self.count_load(traffic, bytes))
+    }
+
+    /// Takes out everything: the key is back, or held requests are to be tried again for another reason.
+    pub(super) fn release(&self) -> Vec<Job> {
+        self.take(|_| true)
+    }
+
+    /// Takes out what is held of one connection.
+    pub(super) fn cancel(&self, link: u64) -> Vec<Job> {
+        self.take(|job| job.link.id == link)
+    }
+
+    fn take(&self, which: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let (taken, stalled) = {
+            let mut state = self.state.lock();
+            let (taken, left): (Vec<Job>, Vec<Job>) = std::mem::take(&mut state.held).into_iter().partition(which);
+            state.held = left;
+            self.count.store(state.held.len(), Ordering::SeqCst);
+            (taken, std::mem::take(&mut state.stalled))
+        };
+        stalled.iter().for_each(|link| link.waker.wake());
+        taken
+    }
+
+    /// Condemns the connections of requests that have become too old to be applied.
+    pub(super) fn condemn_stale(&self, now: Duration) {
+        if self.is_holding() {
+            let state = self.state.lock();
+            let old = state.held.iter().filter(|job| now.saturating_sub(job.read_at) > job.stale_after);
+            old.for_each(|job| job.link.condemn(Hangup::Stale));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+use super::*;
+use std::collections::BTreeMap;
+
+#[test]
+fn what_overlaps_waits_and_what_does_not_goes() {
+    let order = Order::<&str>::default();
+    let a = order.enter(1, 0, 10);
+    let (b, c, d) = (order.enter(2, 5, 10), order.enter(1, 10, 5), order.enter(3, 20, 5));
+    assert_eq!([a, b, c, d].map(|p| p.free), [true, false, false, true]);
+    assert_eq!(order.wait(b.number, "b"), None);
+    assert_eq!(order.wait(c.number, "c"), None);
+    assert_eq!(order.wait(d.number, "d"), Some("d"));
+    assert_eq!(order.leave(a.number), ["b"]);
+    assert_eq!(order.leave(b.number), ["c"]);
+    assert_eq!(order.leave(b.number), [""; 0], "it has left already");
+    assert!(order.leave(c.number).is_empty() && order.leave(d.number).is_empty());
+    assert_eq!(order.len(), 0);
+}
+
+#[test]
+fn a_turn_that_came_before_the_waiting_is_given_back() {
+    let order = Order::<()>::default();
+    let (a, b) = (order.enter(1, 0, 1), order.enter(1, 0, 1));
+    assert!(order.leave(a.number).is_empty(), "b does not wait yet");
+    assert_eq!(order.wait(b.number, ()), Some(()));
+}
+
+#[test]
+fn what_is_dropped_makes_way() {
+    let order = Order::<u32>::default();
+    let (a, b, c) = (order.enter(1, 0, 4), order.enter(2, 0, 4), order.enter(3, 0, 4));
+    assert!(order.wait(b.number, 2).is_none() && order.wait(c.number, 3).is_none());
+    assert_eq!(order.cancel(2), [2]);
+    assert!(order.leave(b.number).is_empty(), "c waits for a, too");
+    assert_eq!(order.leave(a.number), [3]);
+}
+
+/// A small repeatable generator (xorshift64*).
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
+    }
+}
+
+/// A write of the model: what it is, and whether it is applied.
+#[derive(Clone, Copy)]
+struct Write {
+    link: u64,
+    start: usize,
+    end: usize,
+}
+
+/// Any schedule of arrivals, applications and lost connections: each byte is written by the applied writes in the order in
+/// which they arrived, and nothing is left behind.
+#[test]
+fn overlapping_writes_are_applied_in_order_in_any_schedule() {
+    const BYTES: u64 = 24;
+    for seed in 1..=2000 {
+        let mut rng = Seeded(seed);
+        let order = Order::<u64>::default();
+        let mut all = BTreeMap::<u64, Write>::new();
+        // What may be applied now, by workers in any order; the numbers last applied to each byte.
+        let (mut ready, mut last) = (Vec::<u64>::new(), vec![None; BYTES as usize]);
+        let (mut arrived, mut gone) = (0, 0);
+        while gone < 60 {
+            let step = rng.below(10);
+            if step < 5 && arrived < 60 {
+                let (start, len) = (rng.below(BYTES - 1), 1 + rng.below(6));
+                let end = (start + len).min(BYTES);
+                let link = rng.below(3);
+                let place = order.enter(link, start, end - start);
+                all.insert(place.number, Write { link, start: start as usize, end: end as usize });
+                arrived += 1;
+                if place.free {
+                    ready.push(place.number);
+                } else {
+                    ready.extend(order.wait(place.number, place.number));
+                }
+            } else if step == 5 {
+                // A connection is lost: what of it has not begun is dropped.
+                let link = rng.below(3);
+                let queued: Vec<u64> = ready.iter().copied().filter(|n| all[n].link == link).collect();
+                ready.retain(|n| all[n].link != link);
+                for number in queued.into_iter().chain(order.cancel(link)) {
+                    ready.extend(order.leave(number));
+                    gone += 1;
+                }
+            } else if !ready.is_empty() {
+                let number = ready.swap_remove(rng.below(ready.len() as u64) as usize);
+                let write = all[&number];
+                for byte in &mut last[write.start..write.end] {
+                    assert!(*byte < Some(number), "seed {seed}: {number} is applied after {byte:?}");
+                    *byte = Some(number);
+                }
+                ready.extend(order.leave(number));
+                gone += 1;
+            }
+        }
+        assert_eq!(order.len(), 0, "seed {seed}");
+    }
+}

@@ -1,0 +1,394 @@
+//! Requests that are sent again, and requests whose key is away: over a live server, on an export that a test leads step by step.
+
+use super::*;
+
+#[derive(Default)]
+struct Steps {
+    /// First bytes of the writes that a worker has begun, in order.
+    begun: Vec<u8>,
+    /// So many of them may go on.
+    allowed: usize,
+    /// First bytes of the writes that were applied, in order.
+    applied: Vec<u8>,
+    /// The key is away.
+    key_away: bool,
+    /// What it does then: hold, or fail.
+    fails: bool,
+    dropped: usize,
+}
+
+/// Memory whose writes go to the workers and wait there for the test.
+#[derive(Clone)]
+struct Led {
+    memory: Arc<Memory>,
+    steps: Arc<(Mutex<Steps>, Condvar)>,
+}
+
+impl Led {
+    fn update(&self, change: impl FnOnce(&mut Steps)) {
+        change(&mut self.steps.0.lock());
+        self.steps.1.notify_all();
+    }
+
+    fn wait_for(&self, what: impl Fn(&Steps) -> bool) {
+        let mut steps = self.steps.0.lock();
+        while !what(&steps) {
+            assert!(!self.steps.1.wait_for(&mut steps, Duration::from_secs(30)).timed_out(), "waited too long");
+        }
+    }
+
+    fn key(&self) -> Result<()> {
+        let away = self.steps.0.lock().key_away;
+        if away { Err(Error::new(Kind::KeyUnavailable, "the key is away")) } else { Ok(()) }
+    }
+
+    /// As the service does it: the key first, then what waits for it.
+    fn bring_key_back(&self) {
+        self.update(|s| s.key_away = false);
+        self.memory.traffic().release();
+    }
+
+    fn byte(&self, at: u64) -> u8 {
+        let mut byte = [0];
+        assert_eq!(self.memory.read(at, &mut byte, Effort::Full).unwrap(), Progress::Done);
+        byte[0]
+    }
+}
+
+/// One connection's.
+struct Handle(Led);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.update(|s| s.dropped += 1);
+    }
+}
+
+impl Export for Handle {
+    fn size(&self) -> u64 {
+        self.0.memory.size()
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn traffic(&self) -> Arc<Traffic> {
+        self.0.memory.traffic()
+    }
+    fn holds(&self) -> bool {
+        !self.0.steps.0.lock().fails
+    }
+    fn has_key(&self) -> bool {
+        self.0.key().is_ok()
+    }
+    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+        self.0.key()?;
+        self.0.memory.read(offset, out, effort)
+    }
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
+        self.0.key()?;
+        if effort == Effort::Inline {
+            return Ok(Progress::WouldBlock);
+        }
+        let first = data[0];
+        let mut turn = 0;
+        self.0.update(|s| {
+            s.begun.push(first);
+            turn = s.begun.len();
+        });
+        self.0.wait_for(|s| s.allowed >= turn);
+        let done = self.0.memory.write(offset, data, fua, effort)?;
+        self.0.update(|s| s.applied.push(first));
+        Ok(done)
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
+        if self.0.key().is_ok() { self.0.memory.trim(offset, len, fua) } else { Ok(()) }
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
+        self.0.key()?;
+        self.0.memory.write_zeroes(offset, len, how)
+    }
+    fn cache(&self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Exports for Led {
+    fn list(&self, _: &Client) -> Vec<ExportEntry> {
+        Vec::new()
+    }
+    fn info(&self, name: &str, _: &Client) -> Result<ExportInfo> {
+        Ok(ExportInfo { name: name.into(), description: String::new(), size: self.memory.size(), read_only: false })
+    }
+    fn open(&self, _: &str, _: &Client) -> Result<Arc<dyn Export>> {
+        Ok(Arc::new(Handle(self.clone())))
+    }
+}
+
+struct LedRig {
+    _dir: TempDir,
+    path: PathBuf,
+    server: Server,
+    led: Led,
+}
+
+fn led(config: ServerConfig) -> LedRig {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nbd.sock");
+    let led = Led { memory: Arc::new(Memory::new(64 << 20)), steps: Arc::default() };
+    let server = Server::start(vec![Listener::unix(&path).unwrap()], Arc::new(led.clone()), config).unwrap();
+    LedRig { _dir: dir, path, server, led }
+}
+
+impl LedRig {
+    fn open(&self) -> Raw {
+        Raw::open(&self.path, "led")
+    }
+
+    /// Waits until so many requests are held.
+    #[track_caller]
+    fn held(&self, count: usize) {
+        let traffic = self.led.memory.traffic();
+        wait_until(|| traffic.hold.len() == count);
+    }
+}
+
+/// Sends a write of one byte, and does not wait for its answer.
+fn send(c: &mut Raw, cookie: u64, offset: u64, byte: u8) {
+    c.put(&[request(WRITE, 0, cookie, offset, 1), vec![byte]].concat());
+}
+
+/// What was sent before on this connection has been taken by the server when this returns: a flush has no turn to wait for.
+fn taken(c: &mut Raw) {
+    assert_eq!(c.ask(FLUSH, 0, 0, 0, &[]), 0);
+}
+
+const FREE: usize = usize::MAX;
+
+#[test]
+fn a_copy_on_a_new_connection_waits_for_the_one_that_is_being_applied() {
+    let r = led(ServerConfig::default());
+    let mut old = r.open();
+    send(&mut old, 1, 100, 1);
+    r.led.wait_for(|s| s.begun == [1]);
+    assert!(r.server.controller().disconnect(1));
+    old.expect_hangup();
+    // The client sends the same again, elsewhere. (It is 2 here, so that the two can be told apart.)
+    let mut new = r.open();
+    send(&mut new, 2, 100, 2);
+    send(&mut new, 9, 4096, 9);
+    r.led.wait_for(|s| s.begun == [1, 9]);
+    r.led.update(|s| s.allowed = 1);
+    r.led.wait_for(|s| s.begun == [1, 9, 2]);
+    r.led.update(|s| s.allowed = FREE);
+    let answered = [new.reply(), new.reply()];
+    assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 9)));
+    assert_eq!(new.ask(WRITE, 0, 100, 1, &[3]), 0);
+    r.led.wait_for(|s| s.dropped == 1);
+    assert_eq!(r.led.byte(100), 3);
+    let applied = r.led.steps.0.lock().applied.clone();
+    assert!(applied.iter().filter(|b| **b < 9).eq(&[1, 2, 3]), "{applied:?}");
+}
+
+#[test]
+fn a_copy_on_a_connection_alive_already_waits_too() {
+    let r = led(ServerConfig::default());
+    let (mut a, mut b) = (r.open(), r.open());
+    send(&mut a, 1, 100, 1);
+    r.led.wait_for(|s| s.begun == [1]);
+    send(&mut b, 2, 100, 2);
+    // Zeroing and trimming are writes as well.
+    b.put(&request(6, 0, 3, 99, 2));
+    taken(&mut b);
+    assert_eq!(r.led.steps.0.lock().begun, [1], "the copy has its turn after the first");
+    r.led.update(|s| s.allowed = 1);
+    assert_eq!(a.reply(), (0, 1));
+    r.led.wait_for(|s| s.begun == [1, 2]);
+    r.led.update(|s| s.allowed = FREE);
+    // Applied in order; the answers may cross.
+    let answered = [b.reply(), b.reply()];
+    assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 3)), "{answered:?}");
+    assert_eq!(r.led.byte(100), 0, "the newest is what counts");
+    assert_eq!(a.ask(WRITE, 0, 100, 1, &[4]), 0);
+    assert_eq!(r.led.byte(100), 4);
+}
+
+#[test]
+fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
+    let r = led(ServerConfig { workers: 1, ..ServerConfig::default() });
+    let (mut busy, mut old) = (r.open(), r.open());
+    send(&mut busy, 8, 4096, 8);
+    r.led.wait_for(|s| s.begun == [8]);
+    // Read from the socket before the connection ends, as its answered neighbour shows; queued behind the one worker.
+    send(&mut old, 1, 100, 1);
+    send(&mut old, 2, 100, 2);
+    assert_eq!(old.read(0, 1), [0]);
+    let mut new = r.open();
+    send(&mut new, 3, 100, 3);
+    assert_eq!(new.read(0, 1), [0]);
+    assert!(r.server.controller().disconnect(2));
+    r.led.wait_for(|s| s.dropped == 1);
+    r.led.update(|s| s.allowed = FREE);
+    assert_eq!(new.reply(), (0, 3));
+    assert_eq!(busy.reply(), (0, 8));
+    assert_eq!(r.led.steps.0.lock().applied, [8, 3]);
+    drop((busy, new));
+    assert_nothing_held(r.server);
+}
+
+#[test]
+fn any_bytes_from_many_connections_are_in_order() {
+    // Every connection writes the whole of one place again and again; the last answered is what is there, whole.
+    let r = led(ServerConfig::default());
+    r.led.update(|s| s.allowed = FREE);
+    let mut all: Vec<Raw> = (0..4).map(|_| r.open()).collect();
+    for round in 0..50u8 {
+        for (i, c) in all.iter_mut().enumerate() {
+            c.put(&[request(WRITE, 0, 7, 1000, 4096), vec![round * 4 + i as u8; 4096]].concat());
+        }
+        all.iter_mut().for_each(|c| assert_eq!(c.reply(), (0, 7)));
+        let mut there = vec![0; 4096];
+        assert_eq!(r.led.memory.read(1000, &mut there, Effort::Full).unwrap(), Progress::Done);
+        assert!(there.iter().all(|b| *b == there[0]), "round {round}");
+    }
+    drop(all);
+    assert_nothing_held(r.server);
+}
+
+#[test]
+fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
+    let r = led(ServerConfig::default());
+    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let mut c = r.open();
+    send(&mut c, 1, 100, 1);
+    c.put(&request(6, 0, 2, 100, 1));
+    send(&mut c, 3, 100, 3);
+    c.put(&request(READ, 0, 4, 5000, 1));
+    taken(&mut c);
+    assert_eq!(c.ask(4, 0, 8192, 512, &[]), 0, "TRIM");
+    // Requests that were taken after the key is back wait for those before them.
+    let mut other = r.open();
+    send(&mut other, 5, 100, 5);
+    taken(&mut other);
+    // The first write and the read; three writes wait for the first.
+    r.held(2);
+    assert!(r.led.steps.0.lock().begun.is_empty());
+    r.led.bring_key_back();
+    let mut answered: Vec<_> = (0..4)
+        .map(|_| {
+            let reply = c.reply();
+            if reply.1 == 4 {
+                c.get(1);
+            }
+            reply
+        })
+        .collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [(0, 1), (0, 2), (0, 3), (0, 4)]);
+    assert_eq!(other.reply(), (0, 5));
+    assert_eq!(r.led.steps.0.lock().applied, [1, 3, 5]);
+    assert_eq!(c.read(100, 1), [5]);
+    drop((c, other));
+    assert_nothing_held(r.server);
+}
+
+#[test]
+fn a_suspended_volume_holds_an_eighth_of_the_buffers_and_reads_no_further() {
+    let r = led(ServerConfig { budget: 8 << 20, ..ServerConfig::default() });
+    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let (mut a, mut b) = (r.open(), r.open());
+    let big = |cookie: u64| [request(WRITE, 0, cookie, cookie << 18, 256 << 10), vec![7; 256 << 10]].concat();
+    a.put(&big(0));
+    r.held(1);
+    // More than the socket's own buffers take, so that a thread has to wait with it.
+    let mut rest = Raw(a.0.try_clone().unwrap());
+    let writing = std::thread::spawn(move || (1..20).for_each(|i| rest.put(&big(i))));
+    wait_until(|| r.server.stats().stalls > 0);
+    assert_eq!(r.server.stats().budget_used, 1 << 20, "four of 256 KiB");
+    b.put(&request(READ, 0, 1, 0, 4096));
+    wait_until(|| r.server.stats().requests == 6);
+    assert!(r.server.stats().budget_used <= 1 << 20, "another connection of the volume takes no more");
+    r.led.bring_key_back();
+    writing.join().unwrap();
+    let mut cookies: Vec<u64> = (0..20).map(|_| a.reply()).map(|(e, c)| (e == 0).then_some(c).unwrap()).collect();
+    cookies.sort_unstable();
+    assert!(cookies.into_iter().eq(0..20));
+    assert_eq!(b.reply(), (0, 1));
+    b.get(4096);
+    drop((a, b));
+    assert_nothing_held(r.server);
+}
+
+/// For what has no event of its own: the server's counters.
+#[track_caller]
+fn wait_until(so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !so() {
+        assert!(Instant::now() < until, "waited too long");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
+    let clock = Arc::<HandClock>::default();
+    let r = led(ServerConfig { ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
+    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let (mut old, mut young) = (r.open(), r.open());
+    send(&mut old, 1, 100, 1);
+    r.held(1);
+    // The server's own tick sees the clock's leap as well: it has to be shorter than what condemns everybody.
+    clock.0.store(8, Ordering::SeqCst);
+    send(&mut young, 2, 100, 2);
+    taken(&mut young);
+    r.server.shared.tick(Duration::from_secs(15), Duration::ZERO);
+    taken(&mut old);
+    r.server.shared.tick(Duration::from_secs(16), Duration::ZERO);
+    old.expect_hangup();
+    r.led.wait_for(|s| s.dropped == 1);
+    taken(&mut young);
+    r.led.bring_key_back();
+    assert_eq!(young.reply(), (0, 2));
+    assert_eq!(r.led.steps.0.lock().applied, [2]);
+}
+
+#[test]
+fn a_volume_may_fail_without_its_key_instead() {
+    let r = led(ServerConfig::default());
+    r.led.update(|s| (s.key_away, s.allowed, s.fails) = (true, FREE, true));
+    let mut c = r.open();
+    assert_eq!(c.ask(WRITE, 0, 0, 1, &[1]), 5);
+    assert_eq!(c.ask(READ, 0, 0, 1, &[]), 5);
+    r.led.bring_key_back();
+    assert_eq!(c.ask(WRITE, 0, 0, 1, &[1]), 0);
+    // What is held fails when the volume is told to.
+    r.led.update(|s| (s.key_away, s.fails) = (true, false));
+    send(&mut c, 2, 0, 2);
+    r.held(1);
+    r.led.update(|s| s.fails = true);
+    r.led.memory.traffic().release();
+    assert_eq!(c.reply(), (5, 2));
+}
+
+#[test]
+fn farewell_and_shutdown_do_not_wait_for_a_key() {
+    let r = led(ServerConfig::default());
+    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let (mut a, mut b, mut c) = (r.open(), r.open(), r.open());
+    for (i, client) in [&mut a, &mut b, &mut c].into_iter().enumerate() {
+        send(client, 1, 0, i as u8);
+        taken(client);
+    }
+    r.held(1);
+    a.put(&request(DISC, 0, 0, 0, 0));
+    a.expect_hangup();
+    r.led.wait_for(|s| s.dropped == 1);
+    drop(b);
+    let budget = Arc::clone(&r.server.shared.budget);
+    assert!(r.server.shutdown(Duration::from_secs(30)));
+    c.expect_hangup();
+    assert_eq!((budget.used(), r.led.steps.0.lock().dropped), (0, 3));
+    assert!(r.led.steps.0.lock().applied.is_empty(), "what was not begun is left to be sent again");
+}

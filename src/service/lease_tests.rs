@@ -1,0 +1,127 @@
+use super::*;
+use crate::env::SystemRng;
+use crate::units::{Hash32, LineageId};
+use std::sync::Arc;
+
+fn record() -> VolumeRecord {
+    VolumeRecord {
+        id: VolumeId::draw(&SystemRng),
+        name: Some("web".to_owned()),
+        size: 512,
+        key_arn: String::new(),
+        created: Timestamp(0),
+        lineage: LineageId([0; 16]),
+        context: Default::default(),
+        parent: None,
+        hydrated: true,
+        identity_generation: 1,
+        identity_hash: Hash32::default(),
+        write_failed: false,
+    }
+}
+
+fn newcomer(holder: Holder, connection: u64) -> Newcomer {
+    Newcomer { holder, connection, slot: None, reading: false }
+}
+
+fn remote(name: &str) -> Holder {
+    Holder::Remote(name.to_owned())
+}
+
+fn process(pid: i32) -> Holder {
+    Holder::Process { pid, start: 1 }
+}
+
+/// This process, so that it has not ended.
+fn living() -> Holder {
+    process(std::process::id() as i32)
+}
+
+#[test]
+fn a_lease_is_its_holders_alone_and_ends_with_the_last_connection() {
+    let (leases, web) = (Leases::new(GRACE), record());
+    assert_eq!(leases.join(&web, newcomer(living(), 1)).unwrap(), Joined::Begun);
+    assert_eq!(leases.join(&web, newcomer(living(), 2)).unwrap(), Joined::Resumed);
+    let refused = leases.join(&web, newcomer(remote("a"), 3)).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Busy);
+    assert!(refused.line().contains(&living().to_string()), "{}", refused.line());
+    assert_eq!(leases.leave(web.id, 1, false), Left::Goes);
+    assert!(leases.join(&web, newcomer(remote("a"), 4)).is_err());
+    assert_eq!(leases.leave(web.id, 2, false), Left::Ended(living()));
+    assert_eq!(leases.join(&web, newcomer(remote("a"), 5)).unwrap(), Joined::Begun);
+}
+
+#[test]
+fn a_tls_client_that_was_cut_off_comes_back_first_and_one_that_said_goodbye_is_gone() {
+    let (leases, web) = (Leases::new(Duration::from_secs(3600)), record());
+    leases.join(&web, newcomer(remote("a"), 1)).unwrap();
+    assert_eq!(leases.leave(web.id, 1, false), Left::Goes);
+    let refused = leases.join(&web, newcomer(living(), 2)).unwrap_err();
+    assert!(refused.line().contains("the TLS client a, which went without a farewell"), "{}", refused.line());
+    assert_eq!(leases.join(&web, newcomer(remote("a"), 3)).unwrap(), Joined::Resumed);
+    assert_eq!(leases.leave(web.id, 3, true), Left::Ended(remote("a")));
+    assert_eq!(leases.join(&web, newcomer(living(), 4)).unwrap(), Joined::Begun);
+}
+
+#[test]
+fn the_grace_ends() {
+    let (leases, web) = (Leases::new(Duration::ZERO), record());
+    leases.join(&web, newcomer(remote("a"), 1)).unwrap();
+    leases.leave(web.id, 1, false);
+    assert_eq!(leases.shown(web.id), None);
+    assert_eq!(leases.join(&web, newcomer(living(), 2)).unwrap(), Joined::Begun);
+}
+
+#[test]
+fn readers_share_and_neither_readers_nor_a_writer_let_the_other_in() {
+    let (leases, web) = (Leases::new(GRACE), record());
+    let reading = |holder, connection| Newcomer { reading: true, ..newcomer(holder, connection) };
+    leases.join(&web, reading(living(), 1)).unwrap();
+    assert_eq!(leases.join(&web, reading(remote("a"), 2)).unwrap(), Joined::Resumed);
+    let refused = leases.join(&web, newcomer(remote("b"), 3)).unwrap_err();
+    assert!(refused.line().contains(&format!("{}, the TLS client a (reading)", living())), "{}", refused.line());
+    assert!(leases.join(&web, newcomer(living(), 3)).is_err(), "not even the same holder may write beside a reader");
+    leases.leave(web.id, 1, true);
+    assert_eq!(leases.leave(web.id, 2, false), Left::Ended(living()), "a reader's lease is not kept");
+    leases.join(&web, newcomer(remote("b"), 4)).unwrap();
+    assert!(leases.join(&web, reading(remote("b"), 5)).is_err());
+}
+
+/// Leases whose hook ends a connection as a server does: at once, but from another thread.
+fn with_server(web: &VolumeRecord) -> (Arc<Leases>, Arc<Mutex<Vec<u64>>>) {
+    let (leases, closed) = (Arc::new(Leases::new(GRACE)), Arc::new(Mutex::new(Vec::new())));
+    let (weak, seen, id) = (Arc::downgrade(&leases), Arc::clone(&closed), web.id);
+    leases.set_disconnect(Box::new(move |connection| {
+        seen.lock().push(connection);
+        let leases = weak.upgrade().unwrap();
+        std::thread::spawn(move || leases.leave(id, connection, false));
+    }));
+    (leases, closed)
+}
+
+#[test]
+fn a_connection_in_a_slot_closes_the_one_before_and_is_let_in_when_that_has_left() {
+    let web = record();
+    let (leases, closed) = with_server(&web);
+    let att = Holder::Attachment("att-1".to_owned());
+    let slot = |connection, slot| Newcomer { slot: Some(slot), ..newcomer(att.clone(), connection) };
+    leases.join(&web, slot(1, 0)).unwrap();
+    leases.join(&web, slot(2, 1)).unwrap();
+    assert!(closed.lock().is_empty());
+    assert_eq!(leases.join(&web, slot(3, 0)).unwrap(), Joined::Resumed);
+    assert_eq!(*closed.lock(), [1], "the other slot goes on");
+    let left: Vec<u64> = leases.held.lock()[&web.id].members.iter().map(|m| m.connection).collect();
+    assert_eq!(left, [2, 3]);
+}
+
+#[test]
+fn a_broken_lease_closes_all_its_connections() {
+    let web = record();
+    let (leases, closed) = with_server(&web);
+    assert_eq!(leases.break_lease(&web).unwrap(), None);
+    leases.join(&web, newcomer(remote("a"), 1)).unwrap();
+    leases.join(&web, newcomer(remote("a"), 2)).unwrap();
+    assert_eq!(leases.break_lease(&web).unwrap().as_deref(), Some("the TLS client a"));
+    assert_eq!(*closed.lock(), [1, 2]);
+    assert_eq!(leases.join(&web, newcomer(living(), 3)).unwrap(), Joined::Begun, "it is not kept for a");
+}

@@ -1,0 +1,138 @@
+//! Who holds a volume: attachments by their token, slots, leases that are broken, and readers that share.
+
+#![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
+
+mod common;
+
+use coffer::api::control;
+use coffer::service::api::{AttachmentInfo, Reply, Request};
+use common::*;
+
+fn ask(s: &Scratch, request: &Request) -> Reply {
+    control::ask(&s.data.join("control.sock"), request, &mut |_| ()).unwrap().expect("a server answers")
+}
+
+#[track_caller]
+fn attachment(reply: Reply) -> AttachmentInfo {
+    match reply {
+        Reply::Attachment(att) => att,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Registers an attachment of `web`, as `coffer attach` does before it hands sockets to the kernel.
+fn begin(s: &Scratch) -> AttachmentInfo {
+    attachment(ask(s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() }))
+}
+
+fn rig() -> Scratch {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
+    s
+}
+
+#[track_caller]
+fn refused(s: &Scratch, name: &str) -> String {
+    match Nbd::open(&s.socket(), name) {
+        Ok(_) => panic!("{name} was let in"),
+        Err(err) => err.to_string(),
+    }
+}
+
+#[test]
+fn a_token_is_told_once_kept_hashed_and_survives_a_restart() {
+    let s = rig();
+    let server = s.serve();
+    let att = begin(&s);
+    let (name, token) = att.export.split_once("?t=").unwrap();
+    assert!(name == "web" && token.starts_with("att-") && token.len() == 4 + 64, "{}", att.export);
+    assert_ne!(token, att.id);
+    let mut c = server.connect(&att.export);
+    c.write(0, b"mine");
+    for other in ["web".to_owned(), format!("web?t={}", att.id), format!("web?t={token}0")] {
+        assert!(refused(&s, &other).contains(&att.id), "who holds it is said, by its public id");
+    }
+    let listed = s.json(&["attachments"]).to_string() + &s.json(&["audit", "list"]).to_string();
+    assert!(listed.contains(&att.id) && !listed.contains(token));
+    drop(c);
+    server.kill9();
+    let server = s.serve();
+    assert!(refused(&s, "web").contains(&att.id), "nobody gets in before it");
+    assert_eq!(server.connect(&att.export).read(0, 4), b"mine");
+    assert_eq!(server.stop(), 0);
+    let all: Vec<u8> = files(&s.data).iter().flat_map(|f| contents(f)).collect();
+    assert!(!all.windows(token.len()).any(|w| w == token.as_bytes()), "the token lies in the data directory");
+}
+
+#[test]
+fn a_renewed_token_takes_the_place_of_the_old_one_and_connections_go_on() {
+    let s = rig();
+    let server = s.serve();
+    let old = begin(&s);
+    let mut c = server.connect(&old.export);
+    let new = attachment(ask(&s, &Request::AttachRenew { what: "web".into() }));
+    assert_eq!((&new.id, &new.device), (&old.id, &old.device));
+    assert_ne!(new.export, old.export);
+    refused(&s, &old.export);
+    c.write(0, b"on");
+    assert_eq!(server.connect(&new.export).read(0, 2), b"on");
+    let gone = control::ask(&s.data.join("control.sock"), &Request::AttachRenew { what: "no".into() }, &mut |_| ());
+    assert!(gone.unwrap_err().line().contains("not attached"));
+}
+
+#[test]
+fn a_new_connection_in_a_slot_closes_the_old_one_and_leaves_the_others() {
+    let s = rig();
+    let server = s.serve();
+    let att = begin(&s);
+    let slot = |n: u32| format!("{}&c={n}", att.export);
+    let (mut first, mut other) = (server.connect(&slot(0)), server.connect(&slot(1)));
+    first.write(0, b"1");
+    other.write(1, b"2");
+    let mut second = server.connect(&slot(0));
+    assert_eq!(second.read(0, 2), b"12");
+    assert!(first.try_read(0, 1).is_err(), "the old one is closed");
+    other.write(1, b"3");
+    assert_eq!(second.read(0, 2), b"13");
+}
+
+#[test]
+fn force_takes_a_volume_away_and_closes_its_connections() {
+    let s = rig();
+    let server = s.serve();
+    let att = begin(&s);
+    let mut c = server.connect(&att.export);
+    c.write(0, b"x");
+    s.fails(5, &["volume", "delete", "web"], &[&att.id]);
+    let said = s.ok(&["detach", "--force", "/dev/nbd7"]).stdout;
+    assert!(said.contains(&att.id), "{said}");
+    assert!(c.try_read(0, 1).is_err());
+    assert!(s.ids(&["attachments"]).is_empty());
+    refused(&s, &att.export);
+    // A process that holds it, too.
+    let mut c = server.connect("web");
+    assert_eq!(c.read(0, 1), b"x");
+    let said = s.ok(&["detach", "--force", "web"]).stdout;
+    assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert!(c.try_read(0, 1).is_err());
+    s.fails(4, &["detach", "--force", "web"], &["not attached"]);
+    let events = s.json(&["audit", "list"]).to_string();
+    assert_eq!(events.matches("coffer:BreakLease").count(), 2, "{events}");
+}
+
+#[test]
+fn readers_share_a_volume_and_do_not_write() {
+    let s = rig();
+    let server = s.serve();
+    let mut writer = server.connect("web");
+    writer.write(0, b"seen");
+    assert!(refused(&s, "web?ro").contains("held by"));
+    writer.close();
+    let (mut a, mut b) = (server.connect("web?ro"), server.connect("web?ro"));
+    assert_eq!((a.read(0, 4), b.read(0, 4)), (b"seen".to_vec(), b"seen".to_vec()));
+    assert_eq!(a.try_write(0, b"no", false).unwrap(), Err(1), "EPERM");
+    assert!(refused(&s, "web").contains("(reading)"));
+    a.close();
+    b.close();
+    server.connect("web").write(0, b"more");
+}
