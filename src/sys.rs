@@ -286,6 +286,28 @@ pub fn socket_buffers(socket: impl AsFd, bytes: usize) {
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), bytes);
 }
 
+/// Replaces this process by `command`, which finds `sockets` as its descriptors 3, 4, … (sd_listen_fds(3)). Answers only
+/// when that failed; the caller has to end the process then, for descriptors may have lost their owners.
+pub fn exec_with_sockets(command: &mut std::process::Command, sockets: &[std::os::fd::OwnedFd]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    let first = 3;
+    let above = first + sockets.len() as i32;
+    // Out of the way first, so that none is overwritten before it has its place.
+    let moved: Result<Vec<_>, _> = sockets.iter().map(|s| rustix::io::fcntl_dupfd_cloexec(s, above)).collect();
+    let moved = match moved {
+        Ok(moved) => moved,
+        Err(err) => return err.into(),
+    };
+    for (place, socket) in (first..above).zip(&moved) {
+        // SAFETY: both numbers are plain descriptors. Whoever owned `place` is closed by exec in the same moment, or, if that
+        // fails, by the end of the process.
+        if unsafe { libc::dup2(socket.as_raw_fd(), place) } < 0 {
+            return io::Error::last_os_error();
+        }
+    }
+    command.exec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ mod demo;
 mod init;
 mod render;
 mod serve;
+mod sockets;
 mod tls;
 
 use crate::error::{Error, Kind, Result};

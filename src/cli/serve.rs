@@ -2,16 +2,17 @@
 
 use super::Common;
 use super::client::{data_dir, open_as, unlock};
+use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::volumes::VolumeExports;
-use crate::nbd::{Listener, Server, ServerConfig, TlsServer};
+use crate::nbd::{Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;
 use crate::service::{GRACE, OpenAs, Role, Service};
 use clap::Args;
+use sd_notify::NotifyState;
 use std::io::IsTerminal;
-use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -27,13 +28,13 @@ pub(super) struct ServeArgs {
     volumes: Vec<String>,
     /// Where to listen: unix:PATH, or tcp:ADDRESS:PORT [default: nbd.sock in the data directory]
     #[arg(long, value_name = "WHERE")]
-    listen: Vec<String>,
+    pub(super) listen: Vec<String>,
     /// Serve plain TCP, without any client identity, on this machine's own addresses
     #[arg(long)]
-    insecure_loopback: bool,
+    pub(super) insecure_loopback: bool,
     /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
-    tls: Option<PathBuf>,
+    pub(super) tls: Option<PathBuf>,
     /// Seconds for which a TLS client that was cut off keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
@@ -50,8 +51,8 @@ pub(super) fn interrupted() -> bool {
 }
 
 fn on_signals() -> Result<signal_hook::iterator::Signals> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).on(|| "catch SIGTERM".to_owned())
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+    signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2]).on(|| "catch SIGTERM".to_owned())
 }
 
 pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
@@ -60,7 +61,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let mut signals = on_signals()?;
     let data = data_dir(common)?;
     let env = Env::system();
-    let (listeners, endpoints) = listen(&args, &data.nbd_socket())?;
+    let plan = Plan::new(&args, &data.nbd_socket())?;
     let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone()).map(Arc::new)).transpose()?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
@@ -75,26 +76,43 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
-    let listeners = listeners.into_iter().map(|w| w.open(tls.as_ref())).collect::<Result<Vec<_>>>()?;
-    let endpoints = real(endpoints, &listeners);
+    let Open { listeners, endpoints } = plan.open(tls.as_ref())?;
+    let successor = Successor::new(&listeners)?;
     service.set_endpoints(endpoints.clone());
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));
     let server = Server::start(listeners, exports, ServerConfig::default())?;
     let control = ControlServer::start(&socket, service.clone())?;
-    let code = match &args.run {
-        Some(command) => captive(command, &args, &service, &endpoints)?,
+    let (code, asked) = match &args.run {
+        Some(command) => (captive(command, &args, &service, &endpoints)?, Asked::Stop),
         None => {
-            eprintln!("coffer: serving {} on {}", service.data().path().display(), endpoints.join(", "));
-            wait_for_signal(&mut signals);
-            0
+            let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
+            eprintln!("coffer: {serving}");
+            notify(&[NotifyState::Ready, NotifyState::Status(&serving)]);
+            feed_watchdog(&server);
+            (0, wait_for_signal(&mut signals))
         }
     };
+    end(server, control, &service, asked.eq(&Asked::Renew).then_some(successor)).map(|()| code)
+}
+
+/// Ends in order; with a successor, by becoming it.
+fn end(server: Server, control: ControlServer, service: &Arc<Service>, successor: Option<Successor>) -> Result<()> {
     drop(control);
-    if !server.shutdown(DRAIN) {
+    let ended = match &successor {
+        None => {
+            notify(&[NotifyState::Stopping]);
+            server.shutdown(DRAIN)
+        }
+        Some(_) => {
+            notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+            server.hand_on(DRAIN)
+        }
+    };
+    if !ended {
         tracing::warn!("some requests were still in flight after {} s", DRAIN.as_secs());
     }
     service.shut_down();
-    Ok(code)
+    successor.map_or(Ok(()), |next| Err(next.take_over()))
 }
 
 fn log_to_stderr() {
@@ -108,71 +126,42 @@ fn log_to_stderr() {
         .try_init();
 }
 
-/// A listener that was asked for. Sockets are opened only when the data directory is held.
-enum Wanted {
-    Unix(PathBuf),
-    Tcp(SocketAddr),
+/// What a signal asks of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// SIGTERM, SIGINT: to end.
+    Stop,
+    /// SIGUSR2: to execute itself anew, handing its sockets on.
+    Renew,
 }
 
-impl Wanted {
-    fn open(self, tls: Option<&Arc<TlsServer>>) -> Result<Listener> {
-        match self {
-            Self::Unix(path) => Listener::unix(&path),
-            Self::Tcp(addr) => {
-                let socket = TcpListener::bind(addr).on(|| format!("listen on {addr}"))?;
-                Ok(match tls {
-                    Some(tls) => Listener::Tls(socket, tls.clone()),
-                    None => Listener::Tcp(socket),
-                })
-            }
+fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
+    match signals.forever().next() {
+        Some(signal_hook::consts::SIGUSR2) => Asked::Renew,
+        _ => {
+            STOP.store(true, Ordering::Release);
+            Asked::Stop
         }
     }
 }
 
-/// The endpoints with the ports that they got: port 0 asks for any.
-fn real(asked: Vec<String>, listeners: &[Listener]) -> Vec<String> {
-    let real = |(asked, listener): (String, &Listener)| listener.tcp_address().map_or(asked, |a| format!("tcp:{a}"));
-    asked.into_iter().zip(listeners).map(real).collect()
+/// Tells the service manager, if there is one that listens (sd_notify(3)).
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(state) {
+        tracing::warn!("tell the service manager: {err}");
+    }
 }
 
-fn listen(args: &ServeArgs, default: &std::path::Path) -> Result<(Vec<Wanted>, Vec<String>)> {
-    let asked = if args.listen.is_empty() { vec![format!("unix:{}", default.display())] } else { args.listen.clone() };
-    let mut wanted = Vec::new();
-    for place in &asked {
-        wanted.push(if let Some(path) = place.strip_prefix("unix:") {
-            Wanted::Unix(std::path::absolute(path).on(|| format!("listen on {place}"))?)
-        } else if let Some(addr) = place.strip_prefix("tcp:") {
-            Wanted::Tcp(tcp(addr, args)?)
-        } else {
-            return Err(Error::new(Kind::Usage, format!("{place:?} is no place to listen"))
-                .hint("say unix:PATH or tcp:127.0.0.1:PORT"));
-        });
-    }
-    Ok((wanted, asked))
-}
-
-fn tcp(addr: &str, args: &ServeArgs) -> Result<SocketAddr> {
-    let bad = || Error::new(Kind::Usage, format!("tcp:{addr} is no address")).hint("say tcp:127.0.0.1:PORT");
-    let parsed: SocketAddr = addr.parse().map_err(|_| bad())?;
-    if args.tls.is_some() {
-        return Ok(parsed);
-    }
-    if !parsed.ip().is_loopback() {
-        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: plain TCP is served on 127.0.0.1 and ::1 alone"))
-            .hint("add --tls DIR (`coffer tls init` makes one), or use a Unix socket"));
-    }
-    if !args.insecure_loopback {
-        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP a client has no identity")).hint(
-            "add --tls DIR, or --insecure-loopback if every user of this machine may read and write these volumes",
-        ));
-    }
-    Ok(parsed)
-}
-
-fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) {
-    if signals.forever().next().is_some() {
-        STOP.store(true, Ordering::Release);
-    }
+/// Tells the service manager again and again that the server is not stuck, if it wants to hear that (WatchdogSec).
+fn feed_watchdog(server: &Server) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let controller = server.controller();
+    std::thread::spawn(move || {
+        while controller.is_alive() {
+            notify(&[NotifyState::Watchdog]);
+            std::thread::sleep(limit / 3);
+        }
+    });
 }
 
 /// Runs a command against this server and answers its exit code, as a shell would.

@@ -84,8 +84,8 @@ impl Default for ServerConfig {
 /// Where connections come from.
 #[derive(Debug)]
 pub enum Listener {
-    /// A Unix socket, and its path, which is removed when the server ends.
-    Unix(UnixListener, PathBuf),
+    /// A Unix socket, and its path, if that is to be removed when the server ends.
+    Unix(UnixListener, Option<PathBuf>),
     /// A TCP socket that somebody else bound; who may use it is for [`Exports`] to decide.
     Tcp(TcpListener),
     /// The same, where nothing is served without TLS.
@@ -126,7 +126,7 @@ impl Listener {
             }
         }
         rustix::net::listen(&socket, 128).on(what)?;
-        Ok(Self::Unix(UnixListener::from(socket), path.to_owned()))
+        Ok(Self::Unix(UnixListener::from(socket), Some(path.to_owned())))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -134,6 +134,14 @@ impl Listener {
             Self::Unix(listener, _) => listener.as_fd(),
             Self::Tcp(listener) | Self::Tls(listener, _) => listener.as_fd(),
         }
+    }
+
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn try_clone(&self) -> std::io::Result<OwnedFd> {
+        self.fd().try_clone_to_owned()
     }
 
     fn set_nonblocking(&self) -> std::io::Result<()> {
@@ -225,6 +233,8 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) stats: Counters,
     stopping: AtomicBool,
+    /// Its sockets live on in another server: their files stay.
+    handing_on: AtomicBool,
     links: Mutex<HashMap<u64, Arc<Link>>>,
     /// Told when a connection ends, and when the server stops.
     changed: Condvar,
@@ -290,6 +300,7 @@ impl Server {
             pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
             stats: Counters::default(),
             stopping: AtomicBool::new(false),
+            handing_on: AtomicBool::new(false),
             links: Mutex::default(),
             changed: Condvar::new(),
             next_id: AtomicU64::new(1),
@@ -349,6 +360,13 @@ impl Server {
         self.stop(drain)
     }
 
+    /// As [`Server::shutdown`], but somebody else has the listening sockets too and goes on with them: files of Unix sockets
+    /// stay.
+    pub fn hand_on(mut self, drain: Duration) -> bool {
+        self.shared.handing_on.store(true, Ordering::SeqCst);
+        self.stop(drain)
+    }
+
     fn stop(&mut self, drain: Duration) -> bool {
         let shared = &self.shared;
         if shared.stopping.swap(true, Ordering::SeqCst) {
@@ -399,6 +417,15 @@ impl Drop for Server {
 pub struct Controller(Weak<Shared>);
 
 impl Controller {
+    /// Whether the server runs, and is not stuck where all its threads meet.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| {
+            drop(shared.links.lock());
+            !shared.stopping()
+        })
+    }
+
     /// Hangs up on a connection ([`Client::connection`]): nothing of it is applied that has not begun, and its export is
     /// dropped once the rest has ended. Does not wait. False: it has ended already.
     pub fn disconnect(&self, connection: u64) -> bool {
@@ -439,7 +466,9 @@ fn accept_all(shared: &Arc<Shared>, listener: &Listener, stop: &Waker) {
             }
         }
     }
-    if let Listener::Unix(_, path) = listener {
+    if let Listener::Unix(_, Some(path)) = listener
+        && !shared.handing_on.load(Ordering::SeqCst)
+    {
         let _ = std::fs::remove_file(path);
     }
 }
