@@ -207,7 +207,8 @@ fn a_copy_on_a_connection_alive_already_waits_too() {
     assert_eq!(a.reply(), (0, 1));
     r.led.wait_for(|s| s.begun == [1, 2]);
     r.led.update(|s| s.allowed = FREE);
-    assert_eq!([b.reply(), b.reply()], [(0, 2), (0, 3)]);
+    let answered = [b.reply(), b.reply()];
+    assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 3)));
     assert_eq!(r.led.byte(100), 0, "the newest is what counts");
     assert_eq!(a.ask(WRITE, 0, 100, 1, &[4]), 0);
     assert_eq!(r.led.byte(100), 4);
