@@ -5,7 +5,7 @@ use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Pe
 use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Asking, Attached, Holder, Remote, ServedExport, Service};
+use crate::service::{Asking, Attached, Holder, OnKeyLoss, Remote, ServedExport, Service};
 use crate::units::{CHUNK, VolumeId};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -40,7 +40,18 @@ impl VolumeExports {
         let mut all = self.traffic.lock();
         all.retain(|_, t| t.strong_count() > 0);
         let id = attached.volume().id();
-        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_default();
+        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let traffic = Arc::<Traffic>::default();
+            traffic.set_limits(attached.settings().iops(), attached.settings().throughput());
+            let weak = Arc::downgrade(&traffic);
+            attached.settings().watch(move |settings| {
+                let Some(traffic) = weak.upgrade() else { return false };
+                traffic.set_limits(settings.iops(), settings.throughput());
+                traffic.release();
+                true
+            });
+            traffic
+        });
         all.insert(id, Arc::downgrade(&traffic));
         Arc::new(VolumeExport(attached, traffic))
     }
@@ -138,6 +149,14 @@ impl Export for VolumeExport {
         Arc::clone(&self.1)
     }
 
+    fn holds(&self) -> bool {
+        self.0.settings().on_key_loss() != OnKeyLoss::Fail
+    }
+
+    fn has_key(&self) -> bool {
+        self.0.volume().is_unlocked()
+    }
+
     fn farewell(&self) {
         self.0.farewell();
     }
@@ -173,6 +192,9 @@ impl Export for VolumeExport {
 
     /// Reads ahead: the bytes come into the page cache, absent chunks into the volume's hands.
     fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        if !self.has_key() {
+            return Ok(());
+        }
         let mut room = vec![0u8; CHUNK.min(len as usize)];
         let (mut at, end) = (offset, offset + len);
         while at < end {
