@@ -326,7 +326,10 @@ fn an_old_volume_opens_after_its_key_was_rotated() {
 fn a_disabled_key_refuses_and_suspends_until_it_is_enabled() {
     let s = Scratch::new();
     let key = s.id(&["key", "create", "--alias", "alias/d"]);
-    let create = |name| s.coffer(&["volume", "create", "--size", "1MiB", "--name", name, "--key", "alias/d"]);
+    let create = |name| {
+        let args = ["volume", "create", "--size", "1MiB", "--name", name, "--key", "alias/d", "--on-key-loss", "fail"];
+        s.coffer(&args)
+    };
     assert_eq!(create("v").code, 0);
     let data = noise(2, 4096);
     let server = s.serve();

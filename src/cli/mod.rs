@@ -12,6 +12,7 @@ mod sockets;
 mod tls;
 
 use crate::error::{Error, Kind, Result};
+use crate::service::OnKeyLoss;
 use crate::service::api::Request;
 use crate::units::ByteLen;
 use clap::{Args, Parser, Subcommand};
@@ -176,6 +177,34 @@ enum AliasVerb {
     List,
 }
 
+/// What a volume does that can be changed later.
+#[derive(Debug, Args)]
+struct SettingsArgs {
+    /// What it does when its CMK cannot be used any more: wait for it, go on until it is detached, or fail
+    #[arg(long, value_name = "suspend|continue|fail", value_parser = on_key_loss)]
+    on_key_loss: Option<OnKeyLoss>,
+    /// Limit its requests a second, in units of up to 256 KiB; 0: no limit
+    #[arg(long, value_name = "N")]
+    iops: Option<u64>,
+    /// Limit its bytes a second: 125 or 125MiB; 0: no limit
+    #[arg(long, value_name = "MIB", value_parser = throughput)]
+    throughput: Option<u64>,
+}
+
+fn on_key_loss(text: &str) -> Result<OnKeyLoss, String> {
+    let all = [OnKeyLoss::Suspend, OnKeyLoss::Continue, OnKeyLoss::Fail];
+    all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| "say suspend, continue or fail".to_owned())
+}
+
+/// Bytes a second; a bare number is MiB, as EBS has it.
+fn throughput(text: &str) -> Result<u64, String> {
+    let bytes = match text.parse::<u64>() {
+        Ok(mib) => mib.checked_mul(1 << 20),
+        Err(_) => text.parse::<ByteLen>().ok().map(|b| b.0),
+    };
+    bytes.ok_or_else(|| "say a number of MiB, as 125, or 125MiB".to_owned())
+}
+
 #[derive(Debug, Subcommand)]
 enum VolumeVerb {
     /// Make a volume, empty or from a snapshot
@@ -192,6 +221,25 @@ enum VolumeVerb {
         /// Fill it from this snapshot
         #[arg(long)]
         snapshot: Option<String>,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Change what a volume does, also while it is attached
+    Modify {
+        /// Name or id
+        volume: String,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Wipe a volume's data key: its reads and writes wait until it is resumed; audited
+    Suspend {
+        /// Name or id
+        volume: String,
+    },
+    /// Let a volume go on that was suspended by hand; audited
+    Resume {
+        /// Name or id
+        volume: String,
     },
     /// List volumes
     List,
@@ -368,9 +416,19 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
     let absolute =
         |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {
-        VolumeVerb::Create { size, key, name, snapshot } => {
-            Request::VolumeCreate { name, size: size.map(|s| s.0), key, snapshot }
+        VolumeVerb::Create { size, key, name, snapshot, settings } => {
+            let SettingsArgs { on_key_loss, iops, throughput } = settings;
+            Request::VolumeCreate { name, size: size.map(|s| s.0), key, snapshot, on_key_loss, iops, throughput }
         }
+        VolumeVerb::Modify { volume, settings: SettingsArgs { on_key_loss, iops, throughput } } => {
+            if (on_key_loss, iops, throughput) == (None, None, None) {
+                return Err(Error::new(Kind::Usage, format!("nothing of {volume} is to be changed"))
+                    .hint("say --on-key-loss, --iops or --throughput"));
+            }
+            Request::VolumeModify { volume, on_key_loss, iops, throughput }
+        }
+        VolumeVerb::Suspend { volume } => Request::VolumeSuspend { volume },
+        VolumeVerb::Resume { volume } => Request::VolumeResume { volume },
         VolumeVerb::List => Request::VolumeList {},
         VolumeVerb::Show { volume } => Request::VolumeShow { volume },
         VolumeVerb::Delete { volume } => Request::VolumeDelete { volume },

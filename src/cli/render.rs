@@ -192,6 +192,8 @@ fn show_volume(v: &VolumeInfo) {
         ("hydrated", v.hydrated.to_string()),
         ("created", v.created.to_string()),
         ("holder", or_dash(v.holder.as_ref())),
+        ("on key loss", v.on_key_loss.to_string()),
+        ("limits", limits(v)),
     ];
     if let Some(h) = &v.header {
         rows.extend([
@@ -212,6 +214,13 @@ fn show_volume(v: &VolumeInfo) {
         rows.extend(h.damage.iter().map(|d| ("damage", d.clone())));
     }
     facts(&rows);
+}
+
+fn limits(v: &VolumeInfo) -> String {
+    let iops = v.iops.map(|n| format!("{n} IOPS"));
+    let throughput = v.throughput.map(|n| format!("{}/s", ByteLen(n)));
+    let all: Vec<String> = iops.into_iter().chain(throughput).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
 fn list_volumes(volumes: &[VolumeInfo]) {

@@ -6,6 +6,7 @@ use super::budget::{Buf, Holder};
 use super::errno::Hangup;
 use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::hold::Load;
+use super::limit::Delay;
 use super::link::{Link, Outgoing};
 use super::pool::Job;
 use super::serve::Shared;
@@ -75,6 +76,8 @@ pub(super) struct Conn {
     incoming: Option<Incoming>,
     /// A request that waits for a buffer.
     stalled: Option<Request>,
+    /// A request that is beyond the volume's limits.
+    delayed: Option<(Request, Delay)>,
     /// Since when the socket has been readable and not read.
     unread_since: Option<Duration>,
     batch: Vec<Outgoing>,
@@ -104,6 +107,7 @@ impl Conn {
             read_at: began,
             incoming: None,
             stalled: None,
+            delayed: None,
             unread_since: None,
             batch: Vec::with_capacity(64),
             batch_bytes: 0,
@@ -166,6 +170,7 @@ impl Conn {
     fn is_held_up(&self) -> bool {
         let limit = if self.export.is_some() { MAX_UNSENT } else { 1 };
         self.stalled.is_some()
+            || self.delayed.is_some()
             || self.link.in_flight() >= self.shared.config.max_in_flight
             || self.link.unsent() >= limit
     }
@@ -178,6 +183,11 @@ impl Conn {
         while self.stage == Stage::Open {
             if let Some(request) = self.stalled.take()
                 && !self.begin(request)?
+            {
+                return Ok(());
+            }
+            if let Some((request, delay)) = self.delayed.take()
+                && !self.after_delay(request, delay)?
             {
                 return Ok(());
             }
@@ -216,7 +226,7 @@ impl Conn {
         match event {
             Event::Request(request) => {
                 self.shared.stats.requests.fetch_add(1, Ordering::Relaxed);
-                self.begin(request)?;
+                self.within_limits(request)?;
             }
             Event::Refused { to, refusal } => {
                 self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +300,30 @@ impl Conn {
         let _ = self.link.traffic.set(Arc::clone(&self.traffic));
         self.export = Some(export);
         Ok(info)
+    }
+
+    /// Begins a request, or puts it off if the volume is at its limits. False: it waits.
+    fn within_limits(&mut self, request: Request) -> Result<bool, Hangup> {
+        match self.traffic.limit.delay(self.shared.now(), &request) {
+            None => self.begin(request),
+            Some(delay) => {
+                self.shared.stats.delays.fetch_add(1, Ordering::Relaxed);
+                self.delayed = Some((request, delay));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Begins a request that was put off, if its time has come.
+    fn after_delay(&mut self, request: Request, delay: Delay) -> Result<bool, Hangup> {
+        if self.traffic.limit.has_changed(&delay) {
+            return self.within_limits(request);
+        }
+        if self.shared.now() < delay.until {
+            self.delayed = Some((request, delay));
+            return Ok(false);
+        }
+        self.begin(request)
     }
 
     /// Gets a request its buffer and serves it, or lets it wait for its payload. False: it waits for a buffer.
@@ -410,6 +444,9 @@ impl Conn {
             Some(self.handshake_left()?.min(TICK))
         } else if reading {
             None
+        } else if let Some((_, delay)) = &self.delayed {
+            let left = delay.until.saturating_sub(self.shared.now());
+            Some(left.clamp(Duration::from_millis(1), TICK))
         } else {
             Some(TICK)
         };

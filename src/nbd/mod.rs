@@ -4,7 +4,7 @@
 //! Read in this order: [`codec`] (bytes on the wire), [`session`] (the protocol as a state machine, without sockets),
 //! [`errno`] (what an error looks like to a client), [`export`] (what lies below), [`budget`] (payload memory), `link`
 //! (one connection as its thread and the workers share it), `pool` (the workers), [`traffic`] (what the connections of one
-//! volume share: `order` of its writes, `hold` for what waits for its key), `conn` (one connection's thread)
+//! volume share: `order` of its writes, `hold` for what waits for its key, `limit` for how fast it goes), `conn` (one connection's thread)
 //! and [`serve`] (listeners and the server as a whole).
 //!
 //! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
@@ -18,6 +18,7 @@ mod conn;
 pub mod errno;
 pub mod export;
 mod hold;
+mod limit;
 mod link;
 pub mod memory;
 mod order;

@@ -55,6 +55,22 @@ pub struct Request {
 }
 
 impl Request {
+    /// A READ of nothing, for tests to change.
+    #[cfg(test)]
+    pub(super) const PLAIN: Self = Self {
+        command: Command::Read,
+        style: Style::Simple,
+        cookie: 9,
+        offset: 0,
+        len: 0,
+        fua: false,
+        no_hole: false,
+        fast: false,
+        unfragmented: false,
+        one: false,
+        contexts: 0,
+    };
+
     /// Whom the reply is for.
     #[must_use]
     pub const fn to(&self) -> To {

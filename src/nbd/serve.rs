@@ -207,6 +207,8 @@ pub struct Stats {
     pub queued: u64,
     /// Times a connection had to wait for the budget.
     pub stalls: u64,
+    /// Requests that were put off because their volume was at its limits.
+    pub delays: u64,
     /// Bytes received.
     pub bytes_in: u64,
     /// Bytes of the budget in use now.
@@ -222,6 +224,7 @@ pub(super) struct Counters {
     pub(super) inline: AtomicU64,
     pub(super) queued: AtomicU64,
     pub(super) stalls: AtomicU64,
+    pub(super) delays: AtomicU64,
     pub(super) bytes_in: AtomicU64,
 }
 
@@ -347,6 +350,7 @@ impl Server {
             inline: of(&s.inline),
             queued: of(&s.queued),
             stalls: of(&s.stalls),
+            delays: of(&s.delays),
             bytes_in: of(&s.bytes_in),
             budget_used: self.shared.budget.used() as u64,
         }

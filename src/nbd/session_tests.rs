@@ -52,20 +52,6 @@ fn transmit(name: &str, requests: &[Vec<u8>]) -> super::super::replay::Transcrip
     drive(&[&FLAGS[..], &option_bytes(opt::GO, &query(name, &[])), &requests.concat()].concat(), 0)
 }
 
-const PLAIN: Request = Request {
-    command: Command::Read,
-    style: Style::Simple,
-    cookie: 9,
-    offset: 0,
-    len: 0,
-    fua: false,
-    no_hole: false,
-    fast: false,
-    unfragmented: false,
-    one: false,
-    contexts: 0,
-};
-
 fn refused(event: &Event) -> Option<Errno> {
     match event {
         Event::Refused { to, refusal } if to.cookie == 9 => Some(refusal.errno),
@@ -185,7 +171,7 @@ fn every_command_is_taken_with_its_flags() {
         bytes.extend(if wire == WRITE { &b"abc"[..] } else { &[] });
         let got = transmit("disk", &[bytes.clone(), request_bytes(DISC, 0, 0, 0)]);
         let (offset, len) = range;
-        let request = Request { command, offset, len: len.into(), fua: true, ..PLAIN };
+        let request = Request { command, offset, len: len.into(), fua: true, ..Request::PLAIN };
         assert_eq!(got.events[1..], [Event::Request(request), Event::End]);
         assert_eq!(got.payload, if wire == WRITE { &b"abc"[..] } else { &[] });
     }

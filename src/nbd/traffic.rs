@@ -1,6 +1,7 @@
 //! What all connections of one volume share in the server: the order of its writes, what waits for its key, its limits.
 
 use super::hold::{Held, Hold};
+use super::limit::Limit;
 use super::link::Link;
 use super::order::Order;
 use super::pool::Job;
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering;
 pub struct Traffic {
     pub(super) order: Order<Job>,
     pub(super) hold: Hold,
+    pub(super) limit: Limit,
 }
 
 impl std::fmt::Debug for Traffic {
@@ -44,6 +46,11 @@ impl Traffic {
         for job in self.order.leave(number) {
             Arc::clone(&job.pool).enqueue(job);
         }
+    }
+
+    /// Limits the volume to so many requests and bytes a second; 0: no limit. Holds from the next request on.
+    pub fn set_limits(&self, requests: u64, bytes: u64) {
+        self.limit.set(requests, bytes);
     }
 
     /// The key is back, or what is to be done without it is another thing now: what was held is tried again.

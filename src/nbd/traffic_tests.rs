@@ -392,3 +392,53 @@ fn farewell_and_shutdown_do_not_wait_for_a_key() {
     assert_eq!((budget.used(), r.led.steps.0.lock().dropped), (0, 3));
     assert!(r.led.steps.0.lock().applied.is_empty(), "what was not begun is left to be sent again");
 }
+
+/// A clock in milliseconds.
+#[derive(Default)]
+struct Millis(AtomicU64);
+
+impl Ticks for Millis {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[test]
+fn a_volume_at_its_limits_is_read_later_and_others_are_not_stalled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nbd.sock");
+    let (slow, fast) = (Arc::new(Memory::new(1 << 20)), Arc::new(Memory::new(1 << 20)));
+    let exports = Fixed::default().with("slow", slow.clone()).with("fast", fast);
+    let clock = Arc::<Millis>::default();
+    let config = ServerConfig { workers: 1, ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() };
+    let server = Server::start(vec![Listener::unix(&path).unwrap()], Arc::new(exports), config).unwrap();
+    slow.traffic().set_limits(100, 0);
+    let (mut a, mut b, mut other) = (Raw::open(&path, "slow"), Raw::open(&path, "slow"), Raw::open(&path, "fast"));
+    let ask = |c: &mut Raw| c.put(&(0..30).flat_map(|i| request(READ, 0, i, 0, 1)).collect::<Vec<u8>>());
+    let answered = |c: &mut Raw, n: u64| {
+        for _ in 0..n {
+            assert_eq!(c.reply().0, 0);
+            c.get(1);
+        }
+    };
+    ask(&mut a);
+    answered(&mut a, 11);
+    wait_until(|| server.stats().delays == 1);
+    // The other connection of the volume waits behind it; those of other volumes, and a flush, wait for nothing.
+    assert_eq!(b.ask(FLUSH, 0, 0, 0, &[]), 0);
+    ask(&mut b);
+    wait_until(|| server.stats().delays == 2);
+    for _ in 0..200 {
+        assert_eq!(other.ask(WRITE, 0, 0, 1, b"x"), 0);
+    }
+    assert_eq!(server.stats().delays, 2);
+    clock.0.store(20, Ordering::SeqCst);
+    answered(&mut a, 1);
+    answered(&mut b, 1);
+    // Changed while requests wait: what is waiting goes by the new limits.
+    slow.traffic().set_limits(0, 0);
+    answered(&mut a, 18);
+    answered(&mut b, 29);
+    drop((a, b, other));
+    assert_nothing_held(server);
+}

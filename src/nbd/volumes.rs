@@ -6,7 +6,9 @@ use super::reply::Extent;
 use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::{Asking, Attached, Compared, Holder, Remote, ServedExport, Service, SnapshotView, Status};
+use crate::service::{
+    Asking, Attached, Compared, Holder, OnKeyLoss, Remote, ServedExport, Service, SnapshotView, Status,
+};
 use crate::units::{CHUNK, SnapshotId, VolumeId};
 use crate::volume::Volume;
 use parking_lot::Mutex;
@@ -51,7 +53,18 @@ impl VolumeExports {
         let mut all = self.traffic.lock();
         all.retain(|_, t| t.strong_count() > 0);
         let id = attached.volume().id();
-        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_default();
+        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let traffic = Arc::<Traffic>::default();
+            traffic.set_limits(attached.settings().iops(), attached.settings().throughput());
+            let weak = Arc::downgrade(&traffic);
+            attached.settings().watch(move |settings| {
+                let Some(traffic) = weak.upgrade() else { return false };
+                traffic.set_limits(settings.iops(), settings.throughput());
+                traffic.release();
+                true
+            });
+            traffic
+        });
         all.insert(id, Arc::downgrade(&traffic));
         Arc::new(VolumeExport { attached, traffic, compared: Compared::default() })
     }
@@ -261,6 +274,14 @@ impl Export for VolumeExport {
         Arc::clone(&self.traffic)
     }
 
+    fn holds(&self) -> bool {
+        self.attached.settings().on_key_loss() != OnKeyLoss::Fail
+    }
+
+    fn has_key(&self) -> bool {
+        self.volume().is_unlocked()
+    }
+
     fn farewell(&self) {
         self.attached.farewell();
     }
@@ -300,6 +321,9 @@ impl Export for VolumeExport {
 
     /// Reads ahead: the bytes come into the page cache, absent chunks into the volume's hands.
     fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        if !self.has_key() {
+            return Ok(());
+        }
         let mut room = vec![0u8; CHUNK.min(len as usize)];
         let (mut at, end) = (offset, offset + len);
         while at < end {

@@ -3,6 +3,7 @@
 //! The command line calls [`super::Service::handle`] with these, in its own process or through the daemon's socket, where
 //! they travel as JSON. The answers are the same either way.
 
+use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind};
 use crate::units::{SnapshotId, VolumeId};
@@ -129,6 +130,39 @@ pub enum Request {
         key: Option<String>,
         /// What to fill it from.
         snapshot: Option<String>,
+        /// What it does when its CMK cannot be used any more.
+        #[serde(default)]
+        on_key_loss: Option<OnKeyLoss>,
+        /// Requests a second, at least 100; 0 or none: no limit.
+        #[serde(default)]
+        iops: Option<u64>,
+        /// Bytes a second, at least 1 MiB; 0 or none: no limit.
+        #[serde(default)]
+        throughput: Option<u64>,
+    },
+    /// Changes what a volume does, while it is attached, too. What is left out stays.
+    VolumeModify {
+        /// Which.
+        volume: String,
+        /// What it does when its CMK cannot be used any more.
+        #[serde(default)]
+        on_key_loss: Option<OnKeyLoss>,
+        /// Requests a second; 0: no limit.
+        #[serde(default)]
+        iops: Option<u64>,
+        /// Bytes a second; 0: no limit.
+        #[serde(default)]
+        throughput: Option<u64>,
+    },
+    /// Wipes a volume's data key until it is resumed: reads and writes wait.
+    VolumeSuspend {
+        /// Which.
+        volume: String,
+    },
+    /// Ends that.
+    VolumeResume {
+        /// Which.
+        volume: String,
     },
     /// All volumes.
     VolumeList {},
@@ -440,7 +474,7 @@ pub struct VolumeInfo {
     pub size: u64,
     /// Bytes its file takes on disk, where that is known.
     pub stored: Option<u64>,
-    /// available, in-use, error.
+    /// available, in-use, suspended, error.
     pub state: String,
     /// ARN of the CMK that wraps its data key.
     pub key: String,
@@ -452,6 +486,12 @@ pub struct VolumeInfo {
     pub created: Timestamp,
     /// Who holds it.
     pub holder: Option<String>,
+    /// What it does when its CMK cannot be used any more.
+    pub on_key_loss: OnKeyLoss,
+    /// Requests a second, if that is limited.
+    pub iops: Option<u64>,
+    /// Bytes a second, if that is limited.
+    pub throughput: Option<u64>,
     /// From the header: only in `show`.
     pub header: Option<HeaderInfo>,
 }

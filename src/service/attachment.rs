@@ -10,7 +10,7 @@ use super::lease::{Joined, LeaseRecord, Left, Newcomer, busy};
 use super::opening::{InUse, Need};
 use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
-use super::{Holder, Role, Service};
+use super::{Holder, Role, Service, Settings};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
@@ -100,6 +100,15 @@ impl Attached {
         &self.used.as_ref().expect("held until drop").volume
     }
 
+    /// What of it may change while it is attached.
+    ///
+    /// # Panics
+    /// As [`Attached::volume`].
+    #[must_use]
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.used.as_ref().expect("held until drop").settings
+    }
+
     /// Whether this connection asked for reading alone.
     #[must_use]
     pub const fn reads_only(&self) -> bool {
@@ -175,7 +184,15 @@ impl Service {
         let joined = self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, farewell };
-        match self.acquire(&record, Need::Key(caller)) {
+        let had_it = joined == Joined::Resumed || matches!(holder, Holder::Attachment(_));
+        let used = match self.acquire(&record, Need::Key(caller)) {
+            Err(err) if err.kind() == Kind::KeyUnavailable && had_it => {
+                tracing::warn!("{name_shown} is attached suspended: {}", err.line(), name_shown = record.shown());
+                self.acquire(&record, Need::Later)
+            }
+            other => other,
+        };
+        match used {
             Ok(used) => attached.used = Some(used),
             Err(err) => {
                 // Who does not get in has nothing to come back to.

@@ -116,7 +116,7 @@ impl Lease {
 /// How a lease was when a connection joined it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Joined {
-    /// It had none: the lease begins.
+    /// The holder did not have it.
     Begun,
     /// The same holder had it already.
     Resumed,
@@ -183,7 +183,8 @@ impl Leases {
                 None => break,
             }
         }
-        let joined = if held.contains_key(&record.id) { Joined::Resumed } else { Joined::Begun };
+        let had_it = |l: &Lease| l.holder == one.holder || l.members.iter().any(|m| m.holder == one.holder);
+        let joined = if held.get(&record.id).is_some_and(had_it) { Joined::Resumed } else { Joined::Begun };
         let lease = held.entry(record.id).or_insert_with(|| Lease {
             holder: one.holder.clone(),
             reading: one.reading,

@@ -17,6 +17,10 @@ fn record() -> VolumeRecord {
         identity_generation: 1,
         identity_hash: Hash32::default(),
         write_failed: false,
+        on_key_loss: Default::default(),
+        suspended: false,
+        iops: 0,
+        throughput: 0,
     }
 }
 
@@ -77,7 +81,9 @@ fn readers_share_and_neither_readers_nor_a_writer_let_the_other_in() {
     let (leases, web) = (Leases::new(GRACE), record());
     let reading = |holder, connection| Newcomer { reading: true, ..newcomer(holder, connection) };
     leases.join(&web, reading(living(), 1)).unwrap();
-    assert_eq!(leases.join(&web, reading(remote("a"), 2)).unwrap(), Joined::Resumed);
+    assert_eq!(leases.join(&web, reading(remote("a"), 2)).unwrap(), Joined::Begun);
+    assert_eq!(leases.join(&web, reading(remote("a"), 6)).unwrap(), Joined::Resumed);
+    leases.leave(web.id, 6, true);
     let refused = leases.join(&web, newcomer(remote("b"), 3)).unwrap_err();
     assert!(refused.line().contains(&format!("{}, the TLS client a (reading)", living())), "{}", refused.line());
     assert!(leases.join(&web, newcomer(living(), 3)).is_err(), "not even the same holder may write beside a reader");

@@ -14,7 +14,9 @@ mod export;
 mod key;
 mod lease;
 mod opening;
+mod settings;
 mod snapshot;
+mod suspend;
 mod token;
 mod view;
 mod volume;
@@ -23,6 +25,7 @@ pub use access::Remote;
 pub use attachment::{Asking, Attached, ServedExport};
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
+pub use settings::{OnKeyLoss, Settings};
 pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
@@ -35,6 +38,7 @@ use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
+use settings::Changes;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -208,9 +212,17 @@ impl Service {
             | R::AliasUpdate { .. }
             | R::AliasDelete { .. }
             | R::AliasList {} => self.handle_key(caller, request),
-            R::VolumeCreate { name, size, key, snapshot } => {
-                self.create_volume(caller, name, size, key.as_deref(), snapshot.as_deref()).map(Reply::Volume)
+            R::VolumeCreate { name, size, key, snapshot, on_key_loss, iops, throughput } => {
+                let settings = Changes { on_key_loss, iops, throughput };
+                self.create_volume(caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
+                    .map(Reply::Volume)
             }
+            R::VolumeModify { volume, on_key_loss, iops, throughput } => {
+                let changes = Changes { on_key_loss, iops, throughput };
+                self.modify_volume(caller, &volume, &changes).map(Reply::Volume)
+            }
+            R::VolumeSuspend { volume } => self.suspend_volume(caller, &volume).map(Reply::Volume),
+            R::VolumeResume { volume } => self.resume_volume(caller, &volume).map(Reply::Volume),
             R::VolumeList {} => self.list_volumes().map(|volumes| Reply::Volumes { volumes }),
             R::VolumeShow { volume } => self.show_volume(&volume).map(Reply::Volume),
             R::VolumeDelete { volume } => self.delete_volume(caller, &volume),
@@ -245,6 +257,7 @@ impl Service {
             R::AuditVerify {} => self.verify_audit(),
             R::AuditAccept {} => {
                 self.kms.accept_audit(caller)?;
+                self.resume_all_volumes();
                 Ok(Reply::Done { message: "the audit goes on; what was damaged is set aside in audit/".to_owned() })
             }
             R::AuditList { limit } => self.list_events(limit),

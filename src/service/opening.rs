@@ -3,6 +3,7 @@
 //! A volume is opened by its first user and closed after its last. A daemon keeps those open that still have to be filled
 //! from a snapshot.
 
+use super::settings::Settings;
 use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
@@ -26,6 +27,9 @@ const FILL_RETRY: Duration = Duration::from_secs(5);
 /// An open volume and its users.
 pub(super) struct Open {
     pub(super) volume: Arc<Volume>,
+    pub(super) settings: Arc<Settings>,
+    /// It is used by somebody who needs its key, and the key is away.
+    pub(super) suspended: bool,
     users: usize,
     filler: Option<Filler>,
 }
@@ -41,6 +45,8 @@ pub struct InUse {
     id: VolumeId,
     /// The volume.
     pub volume: Arc<Volume>,
+    /// What of it may change meanwhile.
+    pub settings: Arc<Settings>,
 }
 
 impl Drop for InUse {
@@ -56,6 +62,8 @@ pub(super) enum Need<'a> {
     Sealed,
     /// Yes, for this caller.
     Key(&'a Caller),
+    /// Yes, but who asks had the volume before: it waits for the key where that is away.
+    Later,
 }
 
 impl Service {
@@ -72,8 +80,14 @@ impl Service {
             }
         };
         let behind = self.compare_with_catalog(record, &volume)?;
+        let locked = !volume.is_unlocked();
         if let Need::Key(caller) = need {
-            if !volume.is_unlocked() {
+            if locked {
+                // Asked for now, under the lock: it may have been suspended since the caller looked.
+                if self.is_suspended(record.id)? {
+                    let what = format!("volume {} is suspended by hand", record.shown());
+                    return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
+                }
                 let keys = self.unwrap_keys(&volume, caller)?;
                 volume.unlock(&keys)?;
                 if behind {
@@ -85,12 +99,21 @@ impl Service {
             return Err(Error::new(Kind::Integrity, format!("{}: its header is ahead of the catalog", record.id))
                 .hint("attach it once, so that the header's MAC can be checked with its key"));
         }
-        let open = opens.entry(record.id).or_insert_with(|| Open { volume: volume.clone(), users: 0, filler: None });
+        let open = opens.entry(record.id).or_insert_with(|| {
+            let settings = Arc::new(Settings::default());
+            settings.set(record.on_key_loss, record.iops, record.throughput);
+            Open { volume: volume.clone(), settings, suspended: false, users: 0, filler: None }
+        });
         open.users += 1;
+        match need {
+            Need::Key(_) if locked => super::suspend::resumed(open),
+            Need::Later if locked => open.suspended = true,
+            _ => {}
+        }
         if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
             open.filler = Some(start_filler(Arc::downgrade(self), volume.clone()));
         }
-        Ok(InUse { service: self.clone(), id: record.id, volume })
+        Ok(InUse { service: self.clone(), id: record.id, volume, settings: open.settings.clone() })
     }
 
     pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
@@ -256,34 +279,6 @@ impl Service {
             });
         if let Err(err) = noted {
             tracing::warn!("note that {id} is filled: {}", err.line());
-        }
-    }
-
-    /// Wipes the data keys of all open volumes under a CMK. Their clients' reads and writes fail until it is enabled.
-    pub(super) fn suspend_volumes(&self, arn: &str) {
-        self.suspend_views(arn);
-        for open in self.opens.lock().values() {
-            if self.is_under(&open.volume, arn) && open.volume.is_unlocked() {
-                tracing::warn!("{} is suspended: its CMK {arn} cannot be used", open.volume.id());
-                open.volume.suspend();
-            }
-        }
-    }
-
-    /// Whether a CMK wraps one of the volume's data keys: by the key id in the blob, never by the ARN shown beside it.
-    fn is_under(&self, volume: &Volume, arn: &str) -> bool {
-        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
-        blobs.iter().any(|k| self.kms.blob_info(&k.blob).is_ok_and(|i| i.key_arn == arn))
-    }
-
-    /// Opens suspended volumes under a CMK again.
-    pub(super) fn resume_volumes(&self, arn: &str) {
-        let caller = self.own_caller("resume");
-        for open in self.opens.lock().values().filter(|o| self.is_under(&o.volume, arn) && !o.volume.is_unlocked()) {
-            let resumed = self.unwrap_keys(&open.volume, &caller).and_then(|keys| open.volume.unlock(&keys));
-            if let Err(err) = resumed {
-                tracing::error!("resume {}: {}", open.volume.id(), err.line());
-            }
         }
     }
 

@@ -3,8 +3,10 @@
 use super::api::{HeaderInfo, Reply, VolumeInfo};
 use super::lease::LeaseRecord;
 use super::opening::Need;
+use super::settings::Changes;
 use super::snapshot::SnapshotRecord;
-use super::{EC2, Service};
+use super::suspend::check_limits;
+use super::{EC2, OnKeyLoss, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -37,6 +39,18 @@ pub(super) struct VolumeRecord {
     /// A sync of its file failed, and nobody has accepted that yet: the header may not have learnt of it.
     #[serde(default)]
     pub(super) write_failed: bool,
+    /// What it does when its CMK cannot be used.
+    #[serde(default)]
+    pub(super) on_key_loss: OnKeyLoss,
+    /// Suspended by hand.
+    #[serde(default)]
+    pub(super) suspended: bool,
+    /// Requests a second; 0: no limit.
+    #[serde(default)]
+    pub(super) iops: u64,
+    /// Bytes a second; 0: no limit.
+    #[serde(default)]
+    pub(super) throughput: u64,
 }
 
 impl Record for VolumeRecord {
@@ -99,7 +113,9 @@ impl Service {
         size: Option<u64>,
         key: Option<&str>,
         snapshot: Option<&str>,
+        settings: &Changes,
     ) -> Result<VolumeInfo> {
+        check_limits(settings)?;
         if let Some(name) = &name {
             check_volume_name(name)?;
             if self.kms.catalog().find::<VolumeRecord>(name)?.is_some() {
@@ -123,7 +139,7 @@ impl Service {
             Some(from) => self.keys_of_snapshot(caller, key, from)?,
             None => self.new_keys(caller, key, id)?,
         };
-        self.make_volume(caller, id, name, size, keyed)
+        self.make_volume(caller, id, name, size, keyed, settings)
     }
 
     fn new_keys(&self, caller: &Caller, key: Option<&str>, id: VolumeId) -> Result<Keyed> {
@@ -193,6 +209,7 @@ impl Service {
         name: Option<String>,
         size: u64,
         keyed: Keyed,
+        settings: &Changes,
     ) -> Result<VolumeInfo> {
         if let Some(parent) = &keyed.parent {
             self.hold_parent(keyed.lineage, id, parent.snapshot)?;
@@ -227,7 +244,12 @@ impl Service {
             identity_generation: 0,
             identity_hash: Hash32::default(),
             write_failed: false,
+            on_key_loss: OnKeyLoss::default(),
+            suspended: false,
+            iops: 0,
+            throughput: 0,
         };
+        record.apply(settings);
         let opened = self.open_fresh(&record)?;
         record.take_identity(&opened);
         drop(opened);
@@ -290,8 +312,10 @@ impl Service {
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let file = std::fs::metadata(self.data.volume(record.id));
         let holder = self.holder_of(record.id)?;
+        let suspended = record.suspended || self.opens.lock().get(&record.id).is_some_and(|o| o.suspended);
         let state = match (&file, &holder) {
             (Err(_), _) => "error",
+            _ if suspended => "suspended",
             (_, Some(_)) => "in-use",
             _ => "available",
         };
@@ -306,6 +330,9 @@ impl Service {
             hydrated: record.hydrated || self.opens.lock().get(&record.id).is_some_and(|o| o.volume.is_hydrated()),
             created: record.created,
             holder,
+            on_key_loss: record.on_key_loss,
+            iops: Some(record.iops).filter(|n| *n > 0),
+            throughput: Some(record.throughput).filter(|n| *n > 0),
             header: None,
         })
     }

@@ -85,6 +85,7 @@ impl Volume {
         let at = part_at(piece.offset)?;
         let entry = self.map.entry(&*self.store, piece.chunk)?;
         if self.is_virgin(piece.chunk, entry)? {
+            self.must_be_unlocked()?;
             out.fill(0);
             return Ok(Progress::Done);
         }
@@ -97,6 +98,7 @@ impl Volume {
             if effort == Effort::Inline {
                 return Ok(Progress::WouldBlock);
             }
+            self.must_be_unlocked()?;
             self.read_from_parent(piece.chunk, (piece.offset - piece.chunk.offset()) as usize, out)?
         };
         self.open_ciphers()?.of(key)?.open_parts(at, out);
@@ -202,6 +204,7 @@ impl Volume {
     /// As [`Volume::write`].
     pub fn write_zeroes(&self, offset: u64, len: u64, keep: bool) -> Result<()> {
         self.may_write("write zeroes", offset, len)?;
+        self.must_be_unlocked()?;
         self.zero_range(offset, len, keep, false)
     }
 
@@ -282,6 +285,7 @@ impl Volume {
 
     /// One writing piece, under its chunk's stripe.
     fn change(&self, piece: Piece, change: &mut Change<'_>, effort: Effort) -> Result<Progress> {
+        self.must_be_unlocked()?;
         let stripe = self.stripe(piece.chunk);
         let held = match effort {
             Effort::Full => stripe.lock.lock(),
@@ -297,10 +301,12 @@ impl Volume {
         }
         self.mark_opened()?;
         self.intent.announce(&*self.store, piece.offset, || self.sync())?;
-        let ciphers = self.open_ciphers()?;
         let entry = self.make_here(piece.chunk, entry, live.epoch)?;
         self.copy_before_write(&live, piece.chunk, entry)?;
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
+        // Not before: suspending waits for whoever holds them, and must not wait for a fetch or a sync. If they are gone by
+        // now, the chunk holds what it held, and is only marked as changed.
+        let ciphers = self.open_ciphers()?;
         match change {
             Change::Data(data) => self.put_data(&ciphers, key, piece, data)?,
             Change::Zero { keep } => self.put_zeros(&ciphers, key, piece, *keep)?,
@@ -398,12 +404,18 @@ impl Volume {
         }
     }
 
-    /// The ciphers, held open for the length of one piece: suspending waits for it.
+    /// The ciphers, held open while one piece is opened or sealed and stored: suspending waits for it.
     fn open_ciphers(&self) -> Result<MappedRwLockReadGuard<'_, Ciphers>> {
-        RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| {
-            Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
-                .hint("enable the CMK, then attach again")
-        })
+        RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| self.locked())
+    }
+
+    fn must_be_unlocked(&self) -> Result<()> {
+        if self.is_unlocked() { Ok(()) } else { Err(self.locked()) }
+    }
+
+    fn locked(&self) -> Error {
+        Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
+            .hint("enable its CMK, or `coffer volume resume` it")
     }
 
     pub(super) fn bounds(&self, verb: &str, offset: u64, len: u64) -> Result<()> {

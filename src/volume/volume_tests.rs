@@ -494,3 +494,68 @@ fn after_a_rollback_old_bytes_are_never_seen_and_the_parents_are() {
     let w = open_on(&store.power_loss(|_| 0), "c", None).unwrap();
     assert!(read(&w, 0, 4 << 20) == model);
 }
+
+/// A parent whose chunks come when the test says so.
+struct Slow(Arc<Chunks>, std::sync::mpsc::Sender<()>, Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Parent for Slow {
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+    fn sectors(&self, chunk: ChunkNo) -> Result<crate::units::SectorMap> {
+        self.0.sectors(chunk)
+    }
+    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<crate::units::KeyTag>> {
+        self.1.send(()).unwrap();
+        self.2.lock().recv().unwrap();
+        self.0.fetch(chunk, out)
+    }
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.0.next_with_sectors(from)
+    }
+}
+
+#[test]
+fn suspending_waits_for_no_fetch_and_what_began_leaves_its_data_alone() {
+    let first = open_on(&disk(MIB), "b", None).unwrap();
+    let old = pattern(CHUNK, 3);
+    write(&first, 0, &old);
+    let chunks = snapshot(&first);
+    let (asked, on_asked) = std::sync::mpsc::channel();
+    let (go, on_go) = std::sync::mpsc::channel();
+    let parent = Arc::new(Slow(chunks.clone(), asked, Mutex::new(on_go)));
+    let v = open_on(&restored(&chunks, MIB), "b", Some(parent)).unwrap();
+    let new = pattern(4096, 77);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut data = new.clone();
+            let outcome = v.write(8192, &mut data, Effort::Full);
+            (outcome.map_err(|e| e.kind()), data)
+        });
+        on_asked.recv().unwrap();
+        // With the fetch under way. Were it waited for, this would never return.
+        v.suspend();
+        assert!(!v.is_unlocked());
+        go.send(()).unwrap();
+        assert_eq!(writing.join().unwrap(), (Err(Kind::KeyUnavailable), new.clone()));
+    });
+    v.unlock(&keys(1)).unwrap();
+    assert_eq!(read(&v, 0, CHUNK), old, "nothing was changed");
+    write(&v, 8192, &new);
+    assert_eq!(read(&v, 8192, 4096), new);
+    assert_eq!(read(&v, 0, 8192), old[..8192]);
+}
+
+#[test]
+fn without_its_key_nothing_is_zeroed_and_nothing_read_as_zeros() {
+    let v = open_on(&disk(MIB), "b", None).unwrap();
+    write(&v, 0, &pattern(4096, 1));
+    v.suspend();
+    let kind = |outcome: Result<()>| outcome.unwrap_err().kind();
+    assert_eq!(kind(v.write_zeroes(0, 4096, false)), Kind::KeyUnavailable);
+    assert_eq!(kind(v.read(CHUNK as u64, &mut [0; 512], Effort::Full).map(drop)), Kind::KeyUnavailable);
+    v.trim(0, 4096).unwrap();
+    v.flush().unwrap();
+    v.unlock(&keys(1)).unwrap();
+    assert_eq!(read(&v, 0, 4096), pattern(4096, 1));
+}

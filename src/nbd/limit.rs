@@ -1,0 +1,154 @@
+//! How fast a volume may go: requests and bytes a second, over all its connections.
+//!
+//! A request beyond the rate is put off before its buffer is taken: its connection is not read on until then, and no worker
+//! waits. Each rate is a clock that runs ahead by what every request costs; a request may begin when that clock is at most
+//! [`BURST`] ahead of the real one. So a request larger than a whole burst goes through, and what comes after it waits.
+
+use super::session::{Command, Request};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What may be used at once after a pause.
+const BURST: Duration = Duration::from_millis(100);
+/// Bytes that count as one request, as EBS counts on SSD volumes.
+const UNIT: u64 = 256 * 1024;
+
+/// The limits of a volume.
+#[derive(Default)]
+pub(super) struct Limit {
+    any: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Rate,
+    bytes: Rate,
+    /// Goes up with every change: whoever waits asks again.
+    generation: u64,
+}
+
+/// A rate, and how far ahead it is used.
+#[derive(Default)]
+struct Rate {
+    /// A second; 0: no limit.
+    per_second: u64,
+    ahead: Duration,
+}
+
+impl Rate {
+    /// Uses up `n`; when that may begin.
+    fn take(&mut self, now: Duration, n: u64) -> Duration {
+        if self.per_second == 0 || n == 0 {
+            return now;
+        }
+        let begin = self.ahead.saturating_sub(BURST).max(now);
+        let cost = u128::from(n) * 1_000_000_000 / u128::from(self.per_second);
+        self.ahead = self.ahead.max(now) + Duration::from_nanos(u64::try_from(cost).unwrap_or(u64::MAX));
+        begin
+    }
+}
+
+/// When a request may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Delay {
+    /// On the server's clock.
+    pub(super) until: Duration,
+    generation: u64,
+}
+
+impl Limit {
+    /// Sets both; 0: no limit. What waits under the old ones asks again.
+    pub(super) fn set(&self, requests: u64, bytes: u64) {
+        let mut state = self.state.lock();
+        if (state.requests.per_second, state.bytes.per_second) == (requests, bytes) {
+            return;
+        }
+        let rate = |per_second| Rate { per_second, ahead: Duration::ZERO };
+        let generation = state.generation + 1;
+        *state = State { requests: rate(requests), bytes: rate(bytes), generation };
+        self.any.store(requests > 0 || bytes > 0, Ordering::Release);
+    }
+
+    /// Takes what a request costs; `None`: it may begin now.
+    pub(super) fn delay(&self, now: Duration, request: &Request) -> Option<Delay> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let (requests, bytes) = cost(request);
+        let mut state = self.state.lock();
+        let until = state.requests.take(now, requests).max(state.bytes.take(now, bytes));
+        (until > now).then_some(Delay { until, generation: state.generation })
+    }
+
+    /// Whether the limits have changed since.
+    pub(super) fn has_changed(&self, since: &Delay) -> bool {
+        self.state.lock().generation != since.generation
+    }
+}
+
+/// Requests and bytes that a request counts as. FLUSH counts as nothing.
+fn cost(request: &Request) -> (u64, u64) {
+    let len = request.len;
+    match request.command {
+        _ if len == 0 => (0, 0),
+        Command::Read | Command::Write | Command::Cache => (len.div_ceil(UNIT), len),
+        Command::Trim | Command::WriteZeroes => (1, 0),
+        Command::BlockStatus => (1, 0),
+        Command::Flush => (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(command: Command, len: u32) -> Request {
+        Request { command, len: len.into(), ..Request::PLAIN }
+    }
+
+    /// Requests that begin within a second, on a clock that goes on to when the next may begin.
+    fn in_a_second(limit: &Limit, one: &Request) -> u32 {
+        let (mut now, mut count) = (Duration::ZERO, 0);
+        while now < Duration::from_secs(1) {
+            now = limit.delay(now, one).map_or(now, |d| d.until);
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn requests_and_bytes_are_limited_and_a_burst_is_short() {
+        let limit = Limit::default();
+        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Read, 1 << 20)), None);
+        limit.set(1000, 0);
+        assert_eq!(in_a_second(&limit, &request(Command::Read, 4096)), 1101, "a second's and a tenth's at first");
+        limit.set(0, 100 << 20);
+        assert_eq!(in_a_second(&limit, &request(Command::Write, 1 << 20)), 111);
+        limit.set(1000, 0);
+        assert_eq!(in_a_second(&limit, &request(Command::Write, 1 << 20)), 276, "1 MiB is four");
+    }
+
+    #[test]
+    fn what_carries_no_data_counts_as_a_request_and_a_flush_as_nothing() {
+        assert_eq!(cost(&request(Command::Trim, 1 << 30)), (1, 0));
+        assert_eq!(cost(&request(Command::WriteZeroes, 1)), (1, 0));
+        assert_eq!(cost(&request(Command::Cache, UNIT as u32 + 1)), (2, UNIT + 1));
+        assert_eq!(cost(&request(Command::Flush, 0)), (0, 0));
+        assert_eq!(cost(&request(Command::Read, 0)), (0, 0));
+    }
+
+    #[test]
+    fn a_request_larger_than_a_burst_goes_and_the_next_pays() {
+        let limit = Limit::default();
+        limit.set(0, 1 << 20);
+        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Write, 32 << 20)), None);
+        let delay = limit.delay(Duration::ZERO, &request(Command::Read, 4096)).unwrap();
+        assert_eq!(delay.until, Duration::from_secs(32) - BURST);
+        assert!(!limit.has_changed(&delay));
+        limit.set(0, 2 << 20);
+        assert!(limit.has_changed(&delay));
+        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Read, 4096)), None);
+    }
+}
