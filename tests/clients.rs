@@ -165,3 +165,43 @@ fn what_stands_where_the_socket_should_is_left_alone() {
     assert!(s.socket().exists());
     s.serve().connect("web").close();
 }
+
+/// A user who is neither owner nor root: nothing without a word, then what was allowed alone. Both are in the audit.
+#[test]
+fn other_users_of_this_machine_use_what_they_were_allowed() {
+    if !shell::requires_shell() || !requires("setpriv") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to become another user");
+        return;
+    }
+    let s = with_volume("1MiB");
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "db"]);
+    // The data directory is its owner's alone; the socket lies where others may reach it.
+    let open =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let socket = open.path().join("nbd.sock");
+    let place = format!("unix:{}", socket.display());
+    s.fails(2, &["serve", "--socket-mode", "1777"], &["nine bits"]);
+    let _served = s.serve_with(&["--listen", &place, "--socket-mode", "666"]);
+    let uri = |name: &str| format!("nbd+unix:///{name}?socket={}", socket.display());
+    let nobody = |name: &str, script: &str| {
+        let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-m", "nbd"];
+        let mut command = run("setpriv", &as_nobody);
+        command.args(["-u", &uri(name), "-c", script]).env("LIBNBD_DEBUG", "1");
+        command
+    };
+    bad(&mut nobody("web", "h.pread(1, 0)"), &["the local user uid:65534 may not use volume web"]);
+    s.fails(2, &["access", "allow", "uid:me", "--volume", "web"], &["uid:me"]);
+    s.ok(&["access", "allow", "uid:65534", "--volume", "web"]);
+    good(&mut nobody("web", "h.pwrite(b'theirs', 0)"));
+    bad(&mut nobody("db", "h.pread(1, 0)"), &["may not use volume db"]);
+    bad(&mut nobody("nope", "h.pread(1, 0)"), &["may not use volume nope"]);
+    let audit = s.ok(&["audit", "list"]).stdout;
+    assert!(audit.contains("user/uid-65534"), "{audit}");
+    s.ok(&["access", "deny", "uid:65534"]);
+    bad(&mut nobody("web", "h.pread(1, 0)"), &["may not use volume web"]);
+    // Root is served as ever.
+    good(&mut shell::command(&uri("web"), "assert h.pread(6, 0) == b'theirs'"));
+}

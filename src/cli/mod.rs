@@ -86,6 +86,9 @@ enum Verb {
     /// Clients over TLS: their certificates, and which volumes they may use
     #[command(subcommand)]
     Tls(tls::TlsVerb),
+    /// Which volumes clients over TLS and other users of this machine may use
+    #[command(subcommand)]
+    Access(tls::AccessVerb),
     /// Run the whole job once, in a scratch directory
     Demo(demo::DemoArgs),
     /// Measure throughput and latency
@@ -378,6 +381,7 @@ fn run(cli: Cli) -> Result<u8> {
             Some(request) => request,
             None => return Ok(0),
         },
+        Verb::Access(verb) => tls::access(verb),
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,

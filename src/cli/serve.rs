@@ -29,6 +29,9 @@ pub(super) struct ServeArgs {
     /// Where to listen: unix:PATH, or tcp:ADDRESS:PORT [default: nbd.sock in the data directory]
     #[arg(long, value_name = "WHERE")]
     pub(super) listen: Vec<String>,
+    /// Mode of Unix sockets; users other than the owner and root need `coffer access allow uid:N` too
+    #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = octal)]
+    pub(super) socket_mode: u32,
     /// Serve plain TCP, without any client identity, on this machine's own addresses
     #[arg(long)]
     pub(super) insecure_loopback: bool,
@@ -41,6 +44,11 @@ pub(super) struct ServeArgs {
     /// Serve, run this command with $uri set, and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
+}
+
+fn octal(text: &str) -> std::result::Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).map_err(|_| "say an octal number, as 660".to_owned())?;
+    if mode > 0o777 { Err("a socket's mode has nine bits: at most 777".to_owned()) } else { Ok(mode) }
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -76,7 +84,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
-    let Open { listeners, endpoints } = plan.open(tls.as_ref())?;
+    let Open { listeners, endpoints } = plan.open(tls.as_ref(), args.socket_mode)?;
     let successor = Successor::new(&listeners)?;
     service.set_endpoints(endpoints.clone());
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));

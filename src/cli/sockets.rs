@@ -72,13 +72,13 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Listener::unix`]; what the operating system reports.
-    pub(super) fn open(self, tls: Option<&Arc<TlsServer>>) -> Result<Open> {
+    pub(super) fn open(self, tls: Option<&Arc<TlsServer>>, mode: u32) -> Result<Open> {
         let handed_on = self.handed_on;
         let given = self.given.into_iter().map(|socket| socket.into_listener(handed_on, tls));
         let listeners: Vec<Listener> = if handed_on {
             given.collect()
         } else {
-            given.map(Ok).chain(self.wanted.into_iter().map(|w| w.open(tls))).collect::<Result<_>>()?
+            given.map(Ok).chain(self.wanted.into_iter().map(|w| w.open(tls, mode))).collect::<Result<_>>()?
         };
         let endpoints = listeners.iter().map(endpoint).collect();
         Ok(Open { listeners, endpoints })
@@ -149,9 +149,9 @@ impl Wanted {
         Ok(Self::Tcp(parsed))
     }
 
-    fn open(self, tls: Option<&Arc<TlsServer>>) -> Result<Listener> {
+    fn open(self, tls: Option<&Arc<TlsServer>>, mode: u32) -> Result<Listener> {
         match self {
-            Self::Unix(path) => Listener::unix(&path),
+            Self::Unix(path) => Listener::unix_with_mode(&path, mode),
             Self::Tcp(addr) => Ok(tcp_listener(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?, tls)),
         }
     }

@@ -29,9 +29,16 @@ pub(super) enum TlsVerb {
         #[command(flatten)]
         place: Place,
     },
-    /// Let the bearer of a certificate use volumes
+    #[command(flatten)]
+    Access(AccessVerb),
+}
+
+/// Who may use what: the same under `coffer tls` and `coffer access`.
+#[derive(Debug, Subcommand)]
+pub(super) enum AccessVerb {
+    /// Let the bearer of a certificate, or another user of this machine, use volumes
     Allow {
-        /// A name in the certificate (common name, DNS, mail, URI), or sha256:FINGERPRINT
+        /// A name in the certificate (common name, DNS, mail, URI), sha256:FINGERPRINT, or uid:NUMBER
         name: String,
         #[command(flatten)]
         what: What,
@@ -88,15 +95,22 @@ pub(super) fn run(common: &Common, verb: TlsVerb) -> Result<Option<Request>> {
             render::certificates(&dir, &name, &made, common);
             None
         }
-        TlsVerb::Allow { name, what: What { volumes, all_volumes: all, user } } => {
-            Some(Request::TlsAllow { name, user, volumes, all })
-        }
-        TlsVerb::Token { name, what: What { volumes, all_volumes: all, user } } => {
-            Some(Request::TlsToken { name, user, volumes, all })
-        }
-        TlsVerb::Deny { name } => Some(Request::TlsDeny { name }),
-        TlsVerb::List => Some(Request::TlsList {}),
+        TlsVerb::Access(verb) => Some(access(verb)),
     })
+}
+
+/// What to ask of the service.
+pub(super) fn access(verb: AccessVerb) -> Request {
+    match verb {
+        AccessVerb::Allow { name, what: What { volumes, all_volumes: all, user } } => {
+            Request::TlsAllow { name, user, volumes, all }
+        }
+        AccessVerb::Token { name, what: What { volumes, all_volumes: all, user } } => {
+            Request::TlsToken { name, user, volumes, all }
+        }
+        AccessVerb::Deny { name } => Request::TlsDeny { name },
+        AccessVerb::List => Request::TlsList {},
+    }
 }
 
 fn folder(place: Place) -> Result<PathBuf> {

@@ -99,6 +99,14 @@ impl Listener {
     /// # Errors
     /// `Busy` when somebody listens there; what the operating system reports.
     pub fn unix(path: &Path) -> Result<Self> {
+        Self::unix_with_mode(path, 0o600)
+    }
+
+    /// The same with another mode, whatever the umask: who may connect. What they may do then is for [`Exports`] to decide.
+    ///
+    /// # Errors
+    /// As [`Listener::unix`].
+    pub fn unix_with_mode(path: &Path, mode: u32) -> Result<Self> {
         let what = || format!("listen on {}", path.display());
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on(what)?;
@@ -125,6 +133,8 @@ impl Listener {
                 _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
             }
         }
+        // The umask took its part away at bind; nobody listens yet, so nobody gets in too early.
+        rustix::fs::chmod(path, rustix::fs::Mode::from_bits_truncate(mode)).on(what)?;
         rustix::net::listen(&socket, 128).on(what)?;
         Ok(Self::Unix(UnixListener::from(socket), Some(path.to_owned())))
     }

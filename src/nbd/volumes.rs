@@ -81,19 +81,6 @@ impl VolumeExports {
     }
 }
 
-/// A client over TLS, as the service knows it. Without TLS: none.
-fn remote(client: &Client) -> Option<Remote> {
-    let peer = client.tls.as_ref()?;
-    let names = peer.certificate.as_ref().map(|c| c.names.iter().chain([&c.fingerprint]).cloned().collect());
-    let from = match client.peer {
-        Peer::Tcp { addr } => addr.to_string(),
-        Peer::Unix { pid, .. } => format!("pid {pid}"),
-    };
-    let connection = client.connection;
-    let shown = format!("NBD connection {connection}, {from}");
-    Some(Remote { names: names.unwrap_or_default(), client: shown, connection })
-}
-
 fn asking(client: &Client) -> Asking {
     let peer = match client.peer {
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
@@ -112,8 +99,27 @@ fn snapshot(name: &str) -> Option<SnapshotId> {
 }
 
 impl VolumeExports {
+    /// A client that may use what it was allowed alone, as the service knows it. None: it acts for the installation's owner.
+    fn remote(&self, client: &Client) -> Option<Remote> {
+        let connection = client.connection;
+        let (peer, process) = match client.peer {
+            Peer::Tcp { addr } => (addr.to_string(), None),
+            Peer::Unix { pid, uid, .. } => {
+                let stranger = !self.service.is_administered_by(uid);
+                (format!("pid {pid}"), stranger.then(|| (format!("uid:{uid}"), asking(client).peer)))
+            }
+        };
+        let shown = format!("NBD connection {connection}, {peer}");
+        if let Some(tls) = &client.tls {
+            let names = tls.certificate.as_ref().map(|c| c.names.iter().chain([&c.fingerprint]).cloned().collect());
+            return Some(Remote { names: names.unwrap_or_default(), process: None, client: shown, connection });
+        }
+        let (uid, process) = process?;
+        Some(Remote { names: vec![uid], process: Some(process), client: shown, connection })
+    }
+
     fn snapshot_info(&self, id: SnapshotId, name: &str, client: &Client) -> Result<ExportInfo> {
-        let served = match remote(client) {
+        let served = match self.remote(client) {
             Some(remote) => self.service.remote_snapshot(name, &remote)?.0,
             None => {
                 self.caller(client)?;
@@ -124,7 +130,7 @@ impl VolumeExports {
     }
 
     fn open_snapshot(&self, id: SnapshotId, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
-        let caller = match remote(client) {
+        let caller = match self.remote(client) {
             Some(remote) => self.service.remote_snapshot(name, &remote)?.1,
             None => self.caller(client)?,
         };
@@ -142,7 +148,7 @@ impl Exports for VolumeExports {
     }
 
     fn list(&self, client: &Client) -> Vec<ExportEntry> {
-        let all = match remote(client) {
+        let all = match self.remote(client) {
             Some(remote) => self.service.remote_exports(&remote),
             None => self.caller(client).and_then(|_| self.service.exports()),
         };
@@ -156,7 +162,7 @@ impl Exports for VolumeExports {
             self.serves_snapshots()?;
             return self.snapshot_info(id, name, client);
         }
-        if let Some(remote) = remote(client) {
+        if let Some(remote) = self.remote(client) {
             let served = self.service.remote_export(name, &remote)?;
             self.serves(name)?;
             return Ok(info(served));
@@ -176,7 +182,7 @@ impl Exports for VolumeExports {
             self.serves_snapshots()?;
             return self.open_snapshot(id, name, client);
         }
-        if let Some(remote) = remote(client) {
+        if let Some(remote) = self.remote(client) {
             self.serves(name)?;
             return Ok(self.exporting(self.service.remote_attach(name, &remote)?));
         }

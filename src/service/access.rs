@@ -1,7 +1,8 @@
-//! Who may use which volume over TLS, and the token that stands in for a certificate.
+//! Who may use which volume: clients over TLS, the token that stands in for a certificate, and users of this machine other than
+//! the owner of the data and root.
 //!
-//! A record of the catalog allows one name: one that stands in a client's certificate, or a token's. It says which user of
-//! this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
+//! A record of the catalog allows one name: one that stands in a client's certificate, a token's, or `uid:` and a number. It
+//! says which user of this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
 use super::api::TlsClientInfo;
@@ -21,16 +22,20 @@ use std::time::Instant;
 
 /// What a token begins with. An attachment's (`att-…`) is for its own machine's socket: over TLS it lets nobody in.
 const TOKEN: &str = "tok-";
+/// What the name of a user of this machine begins with.
+const UID: &str = "uid:";
 /// Refusals that are audited at once.
 const BURST: f64 = 20.0;
 /// Longest name off the wire that is audited, bytes.
 const SHOWN: usize = 128;
 
-/// A client over TLS, as it shows itself.
+/// A client that may use what it was allowed alone, as it shows itself: one over TLS, or another user of this machine.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// The names in its certificate and its fingerprint; none: it showed no certificate.
+    /// The names in its certificate and its fingerprint; none: it showed no certificate. Of a local user: `uid:` and its number.
     pub names: Vec<String>,
+    /// The process of a local user, which the lease is for; none: over TLS.
+    pub process: Option<Holder>,
     /// Its connection and address, for the audit.
     pub client: String,
     /// The server's number of the connection.
@@ -127,7 +132,8 @@ impl Service {
         let (access, _) = self.admit(name, remote)?;
         let caller = self.remote_caller(&access, remote);
         // Its own token is no attachment's.
-        let asking = Asking { peer: Holder::Remote(access.name), connection: remote.connection };
+        let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
+        let asking = Asking { peer, connection: remote.connection };
         self.attach(&split_token(name).0, asking, &caller)
     }
 
@@ -147,7 +153,9 @@ impl Service {
         if let Some(hash) = token.map(token::hash) {
             return Ok(all.into_iter().find(|a| a.token.as_ref() == Some(&hash)));
         }
-        let of = |name: &String| all.iter().find(|a| a.token.is_none() && a.name == *name).cloned();
+        // What a certificate says of itself makes nobody a user of this machine.
+        let fits = |a: &AccessRecord| a.token.is_none() && a.name.starts_with(UID) == remote.process.is_some();
+        let of = |name: &String| all.iter().find(|a| fits(a) && a.name == *name).cloned();
         Ok(remote.names.iter().find_map(of))
     }
 
@@ -193,13 +201,14 @@ impl Service {
         (wanted, volume): (&str, Option<VolumeId>),
     ) -> Error {
         let who = match (access, remote.names.first(), token) {
-            (Some(access), ..) => format!("TLS client {}", access.name),
+            (Some(access), ..) => format!("client {}", access.name),
             (None, _, Some(_)) => "a client with an unknown token".to_owned(),
+            (None, Some(uid), None) if remote.process.is_some() => format!("the local user {uid}"),
             (None, Some(name), None) => format!("a client with the certificate {}", shown(name)),
             (None, None, None) => "a client without certificate or token".to_owned(),
         };
         let err = Error::new(Kind::AccessDenied, format!("{who} may not use volume {}", shown(wanted)))
-            .hint("allow it on the server: `coffer tls allow NAME --volume VOLUME`");
+            .hint("allow it on the server: `coffer access allow NAME --volume VOLUME`");
         self.record_refusal(access, remote, volume, &err);
         err
     }
@@ -215,7 +224,7 @@ impl Service {
             act = act.detail("volume", volume);
         }
         if let Some(name) = remote.names.first() {
-            act = act.detail("certificate", shown(name));
+            act = act.detail(if remote.process.is_some() { "user" } else { "certificate" }, shown(name));
         }
         if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with("sha256:")) {
             act = act.detail("fingerprint", fingerprint);
@@ -273,7 +282,7 @@ impl Service {
         let gone = self.kms.audited(caller, act, |tx| {
             let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("nothing is allowed to {}", shown(name)))
-                    .hint("see `coffer tls list`")
+                    .hint("see `coffer access list`")
             })?;
             tx.delete::<AccessRecord>(name, found.version)?;
             Ok(found.record)
@@ -288,19 +297,21 @@ impl Service {
 
     fn new_access(&self, name: &str, user: Option<String>, volumes: &[String], all: bool) -> Result<AccessRecord> {
         if name.is_empty() || name.len() > SHOWN || name.chars().any(char::is_control) {
-            return Err(Error::new(
-                Kind::Usage,
-                "allow a TLS client: its name has 1 to 128 bytes, none of them control",
-            ));
+            return Err(Error::new(Kind::Usage, "allow a client: its name has 1 to 128 bytes, none of them control"));
         }
-        let user = user.unwrap_or_else(|| name.to_owned());
+        if name.strip_prefix(UID).is_some_and(|uid| uid.parse::<u32>().is_err()) {
+            return Err(
+                Error::new(Kind::Usage, format!("{name} names no user")).hint("say uid: and a number, as uid:1000")
+            );
+        }
+        let user = user.unwrap_or_else(|| name.replace(UID, "uid-"));
         let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
         if user.is_empty() || user.len() > 64 || !user.chars().all(good) {
             return Err(Error::new(Kind::Usage, format!("{user:?} is no name for a user"))
                 .hint("say --user NAME: letters, digits and + = , . @ _ -, at most 64"));
         }
         if all != volumes.is_empty() {
-            return Err(Error::new(Kind::Usage, "allow a TLS client: some volumes, or all")
+            return Err(Error::new(Kind::Usage, "allow a client: some volumes, or all")
                 .hint("say --volume VOLUME or --all-volumes"));
         }
         let ids = volumes.iter().map(|v| self.find_volume(v).map(|r| r.id)).collect::<Result<BTreeSet<_>>>()?;
@@ -333,13 +344,17 @@ impl Service {
     }
 }
 
-const fn by(record: &AccessRecord) -> &'static str {
-    if record.token.is_some() { "token" } else { "certificate" }
+fn by(record: &AccessRecord) -> &'static str {
+    match (&record.token, record.name.starts_with(UID)) {
+        (Some(_), _) => "token",
+        (None, true) => "local user",
+        (None, false) => "certificate",
+    }
 }
 
 fn exists(name: &str) -> Error {
     Error::new(Kind::Exists, format!("something is allowed to {name} already"))
-        .hint("see `coffer tls list`; `coffer tls deny` takes it back")
+        .hint("see `coffer access list`; `coffer access deny` takes it back")
 }
 
 #[cfg(test)]

@@ -188,6 +188,13 @@ impl Service {
         Ok(Caller { principal, via_service: None, client: client.to_owned() })
     }
 
+    /// Whether a local user with this id administers the installation: its owner, or root.
+    #[must_use]
+    pub fn is_administered_by(&self, uid: u32) -> bool {
+        let owner = std::fs::metadata(self.data.path()).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+        uid == 0 || owner.is_ok_and(|owner| owner == uid)
+    }
+
     /// Does one verb.
     ///
     /// # Errors
