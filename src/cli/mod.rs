@@ -234,12 +234,12 @@ enum VolumeVerb {
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Wipe a volume's data key: its reads and writes wait until it is resumed; audited
+    /// Wipe a volume's data key: its requests wait until it is resumed
     Suspend {
         /// Name or id
         volume: String,
     },
-    /// Let a volume go on that was suspended by hand; audited
+    /// Let a volume go on that was suspended by hand
     Resume {
         /// Name or id
         volume: String,

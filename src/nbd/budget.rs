@@ -2,13 +2,14 @@
 //!
 //! Every payload, in or out, lies in a [`Buf`] from here until its reply is sent. When the budget is spent, a connection
 //! stops reading its socket. It cannot deadlock: a connection that holds nothing is always given the one buffer it asks for,
-//! so that each can finish a request, whatever slow readers hold. It is fair: one connection gets three quarters at most, and
-//! those that wait are served in the order they came.
+//! so that each can finish a request, whatever slow readers hold. It is fair: one client, with all its connections to a volume,
+//! gets three quarters at most (and beyond that one buffer for each of its connections that holds none), and those that wait
+//! are served in the order they came.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes of a buffer's alignment, and of the smallest buffer.
 pub const ALIGN: usize = 4096;
@@ -35,6 +36,16 @@ pub struct Holder {
     held: AtomicUsize,
     waiting: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
+    /// Its client's, once that is known.
+    share: OnceLock<Arc<Share>>,
+}
+
+/// What all connections of one client hold together. Changed under the budget's lock.
+#[derive(Default)]
+pub struct Share {
+    held: AtomicUsize,
+    /// Connections that wait for others of the same client.
+    waiting: Mutex<Vec<Arc<Holder>>>,
 }
 
 impl Budget {
@@ -52,6 +63,7 @@ impl Budget {
             held: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             wake: Box::new(wake),
+            share: OnceLock::new(),
         })
     }
 
@@ -61,7 +73,7 @@ impl Budget {
         self.state.lock().used
     }
 
-    /// Most that one connection gets when it holds something already.
+    /// Most that one client gets with connections that hold something already.
     const fn share(&self) -> usize {
         self.total - self.total / 4
     }
@@ -78,6 +90,16 @@ const fn class(len: usize) -> (usize, usize) {
 }
 
 impl Holder {
+    /// From now on what it holds counts as its client's. To be called while it holds nothing.
+    pub fn join(&self, share: &Arc<Share>) {
+        let _ = self.share.set(Arc::clone(share));
+    }
+
+    /// Bytes that its client holds.
+    fn held_by_client(&self) -> usize {
+        self.share.get().map_or(&self.held, |s| &s.held).load(Ordering::Relaxed)
+    }
+
     /// A buffer of `len` bytes (at most 32 MiB), or `None`: stop reading until woken. Its content is undefined.
     pub fn take(self: &Arc<Self>, len: usize) -> Option<Buf> {
         let (class, bytes) = class(len);
@@ -85,14 +107,20 @@ impl Holder {
         let budget = &self.budget;
         let mut state = budget.state.lock();
         let held = self.held.load(Ordering::Relaxed);
-        let fits = state.used + bytes <= budget.total && held + bytes <= budget.share();
+        let within_share = self.held_by_client() + bytes <= budget.share();
+        let fits = state.used + bytes <= budget.total && within_share;
         let my_turn = state.waiting.front().is_none_or(|first| Arc::ptr_eq(first, self));
         if held > 0 && !(fits && my_turn) {
             self.waiting.store(true, Ordering::Relaxed);
-            // Who holds its share waits for itself, and must not stand in the way of others.
+            // Who has used up its share waits for itself, and must not stand in the way of others.
             let queued = state.waiting.iter().any(|other| Arc::ptr_eq(other, self));
-            if !queued && held + bytes <= budget.share() {
+            if !queued && within_share {
                 state.waiting.push_back(Arc::clone(self));
+            } else if let Some(share) = self.share.get().filter(|_| !within_share) {
+                let mut waiting = share.waiting.lock();
+                if !waiting.iter().any(|other| Arc::ptr_eq(other, self)) {
+                    waiting.push(Arc::clone(self));
+                }
             }
             return None;
         }
@@ -102,6 +130,9 @@ impl Holder {
         }
         state.used += bytes;
         self.held.store(held + bytes, Ordering::Relaxed);
+        if let Some(share) = self.share.get() {
+            share.held.fetch_add(bytes, Ordering::Relaxed);
+        }
         let memory = state.free[class].pop();
         if memory.is_some() {
             state.idle -= bytes;
@@ -128,6 +159,9 @@ impl Holder {
         let mut state = self.budget.state.lock();
         state.waiting.retain(|other| !Arc::ptr_eq(other, self));
         self.waiting.store(false, Ordering::Relaxed);
+        if let Some(share) = self.share.get() {
+            share.waiting.lock().retain(|other| !Arc::ptr_eq(other, self));
+        }
         let next = state.waiting.front().cloned();
         drop(state);
         if let Some(next) = next {
@@ -174,6 +208,11 @@ impl Drop for Buf {
         state.used -= bytes;
         let held = self.holder.held.load(Ordering::Relaxed) - bytes;
         self.holder.held.store(held, Ordering::Relaxed);
+        let mut siblings = Vec::new();
+        if let Some(share) = self.holder.share.get() {
+            share.held.fetch_sub(bytes, Ordering::Relaxed);
+            siblings = std::mem::take(&mut *share.waiting.lock());
+        }
         let keep = state.idle + state.used + bytes <= budget.total;
         let surplus = if keep {
             state.idle += bytes;
@@ -189,6 +228,7 @@ impl Drop for Buf {
         if let Some(first) = first {
             (first.wake)();
         }
+        siblings.iter().for_each(|sibling| (sibling.wake)());
         if self.holder.waiting.load(Ordering::Relaxed) {
             (self.holder.wake)();
         }
@@ -252,6 +292,23 @@ mod tests {
         assert!(b.take(4096).is_none(), "a has not had its turn");
         assert!(a.take(32 * 1024).is_some());
         assert!(b.take(4096).is_some());
+    }
+
+    #[test]
+    fn one_client_gets_three_quarters_with_all_its_connections() {
+        let budget = Budget::new(64 * 1024);
+        let client = Arc::<Share>::default();
+        let ((a, _), (b, woken), (other, _)) = (counted(&budget), counted(&budget), counted(&budget));
+        a.join(&client);
+        b.join(&client);
+        let first = a.take(32 * 1024).unwrap();
+        let _small = b.take(4096).unwrap();
+        assert!(b.take(16 * 1024).is_none(), "48 KiB are the client's share");
+        let _others = (other.take(4096).unwrap(), other.take(16 * 1024).unwrap());
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        drop(first);
+        assert!(woken.load(Ordering::SeqCst) > 0, "the other connection made room");
+        assert!(b.take(16 * 1024).is_some());
     }
 
     #[test]

@@ -297,6 +297,7 @@ impl Conn {
         self.stale_after = export.stale_after().unwrap_or(self.stale_after);
         let _ = self.link.stale_after.set(self.stale_after);
         self.traffic = export.traffic();
+        self.holder.join(&self.traffic.share);
         let _ = self.link.traffic.set(Arc::clone(&self.traffic));
         self.export = Some(export);
         Ok(info)

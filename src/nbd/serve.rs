@@ -25,6 +25,15 @@ use std::time::{Duration, Instant};
 /// Socket buffer asked for in each direction, bytes: a batch of replies fits, so that the client can drain it meanwhile.
 const SOCKET_BUFFER: usize = 1 << 20;
 
+/// Silence after which a TCP client is asked whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How often it is asked again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Questions without an answer after which it is gone: 30 s after its last sign of life.
+const KEEPALIVE_COUNT: u32 = 4;
+/// How long a TCP client may leave unacknowledged or unread what was sent to it.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
 /// A monotonic clock: time since some fixed point.
 pub trait Ticks: Send + Sync {
     /// The time now.
@@ -192,12 +201,24 @@ impl Listener {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 sys::socket_buffers(&stream, SOCKET_BUFFER);
-                // A client whose machine vanished sends nothing; keep-alive is what ends its lease.
-                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                notice_the_dead(&stream)?;
                 Ok((stream.into(), Peer::Tcp { addr }))
             }
         }
     }
+}
+
+/// Has a TCP connection ended when its other end is gone: a client whose machine vanished sends nothing, and would keep its
+/// lease for ever. An idle one is asked after [`KEEPALIVE_IDLE`], then every [`KEEPALIVE_INTERVAL`]. That is not
+/// done while replies are on their way, and one that lives may leave them unread for a while: they have [`UNACKNOWLEDGED`].
+fn notice_the_dead(stream: &impl AsFd) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)?;
+    Ok(())
 }
 
 /// Counters since the server started.

@@ -447,6 +447,19 @@ fn tcp_works_and_tells_who_it_is() {
 }
 
 #[test]
+fn tcp_clients_that_vanish_are_noticed_after_half_a_minute() {
+    use rustix::net::sockopt;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = Listener::Tcp(listener).accept().unwrap();
+    assert!(sockopt::socket_keepalive(&socket).unwrap());
+    let [idle, interval] = [sockopt::tcp_keepidle(&socket).unwrap(), sockopt::tcp_keepintvl(&socket).unwrap()];
+    let silence = idle + interval * sockopt::tcp_keepcnt(&socket).unwrap();
+    assert_eq!(silence, Duration::from_secs(30));
+    assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 120_000);
+}
+
+#[test]
 fn one_connection_can_be_ended() {
     let r = plain();
     let (mut a, mut b) = (Raw::open(&r.path, "gated"), Raw::open(&r.path, "gated"));

@@ -1,5 +1,7 @@
-//! What all connections of one volume share in the server: the order of its writes, what waits for its key, its limits.
+//! What all connections of one volume share in the server: the order of its writes, what waits for its key, its limits, its share
+//! of the buffers.
 
+use super::budget::Share;
 use super::hold::{Held, Hold};
 use super::limit::Limit;
 use super::link::Link;
@@ -15,6 +17,8 @@ pub struct Traffic {
     pub(super) order: Order<Job>,
     pub(super) hold: Hold,
     pub(super) limit: Limit,
+    /// Of the payload buffers.
+    pub(super) share: Arc<Share>,
 }
 
 impl std::fmt::Debug for Traffic {

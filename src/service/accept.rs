@@ -54,11 +54,13 @@ impl Service {
         volume.on_failed_sync(move || {
             let Some(service) = service.upgrade() else { return };
             // In a thread of its own: whoever synced may hold the very locks that the catalog's change waits for.
-            std::thread::spawn(move || {
-                if let Err(err) = service.set_write_failed(id, true) {
+            let telling = service.clone();
+            let thread = std::thread::spawn(move || {
+                if let Err(err) = telling.set_write_failed(id, true) {
                     tracing::error!("{id}: the catalog could not be told of the failed sync: {}", err.line());
                 }
             });
+            service.telling.lock().push(thread);
         });
     }
 

@@ -81,6 +81,8 @@ pub struct Service {
     jobs: snapshot::Jobs,
     views: view::Views,
     endpoints: Mutex<Vec<String>>,
+    /// Threads that tell the catalog something which must not be lost.
+    telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
     lock: DirLock,
 }
 
@@ -125,6 +127,7 @@ impl Service {
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
             endpoints: Mutex::default(),
+            telling: Mutex::default(),
             lock,
         });
         service.settle_snapshots();
@@ -280,6 +283,8 @@ impl Service {
     pub fn shut_down(self: &Arc<Self>) {
         self.stop_jobs();
         self.close_all();
+        let telling = std::mem::take(&mut *self.telling.lock());
+        telling.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
