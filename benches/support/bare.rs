@@ -9,14 +9,19 @@ use coffer::cipher::xts::Kernel;
 pub fn loop_of(kernel: Kernel, seal: bool) -> Option<fn(&mut [u8])> {
     #[cfg(target_arch = "x86_64")]
     if Kernel::available().any(|k| k == kernel) {
-        // SAFETY: the processor has what the kernel needs, which is more than these loops need.
+        macro_rules! safe {
+            ($name:ident, $seal:literal) => {
+                // SAFETY: the processor has what the kernel needs, which is more than the loop needs.
+                Some(|buf| unsafe { x86::$name::<$seal>(buf) })
+            };
+        }
         return match (kernel, seal) {
-            (Kernel::Avx512, true) => Some(|buf| unsafe { x86::wide::<true>(buf) }),
-            (Kernel::Avx512, false) => Some(|buf| unsafe { x86::wide::<false>(buf) }),
-            (Kernel::Vaes, true) => Some(|buf| unsafe { x86::double::<true>(buf) }),
-            (Kernel::Vaes, false) => Some(|buf| unsafe { x86::double::<false>(buf) }),
-            (Kernel::AesNi, true) => Some(|buf| unsafe { x86::single::<true>(buf) }),
-            (Kernel::AesNi, false) => Some(|buf| unsafe { x86::single::<false>(buf) }),
+            (Kernel::Avx512, true) => safe!(wide, true),
+            (Kernel::Avx512, false) => safe!(wide, false),
+            (Kernel::Vaes, true) => safe!(double, true),
+            (Kernel::Vaes, false) => safe!(double, false),
+            (Kernel::AesNi, true) => safe!(single, true),
+            (Kernel::AesNi, false) => safe!(single, false),
             _ => None,
         };
     }
@@ -57,15 +62,39 @@ mod x86 {
     }
 
     bare!(
-        wide, "avx512f,avx512bw,vaes", _mm512_setzero_si512, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_xor_si512,
-        _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_aesdec_epi128, _mm512_aesdeclast_epi128
+        wide,
+        "avx512f,avx512bw,vaes",
+        _mm512_setzero_si512,
+        _mm512_loadu_si512,
+        _mm512_storeu_si512,
+        _mm512_xor_si512,
+        _mm512_aesenc_epi128,
+        _mm512_aesenclast_epi128,
+        _mm512_aesdec_epi128,
+        _mm512_aesdeclast_epi128
     );
     bare!(
-        double, "avx2,vaes", _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_xor_si256,
-        _mm256_aesenc_epi128, _mm256_aesenclast_epi128, _mm256_aesdec_epi128, _mm256_aesdeclast_epi128
+        double,
+        "avx2,vaes",
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_xor_si256,
+        _mm256_aesenc_epi128,
+        _mm256_aesenclast_epi128,
+        _mm256_aesdec_epi128,
+        _mm256_aesdeclast_epi128
     );
     bare!(
-        single, "aes,sse2", _mm_setzero_si128, _mm_loadu_si128, _mm_storeu_si128, _mm_xor_si128,
-        _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aesdec_si128, _mm_aesdeclast_si128
+        single,
+        "aes,sse2",
+        _mm_setzero_si128,
+        _mm_loadu_si128,
+        _mm_storeu_si128,
+        _mm_xor_si128,
+        _mm_aesenc_si128,
+        _mm_aesenclast_si128,
+        _mm_aesdec_si128,
+        _mm_aesdeclast_si128
     );
 }

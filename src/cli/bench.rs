@@ -34,7 +34,7 @@ pub(super) struct BenchArgs {
     /// Bytes of the volume that are used [default: 512MiB; with --against 256MiB]
     #[arg(long)]
     size: Option<ByteLen>,
-    /// Seconds for each measurement [default: 3; with --against 0.4]
+    /// Seconds for each measurement [default: 3; with --against 0.3]
     #[arg(long)]
     seconds: Option<f64>,
     /// Measure beside these servers, in alternating rounds
@@ -143,7 +143,7 @@ fn beside(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
         return Err(Error::new(Kind::Usage, "--size: at least 128MiB are needed"));
     }
     let (peers, only) = (&args.against[..], &args.only[..]);
-    let plan = compare::Plan { peers, rounds: args.rounds.max(1), time: seconds(args, 0.4)?, size, only };
+    let plan = compare::Plan { peers, rounds: args.rounds.max(1), time: seconds(args, 0.3)?, size, only };
     let comparison = compare::run(scratch, &plan)?;
     if let Some(path) = &args.samples {
         compare::save(&comparison, path)?;

@@ -86,6 +86,9 @@ pub(super) fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
         for (n, case) in cases.iter().enumerate() {
             for turn in 0..servers.all.len() {
                 let server = &servers.all[(turn + round + n) % servers.all.len()];
+                if case.ours_alone && server.name != "coffer" {
+                    continue;
+                }
                 let sample = measure(case, server, plan.size, time, &source).map_err(|e| name(e, case, server))?;
                 samples.extend(sample.filter(|_| round > 0).map(|s| Sample { round, ..s }));
                 if round > 0 && case.name == COLD && server.name == "coffer" {
@@ -187,10 +190,13 @@ fn measure(case: &Case, server: &Server, size: u64, time: Duration, source: &Pat
 
 /// The file under a server, read by fio past the page cache: what its disk can do.
 fn disk(server: &Server, size: u64) -> Result<Sample> {
+    // A volume's data is the end of its file.
+    let length = std::fs::metadata(&server.file).on(|| format!("look at {}", server.file.display()))?.len();
     let out = finish(
         Command::new("fio")
             .args(["--name=b", "--ioengine=libaio", "--direct=1", "--rw=read", "--bs=1M", "--iodepth=4", "--readonly"])
             .args(["--output-format=json", &format!("--size={}", size - TRIM_ROOM)])
+            .arg(format!("--offset={}", length.saturating_sub(size)))
             .arg(format!("--filename={}", server.file.display())),
     )?;
     let seen = fio_said(&out, false)?;

@@ -89,7 +89,7 @@ pub(super) struct Seen {
     pub(super) bytes: u64,
     pub(super) elapsed: Duration,
     /// Of each request, nanoseconds, sorted.
-    pub(super) latencies: Vec<u32>,
+    pub(super) latencies: Vec<u64>,
 }
 
 impl Seen {
@@ -97,7 +97,7 @@ impl Seen {
     pub(super) fn percentile(&self, p: f64) -> f64 {
         let at = (self.latencies.len() as f64 * p / 100.0) as usize;
         let found = self.latencies.get(at.min(self.latencies.len().saturating_sub(1)));
-        found.map_or(0.0, |ns| f64::from(*ns) / 1e3)
+        found.map_or(0.0, |ns| *ns as f64 / 1e3)
     }
 }
 
@@ -295,7 +295,7 @@ struct Run {
     slots: Vec<Slot>,
     flying: usize,
     begun: u64,
-    latencies: Vec<u32>,
+    latencies: Vec<u64>,
 }
 
 impl Run {
@@ -369,7 +369,7 @@ impl Run {
             return Ok(0);
         }
         let payload = if slot.state == State::Reading { self.pattern.block } else { 0 };
-        self.latencies.push((now - slot.since).as_nanos().try_into().unwrap_or(u32::MAX));
+        self.latencies.push((now - slot.since).as_nanos() as u64);
         let more = goes_on && !matches!(self.pattern.until, Until::Count(count) if self.begun >= count);
         slot.state = if more { State::Changing } else { State::Idle };
         self.flying -= usize::from(!more);

@@ -67,12 +67,9 @@ impl Server {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.pid)).unwrap_or_default()
     }
 
-    /// Processor seconds used so far (fields 14 and 15 of `/proc/PID/stat`, in clock ticks).
+    /// Processor seconds used so far.
     pub(super) fn cpu(&self) -> f64 {
-        let stat = self.proc("stat");
-        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+        crate::sys::cpu_time(self.pid).unwrap_or_default().as_secs_f64()
     }
 
     /// Forgets the peak of resident memory so far, where the kernel lets us.
@@ -164,11 +161,13 @@ impl Servers {
                 args(&program.display().to_string(), &[&s.to_string(), &f.to_string()])
             }
         };
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let said = self.folder.join(format!("{name}.log"));
+        let log = File::create(&said).on(|| format!("create {}", said.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|e| missing(&command, e))?;
         let pid = child.id();
         self.children.push(child);
-        self.wait_for(name, &socket)?;
+        self.wait_for(name, &socket, &said)?;
         self.all.push(Server { name, socket, export: "", pid, file });
         Ok(())
     }
@@ -180,12 +179,13 @@ impl Servers {
         Ok(program)
     }
 
-    /// Waits until the newest child's socket takes connections.
-    fn wait_for(&mut self, name: &str, socket: &Path) -> Result<()> {
+    /// Waits until the newest child's socket takes connections; what it said is in `log`.
+    fn wait_for(&mut self, name: &str, socket: &Path, log: &Path) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
-                return Err(cannot(format!("{name} ended: {status}")));
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(cannot(format!("{name} ended: {status}: {}", said.trim())));
             }
             if Instant::now() > until {
                 return Err(Error::new(Kind::Unreachable, format!("{name} did not answer in 20 s")));

@@ -118,12 +118,12 @@ fn details(all: &Comparison) {
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     let row = |title: &str, of: &dyn Fn(&Case, &Median) -> String| {
         render::line("");
-        let header: String = all.servers.iter().map(|s| format!("{s:>16}")).collect();
+        let header: String = all.servers.iter().map(|s| format!("{s:>20}")).collect();
         render::line(format!("{title:<21}{header}"));
         for case in measured(all) {
             let cell =
                 |server: &String| Median::of(all, case.name, server).map_or_else(|| "-".to_owned(), |m| of(case, &m));
-            let cells: String = all.servers.iter().map(|s| format!("{:>16}", cell(s))).collect();
+            let cells: String = all.servers.iter().map(|s| format!("{:>20}", cell(s))).collect();
             render::line(format!("{:<21}{cells}", case.name));
         }
     };
