@@ -117,7 +117,11 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
     std::fs::create_dir(&scratch).on(|| format!("create {}", scratch.display()))?;
     let done = if args.against.is_empty() { alone(common, &scratch, args) } else { beside(common, &scratch, args) };
     let _ = std::fs::remove_dir_all(&scratch);
-    done.map(|()| 0)
+    match done {
+        // What a signal has broken off fails in many ways.
+        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
+        done => done.map(|()| 0),
+    }
 }
 
 /// How long one measurement takes.

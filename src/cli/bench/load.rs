@@ -408,3 +408,7 @@ pub(super) fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<
     all.latencies.sort_unstable();
     Ok(all)
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -149,11 +149,25 @@ impl Servers {
                 let secret = format!("passphrase=+{p}");
                 args("nbdkit", &["-f", "-U", &s.to_string(), "--filter=luks", "file", &f.to_string(), &secret])
             }
-            Peer::QemuNbd => args("qemu-nbd", &["-t", "-e", "16", "-f", "raw", "-k", &s.to_string(), &f.to_string()]),
+            Peer::QemuNbd => args(
+                "qemu-nbd",
+                &["-t", "-e", "16", "--discard=unmap", "-f", "raw", "-k", &s.to_string(), &f.to_string()],
+            ),
             Peer::QemuLuks => {
                 let secret = format!("secret,id=bench,file={p}");
                 let image = format!("driver=luks,key-secret=bench,file.driver=file,file.filename={f}");
-                let serve = ["-t", "-e", "16", "-k", &s.to_string(), "--object", &secret, "--image-opts", &image];
+                let serve = [
+                    "-t",
+                    "-e",
+                    "16",
+                    "--discard=unmap",
+                    "-k",
+                    &s.to_string(),
+                    "--object",
+                    &secret,
+                    "--image-opts",
+                    &image,
+                ];
                 args("qemu-nbd", &serve)
             }
             Peer::Floor => {

@@ -193,3 +193,7 @@ fn bars(all: &Comparison) {
 pub(super) const fn is_durable(case: &Case) -> bool {
     matches!(case.work, Work::Load { op: Op::Fua | Op::WriteFlush, .. })
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;
