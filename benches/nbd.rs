@@ -1,6 +1,9 @@
 //! One request after another through the NBD server over a Unix socket, to memory (the protocol's own cost), beside a
 //! bare echo of the same bytes over such a socket.
 
+#[path = "support/settings.rs"]
+mod settings;
+
 use coffer::nbd::memory::{Fixed, Memory};
 use coffer::nbd::{Listener, Server, ServerConfig};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -67,5 +70,5 @@ fn nbd(c: &mut Criterion) {
     server.shutdown(Duration::from_secs(5));
 }
 
-criterion_group!(benches, nbd);
+criterion_group! { name = benches; config = settings::short(); targets = nbd }
 criterion_main!(benches);

@@ -1,5 +1,7 @@
 //! A full snapshot of a volume into a local repository, beside hashing the same bytes and beside writing and syncing them.
 
+#[path = "support/settings.rs"]
+mod settings;
 mod support;
 
 use coffer::cipher::Sealed;
@@ -85,5 +87,5 @@ fn snapshot(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, snapshot);
+criterion_group! { name = benches; config = settings::short(); targets = snapshot }
 criterion_main!(benches);

@@ -1,5 +1,7 @@
 //! A volume's reads and writes in one thread, beside the same reads and writes of a plain file.
 
+#[path = "support/settings.rs"]
+mod settings;
 mod support;
 
 use coffer::volume::Effort;
@@ -40,5 +42,5 @@ fn volume(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, volume);
+criterion_group! { name = benches; config = settings::short(); targets = volume }
 criterion_main!(benches);

@@ -197,6 +197,24 @@ pub fn secrets_are_locked() -> bool {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Processes
+
+/// Processor time that all threads of a process have used so far, those that ended too. `None` if there is none of that
+/// id.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both calls write to a local of their own type alone.
+    let done = unsafe {
+        libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    let whole = u64::try_from(time.tv_sec).ok().filter(|_| done)?;
+    Some(std::time::Duration::new(whole, u32::try_from(time.tv_nsec).ok()?))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Files
 
 /// How an OFD lock is taken.
@@ -323,6 +341,15 @@ mod tests {
         let again = Locked::<[u8; 100]>::zeroed();
         assert_eq!(*again, [0u8; 100]);
         assert!(address != 0);
+    }
+
+    #[test]
+    fn processor_time_grows_with_work_of_any_thread() {
+        let before = cpu_time(std::process::id()).unwrap();
+        let work = || (0..3_000_000u64).fold(1u64, |a, b| std::hint::black_box(a ^ b));
+        std::thread::spawn(work).join().unwrap();
+        assert!(cpu_time(std::process::id()).unwrap() > before);
+        assert_eq!(cpu_time(u32::MAX), None);
     }
 
     #[test]

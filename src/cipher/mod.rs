@@ -5,8 +5,6 @@
 
 pub mod wrap;
 pub mod xts;
-#[cfg(target_arch = "x86_64")]
-mod xts_avx512;
 
 use crate::secret::Secret;
 use crate::units::DataKeyId;

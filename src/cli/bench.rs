@@ -1,20 +1,29 @@
 //! `coffer bench`: rates, latencies and processor time, each beside its floor, as a table and as JSON.
 //!
 //! The server runs as a process of its own over a scratch directory, so that its processor time is its own; the load
-//! comes from this process over a Unix socket, one connection, requests pipelined. Floors: memcpy for the cipher, a plain
-//! `pread`/`pwrite` of a file on the same disk for the server. Figures of one run belong together; the machine is named.
+//! comes from this process over Unix sockets, requests pipelined. Alone, coffer is measured beside floors: memcpy for the
+//! cipher, a plain `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is measured beside other
+//! servers (`compare`). Figures of one run belong together; the machine is named.
 
+mod cases;
+mod compare;
 mod load;
 mod local;
+mod peers;
+mod plot;
+mod verdict;
 
 use super::demo::session::Session;
 use super::{Common, render};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::ByteLen;
 use clap::Args;
-use load::{Connection, Pattern};
+use load::{Connection, Op, Pattern, Until};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
@@ -22,12 +31,47 @@ pub(super) struct BenchArgs {
     /// Directory on the disk to be measured; scratch files in it are removed afterwards
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
-    /// Bytes of the volume that are used
-    #[arg(long, default_value = "512MiB")]
-    size: ByteLen,
-    /// Seconds for each measurement
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
+    /// Bytes of the volume that are used [default: 512MiB; with --against 256MiB]
+    #[arg(long)]
+    size: Option<ByteLen>,
+    /// Seconds for each measurement [default: 3; with --against 0.3]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Measure beside these servers, in alternating rounds
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',', value_enum)]
+    against: Vec<peers::Peer>,
+    /// Counted rounds
+    #[arg(long, default_value_t = 5, requires = "against")]
+    rounds: usize,
+    /// Only cases whose names contain one of these
+    #[arg(long, value_name = "CASES", value_delimiter = ',', requires = "against")]
+    only: Vec<String>,
+    /// Write all samples to this file, as JSON
+    #[arg(long, value_name = "FILE", requires = "against")]
+    samples: Option<PathBuf>,
+    /// Measure nothing: show the samples of this file, as a table and as plots
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "dir", "size", "seconds"])]
+    plot: Option<PathBuf>,
+    /// Folder for the plots, which are SVG
+    #[arg(long, value_name = "DIR", requires = "plot")]
+    out: Option<PathBuf>,
+}
+
+/// Set by SIGINT and SIGTERM while something is measured.
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Whether the user asked to stop. Scratch files and servers go away on the way out.
+fn interrupted() -> bool {
+    STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
+}
+
+fn stop_on_signals() -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = STOP.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).on(|| "catch signals".to_owned())?;
+    }
+    Ok(())
 }
 
 /// One measurement.
@@ -60,37 +104,78 @@ struct Outcome {
 }
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
+    if let Some(file) = &args.plot {
+        let comparison = compare::read(file)?;
+        verdict::show(&comparison);
+        if let Some(out) = &args.out {
+            plot::write(&comparison, out)?.iter().for_each(|path| render::line(path.display()));
+        }
+        return Ok(0);
+    }
+    stop_on_signals()?;
     let scratch = args.dir.join(format!("coffer-bench-{}", std::process::id()));
     std::fs::create_dir(&scratch).on(|| format!("create {}", scratch.display()))?;
-    let outcome = measure(&scratch, args);
+    let done = if args.against.is_empty() { alone(common, &scratch, args) } else { beside(common, &scratch, args) };
     let _ = std::fs::remove_dir_all(&scratch);
-    let outcome = outcome?;
+    match done {
+        // What a signal has broken off fails in many ways.
+        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
+        done => done.map(|()| 0),
+    }
+}
+
+/// How long one measurement takes.
+fn seconds(args: &BenchArgs, default: f64) -> Result<Duration> {
+    let asked = args.seconds.unwrap_or(default);
+    let time = Duration::try_from_secs_f64(asked).ok().filter(|t| *t >= Duration::from_millis(50));
+    time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: at least 0.05 are needed")))
+}
+
+fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
+    let outcome = measure(scratch, args.size.map_or(512 << 20, |s| s.0), seconds(args, 3.0)?)?;
     if common.json {
         render::line(serde_json::to_string_pretty(&outcome).unwrap_or_default());
     } else {
         show(&outcome);
     }
-    Ok(0)
+    Ok(())
 }
 
-fn measure(scratch: &std::path::Path, args: &BenchArgs) -> Result<Outcome> {
-    let time = Duration::from_secs(args.seconds.max(1));
-    let load_before = std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
+fn beside(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
+    let size = args.size.map_or(256 << 20, |s| s.0) >> 20 << 20;
+    if size < 2 * cases::TRIM_ROOM {
+        return Err(Error::new(Kind::Usage, "--size: at least 128MiB are needed"));
+    }
+    let (peers, only) = (&args.against[..], &args.only[..]);
+    let plan = compare::Plan { peers, rounds: args.rounds.max(1), time: seconds(args, 0.3)?, size, only };
+    let comparison = compare::run(scratch, &plan)?;
+    if let Some(path) = &args.samples {
+        compare::save(&comparison, path)?;
+    }
+    if common.json {
+        render::line(serde_json::to_string_pretty(&comparison).unwrap_or_default());
+    } else {
+        verdict::show(&comparison);
+    }
+    Ok(())
+}
+
+fn measure(scratch: &Path, size: u64, time: Duration) -> Result<Outcome> {
+    let load_before = local::load_average();
     let mut rows = local::cipher(time)?;
-    let floors = local::file(scratch, args.size.0, time)?;
+    let floors = local::file(scratch, size, time)?;
     rows.extend(floors.iter().cloned());
     let mut coffer = Session::new(scratch)?;
     coffer.init()?;
-    let size = args.size.0.to_string();
-    coffer.run(&["volume", "create", "-q", "--size", &size, "--name", "bench"])?;
+    coffer.run(&["volume", "create", "-q", "--size", &size.to_string(), "--name", "bench"])?;
     let started = Instant::now();
     coffer.serve()?;
     let socket = coffer.nbd_socket();
     let mut connection = Connection::open(&socket, "bench")?;
     connection.read_once(0, 4096)?;
     let start_up = started.elapsed().as_secs_f64();
-    rows.extend(served(&mut connection, &coffer, args.size.0, time, &floors)?);
-    rows.push(snapshot(&coffer, args.size.0)?);
+    rows.extend(served(&mut connection, &coffer, size, time, &floors)?);
+    rows.push(snapshot(&coffer, size)?);
     let resident = coffer.server_memory();
     drop(connection);
     coffer.stop()?;
@@ -105,46 +190,19 @@ fn served(
     floors: &[Row],
 ) -> Result<Vec<Row>> {
     let cases = [
-        (
-            "write 1 MiB depth 4",
-            Pattern { write: true, random: false, block: 1 << 20, depth: 4, size, time },
-            "file write 128 KiB",
-        ),
-        (
-            "read 1 MiB depth 4",
-            Pattern { write: false, random: false, block: 1 << 20, depth: 4, size, time },
-            "file read 128 KiB",
-        ),
-        (
-            "write 128 KiB depth 16",
-            Pattern { write: true, random: false, block: 128 << 10, depth: 16, size, time },
-            "file write 128 KiB",
-        ),
-        (
-            "read 128 KiB depth 16",
-            Pattern { write: false, random: false, block: 128 << 10, depth: 16, size, time },
-            "file read 128 KiB",
-        ),
-        (
-            "random write 4 KiB depth 32",
-            Pattern { write: true, random: true, block: 4096, depth: 32, size, time },
-            "file random write 4 KiB",
-        ),
-        (
-            "random read 4 KiB depth 32",
-            Pattern { write: false, random: true, block: 4096, depth: 32, size, time },
-            "file random read 4 KiB",
-        ),
-        (
-            "random read 4 KiB depth 1",
-            Pattern { write: false, random: true, block: 4096, depth: 1, size, time },
-            "file random read 4 KiB",
-        ),
+        ("write 1 MiB depth 4", Op::Write, false, 1 << 20, 4, "file write 128 KiB"),
+        ("read 1 MiB depth 4", Op::Read, false, 1 << 20, 4, "file read 128 KiB"),
+        ("write 128 KiB depth 16", Op::Write, false, 128 << 10, 16, "file write 128 KiB"),
+        ("read 128 KiB depth 16", Op::Read, false, 128 << 10, 16, "file read 128 KiB"),
+        ("random write 4 KiB depth 32", Op::Write, true, 4096, 32, "file random write 4 KiB"),
+        ("random read 4 KiB depth 32", Op::Read, true, 4096, 32, "file random read 4 KiB"),
+        ("random read 4 KiB depth 1", Op::Read, true, 4096, 1, "file random read 4 KiB"),
     ];
     let mut rows = Vec::new();
-    for (what, pattern, floor) in cases {
+    for (what, op, random, block, depth, floor) in cases {
+        let pattern = Pattern { op, random, block, depth, start: 0, size, until: Until::Time(time) };
         let before = coffer.server_cpu();
-        let seen = connection.load(&pattern)?;
+        let seen = load::load(std::slice::from_mut(connection), &pattern)?;
         let cpu = coffer.server_cpu() - before;
         let rate = seen.bytes as f64 / seen.elapsed.as_secs_f64();
         let gib = seen.bytes as f64 / (1u64 << 30) as f64;

@@ -1,10 +1,12 @@
-//! A lean NBD client for load: one connection, simple replies, a fixed number of requests in flight.
+//! A lean NBD client for load: simple replies, a thread for each connection, a fixed number of requests in flight on each.
+//! It parses all replies that one `recv` brings and sends what follows them by one `send`, so that the server is what is
+//! measured.
 //!
 //! Wire facts: the NBD specification, "Fixed newstyle negotiation" (EXPORT_NAME) and "Transmission phase".
 
-use super::cannot;
-use crate::error::{IoContext, Result};
-use std::io::{Read, Write};
+use super::{cannot, interrupted};
+use crate::error::{Error, IoContext, Kind, Result};
+use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,30 +17,79 @@ const OPT_EXPORT_NAME: u32 = 1;
 const CLIENT_FLAGS: u32 = 3;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
+/// Bytes of a reply's head.
+const HEAD: usize = 16;
+const FLAG_FUA: u16 = 1;
+/// Bytes that one `recv` may bring.
+const ROOM: usize = 256 << 10;
+/// Payloads from this size on are sent from where they lie.
+const VECTORED: usize = 32 << 10;
 
-/// A connection in its transmission phase.
-pub(super) struct Connection {
-    socket: UnixStream,
-    out: Vec<u8>,
-    input: Vec<u8>,
+/// Commands on the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Read = 0,
+    Write = 1,
+    Disconnect = 2,
+    Flush = 3,
+    Trim = 4,
+}
+
+/// What the requests do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Op {
+    Read,
+    Write,
+    /// Seven reads of ten, the rest writes.
+    Mixed,
+    /// A write, and when it is answered a flush: together one.
+    WriteFlush,
+    /// Writes with FUA.
+    Fua,
+    Trim,
+}
+
+impl Op {
+    /// The transmission flags that the server has to offer.
+    fn needs(self) -> u16 {
+        match self {
+            Self::Read | Self::Write | Self::Mixed => 0,
+            Self::WriteFlush => 1 << 2,
+            Self::Fua => 1 << 3,
+            Self::Trim => 1 << 5,
+        }
+    }
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Until {
+    Time(Duration),
+    /// So many requests on each connection.
+    Count(u64),
 }
 
 /// What to ask for.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Pattern {
-    pub(super) write: bool,
+    pub(super) op: Op,
     pub(super) random: bool,
     pub(super) block: usize,
+    /// Requests in flight on each connection.
     pub(super) depth: usize,
+    /// Where it begins in the export.
+    pub(super) start: u64,
+    /// Bytes of the export that are used.
     pub(super) size: u64,
-    pub(super) time: Duration,
+    pub(super) until: Until,
 }
 
 /// What came of it.
 pub(super) struct Seen {
     pub(super) bytes: u64,
     pub(super) elapsed: Duration,
-    /// Of each request, sorted.
-    pub(super) latencies: Vec<Duration>,
+    /// Of each request, nanoseconds, sorted.
+    pub(super) latencies: Vec<u64>,
 }
 
 impl Seen {
@@ -46,7 +97,7 @@ impl Seen {
     pub(super) fn percentile(&self, p: f64) -> f64 {
         let at = (self.latencies.len() as f64 * p / 100.0) as usize;
         let found = self.latencies.get(at.min(self.latencies.len().saturating_sub(1)));
-        found.map_or(0.0, |d| d.as_secs_f64() * 1e6)
+        found.map_or(0.0, |ns| *ns as f64 / 1e3)
     }
 }
 
@@ -59,16 +110,29 @@ struct Offsets {
 }
 
 impl Offsets {
+    fn draw(&mut self) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
+    }
+
     fn next(&mut self) -> u64 {
         if self.random {
-            self.seed ^= self.seed << 13;
-            self.seed ^= self.seed >> 7;
-            self.seed ^= self.seed << 17;
-            return self.seed % self.blocks;
+            return self.draw() % self.blocks;
         }
         self.at = (self.at + 1) % self.blocks;
         self.at
     }
+}
+
+/// A connection in its transmission phase.
+pub(super) struct Connection {
+    socket: UnixStream,
+    /// What the server offers (transmission flags).
+    flags: u16,
+    out: Vec<u8>,
+    input: Vec<u8>,
 }
 
 impl Connection {
@@ -86,86 +150,265 @@ impl Connection {
         socket.write_all(&ask).on(what)?;
         let mut info = [0u8; 10];
         socket.read_exact(&mut info).on(what)?;
-        Ok(Self { socket, out: Vec::new(), input: vec![0; 2 << 20] })
+        let flags = u16::from_be_bytes([info[8], info[9]]);
+        Ok(Self { socket, flags, out: Vec::new(), input: vec![0; ROOM] })
     }
 
-    fn push(&mut self, write: bool, cookie: u64, offset: u64, payload: &[u8], len: usize) {
+    /// Whether the server offers what these requests need.
+    pub(super) fn can(&self, op: Op) -> bool {
+        self.flags & op.needs() == op.needs()
+    }
+
+    fn head(&mut self, command: Command, flags: u16, cookie: u64, offset: u64, len: usize) {
         self.out.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
-        self.out.extend_from_slice(&[0, 0, 0, u8::from(write)]);
+        self.out.extend_from_slice(&flags.to_be_bytes());
+        self.out.extend_from_slice(&(command as u16).to_be_bytes());
         self.out.extend_from_slice(&cookie.to_be_bytes());
         self.out.extend_from_slice(&offset.to_be_bytes());
         self.out.extend_from_slice(&(len as u32).to_be_bytes());
-        self.out.extend_from_slice(payload);
     }
 
-    pub(super) fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
-        self.push(false, 0, offset, &[], len);
-        self.send()?;
-        self.reply(len).map(drop)
-    }
-
-    fn send(&mut self) -> Result<()> {
-        self.socket.write_all(&self.out).on(|| "send requests".to_owned())?;
+    /// Queues a payload, or sends it with all that is queued before it.
+    fn payload(&mut self, payload: &[u8]) -> Result<()> {
+        if payload.len() < VECTORED {
+            self.out.extend_from_slice(payload);
+            return Ok(());
+        }
+        let what = || "send requests".to_owned();
+        let mut both = [IoSlice::new(&self.out), IoSlice::new(payload)];
+        let mut rest = &mut both[..];
+        while !rest.is_empty() {
+            let sent = self.socket.write_vectored(rest).on(what)?;
+            IoSlice::advance_slices(&mut rest, sent);
+        }
         self.out.clear();
         Ok(())
     }
 
-    /// Reads one reply and its payload; answers its cookie.
-    fn reply(&mut self, len: usize) -> Result<u64> {
-        let what = || "read a reply".to_owned();
-        self.socket.read_exact(&mut self.input[..16 + len]).on(what)?;
-        let head = &self.input[..16];
-        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        if word(0) != REPLY_MAGIC || word(4) != 0 {
-            return Err(cannot(format!("the server answered error {}", word(4))));
+    fn send(&mut self) -> Result<()> {
+        if !self.out.is_empty() {
+            self.socket.write_all(&self.out).on(|| "send requests".to_owned())?;
+            self.out.clear();
         }
-        Ok(u64::from(word(8)) << 32 | u64::from(word(12)))
+        Ok(())
     }
 
-    /// Keeps `depth` requests in flight until the time is over, then waits for the rest.
-    pub(super) fn load(&mut self, pattern: &Pattern) -> Result<Seen> {
-        let payload: Vec<u8> =
-            if pattern.write { (0..pattern.block).map(|i| (i * 31 + 7) as u8).collect() } else { Vec::new() };
-        let expect = if pattern.write { 0 } else { pattern.block };
-        let blocks = (pattern.size / pattern.block as u64).max(1);
-        let mut offsets = Offsets { at: 0, seed: 0x9e37_79b9_7f4a_7c15, blocks, random: pattern.random };
-        let mut sent = vec![Instant::now(); pattern.depth];
-        let mut latencies = Vec::with_capacity(1 << 20);
-        let started = Instant::now();
-        for (cookie, at) in sent.iter_mut().enumerate() {
-            *at = Instant::now();
-            self.push(pattern.write, cookie as u64, offsets.next() * pattern.block as u64, &payload, pattern.block);
-            if pattern.write {
-                self.send()?;
-            }
-        }
+    /// One read by itself.
+    pub(super) fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
+        self.head(Command::Read, 0, 0, offset, len);
         self.send()?;
-        let mut flying = pattern.depth;
-        while flying > 0 {
-            let cookie = self.reply(expect)? as usize;
-            let slot = sent.get_mut(cookie).ok_or_else(|| cannot(format!("the server answered request {cookie}")))?;
-            let now = Instant::now();
-            latencies.push(now - *slot);
-            if now - started < pattern.time {
-                *slot = now;
-                let offset = offsets.next() * pattern.block as u64;
-                self.push(pattern.write, cookie as u64, offset, &payload, pattern.block);
-                self.send()?;
-            } else {
-                flying -= 1;
+        let mut answer = vec![0; HEAD + len];
+        self.socket.read_exact(&mut answer).on(|| "read a reply".to_owned())?;
+        cookie(&answer[..HEAD]).map(drop)
+    }
+
+    /// One flush by itself.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.head(Command::Flush, 0, 0, 0, 0);
+        self.send()?;
+        let mut answer = [0; HEAD];
+        self.socket.read_exact(&mut answer).on(|| "read a reply".to_owned())?;
+        cookie(&answer).map(drop)
+    }
+
+    /// Keeps `depth` requests in flight until it is over, then waits for the rest.
+    fn load(&mut self, pattern: &Pattern, seed: u64, started: Instant) -> Result<Seen> {
+        let mut run = Run::new(pattern, seed);
+        for slot in 0..pattern.depth {
+            run.ask(self, slot)?;
+        }
+        run.sent(&mut (0..pattern.depth), Instant::now());
+        self.send()?;
+        let (mut held, mut skip) = (0, 0);
+        let mut asked = Vec::with_capacity(pattern.depth);
+        while run.flying > 0 {
+            let got = self.socket.read(&mut self.input[held..]).on(|| "read replies".to_owned())?;
+            if got == 0 {
+                return Err(cannot("the server hung up"));
             }
+            let now = Instant::now();
+            let goes_on = run.goes_on(now - started)?;
+            let (end, mut at) = (held + got, 0);
+            loop {
+                let payload = skip.min(end - at);
+                at += payload;
+                skip -= payload;
+                if skip > 0 || end - at < HEAD {
+                    break;
+                }
+                let slot = cookie(&self.input[at..at + HEAD])? as usize;
+                at += HEAD;
+                skip = run.answered(slot, now, goes_on)?;
+                if run.slots[slot].state != State::Idle {
+                    run.ask(self, slot)?;
+                    asked.push(slot);
+                }
+            }
+            self.input.copy_within(at..end, 0);
+            held = end - at;
+            run.sent(&mut asked.drain(..), now);
+            self.send()?;
         }
         let elapsed = started.elapsed();
-        latencies.sort_unstable();
-        Ok(Seen { bytes: latencies.len() as u64 * pattern.block as u64, elapsed, latencies })
+        Ok(Seen { bytes: run.latencies.len() as u64 * pattern.block as u64, elapsed, latencies: run.latencies })
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.out.clear();
-        self.push(false, 0, 0, &[], 0);
-        self.out[7] = 2; // NBD_CMD_DISC
+        self.head(Command::Disconnect, 0, 0, 0, 0);
         let _ = self.socket.write_all(&self.out);
     }
 }
+
+/// The cookie of a reply that is no error.
+fn cookie(head: &[u8]) -> Result<u64> {
+    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    if word(0) != REPLY_MAGIC || word(4) != 0 {
+        return Err(cannot(format!("the server answered error {}", word(4))));
+    }
+    Ok(u64::from(word(8)) << 32 | u64::from(word(12)))
+}
+
+/// What a slot's request is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Reading,
+    Changing,
+    /// The second half of [`Op::WriteFlush`].
+    Flushing,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    state: State,
+    since: Instant,
+}
+
+/// One connection's way through a pattern.
+struct Run {
+    pattern: Pattern,
+    offsets: Offsets,
+    payload: Vec<u8>,
+    slots: Vec<Slot>,
+    flying: usize,
+    begun: u64,
+    latencies: Vec<u64>,
+}
+
+impl Run {
+    fn new(pattern: &Pattern, seed: u64) -> Self {
+        let blocks = (pattern.size / pattern.block as u64).max(1);
+        let seed = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed * 2 + 1);
+        Self {
+            pattern: *pattern,
+            offsets: Offsets { at: 0, seed, blocks, random: pattern.random },
+            payload: (0..pattern.block).map(|i| (i * 31 + 7) as u8).collect(),
+            slots: vec![Slot { state: State::Changing, since: Instant::now() }; pattern.depth],
+            flying: pattern.depth,
+            begun: 0,
+            latencies: Vec::with_capacity(1 << 20),
+        }
+    }
+
+    /// Whether a slot that is free takes another request.
+    fn goes_on(&self, elapsed: Duration) -> Result<bool> {
+        if interrupted() {
+            return Err(Error::new(Kind::Interrupted, "stopped"));
+        }
+        Ok(match self.pattern.until {
+            Until::Time(time) => elapsed < time,
+            Until::Count(count) => self.begun < count,
+        })
+    }
+
+    /// Queues the slot's next request.
+    fn ask(&mut self, to: &mut Connection, slot: usize) -> Result<()> {
+        let (len, id) = (self.pattern.block, slot as u64);
+        if self.slots[slot].state == State::Flushing {
+            to.head(Command::Flush, 0, id, 0, 0);
+            return Ok(());
+        }
+        self.begun += 1;
+        let offset = self.pattern.start + self.offsets.next() * len as u64;
+        let op = match self.pattern.op {
+            Op::Mixed if self.offsets.draw() % 10 < 7 => Op::Read,
+            Op::Mixed => Op::Write,
+            op => op,
+        };
+        self.slots[slot].state = if op == Op::Read { State::Reading } else { State::Changing };
+        match op {
+            Op::Read => to.head(Command::Read, 0, id, offset, len),
+            Op::Trim => to.head(Command::Trim, 0, id, offset, len),
+            _ => {
+                to.head(Command::Write, if op == Op::Fua { FLAG_FUA } else { 0 }, id, offset, len);
+                to.payload(&self.payload)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes when requests were sent; a flush belongs to the write before it.
+    fn sent(&mut self, slots: &mut dyn Iterator<Item = usize>, now: Instant) {
+        for slot in slots {
+            if self.slots[slot].state != State::Flushing {
+                self.slots[slot].since = now;
+            }
+        }
+    }
+
+    /// A reply's head has come: the bytes that follow it. The slot is idle afterwards, or to be asked for again.
+    fn answered(&mut self, slot: usize, now: Instant, goes_on: bool) -> Result<usize> {
+        let number = slot;
+        let slot = self.slots.get_mut(slot).filter(|s| s.state != State::Idle);
+        let slot = slot.ok_or_else(|| cannot(format!("the server answered request {number}, which nobody asked")))?;
+        if slot.state == State::Changing && self.pattern.op == Op::WriteFlush {
+            slot.state = State::Flushing;
+            return Ok(0);
+        }
+        let payload = if slot.state == State::Reading { self.pattern.block } else { 0 };
+        self.latencies.push((now - slot.since).as_nanos() as u64);
+        let more = goes_on && !matches!(self.pattern.until, Until::Count(count) if self.begun >= count);
+        slot.state = if more { State::Changing } else { State::Idle };
+        self.flying -= usize::from(!more);
+        Ok(payload)
+    }
+}
+
+/// The pattern on all of the connections at once. Sequential ones each have a part of the range, in order.
+pub(super) fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<Seen> {
+    let share = pattern.size / connections.len() as u64 / pattern.block as u64 * pattern.block as u64;
+    let started = Instant::now();
+    let seen = std::thread::scope(|scope| {
+        let threads: Vec<_> = connections
+            .iter_mut()
+            .enumerate()
+            .map(|(i, connection)| {
+                let mut own = *pattern;
+                if !own.random {
+                    own.start += share * i as u64;
+                    own.size = share;
+                }
+                scope.spawn(move || connection.load(&own, i as u64, started))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|_| Err(cannot("a load thread ended"))))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let mut all = Seen { bytes: 0, elapsed: Duration::ZERO, latencies: Vec::new() };
+    for one in seen {
+        all.bytes += one.bytes;
+        all.elapsed = all.elapsed.max(one.elapsed);
+        all.latencies.extend(one.latencies);
+    }
+    all.latencies.sort_unstable();
+    Ok(all)
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

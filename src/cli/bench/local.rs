@@ -59,15 +59,16 @@ pub(super) fn cipher(time: Duration) -> Result<Vec<Row>> {
     for (size, name) in [(4 << 10, "4 KiB"), (128 << 10, "128 KiB")] {
         for seal in [true, false] {
             let verb = if seal { "seal" } else { "open" };
-            let mut row = repeat(&format!("AES-256-XTS {verb} {name}"), size, time / 2, || {
-                let buf = black_box(&mut room[..size]);
-                if seal {
-                    cipher.seal(at, buf)
-                } else {
-                    cipher.open(at, buf)
-                }
-                Ok(())
-            })?;
+            let mut row =
+                repeat(&format!("AES-256-XTS {verb} {name} ({:?})", cipher.kernel()), size, time / 2, || {
+                    let buf = black_box(&mut room[..size]);
+                    if seal {
+                        cipher.seal(at, buf)
+                    } else {
+                        cipher.open(at, buf)
+                    }
+                    Ok(())
+                })?;
             row.floor = Some((floor.what.clone(), row.rate / floor.rate));
             rows.push(row);
         }
@@ -109,6 +110,11 @@ pub(super) fn file(dir: &Path, size: u64, time: Duration) -> Result<Vec<Row>> {
     drop(file);
     std::fs::remove_file(&path).on(what)?;
     Ok(rows)
+}
+
+/// The load averages, as the kernel has them.
+pub(super) fn load_average() -> String {
+    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }
 
 /// What this machine is.

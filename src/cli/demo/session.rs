@@ -82,8 +82,13 @@ impl Session {
         self.data().join("nbd.sock")
     }
 
+    /// The server's process id; 0 without one.
+    pub(in crate::cli) fn server_pid(&self) -> u32 {
+        self.server.as_ref().map_or(0, Child::id)
+    }
+
     fn server_file(&self, name: &str) -> String {
-        let pid = self.server.as_ref().map_or(0, Child::id);
+        let pid = self.server_pid();
         std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
     }
 

@@ -1,0 +1,158 @@
+//! AES-256-XTS for x86-64 with AVX-512, VAES and VPCLMULQDQ.
+//!
+//! Thirty-two blocks (one part) at a time, four to a register: eight registers of data, eight of tweaks. Tweaks go from
+//! one part to the next by one multiplication by x^32 each: a shift by four bytes, and a carry-less multiplication of the
+//! four that leave by the polynomial, beside the cipher's chain of instructions. The round keys stay in locked memory and
+//! are read anew for each part: the reads cost nothing, and no copy of them lands on the stack.
+
+#![allow(unsafe_code)]
+
+use super::x86::{Keys, ROUNDS, Schedule, each_lane};
+use super::{Engine, Firsts, Tweak, Way, check};
+use crate::units::PART;
+use std::arch::x86_64::*;
+
+/// Registers of four blocks in a part.
+const LANES: usize = PART / 64;
+
+pub(super) struct Avx512(Schedule);
+
+pub(super) fn runs_here() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq")
+        && is_x86_feature_detected!("aes")
+}
+
+impl Avx512 {
+    pub(super) fn new(data: &[u8; 32], tweak: &[u8; 32]) -> Option<Self> {
+        if runs_here() { Schedule::new(data, tweak).map(Self) } else { None }
+    }
+}
+
+impl Engine for Avx512 {
+    fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts) {
+        // SAFETY: `new` found every feature.
+        unsafe {
+            match count {
+                0..=4 => first_tweaks::<1>(&self.0.tweak, unit, out),
+                _ => first_tweaks::<4>(&self.0.tweak, unit, out),
+            }
+        }
+    }
+
+    fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
+        check(src, dst);
+        let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
+        let (to, count) = (dst.as_mut_ptr(), dst.len() / PART);
+        // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
+        // place or do not overlap (a shared and a mutable borrow).
+        unsafe {
+            match way {
+                Way::Seal => parts::<true>(&self.0.seal, first, skip, from, to, count),
+                Way::Open => parts::<false>(&self.0.open, first, skip, from, to, count),
+            }
+        }
+    }
+}
+
+/// Key `i` in all four lanes.
+#[target_feature(enable = "avx512f")]
+fn wide(keys: &Keys, i: usize) -> __m512i {
+    _mm512_broadcast_i32x4(keys[i])
+}
+
+/// Seals the numbers of R * 4 units.
+#[target_feature(enable = "avx512f,avx512bw,vaes")]
+fn first_tweaks<const R: usize>(keys: &Keys, unit: u64, out: &mut Firsts) {
+    let mut lanes = [_mm512_setzero_si512(); R];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        let start = _mm512_maskz_set1_epi64(0b0101_0101, unit.wrapping_add(i as u64 * 4) as i64);
+        let numbers = _mm512_add_epi64(start, _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0));
+        *lane = _mm512_xor_si512(numbers, wide(keys, 0));
+    }
+    for round in 1..ROUNDS - 1 {
+        for lane in &mut lanes {
+            *lane = _mm512_aesenc_epi128(*lane, wide(keys, round));
+        }
+    }
+    for (lane, four) in lanes.iter().zip(out.0.as_chunks_mut::<4>().0) {
+        let sealed = _mm512_aesenclast_epi128(*lane, wide(keys, ROUNDS - 1));
+        // SAFETY: four tweaks are 64 bytes; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(four.as_mut_ptr().cast(), sealed) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
+unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from: *const u8, to: *mut u8, count: usize) {
+    let poly = _mm512_broadcast_i32x4(_mm_set_epi64x(0, 0x87));
+    let mut tweak = tweaks(first, poly);
+    for _ in 0..skip {
+        each_lane!(i => { tweak[i] = times_x32(tweak[i], poly) });
+    }
+    for part in 0..count {
+        // Nothing of the keys is kept from part to part: 15 registers of them do not fit, and would be put on the stack.
+        let keys = std::hint::black_box(keys);
+        // SAFETY: the caller gives count * 512 bytes at both places.
+        let (from, to) = unsafe { (from.add(part * PART), to.add(part * PART)) };
+        let mut data = [_mm512_setzero_si512(); LANES];
+        for (i, lane) in data.iter_mut().enumerate() {
+            // SAFETY: as above: lane i is 64 bytes within the part; the load needs no alignment.
+            let block = unsafe { _mm512_loadu_si512(from.add(i * 64).cast()) };
+            *lane = _mm512_ternarylogic_epi64::<XOR3>(block, tweak[i], wide(keys, 0));
+        }
+        for round in 1..ROUNDS - 1 {
+            let key = wide(keys, round);
+            for lane in &mut data {
+                *lane = if SEAL { _mm512_aesenc_epi128(*lane, key) } else { _mm512_aesdec_epi128(*lane, key) };
+            }
+        }
+        let last = wide(keys, ROUNDS - 1);
+        // Unrolled by hand: as a loop, data and tweaks would go through memory to be counted.
+        each_lane!(i => {
+            // The last round ends in an exclusive-or with its key, so the tweak goes into that.
+            let key = _mm512_xor_si512(last, tweak[i]);
+            let lane = data[i];
+            let done = if SEAL { _mm512_aesenclast_epi128(lane, key) } else { _mm512_aesdeclast_epi128(lane, key) };
+            // SAFETY: as for the load.
+            unsafe { _mm512_storeu_si512(to.add(i * 64).cast(), done) };
+            tweak[i] = times_x32(tweak[i], poly);
+        });
+    }
+}
+
+/// The truth table of a ^ b ^ c.
+const XOR3: i32 = 0x96;
+
+/// Each lane times x^32 in GF(2^128): the four bytes that leave come back multiplied by x^7 + x^2 + x + 1.
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn times_x32(t: __m512i, poly: __m512i) -> __m512i {
+    let top = _mm512_bsrli_epi128::<12>(t);
+    _mm512_xor_si512(_mm512_bslli_epi128::<4>(t), _mm512_clmulepi64_epi128::<0>(top, poly))
+}
+
+/// Tweaks of a part's 32 blocks: the first times x^0 to x^7, and those by whole bytes.
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn tweaks(first: &Tweak, poly: __m512i) -> [__m512i; LANES] {
+    // SAFETY: first has 16 bytes; the load needs no alignment.
+    let first = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(first.as_ptr().cast()) });
+    let times = |bits: __m512i| {
+        let left = _mm512_sub_epi64(_mm512_set1_epi64(64), bits);
+        let carry = _mm512_srlv_epi64(first, left);
+        // The low half's carry goes to the high half, the high half's comes back reduced.
+        let (up, back) = (_mm512_bslli_epi128::<8>(carry), _mm512_clmulepi64_epi128::<1>(carry, poly));
+        _mm512_ternarylogic_epi64::<XOR3>(_mm512_sllv_epi64(first, bits), up, back)
+    };
+    let low = times(_mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
+    let high = times(_mm512_set_epi64(7, 7, 6, 6, 5, 5, 4, 4));
+    macro_rules! bytes {
+        ($t:expr, $n:expr) => {
+            _mm512_xor_si512(
+                _mm512_bslli_epi128::<$n>($t),
+                _mm512_clmulepi64_epi128::<0>(_mm512_bsrli_epi128::<{ 16 - $n }>($t), poly),
+            )
+        };
+    }
+    [low, high, bytes!(low, 1), bytes!(high, 1), bytes!(low, 2), bytes!(high, 2), bytes!(low, 3), bytes!(high, 3)]
+}

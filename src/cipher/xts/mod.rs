@@ -1,0 +1,285 @@
+//! AES-256-XTS (IEEE 1619-2018) over 4096-byte data units, the tweak of a unit being its number, little-endian, 128
+//! bits: dm-crypt's `aes-xts-plain64` with `sector_size:4096 iv_large_sectors`.
+//!
+//! The blocks go through a [`Kernel`] that is chosen at run time, the first that the processor has of: AVX-512 with VAES,
+//! AVX2 with VAES, AES-NI, ARMv8 AES, and the `aes` crate. Each does two things: it seals the first tweaks of a run's
+//! units together, and it seals or opens blocks of one unit, the tweaks advancing in registers beside the cipher's own
+//! chain of instructions. What is common is here: runs, units that start or end in the middle, holes.
+//!
+//! # Constant time
+//! No kernel has a table, a branch or an address that depends on key, tweak or data. The processor's AES instructions take
+//! the same time for all data; the `aes` crate without them is bitsliced. What does depend on sealed bytes is whether a
+//! part is a hole, which a thief of the disk sees anyway.
+//!
+//! Everything works on whole *parts* (512 bytes) and on runs of them that may start and end inside a unit: XTS blocks
+//! are independent given the tweak. Ciphertext stealing never happens: all lengths are multiples of 16.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod aesni;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use super::{DataKey, Unwrapped};
+use crate::units::{PART, SECTOR, SectorNo};
+
+/// Units whose first tweaks are sealed in one call.
+const BATCH: usize = 16;
+/// Parts in a unit.
+const PARTS: usize = SECTOR / PART;
+
+/// How the blocks are sealed and opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// x86-64 with AVX-512, VAES and VPCLMULQDQ: four blocks an instruction.
+    Avx512,
+    /// x86-64 with AVX2, VAES and VPCLMULQDQ: two blocks an instruction.
+    Vaes,
+    /// x86-64 with AES-NI: one block an instruction.
+    AesNi,
+    /// ARMv8 with its AES instructions.
+    ArmAes,
+    /// The `aes` crate, which runs everywhere.
+    Portable,
+}
+
+impl Kernel {
+    /// All there are, the fastest first.
+    pub const ALL: [Self; 5] = [Self::Avx512, Self::Vaes, Self::AesNi, Self::ArmAes, Self::Portable];
+
+    /// Those that this processor has, the fastest first. [`Kernel::Portable`] is always among them.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|k| k.runs_here())
+    }
+
+    fn runs_here(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes => vaes::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi => aesni::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            Self::ArmAes => aarch64::runs_here(),
+            Self::Portable => true,
+            _ => false,
+        }
+    }
+
+    /// The round keys of both halves, ready for this kernel. `None` if the processor does not have it.
+    fn engine(self, data: &[u8; 32], tweak: &[u8; 32]) -> Option<Box<dyn Engine>> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::new(data, tweak).map(|e| Box::new(e) as Box<dyn Engine>),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes => vaes::Vaes::new(data, tweak).map(|e| Box::new(e) as Box<dyn Engine>),
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi => aesni::AesNi::new(data, tweak).map(|e| Box::new(e) as Box<dyn Engine>),
+            #[cfg(target_arch = "aarch64")]
+            Self::ArmAes => aarch64::ArmAes::new(data, tweak).map(|e| Box::new(e) as Box<dyn Engine>),
+            Self::Portable => Some(Box::new(portable::Portable::new(data, tweak))),
+            _ => None,
+        }
+    }
+}
+
+/// Which way the blocks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Seal,
+    Open,
+}
+
+/// A tweak as it lies in memory: little-endian.
+type Tweak = [u8; 16];
+
+/// First tweaks of a run's units. Kernels may fill more of it than they were asked for.
+#[repr(align(64))]
+struct Firsts([Tweak; BATCH]);
+
+/// One kernel under one key. Round keys lie in locked memory and are wiped on drop.
+trait Engine: Send + Sync {
+    /// Seals the numbers of `count` units (at most [`BATCH`]), from `unit` on, under key 2.
+    fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts);
+
+    /// Seals or opens parts of one unit under key 1. `first` is the unit's first tweak; the parts start at part `skip`.
+    /// `src` and `dst` have the same length, a multiple of 512 bytes; without `src`, `dst` is changed in place.
+    fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]);
+}
+
+/// What an engine takes for granted of the bytes it is given, whoever calls it.
+fn check(src: Option<&[u8]>, dst: &[u8]) {
+    assert!(dst.len().is_multiple_of(PART) && src.is_none_or(|s| s.len() == dst.len()), "not whole parts");
+}
+
+/// An open cipher: it can seal and open sectors. Its key schedules lie in locked memory and are wiped on drop.
+pub struct XtsCipher {
+    engine: Box<dyn Engine>,
+    kernel: Kernel,
+}
+
+impl std::fmt::Debug for XtsCipher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("XtsCipher(redacted)")
+    }
+}
+
+/// Where a run of parts starts: a byte offset into the volume's data that is a multiple of [`PART`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At(u64);
+
+impl At {
+    /// Byte `offset` of the volume's data. `None` unless it is a multiple of 512.
+    #[must_use]
+    pub const fn new(offset: u64) -> Option<Self> {
+        if offset.is_multiple_of(PART as u64) { Some(Self(offset)) } else { None }
+    }
+    /// The start of a sector.
+    #[must_use]
+    pub const fn sector(no: SectorNo) -> Self {
+        Self(no.0 * SECTOR as u64)
+    }
+    /// The same, `bytes` further on; rounded down to a part.
+    #[must_use]
+    pub const fn plus(self, bytes: usize) -> Self {
+        Self(self.0 + (bytes - bytes % PART) as u64)
+    }
+}
+
+impl XtsCipher {
+    /// Builds the key schedules in locked memory, for the fastest kernel that this processor has.
+    #[must_use]
+    pub fn new(key: &Unwrapped<DataKey>) -> Self {
+        let made = Kernel::available().find_map(|kernel| Self::with_kernel(key, kernel));
+        made.expect("the portable kernel runs everywhere")
+    }
+
+    /// The same for one kernel: what tests compare and benches measure. `None` if this processor does not have it.
+    #[must_use]
+    pub fn with_kernel(key: &Unwrapped<DataKey>, kernel: Kernel) -> Option<Self> {
+        let (data, tweak) = key.get().0.expose().split_at(32);
+        Self::from_halves(data.try_into().ok()?, tweak.try_into().ok()?, kernel)
+    }
+
+    fn from_halves(data: &[u8; 32], tweak: &[u8; 32], kernel: Kernel) -> Option<Self> {
+        Some(Self { engine: kernel.engine(data, tweak)?, kernel })
+    }
+
+    /// The kernel that does the work.
+    #[must_use]
+    pub const fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Seals `buf` in place; it starts at `at` and is a whole number of parts.
+    ///
+    /// # Panics
+    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    pub fn seal(&self, at: At, buf: &mut [u8]) {
+        self.run(Way::Seal, at, None, buf, false);
+    }
+
+    /// Seals `plain` into `out`, which has the same length, a whole number of parts.
+    ///
+    /// # Panics
+    /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
+    pub fn seal_to(&self, at: At, plain: &[u8], out: &mut [u8]) {
+        self.run(Way::Seal, at, Some(plain), out, false);
+    }
+
+    /// Opens `buf` in place. Does not know holes: see [`XtsCipher::open_parts`].
+    ///
+    /// # Panics
+    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    pub fn open(&self, at: At, buf: &mut [u8]) {
+        self.run(Way::Open, at, None, buf, false);
+    }
+
+    /// Opens `buf` in place by the hole rule: an aligned 512-byte part whose sealed bytes are all zero stays zeros.
+    ///
+    /// # Panics
+    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    pub fn open_parts(&self, at: At, buf: &mut [u8]) {
+        self.run(Way::Open, at, None, buf, true);
+    }
+
+    /// Opens `sealed` into `out` by the hole rule, as [`XtsCipher::open_parts`] does in place.
+    ///
+    /// # Panics
+    /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
+    pub fn open_parts_to(&self, at: At, sealed: &[u8], out: &mut [u8]) {
+        self.run(Way::Open, at, Some(sealed), out, true);
+    }
+
+    fn run(&self, way: Way, at: At, src: Option<&[u8]>, dst: &mut [u8], holes: bool) {
+        check(src, dst);
+        let mut unit = at.0 / SECTOR as u64;
+        let mut skip = (at.0 % SECTOR as u64) as usize / PART;
+        let mut done = 0;
+        let mut firsts = Firsts([[0; 16]; BATCH]);
+        while done < dst.len() {
+            let units = (skip * PART + dst.len() - done).div_ceil(SECTOR).min(BATCH);
+            self.engine.first_tweaks(unit, units, &mut firsts);
+            for first in &firsts.0[..units] {
+                let len = (SECTOR - skip * PART).min(dst.len() - done);
+                let from = src.map(|s| &s[done..done + len]);
+                let to = &mut dst[done..done + len];
+                if holes && may_have_holes(from.unwrap_or(to)) {
+                    self.unit_with_holes(first, skip, from, to);
+                } else {
+                    self.engine.unit(way, first, skip, from, to);
+                }
+                done += len;
+                skip = 0;
+            }
+            unit += units as u64;
+        }
+    }
+
+    /// Opens parts of a unit in runs between its holes.
+    #[cold]
+    fn unit_with_holes(&self, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
+        let mut holes = [false; PARTS];
+        for (hole, part) in holes.iter_mut().zip(src.unwrap_or(dst).as_chunks::<PART>().0) {
+            *hole = is_hole(part);
+        }
+        let holes = &holes[..dst.len() / PART];
+        let mut start = 0;
+        for run in holes.chunk_by(|a, b| a == b) {
+            let bytes = start * PART..(start + run.len()) * PART;
+            let (from, to) = (src.map(|s| &s[bytes.clone()]), &mut dst[bytes]);
+            if run[0] {
+                to.fill(0);
+            } else {
+                self.engine.unit(Way::Open, first, skip + start, from, to);
+            }
+            start += run.len();
+        }
+    }
+}
+
+/// Whether the first 16 bytes of any part are zero: without that, no part is a hole.
+fn may_have_holes(parts: &[u8]) -> bool {
+    parts
+        .as_chunks::<PART>()
+        .0
+        .iter()
+        .any(|p| p.first_chunk::<16>().is_some_and(|head| u128::from_ne_bytes(*head) == 0))
+}
+
+/// Whether a part's sealed bytes are all zero. The first 16 bytes settle it for almost every part.
+#[must_use]
+pub fn is_hole(part: &[u8]) -> bool {
+    let (head, tail) = part.split_at(16.min(part.len()));
+    head.iter().all(|b| *b == 0) && tail.iter().fold(0, |a, b| a | b) == 0
+}
+
+#[cfg(test)]
+mod tests;

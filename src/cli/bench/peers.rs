@@ -1,0 +1,248 @@
+//! The servers that are compared: coffer and its peers, each a process of its own over a file on one disk, with a Unix
+//! socket in a private folder. All that was started is ended, and all files are removed, when this is dropped.
+
+use super::cannot;
+use super::load::Connection;
+use crate::cli::demo::session::Session;
+use crate::error::{Error, IoContext, Kind, Result};
+use clap::ValueEnum;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The passphrase of the LUKS images: they hold nothing.
+const PASSPHRASE: &[u8] = b"bench";
+/// Bytes that a LUKS 1 header takes before the data, at most.
+const LUKS_HEADER: u64 = 4 << 20;
+const FLOOR: &str = include_str!("../../../tools/floor/floor.c");
+
+/// What coffer can be measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Peer {
+    /// nbdkit over a plain file, unencrypted
+    Nbdkit,
+    /// nbdkit with its LUKS filter
+    NbdkitLuks,
+    /// qemu-nbd over a plain file, unencrypted
+    QemuNbd,
+    /// qemu-nbd over a LUKS image
+    QemuLuks,
+    /// tools/floor: the barest encrypting server
+    Floor,
+}
+
+impl Peer {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nbdkit => "nbdkit",
+            Self::NbdkitLuks => "nbdkit-luks",
+            Self::QemuNbd => "qemu-nbd",
+            Self::QemuLuks => "qemu-luks",
+            Self::Floor => "floor",
+        }
+    }
+}
+
+/// A server that runs.
+pub(super) struct Server {
+    pub(super) name: &'static str,
+    pub(super) socket: PathBuf,
+    pub(super) export: &'static str,
+    pub(super) pid: u32,
+    /// Where its bytes lie.
+    pub(super) file: PathBuf,
+}
+
+impl Server {
+    pub(super) fn uri(&self) -> String {
+        format!("nbd+unix:///{}?socket={}", self.export, self.socket.display())
+    }
+
+    pub(super) fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.socket, self.export)
+    }
+
+    fn proc(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.pid)).unwrap_or_default()
+    }
+
+    /// Processor seconds used so far.
+    pub(super) fn cpu(&self) -> f64 {
+        crate::sys::cpu_time(self.pid).unwrap_or_default().as_secs_f64()
+    }
+
+    /// Forgets the peak of resident memory so far, where the kernel lets us.
+    pub(super) fn forget_peak(&self) {
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
+    }
+
+    /// Puts the server's file out of the page cache.
+    pub(super) fn forget_pages(&self) -> Result<()> {
+        let what = || format!("drop {} from the page cache", self.file.display());
+        let file = File::open(&self.file).on(what)?;
+        file.sync_all().on(what)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(std::io::Error::from).on(what)
+    }
+
+    /// Peak of resident memory, bytes.
+    pub(super) fn peak(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+}
+
+/// All servers of a comparison.
+pub(super) struct Servers {
+    folder: PathBuf,
+    pub(super) all: Vec<Server>,
+    children: Vec<Child>,
+    coffer: Option<Session>,
+}
+
+impl Servers {
+    /// Starts coffer and the peers over files of `size` bytes in `folder`, which has to be there and is the caller's.
+    pub(super) fn start(folder: &Path, peers: &[Peer], size: u64) -> Result<Self> {
+        let mut made = Self { folder: folder.to_owned(), all: Vec::new(), children: Vec::new(), coffer: None };
+        made.start_coffer(size)?;
+        let passphrase = made.folder.join("passphrase");
+        std::fs::write(&passphrase, PASSPHRASE).on(|| format!("write {}", passphrase.display()))?;
+        for peer in peers {
+            made.start_peer(*peer, &passphrase, size)?;
+        }
+        Ok(made)
+    }
+
+    fn start_coffer(&mut self, size: u64) -> Result<()> {
+        let session = self.coffer.insert(Session::new(&self.folder)?);
+        session.init()?;
+        let id = session.line(&["volume", "create", "-q", "--size", &size.to_string(), "--name", "bench"])?;
+        session.serve()?;
+        let (socket, pid) = (session.nbd_socket(), session.server_pid());
+        let file = self.folder.join("data/volumes").join(format!("{id}.coffer"));
+        self.all.push(Server { name: "coffer", socket, export: "bench", pid, file });
+        Ok(())
+    }
+
+    fn start_peer(&mut self, peer: Peer, passphrase: &Path, size: u64) -> Result<()> {
+        let name = peer.name();
+        let (socket, file) = (self.folder.join(format!("{name}.sock")), self.folder.join(format!("{name}.raw")));
+        let luks = matches!(peer, Peer::NbdkitLuks | Peer::QemuLuks);
+        let room = File::create(&file).and_then(|f| f.set_len(if luks { size + LUKS_HEADER } else { size }));
+        room.on(|| format!("create {}", file.display()))?;
+        if luks {
+            // LUKS 1 is what nbdkit's filter reads.
+            let kind = ["luksFormat", "-q", "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512"];
+            finish(
+                Command::new("cryptsetup")
+                    .args(kind)
+                    .args(["--pbkdf-force-iterations", "1000"])
+                    .arg(&file)
+                    .arg(passphrase),
+            )?;
+        }
+        let (s, f, p) = (socket.display(), file.display(), passphrase.display());
+        let mut command = match peer {
+            Peer::Nbdkit => args("nbdkit", &["-f", "-U", &s.to_string(), "file", &f.to_string()]),
+            Peer::NbdkitLuks => {
+                let secret = format!("passphrase=+{p}");
+                args("nbdkit", &["-f", "-U", &s.to_string(), "--filter=luks", "file", &f.to_string(), &secret])
+            }
+            Peer::QemuNbd => args(
+                "qemu-nbd",
+                &["-t", "-e", "16", "--discard=unmap", "-f", "raw", "-k", &s.to_string(), &f.to_string()],
+            ),
+            Peer::QemuLuks => {
+                let secret = format!("secret,id=bench,file={p}");
+                let image = format!("driver=luks,key-secret=bench,file.driver=file,file.filename={f}");
+                let serve = [
+                    "-t",
+                    "-e",
+                    "16",
+                    "--discard=unmap",
+                    "-k",
+                    &s.to_string(),
+                    "--object",
+                    &secret,
+                    "--image-opts",
+                    &image,
+                ];
+                args("qemu-nbd", &serve)
+            }
+            Peer::Floor => {
+                let program = self.build_floor()?;
+                args(&program.display().to_string(), &[&s.to_string(), &f.to_string()])
+            }
+        };
+        let said = self.folder.join(format!("{name}.log"));
+        let log = File::create(&said).on(|| format!("create {}", said.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(|e| missing(&command, e))?;
+        let pid = child.id();
+        self.children.push(child);
+        self.wait_for(name, &socket, &said)?;
+        self.all.push(Server { name, socket, export: "", pid, file });
+        Ok(())
+    }
+
+    fn build_floor(&self) -> Result<PathBuf> {
+        let (source, program) = (self.folder.join("floor.c"), self.folder.join("floor"));
+        std::fs::write(&source, FLOOR).on(|| format!("write {}", source.display()))?;
+        finish(Command::new("cc").args(["-O2", "-o"]).arg(&program).arg(&source).args(["-lcrypto", "-lpthread"]))?;
+        Ok(program)
+    }
+
+    /// Waits until the newest child's socket takes connections; what it said is in `log`.
+    fn wait_for(&mut self, name: &str, socket: &Path, log: &Path) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(20);
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(cannot(format!("{name} ended: {status}: {}", said.trim())));
+            }
+            if Instant::now() > until {
+                return Err(Error::new(Kind::Unreachable, format!("{name} did not answer in 20 s")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // The floor has no other end, and nobody needs what the others have not written yet.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(coffer) = &mut self.coffer {
+            let _ = coffer.stop();
+        }
+    }
+}
+
+fn args(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
+}
+
+fn missing(command: &Command, e: std::io::Error) -> Error {
+    let program = command.get_program().to_string_lossy().into_owned();
+    Error::io(format!("run {program}"), e).hint("tools/setup installs what is compared")
+}
+
+/// Runs a command to its end; what it said, if it fails.
+pub(super) fn finish(command: &mut Command) -> Result<String> {
+    let out = command.stdin(Stdio::null()).output().map_err(|e| missing(command, e))?;
+    if out.status.success() {
+        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
+    }
+    if super::interrupted() {
+        return Err(Error::new(Kind::Interrupted, "stopped"));
+    }
+    let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(cannot(format!("{}: {}: {said}", command.get_program().to_string_lossy(), out.status)))
+}
