@@ -195,6 +195,12 @@ pub fn backend(attachment: &str) -> String {
     format!("coffer {attachment}")
 }
 
+/// Whether that is what [`backend`] makes.
+#[must_use]
+pub fn is_ours(backend: &str) -> bool {
+    backend.starts_with("coffer att-")
+}
+
 /// Starts the helper, hands it the job and the right to the device, and waits until it is up. `shown` stands in its list of
 /// arguments.
 ///

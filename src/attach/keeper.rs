@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 const SHORTEST: Duration = Duration::from_millis(10);
 /// The longest pause while nobody answers: dialing a dead socket costs next to nothing.
 const NOBODY_THERE: Duration = Duration::from_secs(1);
-/// The longest pause after a refusal, which the server works for, and may record.
+/// The longest pause after a refusal that may pass: the server works for it.
 const REFUSED: Duration = Duration::from_secs(5);
+/// The longest pause where the server does not know us, which it records in its audit.
+const UNKNOWN: Duration = Duration::from_secs(30);
 /// The longest pause before the kernel is offered a socket again that it had no dead one for.
 const NOT_WANTED: Duration = Duration::from_secs(5);
 /// After so long without a failure the next one is a first one.
@@ -259,8 +261,12 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
             let Dialed { socket, facts } = match self.server.dial(number) {
                 Ok(dialed) => dialed,
                 Err(err) => {
-                    let unreachable = err.kind() == Kind::Unreachable;
-                    self.dialing.grow(now, if unreachable { NOBODY_THERE } else { REFUSED });
+                    let longest = match err.kind() {
+                        Kind::Unreachable => NOBODY_THERE,
+                        Kind::NotFound | Kind::AccessDenied => UNKNOWN,
+                        _ => REFUSED,
+                    };
+                    self.dialing.grow(now, longest);
                     self.say(&err);
                     return Ok(());
                 }

@@ -224,17 +224,19 @@ fn a_server_that_stays_away_is_dialed_for_ever_at_a_growing_capped_pause() {
 
 #[test]
 fn a_server_that_refuses_is_asked_more_seldom() {
-    let mut s = Scene::new(2);
-    let news = s.world.borrow_mut().time_out(0);
-    s.world.borrow_mut().refuses = Some(Kind::AccessDenied);
-    s.turn(news);
-    let before = s.world.borrow().dials;
-    s.run(SECOND * 1000);
-    let dials = s.world.borrow().dials - before;
-    assert!((190..230).contains(&dials), "{dials}");
-    s.world.borrow_mut().refuses = None;
-    s.run(SECOND * 6);
-    s.is_whole(2);
+    for (kind, expected) in [(Kind::KeyUnavailable, 190..230), (Kind::Busy, 190..230), (Kind::AccessDenied, 30..50)] {
+        let mut s = Scene::new(2);
+        let news = s.world.borrow_mut().time_out(0);
+        s.world.borrow_mut().refuses = Some(kind);
+        s.turn(news);
+        let before = s.world.borrow().dials;
+        s.run(SECOND * 1000);
+        let dials = s.world.borrow().dials - before;
+        assert!(expected.contains(&dials), "{dials} dials in 1000 s, {kind:?}");
+        s.world.borrow_mut().refuses = None;
+        s.run(SECOND * 31);
+        s.is_whole(2);
+    }
 }
 
 #[test]

@@ -236,10 +236,20 @@ fn take_away(common: &Common, device: Device) -> Result<Result<()>> {
 
 /// Takes the volume from whoever has it; a device of this machine gets errors from then on, mounted or not.
 fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> Result<u8> {
-    let device = att.and_then(|a| Device::at(Path::new(&a.device)).ok().filter(|d| belongs(*d, a)));
+    let machine = Machine::this();
+    let is_ours = |d: &Device| machine.is_connected(*d) && machine.backend(*d).is_some_and(|b| helper::is_ours(&b));
+    let device = match att {
+        Some(att) => Device::at(Path::new(&att.device)).ok().filter(|d| belongs(*d, att)),
+        // Its attachment was taken away before, or is another installation's.
+        None => Device::at(Path::new(what)).ok().filter(is_ours),
+    };
     if let Some(device) = device.filter(|_| rustix::process::geteuid().is_root()) {
         let _held = Place::of(device).end_helper()?;
         NbdDriver::open()?.disconnect(device)?;
+        if att.is_none() {
+            let message = format!("{device} is disconnected; no attachment here was its");
+            return Ok(render::reply(&Reply::Done { message }, common));
+        }
     }
     let reply = client::call(common, Request::LeaseBreak { what: what.to_owned() })?;
     Ok(render::reply(&reply, common))
