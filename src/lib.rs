@@ -10,7 +10,7 @@
 //! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store
 //! snapshot  manifest, repository, tree      copies sealed chunks, opens nothing
 //! service   create attach snapshot          every verb once, typed; authorises, audits, then acts
-//! edges     nbd, cli                        translate; no logic
+//! edges     nbd, api, attach, cli           translate; no logic
 //! ```
 //! # Three paths to read first
 //! - An NBD request: `nbd::session` -> `nbd::serve` -> `volume` -> `cipher::xts` -> `store::file`.
@@ -37,5 +37,6 @@ pub mod store;
 pub mod volume;
 
 pub mod api;
+pub mod attach;
 pub mod cli;
 pub mod nbd;

@@ -326,6 +326,29 @@ pub fn exec_with_sockets(command: &mut std::process::Command, sockets: &[std::os
     command.exec()
 }
 
+/// Adds a netlink socket to a multicast group (netlink(7), NETLINK_ADD_MEMBERSHIP).
+///
+/// # Errors
+/// What `setsockopt(2)` reports.
+pub fn join_netlink_group(socket: impl AsFd, group: u32) -> io::Result<()> {
+    let size = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes at `group`, which lives for the length of the call; the descriptor is open.
+    let code = unsafe {
+        let (fd, value) = (socket.as_fd().as_raw_fd(), (&raw const group).cast());
+        libc::setsockopt(fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, value, size)
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor from 3 on when another program is executed, also those that this process was given.
+pub fn keep_descriptors_from_children() {
+    // SAFETY: CLOSE_RANGE_CLOEXEC sets a flag of descriptors; none is closed, and nothing else is read or written.
+    // Linux before 5.11 does not know it, and then they are inherited.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

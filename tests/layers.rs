@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 8] = [
     &["volume"],
     &["snapshot"],
     &["service"],
-    &["nbd", "api", "cli", "lib", "main"],
+    &["nbd", "api", "attach", "cli", "lib", "main"],
 ];
 const DATA_PATH: [&str; 4] = ["volume", "cipher", "store", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];

@@ -13,7 +13,7 @@ mod tls;
 
 use crate::error::{Error, Kind, Result};
 use crate::service::OnKeyLoss;
-use crate::service::api::Request;
+use crate::service::api::{Reply, Request};
 use crate::units::ByteLen;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -66,21 +66,16 @@ enum Verb {
     Snapshot(SnapshotVerb),
     /// Serve volumes over NBD
     Serve(serve::ServeArgs),
-    /// Attach a volume as a block device (as root, with nbd-client)
-    Attach {
-        /// Volume, by name or id
-        volume: String,
-        /// Device, as /dev/nbd0
-        device: PathBuf,
+    /// Attach a volume as a block device (as root, with the kernel's nbd module)
+    Attach(attach::AttachArgs),
+    /// Keep an attached device connected; `attach` starts it
+    #[command(hide = true)]
+    AttachHelper {
+        /// What it keeps, for those who read the list of processes
+        shown: Vec<String>,
     },
     /// Detach a volume
-    Detach {
-        /// Volume, device or attachment
-        what: String,
-        /// Take the volume from whoever holds it, attached or not: their connections are closed; audited
-        #[arg(long)]
-        force: bool,
-    },
+    Detach(attach::DetachArgs),
     /// List attachments
     Attachments,
     /// Clients over TLS: their certificates, and which volumes they may use
@@ -372,9 +367,10 @@ fn run(cli: Cli) -> Result<u8> {
     let request = match cli.verb {
         Verb::Init(args) => return init::run(&common, &args),
         Verb::Serve(args) => return serve::run(&common, args),
-        Verb::Attach { volume, device } => return attach::attach(&common, &volume, &device),
-        Verb::Detach { what, force: true } => Request::LeaseBreak { what },
-        Verb::Detach { what, force: false } => return attach::detach(&common, &what),
+        Verb::Attach(args) => return attach::attach(&common, &args),
+        Verb::AttachHelper { .. } => return crate::attach::helper::run().map(|()| 0),
+        Verb::Detach(args) => return attach::detach(&common, &args),
+        Verb::Attachments => return attach::attachments(&common),
         Verb::Demo(args) => return demo::run(&common, &args),
         Verb::Bench(args) => return bench::run(&common, &args),
         Verb::Tls(verb) => match tls::run(&common, verb)? {
@@ -386,14 +382,19 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Snapshot(verb) => snapshot_request(verb),
-        Verb::Attachments => Request::AttachmentList {},
         Verb::Doctor => Request::Doctor {},
         Verb::Status => Request::Status {},
         Verb::Audit(AuditVerb::List { limit }) => Request::AuditList { limit },
         Verb::Audit(AuditVerb::Verify) => Request::AuditVerify {},
         Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
     };
+    let grows = matches!(request, Request::VolumeGrow { .. });
     let reply = client::call(&common, request)?;
+    if let Reply::Volume(volume) = &reply
+        && grows
+    {
+        attach::follow(&common, volume)?;
+    }
     Ok(render::reply(&reply, &common))
 }
 

@@ -1,6 +1,7 @@
 //! How answers, progress and errors are shown: tables for people, JSON for programs, ids alone with -q.
 
 use super::Common;
+use crate::attach::helper::State;
 use crate::error::{Error, Kind};
 use crate::service::api::{
     AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo,
@@ -57,7 +58,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
-        Reply::Attachments { attachments } => list_attachments(attachments),
+        Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
         Reply::TlsClient(client) => show_client(client),
         Reply::TlsClients { clients } => list_clients(clients),
         Reply::Findings { findings } => list_findings(findings),
@@ -273,15 +274,37 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
     );
 }
 
-fn shown(a: &AttachmentInfo) -> String {
+/// A volume's name, or its id.
+pub(super) fn shown(a: &AttachmentInfo) -> String {
     a.name.clone().unwrap_or_else(|| a.volume.to_string())
 }
 
-fn list_attachments(all: &[AttachmentInfo]) {
-    table(
-        &["attachment", "volume", "device", "created"],
-        all.iter().map(|a| vec![a.id.clone(), shown(a), a.device.clone(), a.created.to_string()]),
-    );
+/// Attachments, and the helpers that keep their devices on this machine.
+pub(super) fn attachments(all: &[(&AttachmentInfo, Option<State>)]) {
+    let row = |(a, helper): &(&AttachmentInfo, Option<State>)| {
+        let connections = helper.as_ref().map(|h| format!("{}/{}", h.alive, h.connections));
+        vec![
+            a.id.clone(),
+            shown(a),
+            a.device.clone(),
+            or_dash(connections.as_ref()),
+            or_dash(helper.as_ref().map(|h| h.pid).as_ref()),
+            a.created.to_string(),
+        ]
+    };
+    table(&["attachment", "volume", "device", "connections", "helper", "since"], all.iter().map(row));
+}
+
+/// The same, as the service's answer with a helper in each attachment.
+pub(super) fn attachments_json(all: &[(&AttachmentInfo, Option<State>)]) {
+    let one = |(a, helper): &(&AttachmentInfo, Option<State>)| {
+        let mut value = serde_json::to_value(a).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            object.insert("helper".to_owned(), serde_json::to_value(helper).unwrap_or_default());
+        }
+        value
+    };
+    json(&serde_json::json!({ "kind": "attachments", "attachments": all.iter().map(one).collect::<Vec<_>>() }));
 }
 
 fn list_findings(findings: &[Finding]) {

@@ -1,6 +1,8 @@
 //! How the demo mounts a volume: the kernel's nbd device, or nbdfuse and a loop device.
 
 use super::session::Session;
+use crate::attach::Device;
+use crate::attach::machine::Machine;
 use crate::error::{Error, IoContext, Kind, Result};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ pub(super) fn way() -> std::result::Result<Way, String> {
     if let Some(missing) = ["mkfs.ext4", "e2fsck", "mount", "umount"].into_iter().find(|t| !have(t)) {
         return Err(format!("{missing} is not installed (tools/setup demo)"));
     }
-    if Path::new("/dev/nbd0").exists() && have("nbd-client") {
+    if Path::new("/dev/nbd0").exists() {
         return Ok(Way::Nbd);
     }
     if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
@@ -97,12 +99,9 @@ impl Way {
 }
 
 fn attach(coffer: &Session, volume: &str, at: &Path) -> Result<Mounted> {
-    let free = |n: &usize| {
-        let size = std::fs::read_to_string(format!("/sys/block/nbd{n}/size")).unwrap_or_default();
-        size.trim() == "0"
-    };
-    let n = (0..16).find(free).ok_or_else(|| Error::new(Kind::Busy, "all nbd devices are in use"))?;
-    let device = format!("/dev/nbd{n}");
+    let machine = Machine::this();
+    let free = (0..16).map(Device).find(|d| machine.is_free(*d));
+    let device = free.ok_or_else(|| Error::new(Kind::Busy, "all nbd devices are in use"))?.to_string();
     coffer.run(&["attach", volume, &device])?;
     let end = coffer.detacher(&device);
     Ok(Mounted { device: device.into(), at: at.to_owned(), mounted: false, fuse: None, detach: Some(end) })

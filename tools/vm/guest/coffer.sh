@@ -32,7 +32,7 @@ change_after() {
     rm /mnt/a0 /mnt/a1 /mnt/b2 && dd if=/dev/urandom of=/mnt/a3 bs=1M count=2 conv=fsync && write_files c 10 /mnt && sync
 }
 
-# A server that stands still is no dead server: the writer waits and goes on.
+# The kernel's request timeout is 10 s: after that it sends again, on connections that the helper has to make.
 server_stands_still() {
     write_known s 4 /mnt note &
     writer=$!
@@ -41,6 +41,93 @@ server_stands_still() {
     sleep 12
     kill -CONT "$(cat /tmp/serve.pid)"
     wait $writer
+}
+
+# attach_chosen VOLUME EXPECTED ARGUMENTS...: no device is named; the one that is chosen is said.
+attach_chosen() {
+    coffer attach "$1" $3 $4 >/tmp/attached && cat /tmp/attached && grep -q " is attached as $2 " /tmp/attached
+}
+
+# connections VOLUME ALIVE/TOTAL, by `coffer attachments`.
+connections() {
+    coffer attachments >/tmp/attachments
+    grep -Eq " $1 +/dev/nbd[0-9]+ +$2 +[0-9]+ " /tmp/attachments
+}
+
+helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer/$1"; }
+
+# The kernel's own list of arguments and the environment must not have the attachment's token.
+helper_keeps_its_secret() {
+    pid=$(helper_of nbd0)
+    tr '\0' ' ' <"/proc/$pid/cmdline" && cat "/proc/$pid/comm" && grep -q '^coffer:nbd0$' "/proc/$pid/comm" || return 1
+    ! tr '\0' '\n' <"/proc/$pid/cmdline" | grep 'att-' && ! tr '\0' '\n' <"/proc/$pid/environ" | grep 'att-'
+}
+
+refuses_while_mounted() {
+    coffer detach web
+    [ $? -eq 5 ] && grep -q '^/dev/nbd0 /mnt ' /proc/mounts
+}
+
+# Four writers, each at an even pace, whose blocks say what they are.
+fio_on() {
+    folder=$1
+    shift
+    mkdir -p "$folder" && cd / && fio --name=kills --directory="$folder" --numjobs=4 --thread --group_reporting \
+        --size=16M --bs=16k --rw=randwrite --ioengine=psync --fsync=4 --rate_iops=16 --verify=crc32c --fallocate=none \
+        --output-format=json "$@"
+}
+
+# Writes with fio while COMMAND is at work, then has fio read everything from the device.
+fio_under() {
+    fio_on /mnt/fio --do_verify=0 >/tmp/fio.json 2>/tmp/fio.err &
+    writer=$!
+    poll 20 test -s /mnt/fio/kills.0.0 || { cat /tmp/fio.err; return 1; }
+    "$@" || return 1
+    wait $writer || { cat /tmp/fio.err; grep error /tmp/fio.json; return 1; }
+    # Every "max" in there is a time in nanoseconds.
+    awk -F: '/"max" :/ && $2 + 0 > most {most = $2 + 0} END {printf "longest pause of one request: %.1f s\n", most / 1e9}' \
+        /tmp/fio.json
+    sync && echo 3 >/proc/sys/vm/drop_caches
+    fio_on /mnt/fio --verify_only >/tmp/verify.json 2>&1 || { cat /tmp/verify.json; return 1; }
+    kernel_is_content
+}
+
+# Waits until the kernel has got something done between two kills, but not long: then it is killed in the middle of that.
+killed_twenty_times() {
+    kills=0
+    while [ $kills -lt 20 ]; do
+        kill -0 "$writer" 2>/dev/null || { echo "the writer ended after $kills kills"; return 1; }
+        kill_and_serve || return 1
+        kills=$((kills + 1))
+        before=$(requests_done nbd0)
+        poll 1 went_on nbd0 "$((before + 20))" >/dev/null || true
+    done
+    echo "$kills kills, $(cut -d' ' -f1 /proc/uptime) s"
+}
+
+# Without its helper a device goes on; the next attach gives it another, and that one does the work.
+helper_is_replaced() {
+    old=$(helper_of nbd0)
+    kill -KILL "$old" && coffer attach web && [ "$(helper_of nbd0)" -ne "$old" ] || return 1
+    kill_and_serve && poll 20 connections web 4/4 && write_known h 1 /mnt note
+}
+
+grows_while_attached() {
+    size=$(($(blockdev --getsize64 /dev/nbd0) + 67108864))
+    coffer volume grow web --size $size && [ "$(blockdev --getsize64 /dev/nbd0)" -eq $size ]
+}
+
+one_connection() {
+    coffer attach web --connections 1 && mount -t ext4 /dev/nbd0 /mnt || return 1
+    write_known o 6 /mnt note &
+    writer=$!
+    usleep 500000
+    kill_and_serve && wait $writer && same_hashes /mnt /tmp/known && connections web 1/1 && umount /mnt && kernel_is_content
+}
+
+# The key is disabled under the writer and enabled again; the kernel's requests are held meanwhile.
+key_suspended() {
+    coffer key disable alias/prod && sleep "$SUSPEND" && coffer key enable alias/prod
 }
 
 note() { echo "$1" >>/tmp/known; }
@@ -55,24 +142,36 @@ need "coffer init" coffer init --key-file /root/coffer.key
 need "coffer key create" coffer key create --alias alias/prod
 need "coffer volume create" coffer volume create --size "$VOLUME_SIZE" --key alias/prod --name web
 need "coffer serve" serve
-need "coffer attach" coffer attach web /dev/nbd0
+need "coffer attach, four connections, no device named" attach_chosen web /dev/nbd0 --connections 4
+step "coffer attachments shows them" connections web 4/4
+step "the helper's arguments and environment hold no token" helper_keeps_its_secret
 need "mkfs.ext4" timeout 60 mkfs.ext4 -q -F /dev/nbd0
 need "mount" mount -t ext4 /dev/nbd0 /mnt
 need "write 25 MiB with fsync" write_before
 need "snapshot while 25 MiB more are written" snapshot_under_writes
 step "change, delete and write after the snapshot" change_after
 need "volume from the snapshot" coffer volume create --snapshot "$(cat /tmp/snapshot)" --name web2
-need "attach the restored volume" coffer attach web2 /dev/nbd1
+need "nbd-client attaches the restored volume, four connections" \
+    nbd-client -unix /data/nbd.sock /dev/nbd1 -N web2 -b 4096 -C 4
 need "its journal is replayed" replay /dev/nbd1 /mnt2
 step "e2fsck finds it clean" timeout 60 e2fsck -fn /dev/nbd1
 need "mount the restored volume" mount -t ext4 /dev/nbd1 /mnt2
 step "files are as at the snapshot" same_hashes /mnt2 /tmp/expected
 need "umount the restored volume" umount /mnt2
-step "detach the restored volume" coffer detach web2
+step "nbd-client detaches it" nbd-client -d /dev/nbd1
+step "detach is refused while it is mounted" refuses_while_mounted
+step "the server is killed 20 times under fio" fio_under killed_twenty_times
+step "every connection is there again" poll 20 connections web 4/4
+step "a killed helper is replaced" helper_is_replaced
+[ "${SUSPEND:-0}" -eq 0 ] || step "the key is suspended for $SUSPEND s under fio" fio_under key_suspended
+step "the volume grows, and the kernel's device with it" grows_while_attached
 step "the server stands still for 12 s, the writer waits" server_stands_still
 step "everything that the writer synced is there" same_hashes /mnt /tmp/known
 need "umount" umount /mnt
 step "coffer detach" coffer detach web
+step "one connection: the server is killed under a writer" one_connection
+step "coffer detach again" coffer detach web
+step "the kernel has seen no error" kernel_is_content
 step "coffer volume delete" coffer volume delete web
 need "export, sealed, holes filled" coffer volume export --sealed --fill-holes web2 /disk/export
 need "export the key" coffer volume export-key web2 --out /run/key

@@ -9,6 +9,25 @@ serve() {
     poll 30 grep -q '^coffer: serving' /tmp/serve.log && test -S /data/control.sock
 }
 
+# A kill that nobody is told of, and the next server.
+kill_and_serve() {
+    kill -KILL "$(cat /tmp/serve.pid)" && serve
+}
+
+# Requests that the device has done, of both kinds.
+requests_done() { awk '{print $1 + $5}' "/sys/block/$1/stat"; }
+
+# went_on DEVICE COUNT: it has done requests since that count.
+went_on() { [ "$(requests_done "$1")" -gt "$2" ]; }
+
+# What a file system's user would have noticed.
+kernel_is_content() {
+    ! dmesg | grep -Ei 'i/o error|remounting|ext4-fs (error|warning)|aborting journal|lost async page write'
+}
+
 show_server_log() {
-    [ "$failed" -eq 0 ] || cat /tmp/serve.old /tmp/serve.log 2>/dev/null | sed 's/^/  serve| /'
+    [ "$failed" -ne 0 ] || return 0
+    cat /tmp/serve.old /tmp/serve.log 2>/dev/null | sed 's/^/  serve| /'
+    cat /run/coffer/*.log 2>/dev/null | sed 's/^/  helper| /'
+    dmesg | tail -n 40 | sed 's/^/  kernel| /'
 }
