@@ -5,8 +5,13 @@
 mod common;
 
 use coffer::api::control;
+use coffer::env::Env;
+use coffer::kms::RootUnlock;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::datadir::DataDir;
+use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
 use common::*;
+use std::time::Duration;
 
 fn ask(s: &Scratch, request: &Request) -> Reply {
     control::ask(&s.data.join("control.sock"), request, &mut |_| ()).unwrap().expect("a server answers")
@@ -135,4 +140,23 @@ fn readers_share_a_volume_and_do_not_write() {
     a.close();
     b.close();
     server.connect("web").write(0, b"more");
+}
+
+/// `coffer attach` gives the kernel a request timeout of 10 s; nothing is known of other clients'.
+#[test]
+fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
+    let s = rig();
+    let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
+    let lock = data.try_lock(&env, "test").unwrap().unwrap();
+    let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
+    let service = Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap();
+    let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
+    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
+    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let att = attachment(service.handle(&caller, begin, &mut |_| true).unwrap());
+    let of = |name: &str, connection| service.attach(name, asking(connection), &caller).unwrap().stale_after();
+    assert_eq!(of(&format!("{}&c=0", att.export), 2), Some(Duration::from_secs(5)));
+    assert_eq!(of(&att.export, 3), None, "without a slot it is another client's");
+    service.shut_down();
 }

@@ -14,6 +14,7 @@ use crate::volume::Volume;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// The exports of one service; only some of its volumes, if some were named.
 pub struct VolumeExports {
@@ -278,6 +279,10 @@ impl Export for VolumeExport {
 
     fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    fn stale_after(&self) -> Option<Duration> {
+        self.attached.stale_after()
     }
 
     fn holds(&self) -> bool {

@@ -20,6 +20,11 @@ use crate::volume::Volume;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How old a request of `coffer attach` may get before it is not applied any more: half the request timeout that it gives to
+/// the kernel.
+const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// What an attachment's id and its token begin with.
 const PREFIX: &str = "att-";
@@ -83,6 +88,8 @@ pub struct Attached {
     id: VolumeId,
     connection: u64,
     read_only: bool,
+    /// It named its slot, as `coffer attach` does: what is dropped is sent again soon, and a closed connection dialled anew.
+    redials: bool,
     farewell: AtomicBool,
 }
 
@@ -113,6 +120,12 @@ impl Attached {
     #[must_use]
     pub const fn reads_only(&self) -> bool {
         self.read_only
+    }
+
+    /// How old a request may get, if its client's request timeout is known.
+    #[must_use]
+    pub fn stale_after(&self) -> Option<Duration> {
+        self.redials.then_some(STALE_AFTER)
     }
 
     /// The client has said goodbye: its lease need not be kept for it.
@@ -180,10 +193,11 @@ impl Service {
         let holder = self.holder_for(&record, asked.token, asking.peer)?;
         let connection = asking.connection;
         let slot = asked.slot.filter(|_| holder.is_known());
+        let redials = slot.is_some() && matches!(holder, Holder::Attachment(_));
         let newcomer = Newcomer { holder: holder.clone(), connection, slot, reading: asked.read_only };
         let joined = self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
-        let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, farewell };
+        let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
         let had_it = joined == Joined::Resumed || matches!(holder, Holder::Attachment(_));
         let used = match self.acquire(&record, Need::Key(caller)) {
             Err(err) if err.kind() == Kind::KeyUnavailable && had_it => {
