@@ -56,7 +56,6 @@ impl VolumeExports {
         let id = attached.volume().id();
         let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
             let traffic = Arc::<Traffic>::default();
-            traffic.set_limits(attached.settings().iops(), attached.settings().throughput());
             let weak = Arc::downgrade(&traffic);
             attached.settings().watch(move |settings| {
                 let Some(traffic) = weak.upgrade() else { return false };
@@ -64,6 +63,8 @@ impl VolumeExports {
                 traffic.release();
                 true
             });
+            // After that: a change in between is seen one way or the other.
+            traffic.set_limits(attached.settings().iops(), attached.settings().throughput());
             traffic
         });
         all.insert(id, Arc::downgrade(&traffic));

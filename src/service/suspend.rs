@@ -91,9 +91,10 @@ impl Service {
         let act = Act::new("coffer:ResumeVolume").key(record.key_arn.clone()).detail("volume", record.id);
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&record.id).filter(|o| o.suspended) {
-            let keys = self.unwrap_keys(&open.volume, caller)?;
-            let next = self.change_record(caller, act, record.id, |r| r.suspended = false)?;
-            open.volume.unlock(&keys)?;
+            open.volume.unlock(&self.unwrap_keys(&open.volume, caller)?)?;
+            let next = self
+                .change_record(caller, act, record.id, |r| r.suspended = false)
+                .inspect_err(|_| open.volume.suspend())?;
             resumed(open);
             drop(opens);
             return self.volume_info(&next);
