@@ -54,7 +54,7 @@ connections() {
     grep -Eq " $1 +/dev/nbd[0-9]+ +$2 +[0-9]+ " /tmp/attachments
 }
 
-helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer/$1"; }
+helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer-attach/$1"; }
 
 # The kernel's own list of arguments and the environment must not have the attachment's token.
 helper_keeps_its_secret() {
