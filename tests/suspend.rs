@@ -5,6 +5,7 @@
 mod common;
 
 use coffer::api::control;
+use coffer::error::Kind;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
 use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
@@ -113,7 +114,9 @@ fn an_attached_client_comes_back_to_a_suspended_volume_and_a_first_one_does_not(
     drop(c);
     s.ok(&["detach", "--force", "web"]);
     s.ok(&["key", "disable", "alias/k"]);
-    s.fails(6, &["attach", "web", "/dev/null"], &["isabled"]);
+    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let refused = control::ask(&s.data.join("control.sock"), &begin, &mut |_| ()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::KeyUnavailable, "exit code 6");
     assert!(Nbd::open(&s.socket(), "web").err().unwrap().to_string().contains("isabled"));
     drop(server);
 }

@@ -1,8 +1,8 @@
 //! The process that keeps a device connected: how it is started, what it is told, what it says of itself.
 //!
-//! One helper a device: it holds a lock on `/run/coffer/nbdN`, where its state stands as JSON. What it has to know, the
+//! One helper a device: it holds a lock on `/run/coffer-attach/nbdN`, where its state stands as JSON. What it has to know, the
 //! attachment's token among it, comes over a socket that is its standard input, not by arguments or environment. Its log is
-//! `/run/coffer/nbdN.log`: on a file system that needs no disk.
+//! `/run/coffer-attach/nbdN.log`: on a file system that needs no disk.
 
 use super::dial::Server;
 use super::keeper::{Keeper, News, Turn};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Where helpers keep their files.
-const RUN: &str = "/run/coffer";
+const RUN: &str = "/run/coffer-attach";
 /// The longest message between a command and its helper.
 const MESSAGE: usize = 64 * 1024;
 /// Bytes of log after which the next helper begins a new one.

@@ -54,7 +54,7 @@ connections() {
     grep -Eq " $1 +/dev/nbd[0-9]+ +$2 +[0-9]+ " /tmp/attachments
 }
 
-helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer/$1"; }
+helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer-attach/$1"; }
 
 # The kernel's own list of arguments and the environment must not have the attachment's token.
 helper_keeps_its_secret() {
@@ -68,27 +68,38 @@ refuses_while_mounted() {
     [ $? -eq 5 ] && grep -q '^/dev/nbd0 /mnt ' /proc/mounts
 }
 
-# Four writers, each at an even pace, whose blocks say what they are.
-fio_on() {
-    folder=$1
+# fio_round NUMBER ARGUMENTS...: four writers, each at an even pace past the page cache, whose blocks say what they are.
+fio_round() {
+    folder=/mnt/fio/$1
     shift
-    mkdir -p "$folder" && cd / && fio --name=kills --directory="$folder" --numjobs=4 --thread --group_reporting \
-        --size=16M --bs=16k --rw=randwrite --ioengine=psync --fsync=4 --rate_iops=16 --verify=crc32c --fallocate=none \
-        --output-format=json "$@"
+    mkdir -p "$folder" && cd / && fio --name=round --directory="$folder" --numjobs=4 --thread --group_reporting \
+        --size=2M --bs=16k --rw=randwrite --direct=1 --ioengine=psync --fsync=4 --rate_iops=16 --verify=crc32c \
+        --fallocate=none --output-format=json "$@"
 }
 
-# Writes with fio while COMMAND is at work, then has fio read everything from the device.
+# Writes a round and reads it again, until it is enough.
+fio_rounds() {
+    n=0
+    until [ -e /tmp/enough ]; do
+        fio_round $n >/tmp/fio.$n.json 2>/tmp/fio.err || { cat /tmp/fio.err; grep '"error"' /tmp/fio.$n.json; return 1; }
+        n=$((n + 1))
+    done
+    echo "fio was content with $n rounds"
+}
+
+# Has fio write and read while COMMAND is at work; what the first round wrote is read once more at the end.
 fio_under() {
-    fio_on /mnt/fio --do_verify=0 >/tmp/fio.json 2>/tmp/fio.err &
+    rm -rf /mnt/fio /tmp/enough /tmp/fio.*
+    fio_rounds &
     writer=$!
-    poll 20 test -s /mnt/fio/kills.0.0 || { cat /tmp/fio.err; return 1; }
-    "$@" || return 1
-    wait $writer || { cat /tmp/fio.err; grep error /tmp/fio.json; return 1; }
+    poll 20 test -s /mnt/fio/0/round.0.0 || return 1
+    "$@"
+    done=$?
+    touch /tmp/enough
+    wait $writer && [ $done -eq 0 ] && fio_round 0 --verify_only >/tmp/verify.json || return 1
     # Every "max" in there is a time in nanoseconds.
-    awk -F: '/"max" :/ && $2 + 0 > most {most = $2 + 0} END {printf "longest pause of one request: %.1f s\n", most / 1e9}' \
-        /tmp/fio.json
-    sync && echo 3 >/proc/sys/vm/drop_caches
-    fio_on /mnt/fio --verify_only >/tmp/verify.json 2>&1 || { cat /tmp/verify.json; return 1; }
+    cat /tmp/fio.*.json | awk -F: '/"max" :/ && $2 + 0 > most {most = $2 + 0}
+        END {printf "longest pause of one request: %.1f s\n", most / 1e9}'
     kernel_is_content
 }
 
@@ -127,7 +138,9 @@ one_connection() {
 
 # The key is disabled under the writer and enabled again; the kernel's requests are held meanwhile.
 key_suspended() {
-    coffer key disable alias/prod && sleep "$SUSPEND" && coffer key enable alias/prod
+    coffer key disable alias/prod && sleep "$SUSPEND" && coffer volume show web | grep '^state ' || return 1
+    before=$(requests_done nbd0)
+    coffer key enable alias/prod && poll 30 went_on nbd0 "$before"
 }
 
 note() { echo "$1" >>/tmp/known; }

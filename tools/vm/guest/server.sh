@@ -28,6 +28,6 @@ kernel_is_content() {
 show_server_log() {
     [ "$failed" -ne 0 ] || return 0
     cat /tmp/serve.old /tmp/serve.log 2>/dev/null | sed 's/^/  serve| /'
-    cat /run/coffer/*.log 2>/dev/null | sed 's/^/  helper| /'
+    cat /run/coffer-attach/*.log 2>/dev/null | sed 's/^/  helper| /'
     dmesg | tail -n 40 | sed 's/^/  kernel| /'
 }
