@@ -149,7 +149,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
     let lock = data.try_lock(&env, "test").unwrap().unwrap();
     let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-    let service = Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap();
+    let service = Service::open(data, env, lock, &RootUnlock::File(s.key), opening).unwrap();
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);

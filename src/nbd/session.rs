@@ -613,7 +613,10 @@ impl Session {
             return Err(Hangup::PayloadTooLong);
         }
         let longest = 8 + 4 * u64::from(self.terms.contexts);
-        if header.command == codec::command::BLOCK_STATUS && (12..=longest).contains(&payload) && payload % 4 == 0 {
+        if header.command == codec::command::BLOCK_STATUS
+            && (12..=longest).contains(&payload)
+            && payload.is_multiple_of(4)
+        {
             self.phase = Phase::StatusPayload(*header);
             return Ok(None);
         }

@@ -28,6 +28,9 @@ const CHUNKS: u64 = 16 * 1024;
 #[derive(Default)]
 pub(super) struct Views(Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>);
 
+/// A chunk's sealed bytes and the key that sealed them; no key: all of it is a hole.
+type Sealed = (Arc<Vec<u8>>, Option<KeyTag>);
+
 struct Fetched {
     chunk: ChunkNo,
     tag: Option<KeyTag>,
@@ -118,8 +121,8 @@ impl SnapshotView {
         Ok(true)
     }
 
-    /// A chunk's sealed bytes and the key that sealed them; no key: all of it is a hole. `None`: not without waiting.
-    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<(Arc<Vec<u8>>, Option<KeyTag>)>> {
+    /// A chunk, from memory or from the repository. `None`: not without waiting.
+    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Sealed>> {
         if let Some(hit) = self.recent.lock().iter().find(|f| f.chunk == chunk) {
             return Ok(Some((hit.sealed.clone(), hit.tag)));
         }
