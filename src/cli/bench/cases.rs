@@ -96,10 +96,10 @@ pub(super) const CASES: [Case; 32] = [
     fio("fio randread 4k d32", "randread", K4, 32),
     fio("fio randwrite 4k d32", "randwrite", K4, 32),
     case("connect", Work::Connect),
-    Case { counts: false, ..case(COLD, Work::Cold) },
     // What two connections do with two cores, and memory under deep queues.
     Case { counts: false, ..load("randread 4k d32 c2", Op::Read, true, K4, 32, 2) },
     Case { counts: false, ours_alone: true, ..load("read 1m d256 c8", Op::Read, false, M1, 256, 8) },
+    Case { counts: false, ..case(COLD, Work::Cold) },
 ];
 
 impl Work {
