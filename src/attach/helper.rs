@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -87,13 +87,18 @@ impl Place {
     pub fn hold(&self) -> Result<Option<Held>> {
         let path = self.file();
         let what = || format!("lock {}", path.display());
-        std::fs::create_dir_all(&self.dir).on(what)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.dir).on(what)?;
         let file =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(&path).on(what)?;
-        Ok(ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)?.then_some(Held(file)))
+        if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
+            return Ok(None);
+        }
+        // What the last one said of itself is not so any more; its process id may be another's now.
+        file.set_len(0).on(what)?;
+        Ok(Some(Held(file)))
     }
 
-    /// What was written by the last helper, living or not.
+    /// What the last helper said of itself, living or not. Whoever takes the right to the device removes it.
     #[must_use]
     pub fn last(&self) -> Option<State> {
         serde_json::from_slice(&std::fs::read(self.file()).ok()?).ok()

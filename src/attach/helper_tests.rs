@@ -24,7 +24,8 @@ fn one_helper_has_a_device_and_says_what_it_does() {
     drop(held);
     assert!(!place.is_held() && place.living().is_none());
     assert_eq!(place.last(), Some(state(7)), "what the last one did is known");
-    assert!(place.hold().unwrap().is_some());
+    let _held = place.hold().unwrap().unwrap();
+    assert!(place.last().is_none(), "nobody is told a process id that may be another's");
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
             self.looking = now + LOOK;
             // Who does not answer is dialed again when its connections end.
             if let Ok(facts) = self.server.look() {
-                self.follow(facts.size)?;
+                self.follow(facts.size);
             }
         }
         Ok(())
@@ -278,7 +278,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
                 self.offering = Pause::none(now);
                 self.offering.grow(now, NOT_WANTED);
             }
-            self.follow(facts.size)?;
+            self.follow(facts.size);
         }
         if self.is_whole() && self.said.take().is_some() {
             tracing::info!("{}: all {} connections are there again", self.device, self.slots.len());
@@ -286,14 +286,19 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Ok(())
     }
 
-    /// Volumes grow; a device never shrinks under its file system.
-    fn follow(&mut self, size: u64) -> Result<()> {
-        if size > self.size {
-            self.driver.resize(self.device, &self.backend, size)?;
-            tracing::info!("{}: {size} bytes, {} until now", self.device, self.size);
-            self.size = size;
+    /// Volumes grow; a device never shrinks under its file system. A size that the kernel refuses is offered again later, and
+    /// does not end anything.
+    fn follow(&mut self, size: u64) {
+        if size <= self.size {
+            return;
         }
-        Ok(())
+        match self.driver.resize(self.device, &self.backend, size) {
+            Ok(()) => {
+                tracing::info!("{}: {size} bytes, {} until now", self.device, self.size);
+                self.size = size;
+            }
+            Err(err) => self.say(&err),
+        }
     }
 
     /// Once for each reason, not for each attempt.

@@ -14,6 +14,7 @@ struct World {
     /// Its sockets, and whether it has noticed their end.
     sockets: Vec<(OwnedFd, bool)>,
     kernel_size: u64,
+    refuses_size: bool,
     offers: usize,
     trouble: Option<Kind>,
     // The server.
@@ -85,7 +86,11 @@ impl Driver for Handle {
     }
 
     fn resize(&mut self, _: Device, _: &str, size: u64) -> Result<()> {
-        self.0.borrow_mut().kernel_size = size;
+        let mut w = self.0.borrow_mut();
+        if w.refuses_size {
+            return failed(Kind::InvalidState);
+        }
+        w.kernel_size = size;
         Ok(())
     }
 
@@ -345,6 +350,18 @@ fn a_volume_that_grows_is_followed_at_once_on_a_word_and_soon_without_one() {
     (s.world.borrow_mut().size, s.world.borrow_mut().up) = (4 << 30, true);
     s.run(SECOND * 2);
     assert_eq!(s.world.borrow().kernel_size, 4 << 30);
+}
+
+#[test]
+fn a_size_that_the_kernel_refuses_ends_nothing_and_is_offered_again() {
+    let mut s = Scene::new(2);
+    (s.world.borrow_mut().size, s.world.borrow_mut().refuses_size) = (2 << 30, true);
+    s.run(LOOK * 2);
+    assert_eq!(s.world.borrow().kernel_size, 1 << 30);
+    s.world.borrow_mut().refuses_size = false;
+    s.run(LOOK + SECOND);
+    assert_eq!(s.world.borrow().kernel_size, 2 << 30);
+    s.is_whole(2);
 }
 
 #[test]

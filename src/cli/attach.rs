@@ -287,7 +287,8 @@ pub(super) fn follow(common: &Common, volume: &VolumeInfo) -> Result<()> {
     let machine = Machine::this();
     let until = Instant::now() + GROWING;
     // Another user's helper hears nothing of this, and looks by itself.
-    while state.tell_of_size() && machine.size(device) < volume.size && Instant::now() < until {
+    let told = state.tell_of_size();
+    while told && machine.size(device) < volume.size && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
     if machine.size(device) < volume.size && !common.quiet {

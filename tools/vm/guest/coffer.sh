@@ -103,7 +103,8 @@ fio_under() {
     kernel_is_content
 }
 
-# Waits until the kernel has got something done between two kills, but not long: then it is killed in the middle of that.
+# Requests that were under way when a server died go on 10 s later. Every fifth time that is waited for, so that all writers
+# are at work again; else the next kill comes into the middle of it.
 killed_twenty_times() {
     kills=0
     while [ $kills -lt 20 ]; do
@@ -111,7 +112,10 @@ killed_twenty_times() {
         kill_and_serve || return 1
         kills=$((kills + 1))
         before=$(requests_done nbd0)
-        poll 1 went_on nbd0 "$((before + 20))" >/dev/null || true
+        patience=1
+        [ $((kills % 5)) -ne 0 ] || patience=15
+        poll $patience went_on nbd0 "$((before + 30))" >/dev/null || true
+        echo "kill $kills: $(($(requests_done nbd0) - before)) requests until the next"
     done
     echo "$kills kills, $(cut -d' ' -f1 /proc/uptime) s"
 }
