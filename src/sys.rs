@@ -189,6 +189,58 @@ impl<T> Drop for Locked<T> {
     }
 }
 
+/// Zeroed pages of the kernel's, which go back to it when they are dropped: an allocator would keep some of them for later, and
+/// a bound on buffers would be none on memory. Left out of core dumps, for they hold plain data.
+pub struct Pages {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is owned like a Box<[u8]>; it is plain memory with no tie to a thread.
+unsafe impl Send for Pages {}
+// SAFETY: shared access gives &[u8] only.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// `len` bytes, rounded up to pages; must not be 0.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        let len = len.max(1).next_multiple_of(4096);
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice aliases nothing.
+        let raw =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+        let base = raw.ok().and_then(|p| NonNull::new(p.cast::<u8>()));
+        let layout = std::alloc::Layout::array::<u8>(len).unwrap_or(std::alloc::Layout::new::<u8>());
+        let base = base.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        // SAFETY: base..base+len was mapped just now and is ours.
+        let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontDump) };
+        Self { base, len }
+    }
+}
+
+impl std::ops::Deref for Pages {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: base..base+len is mapped, initialised (by the kernel, with zeros) and ours until drop.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in deref, and &mut self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, whole, and nothing borrows from it any more.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
 /// Whether every page of the secrets' pool is locked in memory (`mlock(2)` may fail at RLIMIT_MEMLOCK).
 #[must_use]
 pub fn secrets_are_locked() -> bool {
@@ -373,6 +425,21 @@ mod tests {
         std::thread::spawn(work).join().unwrap();
         assert!(cpu_time(std::process::id()).unwrap() > before);
         assert_eq!(cpu_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn pages_are_zeroed_aligned_writable_and_given_back() {
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let mut pages = Pages::zeroed((64 << 20) - 5);
+        assert_eq!((pages.len(), pages.as_ptr() as usize % 4096), (64 << 20, 0));
+        assert!(pages.iter().all(|b| *b == 0));
+        pages.fill(7);
+        let full = resident();
+        drop(pages);
+        assert!(resident() + (48 << 20) < full, "{full} {}", resident());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! gets three quarters at most (and beyond that one buffer for each of its connections that holds none), and those that wait
 //! are served in the order they came.
 
+use crate::sys::Pages;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ pub struct Budget {
 struct State {
     used: usize,
     waiting: VecDeque<Arc<Holder>>,
-    free: [Vec<Vec<u8>>; CLASSES],
+    free: [Vec<Pages>; CLASSES],
     /// Bytes lying in `free`.
     idle: usize,
 }
@@ -143,9 +144,8 @@ impl Holder {
         if let Some(next) = next {
             (next.wake)();
         }
-        let memory = memory.unwrap_or_else(|| vec![0; bytes + ALIGN]);
-        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Some(Buf { memory, start, len, class, holder: Arc::clone(self) })
+        let memory = memory.unwrap_or_else(|| Pages::zeroed(bytes));
+        Some(Buf { memory: Some(memory), len, class, holder: Arc::clone(self) })
     }
 
     /// Bytes this connection holds.
@@ -172,8 +172,8 @@ impl Holder {
 
 /// A buffer aligned to [`ALIGN`]; goes back to the pool, and its bytes to the budget, when dropped.
 pub struct Buf {
-    memory: Vec<u8>,
-    start: usize,
+    /// There until drop.
+    memory: Option<Pages>,
     len: usize,
     class: usize,
     holder: Arc<Holder>,
@@ -182,13 +182,13 @@ pub struct Buf {
 impl std::ops::Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
+        self.memory.as_ref().map_or(&[], |m| &m[..self.len])
     }
 }
 
 impl std::ops::DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
+        self.memory.as_mut().map_or(&mut [], |m| &mut m[..self.len])
     }
 }
 
@@ -201,7 +201,7 @@ impl std::fmt::Debug for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
+        let memory = self.memory.take();
         let bytes = ALIGN << self.class;
         let budget = &self.holder.budget;
         let mut state = budget.state.lock();
@@ -216,10 +216,10 @@ impl Drop for Buf {
         let keep = state.idle + state.used + bytes <= budget.total;
         let surplus = if keep {
             state.idle += bytes;
-            state.free[self.class].push(memory);
+            state.free[self.class].extend(memory);
             None
         } else {
-            Some(memory)
+            memory
         };
         let first = state.waiting.front().cloned();
         drop(state);

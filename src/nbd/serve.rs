@@ -61,7 +61,7 @@ impl Ticks for SystemTicks {
 pub struct ServerConfig {
     /// Bytes of payload buffers for all connections (48 MiB).
     pub budget: usize,
-    /// Threads for requests that wait (16).
+    /// Threads for requests that wait (32): as many of one connection's as its three quarters of them can share one sync.
     pub workers: usize,
     /// Longest negotiation (10 s).
     pub handshake: Duration,
@@ -80,7 +80,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             budget: 48 << 20,
-            workers: 16,
+            workers: 32,
             handshake: Duration::from_secs(10),
             stale_after: Duration::from_secs(15),
             max_connections: 1024,

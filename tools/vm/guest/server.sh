@@ -1,10 +1,15 @@
 # coffer in the guest, and its server.
 coffer() { timeout 120 /bin/coffer --data /data "$@"; }
 
+# Where it listens beside the default, once there are certificates.
+tls_arguments() {
+    [ ! -d /root/tls ] || echo "--listen unix:/data/nbd.sock --listen tcp:127.0.0.1:10809 --tls /root/tls"
+}
+
 # It says that it serves when all its sockets are open. A socket's file proves nothing: a killed server leaves it.
 serve() {
     cat /tmp/serve.log >>/tmp/serve.old 2>/dev/null
-    /bin/coffer --data /data serve >/tmp/serve.log 2>&1 </dev/null &
+    /bin/coffer --data /data serve $(tls_arguments) >/tmp/serve.log 2>&1 </dev/null &
     echo $! >/tmp/serve.pid
     poll 30 grep -q '^coffer: serving' /tmp/serve.log && test -S /data/control.sock
 }
