@@ -11,6 +11,7 @@ use super::link::{Link, Outgoing};
 use super::pool::Job;
 use super::serve::Shared;
 use super::session::{Choice, Command, Event, Request, Session};
+use super::spin::Spin;
 use super::tls::TlsServer;
 use super::traffic::{self, Traffic, Turn};
 use crate::error::Error;
@@ -18,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes read ahead of the requests being parsed: 32 writes of 4 KiB with their headers.
 const READ_AHEAD: usize = 160 * 1024;
@@ -78,6 +79,7 @@ pub(super) struct Conn {
     stalled: Option<Request>,
     /// A request that is beyond the volume's limits.
     delayed: Option<(Request, Delay)>,
+    spin: Spin,
     /// Since when the socket has been readable and not read.
     unread_since: Option<Duration>,
     batch: Vec<Outgoing>,
@@ -108,6 +110,7 @@ impl Conn {
             incoming: None,
             stalled: None,
             delayed: None,
+            spin: Spin::default(),
             unread_since: None,
             batch: Vec::with_capacity(64),
             batch_bytes: 0,
@@ -451,8 +454,12 @@ impl Conn {
         } else {
             Some(TICK)
         };
+        if reading && self.export.is_some() && self.look_again()? {
+            return Ok(());
+        }
         // Under TLS what was received may not all be taken yet, and the socket would not say so.
         let held = watching && self.link.wire.holds_input();
+        let asleep = Instant::now();
         let seen = if held { PollFlags::IN } else { self.sleep(events, timeout) };
         if !watching || !seen.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
@@ -461,7 +468,16 @@ impl Conn {
             self.unread_since = Some(self.shared.now());
             return Ok(());
         }
-        self.read()
+        self.spin.slept(asleep.elapsed());
+        self.read().map(drop)
+    }
+
+    /// Reads without waiting, a few times, where that has paid. `false`: nothing came.
+    fn look_again(&mut self) -> Result<bool, Hangup> {
+        let (mut spin, shared) = (std::mem::take(&mut self.spin), Arc::clone(&self.shared));
+        let found = spin.look(&shared.spinners, || self.read());
+        self.spin = spin;
+        found
     }
 
     /// Time left of the negotiation.
@@ -492,8 +508,8 @@ impl Conn {
         if count == 2 { fds[1].revents() } else { PollFlags::empty() }
     }
 
-    /// Reads once: the rest of a payload into its buffer, and ahead.
-    fn read(&mut self) -> Result<(), Hangup> {
+    /// Reads once: the rest of a payload into its buffer, and ahead. `false`: the socket has nothing.
+    fn read(&mut self) -> Result<bool, Hangup> {
         let now = self.shared.now();
         if let Some(since) = self.unread_since.take()
             && self.export.is_some()
@@ -521,7 +537,7 @@ impl Conn {
         let first = usize::from(wanted == 0);
         let n = self.link.wire.read(&mut slices[first..])?;
         if n == 0 {
-            return Ok(());
+            return Ok(false);
         }
         if self.tls.is_some() && self.client.tls.is_none() {
             self.client.tls = self.link.wire.tls_peer();
@@ -534,6 +550,6 @@ impl Conn {
             self.session.payload_received(paid);
         }
         self.shared.stats.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 }

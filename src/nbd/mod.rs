@@ -29,6 +29,7 @@ pub mod reply;
 pub mod request;
 pub mod serve;
 pub mod session;
+mod spin;
 pub mod tls;
 pub mod traffic;
 pub mod volumes;

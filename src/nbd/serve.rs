@@ -6,6 +6,7 @@ use super::errno::Hangup;
 use super::export::{Client, Exports, Peer};
 use super::link::{Link, Waker};
 use super::pool::Pool;
+use super::spin::Spinners;
 use super::tls::TlsServer;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys;
@@ -266,6 +267,7 @@ pub(super) struct Shared {
     pub(super) budget: Arc<Budget>,
     pub(super) pool: Arc<Pool>,
     pub(super) stats: Counters,
+    pub(super) spinners: Spinners,
     stopping: AtomicBool,
     /// Its sockets live on in another server: their files stay.
     handing_on: AtomicBool,
@@ -333,6 +335,7 @@ impl Server {
             budget: Budget::new(config.budget),
             pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
             stats: Counters::default(),
+            spinners: Spinners::default(),
             stopping: AtomicBool::new(false),
             handing_on: AtomicBool::new(false),
             links: Mutex::default(),
