@@ -3,9 +3,12 @@
 use super::Service;
 use super::api::{Finding, Grade};
 use super::opening::Need;
+use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::units::VolumeId;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 struct Findings(Vec<Finding>);
@@ -28,7 +31,7 @@ impl Service {
 
     fn check_root(&self, out: &mut Findings) -> Result<()> {
         for slot in self.kms.root_slots()? {
-            let at = std::path::Path::new(&slot.note);
+            let at = Path::new(&slot.note);
             match slot.kind.as_str() {
                 "file" if super::lies_inside(at, self.data.path()) => out.add(
                     Grade::Error,
@@ -122,14 +125,8 @@ impl Service {
     /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
     pub(super) fn refuse_copies(&self, record: &super::volume::VolumeRecord) -> Result<()> {
         let own = self.data.volume(record.id);
-        for file in std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten() {
-            let path = file.path();
-            let named = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<VolumeId>().ok());
-            let known = match named {
-                Some(id) => self.kms.catalog().get::<super::volume::VolumeRecord>(&id.to_string())?.is_some(),
-                None => false,
-            };
-            if path != own && !known && crate::volume::id_in(&path) == Some(record.id) {
+        for path in self.unknown_files()? {
+            if path != own && crate::volume::id_in(&path) == Some(record.id) {
                 return Err(Error::new(
                     Kind::Integrity,
                     format!("volume {}: {} has the same volume id", record.shown(), path.display()),
@@ -138,6 +135,30 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Files among the volumes' that the catalog does not know. Remembered until the folder changes: opening one volume of
+    /// thousands must not cost a look at all of them.
+    fn unknown_files(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.data.volumes();
+        let changed = std::fs::metadata(&folder).ok().map(|m| Timestamp(m.mtime() * 1000 + m.mtime_nsec() / 1_000_000));
+        let mut seen = self.unknown_files.lock();
+        if let Some((at, files)) = seen.as_ref()
+            && Some(*at) == changed
+        {
+            return Ok(files.clone());
+        }
+        let known: BTreeSet<VolumeId> = self.volume_records()?.into_iter().map(|r| r.id).collect();
+        let is_known = |path: &Path| {
+            let named = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<VolumeId>().ok());
+            named.is_some_and(|id| known.contains(&id))
+        };
+        let all = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|file| file.path());
+        let files: Vec<PathBuf> = all.filter(|path| !is_known(path)).collect();
+        // What changes in the same tick of the clock as this look would not show in the folder's time.
+        let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
+        *seen = settled.map(|at| (at, files.clone()));
+        Ok(files)
     }
 }
 
@@ -166,7 +187,7 @@ fn machine(out: &mut Findings) {
             "an ext4 is mounted with data=writeback: after power loss old bytes may show; do not keep volumes there",
         );
     }
-    let nbd = std::path::Path::new("/sys/module/nbd").exists();
+    let nbd = Path::new("/sys/module/nbd").exists();
     out.add(
         if nbd { Grade::Ok } else { Grade::Warning },
         "kernel",

@@ -29,7 +29,7 @@ pub use settings::{OnKeyLoss, Settings};
 pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
-use crate::env::Env;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::snapshot::repository::{Author, Repository};
@@ -40,7 +40,7 @@ use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
 use settings::Changes;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
@@ -80,6 +80,8 @@ pub struct Service {
     strangers: access::Strangers,
     jobs: snapshot::Jobs,
     views: view::Views,
+    /// When the volumes' folder was changed last, and the files in it that no record of the catalog is about.
+    unknown_files: Mutex<Option<(Timestamp, Vec<PathBuf>)>>,
     endpoints: Mutex<Vec<String>>,
     /// Threads that tell the catalog something which must not be lost.
     telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -126,6 +128,7 @@ impl Service {
             strangers: access::Strangers::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
+            unknown_files: Mutex::default(),
             endpoints: Mutex::default(),
             telling: Mutex::default(),
             lock,
