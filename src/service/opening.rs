@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// Chunks filled between two syncs: 8 MiB.
 const FILL_BATCH: usize = 16;
+/// How long the filling waits after a batch while clients wait for chunks themselves.
+const FILL_YIELD: Duration = Duration::from_millis(50);
 /// How long the filling waits after an error.
 const FILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -307,12 +309,19 @@ fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Filler {
     let seen = stop.clone();
     let thread = std::thread::spawn(move || {
         while !*seen.0.lock() {
+            let touched = volume.first_touches();
             match volume.hydrate_some(FILL_BATCH) {
                 Ok(step) if step.done => {
                     if let Some(service) = service.upgrade() {
                         service.filled(volume.id());
                     }
                     return;
+                }
+                Ok(_) if volume.first_touches() != touched => {
+                    let mut stopped = seen.0.lock();
+                    if !*stopped {
+                        let _ = seen.1.wait_for(&mut stopped, FILL_YIELD);
+                    }
                 }
                 Ok(_) => {}
                 Err(err) => {

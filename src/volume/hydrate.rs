@@ -10,13 +10,13 @@ use super::map::Entry;
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, PART, SECTOR};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Fetched chunks kept for the reads that follow: 2 MiB a volume.
-const RECENT: usize = 4;
+/// Fetched chunks kept for the reads that follow: 4 MiB a volume.
+const RECENT: usize = 8;
 /// Chunks asked for by readers that wait to be stored.
 const WANTED: usize = 1024;
 
@@ -26,18 +26,42 @@ struct Fetched {
     sealed: Arc<Vec<u8>>,
 }
 
+/// Chunks fetched last, and those that somebody fetches now: others who need one wait for it instead of fetching it too.
+#[derive(Default)]
+struct Recent {
+    chunks: VecDeque<Fetched>,
+    fetching: Vec<ChunkNo>,
+}
+
 /// What is known of a volume's filling.
 #[derive(Default)]
 pub(super) struct Hydration {
     pub(super) done: AtomicBool,
-    recent: Mutex<VecDeque<Fetched>>,
+    recent: Mutex<Recent>,
+    /// Told when a fetch has ended.
+    fetched: Condvar,
     wanted: Mutex<VecDeque<ChunkNo>>,
     cursor: Mutex<ChunkNo>,
+    /// Chunks that clients had to wait for.
+    touched: AtomicU64,
 }
 
 impl Hydration {
     pub(super) fn new(done: bool) -> Self {
         Self { done: done.into(), ..Self::default() }
+    }
+}
+
+/// A fetch under way. However it ends, who waits for it is told.
+struct Fetching<'a> {
+    hydration: &'a Hydration,
+    chunk: ChunkNo,
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.hydration.recent.lock().fetching.retain(|c| *c != self.chunk);
+        self.hydration.fetched.notify_all();
     }
 }
 
@@ -97,9 +121,28 @@ impl Volume {
 
     /// The sealed bytes of an absent chunk, from memory or from the parent.
     fn fetch(&self, chunk: ChunkNo) -> Result<(Arc<Vec<u8>>, KeyEpoch)> {
-        if let Some(hit) = self.hydration.recent.lock().iter().find(|f| f.chunk == chunk) {
-            return Ok((hit.sealed.clone(), hit.key));
+        {
+            let mut recent = self.hydration.recent.lock();
+            loop {
+                if let Some(hit) = recent.chunks.iter().find(|f| f.chunk == chunk) {
+                    return Ok((hit.sealed.clone(), hit.key));
+                }
+                if !recent.fetching.contains(&chunk) {
+                    recent.fetching.push(chunk);
+                    break;
+                }
+                self.hydration.fetched.wait(&mut recent);
+            }
         }
+        let _turn = Fetching { hydration: &self.hydration, chunk };
+        let (sealed, key) = self.fetch_from_parent(chunk)?;
+        let mut recent = self.hydration.recent.lock();
+        recent.chunks.truncate(RECENT - 1);
+        recent.chunks.push_front(Fetched { chunk, key, sealed: sealed.clone() });
+        Ok((sealed, key))
+    }
+
+    fn fetch_from_parent(&self, chunk: ChunkNo) -> Result<(Arc<Vec<u8>>, KeyEpoch)> {
         let parent =
             self.parent.as_ref().ok_or_else(|| Error::new(Kind::Failed, format!("{} has no parent", self.id)))?;
         let mut sealed = vec![0u8; CHUNK];
@@ -107,15 +150,17 @@ impl Volume {
             .fetch(chunk, &mut sealed)
             .map_err(|e| e.context(format!("fill chunk {chunk} of {} from its snapshot", self.id)))?;
         let key = tag.map_or(Ok(self.current_key()), |t| self.key_of_tag(t))?;
-        let sealed = Arc::new(sealed);
-        let mut recent = self.hydration.recent.lock();
-        recent.truncate(RECENT - 1);
-        recent.push_front(Fetched { chunk, key, sealed: sealed.clone() });
-        Ok((sealed, key))
+        Ok((Arc::new(sealed), key))
+    }
+
+    /// How many chunks clients had to wait for so far: while that grows, the background leaves the processors to them.
+    pub fn first_touches(&self) -> u64 {
+        self.hydration.touched.load(Ordering::Relaxed)
     }
 
     /// A read of an absent chunk: sealed bytes from memory; storing them is left to the background.
     pub(super) fn read_from_parent(&self, chunk: ChunkNo, skip: usize, out: &mut [u8]) -> Result<KeyEpoch> {
+        self.hydration.touched.fetch_add(1, Ordering::Relaxed);
         let (sealed, key) = self.fetch(chunk)?;
         out.copy_from_slice(&sealed[skip..skip + out.len()]);
         let mut wanted = self.hydration.wanted.lock();
@@ -207,7 +252,7 @@ impl Volume {
             self.sync()?;
             self.header.lock().write_state(|s| s.hydrated = true)?;
             self.hydration.done.store(true, Ordering::Release);
-            self.hydration.recent.lock().clear();
+            self.hydration.recent.lock().chunks.clear();
             return Ok(Filled { chunks: 0, done: true });
         }
         self.mark_opened()?;
