@@ -28,7 +28,9 @@ const READ_AHEAD_BEHIND_LARGE: usize = 4096;
 /// Payload that counts as large for that.
 const LARGE: usize = 32 * 1024;
 /// Largest READ or WRITE served inline; a longer one would hold up the connection's others.
-const INLINE_MAX: u64 = 512 * 1024;
+const INLINE_MAX: u64 = 1024 * 1024;
+/// Smallest READ or WRITE that is worth handing to a worker while this thread serves the next one.
+const SHARE_MIN: u64 = 64 * 1024;
 /// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
@@ -396,8 +398,10 @@ impl Conn {
             traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
         let empty = request.len == 0 && request.command != Command::Flush;
         let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
+        // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
+        let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
         let mut done = 0;
-        if (empty || (small && !request.fua)) && place.is_none_or(|p| p.free) {
+        if (empty || (small && !request.fua && !shared)) && place.is_none_or(|p| p.free) {
             match apply::apply(&*export, &request, buf.as_deref_mut(), &mut done, Effort::Inline) {
                 Ok(Progress::WouldBlock | Progress::KeyAway) => {}
                 outcome => {

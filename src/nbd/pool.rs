@@ -15,6 +15,7 @@ use super::traffic::{Traffic, Turn};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A request for the workers. Counted in its link's `in_flight` from [`Pool::push`] to its end.
@@ -57,12 +58,20 @@ pub(super) struct Pool {
     state: Mutex<State>,
     work: Condvar,
     lane_limit: usize,
+    /// Requests that are queued or being done.
+    busy: AtomicUsize,
     ticks: Arc<dyn Ticks>,
 }
 
 impl Pool {
     pub(super) fn new(workers: usize, ticks: Arc<dyn Ticks>) -> Self {
-        Self { state: Mutex::default(), work: Condvar::new(), lane_limit: (workers * 3 / 4).max(1), ticks }
+        Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            lane_limit: (workers * 3 / 4).max(1),
+            busy: AtomicUsize::new(0),
+            ticks,
+        }
     }
 
     /// Takes a request, which waits for its turn first if an earlier write overlaps it.
@@ -80,8 +89,14 @@ impl Pool {
         }
     }
 
+    /// Whether no worker has anything to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
+    }
+
     /// Takes a request whose turn it is.
     pub(super) fn enqueue(&self, job: Job) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
         let id = job.link.id;
         state.lanes.entry(id).or_default().jobs.push_back(job);
@@ -102,6 +117,7 @@ impl Pool {
     pub(super) fn cancel(&self, link: &Link) {
         let jobs = self.state.lock().lanes.get_mut(&link.id).map(|lane| std::mem::take(&mut lane.jobs));
         let count = jobs.as_ref().map_or(0, VecDeque::len);
+        self.busy.fetch_sub(count, Ordering::Relaxed);
         drop(jobs);
         link.finished(count);
     }
@@ -122,6 +138,7 @@ impl Pool {
         while let Some(job) = self.next() {
             let id = job.link.id;
             self.serve(job);
+            self.busy.fetch_sub(1, Ordering::Relaxed);
             let mut state = self.state.lock();
             if let Some(lane) = state.lanes.get_mut(&id) {
                 lane.running -= 1;
