@@ -200,6 +200,14 @@ fn qemu_reads_and_writes() {
     good("qemu-img", &["convert", "--object", &creds, "--image-opts", &image, "-O", "raw", out.to_str().unwrap()]);
     let got = std::fs::read(out).unwrap();
     assert!(got.len() == 16 * MIB && got[1000..701_000].iter().all(|b| *b == 0x5a) && got[701_000] == 0);
+    // qemu-nbd asks for the list, and describes each export with its contexts.
+    let place = ["-L", "-b", "localhost", "-p", &port.to_string()].map(str::to_owned);
+    let place: Vec<_> = place.iter().map(String::as_str).chain(["--object", &creds, "--tls-creds=t"]).collect();
+    let listed = good("qemu-nbd", &place);
+    for word in ["export: 'web'", "base:allocation", "coffer:changed"] {
+        assert!(listed.contains(word), "no {word} in {listed}");
+    }
+    assert!(!listed.contains("'db'"), "{listed}");
 }
 
 #[test]

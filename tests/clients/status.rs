@@ -46,6 +46,45 @@ assert extents("base:allocation", 0, 8 << 20) == [(8 << 20, 3)]
     script(&s, "web", &[], text);
 }
 
+/// The maps that libnbd's and QEMU's own tools print.
+#[test]
+fn maps_of_nbdinfo_and_qemu_img() {
+    if !requires("nbdinfo") || !requires("qemu-img") {
+        return;
+    }
+    let s = with_volume("8MiB");
+    let served = s.serve();
+    let mut nbd = served.connect("web");
+    nbd.write(1 << 20, &noise(1, 64 << 10));
+    nbd.close();
+    let snap = s.id(&["snapshot", "create", "web", "--wait"]);
+    let mut nbd = served.connect("web");
+    nbd.write(4 << 20, &noise(2, 4096));
+    nbd.close();
+    // Offset, length and flags of each extent.
+    let map = |context: &str, export: &str| -> Vec<(u64, u64, u64)> {
+        let option = format!("--map={context}");
+        let said = good(&mut run("nbdinfo", &["--json", &option, &s.uri(export)]));
+        let map: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let number = |e: &serde_json::Value, name: &str| e[name].as_u64().unwrap();
+        let extents = map.as_array().unwrap().iter();
+        extents.map(|e| (number(e, "offset"), number(e, "length"), number(e, "type"))).collect()
+    };
+    let (mib, data, chunk) = (1u64 << 20, 64u64 << 10, 512u64 << 10);
+    let holes = [(0, mib, 3), (mib, data, 0), (mib + data, 3 * mib - data, 3), (4 * mib, 4096, 0)];
+    assert_eq!(map("base:allocation", "web")[..4], holes);
+    assert_eq!(map("base:allocation", &snap), [(0, mib, 3), (mib, data, 0), (mib + data, 7 * mib - data, 3)]);
+    let changed = [(0, 4 * mib, 0), (4 * mib, chunk, 1), (4 * mib + chunk, 4 * mib - chunk, 0)];
+    assert_eq!(map("coffer:changed", "web"), changed);
+    assert_eq!(map(&format!("coffer:diff:{snap}"), "web"), changed);
+
+    let said = good(&mut run("qemu-img", &["map", "-f", "raw", "--output=json", &s.uri("web")]));
+    let extents: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let full: Vec<_> = extents.as_array().unwrap().iter().filter(|e| e["data"] == true).collect();
+    let places: Vec<_> = full.iter().map(|e| (e["start"].as_u64().unwrap(), e["length"].as_u64().unwrap())).collect();
+    assert_eq!(places, [(mib, data), (4 * mib, 4096)]);
+}
+
 /// A structured READ comes as holes and data; with DF in one piece. Either way the bytes are the same.
 #[test]
 fn reads_come_in_chunks_of_data_and_holes() {
