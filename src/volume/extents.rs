@@ -129,7 +129,7 @@ impl Volume {
     }
 
     /// Which chunks of a range changed (yes) after epoch `p`, or differ for another reason that `else_differs` knows of.
-    /// From the chunk that `offset` lies in, at most `most` runs and [`CHUNKS`] chunks.
+    /// From the chunk that `offset` lies in, at most `most` runs and 65,536 chunks.
     ///
     /// # Errors
     /// As [`Volume::allocation`]; what `else_differs` says.
