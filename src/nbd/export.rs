@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use super::traffic::Traffic;
 
-pub use crate::volume::io::PIECE;
-pub use crate::volume::{Effort, Progress};
+pub use crate::volume::{Effort, PIECE, Progress};
 
 /// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
 /// [`Export::size`] and not empty; many threads call at once.

@@ -20,3 +20,6 @@ pub enum Progress {
     /// Its data key is away; nothing was changed, and it is to be tried again when the key is back.
     KeyAway,
 }
+
+/// Bytes of the largest piece. A write inside one aligned piece is all or nothing when the key is not at hand.
+pub const PIECE: u64 = 256 * 1024;

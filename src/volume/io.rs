@@ -6,7 +6,7 @@
 //! mix of old, new and zero bytes.
 
 use super::map::Entry;
-use super::{Ciphers, Effort, Live, Progress, Volume};
+use super::{Ciphers, Effort, Live, PIECE, Progress, Volume};
 use crate::cipher::Sealed;
 use crate::cipher::xts::At;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,8 +14,6 @@ use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, PART, SECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 use std::sync::atomic::{Ordering, fence};
 
-/// Bytes of the largest piece. A write inside one aligned piece is all or nothing when the key is not at hand.
-pub const PIECE: u64 = 256 * 1024;
 /// Times a reader tries without the lock.
 const TRIES: usize = 4;
 

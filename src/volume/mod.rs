@@ -23,7 +23,7 @@ pub mod parent;
 pub mod pending;
 pub mod syncer;
 
-pub use effort::{Effort, Progress};
+pub use effort::{Effort, PIECE, Progress};
 pub use header::id_in;
 
 use crate::cipher::xts::XtsCipher;
