@@ -44,8 +44,12 @@ fn make_ca(s: &Scratch, folder: &str) {
 }
 
 fn serve(s: &Scratch) -> (Served<'_>, u16) {
+    serve_with(s, &[])
+}
+
+fn serve_with<'a>(s: &'a Scratch, more: &[&str]) -> (Served<'a>, u16) {
     let dir = s.path("tls");
-    let served = s.serve_with(&["--listen", "tcp:127.0.0.1:0", "--tls", dir.to_str().unwrap()]);
+    let served = s.serve_with(&[&["--listen", "tcp:127.0.0.1:0", "--tls", dir.to_str().unwrap()], more].concat());
     let status = s.json(&["status"]);
     let place = status["nbd"][0].as_str().unwrap().to_owned();
     let port: u16 = place.strip_prefix("tcp:127.0.0.1:").unwrap().parse().unwrap();
@@ -182,6 +186,32 @@ fn libnbd_and_nbdkit_copy_there_and_back() {
         assert_eq!(out.code, 0, "{out:?}");
     }
     assert_eq!(served.stop(), 0);
+}
+
+/// nbd-client has nothing newer. Who may open what is the same, and nothing older is taken.
+#[test]
+fn tls_1_2_is_spoken_when_asked_for_alone() {
+    let s = rig();
+    s.fails(2, &["serve", "--tls12"], &["--tls"]);
+    let (_served, port) = serve_with(&s, &["--tls12"]);
+    let version = |version| {
+        Hand::connect(port).secure(&client_dir(&s), move |b| {
+            b.set_min_proto_version(Some(version)).unwrap();
+            b.set_max_proto_version(Some(version)).unwrap();
+        })
+    };
+    for good in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        let mut client = version(good).unwrap();
+        assert_eq!(client.go("db").0, ERR_POLICY);
+        assert_eq!(client.go("web").0, ACK);
+        assert_eq!(client.read_at(0, 512), [0; 512]);
+    }
+    version(SslVersion::TLS1_1).map(drop).unwrap_err();
+    let nobody = s.path("nobody");
+    std::fs::create_dir(&nobody).unwrap();
+    std::fs::copy(s.path("tls/ca-cert.pem"), nobody.join("ca-cert.pem")).unwrap();
+    let anonymous = Hand::connect(port).secure(&nobody, |b| b.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap());
+    assert_eq!(anonymous.unwrap().go("web").0, ERR_POLICY);
 }
 
 #[test]
@@ -372,7 +402,7 @@ fn a_handshake_has_a_time_limit() {
     use std::sync::Arc;
     let s = Scratch::empty();
     make_ca(&s, "tls");
-    let tls = TlsServer::open(&s.path("tls"), coffer::env::Env::system()).unwrap();
+    let tls = TlsServer::open(&s.path("tls"), coffer::env::Env::system(), Default::default()).unwrap();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let exports = Arc::new(Fixed::default().with("m", Arc::new(Memory::new(4096))));

@@ -6,6 +6,7 @@ use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::nbd::tls::Oldest;
 use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;
@@ -38,6 +39,9 @@ pub(super) struct ServeArgs {
     /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
     pub(super) tls: Option<PathBuf>,
+    /// Take clients that have TLS 1.2 and nothing newer, as nbd-client
+    #[arg(long, requires = "tls")]
+    tls12: bool,
     /// Seconds for which a TLS client that was cut off keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
@@ -70,7 +74,8 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let data = data_dir(common)?;
     let env = Env::system();
     let plan = Plan::new(&args, &data.nbd_socket())?;
-    let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone()).map(Arc::new)).transpose()?;
+    let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
+    let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone(), oldest).map(Arc::new)).transpose()?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
     let lock = data

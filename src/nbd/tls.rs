@@ -1,4 +1,4 @@
-//! The server's side of TLS: certificates from a folder, read again when they change; TLS 1.3 alone.
+//! The server's side of TLS: certificates from a folder, read again when they change; TLS 1.3, and 1.2 if that was asked for.
 //!
 //! The folder has the names that libnbd, nbdkit and QEMU use: `server-cert.pem`, `server-key.pem`, and `ca-cert.pem` for the
 //! certificates of clients. Without the last no client is asked for a certificate. A client may come without one; what it
@@ -27,10 +27,30 @@ pub const SERVER_CERT: &str = "server-cert.pem";
 /// The server's private key, PEM.
 pub const SERVER_KEY: &str = "server-key.pem";
 
+/// The oldest version that a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Oldest {
+    /// For clients that have nothing newer, as nbd-client 3.24: with forward secrecy and authenticated encryption alone.
+    Tls12,
+    /// What should be used.
+    #[default]
+    Tls13,
+}
+
+impl Oldest {
+    fn and_newer(self) -> Vec<&'static rustls::SupportedProtocolVersion> {
+        match self {
+            Self::Tls12 => vec![&rustls::version::TLS13, &rustls::version::TLS12],
+            Self::Tls13 => vec![&rustls::version::TLS13],
+        }
+    }
+}
+
 /// A folder of certificates that a listener uses.
 pub struct TlsServer {
     folder: PathBuf,
     env: Env,
+    oldest: Oldest,
     loaded: Mutex<Loaded>,
 }
 
@@ -55,10 +75,10 @@ impl TlsServer {
     /// # Errors
     /// [`Kind::NotFound`] for a missing file, [`Kind::Usage`] for one that is no certificate or key, for a key of another
     /// certificate or one that everybody may read, [`Kind::InvalidState`] for a certificate that is not valid now.
-    pub fn open(folder: &Path, env: Env) -> Result<Self> {
+    pub fn open(folder: &Path, env: Env, oldest: Oldest) -> Result<Self> {
         let seen = stamps(folder);
-        let config = load(folder, env.now())?;
-        Ok(Self { folder: folder.to_owned(), env, loaded: Mutex::new(Loaded { config, seen }) })
+        let config = load(folder, env.now(), oldest)?;
+        Ok(Self { folder: folder.to_owned(), env, oldest, loaded: Mutex::new(Loaded { config, seen }) })
     }
 
     /// A new connection's TLS, under the certificates as they are now. Files that have changed and are not good leave the
@@ -69,7 +89,7 @@ impl TlsServer {
             let now = stamps(&self.folder);
             if now != loaded.seen {
                 loaded.seen = now;
-                match load(&self.folder, self.env.now()) {
+                match load(&self.folder, self.env.now(), self.oldest) {
                     Ok(config) => loaded.config = config,
                     Err(err) => tracing::error!("the new certificates are not used: {}", err.line()),
                 }
@@ -87,7 +107,7 @@ fn stamps(folder: &Path) -> Stamps {
     })
 }
 
-fn load(folder: &Path, now: Timestamp) -> Result<Arc<ServerConfig>> {
+fn load(folder: &Path, now: Timestamp, oldest: Oldest) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let own = format!("certificate and key in {}", folder.display());
     let bad = |what: &str, err: rustls::Error| {
@@ -96,8 +116,8 @@ fn load(folder: &Path, now: Timestamp) -> Result<Arc<ServerConfig>> {
             .hint("`coffer tls init` makes a set that fits")
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| bad("TLS 1.3", e))?;
+        .with_protocol_versions(&oldest.and_newer())
+        .map_err(|e| bad("TLS", e))?;
     let ca = folder.join(CA_CERT);
     let builder = if ca.exists() {
         let mut roots = RootCertStore::empty();

@@ -54,6 +54,17 @@ connections() {
     grep -Eq " $1 +/dev/nbd[0-9]+ +$2 +[0-9]+ " /tmp/attachments
 }
 
+# The same volume over TLS, by a client that was allowed it for its certificate. nbd-client keeps a process for TLS.
+over_tls() {
+    coffer tls allow guest --volume web2 >/dev/null || return 1
+    certs=/root/tls/clients/guest
+    nbd-client 127.0.0.1 10809 /dev/nbd1 -N web2 -b 4096 -cacertfile $certs/ca-cert.pem -certfile $certs/client-cert.pem \
+        -keyfile $certs/client-key.pem -tlshostname localhost || return 1
+    mount -t ext4 -o ro,noload /dev/nbd1 /mnt2 && same_hashes /mnt2 /tmp/expected
+    result=$?
+    umount /mnt2 && nbd-client -d /dev/nbd1 && [ $result -eq 0 ]
+}
+
 helper_of() { sed 's/.*"pid":\([0-9]*\).*/\1/' "/run/coffer-attach/$1"; }
 
 # The kernel's own list of arguments and the environment must not have the attachment's token.
@@ -177,6 +188,7 @@ need "mount the restored volume" mount -t ext4 /dev/nbd1 /mnt2
 step "files are as at the snapshot" same_hashes /mnt2 /tmp/expected
 need "umount the restored volume" umount /mnt2
 step "nbd-client detaches it" nbd-client -d /dev/nbd1
+step "nbd-client attaches it over TLS, and its files are the same" over_tls
 step "detach is refused while it is mounted" refuses_while_mounted
 step "the server is killed 20 times under fio" fio_under killed_twenty_times
 step "every connection is there again" poll 20 connections web 4/4

@@ -3,7 +3,7 @@ coffer() { timeout 120 /bin/coffer --data /data "$@"; }
 
 # Where it listens beside the default, once there are certificates.
 tls_arguments() {
-    [ ! -d /root/tls ] || echo "--listen unix:/data/nbd.sock --listen tcp:127.0.0.1:10809 --tls /root/tls"
+    [ ! -d /root/tls ] || echo "--listen unix:/data/nbd.sock --listen tcp:127.0.0.1:10809 --tls /root/tls --tls12"
 }
 
 # It says that it serves when all its sockets are open. A socket's file proves nothing: a killed server leaves it.
