@@ -92,6 +92,12 @@ impl SectorMap {
     pub const fn has(&self, i: usize) -> bool {
         self.0[i / 8] & (1 << (i % 8)) != 0
     }
+    /// Whether sector `i` (0 to 127) holds something, and how many sectors from there on are like it.
+    #[must_use]
+    pub fn run(&self, i: usize) -> (bool, usize) {
+        let full = self.has(i);
+        (full, (i..self.0.len() * 8).take_while(|j| self.has(*j) == full).count())
+    }
     /// How many sectors hold something.
     #[must_use]
     pub fn count(&self) -> usize {

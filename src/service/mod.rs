@@ -30,7 +30,7 @@ pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::{Env, Timestamp};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
@@ -40,6 +40,7 @@ use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
 use settings::Changes;
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -179,10 +180,7 @@ impl Service {
     /// [`Kind::AccessDenied`] for a user that this installation does not know.
     pub fn caller_of(&self, uid: u32, client: &str) -> Result<Caller> {
         let account = &self.kms.installation().account;
-        let owner = std::os::unix::fs::MetadataExt::uid(&crate::error::IoContext::on(
-            std::fs::metadata(self.data.path()),
-            || format!("look at {}", self.data.path().display()),
-        )?);
+        let owner = self.owner()?;
         let principal = match uid {
             0 => format!("arn:aws:iam::{account}:root"),
             u if u == owner => format!("arn:aws:iam::{account}:user/uid-{u}"),
@@ -197,8 +195,13 @@ impl Service {
     /// Whether a local user with this id administers the installation: its owner, or root.
     #[must_use]
     pub fn is_administered_by(&self, uid: u32) -> bool {
-        let owner = std::fs::metadata(self.data.path()).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
-        uid == 0 || owner.is_ok_and(|owner| owner == uid)
+        uid == 0 || self.owner().is_ok_and(|owner| owner == uid)
+    }
+
+    /// The user that the data directory belongs to.
+    fn owner(&self) -> Result<u32> {
+        let meta = std::fs::metadata(self.data.path()).on(|| format!("look at {}", self.data.path().display()))?;
+        Ok(meta.uid())
     }
 
     /// Does one verb.

@@ -167,8 +167,7 @@ impl SnapshotView {
             }
             let map = self.reader.sectors(chunk)?;
             let first = ((at - chunk.offset()) / SECTOR as u64) as usize;
-            let data = map.has(first);
-            let same = (first..CHUNK / SECTOR).take_while(|i| map.has(*i) == data).count();
+            let (data, same) = map.run(first);
             let stop = (chunk.offset() + ((first + same) * SECTOR) as u64).min(end);
             if !runs.push(stop - at, data) {
                 break;
@@ -268,14 +267,21 @@ impl Service {
         let context = super::context_of(&record.context)?;
         let client = format!("{}, snapshot {}", caller.client, record.id);
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        let unwrap =
+            |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
+        self.wrapped_keys_of(record)?.into_iter().map(unwrap).collect()
+    }
+
+    /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
+    pub(super) fn wrapped_keys_of(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
         let blobs = self.repository.keys(record.lineage)?;
-        let unwrap = |id: &DataKeyId| {
-            let blob = blobs.get(id).ok_or_else(|| {
+        let find = |id: &DataKeyId| {
+            let found = blobs.get(id).map(|k| (*id, k.blob.clone()));
+            found.ok_or_else(|| {
                 Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
-            })?;
-            Ok((*id, self.kms.unwrap_volume_key(&blob.blob, &context, *id, &caller)?))
+            })
         };
-        record.data_keys.iter().map(unwrap).collect()
+        record.data_keys.iter().map(find).collect()
     }
 
     /// What a snapshot would be as an export.

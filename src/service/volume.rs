@@ -174,14 +174,10 @@ impl Service {
         }
         let context = super::context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
-        let blobs = self.repository.keys(from.lineage)?;
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
-        for (i, data_key) in from.data_keys.iter().enumerate() {
+        for (i, (data_key, blob)) in self.wrapped_keys_of(from)?.into_iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
-            let blob = blobs.get(data_key).map(|k| k.blob.clone()).ok_or_else(|| {
-                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {data_key}", from.id))
-            })?;
-            unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, *data_key, &caller)?));
+            unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, data_key, &caller)?));
             let arn = self.kms.blob_info(&blob)?.key_arn;
             wrapped.push(WrappedKey { epoch, blob, arn });
         }

@@ -112,8 +112,7 @@ impl Volume {
         })?;
         let map = parent.sectors(chunk)?;
         let first = ((at - chunk.offset()) / SECTOR as u64) as usize;
-        let data = map.has(first);
-        let same = (first..CHUNK / SECTOR).take_while(|i| map.has(*i) == data).count();
+        let (data, same) = map.run(first);
         Ok((border.min(chunk.offset() + ((first + same) * SECTOR) as u64), data))
     }
 
