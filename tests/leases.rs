@@ -11,6 +11,7 @@ use coffer::service::api::{AttachmentInfo, Reply, Request};
 use coffer::service::datadir::DataDir;
 use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
 use common::*;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn ask(s: &Scratch, request: &Request) -> Reply {
@@ -34,6 +35,14 @@ fn rig() -> Scratch {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     s
+}
+
+/// The service itself, as a server has it.
+fn opened(s: &Scratch) -> Arc<Service> {
+    let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
+    let lock = data.try_lock(&env, "test").unwrap().unwrap();
+    let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
+    Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap()
 }
 
 #[track_caller]
@@ -146,10 +155,7 @@ fn readers_share_a_volume_and_do_not_write() {
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
-    let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
-    let lock = data.try_lock(&env, "test").unwrap().unwrap();
-    let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-    let service = Service::open(data, env, lock, &RootUnlock::File(s.key), opening).unwrap();
+    let service = opened(&s);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
@@ -158,5 +164,21 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let of = |name: &str, connection| service.attach(name, asking(connection), &caller).unwrap().stale_after();
     assert_eq!(of(&format!("{}&c=0", att.export), 2), Some(Duration::from_secs(5)));
     assert_eq!(of(&att.export, 3), None, "without a slot it is another client's");
+    service.shut_down();
+}
+
+/// A connection's thread may still be putting away what it had when the next client comes.
+#[test]
+fn a_closed_volume_opens_again_while_something_refers_to_it() {
+    let s = rig();
+    let service = opened(&s);
+    let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
+    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    let first = service.attach("web", asking(1), &caller).unwrap();
+    let left_over = first.volume().clone();
+    drop(first);
+    let again = service.attach("web", asking(2), &caller).unwrap();
+    assert!(!Arc::ptr_eq(&left_over, again.volume()));
+    drop(again);
     service.shut_down();
 }

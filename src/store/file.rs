@@ -3,7 +3,7 @@
 use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::sys::{LockKind, ofd_lock};
+use crate::sys::{LockKind, ofd_lock, ofd_unlock};
 use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fdatasync, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
@@ -202,6 +202,10 @@ impl BlockStore for FileStore {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fdatasync(&self.file)?)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        ofd_unlock(&self.file, 0, 0)
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {

@@ -85,6 +85,12 @@ pub trait BlockStore: Send + Sync {
     /// After one, nothing is known of those writes: never try again as if it had worked.
     fn sync(&self) -> io::Result<()>;
 
+    /// Lets others open it, also while this store is still referred to. Nothing may be written afterwards.
+    ///
+    /// # Errors
+    /// As above.
+    fn unlock(&self) -> io::Result<()>;
+
     /// Which file this is.
     ///
     /// # Errors

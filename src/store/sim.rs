@@ -207,6 +207,10 @@ impl BlockStore for SimStore {
         Ok(())
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         Ok(FileIdentity { device: 1, inode: 1, birth: None })
     }

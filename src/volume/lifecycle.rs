@@ -246,12 +246,19 @@ impl Volume {
         Ok(())
     }
 
-    /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped.
+    /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped, and the file
+    /// can be opened again at once, whoever still refers to this volume. It is not used any more.
     ///
     /// # Errors
     /// What the store reports: then the next open finds an unclean volume.
     pub fn close(&self) -> Result<()> {
         self.suspend();
+        let closed = self.close_clean();
+        self.store.unlock().on(|| format!("unlock {}", self.id))?;
+        closed
+    }
+
+    fn close_clean(&self) -> Result<()> {
         if !self.opened.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire) {
             return Ok(());
         }
