@@ -1,13 +1,15 @@
 //! A volume in one sparse file: positional reads and writes, `fdatasync`, an OFD lock as the fence.
 
+use super::ahead::Ahead;
 use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys::{LockKind, ofd_lock, ofd_unlock};
-use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fdatasync, seek, statx};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, SeekFrom, StatxFlags, fadvise, fallocate, fdatasync, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,7 @@ const WRITE_STEP: u64 = 32 * 1024;
 pub struct FileStore {
     file: File,
     path: PathBuf,
+    ahead: Ahead,
 }
 
 /// File systems on which an OFD lock does not fence other hosts: NFS, CIFS/SMB2, FUSE, 9p, Ceph (statfs(2) magics).
@@ -59,7 +62,9 @@ impl FileStore {
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) || held.nlink() == 0 {
             return Err(Error::new(Kind::Busy, format!("{}: it was replaced while it was being opened", what())));
         }
-        Ok(Self { file, path: path.to_owned() })
+        // Where the file system knows no such advice, it reads ahead as it likes.
+        let _ = fadvise(&file, 0, None, Advice::Random);
+        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default() })
     }
 
     /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
@@ -74,7 +79,7 @@ impl FileStore {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).on(what)?;
-        let made = Self { file, path: temporary };
+        let made = Self { file, path: temporary, ahead: Ahead::default() };
         let ready = made.prepare(size, single_host, &what);
         if ready.is_err() {
             let _ = std::fs::remove_file(&made.path);
@@ -139,6 +144,12 @@ impl BlockStore for FileStore {
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.read_at_nowait(out, offset)? {
+            return Ok(());
+        }
+        if let Some((at, len)) = self.ahead.after_miss(offset, out.len() as u64) {
+            let _ = fadvise(&self.file, at, NonZeroU64::new(len), Advice::WillNeed);
+        }
         self.file.read_exact_at(out, offset)
     }
 

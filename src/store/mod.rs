@@ -3,6 +3,7 @@
 //! A store is the whole volume file: header, map and sealed sectors. Sector data goes in as [`Sealed`] only; what a
 //! volume keeps about itself (header, map, intent: nothing secret in the clear) goes in by `write_meta`.
 
+mod ahead;
 pub mod file;
 #[cfg(test)]
 pub(crate) mod sim;
