@@ -127,6 +127,13 @@ impl Conn {
 
     /// Serves the connection to its end; then everything in flight has ended and the export is dropped.
     pub(super) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        shared.spinners.wakes();
+        self.run_awake();
+        shared.spinners.sleeps();
+    }
+
+    fn run_awake(&mut self) {
         if let Err(why) = self.serve() {
             tracing::debug!(connection = self.link.id, "{why}");
             self.link.condemn(why);
@@ -558,7 +565,10 @@ impl Conn {
         ];
         let count = if events.is_empty() { 1 } else { 2 };
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
-        if poll(&mut fds[..count], timeout.as_ref()).is_err() {
+        self.shared.spinners.sleeps();
+        let polled = poll(&mut fds[..count], timeout.as_ref());
+        self.shared.spinners.wakes();
+        if polled.is_err() {
             return PollFlags::empty();
         }
         if !fds[0].revents().is_empty() {
