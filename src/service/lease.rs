@@ -300,6 +300,9 @@ pub(super) struct LeaseRecord {
     /// The name that the client was allowed under.
     pub(super) holder: String,
     pub(super) since: Timestamp,
+    /// The grants that it lives by; leases from before there were grants have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) grants: Vec<String>,
 }
 
 impl Record for LeaseRecord {

@@ -8,7 +8,7 @@ use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Act, Caller};
+use crate::kms::{Act, Authority, Caller};
 use crate::store::file::FileStore;
 use crate::units::{KeyEpoch, VolumeId};
 use crate::volume::Volume;
@@ -89,6 +89,9 @@ impl Service {
                 if self.is_suspended(record.id)? {
                     let what = format!("volume {} is suspended by hand", record.shown());
                     return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
+                }
+                if opens.get(&record.id).is_some_and(|o| o.suspended) {
+                    self.refuse_if_revoked(record, caller)?;
                 }
                 let keys = self.unwrap_keys(&volume, caller)?;
                 volume.unlock(&keys)?;
@@ -184,6 +187,7 @@ impl Service {
             principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
             via_service: Some(EC2.to_owned()),
             client: what.to_owned(),
+            authority: Authority::Settled,
         }
     }
 
