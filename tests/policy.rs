@@ -302,6 +302,22 @@ fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
     refused(&s.socket(), "web", &[ERR_POLICY]);
 }
 
+/// The first connection of a holder is still being asked when its next ones come: they are asked as well.
+#[test]
+fn nobody_slips_in_beside_a_connection_that_is_being_refused() {
+    let s = rig();
+    let _server = s.serve();
+    set_policy(&s, &managed(&s, &[]));
+    let socket = s.socket();
+    let tries = || (0..25).filter(|_| Nbd::open(&socket, "web").is_ok()).count();
+    let in_all: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(tries)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    assert_eq!(in_all, 0);
+    wait_until("nobody has it", || s.json(&["volume", "show", "web"])["holder"].is_null());
+}
+
 #[test]
 fn every_way_to_the_data_key_asks_the_policy() {
     let s = rig();
@@ -374,9 +390,16 @@ fn policies_are_shown_set_and_reset_with_a_server_and_without() {
         assert!(events(&s).iter().any(|e| e["act"] == "coffer:ResetKeyPolicy"));
     }
     let file = s.path("policy.json");
-    std::fs::write(&file, managed(&s, &[])).unwrap();
+    let short = managed(&s, &[]);
+    let longest = format!("{short}{}", " ".repeat(32_768 - short.len()));
+    std::fs::write(&file, &longest).unwrap();
     let made = s.id(&["key", "create", "--policy", file.to_str().unwrap()]);
     s.fails(6, &["key", "rotate", &made], &["kms:RotateKeyOnDemand"]);
+    let _server = s.serve();
+    s.ok(&["key", "policy", "set", &made, file.to_str().unwrap()]);
+    assert_eq!(s.json(&["key", "policy", "show", &made])["document"], longest);
+    std::fs::write(&file, longest + " ").unwrap();
+    s.fails(2, &["key", "policy", "set", &made, file.to_str().unwrap()], &["32768"]);
     s.fails(4, &["key", "policy", "show", "alias/none"], &["alias/none"]);
 }
 

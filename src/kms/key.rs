@@ -4,10 +4,10 @@
 //!
 //! | verb | Enabled | Disabled | PendingDeletion |
 //! |---|---|---|---|
-//! | Encrypt, Decrypt, GenerateDataKey, ReEncrypt, RotateKeyOnDemand | ok | DisabledException | KMSInvalidStateException |
+//! | Encrypt, Decrypt, GenerateDataKey, ReEncrypt, RotateKeyOnDemand, CreateGrant | ok | DisabledException | KMSInvalidStateException |
 //! | EnableKey, DisableKey, ScheduleKeyDeletion, CreateAlias, UpdateAlias, UpdateKeyDescription | ok | ok | KMSInvalidStateException |
 //! | CancelKeyDeletion | KMSInvalidStateException | KMSInvalidStateException | ok, to Disabled |
-//! | DescribeKey, DeleteAlias | ok | ok | ok |
+//! | DescribeKey, DeleteAlias, GetKeyPolicy, PutKeyPolicy, ListGrants, RetireGrant, RevokeGrant | ok | ok | ok |
 //!
 //! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
 //! of no use, and the others go on.

@@ -203,8 +203,7 @@ impl Service {
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
         let had_it = joined == Joined::Resumed || matches!(holder, Holder::Attachment(_));
-        let caller_now = self.as_holder(id, &holder, had_it, caller);
-        let opened = caller_now.and_then(|now| {
+        let opened = self.as_holder(id, &holder, caller).and_then(|now| {
             self.ask_for_lease(&record, &now)?;
             self.acquire(&record, Need::Key(&now))
         });
@@ -219,13 +218,13 @@ impl Service {
             Ok(used) => attached.used = Some(used),
             Err(err) => {
                 // Who does not get in has nothing to come back to.
-                if joined == Joined::Begun {
+                if !self.leases.is_let_in(id, &holder) {
                     attached.farewell();
                 }
                 return Err(err.context(format!("attach {}", asked.volume)));
             }
         }
-        if joined == Joined::Begun
+        if self.leases.let_in(id, &holder)
             && let Err(err) = self.note_lease(&record, &holder, read_only, attached.volume(), caller)
         {
             attached.farewell();

@@ -24,7 +24,8 @@ impl Service {
                 }
                 let made = kms.create_key_with(&description, policy.as_deref(), bypass_lockout_check, caller)?;
                 if let Some(alias) = alias {
-                    kms.create_alias(&alias, &KeyRef::id(made.key_id), caller)?;
+                    let named = kms.create_alias(&alias, &KeyRef::id(made.key_id), caller);
+                    named.map_err(|e| e.context(format!("key {} is made, but not its alias", made.key_id)))?;
                 }
                 one(Ok(made))
             }

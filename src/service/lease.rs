@@ -85,6 +85,8 @@ struct Lease {
     holder: Holder,
     reading: bool,
     members: Vec<Newcomer>,
+    /// Those of its holders who were asked by what right, and had one: they are not asked again.
+    let_in: Vec<Holder>,
     /// Its last connection went without a farewell: the lease is kept until then.
     kept_until: Option<Instant>,
     /// Somebody breaks it: no more connections.
@@ -189,6 +191,7 @@ impl Leases {
             holder: one.holder.clone(),
             reading: one.reading,
             members: Vec::new(),
+            let_in: Vec::new(),
             kept_until: None,
             broken: false,
         });
@@ -235,6 +238,8 @@ impl Leases {
         lease.members.retain(|m| m.connection != connection);
         self.changed.notify_all();
         if !lease.members.is_empty() {
+            let Lease { members, let_in, .. } = lease;
+            let_in.retain(|h| members.iter().any(|m| m.holder == *h));
             return Left::Goes;
         }
         if matches!(lease.holder, Holder::Remote(_)) && !lease.reading && !farewell && !lease.broken {
@@ -247,8 +252,23 @@ impl Leases {
     /// Keeps a volume for a holder that had it when an earlier server ended.
     pub(super) fn keep(&self, id: VolumeId, holder: Holder) {
         let kept_until = Some(Instant::now() + self.grace);
-        let lease = Lease { holder, reading: false, members: Vec::new(), kept_until, broken: false };
+        let let_in = vec![holder.clone()];
+        let lease = Lease { holder, reading: false, members: Vec::new(), let_in, kept_until, broken: false };
         self.held.lock().insert(id, lease);
+    }
+
+    /// A connection of this holder was asked by what right, and got its volume: the next ones are not asked. Whether it is the
+    /// first.
+    pub(super) fn let_in(&self, id: VolumeId, holder: &Holder) -> bool {
+        let mut held = self.held.lock();
+        let Some(lease) = held.get_mut(&id).filter(|l| !l.let_in.contains(holder)) else { return false };
+        lease.let_in.push(holder.clone());
+        true
+    }
+
+    /// Whether a connection of this holder was let in before. One that has only joined was not: it may yet be refused.
+    pub(super) fn is_let_in(&self, id: VolumeId, holder: &Holder) -> bool {
+        self.held.lock().get(&id).is_some_and(|l| l.let_in.contains(holder))
     }
 
     /// Who holds a volume, in words.

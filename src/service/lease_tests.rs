@@ -56,6 +56,37 @@ fn a_lease_is_its_holders_alone_and_ends_with_the_last_connection() {
 }
 
 #[test]
+fn who_only_joined_was_not_let_in_and_who_was_is_until_its_lease_ends() {
+    let (leases, web) = (Leases::new(GRACE), record());
+    let join = |holder: Holder, connection, reading| {
+        leases.join(&web, Newcomer { reading, ..newcomer(holder, connection) }).unwrap();
+    };
+    join(remote("a"), 1, false);
+    join(remote("a"), 2, false);
+    assert!(!leases.is_let_in(web.id, &remote("a")), "a second connection gets in by no first one that is being asked");
+    assert!(leases.let_in(web.id, &remote("a")) && !leases.let_in(web.id, &remote("a")));
+    leases.leave(web.id, 1, false);
+    assert!(leases.is_let_in(web.id, &remote("a")) && !leases.is_let_in(web.id, &remote("b")));
+    leases.leave(web.id, 2, false);
+    assert!(leases.is_let_in(web.id, &remote("a")), "cut off, it may come back");
+    join(remote("a"), 3, false);
+    leases.leave(web.id, 3, true);
+    assert!(!leases.is_let_in(web.id, &remote("a")), "it said goodbye");
+    // Readers share a lease, each by its own right.
+    join(living(), 4, true);
+    join(remote("b"), 5, true);
+    leases.let_in(web.id, &living());
+    assert!(!leases.is_let_in(web.id, &remote("b")));
+    leases.let_in(web.id, &remote("b"));
+    leases.leave(web.id, 4, false);
+    assert!(!leases.is_let_in(web.id, &living()) && leases.is_let_in(web.id, &remote("b")));
+    // After a restart.
+    leases.leave(web.id, 5, false);
+    leases.keep(web.id, remote("c"));
+    assert!(leases.is_let_in(web.id, &remote("c")));
+}
+
+#[test]
 fn a_tls_client_that_was_cut_off_comes_back_first_and_one_that_said_goodbye_is_gone() {
     let (leases, web) = (Leases::new(Duration::from_secs(3600)), record());
     leases.join(&web, newcomer(remote("a"), 1)).unwrap();
