@@ -253,6 +253,25 @@ fn a_revoked_grant_suspends_its_volume_until_it_is_attached_again() {
     assert!(acts.contains(&"kms:RevokeGrant".into()) && acts.contains(&"kms:UnwrapVolumeKey".into()), "{acts:?}");
 }
 
+/// As when its key is disabled, `--on-key-loss` says what a revoked grant means for who has the volume.
+#[test]
+fn a_volume_may_go_on_without_its_grant_until_it_is_closed_or_fail() {
+    let s = rig();
+    let server = s.serve();
+    for (how, error) in [("continue", 0), ("fail", 5)] {
+        s.ok(&["volume", "modify", "web", "--on-key-loss", how]);
+        let att = begin(&s).unwrap();
+        let mut c = Raw::open(&s.socket(), &att.export);
+        s.ok(&["key", "grant", "revoke", "alias/k", &s.id(&["key", "grant", "list", "alias/k"])]);
+        assert_eq!(c.ask(WRITE, 0, 0, 2, b"on"), error, "{how}");
+        c.put(&request(DISC, 0, 0, 0, 0));
+        c.expect_hangup();
+        refused(&s.socket(), &att.export, &[ERR_POLICY, "was revoked"]);
+        end(&s);
+    }
+    drop(server);
+}
+
 #[test]
 fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened() {
     let s = rig();

@@ -6,7 +6,7 @@
 //! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
-use super::lease::{Joined, LeaseRecord, Left, Newcomer, busy};
+use super::lease::{LeaseRecord, Left, Newcomer, busy};
 use super::opening::{InUse, Need};
 use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
@@ -199,11 +199,12 @@ impl Service {
         let slot = asked.slot.filter(|_| holder.is_known());
         let redials = slot.is_some() && matches!(holder, Holder::Attachment(_));
         let newcomer = Newcomer { holder: holder.clone(), connection, slot, reading: asked.read_only };
-        let joined = self.leases.join(&record, newcomer)?;
+        self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
-        let had_it = joined == Joined::Resumed || matches!(holder, Holder::Attachment(_));
-        let opened = self.as_holder(id, &holder, caller).and_then(|now| {
+        // Who has only joined may be beside a connection that is being refused just now.
+        let had_it = matches!(holder, Holder::Attachment(_)) || self.leases.is_let_in(id, &holder);
+        let opened = self.as_holder(id, &holder, had_it, caller).and_then(|now| {
             self.ask_for_lease(&record, &now)?;
             self.acquire(&record, Need::Key(&now))
         });

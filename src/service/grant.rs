@@ -119,10 +119,9 @@ impl Service {
 
     /// The caller as it asks for a volume that it has already: under its lease's grants, or, in a process's or an address's
     /// lease, as one that was let in. Leases from before there were grants have none: their callers are asked anew.
-    pub(super) fn as_holder(&self, id: VolumeId, holder: &Holder, caller: &Caller) -> Result<Caller> {
-        let was_asked = matches!(holder, Holder::Attachment(_)) || self.leases.is_let_in(id, holder);
+    pub(super) fn as_holder(&self, id: VolumeId, holder: &Holder, had_it: bool, caller: &Caller) -> Result<Caller> {
         let authority = match holder {
-            _ if !was_asked => caller.authority.clone(),
+            _ if !had_it => caller.authority.clone(),
             Holder::Attachment(_) | Holder::Remote(_) => match self.grants_of_lease(id)? {
                 Some(grants) if !grants.is_empty() => Authority::Grants(grants),
                 Some(_) => caller.authority.clone(),
