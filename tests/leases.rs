@@ -6,7 +6,7 @@ mod common;
 
 use coffer::api::control;
 use coffer::env::Env;
-use coffer::kms::RootUnlock;
+use coffer::kms::{Caller, RootUnlock};
 use coffer::service::api::{AttachmentInfo, Reply, Request};
 use coffer::service::datadir::DataDir;
 use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
@@ -38,10 +38,10 @@ fn rig() -> Scratch {
 }
 
 /// The service itself, as a server has it.
-fn opened(s: &Scratch) -> Arc<Service> {
+fn opened(s: &Scratch, role: Role) -> Arc<Service> {
     let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
     let lock = data.try_lock(&env, "test").unwrap().unwrap();
-    let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
+    let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
     Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap()
 }
 
@@ -155,7 +155,7 @@ fn readers_share_a_volume_and_do_not_write() {
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
-    let service = opened(&s);
+    let service = opened(&s, Role::Daemon);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
@@ -171,7 +171,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
 #[test]
 fn a_closed_volume_opens_again_while_something_refers_to_it() {
     let s = rig();
-    let service = opened(&s);
+    let service = opened(&s, Role::Command);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let first = service.attach("web", asking(1), &caller).unwrap();
@@ -181,4 +181,45 @@ fn a_closed_volume_opens_again_while_something_refers_to_it() {
     assert!(!Arc::ptr_eq(&left_over, again.volume()));
     drop(again);
     service.shut_down();
+}
+
+/// A server keeps a volume open for a moment: coming back costs no key, but somebody else's coming does.
+#[test]
+fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
+    let s = rig();
+    let service = opened(&s, Role::Daemon);
+    let owner = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
+    let other =
+        Caller { principal: owner.principal.replace("root", "user/other").replace("uid-", "other-"), ..owner.clone() };
+    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    let unwraps = || {
+        let Reply::Events { events, .. } =
+            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+        else {
+            panic!("no events")
+        };
+        events.iter().filter(|e| e.record["act"] == "kms:UnwrapVolumeKey").count()
+    };
+    for (connection, caller, expected) in
+        [(1, &owner, 1), (2, &owner, 1), (3, &other, 2), (4, &other, 2), (5, &owner, 3)]
+    {
+        let attached = service.attach("web", asking(connection), caller).unwrap();
+        drop(attached);
+        assert_eq!(unwraps(), expected, "connection {connection}");
+    }
+    // It is nobody's now, though it is open.
+    service.handle(&owner, Request::VolumeDelete { volume: "web".into() }, &mut |_| true).unwrap();
+    service.shut_down();
+}
+
+#[test]
+fn a_volume_that_nobody_comes_back_to_is_closed() {
+    let s = rig();
+    let server = s.serve();
+    server.connect("web").close();
+    let file = std::fs::read_dir(s.data.join("volumes")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::File::open(file).unwrap();
+    wait_until("its file is unlocked", || !coffer::sys::ofd_is_locked(&file, 0, 0).unwrap());
+    assert_eq!(server.connect("web").read(0, 4), [0; 4]);
+    assert_eq!(server.stop(), 0);
 }

@@ -80,7 +80,13 @@ impl Kms {
     pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
         let account = &self.installation.public.account;
         match (&key.policy, key.manager) {
-            (Some(text), _) => Policy::parse(text),
+            // It was understood when it was put, perhaps by a newer coffer than this one: nobody is let in by half of it.
+            (Some(text), _) => Policy::parse(text).map_err(|e| {
+                let what =
+                    format!("key {}: this build does not understand its policy: {}", self.key_arn(key.id), e.what());
+                let hint = "use the coffer version that put it; uid 0 may give it the default: coffer key policy reset";
+                Error::new(Kind::AccessDenied, what).hint(hint)
+            }),
             (None, KeyManager::Customer) => Ok(Policy::of_account(account)),
             (None, KeyManager::Aws) => Ok(Policy::of_volume_service(account)),
         }

@@ -11,13 +11,17 @@
 //! MAC; the audit's chain is what tells (see [`super::audit`]).
 //!
 //! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. The connection lives on a
-//! thread of its own with a private runtime, so that the catalog can be called from any thread, inside a runtime or not.
+//! thread of its own with a private runtime, so that the catalog can be called from any thread, inside a runtime or not. Rows
+//! that were read stay in memory (see `cache`).
+
+mod cache;
 
 use crate::cipher::hkdf_sha256;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
 use aws_lc_rs::hmac;
-use parking_lot::ReentrantMutex;
+use cache::Cache;
+use parking_lot::{Mutex, ReentrantMutex};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
@@ -26,7 +30,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use tokio::runtime::Runtime;
 
 /// The schema that this build reads and writes.
@@ -202,6 +206,7 @@ pub struct Catalog {
     mac_key: Secret<32>,
     /// Held for the length of a transaction; true while one runs.
     turn: ReentrantMutex<Cell<bool>>,
+    cache: Mutex<Cache>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -228,7 +233,7 @@ impl Catalog {
     pub fn create(path: &Path, root: &Secret<32>) -> Result<Self> {
         let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         made.on(|| format!("create the catalog {}", path.display()))?;
-        let catalog = Self { worker: Worker::start(options(path))?, mac_key: mac_key(root), turn: Default::default() };
+        let catalog = Self::on(Worker::start(options(path))?, root);
         for statement in [
             "CREATE TABLE record(kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL, \
              mac BLOB NOT NULL, PRIMARY KEY(kind, id)) STRICT, WITHOUT ROWID",
@@ -251,7 +256,7 @@ impl Catalog {
     pub fn open(path: &Path, root: &Secret<32>) -> Result<Self> {
         let on = |e: Error| e.context(format!("open {}", path.display()));
         let worker = Worker::start(options(path)).map_err(on)?;
-        let catalog = Self { worker, mac_key: mac_key(root), turn: Default::default() };
+        let catalog = Self::on(worker, root);
         let application = catalog.number("PRAGMA application_id").map_err(on)?;
         let schema = catalog.number("PRAGMA user_version").map_err(on)?;
         if application != APPLICATION {
@@ -273,6 +278,10 @@ impl Catalog {
             return Err(Error::new(Kind::Integrity, what).hint("restore it from a backup"));
         }
         Ok(catalog)
+    }
+
+    fn on(worker: Worker, root: &Secret<32>) -> Self {
+        Self { worker, mac_key: mac_key(root), turn: ReentrantMutex::default(), cache: Mutex::default() }
     }
 
     fn execute(&self, what: &str, statement: &'static str) -> Result<()> {
@@ -301,16 +310,10 @@ impl Catalog {
     }
 
     fn read<T: Record>(&self, raw: &Raw) -> Result<Versioned<T>, Damaged> {
-        let damaged = |why: String| Damaged { kind: T::KIND.into(), id: raw.id.clone(), why };
         if !self.genuine(T::KIND, raw) {
-            return Err(damaged("its MAC does not fit: the row was changed outside coffer".into()));
+            return Err(damaged::<T>(raw, "its MAC does not fit: the row was changed outside coffer".into()));
         }
-        let record: T =
-            serde_json::from_slice(&raw.body).map_err(|e| damaged(format!("its body cannot be read: {e}")))?;
-        if record.id() != raw.id {
-            return Err(damaged("its body names another id".into()));
-        }
-        Ok(Versioned { record, version: raw.version })
+        parse(raw)
     }
 
     fn rows(&self, kind: &'static str, id: Option<&str>) -> Result<Vec<Raw>> {
@@ -331,9 +334,19 @@ impl Catalog {
     /// # Errors
     /// [`Kind::Integrity`] if the row cannot be believed; what SQLite reports.
     pub fn get<T: Record>(&self, id: &str) -> Result<Option<Versioned<T>>> {
-        let _turn = self.turn.lock();
-        let rows = self.rows(T::KIND, Some(id))?;
-        rows.first().map(|raw| self.read(raw).map_err(refuse)).transpose()
+        let turn = self.turn.lock();
+        if !turn.get()
+            && let Some(known) = self.cache.lock().row(T::KIND, id)
+        {
+            return known.map(|raw| parse(&raw).map_err(refuse)).transpose();
+        }
+        let row = self.rows(T::KIND, Some(id))?.into_iter().next();
+        let found = row.as_ref().map(|raw| self.read(raw).map_err(refuse)).transpose()?;
+        if !turn.get() {
+            let name = found.as_ref().and_then(|f: &Versioned<T>| f.record.name());
+            self.cache.lock().keep(T::KIND, id, row.map(Arc::new), name);
+        }
+        Ok(found)
     }
 
     /// The record of that name, if there is one. The index is a hint: what it leads to must bear the name.
@@ -341,33 +354,61 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::get`].
     pub fn find<T: Record>(&self, name: &str) -> Result<Option<Versioned<T>>> {
-        let _turn = self.turn.lock();
-        let wanted = name.to_owned();
-        let id = self.worker.run("look up a name", move |rt, c| {
-            let query = sqlx::query("SELECT id FROM name WHERE kind = ? AND name = ?").bind(T::KIND).bind(wanted);
-            rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get::<String, _>(0)).transpose()
-        })?;
-        if let Some(id) = id
-            && let Some(found) = self.get::<T>(&id)?
-            && found.record.name().as_deref() == Some(name)
+        let turn = self.turn.lock();
+        let (known, all) = {
+            let cache = self.cache.lock();
+            let use_it = !turn.get();
+            let known = cache.id_of(T::KIND, name).filter(|_| use_it).map(str::to_owned);
+            (known, use_it && cache.knows_all(T::KIND))
+        };
+        if let Some(id) = known
+            && let Some(found) = self.get_named::<T>(&id, name)?
+        {
+            return Ok(Some(found));
+        }
+        if all {
+            return Ok(None);
+        }
+        if let Some(id) = self.indexed(T::KIND, name)?
+            && let Some(found) = self.get_named::<T>(&id, name)?
         {
             return Ok(Some(found));
         }
         Ok(self.list::<T>()?.records.into_iter().find(|r| r.record.name().as_deref() == Some(name)))
     }
 
-    /// All records of a kind, sorted by id, and the rows that cannot be believed.
+    fn get_named<T: Record>(&self, id: &str, name: &str) -> Result<Option<Versioned<T>>> {
+        Ok(self.get::<T>(id)?.filter(|found| found.record.name().as_deref() == Some(name)))
+    }
+
+    /// The id that the index in the file has for a name.
+    fn indexed(&self, kind: &'static str, name: &str) -> Result<Option<String>> {
+        let wanted = name.to_owned();
+        self.worker.run("look up a name", move |rt, c| {
+            let query = sqlx::query("SELECT id FROM name WHERE kind = ? AND name = ?").bind(kind).bind(wanted);
+            rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get::<String, _>(0)).transpose()
+        })
+    }
+
+    /// All records of a kind, sorted by id, and the rows that cannot be believed; always read from the file.
     ///
     /// # Errors
     /// What SQLite reports; a damaged row is no error here.
     pub fn list<T: Record>(&self) -> Result<Listing<T>> {
-        let _turn = self.turn.lock();
+        let turn = self.turn.lock();
         let mut listing = Listing { records: Vec::new(), damaged: Vec::new() };
+        let mut good = Vec::new();
         for raw in self.rows(T::KIND, None)? {
-            match self.read(&raw) {
-                Ok(record) => listing.records.push(record),
+            match self.read::<T>(&raw) {
+                Ok(found) => {
+                    good.push((raw, found.record.name()));
+                    listing.records.push(found);
+                }
                 Err(damaged) => listing.damaged.push(damaged),
             }
+        }
+        if !turn.get() {
+            self.cache.lock().keep_all(T::KIND, good, listing.damaged.is_empty());
         }
         Ok(listing)
     }
@@ -415,7 +456,8 @@ impl Catalog {
         }
         self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
         turn.set(true);
-        let mut tx = Tx { catalog: self, running: &turn, audited, changes: Vec::new(), open: true };
+        let mut tx =
+            Tx { catalog: self, running: &turn, audited, changes: Vec::new(), touched: Vec::new(), open: true };
         let result = act(&mut tx)?;
         self.execute("commit", "COMMIT")?;
         tx.open = false;
@@ -431,6 +473,20 @@ fn mac_key(root: &Secret<32>) -> Secret<32> {
 fn raw(row: &sqlx::sqlite::SqliteRow) -> sqlx::Result<Raw> {
     let version = u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
     Ok(Raw { id: row.try_get(0)?, version, body: row.try_get(2)?, mac: row.try_get(3)? })
+}
+
+fn damaged<T: Record>(raw: &Raw, why: String) -> Damaged {
+    Damaged { kind: T::KIND.into(), id: raw.id.clone(), why }
+}
+
+/// The record of a genuine row.
+fn parse<T: Record>(raw: &Raw) -> Result<Versioned<T>, Damaged> {
+    let record: T =
+        serde_json::from_slice(&raw.body).map_err(|e| damaged::<T>(raw, format!("its body cannot be read: {e}")))?;
+    if record.id() != raw.id {
+        return Err(damaged::<T>(raw, "its body names another id".into()));
+    }
+    Ok(Versioned { record, version: raw.version })
 }
 
 fn refuse(damaged: Damaged) -> Error {
@@ -454,6 +510,8 @@ pub struct Tx<'a> {
     running: &'a Cell<bool>,
     audited: bool,
     changes: Vec<Change>,
+    /// Kind and id of each row that may be another afterwards.
+    touched: Vec<(&'static str, String)>,
     open: bool,
 }
 
@@ -462,6 +520,8 @@ impl Drop for Tx<'_> {
         if self.open {
             let _ = self.catalog.execute("undo a transaction", "ROLLBACK");
         }
+        let mut cache = self.catalog.cache.lock();
+        self.touched.iter().for_each(|(kind, id)| cache.forget(kind, id));
         self.running.set(false);
     }
 }
@@ -524,6 +584,7 @@ impl Tx<'_> {
             return Err(Error::new(Kind::InvalidState, what));
         }
         self.expect::<T>(id, version)?;
+        self.touched.push((T::KIND, id.into()));
         let owned = id.to_owned();
         self.catalog.worker.run("remove a record", move |rt, c| {
             for statement in
@@ -564,6 +625,7 @@ impl Tx<'_> {
 
     fn write<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
         let id = record.id();
+        self.touched.push((T::KIND, id.clone()));
         let fail = |e| Error::new(Kind::Failed, format!("catalog: {} {id} has no JSON form", T::KIND)).because(e);
         let body = serde_json::to_vec(record).map_err(fail)?;
         let mac = self.catalog.mac(T::KIND, &id, version, &body).as_ref().to_vec();

@@ -191,3 +191,52 @@ fn a_transaction_inside_a_transaction_is_refused_and_a_panic_undoes() {
     assert!(catalog.get::<Thing>("a").unwrap().is_none());
     catalog.transaction(|tx| tx.insert(&thing("a", None, 1))).unwrap();
 }
+
+/// Reads come from memory, from the index or from all rows; they agree with a model whatever was changed, undone or renamed.
+#[test]
+fn reads_agree_with_a_model_through_changes_renames_and_failed_transactions() {
+    let (_dir, catalog) = fresh();
+    let mut model: std::collections::BTreeMap<String, Thing> = Default::default();
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut draw = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let (mut undone, mut found) = (0, 0);
+    for step in 0..2000 {
+        let (id, name) = (format!("t{}", draw(6)), (draw(3) > 0).then(|| format!("n{}", draw(6))));
+        let next = thing(&id, name.as_deref(), step);
+        let (fails, removes) = (draw(4) == 0, draw(4) == 0);
+        if draw(2) == 0 {
+            let done = catalog.begin(true, |tx| {
+                match tx.get::<Thing>(&id)? {
+                    Some(old) if removes => tx.delete::<Thing>(&id, old.version)?,
+                    Some(old) => drop(tx.update(&next, old.version)?),
+                    None => drop(tx.insert(&next)?),
+                }
+                if fails { Err(Error::new(Kind::Failed, "undone")) } else { Ok(()) }
+            });
+            let taken = model.values().any(|t| t.id != id && t.name.is_some() && t.name == name);
+            match done {
+                Ok(()) if removes && model.contains_key(&id) => drop(model.remove(&id)),
+                Ok(()) => drop(model.insert(id.clone(), next)),
+                Err(err) => {
+                    assert!(fails || (err.kind() == Kind::Exists && taken), "{}", err.line());
+                    undone += 1;
+                }
+            }
+        }
+        if draw(5) == 0 {
+            let all: Vec<_> = catalog.list::<Thing>().unwrap().records.into_iter().map(|r| r.record).collect();
+            assert_eq!(all, model.values().cloned().collect::<Vec<_>>());
+        }
+        let (id, name) = (format!("t{}", draw(6)), format!("n{}", draw(6)));
+        assert_eq!(catalog.get::<Thing>(&id).unwrap().map(|f| f.record).as_ref(), model.get(&id), "step {step}");
+        let named = model.values().find(|t| t.name.as_deref() == Some(&name));
+        assert_eq!(catalog.find::<Thing>(&name).unwrap().map(|f| f.record).as_ref(), named, "step {step}");
+        found += usize::from(named.is_some());
+    }
+    assert!(undone > 50 && found > 200, "{undone} {found}");
+}

@@ -127,6 +127,28 @@ fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() 
 }
 
 #[test]
+fn a_policy_that_this_build_does_not_understand_lets_nobody_in_and_can_be_reset() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let id = kms.describe_key(&key).unwrap().key_id;
+    let newer = managed("").replace("\"Effect\"", "\"Mood\": \"fair\", \"Effect\"");
+    kms.audited(&caller(), Act::new("test:Newer"), |tx| {
+        let mut found = kms.load(id)?;
+        found.record.policy = Some(newer.clone());
+        tx.update(&found.record, found.version)
+    })
+    .unwrap();
+    let err = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
+    assert_eq!(err.kind(), Kind::AccessDenied);
+    assert!(err.line().contains("Statement[0].Mood") && err.line().contains("policy reset"), "{}", err.line());
+    let root = Caller { principal: format!("arn:aws:iam::{ACCOUNT}:root"), ..caller() };
+    assert_eq!(code(kms.get_key_policy(&key, &root)), DENIED);
+    kms.reset_key_policy(&key, &root).unwrap();
+    assert_eq!(code(kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller())), "ok");
+}
+
+#[test]
 fn a_grant_allows_what_the_policy_is_silent_about_and_a_deny_wins() {
     let place = Place::new();
     let kms = place.init();

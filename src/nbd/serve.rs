@@ -268,6 +268,9 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) stats: Counters,
     pub(super) spinners: Spinners,
+    /// No more connections are accepted.
+    closed: AtomicBool,
+    /// Those that there are end.
     stopping: AtomicBool,
     /// Its sockets live on in another server: their files stay.
     handing_on: AtomicBool,
@@ -336,6 +339,7 @@ impl Server {
             pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
             stats: Counters::default(),
             spinners: Spinners::default(),
+            closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             handing_on: AtomicBool::new(false),
             links: Mutex::default(),
@@ -407,13 +411,15 @@ impl Server {
 
     fn stop(&mut self, drain: Duration) -> bool {
         let shared = &self.shared;
-        if shared.stopping.swap(true, Ordering::SeqCst) {
+        if shared.closed.swap(true, Ordering::SeqCst) {
             return true;
         }
+        // The sockets first: a client that is ended here and comes back at once must not meet this server again.
         self.stop.wake();
         for thread in self.accepting.drain(..) {
             let _ = thread.join();
         }
+        shared.stopping.store(true, Ordering::SeqCst);
         {
             let links = shared.links.lock();
             links.values().for_each(|link| link.waker.wake());
@@ -481,7 +487,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 
 /// One listener's life.
 fn accept_all(shared: &Arc<Shared>, listener: &Listener, stop: &Waker) {
-    while !shared.stopping() {
+    while !shared.closed.load(Ordering::SeqCst) {
         let mut fds = [
             PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(listener.fd(), PollFlags::IN),

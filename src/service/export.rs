@@ -25,10 +25,7 @@ impl Service {
         report: Report<'_>,
     ) -> Result<Reply> {
         let record = self.find_volume(what)?;
-        if self.users(record.id) > 0 {
-            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown()))
-                .hint("detach it, or export a volume made from a snapshot of it"));
-        }
+        self.close_unused(&record).map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
         self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
         let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));

@@ -12,6 +12,7 @@ mod contexts;
 pub mod datadir;
 mod export;
 mod grant;
+mod housekeeping;
 mod key;
 mod lease;
 mod opening;
@@ -87,6 +88,7 @@ pub struct Service {
     endpoints: Mutex<Vec<String>>,
     /// Threads that tell the catalog something which must not be lost.
     telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    housekeeper: housekeeping::Housekeeper,
     lock: DirLock,
 }
 
@@ -133,29 +135,16 @@ impl Service {
             unknown_files: Mutex::default(),
             endpoints: Mutex::default(),
             telling: Mutex::default(),
+            housekeeper: housekeeping::Housekeeper::default(),
             lock,
         });
         service.settle_snapshots();
         if opening.role == Role::Daemon {
             service.keep_leases();
             service.start_hydration();
-            service.start_housekeeping();
+            service.housekeeper.start(Arc::downgrade(&service));
         }
         Ok(service)
-    }
-
-    /// Deletes CMKs whose waiting time is over, once a minute, for as long as this service is there.
-    fn start_housekeeping(self: &Arc<Self>) {
-        let service = Arc::downgrade(self);
-        std::thread::spawn(move || {
-            loop {
-                std::thread::park_timeout(std::time::Duration::from_secs(60));
-                let Some(service) = service.upgrade() else { return };
-                if let Err(err) = service.kms.purge_due() {
-                    tracing::error!("delete CMKs whose time has come: {}", err.line());
-                }
-            }
-        });
     }
 
     /// Whether a server waits for the data directory that this process has.

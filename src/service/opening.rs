@@ -1,6 +1,7 @@
 //! Volumes that are open in this process: who uses them, their keys, their background filling.
 //!
-//! A volume is opened by its first user and closed after its last. A daemon keeps those open that still have to be filled
+//! A volume is opened by its first user and closed after its last: by a daemon [`LINGER`] later, for a client that comes back at
+//! once (or another of the same principal) costs nothing then. A daemon also keeps those open that still have to be filled
 //! from a snapshot.
 
 use super::settings::Settings;
@@ -17,12 +18,14 @@ use crate::volume::parent::Parent;
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Chunks filled between two syncs: 8 MiB.
 const FILL_BATCH: usize = 16;
 /// How long the filling waits after a batch while clients wait for chunks themselves.
 const FILL_YIELD: Duration = Duration::from_millis(50);
+/// How long a daemon keeps a volume open, with its key, after its last user.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long the filling waits after an error.
 const FILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -33,7 +36,26 @@ pub(super) struct Open {
     /// It is used by somebody who needs its key, and the key is away.
     pub(super) suspended: bool,
     users: usize,
+    /// Whom the key was unwrapped for last.
+    principal: String,
+    /// When the last user left.
+    idle_since: Option<Instant>,
     filler: Option<Filler>,
+}
+
+impl Open {
+    fn is_unused(&self) -> bool {
+        self.users == 0 && self.filler.is_none()
+    }
+
+    /// When it is to be closed, if nobody comes.
+    fn ends(&self) -> Option<Instant> {
+        self.idle_since.map(|t| t + LINGER)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_unused() && self.ends().is_some_and(|t| t <= Instant::now())
+    }
 }
 
 struct Filler {
@@ -99,6 +121,9 @@ impl Service {
                     // The header is ahead and its MAC is good: a change was cut off before the catalog learnt of it.
                     self.catch_up(record, &volume)?;
                 }
+            } else if opens.get(&record.id).is_some_and(|o| o.users == 0 && o.principal != caller.principal) {
+                // It is open still, but not for this one: asked and audited as if it were not.
+                self.unwrap_keys(&volume, caller)?;
             }
         } else if behind && !volume.is_unlocked() {
             return Err(Error::new(Kind::Integrity, format!("{}: its header is ahead of the catalog", record.id))
@@ -107,9 +132,14 @@ impl Service {
         let open = opens.entry(record.id).or_insert_with(|| {
             let settings = Arc::new(Settings::default());
             settings.set(record.on_key_loss, record.iops, record.throughput);
-            Open { volume: volume.clone(), settings, suspended: false, users: 0, filler: None }
+            let (principal, idle_since) = (String::new(), None);
+            Open { volume: volume.clone(), settings, suspended: false, users: 0, principal, idle_since, filler: None }
         });
         open.users += 1;
+        open.idle_since = None;
+        if let Need::Key(caller) = need {
+            open.principal.clone_from(&caller.principal);
+        }
         match need {
             Need::Key(_) if locked => super::suspend::resumed(open),
             Need::Later if locked => open.suspended = true,
@@ -224,18 +254,52 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
+        open.suspended &= open.users > 0; // nobody waits for its key any more
         // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
         if open.users > 0 || open.filler.is_some() {
             return;
         }
-        if let Some(open) = opens.remove(&id) {
+        if self.role == Role::Daemon {
+            open.idle_since = Some(Instant::now());
+            drop(opens);
+            self.housekeeper.wake();
+        } else if let Some(open) = opens.remove(&id) {
             close(id, open);
         }
     }
 
-    /// How many use a volume in this process.
-    pub(super) fn users(&self, id: VolumeId) -> usize {
-        self.opens.lock().get(&id).map_or(0, |o| o.users)
+    /// Closes the volumes that nobody has used for [`LINGER`]; when it has to look again, if there are others.
+    pub(super) fn close_idle(&self) -> Option<Instant> {
+        let due: Vec<(VolumeId, Arc<Volume>)> =
+            self.opens.lock().iter().filter(|(_, o)| o.is_over()).map(|(id, o)| (*id, o.volume.clone())).collect();
+        for (id, volume) in due {
+            // The long part of closing, while others may open theirs. What fails here fails again below, and is told there.
+            let _ = volume.flush();
+            let mut opens = self.opens.lock();
+            if opens.get(&id).is_some_and(Open::is_over)
+                && let Some(open) = opens.remove(&id)
+            {
+                close(id, open);
+            }
+        }
+        self.opens.lock().values().filter(|o| o.is_unused()).filter_map(Open::ends).min()
+    }
+
+    /// Closes a volume that nobody uses, whether it lingers or is being filled.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if somebody uses it.
+    pub(super) fn close_unused(&self, record: &VolumeRecord) -> Result<()> {
+        let mut opens = self.opens.lock();
+        if opens.get(&record.id).is_some_and(|o| o.users > 0) {
+            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("detach it first"));
+        }
+        let open = opens.remove(&record.id);
+        drop(opens);
+        if let Some(open) = open {
+            close(record.id, open);
+        }
+        Ok(())
     }
 
     /// Starts filling what an earlier process left half filled.

@@ -343,14 +343,7 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
                 .hint("wait until it is completed"));
         }
-        if self.users(record.id) > 0 {
-            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("try again later"));
-        }
-        // What is still being filled is open without a user.
-        let open = self.opens.lock().remove(&record.id);
-        if let Some(open) = open {
-            super::opening::close(record.id, open);
-        }
+        self.close_unused(&record)?;
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.audited(caller, act, |tx| {
             let id = record.id.to_string();

@@ -91,6 +91,10 @@ pub trait BlockStore: Send + Sync {
     /// As above.
     fn unlock(&self) -> io::Result<()>;
 
+    /// Has a range begin its way to the disk, so that the next [`BlockStore::sync`] has less to do. A hint: it may fail, and
+    /// nothing is durable by it.
+    fn start_writeback(&self, _offset: u64, _len: u64) {}
+
     /// Which file this is.
     ///
     /// # Errors

@@ -168,6 +168,9 @@ impl Volume {
             if self.change(piece, &mut Change::Data(now), effort)? == Progress::WouldBlock {
                 return Ok(Progress::WouldBlock);
             }
+            if let Some((at, len)) = self.begun.after_write(piece.offset, piece.len) {
+                self.store.start_writeback(self.data_offset + at, len);
+            }
         }
         Ok(Progress::Done)
     }

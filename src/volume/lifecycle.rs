@@ -9,6 +9,7 @@ use super::intent::Intent;
 use super::map::{Entry, Map};
 use super::parent::Parent;
 use super::syncer::Syncer;
+use super::writeback::Begun;
 use super::{Ciphers, Live, STRIPES, Stripe, Volume, hydrate};
 use crate::cipher::xts::XtsCipher;
 use crate::cipher::{DataKey, Unwrapped};
@@ -174,6 +175,7 @@ impl Volume {
             failed: AtomicBool::new(false),
             on_failed_sync: OnceLock::new(),
             syncer,
+            begun: Begun::default(),
             header: Mutex::new(header),
             store,
             env,

@@ -5,6 +5,7 @@
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
 //! - [`extents`]: holes and changes, told without reading.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
+//! - `writeback`: long runs of writes go to the disk before anybody flushes.
 //! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
 //!
 //! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
@@ -22,6 +23,7 @@ pub mod map;
 pub mod parent;
 pub mod pending;
 pub mod syncer;
+mod writeback;
 
 pub use effort::{Effort, PIECE, Progress};
 pub use header::id_in;
@@ -41,6 +43,7 @@ use pending::Pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use syncer::Syncer;
+use writeback::Begun;
 
 /// Locks for chunks: chunk c belongs to stripe c % STRIPES.
 const STRIPES: usize = 256;
@@ -83,6 +86,7 @@ pub struct Volume {
     map: Map,
     intent: Intent,
     syncer: Arc<Syncer>,
+    begun: Begun,
     live: RwLock<Arc<Live>>,
     key_epochs: Vec<(KeyEpoch, DataKeyId)>,
     ciphers: RwLock<Option<Ciphers>>,
@@ -144,6 +148,7 @@ impl Volume {
     }
 
     fn sync(&self) -> Result<()> {
+        self.begun.forget();
         let outcome = self.syncer.sync(&*self.store, || self.id.to_string());
         if outcome.is_err() && !self.failed.swap(true, Ordering::AcqRel) {
             self.record_failed_sync();
