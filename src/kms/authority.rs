@@ -263,5 +263,6 @@ impl Kms {
 
 fn denied(principal: &str, action: &str, arn: &str, why: &str) -> Error {
     let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
-    Error::new(Kind::AccessDenied, what).hint("see what the key allows: coffer key policy show")
+    let key = arn.rsplit('/').next().unwrap_or(arn);
+    Error::new(Kind::AccessDenied, what).hint(format!("see what the key allows: coffer key policy show {key}"))
 }

@@ -115,15 +115,6 @@ impl Lease {
     }
 }
 
-/// How a lease was when a connection joined it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Joined {
-    /// The holder did not have it.
-    Begun,
-    /// The same holder had it already.
-    Resumed,
-}
-
 /// What became of a lease when a connection left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Left {
@@ -167,7 +158,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds it.
-    pub(super) fn join(&self, record: &VolumeRecord, one: Newcomer) -> Result<Joined> {
+    pub(super) fn join(&self, record: &VolumeRecord, one: Newcomer) -> Result<()> {
         let mut held = self.held.lock();
         let until = Instant::now() + LAST_GOODBYES;
         loop {
@@ -185,8 +176,6 @@ impl Leases {
                 None => break,
             }
         }
-        let had_it = |l: &Lease| l.holder == one.holder || l.members.iter().any(|m| m.holder == one.holder);
-        let joined = if held.get(&record.id).is_some_and(had_it) { Joined::Resumed } else { Joined::Begun };
         let lease = held.entry(record.id).or_insert_with(|| Lease {
             holder: one.holder.clone(),
             reading: one.reading,
@@ -204,7 +193,7 @@ impl Leases {
             let what = format!("volume {}: connection {held_up}, in the same slot, has not ended", record.shown());
             return Err(Error::new(Kind::Busy, what).hint("connect again"));
         }
-        Ok(joined)
+        Ok(())
     }
 
     /// Closes connections and waits until they have left; else the one that has not.
