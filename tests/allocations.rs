@@ -90,8 +90,8 @@ fn requests_allocate_nothing_in_steady_state() {
     let (out, back) = (Vec::with_capacity(4 << 20), vec![0; 1 << 20]);
     let mut client = Client { socket, out, back, seed: 0x9e37_79b9_7f4a_7c15 };
     let cases = [(raw::READ, 0, 4096), (raw::WRITE, 0, 4096), (raw::READ, 0, 128 << 10), (raw::WRITE, 0, 128 << 10)];
-    let served_by_workers = (raw::WRITE, 1, 4096);
-    for (command, fua, len) in cases.into_iter().chain([served_by_workers]) {
+    let made_durable = (raw::WRITE, 1, 4096);
+    for (command, fua, len) in cases.into_iter().chain([made_durable]) {
         // Warm: every buffer that will be needed has been there once, every chunk of the volume is written.
         client.load(command, fua, len, 4096);
         let region = Region::new(ALLOCATOR);

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const MAX_EXTENTS: usize = 16 * 1024;
 
 /// Why a request failed, as its client hears it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
     errno: Errno,
     /// In words, for replies that have room for them.
@@ -76,6 +76,14 @@ pub(super) fn apply(
         Ok(Ok(progress)) => Ok(progress),
         Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && export.holds() => Ok(Progress::KeyAway),
         Ok(Err(err)) => Err(Failure::of(request, &err)),
+        Err(_) => Err(Failure::panicked(request)),
+    }
+}
+
+/// Makes all that was written durable, for this request and others.
+pub(super) fn flush(export: &dyn Export, request: &Request) -> std::result::Result<(), Failure> {
+    match catch_unwind(AssertUnwindSafe(|| export.flush())) {
+        Ok(outcome) => outcome.map_err(|err| Failure::of(request, &err)),
         Err(_) => Err(Failure::panicked(request)),
     }
 }

@@ -3,6 +3,7 @@
 
 use super::apply;
 use super::budget::{Buf, Holder};
+use super::commit::{Alone, Waiting};
 use super::errno::Hangup;
 use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::hold::Load;
@@ -86,6 +87,9 @@ pub(super) struct Conn {
     unread_since: Option<Duration>,
     batch: Vec<Outgoing>,
     batch_bytes: usize,
+    /// What is to be made durable, once all that was read has been looked at.
+    commits: Vec<Waiting>,
+    alone: Alone,
 }
 
 impl Conn {
@@ -116,6 +120,8 @@ impl Conn {
             unread_since: None,
             batch: Vec::with_capacity(64),
             batch_bytes: 0,
+            commits: Vec::new(),
+            alone: Alone::default(),
         }
     }
 
@@ -124,6 +130,7 @@ impl Conn {
         if let Err(why) = self.serve() {
             tracing::debug!(connection = self.link.id, "{why}");
             self.link.condemn(why);
+            self.link.finished(self.commits.drain(..).count());
             // What waits for its turn goes first: else what is queued makes way for it, into the queue.
             self.traffic.cancel(&self.link);
             self.shared.pool.cancel(&self.link);
@@ -159,6 +166,7 @@ impl Conn {
                 self.traffic.let_go(&self.link);
             }
             self.send_batch();
+            self.commit();
             if self.link.broken() && self.stage == Stage::Open {
                 return Err(Hangup::Lost);
             }
@@ -401,15 +409,26 @@ impl Conn {
         // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
         let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
         let mut done = 0;
-        if (empty || (small && !request.fua && !shared)) && place.is_none_or(|p| p.free) {
-            match apply::apply(&*export, &request, buf.as_deref_mut(), &mut done, Effort::Inline) {
+        let durable = small && request.fua && request.command == Command::Write;
+        if request.command == Command::Flush {
+            self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
+            self.join_commit(export, request);
+            return Ok(());
+        }
+        if (empty || (small && !shared)) && place.is_none_or(|p| p.free) {
+            let plain = Request { fua: request.fua && !durable, ..request };
+            match apply::apply(&*export, &plain, buf.as_deref_mut(), &mut done, Effort::Inline) {
                 Ok(Progress::WouldBlock | Progress::KeyAway) => {}
                 outcome => {
                     if let Some(place) = place {
                         self.traffic.leave(place.number);
                     }
                     self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
-                    self.queue(apply::answer(&request, outcome.map(|_| ()), buf));
+                    if durable && outcome.is_ok() && !empty {
+                        self.join_commit(export, request);
+                    } else {
+                        self.queue(apply::answer(&request, outcome.map(|_| ()), buf));
+                    }
                     return Ok(());
                 }
             }
@@ -421,6 +440,42 @@ impl Conn {
         let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, pool };
         self.shared.pool.push(job);
         Ok(())
+    }
+
+    fn join_commit(&mut self, export: Arc<dyn Export>, request: Request) {
+        self.link.began();
+        self.commits.push(Waiting { link: Arc::clone(&self.link), export, request });
+    }
+
+    /// Has what was collected made durable: by a worker, or, where there is nothing else to do, here.
+    fn commit(&mut self) {
+        if self.commits.is_empty() {
+            return;
+        }
+        let only = self.commits.len() == 1
+            && self.start == self.end
+            && self.incoming.is_none()
+            && self.link.in_flight() == 1
+            && self.stage == Stage::Open;
+        let traffic = Arc::clone(&self.traffic);
+        if !traffic.commit.join(&mut self.commits) {
+            return;
+        }
+        if !only || !self.alone.pays() {
+            return self.shared.pool.commit(traffic);
+        }
+        let mut held_up = false;
+        if traffic.commit.run_once(|| held_up = self.is_readable()) {
+            self.shared.pool.commit(traffic);
+        }
+        self.alone.was(held_up);
+    }
+
+    /// Whether the socket has something by now.
+    fn is_readable(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.link.wire.fd(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.link.wire.holds_input() || poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
     }
 
     fn queue(&mut self, one: Outgoing) {
@@ -438,7 +493,7 @@ impl Conn {
 
     fn send_batch(&mut self) {
         self.batch_bytes = 0;
-        self.link.send(&mut self.batch);
+        self.link.send(self.batch.drain(..));
     }
 
     /// Waits until there is something to do, and reads.

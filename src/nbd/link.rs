@@ -128,11 +128,10 @@ impl Link {
         })
     }
 
-    /// Sends what `batch` holds, behind what waits already, as far as the socket takes it; empties `batch`.
-    /// True: everything is out.
-    pub(super) fn send(&self, batch: &mut Vec<Outgoing>) -> bool {
+    /// Sends all of `batch`, behind what waits already, as far as the socket takes it. True: everything is out.
+    pub(super) fn send(&self, batch: impl Iterator<Item = Outgoing>) -> bool {
         let mut out = self.out.lock();
-        out.queue.extend(batch.drain(..));
+        out.queue.extend(batch);
         self.push_out(&mut out)
     }
 

@@ -14,6 +14,7 @@
 mod apply;
 pub mod budget;
 pub mod codec;
+mod commit;
 mod conn;
 pub mod errno;
 pub mod export;

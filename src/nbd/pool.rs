@@ -49,8 +49,22 @@ struct Lane {
 #[derive(Default)]
 struct State {
     lanes: HashMap<u64, Lane>,
-    turn: VecDeque<u64>,
+    turn: VecDeque<Next>,
     stopping: bool,
+}
+
+/// Whose turn it is.
+enum Next {
+    /// A connection's lane, for one request.
+    Lane(u64),
+    /// A volume with something to be made durable, for one flush.
+    Commit(Arc<Traffic>),
+}
+
+/// What a worker does.
+enum Task {
+    Serve(Job),
+    Commit(Arc<Traffic>),
 }
 
 /// The queue of a server's workers.
@@ -103,12 +117,18 @@ impl Pool {
         self.line_up(&mut state, id);
     }
 
+    /// Has a volume's [`super::commit::Commit`] run until nothing waits; others have their turn between two flushes.
+    pub(super) fn commit(&self, traffic: Arc<Traffic>) {
+        self.state.lock().turn.push_back(Next::Commit(traffic));
+        self.work.notify_one();
+    }
+
     /// Puts a lane in turn when it has work and may use another worker.
     fn line_up(&self, state: &mut State, id: u64) {
         let Some(lane) = state.lanes.get_mut(&id) else { return };
         if !lane.queued && !lane.jobs.is_empty() && lane.running < self.lane_limit {
             lane.queued = true;
-            state.turn.push_back(id);
+            state.turn.push_back(Next::Lane(id));
             self.work.notify_one();
         }
     }
@@ -135,7 +155,16 @@ impl Pool {
 
     /// A worker's life.
     pub(super) fn work(&self) {
-        while let Some(job) = self.next() {
+        while let Some(task) = self.next() {
+            let job = match task {
+                Task::Serve(job) => job,
+                Task::Commit(traffic) => {
+                    if traffic.commit.run_once(|| ()) {
+                        self.commit(traffic);
+                    }
+                    continue;
+                }
+            };
             let id = job.link.id;
             self.serve(job);
             self.busy.fetch_sub(1, Ordering::Relaxed);
@@ -147,16 +176,20 @@ impl Pool {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<Task> {
         let mut state = self.state.lock();
         loop {
-            while let Some(id) = state.turn.pop_front() {
+            while let Some(next) = state.turn.pop_front() {
+                let id = match next {
+                    Next::Lane(id) => id,
+                    Next::Commit(traffic) => return Some(Task::Commit(traffic)),
+                };
                 let Some(lane) = state.lanes.get_mut(&id) else { continue };
                 lane.queued = false;
                 let Some(job) = lane.jobs.pop_front() else { continue };
                 lane.running += 1;
                 self.line_up(&mut state, id);
-                return Some(job);
+                return Some(Task::Serve(job));
             }
             if state.stopping {
                 return None;

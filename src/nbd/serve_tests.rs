@@ -341,7 +341,7 @@ fn a_request_that_waited_too_long_is_not_applied() {
     let clock = Arc::<HandClock>::default();
     let r = rig(ServerConfig { workers: 1, ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
     let mut c = Raw::open(&r.path, "gated");
-    c.put(&[request(READ, 0, 1, SLOW, 1), request(WRITE, 1, 2, 100, 1), b"x".to_vec()].concat());
+    c.put(&[request(READ, 0, 1, SLOW, 1), request(WRITE, 0, 2, SLOW + 100, 1), b"x".to_vec()].concat());
     r.gate.wait_for(|s| s.entered == 1);
     // An inline read behind them shows that the WRITE was read and queued before the clock moves.
     assert_eq!(c.read(0, 1), [0]);
@@ -351,7 +351,7 @@ fn a_request_that_waited_too_long_is_not_applied() {
     r.gate.wait_for(|s| s.dropped == 1);
     // Asked below the server: its tick may have seen the clock's leap, and condemns who comes before that.
     let mut byte = [9];
-    let _done = r.memory.read(100, &mut byte, Effort::Full).unwrap();
+    let _done = r.memory.read(SLOW + 100, &mut byte, Effort::Full).unwrap();
     assert_eq!(byte, [0]);
 }
 
@@ -530,5 +530,7 @@ fn foreign_clients_are_served() {
     }
 }
 
+#[path = "commit_tests.rs"]
+mod commits;
 #[path = "traffic_tests.rs"]
 mod traffic;

@@ -1,7 +1,9 @@
-//! What all connections of one volume share in the server: the order of its writes, what waits for its key, its limits, its share
+//! What all connections of one volume share in the server: the order of its writes, what waits
+//! for a flush or its key, its limits, its share
 //! of the buffers.
 
 use super::budget::Share;
+use super::commit::Commit;
 use super::hold::{Held, Hold};
 use super::limit::Limit;
 use super::link::Link;
@@ -15,6 +17,7 @@ use std::sync::atomic::Ordering;
 #[derive(Default)]
 pub struct Traffic {
     pub(super) order: Order<Job>,
+    pub(super) commit: Commit,
     pub(super) hold: Hold,
     pub(super) limit: Limit,
     /// Of the payload buffers.

@@ -323,7 +323,7 @@ fn a_suspended_volume_holds_an_eighth_of_the_buffers_and_reads_no_further() {
 
 /// For what has no event of its own: the server's counters.
 #[track_caller]
-fn wait_until(so: impl Fn() -> bool) {
+pub(super) fn wait_until(so: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !so() {
         assert!(Instant::now() < until, "waited too long");
