@@ -156,7 +156,15 @@ impl Kms {
             let record = self.load(self.resolve(key)?)?.record;
             self.authorize(&record, Wanted { action, context: &context, grant: None }, caller).map(drop)
         };
-        asked().inspect_err(|e| self.record_refusal(Act::new(format!("kms:{action}")).detail("named", key), caller, e))
+        asked().inspect_err(|e| self.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
+    }
+
+    /// An act on a key, by its ARN if it is known which that is, else as it was named.
+    fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
+        match self.resolve(key) {
+            Ok(id) => Act::new(name).key(self.key_arn(id)),
+            Err(_) => Act::new(name).detail("named", key),
+        }
     }
 
     /// Asks whether the caller may have a volume under this key: CreateGrant for a lease of the service, and Decrypt. Under a
@@ -245,15 +253,14 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
     pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
-        let act = Act::new("coffer:ResetKeyPolicy");
         if caller.principal != self.root_principal() || caller.authority != Authority::Administrator {
             let what = format!("reset the policy of key {key}: the account's root alone may do that");
             let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
-            self.record_refusal(act.detail("named", key), caller, &err);
+            self.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
             return Err(err);
         }
         let settled = Caller { authority: Authority::Settled, ..caller.clone() };
-        self.change(key, act, &settled, |key, _, _| {
+        self.change(key, Act::new("coffer:ResetKeyPolicy"), &settled, |key, _, _| {
             key.policy = None;
             Ok(())
         })

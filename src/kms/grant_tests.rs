@@ -55,6 +55,8 @@ fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
     assert_eq!(code(kms.new_volume_key(&key, &none, &service())), DENIED);
     assert_eq!(code(kms.disable_key(&key, &caller())), "ok");
     assert_eq!(code(kms.ask(&key, "ListKeyRotations", &caller())), DENIED);
+    let last = kms.audit_records().unwrap().last().unwrap().unwrap().body;
+    assert_eq!(last.key, Some(kms.describe_key(&key).unwrap().arn), "the record names the key");
     let refused: Vec<String> = kms
         .audit_records()
         .unwrap()
