@@ -538,6 +538,43 @@ fn the_uri_of_a_captive_command_has_the_real_port() {
     assert_eq!(out.code, 0, "{out:?}");
 }
 
+/// The lease of a client over TLS lives by a grant: the policy is asked when it begins, and not again.
+#[test]
+fn a_client_that_was_let_in_comes_back_by_its_grant_and_not_without_it() {
+    let s = rig();
+    s.ok(&["key", "create", "--alias", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "mine", "--key", "alias/k"]);
+    s.ok(&["access", "allow", "client", "--volume", "mine", "--user", "alice"]);
+    let (server, port) = serve(&s);
+    let go = |port| Hand::connect(port).secure(&client_dir(&s), |_| ()).unwrap().go("mine");
+    assert_eq!(go(port).0, ACK); // and cut off
+    let grants = || s.ids(&["key", "grant", "list", "alias/k"]);
+    wait_until("its lease is noted", || grants().len() == 1);
+    let account = s.json(&["status"])["account"].as_str().unwrap().to_owned();
+    let manage = r#"["kms:*KeyPolicy", "kms:ListGrants", "kms:RevokeGrant", "kms:DescribeKey"]"#;
+    let leave_to_account = |actions: &str| {
+        let policy = format!(
+            r#"{{"Statement": {{"Effect": "Allow", "Principal": {{"AWS": "{account}"}}, "Action": {actions}, "Resource": "*"}}}}"#
+        );
+        std::fs::write(s.path("policy"), policy).unwrap();
+        s.ok(&["key", "policy", "set", "alias/k", s.path("policy").to_str().unwrap()]);
+    };
+    leave_to_account(manage);
+    server.kill9();
+    let (server, port) = serve(&s);
+    assert_eq!(go(port).0, ACK, "it is let in by its grant");
+    s.ok(&["key", "grant", "revoke", "alias/k", &grants()[0]]);
+    let (code, words) = go(port);
+    assert!(code == ERR_POLICY && words.contains("was revoked"), "{words}");
+    // Once its lease is over, it is asked as anybody: and refused.
+    s.ok(&["detach", "--force", "mine"]);
+    let (code, words) = go(port);
+    assert!(code == ERR_POLICY && words.contains("kms:CreateGrant") && words.contains("user/alice"), "{words}");
+    leave_to_account(r#""kms:*""#);
+    assert_eq!(go(port).0, ACK);
+    drop(server);
+}
+
 #[test]
 fn a_client_that_was_cut_off_keeps_its_volume_through_a_restart_until_it_says_goodbye() {
     let s = rig();

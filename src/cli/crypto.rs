@@ -159,7 +159,7 @@ fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
+pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
     let split = |pair: &String| match pair.split_once('=') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => Err(Error::new(Kind::Usage, format!("{pair:?} is no name=value"))),

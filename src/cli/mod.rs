@@ -6,6 +6,7 @@ mod client;
 mod crypto;
 mod demo;
 mod init;
+mod key;
 mod render;
 mod serve;
 mod sockets;
@@ -107,7 +108,18 @@ enum KeyVerb {
         /// For people
         #[arg(long, default_value = "")]
         description: String,
+        /// Its key policy, JSON; - for standard input [default: its account may do all]
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        lockout: key::Lockout,
     },
+    /// Key policies: who may do what with a CMK
+    #[command(subcommand)]
+    Policy(key::PolicyVerb),
+    /// Grants: permissions for one principal, given and taken back by themselves
+    #[command(subcommand)]
+    Grant(key::GrantVerb),
     /// List CMKs
     List,
     /// Show a CMK
@@ -400,7 +412,12 @@ fn run(cli: Cli) -> Result<u8> {
 
 fn key_request(verb: KeyVerb) -> Result<Request> {
     Ok(match verb {
-        KeyVerb::Create { alias, description } => Request::KeyCreate { alias, description },
+        KeyVerb::Create { alias, description, policy, lockout } => {
+            let policy = policy.as_deref().map(key::read_policy).transpose()?;
+            Request::KeyCreate { alias, description, policy, bypass_lockout_check: lockout.is_bypassed() }
+        }
+        KeyVerb::Policy(verb) => key::policy_request(verb)?,
+        KeyVerb::Grant(verb) => key::grant_request(verb)?,
         KeyVerb::List => Request::KeyList {},
         KeyVerb::Show { key } => Request::KeyShow { key },
         KeyVerb::Enable { key } => Request::KeyEnable { key },

@@ -4,8 +4,8 @@ use super::Common;
 use crate::attach::helper::State;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, KeyInfo, Progress, Reply, SnapshotInfo, StatusInfo,
-    TlsClientInfo, VolumeInfo, WireError,
+    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply, SnapshotInfo,
+    StatusInfo, TlsClientInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -50,6 +50,9 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Status(status) => show_status(status),
         Reply::Key(key) => show_key(key),
         Reply::Keys { keys } => list_keys(keys),
+        Reply::Policy(policy) => line(&policy.pretty),
+        Reply::Grant(grant) => show_grant(grant),
+        Reply::Grants { grants } => list_grants(grants),
         // Its bytes went where the command line said.
         Reply::Crypto(info) => line(&info.key),
         Reply::Aliases { aliases } => list_aliases(aliases),
@@ -81,6 +84,9 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Crypto(info) => vec![info.key.clone()],
         Reply::Key(k) => vec![k.id.clone()],
         Reply::Keys { keys } => keys.iter().map(|k| k.id.clone()).collect(),
+        Reply::Policy(policy) => vec![policy.key.clone()],
+        Reply::Grant(grant) => vec![grant.id.clone()],
+        Reply::Grants { grants } => grants.iter().map(|g| g.id.clone()).collect(),
         Reply::Aliases { aliases } => aliases.iter().map(|a| a.alias.clone()).collect(),
         Reply::Volume(v) => vec![v.id.to_string()],
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
@@ -141,6 +147,33 @@ fn show_key(k: &KeyInfo) {
         ("deletion", or_dash(k.deletion.as_ref())),
         ("backing keys", k.materials.to_string()),
     ]);
+}
+
+fn show_grant(g: &GrantInfo) {
+    let mut rows = vec![
+        ("grant", g.id.clone()),
+        ("key", g.key.clone()),
+        ("name", or_dash(g.name.as_ref())),
+        ("grantee", g.grantee.clone()),
+        ("retiring", or_dash(g.retiring.as_ref())),
+        ("issuer", g.issuer.clone()),
+        ("operations", g.operations.join(" ")),
+        ("created", g.created.to_string()),
+    ];
+    for (how, pairs) in [("context equals", &g.equals), ("context has", &g.subset)] {
+        rows.extend(pairs.iter().flatten().map(|(k, v)| (how, format!("{k} = {v}"))));
+    }
+    rows.extend(g.token.iter().map(|t| ("token", t.clone())));
+    facts(&rows);
+}
+
+fn list_grants(grants: &[GrantInfo]) {
+    let row = |g: &GrantInfo| {
+        let pairs = g.equals.iter().chain(&g.subset).flatten().map(|(k, v)| format!("{k}={v}"));
+        let context: Vec<String> = pairs.collect();
+        vec![g.id.clone(), g.grantee.clone(), g.operations.join(" "), context.join(" "), or_dash(g.name.as_ref())]
+    };
+    table(&["grant", "grantee", "operations", "context", "name"], grants.iter().map(row));
 }
 
 fn show_client(c: &TlsClientInfo) {

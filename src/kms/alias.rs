@@ -1,10 +1,11 @@
 //! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
 
+use super::authority::Wanted;
 use super::catalog::{Damaged, Record};
 use super::key::{KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
-use super::{Act, Caller, Kms};
-use crate::cipher::wrap::KeyId;
+use super::{Act, Authority, Caller, Kms};
+use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -62,8 +63,21 @@ impl Kms {
         }
     }
 
+    /// Whether the policy of the key that an alias points at lets the caller take it from there. Of a key that is gone or cannot
+    /// be believed there is no policy to ask: the account's administrators may.
+    fn may_change_alias(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
+        let context = EncryptionContext::new();
+        match self.load(target) {
+            Ok(key) => {
+                self.authorize(&key.record, Wanted { action: verb, context: &context, grant: None }, caller).map(drop)
+            }
+            Err(_) if caller.authority == Authority::Administrator => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
     /// A key that may be given an alias by a caller.
-    fn alias_target(&self, verb: &str, key: &KeyRef) -> Result<KeyRecord> {
+    fn alias_target(&self, verb: &str, key: &KeyRef, caller: &Caller) -> Result<KeyRecord> {
         let Target::Id(_) = key.target else {
             let what = format!("{verb}: {key} is an alias; its target is a key");
             return Err(Error::new(Kind::Usage, what).hint("name the key by its id or ARN"));
@@ -73,6 +87,8 @@ impl Kms {
         if key.manager == KeyManager::Aws {
             return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
         }
+        let context = EncryptionContext::new();
+        self.authorize(&key, Wanted { action: verb, context: &context, grant: None }, caller)?;
         key.check_takes_alias(verb, &arn)?;
         Ok(key)
     }
@@ -88,7 +104,7 @@ impl Kms {
         let now = self.env.now();
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
         let made = self.audited(caller, act, |tx| {
-            let target = self.alias_target("CreateAlias", key)?.id;
+            let target = self.alias_target("CreateAlias", key, caller)?.id;
             tx.insert(&AliasRecord { name: name.into(), target, created: now, updated: now }).map_err(|e| {
                 match e.kind() {
                     Kind::Exists => Error::new(Kind::Exists, format!("alias {name} exists already"))
@@ -115,7 +131,8 @@ impl Kms {
         let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
         let made = self.audited(caller, act, |tx| {
             let mut alias = self.alias_record(name)?;
-            alias.record.target = self.alias_target("UpdateAlias", key)?.id;
+            self.may_change_alias("UpdateAlias", alias.record.target, caller)?;
+            alias.record.target = self.alias_target("UpdateAlias", key, caller)?.id;
             alias.record.updated = self.env.now();
             tx.update(&alias.record, alias.version)
         })?;
@@ -130,7 +147,11 @@ impl Kms {
         check_alias(name)?;
         check_not_reserved(name)?;
         let act = Act::new("kms:DeleteAlias").detail("alias", name);
-        self.audited(caller, act, |tx| tx.delete::<AliasRecord>(name, self.alias_record(name)?.version))
+        self.audited(caller, act, |tx| {
+            let alias = self.alias_record(name)?;
+            self.may_change_alias("DeleteAlias", alias.record.target, caller)?;
+            tx.delete::<AliasRecord>(name, alias.version)
+        })
     }
 
     /// The aliases of one key, or all.

@@ -30,6 +30,7 @@
 //! `reserve` is 1 MiB kept free for acts that restrict (disable, schedule deletion, detach): on a full disk it is given up
 //! for them, and nothing else is recorded until it could be made again.
 
+use super::Authority;
 use super::catalog::{Change, Record};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
@@ -59,6 +60,9 @@ pub struct Caller {
     pub via_service: Option<String>,
     /// Where the request came from: address, process, command.
     pub client: String,
+    /// What it may do by itself. Not in the record: the policy of then is not there either.
+    #[serde(skip)]
+    pub authority: Authority,
 }
 
 /// What sort of record it is.

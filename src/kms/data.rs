@@ -4,9 +4,10 @@
 //! To a public caller all bad blobs look alike (InvalidCiphertextException, the same words): which check failed is in the
 //! audit, where an attacker who tries blobs cannot see it.
 
+use super::authority::{Wanted, lease_facts};
 use super::key::{KeyManager, KeyRecord};
 use super::name::{AwsCode, EBS_ALIAS, KeyRef, Target};
-use super::{Act, Caller, Kms};
+use super::{Act, Authority, Caller, Kms};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
@@ -94,13 +95,17 @@ fn invalid_ciphertext(verb: &str) -> Error {
 }
 
 impl Kms {
-    /// The record of a key that may be used now, by this caller.
-    fn usable(&self, verb: &str, id: KeyId, caller: &Caller) -> Result<KeyRecord> {
+    /// The record of a key that may be used now, by this caller, for that context.
+    fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
         let key = self.load(id)?.record;
         let arn = self.key_arn(id);
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
             let what = format!("{verb}: key {arn} is managed by the service, which alone may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("use a key of your own: coffer key create"));
+        }
+        let facts = lease_facts();
+        for (action, grant) in asked_by(verb) {
+            self.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
         key.check_usable(verb, &arn)?;
         Ok(key)
@@ -131,7 +136,7 @@ impl Kms {
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let id = self.resolve(key)?;
         let act = act.key(self.key_arn(id)).context(ctx);
-        let sealed = self.usable(&verb, id, caller).and_then(|key| {
+        let sealed = self.usable(&verb, id, ctx, caller).and_then(|key| {
             let backing = self.current(&key)?;
             let blob = backing.seal_bytes(ctx, plain, &*self.env.rng)?;
             Ok(Encrypted { blob, key_arn: self.key_arn(id), key_material_id: backing.material().to_string() })
@@ -196,7 +201,7 @@ impl Kms {
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record = self.usable(verb, blob.key_id(), caller).map_err(|e| match e.kind() {
+        let record = self.usable(verb, blob.key_id(), ctx, caller).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
             _ => e,
         })?;
@@ -286,7 +291,7 @@ impl Kms {
         }
         let id = self.resolve(key)?;
         let act = Act::new("kms:GenerateVolumeKey").key(self.key_arn(id)).context(context);
-        let made = self.usable("GenerateVolumeKey", id, caller).and_then(|key| {
+        let made = self.usable("GenerateVolumeKey", id, context, caller).and_then(|key| {
             let backing = self.current(&key)?;
             Ok((backing.new_data_key(context, &*self.env.rng)?, backing.material()))
         });
@@ -299,13 +304,14 @@ impl Kms {
 
     fn open_volume_key(
         &self,
+        verb: &str,
         bytes: &[u8],
         context: &EncryptionContext,
         expected: DataKeyId,
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
         let blob = Blob::parse(bytes)?;
-        let key = self.usable("UnwrapVolumeKey", blob.key_id(), caller)?;
+        let key = self.usable(verb, blob.key_id(), context, caller)?;
         self.version(&key, &blob)?.open_data_key(&blob, context, expected)
     }
 
@@ -321,8 +327,11 @@ impl Kms {
         expected: DataKeyId,
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
-        let act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context).detail("data-key", expected);
-        let opened = self.open_volume_key(blob, context, expected, caller);
+        let mut act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context).detail("data-key", expected);
+        if let Authority::Grants(ids) = &caller.authority {
+            act = act.detail("grant", ids.join(" "));
+        }
+        let opened = self.open_volume_key("UnwrapVolumeKey", blob, context, expected, caller);
         self.used(caller, act, opened, |e| e)
     }
 
@@ -342,9 +351,10 @@ impl Kms {
             self.ensure_ebs_key(caller)?;
         }
         let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
-        let rewrapped = self.open_volume_key(blob, context, expected, caller).and_then(|key| {
+        let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
+        let rewrapped = rewrapped.and_then(|key| {
             let id = self.resolve(to)?;
-            let backing = self.current(&self.usable("RewrapVolumeKey", id, caller)?)?;
+            let backing = self.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
             Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.key_arn(id), backing.material()))
         });
         let act = match &rewrapped {
@@ -352,6 +362,17 @@ impl Kms {
             Err(_) => act,
         };
         self.used(caller, act, rewrapped.map(|(blob, _, _)| blob), |e| e)
+    }
+}
+
+/// What a policy is asked for a verb here: AWS's operations, and whether it is one on the grant of a volume's lease.
+fn asked_by(verb: &str) -> Vec<(&str, bool)> {
+    match verb {
+        "GenerateVolumeKey" => vec![("GenerateDataKeyWithoutPlaintext", false), ("CreateGrant", true)],
+        "UnwrapVolumeKey" => vec![("Decrypt", false)],
+        "ReEncrypt" | "RewrapVolumeKeyFrom" => vec![("ReEncryptFrom", false)],
+        "RewrapVolumeKey" => vec![("ReEncryptTo", false)],
+        public => vec![(public, false)],
     }
 }
 

@@ -4,19 +4,22 @@
 //!
 //! | verb | Enabled | Disabled | PendingDeletion |
 //! |---|---|---|---|
-//! | Encrypt, Decrypt, GenerateDataKey, ReEncrypt, RotateKeyOnDemand | ok | DisabledException | KMSInvalidStateException |
+//! | Encrypt, Decrypt, GenerateDataKey, ReEncrypt, RotateKeyOnDemand, CreateGrant | ok | DisabledException | KMSInvalidStateException |
 //! | EnableKey, DisableKey, ScheduleKeyDeletion, CreateAlias, UpdateAlias, UpdateKeyDescription | ok | ok | KMSInvalidStateException |
 //! | CancelKeyDeletion | KMSInvalidStateException | KMSInvalidStateException | ok, to Disabled |
-//! | DescribeKey, DeleteAlias | ok | ok | ok |
+//! | DescribeKey, DeleteAlias, GetKeyPolicy, PutKeyPolicy, ListGrants, RetireGrant, RevokeGrant | ok | ok | ok |
 //!
 //! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
 //! of no use, and the others go on.
 
 use super::alias::AliasRecord;
+use super::authority::Wanted;
 use super::catalog::{Damaged, Record, Tx, Versioned};
+use super::grant::Grant;
 use super::name::{AwsCode, KeyRef, Target};
+use super::policy::Policy;
 use super::{Act, Caller, Kms};
-use crate::cipher::wrap::{BackingKey, KeyId, KeyMaterialId, open_local};
+use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, KeyMaterialId, open_local};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -72,6 +75,9 @@ pub(super) struct KeyRecord {
     created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) deletion: Option<Timestamp>,
+    /// The policy's document, as it was put; none: AWS's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) policy: Option<String>,
     /// Oldest first; the last one encrypts.
     pub(super) backing: Vec<BackingRecord>,
 }
@@ -282,9 +288,31 @@ impl Kms {
     /// # Errors
     /// [`Kind::Usage`] for a description above 8192 characters.
     pub fn create_key(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+        self.create_key_with(description, None, false, caller)
+    }
+
+    /// The same, under a policy of its own.
+    ///
+    /// # Errors
+    /// As [`Kms::create_key`] and [`Kms::put_key_policy`].
+    pub fn create_key_with(
+        &self,
+        description: &str,
+        policy: Option<&str>,
+        bypass: bool,
+        caller: &Caller,
+    ) -> Result<KeyMetadata> {
         check_description(description)?;
-        let key = self.new_key(KeyManager::Customer, description)?;
-        let act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
+        let mut key = self.new_key(KeyManager::Customer, description)?;
+        let mut act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
+        if let Some(document) = policy {
+            let parsed = Policy::parse(document)?;
+            if !bypass {
+                self.check_lockout(&parsed, &key, caller)?;
+            }
+            act = act.detail("policy-sha256", super::catalog::sha256_hex(document.as_bytes()));
+            key.policy = Some(document.to_owned());
+        }
         self.audited(caller, act, |tx| tx.insert(&key))?;
         Ok(self.metadata(&key))
     }
@@ -298,11 +326,12 @@ impl Kms {
             description: description.into(),
             created: self.env.now(),
             deletion: None,
+            policy: None,
             backing: vec![self.new_backing(id)?],
         })
     }
 
-    /// What is known of a key, in any state.
+    /// What is known of a key, in any state. For the service itself: whoever asks for it goes through [`Kms::ask`] first.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record cannot be believed.
@@ -320,8 +349,8 @@ impl Kms {
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
 
-    /// Changes a customer's key in an audited transaction.
-    fn change(
+    /// Changes a customer's key in an audited transaction, if its policy lets the caller.
+    pub(super) fn change(
         &self,
         key: &KeyRef,
         act: Act,
@@ -337,6 +366,8 @@ impl Kms {
                 let what = format!("{verb}: key {arn} is managed by the service");
                 return Err(Error::new(Kind::AccessDenied, what).hint("make a key of your own: coffer key create"));
             }
+            let context = EncryptionContext::new();
+            self.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
             change(&mut record, &verb, &arn)?;
             Ok(tx.update(&record, version)?.record)
         })?;
@@ -434,7 +465,7 @@ impl Kms {
         })
     }
 
-    /// Deletes the keys whose date has passed, with their aliases. Their sealed material is overwritten in the catalog's
+    /// Deletes the keys whose date has passed, with their aliases and grants. Their sealed material is overwritten in the catalog's
     /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
     /// the service's clock.
     ///
@@ -452,6 +483,9 @@ impl Kms {
             self.audited(&self.myself(), act, |tx| {
                 for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
                     tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
+                }
+                for grant in tx.list::<Grant>()?.records.into_iter().filter(|g| g.record.key == id) {
+                    tx.delete::<Grant>(&grant.record.id, grant.version)?;
                 }
                 tx.delete::<KeyRecord>(&id.to_string(), key.version)
             })?;

@@ -247,3 +247,16 @@ fn data_keys_have_the_length_asked_for_and_open_again() {
         assert_eq!(code(kms.generate_data_key(&key, DataKeySpec::Bytes(n), &none(), &caller())), "ValidationException");
     }
 }
+
+/// Catalogs from before there were policies are read, and rows without one are written as they were then.
+#[test]
+fn a_key_without_a_policy_is_kept_as_it_always_was() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    let record = kms.load(key.key_id).unwrap().record;
+    let json = serde_json::to_value(&record).unwrap();
+    let fields: Vec<&String> = json.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["backing", "created", "description", "id", "manager", "state"]);
+    assert_eq!(serde_json::from_value::<KeyRecord>(json).unwrap().policy, None);
+}

@@ -8,7 +8,8 @@
 //! init-unfinished          there while init runs: nothing in here was ever used, init may start over
 //! ```
 //! The path of a key: root key -> backing keys and signing key (sealed under it, in the catalog) -> data keys (in blobs).
-//! [`Kms`] does the verbs; who may ask for which is the service's business, which calls these in its own process.
+//! [`Kms`] does the verbs, and asks the key's policy and grants whether the caller may ([`Authority`]). Who the caller is, the
+//! service says, which calls these in its own process.
 //!
 //! # Order of an audited change
 //! The transaction's writes -> intent record, synced -> head into the same transaction -> commit -> outcome record.
@@ -18,16 +19,21 @@
 mod act;
 pub mod alias;
 pub mod audit;
+mod authority;
 pub mod catalog;
 mod data;
+mod grant;
 mod installation;
 pub mod key;
 mod name;
+pub mod policy;
 pub mod root;
 
 pub use act::Act;
 pub use audit::{AuditHead, AuditRecord, Caller};
+pub use authority::Authority;
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
+pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState};
 pub use name::{EBS_ALIAS, KeyRef, aws_code, check_alias};
@@ -396,6 +402,7 @@ impl Kms {
             principal: format!("arn:aws:iam::{}:root", self.installation.public.account),
             via_service: Some("coffer".into()),
             client: "coffer itself".into(),
+            authority: Authority::Settled,
         }
     }
 

@@ -38,7 +38,8 @@ impl Place {
     }
     pub(super) fn try_init(&self) -> Result<Kms> {
         let choice = RootChoice::File(self.key_file());
-        Kms::init(self.data(), self.env(), &choice, &InstallationConfig::default())
+        let config = InstallationConfig { account: Some(ACCOUNT.into()), ..InstallationConfig::default() };
+        Kms::init(self.data(), self.env(), &choice, &config)
     }
     pub(super) fn init(&self) -> Kms {
         self.try_init().unwrap()
@@ -69,13 +70,21 @@ impl Place {
     }
 }
 
+/// The account of installations in these tests.
+pub(super) const ACCOUNT: &str = "111122223333";
+
+/// A user of the account.
+pub(super) fn user(name: &str, authority: Authority) -> Caller {
+    let principal = format!("arn:aws:iam::{ACCOUNT}:user/{name}");
+    Caller { principal, via_service: None, client: "pid 7".into(), authority }
+}
+
 pub(super) fn caller() -> Caller {
-    let principal = "arn:aws:iam::111122223333:user/alice".into();
-    Caller { principal, via_service: None, client: "pid 7".into() }
+    user("alice", Authority::Administrator)
 }
 
 pub(super) fn service() -> Caller {
-    Caller { via_service: Some("ec2".into()), ..caller() }
+    Caller { via_service: Some(policy::VOLUME_SERVICE.into()), ..caller() }
 }
 
 /// Cuts the last record off the log.

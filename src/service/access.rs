@@ -12,7 +12,7 @@ use super::{Asking, Attached, Holder, ServedExport, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
-use crate::kms::{Act, Caller};
+use crate::kms::{Act, Authority, Caller};
 use crate::units::VolumeId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -129,17 +129,19 @@ impl Service {
     /// # Errors
     /// As [`Service::remote_export`] and [`Service::attach`].
     pub fn remote_attach(self: &Arc<Self>, name: &str, remote: &Remote) -> Result<Attached> {
-        let (access, _) = self.admit(name, remote)?;
-        let caller = self.remote_caller(&access, remote);
+        let (access, volume) = self.admit(name, remote)?;
+        let caller = self.remote_caller(&access, remote, &volume.key_arn);
         // Its own token is no attachment's.
         let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
         let asking = Asking { peer, connection: remote.connection };
         self.attach(&split_token(name).0, asking, &caller)
     }
 
-    fn remote_caller(&self, access: &AccessRecord, remote: &Remote) -> Caller {
+    /// A client as a caller that wants what is sealed under this key.
+    fn remote_caller(&self, access: &AccessRecord, remote: &Remote, key_arn: &str) -> Caller {
         let client = format!("{}, {} {}", remote.client, by(access), access.name);
-        Caller { principal: self.user_arn(&access.user), via_service: None, client }
+        let authority = Authority::Volumes(vec![key_arn.to_owned()]);
+        Caller { principal: self.user_arn(&access.user), via_service: None, client, authority }
     }
 
     fn user_arn(&self, user: &str) -> String {
@@ -186,7 +188,7 @@ impl Service {
         };
         match (&access, &record) {
             (Some(access), Some(record)) if access.allows(record.volume) => {
-                Ok((self.snapshot_export(record.id)?, self.remote_caller(access, remote)))
+                Ok((self.snapshot_export(record.id)?, self.remote_caller(access, remote, &record.key_arn)))
             }
             _ => Err(self.turned_away(access.as_ref(), remote, token, (wanted, record.map(|r| r.volume)))),
         }
@@ -216,8 +218,12 @@ impl Service {
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
         let Some(unrecorded) = self.strangers.next(Instant::now()) else { return };
         let caller = match access {
-            Some(access) => self.remote_caller(access, remote),
-            None => Caller { principal: "anonymous".to_owned(), via_service: None, client: remote.client.clone() },
+            Some(access) => self.remote_caller(access, remote, ""),
+            None => {
+                let (principal, client, authority) =
+                    ("anonymous".to_owned(), remote.client.clone(), Authority::Nothing);
+                Caller { principal, via_service: None, client, authority }
+            }
         };
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {

@@ -3,6 +3,10 @@
 //! The command line calls [`super::Service::handle`] with these, in its own process or through the daemon's socket, where
 //! they travel as JSON. The answers are the same either way.
 
+mod grant;
+
+pub use grant::{GrantInfo, PolicyInfo};
+
 use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind};
@@ -24,6 +28,78 @@ pub enum Request {
         alias: Option<String>,
         /// For people.
         description: String,
+        /// Its key policy; none: AWS's default.
+        #[serde(default)]
+        policy: Option<String>,
+        /// Take a policy under which the caller could not put another one.
+        #[serde(default)]
+        bypass_lockout_check: bool,
+    },
+    /// A CMK's policy.
+    KeyPolicyShow {
+        /// Which.
+        key: String,
+    },
+    /// Gives a CMK another policy.
+    KeyPolicySet {
+        /// Which.
+        key: String,
+        /// The document.
+        policy: String,
+        /// Take one under which the caller could not put another.
+        bypass_lockout_check: bool,
+    },
+    /// Gives a CMK the default policy again, whatever its policy says. The account's root alone.
+    KeyPolicyReset {
+        /// Which.
+        key: String,
+    },
+    /// A grant on a CMK; asked again with the same name and particulars, it is the same.
+    GrantCreate {
+        /// Which.
+        key: String,
+        /// ARN of the principal that it is for.
+        grantee: String,
+        /// ARN of one that may retire it.
+        retiring: Option<String>,
+        /// As Decrypt.
+        operations: Vec<String>,
+        /// For this encryption context alone.
+        equals: Option<BTreeMap<String, String>>,
+        /// For encryption contexts that have these pairs.
+        subset: Option<BTreeMap<String, String>>,
+        /// Its name.
+        name: Option<String>,
+    },
+    /// The grants of a CMK.
+    GrantList {
+        /// Which.
+        key: String,
+        /// This one alone.
+        grant: Option<String>,
+        /// Those for this principal alone.
+        grantee: Option<String>,
+    },
+    /// The grants that a principal may retire.
+    GrantListRetirable {
+        /// Its ARN.
+        retiring: String,
+    },
+    /// Takes a grant back; a volume whose lease lives by it is suspended.
+    GrantRevoke {
+        /// Its CMK.
+        key: String,
+        /// Its id.
+        grant: String,
+    },
+    /// Gives a grant back, named by its token, or by its CMK and id.
+    GrantRetire {
+        /// Its CMK.
+        key: Option<String>,
+        /// Its id.
+        grant: Option<String>,
+        /// Its token.
+        token: Option<String>,
     },
     /// All CMKs.
     KeyList {},
@@ -321,6 +397,15 @@ pub enum Reply {
     Keys {
         /// All of them.
         keys: Vec<KeyInfo>,
+    },
+    /// A key's policy.
+    Policy(PolicyInfo),
+    /// One grant.
+    Grant(GrantInfo),
+    /// Grants.
+    Grants {
+        /// All of them.
+        grants: Vec<GrantInfo>,
     },
     /// What an encrypting or decrypting verb gives.
     Crypto(CryptoInfo),

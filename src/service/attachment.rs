@@ -6,7 +6,7 @@
 //! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
-use super::lease::{Joined, LeaseRecord, Left, Newcomer, busy};
+use super::lease::{LeaseRecord, Left, Newcomer, busy};
 use super::opening::{InUse, Need};
 use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
@@ -14,7 +14,7 @@ use super::{Holder, Role, Service, Settings};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
-use crate::kms::{Act, Caller};
+use crate::kms::{Act, Caller, Grant};
 use crate::units::VolumeId;
 use crate::volume::Volume;
 use serde::{Deserialize, Serialize};
@@ -32,12 +32,15 @@ const PREFIX: &str = "att-";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AttachmentRecord {
     id: String,
-    volume: VolumeId,
+    pub(super) volume: VolumeId,
     device: String,
     created: Timestamp,
     /// BLAKE3 of the token, hexadecimal. Records of before tokens have none: there the id itself was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// The grants that it lives by; attachments from before there were grants have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) grants: Vec<String>,
 }
 
 impl AttachmentRecord {
@@ -182,11 +185,12 @@ impl Service {
         })
     }
 
-    /// Attaches one connection: takes or joins the lease, unwraps the data key. A holder that had the volume already gets it
+    /// Attaches one connection: takes or joins the lease, asks the policy of the CMK whether the caller may have the volume,
+    /// unwraps the data key. A holder that had the volume already is not asked again (see [`super::grant`]), and gets it
     /// without its key too, if that cannot be had now: requests are held then until it can.
     ///
     /// # Errors
-    /// [`Kind::Busy`] naming who holds the volume; what the KMS says of its key; what opening reports.
+    /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
     pub fn attach(self: &Arc<Self>, name: &str, asking: Asking, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
         let asked = ExportName::parse(name);
@@ -195,11 +199,16 @@ impl Service {
         let slot = asked.slot.filter(|_| holder.is_known());
         let redials = slot.is_some() && matches!(holder, Holder::Attachment(_));
         let newcomer = Newcomer { holder: holder.clone(), connection, slot, reading: asked.read_only };
-        let joined = self.leases.join(&record, newcomer)?;
+        self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
-        let had_it = joined == Joined::Resumed || matches!(holder, Holder::Attachment(_));
-        let used = match self.acquire(&record, Need::Key(caller)) {
+        // Who has only joined may be beside a connection that is being refused just now.
+        let had_it = matches!(holder, Holder::Attachment(_)) || self.leases.is_let_in(id, &holder);
+        let opened = self.as_holder(id, &holder, had_it, caller).and_then(|now| {
+            self.ask_for_lease(&record, &now)?;
+            self.acquire(&record, Need::Key(&now))
+        });
+        let used = match opened {
             Err(err) if err.kind() == Kind::KeyUnavailable && had_it => {
                 tracing::warn!("{name_shown} is attached suspended: {}", err.line(), name_shown = record.shown());
                 self.acquire(&record, Need::Later)
@@ -210,14 +219,14 @@ impl Service {
             Ok(used) => attached.used = Some(used),
             Err(err) => {
                 // Who does not get in has nothing to come back to.
-                if joined == Joined::Begun {
+                if !self.leases.is_let_in(id, &holder) {
                     attached.farewell();
                 }
                 return Err(err.context(format!("attach {}", asked.volume)));
             }
         }
-        if joined == Joined::Begun
-            && let Err(err) = self.note_lease(&record, &holder, read_only, caller)
+        if self.leases.let_in(id, &holder)
+            && let Err(err) = self.note_lease(&record, &holder, read_only, attached.volume(), caller)
         {
             attached.farewell();
             return Err(err);
@@ -240,16 +249,31 @@ impl Service {
 
     /// A lease has begun: a client over TLS has the volume from now on, also when the server is started again; what an earlier
     /// one left without a farewell counts no more.
-    fn note_lease(&self, record: &VolumeRecord, holder: &Holder, reading: bool, caller: &Caller) -> Result<()> {
+    fn note_lease(
+        &self,
+        record: &VolumeRecord,
+        holder: &Holder,
+        reading: bool,
+        volume: &Volume,
+        caller: &Caller,
+    ) -> Result<()> {
         let _turn = self.leases.records.lock();
         let id = record.id.to_string();
         match holder {
             Holder::Remote(client) if !reading => {
-                let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now() };
+                let given = self.lease_grants(volume, caller)?;
+                let grants = given.iter().map(|g| g.id.clone()).collect();
+                let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now(), grants };
                 let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("client", client);
-                self.kms.audited(caller, act, |tx| match tx.get::<LeaseRecord>(&id)? {
-                    Some(found) => tx.update(&lease, found.version).map(drop),
-                    None => tx.insert(&lease).map(drop),
+                self.kms.audited(caller, with_grants(act, &lease.grants), |tx| {
+                    given.iter().try_for_each(|grant| grant.put(tx))?;
+                    match tx.get::<LeaseRecord>(&id)? {
+                        Some(found) => {
+                            found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
+                            tx.update(&lease, found.version).map(drop)
+                        }
+                        None => tx.insert(&lease).map(drop),
+                    }
                 })
             }
             _ => match self.kms.catalog().get::<LeaseRecord>(&id)? {
@@ -262,7 +286,10 @@ impl Service {
     fn drop_lease_record(&self, id: VolumeId, client: &str) -> Result<()> {
         let act = Act::new("ec2:DetachVolume").detail("volume", id).detail("client", client).restrictive();
         self.kms.audited(&self.own_caller("detach"), act, |tx| match tx.get::<LeaseRecord>(&id.to_string())? {
-            Some(found) if found.record.holder == client => tx.delete::<LeaseRecord>(&id.to_string(), found.version),
+            Some(found) if found.record.holder == client => {
+                found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
+                tx.delete::<LeaseRecord>(&id.to_string(), found.version)
+            }
             _ => Ok(()),
         })
     }
@@ -330,18 +357,23 @@ impl Service {
             return Err(busy(&record, &holder));
         }
         // The key is asked for now, so that a disabled CMK is the caller's error and not a failed mount.
-        drop(self.acquire(&record, Need::Key(caller))?);
+        self.ask_for_lease(&record, caller)?;
+        let given = self.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
         let mut raw = [0u8; 16];
         self.env.rng.fill(&mut raw);
         let id = format!("{PREFIX}{}", &hex::encode(raw)[..17]);
         let secret = token::draw(PREFIX);
         let (device, token) = (device.to_owned(), Some(token::hash(&secret)));
-        let att = AttachmentRecord { id, volume: record.id, device, created: self.env.now(), token };
+        let grants = given.iter().map(|g| g.id.clone()).collect();
+        let att = AttachmentRecord { id, volume: record.id, device, created: self.env.now(), token, grants };
         let act = Act::new("ec2:AttachVolume")
             .detail("volume", record.id)
             .detail("device", &att.device)
             .detail("attachment", &att.id);
-        self.kms.audited(caller, act, |tx| tx.insert(&att))?;
+        self.kms.audited(caller, with_grants(act, &att.grants), |tx| {
+            given.iter().try_for_each(|grant| grant.put(tx))?;
+            tx.insert(&att)
+        })?;
         Ok(self.attachment_info(&att, Some(&record), Some(&secret)))
     }
 
@@ -380,10 +412,14 @@ impl Service {
             if let Some(att) = &att
                 && let Some(found) = tx.get::<AttachmentRecord>(&att.id)?
             {
+                found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
                 tx.delete::<AttachmentRecord>(&att.id, found.version)?;
             }
             match tx.get::<LeaseRecord>(&record.id.to_string())? {
-                Some(found) => tx.delete::<LeaseRecord>(&record.id.to_string(), found.version),
+                Some(found) => {
+                    found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
+                    tx.delete::<LeaseRecord>(&record.id.to_string(), found.version)
+                }
                 None => Ok(()),
             }
         })?;
@@ -395,7 +431,10 @@ impl Service {
         let att = self.find_attachment(what)?;
         let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id).restrictive();
         self.kms.audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
-            Some(found) => tx.delete::<AttachmentRecord>(&att.id, found.version),
+            Some(found) => {
+                found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
+                tx.delete::<AttachmentRecord>(&att.id, found.version)
+            }
             None => Ok(()),
         })?;
         let record = self.kms.catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
@@ -433,6 +472,10 @@ impl Service {
             created: att.created,
         }
     }
+}
+
+fn with_grants(act: Act, grants: &[String]) -> Act {
+    act.detail("grant", grants.join(" "))
 }
 
 fn not_attached(what: &str) -> Error {

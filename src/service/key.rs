@@ -14,7 +14,7 @@ impl Service {
         let of = |key: &str| key.parse::<KeyRef>();
         let one = |meta: Result<KeyMetadata>| meta.and_then(|m| self.key_info(m)).map(Reply::Key);
         match request {
-            R::KeyCreate { alias, description } => {
+            R::KeyCreate { alias, description, policy, bypass_lockout_check } => {
                 if let Some(alias) = &alias {
                     crate::kms::check_alias(alias)?;
                     if kms.list_aliases(None)?.aliases.iter().any(|a| a.alias_name == *alias) {
@@ -22,9 +22,10 @@ impl Service {
                             .hint("choose another, or point it elsewhere with `coffer key alias update`"));
                     }
                 }
-                let made = kms.create_key(&description, caller)?;
+                let made = kms.create_key_with(&description, policy.as_deref(), bypass_lockout_check, caller)?;
                 if let Some(alias) = alias {
-                    kms.create_alias(&alias, &KeyRef::id(made.key_id), caller)?;
+                    let named = kms.create_alias(&alias, &KeyRef::id(made.key_id), caller);
+                    named.map_err(|e| e.context(format!("key {} is made, but not its alias", made.key_id)))?;
                 }
                 one(Ok(made))
             }
@@ -37,7 +38,10 @@ impl Service {
                 keys.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
                 Ok(Reply::Keys { keys })
             }
-            R::KeyShow { key } => one(kms.describe_key(&of(&key)?)),
+            R::KeyShow { key } => {
+                kms.ask(&of(&key)?, "DescribeKey", caller)?;
+                one(kms.describe_key(&of(&key)?))
+            }
             R::KeyEnable { key } => {
                 let meta = kms.enable_key(&of(&key)?, caller)?;
                 self.resume_volumes(&meta.arn);

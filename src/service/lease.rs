@@ -85,6 +85,8 @@ struct Lease {
     holder: Holder,
     reading: bool,
     members: Vec<Newcomer>,
+    /// Those of its holders who were asked by what right, and had one: they are not asked again.
+    let_in: Vec<Holder>,
     /// Its last connection went without a farewell: the lease is kept until then.
     kept_until: Option<Instant>,
     /// Somebody breaks it: no more connections.
@@ -111,15 +113,6 @@ impl Lease {
         let gone = if self.members.is_empty() { ", which went without a farewell" } else { "" };
         format!("{}{how}{gone}", holders.join(", "))
     }
-}
-
-/// How a lease was when a connection joined it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Joined {
-    /// The holder did not have it.
-    Begun,
-    /// The same holder had it already.
-    Resumed,
 }
 
 /// What became of a lease when a connection left.
@@ -165,7 +158,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds it.
-    pub(super) fn join(&self, record: &VolumeRecord, one: Newcomer) -> Result<Joined> {
+    pub(super) fn join(&self, record: &VolumeRecord, one: Newcomer) -> Result<()> {
         let mut held = self.held.lock();
         let until = Instant::now() + LAST_GOODBYES;
         loop {
@@ -183,12 +176,11 @@ impl Leases {
                 None => break,
             }
         }
-        let had_it = |l: &Lease| l.holder == one.holder || l.members.iter().any(|m| m.holder == one.holder);
-        let joined = if held.get(&record.id).is_some_and(had_it) { Joined::Resumed } else { Joined::Begun };
         let lease = held.entry(record.id).or_insert_with(|| Lease {
             holder: one.holder.clone(),
             reading: one.reading,
             members: Vec::new(),
+            let_in: Vec::new(),
             kept_until: None,
             broken: false,
         });
@@ -201,7 +193,7 @@ impl Leases {
             let what = format!("volume {}: connection {held_up}, in the same slot, has not ended", record.shown());
             return Err(Error::new(Kind::Busy, what).hint("connect again"));
         }
-        Ok(joined)
+        Ok(())
     }
 
     /// Closes connections and waits until they have left; else the one that has not.
@@ -235,6 +227,8 @@ impl Leases {
         lease.members.retain(|m| m.connection != connection);
         self.changed.notify_all();
         if !lease.members.is_empty() {
+            let Lease { members, let_in, .. } = lease;
+            let_in.retain(|h| members.iter().any(|m| m.holder == *h));
             return Left::Goes;
         }
         if matches!(lease.holder, Holder::Remote(_)) && !lease.reading && !farewell && !lease.broken {
@@ -247,8 +241,23 @@ impl Leases {
     /// Keeps a volume for a holder that had it when an earlier server ended.
     pub(super) fn keep(&self, id: VolumeId, holder: Holder) {
         let kept_until = Some(Instant::now() + self.grace);
-        let lease = Lease { holder, reading: false, members: Vec::new(), kept_until, broken: false };
+        let let_in = vec![holder.clone()];
+        let lease = Lease { holder, reading: false, members: Vec::new(), let_in, kept_until, broken: false };
         self.held.lock().insert(id, lease);
+    }
+
+    /// A connection of this holder was asked by what right, and got its volume: the next ones are not asked. Whether it is the
+    /// first.
+    pub(super) fn let_in(&self, id: VolumeId, holder: &Holder) -> bool {
+        let mut held = self.held.lock();
+        let Some(lease) = held.get_mut(&id).filter(|l| !l.let_in.contains(holder)) else { return false };
+        lease.let_in.push(holder.clone());
+        true
+    }
+
+    /// Whether a connection of this holder was let in before. One that has only joined was not: it may yet be refused.
+    pub(super) fn is_let_in(&self, id: VolumeId, holder: &Holder) -> bool {
+        self.held.lock().get(&id).is_some_and(|l| l.let_in.contains(holder))
     }
 
     /// Who holds a volume, in words.
@@ -300,6 +309,9 @@ pub(super) struct LeaseRecord {
     /// The name that the client was allowed under.
     pub(super) holder: String,
     pub(super) since: Timestamp,
+    /// The grants that it lives by; leases from before there were grants have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) grants: Vec<String>,
 }
 
 impl Record for LeaseRecord {

@@ -28,6 +28,13 @@ fn newcomer(holder: Holder, connection: u64) -> Newcomer {
     Newcomer { holder, connection, slot: None, reading: false }
 }
 
+/// Joins and gets its volume. Whether the lease began with that for this holder.
+fn begins(leases: &Leases, web: &VolumeRecord, one: Newcomer) -> bool {
+    let holder = one.holder.clone();
+    leases.join(web, one).unwrap();
+    leases.let_in(web.id, &holder)
+}
+
 fn remote(name: &str) -> Holder {
     Holder::Remote(name.to_owned())
 }
@@ -44,27 +51,58 @@ fn living() -> Holder {
 #[test]
 fn a_lease_is_its_holders_alone_and_ends_with_the_last_connection() {
     let (leases, web) = (Leases::new(GRACE), record());
-    assert_eq!(leases.join(&web, newcomer(living(), 1)).unwrap(), Joined::Begun);
-    assert_eq!(leases.join(&web, newcomer(living(), 2)).unwrap(), Joined::Resumed);
+    assert!(begins(&leases, &web, newcomer(living(), 1)));
+    assert!(!begins(&leases, &web, newcomer(living(), 2)));
     let refused = leases.join(&web, newcomer(remote("a"), 3)).unwrap_err();
     assert_eq!(refused.kind(), Kind::Busy);
     assert!(refused.line().contains(&living().to_string()), "{}", refused.line());
     assert_eq!(leases.leave(web.id, 1, false), Left::Goes);
     assert!(leases.join(&web, newcomer(remote("a"), 4)).is_err());
     assert_eq!(leases.leave(web.id, 2, false), Left::Ended(living()));
-    assert_eq!(leases.join(&web, newcomer(remote("a"), 5)).unwrap(), Joined::Begun);
+    assert!(begins(&leases, &web, newcomer(remote("a"), 5)));
+}
+
+#[test]
+fn who_only_joined_was_not_let_in_and_who_was_is_until_its_lease_ends() {
+    let (leases, web) = (Leases::new(GRACE), record());
+    let join = |holder: Holder, connection, reading| {
+        leases.join(&web, Newcomer { reading, ..newcomer(holder, connection) }).unwrap();
+    };
+    join(remote("a"), 1, false);
+    join(remote("a"), 2, false);
+    assert!(!leases.is_let_in(web.id, &remote("a")), "a second connection gets in by no first one that is being asked");
+    assert!(leases.let_in(web.id, &remote("a")) && !leases.let_in(web.id, &remote("a")));
+    leases.leave(web.id, 1, false);
+    assert!(leases.is_let_in(web.id, &remote("a")) && !leases.is_let_in(web.id, &remote("b")));
+    leases.leave(web.id, 2, false);
+    assert!(leases.is_let_in(web.id, &remote("a")), "cut off, it may come back");
+    join(remote("a"), 3, false);
+    leases.leave(web.id, 3, true);
+    assert!(!leases.is_let_in(web.id, &remote("a")), "it said goodbye");
+    // Readers share a lease, each by its own right.
+    join(living(), 4, true);
+    join(remote("b"), 5, true);
+    leases.let_in(web.id, &living());
+    assert!(!leases.is_let_in(web.id, &remote("b")));
+    leases.let_in(web.id, &remote("b"));
+    leases.leave(web.id, 4, false);
+    assert!(!leases.is_let_in(web.id, &living()) && leases.is_let_in(web.id, &remote("b")));
+    // After a restart.
+    leases.leave(web.id, 5, false);
+    leases.keep(web.id, remote("c"));
+    assert!(leases.is_let_in(web.id, &remote("c")));
 }
 
 #[test]
 fn a_tls_client_that_was_cut_off_comes_back_first_and_one_that_said_goodbye_is_gone() {
     let (leases, web) = (Leases::new(Duration::from_secs(3600)), record());
-    leases.join(&web, newcomer(remote("a"), 1)).unwrap();
+    assert!(begins(&leases, &web, newcomer(remote("a"), 1)));
     assert_eq!(leases.leave(web.id, 1, false), Left::Goes);
     let refused = leases.join(&web, newcomer(living(), 2)).unwrap_err();
     assert!(refused.line().contains("the TLS client a, which went without a farewell"), "{}", refused.line());
-    assert_eq!(leases.join(&web, newcomer(remote("a"), 3)).unwrap(), Joined::Resumed);
+    assert!(!begins(&leases, &web, newcomer(remote("a"), 3)));
     assert_eq!(leases.leave(web.id, 3, true), Left::Ended(remote("a")));
-    assert_eq!(leases.join(&web, newcomer(living(), 4)).unwrap(), Joined::Begun);
+    assert!(begins(&leases, &web, newcomer(living(), 4)));
 }
 
 #[test]
@@ -73,7 +111,7 @@ fn the_grace_ends() {
     leases.join(&web, newcomer(remote("a"), 1)).unwrap();
     leases.leave(web.id, 1, false);
     assert_eq!(leases.shown(web.id), None);
-    assert_eq!(leases.join(&web, newcomer(living(), 2)).unwrap(), Joined::Begun);
+    assert!(begins(&leases, &web, newcomer(living(), 2)));
 }
 
 #[test]
@@ -81,8 +119,8 @@ fn readers_share_and_neither_readers_nor_a_writer_let_the_other_in() {
     let (leases, web) = (Leases::new(GRACE), record());
     let reading = |holder, connection| Newcomer { reading: true, ..newcomer(holder, connection) };
     leases.join(&web, reading(living(), 1)).unwrap();
-    assert_eq!(leases.join(&web, reading(remote("a"), 2)).unwrap(), Joined::Begun);
-    assert_eq!(leases.join(&web, reading(remote("a"), 6)).unwrap(), Joined::Resumed);
+    assert!(begins(&leases, &web, reading(remote("a"), 2)));
+    assert!(!begins(&leases, &web, reading(remote("a"), 6)));
     leases.leave(web.id, 6, true);
     let refused = leases.join(&web, newcomer(remote("b"), 3)).unwrap_err();
     assert!(refused.line().contains(&format!("{}, the TLS client a (reading)", living())), "{}", refused.line());
@@ -111,10 +149,10 @@ fn a_connection_in_a_slot_closes_the_one_before_and_is_let_in_when_that_has_left
     let (leases, closed) = with_server(&web);
     let att = Holder::Attachment("att-1".to_owned());
     let slot = |connection, slot| Newcomer { slot: Some(slot), ..newcomer(att.clone(), connection) };
-    leases.join(&web, slot(1, 0)).unwrap();
+    assert!(begins(&leases, &web, slot(1, 0)));
     leases.join(&web, slot(2, 1)).unwrap();
     assert!(closed.lock().is_empty());
-    assert_eq!(leases.join(&web, slot(3, 0)).unwrap(), Joined::Resumed);
+    assert!(!begins(&leases, &web, slot(3, 0)));
     assert_eq!(*closed.lock(), [1], "the other slot goes on");
     let left: Vec<u64> = leases.held.lock()[&web.id].members.iter().map(|m| m.connection).collect();
     assert_eq!(left, [2, 3]);
@@ -129,5 +167,5 @@ fn a_broken_lease_closes_all_its_connections() {
     leases.join(&web, newcomer(remote("a"), 2)).unwrap();
     assert_eq!(leases.break_lease(&web).unwrap().as_deref(), Some("the TLS client a"));
     assert_eq!(*closed.lock(), [1, 2]);
-    assert_eq!(leases.join(&web, newcomer(living(), 3)).unwrap(), Joined::Begun, "it is not kept for a");
+    assert!(begins(&leases, &web, newcomer(living(), 3)), "it is not kept for a");
 }

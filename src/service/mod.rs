@@ -11,6 +11,7 @@ mod check;
 mod contexts;
 pub mod datadir;
 mod export;
+mod grant;
 mod housekeeping;
 mod key;
 mod lease;
@@ -32,7 +33,7 @@ pub use view::SnapshotView;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::kms::{Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
+use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::units::VolumeId;
@@ -46,7 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
-pub const EC2: &str = "ec2.coffer";
+pub const EC2: &str = crate::kms::policy::VOLUME_SERVICE;
 
 /// What a data directory is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +179,8 @@ impl Service {
                     .hint("run as the owner of the data directory, or as root"));
             }
         };
-        Ok(Caller { principal, via_service: None, client: client.to_owned() })
+        let authority = Authority::Administrator;
+        Ok(Caller { principal, via_service: None, client: client.to_owned(), authority })
     }
 
     /// Whether a local user with this id administers the installation: its owner, or root.
@@ -217,6 +219,14 @@ impl Service {
             | R::AliasUpdate { .. }
             | R::AliasDelete { .. }
             | R::AliasList {} => self.handle_key(caller, request),
+            R::KeyPolicyShow { .. }
+            | R::KeyPolicySet { .. }
+            | R::KeyPolicyReset { .. }
+            | R::GrantCreate { .. }
+            | R::GrantList { .. }
+            | R::GrantListRetirable { .. }
+            | R::GrantRevoke { .. }
+            | R::GrantRetire { .. } => self.handle_policy(caller, request),
             R::VolumeCreate { name, size, key, snapshot, on_key_loss, iops, throughput } => {
                 let settings = Changes { on_key_loss, iops, throughput };
                 self.create_volume(caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)

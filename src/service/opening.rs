@@ -9,7 +9,7 @@ use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Act, Caller};
+use crate::kms::{Act, Authority, Caller};
 use crate::store::file::FileStore;
 use crate::units::{KeyEpoch, VolumeId};
 use crate::volume::Volume;
@@ -111,6 +111,9 @@ impl Service {
                 if self.is_suspended(record.id)? {
                     let what = format!("volume {} is suspended by hand", record.shown());
                     return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
+                }
+                if opens.get(&record.id).is_some_and(|o| o.suspended) {
+                    self.refuse_if_revoked(record, caller)?;
                 }
                 let keys = self.unwrap_keys(&volume, caller)?;
                 volume.unlock(&keys)?;
@@ -214,6 +217,7 @@ impl Service {
             principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
             via_service: Some(EC2.to_owned()),
             client: what.to_owned(),
+            authority: Authority::Settled,
         }
     }
 
@@ -250,6 +254,7 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
+        open.suspended &= open.users > 0; // nobody waits for its key any more
         // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
         if open.users > 0 || open.filler.is_some() {
             return;

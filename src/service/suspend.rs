@@ -91,7 +91,8 @@ impl Service {
         let act = Act::new("coffer:ResumeVolume").key(record.key_arn.clone()).detail("volume", record.id);
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&record.id).filter(|o| o.suspended) {
-            open.volume.unlock(&self.unwrap_keys(&open.volume, caller)?)?;
+            let lease = self.as_resuming(record.id, caller)?;
+            open.volume.unlock(&self.unwrap_keys(&open.volume, &lease)?)?;
             let next = self
                 .change_record(caller, act, record.id, |r| r.suspended = false)
                 .inspect_err(|_| open.volume.suspend())?;
@@ -139,6 +140,15 @@ impl Service {
         }
     }
 
+    /// A volume may not be used any more by those who have it: wipes its data keys, unless it is to go on.
+    pub(super) fn suspend_one(&self, id: VolumeId, why: &str) {
+        let mut opens = self.opens.lock();
+        let open = opens.get_mut(&id).filter(|o| o.settings.on_key_loss() != OnKeyLoss::Continue);
+        if let Some(open) = open.filter(|o| o.volume.is_unlocked()) {
+            suspend(open, why);
+        }
+    }
+
     /// Whether a CMK wraps one of the volume's data keys: by the key id in the blob, never by the ARN shown beside it.
     fn is_under(&self, volume: &Volume, arn: &str) -> bool {
         let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
@@ -161,7 +171,8 @@ impl Service {
             let id = open.volume.id();
             let unlocked = self.is_suspended(id).and_then(|by_hand| {
                 if !by_hand {
-                    open.volume.unlock(&self.unwrap_keys(&open.volume, &caller)?)?;
+                    let lease = self.as_resuming(id, &caller)?;
+                    open.volume.unlock(&self.unwrap_keys(&open.volume, &lease)?)?;
                 }
                 Ok(!by_hand)
             });

@@ -11,7 +11,7 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::catalog::Record;
-use crate::kms::{Act, Caller, KeyRef};
+use crate::kms::{Act, Caller, Grant, KeyRef};
 use crate::store::file::FileStore;
 use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::Volume;
@@ -348,6 +348,7 @@ impl Service {
         self.kms.audited(caller, act, |tx| {
             let id = record.id.to_string();
             if let Some(lease) = tx.get::<LeaseRecord>(&id)? {
+                lease.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
                 tx.delete::<LeaseRecord>(&id, lease.version)?;
             }
             let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };

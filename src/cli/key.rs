@@ -1,0 +1,161 @@
+//! `coffer key policy` and `coffer key grant`.
+
+use super::crypto::pairs;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::policy::MAX_POLICY;
+use crate::service::api::Request;
+use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A key policy that is about to be given.
+#[derive(Debug, Args)]
+pub(super) struct Lockout {
+    /// Take a policy under which you could not put another one
+    #[arg(long)]
+    bypass_policy_lockout_safety_check: bool,
+}
+
+impl Lockout {
+    pub(super) const fn is_bypassed(&self) -> bool {
+        self.bypass_policy_lockout_safety_check
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Show a CMK's policy
+    Show {
+        /// Key id, ARN or alias
+        key: String,
+    },
+    /// Give a CMK another policy: who may do what with it, on which conditions
+    Set {
+        /// Key id, ARN or alias
+        key: String,
+        /// The policy's JSON, at most 32 KiB; - for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        lockout: Lockout,
+    },
+    /// Give a CMK the default policy again, when its policy locks everybody out (uid 0 alone; audited)
+    Reset {
+        /// Key id, ARN or alias
+        key: String,
+    },
+}
+
+/// Which encryption contexts a grant is for.
+#[derive(Debug, Args)]
+pub(super) struct ConstraintArgs {
+    /// For this encryption context alone, name=value
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "context_subset")]
+    context_equals: Vec<String>,
+    /// For encryption contexts that have this pair, and perhaps more, name=value
+    #[arg(long, value_name = "NAME=VALUE")]
+    context_subset: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GrantVerb {
+    /// Let a principal use a CMK, without a change of its policy
+    Create {
+        /// Key id, ARN or alias
+        key: String,
+        /// ARN of the principal that it is for
+        #[arg(long, value_name = "ARN")]
+        grantee: String,
+        /// What it allows, as Decrypt
+        #[arg(long = "operation", value_name = "OPERATION", required = true)]
+        operations: Vec<String>,
+        /// ARN of a principal that may retire it
+        #[arg(long, value_name = "ARN")]
+        retiring: Option<String>,
+        #[command(flatten)]
+        constraint: ConstraintArgs,
+        /// A name: asked again with it, the same grant is given
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List a CMK's grants, or those that a principal may retire
+    List {
+        /// Key id, ARN or alias
+        #[arg(required_unless_present = "retirable_by")]
+        key: Option<String>,
+        /// This one alone
+        #[arg(long, value_name = "GRANT")]
+        id: Option<String>,
+        /// Those for this principal alone
+        #[arg(long, value_name = "ARN")]
+        grantee: Option<String>,
+        /// Those of all CMKs that this principal may retire
+        #[arg(long, value_name = "ARN", conflicts_with_all = ["key", "id", "grantee"])]
+        retirable_by: Option<String>,
+    },
+    /// Take a grant back: a volume that is attached by it is suspended
+    Revoke {
+        /// Key id, ARN or alias
+        key: String,
+        /// The grant's id
+        grant: String,
+    },
+    /// Give a grant back, as its retiring principal or as an administrator
+    Retire {
+        /// Key id, ARN or alias
+        #[arg(required_unless_present = "token", requires = "grant")]
+        key: Option<String>,
+        /// The grant's id
+        grant: Option<String>,
+        /// Its token, instead
+        #[arg(long, conflicts_with_all = ["key", "grant"])]
+        token: Option<String>,
+    },
+}
+
+/// A policy from a file, or from standard input.
+pub(super) fn read_policy(file: &Path) -> Result<String> {
+    let most = MAX_POLICY as u64 + 1;
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin().take(most).read_to_end(&mut bytes).on(|| "read the policy from standard input".to_owned())?;
+    } else {
+        let what = || format!("read the policy {}", file.display());
+        std::fs::File::open(file).and_then(|f| f.take(most).read_to_end(&mut bytes)).on(what)?;
+    }
+    if bytes.len() as u64 == most {
+        let what = format!("{}: a key policy has at most {MAX_POLICY} bytes", file.display());
+        return Err(Error::new(Kind::Usage, what).hint("name several principals or actions in one statement"));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::new(Kind::Usage, format!("{}: it is no UTF-8 text", file.display())))
+}
+
+pub(super) fn policy_request(verb: PolicyVerb) -> Result<Request> {
+    Ok(match verb {
+        PolicyVerb::Show { key } => Request::KeyPolicyShow { key },
+        PolicyVerb::Set { key, file, lockout } => {
+            let bypass_lockout_check = lockout.is_bypassed();
+            Request::KeyPolicySet { key, policy: read_policy(&file)?, bypass_lockout_check }
+        }
+        PolicyVerb::Reset { key } => Request::KeyPolicyReset { key },
+    })
+}
+
+fn given(context: &[String]) -> Result<Option<BTreeMap<String, String>>> {
+    if context.is_empty() { Ok(None) } else { pairs(context).map(Some) }
+}
+
+pub(super) fn grant_request(verb: GrantVerb) -> Result<Request> {
+    Ok(match verb {
+        GrantVerb::Create { key, grantee, operations, retiring, constraint, name } => {
+            let (equals, subset) = (given(&constraint.context_equals)?, given(&constraint.context_subset)?);
+            Request::GrantCreate { key, grantee, retiring, operations, equals, subset, name }
+        }
+        GrantVerb::List { key, id, grantee, retirable_by } => match (key, retirable_by) {
+            (_, Some(retiring)) => Request::GrantListRetirable { retiring },
+            (key, None) => Request::GrantList { key: key.unwrap_or_default(), grant: id, grantee },
+        },
+        GrantVerb::Revoke { key, grant } => Request::GrantRevoke { key, grant },
+        GrantVerb::Retire { key, grant, token } => Request::GrantRetire { key, grant, token },
+    })
+}

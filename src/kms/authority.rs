@@ -1,0 +1,275 @@
+//! By what right a caller asks, and what the key's policy and grants say to it.
+//!
+//! In this order: a Deny of the policy refuses. An Allow that names the principal allows. An Allow that names its account
+//! allows if the principal's own permissions ([`Authority`]) do. A grant to the principal that covers the operation allows.
+//! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys").
+
+use super::grant::Operation;
+use super::key::{KeyManager, KeyRecord};
+use super::name::{AwsCode, KeyRef};
+use super::policy::{GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict};
+use super::{Act, Caller, Kms};
+use crate::cipher::wrap::EncryptionContext;
+use crate::error::{Error, Kind, Result};
+
+/// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
+/// the caller is, never from a request; not part of an audit record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Authority {
+    /// Nothing: only what policies and grants name it for.
+    #[default]
+    Nothing,
+    /// Everything: the account's root, and the owner of the data directory.
+    Administrator,
+    /// To use volumes: Decrypt, CreateGrant and DescribeKey through the volume service, on these keys (ARNs).
+    Volumes(Vec<String>),
+    /// The grants of a lease that was let in before: these alone count, whatever the policy says of the caller now.
+    Grants(Vec<String>),
+    /// coffer itself, or a lease of this process's life that was let in before: nothing is asked.
+    Settled,
+}
+
+impl Authority {
+    /// What the principal's own permissions say.
+    fn permits(&self, q: &Question<'_>) -> bool {
+        match self {
+            Self::Administrator | Self::Settled => true,
+            Self::Volumes(keys) => {
+                q.via_service == Some(VOLUME_SERVICE)
+                    && ["Decrypt", "CreateGrant", "DescribeKey"].contains(&q.action)
+                    && keys.iter().any(|k| k == q.resource)
+            }
+            Self::Nothing | Self::Grants(_) => false,
+        }
+    }
+}
+
+/// An operation that is asked for on a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// As `Decrypt`.
+    pub(super) action: &'a str,
+    pub(super) context: &'a EncryptionContext,
+    pub(super) grant: Option<&'a GrantFacts>,
+}
+
+/// What allowed an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Policy,
+    Grant,
+}
+
+/// What a volume's lease asks of the policy for the grant that it lives by.
+pub(super) fn lease_facts() -> GrantFacts {
+    GrantFacts { for_aws_resource: true, operations: vec![Operation::Decrypt.to_string()] }
+}
+
+impl Kms {
+    /// The principal that durable leases of volumes are granted to.
+    #[must_use]
+    pub fn volume_service(&self) -> String {
+        format!("arn:aws:iam::{}:service/{VOLUME_SERVICE}", self.installation.public.account)
+    }
+
+    fn root_principal(&self) -> String {
+        format!("arn:aws:iam::{}:root", self.installation.public.account)
+    }
+
+    /// The policy that a key has, or AWS's default for one that was given none.
+    pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
+        let account = &self.installation.public.account;
+        match (&key.policy, key.manager) {
+            // It was understood when it was put, perhaps by a newer coffer than this one: nobody is let in by half of it.
+            (Some(text), _) => Policy::parse(text).map_err(|e| {
+                let what =
+                    format!("key {}: this build does not understand its policy: {}", self.key_arn(key.id), e.what());
+                let hint = "use the coffer version that put it; uid 0 may give it the default: coffer key policy reset";
+                Error::new(Kind::AccessDenied, what).hint(hint)
+            }),
+            (None, KeyManager::Customer) => Ok(Policy::of_account(account)),
+            (None, KeyManager::Aws) => Ok(Policy::of_volume_service(account)),
+        }
+    }
+
+    /// Whether the caller may do this with a key.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] saying who may not do what on which key, and whether a Deny says so or no Allow does.
+    pub(super) fn authorize(&self, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
+        if caller.authority == Authority::Settled {
+            return Ok(By::Policy);
+        }
+        self.authorize_by(&self.policy_of(key)?, key, wanted, caller)
+    }
+
+    fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
+        let (arn, service) = (self.key_arn(key.id), self.volume_service());
+        // Under a lease's grant the service asks, not who began the lease.
+        let principal = match &caller.authority {
+            Authority::Grants(_) => &service,
+            _ => &caller.principal,
+        };
+        let question = Question {
+            action: wanted.action,
+            resource: &arn,
+            principal,
+            via_service: caller.via_service.as_deref(),
+            context: wanted.context,
+            grant: wanted.grant,
+            now: self.env.now(),
+        };
+        let refuse = |why: &str| Err(denied(principal, wanted.action, &arn, why));
+        let verdict = policy.verdict(&question);
+        if verdict == Verdict::Denied {
+            return refuse("with an explicit deny in a resource-based policy");
+        }
+        if let Authority::Grants(ids) = &caller.authority {
+            for id in ids {
+                if self.grant(id)?.is_some_and(|g| g.covers(key.id, principal, &wanted)) {
+                    return Ok(By::Grant);
+                }
+            }
+            let why = format!("because its grant {} was revoked or retired", ids.join(", "));
+            return Err(denied(principal, wanted.action, &arn, &why).hint("detach the volume, then attach it again"));
+        }
+        let own = verdict == Verdict::Delegated && caller.authority.permits(&question);
+        if own || verdict == Verdict::Allowed {
+            return Ok(By::Policy);
+        }
+        if self.is_granted(key.id, principal, &wanted)? {
+            return Ok(By::Grant);
+        }
+        if verdict == Verdict::Delegated {
+            return refuse(&format!("because no identity-based policy allows the kms:{} action", wanted.action));
+        }
+        refuse(&format!("because no resource-based policy allows the kms:{} action", wanted.action))
+    }
+
+    /// Asks for an operation that this module does not do itself; a refusal is audited.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`]; [`Kind::NotFound`], [`Kind::KeyUnavailable`] as for any verb on the key.
+    pub fn ask(&self, key: &KeyRef, action: &str, caller: &Caller) -> Result<()> {
+        let context = EncryptionContext::new();
+        let asked = || {
+            let record = self.load(self.resolve(key)?)?.record;
+            self.authorize(&record, Wanted { action, context: &context, grant: None }, caller).map(drop)
+        };
+        asked().inspect_err(|e| self.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
+    }
+
+    /// An act on a key, by its ARN if it is known which that is, else as it was named.
+    fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
+        match self.resolve(key) {
+            Ok(id) => Act::new(name).key(self.key_arn(id)),
+            Err(_) => Act::new(name).detail("named", key),
+        }
+    }
+
+    /// Asks whether the caller may have a volume under this key: CreateGrant for a lease of the service, and Decrypt. Under a
+    /// lease's grants that is Decrypt alone. Nothing is written, but for a refusal into the audit.
+    ///
+    /// # Errors
+    /// As [`Kms::ask`].
+    pub fn ask_for_volume(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
+        if caller.authority == Authority::Settled {
+            return Ok(());
+        }
+        let facts = lease_facts();
+        let under_grant = matches!(caller.authority, Authority::Grants(_));
+        let wanted = [
+            Wanted { action: "CreateGrant", context, grant: Some(&facts) },
+            Wanted { action: "Decrypt", context, grant: None },
+        ];
+        let id = self.resolve(key)?;
+        let mut act = "kms:Decrypt";
+        let mut asked = || {
+            let record = self.load(id)?.record;
+            let wanted = wanted.iter().filter(|w| !under_grant || w.action == "Decrypt");
+            wanted.copied().try_for_each(|w| {
+                act = if w.action == "Decrypt" { "kms:Decrypt" } else { "kms:CreateGrant" };
+                self.authorize(&record, w, caller).map(drop)
+            })
+        };
+        let answer = asked();
+        answer.inspect_err(|e| self.record_refusal(Act::new(act).key(self.key_arn(id)).context(context), caller, e))
+    }
+
+    /// Puts a refusal into the audit: that it cannot be written is no reason to say anything else to the caller.
+    pub(super) fn record_refusal(&self, act: Act, caller: &Caller, err: &Error) {
+        if let Err(lost) = self.record(caller, act, Err(err)) {
+            tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
+        }
+    }
+
+    /// A key's policy, as it was put; of a key that was given none, AWS's default.
+    ///
+    /// # Errors
+    /// As [`Kms::ask`].
+    pub fn get_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<String> {
+        self.ask(key, "GetKeyPolicy", caller)?;
+        let record = self.load(self.resolve(key)?)?.record;
+        match &record.policy {
+            Some(text) => Ok(text.clone()),
+            None => Ok(self.policy_of(&record)?.pretty()),
+        }
+    }
+
+    /// Gives a key another policy. It holds from the next question on; leases that were let in before go on.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy under which the caller could not put another one,
+    /// unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
+    pub fn put_key_policy(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
+        let policy = Policy::parse(document)?;
+        let hash = super::catalog::sha256_hex(document.as_bytes());
+        let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
+        let put = self.change(key, act, caller, |key, _, _| {
+            if !bypass {
+                self.check_lockout(&policy, key, caller)?;
+            }
+            key.policy = Some(document.to_owned());
+            Ok(())
+        });
+        put.map(drop)
+    }
+
+    /// Refuses a policy under which its author could not put the next one.
+    pub(super) fn check_lockout(&self, policy: &Policy, key: &KeyRecord, caller: &Caller) -> Result<()> {
+        let context = EncryptionContext::new();
+        let wanted = Wanted { action: "PutKeyPolicy", context: &context, grant: None };
+        self.authorize_by(policy, key, wanted, caller).map(drop).map_err(|_| {
+            let what = format!("key policy: under it, {} could not put another one", caller.principal);
+            Error::new(Kind::Usage, what)
+                .because(AwsCode("MalformedPolicyDocumentException"))
+                .hint("let it allow that principal kms:PutKeyPolicy, or say --bypass-policy-lockout-safety-check")
+        })
+    }
+
+    /// Gives a key AWS's default policy again, whatever its policy says: the way back for who locked everybody out, where AWS
+    /// has its support. The account's root alone may do it, which on this machine is uid 0 and owns the key's bytes anyway.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
+    pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
+        if caller.principal != self.root_principal() || caller.authority != Authority::Administrator {
+            let what = format!("reset the policy of key {key}: the account's root alone may do that");
+            let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
+            self.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
+            return Err(err);
+        }
+        let settled = Caller { authority: Authority::Settled, ..caller.clone() };
+        self.change(key, Act::new("coffer:ResetKeyPolicy"), &settled, |key, _, _| {
+            key.policy = None;
+            Ok(())
+        })
+        .map(drop)
+    }
+}
+
+fn denied(principal: &str, action: &str, arn: &str, why: &str) -> Error {
+    let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
+    let key = arn.rsplit('/').next().unwrap_or(arn);
+    Error::new(Kind::AccessDenied, what).hint(format!("see what the key allows: coffer key policy show {key}"))
+}

@@ -1,0 +1,473 @@
+//! Grants: permissions on one key for one principal, given and taken back without touching the key's policy (KMS Developer
+//! Guide, "Grants in AWS KMS").
+//!
+//! A grant allows what a policy is silent about; a Deny of the policy wins over it. Durable leases of volumes live by grants
+//! of the volume service, which are written and removed in the transaction of the lease.
+
+use super::authority::{By, Wanted};
+use super::catalog::{Record, Tx, Versioned};
+use super::key::KeyRecord;
+use super::name::{AwsCode, KeyRef};
+use super::policy::{GrantFacts, account_of};
+use super::{Act, Authority, Caller, Kms};
+use crate::cipher::hkdf_sha256;
+use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::env::Timestamp;
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+/// Grants that a key may have (KMS Developer Guide, "Quotas").
+pub const MAX_GRANTS: usize = 50_000;
+/// The longest name of a grant (KMS API Reference, CreateGrant).
+const MAX_NAME: usize = 256;
+
+/// What a grant may let its grantee do, with the symmetric keys that there are here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Operation {
+    /// Open ciphertext.
+    Decrypt,
+    /// Make ciphertext.
+    Encrypt,
+    /// Make a data key.
+    GenerateDataKey,
+    /// Make a data key that is handed out wrapped only.
+    GenerateDataKeyWithoutPlaintext,
+    /// Take ciphertext from this key to another.
+    ReEncryptFrom,
+    /// Bring ciphertext under this key.
+    ReEncryptTo,
+    /// Give others a part of this grant.
+    CreateGrant,
+    /// Give this grant back.
+    RetireGrant,
+    /// Look at the key.
+    DescribeKey,
+}
+
+impl Operation {
+    const ALL: [Self; 9] = [
+        Self::Decrypt,
+        Self::Encrypt,
+        Self::GenerateDataKey,
+        Self::GenerateDataKeyWithoutPlaintext,
+        Self::ReEncryptFrom,
+        Self::ReEncryptTo,
+        Self::CreateGrant,
+        Self::RetireGrant,
+        Self::DescribeKey,
+    ];
+
+    /// Whether an encryption context goes with it, which a constraint is about.
+    const fn has_context(self) -> bool {
+        !matches!(self, Self::CreateGrant | Self::RetireGrant | Self::DescribeKey)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl FromStr for Operation {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|o| o.to_string() == s).ok_or_else(|| {
+            let all: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
+            Error::new(Kind::Usage, format!("{s:?} is no operation of a grant")).hint(format!("say {}", all.join(", ")))
+        })
+    }
+}
+
+/// Which encryption contexts a grant is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Constraint {
+    /// This one.
+    #[serde(rename = "EncryptionContextEquals")]
+    Equals(EncryptionContext),
+    /// Those that have these pairs, and perhaps more.
+    #[serde(rename = "EncryptionContextSubset")]
+    Subset(EncryptionContext),
+}
+
+/// Whether all pairs of `part` are in `whole`. Names of pairs have no case in a constraint, values have.
+fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
+    let has = |(k, v): (&str, &str)| whole.iter().any(|(n, w)| n.to_lowercase() == k.to_lowercase() && w == v);
+    part.iter().all(has)
+}
+
+impl Constraint {
+    const fn pairs(&self) -> &EncryptionContext {
+        match self {
+            Self::Equals(pairs) | Self::Subset(pairs) => pairs,
+        }
+    }
+
+    fn admits(&self, context: &EncryptionContext) -> bool {
+        is_part(self.pairs(), context) && (matches!(self, Self::Subset(_)) || is_part(context, self.pairs()))
+    }
+
+    /// Whether all that `other` admits, this one admits too.
+    fn is_as_wide_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Equals(_), Self::Subset(_)) => false,
+            _ => self.admits(other.pairs()),
+        }
+    }
+}
+
+/// What a grant is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantSpec {
+    /// ARN of the principal that it is for.
+    pub grantee: String,
+    /// ARN of a principal that may retire it.
+    pub retiring: Option<String>,
+    /// What it allows.
+    pub operations: BTreeSet<Operation>,
+    /// For which encryption contexts; none: all.
+    pub constraint: Option<Constraint>,
+    /// A name that makes asking for the same grant again give the same one.
+    pub name: Option<String>,
+}
+
+/// A grant, as it is kept (KMS API Reference, GrantListEntry).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id: 64 hexadecimal digits.
+    pub id: String,
+    /// The key.
+    pub key: KeyId,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who it is for.
+    pub grantee: String,
+    /// Who may retire it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retiring: Option<String>,
+    /// Who gave it.
+    pub issuer: String,
+    /// What it allows.
+    pub operations: BTreeSet<Operation>,
+    /// For which encryption contexts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<Constraint>,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl Record for Grant {
+    const KIND: &'static str = "kms-grant";
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl Grant {
+    /// Whether it allows this to that principal.
+    pub(super) fn covers(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> bool {
+        let Ok(operation) = wanted.action.parse::<Operation>() else { return false };
+        let admitted = || self.constraint.as_ref().is_none_or(|c| c.admits(wanted.context));
+        self.key == key
+            && self.grantee == principal
+            && self.operations.contains(&operation)
+            && (!operation.has_context() || admitted())
+    }
+
+    fn is_what(&self, spec: &GrantSpec) -> bool {
+        (&self.name, &self.grantee, &self.retiring) == (&spec.name, &spec.grantee, &spec.retiring)
+            && (&self.operations, &self.constraint) == (&spec.operations, &spec.constraint)
+    }
+
+    /// Whether its bearer may give this on: no more operations, no wider constraint.
+    fn may_give(&self, spec: &GrantSpec) -> bool {
+        let narrower = match (&self.constraint, &spec.constraint) {
+            (None, _) => true,
+            (Some(own), Some(given)) => own.is_as_wide_as(given),
+            (Some(_), None) => false,
+        };
+        narrower && spec.operations.is_subset(&self.operations)
+    }
+
+    /// Writes a grant into the transaction of what lives by it.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`] (LimitExceededException) for more than [`MAX_GRANTS`] on its key; what the catalog reports.
+    pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
+        let of_key = tx.list::<Self>()?.records.iter().filter(|g| g.record.key == self.key).count();
+        if of_key >= MAX_GRANTS {
+            let what = format!("CreateGrant: key {} has {MAX_GRANTS} grants, which is the limit", self.key);
+            let err = Error::new(Kind::InvalidState, what).because(AwsCode("LimitExceededException"));
+            return Err(err.hint("retire or revoke those that are not needed"));
+        }
+        tx.insert(self).map(drop)
+    }
+
+    /// Removes a grant in the transaction of what lived by it; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn remove(tx: &mut Tx<'_>, id: &str) -> Result<()> {
+        match tx.get::<Self>(id)? {
+            Some(found) => tx.delete::<Self>(id, found.version),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which grants are listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantFilter {
+    /// This one alone.
+    pub id: Option<String>,
+    /// Those for this principal alone.
+    pub grantee: Option<String>,
+}
+
+fn check_principal(what: &str, arn: &str) -> Result<()> {
+    let fields: Vec<&str> = arn.splitn(6, ':').collect();
+    let good = matches!(fields[..], ["arn", "aws", "iam" | "sts", "", account, resource]
+        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && !resource.is_empty());
+    if !good || arn.contains(['*', '?']) || arn.len() > 256 {
+        return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is no ARN of a principal"))
+            .because(AwsCode("InvalidArnException"))
+            .hint("as in arn:aws:iam::111122223333:user/alice"));
+    }
+    Ok(())
+}
+
+fn check(spec: &GrantSpec) -> Result<()> {
+    check_principal("the grantee", &spec.grantee)?;
+    spec.retiring.as_deref().map_or(Ok(()), |r| check_principal("the retiring principal", r))?;
+    if spec.operations.is_empty() {
+        return Err(Error::new(Kind::Usage, "CreateGrant: it allows nothing").hint("name at least one operation"));
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || ":/_-".contains(c);
+    if spec.name.as_ref().is_some_and(|n| n.is_empty() || n.len() > MAX_NAME || !n.chars().all(good)) {
+        return Err(Error::new(Kind::Usage, "CreateGrant: its name has 1 to 256 of A-Z a-z 0-9 : / _ -"));
+    }
+    if spec.constraint.as_ref().is_some_and(|c| c.pairs().is_empty()) {
+        return Err(Error::new(Kind::Usage, "CreateGrant: its constraint has no pair of an encryption context"));
+    }
+    Ok(())
+}
+
+fn not_there(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("grant {id} is not there")).hint("see: coffer key grant list")
+}
+
+impl Kms {
+    /// The grant of that id.
+    pub(super) fn grant(&self, id: &str) -> Result<Option<Grant>> {
+        Ok(self.catalog.get::<Grant>(id)?.map(|g| g.record))
+    }
+
+    fn grants_of(&self, key: KeyId) -> Result<Vec<Versioned<Grant>>> {
+        let all = self.catalog.list::<Grant>()?;
+        for bad in &all.damaged {
+            tracing::error!("grant {} cannot be believed, and allows nothing: {}", bad.id, bad.why);
+        }
+        Ok(all.records.into_iter().filter(|g| g.record.key == key).collect())
+    }
+
+    /// Whether a grant allows this.
+    pub(super) fn is_granted(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> Result<bool> {
+        if wanted.action.parse::<Operation>().is_err() {
+            return Ok(false);
+        }
+        Ok(self.grants_of(key)?.iter().any(|g| g.record.covers(key, principal, wanted)))
+    }
+
+    fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
+        let mut raw = [0u8; 32];
+        self.env.rng.fill(&mut raw);
+        let GrantSpec { grantee, retiring, operations, constraint, name } = spec;
+        let (id, issuer, created) = (hex::encode(raw), caller.principal.clone(), self.env.now());
+        Grant { id, key, name, grantee, retiring, issuer, operations, constraint, created }
+    }
+
+    /// A grant for a lease of a volume, to the volume service; whoever begins the lease was asked for CreateGrant before
+    /// ([`Kms::ask_for_volume`]). [`Grant::put`] it into the lease's transaction.
+    #[must_use]
+    pub fn lease_grant(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
+        let service = self.volume_service();
+        let spec = GrantSpec {
+            grantee: service.clone(),
+            retiring: Some(service),
+            operations: BTreeSet::from([Operation::Decrypt]),
+            constraint: (!context.is_empty()).then(|| Constraint::Equals(context.clone())),
+            name: None,
+        };
+        self.new_grant(key, spec, caller)
+    }
+
+    /// What names a grant to RetireGrant without its key. It opens nothing, and is the same each time.
+    fn grant_token(&self, id: &str) -> String {
+        let mut token = [0u8; 32];
+        hkdf_sha256(self.root.secret().expose(), &[], &[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
+        hex::encode(token)
+    }
+
+    /// Whether the caller may give this grant: by the policy, or by a grant that it has itself.
+    fn may_create(&self, key: &KeyRecord, spec: &GrantSpec, caller: &Caller) -> Result<()> {
+        let operations = spec.operations.iter().map(ToString::to_string).collect();
+        let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations };
+        let none = EncryptionContext::new();
+        let context = spec.constraint.as_ref().map_or(&none, Constraint::pairs);
+        let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts) };
+        // Who may by the policy gives anything; who may by a grant alone, no more than that one has.
+        if self.authorize(key, wanted, caller)? == By::Policy {
+            return Ok(());
+        }
+        let own = self.grants_of(key.id)?.into_iter().map(|g| g.record);
+        if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
+            return Ok(());
+        }
+        let what = format!("CreateGrant: {} has a grant to give on, and this one would allow more", caller.principal);
+        Err(Error::new(Kind::AccessDenied, what).hint("leave out operations, or take over the grant's constraint"))
+    }
+
+    /// Makes a grant, or finds the same one of that name. Answers it and its token.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for a name, a principal or
+    /// a constraint against the rules; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
+    pub fn create_grant(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
+        check(&spec)?;
+        let id = self.resolve(key)?;
+        let arn = self.key_arn(id);
+        let operations: Vec<String> = spec.operations.iter().map(ToString::to_string).collect();
+        let new = self.new_grant(id, spec.clone(), caller);
+        let act = Act::new("kms:CreateGrant")
+            .key(arn.clone())
+            .detail("grantee", &spec.grantee)
+            .detail("operations", operations.join(" "))
+            .detail("grant", &new.id);
+        let made = self.audited(caller, act, |tx| {
+            let key = self.load(id)?.record;
+            self.may_create(&key, &spec, caller)?;
+            key.check_usable("CreateGrant", &arn)?;
+            let same = |g: &Versioned<Grant>| spec.name.is_some() && g.record.is_what(&spec);
+            if let Some(found) = self.grants_of(id)?.into_iter().find(same) {
+                return Ok(found.record);
+            }
+            new.put(tx)?;
+            Ok(new.clone())
+        })?;
+        let token = self.grant_token(&made.id);
+        Ok((made, token))
+    }
+
+    /// The grants of a key.
+    ///
+    /// # Errors
+    /// As [`Kms::ask`].
+    pub fn list_grants(&self, key: &KeyRef, filter: &GrantFilter, caller: &Caller) -> Result<Vec<Grant>> {
+        self.ask(key, "ListGrants", caller)?;
+        let fits = |g: &Grant| {
+            filter.id.as_ref().is_none_or(|id| *id == g.id)
+                && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
+        };
+        let all = self.grants_of(self.resolve(key)?)?.into_iter().map(|g| g.record);
+        Ok(all.filter(fits).collect())
+    }
+
+    /// The grants of all keys that a principal may retire. Of one's own account's principals alone, and by its administrators.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] for who asks about somebody else and does not administer the account.
+    pub fn list_retirable_grants(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
+        if caller.principal != retiring && caller.authority != Authority::Administrator {
+            let what = format!("ListRetirableGrants: {} may not ask about {retiring}", caller.principal);
+            let err = Error::new(Kind::AccessDenied, what).hint("ask as that principal, or as an administrator");
+            self.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
+            return Err(err);
+        }
+        let all = self.catalog.list::<Grant>()?.records.into_iter().map(|g| g.record);
+        Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
+    }
+
+    /// The grant that a token names, or an id together with its key.
+    fn named_grant(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
+        match (key, id, token) {
+            (None, None, Some(token)) => {
+                let all = self.catalog.list::<Grant>()?.records.into_iter().map(|g| g.record);
+                let mut all = all.filter(|g| self.grant_token(&g.id) == token);
+                all.next().ok_or_else(|| {
+                    Error::new(Kind::NotFound, "no grant has this token").hint("see: coffer key grant list")
+                })
+            }
+            (Some(key), Some(id), None) => {
+                let key = self.resolve(key)?;
+                self.grant(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
+            }
+            _ => Err(Error::new(Kind::Usage, "RetireGrant: a token, or a key and a grant's id")
+                .hint("say --token TOKEN, or KEY and GRANT")),
+        }
+    }
+
+    fn take_back(
+        &self,
+        act: Act,
+        grant: &Grant,
+        caller: &Caller,
+        may: impl Fn(&KeyRecord) -> Result<()>,
+    ) -> Result<()> {
+        let act = act.key(self.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
+        self.audited(caller, act.restrictive(), |tx| {
+            may(&self.load(grant.key)?.record)?;
+            let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
+            tx.delete::<Grant>(&grant.id, found.version)
+        })
+    }
+
+    /// Gives a grant back: its retiring principal may, its grantee if the grant says so, and the account's administrators.
+    /// Answers it: what lived by it has to be told.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`], [`Kind::NotFound`].
+    pub fn retire_grant(
+        &self,
+        key: Option<&KeyRef>,
+        id: Option<&str>,
+        token: Option<&str>,
+        caller: &Caller,
+    ) -> Result<Grant> {
+        let grant = self.named_grant(key, id, token)?;
+        let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
+        let of_account = account_of(&caller.principal) == Some(self.installation().account.as_str());
+        let may = by_itself
+            || grant.retiring.as_ref() == Some(&caller.principal)
+            || (of_account && caller.authority == Authority::Administrator);
+        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
+            true => Ok(()),
+            false => {
+                let what = format!("RetireGrant: {} is not who may retire grant {}", caller.principal, grant.id);
+                Err(Error::new(Kind::AccessDenied, what).hint("revoke it: coffer key grant revoke"))
+            }
+        })?;
+        Ok(grant)
+    }
+
+    /// Takes a grant back. Answers it: what lived by it has to be told.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`], [`Kind::NotFound`].
+    pub fn revoke_grant(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
+        let grant = self.named_grant(Some(key), Some(id), None)?;
+        let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations: Vec::new() };
+        let none = EncryptionContext::new();
+        self.take_back(Act::new("kms:RevokeGrant"), &grant, caller, |key| {
+            self.authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller).map(drop)
+        })?;
+        Ok(grant)
+    }
+}
+
+#[cfg(test)]
+#[path = "grant_tests.rs"]
+mod tests;

@@ -1,0 +1,342 @@
+//! Key policies: who may do what with a KMS key, in the language of AWS's policy documents.
+//!
+//! A policy is parsed whole before it is kept ([`Policy::parse`]): what this build does not understand is refused when it is
+//! put, never passed over when it is asked. Asking ([`Policy::verdict`]) cannot fail.
+//!
+//! | in a document | here |
+//! |---|---|
+//! | `Version` | 2012-10-17, 2008-10-17 (the one that is meant when it is left out) |
+//! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user or role by ARN), `{"Service": …}` |
+//! | `NotPrincipal` | refused: with a service that acts for people it denies more, and allows more, than it says |
+//! | `Action`, `NotAction` | `kms:` and a name, or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
+//! | `Resource`, `NotResource` | `*`, or ARNs with `*` and `?` |
+//! | `Condition` | see [`condition`] |
+//! | variables (`${aws:username}`) | refused under version 2012-10-17; under 2008-10-17 they are plain text, as in AWS |
+//!
+//! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
+//! policies in AWS KMS", "Condition keys for AWS KMS".
+
+pub mod condition;
+mod parse;
+
+use crate::cipher::wrap::EncryptionContext;
+use crate::env::Timestamp;
+use condition::Condition;
+use serde_json::{Map, Value};
+
+pub use parse::MAX_POLICY;
+
+/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal.
+pub const VOLUME_SERVICE: &str = "ec2.coffer";
+
+/// A policy document that was understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    version: Version,
+    id: Option<String>,
+    statements: Vec<Statement>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V2008,
+    V2012,
+}
+
+impl Version {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::V2008 => "2008-10-17",
+            Self::V2012 => "2012-10-17",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Statement {
+    sid: Option<String>,
+    allow: bool,
+    /// Those of `AWS` first, then those of `Service`.
+    principals: Vec<Principal>,
+    actions: Names,
+    resources: Names,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Principal {
+    Everyone,
+    /// All of an account, if their own permissions allow it; in a Deny simply all of it.
+    Account(String),
+    Arn(String),
+    Service(String),
+}
+
+/// What a statement is about: these, or (`not`) all but these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Names {
+    not: bool,
+    patterns: Vec<String>,
+}
+
+impl Names {
+    fn of(patterns: &[&str]) -> Self {
+        Self { not: false, patterns: patterns.iter().map(|p| (*p).to_owned()).collect() }
+    }
+
+    fn cover(&self, fits: impl Fn(&str) -> bool) -> bool {
+        self.patterns.iter().any(|p| fits(p)) != self.not
+    }
+}
+
+/// What is asked of a policy.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The operation, as `Decrypt`.
+    pub action: &'a str,
+    /// ARN of the key.
+    pub resource: &'a str,
+    /// ARN of who asks.
+    pub principal: &'a str,
+    /// The service that asks for the principal. Set by coffer's service layer, never from a request.
+    pub via_service: Option<&'a str>,
+    /// Encryption context of the operation; of CreateGrant that of the grant's constraint.
+    pub context: &'a EncryptionContext,
+    /// Of an operation on grants.
+    pub grant: Option<&'a GrantFacts>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What a policy may want to know of a grant that is made, listed or revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantFacts {
+    /// Whether a service asks, for a resource of its own such as a volume.
+    pub for_aws_resource: bool,
+    /// What it lets its grantee do.
+    pub operations: Vec<String>,
+}
+
+/// What a policy answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A Deny fits: nothing else counts.
+    Denied,
+    /// An Allow names the principal.
+    Allowed,
+    /// An Allow names the principal's account: its own permissions decide.
+    Delegated,
+    /// Nothing fits.
+    Silent,
+}
+
+/// The account in an ARN.
+pub(super) fn account_of(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4).filter(|a| !a.is_empty())
+}
+
+/// The user's name in the ARN of a user.
+fn user_of(arn: &str) -> Option<&str> {
+    arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
+}
+
+/// The service in the ARN of a service principal.
+fn service_of(arn: &str) -> Option<&str> {
+    arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
+}
+
+fn is_root(arn: &str) -> bool {
+    arn.splitn(6, ':').nth(5) == Some("root")
+}
+
+impl Principal {
+    /// Whether it means this principal, and whether by its account alone.
+    fn matches(&self, arn: &str) -> Option<ByAccount> {
+        let fits = |yes: bool, by| yes.then_some(by);
+        match self {
+            Self::Everyone => Some(ByAccount(false)),
+            Self::Arn(named) => fits(named == arn, ByAccount(false)),
+            Self::Service(name) => fits(service_of(arn) == Some(name), ByAccount(false)),
+            Self::Account(id) => {
+                // A service is of no account: it is named by itself, or by a grant.
+                let member = account_of(arn) == Some(id) && service_of(arn).is_none();
+                fits(member, ByAccount(!is_root(arn)))
+            }
+        }
+    }
+}
+
+struct ByAccount(bool);
+
+impl Statement {
+    fn allow(sid: &str, principal: Principal, actions: &[&str], conditions: Vec<Condition>) -> Self {
+        Self {
+            sid: Some(sid.to_owned()),
+            allow: true,
+            principals: vec![principal],
+            actions: Names::of(actions),
+            resources: Names::of(&["*"]),
+            conditions,
+        }
+    }
+
+    fn fits(&self, q: &Question<'_>) -> bool {
+        let action = format!("kms:{}", q.action);
+        self.actions.cover(|p| wild(p, &action, true))
+            && self.resources.cover(|p| wild(p, q.resource, false))
+            && self.conditions.iter().all(|c| c.holds(q))
+    }
+}
+
+impl Policy {
+    /// The policy of a key that was given none: the account's root may do all, and lets the account's own permissions decide.
+    #[must_use]
+    pub fn of_account(account: &str) -> Self {
+        let root = Principal::Account(account.to_owned());
+        let all = Statement::allow("Enable IAM policies", root, &["kms:*"], Vec::new());
+        Self { version: Version::V2012, id: Some("key-default-1".to_owned()), statements: vec![all] }
+    }
+
+    /// The policy of the service-managed key of volumes: for everybody in the account who comes through the service.
+    #[must_use]
+    pub fn of_volume_service(account: &str) -> Self {
+        let uses = ["Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "CreateGrant", "DescribeKey"];
+        let uses: Vec<String> = uses.iter().map(|u| format!("kms:{u}")).collect();
+        let looks = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant"];
+        let through = vec![
+            Condition::string_equals("kms:CallerAccount", account),
+            Condition::string_equals("kms:ViaService", VOLUME_SERVICE),
+        ];
+        let uses: Vec<&str> = uses.iter().map(String::as_str).collect();
+        let statements = vec![
+            Statement::allow("All of the account, through the volume service", Principal::Everyone, &uses, through),
+            Statement::allow("The account's look at it", Principal::Account(account.to_owned()), &looks, Vec::new()),
+        ];
+        Self { version: Version::V2012, id: Some("auto-ebs-2".to_owned()), statements }
+    }
+
+    /// What the policy says to a question. A Deny wins over every Allow.
+    #[must_use]
+    pub fn verdict(&self, q: &Question<'_>) -> Verdict {
+        let mut verdict = Verdict::Silent;
+        for statement in &self.statements {
+            let mut named = statement.principals.iter().filter_map(|p| p.matches(q.principal)).peekable();
+            if named.peek().is_none() || !statement.fits(q) {
+                continue;
+            }
+            if !statement.allow {
+                return Verdict::Denied;
+            }
+            if named.any(|by| !by.0) {
+                verdict = Verdict::Allowed;
+            } else if verdict == Verdict::Silent {
+                verdict = Verdict::Delegated;
+            }
+        }
+        verdict
+    }
+
+    /// The document, as people read it.
+    #[must_use]
+    pub fn pretty(&self) -> String {
+        // serde_json sorts an object's fields: the order that people are used to is made here.
+        let mut out = format!("{{\n  \"Version\": \"{}\",\n", self.version.name());
+        if let Some(id) = &self.id {
+            out.push_str(&format!("  \"Id\": {},\n", Value::from(id.as_str())));
+        }
+        out.push_str("  \"Statement\": [\n");
+        let statements: Vec<String> = self.statements.iter().map(Statement::pretty).collect();
+        out.push_str(&statements.join(",\n"));
+        out.push_str("\n  ]\n}");
+        out
+    }
+}
+
+/// One value alone, several as a list.
+fn one_or_list(values: &[String]) -> Value {
+    match values {
+        [one] => Value::from(one.as_str()),
+        all => Value::from(all.to_vec()),
+    }
+}
+
+fn principals_json(principals: &[Principal]) -> Value {
+    if principals == [Principal::Everyone] {
+        return Value::from("*");
+    }
+    let (mut aws, mut services) = (Vec::new(), Vec::new());
+    for principal in principals {
+        match principal {
+            Principal::Everyone => aws.push("*".to_owned()),
+            Principal::Account(id) => aws.push(format!("arn:aws:iam::{id}:root")),
+            Principal::Arn(arn) => aws.push(arn.clone()),
+            Principal::Service(name) => services.push(name.clone()),
+        }
+    }
+    let all = [("AWS", aws), ("Service", services)];
+    let filled = all.iter().filter(|(_, v)| !v.is_empty());
+    Value::Object(filled.map(|(k, v)| ((*k).to_owned(), one_or_list(v))).collect())
+}
+
+impl Statement {
+    fn pretty(&self) -> String {
+        let named = |word: &str, names: &Names| {
+            (if names.not { format!("Not{word}") } else { word.to_owned() }, one_or_list(&names.patterns))
+        };
+        let mut fields = vec![
+            ("Effect".to_owned(), Value::from(if self.allow { "Allow" } else { "Deny" })),
+            ("Principal".to_owned(), principals_json(&self.principals)),
+            named("Action", &self.actions),
+            named("Resource", &self.resources),
+        ];
+        if let Some(sid) = &self.sid {
+            fields.insert(0, ("Sid".to_owned(), Value::from(sid.as_str())));
+        }
+        if !self.conditions.is_empty() {
+            let mut by_operator = Map::new();
+            for condition in &self.conditions {
+                let keys = by_operator.entry(condition.operator()).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(keys) = keys {
+                    keys.insert(condition.key().to_owned(), one_or_list(condition.values()));
+                }
+            }
+            fields.push(("Condition".to_owned(), Value::Object(by_operator)));
+        }
+        let line = |(name, value): &(String, Value)| {
+            let text = serde_json::to_string_pretty(value).unwrap_or_default();
+            format!("      \"{name}\": {}", text.replace('\n', "\n      "))
+        };
+        let lines: Vec<String> = fields.iter().map(line).collect();
+        format!("    {{\n{}\n    }}", lines.join(",\n"))
+    }
+}
+
+/// Whether a text fits a pattern in which `*` stands for any characters and `?` for one.
+fn wild(pattern: &str, text: &str, any_case: bool) -> bool {
+    let fold = |s: &str| if any_case { s.to_lowercase() } else { s.to_owned() };
+    let (pattern, text): (Vec<char>, Vec<char>) = (fold(pattern).chars().collect(), fold(text).chars().collect());
+    let (mut p, mut t) = (0, 0);
+    // Where to go on when what follows the last star does not fit.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == text[t] => (p, t) = (p + 1, t + 1),
+            _ => match star {
+                Some((after, from)) => {
+                    star = Some((after, from + 1));
+                    (p, t) = (after, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

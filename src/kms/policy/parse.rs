@@ -1,0 +1,336 @@
+//! From text to a policy. Strict: a field that is unknown, comes twice or has another type is refused, with the place of it.
+
+use super::super::name::AwsCode;
+use super::condition::Condition;
+use super::{Names, Policy, Principal, Statement, Version};
+use crate::error::{Error, Kind, Result};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+/// The longest policy, bytes (KMS API Reference, PutKeyPolicy).
+pub const MAX_POLICY: usize = 32_768;
+
+fn malformed(at: &str, why: impl fmt::Display) -> Error {
+    Error::new(Kind::Usage, format!("key policy: {at}: {why}"))
+        .because(AwsCode("MalformedPolicyDocumentException"))
+        .hint("docs/kms.md says what a key policy may hold")
+}
+
+/// JSON whose objects keep their fields as they came; one that comes twice is an error.
+enum Json {
+    Null,
+    Bool(bool),
+    Number(String),
+    Text(String),
+    List(Vec<Self>),
+    Object(Vec<(String, Self)>),
+}
+
+impl Json {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "true or false",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Json;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_unit<E>(self) -> Result<Json, E> {
+                Ok(Json::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+                Ok(Json::Bool(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+                Ok(Json::Number(value.to_string()))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+                Ok(Json::Number(value.to_string()))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+                Ok(Json::Number(value.to_string()))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+                Ok(Json::Text(value.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    list.push(item);
+                }
+                Ok(Json::List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+                let mut fields: Vec<(String, Json)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Json>()? {
+                    if fields.iter().any(|(n, _)| *n == name) {
+                        return Err(serde::de::Error::custom(format!("the field {name:?} comes twice")));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Json::Object(fields))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+fn object(json: Json, at: &str) -> Result<Vec<(String, Json)>> {
+    match json {
+        Json::Object(fields) => Ok(fields),
+        other => Err(malformed(at, format!("an object is wanted, not {}", other.kind()))),
+    }
+}
+
+fn text(json: Json, at: &str) -> Result<String> {
+    match json {
+        Json::Text(text) => Ok(text),
+        other => Err(malformed(at, format!("a text is wanted, not {}", other.kind()))),
+    }
+}
+
+/// A text, or a list of them that is not empty.
+fn texts(json: Json, at: &str) -> Result<Vec<String>> {
+    match json {
+        Json::List(list) if list.is_empty() => Err(malformed(at, "the list is empty")),
+        Json::List(list) => list.into_iter().enumerate().map(|(i, t)| text(t, &format!("{at}[{i}]"))).collect(),
+        one => Ok(vec![text(one, at)?]),
+    }
+}
+
+/// Values of a condition: texts, and numbers and booleans as texts.
+fn values(json: Json, at: &str) -> Result<Vec<String>> {
+    let one = |json: Json, at: &str| match json {
+        Json::Bool(value) => Ok(value.to_string()),
+        Json::Number(value) => Ok(value),
+        other => text(other, at),
+    };
+    match json {
+        Json::List(list) if list.is_empty() => Err(malformed(at, "the list is empty")),
+        Json::List(list) => list.into_iter().enumerate().map(|(i, v)| one(v, &format!("{at}[{i}]"))).collect(),
+        single => Ok(vec![one(single, at)?]),
+    }
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn aws_principal(name: String, at: &str) -> Result<Principal> {
+    if name == "*" {
+        return Ok(Principal::Everyone);
+    }
+    if is_account(&name) {
+        return Ok(Principal::Account(name));
+    }
+    let bad = |why: &str| Err(malformed(at, format!("{name:?} {why}")));
+    let fields: Vec<&str> = name.splitn(6, ':').collect();
+    let ["arn", "aws", "iam" | "sts", "", account, resource] = fields[..] else {
+        return bad("is no principal: say *, an account, or the ARN of an account's root, a user or a role");
+    };
+    if !is_account(account) {
+        return bad("names no account of 12 digits");
+    }
+    if name.contains(['*', '?']) {
+        return bad("has a wildcard: a principal is named whole; use a condition on aws:PrincipalArn");
+    }
+    match resource.split_once('/') {
+        None if resource == "root" => Ok(Principal::Account(account.to_owned())),
+        Some(("user" | "role" | "assumed-role", rest)) if !rest.is_empty() => Ok(Principal::Arn(name)),
+        _ => bad("names neither root, nor a user, nor a role"),
+    }
+}
+
+fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
+    let fields = match json {
+        Json::Text(all) if all == "*" => return Ok(vec![Principal::Everyone]),
+        Json::Text(other) => return Err(malformed(at, format!("{other:?} is neither \"*\" nor an object with AWS"))),
+        json => object(json, at)?,
+    };
+    let (mut named, mut services) = (Vec::new(), Vec::new());
+    for (kind, value) in fields {
+        let at = format!("{at}.{kind}");
+        match &*kind {
+            "AWS" => {
+                for name in texts(value, &at)? {
+                    named.push(aws_principal(name, &at)?);
+                }
+            }
+            "Service" => {
+                for name in texts(value, &at)? {
+                    if name.is_empty() || name.contains(['*', '?']) {
+                        return Err(malformed(
+                            &at,
+                            format!("{name:?} is no service's name, as {} is", super::VOLUME_SERVICE),
+                        ));
+                    }
+                    services.push(Principal::Service(name));
+                }
+            }
+            _ => return Err(malformed(&at, "principals are AWS or Service; this build knows no others")),
+        }
+    }
+    named.append(&mut services);
+    if named.is_empty() {
+        return Err(malformed(at, "it names nobody"));
+    }
+    Ok(named)
+}
+
+fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
+    let patterns = texts(json, at)?;
+    for pattern in &patterns {
+        let name = pattern.split_once(':').filter(|(service, _)| service.eq_ignore_ascii_case("kms")).map(|(_, n)| n);
+        let good = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"*?".contains(&b));
+        if pattern != "*" && !name.is_some_and(good) {
+            return Err(malformed(at, format!("{pattern:?} is no action of a key, as kms:Decrypt is, and not *")));
+        }
+    }
+    Ok(Names { not, patterns })
+}
+
+fn resources(json: Json, not: bool, at: &str) -> Result<Names> {
+    let patterns = texts(json, at)?;
+    for pattern in &patterns {
+        if pattern != "*" && !(pattern.starts_with("arn:") && pattern.splitn(6, ':').count() == 6) {
+            return Err(malformed(at, format!("{pattern:?} is neither * nor an ARN of six parts")));
+        }
+    }
+    Ok(Names { not, patterns })
+}
+
+fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
+    let mut found = Vec::new();
+    for (operator, keys) in object(json, at)? {
+        let at = format!("{at}.{operator}");
+        let keys = object(keys, &at)?;
+        if keys.is_empty() {
+            return Err(malformed(&at, "it compares nothing"));
+        }
+        for (key, wanted) in keys {
+            let at = format!("{at}.{key}");
+            let wanted = values(wanted, &at)?;
+            found.push(Condition::new(&operator, &key, wanted).map_err(|e| malformed(&at, e.what()))?);
+        }
+    }
+    // As they are printed: sorted, so that printing and parsing a policy changes nothing.
+    found.sort_by(|a, b| (a.operator(), a.key()).cmp(&(b.operator(), b.key())));
+    Ok(found)
+}
+
+/// Takes a place that may be filled once.
+fn once<T>(slot: &mut Option<T>, value: T, at: &str, rival: &str) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(malformed(at, format!("{rival} is there too: one of them is enough"))),
+    }
+}
+
+fn statement(json: Json, at: &str) -> Result<Statement> {
+    let (mut sid, mut effect, mut principal, mut action, mut resource, mut condition) =
+        (None, None, None, None, None, Vec::new());
+    for (name, value) in object(json, at)? {
+        let here = format!("{at}.{name}");
+        match &*name {
+            "Sid" => sid = Some(text(value, &here)?),
+            "Effect" => match &*text(value, &here)? {
+                "Allow" => effect = Some(true),
+                "Deny" => effect = Some(false),
+                other => return Err(malformed(&here, format!("{other:?} is neither Allow nor Deny"))),
+            },
+            "Principal" => principal = Some(principals(value, &here)?),
+            "NotPrincipal" => {
+                return Err(malformed(
+                    &here,
+                    "is not supported: name the principals, or use a condition on aws:PrincipalArn",
+                ));
+            }
+            "Action" => once(&mut action, actions(value, false, &here)?, &here, "NotAction")?,
+            "NotAction" => once(&mut action, actions(value, true, &here)?, &here, "Action")?,
+            "Resource" => once(&mut resource, resources(value, false, &here)?, &here, "NotResource")?,
+            "NotResource" => once(&mut resource, resources(value, true, &here)?, &here, "Resource")?,
+            "Condition" => condition = conditions(value, &here)?,
+            _ => return Err(malformed(&here, "a statement has no such field")),
+        }
+    }
+    let missing = |field: &str| malformed(at, format!("its {field} is missing"));
+    Ok(Statement {
+        sid,
+        allow: effect.ok_or_else(|| missing("Effect"))?,
+        principals: principal.ok_or_else(|| missing("Principal"))?,
+        actions: action.ok_or_else(|| missing("Action"))?,
+        resources: resource.ok_or_else(|| missing("Resource"))?,
+        conditions: condition,
+    })
+}
+
+/// Policy variables: what is not filled in must not be compared as if it were meant so.
+fn refuse_variables(policy: &Policy) -> Result<()> {
+    for (i, statement) in policy.statements.iter().enumerate() {
+        let values = statement.conditions.iter().flat_map(|c| c.values());
+        if let Some(found) = values.chain(&statement.resources.patterns).find(|v| v.contains("${")) {
+            let why = format!("{found:?} has a policy variable, which this build does not fill in");
+            return Err(malformed(&format!("Statement[{i}]"), why));
+        }
+    }
+    Ok(())
+}
+
+impl Policy {
+    /// Reads a policy document.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]: MalformedPolicyDocumentException naming the place and what is wrong there; ValidationException for one
+    /// above [`MAX_POLICY`] bytes.
+    pub fn parse(document: &str) -> Result<Self> {
+        if document.len() > MAX_POLICY {
+            let what = format!("key policy: {} bytes, and at most {MAX_POLICY} are allowed", document.len());
+            return Err(Error::new(Kind::Usage, what).hint("name several principals or actions in one statement"));
+        }
+        let json: Json =
+            serde_json::from_str(document).map_err(|e| malformed("the document", format!("no JSON: {e}")))?;
+        let (mut version, mut id, mut statements) = (Version::V2008, None, None);
+        for (name, value) in object(json, "the document")? {
+            match &*name {
+                "Version" => match &*text(value, "Version")? {
+                    "2012-10-17" => version = Version::V2012,
+                    "2008-10-17" => {}
+                    other => {
+                        return Err(malformed("Version", format!("{other:?} is neither 2012-10-17 nor 2008-10-17")));
+                    }
+                },
+                "Id" => id = Some(text(value, "Id")?),
+                "Statement" => statements = Some(read_statements(value)?),
+                _ => return Err(malformed(&name, "a policy has no such field")),
+            }
+        }
+        let statements = statements.ok_or_else(|| malformed("the document", "its Statement is missing"))?;
+        let policy = Self { version, id, statements };
+        if version == Version::V2012 {
+            refuse_variables(&policy)?;
+        }
+        Ok(policy)
+    }
+}
+
+fn read_statements(json: Json) -> Result<Vec<Statement>> {
+    match json {
+        Json::List(list) if list.is_empty() => Err(malformed("Statement", "the list is empty")),
+        Json::List(list) => {
+            list.into_iter().enumerate().map(|(i, s)| statement(s, &format!("Statement[{i}]"))).collect()
+        }
+        one => Ok(vec![statement(one, "Statement")?]),
+    }
+}

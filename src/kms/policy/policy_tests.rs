@@ -1,0 +1,374 @@
+//! Documents that are taken, documents that are refused, and what they answer.
+
+use super::*;
+use crate::error::Kind;
+use crate::kms::aws_code;
+use proptest::prelude::*;
+
+const ACCOUNT: &str = "111122223333";
+const KEY: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+fn user(name: &str) -> String {
+    format!("arn:aws:iam::{ACCOUNT}:user/{name}")
+}
+
+/// A request: who, what, and what goes with it.
+struct Request {
+    principal: String,
+    action: &'static str,
+    via: Option<&'static str>,
+    context: EncryptionContext,
+    grant: Option<GrantFacts>,
+}
+
+fn by(name: &str, action: &'static str) -> Request {
+    Request { principal: user(name), action, via: None, context: EncryptionContext::new(), grant: None }
+}
+
+impl Request {
+    fn via_volumes(self) -> Self {
+        Self { via: Some(VOLUME_SERVICE), ..self }
+    }
+    fn with(mut self, key: &str, value: &str) -> Self {
+        self.context.insert(key, value).unwrap();
+        self
+    }
+    fn to(self, policy: &Policy) -> Verdict {
+        policy.verdict(&Question {
+            action: self.action,
+            resource: KEY,
+            principal: &self.principal,
+            via_service: self.via,
+            context: &self.context,
+            grant: self.grant.as_ref(),
+            now: Timestamp(1_800_000_000_000), // 2027-01-15T08:00:00Z
+        })
+    }
+}
+
+/// A policy of one statement with these fields beside `"Resource": "*"`.
+fn statement(fields: &str) -> Policy {
+    let text = format!(r#"{{"Version": "2012-10-17", "Statement": {{{fields}, "Resource": "*"}}}}"#);
+    Policy::parse(&text).unwrap_or_else(|e| panic!("{text}: {}", e.line()))
+}
+
+/// Allows everybody Decrypt on a condition.
+fn on(condition: &str) -> Policy {
+    statement(&format!(r#""Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Condition": {{{condition}}}"#))
+}
+
+use Verdict::{Allowed, Delegated, Denied, Silent};
+
+#[test]
+fn the_default_policy_leaves_all_to_the_account() {
+    let policy = Policy::of_account(ACCOUNT);
+    assert_eq!(by("alice", "Decrypt").to(&policy), Delegated);
+    assert_eq!(by("alice", "PutKeyPolicy").to(&policy), Delegated);
+    let root = Request { principal: format!("arn:aws:iam::{ACCOUNT}:root"), ..by("", "PutKeyPolicy") };
+    assert_eq!(root.to(&policy), Allowed);
+    let stranger = Request { principal: "arn:aws:iam::444455556666:user/alice".into(), ..by("", "Decrypt") };
+    assert_eq!(stranger.to(&policy), Silent);
+    let service =
+        Request { principal: format!("arn:aws:iam::{ACCOUNT}:service/{VOLUME_SERVICE}"), ..by("", "Decrypt") };
+    assert_eq!(service.to(&policy), Silent, "a service is of no account");
+}
+
+#[test]
+fn the_volume_services_own_key_is_used_through_the_service_and_looked_at_directly() {
+    let policy = Policy::of_volume_service(ACCOUNT);
+    for action in ["Decrypt", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "CreateGrant"] {
+        assert_eq!(by("alice", action).via_volumes().to(&policy), Allowed, "{action}");
+        assert_eq!(by("alice", action).to(&policy), Silent, "{action}");
+    }
+    assert_eq!(by("alice", "DescribeKey").to(&policy), Delegated);
+    assert_eq!(by("alice", "GetKeyPolicy").to(&policy), Delegated);
+    assert_eq!(by("alice", "RevokeGrant").to(&policy), Delegated);
+    assert_eq!(by("alice", "PutKeyPolicy").via_volumes().to(&policy), Silent);
+    let stranger = Request { principal: "arn:aws:iam::444455556666:user/alice".into(), ..by("", "Decrypt") };
+    assert_eq!(stranger.via_volumes().to(&policy), Silent);
+}
+
+/// Administrators manage, users use, and neither does the other's work.
+#[test]
+fn administrators_and_users_are_told_apart() {
+    let policy = Policy::parse(&format!(
+        r#"{{"Version": "2012-10-17", "Id": "two roles", "Statement": [
+            {{"Sid": "admins", "Effect": "Allow", "Principal": {{"AWS": "{admin}"}}, "Resource": "*",
+              "Action": ["kms:Describe*", "kms:put*", "kms:ScheduleKeyDeletion", "kms:*Grant"]}},
+            {{"Sid": "users", "Effect": "Allow", "Principal": {{"AWS": ["{a}", "{b}"]}}, "Resource": "{KEY}",
+              "Action": ["kms:Encrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:?ecrypt"]}}]}}"#,
+        admin = user("admin"),
+        a = user("alice"),
+        b = user("bob"),
+    ))
+    .unwrap();
+    for (name, action, answer) in [
+        ("admin", "DescribeKey", Allowed),
+        ("admin", "PutKeyPolicy", Allowed),
+        ("admin", "RevokeGrant", Allowed),
+        ("admin", "Decrypt", Silent),
+        ("alice", "Decrypt", Allowed),
+        ("bob", "GenerateDataKeyWithoutPlaintext", Allowed),
+        ("bob", "ReEncryptTo", Allowed),
+        ("alice", "PutKeyPolicy", Silent),
+        ("carol", "Decrypt", Silent),
+    ] {
+        assert_eq!(by(name, action).to(&policy), answer, "{name} {action}");
+    }
+}
+
+#[test]
+fn a_deny_wins_wherever_it_stands() {
+    let deny =
+        r#"{"Effect": "Deny", "Principal": {"AWS": "111122223333"}, "NotAction": "kms:Describe*", "Resource": "*"}"#;
+    let allow = r#"{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}"#;
+    for order in [[deny, allow], [allow, deny]] {
+        let policy = Policy::parse(&format!(r#"{{"Statement": [{}]}}"#, order.join(", "))).unwrap();
+        assert_eq!(by("alice", "Decrypt").to(&policy), Denied);
+        assert_eq!(by("alice", "DescribeKey").to(&policy), Allowed);
+        let service = Request { principal: format!("arn:aws:iam::{ACCOUNT}:service/x"), ..by("", "Decrypt") };
+        assert_eq!(service.to(&policy), Allowed, "an account's Deny is not for services");
+    }
+    let but_one = r#"{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "kms:*",
+        "NotResource": "arn:aws:kms:*:111122223333:key/1234*"}}"#;
+    assert_eq!(by("alice", "Decrypt").to(&Policy::parse(but_one).unwrap()), Silent);
+}
+
+#[test]
+fn a_condition_on_the_service_or_the_context_is_held_against_the_request() {
+    let via = on(r#""StringEquals": {"kms:ViaService": "ec2.coffer"}"#);
+    assert_eq!(by("alice", "Decrypt").via_volumes().to(&via), Allowed);
+    assert_eq!(by("alice", "Decrypt").to(&via), Silent);
+
+    let context = on(r#""StringLike": {"kms:EncryptionContext:aws:ebs:id": ["vol-1*", "vol-2"]}"#);
+    for (volume, answer) in [("vol-17", Allowed), ("vol-2", Allowed), ("vol-22", Silent), ("VOL-1", Silent)] {
+        assert_eq!(by("alice", "Decrypt").with("aws:ebs:id", volume).to(&context), answer, "{volume}");
+    }
+    assert_eq!(by("alice", "Decrypt").with("AWS:EBS:ID", "vol-1").to(&context), Allowed, "a pair's name has no case");
+    assert_eq!(by("alice", "Decrypt").to(&context), Silent);
+
+    let only = on(
+        r#""ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["a", "b"]}, "Null": {"kms:EncryptionContextKeys": "false"}"#,
+    );
+    assert_eq!(by("alice", "Decrypt").with("a", "1").to(&only), Allowed);
+    assert_eq!(by("alice", "Decrypt").with("a", "1").with("c", "1").to(&only), Silent);
+    assert_eq!(by("alice", "Decrypt").with("A", "1").to(&only), Silent, "their list has case");
+    assert_eq!(by("alice", "Decrypt").to(&only), Silent);
+    let any = on(r#""ForAnyValue:StringEquals": {"kms:EncryptionContextKeys": "a"}"#);
+    assert_eq!(by("alice", "Decrypt").with("a", "1").with("c", "1").to(&any), Allowed);
+    assert_eq!(by("alice", "Decrypt").to(&any), Silent);
+}
+
+#[test]
+fn a_key_that_a_request_has_not_fails_comparisons_and_passes_their_negation() {
+    for (condition, answer) in [
+        (r#""StringEquals": {"kms:ViaService": "x"}"#, Silent),
+        (r#""StringEqualsIfExists": {"kms:ViaService": "x"}"#, Allowed),
+        (r#""StringNotEquals": {"kms:ViaService": "x"}"#, Allowed),
+        (r#""ArnNotLike": {"aws:SourceArn": "arn:aws:ec2:*:*:*"}"#, Allowed),
+        (r#""Bool": {"aws:MultiFactorAuthPresent": "false"}"#, Silent),
+        (r#""BoolIfExists": {"aws:MultiFactorAuthPresent": false}"#, Allowed),
+        (r#""Null": {"kms:ViaService": true}"#, Allowed),
+        (r#""Null": {"aws:PrincipalArn": "true"}"#, Silent),
+        (r#""NumericLessThan": {"unknown:Number": 5}"#, Silent),
+    ] {
+        assert_eq!(by("alice", "Decrypt").to(&on(condition)), answer, "{condition}");
+    }
+}
+
+#[test]
+fn each_kind_of_operator_compares_as_its_name_says() {
+    for (condition, answer) in [
+        (r#""StringEquals": {"AWS:UserName": "alice"}"#, Allowed),
+        (r#""StringEquals": {"aws:username": "Alice"}"#, Silent),
+        (r#""StringEqualsIgnoreCase": {"aws:username": "ALICE"}"#, Allowed),
+        (r#""StringNotEqualsIgnoreCase": {"aws:username": ["bob", "ALICE"]}"#, Silent),
+        (r#""StringNotLike": {"aws:username": ["b*", "c?"]}"#, Allowed),
+        (r#""ArnEquals": {"aws:PrincipalArn": "arn:aws:iam::*:user/al*"}"#, Allowed),
+        (r#""ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:alice"}"#, Silent),
+        (r#""ArnNotEquals": {"aws:PrincipalArn": "arn:aws:iam::111122223333:user/bob"}"#, Allowed),
+        (r#""StringEquals": {"aws:PrincipalType": "User", "aws:PrincipalAccount": "111122223333"}"#, Allowed),
+        (r#""StringEquals": {"aws:PrincipalType": "User", "kms:CallerAccount": "444455556666"}"#, Silent),
+        (r#""DateLessThan": {"aws:CurrentTime": "2027-01-15T08:00:01Z"}"#, Allowed),
+        (r#""DateLessThan": {"aws:CurrentTime": "2027-01-15T08:00:00Z"}"#, Silent),
+        (r#""DateGreaterThanEquals": {"aws:CurrentTime": "2027-01-15"}"#, Allowed),
+        (r#""DateEquals": {"aws:CurrentTime": 1800000000}"#, Allowed),
+        (r#""NumericGreaterThan": {"aws:EpochTime": 1799999999.5}"#, Allowed),
+        (r#""NumericLessThanEquals": {"aws:EpochTime": "1799999999"}"#, Silent),
+    ] {
+        let policy = Policy::parse(&format!(
+            r#"{{"Statement": {{"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*", "Condition": {{{condition}}}}}}}"#
+        ))
+        .unwrap();
+        assert_eq!(by("alice", "Decrypt").to(&policy), answer, "{condition}");
+    }
+}
+
+#[test]
+fn conditions_on_grants_know_whom_they_are_for() {
+    let policy = statement(
+        r#""Effect": "Allow", "Principal": "*", "Action": "kms:CreateGrant", "Condition": {
+            "Bool": {"kms:GrantIsForAWSResource": true},
+            "ForAllValues:StringEquals": {"kms:GrantOperations": ["Decrypt", "Encrypt"]}}"#,
+    );
+    let ask = |for_aws_resource, operations: &[&str]| {
+        let operations = operations.iter().map(|o| (*o).to_owned()).collect();
+        Request { grant: Some(GrantFacts { for_aws_resource, operations }), ..by("alice", "CreateGrant") }.to(&policy)
+    };
+    assert_eq!(ask(true, &["Decrypt"]), Allowed);
+    assert_eq!(ask(false, &["Decrypt"]), Silent);
+    assert_eq!(ask(true, &["Decrypt", "CreateGrant"]), Silent);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_and_its_place_named() {
+    let fields = r#""Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*""#;
+    let one = |fields: &str| format!(r#"{{"Version": "2012-10-17", "Statement": [{{{fields}}}]}}"#);
+    let with = |field: &str| one(&format!("{fields}, {field}"));
+    let instead = |of: &str, by: &str| one(&fields.replace(of, by));
+    let star = r#""Principal": "*""#;
+    for (document, words) in [
+        ("nonsense".to_owned(), "no JSON"),
+        ("[]".to_owned(), "an object is wanted, not a list"),
+        (r#"{"Version": "2012-10-17"}"#.to_owned(), "Statement is missing"),
+        (r#"{"Statement": []}"#.to_owned(), "Statement: the list is empty"),
+        (r#"{"Version": "2020-01-01", "Statement": []}"#.to_owned(), "Version: \"2020-01-01\""),
+        (r#"{"version": "2012-10-17", "Statement": []}"#.to_owned(), "version: a policy has no such field"),
+        (with(r#""Sid": 5"#), "Statement[0].Sid: a text is wanted, not a number"),
+        (with(r#""Effect": "Deny""#), "\"Effect\" comes twice"),
+        (with(r#""Extra": 1"#), "Statement[0].Extra: a statement has no such field"),
+        (with(r#""NotAction": "kms:*""#), "Statement[0].NotAction: Action is there too"),
+        (with(r#""NotPrincipal": "*""#), "NotPrincipal: is not supported"),
+        (instead("\"Allow\"", "\"allow\""), "Statement[0].Effect: \"allow\""),
+        (instead(r#", "Resource": "*""#, ""), "Statement[0]: its Resource is missing"),
+        (instead(r#""Resource": "*""#, r#""Resource": "key/1""#), "Statement[0].Resource: \"key/1\""),
+        (instead("kms:*", "ec2:Run*"), "Statement[0].Action: \"ec2:Run*\""),
+        (instead("kms:*", "kms:"), "\"kms:\" is no action"),
+        (instead(r#""Action": "kms:*""#, r#""Action": []"#), "Statement[0].Action: the list is empty"),
+        (instead(star, r#""Principal": "alice""#), "Statement[0].Principal: \"alice\""),
+        (instead(star, r#""Principal": {}"#), "it names nobody"),
+        (instead(star, r#""Principal": {"AWS": ["*", "alice"]}"#), "Principal.AWS: \"alice\" is no principal"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::111122223333:user/*"}"#), "has a wildcard"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::1:root"}"#), "no account of 12 digits"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::111122223333:group/x"}"#), "neither root"),
+        (instead(star, r#""Principal": {"Federated": "x"}"#), "Principal.Federated: principals are AWS or Service"),
+        (with(r#""Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}"#), "\"IpAddress\" is no operator"),
+        (with(r#""Condition": {"stringequals": {"kms:ViaService": "x"}}"#), "\"stringequals\" is no operator"),
+        (with(r#""Condition": {"NullIfExists": {"kms:ViaService": "true"}}"#), "is no operator"),
+        (with(r#""Condition": {"Bool": {"kms:GrantIsForAWSResource": "yes"}}"#), "neither true nor false"),
+        (with(r#""Condition": {"NumericEquals": {"a:b": "many"}}"#), "is no number"),
+        (with(r#""Condition": {"DateEquals": {"aws:CurrentTime": "soon"}}"#), "is no date"),
+        (with(r#""Condition": {"ArnLike": {"aws:PrincipalArn": "alice"}}"#), "is no ARN"),
+        (with(r#""Condition": {"StringEquals": {"ViaService": "x"}}"#), "no condition key"),
+        (with(r#""Condition": {"StringEquals": {"kms:EncryptionContextKeys": "a"}}"#), "ForAnyValue:StringEquals"),
+        (with(r#""Condition": {"StringEquals": {}}"#), "Condition.StringEquals: it compares nothing"),
+        (with(r#""Condition": {"StringEquals": {"kms:ViaService": null}}"#), "a text is wanted, not null"),
+        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username}"}}"#), "policy variable"),
+    ] {
+        let err = Policy::parse(&document).unwrap_err();
+        assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, "MalformedPolicyDocumentException"), "{document}");
+        assert!(err.what().contains(words), "{document}: {}", err.line());
+    }
+    let long = format!("{}{}", one(fields), " ".repeat(MAX_POLICY));
+    assert!(Policy::parse(&long).unwrap_err().what().contains("32768"));
+    let deep = "[".repeat(MAX_POLICY);
+    assert_eq!(Policy::parse(&deep).unwrap_err().kind(), Kind::Usage);
+    // Under the older version a variable is plain text.
+    let old = with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username}"}}"#).replace("2012", "2008");
+    assert_eq!(by("alice", "Decrypt").to(&Policy::parse(&old).unwrap()), Silent);
+}
+
+#[test]
+fn wildcards_stand_for_any_characters_and_for_one() {
+    for (pattern, text, fits) in [
+        ("*", "", true),
+        ("", "", true),
+        ("", "a", false),
+        ("a*c", "abbc", true),
+        ("a*c*", "acb", true),
+        ("*b?c", "aabxbxc", true),
+        ("a?", "a", false),
+        ("**a", "ba", true),
+        ("a*b", "ab c", false),
+    ] {
+        assert_eq!(wild(pattern, text, false), fits, "{pattern} {text}");
+    }
+    assert!(wild("KMS:dec*", "kms:Decrypt", true) && !wild("KMS:dec*", "kms:Decrypt", false));
+    // A star for each character is no reason to take for ever.
+    assert!(!wild(&"*a".repeat(8000), &"a".repeat(7999), false));
+}
+
+/// Policies of all shapes.
+fn policies() -> impl Strategy<Value = Policy> {
+    let principal = prop_oneof![
+        Just(Principal::Everyone),
+        "[0-9]{12}".prop_map(Principal::Account),
+        "[0-9]{12}:user/[a-z]{1,8}".prop_map(|rest| Principal::Arn(format!("arn:aws:iam::{rest}"))),
+    ];
+    let services = proptest::collection::vec("[a-z.]{1,12}".prop_map(Principal::Service), 0..2);
+    let principals = (proptest::collection::vec(principal, 1..4), services)
+        .prop_map(|(named, services)| named.into_iter().chain(services).collect::<Vec<_>>());
+    let names = |pattern: &'static str| {
+        (any::<bool>(), proptest::collection::vec(pattern, 1..4)).prop_map(|(not, patterns)| Names { not, patterns })
+    };
+    let condition = prop_oneof![
+        ("(ForAnyValue:)?String(Not)?(Equals|Like)(IfExists)?", "[a-z]{1,5}:[A-Za-z:]{1,9}", "[^$]{0,9}"),
+        ("Bool(IfExists)?|Null", "kms:GrantIsForAWSResource", "true|false"),
+        ("Date(Not)?Equals", "aws:CurrentTime", "[0-9]{1,10}"),
+    ];
+    let conditions = proptest::collection::btree_map(condition.clone().prop_map(|c| (c.0, c.1)), condition, 0..3);
+    let conditions = conditions.prop_map(|all| {
+        let mut made: Vec<_> = all.into_values().filter_map(|(o, k, v)| Condition::new(&o, &k, vec![v]).ok()).collect();
+        made.sort_by_key(|c| (c.operator(), c.key().to_owned()));
+        made.dedup_by_key(|c| (c.operator(), c.key().to_owned()));
+        made
+    });
+    let statement = (
+        proptest::option::of(".{0,12}"),
+        any::<bool>(),
+        principals,
+        names(r"\*|kms:[A-Za-z*?]{1,9}"),
+        names(r"\*|arn:aws:kms:[a-z*]{0,5}:[0-9]{12}:key/[a-f0-9*?]{0,9}"),
+        conditions,
+    )
+        .prop_map(|(sid, allow, principals, actions, resources, conditions)| Statement {
+            sid,
+            allow,
+            principals,
+            actions,
+            resources,
+            conditions,
+        });
+    let version = prop_oneof![Just(Version::V2008), Just(Version::V2012)];
+    (version, proptest::option::of(".{0,12}"), proptest::collection::vec(statement, 1..4))
+        .prop_map(|(version, id, statements)| Policy { version, id, statements })
+}
+
+proptest! {
+    #[test]
+    fn a_policy_that_is_printed_is_read_as_the_same(policy in policies()) {
+        let text = policy.pretty();
+        let again = Policy::parse(&text).map_err(|e| TestCaseError::fail(format!("{text}: {}", e.line())))?;
+        prop_assert_eq!(&again, &policy);
+        prop_assert_eq!(again.pretty(), text);
+    }
+
+    /// A document with bytes taken out, put in and doubled is read or refused, and asking what was read ends.
+    #[test]
+    fn no_damaged_document_is_a_panic(policy in policies(), cuts in proptest::collection::vec((any::<u16>(), ".{0,3}"), 1..6)) {
+        let mut text = policy.pretty();
+        for (at, put) in cuts {
+            let at = text.floor_char_boundary(usize::from(at) % (text.len() + 1));
+            let end = text.floor_char_boundary((at + 3).min(text.len()));
+            text.replace_range(at..end, &put);
+        }
+        if let Ok(policy) = Policy::parse(&text) {
+            let _ = by("alice", "Decrypt").with("a", "b").to(&policy);
+        }
+    }
+
+    #[test]
+    fn no_text_is_a_panic(text in ".{0,200}") {
+        let _ = Policy::parse(&text);
+    }
+}

@@ -1,0 +1,481 @@
+//! Key policies and grants with real volumes: who may open one, under which right it stays open, and what takes it away.
+
+#![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
+
+mod common;
+
+use coffer::api::control;
+use coffer::error::Kind;
+use coffer::service::api::{AttachmentInfo, Reply, Request};
+use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
+use common::*;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+/// NBD's ERR_POLICY.
+const ERR_POLICY: &str = "0x80000002";
+/// A user who is neither root nor the owner of anything here.
+const NOBODY: u32 = 65534;
+
+/// A volume `web` under the CMK `alias/k`.
+fn rig() -> Scratch {
+    let s = Scratch::new();
+    s.ok(&["key", "create", "--alias", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "web", "--key", "alias/k"]);
+    s
+}
+
+fn account(s: &Scratch) -> String {
+    s.json(&["status"])["account"].as_str().unwrap().to_owned()
+}
+
+/// Who runs these tests, as a principal.
+fn me(s: &Scratch) -> String {
+    let uid = rustix::process::geteuid();
+    let name = if uid.is_root() { "root".to_owned() } else { format!("user/uid-{}", uid.as_raw()) };
+    format!("arn:aws:iam::{}:{name}", account(s))
+}
+
+/// A policy under which who runs these tests manages the key but does not use it; `more`: further statements.
+fn managed(s: &Scratch, more: &[String]) -> String {
+    let manage = r#"["kms:*KeyPolicy", "kms:ListGrants", "kms:RevokeGrant", "kms:DescribeKey", "kms:EnableKey", "kms:DisableKey"]"#;
+    let all = [&[allow(&me(s), manage, "")], more].concat();
+    format!(r#"{{"Version": "2012-10-17", "Statement": [{}]}}"#, all.join(",\n"))
+}
+
+fn allow(principal: &str, actions: &str, more: &str) -> String {
+    format!(
+        r#"{{"Effect": "Allow", "Principal": {{"AWS": "{principal}"}}, "Action": {actions}, "Resource": "*"{more}}}"#
+    )
+}
+
+#[track_caller]
+fn set_policy(s: &Scratch, policy: &str) {
+    let file = s.path("policy.json");
+    std::fs::write(&file, policy).unwrap();
+    s.ok(&["key", "policy", "set", "alias/k", file.to_str().unwrap()]);
+}
+
+fn begin(s: &Scratch) -> coffer::error::Result<AttachmentInfo> {
+    let request = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    match control::ask(&s.data.join("control.sock"), &request, &mut |_| ())? {
+        Some(Reply::Attachment(att)) => Ok(att),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn end(s: &Scratch) {
+    control::ask(&s.data.join("control.sock"), &Request::AttachEnd { what: "web".into() }, &mut |_| ()).unwrap();
+}
+
+fn state(s: &Scratch) -> String {
+    s.json(&["volume", "show", "web"])["state"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn refused(socket: &Path, name: &str, words: &[&str]) {
+    let err = Nbd::open(socket, name).map(drop).unwrap_err().to_string();
+    for word in words {
+        assert!(err.contains(word), "{name}: no {word:?} in {err}");
+    }
+}
+
+/// Does something on a thread that is another user's.
+fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
+    let uid = rustix::process::Uid::from_raw(uid);
+    std::thread::scope(|scope| {
+        let become_and_act = move || {
+            // Of this thread alone, as the system call has it; the socket's peer is told its user.
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            act()
+        };
+        scope.spawn(become_and_act).join().unwrap()
+    })
+}
+
+fn events(s: &Scratch) -> Vec<serde_json::Value> {
+    let all = s.json(&["audit", "list", "--limit", "1000"]);
+    all["events"].as_array().unwrap().iter().map(|e| e["record"].clone()).collect()
+}
+
+#[test]
+fn a_listed_user_opens_a_volume_by_the_default_policy_and_by_one_that_names_it() {
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to become another user");
+        return;
+    }
+    let s = rig();
+    let open = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let socket = open.path().join("nbd.sock");
+    let place = format!("unix:{}", socket.display());
+    let _server = s.serve_with(&["--listen", &place, "--socket-mode", "666"]);
+    s.ok(&["access", "allow", "uid:65534", "--volume", "web", "--user", "alice"]);
+    let alice = format!("arn:aws:iam::{}:user/alice", account(&s));
+    let opens = || {
+        as_user(NOBODY, || {
+            let mut c = Nbd::open(&socket, "web").unwrap();
+            c.write(0, b"hers");
+            c.close();
+        });
+    };
+    opens();
+
+    // Without the account's delegation, what she may by herself does not count.
+    set_policy(&s, &managed(&s, &[]));
+    let words = [ERR_POLICY, &alice, "kms:CreateGrant", "no resource-based policy allows"];
+    as_user(NOBODY, || refused(&socket, "web", &words));
+    let refusals = |s: &Scratch| {
+        let of_alice = |e: &&serde_json::Value| e["caller"]["principal"] == alice && e["result"] == "refused";
+        events(s).iter().filter(of_alice).cloned().collect::<Vec<_>>()
+    };
+    let found = refusals(&s);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (&found[0]["act"], &found[0]["caller"]["via_service"]),
+        (&"kms:CreateGrant".into(), &"ec2.coffer".into())
+    );
+    assert!(found[0]["caller"]["client"].as_str().unwrap().contains("vol-"), "{found:?}");
+
+    // A statement that names her is enough, and half of one is not.
+    let decrypt = allow(&alice, r#""kms:Decrypt""#, "");
+    set_policy(&s, &managed(&s, std::slice::from_ref(&decrypt)));
+    as_user(NOBODY, || refused(&socket, "web", &[ERR_POLICY, "kms:CreateGrant"]));
+    let resource = r#", "Condition": {"Bool": {"kms:GrantIsForAWSResource": true}}"#;
+    let create = allow(&alice, r#""kms:CreateGrant""#, resource);
+    set_policy(&s, &managed(&s, std::slice::from_ref(&create)));
+    as_user(NOBODY, || refused(&socket, "web", &[ERR_POLICY, "kms:Decrypt"]));
+    set_policy(&s, &managed(&s, &[decrypt, create]));
+    opens();
+    refused(&socket, "web", &[ERR_POLICY, &me(&s)]);
+}
+
+#[test]
+fn a_reader_is_asked_too_while_the_volume_is_open_for_others() {
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to become another user");
+        return;
+    }
+    let s = rig();
+    let (open, mode) = (tempfile::tempdir().unwrap(), PermissionsExt::from_mode(0o755));
+    std::fs::set_permissions(open.path(), mode).unwrap();
+    let socket = open.path().join("nbd.sock");
+    let place = format!("unix:{}", socket.display());
+    let _server = s.serve_with(&["--listen", &place, "--socket-mode", "666"]);
+    s.ok(&["access", "allow", "uid:65534", "--volume", "web"]);
+    let uses = allow(&me(&s), r#"["kms:Decrypt", "kms:CreateGrant"]"#, "");
+    let deny = format!(
+        r#"{{"Effect": "Deny", "Principal": {{"AWS": "arn:aws:iam::{}:user/uid-65534"}}, "Action": "kms:Decrypt", "Resource": "*"}}"#,
+        account(&s)
+    );
+    set_policy(&s, &managed(&s, &[uses, deny]));
+    // Another process holds it open for reading: this one is no second connection of the same holder.
+    let program =
+        "import sys, nbd; h = nbd.NBD(); h.connect_uri(sys.argv[1]); print(h.get_size(), flush=True); sys.stdin.read()";
+    if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
+        skip("python3-libnbd");
+        return;
+    }
+    let uri = format!("nbd+unix:///web?ro?socket={}", socket.display()).replace("web?ro?socket", "web%3Fro?socket");
+    let mut other = std::process::Command::new("/usr/bin/python3");
+    let mut other = other.args(["-c", program, &uri]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.as_mut().unwrap()), &mut said).unwrap();
+    assert_eq!(said.trim(), (4 << 20).to_string());
+    as_user(NOBODY, || refused(&socket, "web?ro", &[ERR_POLICY, "kms:Decrypt", "explicit deny"]));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+}
+
+#[test]
+fn through_the_volume_service_alone_a_key_opens_volumes_and_no_ciphertext() {
+    let s = rig();
+    let clear = s.path("clear");
+    std::fs::write(&clear, "secret").unwrap();
+    let sealed = s.path("sealed");
+    let (clear, sealed) = (clear.to_str().unwrap(), sealed.to_str().unwrap());
+    s.ok(&["key", "encrypt", "alias/k", "--input", clear, "--out", sealed]);
+    let through = r#", "Condition": {"StringEquals": {"kms:ViaService": "ec2.coffer"}}"#;
+    let uses = r#"["kms:Decrypt", "kms:GenerateDataKey*", "kms:CreateGrant"]"#;
+    set_policy(&s, &managed(&s, &[allow(&me(&s), uses, through)]));
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        let said = s.fails(6, &["key", "decrypt", "--input", sealed], &["kms:Decrypt", &me(&s), "not authorized"]);
+        assert!(!said.contains("secret"));
+        s.fails(6, &["key", "encrypt", "alias/k", "--input", clear], &["kms:Encrypt"]);
+        s.ok(&["volume", "create", "--size", "1MiB", "--name", &format!("v{served}"), "--key", "alias/k"]);
+        if let Some(server) = server {
+            let mut c = server.connect("web");
+            c.write(0, b"ours");
+            c.close();
+            begin(&s).unwrap();
+            end(&s);
+        }
+    }
+}
+
+#[test]
+fn a_revoked_grant_suspends_its_volume_until_it_is_attached_again() {
+    let s = rig();
+    let server = s.serve();
+    let att = begin(&s).unwrap();
+    let mut c = Raw::open(&s.socket(), &att.export);
+    assert_eq!(c.ask(WRITE, 0, 0, 4, b"kept"), 0);
+    let grants = s.json(&["key", "grant", "list", "alias/k"])["grants"].clone();
+    let grant = grants[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!((grants.as_array().unwrap().len(), grant.len()), (1, 64));
+    let service = format!("arn:aws:iam::{}:service/ec2.coffer", account(&s));
+    assert_eq!((&grants[0]["grantee"], &grants[0]["operations"]), (&service.into(), &serde_json::json!(["Decrypt"])));
+    assert!(grants[0]["equals"]["aws:ebs:id"].as_str().unwrap().starts_with("vol-"), "{grants}");
+
+    s.ok(&["key", "grant", "revoke", "alias/k", &grant]);
+    assert_eq!(state(&s), "suspended");
+    c.put(&request(READ, 0, 5, 0, 4));
+    assert_eq!(c.ask(FLUSH, 0, 0, 0, &[]), 0, "what needs no key goes on, and the read is held");
+    s.fails(6, &["volume", "resume", "web"], &["was revoked", "attach it again"]);
+    s.fails(6, &["volume", "grow", "web", "--size", "8MiB"], &["was revoked"]);
+    s.ok(&["key", "disable", "alias/k"]);
+    s.ok(&["key", "enable", "alias/k"]);
+    assert_eq!(state(&s), "suspended", "enabling the key gives no grant back");
+    refused(&s.socket(), &att.export, &[ERR_POLICY, "was revoked"]);
+    server.kill9();
+    let _server = s.serve();
+    refused(&s.socket(), &att.export, &[ERR_POLICY, "was revoked"]);
+    end(&s);
+    let att = begin(&s).unwrap();
+    assert_eq!(Raw::open(&s.socket(), &att.export).read(0, 4), b"kept");
+    let new = s.ids(&["key", "grant", "list", "alias/k"]);
+    assert!(new.len() == 1 && new[0] != grant, "{new:?}");
+    end(&s);
+    assert!(s.ids(&["key", "grant", "list", "alias/k"]).is_empty(), "the grant went with the attachment");
+    let acts: Vec<_> = events(&s).iter().map(|e| e["act"].clone()).collect();
+    assert!(acts.contains(&"kms:RevokeGrant".into()) && acts.contains(&"kms:UnwrapVolumeKey".into()), "{acts:?}");
+}
+
+/// As when its key is disabled, `--on-key-loss` says what a revoked grant means for who has the volume.
+#[test]
+fn a_volume_may_go_on_without_its_grant_until_it_is_closed_or_fail() {
+    let s = rig();
+    let server = s.serve();
+    for (how, error) in [("continue", 0), ("fail", 5)] {
+        s.ok(&["volume", "modify", "web", "--on-key-loss", how]);
+        let att = begin(&s).unwrap();
+        let mut c = Raw::open(&s.socket(), &att.export);
+        s.ok(&["key", "grant", "revoke", "alias/k", &s.id(&["key", "grant", "list", "alias/k"])]);
+        assert_eq!(c.ask(WRITE, 0, 0, 2, b"on"), error, "{how}");
+        c.put(&request(DISC, 0, 0, 0, 0));
+        c.expect_hangup();
+        refused(&s.socket(), &att.export, &[ERR_POLICY, "was revoked"]);
+        end(&s);
+    }
+    drop(server);
+}
+
+#[test]
+fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened() {
+    let s = rig();
+    let server = s.serve();
+    let att = begin(&s).unwrap();
+    let mut process = server.connect(&att.export);
+    process.write(0, b"mine");
+    set_policy(&s, &managed(&s, &[]));
+    // Nothing changes for who has it: more connections, a key that was away, a server that was killed.
+    assert_eq!(server.connect(&att.export).read(0, 4), b"mine");
+    s.ok(&["key", "disable", "alias/k"]);
+    s.ok(&["key", "enable", "alias/k"]);
+    assert_eq!(state(&s), "in-use");
+    assert_eq!(process.read(0, 4), b"mine");
+    server.kill9();
+    let server = s.serve();
+    let mut c = server.connect(&att.export);
+    assert_eq!(c.read(0, 4), b"mine");
+    c.close();
+    drop(process);
+    // A first attach is another matter.
+    end(&s);
+    let err = begin(&s).unwrap_err();
+    assert_eq!((err.kind(), err.kind().row().exit), (Kind::AccessDenied, 6), "{}", err.line());
+    assert!(err.line().contains("kms:CreateGrant"), "{}", err.line());
+    refused(&s.socket(), "web", &[ERR_POLICY, "kms:CreateGrant"]);
+    assert!(s.ids(&["attachments"]).is_empty());
+}
+
+/// A process holds its lease by its connections: the policy is asked at the first of them.
+#[test]
+fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
+    let s = rig();
+    let server = s.serve();
+    let mut c = server.connect("web");
+    c.write(0, b"on");
+    assert!(s.ids(&["key", "grant", "list", "alias/k"]).is_empty(), "no grant is written for that");
+    set_policy(&s, &managed(&s, &[]));
+    let mut second = server.connect("web");
+    assert_eq!(second.read(0, 2), b"on");
+    s.ok(&["key", "disable", "alias/k"]);
+    s.ok(&["key", "enable", "alias/k"]);
+    assert_eq!(c.read(0, 2), b"on");
+    c.close();
+    second.close();
+    wait_until("nobody has it", || s.json(&["volume", "show", "web"])["holder"].is_null());
+    refused(&s.socket(), "web", &[ERR_POLICY]);
+}
+
+/// The first connection of a holder is still being asked when its next ones come: they are asked as well.
+#[test]
+fn nobody_slips_in_beside_a_connection_that_is_being_refused() {
+    let s = rig();
+    let _server = s.serve();
+    set_policy(&s, &managed(&s, &[]));
+    let socket = s.socket();
+    let tries = || (0..25).filter(|_| Nbd::open(&socket, "web").is_ok()).count();
+    let in_all: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(tries)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    assert_eq!(in_all, 0);
+    wait_until("nobody has it", || s.json(&["volume", "show", "web"])["holder"].is_null());
+}
+
+#[test]
+fn every_way_to_the_data_key_asks_the_policy() {
+    let s = rig();
+    let snapshot = s.id(&["snapshot", "create", "web", "--wait"]);
+    set_policy(&s, &managed(&s, &[]));
+    let out = s.path("out");
+    let out = out.to_str().unwrap();
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        for args in [
+            &["volume", "export-key", "web", "--out", out][..],
+            &["volume", "export", "web", out, "--sealed"],
+            &["volume", "grow", "web", "--size", "8MiB"],
+            &["volume", "create", "--snapshot", &snapshot],
+            &["volume", "accept-rollback", "web"],
+        ] {
+            s.fails(6, args, &["kms:Decrypt", "not authorized"]);
+            assert!(!Path::new(out).exists());
+        }
+        s.fails(
+            6,
+            &["volume", "create", "--size", "1MiB", "--key", "alias/k"],
+            &["kms:GenerateDataKeyWithoutPlaintext"],
+        );
+        s.fails(6, &["key", "rotate", "alias/k"], &["kms:RotateKeyOnDemand"]);
+        s.fails(6, &["key", "schedule-deletion", "alias/k"], &["kms:ScheduleKeyDeletion"]);
+        s.fails(6, &["key", "alias", "delete", "alias/k"], &["kms:DeleteAlias"]);
+        s.ok(&["key", "show", "alias/k"]);
+        if server.is_some() {
+            refused(&s.socket(), &snapshot, &[ERR_POLICY, "kms:Decrypt"]);
+        }
+    }
+    assert_eq!(s.ids(&["volume", "list"]).len(), 1);
+}
+
+#[test]
+fn policies_are_shown_set_and_reset_with_a_server_and_without() {
+    let s = rig();
+    let root = format!("arn:aws:iam::{}:root", account(&s));
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        let shown: serde_json::Value = s.ok(&["key", "policy", "show", "alias/k"]).json();
+        assert_eq!(shown["Statement"][0]["Principal"]["AWS"], root);
+        let document = managed(&s, &[]);
+        let mut set = s.command(&["key", "policy", "set", "alias/k", "-"]);
+        let mut set = set.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        set.stdin.take().unwrap().write_all(document.as_bytes()).unwrap();
+        assert!(set.wait().unwrap().success());
+        assert_eq!(s.json(&["key", "policy", "show", "alias/k"])["document"], document);
+
+        let file = s.path("bad.json");
+        let bad = document.replace("\"Effect\": \"Allow\"", "\"Effect\": \"Perhaps\"");
+        std::fs::write(&file, bad).unwrap();
+        let bad = file.to_str().unwrap();
+        s.fails(2, &["key", "policy", "set", "alias/k", bad], &["MalformedPolicyDocument", "Statement[0].Effect"]);
+        s.fails(2, &["key", "create", "--policy", bad], &["MalformedPolicyDocument"]);
+        let out = s.path("out.json");
+        std::fs::write(&out, document.replace("KeyPolicy", "Nothing")).unwrap();
+        let out = out.to_str().unwrap();
+        s.fails(2, &["key", "policy", "set", "alias/k", out], &["could not put another one", "--bypass"]);
+        s.ok(&["key", "policy", "set", "alias/k", out, "--bypass-policy-lockout-safety-check"]);
+        s.fails(6, &["key", "policy", "show", "alias/k"], &["kms:GetKeyPolicy"]);
+        s.fails(6, &["key", "policy", "set", "alias/k", out], &["kms:PutKeyPolicy"]);
+        drop(server);
+        if !rustix::process::geteuid().is_root() {
+            s.fails(6, &["key", "policy", "reset", "alias/k"], &["uid 0"]);
+            return;
+        }
+        s.ok(&["key", "policy", "reset", "alias/k"]);
+        assert!(events(&s).iter().any(|e| e["act"] == "coffer:ResetKeyPolicy"));
+    }
+    let file = s.path("policy.json");
+    let short = managed(&s, &[]);
+    let longest = format!("{short}{}", " ".repeat(32_768 - short.len()));
+    std::fs::write(&file, &longest).unwrap();
+    let made = s.id(&["key", "create", "--policy", file.to_str().unwrap()]);
+    s.fails(6, &["key", "rotate", &made], &["kms:RotateKeyOnDemand"]);
+    let _server = s.serve();
+    s.ok(&["key", "policy", "set", &made, file.to_str().unwrap()]);
+    assert_eq!(s.json(&["key", "policy", "show", &made])["document"], longest);
+    std::fs::write(&file, longest + " ").unwrap();
+    s.fails(2, &["key", "policy", "set", &made, file.to_str().unwrap()], &["32768"]);
+    s.fails(4, &["key", "policy", "show", "alias/none"], &["alias/none"]);
+}
+
+#[test]
+fn grants_are_made_listed_and_taken_back_with_a_server_and_without() {
+    let s = rig();
+    let alice = format!("arn:aws:iam::{}:user/alice", account(&s));
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        let create = [
+            "key",
+            "grant",
+            "create",
+            "alias/k",
+            "--grantee",
+            &alice,
+            "--operation",
+            "Decrypt",
+            "--operation",
+            "Encrypt",
+        ];
+        let more = ["--context-equals", "a=1", "--retiring", &alice, "--name", "one"];
+        let made = s.json(&[&create[..], &more[..]].concat());
+        assert_eq!(
+            (&made["operations"], &made["equals"]["a"]),
+            (&serde_json::json!(["Decrypt", "Encrypt"]), &"1".into())
+        );
+        let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+        assert_eq!(s.id(&[&["-q"], &create[..], &more[..]].concat()[1..]), id, "the same name is the same grant");
+        let other = s.id(&create);
+        assert_eq!(s.ids(&["key", "grant", "list", "--retirable-by", &alice]), [id]);
+        assert_eq!(s.ids(&["key", "grant", "list", "alias/k", "--grantee", &alice]).len(), 2);
+        assert_eq!(s.ids(&["key", "grant", "list", "alias/k", "--id", &other]), [other.as_str()]);
+        assert!(s.ok(&["key", "grant", "list", "alias/k"]).stdout.contains("a=1"));
+        s.ok(&["key", "grant", "retire", "--token", token]);
+        s.ok(&["key", "grant", "retire", "alias/k", &other]);
+        s.fails(4, &["key", "grant", "revoke", "alias/k", &other], &[&other]);
+        assert!(s.ids(&["key", "grant", "list", "alias/k"]).is_empty());
+        s.fails(2, &["key", "grant", "create", "alias/k", "--grantee", "alice", "--operation", "Decrypt"], &["alice"]);
+        s.fails(2, &["key", "grant", "create", "alias/k", "--grantee", &alice, "--operation", "Sign"], &["Sign"]);
+        drop(server);
+    }
+}
+
+/// A farewell ends a process's lease, also of a volume that was suspended under it.
+#[test]
+fn a_suspended_attachment_can_be_detached() {
+    let s = rig();
+    let _server = s.serve();
+    let att = begin(&s).unwrap();
+    let mut c = Raw::open(&s.socket(), &att.export);
+    let grant = s.id(&["key", "grant", "list", "alias/k"]);
+    s.ok(&["key", "grant", "retire", "alias/k", &grant]);
+    assert_eq!(state(&s), "suspended");
+    c.put(&request(DISC, 0, 0, 0, 0));
+    c.expect_hangup();
+    end(&s);
+    wait_until("it is closed", || state(&s) == "available");
+    s.ok(&["volume", "delete", "web"]);
+}
