@@ -15,6 +15,7 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::runtime::Runtime;
@@ -60,6 +61,14 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Integrity`] when the object ends before the range does.
     fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes>;
+    /// As [`Objects::get_range`], from `start` on, into buffers that follow each other in the object. After an error they
+    /// hold nothing to be used.
+    ///
+    /// # Errors
+    /// As [`Objects::get_range`].
+    fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
+        by_range(self, path, start, parts)
+    }
     /// The object's length, or `None` when there is none.
     ///
     /// # Errors
@@ -103,6 +112,18 @@ pub fn put_same(objects: &dyn Objects, path: &str, bytes: &Bytes) -> Result<()> 
         Err(e) if e.kind() == Kind::Integrity => Err(differs(path, &[], bytes).because(e)),
         Err(e) => Err(e),
     }
+}
+
+fn by_range<O: Objects + ?Sized>(objects: &O, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let bytes = objects.get_range(path, start..start + len as u64)?;
+    let mut rest = &bytes[..];
+    for part in parts {
+        let (now, later) = rest.split_at(part.len());
+        part.copy_from_slice(now);
+        rest = later;
+    }
+    Ok(())
 }
 
 fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
@@ -197,6 +218,26 @@ impl Objects for StoreObjects {
                 _ => Err(of_store(what(), e)),
             },
         }
+    }
+    /// Files are read by the thread that asks: the way over the store's threads costs two switches and a new buffer, which
+    /// for a chunk is as long as reading it.
+    fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
+        let Some(root) = &self.root else { return by_range(self, path, start, parts) };
+        let what = || format!("get bytes from {start} on of {path}");
+        let file = std::fs::File::open(root.join(path)).map_err(|e| Error::io(what(), e))?;
+        let mut at = start;
+        for part in parts {
+            match file.read_exact_at(part, at) {
+                Ok(()) => at += part.len() as u64,
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    let size = file.metadata().on(what)?.len();
+                    let why = format_args!("the object ends here, {} bytes at {at} were wanted", part.len());
+                    return Err(super::damaged(path, size as usize, why));
+                }
+                Err(e) => return Err(Error::io(what(), e)),
+            }
+        }
+        Ok(())
     }
     fn head(&self, path: &str) -> Result<Option<u64>> {
         let (store, key) = (self.store.clone(), Key::from(path));

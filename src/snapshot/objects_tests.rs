@@ -14,6 +14,12 @@ fn check(objects: &dyn Objects) {
     assert_eq!(objects.get_range("a/b/c", 3..9).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(objects.get_range("a/b/c", 30..39).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(objects.get_range("a/x", 0..1).unwrap_err().kind(), Kind::NotFound);
+    let (mut one, mut two) = ([0; 2], [0; 2]);
+    objects.get_into("a/b/c", 1, &mut [&mut one, &mut two]).unwrap();
+    assert_eq!((one, two), (*b"el", *b"lo"));
+    assert_eq!(objects.get_into("a/b/c", 2, &mut [&mut one, &mut two]).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get_into("a/b/c", 30, &mut [&mut one]).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(objects.get_into("a/x", 0, &mut [&mut one]).unwrap_err().kind(), Kind::NotFound);
     assert_eq!((objects.head("a/b/c").unwrap(), objects.head("a").unwrap()), (Some(5), None));
     objects.put_over("a/b/c", Bytes::from_static(b"x")).unwrap();
     let all = objects.list("a").unwrap();

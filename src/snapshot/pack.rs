@@ -190,17 +190,26 @@ pub struct PackIndex {
 /// # Errors
 /// [`Kind::Integrity`] naming what is wrong.
 pub fn parse_body<'a>(object: &str, offset: usize, bytes: &'a [u8]) -> Result<(BodyHead, &'a [u8])> {
-    if bytes.len() < HEAD {
+    let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
         return Err(damaged(object, offset, format_args!("{} bytes left, a body's head has {HEAD}", bytes.len())));
-    }
-    let head = BodyHead::decode(bytes, 0);
+    };
+    let sectors = rest.get(..u32_at(head, 28) as usize).unwrap_or(rest);
+    Ok((check_body(object, offset, head, sectors)?, sectors))
+}
+
+/// Checks a body's head, lengths, and the hash of its sectors.
+///
+/// # Errors
+/// As [`parse_body`].
+pub fn check_body(object: &str, offset: usize, head: &[u8; HEAD], sectors: &[u8]) -> Result<BodyHead> {
+    let head = BodyHead::decode(head, 0);
     if head.length != stored_len(head.map) || head.map.is_empty() {
         return Err(damaged(object, offset + 28, "the body's length does not fit its sector map"));
     }
-    let end = HEAD + head.length as usize;
-    let Some(sectors) = bytes.get(HEAD..end) else {
-        return Err(damaged(object, offset, format_args!("the body needs {end} bytes, {} are there", bytes.len())));
-    };
+    let (want, there) = (head.length as usize, sectors.len());
+    if want != there {
+        return Err(damaged(object, offset, format_args!("the body's sectors need {want} bytes, {there} are there")));
+    }
     if Hash32::of(sectors) != head.hash {
         return Err(damaged(
             object,
@@ -208,7 +217,7 @@ pub fn parse_body<'a>(object: &str, offset: usize, bytes: &'a [u8]) -> Result<(B
             format_args!("the hash of chunk {}'s sectors is wrong", head.chunk),
         ));
     }
-    Ok((head, sectors))
+    Ok(head)
 }
 
 /// Reads and checks a whole pack: header, every body and its hash, footer, tail.

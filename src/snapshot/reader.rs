@@ -1,16 +1,16 @@
 //! A snapshot being read: chunks whole, their hash checked before a byte is given out; and verify, which reads them all.
 
-use super::pack::{self, BodyHead, parse_body, sectors};
+use super::pack::{self, BodyHead, check_body};
 use super::page::LeafEntry;
 use super::redirect::{REDIRECT_MAX, Redirect};
 use super::repository::{Inner, Located, Repository};
 use super::tree::{Tree, Visit};
 use super::{Folder, PublicKey, damaged};
 use crate::error::{Error, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SectorMap, SnapshotId, chunks_in};
+use crate::units::{
+    CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap, SnapshotId, chunks_in,
+};
 use crate::volume::parent::Parent;
-use bytes::Bytes;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// A snapshot, open for reading from many threads.
@@ -87,7 +87,8 @@ impl Repository {
             return Err(damaged(&object, 0, why));
         }
         let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
-        let mut check = Check { reader: &reader, go_on, chunks: 0, bytes: 0, entries: 0, bad: Vec::new() };
+        let room = vec![0; CHUNK];
+        let mut check = Check { reader: &reader, go_on, chunks: 0, bytes: 0, entries: 0, bad: Vec::new(), room };
         reader.tree.walk(&mut check)?;
         let Check { chunks, bytes, entries, mut bad, .. } = check;
         let said = reader.at.manifest.chunks;
@@ -123,6 +124,8 @@ struct Check<'a> {
     bytes: u64,
     entries: u64,
     bad: Vec<Bad>,
+    /// For one chunk's sectors.
+    room: Vec<u8>,
 }
 
 impl Visit for Check<'_> {
@@ -131,8 +134,8 @@ impl Visit for Check<'_> {
         if !(self.go_on)(self.bytes) {
             return Err(Error::new(Kind::Interrupted, "the check was stopped"));
         }
-        match self.reader.body(chunk, entry) {
-            Ok(_) => {
+        match self.reader.body(chunk, entry, &mut self.room[..entry.length as usize]) {
+            Ok(()) => {
                 self.chunks += 1;
                 self.bytes += u64::from(entry.length);
             }
@@ -175,11 +178,11 @@ impl SnapshotReader {
         self.tree.walk(&mut Each(each))
     }
 
-    /// The body of a chunk that is not a hole, head and sectors, checked against its entry.
-    fn body(&self, chunk: ChunkNo, entry: &LeafEntry) -> Result<Bytes> {
-        let (object, offset, bytes) = self.find(entry)?;
-        let (head, _sectors) =
-            parse_body(&object, offset, &bytes).map_err(|e| e.context(format_args!("chunk {chunk}")))?;
+    /// The sectors of a chunk that is not a hole, one after the other into `out`, checked against its entry.
+    fn body(&self, chunk: ChunkNo, entry: &LeafEntry, out: &mut [u8]) -> Result<()> {
+        let mut raw = [0u8; pack::HEAD];
+        let (object, offset) = self.find(entry, &mut raw, out)?;
+        let head = check_body(&object, offset, &raw, out).map_err(|e| e.context(format_args!("chunk {chunk}")))?;
         let wanted = BodyHead { chunk, map: entry.map, tag: entry.tag, length: entry.length, hash: entry.hash };
         if head != wanted {
             return Err(damaged(
@@ -188,13 +191,13 @@ impl SnapshotReader {
                 format_args!("the body here is not chunk {chunk}'s of the signed tree"),
             ));
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Reads where the entry says; if the pack is in none of the folders, where a redirect says, once.
-    fn find(&self, entry: &LeafEntry) -> Result<(String, usize, Bytes)> {
-        let size = pack::HEAD as u64 + u64::from(entry.length);
-        if let Some(found) = self.read(entry.pack(), range(entry.offset, size))? {
+    fn find(&self, entry: &LeafEntry, head: &mut [u8], out: &mut [u8]) -> Result<(String, usize)> {
+        let parts = &mut [head, out];
+        if let Some(found) = self.read(entry.pack(), entry.offset, parts)? {
             return Ok(found);
         }
         for folder in self.folders() {
@@ -206,7 +209,7 @@ impl SnapshotReader {
             };
             let redirect = Redirect::parse(&object, entry.pack(), &raw)?;
             let Some(to) = redirect.find(entry.offset, entry.length) else { continue };
-            if let Some(found) = self.read(to.pack, range(to.new_offset, size))? {
+            if let Some(found) = self.read(to.pack, to.new_offset, parts)? {
                 return Ok(found);
             }
         }
@@ -219,11 +222,11 @@ impl SnapshotReader {
         self.at.manifest.folders.iter().map(move |i| Folder { lineage, installation: *i })
     }
 
-    fn read(&self, pack: PackId, range: Range<u64>) -> Result<Option<(String, usize, Bytes)>> {
+    fn read(&self, pack: PackId, offset: u32, parts: &mut [&mut [u8]]) -> Result<Option<(String, usize)>> {
         for folder in self.folders() {
             let object = folder.path("packs", pack);
-            match self.repo.objects.get_range(&object, range.clone()) {
-                Ok(bytes) => return Ok(Some((object, range.start as usize, bytes))),
+            match self.repo.objects.get_into(&object, u64::from(offset), parts) {
+                Ok(()) => return Ok(Some((object, offset as usize))),
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -241,8 +244,22 @@ impl SnapshotReader {
     }
 }
 
-const fn range(offset: u32, size: u64) -> Range<u64> {
-    offset as u64..offset as u64 + size
+/// Moves the sectors that `map` names from the front of a chunk to their places; what is not named becomes zeros.
+fn spread(map: SectorMap, out: &mut [u8]) {
+    let mut packed = map.count();
+    if packed == SECTORS_PER_CHUNK {
+        return;
+    }
+    // From the end on: what is still to be moved lies before where it goes.
+    for i in (0..SECTORS_PER_CHUNK).rev() {
+        let to = i * SECTOR;
+        if map.has(i) {
+            packed -= 1;
+            out.copy_within(packed * SECTOR..(packed + 1) * SECTOR, to);
+        } else {
+            out[to..to + SECTOR].fill(0);
+        }
+    }
 }
 
 impl Parent for SnapshotReader {
@@ -268,11 +285,9 @@ impl Parent for SnapshotReader {
             return Ok(None);
         }
         let what = || format!("snapshot {}", self.at.manifest.snapshot);
-        let body = self.body(chunk, &entry).map_err(|e| e.context(what()))?;
-        out.fill(0);
-        for (from, i) in body[pack::HEAD..].chunks_exact(SECTOR).zip(sectors(entry.map)) {
-            out[i * SECTOR..(i + 1) * SECTOR].copy_from_slice(from);
-        }
+        // A page whose entry has another length than its map is damaged, and was refused when it was read.
+        self.body(chunk, &entry, &mut out[..entry.length as usize]).map_err(|e| e.context(what()))?;
+        spread(entry.map, out);
         Ok(Some(entry.tag))
     }
 }

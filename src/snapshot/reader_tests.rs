@@ -3,6 +3,7 @@ use super::super::redirect::Move;
 use super::super::testing::{KEY, LINEAGE, author, chunk, repository, snap, spec};
 use super::*;
 use crate::cipher::Sealed;
+use bytes::Bytes;
 
 fn made() -> (Repository, Arc<dyn super::super::objects::Objects>) {
     let (repo, objects) = repository();
@@ -95,4 +96,21 @@ fn a_moved_pack_is_found_through_its_redirect() {
     repo.sweep(LINEAGE).unwrap();
     assert!(repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap().bad.is_empty());
     assert!(objects.head(&folder.path("packs", new)).unwrap().is_some());
+}
+
+/// By seeds: whichever sectors are stored, each comes to its place, whatever lay in the buffer before.
+#[test]
+fn stored_sectors_are_spread_to_their_places() {
+    let mut rng = crate::volume::testing::Seeded(7);
+    for round in 0..60 {
+        let (mut map, mut want, mut out) = (SectorMap::default(), vec![0u8; CHUNK], vec![0xeeu8; CHUNK]);
+        let share = [0, 1, 5, 9, 10][round % 5];
+        for i in (0..SECTORS_PER_CHUNK).filter(|_| rng.below(10) < share) {
+            out[map.count() * SECTOR..][..SECTOR].fill(i as u8 + 1);
+            want[i * SECTOR..][..SECTOR].fill(i as u8 + 1);
+            map.set(i);
+        }
+        spread(map, &mut out);
+        assert!(out == want, "round {round}, {} sectors", map.count());
+    }
 }

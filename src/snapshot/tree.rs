@@ -229,9 +229,9 @@ impl Tree {
     fn next_below(&self, level: u8, index: u64, from: u64) -> Result<Option<ChunkNo>> {
         if level == 0 {
             let first = index * FAN as u64;
-            let leaves = self.leaves(index)?;
-            let found = (first..).zip(&leaves).find(|(chunk, entry)| *chunk >= from && !entry.is_hole());
-            return Ok(found.map(|(chunk, _)| ChunkNo(chunk)));
+            let node = self.node(0, index, self.name_of(0, index)?)?;
+            let found = (from.max(first)..first + FAN as u64).find(|c| !node.leaf((c - first) as usize).is_hole());
+            return Ok(found.map(ChunkNo));
         }
         for (i, name) in self.children(level, index)?.iter().enumerate() {
             let child = index * FAN as u64 + i as u64;

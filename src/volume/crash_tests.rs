@@ -95,8 +95,9 @@ impl World {
                 self.volume.write_zeroes(at as u64, len as u64, false).unwrap();
                 self.now[at..at + len].fill(0);
             }
-            60..70 => self.trim(),
-            70..80 => {
+            60..67 => self.trim(),
+            67..72 => self.look(),
+            72..80 => {
                 self.volume.flush().unwrap();
                 self.since.clear();
             }
@@ -109,6 +110,16 @@ impl World {
             92..96 => self.crash(false),
             _ => self.crash(true),
         }
+    }
+
+    /// What is read is what was written last, wherever it comes from; without waiting, it may not be had.
+    fn look(&mut self) {
+        let (at, len) = self.span();
+        let effort = [Effort::Inline, Effort::Full][self.rng.below(2) as usize];
+        let mut seen = vec![0; len];
+        let progress = self.volume.read(at as u64, &mut seen, effort).unwrap();
+        assert!(progress == Progress::Done || effort == Effort::Inline);
+        assert!(progress != Progress::Done || seen == self.now[at..at + len], "{len} bytes at {at} are others");
     }
 
     fn trim(&mut self) {

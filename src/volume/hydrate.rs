@@ -2,44 +2,30 @@
 //!
 //! An absent chunk becomes present only when all its sealed bytes are durable. A read of one is answered from memory and
 //! leaves the storing to the background; a write fetches it whole, stores it, syncs, marks it, then goes on as any write.
-//! The background fills in batches: store several, one sync, mark those that are still absent. It never writes over a
-//! client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
+//! The background fills in batches, first what was read last: store several, one sync, mark those that are still absent.
+//! It never writes over a client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
 
-use super::Volume;
+use super::fetched::{Body, Fetched};
 use super::map::Entry;
+use super::{Effort, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, PART, SECTOR};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Fetched chunks kept for the reads that follow: 4 MiB a volume.
-const RECENT: usize = 8;
+/// Fetched chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order need
+/// two each, and those that their requests overtake.
+const RECENT: usize = 16;
 /// Chunks asked for by readers that wait to be stored.
 const WANTED: usize = 1024;
 
-struct Fetched {
-    chunk: ChunkNo,
-    key: KeyEpoch,
-    sealed: Arc<Vec<u8>>,
-}
-
-/// Chunks fetched last, and those that somebody fetches now: others who need one wait for it instead of fetching it too.
-#[derive(Default)]
-struct Recent {
-    chunks: VecDeque<Fetched>,
-    fetching: Vec<ChunkNo>,
-}
-
 /// What is known of a volume's filling.
-#[derive(Default)]
 pub(super) struct Hydration {
     pub(super) done: AtomicBool,
-    recent: Mutex<Recent>,
-    /// Told when a fetch has ended.
-    fetched: Condvar,
+    recent: Fetched<KeyEpoch>,
+    /// Chunks that readers asked for, the newest last.
     wanted: Mutex<VecDeque<ChunkNo>>,
     cursor: Mutex<ChunkNo>,
     /// Chunks that clients had to wait for.
@@ -48,20 +34,25 @@ pub(super) struct Hydration {
 
 impl Hydration {
     pub(super) fn new(done: bool) -> Self {
-        Self { done: done.into(), ..Self::default() }
+        Self {
+            done: done.into(),
+            recent: Fetched::new(RECENT),
+            wanted: Mutex::default(),
+            cursor: Mutex::default(),
+            touched: AtomicU64::new(0),
+        }
     }
-}
 
-/// A fetch under way. However it ends, who waits for it is told.
-struct Fetching<'a> {
-    hydration: &'a Hydration,
-    chunk: ChunkNo,
-}
-
-impl Drop for Fetching<'_> {
-    fn drop(&mut self) {
-        self.hydration.recent.lock().fetching.retain(|c| *c != self.chunk);
-        self.hydration.fetched.notify_all();
+    /// A reader was answered from memory: the chunk is to be stored. Of too many the oldest are left to their place in order.
+    fn want(&self, chunk: ChunkNo) {
+        let mut wanted = self.wanted.lock();
+        if wanted.back() == Some(&chunk) {
+            return;
+        }
+        if wanted.len() >= WANTED {
+            wanted.pop_front();
+        }
+        wanted.push_back(chunk);
     }
 }
 
@@ -120,37 +111,15 @@ impl Volume {
     }
 
     /// The sealed bytes of an absent chunk, from memory or from the parent.
-    fn fetch(&self, chunk: ChunkNo) -> Result<(Arc<Vec<u8>>, KeyEpoch)> {
-        {
-            let mut recent = self.hydration.recent.lock();
-            loop {
-                if let Some(hit) = recent.chunks.iter().find(|f| f.chunk == chunk) {
-                    return Ok((hit.sealed.clone(), hit.key));
-                }
-                if !recent.fetching.contains(&chunk) {
-                    recent.fetching.push(chunk);
-                    break;
-                }
-                self.hydration.fetched.wait(&mut recent);
-            }
-        }
-        let _turn = Fetching { hydration: &self.hydration, chunk };
-        let (sealed, key) = self.fetch_from_parent(chunk)?;
-        let mut recent = self.hydration.recent.lock();
-        recent.chunks.truncate(RECENT - 1);
-        recent.chunks.push_front(Fetched { chunk, key, sealed: sealed.clone() });
-        Ok((sealed, key))
-    }
-
-    fn fetch_from_parent(&self, chunk: ChunkNo) -> Result<(Arc<Vec<u8>>, KeyEpoch)> {
-        let parent =
-            self.parent.as_ref().ok_or_else(|| Error::new(Kind::Failed, format!("{} has no parent", self.id)))?;
-        let mut sealed = vec![0u8; CHUNK];
-        let tag = parent
-            .fetch(chunk, &mut sealed)
-            .map_err(|e| e.context(format!("fill chunk {chunk} of {} from its snapshot", self.id)))?;
-        let key = tag.map_or(Ok(self.current_key()), |t| self.key_of_tag(t))?;
-        Ok((Arc::new(sealed), key))
+    fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
+        self.hydration.recent.get(chunk, |sealed| {
+            let parent =
+                self.parent.as_ref().ok_or_else(|| Error::new(Kind::Failed, format!("{} has no parent", self.id)))?;
+            let tag = parent
+                .fetch(chunk, sealed)
+                .map_err(|e| e.context(format!("fill chunk {chunk} of {} from its snapshot", self.id)))?;
+            tag.map_or(Ok(self.current_key()), |t| self.key_of_tag(t))
+        })
     }
 
     /// How many chunks clients had to wait for so far: while that grows, the background leaves the processors to them.
@@ -158,16 +127,15 @@ impl Volume {
         self.hydration.touched.load(Ordering::Relaxed)
     }
 
-    /// A read of an absent chunk: sealed bytes from memory; storing them is left to the background.
-    pub(super) fn read_from_parent(&self, chunk: ChunkNo, skip: usize, out: &mut [u8]) -> Result<KeyEpoch> {
-        self.hydration.touched.fetch_add(1, Ordering::Relaxed);
-        let (sealed, key) = self.fetch(chunk)?;
-        out.copy_from_slice(&sealed[skip..skip + out.len()]);
-        let mut wanted = self.hydration.wanted.lock();
-        if wanted.len() < WANTED && wanted.back() != Some(&chunk) {
-            wanted.push_back(chunk);
+    /// The sealed bytes of an absent chunk, for a read; storing them is left to the background. `None`: they are not in
+    /// memory, and would have to be waited for.
+    pub(super) fn parents_bytes(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Body<KeyEpoch>>> {
+        if effort == Effort::Inline {
+            return Ok(self.hydration.recent.peek(chunk));
         }
-        Ok(key)
+        self.hydration.touched.fetch_add(1, Ordering::Relaxed);
+        self.hydration.want(chunk);
+        self.fetch(chunk).map(Some)
     }
 
     /// Stores a fetched chunk where nothing of the volume lies yet: holes are made first, then what is none is written.
@@ -204,7 +172,7 @@ impl Volume {
         if self.is_here(chunk, entry)? {
             return Ok(entry);
         }
-        let (sealed, key) = self.fetch(chunk)?;
+        let Body { sealed, key } = self.fetch(chunk)?;
         self.store_fetched(chunk, &sealed)?;
         self.sync()?;
         self.map.mark(&*self.store, &[chunk], |_, _| here(key))?;
@@ -252,13 +220,13 @@ impl Volume {
             self.sync()?;
             self.header.lock().write_state(|s| s.hydrated = true)?;
             self.hydration.done.store(true, Ordering::Release);
-            self.hydration.recent.lock().chunks.clear();
+            self.hydration.recent.close();
             return Ok(Filled { chunks: 0, done: true });
         }
         self.mark_opened()?;
         let mut stored: Vec<(ChunkNo, KeyEpoch)> = Vec::with_capacity(picked.len());
         for chunk in picked {
-            let (sealed, key) = self.fetch(chunk)?;
+            let Body { sealed, key } = self.fetch(chunk)?;
             let _held = self.stripe(chunk).lock.lock();
             if !self.map.entry(&*self.store, chunk)?.present {
                 self.store_fetched(chunk, &sealed)?;
@@ -277,8 +245,9 @@ impl Volume {
 
     fn pick(&self, cursor: ChunkNo, batch: usize) -> Result<(Vec<ChunkNo>, ChunkNo)> {
         let mut picked = Vec::with_capacity(batch);
-        let wanted: Vec<ChunkNo> = self.hydration.wanted.lock().drain(..).collect();
-        for chunk in wanted {
+        // The newest first: they are in memory still. And no more than a batch, for clients wait meanwhile.
+        while picked.len() < batch {
+            let Some(chunk) = self.hydration.wanted.lock().pop_back() else { break };
             if !picked.contains(&chunk) && !self.map.entry(&*self.store, chunk)?.present {
                 picked.push(chunk);
             }

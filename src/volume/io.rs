@@ -87,18 +87,14 @@ impl Volume {
             out.fill(0);
             return Ok(Progress::Done);
         }
-        let key = if self.is_here(piece.chunk, entry)? {
-            match self.read_with_key(piece, entry, out, effort)? {
-                Some(key) => key,
-                None => return Ok(Progress::WouldBlock),
-            }
-        } else {
-            if effort == Effort::Inline {
-                return Ok(Progress::WouldBlock);
-            }
+        if !self.is_here(piece.chunk, entry)? {
             self.must_be_unlocked()?;
-            self.read_from_parent(piece.chunk, (piece.offset - piece.chunk.offset()) as usize, out)?
-        };
+            let Some(body) = self.parents_bytes(piece.chunk, effort)? else { return Ok(Progress::WouldBlock) };
+            let skip = (piece.offset - piece.chunk.offset()) as usize;
+            self.open_ciphers()?.of(body.key)?.open_parts_to(at, &body.sealed[skip..skip + out.len()], out);
+            return Ok(Progress::Done);
+        }
+        let Some(key) = self.read_with_key(piece, entry, out, effort)? else { return Ok(Progress::WouldBlock) };
         self.open_ciphers()?.of(key)?.open_parts(at, out);
         Ok(Progress::Done)
     }

@@ -3,6 +3,7 @@
 //! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
 //! - [`pending`]: points in time; what a snapshot under way still needs is copied before it is overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
+//! - [`fetched`]: what was fetched last, each chunk once.
 //! - [`extents`]: holes and changes, told without reading.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
 //! - `writeback`: long runs of writes go to the disk before anybody flushes.
@@ -13,6 +14,7 @@
 
 mod effort;
 pub mod extents;
+pub mod fetched;
 pub mod format;
 pub mod header;
 pub mod hydrate;
@@ -180,6 +182,6 @@ impl std::fmt::Debug for Volume {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod volume_tests;

@@ -495,6 +495,30 @@ fn after_a_rollback_old_bytes_are_never_seen_and_the_parents_are() {
     assert!(read(&w, 0, 4 << 20) == model);
 }
 
+#[test]
+fn what_was_fetched_is_read_without_waiting_and_stored_first_without_a_second_fetch() {
+    let v = open_on(&disk(8 * MIB), "b", None).unwrap();
+    let data = pattern(8 << 20, 4);
+    write(&v, 0, &data);
+    let snap = snapshot(&v);
+    let w = open_on(&restored(&snap, 8 * MIB), "b", Some(snap.clone())).unwrap();
+    let (half, chunk) = (CHUNK as u64 / 2, CHUNK as u64);
+    let mut out = vec![0; CHUNK / 2];
+    assert_eq!(w.read(0, &mut out, Effort::Inline).unwrap(), Progress::WouldBlock);
+    for n in [9, 3, 12] {
+        read(&w, n * chunk, 512);
+        assert_eq!(w.read(n * chunk + half, &mut out, Effort::Inline).unwrap(), Progress::Done);
+        assert!(out == data[(n * chunk + half) as usize..][..CHUNK / 2], "chunk {n}");
+    }
+    let present = |n| w.map.entry(&*w.store, ChunkNo(n)).unwrap().present;
+    assert_eq!(w.hydrate_some(2).unwrap().chunks, 2);
+    assert_eq!(([9, 3, 12].map(present), snap.fetches.load(Ordering::Relaxed)), ([false, true, true], 3));
+    assert_eq!(w.hydrate_some(3).unwrap().chunks, 3); // the one that is left, then the first ones in order
+    assert_eq!(([0, 1, 2, 9].map(present), snap.fetches.load(Ordering::Relaxed)), ([true, true, false, true], 5));
+    w.suspend();
+    assert_eq!(w.read(4 * chunk, &mut out, Effort::Inline).unwrap_err().kind(), Kind::KeyUnavailable);
+}
+
 /// A parent whose chunks come when the test says so.
 struct Slow(Arc<Chunks>, std::sync::mpsc::Sender<()>, Mutex<std::sync::mpsc::Receiver<()>>);
 

@@ -1,0 +1,143 @@
+//! Chunks fetched from a snapshot: each once, however many need it at a time, and the last ones kept for who comes next.
+//!
+//! Who needs a chunk that another fetches waits for that one alone, and is handed it even if it is kept no longer by then.
+//! A fetch that fails is its caller's: the others try themselves, and get an error of their own or the chunk. The buffers
+//! go round: a new one costs as much in page faults as the copy into it.
+
+use crate::error::Result;
+use crate::sys::Pages;
+use crate::units::{CHUNK, ChunkNo};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Buffers kept for fetches to come.
+const SPARE: usize = 4;
+
+/// A chunk's sealed bytes ([`CHUNK`] of them), and what is known of the key that sealed them.
+#[derive(Clone)]
+pub struct Body<K> {
+    /// The bytes, holes as zeros.
+    pub sealed: Arc<Pages>,
+    /// The key.
+    pub key: K,
+}
+
+/// Chunks fetched last, and those that somebody fetches now.
+pub struct Fetched<K> {
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    /// Newest first.
+    kept: VecDeque<(ChunkNo, Body<K>)>,
+    room: usize,
+    under_way: Vec<Arc<Turn<K>>>,
+    spare: Vec<Pages>,
+}
+
+/// A fetch under way.
+struct Turn<K> {
+    chunk: ChunkNo,
+    /// Set when it has ended; `None` within: it failed.
+    end: Mutex<Option<Option<Body<K>>>>,
+    ended: Condvar,
+}
+
+impl<K: Copy> Turn<K> {
+    fn wait(&self) -> Option<Body<K>> {
+        let mut end = self.end.lock();
+        loop {
+            if let Some(end) = &*end {
+                return end.clone();
+            }
+            self.ended.wait(&mut end);
+        }
+    }
+}
+
+/// Ends a turn, also when the fetch panics.
+struct Ending<'a, K: Copy> {
+    fetched: &'a Fetched<K>,
+    turn: Arc<Turn<K>>,
+    body: Option<Body<K>>,
+}
+
+impl<K: Copy> Drop for Ending<'_, K> {
+    fn drop(&mut self) {
+        let body = self.body.take();
+        let mut state = self.fetched.state.lock();
+        state.under_way.retain(|t| !Arc::ptr_eq(t, &self.turn));
+        if let Some(body) = &body {
+            state.keep(self.turn.chunk, body.clone());
+        }
+        drop(state);
+        *self.turn.end.lock() = Some(body);
+        self.turn.ended.notify_all();
+    }
+}
+
+impl<K> State<K> {
+    fn keep(&mut self, chunk: ChunkNo, body: Body<K>) {
+        self.kept.push_front((chunk, body));
+        while self.kept.len() > self.room {
+            let oldest = self.kept.pop_back().and_then(|(_, body)| Arc::try_unwrap(body.sealed).ok());
+            self.spare.extend(oldest.filter(|_| self.spare.len() < SPARE && self.room > 0));
+        }
+    }
+}
+
+impl<K: Copy> Fetched<K> {
+    /// Keeps the last `room` chunks.
+    #[must_use]
+    pub fn new(room: usize) -> Self {
+        let state = State { kept: VecDeque::new(), room, under_way: Vec::new(), spare: Vec::new() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// The chunk, if it is kept.
+    #[must_use]
+    pub fn peek(&self, chunk: ChunkNo) -> Option<Body<K>> {
+        self.state.lock().kept.iter().find(|(c, _)| *c == chunk).map(|(_, body)| body.clone())
+    }
+
+    /// The chunk: kept, or from somebody's fetch under way, or from `fetch`, which fills all of the buffer it is given.
+    ///
+    /// # Errors
+    /// What `fetch` says.
+    pub fn get(&self, chunk: ChunkNo, fetch: impl FnOnce(&mut [u8]) -> Result<K>) -> Result<Body<K>> {
+        let (turn, spare) = loop {
+            let mut state = self.state.lock();
+            if let Some((_, body)) = state.kept.iter().find(|(c, _)| *c == chunk) {
+                return Ok(body.clone());
+            }
+            let Some(other) = state.under_way.iter().find(|t| t.chunk == chunk).cloned() else {
+                let turn = Arc::new(Turn { chunk, end: Mutex::new(None), ended: Condvar::new() });
+                state.under_way.push(Arc::clone(&turn));
+                break (turn, state.spare.pop());
+            };
+            drop(state);
+            if let Some(body) = other.wait() {
+                return Ok(body);
+            }
+        };
+        let mut ending = Ending { fetched: self, turn, body: None };
+        let mut sealed = spare.unwrap_or_else(|| Pages::zeroed(CHUNK));
+        let key = fetch(&mut sealed)?;
+        let body = Body { sealed: Arc::new(sealed), key };
+        ending.body = Some(body.clone());
+        Ok(body)
+    }
+
+    /// Gives its memory back and keeps nothing from now on.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.room = 0;
+        state.kept.clear();
+        state.spare.clear();
+    }
+}
+
+#[cfg(test)]
+#[path = "fetched_tests.rs"]
+mod tests;
