@@ -13,29 +13,21 @@ use crate::kms::{Act, Caller};
 use crate::snapshot::reader::SnapshotReader;
 use crate::units::{CHUNK, ChunkNo, DataKeyId, KeyTag, LineageId, PART, SECTOR, SnapshotId};
 use crate::volume::extents::{Run, Runs};
+use crate::volume::fetched::{Body, Fetched};
 use crate::volume::parent::Parent;
 use crate::volume::{Effort, Progress};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-/// Chunks kept in memory, sealed: 4 MiB a view.
-const RECENT: usize = 8;
+/// Chunks kept in memory, sealed: 8 MiB a view.
+const RECENT: usize = 16;
 /// Chunks that one look at the tree goes through at most: 8 GiB of the volume.
 const CHUNKS: u64 = 16 * 1024;
 
 /// All views that are open, each once.
 #[derive(Default)]
 pub(super) struct Views(Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>);
-
-/// A chunk's sealed bytes and the key that sealed them; no key: all of it is a hole.
-type Sealed = (Arc<Vec<u8>>, Option<KeyTag>);
-
-struct Fetched {
-    chunk: ChunkNo,
-    tag: Option<KeyTag>,
-    sealed: Arc<Vec<u8>>,
-}
 
 /// One open snapshot.
 pub struct SnapshotView {
@@ -44,7 +36,8 @@ pub struct SnapshotView {
     key_arn: String,
     reader: SnapshotReader,
     ciphers: RwLock<Option<Vec<(KeyTag, XtsCipher)>>>,
-    recent: Mutex<VecDeque<Fetched>>,
+    /// With the tag of the key that sealed a chunk; none: all of it is a hole.
+    recent: Fetched<Option<KeyTag>>,
 }
 
 impl SnapshotView {
@@ -93,7 +86,7 @@ impl SnapshotView {
 
     /// `false`: the repository would have to be asked.
     fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], effort: Effort) -> Result<bool> {
-        let Some((sealed, tag)) = self.fetch(chunk, effort)? else { return Ok(false) };
+        let Some(Body { sealed, key: tag }) = self.fetch(chunk, effort)? else { return Ok(false) };
         let Some(tag) = tag else {
             out.fill(0);
             return Ok(true);
@@ -111,8 +104,7 @@ impl SnapshotView {
         let start = At::new(chunk.offset() + first as u64)
             .ok_or_else(|| Error::new(Kind::Failed, "a chunk does not begin at a part"))?;
         if (first, end) == (skip, skip + out.len()) {
-            out.copy_from_slice(&sealed[first..end]);
-            cipher.open_parts(start, out);
+            cipher.open_parts_to(start, &sealed[first..end], out);
         } else {
             let mut whole = sealed[first..end].to_vec();
             cipher.open_parts(start, &mut whole);
@@ -122,20 +114,11 @@ impl SnapshotView {
     }
 
     /// A chunk, from memory or from the repository. `None`: not without waiting.
-    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Sealed>> {
-        if let Some(hit) = self.recent.lock().iter().find(|f| f.chunk == chunk) {
-            return Ok(Some((hit.sealed.clone(), hit.tag)));
+    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Body<Option<KeyTag>>>> {
+        match effort {
+            Effort::Inline => Ok(self.recent.peek(chunk)),
+            Effort::Full => self.recent.get(chunk, |sealed| self.reader.fetch(chunk, sealed)).map(Some),
         }
-        if effort == Effort::Inline {
-            return Ok(None);
-        }
-        let mut sealed = vec![0u8; CHUNK];
-        let tag = self.reader.fetch(chunk, &mut sealed)?;
-        let sealed = Arc::new(sealed);
-        let mut recent = self.recent.lock();
-        recent.truncate(RECENT - 1);
-        recent.push_front(Fetched { chunk, tag, sealed: sealed.clone() });
-        Ok(Some((sealed, tag)))
     }
 
     /// Fetches a range, so that reading it soon need not wait; no more of it than is kept.
@@ -245,7 +228,7 @@ impl Service {
                     key_arn: record.key_arn,
                     reader,
                     ciphers: RwLock::new(None),
-                    recent: Mutex::default(),
+                    recent: Fetched::new(RECENT),
                 });
                 views.insert(snapshot, Arc::downgrade(&view));
                 view
