@@ -233,9 +233,11 @@ impl Tree {
             let found = (from.max(first)..first + FAN as u64).find(|c| !node.leaf((c - first) as usize).is_hole());
             return Ok(found.map(ChunkNo));
         }
-        for (i, name) in self.children(level, index)?.iter().enumerate() {
-            let child = index * FAN as u64 + i as u64;
-            if name.is_zero() || (child + 1).saturating_mul(span(level - 1)) <= from {
+        let node = self.node(level, index, self.name_of(level, index)?)?;
+        let first = index * FAN as u64;
+        // What lies before `from` is skipped without a look.
+        for child in (from / span(level - 1)).max(first)..first + FAN as u64 {
+            if node.child((child - first) as usize).is_zero() {
                 continue;
             }
             if let Some(found) = self.next_below(level - 1, child, from)? {

@@ -134,8 +134,10 @@ impl Volume {
             return Ok(self.hydration.recent.peek(chunk));
         }
         self.hydration.touched.fetch_add(1, Ordering::Relaxed);
+        let body = self.fetch(chunk)?;
+        // Not before: one that cannot be had would make the background pause for a chunk that is not due yet.
         self.hydration.want(chunk);
-        self.fetch(chunk).map(Some)
+        Ok(Some(body))
     }
 
     /// Stores a fetched chunk where nothing of the volume lies yet: holes are made first, then what is none is written.
