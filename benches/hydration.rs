@@ -24,6 +24,8 @@ use support::SIZE;
 const ROUNDS: usize = 9;
 /// As the volume's file is written.
 const WRITE_STEP: usize = 32 << 10;
+/// A large request. Two that are under way at once need different chunks, unlike two of [`PIECE`].
+const LARGE: u64 = 1 << 20;
 /// Bytes of a body's head in its pack.
 const HEAD: u64 = 64;
 
@@ -104,15 +106,15 @@ impl Made {
     }
 }
 
-/// Reads all of a volume in order, request by request, the threads taking turns.
-fn read(volume: &Volume, threads: usize) {
+/// Reads all of a volume in order, the threads taking turns request by request.
+fn read(volume: &Volume, threads: usize, request: u64) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut buf = vec![0u8; PIECE as usize];
+                let mut buf = vec![0u8; request as usize];
                 loop {
-                    let at = next.fetch_add(PIECE, Ordering::Relaxed);
+                    let at = next.fetch_add(request, Ordering::Relaxed);
                     if at >= SIZE {
                         return;
                     }
@@ -124,7 +126,7 @@ fn read(volume: &Volume, threads: usize) {
 }
 
 /// Reads all of a volume while it is filled behind, as a server fills it: 16 chunks, then 50 ms for the clients.
-fn read_while_filling(volume: &Volume, threads: usize) {
+fn read_while_filling(volume: &Volume, threads: usize, request: u64) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let filler = scope.spawn(|| {
@@ -132,7 +134,7 @@ fn read_while_filling(volume: &Volume, threads: usize) {
                 std::thread::park_timeout(Duration::from_millis(50));
             }
         });
-        read(volume, threads);
+        read(volume, threads, request);
         ended.store(true, Ordering::Relaxed);
         filler.thread().unpark();
     });
@@ -151,23 +153,23 @@ fn median(mut all: Vec<f64>) -> f64 {
 
 fn ratios(made: &Made) {
     println!("GB/s, and over the floor and over a warm read; medians of {ROUNDS} interleaved rounds");
-    for threads in [1, 2] {
+    for (threads, request) in [(1, PIECE), (2, PIECE), (2, LARGE)] {
         let names = ["floor", "floor without writing", "first touch", "first touch, filling", "warm read"];
         let mut rounds: Vec<[f64; 5]> = Vec::new();
         for _ in 0..ROUNDS {
             let (file, first) = (made.empty_file(), made.untouched());
             let floor = seconds(|| made.floor(threads, Some(&file)));
             let no_write = seconds(|| made.floor(threads, None));
-            let touch = seconds(|| read(&first, threads));
+            let touch = seconds(|| read(&first, threads, request));
             drop(first);
             let again = made.untouched();
-            let filling = seconds(|| read_while_filling(&again, threads));
-            rounds.push([floor, no_write, touch, filling, seconds(|| read(&made.warm, threads))]);
+            let filling = seconds(|| read_while_filling(&again, threads, request));
+            rounds.push([floor, no_write, touch, filling, seconds(|| read(&made.warm, threads, request))]);
         }
         for (i, name) in names.iter().enumerate() {
             let rate = median(rounds.iter().map(|r| SIZE as f64 / r[i] / 1e9).collect());
             let over = |base: usize| median(rounds.iter().map(|r| r[base] / r[i]).collect());
-            println!("{threads} threads, {name:<22} {rate:>6.2}  {:>5.2} {:>5.2}", over(0), over(4));
+            println!("{threads} x {:>4} KiB, {name:<22} {rate:>6.2}  {:>5.2} {:>5.2}", request >> 10, over(0), over(4));
         }
     }
 }
@@ -183,9 +185,9 @@ fn hydration(c: &mut Criterion) {
             b.iter_batched(|| made.empty_file(), |file| made.floor(threads, Some(&file)), BatchSize::PerIteration);
         });
         group.bench_function(format!("first touch, {threads} threads"), |b| {
-            b.iter_batched(|| made.untouched(), |volume| read(&volume, threads), BatchSize::PerIteration);
+            b.iter_batched(|| made.untouched(), |volume| read(&volume, threads, LARGE), BatchSize::PerIteration);
         });
-        group.bench_function(format!("warm read, {threads} threads"), |b| b.iter(|| read(&made.warm, threads)));
+        group.bench_function(format!("warm read, {threads} threads"), |b| b.iter(|| read(&made.warm, threads, LARGE)));
     }
     group.finish();
 }
