@@ -1,6 +1,7 @@
 //! A volume in one sparse file: positional reads and writes, `fdatasync`, an OFD lock as the fence.
 
 use super::ahead::Ahead;
+use super::grain::Grain;
 use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -26,6 +27,7 @@ pub struct FileStore {
     file: File,
     path: PathBuf,
     ahead: Ahead,
+    grain: Grain,
 }
 
 /// File systems on which an OFD lock does not fence other hosts: NFS, CIFS/SMB2, FUSE, 9p, Ceph (statfs(2) magics).
@@ -64,7 +66,7 @@ impl FileStore {
         }
         // Where the file system knows no such advice, it reads ahead as it likes.
         let _ = fadvise(&file, 0, None, Advice::Random);
-        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default() })
+        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default(), grain: Grain::default() })
     }
 
     /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
@@ -79,7 +81,7 @@ impl FileStore {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).on(what)?;
-        let made = Self { file, path: temporary, ahead: Ahead::default() };
+        let made = Self { file, path: temporary, ahead: Ahead::default(), grain: Grain::default() };
         let ready = made.prepare(size, single_host, &what);
         if ready.is_err() {
             let _ = std::fs::remove_file(&made.path);
@@ -147,7 +149,9 @@ impl BlockStore for FileStore {
         if self.read_at_nowait(out, offset)? {
             return Ok(());
         }
+        self.grain.forget(offset, out.len() as u64);
         if let Some((at, len)) = self.ahead.after_miss(offset, out.len() as u64) {
+            self.grain.forget(at, len);
             let _ = fadvise(&self.file, at, NonZeroU64::new(len), Advice::WillNeed);
         }
         self.file.read_exact_at(out, offset)
@@ -164,6 +168,9 @@ impl BlockStore for FileStore {
 
     fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
         let (mut at, mut rest) = (offset, data.bytes());
+        if self.grain.renews(offset, rest.len() as u64) {
+            let _ = fadvise(&self.file, offset, NonZeroU64::new(rest.len() as u64), Advice::DontNeed);
+        }
         while !rest.is_empty() {
             let step = (WRITE_STEP - at % WRITE_STEP).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at(step);

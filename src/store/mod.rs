@@ -5,6 +5,7 @@
 
 mod ahead;
 pub mod file;
+mod grain;
 #[cfg(test)]
 pub(crate) mod sim;
 
