@@ -306,8 +306,7 @@ pub fn ofd_is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
 /// # Errors
 /// What the kernel reports; an error of the disk is reported by the next sync too.
 pub fn start_writeback(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let number = |n: u64| libc::off64_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
-    let (offset, len) = (number(offset)?, number(len)?);
+    let (offset, len) = (file_offset(offset)?, file_offset(len)?);
     // SAFETY: the call takes no pointers, and the descriptor is open.
     if unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) } != 0 {
         return Err(io::Error::last_os_error());
@@ -323,13 +322,17 @@ pub fn ofd_unlock(file: &File, start: u64, len: u64) -> io::Result<()> {
     ofd(file, libc::F_UNLCK, start, len).map(|_| ())
 }
 
+/// A place or a length in a file, as the kernel takes it.
+fn file_offset(n: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
 fn ofd_request(kind: i32, start: u64, len: u64) -> io::Result<libc::flock> {
-    let offset = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     Ok(libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: offset(start)?,
-        l_len: offset(len)?,
+        l_start: file_offset(start)?,
+        l_len: file_offset(len)?,
         l_pid: 0,
     })
 }

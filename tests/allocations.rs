@@ -5,12 +5,9 @@
 
 mod common;
 
-use coffer::env::Env;
-use coffer::kms::RootUnlock;
 use coffer::nbd::volumes::VolumeExports;
 use coffer::nbd::{Listener, Server, ServerConfig};
-use coffer::service::datadir::DataDir;
-use coffer::service::{GRACE, OpenAs, Role, Service};
+use coffer::service::{Role, Service};
 use common::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -71,11 +68,7 @@ impl Client {
 
 /// The volumes of a scratch directory, served in this process.
 fn serve(s: &Scratch) -> (Arc<Service>, Server) {
-    let data = DataDir::at(&s.data).unwrap();
-    let env = Env::system();
-    let lock = data.try_lock(&env, "test").unwrap().unwrap();
-    let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-    let service = Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap();
+    let service = s.opened(Role::Daemon);
     let exports = Arc::new(VolumeExports::new(service.clone(), Vec::new()));
     let server = Server::start(vec![Listener::unix(&s.socket()).unwrap()], exports, ServerConfig::default()).unwrap();
     (service, server)

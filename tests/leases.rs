@@ -5,11 +5,9 @@
 mod common;
 
 use coffer::api::control;
-use coffer::env::Env;
-use coffer::kms::{Caller, RootUnlock};
+use coffer::kms::Caller;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
-use coffer::service::datadir::DataDir;
-use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
+use coffer::service::{Asking, Holder, Role};
 use common::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,14 +33,6 @@ fn rig() -> Scratch {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     s
-}
-
-/// The service itself, as a server has it.
-fn opened(s: &Scratch, role: Role) -> Arc<Service> {
-    let (data, env) = (DataDir::at(&s.data).unwrap(), Env::system());
-    let lock = data.try_lock(&env, "test").unwrap().unwrap();
-    let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
-    Service::open(data, env, lock, &RootUnlock::File(s.key.clone()), opening).unwrap()
 }
 
 #[track_caller]
@@ -155,7 +145,7 @@ fn readers_share_a_volume_and_do_not_write() {
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
-    let service = opened(&s, Role::Daemon);
+    let service = s.opened(Role::Daemon);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
@@ -171,7 +161,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
 #[test]
 fn a_closed_volume_opens_again_while_something_refers_to_it() {
     let s = rig();
-    let service = opened(&s, Role::Command);
+    let service = s.opened(Role::Command);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let first = service.attach("web", asking(1), &caller).unwrap();
@@ -187,7 +177,7 @@ fn a_closed_volume_opens_again_while_something_refers_to_it() {
 #[test]
 fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let s = rig();
-    let service = opened(&s, Role::Daemon);
+    let service = s.opened(Role::Daemon);
     let owner = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let other =
         Caller { principal: owner.principal.replace("root", "user/other").replace("uid-", "other-"), ..owner.clone() };

@@ -117,9 +117,7 @@ impl Kms {
         match result {
             Ok(value) => self.record(caller, act, Ok(())).map(|()| value),
             Err(e) => {
-                if let Err(lost) = self.record(caller, act, Err(&e)) {
-                    tracing::warn!(error = %lost.line(), "a refused use of a key could not be recorded");
-                }
+                self.record_refusal(act, caller, &e);
                 Err(told(e))
             }
         }

@@ -23,21 +23,7 @@ struct Log {
 #[derive(Clone)]
 struct Disk {
     memory: Arc<Memory>,
-    log: Arc<(Mutex<Log>, Condvar)>,
-}
-
-impl Disk {
-    fn update(&self, change: impl FnOnce(&mut Log)) {
-        change(&mut self.log.0.lock());
-        self.log.1.notify_all();
-    }
-
-    fn wait_for(&self, what: impl Fn(&Log) -> bool) {
-        let mut log = self.log.0.lock();
-        while !what(&log) {
-            assert!(!self.log.1.wait_for(&mut log, Duration::from_secs(30)).timed_out(), "waited too long");
-        }
-    }
+    log: Arc<Watched<Log>>,
 }
 
 impl Export for Disk {
@@ -56,19 +42,19 @@ impl Export for Disk {
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
         assert!(!fua, "a flush follows by itself");
         let done = self.memory.write(offset, data, false, effort)?;
-        self.update(|l| l.did.push(Did::Wrote(offset)));
+        self.log.update(|l| l.did.push(Did::Wrote(offset)));
         Ok(done)
     }
     fn flush(&self) -> Result<()> {
         let mut number = 0;
-        self.update(|l| {
+        self.log.update(|l| {
             l.flushes += 1;
             number = l.flushes;
             l.did.push(Did::BeganFlush(number));
         });
-        self.wait_for(|l| l.allowed >= number);
-        self.update(|l| l.did.push(Did::EndedFlush(number)));
-        if self.log.0.lock().fails { Err(Error::new(Kind::Io, "the disk is gone")) } else { Ok(()) }
+        self.log.wait_for(|l| l.allowed >= number);
+        self.log.update(|l| l.did.push(Did::EndedFlush(number)));
+        if self.log.state.lock().fails { Err(Error::new(Kind::Io, "the disk is gone")) } else { Ok(()) }
     }
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
         self.memory.trim(offset, len, fua)
@@ -124,18 +110,18 @@ fn what_comes_during_a_flush_shares_the_next_one() {
     let (_dir, path, server, disk) = disk();
     let (mut a, mut b, mut c) = (Raw::open(&path, ""), Raw::open(&path, ""), Raw::open(&path, ""));
     a.put(&fua(1));
-    disk.wait_for(|l| l.flushes == 1);
+    disk.log.wait_for(|l| l.flushes == 1);
     pile_up(&server, &mut b, 10, 16);
     pile_up(&server, &mut c, 30, 3);
     c.put(&request(FLUSH, 0, 40, 0, 0));
     traffic::wait_until(|| server.stats().requests == 21);
-    disk.update(|l| l.allowed = 1);
+    disk.log.update(|l| l.allowed = 1);
     assert_eq!(a.reply(), (0, 1));
-    disk.wait_for(|l| l.flushes == 2);
-    disk.update(|l| l.allowed = 2);
+    disk.log.wait_for(|l| l.flushes == 2);
+    disk.log.update(|l| l.allowed = 2);
     assert_eq!(answers(&mut b, 16), (10..26).map(|n| (0, n)).collect::<Vec<_>>());
     assert_eq!(answers(&mut c, 4), [(0, 30), (0, 31), (0, 32), (0, 40)]);
-    assert_eq!(disk.log.0.lock().flushes, 2);
+    assert_eq!(disk.log.state.lock().flushes, 2);
     drop((a, b, c));
     assert_nothing_held(server);
 }
@@ -145,19 +131,19 @@ fn a_connection_that_sends_behind_its_flush_is_not_kept_waiting_by_the_next() {
     let (_dir, path, server, disk) = disk();
     let mut a = Raw::open(&path, "");
     a.put(&fua(1));
-    disk.wait_for(|l| l.flushes == 1);
+    disk.log.wait_for(|l| l.flushes == 1);
     a.put(&request(READ, 0, 2, 4096, 4));
-    disk.update(|l| l.allowed = 1);
+    disk.log.update(|l| l.allowed = 1);
     assert_eq!(a.reply(), (0, 1));
     assert_eq!(a.reply(), (0, 2));
     assert_eq!(a.get(4), [1; 4]);
     // From now on a worker flushes, and what comes meanwhile is answered.
     a.put(&fua(3));
-    disk.wait_for(|l| l.flushes == 2);
+    disk.log.wait_for(|l| l.flushes == 2);
     a.put(&request(READ, 0, 4, 3 * 4096, 4));
     assert_eq!(a.reply(), (0, 4));
     assert_eq!(a.get(4), [3; 4]);
-    disk.update(|l| l.allowed = 2);
+    disk.log.update(|l| l.allowed = 2);
     assert_eq!(a.reply(), (0, 3));
     drop(a);
     assert_nothing_held(server);
@@ -168,9 +154,9 @@ fn a_failed_flush_fails_all_that_it_was_for() {
     let (_dir, path, server, disk) = disk();
     let (mut a, mut b) = (Raw::open(&path, ""), Raw::open(&path, ""));
     a.put(&request(FLUSH, 0, 1, 0, 0));
-    disk.wait_for(|l| l.flushes == 1);
+    disk.log.wait_for(|l| l.flushes == 1);
     pile_up(&server, &mut b, 2, 3);
-    disk.update(|l| (l.fails, l.allowed) = (true, 2));
+    disk.log.update(|l| (l.fails, l.allowed) = (true, 2));
     assert_eq!(a.reply(), (5, 1), "EIO");
     assert_eq!(answers(&mut b, 3), [(5, 2), (5, 3), (5, 4)]);
     drop((a, b));
@@ -182,13 +168,13 @@ fn a_client_that_is_gone_holds_up_nobody() {
     let (_dir, path, server, disk) = disk();
     let (mut a, mut b) = (Raw::open(&path, ""), Raw::open(&path, ""));
     a.put(&fua(1));
-    disk.wait_for(|l| l.flushes == 1);
+    disk.log.wait_for(|l| l.flushes == 1);
     pile_up(&server, &mut b, 2, 40);
     drop((a, b));
     let mut c = Raw::open(&path, "");
     c.put(&fua(50));
     traffic::wait_until(|| server.stats().requests == 42);
-    disk.update(|l| l.allowed = usize::MAX);
+    disk.log.update(|l| l.allowed = usize::MAX);
     assert_eq!(c.reply(), (0, 50));
     drop(c);
     assert_nothing_held(server);
@@ -198,7 +184,7 @@ fn a_client_that_is_gone_holds_up_nobody() {
 #[test]
 fn every_answer_follows_a_flush_that_began_after_its_write() {
     let (_dir, path, server, disk) = disk();
-    disk.update(|l| l.allowed = usize::MAX);
+    disk.log.update(|l| l.allowed = usize::MAX);
     std::thread::scope(|scope| {
         for client in 0..4u64 {
             let (path, disk) = (&path, &disk);
@@ -210,7 +196,7 @@ fn every_answer_follows_a_flush_that_began_after_its_write() {
                     for _ in &cookies {
                         let (error, cookie) = raw.reply();
                         assert_eq!(error, 0);
-                        let log = disk.log.0.lock();
+                        let log = disk.log.state.lock();
                         let wrote = log.did.iter().position(|d| *d == Did::Wrote(cookie * 4096)).unwrap();
                         let later = &log.did[wrote..];
                         let covered = later.iter().any(|d| match d {

@@ -409,20 +409,21 @@ impl Conn {
         if let Some(why) = self.link.condemned() {
             return Err(why);
         }
-        let place =
-            traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
-        let empty = request.len == 0 && request.command != Command::Flush;
-        let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
-        // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
-        let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
-        let mut done = 0;
-        let durable = small && request.fua && request.command == Command::Write;
         if request.command == Command::Flush {
             self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
             self.join_commit(export, request);
             return Ok(());
         }
+        let place =
+            traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
+        let empty = request.len == 0;
+        let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
+        // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
+        let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
+        let mut done = 0;
         if (empty || (small && !shared)) && place.is_none_or(|p| p.free) {
+            // What is to be durable is written here, and flushed together with others.
+            let durable = request.fua && request.command == Command::Write && !empty;
             let plain = Request { fua: request.fua && !durable, ..request };
             match apply::apply(&*export, &plain, buf.as_deref_mut(), &mut done, Effort::Inline) {
                 Ok(Progress::WouldBlock | Progress::KeyAway) => {}
@@ -431,7 +432,7 @@ impl Conn {
                         self.traffic.leave(place.number);
                     }
                     self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
-                    if durable && outcome.is_ok() && !empty {
+                    if durable && outcome.is_ok() {
                         self.join_commit(export, request);
                     } else {
                         self.queue(apply::answer(&request, outcome.map(|_| ()), buf));

@@ -22,26 +22,31 @@ struct GateState {
     dropped: usize,
 }
 
-/// A gate with events: requests inside, handles dropped.
+/// State that a test changes or waits for, and what it leads does too.
 #[derive(Default)]
-struct Gate {
-    state: Mutex<GateState>,
+struct Watched<T> {
+    state: Mutex<T>,
     changed: Condvar,
 }
 
-impl Gate {
-    fn wait_for(&self, what: impl Fn(&GateState) -> bool) {
+impl<T> Watched<T> {
+    fn wait_for(&self, what: impl Fn(&T) -> bool) {
         let mut state = self.state.lock();
         while !what(&state) {
             assert!(!self.changed.wait_for(&mut state, Duration::from_secs(30)).timed_out(), "waited too long");
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut GateState)) {
+    fn update(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.state.lock());
         self.changed.notify_all();
     }
+}
 
+/// A gate with events: requests inside, handles dropped.
+type Gate = Watched<GateState>;
+
+impl Gate {
     fn pass(&self) {
         self.update(|s| s.entered += 1);
         self.wait_for(|s| s.open);

@@ -21,30 +21,18 @@ struct Steps {
 #[derive(Clone)]
 struct Led {
     memory: Arc<Memory>,
-    steps: Arc<(Mutex<Steps>, Condvar)>,
+    steps: Arc<Watched<Steps>>,
 }
 
 impl Led {
-    fn update(&self, change: impl FnOnce(&mut Steps)) {
-        change(&mut self.steps.0.lock());
-        self.steps.1.notify_all();
-    }
-
-    fn wait_for(&self, what: impl Fn(&Steps) -> bool) {
-        let mut steps = self.steps.0.lock();
-        while !what(&steps) {
-            assert!(!self.steps.1.wait_for(&mut steps, Duration::from_secs(30)).timed_out(), "waited too long");
-        }
-    }
-
     fn key(&self) -> Result<()> {
-        let away = self.steps.0.lock().key_away;
+        let away = self.steps.state.lock().key_away;
         if away { Err(Error::new(Kind::KeyUnavailable, "the key is away")) } else { Ok(()) }
     }
 
     /// As the service does it: the key first, then what waits for it.
     fn bring_key_back(&self) {
-        self.update(|s| s.key_away = false);
+        self.steps.update(|s| s.key_away = false);
         self.memory.traffic().release();
     }
 
@@ -60,7 +48,7 @@ struct Handle(Led);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.update(|s| s.dropped += 1);
+        self.0.steps.update(|s| s.dropped += 1);
     }
 }
 
@@ -75,7 +63,7 @@ impl Export for Handle {
         self.0.memory.traffic()
     }
     fn holds(&self) -> bool {
-        !self.0.steps.0.lock().fails
+        !self.0.steps.state.lock().fails
     }
     fn has_key(&self) -> bool {
         self.0.key().is_ok()
@@ -91,13 +79,13 @@ impl Export for Handle {
         }
         let first = data[0];
         let mut turn = 0;
-        self.0.update(|s| {
+        self.0.steps.update(|s| {
             s.begun.push(first);
             turn = s.begun.len();
         });
-        self.0.wait_for(|s| s.allowed >= turn);
+        self.0.steps.wait_for(|s| s.allowed >= turn);
         let done = self.0.memory.write(offset, data, fua, effort)?;
-        self.0.update(|s| s.applied.push(first));
+        self.0.steps.update(|s| s.applied.push(first));
         Ok(done)
     }
     fn flush(&self) -> Result<()> {
@@ -172,23 +160,23 @@ fn a_copy_on_a_new_connection_waits_for_the_one_that_is_being_applied() {
     let r = led(ServerConfig::default());
     let mut old = r.open();
     send(&mut old, 1, 100, 1);
-    r.led.wait_for(|s| s.begun == [1]);
+    r.led.steps.wait_for(|s| s.begun == [1]);
     assert!(r.server.controller().disconnect(1));
     old.expect_hangup();
     // The client sends the same again, elsewhere. (It is 2 here, so that the two can be told apart.)
     let mut new = r.open();
     send(&mut new, 2, 100, 2);
     send(&mut new, 9, 4096, 9);
-    r.led.wait_for(|s| s.begun == [1, 9]);
-    r.led.update(|s| s.allowed = 1);
-    r.led.wait_for(|s| s.begun == [1, 9, 2]);
-    r.led.update(|s| s.allowed = FREE);
+    r.led.steps.wait_for(|s| s.begun == [1, 9]);
+    r.led.steps.update(|s| s.allowed = 1);
+    r.led.steps.wait_for(|s| s.begun == [1, 9, 2]);
+    r.led.steps.update(|s| s.allowed = FREE);
     let answered = [new.reply(), new.reply()];
     assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 9)));
     assert_eq!(new.ask(WRITE, 0, 100, 1, &[3]), 0);
-    r.led.wait_for(|s| s.dropped == 1);
+    r.led.steps.wait_for(|s| s.dropped == 1);
     assert_eq!(r.led.byte(100), 3);
-    let applied = r.led.steps.0.lock().applied.clone();
+    let applied = r.led.steps.state.lock().applied.clone();
     assert!(applied.iter().filter(|b| **b < 9).eq(&[1, 2, 3]), "{applied:?}");
 }
 
@@ -197,16 +185,16 @@ fn a_copy_on_a_connection_alive_already_waits_too() {
     let r = led(ServerConfig::default());
     let (mut a, mut b) = (r.open(), r.open());
     send(&mut a, 1, 100, 1);
-    r.led.wait_for(|s| s.begun == [1]);
+    r.led.steps.wait_for(|s| s.begun == [1]);
     send(&mut b, 2, 100, 2);
     // Zeroing and trimming are writes as well.
     b.put(&request(6, 0, 3, 99, 2));
     taken(&mut b);
-    assert_eq!(r.led.steps.0.lock().begun, [1], "the copy has its turn after the first");
-    r.led.update(|s| s.allowed = 1);
+    assert_eq!(r.led.steps.state.lock().begun, [1], "the copy has its turn after the first");
+    r.led.steps.update(|s| s.allowed = 1);
     assert_eq!(a.reply(), (0, 1));
-    r.led.wait_for(|s| s.begun == [1, 2]);
-    r.led.update(|s| s.allowed = FREE);
+    r.led.steps.wait_for(|s| s.begun == [1, 2]);
+    r.led.steps.update(|s| s.allowed = FREE);
     // Applied in order; the answers may cross.
     let answered = [b.reply(), b.reply()];
     assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 3)), "{answered:?}");
@@ -220,7 +208,7 @@ fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
     let r = led(ServerConfig { workers: 1, ..ServerConfig::default() });
     let (mut busy, mut old) = (r.open(), r.open());
     send(&mut busy, 8, 4096, 8);
-    r.led.wait_for(|s| s.begun == [8]);
+    r.led.steps.wait_for(|s| s.begun == [8]);
     // Read from the socket before the connection ends, as its answered neighbour shows; queued behind the one worker.
     send(&mut old, 1, 100, 1);
     send(&mut old, 2, 100, 2);
@@ -229,11 +217,11 @@ fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
     send(&mut new, 3, 100, 3);
     assert_eq!(new.read(0, 1), [0]);
     assert!(r.server.controller().disconnect(2));
-    r.led.wait_for(|s| s.dropped == 1);
-    r.led.update(|s| s.allowed = FREE);
+    r.led.steps.wait_for(|s| s.dropped == 1);
+    r.led.steps.update(|s| s.allowed = FREE);
     assert_eq!(new.reply(), (0, 3));
     assert_eq!(busy.reply(), (0, 8));
-    assert_eq!(r.led.steps.0.lock().applied, [8, 3]);
+    assert_eq!(r.led.steps.state.lock().applied, [8, 3]);
     drop((busy, new));
     assert_nothing_held(r.server);
 }
@@ -242,7 +230,7 @@ fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
 fn any_bytes_from_many_connections_are_in_order() {
     // Every connection writes the whole of one place again and again; the last answered is what is there, whole.
     let r = led(ServerConfig::default());
-    r.led.update(|s| s.allowed = FREE);
+    r.led.steps.update(|s| s.allowed = FREE);
     let mut all: Vec<Raw> = (0..4).map(|_| r.open()).collect();
     for round in 0..50u8 {
         for (i, c) in all.iter_mut().enumerate() {
@@ -260,7 +248,7 @@ fn any_bytes_from_many_connections_are_in_order() {
 #[test]
 fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
     let r = led(ServerConfig::default());
-    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
     let mut c = r.open();
     send(&mut c, 1, 100, 1);
     c.put(&request(6, 0, 2, 100, 1));
@@ -274,7 +262,7 @@ fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
     taken(&mut other);
     // The first write and the read; three writes wait for the first.
     r.held(2);
-    assert!(r.led.steps.0.lock().begun.is_empty());
+    assert!(r.led.steps.state.lock().begun.is_empty());
     r.led.bring_key_back();
     let mut answered: Vec<_> = (0..4)
         .map(|_| {
@@ -288,7 +276,7 @@ fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
     answered.sort_unstable();
     assert_eq!(answered, [(0, 1), (0, 2), (0, 3), (0, 4)]);
     assert_eq!(other.reply(), (0, 5));
-    assert_eq!(r.led.steps.0.lock().applied, [1, 3, 5]);
+    assert_eq!(r.led.steps.state.lock().applied, [1, 3, 5]);
     assert_eq!(c.read(100, 1), [5]);
     drop((c, other));
     assert_nothing_held(r.server);
@@ -297,7 +285,7 @@ fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
 #[test]
 fn a_suspended_volume_holds_an_eighth_of_the_buffers_and_reads_no_further() {
     let r = led(ServerConfig { budget: 8 << 20, ..ServerConfig::default() });
-    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
     let (mut a, mut b) = (r.open(), r.open());
     let big = |cookie: u64| [request(WRITE, 0, cookie, cookie << 18, 256 << 10), vec![7; 256 << 10]].concat();
     a.put(&big(0));
@@ -335,7 +323,7 @@ pub(super) fn wait_until(so: impl Fn() -> bool) {
 fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     let clock = Arc::<HandClock>::default();
     let r = led(ServerConfig { ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
-    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
     let (mut old, mut young) = (r.open(), r.open());
     send(&mut old, 1, 100, 1);
     r.held(1);
@@ -347,27 +335,27 @@ fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     taken(&mut old);
     r.server.shared.tick(Duration::from_secs(16), Duration::ZERO);
     old.expect_hangup();
-    r.led.wait_for(|s| s.dropped == 1);
+    r.led.steps.wait_for(|s| s.dropped == 1);
     taken(&mut young);
     r.led.bring_key_back();
     assert_eq!(young.reply(), (0, 2));
-    assert_eq!(r.led.steps.0.lock().applied, [2]);
+    assert_eq!(r.led.steps.state.lock().applied, [2]);
 }
 
 #[test]
 fn a_volume_may_fail_without_its_key_instead() {
     let r = led(ServerConfig::default());
-    r.led.update(|s| (s.key_away, s.allowed, s.fails) = (true, FREE, true));
+    r.led.steps.update(|s| (s.key_away, s.allowed, s.fails) = (true, FREE, true));
     let mut c = r.open();
     assert_eq!(c.ask(WRITE, 0, 0, 1, &[1]), 5);
     assert_eq!(c.ask(READ, 0, 0, 1, &[]), 5);
     r.led.bring_key_back();
     assert_eq!(c.ask(WRITE, 0, 0, 1, &[1]), 0);
     // What is held fails when the volume is told to.
-    r.led.update(|s| (s.key_away, s.fails) = (true, false));
+    r.led.steps.update(|s| (s.key_away, s.fails) = (true, false));
     send(&mut c, 2, 0, 2);
     r.held(1);
-    r.led.update(|s| s.fails = true);
+    r.led.steps.update(|s| s.fails = true);
     r.led.memory.traffic().release();
     assert_eq!(c.reply(), (5, 2));
 }
@@ -375,7 +363,7 @@ fn a_volume_may_fail_without_its_key_instead() {
 #[test]
 fn farewell_and_shutdown_do_not_wait_for_a_key() {
     let r = led(ServerConfig::default());
-    r.led.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
     let (mut a, mut b, mut c) = (r.open(), r.open(), r.open());
     for (i, client) in [&mut a, &mut b, &mut c].into_iter().enumerate() {
         send(client, 1, 0, i as u8);
@@ -384,13 +372,13 @@ fn farewell_and_shutdown_do_not_wait_for_a_key() {
     r.held(1);
     a.put(&request(DISC, 0, 0, 0, 0));
     a.expect_hangup();
-    r.led.wait_for(|s| s.dropped == 1);
+    r.led.steps.wait_for(|s| s.dropped == 1);
     drop(b);
     let budget = Arc::clone(&r.server.shared.budget);
     assert!(r.server.shutdown(Duration::from_secs(30)));
     c.expect_hangup();
-    assert_eq!((budget.used(), r.led.steps.0.lock().dropped), (0, 3));
-    assert!(r.led.steps.0.lock().applied.is_empty(), "what was not begun is left to be sent again");
+    assert_eq!((budget.used(), r.led.steps.state.lock().dropped), (0, 3));
+    assert!(r.led.steps.state.lock().applied.is_empty(), "what was not begun is left to be sent again");
 }
 
 /// A clock in milliseconds.

@@ -5,11 +5,16 @@
 #[path = "../../src/nbd/test_client.rs"]
 pub mod raw;
 
+use coffer::env::Env;
+use coffer::kms::RootUnlock;
+use coffer::service::datadir::DataDir;
+use coffer::service::{GRACE, OpenAs, Role, Service};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The binary under test.
@@ -85,6 +90,15 @@ impl Scratch {
         let scratch = Self::empty();
         scratch.init();
         scratch
+    }
+
+    /// The service itself, opened in this process as a server or a command has it.
+    #[track_caller]
+    pub fn opened(&self, role: Role) -> Arc<Service> {
+        let (data, env) = (DataDir::at(&self.data).unwrap(), Env::system());
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
+        Service::open(data, env, lock, &RootUnlock::File(self.key.clone()), opening).unwrap()
     }
 
     /// Not initialised.
