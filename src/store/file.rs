@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// The length of the first write to a range decides how large the page cache's folios are there (ext4 since Linux 6.16, XFS for
 /// longer), and ext4 walks all blocks of a folio for each later write into it: after 256 KiB writes a random 4 KiB write
 /// costs three times what it costs after 32 KiB writes (docs/performance.md has the figures).
-const WRITE_STEP: u64 = 32 * 1024;
+const WRITE_STEP: u64 = 16 * 1024;
 
 /// The file of one volume, open and locked.
 #[derive(Debug)]
