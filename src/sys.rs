@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Fills `out` with random bytes of the operating system (`getrandom(2)`).
 ///
@@ -216,6 +217,52 @@ impl Pages {
         // SAFETY: base..base+len was mapped just now and is ours.
         let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontDump) };
         Self { base, len }
+    }
+}
+
+/// One of the parts that [`Pages::split`] made; the mapping goes when the last of them does.
+pub struct PagesPart {
+    whole: Arc<Pages>,
+    start: usize,
+    len: usize,
+}
+
+impl Pages {
+    /// Parts of these lengths, in order from the start, for several threads to write at once. What does not fit is left out.
+    #[must_use]
+    pub fn split(self, lens: impl Iterator<Item = usize>) -> Vec<PagesPart> {
+        let (whole, mut start) = (Arc::new(self), 0);
+        let mut part = |len: usize| {
+            let len = len.min(whole.len - start);
+            start += len;
+            PagesPart { whole: Arc::clone(&whole), start: start - len, len }
+        };
+        lens.map(&mut part).collect()
+    }
+}
+
+impl PagesPart {
+    /// Gives this part up; the last one of a mapping gets it back.
+    #[must_use]
+    pub fn give_up(self) -> Option<Pages> {
+        Arc::into_inner(self.whole)
+    }
+}
+
+impl std::ops::Deref for PagesPart {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: start..start+len lies in the mapping (see split), which lives as long as the Arc. Nobody has a reference
+        // into it but through the part that owns those bytes: split consumed the whole, gave disjoint ranges, and the
+        // Pages in the Arc is never dereferenced before it is alone again.
+        unsafe { std::slice::from_raw_parts(self.whole.base.as_ptr().add(self.start), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for PagesPart {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in deref; a part's bytes are its own, and &mut self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.whole.base.as_ptr().add(self.start), self.len) }
     }
 }
 
@@ -458,6 +505,26 @@ mod tests {
         let full = resident();
         drop(pages);
         assert!(resident() + (48 << 20) < full, "{full} {}", resident());
+    }
+
+    #[test]
+    fn parts_of_pages_are_disjoint_and_the_last_one_gives_the_whole_back() {
+        let pages = Pages::zeroed(3 * 4096);
+        let address = pages.as_ptr() as usize;
+        let mut parts = pages.split([5000, 100, 9000].into_iter());
+        std::thread::scope(|all| {
+            for (n, part) in parts.iter_mut().enumerate() {
+                all.spawn(move || part.fill(n as u8 + 1));
+            }
+        });
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [5000, 100, 3 * 4096 - 5100]);
+        let last = parts.remove(1);
+        assert!(parts.into_iter().all(|p| p.give_up().is_none()));
+        assert_eq!(*last, [2; 100]);
+        let whole = last.give_up().unwrap();
+        assert_eq!(whole.as_ptr() as usize, address);
+        assert_eq!((whole[0], whole[4999], whole[5000], whole[5099], whole[5100]), (1, 1, 2, 2, 3));
+        assert_eq!(whole.last(), Some(&3));
     }
 
     #[test]

@@ -54,13 +54,23 @@ pub(super) fn serve(
     if request.command == Command::BlockStatus {
         return Some(status(export, request, contexts));
     }
-    let outcome = match apply(export, request, buf.as_deref_mut(), done, Effort::Full) {
-        Ok(Progress::Done) => Ok(()),
-        Ok(Progress::KeyAway) => return None,
-        Ok(Progress::WouldBlock) => Err(Failure::unfinished()),
-        Err(failure) => Err(failure),
-    };
+    let outcome = finish(export, request, buf.as_deref_mut(), done)?;
     Some(answer(request, outcome, buf.take()))
+}
+
+/// Does a request with a payload as [`serve`], and answers what came of it.
+pub(super) fn finish(
+    export: &dyn Export,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+) -> Option<std::result::Result<(), Failure>> {
+    match apply(export, request, buf, done, Effort::Full) {
+        Ok(Progress::Done) => Some(Ok(())),
+        Ok(Progress::KeyAway) => None,
+        Ok(Progress::WouldBlock) => Some(Err(Failure::unfinished())),
+        Err(failure) => Some(Err(failure)),
+    }
 }
 
 /// Does a request, a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
@@ -143,29 +153,26 @@ pub(super) fn answer(request: &Request, outcome: std::result::Result<(), Failure
         return Outgoing::Bytes(to.error(failure.errno, &failure.text, at));
     }
     match buf.filter(|_| request.command == Command::Read) {
-        Some(body) => content(request, to, body),
+        Some(body) => content(request, to, body, true),
         None if request.command == Command::Read => Outgoing::Reply { head: to.nothing_read(), body: None },
         None => Outgoing::Reply { head: to.done(), body: None },
     }
 }
 
-fn content(request: &Request, to: To, body: Buf) -> Outgoing {
-    let whole = |body: Buf| Outgoing::Reply { head: to.data(request.offset, body.len(), true), body: Some(body) };
+/// What was read, as one chunk or several; `last`: nothing follows them.
+pub(super) fn content(request: &Request, to: To, body: Buf, last: bool) -> Outgoing {
+    let whole = |body: Buf| Outgoing::Reply { head: to.data(request.offset, body.len(), last), body: Some(body) };
     if request.style == Style::Simple || request.unfragmented {
         return whole(body);
     }
     match Content::of(&body, request.offset) {
         Content::Data => whole(body),
-        Content::Zeroes => Outgoing::Reply { head: to.hole(request.offset, body.len() as u32, true), body: None },
+        Content::Zeroes => Outgoing::Reply { head: to.hole(request.offset, body.len() as u32, last), body: None },
         Content::Mixed(runs) => {
-            let last = runs.len() - 1;
+            let count = runs.len();
             let chunk = |(i, (run, zero)): (usize, (Range<usize>, bool))| {
-                let at = request.offset + run.start as u64;
-                if zero {
-                    (to.hole(at, run.len() as u32, i == last), 0..0)
-                } else {
-                    (to.data(at, run.len(), i == last), run)
-                }
+                let (at, last) = (request.offset + run.start as u64, last && i + 1 == count);
+                if zero { (to.hole(at, run.len() as u32, last), 0..0) } else { (to.data(at, run.len(), last), run) }
             };
             Outgoing::Chunks { chunks: runs.into_iter().enumerate().map(chunk).collect(), body }
         }

@@ -6,7 +6,7 @@
 //! gets three quarters at most (and beyond that one buffer for each of its connections that holds none), and those that wait
 //! are served in the order they came.
 
-use crate::sys::Pages;
+use crate::sys::{Pages, PagesPart};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -145,7 +145,7 @@ impl Holder {
             (next.wake)();
         }
         let memory = memory.unwrap_or_else(|| Pages::zeroed(bytes));
-        Some(Buf { memory: Some(memory), len, class, holder: Arc::clone(self) })
+        Some(Buf { memory: Memory::Whole(memory), len, class, holder: Arc::clone(self) })
     }
 
     /// Bytes this connection holds.
@@ -170,25 +170,52 @@ impl Holder {
     }
 }
 
-/// A buffer aligned to [`ALIGN`]; goes back to the pool, and its bytes to the budget, when dropped.
+/// A buffer aligned to [`ALIGN`], or a part of one; goes back to the pool, and its bytes to the budget, when it is dropped,
+/// with its last part.
 pub struct Buf {
-    /// There until drop.
-    memory: Option<Pages>,
+    memory: Memory,
     len: usize,
     class: usize,
     holder: Arc<Holder>,
 }
 
+enum Memory {
+    Whole(Pages),
+    Part(PagesPart),
+    /// It was split or dropped.
+    Gone,
+}
+
+impl Buf {
+    /// Parts of these lengths, in order, for several threads.
+    #[must_use]
+    pub fn split(mut self, lens: impl Iterator<Item = usize>) -> Vec<Self> {
+        let Memory::Whole(pages) = std::mem::replace(&mut self.memory, Memory::Gone) else { return Vec::new() };
+        let (class, holder) = (self.class, Arc::clone(&self.holder));
+        let of =
+            |part: PagesPart| Self { len: part.len(), memory: Memory::Part(part), class, holder: Arc::clone(&holder) };
+        pages.split(lens).into_iter().map(of).collect()
+    }
+}
+
 impl std::ops::Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |m| &m[..self.len])
+        match &self.memory {
+            Memory::Whole(pages) => &pages[..self.len],
+            Memory::Part(part) => part,
+            Memory::Gone => &[],
+        }
     }
 }
 
 impl std::ops::DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().map_or(&mut [], |m| &mut m[..self.len])
+        match &mut self.memory {
+            Memory::Whole(pages) => &mut pages[..self.len],
+            Memory::Part(part) => part,
+            Memory::Gone => &mut [],
+        }
     }
 }
 
@@ -201,7 +228,12 @@ impl std::fmt::Debug for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        let memory = self.memory.take();
+        let memory = match std::mem::replace(&mut self.memory, Memory::Gone) {
+            Memory::Whole(pages) => Some(pages),
+            Memory::Part(part) => part.give_up(),
+            Memory::Gone => None,
+        };
+        let Some(memory) = memory else { return };
         let bytes = ALIGN << self.class;
         let budget = &self.holder.budget;
         let mut state = budget.state.lock();
@@ -216,10 +248,10 @@ impl Drop for Buf {
         let keep = state.idle + state.used + bytes <= budget.total;
         let surplus = if keep {
             state.idle += bytes;
-            state.free[self.class].extend(memory);
+            state.free[self.class].push(memory);
             None
         } else {
-            memory
+            Some(memory)
         };
         let first = state.waiting.front().cloned();
         drop(state);
@@ -259,6 +291,23 @@ mod tests {
         drop(buf);
         assert_eq!((budget.used(), a.held()), (0, 0));
         assert_eq!(a.take(8192).unwrap().as_ptr(), address);
+    }
+
+    #[test]
+    fn parts_count_until_the_last_of_them_is_dropped() {
+        let budget = Budget::new(1 << 20);
+        let (a, _) = counted(&budget);
+        let buf = a.take(10_000).unwrap();
+        let address = buf.as_ptr();
+        let mut parts = buf.split([4096, 5904].into_iter());
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [4096, 5904]);
+        assert_eq!((parts[0].as_ptr(), parts[1].as_ptr() as usize), (address, address as usize + 4096));
+        parts.iter_mut().for_each(|p| p.fill(7));
+        drop(parts.remove(0));
+        assert_eq!((budget.used(), a.held()), (16384, 16384));
+        drop(parts);
+        assert_eq!((budget.used(), a.held()), (0, 0));
+        assert_eq!(a.take(16384).unwrap().as_ptr(), address, "the whole is used again");
     }
 
     #[test]

@@ -211,3 +211,20 @@ fn every_answer_follows_a_flush_that_began_after_its_write() {
     });
     assert_nothing_held(server);
 }
+
+#[test]
+fn a_large_fua_write_is_flushed_once_behind_all_of_its_parts() {
+    let (_dir, path, server, disk) = disk();
+    disk.log.update(|l| l.allowed = 1);
+    let mut c = Raw::open(&path, "disk");
+    let data: Vec<u8> = (0..3u32 << 20).map(|i| (i >> 11) as u8).collect();
+    assert_eq!(c.ask(WRITE, 1, 4096, 3 << 20, &data), 0);
+    {
+        let log = disk.log.state.lock();
+        assert_eq!(log.did[log.did.len() - 2..], [Did::BeganFlush(1), Did::EndedFlush(1)]);
+        assert_eq!(log.flushes, 1);
+    }
+    assert!(c.read(4096, 3 << 20) == data);
+    drop(c);
+    assert_nothing_held(server);
+}

@@ -9,6 +9,7 @@ use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::hold::Load;
 use super::limit::Delay;
 use super::link::{Link, Outgoing};
+use super::parts::{self, Part};
 use super::pool::Job;
 use super::serve::Shared;
 use super::session::{Choice, Command, Event, Request, Session};
@@ -17,6 +18,7 @@ use super::tls::TlsServer;
 use super::traffic::{self, Traffic, Turn};
 use crate::error::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,9 +29,7 @@ const READ_AHEAD: usize = 160 * 1024;
 /// Read-ahead behind a large payload, so that the next one's bytes come into their own buffer: some headers.
 const READ_AHEAD_BEHIND_LARGE: usize = 4096;
 /// Payload that counts as large for that.
-const LARGE: usize = 32 * 1024;
-/// Largest READ or WRITE served inline; a longer one would hold up the connection's others.
-const INLINE_MAX: u64 = 1024 * 1024;
+const LARGE: u64 = 32 * 1024;
 /// Smallest READ or WRITE that is worth handing to a worker while this thread serves the next one.
 const SHARE_MIN: u64 = 64 * 1024;
 /// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
@@ -42,10 +42,28 @@ const TICK: Duration = Duration::from_secs(1);
 /// A WRITE whose payload is on its way.
 struct Incoming {
     request: Request,
-    buf: Buf,
+    payload: Payload,
     filled: usize,
     read_at: Duration,
+}
+
+/// What a request has with it besides itself.
+#[derive(Default)]
+struct Payload {
+    buf: Option<Buf>,
     load: Option<Load>,
+    part: Option<Part>,
+}
+
+impl Incoming {
+    fn new(request: Request, payload: Payload, read_at: Duration) -> Self {
+        Self { request, payload, filled: 0, read_at }
+    }
+
+    /// Where the next bytes go.
+    fn rest(&mut self) -> &mut [u8] {
+        self.payload.buf.as_deref_mut().map_or(&mut [], |b| &mut b[self.filled..])
+    }
 }
 
 /// Where a connection stands.
@@ -78,6 +96,8 @@ pub(super) struct Conn {
     /// When the newest bytes of `rx` were read.
     read_at: Duration,
     incoming: Option<Incoming>,
+    /// The parts of that WRITE whose payload comes after.
+    following: VecDeque<(Request, Buf, Part)>,
     /// A request that waits for a buffer.
     stalled: Option<Request>,
     /// A request that is beyond the volume's limits.
@@ -114,6 +134,7 @@ impl Conn {
             end: 0,
             read_at: began,
             incoming: None,
+            following: VecDeque::new(),
             stalled: None,
             delayed: None,
             spin: Spin::default(),
@@ -351,7 +372,7 @@ impl Conn {
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
         let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
         if !carries {
-            self.dispatch(request, None, None, self.read_at)?;
+            self.dispatch(request, Payload::default(), self.read_at)?;
             return Ok(true);
         }
         let len = request.len as usize;
@@ -369,39 +390,55 @@ impl Conn {
             self.stalled = Some(request);
             return Ok(false);
         };
-        if request.command == Command::Read {
-            self.dispatch(request, Some(buf), load, self.read_at)?;
+        if request.len > parts::MOST && load.is_none() {
+            self.following = parts::divide(request, buf);
+        } else if request.command == Command::Read {
+            self.dispatch(request, Payload { buf: Some(buf), load, part: None }, self.read_at)?;
         } else {
-            self.incoming = Some(Incoming { request, buf, filled: 0, read_at: self.read_at, load });
+            let payload = Payload { buf: Some(buf), load, part: None };
+            self.incoming = Some(Incoming::new(request, payload, self.read_at));
         }
+        self.next_part(self.read_at)?;
         Ok(true)
+    }
+
+    /// Goes on with a request in parts: all of a READ, one part of a WRITE, whose payload is to come.
+    fn next_part(&mut self, read_at: Duration) -> Result<(), Hangup> {
+        while let Some((request, buf, part)) = self.following.pop_front() {
+            let payload = Payload { buf: Some(buf), load: None, part: Some(part) };
+            if request.command == Command::Write {
+                self.incoming = Some(Incoming::new(request, payload, read_at));
+                break;
+            }
+            self.dispatch(request, payload, read_at)?;
+        }
+        Ok(())
     }
 
     /// Moves payload from the read-ahead into its buffer; true when the WRITE is whole and was served.
     fn fill_from_read_ahead(&mut self) -> Result<bool, Hangup> {
-        let Some(incoming) = &mut self.incoming else { return Ok(true) };
-        let n = (self.end - self.start).min(incoming.buf.len() - incoming.filled);
-        incoming.buf[incoming.filled..incoming.filled + n].copy_from_slice(&self.rx[self.start..self.start + n]);
-        incoming.filled += n;
-        self.start += n;
-        self.session.payload_received(n);
-        if incoming.filled < incoming.buf.len() {
-            return Ok(false);
-        }
-        if let Some(Incoming { request, buf, read_at, load, .. }) = self.incoming.take() {
-            self.dispatch(request, Some(buf), load, read_at)?;
+        while let Some(incoming) = &mut self.incoming {
+            let ahead = &self.rx[self.start..self.end];
+            let rest = incoming.rest();
+            let n = ahead.len().min(rest.len());
+            rest[..n].copy_from_slice(&ahead[..n]);
+            let whole = n == rest.len();
+            incoming.filled += n;
+            self.start += n;
+            self.session.payload_received(n);
+            if !whole {
+                return Ok(false);
+            }
+            if let Some(Incoming { request, payload, read_at, .. }) = self.incoming.take() {
+                self.dispatch(request, payload, read_at)?;
+                self.next_part(read_at)?;
+            }
         }
         Ok(true)
     }
 
     /// Serves a whole request: here when that needs no waiting, else by the workers.
-    fn dispatch(
-        &mut self,
-        request: Request,
-        mut buf: Option<Buf>,
-        load: Option<Load>,
-        read_at: Duration,
-    ) -> Result<(), Hangup> {
+    fn dispatch(&mut self, request: Request, payload: Payload, read_at: Duration) -> Result<(), Hangup> {
         let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
         if self.shared.now().saturating_sub(read_at) > self.stale_after {
             return Err(Hangup::Stale);
@@ -416,8 +453,11 @@ impl Conn {
         }
         let place =
             traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
+        let Payload { mut buf, load, part } = payload;
         let empty = request.len == 0;
-        let small = matches!(request.command, Command::Read | Command::Write) && request.len <= INLINE_MAX;
+        // Parts are the workers': they are many, and this thread is to hear what else its client asks for.
+        let carries = matches!(request.command, Command::Read | Command::Write);
+        let small = carries && request.len <= parts::MOST && part.is_none();
         // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
         let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
         let mut done = 0;
@@ -445,7 +485,7 @@ impl Conn {
         let (link, traffic, pool) = (Arc::clone(&self.link), Arc::clone(&self.traffic), Arc::clone(&self.shared.pool));
         let turn = place.map(|p| Turn { traffic: Arc::clone(&traffic), number: p.number });
         let stale_after = self.stale_after;
-        let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, pool };
+        let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, part, pool };
         self.shared.pool.push(job);
         Ok(())
     }
@@ -595,10 +635,10 @@ impl Conn {
         let (mut none, mut limit) = ([0; 0], self.rx.len());
         let payload = match &mut self.incoming {
             Some(incoming) => {
-                if incoming.buf.len() >= LARGE {
+                if incoming.request.len >= LARGE {
                     limit = self.end + READ_AHEAD_BEHIND_LARGE;
                 }
-                &mut incoming.buf[incoming.filled..]
+                incoming.rest()
             }
             None => &mut none[..],
         };

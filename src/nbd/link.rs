@@ -52,6 +52,8 @@ pub(super) enum Outgoing {
     Bytes(Vec<u8>),
     /// A reply of one piece, with a READ's data.
     Reply { head: Head, body: Option<Buf> },
+    /// A reply of one piece, with a READ's data in several buffers.
+    Pieces { head: Head, bodies: Vec<Buf> },
     /// A READ's data in several chunks: each has a head, and bytes of the buffer, or none.
     Chunks { chunks: Vec<(Head, Range<usize>)>, body: Buf },
 }
@@ -63,6 +65,8 @@ impl Outgoing {
             Self::Bytes(bytes) => (i == 0).then_some(bytes),
             Self::Reply { head, .. } if i == 0 => Some(head),
             Self::Reply { body, .. } => body.as_deref().filter(|_| i == 1),
+            Self::Pieces { head, .. } if i == 0 => Some(head),
+            Self::Pieces { bodies, .. } => bodies.get(i - 1).map(|b| &**b),
             Self::Chunks { chunks, body } => {
                 let (head, range) = chunks.get(i / 2)?;
                 Some(if i.is_multiple_of(2) { head } else { &body[range.clone()] })
@@ -135,11 +139,16 @@ impl Link {
         self.push_out(&mut out)
     }
 
-    /// Sends one thing, as [`Link::send`].
-    pub(super) fn send_one(&self, one: Outgoing) -> bool {
-        let mut out = self.out.lock();
-        out.queue.push_back(one);
-        self.push_out(&mut out)
+    /// Sends one thing, from a worker: what the socket does not take now, the connection's thread is woken for.
+    pub(super) fn answer(&self, one: Outgoing) {
+        let out_at_once = {
+            let mut out = self.out.lock();
+            out.queue.push_back(one);
+            self.push_out(&mut out)
+        };
+        if !out_at_once {
+            self.waker.wake();
+        }
     }
 
     /// Things that wait to be sent.

@@ -9,7 +9,8 @@
 //!
 //! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
 //!
-//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `apply` goes from one to the other.
+//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `apply` goes from one to the other, `parts` divides
+//! what is too large for one thread.
 
 mod apply;
 pub mod budget;
@@ -23,6 +24,7 @@ mod limit;
 mod link;
 pub mod memory;
 mod order;
+mod parts;
 pub mod pki;
 mod pool;
 pub mod replay;

@@ -3,12 +3,14 @@
 //! Each connection has a lane; workers take from the lanes in turn, and one lane occupies at most three quarters of the
 //! workers, so that a connection with many slow requests does not stall the others.
 
-use super::apply;
+use super::apply::{self, Failure};
 use super::budget::Buf;
+use super::commit::Waiting;
 use super::errno::Hangup;
 use super::export::Export;
 use super::hold::Load;
-use super::link::Link;
+use super::link::{Link, Outgoing};
+use super::parts::Part;
 use super::serve::Ticks;
 use super::session::Request;
 use super::traffic::{Traffic, Turn};
@@ -34,6 +36,8 @@ pub(super) struct Job {
     pub(super) turn: Option<Turn>,
     /// What it counts against the volume's limit while requests are held.
     pub(super) load: Option<Load>,
+    /// It is this part of a larger request.
+    pub(super) part: Option<Part>,
     /// Who does it.
     pub(super) pool: Arc<Pool>,
 }
@@ -62,6 +66,7 @@ enum Next {
 }
 
 /// What a worker does.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and a box would be an allocation for each request")]
 enum Task {
     Serve(Job),
     Commit(Arc<Traffic>),
@@ -202,11 +207,10 @@ impl Pool {
         if self.ticks.now().saturating_sub(job.read_at) > job.stale_after {
             job.link.condemn(Hangup::Stale);
         }
-        let mut reply = None;
+        let mut ended = None;
         while job.link.condemned().is_none() {
-            let contexts = job.link.contexts.get().map_or(&[][..], Vec::as_slice);
-            reply = apply::serve(&*job.export, &job.request, contexts, &mut job.buf, &mut job.done);
-            if reply.is_some() {
+            ended = job.attempt();
+            if ended.is_some() {
                 break;
             }
             let traffic = Arc::clone(&job.traffic);
@@ -216,14 +220,49 @@ impl Pool {
             }
         }
         let link = Arc::clone(&job.link);
+        self.end(job, ended);
+        link.finished(1);
+    }
+
+    /// Answers, or hands over to who will.
+    fn end(&self, mut job: Job, ended: Option<Ended>) {
+        let (link, request) = (Arc::clone(&job.link), job.request);
+        let (part, buf) = (job.part.take(), job.buf.take());
+        let durable =
+            part.as_ref().filter(|p| p.is_durable()).map(|_| (Arc::clone(&job.export), Arc::clone(&job.traffic)));
         // Its place in the order and the export go first: who is answered may send what overlaps, and when the connection's
         // thread sees nothing in flight, it holds the last export.
         drop(job);
-        if let Some(reply) = reply
-            && !link.send_one(reply)
-        {
-            link.waker.wake();
+        match (ended, part) {
+            (Some(Ended::Answered(reply)), _) => link.answer(reply),
+            (Some(Ended::Part(outcome)), Some(part)) => {
+                if let (Some(request), Some((export, traffic))) = (part.end(&link, &request, outcome, buf), durable) {
+                    link.began();
+                    if traffic.commit.join(&mut vec![Waiting { link, export, request }]) {
+                        self.commit(traffic);
+                    }
+                }
+            }
+            _ => {}
         }
-        link.finished(1);
+    }
+}
+
+/// How a worker's attempt ended.
+enum Ended {
+    Answered(Outgoing),
+    /// A part of a request has no reply of its own.
+    Part(Result<(), Failure>),
+}
+
+impl Job {
+    /// Does it, as far as it is not done. `None`: its key is away.
+    fn attempt(&mut self) -> Option<Ended> {
+        if self.part.is_some() {
+            let outcome = apply::finish(&*self.export, &self.request, self.buf.as_deref_mut(), &mut self.done);
+            return outcome.map(Ended::Part);
+        }
+        let contexts = self.link.contexts.get().map_or(&[][..], Vec::as_slice);
+        apply::serve(&*self.export, &self.request, contexts, &mut self.buf, &mut self.done).map(Ended::Answered)
     }
 }

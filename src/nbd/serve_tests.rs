@@ -537,5 +537,7 @@ fn foreign_clients_are_served() {
 
 #[path = "commit_tests.rs"]
 mod commits;
+#[path = "parts_tests.rs"]
+mod parts;
 #[path = "traffic_tests.rs"]
 mod traffic;

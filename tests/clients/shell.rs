@@ -237,3 +237,40 @@ fn a_second_process_is_refused_by_name_while_the_first_lives() {
         good(&mut command(&s.uri("web"), "assert h.pread(1, 0) == b'1'\nh.pwrite(b'1', 0)"));
     }
 }
+
+/// Requests that the server divides among its threads, several in flight.
+#[test]
+fn the_largest_requests_with_simple_and_structured_replies() {
+    let s = with_volume("80MiB");
+    let _served = s.serve();
+    if !requires_shell() {
+        return;
+    }
+    for shape in ["h.set_request_structured_replies(False)", "pass"] {
+        let uri = s.uri("web");
+        let text = format!(
+            r#"
+import os
+h = nbd.NBD()
+{shape}
+h.connect_uri("{uri}")
+big = [os.urandom(32 << 20), os.urandom((9 << 20) + 511)]
+places = [4096 * 3, (40 << 20) + 1]
+for flags in (0, nbd.CMD_FLAG_FUA):
+    left = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(d)), at, flags=flags) for d, at in zip(big, places)]
+    while left:
+        left = [cookie for cookie in left if not h.aio_command_completed(cookie)]
+        if left:
+            h.poll(-1)
+for data, at in zip(big, places):
+    assert h.pread(len(data), at) == data, at
+h.zero(5 << 20, 8 << 20)
+seen = h.pread(32 << 20, places[0])
+model = bytearray(big[0])
+model[(8 << 20) - places[0]:(13 << 20) - places[0]] = bytes(5 << 20)
+assert seen == model
+"#
+        );
+        script(&s, &text);
+    }
+}

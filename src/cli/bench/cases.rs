@@ -66,7 +66,7 @@ const K4: usize = 4 << 10;
 const K128: usize = 128 << 10;
 const M1: usize = 1 << 20;
 
-pub(super) const CASES: [Case; 32] = [
+pub(super) const CASES: [Case; 34] = [
     load("read 1m d4", Op::Read, false, M1, 4, 1),
     load("write 1m d4", Op::Write, false, M1, 4, 1),
     load("read 128k d16", Op::Read, false, K128, 16, 1),
@@ -98,6 +98,9 @@ pub(super) const CASES: [Case; 32] = [
     case("connect", Work::Connect),
     // What two connections do with two cores, and memory under deep queues.
     Case { counts: false, ..load("randread 4k d32 c2", Op::Read, true, K4, 32, 2) },
+    // One large request at a time: what a server makes of its idle processors.
+    Case { counts: false, ..load("read 4m d1", Op::Read, false, 4 * M1, 1, 1) },
+    Case { counts: false, ..load("write 4m d1", Op::Write, false, 4 * M1, 1, 1) },
     Case { counts: false, ours_alone: true, ..load("read 1m d256 c8", Op::Read, false, M1, 256, 8) },
     Case { counts: false, ..case(COLD, Work::Cold) },
 ];
