@@ -458,8 +458,11 @@ impl Conn {
         // Parts are the workers': they are many, and this thread is to hear what else its client asks for.
         let carries = matches!(request.command, Command::Read | Command::Write);
         let small = carries && request.len <= parts::MOST && part.is_none();
-        // With more behind it, a large one is left to a worker that has nothing else to do, and both go on at once.
-        let shared = request.len >= SHARE_MIN && self.start < self.end && self.shared.pool.is_idle();
+        // With more behind it, a large one is left to a worker, and both go on at once; not where connections compete already.
+        let shared = request.len >= SHARE_MIN
+            && self.start < self.end
+            && self.shared.spinners.is_quiet()
+            && self.shared.pool.has_room(request.len);
         let mut done = 0;
         if (empty || (small && !shared)) && place.is_none_or(|p| p.free) {
             // What is to be durable is written here, and flushed together with others.

@@ -20,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Payload for which the price of another thread is small, bytes.
+const LARGE: u64 = 512 * 1024;
+
 /// A request for the workers. Counted in its link's `in_flight` from [`Pool::push`] to its end.
 pub(super) struct Job {
     pub(super) link: Arc<Link>,
@@ -79,6 +82,7 @@ pub(super) struct Pool {
     lane_limit: usize,
     /// Requests that are queued or being done.
     busy: AtomicUsize,
+    processors: usize,
     ticks: Arc<dyn Ticks>,
 }
 
@@ -89,6 +93,7 @@ impl Pool {
             work: Condvar::new(),
             lane_limit: (workers * 3 / 4).max(1),
             busy: AtomicUsize::new(0),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ticks,
         }
     }
@@ -108,9 +113,11 @@ impl Pool {
         }
     }
 
-    /// Whether no worker has anything to do.
-    pub(super) fn is_idle(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) == 0
+    /// Whether a connection's thread gains by leaving a request with a payload of `len` bytes to a worker. What is handed over has
+    /// its price: large ones may take all processors, smaller ones half of them.
+    pub(super) fn has_room(&self, len: u64) -> bool {
+        let most = if len >= LARGE { self.processors } else { (self.processors / 2).max(1) };
+        self.busy.load(Ordering::Relaxed) < most
     }
 
     /// Takes a request whose turn it is.

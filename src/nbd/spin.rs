@@ -30,7 +30,8 @@ impl Spinners {
         self.awake.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn is_quiet(&self) -> bool {
+    /// Whether few are awake.
+    pub(super) fn is_quiet(&self) -> bool {
         self.awake.load(Ordering::Relaxed) <= self.most
     }
 }
