@@ -7,6 +7,7 @@
 
 mod cases;
 mod compare;
+mod estate;
 mod load;
 mod local;
 mod peers;
@@ -37,6 +38,9 @@ pub(super) struct BenchArgs {
     /// Seconds for each measurement [default: 3; with --against 0.3]
     #[arg(long)]
     seconds: Option<f64>,
+    /// Idle volumes that are made, opened and left alone, at most 1000; 0: none
+    #[arg(long, default_value_t = 1000, conflicts_with = "against")]
+    volumes: usize,
     /// Measure beside these servers, in alternating rounds
     #[arg(long, value_name = "SERVERS", value_delimiter = ',', value_enum)]
     against: Vec<peers::Peer>,
@@ -101,6 +105,8 @@ struct Outcome {
     resident: u64,
     /// From the start of `coffer serve` to its first answered request, seconds.
     start_up: f64,
+    under_load: estate::UnderLoad,
+    idle: Option<estate::Idle>,
 }
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
@@ -132,7 +138,7 @@ fn seconds(args: &BenchArgs, default: f64) -> Result<Duration> {
 }
 
 fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
-    let outcome = measure(scratch, args.size.map_or(512 << 20, |s| s.0), seconds(args, 3.0)?)?;
+    let outcome = measure(scratch, args.size.map_or(512 << 20, |s| s.0), seconds(args, 3.0)?, args.volumes)?;
     if common.json {
         render::line(serde_json::to_string_pretty(&outcome).unwrap_or_default());
     } else {
@@ -160,7 +166,7 @@ fn beside(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn measure(scratch: &Path, size: u64, time: Duration) -> Result<Outcome> {
+fn measure(scratch: &Path, size: u64, time: Duration, volumes: usize) -> Result<Outcome> {
     let load_before = local::load_average();
     let mut rows = local::cipher(time)?;
     let floors = local::file(scratch, size, time)?;
@@ -177,9 +183,11 @@ fn measure(scratch: &Path, size: u64, time: Duration) -> Result<Outcome> {
     rows.extend(served(&mut connection, &coffer, size, time, &floors)?);
     rows.push(snapshot(&coffer, size)?);
     let resident = coffer.server_memory();
+    let under_load = estate::snapshot_under_load(&mut connection, &coffer, size, time)?;
     drop(connection);
+    let idle = (volumes > 0).then(|| estate::idle_volumes(&mut coffer, volumes)).transpose()?;
     coffer.stop()?;
-    Ok(Outcome { machine: local::machine(), load_before, rows, resident, start_up })
+    Ok(Outcome { machine: local::machine(), load_before, rows, resident, start_up, under_load, idle })
 }
 
 fn served(
@@ -261,6 +269,24 @@ fn show(outcome: &Outcome) {
         outcome.resident >> 20,
         outcome.start_up * 1e3
     ));
+    let load = &outcome.under_load;
+    render::line(format!(
+        "random write 4 KiB depth 8, p99: {:.0} us; {:.2} times that during a snapshot of {:.2} s, at {:.2} of the rate",
+        load.p99_alone,
+        load.p99 / load.p99_alone,
+        load.snapshot,
+        load.rate / load.rate_alone,
+    ));
+    if let Some(idle) = &outcome.idle {
+        render::line(format!(
+            "{} idle volumes: {:.0} KiB and {:.1} ms to open each, {:.2} CPU-s in a second; {:.0} ms from start to first answer",
+            idle.volumes,
+            idle.memory_each / 1024.0,
+            idle.open_each * 1e3,
+            idle.cpu_idle,
+            idle.start_up * 1e3,
+        ));
+    }
 }
 
 /// An error of a measurement that cannot be made.

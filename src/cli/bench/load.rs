@@ -9,6 +9,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const OPTION_MAGIC: &[u8; 8] = b"IHAVEOPT";
@@ -67,6 +68,8 @@ pub(super) enum Until {
     Time(Duration),
     /// So many requests on each connection.
     Count(u64),
+    /// Until somebody sets this.
+    Set(&'static AtomicBool),
 }
 
 /// What to ask for.
@@ -221,7 +224,8 @@ impl Connection {
         self.send()?;
         let (mut held, mut skip) = (0, 0);
         let mut asked = Vec::with_capacity(pattern.depth);
-        while run.flying > 0 {
+        // The last answer's payload is taken too: the connection may be used again.
+        while run.flying > 0 || skip > 0 {
             let got = self.socket.read(&mut self.input[held..]).on(|| "read replies".to_owned())?;
             if got == 0 {
                 return Err(cannot("the server hung up"));
@@ -321,6 +325,7 @@ impl Run {
         Ok(match self.pattern.until {
             Until::Time(time) => elapsed < time,
             Until::Count(count) => self.begun < count,
+            Until::Set(stop) => !stop.load(Ordering::Relaxed),
         })
     }
 

@@ -88,6 +88,16 @@ fn a_time_ends_a_run_and_no_request_is_left_over() {
 }
 
 #[test]
+fn a_connection_is_used_again_after_reads_larger_than_one_recv() {
+    let rig = Rig::new();
+    let mut connections = rig.connect(1);
+    for op in [Op::Read, Op::Write, Op::Read, Op::Mixed, Op::Read] {
+        load(&mut connections, &pattern(op, 1 << 20, 4, 10)).unwrap();
+        connections[0].read_once(0, 4096).unwrap();
+    }
+}
+
+#[test]
 fn a_refusal_is_an_error_not_a_rate() {
     let rig = Rig::new();
     let outside = Pattern { start: SIZE, ..pattern(Op::Read, 4096, 4, 10) };

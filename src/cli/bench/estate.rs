@@ -1,0 +1,99 @@
+//! What a server does besides moving bytes: a snapshot of a volume that is being written to, and volumes that nobody uses.
+
+use super::load::{Connection, Op, Pattern, Seen, Until, load};
+use super::{Session, cannot, interrupted};
+use crate::error::{Error, Kind, Result};
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Connections that are left for others than the idle volumes, of a server's 1024.
+const SPARE: usize = 24;
+
+/// Random 4 KiB writes at depth 8, alone and while a snapshot of the volume is made.
+#[derive(Debug, Serialize)]
+pub(super) struct UnderLoad {
+    /// Microseconds.
+    pub(super) p99_alone: f64,
+    /// Microseconds.
+    pub(super) p99: f64,
+    /// Writes a second, alone.
+    pub(super) rate_alone: f64,
+    /// Writes a second.
+    pub(super) rate: f64,
+    /// How long the snapshot took, seconds.
+    pub(super) snapshot: f64,
+}
+
+/// Measures writes for `time`, and as long as a snapshot takes.
+pub(super) fn snapshot_under_load(
+    connection: &mut Connection,
+    coffer: &Session,
+    size: u64,
+    time: Duration,
+) -> Result<UnderLoad> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let until = Until::Time(time);
+    let pattern = Pattern { op: Op::Write, random: true, block: 4096, depth: 8, start: 0, size, until };
+    let alone = load(std::slice::from_mut(connection), &pattern)?;
+    DONE.store(false, Ordering::Relaxed);
+    let (seen, snapshot) = std::thread::scope(|scope| {
+        let pattern = Pattern { until: Until::Set(&DONE), ..pattern };
+        let writing = scope.spawn(move || load(std::slice::from_mut(connection), &pattern));
+        let started = Instant::now();
+        let made = coffer.run(&["snapshot", "create", "-q", "bench", "--wait"]);
+        let took = started.elapsed().as_secs_f64();
+        DONE.store(true, Ordering::Relaxed);
+        let seen = writing.join().unwrap_or_else(|_| Err(cannot("the load thread ended")));
+        made.and(seen).map(|seen| (seen, took))
+    })?;
+    let rate = |seen: &Seen| seen.latencies.len() as f64 / seen.elapsed.as_secs_f64();
+    let (p99_alone, p99) = (alone.percentile(99.0), seen.percentile(99.0));
+    Ok(UnderLoad { p99_alone, p99, rate_alone: rate(&alone), rate: rate(&seen), snapshot })
+}
+
+/// Volumes that are open and idle.
+#[derive(Debug, Serialize)]
+pub(super) struct Idle {
+    pub(super) volumes: usize,
+    /// From the start of `coffer serve` with all of them in the catalog to its first answered request, seconds.
+    pub(super) start_up: f64,
+    /// Opening one: connecting to it and reading its first bytes, seconds.
+    pub(super) open_each: f64,
+    /// Resident memory for each, bytes.
+    pub(super) memory_each: f64,
+    /// Processor seconds of the server in a second of waiting, all of them open.
+    pub(super) cpu_idle: f64,
+}
+
+/// Makes `volumes`, starts the server anew, opens each on a connection of its own, and leaves them alone for a second.
+pub(super) fn idle_volumes(coffer: &mut Session, volumes: usize) -> Result<Idle> {
+    let volumes = volumes.min(1024 - SPARE);
+    let names: Vec<String> = (0..volumes).map(|n| format!("idle{n}")).collect();
+    for name in &names {
+        if interrupted() {
+            return Err(Error::new(Kind::Interrupted, "stopped"));
+        }
+        coffer.run(&["volume", "create", "-q", "--size", "1GiB", "--name", name])?;
+    }
+    coffer.stop()?;
+    let started = Instant::now();
+    coffer.serve()?;
+    let socket = coffer.nbd_socket();
+    Connection::open(&socket, "bench")?.read_once(0, 4096)?;
+    let start_up = started.elapsed().as_secs_f64();
+    let (before, started) = (coffer.server_memory(), Instant::now());
+    let mut open = Vec::with_capacity(volumes);
+    for name in &names {
+        let mut connection = Connection::open(&socket, name)?;
+        connection.read_once(0, 4096)?;
+        open.push(connection);
+    }
+    let opening = started.elapsed().as_secs_f64();
+    let memory = coffer.server_memory().saturating_sub(before) as f64;
+    let cpu = coffer.server_cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let cpu_idle = coffer.server_cpu() - cpu;
+    let each = |total: f64| total / volumes.max(1) as f64;
+    Ok(Idle { volumes, start_up, open_each: each(opening), memory_each: each(memory), cpu_idle })
+}
