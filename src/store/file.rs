@@ -6,7 +6,8 @@ use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys::{LockKind, ofd_lock, ofd_unlock};
-use rustix::fs::{Advice, AtFlags, FallocateFlags, SeekFrom, StatxFlags, fadvise, fallocate, fdatasync, seek, statx};
+use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, StatxFlags};
+use rustix::fs::{fadvise, fallocate, fdatasync, openat, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io;
@@ -227,6 +228,12 @@ impl BlockStore for FileStore {
         let _ = crate::sys::start_writeback(&self.file, offset, len);
     }
 
+    fn scratch(&self) -> io::Result<File> {
+        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+        Ok(File::from(openat(CWD, folder, flags, mode)?))
+    }
+
     fn unlock(&self) -> io::Result<()> {
         ofd_unlock(&self.file, 0, 0)
     }
@@ -267,6 +274,20 @@ mod tests {
         FileStore::open(&path, false, false).unwrap();
         assert_eq!(FileStore::open(&path, true, false).unwrap_err().kind(), Kind::Busy);
         drop(reader);
+    }
+
+    #[test]
+    fn a_scratch_file_lies_on_the_volumes_disk_and_has_no_name() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
+        store.publish(&dir.path().join("v")).unwrap();
+        let scratch = store.scratch().unwrap();
+        scratch.write_all_at(b"set aside", 4096).unwrap();
+        let about = scratch.metadata().unwrap();
+        assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));
+        assert_eq!(about.dev(), dir.path().metadata().unwrap().dev());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

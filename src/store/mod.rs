@@ -10,6 +10,7 @@ mod grain;
 pub(crate) mod sim;
 
 use crate::cipher::Sealed;
+use std::fs::File;
 use std::io;
 
 /// Which file this is, to notice a copy or a replacement: order 6 of docs/format.md trusts nothing across a change.
@@ -96,6 +97,12 @@ pub trait BlockStore: Send + Sync {
     /// Has a range begin its way to the disk, so that the next [`BlockStore::sync`] has less to do. A hint: it may fail, and
     /// nothing is durable by it.
     fn start_writeback(&self, _offset: u64, _len: u64) {}
+
+    /// A file without a name beside it, for what is sealed and need not outlive this process.
+    ///
+    /// # Errors
+    /// As above.
+    fn scratch(&self) -> io::Result<File>;
 
     /// Which file this is.
     ///

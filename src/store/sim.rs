@@ -23,6 +23,11 @@ struct Disk {
     /// Fails the operation when it reaches zero.
     fail_in: Option<(u64, bool)>,
     dead: bool,
+    no_scratch: bool,
+    /// Nothing is at hand: a read that may not wait gets nothing.
+    cold: bool,
+    /// Runs before the next read of so many bytes.
+    before_read: Option<(usize, Box<dyn FnOnce() + Send>)>,
     writes: u64,
     syncs: u64,
 }
@@ -73,6 +78,21 @@ impl SimStore {
     /// The `n`-th write or sync from now fails (0: the next); `for_good`: so does everything after it.
     pub(crate) fn fail_in(&self, n: u64, for_good: bool) {
         self.0.lock().fail_in = Some((n, for_good));
+    }
+
+    /// From now on [`BlockStore::scratch`] fails.
+    pub(crate) fn without_scratch(&self) {
+        self.0.lock().no_scratch = true;
+    }
+
+    /// Whether reads have to wait for the disk from now on.
+    pub(crate) fn set_cold(&self, cold: bool) {
+        self.0.lock().cold = cold;
+    }
+
+    /// Has `act` run, once, before the next read of `len` bytes.
+    pub(crate) fn before_read(&self, len: usize, act: impl FnOnce() + Send + 'static) {
+        self.0.lock().before_read = Some((len, Box::new(act)));
     }
 
     pub(crate) fn syncs(&self) -> u64 {
@@ -137,6 +157,10 @@ impl BlockStore for SimStore {
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let act = self.0.lock().before_read.take_if(|(len, _)| *len == out.len());
+        if let Some((_, act)) = act {
+            act();
+        }
         let disk = self.0.lock();
         if offset + out.len() as u64 > disk.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -153,6 +177,9 @@ impl BlockStore for SimStore {
     }
 
     fn read_at_nowait(&self, out: &mut [u8], offset: u64) -> io::Result<bool> {
+        if self.0.lock().cold {
+            return Ok(false);
+        }
         self.read_at(out, offset).map(|()| true)
     }
 
@@ -205,6 +232,14 @@ impl BlockStore for SimStore {
             disk.durable.insert(at, page);
         }
         Ok(())
+    }
+
+    /// Outside the simulated disk, and its faults.
+    fn scratch(&self) -> io::Result<std::fs::File> {
+        if self.0.lock().no_scratch {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(rustix::fs::memfd_create("scratch", rustix::fs::MemfdFlags::CLOEXEC)?.into())
     }
 
     fn unlock(&self) -> io::Result<()> {

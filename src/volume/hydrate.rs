@@ -6,6 +6,7 @@
 //! It never writes over a client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
 
 use super::fetched::{Body, Fetched};
+use super::io::Piece;
 use super::map::Entry;
 use super::{Effort, Volume};
 use crate::cipher::Sealed;
@@ -191,7 +192,8 @@ impl Volume {
         let entry = self.map.entry(&*self.store, chunk)?;
         if entry.present {
             // An absent chunk is in every pending snapshot by its parent's entry: what lies here is not the volume's.
-            self.copy_before_write(&live, chunk, entry)?;
+            let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
+            let _done = self.save_before_write(&live, piece, entry, Effort::Full)?;
         }
         let zero = || {
             self.changing(chunk, || self.store.zero(at, len, false)).on(|| format!("zero chunk {chunk} of {}", self.id))

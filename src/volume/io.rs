@@ -17,13 +17,16 @@ use std::sync::atomic::{Ordering, fence};
 /// Times a reader tries without the lock.
 const TRIES: usize = 4;
 
+/// Bytes of a piece up to which its connection's own thread sets aside what a snapshot needs of them.
+pub(super) const ASIDE_INLINE: usize = 64 << 10;
+
 /// A run of bytes in one chunk.
 #[derive(Debug, Clone, Copy)]
-struct Piece {
-    chunk: ChunkNo,
+pub(super) struct Piece {
+    pub(super) chunk: ChunkNo,
     /// Offset in the volume.
-    offset: u64,
-    len: usize,
+    pub(super) offset: u64,
+    pub(super) len: usize,
 }
 
 fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
@@ -117,20 +120,15 @@ impl Volume {
 
     /// Reads sealed bytes of a chunk that is here, never a mix of two writes. `false`: it would have had to wait.
     pub(super) fn read_sealed(&self, chunk: ChunkNo, offset: u64, out: &mut [u8], effort: Effort) -> Result<bool> {
-        let what = || format!("read at {offset} of {}", self.id);
-        let (stripe, at) = (self.stripe(chunk), self.data_offset + offset);
+        let stripe = self.stripe(chunk);
         for _ in 0..TRIES {
             let before = stripe.sequence.load(Ordering::Acquire);
             if before & 1 == 1 {
                 std::hint::spin_loop();
                 continue;
             }
-            if effort == Effort::Inline {
-                if !self.store.read_at_nowait(out, at).on(what)? {
-                    return Ok(false);
-                }
-            } else {
-                self.store.read_at(out, at).on(what)?;
+            if !self.read_sealed_held(offset, out, effort)? {
+                return Ok(false);
             }
             fence(Ordering::Acquire);
             if stripe.sequence.load(Ordering::Relaxed) == before {
@@ -141,8 +139,18 @@ impl Volume {
             return Ok(false);
         }
         let _held = stripe.lock.lock();
-        self.store.read_at(out, at).on(what)?;
-        Ok(true)
+        self.read_sealed_held(offset, out, effort)
+    }
+
+    /// Reads sealed bytes as they lie there. The stripe is held, or looked at before and after. `false`: it would have had
+    /// to wait.
+    pub(super) fn read_sealed_held(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<bool> {
+        let what = || format!("read at {offset} of {}", self.id);
+        let at = self.data_offset + offset;
+        match effort {
+            Effort::Inline => self.store.read_at_nowait(out, at).on(what),
+            Effort::Full => self.store.read_at(out, at).on(what).map(|()| true),
+        }
     }
 
     /// Writes plain bytes. They are sealed in place: `data` holds nothing to be used afterwards, unless the answer is
@@ -179,20 +187,21 @@ impl Volume {
         }
         for piece in pieces(offset, len) {
             let entry = self.map.entry(&*self.store, piece.chunk)?;
-            if !self.piece_is_plain(&live, piece.chunk, entry)? {
+            if !self.piece_is_plain(&live, piece, entry)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Whether a write to this chunk needs neither a fetch nor a copy nor a sync.
-    fn piece_is_plain(&self, live: &Live, chunk: ChunkNo, entry: Entry) -> Result<bool> {
+    /// Whether a piece of data needs neither a fetch nor a sync, nor more to be set aside for a snapshot than takes moments.
+    fn piece_is_plain(&self, live: &Live, piece: Piece, entry: Entry) -> Result<bool> {
+        let Piece { chunk, len, .. } = piece;
         Ok(self.opened.load(Ordering::Acquire)
             && self.intent.is_set(chunk.offset())
             && !self.is_virgin(chunk, entry)?
             && self.is_here(chunk, entry)?
-            && !live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)))
+            && (len <= ASIDE_INLINE || !live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch))))
     }
 
     /// Makes a range read as zeros (WRITE_ZEROES). `keep`: its space stays allocated (NO_HOLE).
@@ -293,13 +302,15 @@ impl Volume {
         };
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, piece.chunk)?;
-        if effort == Effort::Inline && !self.piece_is_plain(&live, piece.chunk, entry)? {
+        if effort == Effort::Inline && !self.piece_is_plain(&live, piece, entry)? {
             return Ok(Progress::WouldBlock);
         }
         self.mark_opened()?;
         self.intent.announce(&*self.store, piece.offset, || self.sync())?;
         let entry = self.make_here(piece.chunk, entry, live.epoch)?;
-        self.copy_before_write(&live, piece.chunk, entry)?;
+        if !self.save_before_write(&live, piece, entry, effort)? {
+            return Ok(Progress::WouldBlock);
+        }
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
         // Not before: suspending waits for whoever holds them, and must not wait for a fetch or a sync. If they are gone by
         // now, the chunk holds what it held, and is only marked as changed.

@@ -1,7 +1,7 @@
 //! Volumes: where plaintext meets the store.
 //!
 //! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
-//! - [`pending`]: points in time; what a snapshot under way still needs is copied before it is overwritten.
+//! - [`pending`]: points in time; what a snapshot under way still needs is set aside (`aside`) before it is overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
 //! - [`fetched`]: what was fetched last, each chunk once.
 //! - [`extents`]: holes and changes, told without reading.
@@ -12,6 +12,7 @@
 //! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
 //! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
 
+mod aside;
 mod effort;
 pub mod extents;
 pub mod fetched;

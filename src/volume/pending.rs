@@ -2,10 +2,12 @@
 //!
 //! A snapshot's p is the epoch before its increment: it holds all pieces of epoch p and older. Taking one is a state
 //! write and a counter; the copying goes on behind it. A writing piece that finds a chunk which a pending snapshot still
-//! needs copies it first, in its own thread, under the stripe; the copier takes the rest. Whoever comes first, the chunk
-//! is handed to the sink once, as it was at p.
+//! needs sets the old content of its sectors aside first, under the stripe, and the copier puts it over what it reads; or,
+//! where that cannot be, copies the chunk itself. Whoever copies, the chunk is handed to the sink once, as it was at p.
 
+use super::aside::Aside;
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
+use super::io::Piece;
 use super::map::Entry;
 use super::{Effort, Live, Volume};
 use crate::cipher::Sealed;
@@ -39,6 +41,7 @@ pub struct Pending {
     comparing: Untrusted,
     sink: Arc<dyn ChunkSink>,
     copied: Mutex<HashSet<u64>>,
+    pub(super) aside: Aside,
     failed: Mutex<Option<Error>>,
 }
 
@@ -60,10 +63,21 @@ impl Pending {
 
     /// Whether a chunk with this map entry has to be copied before a piece of epoch `now` may change it.
     pub(super) fn needs(&self, chunk: ChunkNo, entry: Entry, now: Epoch) -> bool {
-        self.record.p < now
-            && self.covers(entry)
-            && !self.copied.lock().contains(&chunk.0)
-            && self.failed.lock().is_none()
+        self.record.p < now && self.lacks(chunk, entry) && self.failed.lock().is_none()
+    }
+
+    /// Whether a chunk is the snapshot's and not copied. What is set aside of it is so whatever the map says by now.
+    fn lacks(&self, chunk: ChunkNo, entry: Entry) -> bool {
+        (self.covers(entry) || self.aside.holds(chunk)) && !self.copied.lock().contains(&chunk.0)
+    }
+
+    /// Makes `sealed`, a chunk's bytes as they are or were lately, those of the snapshot's point in time. The chunk counts as
+    /// copied; its stripe is held until `release` is called.
+    fn take(&self, chunk: ChunkNo, sealed: &mut [u8], release: impl FnOnce()) -> Result<()> {
+        self.copied.lock().insert(chunk.0);
+        let aside = self.aside.take(chunk);
+        release();
+        aside.map_or(Ok(()), |aside| self.aside.overlay(aside, sealed))
     }
 
     fn covers(&self, entry: Entry) -> bool {
@@ -143,6 +157,7 @@ impl Volume {
             comparing,
             sink: begin.sink,
             copied: Mutex::default(),
+            aside: Aside::default(),
             failed: Mutex::default(),
         });
         let mut live = self.live.write();
@@ -152,26 +167,42 @@ impl Volume {
         Ok(pending)
     }
 
-    /// What a writing piece does before it changes a chunk: whoever still needs it gets it as it is. The stripe is held.
-    pub(super) fn copy_before_write(&self, live: &Live, chunk: ChunkNo, entry: Entry) -> Result<()> {
-        for pending in live.pending.iter().filter(|p| p.needs(chunk, entry, live.epoch)) {
-            // A failure is the snapshot's, never the client's write's.
-            if let Err(err) = self.hand_over(pending, chunk, entry) {
-                tracing::warn!("snapshot {} fails: {}", pending.record.snapshot, err.line());
-                pending.fail(&err);
+    /// What a writing piece does before it changes a chunk: whoever still needs it gets what was there. The stripe is held.
+    /// `false`: it would have had to wait.
+    pub(super) fn save_before_write(&self, live: &Live, piece: Piece, entry: Entry, effort: Effort) -> Result<bool> {
+        for pending in live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch)) {
+            match self.set_aside(&pending.aside, piece, effort) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(_) if effort == Effort::Inline => return Ok(false),
+                Err(err) => {
+                    tracing::debug!("snapshot {}: {}; the chunk is copied", pending.record.snapshot, err.line());
+                    self.hand_over(pending, piece.chunk, entry);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) -> Result<()> {
+    /// Copies a chunk from a writer's thread. A failure is the snapshot's, never the client's write's.
+    fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
         let mut sealed = vec![0u8; CHUNK];
+        let copied = self.read_chunk(chunk, &mut sealed).and_then(|()| {
+            pending.take(chunk, &mut sealed, || ())?;
+            pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+        });
+        if let Err(err) = copied {
+            tracing::warn!("snapshot {} fails: {}", pending.record.snapshot, err.line());
+            pending.fail(&err);
+        }
+    }
+
+    fn read_chunk(&self, chunk: ChunkNo, sealed: &mut [u8]) -> Result<()> {
         let len = self.chunk_len(chunk) as usize;
+        sealed[len..].fill(0);
         self.store
             .read_at(&mut sealed[..len], self.data_offset + chunk.offset())
-            .on(|| format!("read chunk {chunk} of {}", self.id))?;
-        pending.copied.lock().insert(chunk.0);
-        pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+            .on(|| format!("read chunk {chunk} of {}", self.id))
     }
 
     fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
@@ -193,10 +224,11 @@ impl Volume {
         for stripe in &self.stripes {
             drop(stripe.lock.lock());
         }
-        let mut at = ChunkNo(0);
-        let mut copied = 0;
-        while let Some(chunk) = self.next_candidate(pending, at)? {
-            self.copy_one(pending, chunk)?;
+        let (mut at, mut copied) = (ChunkNo(0), 0);
+        let mut sealed = vec![0u8; CHUNK];
+        // What was written meanwhile is behind the map's candidates, and all of it is set aside or copied by then.
+        while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.aside.any()) {
+            self.copy_one(pending, chunk, &mut sealed)?;
             if let Some(failed) = pending.failure() {
                 return Err(failed);
             }
@@ -206,7 +238,7 @@ impl Volume {
                 pending.fail(&err);
                 return Err(err);
             }
-            at = ChunkNo(chunk.0 + 1);
+            at = at.max(ChunkNo(chunk.0 + 1));
         }
         if self.map.was_rebuilt() && pending.comparing == Untrusted::No {
             let err =
@@ -217,19 +249,23 @@ impl Volume {
         pending.failure().map_or(Ok(copied), Err)
     }
 
-    fn copy_one(&self, pending: &Pending, chunk: ChunkNo) -> Result<()> {
-        let held = self.stripe(chunk).lock.lock();
-        let entry = self.map.entry(&*self.store, chunk)?;
-        if !pending.covers(entry) || pending.copied.lock().contains(&chunk.0) || !self.is_here(chunk, entry)? {
-            return Ok(());
+    /// Reads a chunk without its stripe, so that no writer waits for that: what they change meanwhile they set aside.
+    fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut [u8]) -> Result<()> {
+        let wanted = || -> Result<Option<Entry>> {
+            let entry = self.map.entry(&*self.store, chunk)?;
+            Ok((pending.lacks(chunk, entry) && self.is_here(chunk, entry)?).then_some(entry))
+        };
+        let ahead = wanted()?.is_some();
+        if ahead {
+            self.read_chunk(chunk, sealed)?;
         }
-        let mut sealed = vec![0u8; CHUNK];
-        let len = self.chunk_len(chunk) as usize;
-        let read = self.store.read_at(&mut sealed[..len], self.data_offset + chunk.offset());
-        pending.copied.lock().insert(chunk.0);
-        drop(held); // it is in memory as it was at p: writers may go on
-        read.on(|| format!("read chunk {chunk} of {}", self.id))?;
-        pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+        let held = self.stripe(chunk).lock.lock();
+        let Some(entry) = wanted()? else { return Ok(()) };
+        if !ahead {
+            self.read_chunk(chunk, sealed)?;
+        }
+        pending.take(chunk, sealed, || drop(held))?;
+        pending.sink.put(chunk, Sealed::stored(sealed), self.data_key_id(entry)?)
     }
 
     /// First chunk at or after `from` that may belong into the snapshot.

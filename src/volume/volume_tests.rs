@@ -161,7 +161,9 @@ fn the_second_snapshot_copies_only_what_changed() {
 
 #[test]
 fn a_snapshot_that_cannot_be_stored_fails_and_the_write_does_not() {
-    let v = open_on(&disk(MIB), "b", None).unwrap();
+    let store = disk(MIB);
+    let v = open_on(&store, "b", None).unwrap();
+    store.without_scratch();
     write(&v, 0, &pattern(1 << 20, 1));
     let sink = Arc::new(Chunks::default());
     let pending = begin(&v, &sink);
@@ -242,7 +244,8 @@ fn a_failed_fetch_is_an_error_and_never_zeros() {
 
 #[test]
 fn inline_work_never_waits_and_never_spoils_the_callers_buffer() {
-    let v = open_on(&disk(4 * MIB), "b", None).unwrap();
+    let store = disk(4 * MIB);
+    let v = open_on(&store, "b", None).unwrap();
     let data = pattern(8192, 1);
     let mut buf = data.clone();
     assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock, "the first write opens the volume");
@@ -256,7 +259,10 @@ fn inline_work_never_waits_and_never_spoils_the_callers_buffer() {
     drop(held);
     let sink = Arc::new(Chunks::default());
     let _pending = begin(&v, &sink);
-    assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock, "a snapshot needs the chunk first");
+    store.set_cold(true);
+    assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock, "a snapshot needs what was there");
+    assert_eq!(buf, data);
+    store.set_cold(false);
     assert_eq!(v.read(0, &mut buf, Effort::Inline).unwrap(), Progress::Done);
 }
 
