@@ -31,6 +31,21 @@ struct State {
     idle: usize,
 }
 
+impl State {
+    /// Takes from the idle buffers, first where most lies, until they and the used ones are within the budget: memory follows
+    /// the sizes that are asked for now.
+    fn make_room(&mut self, total: usize) -> Vec<Pages> {
+        let mut surplus = Vec::new();
+        while self.used + self.idle > total {
+            let most = (0..CLASSES).max_by_key(|c| self.free[*c].len() << c);
+            let Some((class, memory)) = most.and_then(|c| Some((c, self.free[c].pop()?))) else { break };
+            self.idle -= ALIGN << class;
+            surplus.push(memory);
+        }
+        surplus
+    }
+}
+
 /// One connection's part in the budget.
 pub struct Holder {
     budget: Arc<Budget>,
@@ -135,12 +150,16 @@ impl Holder {
             share.held.fetch_add(bytes, Ordering::Relaxed);
         }
         let memory = state.free[class].pop();
+        let mut surplus = Vec::new();
         if memory.is_some() {
             state.idle -= bytes;
+        } else {
+            surplus = state.make_room(budget.total);
         }
         // The next in line may fit too; without this it would wait for another release.
         let next = state.waiting.front().filter(|_| waited).cloned();
         drop(state);
+        drop(surplus);
         if let Some(next) = next {
             (next.wake)();
         }
@@ -291,6 +310,23 @@ mod tests {
         drop(buf);
         assert_eq!((budget.used(), a.held()), (0, 0));
         assert_eq!(a.take(8192).unwrap().as_ptr(), address);
+    }
+
+    #[test]
+    fn idle_buffers_make_room_for_the_sizes_that_are_asked_for() {
+        let budget = Budget::new(64 * 1024);
+        let (a, _) = counted(&budget);
+        let small: Vec<Buf> = (0..12).map(|_| a.take(4096).unwrap()).collect();
+        drop(small);
+        assert_eq!(budget.state.lock().idle, 48 * 1024);
+        let large = a.take(32 * 1024).unwrap();
+        assert_eq!(budget.state.lock().idle, 32 * 1024, "no more than the budget is there");
+        let address = large.as_ptr();
+        drop(large);
+        assert_eq!(a.take(32 * 1024).unwrap().as_ptr(), address);
+        drop(a.take(64 * 1024).unwrap());
+        let state = budget.state.lock();
+        assert_eq!((state.idle, state.free[4].len()), (64 * 1024, 1), "all of it is of the last size");
     }
 
     #[test]
