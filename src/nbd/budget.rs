@@ -264,14 +264,9 @@ impl Drop for Buf {
             share.held.fetch_sub(bytes, Ordering::Relaxed);
             siblings = std::mem::take(&mut *share.waiting.lock());
         }
-        let keep = state.idle + state.used + bytes <= budget.total;
-        let surplus = if keep {
-            state.idle += bytes;
-            state.free[self.class].push(memory);
-            None
-        } else {
-            Some(memory)
-        };
+        state.idle += bytes;
+        state.free[self.class].push(memory);
+        let surplus = state.make_room(budget.total);
         let first = state.waiting.front().cloned();
         drop(state);
         drop(surplus);

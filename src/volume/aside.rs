@@ -46,6 +46,9 @@ struct Saved {
 /// Sectors of a chunk, and where they lie.
 type Places = Vec<(usize, u64)>;
 
+/// What lay here of a chunk, with the file that it lies in.
+pub(super) type Taken = (Arc<File>, Places);
+
 const _: () = assert!(SECTORS_PER_CHUNK == u128::BITS as usize);
 
 impl Aside {
@@ -94,14 +97,15 @@ impl Aside {
     }
 
     /// Takes what lies here of a chunk, for the copier to put it over what it has read.
-    pub(super) fn take(&self, chunk: ChunkNo) -> Option<(Arc<File>, Places)> {
+    pub(super) fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         let mut state = self.0.lock();
         let saved = state.chunks.remove(&chunk.0)?;
         state.file.clone().map(|file| (file, saved.places))
     }
 
     /// Puts what was taken over `sealed`, a chunk's bytes; its places are free then.
-    pub(super) fn overlay(&self, (file, places): (Arc<File>, Places), sealed: &mut [u8]) -> Result<()> {
+    pub(super) fn overlay(&self, taken: Option<Taken>, sealed: &mut [u8]) -> Result<()> {
+        let Some((file, places)) = taken else { return Ok(()) };
         for run in runs(&places) {
             let (sector, place) = run[0];
             let out = &mut sealed[sector * SECTOR..][..run.len() * SECTOR];

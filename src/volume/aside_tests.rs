@@ -1,11 +1,10 @@
 use super::super::effort::{Effort, Progress};
 use super::super::io::ASIDE_INLINE;
-use super::super::pending::{Begin, Pending};
-use super::super::testing::{Chunks, Seeded, disk, open_chunks, open_on};
+use super::super::pending::Pending;
+use super::super::testing::{self, Chunks, Seeded, disk, open_chunks, open_on};
 use super::*;
-use crate::env::SystemRng;
 use crate::store::BlockStore;
-use crate::units::{CHUNK, RepositoryId, SnapshotId};
+use crate::units::CHUNK;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Not a multiple of a chunk, nor of a sector.
@@ -24,9 +23,7 @@ fn write(v: &Volume, at: usize, data: &[u8]) {
 
 fn begin(v: &Volume) -> (Arc<Pending>, Arc<Chunks>) {
     let sink = Arc::new(Chunks { size: SIZE as u64, ..Chunks::default() });
-    let (snapshot, repository) = (SnapshotId::draw(&SystemRng), RepositoryId([9; 16]));
-    let begun = v.begin_snapshot(Begin { snapshot, time: 1, repository, base: None, sink: sink.clone() });
-    (begun.unwrap(), sink)
+    (testing::begin(v, &sink), sink)
 }
 
 /// A write of a random kind at a random place.
@@ -45,9 +42,7 @@ fn scribble(v: &Volume, model: &mut [u8], rng: &mut Seeded) {
 }
 
 fn now(v: &Volume) -> Vec<u8> {
-    let mut out = vec![0; SIZE];
-    assert_eq!(v.read(0, &mut out, Effort::Full).unwrap(), Progress::Done);
-    out
+    testing::read(v, 0, SIZE)
 }
 
 #[test]
@@ -188,7 +183,8 @@ fn places_are_used_again() {
     let (v, _) = filled();
     let (pending, _) = begin(&v);
     write(&v, 0, &[0; 3 * SECTOR]);
-    let taken = pending.aside.take(ChunkNo(0)).unwrap();
+    let taken = pending.aside.take(ChunkNo(0));
+    assert!(taken.is_some());
     pending.aside.overlay(taken, &mut [0; CHUNK]).unwrap();
     write(&v, CHUNK, &[0; 2 * SECTOR]);
     assert_eq!(pending.aside.0.lock().end, 3 * SECTOR as u64);

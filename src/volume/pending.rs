@@ -5,7 +5,7 @@
 //! needs sets the old content of its sectors aside first, under the stripe, and the copier puts it over what it reads; or,
 //! where that cannot be, copies the chunk itself. Whoever copies, the chunk is handed to the sink once, as it was at p.
 
-use super::aside::Aside;
+use super::aside::{Aside, Taken};
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
 use super::io::Piece;
 use super::map::Entry;
@@ -71,13 +71,10 @@ impl Pending {
         (self.covers(entry) || self.aside.holds(chunk)) && !self.copied.lock().contains(&chunk.0)
     }
 
-    /// Makes `sealed`, a chunk's bytes as they are or were lately, those of the snapshot's point in time. The chunk counts as
-    /// copied; its stripe is held until `release` is called.
-    fn take(&self, chunk: ChunkNo, sealed: &mut [u8], release: impl FnOnce()) -> Result<()> {
+    /// Counts a chunk as copied, and answers what is to be put over its bytes as they are or were lately. Its stripe is held.
+    fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         self.copied.lock().insert(chunk.0);
-        let aside = self.aside.take(chunk);
-        release();
-        aside.map_or(Ok(()), |aside| self.aside.overlay(aside, sealed))
+        self.aside.take(chunk)
     }
 
     fn covers(&self, entry: Entry) -> bool {
@@ -188,7 +185,7 @@ impl Volume {
     fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
         let mut sealed = vec![0u8; CHUNK];
         let copied = self.read_chunk(chunk, &mut sealed).and_then(|()| {
-            pending.take(chunk, &mut sealed, || ())?;
+            pending.aside.overlay(pending.take(chunk), &mut sealed)?;
             pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
         });
         if let Err(err) = copied {
@@ -200,9 +197,7 @@ impl Volume {
     fn read_chunk(&self, chunk: ChunkNo, sealed: &mut [u8]) -> Result<()> {
         let len = self.chunk_len(chunk) as usize;
         sealed[len..].fill(0);
-        self.store
-            .read_at(&mut sealed[..len], self.data_offset + chunk.offset())
-            .on(|| format!("read chunk {chunk} of {}", self.id))
+        self.read_sealed_held(chunk.offset(), &mut sealed[..len], Effort::Full).map(drop)
     }
 
     fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
@@ -264,7 +259,9 @@ impl Volume {
         if !ahead {
             self.read_chunk(chunk, sealed)?;
         }
-        pending.take(chunk, sealed, || drop(held))?;
+        let taken = pending.take(chunk);
+        drop(held); // what they change from here on, the snapshot has
+        pending.aside.overlay(taken, sealed)?;
         pending.sink.put(chunk, Sealed::stored(sealed), self.data_key_id(entry)?)
     }
 

@@ -3,12 +3,12 @@
 use super::format::WrappedKey;
 use super::lifecycle::{NewVolume, Opening, file_size, format};
 use super::parent::Parent;
-use super::pending::ChunkSink;
+use super::pending::{Begin, ChunkSink, Pending};
 use super::*;
 use crate::cipher::{DataKey, Sealed, Unwrapped, test_key};
 use crate::env::{Rng, SystemClock, SystemRng};
 use crate::store::sim::SimStore;
-use crate::units::{CHUNK, KeyTag, LineageId, SECTOR, SectorMap};
+use crate::units::{CHUNK, KeyTag, LineageId, RepositoryId, SECTOR, SectorMap, SnapshotId};
 use std::collections::BTreeMap;
 
 /// A small repeatable generator (xorshift64*): tests print its seed.
@@ -60,6 +60,26 @@ pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Paren
     )?;
     volume.unlock(&keys(volume.key_epochs.len() as u8))?;
     Ok(volume)
+}
+
+/// Plain bytes of a volume.
+pub(crate) fn read(v: &Volume, at: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0xee; len];
+    assert_eq!(v.read(at, &mut out, Effort::Full).unwrap(), Progress::Done);
+    out
+}
+
+/// Fixes a point in time whose chunks go to `sink`.
+pub(crate) fn begin(v: &Volume, sink: &Arc<Chunks>) -> Arc<Pending> {
+    let base = v.base();
+    v.begin_snapshot(Begin {
+        snapshot: SnapshotId::draw(&SystemRng),
+        time: 0,
+        repository: RepositoryId([1; 16]),
+        base,
+        sink: sink.clone(),
+    })
+    .unwrap()
 }
 
 /// Chunks in memory: a sink for a snapshot, and afterwards a parent for a volume.

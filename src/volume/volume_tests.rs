@@ -15,26 +15,8 @@ fn write(v: &Volume, at: u64, data: &[u8]) {
     assert_eq!(v.write(at, &mut data.to_vec(), Effort::Full).unwrap(), Progress::Done);
 }
 
-fn read(v: &Volume, at: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0xee; len];
-    assert_eq!(v.read(at, &mut out, Effort::Full).unwrap(), Progress::Done);
-    out
-}
-
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(13).wrapping_add(seed) | 1).collect()
-}
-
-fn begin(v: &Volume, sink: &Arc<Chunks>) -> Arc<Pending> {
-    let base = v.base();
-    v.begin_snapshot(Begin {
-        snapshot: SnapshotId::draw(&SystemRng),
-        time: 0,
-        repository: RepositoryId([1; 16]),
-        base,
-        sink: sink.clone(),
-    })
-    .unwrap()
 }
 
 fn snapshot(v: &Volume) -> Arc<Chunks> {
