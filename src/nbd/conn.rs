@@ -585,7 +585,7 @@ impl Conn {
     /// Reads without waiting, a few times, where that has paid. `false`: nothing came.
     fn look_again(&mut self) -> Result<bool, Hangup> {
         let (mut spin, shared) = (std::mem::take(&mut self.spin), Arc::clone(&self.shared));
-        let found = spin.look(&shared.spinners, || self.read());
+        let found = spin.look(&shared.spinners, Instant::now, || self.read());
         self.spin = spin;
         found
     }

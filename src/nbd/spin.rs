@@ -52,19 +52,20 @@ pub(super) struct Spin {
 
 impl Spin {
     /// Looks again and again, by `look`, which answers whether it found something. `false`: nothing came, and it is time to
-    /// sleep.
+    /// sleep, by the clock `now`.
     pub(super) fn look<E>(
         &mut self,
         spinners: &Spinners,
+        now: impl Fn() -> Instant,
         mut look: impl FnMut() -> Result<bool, E>,
     ) -> Result<bool, E> {
         if !self.pays {
             return Ok(false);
         }
-        let started = Instant::now();
+        let started = now();
         loop {
             match look() {
-                Ok(false) if started.elapsed() >= LONGEST => {
+                Ok(false) if now() - started >= LONGEST => {
                     self.pays = false;
                     return Ok(false);
                 }
@@ -87,6 +88,15 @@ mod tests {
 
     const FINE: Result<bool, ()> = Ok(true);
 
+    /// A clock that a quarter of the time has gone by on, each time that somebody looks at it.
+    fn ticking() -> impl Fn() -> Instant {
+        let (start, looks) = (Instant::now(), std::cell::Cell::new(0));
+        move || {
+            looks.set(looks.get() + 1);
+            start + LONGEST / 4 * looks.get()
+        }
+    }
+
     fn quiet() -> Spinners {
         Spinners { most: 1, awake: AtomicUsize::new(1) }
     }
@@ -95,21 +105,21 @@ mod tests {
     fn it_looks_again_only_while_waits_are_short() {
         let spinners = quiet();
         let mut spin = Spin::default();
-        assert_eq!(spin.look(&spinners, || panic!("nothing is known yet")), Ok::<_, ()>(false));
+        assert_eq!(spin.look(&spinners, ticking(), || panic!("nothing is known yet")), Ok::<_, ()>(false));
         spin.slept(LONGEST);
-        assert_eq!(spin.look(&spinners, || panic!("the last wait was long")), Ok::<_, ()>(false));
+        assert_eq!(spin.look(&spinners, ticking(), || panic!("the last wait was long")), Ok::<_, ()>(false));
         spin.slept(LONGEST / 2);
-        assert_eq!(spin.look(&spinners, || FINE), FINE);
+        assert_eq!(spin.look(&spinners, ticking(), || FINE), FINE);
         let mut left = 3;
         let third = || {
             left -= 1;
             Ok::<_, ()>(left == 0)
         };
-        assert_eq!(spin.look(&spinners, third), FINE);
-        assert_eq!(spin.look(&spinners, || Ok::<_, ()>(false)), Ok(false));
-        assert_eq!(spin.look(&spinners, || panic!("it did not pay")), Ok::<_, ()>(false));
+        assert_eq!(spin.look(&spinners, ticking(), third), FINE);
+        assert_eq!(spin.look(&spinners, ticking(), || Ok::<_, ()>(false)), Ok(false));
+        assert_eq!(spin.look(&spinners, ticking(), || panic!("it did not pay")), Ok::<_, ()>(false));
         spin.slept(LONGEST / 2);
-        assert_eq!(spin.look(&spinners, || Err("lost")), Err("lost"));
+        assert_eq!(spin.look(&spinners, ticking(), || Err("lost")), Err("lost"));
     }
 
     #[test]
@@ -122,8 +132,8 @@ mod tests {
             looks += 1;
             Ok::<_, ()>(looks == 3)
         };
-        assert_eq!(spin.look(&spinners, third), FINE);
-        assert_eq!(spin.look(&spinners, || Ok::<_, ()>(false)), Ok(false));
-        assert_eq!(spin.look(&spinners, || panic!("it did not pay")), Ok::<_, ()>(false));
+        assert_eq!(spin.look(&spinners, ticking(), third), FINE);
+        assert_eq!(spin.look(&spinners, ticking(), || Ok::<_, ()>(false)), Ok(false));
+        assert_eq!(spin.look(&spinners, ticking(), || panic!("it did not pay")), Ok::<_, ()>(false));
     }
 }
