@@ -18,6 +18,10 @@ struct Log {
     allowed: usize,
     /// Flushes fail.
     fails: bool,
+    /// Writes wait.
+    held: bool,
+    /// Writes that have begun.
+    begun: usize,
 }
 
 #[derive(Clone)]
@@ -41,6 +45,8 @@ impl Export for Disk {
     }
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
         assert!(!fua, "a flush follows by itself");
+        self.log.update(|l| l.begun += 1);
+        self.log.wait_for(|l| !l.held);
         let done = self.memory.write(offset, data, false, effort)?;
         self.log.update(|l| l.did.push(Did::Wrote(offset)));
         Ok(done)
@@ -226,5 +232,49 @@ fn a_large_fua_write_is_flushed_once_behind_all_of_its_parts() {
     }
     assert!(c.read(4096, 3 << 20) == data);
     drop(c);
+    assert_nothing_held(server);
+}
+
+fn write(cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    [request(WRITE, 0, cookie, offset, len), vec![cookie as u8; len as usize]].concat()
+}
+
+/// 32 KiB are large enough to wait for more, and too small for a worker.
+#[test]
+fn a_large_write_lets_reads_pass_and_nothing_that_it_matters_to() {
+    let (_dir, path, server, disk) = disk();
+    disk.log.update(|l| (l.held, l.allowed) = (true, usize::MAX));
+    let mut a = Raw::open(&path, "");
+    let (read, flush, end) = (request(READ, 0, 2, 1 << 20, 16), request(FLUSH, 0, 4, 0, 0), request(DISC, 0, 0, 0, 0));
+    a.put(&[write(1, 0, 32 << 10), read, write(3, 4096, 512), flush, write(5, 0, 1024), end].concat());
+    assert_eq!(a.reply(), (0, 2));
+    assert_eq!(a.get(16), [0; 16]);
+    disk.log.wait_for(|l| l.begun == 1);
+    assert_eq!(server.stats().queued, 0, "the flush is behind the writes");
+    disk.log.update(|l| l.held = false);
+    assert_eq!(answers(&mut a, 4), [(0, 1), (0, 3), (0, 4), (0, 5)]);
+    a.expect_hangup();
+    let mut seen = [0; 5120];
+    assert_eq!(disk.memory.read(0, &mut seen, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!([0, 1023, 1024, 4095, 4096, 4607, 4608].map(|at| seen[at]), [5, 5, 1, 1, 3, 3, 1]);
+    assert_nothing_held(server);
+}
+
+#[test]
+fn the_socket_is_emptied_before_large_writes_begin() {
+    let (_dir, path, server, disk) = disk();
+    disk.log.update(|l| l.held = true);
+    let mut a = Raw::open(&path, "");
+    rustix::net::sockopt::set_socket_send_buffer_size(&a.0, 1 << 20).unwrap();
+    a.put(&write(1, 0, 512));
+    disk.log.wait_for(|l| l.begun == 1);
+    // More than one `recv` takes.
+    let writes = (2..6).flat_map(|n| write(n, n * 65_536, 56 << 10)).collect::<Vec<_>>();
+    a.put(&[writes, request(READ, 0, 9, 1 << 20, 16)].concat());
+    disk.log.update(|l| l.held = false);
+    assert_eq!((a.reply(), a.reply()), ((0, 1), (0, 9)));
+    assert_eq!(a.get(16), [0; 16]);
+    assert_eq!(answers(&mut a, 4), [(0, 2), (0, 3), (0, 4), (0, 5)]);
+    drop(a);
     assert_nothing_held(server);
 }

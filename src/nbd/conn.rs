@@ -36,6 +36,8 @@ const SHARE_MIN: u64 = 64 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
 const MAX_UNSENT: usize = 1024;
+/// Payload of whole writes that wait while the socket is emptied, at most.
+const MAX_READY: u64 = 512 * 1024;
 /// Longest sleep where something is being waited for, so that time limits are seen.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,13 @@ impl Incoming {
     fn rest(&mut self) -> &mut [u8] {
         self.payload.buf.as_deref_mut().map_or(&mut [], |b| &mut b[self.filled..])
     }
+}
+
+/// A request that is whole and waits for its turn on this thread.
+struct Ready {
+    request: Request,
+    payload: Payload,
+    read_at: Duration,
 }
 
 /// Where a connection stands.
@@ -98,6 +107,8 @@ pub(super) struct Conn {
     incoming: Option<Incoming>,
     /// The parts of that WRITE whose payload comes after.
     following: VecDeque<(Request, Buf, Part)>,
+    /// Large writes, and what came behind them, while the socket is emptied.
+    ready: VecDeque<Ready>,
     /// A request that waits for a buffer.
     stalled: Option<Request>,
     /// A request that is beyond the volume's limits.
@@ -135,6 +146,7 @@ impl Conn {
             read_at: began,
             incoming: None,
             following: VecDeque::new(),
+            ready: VecDeque::new(),
             stalled: None,
             delayed: None,
             spin: Spin::default(),
@@ -158,6 +170,7 @@ impl Conn {
         if let Err(why) = self.serve() {
             tracing::debug!(connection = self.link.id, "{why}");
             self.link.condemn(why);
+            self.ready.clear();
             self.link.finished(self.commits.drain(..).count());
             // What waits for its turn goes first: else what is queued makes way for it, into the queue.
             self.traffic.cancel(&self.link);
@@ -200,6 +213,10 @@ impl Conn {
             }
             let waits = self.stage == Stage::Ending || self.is_held_up();
             self.link.set_eager(waits);
+            if !self.ready.is_empty() {
+                self.read_or_serve()?;
+                continue;
+            }
             if self.stage == Stage::Ending && self.link.in_flight() == 0 && self.link.unsent() == 0 {
                 return Ok(());
             }
@@ -212,7 +229,7 @@ impl Conn {
         let limit = if self.export.is_some() { MAX_UNSENT } else { 1 };
         self.stalled.is_some()
             || self.delayed.is_some()
-            || self.link.in_flight() >= self.shared.config.max_in_flight
+            || self.link.in_flight() + self.ready.len() >= self.shared.config.max_in_flight
             || self.link.unsent() >= limit
     }
 
@@ -372,7 +389,7 @@ impl Conn {
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
         let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
         if !carries {
-            self.dispatch(request, Payload::default(), self.read_at)?;
+            self.line_up(request, Payload::default(), self.read_at)?;
             return Ok(true);
         }
         let len = request.len as usize;
@@ -430,11 +447,36 @@ impl Conn {
                 return Ok(false);
             }
             if let Some(Incoming { request, payload, read_at, .. }) = self.incoming.take() {
-                self.dispatch(request, payload, read_at)?;
+                self.line_up(request, payload, read_at)?;
                 self.next_part(read_at)?;
             }
         }
         Ok(true)
+    }
+
+    /// Serves a whole request, unless it is a large write: those wait until the socket is empty, for a client whose bytes are
+    /// taken goes on while they are written. What changes something does not overtake them, nor does a FLUSH.
+    fn line_up(&mut self, request: Request, payload: Payload, read_at: Duration) -> Result<(), Hangup> {
+        let large = request.command == Command::Write && request.len >= LARGE && payload.part.is_none();
+        let follows = traffic::changes(&request) || request.command == Command::Flush;
+        if large || (follows && !self.ready.is_empty()) {
+            self.ready.push_back(Ready { request, payload, read_at });
+            return Ok(());
+        }
+        self.dispatch(request, payload, read_at)
+    }
+
+    /// With writes at hand: reads what has come meanwhile, or else serves the first of them.
+    fn read_or_serve(&mut self) -> Result<(), Hangup> {
+        let waiting: u64 = self.ready.iter().map(|r| r.request.len).sum();
+        let reading = self.stage == Stage::Open && waiting < MAX_READY && !self.is_held_up();
+        if reading && self.read()? {
+            return Ok(());
+        }
+        match self.ready.pop_front() {
+            Some(Ready { request, payload, read_at }) => self.dispatch(request, payload, read_at),
+            None => Ok(()),
+        }
     }
 
     /// Serves a whole request: here when that needs no waiting, else by the workers.
@@ -460,7 +502,7 @@ impl Conn {
         let small = carries && request.len <= parts::MOST && part.is_none();
         // With more behind it, a large one is left to a worker, and both go on at once; not where connections compete already.
         let shared = request.len >= SHARE_MIN
-            && self.start < self.end
+            && self.has_more()
             && self.shared.spinners.is_quiet()
             && self.shared.pool.has_room(request.len);
         let mut done = 0;
@@ -493,6 +535,11 @@ impl Conn {
         Ok(())
     }
 
+    /// Whether more of what the client asks for is at hand, or on its way.
+    fn has_more(&self) -> bool {
+        self.start < self.end || self.incoming.is_some() || !self.ready.is_empty()
+    }
+
     fn join_commit(&mut self, export: Arc<dyn Export>, request: Request) {
         self.link.began();
         self.commits.push(Waiting { link: Arc::clone(&self.link), export, request });
@@ -503,11 +550,8 @@ impl Conn {
         if self.commits.is_empty() {
             return;
         }
-        let only = self.commits.len() == 1
-            && self.start == self.end
-            && self.incoming.is_none()
-            && self.link.in_flight() == 1
-            && self.stage == Stage::Open;
+        let only =
+            self.commits.len() == 1 && !self.has_more() && self.link.in_flight() == 1 && self.stage == Stage::Open;
         let traffic = Arc::clone(&self.traffic);
         if !traffic.commit.join(&mut self.commits) {
             return;
