@@ -36,6 +36,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
+use crate::store::grain::Grains;
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
@@ -79,6 +80,8 @@ pub struct Service {
     role: Role,
     single_host: bool,
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
+    /// How the files of volumes that were open lie in the page cache.
+    grains: Grains,
     leases: lease::Leases,
     strangers: access::Strangers,
     jobs: snapshot::Jobs,
@@ -128,6 +131,7 @@ impl Service {
             role: opening.role,
             single_host: opening.single_host,
             opens: Mutex::default(),
+            grains: Grains::default(),
             leases: lease::Leases::new(opening.lease_grace),
             strangers: access::Strangers::default(),
             jobs: snapshot::Jobs::default(),

@@ -155,6 +155,7 @@ impl Service {
         let path = self.data.volume(record.id);
         let name = record.shown();
         let store = FileStore::open(&path, true, self.single_host).map_err(|e| e.context(format!("volume {name}")))?;
+        let store = store.with_grain(self.grains.of(record.id));
         let parent = match &record.parent {
             Some(parent) if !record.hydrated => match self.parent_reader(record.lineage, parent) {
                 Ok(reader) => Some(reader),

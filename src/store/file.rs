@@ -1,7 +1,7 @@
 //! A volume in one sparse file: positional reads and writes, `fdatasync`, an OFD lock as the fence.
 
 use super::ahead::Ahead;
-use super::grain::Grain;
+use super::grain::{Grain, Pages};
 use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,6 +14,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes written in one `pwrite(2)`, at most, and its alignment.
 ///
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 /// longer), and ext4 walks all blocks of a folio for each later write into it: after 256 KiB writes a random 4 KiB write
 /// costs three times what it costs after 32 KiB writes (docs/performance.md has the figures).
 const WRITE_STEP: u64 = 16 * 1024;
+/// The same where such writes made the pages before.
+const REWRITE_STEP: u64 = 64 * 1024;
 
 /// The file of one volume, open and locked.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct FileStore {
     file: File,
     path: PathBuf,
     ahead: Ahead,
-    grain: Grain,
+    grain: Arc<Grain>,
 }
 
 /// File systems on which an OFD lock does not fence other hosts: NFS, CIFS/SMB2, FUSE, 9p, Ceph (statfs(2) magics).
@@ -67,7 +70,13 @@ impl FileStore {
         }
         // Where the file system knows no such advice, it reads ahead as it likes.
         let _ = fadvise(&file, 0, None, Advice::Random);
-        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default(), grain: Grain::default() })
+        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default(), grain: Arc::default() })
+    }
+
+    /// The same with what is known of the file's pages since it was open before.
+    #[must_use]
+    pub fn with_grain(self, grain: Arc<Grain>) -> Self {
+        Self { grain, ..self }
     }
 
     /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
@@ -82,7 +91,7 @@ impl FileStore {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).on(what)?;
-        let made = Self { file, path: temporary, ahead: Ahead::default(), grain: Grain::default() };
+        let made = Self { file, path: temporary, ahead: Ahead::default(), grain: Arc::default() };
         let ready = made.prepare(size, single_host, &what);
         if ready.is_err() {
             let _ = std::fs::remove_file(&made.path);
@@ -169,11 +178,17 @@ impl BlockStore for FileStore {
 
     fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
         let (mut at, mut rest) = (offset, data.bytes());
-        if self.grain.renews(offset, rest.len() as u64) {
-            let _ = fadvise(&self.file, offset, NonZeroU64::new(rest.len() as u64), Advice::DontNeed);
+        let len = rest.len() as u64;
+        if len <= WRITE_STEP {
+            return self.file.write_all_at(rest, at);
         }
+        let pages = self.grain.write(offset, len);
+        if pages == Pages::ToBeMade {
+            let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
+        }
+        let most = if pages == Pages::Made { REWRITE_STEP } else { WRITE_STEP };
         while !rest.is_empty() {
-            let step = (WRITE_STEP - at % WRITE_STEP).min(rest.len() as u64) as usize;
+            let step = (most - at % most).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at(step);
             self.file.write_all_at(now, at)?;
             (at, rest) = (at + step as u64, later);
@@ -186,6 +201,7 @@ impl BlockStore for FileStore {
     }
 
     fn zero(&self, offset: u64, len: u64, keep: bool) -> io::Result<()> {
+        self.grain.gone(offset, len);
         let flags = if keep {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         } else {

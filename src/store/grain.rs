@@ -1,12 +1,15 @@
 //! Which ranges of a file lie in the page cache in single pages, perhaps, and had better not.
 //!
-//! What is read from the disk comes in single pages (see [`super::ahead`]), and large reads and writes of them cost up to
+//! What is read from the disk comes in single pages (see `ahead.rs`), and large reads and writes of them cost up to
 //! twice what they cost in larger folios. How large a folio is, its first write decides. So the first large write to a
 //! range since the file was opened, or since the range was read from the disk, puts the range's pages out of the cache first, and
-//! makes its own. Pages that are dirty stay: only their way to the disk begins.
+//! makes its own. Pages that are dirty stay: only their way to the disk begins. What is known outlives the closing of the file
+//! (see [`Grains`]), as the pages do.
 
+use crate::units::VolumeId;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Bytes of a window: a write is large if it covers one.
 const WINDOW: u64 = 128 << 10;
@@ -15,9 +18,39 @@ const GROUP: u64 = 64;
 /// Groups remembered, at most; with more, all are forgotten.
 const MOST: usize = 65_536;
 
-/// The windows that were written by large writes.
+/// Volumes whose grain is remembered: of each, 2 MiB at most (half a TiB of data).
+const KEPT: usize = 16;
+
+/// What is known of the pages that a write goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// Large writes made them all.
+    Made,
+    /// This one is large, and makes those anew that were not made by one.
+    ToBeMade,
+    /// Nothing.
+    Unknown,
+}
+
+/// The windows of one file that were written by large writes.
 #[derive(Debug, Default)]
-pub(super) struct Grain(Mutex<HashMap<u64, u64>>);
+pub struct Grain(Mutex<HashMap<u64, u64>>);
+
+/// The grain of the volumes that a server opened last, for when they are opened again.
+#[derive(Debug, Default)]
+pub struct Grains(Mutex<VecDeque<(VolumeId, Arc<Grain>)>>);
+
+impl Grains {
+    /// What is known of a volume's file.
+    pub fn of(&self, id: VolumeId) -> Arc<Grain> {
+        let mut kept = self.0.lock();
+        let known = kept.iter().position(|(i, _)| *i == id).and_then(|at| kept.remove(at));
+        let (_, grain) = known.unwrap_or_else(|| (id, Arc::default()));
+        kept.push_front((id, grain.clone()));
+        kept.truncate(KEPT);
+        grain
+    }
+}
 
 /// The words of a range of windows, as (group, bits).
 fn words(first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
@@ -28,32 +61,42 @@ fn words(first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 impl Grain {
-    /// Whether this write is the first large one to some window. From now on it is not.
-    pub(super) fn renews(&self, offset: u64, len: u64) -> bool {
-        let (first, end) = (offset.div_ceil(WINDOW), (offset + len) / WINDOW);
-        if first >= end {
-            return false;
-        }
+    /// What a write finds. The windows that it covers are made by it.
+    pub(super) fn write(&self, offset: u64, len: u64) -> Pages {
         let mut all = self.0.lock();
+        let mut touched = words(offset / WINDOW, (offset + len).div_ceil(WINDOW));
+        if touched.all(|(group, bits)| all.get(&group).is_some_and(|word| word & bits == bits)) {
+            return Pages::Made;
+        }
         if all.len() >= MOST {
             all.clear();
         }
-        let mut renews = false;
-        for (group, bits) in words(first, end) {
-            let word = all.entry(group).or_default();
-            renews |= *word & bits != bits;
-            *word |= bits;
+        let (first, end) = (offset.div_ceil(WINDOW), (offset + len) / WINDOW);
+        if first >= end {
+            return Pages::Unknown;
         }
-        renews
+        for (group, bits) in words(first, end) {
+            *all.entry(group).or_default() |= bits;
+        }
+        Pages::ToBeMade
     }
 
     /// A range was read from the disk.
     pub(super) fn forget(&self, offset: u64, len: u64) {
+        self.clear(offset / WINDOW, (offset + len).div_ceil(WINDOW));
+    }
+
+    /// A range has no pages any more. What is left of a window at its ends is as it was.
+    pub(super) fn gone(&self, offset: u64, len: u64) {
+        self.clear(offset.div_ceil(WINDOW), (offset + len) / WINDOW);
+    }
+
+    fn clear(&self, first: u64, end: u64) {
         let mut all = self.0.lock();
-        if all.is_empty() {
+        if all.is_empty() || first >= end {
             return;
         }
-        for (group, bits) in words(offset / WINDOW, (offset + len).div_ceil(WINDOW)) {
+        for (group, bits) in words(first, end) {
             if let Some(word) = all.get_mut(&group) {
                 *word &= !bits;
             }
@@ -64,28 +107,56 @@ impl Grain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::SystemRng;
 
     #[test]
-    fn the_first_large_write_to_a_window_renews_it_and_so_does_one_after_a_read() {
+    fn the_first_large_write_to_a_window_makes_it_and_so_does_one_after_a_read() {
         let grain = Grain::default();
-        assert!(!grain.renews(0, 4096), "small");
-        assert!(!grain.renews(4096, WINDOW), "it covers no window");
-        assert!(grain.renews(0, WINDOW));
-        assert!(!grain.renews(0, WINDOW));
-        assert!(grain.renews(0, 2 * WINDOW), "the second window");
-        assert!(grain.renews(60 * WINDOW, 200 * WINDOW), "over groups");
-        assert!(!grain.renews(60 * WINDOW, 200 * WINDOW));
-        assert!(!grain.renews(63 * WINDOW, WINDOW) && !grain.renews(64 * WINDOW, WINDOW));
+        let write = |at: u64, len: u64| grain.write(at * WINDOW, len * WINDOW);
+        assert_eq!(grain.write(0, 4096), Pages::Unknown, "small");
+        assert_eq!(grain.write(4096, WINDOW), Pages::Unknown, "it covers no window");
+        assert_eq!(write(0, 1), Pages::ToBeMade);
+        assert_eq!(write(0, 1), Pages::Made);
+        assert_eq!(grain.write(4096, 65_536), Pages::Made, "a part of a window");
+        assert_eq!(grain.write(4096, WINDOW), Pages::Unknown, "a part of the second");
+        assert_eq!(write(0, 2), Pages::ToBeMade, "the second window");
+        assert_eq!(write(60, 200), Pages::ToBeMade, "over groups");
+        assert_eq!(write(60, 200), Pages::Made);
+        assert_eq!((write(63, 1), write(64, 1)), (Pages::Made, Pages::Made));
         grain.forget(64 * WINDOW + 5, 1);
-        assert!(!grain.renews(63 * WINDOW, WINDOW) && !grain.renews(65 * WINDOW, WINDOW));
-        assert!(grain.renews(64 * WINDOW, WINDOW));
+        assert_eq!((write(63, 1), write(65, 1)), (Pages::Made, Pages::Made));
+        assert_eq!(grain.write(64 * WINDOW, 4096), Pages::Unknown);
+        assert_eq!(write(64, 1), Pages::ToBeMade);
+    }
+
+    #[test]
+    fn what_was_given_back_is_made_again_and_the_rest_of_its_window_is_not() {
+        let grain = Grain::default();
+        grain.write(0, 4 * WINDOW);
+        grain.gone(WINDOW - 4096, WINDOW + 8192);
+        assert_eq!([0, 1, 2].map(|n| grain.write(n * WINDOW, WINDOW)), [Pages::Made, Pages::ToBeMade, Pages::Made]);
+        grain.gone(4096, WINDOW - 4096);
+        assert_eq!(grain.write(0, WINDOW), Pages::Made);
+    }
+
+    #[test]
+    fn the_volumes_that_were_opened_last_are_known_again() {
+        let grains = Grains::default();
+        let ids: Vec<_> = (0..=KEPT).map(|_| VolumeId::draw(&SystemRng)).collect();
+        for id in &ids[..KEPT] {
+            assert_eq!(grains.of(*id).write(0, WINDOW), Pages::ToBeMade, "each for itself");
+        }
+        assert_eq!(grains.of(ids[0]).write(0, WINDOW), Pages::Made);
+        grains.of(ids[KEPT]);
+        assert_eq!(grains.of(ids[0]).write(0, WINDOW), Pages::Made, "opened since the second was");
+        assert_eq!(grains.of(ids[1]).write(0, WINDOW), Pages::ToBeMade, "forgotten");
     }
 
     #[test]
     fn it_does_not_grow_without_end() {
         let grain = Grain::default();
         for n in 0..2 * MOST as u64 {
-            grain.renews(n * GROUP * WINDOW, WINDOW);
+            grain.write(n * GROUP * WINDOW, WINDOW);
         }
         assert!(grain.0.lock().len() <= MOST);
     }

@@ -5,7 +5,7 @@
 
 mod ahead;
 pub mod file;
-mod grain;
+pub mod grain;
 #[cfg(test)]
 pub(crate) mod sim;
 
