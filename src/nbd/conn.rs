@@ -68,11 +68,18 @@ impl Incoming {
     }
 }
 
-/// A request that is whole and waits for its turn on this thread.
+/// A request that is whole.
 struct Ready {
     request: Request,
     payload: Payload,
     read_at: Duration,
+}
+
+impl Ready {
+    /// Whether it is worth emptying the socket before it is begun. Parts of a request are the workers'.
+    fn is_large(&self) -> bool {
+        self.request.command == Command::Write && self.request.len >= LARGE && self.payload.part.is_none()
+    }
 }
 
 /// Where a connection stands.
@@ -410,7 +417,7 @@ impl Conn {
         if request.len > parts::MOST && load.is_none() {
             self.following = parts::divide(request, buf);
         } else if request.command == Command::Read {
-            self.dispatch(request, Payload { buf: Some(buf), load, part: None }, self.read_at)?;
+            self.line_up(request, Payload { buf: Some(buf), load, part: None }, self.read_at)?;
         } else {
             let payload = Payload { buf: Some(buf), load, part: None };
             self.incoming = Some(Incoming::new(request, payload, self.read_at));
@@ -427,7 +434,7 @@ impl Conn {
                 self.incoming = Some(Incoming::new(request, payload, read_at));
                 break;
             }
-            self.dispatch(request, payload, read_at)?;
+            self.line_up(request, payload, read_at)?;
         }
         Ok(())
     }
@@ -457,30 +464,35 @@ impl Conn {
     /// Serves a whole request, unless it is a large write: those wait until the socket is empty, for a client whose bytes are
     /// taken goes on while they are written. What changes something does not overtake them, nor does a FLUSH.
     fn line_up(&mut self, request: Request, payload: Payload, read_at: Duration) -> Result<(), Hangup> {
-        let large = request.command == Command::Write && request.len >= LARGE && payload.part.is_none();
+        let ready = Ready { request, payload, read_at };
         let follows = traffic::changes(&request) || request.command == Command::Flush;
-        if large || (follows && !self.ready.is_empty()) {
-            self.ready.push_back(Ready { request, payload, read_at });
+        if ready.is_large() || (follows && !self.ready.is_empty()) {
+            self.ready.push_back(ready);
             return Ok(());
         }
-        self.dispatch(request, payload, read_at)
+        self.dispatch(ready)
     }
 
-    /// With writes at hand: reads what has come meanwhile, or else serves the first of them.
+    /// With writes at hand: reads what has come meanwhile, or else serves the first of them, and all behind it up to the next
+    /// large one.
     fn read_or_serve(&mut self) -> Result<(), Hangup> {
         let waiting: u64 = self.ready.iter().map(|r| r.request.len).sum();
         let reading = self.stage == Stage::Open && waiting < MAX_READY && !self.is_held_up();
         if reading && self.read()? {
             return Ok(());
         }
-        match self.ready.pop_front() {
-            Some(Ready { request, payload, read_at }) => self.dispatch(request, payload, read_at),
-            None => Ok(()),
+        while let Some(ready) = self.ready.pop_front() {
+            self.dispatch(ready)?;
+            if self.ready.front().is_some_and(Ready::is_large) {
+                break;
+            }
         }
+        Ok(())
     }
 
     /// Serves a whole request: here when that needs no waiting, else by the workers.
-    fn dispatch(&mut self, request: Request, payload: Payload, read_at: Duration) -> Result<(), Hangup> {
+    fn dispatch(&mut self, ready: Ready) -> Result<(), Hangup> {
+        let Ready { request, payload, read_at } = ready;
         let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
         if self.shared.now().saturating_sub(read_at) > self.stale_after {
             return Err(Hangup::Stale);
