@@ -73,6 +73,12 @@ fn counted(all: &Comparison, of: impl Fn(&str) -> Option<f64>) -> Vec<(&'static 
     measured(all).filter(|c| c.counts).filter_map(|c| Some((c.name, of(c.name)?))).collect()
 }
 
+/// The least of coffer's rates over a server's by clients that are not ours, nbdcopy and fio: what a user would try first.
+fn least_of_foreign(all: &Comparison, server: &str) -> Option<f64> {
+    let foreign = measured(all).filter(|c| matches!(c.work, Work::Nbdcopy(_) | Work::Fio { .. }));
+    foreign.filter_map(|c| rate_ratio(all, c.name, server)).min_by(f64::total_cmp)
+}
+
 fn mean(all: &Comparison, of: impl Fn(&str) -> Option<f64>) -> Option<f64> {
     geometric(&counted(all, of).into_iter().map(|(_, v)| v).collect::<Vec<_>>())
 }
@@ -164,6 +170,8 @@ fn bar(what: &str, reached: Option<f64>, least: f64) {
 fn bars(all: &Comparison) {
     render::line("");
     render::line("bars:");
+    bar("nbdcopy and fio over unencrypted nbdkit, the least", least_of_foreign(all, "nbdkit"), 0.5);
+    bar("nbdcopy and fio over nbdkit --filter=luks, the least", least_of_foreign(all, "nbdkit-luks"), 2.0);
     let least = if all.vaes { 1.0 } else { 0.8 };
     let plain = counted(all, |case| rate_ratio(all, case, "nbdkit"));
     let worst = plain.iter().min_by(|a, b| a.1.total_cmp(&b.1));

@@ -51,6 +51,20 @@ fn ratios_are_of_one_round_and_a_slow_round_does_not_move_them() {
 }
 
 #[test]
+fn the_first_bar_is_the_worst_of_foreign_clients() {
+    let mut all = comparison();
+    assert_eq!(least_of_foreign(&all, "nbdkit"), None, "ours alone were measured");
+    for (case, ours) in [("nbdcopy in", 300.0), ("fio write 128k d16", 70.0), ("fio read 128k d16", 90.0)] {
+        for round in 1..=3 {
+            all.samples.push(sample(case, "coffer", round, ours, 1.0));
+            all.samples.push(sample(case, "nbdkit", round, 100.0, 1.0));
+        }
+    }
+    assert_eq!(least_of_foreign(&all, "nbdkit"), Some(0.7));
+    assert_eq!(least_of_foreign(&all, "nbdkit-luks"), None);
+}
+
+#[test]
 fn what_a_server_does_not_offer_is_left_out() {
     let all = comparison();
     assert_eq!(rate_ratio(&all, "trim 64k d4", "nbdkit"), None);
