@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use std::io::ErrorKind;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -42,9 +43,16 @@ fn sockets_that_systemd_opened_are_served() {
     activate.arg("--data").arg(&s.data).arg("serve").stdin(Stdio::null());
     let log = std::fs::File::create(s.path("serve.log")).unwrap();
     let mut server = Ended(activate.stderr(log).spawn().unwrap());
-    wait_until("systemd listens", || socket.exists());
-    // The one that makes it start is served like any other.
-    let mut nbd = Nbd::open(&socket, "web").unwrap();
+    // The one that makes it start is served like any other. A socket that has its name does not listen yet.
+    let mut first = None;
+    wait_until("systemd listens", || {
+        first = match Nbd::open(&socket, "web") {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => None,
+            opened => Some(opened.unwrap()),
+        };
+        first.is_some()
+    });
+    let mut nbd = first.unwrap();
     nbd.write(0, b"given");
     assert!(!s.socket().exists(), "it opened a socket that nobody asked for");
     let status = s.json(&["status"]);
