@@ -37,16 +37,28 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
 const MAX_UNSENT: usize = 1024;
 /// Payload of whole writes that wait while the socket is emptied, at most.
-const MAX_READY: u64 = 512 * 1024;
+const MAX_READY: usize = 512 * 1024;
 /// Longest sleep where something is being waited for, so that time limits are seen.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A WRITE whose payload is on its way.
-struct Incoming {
+/// A request, with what it needs to be served.
+struct Ready {
     request: Request,
     payload: Payload,
-    filled: usize,
     read_at: Duration,
+}
+
+impl Ready {
+    /// Whether it is worth emptying the socket before it is begun. Parts of a request are the workers'.
+    fn is_large(&self) -> bool {
+        self.request.command == Command::Write && self.request.len >= LARGE && self.payload.part.is_none()
+    }
+}
+
+/// A WRITE whose payload is on its way.
+struct Incoming {
+    write: Ready,
+    filled: usize,
 }
 
 /// What a request has with it besides itself.
@@ -58,27 +70,9 @@ struct Payload {
 }
 
 impl Incoming {
-    fn new(request: Request, payload: Payload, read_at: Duration) -> Self {
-        Self { request, payload, filled: 0, read_at }
-    }
-
     /// Where the next bytes go.
     fn rest(&mut self) -> &mut [u8] {
-        self.payload.buf.as_deref_mut().map_or(&mut [], |b| &mut b[self.filled..])
-    }
-}
-
-/// A request that is whole.
-struct Ready {
-    request: Request,
-    payload: Payload,
-    read_at: Duration,
-}
-
-impl Ready {
-    /// Whether it is worth emptying the socket before it is begun. Parts of a request are the workers'.
-    fn is_large(&self) -> bool {
-        self.request.command == Command::Write && self.request.len >= LARGE && self.payload.part.is_none()
+        self.write.payload.buf.as_deref_mut().map_or(&mut [], |b| &mut b[self.filled..])
     }
 }
 
@@ -396,7 +390,7 @@ impl Conn {
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
         let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
         if !carries {
-            self.line_up(request, Payload::default(), self.read_at)?;
+            self.line_up(Ready { request, payload: Payload::default(), read_at: self.read_at })?;
             return Ok(true);
         }
         let len = request.len as usize;
@@ -416,11 +410,12 @@ impl Conn {
         };
         if request.len > parts::MOST && load.is_none() {
             self.following = parts::divide(request, buf);
-        } else if request.command == Command::Read {
-            self.line_up(request, Payload { buf: Some(buf), load, part: None }, self.read_at)?;
         } else {
-            let payload = Payload { buf: Some(buf), load, part: None };
-            self.incoming = Some(Incoming::new(request, payload, self.read_at));
+            self.expect(Ready {
+                request,
+                payload: Payload { buf: Some(buf), load, part: None },
+                read_at: self.read_at,
+            })?;
         }
         self.next_part(self.read_at)?;
         Ok(true)
@@ -429,13 +424,20 @@ impl Conn {
     /// Goes on with a request in parts: all of a READ, one part of a WRITE, whose payload is to come.
     fn next_part(&mut self, read_at: Duration) -> Result<(), Hangup> {
         while let Some((request, buf, part)) = self.following.pop_front() {
-            let payload = Payload { buf: Some(buf), load: None, part: Some(part) };
-            if request.command == Command::Write {
-                self.incoming = Some(Incoming::new(request, payload, read_at));
+            self.expect(Ready { request, payload: Payload { buf: Some(buf), load: None, part: Some(part) }, read_at })?;
+            if self.incoming.is_some() {
                 break;
             }
-            self.line_up(request, payload, read_at)?;
         }
+        Ok(())
+    }
+
+    /// Goes on with a request that has its buffer: a READ at once, a WRITE when its payload is there.
+    fn expect(&mut self, ready: Ready) -> Result<(), Hangup> {
+        if ready.request.command == Command::Read {
+            return self.line_up(ready);
+        }
+        self.incoming = Some(Incoming { write: ready, filled: 0 });
         Ok(())
     }
 
@@ -453,8 +455,9 @@ impl Conn {
             if !whole {
                 return Ok(false);
             }
-            if let Some(Incoming { request, payload, read_at, .. }) = self.incoming.take() {
-                self.line_up(request, payload, read_at)?;
+            if let Some(Incoming { write, .. }) = self.incoming.take() {
+                let read_at = write.read_at;
+                self.line_up(write)?;
                 self.next_part(read_at)?;
             }
         }
@@ -463,9 +466,8 @@ impl Conn {
 
     /// Serves a whole request, unless it is a large write: those wait until the socket is empty, for a client whose bytes are
     /// taken goes on while they are written. What changes something does not overtake them, nor does a FLUSH.
-    fn line_up(&mut self, request: Request, payload: Payload, read_at: Duration) -> Result<(), Hangup> {
-        let ready = Ready { request, payload, read_at };
-        let follows = traffic::changes(&request) || request.command == Command::Flush;
+    fn line_up(&mut self, ready: Ready) -> Result<(), Hangup> {
+        let follows = traffic::changes(&ready.request) || ready.request.command == Command::Flush;
         if ready.is_large() || (follows && !self.ready.is_empty()) {
             self.ready.push_back(ready);
             return Ok(());
@@ -476,7 +478,7 @@ impl Conn {
     /// With writes at hand: reads what has come meanwhile, or else serves the first of them, and all behind it up to the next
     /// large one.
     fn read_or_serve(&mut self) -> Result<(), Hangup> {
-        let waiting: u64 = self.ready.iter().map(|r| r.request.len).sum();
+        let waiting: usize = self.ready.iter().filter_map(|r| r.payload.buf.as_deref()).map(<[u8]>::len).sum();
         let reading = self.stage == Stage::Open && waiting < MAX_READY && !self.is_held_up();
         if reading && self.read()? {
             return Ok(());
@@ -694,7 +696,7 @@ impl Conn {
         let (mut none, mut limit) = ([0; 0], self.rx.len());
         let payload = match &mut self.incoming {
             Some(incoming) => {
-                if incoming.request.len >= LARGE {
+                if incoming.write.request.len >= LARGE {
                     limit = self.end + READ_AHEAD_BEHIND_LARGE;
                 }
                 incoming.rest()

@@ -179,10 +179,8 @@ impl BlockStore for FileStore {
     fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
         let (mut at, mut rest) = (offset, data.bytes());
         let len = rest.len() as u64;
-        if len <= WRITE_STEP {
-            return self.file.write_all_at(rest, at);
-        }
-        let pages = self.grain.write(offset, len);
+        // A small one has no use for what is known.
+        let pages = if len > WRITE_STEP { self.grain.write(offset, len) } else { Pages::Unknown };
         if pages == Pages::ToBeMade {
             let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
         }

@@ -68,12 +68,12 @@ impl Grain {
         if touched.all(|(group, bits)| all.get(&group).is_some_and(|word| word & bits == bits)) {
             return Pages::Made;
         }
-        if all.len() >= MOST {
-            all.clear();
-        }
         let (first, end) = (offset.div_ceil(WINDOW), (offset + len) / WINDOW);
         if first >= end {
             return Pages::Unknown;
+        }
+        if all.len() >= MOST {
+            all.clear();
         }
         for (group, bits) in words(first, end) {
             *all.entry(group).or_default() |= bits;
