@@ -14,7 +14,7 @@ impl Service {
     /// Takes the header as it is, if its MAC is good, as the one that the catalog knows from now on.
     pub(super) fn accept_rollback(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
-        self.close_unused(&record)?;
+        let _turn = self.close_unused(&record)?;
         let volume = self.open_file(&record)?;
         let (id, lineage) = volume.with_header(|h| (h.identity().volume_id, h.identity().lineage));
         if (id, lineage) != (record.id, record.lineage) {
@@ -38,7 +38,7 @@ impl Service {
     /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
     pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
-        self.close_unused(&record)?;
+        drop(self.close_unused(&record)?);
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.record(caller, act, Ok(()))?;
         let used = self.acquire(&record, Need::Sealed)?;

@@ -1,6 +1,7 @@
 //! The ways out: sealed sectors in a file that other tools open, and the clear data key, audited.
 
 use super::api::{Progress, Reply};
+use super::keygate::{HeldCiphers, KeyHolder};
 use super::opening::Need;
 use super::{Report, Service};
 use crate::cipher::xts::{At, XtsCipher, is_hole};
@@ -25,8 +26,10 @@ impl Service {
         report: Report<'_>,
     ) -> Result<Reply> {
         let record = self.find_volume(what)?;
-        self.close_unused(&record).map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
+        let turn =
+            self.close_unused(&record).map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
         self.refuse_if_attached_elsewhere(&record)?;
+        drop(turn);
         let used = self.acquire(&record, Need::Key(caller))?;
         let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));
         let mut filled = 0u64;
@@ -42,8 +45,7 @@ impl Service {
                 return Err(stopped());
             }
         }
-        let ciphers: Vec<_> =
-            self.unwrap_keys(&used.volume, caller)?.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect();
+        let ciphers = fill_holes.then(|| self.held_ciphers(&used.volume, caller)).transpose()?;
         let act = Act::new("coffer:ExportVolume")
             .key(record.key_arn.clone())
             .detail("volume", record.id)
@@ -51,12 +53,23 @@ impl Service {
         self.kms.record(caller, act, Ok(()))?;
         let file = new_file(out)?;
         let size = used.volume.size();
-        let written = write_sealed(&used.volume, &file, out, fill_holes.then_some(&ciphers[..]), report);
+        let written = write_sealed(&used.volume, &file, out, ciphers.as_deref(), report);
         if written.is_err() {
             let _ = std::fs::remove_file(out); // half an image is none, and would be in the way of the next try
         }
         written?;
         Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
+    }
+
+    /// A volume's ciphers beside its own, which are wiped when a CMK that wraps its keys is lost.
+    fn held_ciphers(&self, volume: &Volume, caller: &Caller) -> Result<Arc<HeldCiphers<DataKeyId>>> {
+        let ticket = self.keygate.ticket();
+        let keys = self.unwrap_keys(volume, caller)?;
+        let held = Arc::new(HeldCiphers::new(self.cmks_of(volume)));
+        let holder: Arc<dyn KeyHolder> = held.clone();
+        self.keygate.register(Arc::downgrade(&holder));
+        held.put(&self.keygate, ticket, || keys.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect())?;
+        Ok(held)
     }
 
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
@@ -90,7 +103,7 @@ fn write_sealed(
     volume: &Volume,
     file: &File,
     out: &Path,
-    ciphers: Option<&[(DataKeyId, XtsCipher)]>,
+    ciphers: Option<&HeldCiphers<DataKeyId>>,
     report: Report<'_>,
 ) -> Result<()> {
     let what = || format!("write {}", out.display());
@@ -102,10 +115,9 @@ fn write_sealed(
         let chunk = ChunkNo(no);
         let key = volume.read_sealed_chunk(chunk, &mut buf)?;
         if let Some(ciphers) = ciphers {
-            let cipher = key.and_then(|id| ciphers.iter().find(|(i, _)| *i == id)).map(|(_, c)| c);
-            let cipher =
-                cipher.ok_or_else(|| Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand")))?;
-            fill(cipher, chunk, &mut buf)?;
+            let missing = || Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand"));
+            let name = key.ok_or_else(missing)?;
+            ciphers.with(&name, |cipher| fill(cipher.ok_or_else(missing)?, chunk, &mut buf)).map_err(|e| e.context(what()))??;
         }
         let len = (whole - chunk.offset()).min(CHUNK as u64) as usize;
         if !is_hole(&buf[..len]) {

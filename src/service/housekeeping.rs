@@ -46,6 +46,7 @@ fn keep(service: &Weak<Service>) {
         let next = here.close_idle();
         here.housekeeper.soon.fetch_or(next.is_some(), Ordering::SeqCst);
         if purge <= Instant::now() {
+            here.settle_leftovers();
             if let Err(err) = here.kms.purge_due() {
                 tracing::error!("delete CMKs whose time has come: {}", err.line());
             }

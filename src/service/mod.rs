@@ -14,12 +14,17 @@ mod export;
 mod grant;
 mod housekeeping;
 mod key;
+mod keygate;
 mod lease;
 mod opening;
 mod settings;
 mod snapshot;
+mod stage;
 mod suspend;
+#[cfg(test)]
+mod testing;
 mod token;
+mod turns;
 mod view;
 mod volume;
 
@@ -46,6 +51,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
 pub const EC2: &str = crate::kms::policy::VOLUME_SERVICE;
@@ -79,7 +85,10 @@ pub struct Service {
     repository: Repository,
     role: Role,
     single_host: bool,
+    /// Never held over the disk, the audit, or a wait for another volume.
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
+    turns: turns::Turns,
+    keygate: keygate::KeyGate,
     /// How the files of volumes that were open lie in the page cache.
     grains: Grains,
     leases: lease::Leases,
@@ -92,6 +101,8 @@ pub struct Service {
     /// Threads that tell the catalog something which must not be lost.
     telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
     housekeeper: housekeeping::Housekeeper,
+    /// A verb of this process left something half done that it could not undo.
+    leftovers: AtomicBool,
     lock: DirLock,
 }
 
@@ -131,6 +142,8 @@ impl Service {
             role: opening.role,
             single_host: opening.single_host,
             opens: Mutex::default(),
+            turns: turns::Turns::default(),
+            keygate: keygate::KeyGate::default(),
             grains: Grains::default(),
             leases: lease::Leases::new(opening.lease_grace),
             strangers: access::Strangers::default(),
@@ -140,8 +153,10 @@ impl Service {
             endpoints: Mutex::default(),
             telling: Mutex::default(),
             housekeeper: housekeeping::Housekeeper::default(),
+            leftovers: AtomicBool::new(false),
             lock,
         });
+        service.settle_volumes();
         service.settle_snapshots();
         if opening.role == Role::Daemon {
             service.keep_leases();
@@ -205,6 +220,7 @@ impl Service {
     /// What the verb says.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
         use Request as R;
+        self.settle_leftovers();
         match request {
             R::Status {} => Ok(Reply::Status(self.status())),
             R::KeyCreate { .. }

@@ -5,6 +5,7 @@
 //! from a snapshot.
 
 use super::settings::Settings;
+use super::turns::Turn;
 use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
@@ -26,6 +27,8 @@ const FILL_BATCH: usize = 16;
 const FILL_YIELD: Duration = Duration::from_millis(50);
 /// How long a daemon keeps a volume open, with its key, after its last user.
 const LINGER: Duration = Duration::from_secs(1);
+/// How soon a volume is looked at again that could not be closed when it was due.
+const CLOSE_AGAIN: Duration = Duration::from_millis(20);
 /// How long the filling waits after an error.
 const FILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -35,6 +38,9 @@ pub(super) struct Open {
     pub(super) settings: Arc<Settings>,
     /// It is used by somebody who needs its key, and the key is away.
     pub(super) suspended: bool,
+    /// ARNs of the CMKs that wrap its data keys, from the blobs: a lost CMK is looked for without a look at the header, whose
+    /// lock may be held over a sync.
+    pub(super) cmks: Vec<String>,
     users: usize,
     /// Whom the key was unwrapped for last.
     principal: String,
@@ -44,6 +50,11 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// Whether somebody waits for its key, should that be away.
+    pub(super) const fn is_used(&self) -> bool {
+        self.users > 0
+    }
+
     fn is_unused(&self) -> bool {
         self.users == 0 && self.filler.is_none()
     }
@@ -79,6 +90,17 @@ impl Drop for InUse {
     }
 }
 
+/// How a volume's header stands to the catalog's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is the one that the record names.
+    Known,
+    /// It is the one that the record names as the next: a change was cut off after the header was written.
+    Announced,
+    /// It is newer than what the record knows; only its MAC can tell whether that is right.
+    Ahead,
+}
+
 /// Whether a use needs the data key.
 #[derive(Clone, Copy)]
 pub(super) enum Need<'a> {
@@ -93,62 +115,126 @@ pub(super) enum Need<'a> {
 impl Service {
     /// Opens a volume, or joins those who have it open.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
+        let turn = self.turns.take(record.id);
+        let volume = self.join(record)?;
+        // From here on it is open and has this user; `opens` is not held over the disk or the audit.
+        let ready = self.check_and_unlock(record, &volume, need);
+        // Looked at without `opens`: it may have to wait for a piece that is being sealed.
+        let waits = matches!(need, Need::Later) && !volume.is_unlocked();
         let mut opens = self.opens.lock();
-        let volume = match opens.get_mut(&record.id) {
-            Some(open) => open.volume.clone(),
-            None => {
-                self.refuse_copies(record)?;
-                let volume = Arc::new(self.open_file(record)?);
-                self.note_failed_syncs_of(&volume);
-                volume
+        match (ready, opens.get_mut(&record.id)) {
+            (Ok(()), Some(open)) => {
+                if let Need::Key(caller) = need {
+                    open.principal.clone_from(&caller.principal);
+                }
+                open.suspended |= waits;
+                if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
+                    open.filler = Some(start_filler(Arc::downgrade(self), volume.clone()));
+                }
+                let settings = open.settings.clone();
+                Ok(InUse { service: self.clone(), id: record.id, volume, settings })
             }
+            (Ok(()), None) => Err(Error::new(Kind::Busy, format!("volume {} was closed meanwhile", record.shown()))),
+            (Err(err), _) => {
+                drop(opens);
+                self.leave(&turn);
+                Err(err)
+            }
+        }
+    }
+
+    /// Counts a user of an open volume, which is opened for the first one. The caller has the volume's turn.
+    fn join(self: &Arc<Self>, record: &VolumeRecord) -> Result<Arc<Volume>> {
+        if let Some(open) = self.opens.lock().get_mut(&record.id) {
+            open.users += 1;
+            open.idle_since = None;
+            return Ok(open.volume.clone());
+        }
+        self.refuse_copies(record)?;
+        let volume = Arc::new(self.open_file(record)?);
+        self.note_failed_syncs_of(&volume);
+        let settings = Arc::new(Settings::default());
+        settings.set(record.on_key_loss, record.iops, record.throughput);
+        let open = Open {
+            volume: volume.clone(),
+            settings,
+            suspended: false,
+            cmks: self.cmks_of(&volume),
+            users: 1,
+            principal: String::new(),
+            idle_since: None,
+            filler: None,
         };
-        let behind = self.compare_with_catalog(record, &volume)?;
+        self.opens.lock().insert(record.id, open);
+        Ok(volume)
+    }
+
+    /// Compares an open volume's header with the catalog, and has its key unwrapped for who needs it.
+    fn check_and_unlock(self: &Arc<Self>, record: &VolumeRecord, volume: &Arc<Volume>, need: Need<'_>) -> Result<()> {
+        let standing = self.compare_with_catalog(record, volume)?;
+        if standing == Standing::Announced {
+            self.catch_up(record, volume)?;
+        }
         let locked = !volume.is_unlocked();
-        if let Need::Key(caller) = need {
-            if locked {
-                // Asked for now, under the lock: it may have been suspended since the caller looked.
-                if self.is_suspended(record.id)? {
-                    let what = format!("volume {} is suspended by hand", record.shown());
-                    return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
-                }
-                if opens.get(&record.id).is_some_and(|o| o.suspended) {
-                    self.refuse_if_revoked(record, caller)?;
-                }
-                let keys = self.unwrap_keys(&volume, caller)?;
-                volume.unlock(&keys)?;
-                if behind {
-                    // The header is ahead and its MAC is good: a change was cut off before the catalog learnt of it.
-                    self.catch_up(record, &volume)?;
-                }
-            } else if opens.get(&record.id).is_some_and(|o| o.users == 0 && o.principal != caller.principal) {
-                // It is open still, but not for this one: asked and audited as if it were not.
-                self.unwrap_keys(&volume, caller)?;
+        let (suspended, alone, principal) = {
+            let opens = self.opens.lock();
+            let open = opens.get(&record.id);
+            open.map_or_else(Default::default, |o| (o.suspended, o.users == 1, o.principal.clone()))
+        };
+        let Need::Key(caller) = need else {
+            if standing == Standing::Ahead && locked {
+                let what = format!("{}: its header is ahead of the catalog", record.id);
+                return Err(Error::new(Kind::Integrity, what)
+                    .hint("attach it once, so that the header's MAC can be checked with its key"));
             }
-        } else if behind && !volume.is_unlocked() {
-            return Err(Error::new(Kind::Integrity, format!("{}: its header is ahead of the catalog", record.id))
-                .hint("attach it once, so that the header's MAC can be checked with its key"));
+            return Ok(());
+        };
+        if locked {
+            // Asked for now, in its turn: it may have been suspended since the caller looked.
+            if self.is_suspended(record.id)? {
+                let what = format!("volume {} is suspended by hand", record.shown());
+                return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
+            }
+            if suspended {
+                self.refuse_if_revoked(record, caller)?;
+            }
+            self.unlock(volume, caller)?;
+            if standing == Standing::Ahead {
+                // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
+                self.catch_up(record, volume)?;
+            }
+            if let Some(open) = self.opens.lock().get_mut(&record.id) {
+                super::suspend::resumed(open);
+            }
+        } else if alone && principal != caller.principal {
+            // It is open still, but not for this one: asked and audited as if it were not.
+            self.unwrap_keys(volume, caller)?;
         }
-        let open = opens.entry(record.id).or_insert_with(|| {
-            let settings = Arc::new(Settings::default());
-            settings.set(record.on_key_loss, record.iops, record.throughput);
-            let (principal, idle_since) = (String::new(), None);
-            Open { volume: volume.clone(), settings, suspended: false, users: 0, principal, idle_since, filler: None }
-        });
-        open.users += 1;
-        open.idle_since = None;
-        if let Need::Key(caller) = need {
-            open.principal.clone_from(&caller.principal);
-        }
-        match need {
-            Need::Key(_) if locked => super::suspend::resumed(open),
-            Need::Later if locked => open.suspended = true,
-            _ => {}
-        }
-        if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
-            open.filler = Some(start_filler(Arc::downgrade(self), volume.clone()));
-        }
-        Ok(InUse { service: self.clone(), id: record.id, volume, settings: open.settings.clone() })
+        Ok(())
+    }
+
+    /// Unwraps an open volume's keys and puts them in place, unless they are taken away meanwhile. The caller has its turn.
+    pub(super) fn unlock(&self, volume: &Volume, caller: &Caller) -> Result<()> {
+        self.unlock_then(volume, caller, || ())
+    }
+
+    /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
+    pub(super) fn unlock_then(&self, volume: &Volume, caller: &Caller, unwrapped: impl FnOnce()) -> Result<()> {
+        let (ticket, id) = (self.keygate.ticket(), volume.id().to_string());
+        let keys = self.unwrap_keys(volume, caller)?;
+        unwrapped();
+        let cmks = self.opens.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();
+        volume.unlock_if(&keys, || self.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
+    }
+
+    /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.
+    pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
+        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
+        let mut arns: Vec<String> =
+            blobs.iter().filter_map(|k| self.kms.blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
+        arns.sort();
+        arns.dedup();
+        arns
     }
 
     pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
@@ -177,8 +263,8 @@ impl Service {
         Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
     }
 
-    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's. `true`: it is ahead.
-    fn compare_with_catalog(&self, record: &VolumeRecord, volume: &Volume) -> Result<bool> {
+    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's.
+    pub(super) fn compare_with_catalog(&self, record: &VolumeRecord, volume: &Volume) -> Result<Standing> {
         let (id, lineage, generation, hash) = volume.with_header(|h| {
             (h.identity().volume_id, h.identity().lineage, h.identity().generation, h.identity_hash())
         });
@@ -198,10 +284,14 @@ impl Service {
         if generation == record.identity_generation && hash != record.identity_hash {
             return refuse("its header is not the one that the catalog knows".to_owned());
         }
-        Ok(generation > record.identity_generation)
+        Ok(match &record.next {
+            _ if generation == record.identity_generation => Standing::Known,
+            Some(next) if (next.generation, next.hash) == (generation, hash) => Standing::Announced,
+            _ => Standing::Ahead,
+        })
     }
 
-    fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
+    pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
         let caller = self.own_caller("open");
         let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
         self.kms.audited(&caller, act, |tx| {
@@ -251,22 +341,49 @@ impl Service {
         Ok(out)
     }
 
+    /// A user has gone. The last one of a command's volume closes it.
     fn release(&self, id: VolumeId) {
+        if self.role == Role::Daemon {
+            return self.count_out(id);
+        }
+        let turn = self.turns.take(id);
+        self.leave(&turn);
+    }
+
+    /// The same for who has the volume's turn.
+    fn leave(&self, turn: &Turn<'_>) {
+        self.count_out(turn.id());
+        if self.role == Role::Command {
+            self.close_if(turn, Open::is_unused);
+        }
+    }
+
+    fn count_out(&self, id: VolumeId) {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
         open.suspended &= open.users > 0; // nobody waits for its key any more
-        // The filling closes it when it ends; waiting for that here, with `opens` held, would wait for ever.
-        if open.users > 0 || open.filler.is_some() {
-            return;
-        }
-        if self.role == Role::Daemon {
+        if open.is_unused() {
             open.idle_since = Some(Instant::now());
             drop(opens);
             self.housekeeper.wake();
-        } else if let Some(open) = opens.remove(&id) {
-            close(id, open);
         }
+    }
+
+    /// Closes an open volume if it is as the caller wants it; whether it is closed, or was never open.
+    fn close_if(&self, turn: &Turn<'_>, wanted: impl FnOnce(&Open) -> bool) -> bool {
+        let open = {
+            let mut opens = self.opens.lock();
+            match opens.get(&turn.id()) {
+                Some(open) if wanted(open) => opens.remove(&turn.id()),
+                Some(_) => return false,
+                None => None,
+            }
+        };
+        if let Some(open) = open {
+            close(turn.id(), open);
+        }
+        true
     }
 
     /// Closes the volumes that nobody has used for [`LINGER`]; when it has to look again, if there are others.
@@ -276,31 +393,25 @@ impl Service {
         for (id, volume) in due {
             // The long part of closing, while others may open theirs. What fails here fails again below, and is told there.
             let _ = volume.flush();
-            let mut opens = self.opens.lock();
-            if opens.get(&id).is_some_and(Open::is_over)
-                && let Some(open) = opens.remove(&id)
-            {
-                close(id, open);
+            // Who has its turn now uses it.
+            if let Some(turn) = self.turns.try_take(id) {
+                self.close_if(&turn, Open::is_over);
             }
         }
-        self.opens.lock().values().filter(|o| o.is_unused()).filter_map(Open::ends).min()
+        let next = self.opens.lock().values().filter(|o| o.is_unused()).filter_map(Open::ends).min();
+        next.map(|at| at.max(Instant::now() + CLOSE_AGAIN))
     }
 
-    /// Closes a volume that nobody uses, whether it lingers or is being filled.
+    /// Closes a volume that nobody uses, whether it lingers or is being filled, and keeps others from opening it.
     ///
     /// # Errors
     /// [`Kind::Busy`] if somebody uses it.
-    pub(super) fn close_unused(&self, record: &VolumeRecord) -> Result<()> {
-        let mut opens = self.opens.lock();
-        if opens.get(&record.id).is_some_and(|o| o.users > 0) {
-            return Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("detach it first"));
+    pub(super) fn close_unused(&self, record: &VolumeRecord) -> Result<Turn<'_>> {
+        let turn = self.turns.take(record.id);
+        if self.close_if(&turn, |o| o.users == 0) {
+            return Ok(turn);
         }
-        let open = opens.remove(&record.id);
-        drop(opens);
-        if let Some(open) = open {
-            close(record.id, open);
-        }
-        Ok(())
+        Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("detach it first"))
     }
 
     /// Starts filling what an earlier process left half filled.
@@ -324,10 +435,11 @@ impl Service {
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&id) {
             open.filler = None; // this very thread: it ends by itself
-            if open.users == 0
-                && let Some(open) = opens.remove(&id)
-            {
-                close(id, open);
+            if open.is_unused() {
+                // Closing it is the housekeeper's: who closes it now waits for this thread.
+                open.idle_since = Some(Instant::now());
+                drop(opens);
+                self.housekeeper.wake();
             }
         }
     }
@@ -354,15 +466,15 @@ impl Service {
     }
 
     pub(super) fn close_all(&self) {
-        let all: Vec<_> = self.opens.lock().drain().collect();
-        for (id, open) in all {
-            close(id, open);
+        let all: Vec<VolumeId> = self.opens.lock().keys().copied().collect();
+        for id in all {
+            self.close_if(&self.turns.take(id), |_| true);
         }
     }
 }
 
-/// Ends its filling and closes it. Not while `opens` is held, unless it has no filling: that asks for `opens` at its end.
-pub(super) fn close(id: VolumeId, mut open: Open) {
+/// Ends its filling and closes it. Not while `opens` is held: the filling asks for it at its end.
+fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         *filler.stop.0.lock() = true;
         filler.stop.1.notify_all();

@@ -10,7 +10,6 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::{Act, Caller};
 use crate::service::OnKeyLoss;
 use crate::units::VolumeId;
-use crate::volume::Volume;
 use std::sync::Arc;
 
 /// Fewest requests a second that may be set: with less, a client's queue outlives its request timeout.
@@ -58,13 +57,13 @@ impl Service {
                 act = act.detail(name, limit);
             }
         }
-        let opens = self.opens.lock();
+        let _turn = self.turns.take(record.id);
         let next = self.change_record(caller, act, record.id, |r| r.apply(changes))?;
-        if let Some(open) = opens.get(&record.id) {
-            open.settings.set(next.on_key_loss, next.iops, next.throughput);
-            open.settings.tell();
+        let settings = self.opens.lock().get(&record.id).map(|o| o.settings.clone());
+        if let Some(settings) = settings {
+            settings.set(next.on_key_loss, next.iops, next.throughput);
+            settings.tell();
         }
-        drop(opens);
         self.volume_info(&next)
     }
 
@@ -73,12 +72,9 @@ impl Service {
         let record = self.find_volume(what)?;
         let act =
             Act::new("coffer:SuspendVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
-        let mut opens = self.opens.lock();
         let next = self.change_record(caller, act, record.id, |r| r.suspended = true)?;
-        if let Some(open) = opens.get_mut(&record.id) {
-            suspend(open, "by hand");
-        }
-        drop(opens);
+        self.keygate.close(&record.id.to_string());
+        self.wipe_those(|id, _| (id == record.id).then(|| "by hand".to_owned()));
         self.volume_info(&next)
     }
 
@@ -89,19 +85,20 @@ impl Service {
     pub(super) fn resume_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
         let act = Act::new("coffer:ResumeVolume").key(record.key_arn.clone()).detail("volume", record.id);
-        let mut opens = self.opens.lock();
-        if let Some(open) = opens.get_mut(&record.id).filter(|o| o.suspended) {
-            let lease = self.as_resuming(record.id, caller)?;
-            open.volume.unlock(&self.unwrap_keys(&open.volume, &lease)?)?;
-            let next = self
-                .change_record(caller, act, record.id, |r| r.suspended = false)
-                .inspect_err(|_| open.volume.suspend())?;
-            resumed(open);
-            drop(opens);
+        let _turn = self.turns.take(record.id);
+        let held = self.opens.lock().get(&record.id).filter(|o| o.suspended).map(|o| o.volume.clone());
+        let Some(volume) = held else {
+            let next = self.change_record(caller, act, record.id, |r| r.suspended = false)?;
             return self.volume_info(&next);
+        };
+        let lease = self.as_resuming(record.id, caller)?;
+        self.unlock(&volume, &lease)?;
+        let next = self
+            .change_record(caller, act, record.id, |r| r.suspended = false)
+            .inspect_err(|_| drop(volume.suspend()))?;
+        if let Some(open) = self.opens.lock().get_mut(&record.id) {
+            resumed(open);
         }
-        let next = self.change_record(caller, act, record.id, |r| r.suspended = false)?;
-        drop(opens);
         self.volume_info(&next)
     }
 
@@ -127,37 +124,49 @@ impl Service {
         Ok(changed.record)
     }
 
-    /// A CMK cannot be used any more: wipes the data keys of the open volumes under it, unless they are to go on.
+    /// A CMK cannot be used any more: wipes the data keys of the open volumes under it, unless they are to go on, and the
+    /// ciphers of snapshot exports and of exports to files. Waits for pieces that are being sealed or opened, for nothing else.
     pub(super) fn suspend_volumes(&self, arn: &str) {
-        self.suspend_views(arn);
-        for open in self.opens.lock().values_mut() {
-            if open.settings.on_key_loss() != OnKeyLoss::Continue
-                && open.volume.is_unlocked()
-                && self.is_under(&open.volume, arn)
-            {
-                suspend(open, &format!("its CMK {arn} cannot be used"));
-            }
-        }
+        self.keygate.close(arn);
+        self.keygate.wipe(arn);
+        self.wipe_those(|_, open| {
+            let under = open.cmks.iter().any(|c| c == arn) && open.settings.on_key_loss() != OnKeyLoss::Continue;
+            under.then(|| format!("its CMK {arn} cannot be used"))
+        });
     }
 
     /// A volume may not be used any more by those who have it: wipes its data keys, unless it is to go on.
     pub(super) fn suspend_one(&self, id: VolumeId, why: &str) {
-        let mut opens = self.opens.lock();
-        let open = opens.get_mut(&id).filter(|o| o.settings.on_key_loss() != OnKeyLoss::Continue);
-        if let Some(open) = open.filter(|o| o.volume.is_unlocked()) {
-            suspend(open, why);
-        }
+        self.keygate.close(&id.to_string());
+        self.wipe_those(|this, open| {
+            (this == id && open.settings.on_key_loss() != OnKeyLoss::Continue).then(|| why.to_owned())
+        });
     }
 
-    /// Whether a CMK wraps one of the volume's data keys: by the key id in the blob, never by the ARN shown beside it.
-    fn is_under(&self, volume: &Volume, arn: &str) -> bool {
-        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
-        blobs.iter().any(|k| self.kms.blob_info(&k.blob).is_ok_and(|i| i.key_arn == arn))
+    /// Wipes the data keys of those open volumes for which `why` has a reason. What is not unlocked yet is kept from it by
+    /// the gate, which is closed before.
+    fn wipe_those(&self, why: impl Fn(VolumeId, &Open) -> Option<String>) {
+        let mut those = Vec::new();
+        for (id, open) in self.opens.lock().iter_mut() {
+            if let Some(why) = why(*id, open) {
+                those.push((*id, open.volume.clone(), why));
+            }
+        }
+        // Without `opens`: a piece that waits for its disk keeps nobody from opening or closing another volume.
+        for (id, volume, why) in those {
+            if volume.suspend() {
+                tracing::warn!("{id} is suspended: {why}");
+                let away = !volume.is_unlocked();
+                if let Some(open) = self.opens.lock().get_mut(&id).filter(|o| Arc::ptr_eq(&o.volume, &volume)) {
+                    open.suspended = open.is_used() && away;
+                }
+            }
+        }
     }
 
     /// A CMK can be used again: the suspended volumes under it go on, but for those suspended by hand.
     pub(super) fn resume_volumes(&self, arn: &str) {
-        self.resume_those(|volume| self.is_under(volume, arn));
+        self.resume_those(|open| open.cmks.iter().any(|c| c == arn));
     }
 
     /// All keys can be used again.
@@ -165,19 +174,23 @@ impl Service {
         self.resume_those(|_| true);
     }
 
-    fn resume_those(&self, which: impl Fn(&Volume) -> bool) {
+    fn resume_those(&self, which: impl Fn(&Open) -> bool) {
         let caller = self.own_caller("resume");
-        for open in self.opens.lock().values_mut().filter(|o| o.suspended && which(&o.volume)) {
-            let id = open.volume.id();
+        let those: Vec<VolumeId> =
+            self.opens.lock().iter().filter(|(_, o)| o.suspended && which(o)).map(|(id, _)| *id).collect();
+        for id in those {
+            let _turn = self.turns.take(id);
+            let held = self.opens.lock().get(&id).filter(|o| o.suspended).map(|o| o.volume.clone());
+            let Some(volume) = held else { continue };
             let unlocked = self.is_suspended(id).and_then(|by_hand| {
                 if !by_hand {
                     let lease = self.as_resuming(id, &caller)?;
-                    open.volume.unlock(&self.unwrap_keys(&open.volume, &lease)?)?;
+                    self.unlock(&volume, &lease)?;
                 }
                 Ok(!by_hand)
             });
             match unlocked {
-                Ok(true) => resumed(open),
+                Ok(true) => drop(self.opens.lock().get_mut(&id).map(resumed)),
                 Ok(false) => {}
                 Err(err) => tracing::error!("resume {id}: {}", err.line()),
             }
@@ -185,15 +198,12 @@ impl Service {
     }
 }
 
-/// Returns when no cipher call runs any more and the keys are wiped.
-fn suspend(open: &mut Open, why: &str) {
-    tracing::warn!("{} is suspended: {why}", open.volume.id());
-    open.suspended |= open.volume.is_unlocked();
-    open.volume.suspend();
-}
-
 /// The volume is unlocked: what was held for it goes on.
 pub(super) fn resumed(open: &mut Open) {
     open.suspended = false;
     open.settings.tell();
 }
+
+#[cfg(test)]
+#[path = "suspend_tests.rs"]
+mod tests;

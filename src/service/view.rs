@@ -4,6 +4,7 @@
 //! number of clients share one view; nobody holds a lease, for nothing can be changed. While a view is open its snapshot
 //! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
 
+use super::keygate::{HeldCiphers, KeyHolder};
 use super::snapshot::SnapshotRecord;
 use super::{EC2, ServedExport, Service};
 use crate::cipher::xts::{At, XtsCipher};
@@ -16,7 +17,7 @@ use crate::volume::extents::{Run, Runs};
 use crate::volume::fetched::{Body, Fetched};
 use crate::volume::parent::Parent;
 use crate::volume::{Effort, Progress};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -33,9 +34,8 @@ pub(super) struct Views(Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>);
 pub struct SnapshotView {
     id: SnapshotId,
     lineage: LineageId,
-    key_arn: String,
     reader: SnapshotReader,
-    ciphers: RwLock<Option<Vec<(KeyTag, XtsCipher)>>>,
+    ciphers: Arc<HeldCiphers<KeyTag>>,
     /// With the tag of the key that sealed a chunk; none: all of it is a hole.
     recent: Fetched<Option<KeyTag>>,
 }
@@ -91,12 +91,21 @@ impl SnapshotView {
             out.fill(0);
             return Ok(true);
         };
-        let guard = self.ciphers.read();
-        let cipher = guard.as_ref().ok_or_else(|| {
-            Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
-                .hint("enable the CMK, then open it again")
-        })?;
-        let cipher = cipher.iter().find(|(t, _)| *t == tag).map(|(_, c)| c).ok_or_else(|| {
+        let open = |cipher: Option<&XtsCipher>| self.open_sectors(chunk, cipher, skip, &sealed, out);
+        self.ciphers.with(&tag, open).map_err(|e| e.context(format!("read {}", self.id)))??;
+        Ok(true)
+    }
+
+    /// Opens a range of a chunk's sealed bytes.
+    fn open_sectors(
+        &self,
+        chunk: ChunkNo,
+        cipher: Option<&XtsCipher>,
+        skip: usize,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let cipher = cipher.ok_or_else(|| {
             Error::new(Kind::Integrity, format!("chunk {chunk} of {} was sealed under a key it does not name", self.id))
         })?;
         // The cipher works on whole parts: what lies around the bytes that were asked for is opened with them.
@@ -110,7 +119,7 @@ impl SnapshotView {
             cipher.open_parts(start, &mut whole);
             out.copy_from_slice(&whole[skip - first..skip - first + out.len()]);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A chunk, from memory or from the repository. `None`: not without waiting.
@@ -210,35 +219,46 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
     pub fn open_view(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
+        self.open_view_then(snapshot, caller, || ())
+    }
+
+    /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
+    pub(super) fn open_view_then(
+        &self,
+        snapshot: SnapshotId,
+        caller: &Caller,
+        unwrapped: impl FnOnce(),
+    ) -> Result<Arc<SnapshotView>> {
         let record = self.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
         self.check_log(record.lineage)?;
+        let ticket = self.keygate.ticket();
         let keys = self.unwrap_snapshot_keys(&record, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
         self.kms.record(caller, act, Ok(()))?;
+        unwrapped();
+        let view = self.view_of(&record)?;
+        let built = || keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect();
+        view.ciphers.put(&self.keygate, ticket, built)?;
+        Ok(view)
+    }
+
+    /// The open view of a snapshot, without ciphers if it is new.
+    fn view_of(&self, record: &SnapshotRecord) -> Result<Arc<SnapshotView>> {
         let mut views = self.views.0.lock();
         views.retain(|_, view| view.strong_count() > 0);
-        let view = match views.get(&snapshot).and_then(Weak::upgrade) {
-            Some(view) => view,
-            None => {
-                let reader = self.repository.open_snapshot(record.lineage, snapshot)?;
-                let view = Arc::new(SnapshotView {
-                    id: snapshot,
-                    lineage: record.lineage,
-                    key_arn: record.key_arn,
-                    reader,
-                    ciphers: RwLock::new(None),
-                    recent: Fetched::new(RECENT),
-                });
-                views.insert(snapshot, Arc::downgrade(&view));
-                view
-            }
-        };
-        let mut ciphers = view.ciphers.write();
-        if ciphers.is_none() {
-            *ciphers = Some(keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect());
+        if let Some(view) = views.get(&record.id).and_then(Weak::upgrade) {
+            return Ok(view);
         }
-        drop(ciphers);
+        let blobs = self.wrapped_keys_of(record)?;
+        let arns = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn));
+        let ciphers = Arc::new(HeldCiphers::new(arns.collect::<Result<_>>()?));
+        let holder: Arc<dyn KeyHolder> = ciphers.clone();
+        self.keygate.register(Arc::downgrade(&holder));
+        let reader = self.repository.open_snapshot(record.lineage, record.id)?;
+        let (id, lineage, recent) = (record.id, record.lineage, Fetched::new(RECENT));
+        let view = Arc::new(SnapshotView { id, lineage, reader, ciphers, recent });
+        views.insert(record.id, Arc::downgrade(&view));
         Ok(view)
     }
 
@@ -276,13 +296,6 @@ impl Service {
         record.must_be_completed()?;
         let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
         Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
-    }
-
-    /// Wipes the keys of views under a CMK; whoever reads them has to open them again.
-    pub(super) fn suspend_views(&self, arn: &str) {
-        for view in self.views.0.lock().values().filter_map(Weak::upgrade).filter(|v| v.key_arn == arn) {
-            *view.ciphers.write() = None;
-        }
     }
 
     /// Refuses what must not happen to a snapshot while somebody reads it.

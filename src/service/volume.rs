@@ -4,12 +4,13 @@ use super::api::{HeaderInfo, Reply, VolumeInfo};
 use super::lease::LeaseRecord;
 use super::opening::Need;
 use super::settings::Changes;
+use super::stage::{NextIdentity, Stage};
 use super::snapshot::SnapshotRecord;
 use super::suspend::check_limits;
 use super::{EC2, OnKeyLoss, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Timestamp;
-use crate::error::{Error, IoContext, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
 use crate::kms::{Act, Caller, Grant, KeyRef};
 use crate::store::file::FileStore;
@@ -51,6 +52,12 @@ pub(super) struct VolumeRecord {
     /// Bytes a second; 0: no limit.
     #[serde(default)]
     pub(super) throughput: u64,
+    /// How far its create or delete is.
+    #[serde(default, skip_serializing_if = "Stage::is_ready")]
+    pub(super) stage: Stage,
+    /// What its header is about to be changed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<NextIdentity>,
 }
 
 impl Record for VolumeRecord {
@@ -72,6 +79,7 @@ impl VolumeRecord {
     pub(super) fn take_identity(&mut self, volume: &Volume) {
         (self.identity_generation, self.identity_hash, self.size) =
             volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
+        self.next = None;
     }
 }
 
@@ -91,7 +99,7 @@ impl Service {
         for bad in &listing.damaged {
             tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
         }
-        Ok(listing.records.into_iter().map(|r| r.record).collect())
+        Ok(listing.records.into_iter().map(|r| r.record).filter(|r| r.stage.is_ready()).collect())
     }
 
     /// The volume of that id or name.
@@ -101,7 +109,7 @@ impl Service {
             Ok(id) => catalog.get::<VolumeRecord>(&id.to_string())?,
             Err(_) => catalog.find::<VolumeRecord>(what)?,
         };
-        found.map(|f| f.record).ok_or_else(|| {
+        found.map(|f| f.record).filter(|r| r.stage.is_ready()).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no volume {what}")).hint("see `coffer volume list`")
         })
     }
@@ -197,7 +205,7 @@ impl Service {
         })
     }
 
-    /// The file first, under a temporary name; then the catalog; a kill in between leaves a file that doctor names.
+    /// The record first, as one that is being created; then refs and file; then the record says that it is ready.
     fn make_volume(
         self: &Arc<Self>,
         caller: &Caller,
@@ -207,36 +215,17 @@ impl Service {
         keyed: Keyed,
         settings: &Changes,
     ) -> Result<VolumeInfo> {
-        if let Some(parent) = &keyed.parent {
-            self.hold_parent(keyed.lineage, id, parent.snapshot)?;
-        }
-        let path = self.data.volume(id);
-        let mut store = FileStore::create_unnamed(&path, file_size(size), self.single_host)?;
-        let new = NewVolume {
-            id,
-            size,
-            lineage: keyed.lineage,
-            keys: keyed.wrapped,
-            unwrapped: &keyed.unwrapped,
-            context: keyed.context.clone(),
-            parent: keyed.parent.clone(),
-        };
-        let made = format(&store, &self.env, new).and_then(|()| store.publish(&path));
-        if let Err(err) = made {
-            let _ = std::fs::remove_file(path.with_extension("new"));
-            return Err(err.context(format!("create volume {id}")));
-        }
-        drop(store);
+        let turn = self.turns.take(id);
         let mut record = VolumeRecord {
             id,
             name,
             size,
-            key_arn: keyed.arn,
+            key_arn: keyed.arn.clone(),
             created: self.env.now(),
             lineage: keyed.lineage,
-            context: keyed.context,
+            context: keyed.context.clone(),
             hydrated: keyed.parent.is_none(),
-            parent: keyed.parent,
+            parent: keyed.parent.clone(),
             identity_generation: 0,
             identity_hash: Hash32::default(),
             write_failed: false,
@@ -244,21 +233,58 @@ impl Service {
             suspended: false,
             iops: 0,
             throughput: 0,
+            stage: Stage::Creating,
+            next: None,
         };
         record.apply(settings);
-        let opened = self.open_fresh(&record)?;
-        record.take_identity(&opened);
-        drop(opened);
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
-        if let Err(err) = self.kms.audited(caller, act, |tx| tx.insert(&record)) {
-            let _ = std::fs::remove_file(&path);
-            return Err(err);
+        self.kms.audited(caller, act, |tx| tx.insert(&record))?;
+        if let Err(err) = self.make_file(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
+            if let Err(left) = self.remove_volume(&record) {
+                tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
+            }
+            return Err(err.context(format!("create volume {id}")));
         }
+        drop(turn);
         if !record.hydrated {
             // A daemon begins to fill it now; a single command leaves that to the next server.
             drop(self.acquire(&record, Need::Sealed)?);
         }
         self.volume_info(&record)
+    }
+
+    /// Holds what the volume is filled from, and makes its file.
+    fn make_file(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
+        if let Some(parent) = &keyed.parent {
+            self.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
+        }
+        let path = self.data.volume(record.id);
+        let mut store = FileStore::create_unnamed(&path, file_size(record.size), self.single_host)?;
+        let new = NewVolume {
+            id: record.id,
+            size: record.size,
+            lineage: keyed.lineage,
+            keys: keyed.wrapped,
+            unwrapped: &keyed.unwrapped,
+            context: keyed.context,
+            parent: keyed.parent,
+        };
+        format(&store, &self.env, new)?;
+        store.publish(&path)
+    }
+
+    /// The file is there: the catalog takes its identity, and from now on there is such a volume.
+    fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
+        let mut ready = VolumeRecord { stage: Stage::Ready, ..record.clone() };
+        ready.take_identity(&self.open_fresh(record)?);
+        let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
+        let made = self.kms.audited(&self.own_caller("create"), act, |tx| {
+            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
+            tx.update(&ready, found.version)
+        })?;
+        *record = made.record;
+        Ok(())
     }
 
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
@@ -333,8 +359,12 @@ impl Service {
         })
     }
 
+    /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
     pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
-        let record = self.find_volume(what)?;
+        let record = match self.find_deleting(what)? {
+            Some(record) => record,
+            None => self.find_volume(what)?,
+        };
         if let Some(holder) = self.holder_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
                 .hint("detach it first"));
@@ -343,46 +373,59 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
                 .hint("wait until it is completed"));
         }
-        self.close_unused(&record)?;
-        let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id);
-        self.kms.audited(caller, act, |tx| {
+        let _turn = self.close_unused(&record)?;
+        let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
+        let gone = self.kms.audited(caller, act, |tx| {
             let id = record.id.to_string();
             if let Some(lease) = tx.get::<LeaseRecord>(&id)? {
                 lease.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
                 tx.delete::<LeaseRecord>(&id, lease.version)?;
             }
-            let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
-            tx.delete::<VolumeRecord>(&id, found.version)
+            let found = tx.get::<VolumeRecord>(&id)?;
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {id} is gone")))?;
+            // Its name is free at once.
+            let gone = VolumeRecord { stage: Stage::Deleting, name: None, ..found.record };
+            Ok(tx.update(&gone, found.version)?.record)
         })?;
-        let path = self.data.volume(record.id);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).on(|| format!("remove {}", path.display()));
-            }
-            _ => {}
-        }
-        self.release_all(record.lineage, record.id)?;
+        self.remove_volume(&gone).map_err(|e| {
+            let what = format!("volume {} is deleted, but what it consists of is not all removed yet", record.shown());
+            e.context(what).hint(format!("it is removed at the next start, or by: coffer volume delete {}", record.id))
+        })?;
         Ok(Reply::Done { message: format!("volume {} is deleted; its snapshots are not", record.shown()) })
     }
 
+    /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches
+    /// for, whichever of the two it is.
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
         self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
+        // One at a time up to the last word of the catalog: what one announces, another must not take back.
+        let _turn = self.turns.take(record.id);
         let keys = self.unwrap_keys(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
         let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
         let mac_key =
             mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", record.shown())))?;
-        used.volume.grow(size, mac_key)?;
-        let act = Act::new("ec2:ModifyVolume").detail("volume", record.id).detail("size", size);
-        let next = self.kms.audited(caller, act, |tx| {
-            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
-            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
-            let mut next = found.record;
-            next.take_identity(&used.volume);
-            tx.update(&next, found.version)
-        })?;
-        self.volume_info(&next.record)
+        let plan = used.volume.plan_grow(size, mac_key)?;
+        if !plan.is_change() {
+            return self.volume_info(&record);
+        }
+        let change = |act: Act, change: &dyn Fn(&mut VolumeRecord)| {
+            self.kms.audited(caller, act.detail("volume", record.id), |tx| {
+                let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
+                let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
+                let mut next = found.record;
+                change(&mut next);
+                tx.update(&next, found.version)
+            })
+        };
+        let next = NextIdentity::of(&plan);
+        change(Act::new("ec2:ModifyVolume").detail("size", size), &|r| r.next = Some(next.clone()))?;
+        let grown = used.volume.grow_by(plan);
+        // Whether or not it failed, the header says what the volume is now.
+        let now = change(Act::new("ec2:VolumeModified"), &|r| r.take_identity(&used.volume));
+        grown?;
+        self.volume_info(&now?.record)
     }
 }

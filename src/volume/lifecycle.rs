@@ -187,6 +187,18 @@ impl Volume {
     /// # Errors
     /// [`Kind::InvalidCiphertext`] for a wrong key, [`Kind::Integrity`] for a header that was changed without it.
     pub fn unlock(&self, keys: &[(KeyEpoch, Unwrapped<DataKey>)]) -> Result<()> {
+        self.unlock_if(keys, || Ok(()))
+    }
+
+    /// The same, if `admit` says so under the lock that [`Volume::suspend`] takes: what is wiped after it was asked is wiped.
+    ///
+    /// # Errors
+    /// As [`Volume::unlock`]; what `admit` says.
+    pub fn unlock_if(
+        &self,
+        keys: &[(KeyEpoch, Unwrapped<DataKey>)],
+        admit: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         for (epoch, id) in &self.key_epochs {
             let found = keys.iter().find(|(e, _)| e == epoch).map(|(_, k)| k.get());
             match found {
@@ -218,13 +230,15 @@ impl Volume {
         }
         drop(header);
         let built = keys.iter().map(|(e, k)| (*e, XtsCipher::new(k))).collect();
-        *self.ciphers.write() = Some(Ciphers(built));
+        let mut ciphers = self.ciphers.write();
+        admit()?;
+        *ciphers = Some(Ciphers(built));
         Ok(())
     }
 
-    /// Wipes the ciphers, after the pieces that use them. What follows fails until [`Volume::unlock`].
-    pub fn suspend(&self) {
-        *self.ciphers.write() = None;
+    /// Wipes the ciphers, after the pieces that use them. What follows fails until [`Volume::unlock`]. Whether there were any.
+    pub fn suspend(&self) -> bool {
+        self.ciphers.write().take().is_some()
     }
 
     /// Order 6: before the first write, the state says durably that this file may differ from what it was.

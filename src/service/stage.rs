@@ -1,0 +1,158 @@
+//! Verbs of several durable steps: what the catalog says of a volume before its first step, and how the rest is done after a
+//! kill.
+//!
+//! | verb | the record says | then | then the record | what a kill leaves |
+//! |---|---|---|---|---|
+//! | create | *creating* | refs, file | *ready* | removed, record last |
+//! | delete | *deleting* | file, refs and what they held | is gone | removed, record last |
+//! | grow | the *next* identity | file, header | has that identity | taken over if the header has it, else forgotten |
+//!
+//! Only *ready* volumes are listed and found. What is left is settled when the data directory is opened, and by a daemon's
+//! housekeeping.
+
+use super::Service;
+use super::opening::Standing;
+use super::volume::VolumeRecord;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::Act;
+use crate::store::file::sync_parent;
+use crate::units::{Hash32, VolumeId};
+use crate::volume::lifecycle::GrowPlan;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// How far a volume's create or delete is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Stage {
+    /// Its file may be there or not.
+    Creating,
+    /// It is there.
+    #[default]
+    Ready,
+    /// Its file may be there or not; it is not to come back.
+    Deleting,
+}
+
+impl Stage {
+    pub(super) fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// An identity that a volume's header is about to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NextIdentity {
+    pub(super) generation: u64,
+    pub(super) hash: Hash32,
+    /// Bytes a user sees.
+    size: u64,
+}
+
+impl NextIdentity {
+    pub(super) fn of(plan: &GrowPlan<'_>) -> Self {
+        Self { generation: plan.generation(), hash: plan.hash(), size: plan.size() }
+    }
+}
+
+impl VolumeRecord {
+    fn is_settled(&self) -> bool {
+        self.stage.is_ready() && self.next.is_none()
+    }
+}
+
+impl Service {
+    /// All records of volumes, those of cut-off creates and deletes too.
+    fn staged_records(&self) -> Result<Vec<VolumeRecord>> {
+        Ok(self.kms.catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
+    }
+
+    /// Before a verb: settles what an earlier one in this process left, if one did.
+    pub(super) fn settle_leftovers(&self) {
+        if self.leftovers.load(Ordering::Acquire) {
+            self.settle_volumes();
+        }
+    }
+
+    /// Finishes or undoes what an earlier process, or a verb that failed, left half done. What cannot be settled now is left
+    /// for the next verb, and the next start.
+    pub(super) fn settle_volumes(&self) {
+        self.leftovers.store(false, Ordering::Release);
+        let all = match self.staged_records() {
+            Ok(all) => all,
+            Err(err) => return tracing::error!("look for unfinished volumes: {}", err.line()),
+        };
+        for record in all.into_iter().filter(|r| !r.is_settled()) {
+            // Somebody is at it in this very process.
+            let Some(_turn) = self.turns.try_take(record.id) else { continue };
+            if let Err(err) = self.settle_volume(&record) {
+                self.leftovers.store(true, Ordering::Release);
+                tracing::error!("settle volume {}: {}", record.shown(), err.line());
+            }
+        }
+    }
+
+    /// The caller has the volume's turn.
+    pub(super) fn settle_volume(&self, record: &VolumeRecord) -> Result<()> {
+        match record.stage {
+            Stage::Creating | Stage::Deleting => self.remove_volume(record),
+            Stage::Ready => self.settle_grow(record),
+        }
+    }
+
+    /// Removes all that a volume consists of, its record last. The caller has its turn, and nobody uses it.
+    pub(super) fn remove_volume(&self, record: &VolumeRecord) -> Result<()> {
+        self.remove_parts(record).inspect_err(|_| self.leftovers.store(true, Ordering::Release))
+    }
+
+    fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
+        let path = self.data.volume(record.id);
+        remove_file(&path.with_extension("new"))?;
+        remove_file(&path)?;
+        // A name that came back after power loss would be a file of no volume.
+        sync_parent(&path)?;
+        self.release_all(record.lineage, record.id)?;
+        let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
+        let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
+        self.kms.audited(&self.own_caller("settle"), act, |tx| {
+            let id = record.id.to_string();
+            let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
+            tx.delete::<VolumeRecord>(&id, found.version)
+        })
+    }
+
+    /// The header has the announced identity, or still the one before: both are vouched for, so its other slot can be made
+    /// good without the key.
+    fn settle_grow(&self, record: &VolumeRecord) -> Result<()> {
+        if self.opens.lock().contains_key(&record.id) {
+            return Ok(()); // whoever uses it has caught up
+        }
+        let volume = self.open_file(record)?;
+        match self.compare_with_catalog(record, &volume)? {
+            Standing::Known | Standing::Announced => {}
+            Standing::Ahead => {
+                let what = format!("volume {}: its header is ahead of what was announced", record.shown());
+                return Err(Error::new(Kind::Integrity, what).hint("attach it once"));
+            }
+        }
+        volume.mend_sealed(volume.with_header(crate::volume::header::Header::identity_hash))?;
+        self.catch_up(record, &volume)?;
+        volume.close()
+    }
+
+    /// The record of a volume whose delete was cut off or failed.
+    pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
+        let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
+        let found = self.kms.catalog().get::<VolumeRecord>(&id.to_string())?;
+        Ok(found.map(|f| f.record).filter(|r| r.stage == Stage::Deleting))
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
