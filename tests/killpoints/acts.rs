@@ -1,0 +1,388 @@
+//! What is done, and killed: every verb of the service, and what it does without being asked.
+
+use crate::world::{Copy, Open, request};
+use coffer::error::{Error, Kind, Result};
+use coffer::service::api::Request;
+use coffer::service::{Remote, Role};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// An act, as the process that is killed gets it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// A new installation.
+    Init,
+    /// A verb in a process of its own.
+    Verb(Request),
+    /// A server that starts, fills the volume that still has to be filled, and ends.
+    Fill,
+    /// A server that takes a client over TLS, which leaves with a farewell or not.
+    Client { farewell: bool },
+}
+
+impl Act {
+    pub fn run(&self, copy: &Copy) -> Result<()> {
+        match self {
+            Self::Init => copy.init(),
+            Self::Verb(request) => copy.open(Role::Command)?.ask(request.clone()).map(drop),
+            Self::Fill => fill(&copy.open(Role::Daemon)?),
+            Self::Client { farewell } => client(&copy.open(Role::Daemon)?, *farewell),
+        }
+    }
+}
+
+fn fill(open: &Open) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_filled(open) {
+        if Instant::now() > until {
+            return Err(Error::new(Kind::Failed, "the volume is not filled after a minute"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether the catalog knows that nothing is left to fill.
+fn is_filled(open: &Open) -> bool {
+    let all = open.json(json!({"action": "volume-list"}));
+    all["volumes"].as_array().unwrap().iter().all(|v| v["hydrated"] == true)
+}
+
+fn client(open: &Open, farewell: bool) -> Result<()> {
+    // A server fills meanwhile: how far it is would be chance.
+    fill(open)?;
+    let (names, client) = (vec!["client".to_owned()], "192.0.2.1:7".to_owned());
+    let remote = Remote { names, process: None, client, connection: 1 };
+    let attached = open.0.remote_attach("v", &remote)?;
+    if farewell {
+        attached.farewell();
+    }
+    Ok(())
+}
+
+/// An act, what it needs beforehand, and how a person who saw it cut off goes about it.
+pub struct Case {
+    pub name: &'static str,
+    pub prepare: fn(&Copy),
+    pub act: fn(&Copy) -> Act,
+    /// Whether a person who looks finds that it is done, and does not do it again.
+    pub is_done: fn(&Open) -> bool,
+}
+
+impl Case {
+    /// Whether this is the case of that act.
+    pub fn is_of(&self, act: &Act) -> bool {
+        match act {
+            Act::Verb(request) => self.name.split('/').next() == Some(covered_by(request)),
+            _ => true,
+        }
+    }
+}
+
+/// The case that covers a verb. No wildcard: a new verb has to be put here.
+const fn covered_by(request: &Request) -> &'static str {
+    use Request as R;
+    match request {
+        R::Status {} => "status",
+        R::KeyCreate { .. } => "key-create",
+        R::KeyPolicyShow { .. } => "key-policy-show",
+        R::KeyPolicySet { .. } => "key-policy-set",
+        R::KeyPolicyReset { .. } => "key-policy-reset",
+        R::GrantCreate { .. } => "grant-create",
+        R::GrantList { .. } => "grant-list",
+        R::GrantListRetirable { .. } => "grant-list-retirable",
+        R::GrantRevoke { .. } => "grant-revoke",
+        R::GrantRetire { .. } => "grant-retire",
+        R::KeyList {} => "key-list",
+        R::KeyShow { .. } => "key-show",
+        R::KeyEnable { .. } => "key-enable",
+        R::KeyDisable { .. } => "key-disable",
+        R::KeyRotate { .. } => "key-rotate",
+        R::KeyEncrypt { .. } => "key-encrypt",
+        R::KeyDecrypt { .. } => "key-decrypt",
+        R::KeyReEncrypt { .. } => "key-re-encrypt",
+        R::KeyGenerateDataKey { .. } => "key-generate-data-key",
+        R::KeyScheduleDeletion { .. } => "key-schedule-deletion",
+        R::KeyCancelDeletion { .. } => "key-cancel-deletion",
+        R::AliasCreate { .. } => "alias-create",
+        R::AliasUpdate { .. } => "alias-update",
+        R::AliasDelete { .. } => "alias-delete",
+        R::AliasList {} => "alias-list",
+        R::VolumeCreate { snapshot: None, .. } => "volume-create",
+        R::VolumeCreate { .. } => "volume-create-from-snapshot",
+        R::VolumeModify { .. } => "volume-modify",
+        R::VolumeSuspend { .. } => "volume-suspend",
+        R::VolumeResume { .. } => "volume-resume",
+        R::VolumeList {} => "volume-list",
+        R::VolumeShow { .. } => "volume-show",
+        R::VolumeDelete { .. } => "volume-delete",
+        R::VolumeGrow { .. } => "volume-grow",
+        R::VolumeExport { .. } => "volume-export",
+        R::VolumeExportKey { .. } => "volume-export-key",
+        R::VolumeAcceptRollback { .. } => "volume-accept-rollback",
+        R::VolumeAcceptLostWrites { .. } => "volume-accept-lost-writes",
+        R::SnapshotCreate { .. } => "snapshot-create",
+        R::SnapshotList {} => "snapshot-list",
+        R::SnapshotShow { .. } => "snapshot-show",
+        R::SnapshotDelete { .. } => "snapshot-delete",
+        R::SnapshotVerify { .. } => "snapshot-verify",
+        R::AttachBegin { .. } => "attach-begin",
+        R::AttachRenew { .. } => "attach-renew",
+        R::LeaseBreak { .. } => "lease-break",
+        R::AttachEnd { .. } => "attach-end",
+        R::AttachmentList {} => "attachment-list",
+        R::TlsAllow { .. } => "tls-allow",
+        R::TlsToken { .. } => "tls-token",
+        R::TlsDeny { .. } => "tls-deny",
+        R::TlsList {} => "tls-list",
+        R::Doctor {} => "doctor",
+        R::AuditVerify {} => "audit-verify",
+        R::AuditAccept {} => "audit-accept",
+        R::AuditList { .. } => "audit-list",
+    }
+}
+
+/// The names of all verbs, as [`Request`] itself lists them in its error for one that it does not know.
+pub fn covered() -> Vec<String> {
+    let unknown = serde_json::from_value::<Request>(json!({"action": "no such verb"})).unwrap_err().to_string();
+    let listed = unknown.split("expected one of ").nth(1).unwrap();
+    let verbs: Vec<String> = listed.split(", ").map(|v| v.trim_matches('`').to_owned()).collect();
+    assert!(verbs.len() > 40, "{unknown}");
+    verbs
+}
+
+const fn nothing(_: &Copy) {}
+
+const fn never(_: &Open) -> bool {
+    false
+}
+
+fn opened<T>(copy: &Copy, look: impl FnOnce(&Open) -> T) -> T {
+    look(&copy.open(Role::Command).unwrap())
+}
+
+/// The snapshots of `v`, oldest first.
+fn snapshots_of_v(open: &Open) -> Vec<String> {
+    let volume = open.json(json!({"action": "volume-show", "volume": "v"}))["id"].clone();
+    let all = open.json(json!({"action": "snapshot-list"}));
+    let own = all["snapshots"].as_array().unwrap().iter().filter(|s| s["volume"] == volume);
+    own.map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn grant(open: &Open) -> String {
+    let all = open.json(json!({"action": "grant-list", "key": "alias/k"}));
+    let named = all["grants"].as_array().unwrap().iter().find(|g| g["name"] == "g").unwrap();
+    named["id"].as_str().unwrap().to_owned()
+}
+
+fn blob(open: &Open) -> String {
+    let made = open.json(json!({"action": "key-encrypt", "key": "alias/k", "plaintext": "00ff", "context": {}}));
+    made["blob"].as_str().unwrap().to_owned()
+}
+
+fn default_policy(open: &Open) -> String {
+    open.json(json!({"action": "key-policy-show", "key": "alias/k"}))["document"].as_str().unwrap().to_owned()
+}
+
+/// Makes an act of a verb's JSON.
+fn verb(json: Value) -> Act {
+    Act::Verb(request(json))
+}
+
+macro_rules! case {
+    ($name:literal, $act:expr) => {
+        case!($name, nothing, $act, never)
+    };
+    ($name:literal, $prepare:expr, $act:expr, $done:expr) => {
+        Case { name: $name, prepare: $prepare, act: $act, is_done: $done }
+    };
+}
+
+/// A verb that takes nothing but what is written here.
+macro_rules! plain {
+    ($name:literal $(, $($field:tt)*)?) => {
+        case!($name, |_| verb(json!({"action": $name $(, $($field)*)?})))
+    };
+}
+
+/// All acts.
+pub fn cases() -> Vec<Case> {
+    let mut all = keys();
+    all.extend(volumes());
+    all.extend(snapshots_and_audit());
+    all.extend(access());
+    all.extend(by_itself());
+    all
+}
+
+/// The policy that a key has when none was put, with a statement more.
+fn another_policy(open: &Open) -> String {
+    let mut policy: Value = serde_json::from_str(&default_policy(open)).unwrap();
+    policy["Statement"][0]["Sid"] = "another".into();
+    policy.to_string()
+}
+
+fn key(open: &Open, alias: &str) -> Value {
+    open.json(json!({"action": "key-show", "key": alias}))
+}
+
+fn keys() -> Vec<Case> {
+    vec![
+        plain!("status"),
+        plain!("key-list"),
+        plain!("alias-list"),
+        plain!("key-create", "alias": "alias/new", "description": "new"),
+        plain!("key-show", "key": "alias/k"),
+        plain!("key-enable", "key": "alias/off"),
+        plain!("key-disable", "key": "alias/k"),
+        case!("key-rotate", nothing, |_| verb(json!({"action": "key-rotate", "key": "alias/k"})), |open| {
+            key(open, "alias/k")["materials"] == 2
+        }),
+        plain!("key-encrypt", "key": "alias/k", "plaintext": "00ff", "context": {"a": "b"}),
+        case!("key-decrypt", |copy| {
+            verb(json!({"action": "key-decrypt", "key": null, "blob": opened(copy, blob), "context": {}}))
+        }),
+        case!("key-re-encrypt", |copy| {
+            let blob = opened(copy, blob);
+            verb(json!({"action": "key-re-encrypt", "key": "alias/second", "blob": blob, "context": {}, "new_context": {}}))
+        }),
+        plain!("key-generate-data-key", "key": "alias/k", "bytes": 32, "plaintext": true, "context": {}),
+        case!("key-schedule-deletion", nothing, |_| {
+            verb(json!({"action": "key-schedule-deletion", "key": "alias/second", "days": 7}))
+        }, |open| key(open, "alias/second")["state"] == "PendingDeletion"),
+        case!("key-cancel-deletion", nothing, |_| {
+            verb(json!({"action": "key-cancel-deletion", "key": "alias/dying"}))
+        }, |open| key(open, "alias/dying")["state"] == "Disabled"),
+        case!("alias-create", |copy| {
+            let id = opened(copy, |open| key(open, "alias/second")["id"].clone());
+            verb(json!({"action": "alias-create", "alias": "alias/more", "key": id}))
+        }),
+        case!("alias-update", |copy| {
+            let id = opened(copy, |open| key(open, "alias/k")["id"].clone());
+            verb(json!({"action": "alias-update", "alias": "alias/second", "key": id}))
+        }),
+        plain!("alias-delete", "alias": "alias/second"),
+        plain!("key-policy-show", "key": "alias/k"),
+        case!("key-policy-set", |copy| {
+            let policy = opened(copy, another_policy);
+            verb(json!({"action": "key-policy-set", "key": "alias/k", "policy": policy, "bypass_lockout_check": false}))
+        }),
+        plain!("key-policy-reset", "key": "alias/k"),
+        plain!("grant-create", "key": "alias/k", "grantee": "arn:aws:iam::111122223333:user/b", "operations": ["Encrypt"],
+            "name": "h"),
+        plain!("grant-list", "key": "alias/k"),
+        plain!("grant-list-retirable", "retiring": "arn:aws:iam::111122223333:user/b"),
+        case!("grant-revoke", |copy| {
+            verb(json!({"action": "grant-revoke", "key": "alias/k", "grant": opened(copy, grant)}))
+        }),
+        case!("grant-retire", |copy| {
+            verb(json!({"action": "grant-retire", "key": "alias/k", "grant": opened(copy, grant)}))
+        }),
+    ]
+}
+
+fn volumes() -> Vec<Case> {
+    let suspended = |copy: &Copy| opened(copy, |open| drop(open.json(json!({"action": "volume-suspend", "volume": "v"}))));
+    vec![
+        plain!("volume-create", "name": "new", "size": 1 << 20, "key": "alias/k", "iops": 200),
+        case!("volume-create-from-snapshot", |copy| {
+            let snapshot = opened(copy, snapshots_of_v)[0].clone();
+            verb(json!({"action": "volume-create", "name": "new", "snapshot": snapshot}))
+        }),
+        plain!("volume-modify", "volume": "v", "iops": 300, "on_key_loss": "fail"),
+        plain!("volume-suspend", "volume": "v"),
+        case!("volume-resume", suspended, |_| verb(json!({"action": "volume-resume", "volume": "v"})), never),
+        plain!("volume-list"),
+        plain!("volume-show", "volume": "v"),
+        plain!("volume-delete", "volume": "idle"),
+        plain!("volume-grow", "volume": "v", "size": crate::world::SIZE * 2),
+        case!("volume-export", |copy| {
+            verb(json!({"action": "volume-export", "volume": "v", "out": copy.out("image"), "fill_holes": true}))
+        }),
+        case!("volume-export-key", |copy| {
+            verb(json!({"action": "volume-export-key", "volume": "v", "out": copy.out("key")}))
+        }),
+        plain!("volume-accept-rollback", "volume": "v"),
+        plain!("volume-accept-lost-writes", "volume": "v"),
+        // One that is filled from a snapshot, and one that snapshots are left of.
+        case!("volume-delete/filling", |_| verb(json!({"action": "volume-delete", "volume": "filling"}))),
+        case!("volume-delete/with-snapshots", |_| verb(json!({"action": "volume-delete", "volume": "v"}))),
+    ]
+}
+
+fn snapshots_and_audit() -> Vec<Case> {
+    vec![
+        case!("snapshot-create", nothing, |_| {
+            verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true}))
+        }, a_third_snapshot),
+        case!("snapshot-create/first", nothing, |_| {
+            verb(json!({"action": "snapshot-create", "volume": "idle", "description": "the first", "wait": true}))
+        }, |open| has_snapshot(open, "the first")),
+        plain!("snapshot-list"),
+        case!("snapshot-show", |copy| {
+            verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
+        }),
+        case!("snapshot-verify", |copy| {
+            verb(json!({"action": "snapshot-verify", "snapshot": opened(copy, snapshots_of_v)[0]}))
+        }),
+        case!("snapshot-delete", |copy| {
+            verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]}))
+        }),
+        case!("snapshot-delete/newest", |copy| {
+            verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[1]}))
+        }),
+        plain!("doctor"),
+        plain!("audit-verify"),
+        case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
+        plain!("audit-list", "limit": 5),
+    ]
+}
+
+fn has_snapshot(open: &Open, description: &str) -> bool {
+    let all = open.json(json!({"action": "snapshot-list"}));
+    let all = all["snapshots"].as_array().unwrap();
+    all.iter().any(|s| s["description"] == description && s["state"] == "completed")
+}
+
+fn a_third_snapshot(open: &Open) -> bool {
+    has_snapshot(open, "new")
+}
+
+/// Damages the first record of the audit.
+fn damage_the_audit(copy: &Copy) {
+    use std::os::unix::fs::FileExt;
+    let log = crate::check::files(&copy.data().join("audit")).into_iter().find(|f| f.extension().is_some()).unwrap();
+    let open = std::fs::File::options().write(true).open(&log).unwrap();
+    open.write_all_at(b"?", 100).unwrap();
+}
+
+fn access() -> Vec<Case> {
+    vec![
+        plain!("attach-begin", "volume": "idle", "device": "/dev/nbd3"),
+        plain!("attach-renew", "what": "held"),
+        plain!("attach-end", "what": "held"),
+        plain!("attachment-list"),
+        plain!("lease-break", "what": "held"),
+        plain!("tls-allow", "name": "more", "volumes": ["v", "other"], "all": false),
+        plain!("tls-token", "name": "token", "volumes": [], "all": true),
+        plain!("tls-deny", "name": "client"),
+        plain!("tls-list"),
+    ]
+}
+
+/// What is done without being asked for.
+fn by_itself() -> Vec<Case> {
+    vec![
+        case!("init", |copy| {
+            for folder in ["data", "root.key"] {
+                let path = copy.root().join(folder);
+                let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            }
+        }, |_| Act::Init, never),
+        case!("fill", nothing, |_| Act::Fill, is_filled),
+        case!("client-leaves", |_| Act::Client { farewell: true }),
+        case!("client-is-cut-off", |_| Act::Client { farewell: false }),
+    ]
+}

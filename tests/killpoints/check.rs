@@ -1,0 +1,187 @@
+//! What must be so after a kill, and what an installation looks like, ids left out.
+
+use crate::acts::{Act, Case};
+use crate::world::{Copy, OTHER, Open, SIZE};
+use coffer::error::Kind;
+use coffer::service::Role;
+use coffer::volume::Effort;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// All files below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => out.extend(files(&entry.path())),
+            _ => out.push(entry.path()),
+        }
+    }
+    out
+}
+
+fn is_initialised(copy: &Copy) -> bool {
+    copy.open(Role::Command).is_ok()
+}
+
+/// The installation opens; every volume, key and snapshot that the act was not about can be used; nothing is left over.
+pub fn is_sound(case: &Case, copy: &Copy) -> Result<(), String> {
+    let open = match copy.open(Role::Command) {
+        // An init that was cut off is no installation yet, and says so.
+        Err(err) if case.name == "init" && matches!(err.kind(), Kind::NotFound | Kind::InvalidState) => return Ok(()),
+        open => open.map_err(|e| format!("it does not open: {}", e.line()))?,
+    };
+    match open.ask(crate::world::request(json!({"action": "audit-verify"}))) {
+        Err(_) if case.name == "audit-accept" => return Ok(()),
+        Err(err) => return Err(format!("the audit does not fit the catalog: {}", err.line())),
+        Ok(_) => {}
+    }
+    if !is_another_world(&open) {
+        other_volume_reads(&open)?;
+        snapshots_verify(&open)?;
+    }
+    doctor_is_content(&open)
+}
+
+/// An installation that has nothing in it: init's.
+fn is_another_world(open: &Open) -> bool {
+    open.json(json!({"action": "volume-list"}))["volumes"].as_array().unwrap().is_empty()
+}
+
+fn has_trouble(open: &Open) -> bool {
+    open.ask(crate::world::request(json!({"action": "audit-verify"}))).is_err()
+}
+
+fn other_volume_reads(open: &Open) -> Result<(), String> {
+    // Disabling its key is one of the acts.
+    if open.json(json!({"action": "key-show", "key": "alias/k"}))["state"] != "Enabled" {
+        return Ok(());
+    }
+    let read = open.with_volume("other", |volume| {
+        (0..SIZE.div_ceil(512 * 1024)).all(|chunk| {
+            let mut got = [0; 4096];
+            let _done = volume.read(chunk * 512 * 1024, &mut got, Effort::Full).unwrap();
+            got == [OTHER; 4096]
+        })
+    });
+    match read {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("another volume has other bytes".into()),
+        Err(err) => Err(format!("another volume does not open: {}", err.line())),
+    }
+}
+
+fn snapshots_verify(open: &Open) -> Result<(), String> {
+    let all = open.json(json!({"action": "snapshot-list"}));
+    for snapshot in all["snapshots"].as_array().unwrap() {
+        match snapshot["state"].as_str().unwrap() {
+            "completed" => {
+                let verify = json!({"action": "snapshot-verify", "snapshot": snapshot["id"]});
+                let verified = open.ask(crate::world::request(verify));
+                verified.map_err(|e| format!("a completed snapshot is bad: {}", e.line()))?;
+            }
+            "error" => {}
+            state => return Err(format!("a snapshot is {state}, and nobody takes it")),
+        }
+    }
+    Ok(())
+}
+
+fn doctor_is_content(open: &Open) -> Result<(), String> {
+    let found = open.json(json!({"action": "doctor"}));
+    let about_the_machine = ["memory", "swap", "kernel", "file system", "root key"];
+    let bad = found["findings"].as_array().unwrap().iter().find(|f| {
+        f["grade"] != "ok" && !about_the_machine.contains(&f["check"].as_str().unwrap()) && !is_told(f)
+    });
+    bad.map_or(Ok(()), |f| Err(format!("doctor: {}", f["message"])))
+}
+
+/// What doctor tells of on purpose: the fixture has keys pending deletion.
+fn is_told(finding: &Value) -> bool {
+    ["key", "space"].contains(&finding["check"].as_str().unwrap())
+}
+
+/// Does an act again as somebody who was cut off would.
+pub fn do_again(case: &Case, act: &Act, copy: &Copy) -> Result<(), String> {
+    if matches!(act, Act::Init) {
+        return if is_initialised(copy) { Ok(()) } else { act.run(copy).map_err(|e| e.line()) };
+    }
+    let open = copy.open(Role::Command).map_err(|e| e.line())?;
+    drop_failed_snapshots(&open);
+    let done = (case.is_done)(&open) || (case.name == "audit-accept" && !has_trouble(&open));
+    drop(open);
+    if done {
+        return Ok(());
+    }
+    match act.run(copy) {
+        // The first one had done it.
+        Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Exists | Kind::Busy) => Ok(()),
+        other => other.map_err(|e| e.line()),
+    }
+}
+
+fn drop_failed_snapshots(open: &Open) {
+    if has_trouble(open) {
+        return;
+    }
+    let all = open.json(json!({"action": "snapshot-list"}));
+    for failed in all["snapshots"].as_array().unwrap().iter().filter(|s| s["state"] == "error") {
+        open.json(json!({"action": "snapshot-delete", "snapshot": failed["id"]}));
+    }
+}
+
+/// What an installation is, without ids and times: what its lists say, and how many files of which sort it has.
+pub fn shape(copy: &Copy) -> Vec<String> {
+    let open = copy.open(Role::Command).unwrap();
+    let mut out = Vec::new();
+    let mut add = |what: &str, verb: &str, list: &str, fields: &[&str]| {
+        let all = open.json(json!({"action": verb}));
+        let mut lines: Vec<String> = all[list].as_array().unwrap().iter().map(|one| {
+            let shown: Vec<String> = fields.iter().map(|f| format!("{f}={}", one[f])).collect();
+            format!("{what}: {}", shown.join(" "))
+        }).collect();
+        lines.sort();
+        out.extend(lines);
+    };
+    add("key", "key-list", "keys", &["aliases", "state", "materials", "description"]);
+    add("volume", "volume-list", "volumes", &["name", "size", "state", "hydrated", "iops", "on_key_loss"]);
+    add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
+    add("attachment", "attachment-list", "attachments", &["name", "device"]);
+    add("access", "tls-list", "clients", &["name", "by", "volumes"]);
+    out.extend(grants(&open));
+    drop(open);
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for file in files(copy.root()) {
+        let inside = file.strip_prefix(copy.root()).unwrap();
+        let sort = inside.parent().unwrap().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let extension = inside.extension().map_or_else(String::new, |e| e.to_string_lossy().into_owned());
+        // The log grows with every try, and what is set aside stays.
+        if sort != "log" && sort != "audit" && sort != "data" {
+            *counts.entry(format!("files in {sort} {extension}")).or_default() += 1;
+        }
+    }
+    for file in files(&copy.root().join("out")) {
+        let hash = blake3::hash(&std::fs::read(&file).unwrap());
+        out.push(format!("{}: {hash}", file.file_name().unwrap().display()));
+    }
+    out.extend(counts.iter().map(|(sort, n)| format!("{sort}: {n}")));
+    out
+}
+
+fn grants(open: &Open) -> Vec<String> {
+    if is_another_world(open) {
+        return Vec::new();
+    }
+    let all = open.json(json!({"action": "grant-list", "key": "alias/k"}));
+    let mut names: Vec<String> = all["grants"].as_array().unwrap().iter().map(|g| format!("grant: {}", g["name"])).collect();
+    names.sort();
+    names
+}
+
+/// The lines that only one of two has.
+pub fn differs(wanted: &[String], found: &[String]) -> String {
+    let gone = wanted.iter().filter(|l| !found.contains(l)).map(|l| format!("- {l}"));
+    let new = found.iter().filter(|l| !wanted.contains(l)).map(|l| format!("+ {l}"));
+    gone.chain(new).collect::<Vec<_>>().join("\n")
+}

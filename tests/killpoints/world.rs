@@ -1,0 +1,187 @@
+//! A small installation with one of everything, and copies of it to kill.
+
+use coffer::env::Env;
+use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
+use coffer::service::api::{Reply, Request};
+use coffer::service::datadir::DataDir;
+use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
+use coffer::volume::Effort;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of its volumes: nine chunks, the last one short.
+pub const SIZE: u64 = 8 * 512 * 1024 + 65_536;
+
+/// The installation that is copied.
+pub struct World(tempfile::TempDir);
+
+/// One copy: `data`, `root.key` and `out` in a directory.
+pub struct Copy {
+    root: PathBuf,
+    _owned: Option<tempfile::TempDir>,
+}
+
+fn scratch() -> tempfile::TempDir {
+    // Memory, where there is some: nothing here is about power loss.
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.unwrap()
+}
+
+/// What a verb's JSON stands for.
+pub fn request(json: Value) -> Request {
+    serde_json::from_value(json).unwrap()
+}
+
+impl Copy {
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), _owned: None }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    pub fn out(&self, name: &str) -> PathBuf {
+        self.root.join("out").join(name)
+    }
+
+    pub fn init(&self) -> coffer::error::Result<()> {
+        let (data, env) = (DataDir::at(&self.data())?, Env::system());
+        let root = RootChoice::File(self.root.join("root.key"));
+        Service::init(&data, &env, &root, &InstallationConfig::default()).map(drop)
+    }
+
+    pub fn open(&self, role: Role) -> coffer::error::Result<Open> {
+        let (data, env) = (DataDir::at(&self.data())?, Env::system());
+        let lock = data.try_lock(&env, "test")?.expect("nobody else has it");
+        let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
+        let unlock = RootUnlock::File(self.root.join("root.key"));
+        Ok(Open(Service::open(data, env, lock, &unlock, opening)?))
+    }
+}
+
+/// An open installation; closed in order when it is dropped.
+pub struct Open(pub Arc<Service>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+impl Open {
+    pub fn caller(&self) -> Caller {
+        self.0.caller_of(rustix::process::geteuid().as_raw(), "killpoints").unwrap()
+    }
+
+    pub fn ask(&self, request: Request) -> coffer::error::Result<Reply> {
+        self.0.handle(&self.caller(), request, &mut |_| true)
+    }
+
+    /// A verb that must succeed; its answer as JSON.
+    #[track_caller]
+    pub fn json(&self, verb: Value) -> Value {
+        let reply = self.ask(request(verb.clone())).unwrap_or_else(|e| panic!("{verb}: {}", e.line()));
+        serde_json::to_value(reply).unwrap()
+    }
+
+    /// Uses a volume as a client does.
+    pub fn with_volume<T>(&self, name: &str, act: impl FnOnce(&coffer::volume::Volume) -> T) -> coffer::error::Result<T> {
+        let peer = Holder::Process { pid: std::process::id() as i32, start: 1 };
+        let attached = self.0.attach(name, Asking { peer, connection: 1 }, &self.caller())?;
+        attached.farewell();
+        Ok(act(attached.volume()))
+    }
+
+    fn fill(&self, name: &str, chunks: std::ops::Range<u64>, byte: u8) {
+        let write = |v: &coffer::volume::Volume| {
+            for chunk in chunks {
+                let _done = v.write(chunk * 512 * 1024, &mut [byte; 8192], Effort::Full).unwrap();
+            }
+            v.flush().unwrap();
+        };
+        self.with_volume(name, write).unwrap();
+    }
+}
+
+/// What chunk `n` of `other` begins with.
+pub const OTHER: u8 = 0x5a;
+
+impl World {
+    pub fn new() -> Self {
+        let dir = scratch();
+        let copy = Copy::at(dir.path());
+        std::fs::create_dir(dir.path().join("out")).unwrap();
+        copy.init().unwrap();
+        let open = copy.open(Role::Command).unwrap();
+        for alias in ["alias/k", "alias/off", "alias/dying", "alias/second"] {
+            open.json(json!({"action": "key-create", "alias": alias, "description": ""}));
+        }
+        let volume = |name: &str| open.json(json!({"action": "volume-create", "name": name, "size": SIZE, "key": "alias/k"}));
+        ["other", "v", "held", "idle"].iter().for_each(|name| drop(volume(name)));
+        open.fill("other", 0..9, OTHER);
+        open.fill("v", 0..4, 1);
+        let snapshot = |volume: &str| {
+            let made = open.json(json!({"action": "snapshot-create", "volume": volume, "description": "", "wait": true}));
+            made["id"].as_str().unwrap().to_owned()
+        };
+        snapshot("other");
+        let first = snapshot("v");
+        open.fill("v", 2..6, 2);
+        snapshot("v");
+        open.fill("v", 5..9, 3);
+        open.json(json!({"action": "volume-create", "name": "filling", "snapshot": first}));
+        open.json(json!({"action": "attach-begin", "volume": "held", "device": "/dev/nbd7"}));
+        open.json(json!({"action": "grant-create", "key": "alias/k", "grantee": "arn:aws:iam::111122223333:user/a",
+            "operations": ["Decrypt"], "name": "g"}));
+        open.json(json!({"action": "tls-allow", "name": "client", "volumes": ["v"], "all": false}));
+        open.json(json!({"action": "key-disable", "key": "alias/off"}));
+        open.json(json!({"action": "key-schedule-deletion", "key": "alias/dying", "days": 30}));
+        drop(open);
+        Self(dir)
+    }
+
+    pub fn copy(&self) -> Copy {
+        let to = scratch();
+        copy_into(self.0.path(), to.path());
+        Copy { root: to.path().to_owned(), _owned: Some(to) }
+    }
+}
+
+/// Copies a folder, holes as holes.
+fn copy_into(from: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode();
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode)).unwrap();
+            copy_into(&entry.path(), &target);
+        } else if kind.is_file() {
+            copy_file(&entry.path(), &target);
+        }
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+    let source = std::fs::File::open(from).unwrap();
+    let about = source.metadata().unwrap();
+    let mode = about.permissions().mode();
+    let target = std::fs::File::options().write(true).create_new(true).mode(mode).open(to).unwrap();
+    target.set_len(about.len()).unwrap();
+    let mut at = 0;
+    while let Ok(start) = rustix::fs::seek(&source, rustix::fs::SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&source, rustix::fs::SeekFrom::Hole(start)).unwrap();
+        let mut data = vec![0; (at - start) as usize];
+        source.read_exact_at(&mut data, start).unwrap();
+        target.write_all_at(&data, start).unwrap();
+    }
+}
