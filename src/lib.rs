@@ -3,7 +3,7 @@
 //! # Layers
 //! A module imports only from its own layer or from those above it in this list; `tests/layers.rs` checks that.
 //! ```text
-//! words     error units env sys secret      no I/O of their own; sys.rs holds the only unsafe outside cipher/
+//! words     error units env sys file secret no I/O of their own; sys.rs holds the only unsafe outside cipher/
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
 //! kms       keys, root, catalog, audit      the verbs the rest may call
 //! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
@@ -25,6 +25,7 @@
 
 pub mod env;
 pub mod error;
+pub mod file;
 pub mod secret;
 pub mod sys;
 pub mod units;
