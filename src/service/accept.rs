@@ -2,7 +2,6 @@
 
 use super::Service;
 use super::api::VolumeInfo;
-use super::opening::Need;
 use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Act, Caller};
@@ -38,13 +37,17 @@ impl Service {
     /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
     pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.find_volume(what)?;
-        drop(self.close_unused(&record)?);
+        let turn = self.close_unused(&record)?;
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
         self.kms.record(caller, act, Ok(()))?;
-        let used = self.acquire(&record, Need::Sealed)?;
-        used.volume.accept_lost_writes()?;
-        drop(used);
+        // By itself: whoever joins an open volume gets it as it was opened, read-only, for as long as it stays open.
+        let volume = self.open_file(&record)?;
+        self.note_failed_syncs_of(&volume);
+        self.compare_with_catalog(&record, &volume)?;
+        volume.accept_lost_writes()?;
         self.set_write_failed(record.id, false)?;
+        volume.close()?;
+        drop(turn);
         self.show_volume(what)
     }
 
@@ -55,12 +58,15 @@ impl Service {
             let Some(service) = service.upgrade() else { return };
             // In a thread of its own: whoever synced may hold the very locks that the catalog's change waits for.
             let telling = service.clone();
-            let thread = std::thread::spawn(move || {
+            let tell = move || {
                 if let Err(err) = telling.set_write_failed(id, true) {
                     tracing::error!("{id}: the catalog could not be told of the failed sync: {}", err.line());
                 }
-            });
-            service.telling.lock().push(thread);
+            };
+            match std::thread::Builder::new().name("coffer-tell".into()).spawn(tell) {
+                Ok(thread) => service.telling.lock().push(thread),
+                Err(err) => tracing::error!("{id}: no thread to tell the catalog of the failed sync: {err}"),
+            }
         });
     }
 

@@ -6,6 +6,7 @@ use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys::{LockKind, ofd_lock, ofd_unlock};
+use parking_lot::Mutex;
 use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::fs::{fadvise, fallocate, fdatasync, openat, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -32,6 +33,8 @@ pub struct FileStore {
     path: PathBuf,
     ahead: Ahead,
     grain: Arc<Grain>,
+    /// Held between looking at the file's length and changing it.
+    growing: Mutex<()>,
 }
 
 /// File systems on which an OFD lock does not fence other hosts: NFS, CIFS/SMB2, FUSE, 9p, Ceph (statfs(2) magics).
@@ -45,6 +48,10 @@ const SHARED: [(u64, &str); 6] = [
 ];
 
 impl FileStore {
+    fn of(file: File, path: PathBuf) -> Self {
+        Self { file, path, ahead: Ahead::default(), grain: Arc::default(), growing: Mutex::default() }
+    }
+
     /// Opens and locks a volume file. `writable` takes the lock exclusively; else it is shared with other readers.
     ///
     /// The lock is taken before a byte is read, and the path is looked at again after it: a file that was replaced or
@@ -70,7 +77,7 @@ impl FileStore {
         }
         // Where the file system knows no such advice, it reads ahead as it likes.
         let _ = fadvise(&file, 0, None, Advice::Random);
-        Ok(Self { file, path: path.to_owned(), ahead: Ahead::default(), grain: Arc::default() })
+        Ok(Self::of(file, path.to_owned()))
     }
 
     /// The same with what is known of the file's pages since it was open before.
@@ -91,7 +98,7 @@ impl FileStore {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).on(what)?;
-        let made = Self { file, path: temporary, ahead: Ahead::default(), grain: Arc::default() };
+        let made = Self::of(file, temporary);
         let ready = made.prepare(size, single_host, &what);
         if ready.is_err() {
             let _ = std::fs::remove_file(&made.path);
@@ -230,6 +237,10 @@ impl BlockStore for FileStore {
     }
 
     fn grow(&self, size: u64) -> io::Result<()> {
+        let _one_at_a_time = self.growing.lock();
+        if self.file.metadata()?.len() >= size {
+            return Ok(()); // ftruncate(2) would make it shorter
+        }
         self.file.set_len(size)
     }
 
@@ -302,6 +313,19 @@ mod tests {
         assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));
         assert_eq!(about.dev(), dir.path().metadata().unwrap().dev());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn growing_never_makes_a_file_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
+        store.grow(1 << 20).unwrap();
+        store.write_at(Sealed::stored(&[7; 4096]), (1 << 20) - 4096).unwrap();
+        store.grow(16_384).unwrap();
+        assert_eq!(store.size().unwrap(), 1 << 20);
+        let mut buf = [0; 4096];
+        store.read_at(&mut buf, (1 << 20) - 4096).unwrap();
+        assert_eq!(buf, [7; 4096]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub trait BlockStore: Send + Sync {
     /// As above.
     fn next_hole(&self, offset: u64) -> io::Result<u64>;
 
-    /// Makes the file longer.
+    /// Makes the file longer. Never called with less than it has.
     ///
     /// # Errors
     /// EFBIG or ENOSPC where the file system cannot hold it.

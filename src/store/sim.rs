@@ -5,10 +5,12 @@
 use super::{BlockStore, FileIdentity};
 use crate::cipher::Sealed;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 const PAGE: usize = 512;
+/// Bytes that the simulated file system gives out at a time.
+const BLOCK: u64 = 4096;
 type Page = Box<[u8; PAGE]>;
 
 #[derive(Default)]
@@ -26,10 +28,32 @@ struct Disk {
     no_scratch: bool,
     /// Nothing is at hand: a read that may not wait gets nothing.
     cold: bool,
+    /// 4 KiB blocks that have room on the disk; what is punched gives its back.
+    allocated: BTreeSet<u64>,
+    /// No room for more of them.
+    full: bool,
+    /// 512-byte sectors that cannot be read until they are written.
+    bad: BTreeSet<u64>,
+    /// What [`BlockStore::next_data`] tells.
+    seek: Seek,
+    /// Runs before the next grow.
+    before_grow: Option<Box<dyn FnOnce() + Send>>,
     /// Runs before the next read of so many bytes.
     before_read: Option<(usize, Box<dyn FnOnce() + Send>)>,
     writes: u64,
     syncs: u64,
+}
+
+/// What the file system says of holes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Seek {
+    /// What was never written.
+    #[default]
+    Truth,
+    /// There are none, as where SEEK_DATA is not known.
+    AllData,
+    /// There is nothing else, though it is not so.
+    AllHoles,
 }
 
 /// The simulated store. Clones share the disk.
@@ -47,7 +71,7 @@ impl SimStore {
     /// of its history, as `pick(n)` says (a number below n).
     pub(crate) fn power_loss(&self, mut pick: impl FnMut(usize) -> usize) -> Self {
         let disk = self.0.lock();
-        let mut after = Disk { size: disk.size, durable: disk.durable.clone(), ..Disk::default() };
+        let mut after = Disk { size: disk.size, durable: disk.durable.clone(), ..disk.kept() };
         let mut histories: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
         for (at, page) in &disk.pending {
             histories.entry(*at).or_default().push(page);
@@ -70,7 +94,7 @@ impl SimStore {
             now: disk.now.clone(),
             durable: disk.durable.clone(),
             pending: disk.pending.clone(),
-            ..Disk::default()
+            ..disk.kept()
         };
         Self(std::sync::Arc::new(Mutex::new(after)))
     }
@@ -83,6 +107,26 @@ impl SimStore {
     /// From now on [`BlockStore::scratch`] fails.
     pub(crate) fn without_scratch(&self) {
         self.0.lock().no_scratch = true;
+    }
+
+    /// Whether writes find no room but where something lies.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.0.lock().full = full;
+    }
+
+    /// The sector that `offset` lies in cannot be read until it is written.
+    pub(crate) fn spoil(&self, offset: u64) {
+        self.0.lock().bad.insert(offset / PAGE as u64);
+    }
+
+    /// What it tells of holes from now on.
+    pub(crate) fn set_seek(&self, seek: Seek) {
+        self.0.lock().seek = seek;
+    }
+
+    /// Has `act` run, once, before the next grow.
+    pub(crate) fn before_grow(&self, act: impl FnOnce() + Send + 'static) {
+        self.0.lock().before_grow = Some(Box::new(act));
     }
 
     /// Whether reads have to wait for the disk from now on.
@@ -115,6 +159,12 @@ impl SimStore {
 }
 
 impl Disk {
+    /// What a crash leaves as it is.
+    fn kept(&self) -> Self {
+        let (allocated, bad) = (self.allocated.clone(), self.bad.clone());
+        Self { allocated, bad, full: self.full, seek: self.seek, ..Self::default() }
+    }
+
     fn step(&mut self) -> io::Result<()> {
         if self.dead {
             return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -136,11 +186,17 @@ impl Disk {
         if offset + data.len() as u64 > self.size {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
+        let blocks = offset / BLOCK..(offset + data.len() as u64).div_ceil(BLOCK);
+        if self.full && blocks.clone().any(|b| !self.allocated.contains(&b)) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.allocated.extend(blocks);
         let mut done = 0;
         while done < data.len() {
             let at = (offset + done as u64) / PAGE as u64;
             let skip = ((offset + done as u64) % PAGE as u64) as usize;
             let n = (PAGE - skip).min(data.len() - done);
+            self.bad.remove(&at);
             let page = self.now.entry(at).or_insert_with(|| Box::new([0; PAGE]));
             page[skip..skip + n].copy_from_slice(&data[done..done + n]);
             let copy = page.clone();
@@ -165,8 +221,11 @@ impl BlockStore for SimStore {
         if offset + out.len() as u64 > disk.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        out.fill(0);
         let end = offset + out.len() as u64;
+        if disk.bad.range(offset / PAGE as u64..end.div_ceil(PAGE as u64)).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        out.fill(0);
         for (at, page) in disk.now.range(offset / PAGE as u64..end.div_ceil(PAGE as u64)) {
             let start = at * PAGE as u64;
             let (from, to) = (start.max(offset), (start + PAGE as u64).min(end));
@@ -191,9 +250,19 @@ impl BlockStore for SimStore {
         self.0.lock().put(data, offset)
     }
 
-    fn zero(&self, offset: u64, len: u64, _keep: bool) -> io::Result<()> {
+    fn zero(&self, offset: u64, len: u64, keep: bool) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.step()?;
+        if keep {
+            let blocks = offset / BLOCK..(offset + len).div_ceil(BLOCK);
+            if disk.full && blocks.clone().any(|b| !disk.allocated.contains(&b)) {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            disk.allocated.extend(blocks);
+        } else {
+            let whole = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
+            disk.allocated.retain(|b| !whole.contains(b));
+        }
         let (first, last) = (offset / PAGE as u64, (offset + len).div_ceil(PAGE as u64));
         let touched: Vec<u64> = disk.now.range(first..last).map(|(at, _)| *at).collect();
         assert!(offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64), "only whole parts are zeroed");
@@ -206,11 +275,19 @@ impl BlockStore for SimStore {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         let disk = self.0.lock();
-        Ok(disk.now.range(offset / PAGE as u64..).next().map(|(at, _)| (at * PAGE as u64).max(offset)))
+        let found = disk.now.range(offset / PAGE as u64..).next().map(|(at, _)| (at * PAGE as u64).max(offset));
+        Ok(match disk.seek {
+            Seek::Truth => found,
+            Seek::AllData => Some(offset).filter(|at| *at < disk.size),
+            Seek::AllHoles => None,
+        })
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
         let disk = self.0.lock();
+        if disk.seek == Seek::AllData {
+            return Ok(disk.size);
+        }
         let mut at = offset / PAGE as u64;
         while disk.now.contains_key(&at) {
             at += 1;
@@ -219,8 +296,18 @@ impl BlockStore for SimStore {
     }
 
     fn grow(&self, size: u64) -> io::Result<()> {
+        let act = self.0.lock().before_grow.take();
+        if let Some(act) = act {
+            act();
+        }
         let mut disk = self.0.lock();
-        disk.size = disk.size.max(size);
+        disk.size = size;
+        let end = size.div_ceil(PAGE as u64);
+        for pages in [true, false] {
+            let side = if pages { &mut disk.now } else { &mut disk.durable };
+            side.split_off(&end);
+        }
+        disk.pending.retain(|(at, _)| *at < end);
         Ok(())
     }
 

@@ -3,16 +3,23 @@
 //! Orders: identity: into the slot with the older state, sync, into the other, sync. State: one 4 KiB write into the
 //! slot with the older state, sync. A slot that cannot be read, or that is behind, is made anew from the good one at the
 //! next open for writing.
+//!
+//! Memory says what the disk says after each write. A slot that is passed over may have been the newer one, so the state of
+//! the other is not believed: see [`distrust`].
 
-use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, json};
+use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, Untrusted, json};
 use super::syncer::Syncer;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
 use crate::store::BlockStore;
-use crate::units::{Hash32, VolumeId};
+use crate::units::{Epoch, Hash32, VolumeId};
 use aws_lc_rs::hmac;
 use std::sync::Arc;
+
+/// Epochs by which the state of the slot that does not count may be behind, and one more. Each state write raises the epoch
+/// by one at most, and the slots take turns, so the other slot is one behind.
+const RESERVED_EPOCHS: u32 = 2;
 
 /// The header of an open volume file.
 pub struct Header {
@@ -26,6 +33,21 @@ pub struct Header {
     /// Keys as the other slot has them, when they differ.
     other_keys: Option<(u64, Keys)>,
     fallback: bool,
+    /// The other slot's state lacks something that must survive the loss of this slot.
+    behind: bool,
+}
+
+/// A new identity with its MAC, not written yet.
+pub(super) struct NextIdentity {
+    pub(super) identity: Identity,
+    raw: Vec<u8>,
+    mac: [u8; 32],
+}
+
+impl NextIdentity {
+    pub(super) fn hash(&self) -> Hash32 {
+        Hash32::of(&self.raw)
+    }
 }
 
 /// The store and its one syncer.
@@ -77,18 +99,21 @@ impl Header {
     /// # Errors
     /// [`Kind::Integrity`] when neither is good, naming the offset and field of each.
     pub(super) fn load(store: Arc<dyn BlockStore>, syncer: Arc<Syncer>, name: &str) -> Result<Self> {
-        let mut raw = vec![0u8; INTENT_OFFSET as usize];
         let size = store.size().on(|| format!("open volume {name}"))?;
-        if size < raw.len() as u64 {
+        if size < INTENT_OFFSET {
             return Err(Error::new(
                 Kind::Integrity,
-                format!("open volume {name}: the file has {size} bytes, a volume's header alone has {}", raw.len()),
+                format!("open volume {name}: the file has {size} bytes, a volume's header alone has {INTENT_OFFSET}"),
             )
             .hint("it was truncated, or is not a coffer volume; restore it from a snapshot"));
         }
-        store.read_at(&mut raw, 0).on(|| format!("open volume {name}: read the header"))?;
-        let slots = [Slot::decode(&raw[..SLOT]), Slot::decode(&raw[SLOT..])];
-        match slots {
+        // Each by itself: a sector that cannot be read costs its own slot alone.
+        let slot = |at: u64| {
+            let mut raw = vec![0u8; SLOT];
+            store.read_at(&mut raw, at).on(|| format!("read 65536 bytes at {at}"))?;
+            Slot::decode(&raw)
+        };
+        match [slot(0), slot(SLOT as u64)] {
             [Ok(a), Ok(b)] => Ok(Self::both((store, syncer), a, b)),
             [Ok(a), Err(e)] => Ok(Self::one((store, syncer), a, 0, &e)),
             [Err(e), Ok(b)] => Ok(Self::one((store, syncer), b, 1, &e)),
@@ -110,12 +135,15 @@ impl Header {
         let repair = (other.identity_hash() != now.identity_hash()).then(|| "it is of an older generation".to_owned());
         let other_keys = (repair.is_none() && other.keys_generation != now.keys_generation)
             .then(|| (other.keys_generation, other.keys.clone()));
-        Self { store, syncer, now, at, repair, other_keys, fallback: false }
+        let behind = lacks(&other.state, &now.state);
+        Self { store, syncer, now, at, repair, other_keys, fallback: false, behind }
     }
 
-    fn one((store, syncer): Disk, good: Slot, at: u8, why: &Error) -> Self {
+    fn one((store, syncer): Disk, mut good: Slot, at: u8, why: &Error) -> Self {
         // What the damaged slot said is not known: it may have been the newer one.
-        Self { store, syncer, now: good, at, repair: Some(why.line()), other_keys: None, fallback: true }
+        distrust(&mut good.state);
+        let repair = Some(why.line());
+        Self { store, syncer, now: good, at, repair, other_keys: None, fallback: true, behind: true }
     }
 
     /// What the volume is.
@@ -157,6 +185,12 @@ impl Header {
         self.fallback
     }
 
+    /// Whether the loss of the slot that counts would lose something that must not be lost: that the volume is filled, or that
+    /// a sync failed.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     /// What is wrong with the other slot, for a warning.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
@@ -188,54 +222,100 @@ impl Header {
         self.syncer.sync(&*self.store, || self.volume().to_string())
     }
 
-    /// Says in the state that a sync failed. The syncer will not sync any more, so this one goes around it: whether it
+    /// Writes a whole slot, without a sync.
+    fn put_slot(&self, slot: &Slot, to: u8) -> Result<()> {
+        let what = || format!("write header slot {} of {}", if to == 0 { "A" } else { "B" }, self.volume());
+        self.store.write_meta(&slot.encode(to)?, u64::from(to) * SLOT as u64).on(what)
+    }
+
+    /// Says in both slots that a sync failed. The syncer will not sync any more, so this one goes around it: whether it
     /// became durable is not known, and nothing rests on it.
     pub(super) fn record_failure(&mut self) -> Result<()> {
-        let what = || format!("write the state of {}", self.volume());
-        let mut next = self.now.clone();
-        next.state.write_failed = true;
-        next.state_generation += 1;
-        let to = 1 - self.at;
-        self.store.write_meta(&next.encode(to)?, u64::from(to) * SLOT as u64).on(what)?;
-        self.store.sync().on(what)?;
-        (self.now, self.at) = (next, to);
+        for _ in 0..2 {
+            let mut next = self.now.clone();
+            next.state.write_failed = true;
+            next.state_generation += 1;
+            let to = 1 - self.at;
+            self.repair.get_or_insert_with(|| "a write to it failed".to_owned());
+            self.put_slot(&next, to)?;
+            self.store.sync().on(|| format!("write the state of {}", self.volume()))?;
+            (self.now, self.at, self.repair) = (next, to, None);
+        }
+        self.behind = false;
         Ok(())
     }
 
     /// Writes a new state, durable on return.
     pub(super) fn write_state(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+        if self.fallback {
+            self.mend_slot()?; // what is not believed is so in both slots before an epoch or a flag builds on it
+        }
         let mut next = self.now.clone();
         change(&mut next.state);
         if next.state == self.now.state && self.repair.is_none() {
             return Ok(());
         }
+        self.put_state(next)
+    }
+
+    /// As [`Header::write_state`], in both slots: what it says survives the loss of either.
+    pub(super) fn write_state_twice(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+        self.write_state(change)?;
+        self.catch_up()
+    }
+
+    /// Writes the state into the other slot too, if that one lacks something.
+    fn catch_up(&mut self) -> Result<()> {
+        if self.behind || self.repair.is_some() { self.put_state(self.now.clone()) } else { Ok(()) }
+    }
+
+    fn put_state(&mut self, mut next: Slot) -> Result<()> {
         next.state_generation += 1;
-        let what = || format!("write the state of {}", self.volume());
         let to = 1 - self.at;
-        if self.repair.is_some() {
+        let written = if self.repair.is_some() {
             // The whole slot is made anew on this occasion: a state block alone would not make it good.
-            self.store.write_meta(&next.encode(to)?, u64::from(to) * SLOT as u64).on(what)?;
+            self.put_slot(&next, to)
         } else {
             let offset = u64::from(to) * SLOT as u64 + STATE.0 as u64;
-            self.store.write_meta(&next.encode_state()?, offset).on(what)?;
+            let what = || format!("write the state of {}", self.volume());
+            self.store.write_meta(&next.encode_state()?, offset).on(what)
+        };
+        if let Err(err) = written.and_then(|()| self.sync()) {
+            // It may hold the old state, the new one, or neither.
+            self.repair.get_or_insert_with(|| "a write to it failed".to_owned());
+            return Err(err);
         }
-        self.sync()?;
+        // After a fallback the slot that was good still says what is not believed.
+        self.behind = self.fallback || lacks(&self.now.state, &next.state);
+        self.fallback = false;
         (self.now, self.at, self.repair) = (next, to, None);
         Ok(())
     }
 
-    /// Writes a new identity into both slots, a sync after each.
-    pub(super) fn write_identity(
-        &mut self,
+    /// The identity that follows this one, with its MAC. Nothing is written.
+    pub(super) fn next_identity(
+        &self,
         key: &Unwrapped<DataKey>,
         change: impl FnOnce(&mut Identity),
-    ) -> Result<()> {
+    ) -> Result<NextIdentity> {
         let mut next = self.now.clone();
         change(&mut next.identity);
         next.identity.generation += 1;
         next.identity_raw = json(&next.identity)?;
-        next.mac = mac_of(&next, key);
-        next.state_generation += 1;
+        let mac = mac_of(&next, key);
+        Ok(NextIdentity { identity: next.identity, raw: next.identity_raw, mac })
+    }
+
+    /// Writes a new identity into both slots, a sync after each.
+    ///
+    /// # Errors
+    /// What the store reports. The identity is then the one that the disk has: ask for it again.
+    pub(super) fn write_identity(&mut self, new: NextIdentity) -> Result<()> {
+        let mut next = self.now.clone();
+        if new.identity.generation != next.identity.generation + 1 {
+            return Err(Error::new(Kind::Failed, format!("the header of {} changed meanwhile", self.volume())));
+        }
+        (next.identity, next.identity_raw, next.mac) = (new.identity, new.raw, new.mac);
         self.write_both(next)
     }
 
@@ -247,33 +327,54 @@ impl Header {
         let mut next = self.now.clone();
         next.keys_generation = next.keys_generation.max(self.other_keys.as_ref().map_or(0, |(g, _)| *g)) + 1;
         next.keys = keys;
-        next.state_generation += 1;
         self.write_both(next)
     }
 
     fn write_both(&mut self, mut next: Slot) -> Result<()> {
-        let what = || format!("write the header of {}", next.identity.volume_id);
-        let first = 1 - self.at;
-        self.store.write_meta(&next.encode(first)?, u64::from(first) * SLOT as u64).on(what)?;
-        self.sync()?;
-        next.state_generation += 1;
-        self.store.write_meta(&next.encode(self.at)?, u64::from(self.at) * SLOT as u64).on(what)?;
-        self.sync()?;
-        (self.now, self.repair, self.other_keys) = (next, None, None);
+        for _ in 0..2 {
+            next.state_generation += 1;
+            let to = 1 - self.at;
+            if let Err(err) = self.put_slot(&next, to).and_then(|()| self.sync()) {
+                self.repair.get_or_insert_with(|| "a write to it failed".to_owned());
+                return Err(err);
+            }
+            (self.now, self.at, self.other_keys) = (next.clone(), to, None);
+            (self.behind, self.fallback) = (true, false);
+            self.repair = Some("it is of an older generation".to_owned());
+        }
+        (self.repair, self.behind) = (None, false);
         Ok(())
     }
 
-    /// Makes the other slot good again from this one, if it has to be; for a volume that is open with its key.
+    /// Makes the other slot good again from this one, if it has to be. No key is needed: it is a copy.
+    pub(super) fn mend_slot(&mut self) -> Result<()> {
+        if self.fallback {
+            self.put_state(self.now.clone())?; // the damaged one first: the good one is the only one
+        }
+        self.catch_up()
+    }
+
+    /// The same for a volume that is open with its key: a cut-off rewrap is finished too.
     pub(super) fn mend(&mut self) -> Result<()> {
         if let Some(keys) = self.other_keys.take() {
             let newest = if keys.0 > self.now.keys_generation { keys.1 } else { self.now.keys.clone() };
             return self.write_keys(newest);
         }
-        if self.repair.is_some() {
-            self.write_state(|_| ())?;
-        }
-        Ok(())
+        self.mend_slot()
     }
+}
+
+/// The slot that was passed over may have been the newer one: written to since, with newer epochs in the map. What is
+/// written from here on says so, a repair included, so that no later open believes the map again.
+fn distrust(state: &mut State) {
+    state.clean = false;
+    state.changed_untrusted = Untrusted::All;
+    state.epoch = Epoch(state.epoch.0.saturating_add(RESERVED_EPOCHS));
+}
+
+/// Whether `older` lacks something of `newer` that must survive the loss of its slot.
+const fn lacks(older: &State, newer: &State) -> bool {
+    (newer.hydrated && !older.hydrated) || (newer.write_failed && !older.write_failed)
 }
 
 fn mac_key(slot: &Slot, key: &Unwrapped<DataKey>) -> hmac::Key {
@@ -287,3 +388,7 @@ fn mac_of(slot: &Slot, key: &Unwrapped<DataKey>) -> [u8; 32] {
     out.copy_from_slice(hmac::sign(&mac_key(slot, key), &slot.mac_input()).as_ref());
     out
 }
+
+#[cfg(test)]
+#[path = "header_tests.rs"]
+mod tests;

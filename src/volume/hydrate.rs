@@ -4,14 +4,16 @@
 //! leaves the storing to the background; a write fetches it whole, stores it, syncs, marks it, then goes on as any write.
 //! The background fills in batches, first what was read last: store several, one sync, mark those that are still absent.
 //! It never writes over a client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
+//! A chunk that cannot be had is passed over and tried again later (`missing`); reads of it fail meanwhile, the rest is filled.
 
 use super::fetched::{Body, Fetched};
 use super::io::Piece;
 use super::map::Entry;
+use super::missing::{Missing, Present};
 use super::{Effort, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, PART, SECTOR};
+use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, PART, SECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +31,9 @@ pub(super) struct Hydration {
     /// Chunks that readers asked for, the newest last.
     wanted: Mutex<VecDeque<ChunkNo>>,
     cursor: Mutex<ChunkNo>,
+    /// Where no chunk is absent any more, as far as somebody has looked.
+    present: Mutex<Present>,
+    missing: Mutex<Missing>,
     /// Chunks that clients had to wait for.
     touched: AtomicU64,
 }
@@ -40,6 +45,8 @@ impl Hydration {
             recent: Fetched::new(RECENT),
             wanted: Mutex::default(),
             cursor: Mutex::default(),
+            present: Mutex::default(),
+            missing: Mutex::default(),
             touched: AtomicU64::new(0),
         }
     }
@@ -90,16 +97,40 @@ impl Volume {
         Ok(self.map_generation > 1 && !entry.present && (self.is_hydrated() || !self.parent_has(chunk)?))
     }
 
-    /// First chunk at or after `from` that still has to be fetched.
-    pub(super) fn next_absent(&self, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
-        let Some(parent) = self.parent.as_ref().filter(|_| !self.is_hydrated()) else { return Ok(None) };
-        while let Some(chunk) = parent.next_with_sectors(from)?.filter(|c| c.offset() < self.size()) {
-            if !self.map.entry(&*self.store, chunk)?.present {
-                return Ok(Some(chunk));
+    /// First chunk at or after `from` that still has to be fetched, or of which that cannot be told: who touches it meets the
+    /// error. What was looked at once is not looked at again, so that a walk over all of a volume is linear.
+    pub(super) fn next_absent(&self, from: ChunkNo) -> Option<ChunkNo> {
+        let parent = self.parent.as_ref().filter(|_| !self.is_hydrated())?;
+        let chunks = chunks_in(self.size());
+        let mut at = from.0;
+        let found = loop {
+            at = self.hydration.present.lock().end_of(at).unwrap_or(at);
+            if at >= chunks {
+                break None;
             }
-            from = ChunkNo(chunk.0 + 1);
-        }
-        Ok(None)
+            match parent.next_with_sectors(ChunkNo(at)) {
+                Ok(None) => {
+                    at = u64::MAX;
+                    break None;
+                }
+                // All between holds nothing of the parent.
+                Ok(Some(chunk)) if chunk.0 > at => at = chunk.0,
+                Ok(Some(chunk)) if self.is_present(chunk) => at += 1,
+                Ok(Some(_)) | Err(_) => break Some(ChunkNo(at)),
+            }
+        };
+        self.hydration.present.lock().add(from.0, at);
+        found
+    }
+
+    /// Whether the map says that a chunk is here; a damaged map block says nothing.
+    fn is_present(&self, chunk: ChunkNo) -> bool {
+        self.map.entry(&*self.store, chunk).is_ok_and(|e| e.present)
+    }
+
+    /// Chunks that could not be fetched so far while the rest was filled: reads of them fail.
+    pub fn missing_chunks(&self) -> Vec<ChunkNo> {
+        self.hydration.missing.lock().all()
     }
 
     fn key_of_tag(&self, tag: KeyTag) -> Result<KeyEpoch> {
@@ -209,33 +240,45 @@ impl Volume {
         self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })
     }
 
-    /// Fills up to `batch` absent chunks: those that readers asked for first, then in order. One sync for all of them.
+    /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not be had
+    /// before. One sync for all of them.
     ///
     /// # Errors
-    /// When a chunk cannot be had, or the store fails; what was marked before stays.
+    /// When none of them could be had ([`Volume::missing_chunks`]), or the store fails; what was marked before stays.
     pub fn hydrate_some(&self, batch: usize) -> Result<Filled> {
         if self.is_hydrated() {
             return Ok(Filled { chunks: 0, done: true });
         }
         let mut cursor = self.hydration.cursor.lock();
-        let (picked, next) = self.pick(*cursor, batch)?;
+        let (mut picked, next) = self.pick(*cursor, batch)?;
         if picked.is_empty() {
-            self.mark_opened()?;
-            self.sync()?;
-            self.header.lock().write_state(|s| s.hydrated = true)?;
-            self.hydration.done.store(true, Ordering::Release);
-            self.hydration.recent.close();
-            return Ok(Filled { chunks: 0, done: true });
+            let mut missing = self.hydration.missing.lock();
+            missing.forget(|chunk| self.is_present(chunk));
+            if missing.is_empty() {
+                drop(missing);
+                return self.end_filling();
+            }
+            picked = missing.due(batch);
+            if picked.is_empty() {
+                return Err(missing.error(self.id));
+            }
         }
         self.mark_opened()?;
+        *cursor = next;
         let mut stored: Vec<(ChunkNo, KeyEpoch)> = Vec::with_capacity(picked.len());
+        let tried = picked.len();
+        let mut failed = 0;
         for chunk in picked {
-            let Body { sealed, key } = self.fetch(chunk)?;
-            let _held = self.stripe(chunk).lock.lock();
-            if !self.map.entry(&*self.store, chunk)?.present {
-                self.store_fetched(chunk, &sealed)?;
-                stored.push((chunk, key));
+            match self.fill(chunk)? {
+                Ok(key) => stored.extend(key.map(|k| (chunk, k))),
+                Err(why) => {
+                    failed += 1;
+                    self.hydration.missing.lock().add(self.id, chunk, &why);
+                }
             }
+        }
+        if failed == tried {
+            return Err(self.hydration.missing.lock().error(self.id));
         }
         self.sync()?;
         for (chunk, key) in &stored {
@@ -243,8 +286,34 @@ impl Volume {
             let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key: *key, ..e } };
             self.map.mark(&*self.store, &[*chunk], still_absent)?;
         }
-        *cursor = next;
         Ok(Filled { chunks: stored.len(), done: false })
+    }
+
+    /// Fetches and stores a chunk, not marked yet. `Ok(None)`: it came here meanwhile. The inner error: it cannot be had now.
+    fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
+        let Body { sealed, key } = match self.fetch(chunk) {
+            Ok(body) => body,
+            Err(why) => return Ok(Err(why)),
+        };
+        let _held = self.stripe(chunk).lock.lock();
+        match self.map.entry(&*self.store, chunk) {
+            Ok(entry) if entry.present => return Ok(Ok(None)),
+            Ok(_) => {}
+            Err(why) => return Ok(Err(why)),
+        }
+        self.store_fetched(chunk, &sealed)?;
+        Ok(Ok(Some(key)))
+    }
+
+    /// Nothing is absent any more.
+    fn end_filling(&self) -> Result<Filled> {
+        self.mark_opened()?;
+        self.sync()?;
+        // In both slots before anybody lets go of the snapshot: the loss of one must not make it be needed again.
+        self.with_header_mut(|h| h.write_state_twice(|s| s.hydrated = true))?;
+        self.hydration.done.store(true, Ordering::Release);
+        self.hydration.recent.close();
+        Ok(Filled { chunks: 0, done: true })
     }
 
     fn pick(&self, cursor: ChunkNo, batch: usize) -> Result<(Vec<ChunkNo>, ChunkNo)> {
@@ -252,14 +321,15 @@ impl Volume {
         // The newest first: they are in memory still. And no more than a batch, for clients wait meanwhile.
         while picked.len() < batch {
             let Some(chunk) = self.hydration.wanted.lock().pop_back() else { break };
-            if !picked.contains(&chunk) && !self.map.entry(&*self.store, chunk)?.present {
+            if !picked.contains(&chunk) && !self.is_present(chunk) {
                 picked.push(chunk);
             }
         }
         let mut at = cursor;
         while picked.len() < batch {
-            let Some(chunk) = self.next_absent(at)? else { break };
-            if !picked.contains(&chunk) {
+            let Some(chunk) = self.next_absent(at) else { break };
+            let known = self.hydration.missing.lock().contains(chunk);
+            if !known && !picked.contains(&chunk) {
                 picked.push(chunk);
             }
             at = ChunkNo(chunk.0 + 1);

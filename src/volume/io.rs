@@ -250,7 +250,7 @@ impl Volume {
     pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
         let what = || format!("look for data at {at} of {}", self.id);
         let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
-        let absent = self.next_absent(ChunkNo::of(at))?.map(|c| c.offset().max(at));
+        let absent = self.next_absent(ChunkNo::of(at)).map(|c| c.offset().max(at));
         Ok(match (data, absent) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -4,7 +4,7 @@ use super::format::{
     BaseRecord, DATA_OFFSET, INTENT_OFFSET, Identity, KeySlot, Keys, MAP_BLOCKS, MAP_OFFSET, META_BLOCK, ParentRef,
     Region, State, Untrusted, WrappedKey,
 };
-use super::header::{Header, NewHeader};
+use super::header::{Header, NewHeader, NextIdentity};
 use super::intent::Intent;
 use super::map::{Entry, Map};
 use super::parent::Parent;
@@ -16,8 +16,8 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::BlockStore;
-use crate::units::{CHUNK, Epoch, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
-use parking_lot::{Mutex, RwLock};
+use crate::units::{CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -49,6 +49,42 @@ pub struct Opening {
     pub parent: Option<Arc<dyn Parent>>,
     /// A sync failed earlier, whether or not the header could still be told (order 5).
     pub write_failed: bool,
+}
+
+/// A volume that is about to grow: what its identity will be. Nothing is written yet, and nobody else grows it meanwhile.
+pub struct GrowPlan<'a> {
+    _turn: MutexGuard<'a, ()>,
+    /// None: it has that size already.
+    next: Option<NextIdentity>,
+    generation: u64,
+    hash: Hash32,
+    size: u64,
+}
+
+impl GrowPlan<'_> {
+    /// The identity's generation when it has grown.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// BLAKE3 of the identity as it will be stored.
+    #[must_use]
+    pub const fn hash(&self) -> Hash32 {
+        self.hash
+    }
+
+    /// Bytes that a user will see.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it has another size now.
+    #[must_use]
+    pub const fn is_change(&self) -> bool {
+        self.next.is_some()
+    }
 }
 
 /// Bytes of the file that holds a volume of `size` bytes.
@@ -146,6 +182,8 @@ impl Volume {
         if id.parent.is_some() && !state.hydrated && opening.parent.is_none() {
             return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand")));
         }
+        // One slot alone may say that it is filled: the step that ends the filling is done once more then, for both.
+        let hydrated = state.hydrated && (!header.is_behind() || opening.parent.is_none());
         let write_failed = state.write_failed || opening.write_failed;
         let untrusted = if write_failed { Untrusted::All } else { judge_trust(&header, &*store, &env)? };
         let key_epochs: Vec<_> = id.key_epochs.iter().map(|k| (k.epoch, k.data_key_id)).collect();
@@ -168,10 +206,11 @@ impl Volume {
             live: RwLock::new(Arc::new(Live { epoch: state.epoch, pending: Vec::new() })),
             ciphers: RwLock::new(None),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
-            hydration: hydrate::Hydration::new(state.hydrated),
-            parent: opening.parent.filter(|_| !state.hydrated),
+            hydration: hydrate::Hydration::new(hydrated),
+            parent: opening.parent.filter(|_| !hydrated),
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),
+            grows: Mutex::new(()),
             failed: AtomicBool::new(false),
             on_failed_sync: OnceLock::new(),
             syncer,
@@ -221,14 +260,17 @@ impl Volume {
                 }
             }
         }
-        let mut header = self.header.lock();
+        let header = self.header.lock();
         let mac_epoch = header.identity().mac_epoch;
         let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
         header.verify(mac_key.ok_or_else(|| Error::new(Kind::KeyUnavailable, format!("{}: no MAC key", self.id)))?)?;
-        if self.writable {
-            header.mend()?;
-        }
         drop(header);
+        if self.writable
+            && let Err(err) = self.with_header_mut(Header::mend)
+        {
+            // One slot is enough to read, and a write has to mend it first.
+            tracing::warn!("{}: its header could not be made good again: {}", self.id, err.line());
+        }
         let built = keys.iter().map(|(e, k)| (*e, XtsCipher::new(k))).collect();
         let mut ciphers = self.ciphers.write();
         admit()?;
@@ -246,20 +288,21 @@ impl Volume {
         if self.opened.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut header = self.header.lock();
-        if self.opened.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let file = self.store.identity().on(|| format!("open {}", self.id))?;
-        let untrusted = *self.untrusted.lock();
-        header.write_state(|s| {
-            s.clean = false;
-            s.boot_id = self.env.boot_id.to_string();
-            s.file = file;
-            s.changed_untrusted = untrusted;
-        })?;
-        self.opened.store(true, Ordering::Release);
-        Ok(())
+        self.with_header_mut(|header| {
+            if self.opened.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let file = self.store.identity().on(|| format!("open {}", self.id))?;
+            let untrusted = *self.untrusted.lock();
+            header.write_state(|s| {
+                s.clean = false;
+                s.boot_id = self.env.boot_id.to_string();
+                s.file = file;
+                s.changed_untrusted = untrusted;
+            })?;
+            self.opened.store(true, Ordering::Release);
+            Ok(())
+        })
     }
 
     /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped, and the file
@@ -283,9 +326,7 @@ impl Volume {
             self.intent.clear(&*self.store)?;
         }
         let (units, boot) = (self.units_for_state(), self.env.boot_id.to_string());
-        self.header.lock().write_state(|s| {
-            (s.clean, s.sealed_units, s.boot_id) = (true, units, boot);
-        })?;
+        self.with_header_mut(|h| h.write_state(|s| (s.clean, s.sealed_units, s.boot_id) = (true, units, boot)))?;
         self.opened.store(false, Ordering::Release);
         Ok(())
     }
@@ -293,27 +334,77 @@ impl Volume {
     /// Makes the volume larger: the file first, then the identity in both slots, then whoever asks for the size.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a smaller or impossible size, [`Kind::NoSpace`] if the file system cannot hold it,
-    /// [`Kind::Integrity`] if something lies past the old end.
+    /// As [`Volume::plan_grow`] and [`Volume::grow_by`].
     pub fn grow(&self, size: u64, mac_key: &Unwrapped<DataKey>) -> Result<()> {
+        self.grow_by(self.plan_grow(size, mac_key)?)
+    }
+
+    /// Says what the identity will be at that size, before anything is written. One grow at a time: the plan holds the
+    /// volume's turn to grow, and another plan waits for it.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a smaller or impossible size, [`Kind::ReadOnly`], [`Kind::Integrity`] if something lies past the
+    /// old end.
+    pub fn plan_grow(&self, size: u64, mac_key: &Unwrapped<DataKey>) -> Result<GrowPlan<'_>> {
         check_size(size)?;
+        let turn = self.grows.lock();
         let old = self.size();
         if size < old {
             return Err(Error::new(Kind::Usage, format!("{} has {old} bytes and cannot shrink to {size}", self.id)));
         }
-        if !self.writable {
+        if !self.is_writable() {
             return Err(Error::new(Kind::ReadOnly, format!("grow {}: it is open read-only", self.id)));
         }
-        let what = || format!("grow {} to {size} bytes", self.id);
+        let header = self.header.lock();
+        let (generation, hash) = (header.identity().generation, header.identity_hash());
+        if size == old {
+            return Ok(GrowPlan { _turn: turn, next: None, generation, hash, size });
+        }
+        let next = header.next_identity(mac_key, |id| id.size = size)?;
+        drop(header);
         self.check_tail(old)?;
-        self.store.grow(file_size(size)).map_err(|e| {
-            Error::io(what(), e).hint("ext4 holds 16 TiB less the header in one file; choose a smaller size")
-        })?;
+        Ok(GrowPlan { _turn: turn, generation: next.identity.generation, hash: next.hash(), next: Some(next), size })
+    }
+
+    /// Grows as planned.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if the file system cannot hold it; what the store reports.
+    pub fn grow_by(&self, plan: GrowPlan<'_>) -> Result<()> {
+        let GrowPlan { _turn, next, size, .. } = plan;
+        let Some(next) = next else { return Ok(()) };
+        let what = || format!("grow {} to {size} bytes", self.id);
+        // A grow that was cut off may have left it longer: it is never made shorter.
+        if self.store.size().on(what)? < file_size(size) {
+            self.store.grow(file_size(size)).map_err(|e| {
+                Error::io(what(), e).hint("ext4 holds 16 TiB less the header in one file; choose a smaller size")
+            })?;
+        }
         self.sync()?;
-        self.header.lock().write_identity(mac_key, |id| id.size = size)?;
-        self.map.grow(chunks_in(size));
-        self.size.store(size, Ordering::Release);
-        Ok(())
+        let (written, now) = self.with_header_mut(|h| {
+            let written = h.write_identity(next);
+            Ok((written, h.identity().size))
+        })?;
+        self.notice_failed_sync();
+        // One slot is enough for the next open to have the new size.
+        self.map.grow(chunks_in(now));
+        self.size.store(now, Ordering::Release);
+        written
+    }
+
+    /// Makes the header's other slot good again without the key, if the identity is the one that somebody vouches for: its
+    /// hash stands in for the MAC.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] for another identity; what the store reports.
+    pub fn mend_sealed(&self, expected: Hash32) -> Result<()> {
+        self.with_header_mut(|header| {
+            if header.identity_hash() != expected {
+                return Err(Error::new(Kind::Integrity, format!("mend the header of {}: it is another one", self.id))
+                    .hint("attach the volume once, so that the header's MAC can be checked with its key"));
+            }
+            if self.writable { header.mend_slot() } else { Ok(()) }
+        })
     }
 
     /// Parts past the end were never written: growing must not bring anything to light.
@@ -341,8 +432,8 @@ impl Volume {
     /// What the store reports.
     pub fn accept_lost_writes(&self) -> Result<()> {
         *self.untrusted.lock() = Untrusted::All;
-        self.header.lock().write_state(|s| {
-            (s.write_failed, s.changed_untrusted) = (false, Untrusted::All);
+        self.with_header_mut(|h| {
+            h.write_state_twice(|s| (s.write_failed, s.changed_untrusted) = (false, Untrusted::All))
         })
     }
 }

@@ -23,6 +23,7 @@ pub mod intent;
 pub mod io;
 pub mod lifecycle;
 pub mod map;
+mod missing;
 pub mod parent;
 pub mod pending;
 pub mod syncer;
@@ -99,6 +100,8 @@ pub struct Volume {
     /// The state on disk says that this volume may have been written.
     opened: AtomicBool,
     untrusted: Mutex<Untrusted>,
+    /// Held from the comparison of sizes until the new size is announced. Taken before the header.
+    grows: Mutex<()>,
     /// A sync failed: no more writes.
     failed: AtomicBool,
     /// Told of it, once.
@@ -153,10 +156,24 @@ impl Volume {
     fn sync(&self) -> Result<()> {
         self.begun.forget();
         let outcome = self.syncer.sync(&*self.store, || self.id.to_string());
-        if outcome.is_err() && !self.failed.swap(true, Ordering::AcqRel) {
-            self.record_failed_sync();
+        self.notice_failed_sync();
+        outcome
+    }
+
+    /// Changes the header. Its syncs are the volume's: one that fails has the same consequences.
+    fn with_header_mut<T>(&self, change: impl FnOnce(&mut Header) -> Result<T>) -> Result<T> {
+        let outcome = change(&mut self.header.lock());
+        if outcome.is_err() {
+            self.notice_failed_sync();
         }
         outcome
+    }
+
+    /// What follows from a failed sync, once, whoever met it. The header is not locked by the caller.
+    fn notice_failed_sync(&self) {
+        if self.syncer.has_failed() && !self.failed.swap(true, Ordering::AcqRel) {
+            self.record_failed_sync();
+        }
     }
 
     /// Order 5: the volume goes read-only, pending snapshots fail, and the state says so until somebody accepts it.

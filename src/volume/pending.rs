@@ -7,12 +7,13 @@
 
 use super::aside::{Aside, Taken};
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
+use super::header::Header;
 use super::io::Piece;
 use super::map::Entry;
 use super::{Effort, Live, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId, chunks_in};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,6 +32,11 @@ pub trait ChunkSink: Send + Sync {
     /// # Errors
     /// When the base's tree cannot be read.
     fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
+
+    /// Chunks that it takes at most: those past them belong to a later size of the volume.
+    fn chunks(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// A snapshot under way.
@@ -39,6 +45,8 @@ pub struct Pending {
     /// Chunks changed after this epoch are looked at.
     base_p: Epoch,
     comparing: Untrusted,
+    /// Chunks that the volume had, and the snapshot has: it may grow meanwhile.
+    chunks: u64,
     sink: Arc<dyn ChunkSink>,
     copied: Mutex<HashSet<u64>>,
     pub(super) aside: Aside,
@@ -68,7 +76,9 @@ impl Pending {
 
     /// Whether a chunk is the snapshot's and not copied. What is set aside of it is so whatever the map says by now.
     fn lacks(&self, chunk: ChunkNo, entry: Entry) -> bool {
-        (self.covers(entry) || self.aside.holds(chunk)) && !self.copied.lock().contains(&chunk.0)
+        chunk.0 < self.chunks
+            && (self.covers(entry) || self.aside.holds(chunk))
+            && !self.copied.lock().contains(&chunk.0)
     }
 
     /// Counts a chunk as copied, and answers what is to be put over its bytes as they are or were lately. Its stripe is held.
@@ -124,7 +134,29 @@ impl Volume {
         if self.map.was_rebuilt() {
             *self.untrusted.lock() = Untrusted::All;
         }
-        let mut header = self.header.lock();
+        let comparing = *self.untrusted.lock();
+        self.with_header_mut(|header| {
+            let (record, next) = self.write_begin(header, &begin)?;
+            let pending = Arc::new(Pending {
+                record,
+                base_p: begin.base.as_ref().map_or(Epoch(0), |b| b.p),
+                comparing,
+                chunks: chunks_in(self.size()).min(begin.sink.chunks()),
+                sink: begin.sink,
+                copied: Mutex::default(),
+                aside: Aside::default(),
+                failed: Mutex::default(),
+            });
+            let mut live = self.live.write();
+            let mut all = live.pending.clone();
+            all.push(pending.clone());
+            *live = Arc::new(Live { epoch: next, pending: all });
+            Ok(pending)
+        })
+    }
+
+    /// The state write that fixes the point in time; the epoch that follows it.
+    fn write_begin(&self, header: &mut Header, begin: &Begin) -> Result<(PendingRecord, Epoch)> {
         if header.state().pending.len() >= MAX_PENDING {
             return Err(Error::new(Kind::Busy, format!("{} has {MAX_PENDING} snapshots pending", self.id))
                 .hint("wait until one is completed"));
@@ -141,27 +173,13 @@ impl Volume {
             base: begin.base.as_ref().map(|b| b.snapshot),
             map_generation: self.map_generation,
         };
-        let comparing = *self.untrusted.lock();
         let units = self.units_for_state();
         header.write_state(|s| {
             s.epoch = next;
             s.pending.push(record.clone());
             s.sealed_units = units;
         })?;
-        let pending = Arc::new(Pending {
-            record,
-            base_p: begin.base.map_or(Epoch(0), |b| b.p),
-            comparing,
-            sink: begin.sink,
-            copied: Mutex::default(),
-            aside: Aside::default(),
-            failed: Mutex::default(),
-        });
-        let mut live = self.live.write();
-        let mut all = live.pending.clone();
-        all.push(pending.clone());
-        *live = Arc::new(Live { epoch: next, pending: all });
-        Ok(pending)
+        Ok((record, next))
     }
 
     /// What a writing piece does before it changes a chunk: whoever still needs it gets what was there. The stripe is held.
@@ -319,8 +337,7 @@ impl Volume {
             .pending
             .iter()
             .any(|x| x.record.snapshot == record.snapshot && x.comparing != Untrusted::No);
-        {
-            let mut header = self.header.lock();
+        self.with_header_mut(|header| {
             header.write_state(|s| {
                 s.pending.retain(|x| x.snapshot != record.snapshot);
                 let newer = s.base.as_ref().is_none_or(|b| b.map_generation != record.map_generation || record.p > b.p);
@@ -335,8 +352,8 @@ impl Volume {
                 if compared {
                     (s.trust_p, s.changed_untrusted) = (record.p, Untrusted::No);
                 }
-            })?;
-        }
+            })
+        })?;
         if compared {
             *self.untrusted.lock() = Untrusted::No;
         }
@@ -350,7 +367,7 @@ impl Volume {
     /// What the store reports.
     pub fn drop_snapshot(&self, snapshot: SnapshotId) -> Result<()> {
         self.unpublish(snapshot);
-        self.header.lock().write_state(|s| s.pending.retain(|x| x.snapshot != snapshot))
+        self.with_header_mut(|h| h.write_state(|s| s.pending.retain(|x| x.snapshot != snapshot)))
     }
 
     fn unpublish(&self, snapshot: SnapshotId) {

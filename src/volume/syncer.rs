@@ -6,6 +6,7 @@
 use crate::error::{IoContext, Result};
 use crate::store::BlockStore;
 use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Default)]
 struct Turn {
@@ -22,6 +23,7 @@ struct Turn {
 pub struct Syncer {
     turn: Mutex<Turn>,
     changed: Condvar,
+    has_failed: AtomicBool,
 }
 
 impl Syncer {
@@ -52,10 +54,19 @@ impl Syncer {
             turn.running = false;
             match outcome {
                 Ok(()) => turn.done = this,
-                Err(err) => turn.failed = Some(err),
+                Err(err) => {
+                    turn.failed = Some(err);
+                    self.has_failed.store(true, Ordering::Release);
+                }
             }
             self.changed.notify_all();
         }
+    }
+
+    /// Whether there is a latched error.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// The latched error, if there was one.

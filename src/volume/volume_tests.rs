@@ -363,6 +363,62 @@ fn growing_keeps_data_and_shows_zeros_and_survives_a_crash_at_each_write() {
 }
 
 #[test]
+fn two_grows_at_once_leave_the_larger_size_and_what_was_written_there() {
+    let store = disk(MIB);
+    let v = Arc::new(open_on(&store, "b", None).unwrap());
+    let key = Arc::new(keys(1));
+    let late = Arc::new(Mutex::new(None));
+    // The larger one comes between the smaller one's comparison and its change of the file.
+    let (w, key_of_w, handle) = (v.clone(), key.clone(), late.clone());
+    store.before_grow(move || {
+        let other = w.clone();
+        let thread = std::thread::spawn(move || {
+            other.grow(5 * MIB, &key_of_w[0].1).unwrap();
+            write(&other, 4 * MIB, &pattern(4096, 7));
+            other.flush().unwrap();
+        });
+        if w.grows.is_locked() {
+            *handle.lock() = Some(thread); // it waits for its turn
+        } else {
+            thread.join().unwrap();
+        }
+    });
+    v.grow(3 * MIB, &key[0].1).unwrap();
+    let late = late.lock().take();
+    late.map(|t| t.join().unwrap());
+    assert_eq!((v.size(), store.size().unwrap()), (5 * MIB, file_size(5 * MIB)));
+    assert_eq!(read(&v, 4 * MIB, 4096), pattern(4096, 7));
+    let again = open_on(&store.power_loss(|_| 0), "b2", None).unwrap();
+    assert_eq!(read(&again, 4 * MIB, 4096), pattern(4096, 7));
+    assert_eq!(v.grow(3 * MIB, &key[0].1).unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn a_plan_to_grow_says_what_the_identity_will_be_and_changes_nothing() {
+    let (store, key) = (disk(MIB), keys(1));
+    let v = open_on(&store, "b", None).unwrap();
+    let before = (store.writes(), store.size().unwrap());
+    let told = {
+        let plan = v.plan_grow(3 * MIB, &key[0].1).unwrap();
+        assert!(plan.is_change() && v.grows.is_locked());
+        (plan.generation(), plan.hash(), plan.size())
+    };
+    assert_eq!((store.writes(), store.size().unwrap(), v.size()), (before.0, before.1, MIB));
+    v.grow_by(v.plan_grow(3 * MIB, &key[0].1).unwrap()).unwrap();
+    let header = |v: &Volume| v.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
+    assert_eq!(header(&v), told, "the same plan each time, and kept");
+    assert_eq!(header(&open_on(&store.power_loss(|_| 0), "b2", None).unwrap()), told);
+    let again = v.plan_grow(3 * MIB, &key[0].1).unwrap();
+    assert!(!again.is_change());
+    assert_eq!((again.generation(), again.hash(), again.size()), told);
+    // A cut-off grow left the file longer than this one wants it.
+    drop(again);
+    store.grow(file_size(9 * MIB)).unwrap();
+    v.grow(4 * MIB, &key[0].1).unwrap();
+    assert_eq!(store.size().unwrap(), file_size(9 * MIB));
+}
+
+#[test]
 fn two_key_epochs_are_read_each_under_its_own_key() {
     let store = SimStore::new(file_size(4 * MIB));
     let both = keys(2);
@@ -464,7 +520,8 @@ fn after_a_rollback_old_bytes_are_never_seen_and_the_parents_are() {
     let w = open_on(&store, "b", Some(parent.clone())).unwrap();
     write(&w, 0, &pattern(4 << 20, 9));
     w.flush().unwrap();
-    w.header.lock().write_identity(&keys(1)[0].1, |id| id.map_generation += 1).unwrap();
+    let next = w.header.lock().next_identity(&keys(1)[0].1, |id| id.map_generation += 1).unwrap();
+    w.header.lock().write_identity(next).unwrap();
     drop(w);
     let w = open_on(&store, "b", Some(parent)).unwrap();
     let mut model = vec![0u8; 4 << 20];

@@ -1,0 +1,265 @@
+//! What the loss of a sector of a header slot costs, at each moment of a volume's life.
+
+use super::super::testing::*;
+use super::super::*;
+use super::*;
+use crate::store::sim::SimStore;
+use crate::units::{CHUNK, SnapshotId, chunks_in};
+use std::collections::HashMap;
+
+const SIZE: usize = 8 * CHUNK;
+const SECTORS: u64 = (SLOT / 512) as u64;
+
+fn write(v: &Volume, chunk: u64, fill: u8) {
+    let mut data = vec![fill; 4096];
+    assert_eq!(v.write(chunk * CHUNK as u64, &mut data, Effort::Full).unwrap(), Progress::Done);
+}
+
+/// The bytes that this test writes: the first 4 KiB of each chunk.
+fn heads(v: &Volume) -> Vec<u8> {
+    (0..chunks_in(v.size())).flat_map(|c| read(v, c * CHUNK as u64, 4096)).collect()
+}
+
+/// The same of a snapshot.
+fn heads_of(chunks: &Chunks, count: u64) -> Vec<u8> {
+    use crate::cipher::xts::{At, XtsCipher};
+    let cipher = XtsCipher::new(&keys(1)[0].1);
+    let mut out = vec![0; count as usize * 4096];
+    for (no, (sealed, _)) in chunks.map.lock().iter() {
+        let head = &mut out[*no as usize * 4096..][..4096];
+        head.copy_from_slice(&sealed[..4096]);
+        cipher.open_parts(At::new(no * CHUNK as u64).unwrap(), head);
+    }
+    out
+}
+
+/// A disk as it was after some step, with what the volume then held.
+struct Moment {
+    what: &'static str,
+    disk: SimStore,
+    content: Vec<u8>,
+}
+
+/// A volume's life with all kinds of header writes, and the snapshots that were completed, whole.
+#[derive(Default)]
+struct Life {
+    moments: Vec<Moment>,
+    whole: HashMap<SnapshotId, Arc<Chunks>>,
+}
+
+impl Life {
+    fn note(&mut self, what: &'static str, store: &SimStore, v: &Volume) {
+        self.moments.push(Moment { what, disk: store.killed(), content: heads(v) });
+    }
+
+    fn complete(&mut self, v: &Volume, pending: &Pending, sink: &Chunks) {
+        v.copy_pending(pending, |_| true).unwrap();
+        v.complete_snapshot(pending.record()).unwrap();
+        let none = Arc::default();
+        let base = pending.record().base.map_or(&none, |b| &self.whole[&b]);
+        self.whole.insert(pending.record().snapshot, Arc::new(sink.over(base)));
+    }
+
+    fn sink(&self, v: &Volume) -> Arc<Chunks> {
+        let base = v.base().map(|b| self.whole[&b.snapshot].clone());
+        Arc::new(Chunks { size: v.size(), base, ..Chunks::default() })
+    }
+
+    fn live() -> Self {
+        let mut life = Self::default();
+        let store = disk(SIZE as u64);
+        let v = open_on(&store, "boot", None).unwrap();
+        life.note("opened", &store, &v);
+        write(&v, 0, 1);
+        life.note("written", &store, &v);
+        for round in 0..2u8 {
+            let sink = life.sink(&v);
+            let pending = begin(&v, &sink);
+            life.note("a snapshot begun", &store, &v);
+            write(&v, 1, 10 + round);
+            life.note("written while it is pending", &store, &v);
+            life.complete(&v, &pending, &sink);
+            life.note("a snapshot completed", &store, &v);
+            write(&v, 2, 20 + round);
+            life.note("written after it", &store, &v);
+        }
+        v.grow(SIZE as u64 + 4096, &keys(1)[0].1).unwrap();
+        life.note("grown", &store, &v);
+        write(&v, 8, 33);
+        life.note("written past the old end", &store, &v);
+        v.close().unwrap();
+        drop(v);
+        let v = open_on(&store, "boot", None).unwrap();
+        life.note("closed in order, and opened", &store, &v);
+        write(&v, 3, 44);
+        life.note("written again", &store, &v);
+        life
+    }
+
+    /// The next snapshot of this disk holds what the volume holds.
+    fn check(&self, disk: &SimStore, content: &[u8], told: &str) {
+        let v = open_on(disk, "boot", None).unwrap();
+        assert!(heads(&v) == content, "{told}: the content");
+        for left in v.pending_records() {
+            v.drop_snapshot(left.snapshot).unwrap();
+        }
+        let sink = self.sink(&v);
+        let pending = begin(&v, &sink);
+        v.copy_pending(&pending, |_| true).unwrap();
+        let none = Arc::default();
+        let whole = sink.over(sink.base.as_ref().unwrap_or(&none));
+        let held = heads_of(&whole, chunks_in(v.size()));
+        assert!(held == content, "{told}: the snapshot misses what was written");
+    }
+}
+
+#[test]
+fn a_lost_sector_of_either_slot_costs_that_slot_and_no_snapshot_omits_anything() {
+    let life = Life::live();
+    for moment in &life.moments {
+        for slot in 0..2 {
+            for sector in 0..SECTORS {
+                let at = slot * SLOT as u64 + sector * 512;
+                for flip in [true, false] {
+                    let used = [0, 1, 8, 9, 10, 56, 120, 121].contains(&sector);
+                    if flip && !used {
+                        continue; // zeros that nothing checks
+                    }
+                    if !flip && !used && sector % 64 != 63 {
+                        continue; // any sector fails the slot's read alike
+                    }
+                    let told = format!("{}, slot {slot}, sector {sector}, flipped {flip}", moment.what);
+                    let disk = moment.disk.killed();
+                    if flip {
+                        disk.poke(at + 70, 0x40)
+                    } else {
+                        disk.spoil(at)
+                    }
+                    // The first open mends it and does nothing else; the second must not believe what the first did not.
+                    drop(open_on(&disk, "boot", None).unwrap());
+                    life.check(&disk.killed(), &moment.content, &told);
+                    // The same slot is lost once more after something was written.
+                    let v = open_on(&disk, "boot", None).unwrap();
+                    write(&v, 5, 99);
+                    let content = heads(&v);
+                    drop(v);
+                    for again in (0..2).filter(|_| sector % 8 == 0) {
+                        let disk = disk.killed();
+                        disk.poke(again * SLOT as u64 + 70, 1);
+                        life.check(&disk, &content, &format!("{told}, then slot {again}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_passed_over_is_not_believed_at_the_second_open_either() {
+    let store = disk(SIZE as u64);
+    let v = open_on(&store, "boot", None).unwrap();
+    write(&v, 0, 1);
+    v.close().unwrap();
+    drop(v);
+    store.poke(70, 1);
+    for _ in 0..2 {
+        let v = open_on(&store, "boot", None).unwrap();
+        assert_eq!(*v.untrusted.lock(), Untrusted::All);
+        let clean = v.with_header(|h| h.state().clean);
+        assert!(!clean);
+    }
+    let v = open_on(&store, "boot", None).unwrap();
+    let sink = Arc::new(Chunks { size: v.size(), ..Chunks::default() });
+    let pending = begin(&v, &sink);
+    v.copy_pending(&pending, |_| true).unwrap();
+    v.complete_snapshot(pending.record()).unwrap();
+    v.close().unwrap();
+    drop(v);
+    assert_eq!(*open_on(&store, "boot", None).unwrap().untrusted.lock(), Untrusted::No, "all was compared");
+}
+
+#[test]
+fn memory_has_the_identity_that_the_disk_has_wherever_a_grow_fails() {
+    let key = keys(1);
+    for stop in 0..12 {
+        let store = disk(SIZE as u64);
+        let v = open_on(&store, "boot", None).unwrap();
+        write(&v, 0, 1);
+        store.fail_in(stop, false);
+        let grown = v.grow(2 * SIZE as u64, &key[0].1);
+        let seen = open_on(&store.killed(), "boot", None).unwrap();
+        assert_eq!(v.with_header(Header::identity_hash), seen.with_header(Header::identity_hash), "stop {stop}");
+        assert_eq!(v.size(), seen.size(), "stop {stop}");
+        assert_eq!(v.size(), v.with_header(|h| h.identity().size), "stop {stop}");
+        if grown.is_ok() {
+            assert!(stop > 3, "a grow syncs the file and writes both slots");
+            return;
+        }
+        if v.is_writable() {
+            // It goes on as what it is, and says so to the next open.
+            write(&v, 7, 2);
+            v.grow(2 * SIZE as u64, &key[0].1).unwrap();
+            write(&v, 15, 3);
+            v.close().unwrap();
+            let seen = open_on(&store.power_loss(|_| 0), "boot", None).unwrap();
+            assert_eq!(seen.size(), 2 * SIZE as u64);
+            assert_eq!(read(&seen, 15 * CHUNK as u64, 1), [3]);
+        }
+    }
+    panic!("a grow needs more than 12 steps");
+}
+
+#[test]
+fn a_slot_is_mended_without_the_key_when_somebody_vouches_for_the_identity() {
+    let store = disk(SIZE as u64);
+    let opening = || lifecycle::Opening { writable: true, parent: None, write_failed: false };
+    store.poke(70, 1);
+    let v = Volume::open(Arc::new(store.clone()), env("boot"), opening(), "test").unwrap();
+    let hash = v.with_header(Header::identity_hash);
+    let before = store.writes();
+    assert_eq!(v.mend_sealed(Hash32::of(b"another")).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(store.writes(), before, "nothing is copied that nobody vouches for");
+    v.mend_sealed(hash).unwrap();
+    assert!(v.with_header(|h| h.damage()).is_none());
+    drop(v);
+    let v = open_on(&store, "boot", None).unwrap();
+    assert!(v.with_header(|h| h.damage()).is_none());
+    assert_eq!(*v.untrusted.lock(), Untrusted::All, "a repair keeps what is not believed");
+}
+
+#[test]
+fn a_filled_volume_stays_filled_whichever_slot_is_lost() {
+    let from = open_on(&disk(SIZE as u64), "boot", None).unwrap();
+    write(&from, 1, 7);
+    let snap = Arc::new(Chunks { size: SIZE as u64, ..Chunks::default() });
+    let pending = begin(&from, &snap);
+    from.copy_pending(&pending, |_| true).unwrap();
+    let store = volume_tests::restored(&snap, SIZE as u64);
+    let v = open_on(&store, "boot", Some(snap)).unwrap();
+    while !v.hydrate_some(4).unwrap().done {}
+    write(&v, 1, 8);
+    drop(v);
+    for slot in 0..2 {
+        let disk = store.killed();
+        disk.poke(slot * SLOT as u64 + 70, 1);
+        // The snapshot was let go of: it is not needed, and nothing is filled over what was written since.
+        let v = open_on(&disk, "boot", None).unwrap();
+        assert!(v.is_hydrated());
+        assert_eq!(read(&v, CHUNK as u64, 4096), [8; 4096]);
+    }
+}
+
+#[test]
+fn a_failed_sync_is_known_whichever_slot_is_lost() {
+    let store = disk(SIZE as u64);
+    let v = open_on(&store, "boot", None).unwrap();
+    write(&v, 0, 1);
+    store.fail_in(0, false);
+    assert!(v.flush().is_err());
+    drop(v);
+    for slot in 0..2 {
+        let disk = store.killed();
+        disk.poke(slot * SLOT as u64 + 70, 1);
+        assert!(!open_on(&disk, "boot", None).unwrap().is_writable());
+    }
+}
