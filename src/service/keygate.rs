@@ -101,18 +101,28 @@ impl<I: PartialEq> HeldCiphers<I> {
         Ok(())
     }
 
+    /// Refuses what needs the key, where nothing of it is used: zeros of a hole are not read without it either.
+    ///
+    /// # Errors
+    /// [`Kind::KeyUnavailable`] after the ciphers were wiped.
+    pub(super) fn must_be_there(&self) -> Result<()> {
+        if self.ciphers.read().is_some() { Ok(()) } else { Err(wiped()) }
+    }
+
     /// Uses the cipher of a data key; wiping waits for it. `None` within: there is none of that name.
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] after they were wiped.
     pub(super) fn with<T>(&self, name: &I, act: impl FnOnce(Option<&XtsCipher>) -> T) -> Result<T> {
         let ciphers = self.ciphers.read();
-        let all = ciphers.as_ref().ok_or_else(|| {
-            Error::new(Kind::KeyUnavailable, "the data key was wiped: its CMK cannot be used")
-                .hint("enable the CMK, then open it again")
-        })?;
+        let all = ciphers.as_ref().ok_or_else(wiped)?;
         Ok(act(all.iter().find(|(n, _)| n == name).map(|(_, c)| c)))
     }
+}
+
+fn wiped() -> Error {
+    Error::new(Kind::KeyUnavailable, "the data key was wiped: its CMK cannot be used")
+        .hint("enable the CMK, then open it again")
 }
 
 impl<I: Send + Sync> KeyHolder for HeldCiphers<I> {

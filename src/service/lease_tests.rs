@@ -21,6 +21,8 @@ fn record() -> VolumeRecord {
         suspended: false,
         iops: 0,
         throughput: 0,
+        stage: Default::default(),
+        next: None,
     }
 }
 

@@ -93,9 +93,9 @@ impl Service {
         };
         let lease = self.as_resuming(record.id, caller)?;
         self.unlock(&volume, &lease)?;
-        let next = self
-            .change_record(caller, act, record.id, |r| r.suspended = false)
-            .inspect_err(|_| drop(volume.suspend()))?;
+        let next = self.change_record(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
+            volume.suspend();
+        })?;
         if let Some(open) = self.opens.lock().get_mut(&record.id) {
             resumed(open);
         }

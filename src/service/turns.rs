@@ -30,7 +30,8 @@ impl Turns {
 
     /// The same without waiting; `None`: somebody else has it.
     pub(super) fn try_take(&self, id: VolumeId) -> Option<Turn<'_>> {
-        self.taken.lock().insert(id).then_some(Turn { turns: self, id })
+        let is_free = self.taken.lock().insert(id);
+        is_free.then(|| Turn { turns: self, id })
     }
 }
 

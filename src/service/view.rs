@@ -88,6 +88,7 @@ impl SnapshotView {
     fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], effort: Effort) -> Result<bool> {
         let Some(Body { sealed, key: tag }) = self.fetch(chunk, effort)? else { return Ok(false) };
         let Some(tag) = tag else {
+            self.ciphers.must_be_there().map_err(|e| e.context(format!("read {}", self.id)))?;
             out.fill(0);
             return Ok(true);
         };
