@@ -347,6 +347,58 @@ pub fn ofd_is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
     Ok(i32::from(request.l_type) != libc::F_UNLCK)
 }
 
+/// A run of a file's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte behind it.
+    pub end: u64,
+    /// Its room is taken and nothing was written there: it reads as zeros.
+    pub unwritten: bool,
+}
+
+/// The first run of blocks that a file has from `offset` on, within `len` bytes (ioctl FS_IOC_FIEMAP). `None`: there is none, or
+/// the file system does not tell.
+///
+/// # Errors
+/// What the ioctl reports otherwise.
+pub fn first_extent(file: &File, offset: u64, len: u64) -> io::Result<Option<Extent>> {
+    /// `struct fiemap` with room for one `struct fiemap_extent` (linux/fiemap.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Request {
+        start: u64,
+        length: u64,
+        flags: u32,
+        mapped: u32,
+        count: u32,
+        reserved: u32,
+        logical: u64,
+        physical: u64,
+        extent: u64,
+        reserved64: [u64; 2],
+        extent_flags: u32,
+        reserved32: [u32; 3],
+    }
+    const FIEMAP: libc::c_ulong = 0xc020_660b; // _IOWR('f', 11, struct fiemap)
+    const UNWRITTEN: u32 = 0x800;
+    let mut request = Request { start: offset, length: len, count: 1, ..Request::default() };
+    // SAFETY: the ioctl writes one extent at most, as `count` says, and there is room for it right behind the head.
+    if unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP as _, &raw mut request) } != 0 {
+        let err = io::Error::last_os_error();
+        return match err.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Ok(None),
+            _ => Err(err),
+        };
+    }
+    Ok((request.mapped > 0).then(|| Extent {
+        start: request.logical,
+        end: request.logical.saturating_add(request.extent),
+        unwritten: request.extent_flags & UNWRITTEN != 0,
+    }))
+}
+
 /// Has the kernel begin to write a range of dirty pages to the disk (`sync_file_range(2)`, SYNC_FILE_RANGE_WRITE). Neither waits
 /// nor makes anything durable: a later `fdatasync` has less to do.
 ///

@@ -494,8 +494,11 @@ fn a_failed_sync_is_remembered_by_the_catalog_until_it_is_accepted() {
     assert_eq!(client.read(0, 8192), data, "what was there can be read");
     assert!(client.try_write(0, &[1; 512], false).unwrap().is_err(), "and not changed");
     drop(client);
-    server.stop();
+    // Accepted while the server has it open still, read-only, for a client that comes back: the next one may write.
+    wait_until("nobody uses it", || s.json(&["volume", "show", "v"])["state"] == "available");
     s.ok(&["volume", "accept-lost-writes", "v"]);
+    server.connect("v").write(0, &[2; 512]);
+    server.stop();
     assert_eq!(s.json(&["volume", "show", "v"])["header"]["write_failed"], false);
     s.serve().connect("v").write(0, &[1; 512]);
 }

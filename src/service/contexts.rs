@@ -1,6 +1,6 @@
 //! Metadata contexts: what an export tells of its ranges without giving out their bytes.
 //!
-//! - `base:allocation`: holes (1) that read as zeroes (2).
+//! - `base:allocation`: holes (1) that read as zeroes (2); zeroes (2) whose room is kept.
 //! - `coffer:changed`: chunks changed (1) since the last completed snapshot; of a snapshot: since the one that it is built on.
 //! - `coffer:diff:snap-…`: chunks changed (1) since that snapshot of the same lineage.
 //!
@@ -12,6 +12,7 @@ use super::view::{SnapshotView, differ};
 use super::{Attached, Service};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
+use crate::store::Stored;
 use crate::units::{ChunkNo, Epoch, LineageId, SnapshotId};
 use crate::volume::Volume;
 use crate::volume::extents::{Run, Runs};
@@ -52,6 +53,8 @@ pub struct Status {
     pub flags: u32,
 }
 
+/// Room that is kept (WRITE_ZEROES with NO_HOLE), and reads as zeroes.
+const ZERO: u32 = 2;
 /// A hole that reads as zeroes.
 const HOLE_AND_ZERO: u32 = 3;
 /// Changed, in coffer's contexts.
@@ -102,7 +105,10 @@ impl Service {
         most: usize,
     ) -> Result<Vec<Status>> {
         let against = match Context::parse(context)? {
-            Context::Allocation => return Ok(allocation(view.allocation(range.0, range.1, most)?)),
+            Context::Allocation => {
+                let runs = view.allocation(range.0, range.1, most)?.into_iter();
+                return Ok(runs.map(|r| Status { len: r.len, flags: if r.yes { 0 } else { HOLE_AND_ZERO } }).collect());
+            }
             Context::Changed => view.reader().located().manifest.parent,
             Context::Diff(id) => Some(id),
         };
@@ -181,8 +187,13 @@ fn all((_, len): (u64, u64)) -> Vec<Run> {
     runs.done()
 }
 
-fn allocation(runs: Vec<Run>) -> Vec<Status> {
-    runs.into_iter().map(|r| Status { len: r.len, flags: if r.yes { 0 } else { HOLE_AND_ZERO } }).collect()
+fn allocation(runs: Vec<Run<Stored>>) -> Vec<Status> {
+    let flags = |stored| match stored {
+        Stored::Hole => HOLE_AND_ZERO,
+        Stored::Zeros => ZERO,
+        Stored::Data => 0,
+    };
+    runs.into_iter().map(|r| Status { len: r.len, flags: flags(r.yes) }).collect()
 }
 
 fn changed(runs: Vec<Run>) -> Vec<Status> {

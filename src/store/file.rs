@@ -2,9 +2,10 @@
 
 use super::ahead::Ahead;
 use super::grain::{Grain, Pages};
-use super::{BlockStore, FileIdentity};
+use super::{BlockStore, FileIdentity, Stored};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::file::{OpenHow, open_regular};
 use crate::sys::{LockKind, ofd_lock, ofd_unlock};
 use parking_lot::Mutex;
 use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, StatxFlags};
@@ -62,7 +63,8 @@ impl FileStore {
     /// unless `single_host` says that no other host opens it.
     pub fn open(path: &Path, writable: bool, single_host: bool) -> Result<Self> {
         let what = || format!("open volume file {}", path.display());
-        let file = File::options().read(true).write(writable).custom_flags(libc::O_CLOEXEC).open(path).on(what)?;
+        let how = if writable { OpenHow::write() } else { OpenHow::read() };
+        let file = open_regular(path, &how).map_err(|e| e.context("open volume file"))?;
         if !single_host {
             refuse_shared(&file, path)?;
         }
@@ -71,7 +73,7 @@ impl FileStore {
             return Err(Error::new(Kind::Busy, format!("{}: another process holds it", what()))
                 .hint("stop the other coffer that serves this volume"));
         }
-        let (held, named) = (file.metadata().on(what)?, std::fs::metadata(path).on(what)?);
+        let (held, named) = (file.metadata().on(what)?, std::fs::symlink_metadata(path).on(what)?);
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) || held.nlink() == 0 {
             return Err(Error::new(Kind::Busy, format!("{}: it was replaced while it was being opened", what())));
         }
@@ -171,7 +173,10 @@ impl BlockStore for FileStore {
             self.grain.forget(at, len);
             let _ = fadvise(&self.file, at, NonZeroU64::new(len), Advice::WillNeed);
         }
-        self.file.read_exact_at(out, offset)
+        self.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "the file ends before that: it was truncated"),
+            _ => e,
+        })
     }
 
     fn read_at_nowait(&self, out: &mut [u8], offset: u64) -> io::Result<bool> {
@@ -234,6 +239,18 @@ impl BlockStore for FileStore {
             Err(Errno::NXIO | Errno::INVAL) => self.size(),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn stored(&self, offset: u64, len: u64) -> io::Result<(u64, Stored)> {
+        let end = offset + len;
+        let Some(extent) = crate::sys::first_extent(&self.file, offset, len)?.filter(|e| e.start < end) else {
+            return Ok((len, Stored::Hole));
+        };
+        if extent.start > offset {
+            return Ok((extent.start - offset, Stored::Hole));
+        }
+        let kind = if extent.unwritten { Stored::Zeros } else { Stored::Data };
+        Ok(((extent.end.min(end) - offset).max(1), kind))
     }
 
     fn grow(&self, size: u64) -> io::Result<()> {
@@ -313,6 +330,44 @@ mod tests {
         assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));
         assert_eq!(about.dev(), dir.path().metadata().unwrap().dev());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_by_name_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), [0; 8192]).unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        rustix::fs::mknodat(CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let all = [("link", "a symbolic link"), ("folder", "a directory"), ("fifo", "a FIFO"), ("socket", "a socket")];
+        for (name, told) in all {
+            for writable in [true, false] {
+                let err = FileStore::open(&at(name), writable, true).unwrap_err();
+                assert_eq!(err.kind(), Kind::Integrity, "{name}");
+                assert!(err.line().contains(told) && err.advice().is_some(), "{}", err.line());
+            }
+        }
+        FileStore::open(Path::new("/dev/null"), true, true).unwrap_err();
+        FileStore::open(&at("file"), true, true).unwrap();
+    }
+
+    #[test]
+    fn room_that_is_kept_is_told_from_a_hole() {
+        // On the disk that the tests are built on: /tmp may be a file system of another kind.
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let store = FileStore::create_unnamed(&dir.path().join("v"), 1 << 20, true).unwrap();
+        let told = |at| store.stored(at, 65_536).unwrap();
+        assert_eq!(told(0), (65_536, Stored::Hole));
+        store.zero(32_768, 65_536, true).unwrap();
+        if store.next_data(32_768).unwrap() == Some(32_768) {
+            return; // zeros were written: they are data to this file system
+        }
+        assert_eq!(told(0), (32_768, Stored::Hole));
+        assert_eq!(told(32_768), (65_536, Stored::Zeros));
+        assert_eq!(told(65_536), (32_768, Stored::Zeros));
+        assert_eq!(told(98_304), (65_536, Stored::Hole));
     }
 
     #[test]

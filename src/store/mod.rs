@@ -24,6 +24,17 @@ pub struct FileIdentity {
     pub birth: Option<i64>,
 }
 
+/// How a range is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing is: it reads as zeros.
+    Hole,
+    /// Its room is taken, and it reads as zeros.
+    Zeros,
+    /// It may hold anything.
+    Data,
+}
+
 /// Bytes at rest. Implementations are used from many threads at once; overlapping calls are the caller's to order.
 pub trait BlockStore: Send + Sync {
     /// Size in bytes.
@@ -75,6 +86,15 @@ pub trait BlockStore: Send + Sync {
     /// # Errors
     /// As above.
     fn next_hole(&self, offset: u64) -> io::Result<u64>;
+
+    /// How a range is stored of which [`BlockStore::next_data`] says that it is no data: the first bytes of it, and how
+    /// they are. Where the file system does not tell, all of it is a hole.
+    ///
+    /// # Errors
+    /// As above.
+    fn stored(&self, _offset: u64, len: u64) -> io::Result<(u64, Stored)> {
+        Ok((len, Stored::Hole))
+    }
 
     /// Makes the file longer. Never called with less than it has.
     ///

@@ -2,7 +2,7 @@
 //!
 //! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
 
-use super::{BlockStore, FileIdentity};
+use super::{BlockStore, FileIdentity, Stored};
 use crate::cipher::Sealed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +117,17 @@ impl SimStore {
     /// The sector that `offset` lies in cannot be read until it is written.
     pub(crate) fn spoil(&self, offset: u64) {
         self.0.lock().bad.insert(offset / PAGE as u64);
+    }
+
+    /// Loses a range: it reads as zeros, has no room, and is a hole.
+    pub(crate) fn punch(&self, offset: u64, len: u64) {
+        let mut disk = self.0.lock();
+        let pages = offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64);
+        disk.now.retain(|at, _| !pages.contains(at));
+        disk.durable.retain(|at, _| !pages.contains(at));
+        disk.pending.retain(|(at, _)| !pages.contains(at));
+        let blocks = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
+        disk.allocated.retain(|b| !blocks.contains(b));
     }
 
     /// What it tells of holes from now on.
@@ -281,6 +292,16 @@ impl BlockStore for SimStore {
             Seek::AllData => Some(offset).filter(|at| *at < disk.size),
             Seek::AllHoles => None,
         })
+    }
+
+    fn stored(&self, offset: u64, len: u64) -> io::Result<(u64, Stored)> {
+        let disk = self.0.lock();
+        let kind = |at: u64| if disk.allocated.contains(&(at / BLOCK)) { Stored::Zeros } else { Stored::Hole };
+        let mut end = (offset / BLOCK + 1) * BLOCK;
+        while end < offset + len && kind(end) == kind(offset) {
+            end += BLOCK;
+        }
+        Ok((len.min(end - offset), kind(offset)))
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<u64> {

@@ -1,4 +1,5 @@
-//! What is known of a range without reading it: where it is holes, and which chunks changed since some point in time.
+//! What is known of a range without reading it: where it is holes or zeros whose room is kept, and which chunks changed since
+//! some point in time.
 //!
 //! Holes are what the file system says is none of its data, and the holes of the snapshot's tree where a chunk is not here
 //! yet; nothing is fetched. That is true to the sector as long as the file keeps its holes: a copy that wrote zeros in
@@ -7,28 +8,29 @@
 use super::Volume;
 use super::map::Entry;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, PART, SECTOR};
+use crate::store::Stored;
+use crate::units::{CHUNK, ChunkNo, Epoch, PART, SECTOR, chunks_in};
 
 /// Chunks that one look at the map goes through at most: 32 GiB of the volume.
 const CHUNKS: u64 = 64 * 1024;
 
 /// Bytes that are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct Run<T = bool> {
     /// How many; never 0.
     pub len: u64,
-    /// What is asked about holds for them.
-    pub yes: bool,
+    /// What is asked about: whether it holds for them, or how they are.
+    pub yes: T,
 }
 
 /// Runs in order, neighbours that are alike made one.
 #[derive(Debug)]
-pub struct Runs {
-    out: Vec<Run>,
+pub struct Runs<T = bool> {
+    out: Vec<Run<T>>,
     most: usize,
 }
 
-impl Runs {
+impl<T: PartialEq> Runs<T> {
     /// At most `most` of them.
     #[must_use]
     pub const fn new(most: usize) -> Self {
@@ -36,7 +38,7 @@ impl Runs {
     }
 
     /// Adds one behind the others. `false`: there is no room for it.
-    pub fn push(&mut self, len: u64, yes: bool) -> bool {
+    pub fn push(&mut self, len: u64, yes: T) -> bool {
         let full = self.out.len() == self.most;
         match self.out.last_mut() {
             Some(last) if last.yes == yes => last.len += len,
@@ -49,30 +51,23 @@ impl Runs {
 
     /// All of them.
     #[must_use]
-    pub fn done(self) -> Vec<Run> {
+    pub fn done(self) -> Vec<Run<T>> {
         self.out
     }
 }
 
 impl Volume {
-    /// Where a range is data (yes) and where holes (no), from its start on: at most `most` runs.
+    /// How a range is stored, from its start on: at most `most` runs.
     ///
     /// # Errors
     /// [`Kind::Usage`] out of bounds; what map, snapshot or store report.
-    pub fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Run>> {
+    pub fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Run<Stored>>> {
         self.bounds("look for holes in", offset, len)?;
         let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
         while at < end {
             let next = self.next_interesting(at)?.unwrap_or(end).clamp(at, end);
-            if next > at {
-                if !runs.push(next - at, false) {
-                    break;
-                }
-                at = next;
-                continue;
-            }
-            let (stop, data) = self.run_at(at, end)?;
-            if !runs.push(stop - at, data) {
+            let (stop, stored) = if next > at { self.hole_at(at, next)? } else { self.run_at(at, end)? };
+            if !runs.push(stop - at, stored) {
                 break;
             }
             at = stop;
@@ -80,13 +75,21 @@ impl Volume {
         Ok(runs.done())
     }
 
-    /// The end of what lies at `at`, not past `end` and not far past the chunk if chunks may differ; whether it is data.
-    fn run_at(&self, at: u64, end: u64) -> Result<(u64, bool)> {
+    /// The end of what lies at `at`, where the file has no data up to `end`; whether its room is kept.
+    fn hole_at(&self, at: u64, end: u64) -> Result<(u64, Stored)> {
+        let what = || format!("look for holes at {at} of {}", self.id);
+        let (len, stored) = self.store.stored(self.data_offset + at, end - at).on(what)?;
+        // The file system's blocks end anywhere, what is told ends at a part.
+        Ok(((at + len.max(1)).next_multiple_of(PART as u64).min(end), stored))
+    }
+
+    /// The end of what lies at `at`, not past `end` and not far past the chunk if chunks may differ; how it is stored.
+    fn run_at(&self, at: u64, end: u64) -> Result<(u64, Stored)> {
         let chunk = ChunkNo::of(at);
         let border = (chunk.offset() + CHUNK as u64).min(end);
         let entry = self.map.entry(&*self.store, chunk)?;
         if self.is_virgin(chunk, entry)? {
-            return Ok((border, false));
+            return Ok((border, Stored::Hole));
         }
         if !self.is_here(chunk, entry)? {
             return self.run_in_parent(chunk, at, border);
@@ -99,21 +102,22 @@ impl Volume {
             Some(d) if d <= at => {
                 let hole = self.store.next_hole(self.data_offset + at).on(what)? - self.data_offset;
                 // A hole that was punched meanwhile must not make this run end where it begins.
-                Ok((hole.max(at + 1).next_multiple_of(PART as u64).min(limit), true))
+                Ok((hole.max(at + 1).next_multiple_of(PART as u64).min(limit), Stored::Data))
             }
-            Some(d) => Ok((d.min(limit), false)),
-            None => Ok((limit, false)),
+            Some(d) => self.hole_at(at, d.min(limit)),
+            None => self.hole_at(at, limit),
         }
     }
 
-    fn run_in_parent(&self, chunk: ChunkNo, at: u64, border: u64) -> Result<(u64, bool)> {
+    fn run_in_parent(&self, chunk: ChunkNo, at: u64, border: u64) -> Result<(u64, Stored)> {
         let parent = self.parent.as_ref().ok_or_else(|| {
             Error::new(Kind::Failed, format!("chunk {chunk} of {} is not here, and there is no snapshot", self.id))
         })?;
         let map = parent.sectors(chunk)?;
         let first = ((at - chunk.offset()) / SECTOR as u64) as usize;
         let (data, same) = map.run(first);
-        Ok((border.min(chunk.offset() + ((first + same) * SECTOR) as u64), data))
+        let stored = if data { Stored::Data } else { Stored::Hole };
+        Ok((border.min(chunk.offset() + ((first + same) * SECTOR) as u64), stored))
     }
 
     /// The point in time after which the map says of every chunk whether it changed; `None`: of no point it can be believed.
@@ -146,7 +150,7 @@ impl Volume {
             let chunk = ChunkNo::of(at);
             let mut stop = chunk.offset() + CHUNK as u64;
             let mut changed = false;
-            match self.map.next_mapped(&*self.store, chunk)? {
+            match self.map.next_mapped(&*self.store, chunk, ChunkNo(chunks_in(end))) {
                 // Blocks of the map that were never written: nothing changed there.
                 None if else_differs.is_none() => stop = end,
                 Some(next) if else_differs.is_none() && next > chunk => stop = next.offset(),

@@ -44,6 +44,11 @@ fn runs(all: &[(u64, bool)]) -> Vec<Run> {
     all.iter().map(|(len, yes)| Run { len: *len, yes: *yes }).collect()
 }
 
+/// Data (yes) and holes (no).
+fn stored(all: &[(u64, bool)]) -> Vec<Run<Stored>> {
+    all.iter().map(|(len, yes)| Run { len: *len, yes: if *yes { Stored::Data } else { Stored::Hole } }).collect()
+}
+
 fn snapshot(v: &Volume) -> Arc<Chunks> {
     let sink = Arc::new(Chunks { size: v.size(), ..Chunks::default() });
     let (snapshot, repository) = (SnapshotId::draw(&SystemRng), RepositoryId([1; 16]));
@@ -57,17 +62,17 @@ fn snapshot(v: &Volume) -> Arc<Chunks> {
 #[test]
 fn holes_are_told_to_the_sector() {
     let (_dir, v) = on_file(8 * MIB, None);
-    assert_eq!(v.allocation(0, 8 * MIB, 100).unwrap(), runs(&[(8 * MIB, false)]));
+    assert_eq!(v.allocation(0, 8 * MIB, 100).unwrap(), stored(&[(8 * MIB, false)]));
     write(&v, 2 * 4096, 4096);
     write(&v, 3 * MIB, 64 << 10);
     let told = [(8192, false), (4096, true), (3 * MIB - 12288, false), (64 << 10, true), (5 * MIB - (64 << 10), false)];
-    assert_eq!(v.allocation(0, 8 * MIB, 100).unwrap(), runs(&told));
-    assert_eq!(v.allocation(0, 8 * MIB, 2).unwrap(), runs(&told[..2]), "no more than were asked for");
-    assert_eq!(v.allocation(3 * MIB + 5, 10, 1).unwrap(), runs(&[(10, true)]), "any offset and length");
+    assert_eq!(v.allocation(0, 8 * MIB, 100).unwrap(), stored(&told));
+    assert_eq!(v.allocation(0, 8 * MIB, 2).unwrap(), stored(&told[..2]), "no more than were asked for");
+    assert_eq!(v.allocation(3 * MIB + 5, 10, 1).unwrap(), stored(&[(10, true)]), "any offset and length");
     v.write_zeroes(3 * MIB + 4096, 4096, false).unwrap();
     v.trim(2 * 4096, 4096).unwrap();
     let told = [(3 * MIB, false), (4096, true), (4096, false), ((64 << 10) - 8192, true)];
-    assert_eq!(v.allocation(0, 3 * MIB + (64 << 10), 100).unwrap(), runs(&told));
+    assert_eq!(v.allocation(0, 3 * MIB + (64 << 10), 100).unwrap(), stored(&told));
     assert!(v.allocation(8 * MIB, 1, 1).is_err());
     assert!(v.allocation(u64::MAX, 2, 1).is_err());
 }
@@ -80,10 +85,10 @@ fn chunks_that_are_not_here_are_told_from_the_tree_and_not_fetched() {
     let parent = snapshot(&from);
     let (_dir, v) = on_file(4 * MIB, Some(parent.clone()));
     let told = [(MIB + 8192, false), (4096, true), (2 * MIB - 12288, false), (4096, true), (MIB - 4096, false)];
-    assert_eq!(v.allocation(0, 4 * MIB, 100).unwrap(), runs(&told));
+    assert_eq!(v.allocation(0, 4 * MIB, 100).unwrap(), stored(&told));
     write(&v, MIB, 4096);
     let told = [(MIB, false), (4096, true), (4096, false), (4096, true), (2 * MIB - 12288, false)];
-    assert_eq!(v.allocation(0, 3 * MIB, 100).unwrap(), runs(&told));
+    assert_eq!(v.allocation(0, 3 * MIB, 100).unwrap(), stored(&told));
     assert_eq!(parent.fetches.load(Ordering::Relaxed), 1, "the write alone fetched its chunk");
 }
 
@@ -120,4 +125,37 @@ fn zeroing_is_fast_when_nothing_has_to_be_copied_or_sealed() {
     let (snapshot, repository) = (SnapshotId::draw(&SystemRng), RepositoryId([1; 16]));
     v.begin_snapshot(Begin { snapshot, time: 0, repository, base: v.base(), sink }).unwrap();
     assert!(!v.zeroes_fast(0, 512).unwrap(), "a snapshot needs what lies there");
+}
+
+#[test]
+fn zeros_whose_room_is_kept_are_no_hole_and_zeros_for_as_long_as_nothing_is_written_there() {
+    let store = disk(4 * MIB);
+    let v = open_on(&store, "b", None).unwrap();
+    // This disk tells holes by what was never written, so nothing is to lie there before.
+    v.write_zeroes(MIB, 64 << 10, true).unwrap();
+    let told = |all: &[(u64, Stored)]| all.iter().map(|(len, yes)| Run { len: *len, yes: *yes }).collect::<Vec<_>>();
+    let (kept, rest) = (64 << 10, 3 * MIB - (64 << 10));
+    let before = told(&[(MIB, Stored::Hole), (kept, Stored::Zeros), (rest, Stored::Hole)]);
+    assert_eq!(v.allocation(0, 4 * MIB, 9).unwrap(), before);
+    assert_eq!(v.allocation(MIB + 512, 512, 9).unwrap(), told(&[(512, Stored::Zeros)]));
+    write(&v, MIB, 4096);
+    let after = [(MIB, Stored::Hole), (4096, Stored::Data), (kept - 4096, Stored::Zeros), (rest, Stored::Hole)];
+    assert_eq!(v.allocation(0, 4 * MIB, 9).unwrap(), told(&after));
+}
+
+#[test]
+fn on_a_file_kept_room_is_never_told_as_a_hole() {
+    let (_dir, v) = on_file(4 * MIB, None);
+    write(&v, MIB, 64 << 10);
+    v.write_zeroes(MIB, 32 << 10, true).unwrap();
+    v.write_zeroes(2 * MIB, 32 << 10, true).unwrap();
+    let all = v.allocation(0, 4 * MIB, 100).unwrap();
+    let mut at = 0;
+    for run in all {
+        let kept = (at >= MIB && at < MIB + (64 << 10)) || (at >= 2 * MIB && at < 2 * MIB + (32 << 10));
+        assert_eq!(run.yes == Stored::Hole, !kept, "at {at}");
+        assert!(run.yes != Stored::Zeros || read(&v, at, run.len as usize).iter().all(|b| *b == 0));
+        at += run.len;
+    }
+    assert_eq!(at, 4 * MIB);
 }

@@ -74,6 +74,9 @@ pub struct Region {
     pub version: u16,
 }
 
+/// Version of a map whose blocks for the chunks of the parent were written when the volume was made: zeros there are damage.
+pub(super) const MAP_WRITTEN: u16 = 2;
+
 /// The snapshot that a volume was made from, and where it lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentRef {

@@ -65,7 +65,7 @@ pub(super) struct NewHeader {
 #[must_use]
 pub fn id_in(path: &std::path::Path) -> Option<VolumeId> {
     use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open(path).ok()?;
+    let file = crate::file::open_regular(path, &crate::file::OpenHow::read()).ok()?;
     let mut raw = vec![0u8; SLOT];
     [0, SLOT as u64].into_iter().find_map(|at| {
         file.read_exact_at(&mut raw, at).ok()?;

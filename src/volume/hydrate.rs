@@ -214,10 +214,11 @@ impl Volume {
     }
 
     /// TRIM or WRITE_ZEROES over a whole absent chunk: nothing is fetched; it is cleared, synced and marked.
-    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo) -> Result<()> {
+    /// `keep`: its room stays taken.
+    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool) -> Result<()> {
         let _held = self.stripe(chunk).lock.lock();
         self.mark_opened()?;
-        self.intent.announce(&*self.store, chunk.offset(), || self.sync())?;
+        self.announce(chunk.offset())?;
         let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, chunk)?;
@@ -227,7 +228,7 @@ impl Volume {
             let _done = self.save_before_write(&live, piece, entry, Effort::Full)?;
         }
         let zero = || {
-            self.changing(chunk, || self.store.zero(at, len, false)).on(|| format!("zero chunk {chunk} of {}", self.id))
+            self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
         };
         if entry.present {
             // Somebody made it present meanwhile: an ordinary change of the whole chunk.
@@ -250,7 +251,11 @@ impl Volume {
             return Ok(Filled { chunks: 0, done: true });
         }
         let mut cursor = self.hydration.cursor.lock();
-        let (mut picked, next) = self.pick(*cursor, batch)?;
+        let (mut picked, mut next) = self.pick(*cursor, batch);
+        if picked.is_empty() {
+            // From the start once more: a step that failed may have left some behind.
+            (picked, next) = self.pick(ChunkNo(0), batch);
+        }
         if picked.is_empty() {
             let mut missing = self.hydration.missing.lock();
             missing.forget(|chunk| self.is_present(chunk));
@@ -264,7 +269,6 @@ impl Volume {
             }
         }
         self.mark_opened()?;
-        *cursor = next;
         let mut stored: Vec<(ChunkNo, KeyEpoch)> = Vec::with_capacity(picked.len());
         let tried = picked.len();
         let mut failed = 0;
@@ -278,6 +282,7 @@ impl Volume {
             }
         }
         if failed == tried {
+            *cursor = next;
             return Err(self.hydration.missing.lock().error(self.id));
         }
         self.sync()?;
@@ -286,6 +291,7 @@ impl Volume {
             let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key: *key, ..e } };
             self.map.mark(&*self.store, &[*chunk], still_absent)?;
         }
+        *cursor = next;
         Ok(Filled { chunks: stored.len(), done: false })
     }
 
@@ -316,7 +322,7 @@ impl Volume {
         Ok(Filled { chunks: 0, done: true })
     }
 
-    fn pick(&self, cursor: ChunkNo, batch: usize) -> Result<(Vec<ChunkNo>, ChunkNo)> {
+    fn pick(&self, cursor: ChunkNo, batch: usize) -> (Vec<ChunkNo>, ChunkNo) {
         let mut picked = Vec::with_capacity(batch);
         // The newest first: they are in memory still. And no more than a batch, for clients wait meanwhile.
         while picked.len() < batch {
@@ -334,7 +340,7 @@ impl Volume {
             }
             at = ChunkNo(chunk.0 + 1);
         }
-        Ok((picked, at))
+        (picked, at)
     }
 }
 

@@ -30,15 +30,12 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Reads all blocks (9 KiB).
-    ///
-    /// # Errors
-    /// What the store reports.
-    pub fn load(store: &dyn BlockStore, volume: VolumeId) -> Result<Self> {
-        let mut raw = vec![0u8; BLOCKS as usize * META_BLOCK];
-        store.read_at(&mut raw, INTENT_OFFSET).on(|| format!("write-intent map of {volume}"))?;
+    /// Reads all blocks (9 KiB), each by itself: one that cannot be read is a bad one.
+    #[must_use]
+    pub fn load(store: &dyn BlockStore, volume: VolumeId) -> Self {
+        let raw: Vec<_> = (0..BLOCKS).map(|no| read_block(store, volume, no)).collect();
         let bits: Vec<AtomicU64> = (0..MAX_VOLUME / GIB / 64).map(|_| AtomicU64::new(0)).collect();
-        for (no, block) in raw.as_chunks::<META_BLOCK>().0.iter().enumerate() {
+        for (no, block) in raw.iter().enumerate() {
             let never = block.iter().all(|b| *b == 0);
             let good = check_meta_at(block, CRC_AT)
                 && block[..4] == *b"CINT"
@@ -52,7 +49,41 @@ impl Intent {
                 }
             }
         }
-        Ok(Self { volume, bits, lock: Mutex::new(()) })
+        Self { volume, bits, lock: Mutex::new(()) }
+    }
+
+    /// Writes the blocks of a new volume, all zeros: what is written later finds its room taken.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn create(store: &dyn BlockStore, volume: VolumeId) -> Result<()> {
+        let zeros = [0; BLOCKS as usize * META_BLOCK];
+        store.write_meta(&zeros, INTENT_OFFSET).on(|| format!("write-intent map of {volume}"))
+    }
+
+    /// Takes the room of blocks that were never written, for a volume that was made without it.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::NoSpace`]; what the store reports.
+    pub fn reserve(&self, store: &dyn BlockStore) -> Result<()> {
+        let _held = self.lock.lock();
+        let what = || format!("write-intent map of {}", self.volume);
+        let end = INTENT_OFFSET + BLOCKS * META_BLOCK as u64;
+        let mut at = INTENT_OFFSET;
+        loop {
+            at = store.next_hole(at).on(what)?;
+            if at >= end {
+                return Ok(());
+            }
+            let data = store.next_data(at).on(what)?.unwrap_or(end).min(end);
+            store.write_meta(&vec![0; (data - at) as usize], at).on(what)?;
+            at = data;
+        }
+    }
+
+    /// Takes every GiB as one that may have been written.
+    pub fn assume_all(&self) {
+        self.bits.iter().for_each(|w| w.store(u64::MAX, Ordering::Release));
     }
 
     /// Whether the GiB that byte `offset` lies in may have been written.
@@ -117,6 +148,16 @@ impl Intent {
     }
 }
 
+/// A block as it lies there; a bad one where it cannot be read.
+fn read_block(store: &dyn BlockStore, volume: VolumeId, no: u64) -> [u8; META_BLOCK] {
+    let mut block = [0; META_BLOCK];
+    if let Err(err) = store.read_at(&mut block, INTENT_OFFSET + no * META_BLOCK as u64) {
+        tracing::warn!("write-intent block {no} of {volume}: {err}; all that it tells of counts as written");
+        block = [0xff; META_BLOCK];
+    }
+    block
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,21 +167,21 @@ mod tests {
     #[test]
     fn a_bit_is_durable_before_its_write_and_cleared_after() {
         let (disk, volume) = (SimStore::new(1 << 20), VolumeId::draw(&SystemRng));
-        let intent = Intent::load(&disk, volume).unwrap();
+        let intent = Intent::load(&disk, volume);
         let region = 5000 * GIB;
         intent.announce(&disk, region + 17, || disk.sync().on(String::new)).unwrap();
         let after = disk.power_loss(|_| 0);
-        let seen = Intent::load(&after, volume).unwrap();
+        let seen = Intent::load(&after, volume);
         assert!(seen.is_set(region) && !seen.is_set(region + GIB) && !seen.is_set(region - 1));
         intent.announce(&disk, region, || panic!("set already: no sync")).unwrap();
         intent.clear(&disk).unwrap();
-        assert!(!Intent::load(&disk, volume).unwrap().is_set(region));
+        assert!(!Intent::load(&disk, volume).is_set(region));
     }
 
     #[test]
     fn a_failed_sync_leaves_the_bit_unset_so_that_the_write_cannot_go_on() {
         let (disk, volume) = (SimStore::new(1 << 20), VolumeId::draw(&SystemRng));
-        let intent = Intent::load(&disk, volume).unwrap();
+        let intent = Intent::load(&disk, volume);
         disk.fail_in(1, false);
         assert!(intent.announce(&disk, 0, || disk.sync().on(String::new)).is_err());
         assert!(!intent.is_set(0));
@@ -149,9 +190,13 @@ mod tests {
     #[test]
     fn a_damaged_block_counts_as_all_ones() {
         let (disk, volume) = (SimStore::new(1 << 20), VolumeId::draw(&SystemRng));
-        Intent::load(&disk, volume).unwrap().announce(&disk, 3 * GIB, || Ok(())).unwrap();
+        Intent::load(&disk, volume).announce(&disk, 3 * GIB, || Ok(())).unwrap();
+        let unreadable = disk.killed();
         disk.poke(INTENT_OFFSET + 100, 1);
-        let seen = Intent::load(&disk, volume).unwrap();
-        assert!(seen.is_set(0) && seen.is_set(3839 * GIB) && !seen.is_set(3840 * GIB));
+        unreadable.spoil(INTENT_OFFSET);
+        for disk in [disk, unreadable] {
+            let seen = Intent::load(&disk, volume);
+            assert!(seen.is_set(0) && seen.is_set(3839 * GIB) && !seen.is_set(3840 * GIB));
+        }
     }
 }

@@ -263,7 +263,7 @@ impl Volume {
         let whole = start == chunk.offset() && stop == whole_end;
         if !self.is_virgin(chunk, entry)? && !self.is_here(chunk, entry)? {
             if whole {
-                return self.zero_absent_chunk(chunk);
+                return self.zero_absent_chunk(chunk, keep);
             }
             if advisory {
                 return Ok(());
@@ -306,7 +306,7 @@ impl Volume {
             return Ok(Progress::WouldBlock);
         }
         self.mark_opened()?;
-        self.intent.announce(&*self.store, piece.offset, || self.sync())?;
+        self.announce(piece.offset)?;
         let entry = self.make_here(piece.chunk, entry, live.epoch)?;
         if !self.save_before_write(&live, piece, entry, effort)? {
             return Ok(Progress::WouldBlock);

@@ -1,8 +1,8 @@
 //! Create, open, unlock, suspend, grow, close.
 
 use super::format::{
-    BaseRecord, DATA_OFFSET, INTENT_OFFSET, Identity, KeySlot, Keys, MAP_BLOCKS, MAP_OFFSET, META_BLOCK, ParentRef,
-    Region, State, Untrusted, WrappedKey,
+    BaseRecord, DATA_OFFSET, INTENT_OFFSET, Identity, KeySlot, Keys, MAP_BLOCKS, MAP_OFFSET, MAP_WRITTEN, META_BLOCK,
+    ParentRef, Region, State, Untrusted, WrappedKey,
 };
 use super::header::{Header, NewHeader, NextIdentity};
 use super::intent::Intent;
@@ -115,6 +115,8 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
         return Err(Error::new(Kind::Failed, format!("create {}: no data key", new.id)));
     };
     let region = |kind: &str, offset, length| Region { kind: kind.to_owned(), offset, length, version: 1 };
+    let map = region("map", MAP_OFFSET, MAP_BLOCKS * META_BLOCK as u64);
+    let filled_from = new.parent.as_ref().map(|p| chunks_in(p.size));
     let base = new.parent.as_ref().map(|p| BaseRecord {
         snapshot: p.snapshot,
         p: Epoch(0),
@@ -130,7 +132,7 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
         data_offset: DATA_OFFSET,
         regions: vec![
             region("intent", INTENT_OFFSET, MAP_OFFSET - INTENT_OFFSET),
-            region("map", MAP_OFFSET, MAP_BLOCKS * META_BLOCK as u64),
+            Region { version: if filled_from.is_some() { MAP_WRITTEN } else { 1 }, ..map },
             region("data", DATA_OFFSET, MAX_VOLUME),
         ],
         lineage: new.lineage,
@@ -154,7 +156,17 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
         lease_generation: 0,
         hydrated: identity.parent.is_none(),
     };
+    Intent::create(store, new.id)?;
+    if let Some(chunks) = filled_from {
+        Map::new(new.id, identity.map_generation, chunks_in(new.size), None).write_absent(store, chunks)?;
+    }
     Header::create(store, NewHeader { identity, keys: Keys { keys: new.keys }, state }, mac_key)
+}
+
+/// Chunks, from the first on, whose map blocks were written when the volume was made: those of its snapshot.
+fn chunks_written(id: &Identity) -> u64 {
+    let written = id.regions.iter().any(|r| r.kind == "map" && r.version >= MAP_WRITTEN);
+    id.parent.as_ref().filter(|_| written).map_or(0, |p| chunks_in(p.size))
 }
 
 impl Volume {
@@ -180,7 +192,8 @@ impl Volume {
         let (id, state) = (header.identity().clone(), header.state().clone());
         check_length(&*store, &id, name)?;
         if id.parent.is_some() && !state.hydrated && opening.parent.is_none() {
-            return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand")));
+            return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand"))
+                .hint("it is not filled yet: give back the repository that holds the snapshot"));
         }
         // One slot alone may say that it is filled: the step that ends the filling is done once more then, for both.
         let hydrated = state.hydrated && (!header.is_behind() || opening.parent.is_none());
@@ -194,8 +207,8 @@ impl Volume {
         });
         let units = |e: &KeyEpoch| AtomicU64::new(state.sealed_units.get(&e.0).copied().unwrap_or(0));
         Ok(Self {
-            intent: Intent::load(&*store, id.volume_id)?,
-            map: Map::new(id.volume_id, id.map_generation, chunks_in(id.size), rebuild),
+            intent: Intent::load(&*store, id.volume_id),
+            map: Map::new(id.volume_id, id.map_generation, chunks_in(id.size), rebuild).written(chunks_written(&id)),
             id: id.volume_id,
             data_offset: id.data_offset,
             map_generation: id.map_generation,
@@ -211,6 +224,7 @@ impl Volume {
             opened: AtomicBool::new(false),
             untrusted: Mutex::new(untrusted),
             grows: Mutex::new(()),
+            unannounced: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             on_failed_sync: OnceLock::new(),
             syncer,
@@ -278,6 +292,22 @@ impl Volume {
         Ok(())
     }
 
+    /// Order 4: the write-intent bit before the write. Where there is no room for its block, the map is believed nowhere
+    /// instead, which the state says in place: a full disk must not refuse the TRIM that frees it.
+    pub(super) fn announce(&self, offset: u64) -> Result<()> {
+        match self.intent.announce(&*self.store, offset, || self.sync()) {
+            Err(err) if err.kind() == Kind::NoSpace => {
+                tracing::warn!("{}; the next snapshot of {} compares everything", err.line(), self.id);
+                self.unannounced.store(true, Ordering::Release);
+                *self.untrusted.lock() = Untrusted::All;
+                self.with_header_mut(|h| h.write_state(|s| s.changed_untrusted = Untrusted::All))?;
+                self.intent.assume_all();
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Wipes the ciphers, after the pieces that use them. What follows fails until [`Volume::unlock`]. Whether there were any.
     pub fn suspend(&self) -> bool {
         self.ciphers.write().take().is_some()
@@ -288,9 +318,9 @@ impl Volume {
         if self.opened.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.with_header_mut(|header| {
+        let first = self.with_header_mut(|header| {
             if self.opened.load(Ordering::Acquire) {
-                return Ok(());
+                return Ok(false);
             }
             let file = self.store.identity().on(|| format!("open {}", self.id))?;
             let untrusted = *self.untrusted.lock();
@@ -301,8 +331,12 @@ impl Volume {
                 s.changed_untrusted = untrusted;
             })?;
             self.opened.store(true, Ordering::Release);
-            Ok(())
-        })
+            Ok(true)
+        })?;
+        if first && let Err(err) = self.intent.reserve(&*self.store) {
+            tracing::debug!("{}; tried again at the next open", err.line());
+        }
+        Ok(())
     }
 
     /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped, and the file

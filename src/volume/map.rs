@@ -6,7 +6,8 @@
 //!        28 CRC-32C u32 of the 512 bytes with this field zero   32 60 entries of 8
 //! entry  0 flags u8 (bit 0: present)   1 key epoch u8   2 reserved u16   4 changed epoch u32
 //! ```
-//! The volume tag is the first 8 bytes of BLAKE3(volume id as ASCII). An all-zero block was never written: all absent.
+//! The volume tag is the first 8 bytes of BLAKE3(volume id as ASCII). An all-zero block was never written: all absent. Where
+//! a volume was made with its first blocks written ([`Map::written`]), zeros there are damage.
 //! A block of an older map generation reads as all absent; of a newer one, the header was rolled back.
 //! Blocks are read on demand, written by pwrite under their lock, and never synced here: the orders say when.
 
@@ -58,7 +59,12 @@ pub struct Map {
     rebuild: Option<Entry>,
     rebuilt: AtomicBool,
     chunks: AtomicU64,
+    /// Blocks from the first on that were written when the volume was made.
+    written: u64,
 }
+
+/// Bytes of the map that are looked at in one read, at most.
+const WINDOW: u64 = 1 << 20;
 
 impl Map {
     /// A map of `chunks` chunks; nothing is read yet.
@@ -66,7 +72,31 @@ impl Map {
     pub fn new(volume: VolumeId, generation: u32, chunks: u64, rebuild: Option<Entry>) -> Self {
         let blocks = crate::volume::format::MAP_BLOCKS as usize;
         let groups = (0..blocks.div_ceil(GROUP)).map(|_| OnceLock::new()).collect();
-        Self { groups, volume, generation, rebuild, rebuilt: AtomicBool::new(false), chunks: chunks.into() }
+        let rebuilt = AtomicBool::new(false);
+        Self { groups, volume, generation, rebuild, rebuilt, chunks: chunks.into(), written: 0 }
+    }
+
+    /// The same of a volume whose map has never been zeros for its first `chunks` chunks.
+    #[must_use]
+    pub fn written(self, chunks: u64) -> Self {
+        Self { written: chunks.div_ceil(ENTRIES as u64), ..self }
+    }
+
+    /// Writes the blocks of the first `chunks` chunks, all absent: they are told from lost ones then.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn write_absent(&self, store: &dyn BlockStore, chunks: u64) -> Result<()> {
+        let (blocks, step) = (chunks.div_ceil(ENTRIES as u64), WINDOW / META_BLOCK as u64);
+        let mut raw = Vec::with_capacity(WINDOW as usize);
+        for first in (0..blocks).step_by(step as usize) {
+            raw.clear();
+            for no in first..(first + step).min(blocks) {
+                raw.extend_from_slice(&self.encode(no as u32, &[0; ENTRIES]));
+            }
+            store.write_meta(&raw, MAP_OFFSET + first * META_BLOCK as u64).on(|| self.what(first))?;
+        }
+        Ok(())
     }
 
     /// How many chunks the volume has.
@@ -125,18 +155,38 @@ impl Map {
         Ok(())
     }
 
-    /// First chunk at or after `from` whose map block was ever written; skips the map's holes without reading them.
-    ///
-    /// # Errors
-    /// What the store reports.
-    pub fn next_mapped(&self, store: &dyn BlockStore, from: ChunkNo) -> Result<Option<ChunkNo>> {
-        let at = MAP_OFFSET + from.0 / ENTRIES as u64 * META_BLOCK as u64;
-        let end = MAP_OFFSET + self.chunks().div_ceil(ENTRIES as u64) * META_BLOCK as u64;
-        let found = store.next_data(at).on(|| self.what(from.0 / ENTRIES as u64))?;
-        Ok(found.filter(|f| *f < end).map(|f| {
-            let first = (f - MAP_OFFSET) / META_BLOCK as u64 * ENTRIES as u64;
-            ChunkNo(first.max(from.0))
-        }))
+    /// First chunk from `from` on and before `end` whose map block may have been written. Blocks are judged by what they
+    /// hold, not by what the file system says of holes: what depends on this is whether a snapshot is whole.
+    pub fn next_mapped(&self, store: &dyn BlockStore, from: ChunkNo, end: ChunkNo) -> Option<ChunkNo> {
+        let size = META_BLOCK as u64;
+        let end = end.0.min(self.chunks()).div_ceil(ENTRIES as u64);
+        let (mut no, mut window, mut raw) = (from.0 / ENTRIES as u64, 1, Vec::new());
+        let chunk = |no: u64| Some(ChunkNo((no * ENTRIES as u64).max(from.0)));
+        while no < end {
+            if no < self.written || self.is_loaded(no) {
+                return chunk(no);
+            }
+            let count = end.min(no + window) - no;
+            raw.resize((count * size) as usize, 0);
+            match store.read_at(&mut raw, MAP_OFFSET + no * size) {
+                Ok(()) => {
+                    if let Some(i) = raw.as_chunks::<META_BLOCK>().0.iter().position(|b| *b != [0; META_BLOCK]) {
+                        return chunk(no + i as u64);
+                    }
+                    no += count;
+                    window = (window * 8).min(WINDOW / size);
+                }
+                // Who asks for an entry of that block meets the error.
+                Err(_) if count == 1 => return chunk(no),
+                Err(_) => window = 1,
+            }
+        }
+        None
+    }
+
+    fn is_loaded(&self, no: u64) -> bool {
+        let group = self.groups.get(no as usize / GROUP).and_then(OnceLock::get);
+        group.is_some_and(|g| g[no as usize % GROUP].get().is_some())
     }
 
     fn what(&self, block: u64) -> String {
@@ -185,13 +235,18 @@ impl Map {
     }
 
     fn decode(&self, no: u64, raw: &[u8; META_BLOCK]) -> Result<[u64; ENTRIES]> {
-        if raw.iter().all(|b| *b == 0) {
-            return Ok([0; ENTRIES]);
-        }
         let bad = |field: &str| {
-            Error::new(Kind::Integrity, format!("{}: {field} is wrong", self.what(no)))
+            let (first, last) = (no * ENTRIES as u64, (no + 1) * ENTRIES as u64 - 1);
+            Error::new(Kind::Integrity, format!("{}: {field} is wrong (chunks {first} to {last})", self.what(no)))
                 .hint("restore these chunks from a snapshot")
         };
+        if raw.iter().all(|b| *b == 0) {
+            return if no < self.written {
+                Err(bad("it was written and is zeros: magic at byte 0"))
+            } else {
+                Ok([0; ENTRIES])
+            };
+        }
         check_meta(raw, *b"CMAP", no as u32, self.tag()).map_err(bad)?;
         let generation = le32(raw, 12);
         if generation > self.generation {

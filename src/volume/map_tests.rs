@@ -20,8 +20,8 @@ fn marks_survive_and_two_key_epochs_live_side_by_side() {
     {
         assert_eq!(again.entry(&disk, ChunkNo(chunk)).unwrap(), expect, "chunk {chunk}");
     }
-    assert_eq!(again.next_mapped(&disk, ChunkNo(120)).unwrap(), Some(ChunkNo(960)));
-    assert_eq!(again.next_mapped(&disk, ChunkNo(970)).unwrap(), Some(ChunkNo(970)));
+    assert_eq!(again.next_mapped(&disk, ChunkNo(120), ChunkNo(1000)), Some(ChunkNo(960)));
+    assert_eq!(again.next_mapped(&disk, ChunkNo(970), ChunkNo(1000)), Some(ChunkNo(970)));
 }
 
 #[test]
@@ -59,4 +59,42 @@ fn a_block_of_another_volume_is_refused() {
     let (mine, theirs) = (VolumeId::draw(&SystemRng), VolumeId::draw(&SystemRng));
     Map::new(theirs, 1, 100, None).mark(&disk, &[ChunkNo(0)], |_, e| Entry { present: true, ..e }).unwrap();
     assert!(Map::new(mine, 1, 100, None).entry(&disk, ChunkNo(0)).unwrap_err().line().contains("volume tag"));
+}
+
+#[test]
+fn written_blocks_are_found_whatever_the_file_system_says_of_holes() {
+    use crate::store::sim::Seek;
+    let (volume, disk) = (VolumeId::draw(&SystemRng), store());
+    let chunks = 50_000 * ENTRIES as u64;
+    let far = ChunkNo(40_000 * ENTRIES as u64 + 7);
+    Map::new(volume, 1, chunks, None).mark(&disk, &[far], |_, e| Entry { present: true, ..e }).unwrap();
+    for seek in [Seek::Truth, Seek::AllData, Seek::AllHoles] {
+        disk.set_seek(seek);
+        let map = Map::new(volume, 1, chunks, None);
+        let found = map.next_mapped(&disk, ChunkNo(5), ChunkNo(chunks));
+        assert_eq!(found, Some(ChunkNo(40_000 * ENTRIES as u64)));
+        assert_eq!(map.next_mapped(&disk, ChunkNo(far.0 + 60), ChunkNo(chunks)), None);
+        assert_eq!(
+            map.next_mapped(&disk, ChunkNo(5), ChunkNo(30_000 * ENTRIES as u64)),
+            None,
+            "not past the end asked for"
+        );
+    }
+}
+
+#[test]
+fn zeros_are_damage_where_blocks_were_written_when_the_volume_was_made() {
+    let (volume, disk) = (VolumeId::draw(&SystemRng), store());
+    let map = || Map::new(volume, 1, 1000, None).written(130);
+    map().write_absent(&disk, 130).unwrap();
+    for chunk in [0, 129, 179, 180, 999] {
+        assert_eq!(map().entry(&disk, ChunkNo(chunk)).unwrap(), Entry::default());
+    }
+    disk.punch(MAP_OFFSET + 2 * META_BLOCK as u64, META_BLOCK as u64);
+    let err = map().entry(&disk, ChunkNo(130)).unwrap_err();
+    assert_eq!(err.kind(), Kind::Integrity);
+    assert!(err.line().contains("map block 2") && err.line().contains("chunks 120 to 179"), "{}", err.line());
+    assert_eq!(map().entry(&disk, ChunkNo(119)).unwrap(), Entry::default());
+    assert_eq!(map().entry(&disk, ChunkNo(180)).unwrap(), Entry::default(), "never written");
+    assert_eq!(map().next_mapped(&disk, ChunkNo(120), ChunkNo(1000)), Some(ChunkNo(120)), "who asks meets the error");
 }

@@ -100,6 +100,8 @@ pub struct Volume {
     /// The state on disk says that this volume may have been written.
     opened: AtomicBool,
     untrusted: Mutex<Untrusted>,
+    /// A write-intent bit could not be written: nothing but a new open makes the map believed again.
+    unannounced: AtomicBool,
     /// Held from the comparison of sizes until the new size is announced. Taken before the header.
     grows: Mutex<()>,
     /// A sync failed: no more writes.
@@ -199,6 +201,8 @@ impl std::fmt::Debug for Volume {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod faults_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -285,34 +285,43 @@ impl Volume {
 
     /// First chunk at or after `from` that may belong into the snapshot.
     fn next_candidate(&self, pending: &Pending, from: ChunkNo) -> Result<Option<ChunkNo>> {
-        if pending.comparing != Untrusted::No {
-            return self.next_compared(pending, from);
-        }
-        let mut at = from;
-        while let Some(chunk) = self.map.next_mapped(&*self.store, at)? {
-            if chunk.0 >= self.map.chunks() {
+        let next = if pending.comparing == Untrusted::No {
+            self.next_marked(pending, from, |e| e.changed > pending.base_p && e.changed <= pending.record.p)
+        } else {
+            self.next_compared(pending, from)
+        };
+        next.map(|found| found.filter(|c| c.0 < pending.chunks))
+    }
+
+    /// First chunk whose map entry is `wanted`.
+    fn next_marked(
+        &self,
+        pending: &Pending,
+        mut from: ChunkNo,
+        wanted: impl Fn(Entry) -> bool,
+    ) -> Result<Option<ChunkNo>> {
+        while let Some(chunk) = self.map.next_mapped(&*self.store, from, ChunkNo(pending.chunks)) {
+            if chunk.0 >= pending.chunks {
                 break;
             }
-            let entry = self.map.entry(&*self.store, chunk)?;
-            if entry.changed > pending.base_p && entry.changed <= pending.record.p {
+            if wanted(self.map.entry(&*self.store, chunk)?) {
                 return Ok(Some(chunk));
             }
-            at = ChunkNo(chunk.0 + 1);
+            from = ChunkNo(chunk.0 + 1);
         }
         Ok(None)
     }
 
-    /// The same where the map cannot be believed: all data of the file, and all that the base has.
+    /// The same where the map's `changed` cannot be believed: all that the map has as ever written, all data of the file, and
+    /// all that the base has. None of them stands alone: a file system may tell too few holes, or a map block be lost.
     fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
         loop {
             let what = || format!("look for data of {}", self.id);
             let data = self.store.next_data(self.data_offset + from.offset()).on(what)?;
             let data = data.map(|d| ChunkNo::of(d - self.data_offset));
-            let next = match (data, pending.sink.next_in_base(from)?) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-            match next.filter(|c| c.offset() < self.size()) {
+            let marked = self.next_marked(pending, from, |e| e.present || e.changed.0 > 0)?;
+            let all = [data, marked, pending.sink.next_in_base(from)?];
+            match all.into_iter().flatten().min().filter(|c| c.0 < pending.chunks) {
                 None => return Ok(None),
                 Some(c) if pending.comparing == Untrusted::All || self.intent.is_set(c.offset()) => return Ok(Some(c)),
                 Some(c) => {
@@ -337,6 +346,7 @@ impl Volume {
             .pending
             .iter()
             .any(|x| x.record.snapshot == record.snapshot && x.comparing != Untrusted::No);
+        let unannounced = self.unannounced.load(Ordering::Acquire);
         self.with_header_mut(|header| {
             header.write_state(|s| {
                 s.pending.retain(|x| x.snapshot != record.snapshot);
@@ -349,12 +359,12 @@ impl Volume {
                         map_generation: record.map_generation,
                     });
                 }
-                if compared {
+                if compared && !unannounced {
                     (s.trust_p, s.changed_untrusted) = (record.p, Untrusted::No);
                 }
             })
         })?;
-        if compared {
+        if compared && !unannounced {
             *self.untrusted.lock() = Untrusted::No;
         }
         self.unpublish(record.snapshot);

@@ -7,6 +7,7 @@ PREAMBLE, FLAGS_AT, NAME_AT, SUM_AT = 4096, 12, 36, 60
 BLOCK_MAGICS = {"identity": b"CIDN", "keys": b"CKEY", "state": b"CSTA"}
 BLOCK_VERSION = 1
 META_VERSION = 1  # of map and write-intent blocks
+MAP_VERSIONS = (1, 2)  # of the map region; 2: the blocks of the chunks of the parent were written at creation
 PRESENT = 1  # in a map entry's flags, which has no other
 SECTOR_SIZE, CHUNK_SIZE = 4096, 524288
 MAC_INFO = b"coffer/header-mac/v1"  # the volume id's text follows

@@ -58,15 +58,16 @@ class HoleRule(unittest.TestCase):
         self.assertEqual(open_sector(KEY, 7, bytes(4096)), bytes(4096))
 
 
-def make_volume(path, changed=None):
+def make_volume(path, changed=None, map_version=1, parent=None):
     """A volume file of one chunk under KEY, sector 1 written; `changed`: (offset, bytes) put over it at the end."""
     lineage = "ab" * 16
     regions = (("intent", 131072), ("map", 196608), ("data", DATA))
     identity = json.dumps({
         "generation": 1, "volume_id": VOLUME_ID.decode(), "size": CHUNK, "sector_size": 4096, "chunk_size": CHUNK,
-        "data_offset": DATA, "lineage": lineage, "parent": None, "map_generation": 1, "mac_epoch": 0,
+        "data_offset": DATA, "lineage": lineage, "parent": parent, "map_generation": 1, "mac_epoch": 0,
         "key_epochs": [{"epoch": 0, "data_key_id": hkdf(KEY, b"", b"coffer/data-key-id/v1", 16).hex()}],
-        "regions": [{"kind": kind, "offset": at, "length": 1, "version": 1} for kind, at in regions]}).encode()
+        "regions": [{"kind": kind, "offset": at, "length": 1, "version": map_version if kind == "map" else 1}
+                    for kind, at in regions]}).encode()
     file = bytearray(DATA + CHUNK)
     for slot in range(2):
         base = slot * 65536
@@ -93,8 +94,8 @@ class VolumeFile(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.path = os.path.join(folder.name, "v")
 
-    def volume(self, changed=None):
-        make_volume(self.path, changed)
+    def volume(self, changed=None, map_version=1, parent=None):
+        make_volume(self.path, changed, map_version, parent)
         volume = Volume(self.path)
         self.addCleanup(volume.file.close)
         return volume
@@ -114,6 +115,13 @@ class VolumeFile(unittest.TestCase):
     def test_another_key_is_refused(self):
         with self.assertRaisesRegex(Damaged, "data-key id"):
             self.volume().check_key([bytes(reversed(KEY))])
+
+    def test_zeros_are_damage_where_the_map_was_written_at_creation(self):
+        zeros, parent = (196608, bytes(512)), {"snapshot": "snap-0", "size": CHUNK}
+        self.assertEqual(self.volume(zeros, 1, parent).verify(), [])
+        self.assertIn("CMAP block 0 at 196608: it was written", self.volume(zeros, 2, parent).verify()[0])
+        with self.assertRaisesRegex(Damaged, "map has version 3"):
+            self.volume(None, 3)
 
     def test_a_damaged_map_block_is_named(self):
         self.assertIn("CMAP block 0 at 196608", self.volume((196608, b"junk")).verify()[0])

@@ -140,6 +140,11 @@ class Volume:
         if {kind: regions.get(kind) for kind in expected} != expected:
             raise Damaged(f"slot {self.slot.name}: the regions {regions} are not {expected}")
         self.tag = blake3(self.slot.volume_id.encode())[:8]
+        version = next(field(r, "version") for r in self.identity["regions"] if r["kind"] == "map")
+        if version not in choices.MAP_VERSIONS:
+            raise Damaged(f"slot {self.slot.name}: the map has version {version}")
+        chunks = field(self.parent, "size") + CHUNK - 1 if self.parent and version > 1 else 0
+        self.map_written = (chunks // CHUNK + PER_BLOCK - 1) // PER_BLOCK
 
     def _at(self, offset, length):
         self.file.seek(offset)
@@ -193,6 +198,8 @@ class Volume:
         """All entries of a map block."""
         at = MAP_AT + number * 512
         block = self._small_block(at, b"CMAP", number)
+        if block is None and number < self.map_written:
+            raise Damaged(f"CMAP block {number} at {at}: it was written when the volume was made, and is zeros")
         if block is None or block[0] < self.map_generation:
             return [(0, 0, 0)] * PER_BLOCK
         if block[0] > self.map_generation:
