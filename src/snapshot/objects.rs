@@ -7,6 +7,7 @@
 
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::file::{OpenHow, open_regular};
 use crate::units::Hash32;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -15,7 +16,7 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::runtime::Runtime;
@@ -176,8 +177,16 @@ impl StoreObjects {
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
-    let synced = std::fs::File::open(folder).and_then(|f| f.sync_all());
-    synced.map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
+    let directory = rustix::fs::OFlags::DIRECTORY.bits().cast_signed();
+    let opened = std::fs::File::options().read(true).custom_flags(directory).open(folder);
+    opened.and_then(|f| f.sync_all()).map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
+}
+
+/// Opens an object's file. A FIFO, device, socket or folder in its place is damage, and must not be waited for.
+fn open_file(root: &Path, path: &str, what: &str) -> Result<(std::fs::File, u64)> {
+    let file = open_regular(&root.join(path), &OpenHow::read()).map_err(|e| e.context(what))?;
+    let size = file.metadata().map_err(|e| Error::io(what, e))?.len();
+    Ok((file, size))
 }
 
 impl Objects for StoreObjects {
@@ -188,6 +197,20 @@ impl Objects for StoreObjects {
         self.put(path, bytes, PutMode::Overwrite)
     }
     fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        if let Some(root) = &self.root {
+            let what = format!("get {path}");
+            let (file, size) = open_file(root, path, &what)?;
+            if size > limit as u64 {
+                return Err(super::damaged(path, 0, format_args!("{size} bytes, at most {limit} were expected")));
+            }
+            let mut bytes = Vec::with_capacity(size as usize);
+            std::io::Read::read_to_end(&mut std::io::Read::take(file, limit as u64 + 1), &mut bytes)
+                .map_err(|e| Error::io(what, e))?;
+            if bytes.len() > limit {
+                return Err(super::damaged(path, limit, format_args!("more than {limit} bytes")));
+            }
+            return Ok(Bytes::from(bytes));
+        }
         let (store, key) = (self.store.clone(), Key::from(path));
         let got = run(async move {
             let got = store.get_opts(&key, GetOptions::default()).await?;
@@ -200,6 +223,16 @@ impl Objects for StoreObjects {
         }
     }
     fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        if let Some(root) = &self.root {
+            let (_, size) = open_file(root, path, &format!("get bytes from {} on of {path}", range.start))?;
+            if range.end > size {
+                let why = format_args!("the object ends here, bytes up to {} were wanted", range.end);
+                return Err(super::damaged(path, size as usize, why));
+            }
+            let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+            self.get_into(path, range.start, &mut [&mut bytes])?;
+            return Ok(Bytes::from(bytes));
+        }
         let (store, key) = (self.store.clone(), Key::from(path));
         let (start, want) = (range.start, range.end.saturating_sub(range.start));
         let what = || format!("get bytes {start}..{} of {path}", start + want);
@@ -224,7 +257,7 @@ impl Objects for StoreObjects {
     fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
         let Some(root) = &self.root else { return by_range(self, path, start, parts) };
         let what = || format!("get bytes from {start} on of {path}");
-        let file = std::fs::File::open(root.join(path)).map_err(|e| Error::io(what(), e))?;
+        let (file, _) = open_file(root, path, &what())?;
         let mut at = start;
         for part in parts {
             match file.read_exact_at(part, at) {
@@ -240,6 +273,14 @@ impl Objects for StoreObjects {
         Ok(())
     }
     fn head(&self, path: &str) -> Result<Option<u64>> {
+        if let Some(root) = &self.root {
+            return match std::fs::symlink_metadata(root.join(path)) {
+                Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
+                Ok(_) => Ok(None),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::io(format!("look for {path}"), e)),
+            };
+        }
         let (store, key) = (self.store.clone(), Key::from(path));
         match run(async move { store.head(&key).await })? {
             Ok(meta) => Ok(Some(meta.size)),

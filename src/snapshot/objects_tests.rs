@@ -56,3 +56,29 @@ fn what_a_killed_put_left_staged_is_settled() {
     assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
     assert_eq!(objects.list("").unwrap().len(), 1);
 }
+
+#[test]
+fn a_fifo_a_folder_and_a_socket_are_damage_and_nothing_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = StoreObjects::local(dir.path()).unwrap();
+    objects.put_new("f/good", Bytes::from_static(b"x")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.path().join("f/fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    std::fs::create_dir(dir.path().join("f/folder")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("f/socket")).unwrap();
+    for bad in ["f/fifo", "f/folder", "f/socket"] {
+        assert_eq!(objects.get(bad, 10).unwrap_err().kind(), Kind::Integrity, "{bad}");
+        assert_eq!(objects.get_range(bad, 0..1).unwrap_err().kind(), Kind::Integrity, "{bad}");
+        assert_eq!(objects.get_into(bad, 0, &mut [&mut [0]]).unwrap_err().kind(), Kind::Integrity, "{bad}");
+        assert_eq!(objects.head(bad).unwrap(), None, "{bad}");
+        let put = put_same(&objects, bad, &Bytes::from_static(b"x"));
+        assert_eq!(put.unwrap_err().kind(), Kind::Integrity, "{bad}");
+    }
+    assert_eq!(objects.list("f").unwrap().len(), 1);
+}
