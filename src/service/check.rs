@@ -26,6 +26,7 @@ impl Service {
         self.check_root(&mut out)?;
         self.check_audit(&mut out);
         self.check_volumes(&mut out)?;
+        out.0.extend(self.check_repository());
         Ok(out.0)
     }
 

@@ -146,7 +146,8 @@ impl Attached {
     ) -> Result<Vec<Run>> {
         let (service, volume) = (self.service(), self.volume());
         let lineage = volume.with_header(|h| h.identity().lineage);
-        let base = volume.base().filter(|b| b.repository == service.repository.id());
+        let here = service.repository.id().ok();
+        let base = volume.base().filter(|b| Some(b.repository) == here);
         let since = match since {
             Some(id) => compared.open(service, lineage, id)?,
             None => match &base {

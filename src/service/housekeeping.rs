@@ -1,4 +1,5 @@
-//! What a daemon does by itself, on one thread: closes volumes that nobody came back to, deletes CMKs whose time has come.
+//! What a daemon does by itself, on one thread: closes volumes that nobody came back to, deletes CMKs whose time has come,
+//! settles what of snapshots could not be settled before.
 
 use super::Service;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +51,7 @@ fn keep(service: &Weak<Service>) {
             if let Err(err) = here.kms.purge_due() {
                 tracing::error!("delete CMKs whose time has come: {}", err.line());
             }
+            here.settle_left();
             purge = Instant::now() + PURGE;
         }
         drop(here);

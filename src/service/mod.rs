@@ -16,6 +16,7 @@ mod housekeeping;
 mod key;
 mod keygate;
 mod lease;
+mod lineage;
 mod opening;
 mod settings;
 mod snapshot;
@@ -33,6 +34,7 @@ pub use attachment::{Asking, Attached, ServedExport};
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
 pub use settings::{OnKeyLoss, Settings};
+pub use snapshot::verify_unopened;
 pub use view::SnapshotView;
 
 use crate::cipher::wrap::EncryptionContext;
@@ -133,7 +135,7 @@ impl Service {
     pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, opening: OpenAs) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Repository::open(&data.repository(), env.clone(), Some(author))?;
+        let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
         let service = Arc::new(Self {
             env,
             data,

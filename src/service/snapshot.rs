@@ -1,19 +1,23 @@
 //! Snapshot verbs: create, list, show, delete, verify.
 //!
-//! A create fixes its point in time under the volume's header, then copies in a thread of its own. What a killed process
-//! left is settled at the next open: if the repository's log has the snapshot it is completed, else it is in error.
+//! A create fixes its point in time under the volume's header, then copies in a thread of its own. A delete hides the
+//! snapshot in the catalog first; then the log says so, what nobody needs goes, and the catalog's record last. What a killed
+//! process, or a full disk, left of either is settled at the next open, and by housekeeping and the next verb
+//! ([`super::lineage`]).
 
 use super::api::{Progress, Reply, SnapshotInfo};
+use super::datadir::DataDir;
 use super::opening::{InUse, Need};
 use super::volume::VolumeRecord;
 use super::{Report, Role, Service};
 use crate::cipher::Sealed;
-use crate::env::Timestamp;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
 use crate::kms::{Act, Caller};
 use crate::snapshot::reader::{SnapshotReader, Trust};
 use crate::snapshot::refs::RefKind;
+use crate::snapshot::repository::Repository;
 use crate::snapshot::writer::{Completed, SnapshotSpec, SnapshotWriter};
 use crate::units::{CHUNK, ChunkNo, DataKeyId, LineageId, SnapshotId, VolumeId};
 use crate::volume::format::PendingRecord;
@@ -25,6 +29,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// State of a snapshot that is hidden from every list, and of which something may be left.
+pub(super) const DELETING: &str = "deleting";
 
 /// What the catalog keeps of a snapshot; for its contents the repository's log wins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,6 +71,11 @@ impl SnapshotRecord {
             state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
                 .hint("wait until it is completed")),
         }
+    }
+
+    /// Hidden: what is left of it goes.
+    pub(super) fn is_deleting(&self) -> bool {
+        self.state == DELETING
     }
 
     fn info(&self) -> SnapshotInfo {
@@ -106,9 +118,14 @@ pub(super) struct Job {
     changed: Condvar,
 }
 
-/// All of them.
+/// All of them, and what is still to be settled.
 #[derive(Default)]
-pub(super) struct Jobs(Mutex<HashMap<SnapshotId, Arc<Job>>>, Mutex<()>);
+pub(super) struct Jobs {
+    pub(super) running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
+    /// Held while a point in time is fixed, and while a volume's base moves.
+    pub(super) turn: Mutex<()>,
+    pub(super) left: super::lineage::Left,
+}
 
 /// Chunks go into the writer; the base is asked through its reader.
 struct Sink {
@@ -126,11 +143,11 @@ impl ChunkSink for Sink {
 }
 
 /// A snapshot that was begun.
-struct Begun {
+pub(super) struct Begun {
     used: InUse,
     pending: Arc<Pending>,
     sink: Arc<Sink>,
-    record: SnapshotRecord,
+    pub(super) record: SnapshotRecord,
 }
 
 impl Service {
@@ -143,14 +160,19 @@ impl Service {
     }
 
     pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
-        let id: SnapshotId = what.parse()?;
-        let found = self.kms.catalog().get::<SnapshotRecord>(&id.to_string())?;
-        found.map(|f| f.record).ok_or_else(|| {
+        let found = self.snapshot_record(what.parse()?)?;
+        found.filter(|r| !r.is_deleting()).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
         })
     }
 
-    pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
+    /// The catalog's record, of a hidden snapshot too.
+    pub(super) fn snapshot_record(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
+        Ok(self.kms.catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
+    }
+
+    pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
+        self.settle_left();
         Ok(self.snapshot_records()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
@@ -162,20 +184,24 @@ impl Service {
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
+        self.settle_left();
         let volume = self.find_volume(volume)?;
         let begun = self.begin(caller, &volume, description)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
-        self.jobs.0.lock().insert(id, job.clone());
+        self.jobs.running.lock().insert(id, job.clone());
         let service = self.clone();
         let runner = job.clone();
         std::thread::spawn(move || {
             service.run_job(begun, &runner);
-            service.jobs.0.lock().remove(&id);
+            service.jobs.running.lock().remove(&id);
             *runner.over.lock() = true;
             runner.changed.notify_all();
         });
         if wait || self.role == Role::Command {
-            wait_for(&job, report);
+            if !wait_for(&job, report, self.role) {
+                let what = format!("snapshot {id} goes on: only the waiting for it has ended");
+                return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
+            }
             let record = self.find_snapshot(&id.to_string())?;
             if record.state == "error" && job.stop.load(Ordering::Relaxed) && self.role == Role::Command {
                 // Whoever waited for it has stopped it, and nobody else has heard of it.
@@ -201,10 +227,10 @@ impl Service {
             )
             .hint("it was rolled back: bring the newer copy back"));
         }
-        Ok(())
+        self.vouch(lineage)
     }
 
-    fn note_log(&self, lineage: LineageId) {
+    pub(super) fn note_log(&self, lineage: LineageId) {
         let noted = self.repository.last_log_number(lineage).and_then(|last| {
             let next = LogRecord { lineage, last: last.unwrap_or(0) };
             self.kms.catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
@@ -218,14 +244,18 @@ impl Service {
     }
 
     /// Fixes the point in time, and writes down that the snapshot is pending.
-    fn begin(self: &Arc<Self>, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        caller: &Caller,
+        volume: &VolumeRecord,
+        description: String,
+    ) -> Result<Begun> {
         self.refuse_if_attached_elsewhere(volume)?;
         let used = self.acquire(volume, Need::Sealed)?;
         self.check_log(volume.lineage)?;
         // One at a time from here on: base and epoch must be what the volume has when its point in time is fixed.
-        let _turn = self.jobs.1.lock();
+        let _turn = self.jobs.turn.lock();
         let id = SnapshotId::draw(&*self.env.rng);
-        let base = used.volume.base().filter(|b| b.repository == self.repository.id());
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
             let blob = |e| wrapped.iter().find(|k| k.epoch == e).map(|k| k.blob.clone()).unwrap_or_default();
@@ -233,13 +263,27 @@ impl Service {
             (h.state().epoch, keys, h.identity().context.clone(), h.identity().map_generation)
         });
         let time = self.env.now();
+        let spec = SnapshotSpec {
+            id,
+            lineage: volume.lineage,
+            volume: Some(volume.id),
+            size: used.volume.size(),
+            time,
+            point: epoch.0,
+            map_generation: generation,
+            base: None,
+            keys: keys.clone(),
+            source: None,
+        };
+        let (writer, base, reader) = self.begin_on_base(&used, &spec)?;
+        let sink = Arc::new(Sink { writer, base: reader });
         let record = SnapshotRecord {
             id,
             volume: volume.id,
             lineage: volume.lineage,
             state: "pending".to_owned(),
             error: None,
-            size: used.volume.size(),
+            size: spec.size,
             changed: 0,
             stored: 0,
             created: time,
@@ -249,20 +293,6 @@ impl Service {
             context,
             description,
         };
-        let writer = self.repository.begin(SnapshotSpec {
-            id,
-            lineage: volume.lineage,
-            volume: Some(volume.id),
-            size: record.size,
-            time,
-            point: epoch.0,
-            map_generation: generation,
-            base: record.base,
-            keys,
-            source: None,
-        })?;
-        let base_reader = record.base.map(|b| self.repository.open_snapshot(volume.lineage, b)).transpose()?;
-        let sink = Arc::new(Sink { writer, base: base_reader });
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())
             .detail("volume", volume.id)
@@ -271,21 +301,25 @@ impl Service {
         let begin = Begin {
             snapshot: id,
             time: time.0,
-            repository: self.repository.id(),
+            repository: self.repository.id()?,
             base,
             sink: sink.clone() as Arc<dyn ChunkSink>,
         };
         let pending = match used.volume.begin_snapshot(begin) {
             Ok(pending) => pending,
             Err(err) => {
-                self.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(err.line())));
+                self.jobs.left.add(record.lineage, id, Some(err.line()));
+                drop(sink);
+                drop(used);
+                drop(_turn);
+                self.settle_left();
                 return Err(err);
             }
         };
         Ok(Begun { used, pending, sink, record })
     }
 
-    fn run_job(self: &Arc<Self>, begun: Begun, job: &Job) {
+    pub(super) fn run_job(self: &Arc<Self>, begun: Begun, job: &Job) {
         let Begun { used, pending, sink, record } = begun;
         let copied = used.volume.copy_pending(&pending, |n| {
             job.copied.store(n, Ordering::Relaxed);
@@ -296,15 +330,20 @@ impl Service {
             Ok(done) => self.complete(&used, pending.record(), &record, &done),
             Err(err) => {
                 tracing::error!("snapshot {}: {}", record.id, err.line());
+                if err.kind() == Kind::Integrity && record.base.is_some() {
+                    self.distrust_base(&record);
+                }
                 if let Err(left) = used.volume.drop_snapshot(record.id) {
                     tracing::error!("snapshot {}: {}", record.id, left.line());
                 }
-                self.note_snapshot(record.id, |r| (r.state, r.error) = ("error".to_owned(), Some(err.line())));
                 drop(pending);
                 // A writer that others still hold leaves its objects to the next sweep.
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
+                self.jobs.left.add(record.lineage, record.id, Some(err.line()));
+                drop(used);
+                self.settle_left();
             }
         }
     }
@@ -314,11 +353,7 @@ impl Service {
         self.note_log(record.lineage);
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
-        let settled = self
-            .repository
-            .put_ref(record.lineage, &base_ref(record.volume), RefKind::Volume, record.id)
-            .and_then(|()| used.volume.complete_snapshot(pending));
-        if let Err(err) = settled {
+        if let Err(err) = self.take_as_base(&used.volume, record.lineage, pending) {
             tracing::error!(
                 "snapshot {} is completed, but {} could not take it as its base: {}",
                 record.id,
@@ -326,12 +361,15 @@ impl Service {
                 err.line()
             );
         }
-        self.note_snapshot(record.id, |r| {
+        let noted = self.note_snapshot(record.id, |r| {
             (r.state, r.changed, r.stored) = ("completed".to_owned(), changed, stored);
         });
+        if noted.is_err() {
+            self.jobs.left.add(record.lineage, record.id, None);
+        }
     }
 
-    fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) {
+    pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
         let noted = self.kms.audited(&self.own_caller("snapshot"), act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { return Ok(()) };
@@ -339,60 +377,12 @@ impl Service {
             change(&mut next);
             tx.update(&next, found.version).map(drop)
         });
-        if let Err(err) = noted {
-            tracing::error!("note what became of {id}: {}", err.line());
-        }
-    }
-
-    /// Settles snapshots that an earlier process left pending: completed if the log has them, else in error.
-    pub(super) fn settle_snapshots(self: &Arc<Self>) {
-        let left = match self.snapshot_records() {
-            Ok(all) => all.into_iter().filter(|s| s.state == "pending").collect::<Vec<_>>(),
-            Err(err) => return tracing::error!("look for unfinished snapshots: {}", err.line()),
-        };
-        for record in left {
-            if let Err(err) = self.settle(&record) {
-                tracing::error!("settle snapshot {}: {}", record.id, err.line());
-            }
-        }
-    }
-
-    fn settle(self: &Arc<Self>, record: &SnapshotRecord) -> Result<()> {
-        let located = match self.repository.locate(record.lineage, record.id) {
-            Ok(located) if located.live => Some(located),
-            Ok(_) => None,
-            Err(err) if err.kind() == Kind::NotFound => None,
-            Err(err) => return Err(err),
-        };
-        let volume = self.kms.catalog().get::<VolumeRecord>(&record.volume.to_string())?;
-        let used = volume.map(|v| self.acquire(&v.record, Need::Sealed)).transpose();
-        if let Ok(Some(used)) = &used {
-            let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == record.id);
-            match (&located, &pending) {
-                (Some(_), Some(pending)) => {
-                    self.repository.put_ref(record.lineage, &base_ref(record.volume), RefKind::Volume, record.id)?;
-                    used.volume.complete_snapshot(pending)?;
-                }
-                (None, Some(_)) => used.volume.drop_snapshot(record.id)?,
-                (_, None) => {}
-            }
-        }
-        match located {
-            Some(at) => self.note_snapshot(record.id, |r| {
-                r.state = "completed".to_owned();
-                (r.changed, r.stored) = (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes);
-            }),
-            None => self.note_snapshot(record.id, |r| {
-                (r.state, r.error) =
-                    ("error".to_owned(), Some("the process that took it ended before it was completed".to_owned()));
-            }),
-        }
-        Ok(())
+        noted.inspect_err(|err| tracing::error!("note what became of {id}: {}", err.line()))
     }
 
     /// Asks all snapshots under way to stop, and waits until they have.
     pub(super) fn stop_jobs(&self) {
-        let jobs: Vec<_> = self.jobs.0.lock().values().cloned().collect();
+        let jobs: Vec<_> = self.jobs.running.lock().values().cloned().collect();
         for job in &jobs {
             job.stop.store(true, Ordering::Relaxed);
         }
@@ -404,65 +394,74 @@ impl Service {
         }
     }
 
-    pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+    /// Waits for the snapshots under way. Where `report` says to stop, they are given up. Answers those that did not complete.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn wait_for_snapshots(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<SnapshotId>> {
+        let jobs: Vec<_> = self.jobs.running.lock().iter().map(|(id, job)| (*id, job.clone())).collect();
+        let mut failed = Vec::new();
+        for (id, job) in jobs {
+            wait_for(&job, report, Role::Command);
+            if self.snapshot_record(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
+                failed.push(id);
+            }
+        }
+        Ok(failed)
+    }
+
+    pub(super) fn list_snapshots(self: &Arc<Self>) -> Result<Vec<SnapshotInfo>> {
+        self.settle_left();
         let mut all = self.snapshot_records()?;
+        all.retain(|r| !r.is_deleting());
         all.sort_by_key(|r| (r.created, r.id));
         Ok(all.iter().map(SnapshotRecord::info).collect())
     }
 
-    pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
+    pub(super) fn show_snapshot(self: &Arc<Self>, what: &str) -> Result<SnapshotInfo> {
+        self.settle_left();
         Ok(self.find_snapshot(what)?.info())
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
     pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
-        let record = self.find_snapshot(what)?;
+        let id: SnapshotId = what.parse()?;
+        self.settle_left();
+        let record = match self.snapshot_record(id)? {
+            // What a kill or a full disk had cut off was finished just now, or when this process began.
+            None if self.jobs.left.has_finished(id) => {
+                return Ok(Reply::Done { message: format!("snapshot {id} is deleted") });
+            }
+            Some(record) if record.is_deleting() => record,
+            _ => self.find_snapshot(what)?,
+        };
         if record.state == "pending" {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
                 .hint("wait until it is completed"));
         }
         self.refuse_if_viewed(record.id)?;
-        if record.state == "completed" {
-            match self.repository.delete(record.lineage, record.id) {
-                Err(err) if err.kind() != Kind::NotFound => return Err(err),
-                _ => self.note_log(record.lineage),
-            }
+        self.check_log(record.lineage)?;
+        if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
+            return Err(Error::new(Kind::InvalidState, format!("snapshot {} is held against deletion", record.id)));
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
-        self.kms.audited(caller, act, |tx| match tx.get::<SnapshotRecord>(&record.id.to_string())? {
-            Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
-            None => Ok(()),
+        self.kms.audited(caller, act, |tx| {
+            let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
+            tx.update(&SnapshotRecord { state: DELETING.to_owned(), ..found.record }, found.version).map(drop)
         })?;
-        let swept = self.repository.sweep(record.lineage)?;
-        let message = format!("snapshot {} is deleted; {} bytes are free again", record.id, swept.freed);
-        Ok(Reply::Done { message })
+        let swept = self.finish_delete(&record).inspect_err(|_| {
+            self.jobs.left.add(record.lineage, record.id, None);
+        });
+        let swept = swept.map_err(|e| {
+            e.context(format!("snapshot {} is hidden, but not all of it could be removed yet", record.id))
+        })?;
+        Ok(Reply::Done { message: self.say_deleted(record.id, &swept) })
     }
 
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
         let record = self.find_snapshot(what)?;
         record.must_be_completed()?;
-        let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0)).transpose()?;
-        let mut chunks = 0u64;
-        let verified = self.repository.verify(record.lineage, record.id, pinned, &mut |done| {
-            chunks += 1;
-            !chunks.is_multiple_of(64)
-                || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
-        })?;
-        if let Some(bad) = verified.bad.first() {
-            let what = format!(
-                "snapshot {}: {} of its places are bad, the first at chunk {}",
-                record.id,
-                verified.bad.len(),
-                bad.first
-            );
-            return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
-        }
-        let trust = match verified.trust {
-            Trust::Attested => "attested by the key that you trust".to_owned(),
-            Trust::Unattested => format!("consistent but unattested; pin --trust {}", hex::encode(verified.public_key)),
-        };
-        let message = format!("snapshot {}: {} chunks, {} bytes, {trust}", record.id, verified.chunks, verified.bytes);
-        Ok(Reply::Done { message })
+        verify(&self.repository, record.lineage, record.id, trust, report)
     }
 
     /// What a volume needs of the repository: what it is filled from, and the base of its next snapshot.
@@ -476,17 +475,25 @@ impl Service {
         self.drop_ref(lineage, &fill_ref(volume))
     }
 
-    /// The volume is gone: what only it needed may go too.
+    /// The volume is gone: what only it needed may go too. Where that cannot be now, it is tried again: refs of a volume that
+    /// the catalog does not know count for nothing.
     pub(super) fn release_all(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
-        self.drop_ref(lineage, &fill_ref(volume))?;
-        self.drop_ref(lineage, &base_ref(volume))?;
-        if self.repository.last_log_number(lineage)?.is_some() {
-            self.repository.sweep(lineage)?;
+        let released = self.drop_ref(lineage, &fill_ref(volume)).and_then(|()| {
+            self.drop_ref(lineage, &base_ref(volume))?;
+            if self.repository.last_log_number(lineage)?.is_some() {
+                self.check_log(lineage)?;
+                self.sweep_lineage(lineage)?;
+            }
+            Ok(())
+        });
+        if let Err(err) = released {
+            tracing::warn!("let go of what only {volume} needed: {}; tried again later", err.line());
+            self.jobs.left.sweep_later(lineage);
         }
         Ok(())
     }
 
-    fn drop_ref(&self, lineage: LineageId, id: &str) -> Result<()> {
+    pub(super) fn drop_ref(&self, lineage: LineageId, id: &str) -> Result<()> {
         match self.repository.delete_ref(lineage, id) {
             Err(err) if err.kind() != Kind::NotFound => Err(err),
             _ => Ok(()),
@@ -494,24 +501,78 @@ impl Service {
     }
 }
 
-fn fill_ref(volume: VolumeId) -> String {
+pub(super) fn fill_ref(volume: VolumeId) -> String {
     format!("{volume}-fill")
 }
 
-fn base_ref(volume: VolumeId) -> String {
+pub(super) fn base_ref(volume: VolumeId) -> String {
     format!("{volume}-base")
 }
 
-fn wait_for(job: &Job, report: Report<'_>) {
+/// Checks a snapshot of a data directory without its root key: the repository alone says all that is needed. The catalog,
+/// which is sealed by that key, is not asked.
+///
+/// # Errors
+/// [`Kind::NotFound`]; [`Kind::Integrity`] for what is bad.
+pub fn verify_unopened(data: &DataDir, env: Env, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
+    let id: SnapshotId = what.parse()?;
+    let repository = Repository::open(&data.repository(), env, None)?;
+    let mut damage = None;
+    for lineage in repository.lineages()? {
+        match repository.locate(lineage, id) {
+            Ok(found) if found.live => return verify(&repository, lineage, id, trust, report),
+            Ok(_) => {}
+            Err(err) if err.kind() == Kind::NotFound => {}
+            // Of another lineage, perhaps.
+            Err(err) => damage = damage.or(Some(err)),
+        }
+    }
+    Err(damage.unwrap_or_else(|| {
+        Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
+    }))
+}
+
+fn verify(
+    repository: &Repository,
+    lineage: LineageId,
+    id: SnapshotId,
+    trust: Option<&str>,
+    report: Report<'_>,
+) -> Result<Reply> {
+    let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0)).transpose()?;
+    let mut chunks = 0u64;
+    let verified = repository.verify(lineage, id, pinned, &mut |done| {
+        chunks += 1;
+        !chunks.is_multiple_of(64)
+            || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
+    })?;
+    if let Some(bad) = verified.bad.first() {
+        let what =
+            format!("snapshot {id}: {} of its places are bad, the first at chunk {}", verified.bad.len(), bad.first);
+        return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
+    }
+    let trust = match verified.trust {
+        Trust::Attested => "attested by the key that you trust".to_owned(),
+        Trust::Unattested => format!("consistent but unattested; pin --trust {}", hex::encode(verified.public_key)),
+    };
+    let message = format!("snapshot {id}: {} chunks, {} bytes, {trust}", verified.chunks, verified.bytes);
+    Ok(Reply::Done { message })
+}
+
+/// Waits until a snapshot is over. `false`: who waited has gone. A server goes on without them; a command is all there is.
+fn wait_for(job: &Job, report: Report<'_>, role: Role) -> bool {
     let mut over = job.over.lock();
     while !*over {
         let timed_out = job.changed.wait_for(&mut over, Duration::from_millis(200)).timed_out();
         if timed_out {
             let done = job.copied.load(Ordering::Relaxed) * CHUNK as u64;
             let go_on = report(Progress { what: "copy".to_owned(), done, total: None, unit: "bytes".to_owned() });
-            if !go_on {
-                job.stop.store(true, Ordering::Relaxed);
+            match role {
+                Role::Daemon if !go_on => return false,
+                Role::Command if !go_on => job.stop.store(true, Ordering::Relaxed),
+                _ => {}
             }
         }
     }
+    true
 }

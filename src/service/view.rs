@@ -219,13 +219,13 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
-    pub fn open_view(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
+    pub fn open_view(self: &Arc<Self>, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
         self.open_view_then(snapshot, caller, || ())
     }
 
     /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
     pub(super) fn open_view_then(
-        &self,
+        self: &Arc<Self>,
         snapshot: SnapshotId,
         caller: &Caller,
         unwrapped: impl FnOnce(),
@@ -234,26 +234,26 @@ impl Service {
         record.must_be_completed()?;
         self.check_log(record.lineage)?;
         let ticket = self.keygate.ticket();
-        let keys = self.unwrap_snapshot_keys(&record, caller)?;
+        let blobs = self.wrapped_keys_of(&record)?;
+        let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
+        let keys = self.unwrap_snapshot_keys(&record, blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
         self.kms.record(caller, act, Ok(()))?;
         unwrapped();
-        let view = self.view_of(&record)?;
+        let view = self.view_of(&record, cmks)?;
         let built = || keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect();
         view.ciphers.put(&self.keygate, ticket, built)?;
         Ok(view)
     }
 
     /// The open view of a snapshot, without ciphers if it is new.
-    fn view_of(&self, record: &SnapshotRecord) -> Result<Arc<SnapshotView>> {
+    fn view_of(&self, record: &SnapshotRecord, cmks: Vec<String>) -> Result<Arc<SnapshotView>> {
         let mut views = self.views.0.lock();
         views.retain(|_, view| view.strong_count() > 0);
         if let Some(view) = views.get(&record.id).and_then(Weak::upgrade) {
             return Ok(view);
         }
-        let blobs = self.wrapped_keys_of(record)?;
-        let arns = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn));
-        let ciphers = Arc::new(HeldCiphers::new(arns.collect::<Result<_>>()?));
+        let ciphers = Arc::new(HeldCiphers::new(cmks));
         let holder: Arc<dyn KeyHolder> = ciphers.clone();
         self.keygate.register(Arc::downgrade(&holder));
         let reader = self.repository.open_snapshot(record.lineage, record.id)?;
@@ -266,6 +266,7 @@ impl Service {
     fn unwrap_snapshot_keys(
         &self,
         record: &SnapshotRecord,
+        blobs: Vec<(DataKeyId, Vec<u8>)>,
         caller: &Caller,
     ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
         let context = super::context_of(&record.context)?;
@@ -273,15 +274,16 @@ impl Service {
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
         let unwrap =
             |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
-        self.wrapped_keys_of(record)?.into_iter().map(unwrap).collect()
+        blobs.into_iter().map(unwrap).collect()
     }
 
     /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
-    pub(super) fn wrapped_keys_of(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
+    pub(super) fn wrapped_keys_of(self: &Arc<Self>, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
         let blobs = self.repository.keys(record.lineage)?;
         let find = |id: &DataKeyId| {
-            let found = blobs.get(id).map(|k| (*id, k.blob.clone()));
-            found.ok_or_else(|| {
+            let found = blobs.get(id).map(|k| k.blob.clone());
+            let found = found.or_else(|| self.key_from_a_header(record.lineage, *id));
+            found.map(|blob| (*id, blob)).ok_or_else(|| {
                 Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
             })
         };

@@ -167,7 +167,7 @@ impl Service {
     }
 
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
-    fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
+    fn keys_of_snapshot(self: &Arc<Self>, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
         self.check_log(from.lineage)?;
         if let Some(key) = key {
@@ -191,7 +191,7 @@ impl Service {
         }
         let parent = ParentRef {
             snapshot: from.id,
-            repository: self.repository.id(),
+            repository: self.repository.id()?,
             installation: self.kms.installation().id,
             size: from.size,
         };

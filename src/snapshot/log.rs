@@ -8,10 +8,17 @@
 //! 4 hold        { snapshot, held, time }                     a held snapshot cannot be deleted
 //! 5 key         { data_key, blob hex, time }                 the wrapped key; the newest per data-key id wins
 //! 6 checkpoint  { live, deleted, keys }                      each number that is a multiple of 256: all that counts
+//! 7 mend        { unreadable [number], live, deleted, keys } all that counts, though those records cannot be read
 //! ```
 //! A reader takes genesis for the key, the newest checkpoint, and verifies the chain from there: a gap, a wrong hash, a
 //! wrong signature are errors. *deleted* holds those whose objects were not swept yet.
+//!
+//! The log's own installation sets a record that cannot be read aside: the others are signed and numbered, so they stand,
+//! and what the lost one said is settled by the installation's catalog ([`Log::vouch`]). It then writes a *mend*. Its
+//! *previous* is zeros if the record before it is one of the unreadable. A record that is signed but does not follow the
+//! one before it is a fork, never set aside.
 
+use super::manifest::Manifest;
 use super::objects::{Objects, put_same};
 use super::record::{Envelope, Family, RECORD_MAX, Record};
 use super::{Folder, PublicKey, Signer, damaged, too_new};
@@ -19,12 +26,15 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::units::{DataKeyId, Hash32, SnapshotId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A checkpoint stands at each multiple of this.
 pub const CHECKPOINT_EVERY: u64 = 256;
 /// The longest blob of a wrapped key, bytes (FORMATS 5: a blob stays under 6144).
 pub const BLOB_MAX: usize = 8192;
+/// The most records that are set aside in one log.
+const UNREADABLE_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +160,7 @@ const DELETE: u16 = 3;
 const HOLD: u16 = 4;
 const KEY: u16 = 5;
 const CHECKPOINT: u16 = 6;
+const MEND: u16 = 7;
 
 /// What a log amounts to; also a checkpoint's body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,7 +220,32 @@ pub struct Log {
     pub state: LogState,
     /// The last record's number.
     pub last: u64,
+    /// Records that cannot be read and that no later one makes up for.
+    pub unreadable: Vec<Unreadable>,
+    /// Snapshots that a readable record deletes, though the one that added them was not read.
+    gone: BTreeSet<SnapshotId>,
+    /// The state was settled with what the installation's catalog knows.
+    vouched: bool,
+    /// Hash of the last record; zeros when that one cannot be read.
     head: Hash32,
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    /// Its number.
+    pub number: u64,
+    /// Why.
+    pub error: Arc<Error>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MendBody {
+    unreadable: Vec<u64>,
+    live: BTreeMap<SnapshotId, Live>,
+    deleted: BTreeMap<SnapshotId, Deleted>,
+    keys: BTreeMap<DataKeyId, WrappedKey>,
 }
 
 impl Log {
@@ -218,35 +254,145 @@ impl Log {
     /// # Errors
     /// Integrity for a gap, a wrong hash, signature or body; what the store says.
     pub fn load(objects: &dyn Objects, folder: Folder) -> Result<Option<Self>> {
-        let mut numbers: Vec<u64> = Vec::new();
-        for object in objects.list(&folder.sort("log"))? {
-            // Names of staged puts that were cut off are no records.
-            if let Some(n) = Some(object.name()).filter(|n| n.len() == 16).and_then(|n| u64::from_str_radix(n, 16).ok())
-            {
-                numbers.push(n);
+        let log = Self::load_readable(objects, folder, None)?;
+        match log.as_ref().and_then(|l| l.unreadable.first()) {
+            Some(bad) => Err(bad.error.replay()),
+            None => Ok(log),
+        }
+    }
+
+    /// As [`Log::load`], but records that cannot be read are set aside, and named in the answer. For the folder's own
+    /// installation, whose public key is `own`, and for readers that change nothing.
+    ///
+    /// # Errors
+    /// Integrity when records contradict each other, or too many cannot be read; what the store says.
+    pub fn load_readable(objects: &dyn Objects, folder: Folder, own: Option<PublicKey>) -> Result<Option<Self>> {
+        let all = numbers(objects, folder)?;
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let mut log = match (Self::from_genesis(objects, folder), own) {
+            (Err(e), Some(key)) if is_damage(&e) => {
+                let mut log = Self::empty(folder, key, Hash32::default());
+                log.set_aside(0, e);
+                log
+            }
+            (started, _) => started?,
+        };
+        let last = log.find_last(objects, &all)?;
+        let mut checkpoint = last - last % CHECKPOINT_EVERY;
+        while checkpoint > 0 {
+            match read(objects, folder, checkpoint, &log.public_key) {
+                Ok(record) => {
+                    log.start_at(&record)?;
+                    break;
+                }
+                // It says no more than the records before it, which are all there still.
+                Err(e) if is_damage(&e) => checkpoint -= CHECKPOINT_EVERY,
+                Err(e) => return Err(e),
             }
         }
-        let Some(last) = numbers.iter().copied().max() else { return Ok(None) };
-        let genesis = read(objects, folder, 0)?;
+        while log.last < last {
+            let number = log.last + 1;
+            match read(objects, folder, number, &log.public_key) {
+                Ok(record) => log.follow(&record)?,
+                Err(e) if is_damage(&e) && log.unreadable.len() < UNREADABLE_MAX => log.set_aside(number, e),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Some(log))
+    }
+
+    fn empty(folder: Folder, public_key: PublicKey, head: Hash32) -> Self {
+        let state = LogState::default();
+        let (unreadable, gone) = (Vec::new(), BTreeSet::new());
+        Self { folder, public_key, state, last: 0, unreadable, gone, vouched: false, head }
+    }
+
+    fn from_genesis(objects: &dyn Objects, folder: Folder) -> Result<Self> {
+        let genesis = read_any(objects, folder, 0)?;
         let object = path(folder, 0);
         if genesis.envelope.kind != GENESIS || !genesis.envelope.previous.is_zero() {
             return Err(damaged(&object, 10, "the first record is not a genesis"));
         }
         let public_key = genesis.body::<Genesis>(&object)?.public_key.0;
         genesis.verify(&object, &public_key)?;
-        let mut log = Self { folder, public_key, state: LogState::default(), last: 0, head: genesis.hash() };
-        let checkpoint = last - last % CHECKPOINT_EVERY;
-        if checkpoint > 0 {
-            let record = read(objects, folder, checkpoint)?;
-            log.head = record.envelope.previous;
-            log.last = checkpoint - 1;
-            log.follow(&record)?;
+        Ok(Self::empty(folder, public_key, genesis.hash()))
+    }
+
+    /// Starts with a checkpoint instead of all that lies before it.
+    fn start_at(&mut self, record: &Record) -> Result<()> {
+        self.last = record.envelope.number - 1;
+        self.head = record.envelope.previous;
+        self.follow(record)
+    }
+
+    /// The number of the last record: the highest that is authentic, and those right behind it that cannot be read. A
+    /// file with any other number is no record.
+    fn find_last(&self, objects: &dyn Objects, all: &BTreeSet<u64>) -> Result<u64> {
+        let mut last = 0;
+        for number in all.iter().rev().copied().take(UNREADABLE_MAX) {
+            match read(objects, self.folder, number, &self.public_key) {
+                Ok(_) => {
+                    last = number;
+                    break;
+                }
+                Err(e) if is_damage(&e) => {}
+                Err(e) => return Err(e),
+            }
         }
-        while log.last < last {
-            let record = read(objects, folder, log.last + 1)?;
-            log.follow(&record)?;
+        while all.contains(&(last + 1)) {
+            last += 1;
         }
-        Ok(Some(log))
+        Ok(last)
+    }
+
+    fn set_aside(&mut self, number: u64, error: Error) {
+        self.unreadable.push(Unreadable { number, error: Arc::new(error) });
+        (self.last, self.head) = (number, Hash32::default());
+    }
+
+    /// Whether something that the log said is not known: a record that is neither genesis nor a checkpoint is lost.
+    #[must_use]
+    pub fn lacks_something(&self) -> bool {
+        !self.vouched && self.unreadable.iter().any(|u| !u.number.is_multiple_of(CHECKPOINT_EVERY))
+    }
+
+    /// Settles what unreadable records may have said with what the installation's catalog knows. `completed` are there if
+    /// their manifest is, for it is signed and an id is used once; those of `unclear` stay what the log says; all others
+    /// were deleted.
+    ///
+    /// # Errors
+    /// What the store says, but for a manifest that is missing or damaged: that costs its snapshot.
+    pub fn vouch(
+        &mut self,
+        objects: &dyn Objects,
+        now: Timestamp,
+        completed: &BTreeSet<SnapshotId>,
+        unclear: &BTreeSet<SnapshotId>,
+    ) -> Result<()> {
+        for id in completed {
+            let known = self.state.live.contains_key(id) || self.state.deleted.contains_key(id);
+            if known || self.gone.contains(id) {
+                continue;
+            }
+            let (manifest, time) = match signed_manifest(objects, self.folder, *id, &self.public_key) {
+                Ok((manifest, hash)) => (hash, manifest.time),
+                // Kept, with all that it may need, until it is deleted or its manifest is put back.
+                Err(e) if is_damage(&e) || e.kind() == Kind::NotFound => (Hash32::default(), now),
+                Err(e) => return Err(e),
+            };
+            self.state.live.insert(*id, Live { manifest, time, held: false });
+        }
+        let lost: Vec<_> =
+            self.state.live.keys().filter(|id| !completed.contains(id) && !unclear.contains(id)).copied().collect();
+        for id in lost {
+            if let Some(was) = self.state.live.remove(&id) {
+                self.state.deleted.insert(id, Deleted { manifest: was.manifest, time: now });
+            }
+        }
+        self.vouched = true;
+        Ok(())
     }
 
     /// Starts a log: puts genesis.
@@ -258,14 +404,15 @@ impl Log {
         let body = json(&Genesis { public_key: Hash32(public_key), time })?;
         let record = Record::sign(envelope(folder, GENESIS, 0, Hash32::default()), &body, signer)?;
         put_same(objects, &path(folder, 0), record.raw())?;
-        Ok(Self { folder, public_key, state: LogState::default(), last: 0, head: record.hash() })
+        Ok(Self::empty(folder, public_key, record.hash()))
     }
 
-    /// Takes over one verified record.
+    /// Takes over one record whose signature is good. What is wrong with it otherwise is no damage, but a fork or a fault.
     fn follow(&mut self, record: &Record) -> Result<()> {
         let object = path(self.folder, record.envelope.number);
-        record.verify(&object, &self.public_key)?;
-        if record.envelope.number != self.last + 1 || record.envelope.previous != self.head {
+        let behind_gap = self.unreadable.last().is_some_and(|u| u.number == self.last);
+        let chained = record.envelope.previous == self.head || behind_gap;
+        if record.envelope.number != self.last + 1 || !chained {
             return Err(damaged(&object, 40, "the record does not follow the one before it"));
         }
         let at_checkpoint = record.envelope.number.is_multiple_of(CHECKPOINT_EVERY);
@@ -273,14 +420,47 @@ impl Log {
             return Err(damaged(&object, 10, "checkpoints stand at multiples of 256, and only there"));
         }
         if at_checkpoint {
-            self.state = record.body(&object)?;
+            self.replace(record.body(&object)?);
+            // A checkpoint is written after all before it was settled.
+            self.unreadable.clear();
+        } else if record.envelope.kind == MEND {
+            let MendBody { unreadable, live, deleted, keys } = record.body(&object)?;
+            self.replace(LogState { live, deleted, keys });
+            self.unreadable.retain(|u| !unreadable.contains(&u.number));
         } else {
             let entry = decode(&object, record)?;
-            self.state.apply(&entry).map_err(|why| damaged(&object, super::record::ENVELOPE, why))?;
+            if let Err(why) = self.state.apply(&entry) {
+                if !self.lacks_something() {
+                    return Err(damaged(&object, super::record::ENVELOPE, why));
+                }
+                self.apply_anyway(&entry);
+            }
         }
         self.last = record.envelope.number;
         self.head = record.hash();
         Ok(())
+    }
+
+    fn replace(&mut self, state: LogState) {
+        self.state = state;
+        self.gone.clear();
+    }
+
+    /// Takes over an entry that refers to one which was lost.
+    fn apply_anyway(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Add { snapshot, manifest, time } => {
+                self.state.deleted.remove(snapshot);
+                self.state.live.insert(*snapshot, Live { manifest: *manifest, time: *time, held: false });
+            }
+            Entry::Delete { snapshot, time } => {
+                self.gone.insert(*snapshot);
+                if let Some(was) = self.state.live.remove(snapshot) {
+                    self.state.deleted.insert(*snapshot, Deleted { manifest: was.manifest, time: *time });
+                }
+            }
+            Entry::Hold { .. } | Entry::Key { .. } => {}
+        }
     }
 
     /// Appends `entry`; before each multiple of 256, a checkpoint. Durable when it returns. A repeat with the same entry
@@ -292,6 +472,7 @@ impl Log {
         let mut fits = self.state.clone();
         fits.apply(entry)
             .map_err(|why| Error::new(Kind::InvalidState, format!("{}: {why}", self.folder.sort("log"))))?;
+        self.mend(objects, signer)?;
         if (self.last + 1).is_multiple_of(CHECKPOINT_EVERY) {
             let body = json(&self.state)?;
             self.put(objects, signer, CHECKPOINT, &body)?;
@@ -299,6 +480,23 @@ impl Log {
         let (kind, body) = encode(entry)?;
         self.put(objects, signer, kind, &body)?;
         self.state = fits;
+        Ok(())
+    }
+
+    /// Makes up for unreadable records, so that other readers need not set them aside.
+    fn mend(&mut self, objects: &dyn Objects, signer: &dyn Signer) -> Result<()> {
+        let Some(first) = self.unreadable.first() else { return Ok(()) };
+        if self.lacks_something() {
+            return Err(first.error.replay());
+        }
+        let LogState { live, deleted, keys } = self.state.clone();
+        let unreadable = self.unreadable.iter().map(|u| u.number).collect();
+        if (self.last + 1).is_multiple_of(CHECKPOINT_EVERY) {
+            self.put(objects, signer, CHECKPOINT, &json(&self.state)?)?;
+        } else {
+            self.put(objects, signer, MEND, &json(&MendBody { unreadable, live, deleted, keys })?)?;
+        }
+        self.unreadable.clear();
         Ok(())
     }
 
@@ -312,6 +510,33 @@ impl Log {
     }
 }
 
+/// Numbers of the records that are there. Names of staged puts that were cut off are no records.
+fn numbers(objects: &dyn Objects, folder: Folder) -> Result<BTreeSet<u64>> {
+    let all = objects.list(&folder.sort("log"))?;
+    let number = |name: &str| (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten();
+    Ok(all.iter().filter_map(|object| number(object.name())).collect())
+}
+
+/// Whether an object cannot be read for what it is or what it lies on, and not for want of rights, descriptors or a newer
+/// program.
+pub(super) fn is_damage(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
+    error.kind() == Kind::Integrity || cause.and_then(std::io::Error::raw_os_error) == Some(libc::EIO)
+}
+
+/// The manifest of a snapshot of `folder`, checked against the folder's key alone.
+pub(super) fn signed_manifest(
+    objects: &dyn Objects,
+    folder: Folder,
+    snapshot: SnapshotId,
+    key: &PublicKey,
+) -> Result<(Manifest, Hash32)> {
+    let object = folder.path("manifests", snapshot);
+    let (manifest, record) = Manifest::parse(&object, folder, snapshot, objects.get(&object, RECORD_MAX)?)?;
+    record.verify(&object, key)?;
+    Ok((manifest, record.hash()))
+}
+
 fn path(folder: Folder, number: u64) -> String {
     folder.path("log", format_args!("{number:016x}"))
 }
@@ -320,7 +545,14 @@ const fn envelope(folder: Folder, kind: u16, number: u64, previous: Hash32) -> E
     Envelope { family: Family::Log, kind, lineage: folder.lineage, number, previous, signer: folder.installation }
 }
 
-fn read(objects: &dyn Objects, folder: Folder, number: u64) -> Result<Record> {
+/// A record of that number that `key` has signed.
+fn read(objects: &dyn Objects, folder: Folder, number: u64, key: &PublicKey) -> Result<Record> {
+    let record = read_any(objects, folder, number)?;
+    record.verify(&path(folder, number), key)?;
+    Ok(record)
+}
+
+fn read_any(objects: &dyn Objects, folder: Folder, number: u64) -> Result<Record> {
     let object = path(folder, number);
     let raw = objects.get(&object, RECORD_MAX).map_err(|e| {
         if e.kind() == Kind::NotFound { damaged(&object, 0, "the log has a gap here").because(e) } else { e }

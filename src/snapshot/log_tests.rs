@@ -53,3 +53,139 @@ fn gaps_forgeries_and_clones_are_found() {
     objects.put_over(&object, good).unwrap();
     assert_eq!(Log::load(&*objects, log.folder).unwrap().unwrap().last, 5);
 }
+
+/// A log of adds 1 to 6, a delete of 2, a key; and what its catalog knows.
+fn eventful(objects: &dyn Objects) -> Log {
+    let (repo_author, folder) = (author(1), Folder { lineage: LINEAGE, installation: author(1).installation });
+    let mut log = Log::start(objects, folder, &*repo_author.signer, Timestamp(1)).unwrap();
+    let mut put = |entry| log.append(objects, &*repo_author.signer, &entry).unwrap();
+    for n in 1..=6 {
+        let manifest = manifest(objects, folder, n);
+        put(Entry::Add { snapshot: snap(n), manifest, time: Timestamp(n as i64) });
+    }
+    put(Entry::Delete { snapshot: snap(2), time: Timestamp(7) });
+    put(Entry::Key { data_key: KEY, blob: vec![9], time: Timestamp(8) });
+    log
+}
+
+fn manifest(objects: &dyn Objects, folder: Folder, n: u64) -> Hash32 {
+    let by = author(1);
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        snapshot: snap(n),
+        installation: folder.installation,
+        volume: None,
+        size: 4096,
+        root: Hash32::default(),
+        depth: 1,
+        time: Timestamp(n as i64),
+        point: 1,
+        map_generation: 1,
+        parent: None,
+        keys: BTreeMap::new(),
+        folders: vec![folder.installation],
+        chunks: 0,
+        changed_chunks: 0,
+        stored_bytes: 0,
+        source: None,
+    };
+    let record = manifest.sign(folder, Hash32::default(), &*by.signer).unwrap();
+    objects.put_new(&folder.path("manifests", snap(n)), record.raw().clone()).unwrap();
+    record.hash()
+}
+
+#[test]
+fn any_record_may_be_damaged_or_missing_and_the_catalog_settles_what_it_said() {
+    let key = author(1).signer.public_key();
+    let completed: BTreeSet<_> = [1, 3, 4, 5, 6].map(snap).into();
+    for number in 0..=8 {
+        for missing in [false, true] {
+            if missing && number == 8 {
+                continue; // a shorter log, which the catalog's own count finds
+            }
+            let objects = memory();
+            let whole = eventful(&*objects);
+            let object = path(whole.folder, number);
+            let mut bad = objects.get(&object, RECORD_MAX).unwrap().to_vec();
+            bad[ENVELOPE_BODY] ^= 1;
+            if missing {
+                objects.delete(&object).unwrap()
+            } else {
+                objects.put_over(&object, Bytes::from(bad)).unwrap()
+            }
+            assert!(Log::load(&*objects, whole.folder).is_err(), "who cannot ask a catalog is told");
+            let mut log = Log::load_readable(&*objects, whole.folder, Some(key)).unwrap().unwrap();
+            assert_eq!((log.last, log.unreadable.len(), log.unreadable[0].number), (8, 1, number));
+            assert_eq!(log.lacks_something(), number != 0);
+            let by = author(1);
+            let next =
+                Entry::Add { snapshot: snap(7), manifest: manifest(&*objects, whole.folder, 7), time: Timestamp(9) };
+            if number != 0 {
+                assert_eq!(log.append(&*objects, &*by.signer, &next).unwrap_err().kind(), Kind::Integrity);
+                log.vouch(&*objects, Timestamp(9), &completed, &BTreeSet::new()).unwrap();
+            }
+            let live: Vec<_> = whole.state.live.iter().map(|(id, l)| (*id, l.manifest)).collect();
+            assert_eq!(log.state.live.iter().map(|(id, l)| (*id, l.manifest)).collect::<Vec<_>>(), live, "{number}");
+            log.append(&*objects, &*by.signer, &next).unwrap();
+            // Another reader needs no catalog from now on, unless genesis is gone: that has the key.
+            if number != 0 {
+                let read = Log::load(&*objects, whole.folder).unwrap().unwrap();
+                assert_eq!((read.last, &read.state), (10, &log.state), "{number}");
+            }
+            let read = Log::load_readable(&*objects, whole.folder, Some(key)).unwrap().unwrap();
+            assert_eq!((read.unreadable.len(), read.lacks_something()), (0, false));
+        }
+    }
+}
+
+const ENVELOPE_BODY: usize = super::super::record::ENVELOPE + 4;
+
+#[test]
+fn a_hidden_delete_resurrects_nothing_and_a_lost_add_without_manifest_keeps_its_objects() {
+    let objects = memory();
+    let whole = eventful(&*objects);
+    // The delete of 2 and the add of 5 cannot be read, and 5's manifest is away for now.
+    for number in [5, 7] {
+        objects.put_over(&path(whole.folder, number), Bytes::from_static(b"x")).unwrap();
+    }
+    let object = whole.folder.path("manifests", snap(5));
+    objects.delete(&object).unwrap();
+    let key = author(1).signer.public_key();
+    let mut log = Log::load_readable(&*objects, whole.folder, Some(key)).unwrap().unwrap();
+    assert!(log.state.live.contains_key(&snap(2)), "nothing that can be read deletes it");
+    let completed = [1, 3, 4, 5, 6].map(snap).into();
+    log.vouch(&*objects, Timestamp(9), &completed, &BTreeSet::new()).unwrap();
+    assert!(!log.state.live.contains_key(&snap(2)) && log.state.deleted.contains_key(&snap(2)));
+    assert!(log.state.live[&snap(5)].manifest.is_zero(), "it counts as live: nothing it may need goes");
+}
+
+#[test]
+fn forks_are_never_set_aside() {
+    let objects = memory();
+    let whole = eventful(&*objects);
+    let other = memory();
+    let mut clone = filled(&*other, 0);
+    let by = author(1);
+    for n in 10..20 {
+        let add = Entry::Add { snapshot: snap(n), manifest: Hash32([1; 32]), time: Timestamp(1) };
+        clone.append(&*other, &*by.signer, &add).unwrap();
+    }
+    // A record that the same key has signed, of a log that went another way.
+    let foreign = other.get(&path(whole.folder, 5), RECORD_MAX).unwrap();
+    objects.put_over(&path(whole.folder, 5), foreign).unwrap();
+    let key = author(1).signer.public_key();
+    assert_eq!(Log::load_readable(&*objects, whole.folder, Some(key)).unwrap_err().kind(), Kind::Integrity);
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_nothing() {
+    let objects = memory();
+    let log = filled(&*objects, 300);
+    objects.put_over(&path(log.folder, 256), Bytes::from_static(b"")).unwrap();
+    let key = author(1).signer.public_key();
+    let read = Log::load_readable(&*objects, log.folder, Some(key)).unwrap().unwrap();
+    assert_eq!((read.last, &read.state, read.lacks_something()), (log.last, &log.state, false));
+    // Files that were never records are none.
+    objects.put_new(&path(log.folder, u64::MAX), Bytes::from_static(b"x")).unwrap();
+    assert_eq!(Log::load_readable(&*objects, log.folder, Some(key)).unwrap().unwrap().last, log.last);
+}

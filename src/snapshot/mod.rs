@@ -5,11 +5,12 @@
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
 //! pack page record manifest log redirect refs: the formats          writer      a snapshot being made
 //! tree        from a root to a chunk's entry, diff                   reader      a snapshot being read, verify
-//!                                                                    sweep       what nothing reaches any more
+//! creates     that run, and what a sweep spares of them             sweep       what nothing reaches any more
 //! ```
 //! Orders that must hold: packs and pages are durable and confirmed before the manifest is put; the manifest is read
 //! back before the log's `add`, which is the commit point.
 
+mod creates;
 pub mod log;
 pub mod manifest;
 pub mod objects;

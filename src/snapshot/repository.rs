@@ -7,7 +7,8 @@
 //! An installation writes in its own folder of a lineage alone. That no second process does is its data directory's
 //! lock; a cloned data directory is found by put-if-absent on the log.
 
-use super::log::{Entry, Log, LogState, WrappedKey};
+use super::creates::{Creates, Shapes};
+use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
 use super::manifest::Manifest;
 use super::objects::{Objects, StoreObjects, put_same};
 use super::record::RECORD_MAX;
@@ -18,11 +19,11 @@ use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{DataKeyId, Hash32, InstallationId, LineageId, RepositoryId, SnapshotId, VolumeId};
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const DESCRIPTION: &str = "coffer-repository.json";
 const DESCRIPTION_MAX: usize = 64 << 10;
@@ -89,15 +90,6 @@ pub struct Located {
     pub live: bool,
 }
 
-/// A create that runs: what it is built on, and the objects it has put.
-#[derive(Debug, Clone)]
-pub(super) struct Pending {
-    pub(super) folder: Folder,
-    pub(super) snapshot: SnapshotId,
-    pub(super) base: Option<Arc<Located>>,
-    pub(super) names: HashSet<String>,
-}
-
 /// A repository. Cheap to clone; usable from many threads.
 #[derive(Clone)]
 pub struct Repository {
@@ -108,13 +100,47 @@ pub(super) struct Inner {
     pub(super) objects: Arc<dyn Objects>,
     pub(super) env: Env,
     pub(super) cache: Arc<PageCache>,
-    /// Held for writing by a sweep, for reading while a create takes hold of its base.
-    pub(super) gate: RwLock<()>,
-    pub(super) pending: Mutex<HashMap<SnapshotId, Pending>>,
-    id: RepositoryId,
+    /// One sweep at a time.
+    pub(super) sweeping: Mutex<()>,
+    pub(super) creates: Mutex<Creates>,
+    /// What sweeps know of pages and manifests already.
+    pub(super) shapes: Mutex<Shapes>,
+    about: OnceLock<About>,
     author: Option<Author>,
-    read_only: Option<String>,
     logs: Mutex<HashMap<LineageId, Arc<Mutex<Slot>>>>,
+}
+
+/// What the description says.
+#[derive(Debug, Clone)]
+struct About {
+    id: RepositoryId,
+    /// A feature for whose sake the repository may only be read.
+    read_only: Option<String>,
+}
+
+impl About {
+    fn read(objects: &dyn Objects) -> Result<Self> {
+        let raw = objects.get(DESCRIPTION, DESCRIPTION_MAX).map_err(|e| {
+            if e.kind() != Kind::NotFound {
+                return e;
+            }
+            Error::new(Kind::NotFound, "open repository: no coffer-repository.json there")
+                .because(e)
+                .hint("put it back from a copy, or as `coffer doctor` says")
+        })?;
+        let found: Description =
+            serde_json::from_slice(&raw).map_err(|e| damaged(DESCRIPTION, 0, "not a description").because(e))?;
+        if found.format != "coffer-repository" {
+            return Err(damaged(DESCRIPTION, 0, "not a coffer repository"));
+        }
+        if found.version != 1 || !found.incompatible.is_empty() {
+            return Err(too_new(
+                DESCRIPTION,
+                format_args!("version {} features {:?}", found.version, found.incompatible),
+            ));
+        }
+        Ok(Self { id: found.repository, read_only: found.read_only_compatible.first().cloned() })
+    }
 }
 
 /// This installation's log of a lineage.
@@ -142,6 +168,16 @@ impl Repository {
     /// [`Kind::Exists`] when there is one; what the store says.
     pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
         let repository = RepositoryId::draw(&*env.rng);
+        let json = Self::description_of(repository)?;
+        objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
+        Ok(repository)
+    }
+
+    /// What `coffer-repository.json` of the repository with this id says.
+    ///
+    /// # Errors
+    /// Never in practice; the JSON library may say so.
+    pub fn description_of(repository: RepositoryId) -> Result<String> {
         let description = Description {
             format: "coffer-repository".into(),
             version: 1,
@@ -150,10 +186,7 @@ impl Repository {
             read_only_compatible: Vec::new(),
             compatible: Vec::new(),
         };
-        let json = serde_json::to_vec_pretty(&description)
-            .map_err(|e| Error::new(Kind::Failed, "describe the repository").because(e))?;
-        objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
-        Ok(repository)
+        serde_json::to_string(&description).map_err(|e| Error::new(Kind::Failed, "describe the repository").because(e))
     }
 
     /// Opens the repository in the folder `root`; without an author, for reading alone.
@@ -164,49 +197,49 @@ impl Repository {
         Self::open_in(Arc::new(StoreObjects::local(root)?), env, author)
     }
 
+    /// As [`Repository::open`], but the description is read at the first use: what needs no snapshot can be done though
+    /// it is missing or damaged.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn open_later(root: &Path, env: Env, author: Option<Author>) -> Result<Self> {
+        if !root.exists() {
+            std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
+        }
+        Ok(Self::over(Arc::new(StoreObjects::local(root)?), env, author))
+    }
+
     /// Opens the repository in `objects`; without an author, for reading alone.
     ///
     /// # Errors
     /// As [`Repository::open`].
     pub fn open_in(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Result<Self> {
-        let raw = objects.get(DESCRIPTION, DESCRIPTION_MAX).map_err(|e| {
-            if e.kind() != Kind::NotFound {
-                return e;
-            }
-            Error::new(Kind::NotFound, "open repository: no coffer-repository.json there")
-                .because(e)
-                .hint("put it back from a copy: `coffer init` makes one with the data directory")
-        })?;
-        let found: Description =
-            serde_json::from_slice(&raw).map_err(|e| damaged(DESCRIPTION, 0, "not a description").because(e))?;
-        if found.format != "coffer-repository" {
-            return Err(damaged(DESCRIPTION, 0, "not a coffer repository"));
-        }
-        if found.version != 1 || !found.incompatible.is_empty() {
-            return Err(too_new(
-                DESCRIPTION,
-                format_args!("version {} features {:?}", found.version, found.incompatible),
-            ));
-        }
-        let unknown = found.read_only_compatible.first().cloned();
+        let repository = Self::over(objects, env, author);
+        repository.inner.about()?;
+        Ok(repository)
+    }
+
+    fn over(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Self {
         let inner = Inner {
             objects,
             env,
             cache: Arc::new(PageCache::new(CACHE_PAGES)),
-            gate: RwLock::new(()),
-            pending: Mutex::new(HashMap::new()),
-            id: found.repository,
+            sweeping: Mutex::new(()),
+            creates: Mutex::default(),
+            shapes: Mutex::default(),
+            about: OnceLock::new(),
             author,
-            read_only: unknown,
             logs: Mutex::new(HashMap::new()),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// The repository's id.
-    #[must_use]
-    pub fn id(&self) -> RepositoryId {
-        self.inner.id
+    ///
+    /// # Errors
+    /// When the description is missing or damaged.
+    pub fn id(&self) -> Result<RepositoryId> {
+        Ok(self.inner.about()?.id)
     }
 
     /// The lineages that have a folder here.
@@ -214,6 +247,7 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub fn lineages(&self) -> Result<Vec<LineageId>> {
+        self.inner.about()?;
         Ok(self.inner.objects.folders("")?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -225,6 +259,66 @@ impl Repository {
     pub fn last_log_number(&self, lineage: LineageId) -> Result<Option<u64>> {
         let own = self.inner.own(lineage)?;
         self.inner.with_log(own, |log| Ok(log.as_ref().map(|l| l.last)))
+    }
+
+    /// Records of this installation's log of `lineage` that cannot be read, and whether it is unknown what they said
+    /// until [`Repository::vouch`] settles it.
+    ///
+    /// # Errors
+    /// When what can be read of the log contradicts itself; what the store says.
+    pub fn unreadable(&self, lineage: LineageId) -> Result<(Vec<Unreadable>, bool)> {
+        let found = |l: &Log| (l.unreadable.clone(), l.lacks_something());
+        self.inner.with_log(self.inner.own(lineage)?, |log| Ok(log.as_ref().map(found).unwrap_or_default()))
+    }
+
+    /// Settles, with what the installation's catalog knows, what unreadable records of its log may have said
+    /// ([`Log::vouch`]). The next record that is written makes up for them.
+    ///
+    /// # Errors
+    /// When a manifest cannot be looked at; what the store says.
+    pub fn vouch(
+        &self,
+        lineage: LineageId,
+        completed: &BTreeSet<SnapshotId>,
+        unclear: &BTreeSet<SnapshotId>,
+    ) -> Result<()> {
+        let (inner, now) = (&*self.inner, self.inner.env.now());
+        inner.with_log(inner.own(lineage)?, |log| match log {
+            Some(log) if log.lacks_something() => log.vouch(&*inner.objects, now, completed, unclear),
+            _ => Ok(()),
+        })
+    }
+
+    /// What this installation's log says of `snapshot`; `None`: it is not live.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or something that it said is not known.
+    pub fn live(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Option<Live>> {
+        let own = self.inner.own(lineage)?;
+        Ok(self.inner.settled_state(own)?.live.remove(&snapshot))
+    }
+
+    /// Reads the manifest and all pages of a snapshot, none of its packs.
+    ///
+    /// # Errors
+    /// Which of them is missing or damaged.
+    pub fn check_pages(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
+        struct Pages;
+        impl super::tree::Visit for Pages {
+            fn chunk(&mut self, _: crate::units::ChunkNo, _: &super::page::LeafEntry) -> Result<()> {
+                Ok(())
+            }
+        }
+        self.inner.tree(&self.inner.locate(lineage, snapshot)?).walk(&mut Pages)
+    }
+
+    /// The snapshot that this installation's ref `id` is on. `None`: there is none, or it cannot be read.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn ref_on(&self, lineage: LineageId, id: &str) -> Result<Option<SnapshotId>> {
+        let path = Ref::path(lineage, self.inner.author()?.installation, id)?;
+        Ok(self.inner.read_ref(lineage, &path)?.map(|r| r.snapshot))
     }
 
     /// Every live snapshot of `lineage`, in all folders, oldest first.
@@ -312,11 +406,8 @@ impl Repository {
         let author = self.inner.author()?;
         let at = self.inner.locate(lineage, snapshot)?;
         let path = Ref::path(lineage, author.installation, id)?;
-        let old = match self.inner.objects.get(&path, REF_MAX) {
-            Ok(raw) => Some(Ref::parse(&path, lineage, &raw)?),
-            Err(e) if e.kind() == Kind::NotFound => None,
-            Err(e) => return Err(e),
-        };
+        // One that cannot be read is replaced.
+        let old = self.inner.read_ref(lineage, &path)?;
         let renewed = old.as_ref().is_some_and(|o| o.snapshot == snapshot && o.folder == at.folder.installation);
         let now = self.inner.env.now();
         let new = Ref {
@@ -368,14 +459,24 @@ impl Repository {
 
 impl Inner {
     pub(super) fn author(&self) -> Result<&Author> {
-        if let Some(feature) = &self.read_only {
+        let about = self.about()?;
+        if let Some(feature) = &about.read_only {
             let what =
-                format!("write to repository {}: it has the feature {feature}, which is not known here", self.id);
+                format!("write to repository {}: it has the feature {feature}, which is not known here", about.id);
             return Err(Error::new(Kind::ReadOnly, what).hint("use a newer coffer"));
         }
         self.author.as_ref().ok_or_else(|| {
-            Error::new(Kind::ReadOnly, format!("write to repository {}: it was opened for reading alone", self.id))
+            Error::new(Kind::ReadOnly, format!("write to repository {}: it was opened for reading alone", about.id))
         })
+    }
+
+    /// What the description says, read at its first use.
+    fn about(&self) -> Result<&About> {
+        if let Some(about) = self.about.get() {
+            return Ok(about);
+        }
+        let found = About::read(&*self.objects)?;
+        Ok(self.about.get_or_init(|| found))
     }
 
     /// This installation's folder of `lineage`.
@@ -385,6 +486,7 @@ impl Inner {
 
     /// All folders of `lineage`, this installation's first.
     pub(super) fn folders(&self, lineage: LineageId) -> Result<Vec<Folder>> {
+        self.about()?;
         let own = self.author.as_ref().map(|a| a.installation);
         let names = self.objects.folders(&lineage.to_string())?;
         let mut all: Vec<_> = names.iter().filter_map(|n| n.parse().ok()).collect();
@@ -403,8 +505,8 @@ impl Inner {
         }
         let log = &mut slot.log;
         if log.is_none() {
-            *log = Log::load(&*self.objects, own)?;
             let ours = self.author()?.signer.public_key();
+            *log = Log::load_readable(&*self.objects, own, Some(ours))?;
             if let Some(key) = log.as_ref().map(|l| l.public_key).filter(|key| *key != ours) {
                 *log = None;
                 let why = format_args!(
@@ -433,6 +535,17 @@ impl Inner {
         })
     }
 
+    /// The state of this installation's log, all of which is known.
+    pub(super) fn settled_state(&self, own: Folder) -> Result<LogState> {
+        self.with_log(own, |log| match log {
+            Some(log) if log.lacks_something() => Err(log
+                .unreadable
+                .first()
+                .map_or_else(|| damaged(&own.sort("log"), 0, "damaged"), |u| u.error.replay())),
+            log => Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()),
+        })
+    }
+
     /// The state of this installation's log.
     pub(super) fn own_state(&self, own: Folder) -> Result<LogState> {
         self.with_log(own, |log| Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()))
@@ -440,10 +553,14 @@ impl Inner {
 
     /// A folder's log: one's own as it is known, another's read anew.
     pub(super) fn log(&self, folder: Folder) -> Result<Option<Log>> {
-        if self.author.as_ref().is_some_and(|a| a.installation == folder.installation) && self.read_only.is_none() {
-            return self.with_log(folder, |log| Ok(log.clone()));
+        match &self.author {
+            Some(a) if a.installation == folder.installation && self.about()?.read_only.is_none() => {
+                self.with_log(folder, |log| Ok(log.clone()))
+            }
+            Some(_) => Log::load(&*self.objects, folder),
+            // Who only reads can be shown what there is.
+            None => Log::load_readable(&*self.objects, folder, None),
         }
-        Log::load(&*self.objects, folder)
     }
 
     pub(super) fn locate(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Located> {
@@ -452,19 +569,34 @@ impl Inner {
                 return Ok(found);
             }
         }
-        let what = format!("snapshot {snapshot} is not in repository {} (lineage {lineage})", self.id);
+        let what = format!("snapshot {snapshot} is not in repository {} (lineage {lineage})", self.about()?.id);
         Err(Error::new(Kind::NotFound, what))
     }
 
     /// A snapshot that was added to the folder's log and whose manifest is still there.
     pub(super) fn locate_in(&self, folder: Folder, snapshot: SnapshotId) -> Result<Option<Located>> {
         let Some(log) = self.log(folder)? else { return Ok(None) };
-        if !log.state.live.contains_key(&snapshot) && !log.state.deleted.contains_key(&snapshot) {
+        let known = log.state.live.contains_key(&snapshot) || log.state.deleted.contains_key(&snapshot);
+        if !known && log.lacks_something() {
+            return self.attested(&log, snapshot);
+        }
+        if !known {
             return Ok(None);
         }
         match self.manifest(&log, snapshot) {
             Ok(found) => Ok(Some(found)),
             Err(e) if e.kind() == Kind::NotFound && !log.state.live.contains_key(&snapshot) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A snapshot whose `add` may be among the records that cannot be read: its manifest is signed.
+    fn attested(&self, log: &Log, snapshot: SnapshotId) -> Result<Option<Located>> {
+        match signed_manifest(&*self.objects, log.folder, snapshot, &log.public_key) {
+            Ok((manifest, hash)) => {
+                Ok(Some(Located { folder: log.folder, manifest, hash, public_key: log.public_key, live: false }))
+            }
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -482,7 +614,9 @@ impl Inner {
         })?;
         let (manifest, record) = Manifest::parse(&object, log.folder, snapshot, raw)?;
         let hash = record.hash();
-        if live.map(|l| l.manifest).or(gone.map(|d| d.manifest)) != Some(hash) {
+        // Zeros: the record that said it is lost, and the signature alone counts.
+        let said = live.map(|l| l.manifest).or(gone.map(|d| d.manifest));
+        if said.is_none_or(|said| said != hash && !said.is_zero()) {
             return Err(damaged(&object, 0, format_args!("the manifest's hash {hash} is not the log's")));
         }
         record.verify(&object, &log.public_key)?;
@@ -506,11 +640,18 @@ impl Inner {
         Ok(all)
     }
 
+    /// A ref, if there is one that can be read.
+    fn read_ref(&self, lineage: LineageId, path: &str) -> Result<Option<Ref>> {
+        match self.objects.get(path, REF_MAX).and_then(|raw| Ref::parse(path, lineage, &raw)) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if e.kind() == Kind::NotFound || is_damage(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Says that `snapshot`'s create is about to put `name`: from now on no sweep takes it.
     pub(super) fn announce(&self, snapshot: SnapshotId, name: &str) {
-        if let Some(pending) = self.pending.lock().get_mut(&snapshot) {
-            pending.names.insert(name.to_owned());
-        }
+        self.creates.lock().announce(snapshot, name);
     }
 
     /// Announces and puts an object that only ever has these bytes.

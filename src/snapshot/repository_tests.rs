@@ -9,7 +9,7 @@ fn a_repository_on_files_survives_being_closed() {
     let id = Repository::init(&root, &env().0).unwrap();
     assert_eq!(Repository::init(&root, &env().0).unwrap_err().kind(), Kind::Exists);
     let repo = Repository::open(&root, env().0, Some(author(1))).unwrap();
-    assert_eq!((repo.id(), repo.last_log_number(LINEAGE).unwrap()), (id, None));
+    assert_eq!((repo.id().unwrap(), repo.last_log_number(LINEAGE).unwrap()), (id, None));
     let writer = repo.begin(spec(1, 4, None)).unwrap();
     writer.put_chunk(ChunkNo(2), Sealed::stored(&chunk(4)), KEY).unwrap();
     let done = writer.finish().unwrap();
@@ -37,7 +37,8 @@ fn a_repository_on_files_survives_being_closed() {
 fn newer_features_are_refused_or_read_only() {
     let (repo, objects) = repository();
     let put = |features: &str| {
-        let json = format!(r#"{{"format":"coffer-repository","version":1,"repository":"{}",{features}}}"#, repo.id());
+        let json =
+            format!(r#"{{"format":"coffer-repository","version":1,"repository":"{}",{features}}}"#, repo.id().unwrap());
         objects.put_over(DESCRIPTION, Bytes::from(json)).unwrap();
         Repository::open_in(objects.clone(), env().0, Some(author(1)))
     };

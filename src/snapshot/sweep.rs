@@ -1,27 +1,30 @@
 //! What nothing reaches any more goes: manifests, pages, packs and redirects of this installation's own folder.
 //!
-//! Order: list what is there, then the creates that run, then what is live, then the refs; mark from those; delete what
-//! was listed and not marked. An object put after the list is not in it; a create leaves the pending ones only after its
-//! `add`; a ref put after the refs were read is put by somebody who then sees the delete in the log. A page that cannot
-//! be read while marking ends the sweep before anything is deleted.
+//! Order: list what is there, then what is live by the log, then the refs, then the bases of creates; mark from those;
+//! delete what was listed and not marked, and not announced by a create meanwhile ([`super::creates`]). An object put after
+//! the list is not in it; a ref put after the refs were read is put by somebody who then sees the delete in the log.
+//!
+//! What cannot be read while marking may reach anything: then nothing is deleted, and the answer says for what reason.
+//! A sweep reads each page and each manifest once, and the next one reads what is new.
 
 use super::Folder;
+use super::creates::Shape;
+use super::log::is_damage;
 use super::objects::Listed;
-use super::page::LeafEntry;
 use super::redirect::{REDIRECT_MAX, Redirect};
-use super::refs::Ref;
-use super::repository::{Inner, Located, Pending, Repository};
-use super::tree::Visit;
-use crate::error::Result;
-use crate::units::{ChunkNo, Hash32, LineageId, PackId, SnapshotId};
-use std::collections::{HashMap, HashSet};
+use super::refs::{REF_MAX, Ref, RefKind};
+use super::repository::{Inner, Located, Repository};
+use super::tree::Tree;
+use crate::error::{Kind, Result};
+use crate::units::{Hash32, LineageId, PackId, SnapshotId};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// How long a deleted snapshot's objects stay when the repository has other installations, milliseconds (24 h).
 pub const GRACE: i64 = 24 * 3600 * 1000;
 
 /// What a sweep did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Objects deleted.
     pub deleted: u64,
@@ -29,6 +32,45 @@ pub struct Swept {
     pub freed: u64,
     /// Deleted snapshots that a ref, a running create or the 24 hours still keep.
     pub kept: u64,
+    /// Refs that keep a deleted snapshot: their ids, and which.
+    pub refs: Vec<(String, SnapshotId)>,
+    /// Why nothing could be deleted: something that cannot be read may need it.
+    pub blind: Option<String>,
+}
+
+/// What an installation says of one of its own refs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It counts.
+    Keep,
+    /// Nobody needs it: it goes.
+    Drop,
+    /// It is to be on this snapshot, and is put anew.
+    On(SnapshotId),
+}
+
+/// What an installation's catalog says of its refs, asked by a sweep.
+pub trait Needs {
+    /// What becomes of the ref `id`; `found`: what it says, if it can be read.
+    fn of(&self, id: &str, found: Option<&Ref>) -> Need;
+    /// Snapshots that are needed, whether there is a ref or not.
+    fn roots(&self) -> Vec<SnapshotId> {
+        Vec::new()
+    }
+    /// Whether a snapshot is being deleted, though the log has no room yet to say so.
+    fn is_going(&self, snapshot: SnapshotId) -> bool {
+        let _ = snapshot;
+        false
+    }
+}
+
+/// Every ref counts, and one that cannot be read may be on anything.
+struct All;
+
+impl Needs for All {
+    fn of(&self, _: &str, _: Option<&Ref>) -> Need {
+        Need::Keep
+    }
 }
 
 #[derive(Default)]
@@ -36,15 +78,32 @@ struct Marks {
     pages: HashSet<Hash32>,
     packs: HashSet<PackId>,
     manifests: HashSet<SnapshotId>,
+    /// Snapshots that were marked from.
+    roots: HashSet<(Folder, SnapshotId)>,
+    refs: Vec<(String, SnapshotId)>,
+    blind: Option<String>,
 }
 
-impl Visit for Marks {
-    fn page(&mut self, name: Hash32) -> bool {
-        self.pages.insert(name)
+impl Marks {
+    /// Takes an answer; what is damaged or missing blinds the sweep.
+    fn see<T>(&mut self, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if is_damage(&e) => {
+                self.blind.get_or_insert_with(|| e.line());
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
-    fn chunk(&mut self, _: ChunkNo, entry: &LeafEntry) -> Result<()> {
-        self.packs.insert(entry.pack());
-        Ok(())
+}
+
+/// Ends the sweep for the creates, however it ends.
+struct Turn<'a>(&'a Inner);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.creates.lock().end_sweep();
     }
 }
 
@@ -52,16 +111,30 @@ impl Repository {
     /// Deletes, in this installation's folder of `lineage`, what no live snapshot, ref or running create reaches.
     ///
     /// # Errors
-    /// When a log, manifest, ref or page cannot be read: then nothing was deleted. What the store says of a delete: then
-    /// some was, and a repeat goes on.
+    /// As [`Repository::sweep_for`].
     pub fn sweep(&self, lineage: LineageId) -> Result<Swept> {
+        self.sweep_for(lineage, &All)
+    }
+
+    /// As [`Repository::sweep`], with the installation's word on its own refs.
+    ///
+    /// # Errors
+    /// When something that the log said is not known, or the store fails: then nothing was deleted. What the store says of
+    /// a delete: then some was, and a repeat goes on.
+    pub fn sweep_for(&self, lineage: LineageId, needs: &dyn Needs) -> Result<Swept> {
         let inner = &*self.inner;
         let own = inner.own(lineage)?;
-        let _alone = inner.gate.write();
+        let _alone = inner.sweeping.lock();
+        inner.creates.lock().begin_sweep(own);
+        let _turn = Turn(inner);
         let there = Listing::read(inner, own)?;
-        let pending: Vec<Pending> = inner.pending.lock().values().filter(|p| p.folder == own).cloned().collect();
-        let marks = inner.mark(own, &there, &pending)?;
-        let mut swept = Swept { kept: marks.manifests.len() as u64, ..Swept::default() };
+        let mut marks = Marks::default();
+        inner.mark(own, &there, needs, &mut marks)?;
+        let mut swept = Swept { refs: std::mem::take(&mut marks.refs), blind: marks.blind.take(), ..Swept::default() };
+        if swept.blind.is_some() {
+            return Ok(swept);
+        }
+        inner.shapes.lock().retain(own, &marks.pages, &marks.manifests);
         // Manifests first: a sweep that breaks off leaves none whose pages or packs are gone.
         for o in &there.manifests {
             if o.name().parse().is_ok_and(|id| !marks.manifests.contains(&id)) {
@@ -78,7 +151,7 @@ impl Repository {
                 inner.take(o, &mut swept)?;
             }
         }
-        swept.kept -= inner.forget(own, &there, &marks)?;
+        swept.kept = inner.forget(own, &there, &marks)?;
         Ok(swept)
     }
 }
@@ -103,33 +176,97 @@ impl Listing {
 }
 
 impl Inner {
-    fn mark(&self, own: Folder, there: &Listing, pending: &[Pending]) -> Result<Marks> {
-        let mut marks = Marks::default();
-        let mut roots: Vec<Arc<Located>> = pending.iter().filter_map(|p| p.base.clone()).collect();
-        let log = self.log(own)?;
+    fn mark(&self, own: Folder, there: &Listing, needs: &dyn Needs, marks: &mut Marks) -> Result<()> {
+        self.settled_state(own)?;
         let now = self.env.now();
         let wait = self.has_others(own)?;
-        if let Some(log) = &log {
+        let mut lost = HashSet::new();
+        if let Some(log) = self.log(own)? {
+            lost.extend(log.state.deleted.keys().copied());
             let fresh = log.state.deleted.iter().filter(|(_, d)| wait && now.0.saturating_sub(d.time.0) < GRACE);
             let present: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
             let fresh = fresh.map(|(id, _)| *id).filter(|id| present.contains(id));
-            for id in log.state.live.keys().copied().chain(fresh) {
-                roots.push(Arc::new(self.manifest(log, id)?));
+            let live = log.state.live.keys().copied().filter(|id| wait || !needs.is_going(*id));
+            for id in live.chain(fresh) {
+                if let Some(at) = marks.see(self.known_manifest(&log, id))? {
+                    self.mark_root(own, &at, marks)?;
+                }
             }
         }
-        roots.extend(self.roots_of_refs(own)?);
-        roots.extend(self.roots_of_others(own)?);
-        for root in roots {
-            if root.folder == own {
-                marks.manifests.insert(root.manifest.snapshot);
+        self.mark_refs(own, needs, &lost, marks)?;
+        self.mark_others(own, marks)?;
+        self.mark_redirects(own, there, marks)?;
+        if marks.blind.is_some() {
+            return Ok(());
+        }
+        loop {
+            let mut creates = self.creates.lock();
+            marks.manifests.extend(creates.manifests());
+            let new = creates.seal(&marks.roots, || marks.manifests.clone());
+            drop(creates);
+            if new.is_empty() {
+                return Ok(());
             }
-            self.tree(&root).walk(&mut marks)?;
+            for base in new {
+                self.mark_root(own, &base, marks)?;
+                if marks.blind.is_some() {
+                    return Ok(());
+                }
+            }
+            self.mark_redirects(own, there, marks)?;
         }
-        self.mark_redirects(own, there, &mut marks)?;
-        for p in pending {
-            marks.manifests.insert(p.snapshot);
+    }
+
+    /// A manifest, read and verified once.
+    fn known_manifest(&self, log: &super::log::Log, id: SnapshotId) -> Result<Arc<Located>> {
+        let said = log.state.live.get(&id).map(|l| l.manifest).or(log.state.deleted.get(&id).map(|d| d.manifest));
+        let known = self.shapes.lock().manifests.get(&(log.folder, id)).cloned();
+        if let Some(known) = known.filter(|k| said == Some(k.hash)) {
+            return Ok(known);
         }
-        Ok(marks)
+        let read = Arc::new(self.manifest(log, id)?);
+        self.shapes.lock().manifests.insert((log.folder, id), read.clone());
+        Ok(read)
+    }
+
+    /// Marks all that a snapshot reaches.
+    fn mark_root(&self, own: Folder, root: &Located, marks: &mut Marks) -> Result<()> {
+        if !marks.roots.insert((root.folder, root.manifest.snapshot)) {
+            return Ok(());
+        }
+        if root.folder == own {
+            marks.manifests.insert(root.manifest.snapshot);
+        }
+        let tree = self.tree(root);
+        self.mark_page(&tree, (tree.depth() - 1, 0), tree.root(), marks)
+    }
+
+    fn mark_page(&self, tree: &Tree, (level, index): (u8, u64), name: Hash32, marks: &mut Marks) -> Result<()> {
+        if name.is_zero() || !marks.pages.insert(name) {
+            return Ok(());
+        }
+        let known = self.shapes.lock().page(&name);
+        let shape = match known {
+            Some(shape) => shape,
+            None => {
+                let Some(shape) = marks.see(tree.shape(level, index, name))? else { return Ok(()) };
+                let shape = Arc::new(shape);
+                self.shapes.lock().keep_page(name, &shape);
+                shape
+            }
+        };
+        match &*shape {
+            Shape::Packs(packs) => marks.packs.extend(packs),
+            Shape::Pages(below) if level > 0 => {
+                for (index, name) in below {
+                    self.mark_page(tree, (level - 1, *index), *name, marks)?;
+                }
+            }
+            Shape::Pages(_) => {
+                marks.blind.get_or_insert_with(|| format!("page {name} is in a tree at a place that is not its own"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether any other installation has a folder in this repository.
@@ -142,53 +279,86 @@ impl Inner {
         Ok(false)
     }
 
-    /// Snapshots that refs need, in any folder. One whose manifest is gone was void before the ref was put.
-    fn roots_of_refs(&self, own: Folder) -> Result<Vec<Arc<Located>>> {
+    /// Snapshots that refs need, in any folder, and those that the catalog knows to be needed. One whose manifest is gone
+    /// was void before the ref was put.
+    fn mark_refs(&self, own: Folder, needs: &dyn Needs, lost: &HashSet<SnapshotId>, marks: &mut Marks) -> Result<()> {
         let now = self.env.now();
-        let mut found: HashMap<(Folder, SnapshotId), Arc<Located>> = HashMap::new();
-        for r in self.refs(own.lineage)?.into_iter().filter(|r: &Ref| r.counts(now)) {
-            let key = (r.home(own.lineage), r.snapshot);
-            if found.contains_key(&key) {
-                continue;
-            }
-            if let Some(at) = self.locate_in(key.0, key.1)? {
-                found.insert(key, Arc::new(at));
+        let mut homes: Vec<(Folder, SnapshotId)> = Vec::new();
+        let mine = format!("{}/refs/{}-", own.lineage, own.installation);
+        for object in self.objects.list(&format!("{}/refs", own.lineage))? {
+            let read = self.objects.get(&object.path, REF_MAX);
+            let read = read.and_then(|raw| Ref::parse(&object.path, own.lineage, &raw));
+            let need = object.path.strip_prefix(&mine).map(|id| (id, needs.of(id, read.as_ref().ok())));
+            match (need, read) {
+                (_, Err(e)) if e.kind() == Kind::NotFound => {}
+                (Some((_, Need::Drop)), _) => self.objects.delete(&object.path)?,
+                (Some((id, Need::On(snapshot))), _) => {
+                    self.renew_ref(own, id, snapshot)?;
+                    homes.push((own, snapshot));
+                }
+                (_, Ok(found)) if found.counts(now) => {
+                    if lost.contains(&found.snapshot) {
+                        marks.refs.push((found.id.clone(), found.snapshot));
+                    }
+                    homes.push((found.home(own.lineage), found.snapshot));
+                }
+                (_, Ok(_)) => {}
+                (_, Err(e)) => drop(marks.see::<()>(Err(e))?),
             }
         }
-        Ok(found.into_values().collect())
+        homes.extend(needs.roots().into_iter().map(|id| (own, id)));
+        for (folder, snapshot) in homes.into_iter().filter(|home| !marks.roots.contains(home)).collect::<HashSet<_>>() {
+            let found = self.locate_in(folder, snapshot);
+            if let Some(Some(at)) = marks.see(found)? {
+                self.mark_root(own, &at, marks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a ref of one's own anew that cannot be read.
+    fn renew_ref(&self, own: Folder, id: &str, snapshot: SnapshotId) -> Result<()> {
+        let path = Ref::path(own.lineage, own.installation, id)?;
+        let now = self.env.now();
+        let (installation, folder) = (own.installation, own.installation);
+        let kind = RefKind::Volume;
+        let renewed =
+            Ref { format: 1, kind, installation, id: id.to_owned(), snapshot, folder, time: now, heartbeat: now };
+        self.objects.put_over(&path, bytes::Bytes::from(renewed.encode()?))
     }
 
     /// Live snapshots of other installations whose trees reach into our folder.
-    fn roots_of_others(&self, own: Folder) -> Result<Vec<Arc<Located>>> {
-        let mut found = Vec::new();
+    fn mark_others(&self, own: Folder, marks: &mut Marks) -> Result<()> {
         for folder in self.folders(own.lineage)?.into_iter().filter(|f| *f != own) {
-            let Some(log) = self.log(folder)? else { continue };
+            let Some(Some(log)) = marks.see(self.log(folder))? else { continue };
             for id in log.state.live.keys() {
-                let at = self.manifest(&log, *id)?;
+                let Some(at) = marks.see(self.known_manifest(&log, *id))? else { continue };
                 if at.manifest.folders.contains(&own.installation) {
-                    found.push(Arc::new(at));
+                    self.mark_root(own, &at, marks)?;
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// A pack that is reached through a redirect keeps the redirect and the packs it names.
     fn mark_redirects(&self, own: Folder, there: &Listing, marks: &mut Marks) -> Result<()> {
         for o in &there.redirects {
             let Some(old) = o.name().parse::<PackId>().ok().filter(|old| marks.packs.contains(old)) else { continue };
-            let raw = self.objects.get(&o.path, REDIRECT_MAX)?;
-            let redirect = Redirect::parse(&own.path("redirects", old), old, &raw)?;
-            marks.packs.extend(redirect.moves.iter().map(|m| m.pack));
+            let raw = self.objects.get(&o.path, REDIRECT_MAX);
+            let redirect = raw.and_then(|raw| Redirect::parse(&own.path("redirects", old), old, &raw));
+            if let Some(redirect) = marks.see(redirect)? {
+                marks.packs.extend(redirect.moves.iter().map(|m| m.pack));
+            }
         }
         Ok(())
     }
 
-    /// Deletes one object, unless a running create has announced it meanwhile. Its lock is held over the delete, so a
-    /// create that comes after it puts the object anew.
+    /// Deletes one object, unless a create has announced it meanwhile. Their lock is held over the delete, so a create that
+    /// comes after it puts the object anew.
     fn take(&self, object: &Listed, swept: &mut Swept) -> Result<()> {
-        let pending = self.pending.lock();
-        if pending.values().any(|p| p.names.contains(&object.path)) {
+        let creates = self.creates.lock();
+        if creates.spares(&object.path) {
             return Ok(());
         }
         self.objects.delete(&object.path)?;
@@ -198,17 +368,20 @@ impl Inner {
     }
 
     /// Drops, from what the log's next checkpoint will say, the deleted snapshots whose manifests are gone. Answers how
-    /// many of the marked manifests are live.
+    /// many deleted ones are still kept.
     fn forget(&self, own: Folder, there: &Listing, marks: &Marks) -> Result<u64> {
         let listed: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
         self.with_log(own, |log| {
-            let Some(log) = log.as_mut() else { return Ok(marks.manifests.len() as u64) };
+            let Some(log) = log.as_mut() else { return Ok(0) };
             log.state.deleted.retain(|id, _| marks.manifests.contains(id) && listed.contains(id));
-            Ok(marks.manifests.iter().filter(|id| !log.state.deleted.contains_key(id)).count() as u64)
+            Ok(log.state.deleted.len() as u64)
         })
     }
 }
 
+#[cfg(test)]
+#[path = "race_tests.rs"]
+mod race_tests;
 #[cfg(test)]
 #[path = "sweep_tests.rs"]
 mod tests;

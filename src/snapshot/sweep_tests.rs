@@ -5,7 +5,7 @@ use super::super::writer::SnapshotSpec;
 use super::*;
 use crate::cipher::Sealed;
 use crate::error::Kind;
-use crate::units::CHUNK;
+use crate::units::{CHUNK, ChunkNo};
 use crate::volume::parent::Parent;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -127,3 +127,76 @@ impl Objects for Faulty {
         self.below.settle(folder)
     }
 }
+
+/// A store that calls back before what is done to it, on the thread that does it: a script of what happens in between.
+/// Not while the caller holds a lock of the repository: before deletes, and before what is done to a log.
+pub(crate) struct Hooked(pub(crate) Arc<dyn Objects>);
+
+type Hook = std::rc::Rc<dyn Fn(&str, &str)>;
+
+thread_local! {
+    static HOOK: std::cell::RefCell<Option<Hook>> = const { std::cell::RefCell::new(None) };
+    static READS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+impl Hooked {
+    /// From now on, on this thread.
+    pub(crate) fn call(hook: impl Fn(&str, &str) + 'static) {
+        HOOK.set(Some(std::rc::Rc::new(hook)));
+    }
+    pub(crate) fn call_none() {
+        HOOK.set(None);
+    }
+    /// Objects that this thread has read since it asked last.
+    pub(crate) fn reads() -> u64 {
+        READS.replace(0)
+    }
+    fn before(&self, op: &str, path: &str) {
+        if op == "get" {
+            READS.set(READS.get() + 1);
+        }
+        if path.contains("/log") {
+            return;
+        }
+        if let Some(hook) = HOOK.with_borrow(Clone::clone) {
+            hook(op, path);
+        }
+    }
+}
+
+impl Objects for Hooked {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.before("put", path);
+        self.0.put_new(path, bytes)
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.before("put", path);
+        self.0.put_over(path, bytes)
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.before("get", path);
+        self.0.get(path, limit)
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        self.before("get", path);
+        self.0.get_range(path, range)
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        self.before("head", path);
+        self.0.head(path)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.before("list", folder);
+        self.0.list(folder)
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.before("folders", folder);
+        self.0.folders(folder)
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.0.delete(path)
+    }
+    fn settle(&self, folder: &str) -> Result<()> {
+        self.0.settle(folder)
+    }
+}

@@ -1,5 +1,6 @@
 //! A snapshot's tree, from its root to a chunk's entry: look up, walk, compare. Pages come through a bounded cache.
 
+use super::creates::Shape;
 use super::objects::Objects;
 use super::page::{FAN, LeafEntry, PAGE_MAX, Page};
 use super::{Folder, damaged};
@@ -165,6 +166,18 @@ impl Tree {
         } else {
             self.page(level, index, name).map(Node::Page)
         }
+    }
+
+    /// What page `index` of `level`, which has this name, leads to.
+    pub(super) fn shape(&self, level: u8, index: u64, name: Hash32) -> Result<Shape> {
+        let node = self.node(level, index, name)?;
+        let first = index * FAN as u64;
+        if level == 0 {
+            let leaves = (0..FAN).map(|i| node.leaf(i)).filter(|e| !e.is_hole());
+            return Ok(Shape::Packs(leaves.map(|e| e.pack()).collect()));
+        }
+        let children = (0..FAN).map(|i| (first + i as u64, node.child(i)));
+        Ok(Shape::Pages(children.filter(|(_, name)| !name.is_zero()).collect()))
     }
 
     /// The name of page `index` of `level`; zeros when it is all holes. For a level above the root, the root's (index 0).

@@ -8,7 +8,7 @@ use super::manifest::Manifest;
 use super::pack::{PackBuilder, body_hash, map_of, stored_len};
 use super::page::{FAN, LeafEntry, depth_of, encode_interior, encode_leaf};
 use super::record::{RECORD_MAX, Record};
-use super::repository::{Inner, Located, Pending, Repository};
+use super::repository::{Inner, Located, Repository};
 use super::tree::Tree;
 use super::{Folder, damaged};
 use crate::cipher::Sealed;
@@ -19,7 +19,7 @@ use crate::units::{
 };
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a snapshot is to be.
@@ -109,6 +109,8 @@ struct Sent {
 struct Finishing {
     manifest: Option<(Manifest, Record)>,
     pages: Vec<(String, u64)>,
+    /// It counts among those that run.
+    begun: bool,
     done: bool,
 }
 
@@ -122,8 +124,7 @@ impl Repository {
         if spec.size == 0 || spec.size > MAX_VOLUME || !spec.size.is_multiple_of(512) {
             return Err(Error::new(Kind::Usage, format!("snapshot {}: {} is no volume's size", spec.id, spec.size)));
         }
-        let _no_sweep = self.inner.gate.read();
-        let state = self.inner.own_state(folder)?;
+        let state = self.inner.settled_state(folder)?;
         if state.live.contains_key(&spec.id) || state.deleted.contains_key(&spec.id) {
             return Err(Error::new(Kind::Exists, format!("snapshot {} is in the repository already", spec.id)));
         }
@@ -136,14 +137,6 @@ impl Repository {
         for id in base.iter().flat_map(|b| b.manifest.keys.values()) {
             tags.insert(id.tag().0, *id);
         }
-        {
-            let mut pending = self.inner.pending.lock();
-            if pending.contains_key(&spec.id) {
-                return Err(Error::new(Kind::Busy, format!("snapshot {} is being made", spec.id)));
-            }
-            let mine = Pending { folder, snapshot: spec.id, base: base.clone(), names: HashSet::new() };
-            pending.insert(spec.id, mine);
-        }
         let base_tree = base.as_ref().map(|b| self.inner.tree(b));
         let writer = SnapshotWriter {
             repo: self.inner.clone(),
@@ -155,9 +148,30 @@ impl Repository {
             sending: Mutex::default(),
             finishing: Mutex::default(),
         };
+        self.inner.creates.lock().begin(writer.spec.id, folder, writer.base.clone())?;
+        writer.finishing.lock().begun = true;
+        if let Some(base) = writer.base.as_ref().filter(|b| b.folder == folder) {
+            self.inner.take_hold(base)?;
+        }
         // A manifest that no log record names was never committed: a killed create left it.
         self.inner.objects.delete(&folder.path("manifests", writer.spec.id))?;
         Ok(writer)
+    }
+}
+
+impl Inner {
+    /// Makes sure that the base of a create, which counts as running by now, is not being swept: it is live, or was
+    /// deleted and a sweep that has begun to delete keeps it.
+    fn take_hold(&self, base: &Located) -> Result<()> {
+        let id = base.manifest.snapshot;
+        if self.own_state(base.folder)?.live.contains_key(&id) {
+            return Ok(());
+        }
+        let doomed = self.creates.lock().dooms(base.folder, id);
+        if doomed || self.objects.head(&base.folder.path("manifests", id))?.is_none() {
+            return Err(Error::new(Kind::NotFound, format!("snapshot {id}, the base, is deleted")));
+        }
+        Ok(())
     }
 }
 
@@ -285,7 +299,7 @@ impl SnapshotWriter {
             packs,
             pages: state.pages.len() as u64,
         };
-        self.repo.pending.lock().remove(&self.spec.id);
+        self.repo.creates.lock().end(self.spec.id);
         Ok(Completed { root: manifest.root, hash: record.hash(), manifest, stats })
     }
 
@@ -440,8 +454,9 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        if !self.finishing.lock().done {
-            self.repo.pending.lock().remove(&self.spec.id);
+        let state = self.finishing.lock();
+        if state.begun && !state.done {
+            self.repo.creates.lock().end(self.spec.id);
         }
     }
 }

@@ -134,12 +134,17 @@ impl Volume {
         if self.map.was_rebuilt() {
             *self.untrusted.lock() = Untrusted::All;
         }
-        let comparing = *self.untrusted.lock();
         self.with_header_mut(|header| {
+            // Chunks that were filled from a parent are marked as unchanged: without a base they have to be looked for. So has
+            // everything when the base is older than what the map tells.
+            let base_p = begin.base.as_ref().map_or(Epoch(0), |b| b.p);
+            let filled = begin.base.is_none() && header.identity().parent.is_some();
+            let untold = filled || base_p < header.state().trust_p;
+            let comparing = if untold { Untrusted::All } else { *self.untrusted.lock() };
             let (record, next) = self.write_begin(header, &begin)?;
             let pending = Arc::new(Pending {
                 record,
-                base_p: begin.base.as_ref().map_or(Epoch(0), |b| b.p),
+                base_p,
                 comparing,
                 chunks: chunks_in(self.size()).min(begin.sink.chunks()),
                 sink: begin.sink,

@@ -47,7 +47,16 @@ class Folder:
 
     def __init__(self, path):
         self.path = path
-        self.records = [Signed(p, choices.LOG_MAGIC) for p in sorted((path / "log").iterdir())]
+        self.unreadable = {}  # number -> why; what a later mend or checkpoint makes up for is taken out by verify
+        self.records = []
+        for number, record in enumerate(sorted((path / "log").iterdir())):
+            try:
+                self.records.append(Signed(record, choices.LOG_MAGIC))
+            except Damaged as bad:
+                self.unreadable[number] = bad
+                self.records.append(None)
+        if self.unreadable.get(0):
+            raise self.unreadable[0]
         if not self.records or self.records[0].kind != choices.GENESIS:
             raise Damaged(f"{path}: the log does not begin with a genesis")
         self.public = raw_id(field(self.records[0].json, "public_key"))
@@ -55,12 +64,25 @@ class Folder:
 
     def verify(self):
         for index, record in enumerate(self.records):
+            if record and index and not self._signed(index, record):
+                self.records[index] = record = None
+            if record is None:
+                continue
             if record.number != index or record.path.name != f"{index:016x}":
                 raise Damaged(f"{record.path}: number {record.number}, expected {index}")
             record.check(self.public, choices.LOG_WORD, self.path)
-            if record.previous != (self.records[index - 1].digest() if index else ZERO32):
+            before = self.records[index - 1] if index else None
+            mended = index and before is None and record.kind != choices.MEND
+            if not mended and record.previous != (before.digest() if before else ZERO32):
                 raise Damaged(f"{record.path}: previous at 40 is not the hash of the record before")
             self._kind(index, record)
+            if record.kind == choices.CHECKPOINT:
+                self.unreadable.clear()
+            elif record.kind == choices.MEND:
+                for number in field(record.json, "unreadable"):
+                    self.unreadable.pop(number, None)
+        for bad in self.unreadable.values():
+            raise bad
         for name, manifest in self.manifests.items():
             manifest.check(self.public, choices.MANIFEST_WORD, self.path)
             self._manifest(name, manifest)
@@ -70,10 +92,18 @@ class Folder:
             if self.manifests[name].digest() != digest:
                 raise Damaged(f"{self.manifests[name].path}: not the manifest that the log names")
 
+    def _signed(self, index, record):
+        try:
+            record.check(self.public, choices.LOG_WORD, self.path)
+        except Damaged as bad:
+            self.unreadable[index] = bad
+            return False
+        return True
+
     @staticmethod
     def _kind(index, record):
         genesis, checkpoint = index == 0, index % choices.CHECKPOINT_EVERY == 0 and index > 0
-        known = choices.GENESIS <= record.kind <= choices.CHECKPOINT
+        known = choices.GENESIS <= record.kind <= choices.MEND
         right = (record.kind == choices.GENESIS) == genesis and (record.kind == choices.CHECKPOINT) == checkpoint
         if not known or not right:
             raise Damaged(f"{record.path}: kind {record.kind} at number {index}")
@@ -100,8 +130,11 @@ class Folder:
     def live(self):
         """Snapshot -> hash of its manifest, by the log: added, and not deleted since."""
         found = {}
-        for record in self.records:
-            if record.kind == choices.ADD:
+        for record in filter(None, self.records):
+            if record.kind == choices.MEND:
+                live = field(record.json, "live")
+                found = {snapshot: raw_id(field(entry, "manifest")) for snapshot, entry in live.items()}
+            elif record.kind == choices.ADD:
                 found[field(record.json, "snapshot")] = raw_id(field(record.json, "manifest"))
             elif record.kind == choices.DELETE:
                 found.pop(field(record.json, "snapshot"), None)

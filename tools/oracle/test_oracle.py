@@ -203,6 +203,19 @@ class Repositories(unittest.TestCase):
         repo.verify()
         return repo.problems
 
+    def test_a_damaged_log_record_counts_until_a_mend_names_it(self):
+        signer, log = Ed25519PrivateKey.from_private_bytes(b"s" * 32), self.folder / "log"
+        record = log / f"{1:016x}"
+        added = json.loads(record.read_bytes()[SIGNED.size : -64])
+        record.write_bytes(record.read_bytes()[:-1] + b"!")
+        self.assertRegex(str(self.problems()), "signature")
+        for unreadable, good in (([], False), ([1], True)):
+            live = {added["snapshot"]: {"manifest": added["manifest"], "time": 1, "held": False}}
+            body = json.dumps({"unreadable": unreadable, "live": live, "deleted": {}, "keys": {}}).encode()
+            raw = SIGNED.pack(b"COFLOGR1", 1, 7, len(body), b"l" * 16, 2, bytes(32), b"i" * 16) + body
+            (log / f"{2:016x}").write_bytes(raw + signer.sign(b"coffer/log/v1" + raw))
+            self.assertEqual(self.problems() == [], good)
+
     def test_verify_and_extract(self):
         self.assertEqual(self.problems(), [])
         out = io.BytesIO()

@@ -1,0 +1,409 @@
+use super::super::api::{Reply, Request, SnapshotInfo};
+use super::super::datadir::DataDir;
+use super::super::snapshot::{Begun, Job};
+use super::super::{GRACE, OpenAs, Role};
+use super::*;
+use crate::env::Env;
+use crate::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
+use crate::volume::{Effort, Progress};
+use std::path::PathBuf;
+
+const MIB: u64 = 1 << 20;
+
+/// An installation with a volume, opened again and again.
+struct Place {
+    root: tempfile::TempDir,
+    volume: VolumeId,
+}
+
+impl Place {
+    fn new() -> (Self, Arc<Service>) {
+        let root = tempfile::tempdir().unwrap();
+        let place = Self { root, volume: "vol-00000000000000000".parse().unwrap() };
+        let choice = RootChoice::File(place.key());
+        Service::init(&place.data(), &Env::system(), &choice, &InstallationConfig::default()).unwrap();
+        let service = place.open();
+        let create = Request::VolumeCreate {
+            name: Some("v".to_owned()),
+            size: Some(64 * MIB),
+            key: None,
+            snapshot: None,
+            on_key_loss: None,
+            iops: None,
+            throughput: None,
+        };
+        let Reply::Volume(made) = ask(&service, create).unwrap() else { panic!("no volume") };
+        (Self { volume: made.id, ..place }, service)
+    }
+    fn key(&self) -> PathBuf {
+        self.root.path().join("root.key")
+    }
+    fn data(&self) -> DataDir {
+        DataDir::at(&self.root.path().join("data")).unwrap()
+    }
+    fn open(&self) -> Arc<Service> {
+        let (data, env) = (self.data(), Env::system());
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
+        Service::open(data, env, lock, &RootUnlock::File(self.key()), opening).unwrap()
+    }
+    /// As after a SIGKILL: nothing is told to end.
+    fn reopen(&self, service: Arc<Service>) -> Arc<Service> {
+        let left = Arc::into_inner(service);
+        drop(left.expect("nobody else uses it"));
+        self.open()
+    }
+    fn repository(&self) -> PathBuf {
+        self.data().repository()
+    }
+    fn record(&self, service: &Service) -> VolumeRecord {
+        service.find_volume(&self.volume.to_string()).unwrap()
+    }
+    /// Files of the repository whose path has this part, without the folder of another.
+    fn files(&self, part: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.repository()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path)
+                } else if path.to_str().unwrap().contains(part) {
+                    found.push(path)
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn caller(service: &Service) -> Caller {
+    service.caller_of(0, "test").unwrap()
+}
+
+fn ask(service: &Arc<Service>, request: Request) -> Result<Reply> {
+    service.handle(&caller(service), request, &mut |_| true)
+}
+
+fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
+    let record = place.record(service);
+    let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
+    for piece in 0..len / MIB {
+        let mut data = vec![byte; MIB as usize];
+        data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
+        assert_eq!(used.volume.write(at + piece * MIB, &mut data, Effort::Full).unwrap(), Progress::Done);
+    }
+    used.volume.flush().unwrap();
+}
+
+fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
+    let create = Request::SnapshotCreate { volume: place.volume.to_string(), description: String::new(), wait: true };
+    match ask(service, create).unwrap() {
+        Reply::Snapshot(made) => made,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn begin(place: &Place, service: &Arc<Service>) -> Begun {
+    service.begin(&caller(service), &place.record(service), String::new()).unwrap()
+}
+
+fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
+    match ask(service, Request::SnapshotDelete { snapshot: id.to_string() })? {
+        Reply::Done { message } => Ok(message),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn verify(service: &Arc<Service>, id: SnapshotId) {
+    ask(service, Request::SnapshotVerify { snapshot: id.to_string(), trust: None }).unwrap();
+}
+
+fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, String)> {
+    service.list_snapshots().unwrap().into_iter().map(|s| (s.id, s.state)).collect()
+}
+
+fn base_on(place: &Place, service: &Service) -> Option<SnapshotId> {
+    service.repository.ref_on(place.record(service).lineage, &base_ref(place.volume)).unwrap()
+}
+
+#[test]
+fn the_older_of_two_that_completes_last_takes_nothing_back() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let older = begin(&place, &service);
+    write(&place, &service, MIB, MIB, 2);
+    let younger = begin(&place, &service);
+    let (a, b) = (older.record.id, younger.record.id);
+    service.run_job(younger, &Job::default());
+    service.run_job(older, &Job::default());
+    assert_eq!(base_on(&place, &service), Some(b), "ref and header move together, to the newer alone");
+    delete(&service, b).unwrap();
+    write(&place, &service, 2 * MIB, MIB, 3);
+    let c = take(&place, &service);
+    assert_eq!((c.base, c.changed), (Some(b), MIB), "the base is kept by its ref, though it is deleted");
+    [a, c.id].iter().for_each(|id| verify(&service, *id));
+}
+
+#[test]
+fn without_its_base_the_next_snapshot_is_a_full_one() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    let first = take(&place, &service);
+    // As an older version left it: the header has a base that no ref holds, and it goes.
+    service.drop_ref(place.record(&service).lineage, &base_ref(place.volume)).unwrap();
+    take(&place, &service);
+    delete(&service, first.id).unwrap();
+    let service = place.reopen(service);
+    for file in place.files("/manifests/").into_iter().chain(place.files("/pages/")) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let full = take(&place, &service);
+    assert_eq!((full.base, full.changed), (None, 2 * MIB));
+    verify(&service, full.id);
+    write(&place, &service, 0, MIB, 7);
+    assert_eq!(take(&place, &service).base, Some(full.id), "and the one after that is an increment");
+}
+
+#[test]
+fn with_the_last_snapshot_the_base_goes_and_the_next_one_is_full() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 4 * MIB, 1);
+    let one = take(&place, &service);
+    write(&place, &service, 0, MIB, 2);
+    let two = take(&place, &service);
+    // The newest goes, but an older one is left: it stays as a base, and that is said.
+    let said = delete(&service, two.id).unwrap();
+    assert!(said.contains("as the base of the next snapshot of v (vol-"), "{said}");
+    let said = delete(&service, one.id).unwrap();
+    assert!(said.contains("freed 5.0 MiB") && !said.contains("stays"), "{said}");
+    for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
+        assert_eq!(place.files(part), Vec::<PathBuf>::new());
+    }
+    let full = take(&place, &service);
+    assert_eq!((full.base, full.changed), (None, 4 * MIB));
+    verify(&service, full.id);
+}
+
+#[test]
+fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 3 * MIB, 1);
+    let parent = take(&place, &service);
+    let create = Request::VolumeCreate {
+        name: Some("w".to_owned()),
+        size: None,
+        key: None,
+        snapshot: Some(parent.id.to_string()),
+        on_key_loss: None,
+        iops: None,
+        throughput: None,
+    };
+    let Reply::Volume(made) = ask(&service, create).unwrap() else { panic!("no volume") };
+    let filled = Place { volume: made.id, ..place };
+    // Not filled yet, and its ref as a base is lost: the parent is the base all the same.
+    service.drop_ref(filled.record(&service).lineage, &base_ref(made.id)).unwrap();
+    let early = take(&filled, &service);
+    assert_eq!(early.base, Some(parent.id));
+    delete(&service, early.id).unwrap();
+    let said = delete(&service, parent.id).unwrap();
+    assert!(said.contains("until volume w (vol-"), "{said}");
+    {
+        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        while !used.volume.hydrate_some(16).unwrap().done {}
+    }
+    service.note_hydrated(made.id);
+    service.drop_ref(filled.record(&service).lineage, &base_ref(made.id)).unwrap();
+    let full = take(&filled, &service);
+    assert_eq!((full.base, full.changed), (None, 3 * MIB), "chunks that were filled count as unchanged in the map");
+    verify(&service, full.id);
+}
+
+#[test]
+fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    let one = take(&place, &service);
+    write(&place, &service, 0, MIB, 2);
+    let two = take(&place, &service);
+    // The log's next record cannot be put: something lies in its place.
+    let log = place.files("/log/");
+    let next = log[0].with_file_name(format!("{:016x}", log.len()));
+    std::fs::create_dir(&next).unwrap();
+    let err = delete(&service, one.id).unwrap_err();
+    assert!(err.line().contains("hidden"), "{}", err.line());
+    assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
+    assert_eq!(service.show_snapshot(&one.id.to_string()).unwrap_err().kind(), Kind::NotFound);
+    assert!(service.check_repository().iter().any(|f| f.message.contains(&one.id.to_string())));
+    verify(&service, two.id);
+    // A kill now; later there is room again.
+    let service = place.reopen(service);
+    assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
+    assert!(delete(&service, one.id).is_err());
+    std::fs::remove_dir(&next).unwrap();
+    delete(&service, one.id).unwrap();
+    assert_eq!((place.files("/manifests/").len(), place.files("/log/").len()), (1, log.len() + 1));
+    verify(&service, two.id);
+    assert_eq!(delete(&service, SnapshotId::draw(&crate::env::SystemRng)).unwrap_err().kind(), Kind::NotFound);
+    let service = place.reopen(service);
+    assert_eq!(delete(&service, one.id).unwrap_err().kind(), Kind::NotFound, "long gone");
+}
+
+#[test]
+fn what_was_finished_when_the_process_began_is_good_to_delete_again() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    let log = place.files("/log/");
+    let next = log[0].with_file_name(format!("{:016x}", log.len()));
+    std::fs::create_dir(&next).unwrap();
+    delete(&service, one.id).unwrap_err();
+    std::fs::remove_dir(&next).unwrap();
+    let service = place.reopen(service);
+    assert_eq!(place.files("/packs/"), Vec::<PathBuf>::new(), "settled at the open");
+    assert!(delete(&service, one.id).unwrap().contains("is deleted"));
+}
+
+#[test]
+fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    let mut service = service;
+    for _ in 0..10 {
+        // Begun, and killed: the header has it as pending.
+        drop(begin(&place, &service));
+        // It cannot be opened when it is settled.
+        let file = place.data().volume(place.volume);
+        let away = file.with_extension("away");
+        std::fs::rename(&file, &away).unwrap();
+        service = place.reopen(service);
+        assert!(listed(&service).iter().all(|(_, state)| state == "error"));
+        std::fs::rename(&away, &file).unwrap();
+    }
+    let good = take(&place, &service);
+    verify(&service, good.id);
+    let used = service.acquire(&place.record(&service), Need::Sealed).unwrap();
+    assert_eq!(used.volume.pending_records(), []);
+}
+
+#[test]
+fn refs_of_volumes_that_nobody_knows_count_for_nothing() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    let one = take(&place, &service);
+    let lineage = place.record(&service).lineage;
+    let stranger = VolumeId::draw(&crate::env::SystemRng);
+    service.hold_parent(lineage, stranger, one.id).unwrap();
+    // A file that may be that volume's: then it counts.
+    let file = place.data().volume(stranger);
+    std::fs::write(&file, b"").unwrap();
+    service.sweep_lineage(lineage).unwrap();
+    assert_eq!(place.files("/refs/").len(), 3);
+    std::fs::remove_file(&file).unwrap();
+    delete(&service, one.id).unwrap();
+    assert_eq!(place.files("/packs/"), Vec::<PathBuf>::new());
+    assert_eq!(place.files("/refs/"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
+    for number in 1..=5 {
+        let (place, service) = Place::new();
+        let taken: Vec<_> = (0..3)
+            .map(|n| {
+                write(&place, &service, n * MIB, MIB, n as u8 + 1);
+                take(&place, &service).id
+            })
+            .collect();
+        delete(&service, taken[0]).unwrap();
+        let log = place.files("/log/");
+        assert_eq!(log.len(), 6, "genesis, key, three adds, a delete");
+        let mut bytes = std::fs::read(&log[number]).unwrap();
+        bytes[120] ^= 0x5a;
+        std::fs::write(&log[number], bytes).unwrap();
+        let service = place.reopen(service);
+        let named = service.check_repository();
+        let name = log[number].file_name().unwrap().to_str().unwrap();
+        assert!(named.iter().any(|f| f.message.contains(name) && f.grade == Grade::Warning), "{number}: {named:?}");
+        verify(&service, taken[1]);
+        service.keys_for_test(taken[2]);
+        let service = place.reopen(service);
+        delete(&service, taken[1]).unwrap();
+        write(&place, &service, 5 * MIB, MIB, 9);
+        let next = take(&place, &service);
+        assert_eq!(next.base, Some(taken[2]));
+        [taken[2], next.id].iter().for_each(|id| verify(&service, *id));
+        // Mended: a reader that knows no catalog takes the log as it is.
+        let service = place.reopen(service);
+        assert!(service.check_repository().iter().all(|f| f.grade == Grade::Ok), "{number}");
+        assert!(delete(&service, taken[0]).is_err(), "nothing came back");
+    }
+}
+
+impl Service {
+    /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
+    fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
+        let record = self.snapshot_record(id).unwrap().unwrap();
+        self.check_log(record.lineage).unwrap();
+        assert_eq!(self.wrapped_keys_of(&record).unwrap().len(), record.data_keys.len());
+    }
+}
+
+#[test]
+fn a_shorter_log_is_still_found_and_never_mended() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    let log = place.files("/log/");
+    std::fs::remove_file(log.last().unwrap()).unwrap();
+    let service = place.reopen(service);
+    let err = delete(&service, one.id).unwrap_err();
+    assert!(err.kind() == Kind::Integrity && err.line().contains("log ends at"), "{}", err.line());
+}
+
+#[test]
+fn without_the_description_volumes_work_and_doctor_says_how_to_mend_it() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    let description = place.repository().join("coffer-repository.json");
+    std::fs::write(&description, b"{").unwrap();
+    let service = place.reopen(service);
+    assert_eq!(service.list_volumes().unwrap().len(), 1);
+    write(&place, &service, MIB, MIB, 2);
+    assert_eq!(delete(&service, one.id).unwrap_err().kind(), Kind::Integrity);
+    let found = service.check_repository();
+    let json = found
+        .iter()
+        .find_map(|f| f.message.split_once("coffer-repository.json: {").map(|(_, json)| format!("{{{json}")));
+    std::fs::write(&description, json.unwrap()).unwrap();
+    let service = place.reopen(service);
+    let next = take(&place, &service);
+    assert_eq!((next.base, next.changed), (Some(one.id), MIB));
+    verify(&service, next.id);
+}
+
+#[test]
+fn verify_needs_no_key() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    let key = hex::encode(service.kms.public_key());
+    drop(Arc::into_inner(service).unwrap());
+    std::fs::remove_file(place.key()).unwrap();
+    let check = |id: SnapshotId, trust: Option<&str>| {
+        super::super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
+    };
+    assert!(
+        matches!(check(one.id, Some(&key)), Ok(Reply::Done { message }) if message.contains("attested by the key"))
+    );
+    check(one.id, None).unwrap();
+    assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);
+    let pack = &place.files("/packs/")[0];
+    let mut bytes = std::fs::read(pack).unwrap();
+    bytes[9000] ^= 1;
+    std::fs::write(pack, bytes).unwrap();
+    assert_eq!(check(one.id, None).unwrap_err().kind(), Kind::Integrity);
+}
