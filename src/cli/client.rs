@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a command waits for a data directory that somebody holds without a socket.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The data directory that the flags name.
 pub(super) fn data_dir(common: &Common) -> Result<DataDir> {
@@ -94,7 +94,7 @@ fn call_here(
 }
 
 /// Asks a daemon that is there, or about to be.
-fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
+pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
         if let Some(reply) = control::ask(socket, request, &mut |p| bar.show(&p))? {

@@ -9,6 +9,7 @@ mod init;
 mod key;
 mod render;
 mod serve;
+mod snapshot;
 mod sockets;
 mod tls;
 
@@ -393,7 +394,15 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
-        Verb::Snapshot(verb) => snapshot_request(verb),
+        Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {
+            return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));
+        }
+        Verb::Snapshot(verb) => {
+            if matches!(verb, SnapshotVerb::Create { wait: true, .. }) {
+                snapshot::end_waiting_on_interrupt(&common)?;
+            }
+            snapshot_request(verb)
+        }
         Verb::Doctor => Request::Doctor {},
         Verb::Status => Request::Status {},
         Verb::Audit(AuditVerb::List { limit }) => Request::AuditList { limit },

@@ -96,7 +96,10 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let server = Server::start(listeners, exports, ServerConfig::default())?;
     let control = ControlServer::start(&socket, service.clone())?;
     let (code, asked) = match &args.run {
-        Some(command) => (captive(command, &args, &service, &endpoints)?, Asked::Stop),
+        Some(command) => {
+            let code = captive(command, &args, &service, &endpoints)?;
+            (finish_snapshots(code, common, &service, &mut signals)?, Asked::Stop)
+        }
         None => {
             let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
             eprintln!("coffer: {serving}");
@@ -175,6 +178,39 @@ fn feed_watchdog(server: &Server) {
             std::thread::sleep(limit / 3);
         }
     });
+}
+
+/// Snapshots that the command began are waited for: nobody else would take them to their end. Ctrl-C gives them up.
+fn finish_snapshots(
+    code: u8,
+    common: &Common,
+    service: &Arc<Service>,
+    signals: &mut signal_hook::iterator::Signals,
+) -> Result<u8> {
+    let (mut told, mut stopped) = (false, false);
+    let mut bar = super::render::Progressing::new(common);
+    let failed = service.wait_for_snapshots(&mut |progress| {
+        stopped |= signals.pending().any(|s| s != signal_hook::consts::SIGUSR2);
+        if !told {
+            eprintln!("coffer: waiting for snapshots under way; Ctrl-C gives them up");
+            told = true;
+        }
+        bar.show(&progress);
+        !stopped
+    })?;
+    for id in &failed {
+        eprintln!("coffer: snapshot {id} did not complete: see `coffer snapshot show {id}`");
+    }
+    Ok(match (failed.is_empty(), code) {
+        (false, 0) => {
+            if stopped {
+                130
+            } else {
+                1
+            }
+        }
+        _ => code,
+    })
 }
 
 /// Runs a command against this server and answers its exit code, as a shell would.

@@ -1,0 +1,55 @@
+//! What `coffer snapshot` does besides asking: verify without a key, and the end of waiting.
+
+use super::Common;
+use super::client::{PATIENCE, ask_daemon, data_dir};
+use super::render;
+use crate::api::control;
+use crate::env::Env;
+use crate::error::{IoContext, Result};
+use crate::service::api::{Reply, Request};
+use crate::service::datadir::Wanting;
+use crate::service::verify_unopened;
+
+/// `snapshot verify`: the server's answer, or, without one, read from the repository alone.
+pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -> Result<Reply> {
+    let data = data_dir(common)?;
+    let mut bar = render::Progressing::new(common);
+    let request = Request::SnapshotVerify { snapshot: snapshot.clone(), trust: trust.clone() };
+    let socket = data.control_socket();
+    if let Some(reply) = control::ask(&socket, &request, &mut |p| bar.show(&p))? {
+        return Ok(reply);
+    }
+    if !data.is_initialised() {
+        return super::client::call(common, request); // says what is missing
+    }
+    let env = Env::system();
+    let lock = data.lock(&env, "snapshot-verify", Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
+    let Some(lock) = lock else { return ask_daemon(&socket, &request, &mut bar) };
+    let mut gave_way = false;
+    let verified = verify_unopened(&data, env, &snapshot, trust.as_deref(), &mut |p| {
+        bar.show(&p);
+        gave_way |= lock.is_asked_for();
+        !gave_way
+    });
+    drop(lock);
+    if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified }
+}
+
+/// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot goes on. Without a server there
+/// is nothing that could go on.
+pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
+    if !control::daemon_answers(&data_dir(common)?.control_socket()) {
+        return Ok(());
+    }
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]).on(|| "catch SIGINT".to_owned())?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            eprintln!(
+                "coffer: only the waiting has ended; the server goes on with the snapshot: see `coffer snapshot list`"
+            );
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
