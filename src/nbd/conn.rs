@@ -8,7 +8,8 @@ use super::errno::Hangup;
 use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
 use super::hold::Load;
 use super::limit::Delay;
-use super::link::{Link, Outgoing};
+use super::link::{HUNG_UP, Link, Outgoing};
+use super::order::{Place, Watch};
 use super::parts::{self, Part};
 use super::pool::Job;
 use super::serve::Shared;
@@ -98,6 +99,9 @@ pub(super) struct Conn {
     /// The volume's, once an export is open.
     traffic: Arc<Traffic>,
     stale_after: Duration,
+    /// Its client waits for a key as long as it takes, and its hang-up is seen at once: time spent so makes nothing too old.
+    patient: bool,
+    watch: Watch,
     began: Duration,
     stage: Stage,
     rx: Vec<u8>,
@@ -131,6 +135,8 @@ impl Conn {
         let began = shared.now();
         Self {
             stale_after: shared.config.stale_after,
+            patient: false,
+            watch: Watch::default(),
             shared,
             link,
             client,
@@ -354,6 +360,7 @@ impl Conn {
         let export = self.shared.exports.open(name, &self.client)?;
         let info = ExportInfo { size: export.size(), read_only: export.read_only(), ..info };
         self.stale_after = export.stale_after().unwrap_or(self.stale_after);
+        self.patient = export.stale_after().is_none() && matches!(self.client.peer, Peer::Unix { .. });
         let _ = self.link.stale_after.set(self.stale_after);
         self.traffic = export.traffic();
         self.holder.join(&self.traffic.share);
@@ -496,19 +503,17 @@ impl Conn {
     fn dispatch(&mut self, ready: Ready) -> Result<(), Hangup> {
         let Ready { request, payload, read_at } = ready;
         let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
-        if self.shared.now().saturating_sub(read_at) > self.stale_after {
-            return Err(Hangup::Stale);
-        }
-        if let Some(why) = self.link.condemned() {
-            return Err(why);
-        }
+        let place = self.take_place(&request, read_at)?;
         if request.command == Command::Flush {
-            self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
-            self.join_commit(export, request);
+            match self.behind_the_gone() {
+                None => {
+                    self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
+                    self.join_commit(export, request);
+                }
+                place => self.hand_over(export, Ready { request, payload, read_at }, place, 0),
+            }
             return Ok(());
         }
-        let place =
-            traffic::changes(&request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
         let Payload { mut buf, load, part } = payload;
         let empty = request.len == 0;
         // Parts are the workers': they are many, and this thread is to hear what else its client asks for.
@@ -540,13 +545,46 @@ impl Conn {
                 }
             }
         }
+        self.hand_over(export, Ready { request, payload: Payload { buf, load, part }, read_at }, place, done);
+        Ok(())
+    }
+
+    /// Counts a request in, a change with its place in the order. Only then it is asked whether it may still be applied: what was
+    /// found out before might not be so any more, and a newer write answered meanwhile.
+    fn take_place(&mut self, request: &Request, read_at: Duration) -> Result<Option<Place>, Hangup> {
+        let place =
+            traffic::changes(request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
+        let looked = match place {
+            Some(place) if self.watch.has_company(place.arrival) => self.link.look_for_hangup(),
+            Some(_) => Ok(()),
+            None => {
+                self.watch.passed(self.traffic.order.arrive());
+                Ok(())
+            }
+        };
+        let may = looked.and_then(|()| self.link.may_apply(self.shared.now(), read_at, self.stale_after));
+        if let (Err(_), Some(place)) = (&may, place) {
+            self.traffic.leave(place.number);
+        }
+        may.map(|()| place)
+    }
+
+    /// A place behind the writes of clients that have hung up: once a FLUSH is answered, none of them may land any more.
+    fn behind_the_gone(&self) -> Option<Place> {
+        let mut others = self.traffic.order.others(self.link.id);
+        others.retain(|id| self.shared.has_hung_up(*id));
+        (!others.is_empty()).then(|| self.traffic.order.enter_behind(self.link.id, others))
+    }
+
+    /// Leaves a request to the workers; of a WRITE, `done` bytes are applied.
+    fn hand_over(&self, export: Arc<dyn Export>, ready: Ready, place: Option<Place>, done: usize) {
         self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
+        let Ready { request, payload: Payload { buf, load, part }, read_at } = ready;
         let (link, traffic, pool) = (Arc::clone(&self.link), Arc::clone(&self.traffic), Arc::clone(&self.shared.pool));
         let turn = place.map(|p| Turn { traffic: Arc::clone(&traffic), number: p.number });
         let stale_after = self.stale_after;
         let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, part, pool };
         self.shared.pool.push(job);
-        Ok(())
     }
 
     /// Whether more of what the client asks for is at hand, or on its way.
@@ -609,8 +647,10 @@ impl Conn {
     fn wait(&mut self) -> Result<(), Hangup> {
         let reading = self.stage == Stage::Open && !self.is_held_up();
         let watching = self.stage == Stage::Open && (reading || self.unread_since.is_none());
+        let for_key = self.stage == Stage::Open && !reading && self.traffic.hold.is_holding();
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, watching);
+        events.set(PollFlags::RDHUP, for_key);
         events.set(PollFlags::OUT, self.link.unsent() > 0);
         let timeout = if self.export.is_none() {
             Some(self.handshake_left()?.min(TICK))
@@ -629,6 +669,12 @@ impl Conn {
         let held = watching && self.link.wire.holds_input();
         let asleep = Instant::now();
         let seen = if held { PollFlags::IN } else { self.sleep(events, timeout) };
+        if for_key {
+            if seen.intersects(HUNG_UP) {
+                return Err(Hangup::Lost);
+            }
+            self.forgive();
+        }
         if !watching || !seen.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
         }
@@ -638,6 +684,19 @@ impl Conn {
         }
         self.spin.slept(asleep.elapsed());
         self.read().map(drop)
+    }
+
+    /// What has been read, or lies unread, is not too old for having waited for a key.
+    fn forgive(&mut self) {
+        if !self.patient {
+            return;
+        }
+        let now = self.shared.now();
+        self.read_at = now;
+        self.unread_since = self.unread_since.map(|_| now);
+        if let Some(incoming) = &mut self.incoming {
+            incoming.write.read_at = now;
+        }
     }
 
     /// Reads without waiting, a few times, where that has paid. `false`: nothing came.

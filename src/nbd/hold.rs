@@ -1,8 +1,8 @@
 //! What waits for a volume's key: requests are held while it is away, instead of failing.
 //!
 //! A held request keeps its buffer and its place in the order of writes, and no thread. When the key is back, all are given to
-//! the workers again. One that grows too old is dropped with its connection: a kernel client sends it again, and the copy
-//! takes its place. So that a suspended volume does not use up the buffers of the others, a connection is not read on where
+//! the workers again. Of a client whose request timeout is known, one that grows too old is dropped with its connection: that
+//! client sends it again, and the copy takes its place. Of any other it waits as long as the key is away. So that a suspended volume does not use up the buffers of the others, a connection is not read on where
 //! what is held would pass the volume's limit.
 
 use super::errno::Hangup;
@@ -79,6 +79,7 @@ impl Hold {
         if job.load.is_none() {
             job.load = Some(self.count_load(traffic, bytes));
         }
+        job.wait_patiently();
         state.held.push(job);
         self.count.store(state.held.len(), Ordering::SeqCst);
         Held::Waits

@@ -7,7 +7,7 @@ use super::reply::Head;
 use super::traffic::Traffic;
 use super::wire::Wire;
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno as Os;
 use rustix::net::Shutdown;
 use std::collections::VecDeque;
@@ -20,6 +20,9 @@ use std::time::Duration;
 
 /// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
 const SLICES: usize = 128;
+
+/// What a socket says once its client sends nothing more.
+pub(super) const HUNG_UP: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
 
 /// Something another thread can be woken by while it polls.
 #[derive(Debug)]
@@ -194,6 +197,27 @@ impl Link {
     /// Why the connection is condemned, if it is.
     pub(super) fn condemned(&self) -> Option<Hangup> {
         self.condemned.get().copied()
+    }
+
+    /// Condemns the connection if its client has hung up, though bytes of it may be unread. Of a client on this machine that is
+    /// known as soon as its `close(2)` has returned.
+    pub(super) fn look_for_hangup(&self) -> Result<(), Hangup> {
+        let mut fds = [PollFd::from_borrowed_fd(self.wire.fd(), HUNG_UP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0) {
+            self.condemn(Hangup::Lost);
+            return Err(Hangup::Lost);
+        }
+        Ok(())
+    }
+
+    /// Whether a request that was read at `read_at` may be applied now. Of a change this is asked when it has its place in the
+    /// order of writes, never before: whatever is newer and overlaps it waits then until it is applied or dropped.
+    pub(super) fn may_apply(&self, now: Duration, read_at: Duration, stale_after: Duration) -> Result<(), Hangup> {
+        if now.saturating_sub(read_at) > stale_after {
+            self.condemn(Hangup::Stale);
+        }
+        self.condemned().map_or(Ok(()), Err)
     }
 
     /// Whether it ends in order.

@@ -5,12 +5,22 @@
 //! newer write. So every write is entered here before anything of it is applied, and leaves when it is applied or dropped;
 //! one that overlaps an earlier one waits for that to leave. All connections of a volume share one [`Order`].
 //!
+//! What lies unread in the socket of a client that hung up has no place yet, and must not get one behind a request that was
+//! answered meanwhile. So whoever has entered a write looks for the hang-up after that, and drops the write if there was one.
+//! Entering first makes it exact: a request that the client sent after the hang-up arrived either after the write, and waits
+//! for it, or before it, and then the hang-up came before the look. [`Watch`] spares the look while nobody else sent anything.
+//!
 //! Entering and leaving cost two uncontended locks; what waits does so without a thread.
 
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The writes of a volume that are not applied yet, and what waits for them.
-pub(super) struct Order<T>(Mutex<State<T>>);
+pub(super) struct Order<T> {
+    state: Mutex<State<T>>,
+    /// Requests that arrived, of any kind and connection.
+    arrivals: AtomicU64,
+}
 
 struct State<T> {
     next: u64,
@@ -23,7 +33,9 @@ struct Entry<T> {
     link: u64,
     start: u64,
     end: u64,
-    /// Earlier entries that overlap it.
+    /// Of a barrier: the connections whose writes it waits for.
+    behind: Vec<u64>,
+    /// Earlier entries that it waits for.
     before: usize,
     waiting: Option<T>,
 }
@@ -32,11 +44,16 @@ impl<T> Entry<T> {
     const fn overlaps(&self, start: u64, end: u64) -> bool {
         self.start < end && start < self.end
     }
+
+    /// Whether it waits for an earlier one.
+    fn follows(&self, earlier: &Self) -> bool {
+        self.overlaps(earlier.start, earlier.end) || self.behind.contains(&earlier.link)
+    }
 }
 
 impl<T> Default for Order<T> {
     fn default() -> Self {
-        Self(Mutex::new(State { next: 0, entries: Vec::new() }))
+        Self { state: Mutex::new(State { next: 0, entries: Vec::new() }), arrivals: AtomicU64::new(0) }
     }
 }
 
@@ -47,23 +64,70 @@ pub(super) struct Place {
     pub(super) number: u64,
     /// Nothing has to be waited for.
     pub(super) free: bool,
+    /// See [`Watch::has_company`].
+    pub(super) arrival: u64,
+}
+
+/// Whether other connections of the volume have sent anything since this one looked for its client's hang-up.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// The arrival that is this connection's own if nobody else sent anything.
+    next: Option<u64>,
+}
+
+impl Watch {
+    /// Notes an arrival that applies nothing.
+    pub(super) fn passed(&mut self, arrival: u64) {
+        if self.next == Some(arrival) {
+            self.next = Some(arrival + 1);
+        }
+    }
+
+    /// Notes the arrival of a change. True: somebody else came in between, and the caller looks for the hang-up now.
+    pub(super) fn has_company(&mut self, arrival: u64) -> bool {
+        self.next.replace(arrival + 1) != Some(arrival)
+    }
 }
 
 impl<T> Order<T> {
     /// Enters a write of connection `link`, behind all that are here.
     pub(super) fn enter(&self, link: u64, offset: u64, len: u64) -> Place {
-        let mut state = self.0.lock();
-        let (start, end) = (offset, offset.saturating_add(len));
-        let before = state.entries.iter().filter(|e| e.overlaps(start, end)).count();
+        self.put(link, (offset, offset.saturating_add(len)), Vec::new())
+    }
+
+    /// Enters what writes nothing and waits for all that is here of the connections `behind`.
+    pub(super) fn enter_behind(&self, link: u64, behind: Vec<u64>) -> Place {
+        self.put(link, (0, 0), behind)
+    }
+
+    fn put(&self, link: u64, (start, end): (u64, u64), behind: Vec<u64>) -> Place {
+        let mut state = self.state.lock();
         let number = state.next;
+        let mut entry = Entry { number, link, start, end, behind, before: 0, waiting: None };
+        entry.before = state.entries.iter().filter(|e| entry.follows(e)).count();
+        let free = entry.before == 0;
         state.next += 1;
-        state.entries.push(Entry { number, link, start, end, before, waiting: None });
-        Place { number, free: before == 0 }
+        state.entries.push(entry);
+        Place { number, free, arrival: self.arrive() }
+    }
+
+    /// Counts a request that has no place here; its number among all.
+    pub(super) fn arrive(&self) -> u64 {
+        self.arrivals.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Other connections that have writes here.
+    pub(super) fn others(&self, link: u64) -> Vec<u64> {
+        let state = self.state.lock();
+        let mut all: Vec<u64> = state.entries.iter().filter(|e| e.link != link).map(|e| e.link).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Lets `what` wait for its turn; given back: its turn is now.
     pub(super) fn wait(&self, number: u64, what: T) -> Option<T> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         match state.entries.iter_mut().find(|e| e.number == number) {
             Some(entry) if entry.before > 0 => {
                 entry.waiting = Some(what);
@@ -75,12 +139,12 @@ impl<T> Order<T> {
 
     /// A write is applied or dropped; those whose turn is now.
     pub(super) fn leave(&self, number: u64) -> Vec<T> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let Some(at) = state.entries.iter().position(|e| e.number == number) else { return Vec::new() };
         let gone = state.entries.remove(at);
         let mut ready = Vec::new();
         for entry in &mut state.entries[at..] {
-            if entry.overlaps(gone.start, gone.end) {
+            if entry.follows(&gone) {
                 entry.before -= 1;
                 if entry.before == 0 {
                     ready.extend(entry.waiting.take());
@@ -92,14 +156,14 @@ impl<T> Order<T> {
 
     /// Takes out what waits of a connection. Each has its entry still, and is to leave.
     pub(super) fn cancel(&self, link: u64) -> Vec<T> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.entries.iter_mut().filter(|e| e.link == link).filter_map(|e| e.waiting.take()).collect()
     }
 
     /// Writes that are here.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.lock().entries.len()
+        self.state.lock().entries.len()
     }
 }
 

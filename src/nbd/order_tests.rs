@@ -35,6 +35,22 @@ fn what_is_dropped_makes_way() {
     assert_eq!(order.leave(a.number), [3]);
 }
 
+#[test]
+fn a_barrier_waits_for_some_connections_and_nobody_waits_for_it() {
+    let order = Order::<&str>::default();
+    let (a, b) = (order.enter(1, 0, 4), order.enter(2, 4, 4));
+    assert_eq!(order.others(3), [1, 2]);
+    assert_eq!(order.others(1), [2]);
+    let barrier = order.enter_behind(3, vec![1]);
+    assert!(!barrier.free && order.wait(barrier.number, "barrier").is_none());
+    let later = order.enter(1, 8, 4);
+    assert!(later.free, "it writes nothing");
+    assert!(order.leave(b.number).is_empty());
+    assert!(order.leave(later.number).is_empty(), "it came later");
+    assert_eq!(order.leave(a.number), ["barrier"]);
+    assert!(order.enter_behind(3, vec![2]).free);
+}
+
 /// A small repeatable generator (xorshift64*).
 struct Seeded(u64);
 
@@ -45,6 +61,73 @@ impl Seeded {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
     }
+}
+
+/// A client's connection in the model of hang-ups.
+#[derive(Default)]
+struct Line {
+    /// Sent and not read yet, with the moment of sending.
+    socket: Vec<(u64, usize, usize)>,
+    closed: Option<u64>,
+    dead: bool,
+    watch: Watch,
+}
+
+/// Any schedule of connections that send, hang up, are read and applied: nothing that a client has sent before it hung up is
+/// applied once a request was answered that it sent after that.
+#[test]
+fn what_a_client_left_behind_is_never_applied_after_a_newer_answer() {
+    const BYTES: u64 = 12;
+    const LINES: u64 = 4;
+    let (mut dropped, mut waited) = (0, 0);
+    for seed in 1..=3000 {
+        let mut rng = Seeded(seed);
+        let order = Order::<u64>::default();
+        let mut lines: Vec<Line> = (0..LINES).map(|_| Line::default()).collect();
+        // Entered: connection, when it was sent, bytes. The moments at which the newest answered write of each byte was sent.
+        let mut entered = BTreeMap::<u64, (usize, u64, usize, usize)>::new();
+        let (mut ready, mut answered) = (Vec::<u64>::new(), vec![0u64; BYTES as usize]);
+        for now in 1..400u64 {
+            let n = rng.below(LINES) as usize;
+            match rng.below(8) {
+                0 | 1 if lines[n].closed.is_none() => {
+                    let (start, len) = (rng.below(BYTES - 1), 1 + rng.below(4));
+                    lines[n].socket.push((now, start as usize, (start + len).min(BYTES) as usize));
+                }
+                2 if rng.below(6) == 0 => lines[n].closed = lines[n].closed.or(Some(now)),
+                // The server reads a request: place first, then the look.
+                3 | 4 if !lines[n].dead && !lines[n].socket.is_empty() => {
+                    let (sent, start, end) = lines[n].socket.remove(0);
+                    let place = order.enter(n as u64, start as u64, (end - start) as u64);
+                    if lines[n].watch.has_company(place.arrival) && lines[n].closed.is_some() {
+                        lines[n].dead = true;
+                        dropped += 1;
+                        ready.extend(order.leave(place.number));
+                        continue;
+                    }
+                    entered.insert(place.number, (n, sent, start, end));
+                    if place.free {
+                        ready.push(place.number);
+                    } else {
+                        waited += 1;
+                        ready.extend(order.wait(place.number, place.number));
+                    }
+                }
+                _ if !ready.is_empty() => {
+                    let number = ready.swap_remove(rng.below(ready.len() as u64) as usize);
+                    let (line, sent, start, end) = entered[&number];
+                    for newest in &mut answered[start..end] {
+                        let closed = lines[line].closed.unwrap_or(u64::MAX);
+                        assert!(*newest < closed, "seed {seed}: sent at {sent}, closed at {closed}, after {newest}");
+                        *newest = (*newest).max(sent);
+                    }
+                    ready.extend(order.leave(number));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(dropped > 1000 && waited > 1000, "{dropped} {waited}: the schedules do not come to the point");
 }
 
 /// A write of the model: what it is, and whether it is applied.

@@ -6,7 +6,6 @@
 use super::apply::{self, Failure};
 use super::budget::Buf;
 use super::commit::Waiting;
-use super::errno::Hangup;
 use super::export::Export;
 use super::hold::Load;
 use super::link::{Link, Outgoing};
@@ -99,12 +98,14 @@ impl Pool {
     }
 
     /// Takes a request, which waits for its turn first if an earlier write overlaps it.
-    pub(super) fn push(&self, job: Job) {
+    pub(super) fn push(&self, mut job: Job) {
         job.link.began();
         let now = match &job.turn {
             Some(turn) => {
                 let (traffic, number) = (Arc::clone(&job.traffic), turn.number);
-                traffic.order.wait(number, job)
+                let stale_after = job.stale_after;
+                job.wait_patiently();
+                traffic.order.wait(number, job).map(|job| Job { stale_after, ..job })
             }
             None => Some(job),
         };
@@ -211,11 +212,8 @@ impl Pool {
     }
 
     fn serve(&self, mut job: Job) {
-        if self.ticks.now().saturating_sub(job.read_at) > job.stale_after {
-            job.link.condemn(Hangup::Stale);
-        }
         let mut ended = None;
-        while job.link.condemned().is_none() {
+        while job.link.may_apply(self.ticks.now(), job.read_at, job.stale_after).is_ok() {
             ended = job.attempt();
             if ended.is_some() {
                 break;
@@ -263,6 +261,14 @@ enum Ended {
 }
 
 impl Job {
+    /// It waits for a key, or in the order of writes for what does. How long makes no difference to the order, for it has its
+    /// place there. Only a client whose request timeout is known sends it again meanwhile: of that one it gets too old.
+    pub(super) fn wait_patiently(&mut self) {
+        if self.export.stale_after().is_none() {
+            self.stale_after = Duration::MAX;
+        }
+    }
+
     /// Does it, as far as it is not done. `None`: its key is away.
     fn attempt(&mut self) -> Option<Ended> {
         if self.part.is_some() {

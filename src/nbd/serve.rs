@@ -289,6 +289,12 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// Whether a connection's client is gone; condemns it then, so that what it has not begun is dropped.
+    pub(super) fn has_hung_up(&self, connection: u64) -> bool {
+        let link = self.links.lock().get(&connection).cloned();
+        link.is_none_or(|link| link.condemned().is_some() || link.look_for_hangup().is_err())
+    }
+
     /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
     /// And what waits for a key does not wait for ever.
     fn tick(&self, now: Duration, gap: Duration) {

@@ -537,6 +537,8 @@ fn foreign_clients_are_served() {
 
 #[path = "commit_tests.rs"]
 mod commits;
+#[path = "fence_tests.rs"]
+mod fence;
 #[path = "parts_tests.rs"]
 mod parts;
 #[path = "traffic_tests.rs"]

@@ -14,6 +14,8 @@ struct Steps {
     key_away: bool,
     /// What it does then: hold, or fail.
     fails: bool,
+    /// Its clients send again what is as old as this.
+    stale_after: Option<Duration>,
     dropped: usize,
 }
 
@@ -64,6 +66,9 @@ impl Export for Handle {
     }
     fn holds(&self) -> bool {
         !self.0.steps.state.lock().fails
+    }
+    fn stale_after(&self) -> Option<Duration> {
+        self.0.steps.state.lock().stale_after
     }
     fn has_key(&self) -> bool {
         self.0.key().is_ok()
@@ -323,7 +328,7 @@ pub(super) fn wait_until(so: impl Fn() -> bool) {
 fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     let clock = Arc::<HandClock>::default();
     let r = led(ServerConfig { ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
-    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    r.led.steps.update(|s| (s.key_away, s.allowed, s.stale_after) = (true, FREE, Some(Duration::from_secs(15))));
     let (mut old, mut young) = (r.open(), r.open());
     send(&mut old, 1, 100, 1);
     r.held(1);
@@ -340,6 +345,77 @@ fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     r.led.bring_key_back();
     assert_eq!(young.reply(), (0, 2));
     assert_eq!(r.led.steps.state.lock().applied, [2]);
+}
+
+/// A clock that the server's own tick does not see leap.
+#[derive(Default)]
+struct Leaping {
+    now: AtomicU64,
+    /// Threads of connections that have seen it leap.
+    seen: Mutex<std::collections::HashSet<std::thread::ThreadId>>,
+}
+
+impl Ticks for Leaping {
+    fn now(&self) -> Duration {
+        let (thread, now) = (std::thread::current(), self.now.load(Ordering::SeqCst));
+        if thread.name() == Some("nbd-conn") && now > 0 {
+            self.seen.lock().insert(thread.id());
+        }
+        Duration::from_secs(if thread.name() == Some("nbd-tick") { 0 } else { now })
+    }
+}
+
+const HOUR: u64 = 3600;
+
+#[test]
+fn a_client_that_sends_nothing_again_waits_for_its_key_as_long_as_it_takes() {
+    let clock = Arc::<Leaping>::default();
+    let ticks = Arc::clone(&clock) as Arc<dyn Ticks>;
+    let r = led(ServerConfig { ticks, budget: 8 << 20, max_in_flight: 4, ..ServerConfig::default() });
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let (mut a, mut b) = (r.open(), r.open());
+    // Held, waiting for the held one in the order of writes, read and waiting for room, unread.
+    for cookie in 0..8 {
+        send(&mut a, cookie, 100, cookie as u8 + 1);
+    }
+    wait_until(|| r.server.stats().queued == 4);
+    let big = |cookie: u64| [request(WRITE, 0, cookie, 1 << 20, 900 << 10), vec![7; 900 << 10]].concat();
+    let mut writer = Raw(b.0.try_clone().unwrap());
+    let writing = std::thread::spawn(move || (0..3).for_each(|i| writer.put(&big(i))));
+    wait_until(|| r.server.stats().queued == 5 && r.server.stats().stalls > 0);
+    clock.now.store(HOUR, Ordering::SeqCst);
+    wait_until(|| {
+        r.server.shared.links.lock().values().for_each(|link| link.waker.wake());
+        clock.seen.lock().len() == 2
+    });
+    r.server.shared.tick(Duration::from_secs(HOUR), Duration::ZERO);
+    assert_eq!(r.server.connections(), 2);
+    r.led.bring_key_back();
+    let mut answered: Vec<_> = (0..8).map(|_| a.reply()).collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq((0..8).map(|cookie| (0, cookie))));
+    writing.join().unwrap();
+    assert_eq!((0..3).map(|_| b.reply().0).max(), Some(0));
+    assert_eq!(r.led.byte(100), 8, "in the order in which they were sent");
+    drop((a, b));
+    assert_nothing_held(r.server);
+}
+
+#[test]
+fn who_hangs_up_while_it_waits_for_a_key_is_gone_though_its_socket_is_not_read() {
+    let r = led(ServerConfig { max_in_flight: 2, ..ServerConfig::default() });
+    r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
+    let mut c = r.open();
+    for cookie in 0..6 {
+        send(&mut c, cookie, 100, 1);
+    }
+    r.held(1);
+    wait_until(|| r.server.stats().queued == 2);
+    drop(c);
+    r.led.steps.wait_for(|s| s.dropped == 1);
+    r.led.bring_key_back();
+    assert_eq!(r.led.byte(100), 0);
+    assert_nothing_held(r.server);
 }
 
 #[test]
@@ -383,7 +459,7 @@ fn farewell_and_shutdown_do_not_wait_for_a_key() {
 
 /// A clock in milliseconds.
 #[derive(Default)]
-struct Millis(AtomicU64);
+pub(super) struct Millis(pub(super) AtomicU64);
 
 impl Ticks for Millis {
     fn now(&self) -> Duration {
