@@ -1,10 +1,14 @@
 //! One budget of payload memory for a server, and the pool of buffers that it is spent on.
 //!
 //! Every payload, in or out, lies in a [`Buf`] from here until its reply is sent. When the budget is spent, a connection
-//! stops reading its socket. It cannot deadlock: a connection that holds nothing is always given the one buffer it asks for,
-//! so that each can finish a request, whatever slow readers hold. It is fair: one client, with all its connections to a volume,
-//! gets three quarters at most (and beyond that one buffer for each of its connections that holds none), and those that wait
-//! are served in the order they came.
+//! stops reading its socket. It is fair: one client, with all its connections to a volume, gets three quarters at most, and
+//! those that wait are served in the order they came.
+//!
+//! It cannot deadlock: a connection that holds nothing goes beyond the budget, so that each can finish a request whatever
+//! slow readers hold. With a [`SMALL`] buffer always; with a larger one while that fits into a reserve of twice the budget or
+//! twice [`LARGEST`], and its client has gone beyond its share by no more than one [`LARGEST`]. So all connections together hold no more
+//! than budget, reserve and one small buffer each. Who holds something and waits needs nothing to let go of what it has, but that its
+//! client reads and sends; a connection on which neither goes on while others wait for the reserve is ended (see `serve`).
 
 use crate::sys::{Pages, PagesPart};
 use parking_lot::Mutex;
@@ -16,6 +20,10 @@ use std::sync::{Arc, OnceLock};
 pub const ALIGN: usize = 4096;
 /// Size classes: 4 KiB, 8 KiB, … 32 MiB.
 const CLASSES: usize = 14;
+/// Bytes of the largest buffer.
+const LARGEST: usize = ALIGN << (CLASSES - 1);
+/// What a connection that holds nothing gets in any case, bytes.
+const SMALL: usize = 64 * 1024;
 
 /// The budget of one server.
 pub struct Budget {
@@ -25,7 +33,10 @@ pub struct Budget {
 
 struct State {
     used: usize,
+    /// Those that hold something and want more.
     waiting: VecDeque<Arc<Holder>>,
+    /// Those that hold nothing and want what is beyond the reserve.
+    starving: VecDeque<Arc<Holder>>,
     free: [Vec<Pages>; CLASSES],
     /// Bytes lying in `free`.
     idle: usize,
@@ -44,6 +55,36 @@ impl State {
         }
         surplus
     }
+
+    /// Takes a holder out of the queues, but for the one it is `to` stand in, if any. Whether it left one.
+    fn line_up(&mut self, holder: &Arc<Holder>, to: Option<Queue>) -> bool {
+        let before = self.waiting.len() + self.starving.len();
+        let mut came = 0;
+        for (queue, name) in [(&mut self.waiting, Queue::Waiting), (&mut self.starving, Queue::Starving)] {
+            if to != Some(name) {
+                queue.retain(|other| !Arc::ptr_eq(other, holder));
+            } else if !queue.iter().any(|other| Arc::ptr_eq(other, holder)) {
+                queue.push_back(Arc::clone(holder));
+                came = 1;
+            }
+        }
+        self.waiting.len() + self.starving.len() < before + came
+    }
+
+    /// Those whose turn it is.
+    fn first(&self) -> [Option<Arc<Holder>>; 2] {
+        [self.waiting.front().cloned(), self.starving.front().cloned()]
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    Waiting,
+    Starving,
+}
+
+fn wake(holders: [Option<Arc<Holder>>; 2]) {
+    holders.into_iter().flatten().for_each(|holder| (holder.wake)());
 }
 
 /// One connection's part in the budget.
@@ -68,7 +109,8 @@ impl Budget {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: usize) -> Arc<Self> {
-        let state = State { used: 0, waiting: VecDeque::new(), free: Default::default(), idle: 0 };
+        let (waiting, starving) = (VecDeque::new(), VecDeque::new());
+        let state = State { used: 0, waiting, starving, free: Default::default(), idle: 0 };
         Arc::new(Self { total, state: Mutex::new(state) })
     }
 
@@ -87,6 +129,17 @@ impl Budget {
     #[must_use]
     pub fn used(&self) -> usize {
         self.state.lock().used
+    }
+
+    /// Whether somebody waits who holds nothing.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        !self.state.lock().starving.is_empty()
+    }
+
+    /// What connections that hold nothing may have beyond the budget with buffers that are not small.
+    fn reserve(&self) -> usize {
+        2 * self.total.max(LARGEST)
     }
 
     /// Most that one client gets with connections that hold something already.
@@ -123,26 +176,34 @@ impl Holder {
         let budget = &self.budget;
         let mut state = budget.state.lock();
         let held = self.held.load(Ordering::Relaxed);
-        let within_share = self.held_by_client() + bytes <= budget.share();
-        let fits = state.used + bytes <= budget.total && within_share;
-        let my_turn = state.waiting.front().is_none_or(|first| Arc::ptr_eq(first, self));
-        if held > 0 && !(fits && my_turn) {
+        let (share, all, queue) = match held {
+            0 => (budget.share() + LARGEST, budget.total + budget.reserve(), Queue::Starving),
+            _ => (budget.share(), budget.total, Queue::Waiting),
+        };
+        let within_share = self.held_by_client() + bytes <= share;
+        let [first_waiting, first_starving] = [state.waiting.front(), state.starving.front()];
+        let first = if queue == Queue::Waiting { first_waiting } else { first_starving };
+        let my_turn = first.is_none_or(|first| Arc::ptr_eq(first, self));
+        let fits = state.used + bytes <= all && within_share && my_turn;
+        if !(fits || (held == 0 && bytes <= SMALL)) {
             self.waiting.store(true, Ordering::Relaxed);
             // Who has used up its share waits for itself, and must not stand in the way of others.
-            let queued = state.waiting.iter().any(|other| Arc::ptr_eq(other, self));
-            if !queued && within_share {
-                state.waiting.push_back(Arc::clone(self));
-            } else if let Some(share) = self.share.get().filter(|_| !within_share) {
+            let moved = state.line_up(self, within_share.then_some(queue));
+            if let Some(share) = self.share.get().filter(|_| !within_share) {
                 let mut waiting = share.waiting.lock();
                 if !waiting.iter().any(|other| Arc::ptr_eq(other, self)) {
                     waiting.push(Arc::clone(self));
                 }
             }
+            // Somebody else may be in front of the queue that it left.
+            let next = moved.then(|| state.first().map(|first| first.filter(|first| !Arc::ptr_eq(first, self))));
+            drop(state);
+            wake(next.unwrap_or_default());
             return None;
         }
         let waited = self.waiting.swap(false, Ordering::Relaxed);
         if waited {
-            state.waiting.retain(|other| !Arc::ptr_eq(other, self));
+            state.line_up(self, None);
         }
         state.used += bytes;
         self.held.store(held + bytes, Ordering::Relaxed);
@@ -157,12 +218,10 @@ impl Holder {
             surplus = state.make_room(budget.total);
         }
         // The next in line may fit too; without this it would wait for another release.
-        let next = state.waiting.front().filter(|_| waited).cloned();
+        let next = waited.then(|| state.first());
         drop(state);
         drop(surplus);
-        if let Some(next) = next {
-            (next.wake)();
-        }
+        wake(next.unwrap_or_default());
         let memory = memory.unwrap_or_else(|| Pages::zeroed(bytes));
         Some(Buf { memory: Memory::Whole(memory), len, class, holder: Arc::clone(self) })
     }
@@ -176,16 +235,14 @@ impl Holder {
     /// Leaves the queue, when the connection ends.
     pub fn leave(self: &Arc<Self>) {
         let mut state = self.budget.state.lock();
-        state.waiting.retain(|other| !Arc::ptr_eq(other, self));
+        state.line_up(self, None);
         self.waiting.store(false, Ordering::Relaxed);
         if let Some(share) = self.share.get() {
             share.waiting.lock().retain(|other| !Arc::ptr_eq(other, self));
         }
-        let next = state.waiting.front().cloned();
+        let next = state.first();
         drop(state);
-        if let Some(next) = next {
-            (next.wake)();
-        }
+        wake(next);
     }
 }
 
@@ -267,13 +324,11 @@ impl Drop for Buf {
         state.idle += bytes;
         state.free[self.class].push(memory);
         let surplus = state.make_room(budget.total);
-        let first = state.waiting.front().cloned();
+        let first = state.first();
         drop(state);
         drop(surplus);
         // The first in line may now fit, and so may this connection, when it held its share or holds nothing now.
-        if let Some(first) = first {
-            (first.wake)();
-        }
+        wake(first);
         siblings.iter().for_each(|sibling| (sibling.wake)());
         if self.holder.waiting.load(Ordering::Relaxed) {
             (self.holder.wake)();
@@ -389,6 +444,115 @@ mod tests {
         drop(first);
         assert!(woken.load(Ordering::SeqCst) > 0, "the other connection made room");
         assert!(b.take(16 * 1024).is_some());
+    }
+
+    #[test]
+    fn a_thousand_connections_that_hold_nothing_stay_within_the_reserve() {
+        let budget = Budget::new(48 << 20);
+        let bound = (48 << 20) + budget.reserve() + 1024 * SMALL;
+        let all: Vec<_> = (0..1024).map(|_| counted(&budget)).collect();
+        let large: Vec<Buf> = all.iter().filter_map(|(holder, _)| holder.take(LARGEST)).collect();
+        assert_eq!(large.len(), ((48 << 20) + budget.reserve()) / LARGEST);
+        assert!(budget.is_short());
+        let small: Vec<Buf> = all.iter().skip(large.len()).map(|(holder, _)| holder.take(SMALL).unwrap()).collect();
+        assert!(budget.used() <= bound, "{}", budget.used());
+        drop((large, small));
+    }
+
+    #[test]
+    fn one_client_leaves_others_room_in_the_reserve() {
+        let budget = Budget::new(48 << 20);
+        let greedy = Arc::<Share>::default();
+        let many: Vec<_> = (0..16).map(|_| counted(&budget)).collect();
+        many.iter().for_each(|(holder, _)| holder.join(&greedy));
+        let mut taken: Vec<Buf> = many.iter().filter_map(|(holder, _)| holder.take(LARGEST)).collect();
+        assert_eq!(taken.len(), 2);
+        assert!(!budget.is_short(), "it waits for itself");
+        let (other, _) = counted(&budget);
+        assert!(other.take(LARGEST).is_some());
+        taken.pop();
+        let woken = many.iter().filter(|(_, woken)| woken.load(Ordering::SeqCst) > 0).count();
+        assert_eq!(woken, 14, "all that wait for their siblings");
+        assert!(many[9].0.take(LARGEST).is_some());
+    }
+
+    /// A small repeatable generator (xorshift64*).
+    struct Seeded(u64);
+
+    impl Seeded {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
+        }
+    }
+
+    /// One connection of the model: what it holds, and what it waits for until it is woken.
+    struct Model {
+        holder: Arc<Holder>,
+        woken: Arc<AtomicUsize>,
+        held: Vec<Buf>,
+        wants: Option<usize>,
+        asked_at: usize,
+    }
+
+    impl Model {
+        fn ask(&mut self, bytes: usize) {
+            self.asked_at = self.woken.load(Ordering::SeqCst);
+            match self.holder.take(bytes) {
+                Some(buf) => {
+                    self.wants = None;
+                    self.held.push(buf);
+                }
+                None => self.wants = Some(bytes),
+            }
+        }
+
+        fn was_woken(&self) -> bool {
+            self.wants.is_some() && self.woken.load(Ordering::SeqCst) > self.asked_at
+        }
+    }
+
+    /// In any schedule of requests and replies memory stays bounded, and when replies go out everybody who waits is woken and
+    /// gets its buffer: nobody waits for who waits.
+    #[test]
+    fn memory_is_bounded_and_everybody_gets_its_turn_in_any_schedule() {
+        const TOTAL: usize = 8 << 20;
+        for seed in 1..=40 {
+            let mut rng = Seeded(seed);
+            let budget = Budget::new(TOTAL);
+            let shares: Vec<Arc<Share>> = (0..4).map(|_| Arc::default()).collect();
+            let mut all: Vec<Model> = (0..24)
+                .map(|_| {
+                    let (holder, woken) = counted(&budget);
+                    holder.join(&shares[rng.below(4) as usize]);
+                    Model { holder, woken, held: Vec::new(), wants: None, asked_at: 0 }
+                })
+                .collect();
+            let bound = TOTAL + budget.reserve() + all.len() * SMALL;
+            for step in 0..600 {
+                let n = rng.below(24) as usize;
+                let one = &mut all[n];
+                match rng.below(4) {
+                    _ if one.was_woken() => one.ask(one.wants.unwrap_or(1)),
+                    0 if !one.held.is_empty() => drop(one.held.swap_remove(0)),
+                    _ if one.wants.is_none() => one.ask(1 << rng.below(26)),
+                    _ => {}
+                }
+                assert!(budget.used() <= bound, "seed {seed} step {step}: {}", budget.used());
+            }
+            // From now on replies go out and nobody asks for more.
+            for _ in 0..20_000 {
+                let Some(one) = all.iter_mut().find(|one| one.was_woken() || !one.held.is_empty()) else { break };
+                match one.wants.filter(|_| one.was_woken()) {
+                    Some(bytes) => one.ask(bytes),
+                    None => one.held.clear(),
+                }
+            }
+            assert!(all.iter().all(|one| one.wants.is_none()), "seed {seed}: somebody waits for ever");
+            assert_eq!(budget.used(), 0, "seed {seed}");
+        }
     }
 
     #[test]

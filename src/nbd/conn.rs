@@ -130,8 +130,12 @@ pub(super) struct Conn {
 
 impl Conn {
     pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, client: Client, tls: Option<Arc<TlsServer>>) -> Self {
-        let woken = Arc::clone(&link);
-        let holder = shared.budget.join(move || woken.waker.wake());
+        // Not the link itself: unsent replies in it hold the holder.
+        let woken = Arc::downgrade(&link);
+        let holder = shared.budget.join(move || {
+            let _ = woken.upgrade().map(|link| link.waker.wake());
+        });
+        let _ = link.holder.set(Arc::downgrade(&holder));
         let began = shared.now();
         Self {
             stale_after: shared.config.stale_after,
@@ -189,6 +193,7 @@ impl Conn {
             self.sleep(PollFlags::empty(), Some(TICK));
         }
         self.shared.pool.forget(&self.link);
+        self.link.drop_unsent();
         self.holder.leave();
         self.export = None;
         if self.link.condemned().is_none() {
@@ -348,6 +353,14 @@ impl Conn {
             Ok(info) => self.open(name, info),
             Err(err) => Err(err),
         };
+        if let Err(err) = &answer
+            && how != Choice::Info
+        {
+            // Without what stands behind the `?`: that may be a token.
+            let name: String = name.chars().take_while(|c| *c != '?').take(40).collect();
+            let line = format!("export {name:?} is refused to connection {}: {}", self.link.id, err.line());
+            self.shared.warn(&line);
+        }
         let answered = self.session.answer_choice(answer.as_ref());
         if self.session.in_transmission() {
             let _ = self.link.contexts.set(self.session.contexts().to_vec());
@@ -780,6 +793,7 @@ impl Conn {
             self.session.payload_received(paid);
         }
         self.shared.stats.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+        self.link.moved.fetch_add(n as u64, Ordering::Relaxed);
         Ok(true)
     }
 }

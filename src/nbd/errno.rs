@@ -70,9 +70,11 @@ pub const fn row(kind: Kind) -> Row {
         Row { errno, option }
     }
     match kind {
-        Kind::Failed | Kind::Partial | Kind::Io => row(Errno::Io, reply::ERR_UNKNOWN),
-        Kind::Integrity | Kind::InvalidCiphertext => row(Errno::Io, reply::ERR_UNKNOWN),
-        Kind::Unreachable => row(Errno::Io, reply::ERR_UNKNOWN),
+        // ERR_UNKNOWN says that there is no such export, and clients say nothing else then: what is there and cannot be opened is
+        // not that.
+        Kind::Failed | Kind::Partial | Kind::Io => row(Errno::Io, reply::ERR_POLICY),
+        Kind::Integrity | Kind::InvalidCiphertext => row(Errno::Io, reply::ERR_POLICY),
+        Kind::Unreachable => row(Errno::Io, reply::ERR_POLICY),
         Kind::NotFound => row(Errno::Io, reply::ERR_UNKNOWN),
         Kind::Usage => row(Errno::Inval, reply::ERR_INVALID),
         // A lease held by somebody else, a name taken, a state that forbids: known, and not allowed now.
@@ -136,6 +138,9 @@ pub enum Hangup {
     /// The socket failed.
     #[error("connection lost")]
     Lost,
+    /// It let buffers lie that others waited for.
+    #[error("replies left unread or a payload unsent while others waited for buffers")]
+    Resting,
     /// Its lease was broken, or a newer connection took its place.
     #[error("connection displaced")]
     Displaced,
@@ -151,22 +156,22 @@ mod tests {
     #[test]
     fn every_kind_has_its_errno_and_option_reply() {
         let table = [
-            (Kind::Failed, Errno::Io, reply::ERR_UNKNOWN),
+            (Kind::Failed, Errno::Io, reply::ERR_POLICY),
             (Kind::Usage, Errno::Inval, reply::ERR_INVALID),
-            (Kind::Partial, Errno::Io, reply::ERR_UNKNOWN),
+            (Kind::Partial, Errno::Io, reply::ERR_POLICY),
             (Kind::NotFound, Errno::Io, reply::ERR_UNKNOWN),
             (Kind::Exists, Errno::Io, reply::ERR_POLICY),
             (Kind::Busy, Errno::Io, reply::ERR_POLICY),
             (Kind::KeyUnavailable, Errno::Io, reply::ERR_POLICY),
             (Kind::AccessDenied, Errno::Perm, reply::ERR_POLICY),
-            (Kind::InvalidCiphertext, Errno::Io, reply::ERR_UNKNOWN),
-            (Kind::Integrity, Errno::Io, reply::ERR_UNKNOWN),
+            (Kind::InvalidCiphertext, Errno::Io, reply::ERR_POLICY),
+            (Kind::Integrity, Errno::Io, reply::ERR_POLICY),
             (Kind::InvalidState, Errno::Io, reply::ERR_POLICY),
             (Kind::NoSpace, Errno::NoSpc, reply::ERR_POLICY),
             (Kind::ReadOnly, Errno::Perm, reply::ERR_POLICY),
-            (Kind::Io, Errno::Io, reply::ERR_UNKNOWN),
+            (Kind::Io, Errno::Io, reply::ERR_POLICY),
             (Kind::Unsupported, Errno::NotSup, reply::ERR_PLATFORM),
-            (Kind::Unreachable, Errno::Io, reply::ERR_UNKNOWN),
+            (Kind::Unreachable, Errno::Io, reply::ERR_POLICY),
             (Kind::Interrupted, Errno::Shutdown, reply::ERR_SHUTDOWN),
         ];
         for (kind, errno, option) in table {

@@ -1,7 +1,7 @@
 //! One connection as its own thread and the workers share it: the socket's sending side, what is in flight, and the flags
 //! that end it.
 
-use super::budget::Buf;
+use super::budget::{Buf, Holder};
 use super::errno::Hangup;
 use super::reply::Head;
 use super::traffic::Traffic;
@@ -14,12 +14,15 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
 const SLICES: usize = 128;
+
+/// Bytes that count as going on.
+const ENOUGH: u64 = 64 * 1024;
 
 /// What a socket says once its client sends nothing more.
 pub(super) const HUNG_UP: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
@@ -113,6 +116,12 @@ pub(super) struct Link {
     pub(super) contexts: OnceLock<Vec<String>>,
     /// What it shares with the volume's other connections, once an export is open.
     pub(super) traffic: OnceLock<Arc<Traffic>>,
+    /// Its part in the budget.
+    pub(super) holder: OnceLock<Weak<Holder>>,
+    /// Bytes that came and went.
+    pub(super) moved: AtomicU64,
+    /// How many those were when enough of them had moved, and when that was.
+    resting: Mutex<(u64, Duration)>,
     /// It ends in order: nothing of it is held for a key any more.
     pub(super) leaving: AtomicBool,
 }
@@ -131,6 +140,9 @@ impl Link {
             stale_after: OnceLock::new(),
             contexts: OnceLock::new(),
             traffic: OnceLock::new(),
+            holder: OnceLock::new(),
+            moved: AtomicU64::new(0),
+            resting: Mutex::default(),
             leaving: AtomicBool::new(false),
         })
     }
@@ -159,12 +171,22 @@ impl Link {
         self.out.lock().queue.len() + usize::from(self.wire.owes())
     }
 
+    /// Gives the buffers of replies back that are not sent any more.
+    pub(super) fn drop_unsent(&self) {
+        let mut out = self.out.lock();
+        out.queue.clear();
+        out.sent = 0;
+    }
+
     fn push_out(&self, out: &mut Outbox) -> bool {
         while !out.queue.is_empty() && !self.broken() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = gather(&out.queue, out.sent, &mut slices);
             match self.wire.send(&slices[..count]) {
-                Ok(n) => out.advance(n),
+                Ok(n) => {
+                    self.moved.fetch_add(n as u64, Ordering::Relaxed);
+                    out.advance(n);
+                }
                 Err(Os::INTR) => {}
                 Err(Os::AGAIN) => return false,
                 Err(_) => self.broken.store(true, Ordering::SeqCst),
@@ -218,6 +240,18 @@ impl Link {
             self.condemn(Hangup::Stale);
         }
         self.condemned().map_or(Ok(()), Err)
+    }
+
+    /// For how long its client has let buffers lie: replies that it does not read, or a payload that it does not send, while
+    /// nothing of it is being done. Asked every second.
+    pub(super) fn rests(&self, now: Duration) -> Duration {
+        let moved = self.moved.load(Ordering::Relaxed);
+        let holds = self.holder.get().and_then(Weak::upgrade).is_some_and(|h| h.held() > 0);
+        let mut resting = self.resting.lock();
+        if !holds || self.in_flight() > 0 || moved - resting.0 >= ENOUGH {
+            *resting = (moved, now);
+        }
+        now.saturating_sub(resting.1)
     }
 
     /// Whether it ends in order.

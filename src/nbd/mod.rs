@@ -27,6 +27,7 @@ mod order;
 mod parts;
 pub mod pki;
 mod pool;
+mod quiet;
 pub mod replay;
 pub mod reply;
 pub mod request;

@@ -6,6 +6,7 @@ use super::errno::Hangup;
 use super::export::{Client, Exports, Peer};
 use super::link::{Link, Waker};
 use super::pool::Pool;
+use super::quiet::Quiet;
 use super::spin::Spinners;
 use super::tls::TlsServer;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 4;
 /// How long a TCP client may leave unacknowledged or unread what was sent to it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
+/// How long a client may let buffers lie while others wait who hold none.
+const REST: Duration = Duration::from_secs(30);
 
 /// A monotonic clock: time since some fixed point.
 pub trait Ticks: Send + Sync {
@@ -187,18 +191,32 @@ impl Listener {
         }
     }
 
-    /// The next connection, ready for use.
-    fn accept(&self) -> std::io::Result<(OwnedFd, Peer)> {
+    /// The next connection.
+    fn accept(&self) -> std::io::Result<Accepted> {
         match self {
-            Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
+            Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.accept().map(|(s, addr)| Accepted::Tcp(s, addr)),
+        }
+    }
+}
+
+/// A connection whose other end is not looked at yet.
+enum Accepted {
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr),
+}
+
+impl Accepted {
+    /// Ready for use, and who is at the other end. What fails here is this connection's alone.
+    fn ready(self) -> std::io::Result<(OwnedFd, Peer)> {
+        match self {
+            Self::Unix(stream) => {
                 stream.set_nonblocking(true)?;
                 sys::socket_buffers(&stream, SOCKET_BUFFER);
                 let peer = Peer::of_unix(sys::peer_cred(&stream)?);
                 Ok((stream.into(), peer))
             }
-            Self::Tcp(listener) | Self::Tls(listener, _) => {
-                let (stream, addr) = listener.accept()?;
+            Self::Tcp(stream, addr) => {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 sys::socket_buffers(&stream, SOCKET_BUFFER);
@@ -268,6 +286,9 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     pub(super) stats: Counters,
     pub(super) spinners: Spinners,
+    /// For what clients may cause to be logged.
+    pub(super) quiet: Quiet,
+    spawn: Spawn,
     /// No more connections are accepted.
     closed: AtomicBool,
     /// Those that there are end.
@@ -285,6 +306,19 @@ impl Shared {
         self.config.ticks.now()
     }
 
+    /// Logs what any client may cause, again and again.
+    pub(super) fn warn(&self, line: &str) {
+        match self.quiet.next(self.now()) {
+            Some(0) => tracing::warn!("{line}"),
+            Some(others) => tracing::warn!("{line}; {others} lines like this were left out"),
+            None => {}
+        }
+    }
+
+    fn thread(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+        (self.spawn)(name, Box::new(run))
+    }
+
     pub(super) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -298,7 +332,11 @@ impl Shared {
     /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
     /// And what waits for a key does not wait for ever.
     fn tick(&self, now: Duration, gap: Duration) {
+        let short = self.budget.is_short();
         for link in self.links.lock().values() {
+            if link.rests(now) >= REST && short {
+                link.condemn(Hangup::Resting);
+            }
             if let Some(traffic) = link.traffic.get() {
                 traffic.hold.condemn_stale(now);
             }
@@ -337,6 +375,15 @@ impl Server {
     /// # Errors
     /// When a thread or a descriptor cannot be made.
     pub fn start(listeners: Vec<Listener>, exports: Arc<dyn Exports>, config: ServerConfig) -> Result<Self> {
+        Self::start_with(listeners, exports, config, Box::new(spawn))
+    }
+
+    fn start_with(
+        listeners: Vec<Listener>,
+        exports: Arc<dyn Exports>,
+        config: ServerConfig,
+        spawn: Spawn,
+    ) -> Result<Self> {
         let what = || "start the NBD server".to_owned();
         let stop = Arc::new(Waker::new().on(what)?);
         let shared = Arc::new(Shared {
@@ -345,6 +392,8 @@ impl Server {
             pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
             stats: Counters::default(),
             spinners: Spinners::default(),
+            quiet: Quiet::default(),
+            spawn,
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             handing_on: AtomicBool::new(false),
@@ -356,15 +405,16 @@ impl Server {
         let mut server = Self { shared, stop, accepting: Vec::new(), workers: Vec::new(), ticker: None };
         for _ in 0..server.shared.config.workers.max(1) {
             let shared = Arc::clone(&server.shared);
-            server.workers.push(spawn("nbd-worker", move || shared.pool.work()).on(what)?);
+            server.workers.push(server.shared.thread("nbd-worker", move || shared.pool.work()).on(what)?);
         }
         let shared = Arc::clone(&server.shared);
-        server.ticker = Some(spawn("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
+        server.ticker = Some(server.shared.thread("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
         server.shared.exports.served_by(server.controller());
         for listener in listeners {
             listener.set_nonblocking().on(what)?;
             let (shared, stop) = (Arc::clone(&server.shared), Arc::clone(&server.stop));
-            server.accepting.push(spawn("nbd-accept", move || accept_all(&shared, &listener, &stop)).on(what)?);
+            let accepting = move || Acceptor::new(&shared, &listener, &stop).run();
+            server.accepting.push(server.shared.thread("nbd-accept", accepting).on(what)?);
         }
         Ok(server)
     }
@@ -487,40 +537,75 @@ impl Controller {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+/// How threads are made, by name.
+type Spawn = Box<dyn Fn(&str, Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> + Send + Sync>;
+
+fn spawn(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
 /// One listener's life.
-fn accept_all(shared: &Arc<Shared>, listener: &Listener, stop: &Waker) {
-    while !shared.closed.load(Ordering::SeqCst) {
-        let mut fds = [
-            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(listener.fd(), PollFlags::IN),
-        ];
-        if poll(&mut fds, None).is_err() || fds[1].revents().is_empty() {
-            continue;
-        }
-        match listener.accept() {
-            Ok((socket, peer)) => {
-                if let Err(err) = admit(shared, socket, peer, listener.tls()) {
-                    tracing::warn!("NBD connection not served: {err}");
+struct Acceptor<'a> {
+    shared: &'a Arc<Shared>,
+    listener: &'a Listener,
+    stop: &'a Waker,
+    /// Given up for a moment when there are no more descriptors, so that a client can be turned away instead of left waiting.
+    reserve: Option<OwnedFd>,
+}
+
+impl<'a> Acceptor<'a> {
+    fn new(shared: &'a Arc<Shared>, listener: &'a Listener, stop: &'a Waker) -> Self {
+        Self { shared, listener, stop, reserve: reserve() }
+    }
+
+    fn run(mut self) {
+        while !self.shared.closed.load(Ordering::SeqCst) {
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.stop.fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.listener.fd(), PollFlags::IN),
+            ];
+            if poll(&mut fds, None).is_err() || fds[1].revents().is_empty() {
+                continue;
+            }
+            match self.listener.accept() {
+                Ok(accepted) => {
+                    let (shared, tls) = (self.shared, self.listener.tls());
+                    if let Err(err) = accepted.ready().and_then(|(socket, peer)| admit(shared, socket, peer, tls)) {
+                        self.shared.warn(&format!("NBD connection not served: {err}"));
+                    }
                 }
-            }
-            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(err) => {
-                tracing::warn!("accept an NBD connection: {err}");
-                // Out of descriptors, most likely: the connection stays readable, so wait a little before asking again.
-                let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-                let _ = poll(&mut fds[..1], Some(&pause));
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(err) => self.failed(&err),
             }
         }
+        if let Listener::Unix(_, Some(path)) = self.listener
+            && !self.shared.handing_on.load(Ordering::SeqCst)
+        {
+            let _ = std::fs::remove_file(path);
+        }
     }
-    if let Listener::Unix(_, Some(path)) = listener
-        && !shared.handing_on.load(Ordering::SeqCst)
-    {
-        let _ = std::fs::remove_file(path);
+
+    /// A connection could not be accepted. Without descriptors it is turned away by the one in reserve.
+    fn failed(&mut self, err: &std::io::Error) {
+        let none_left = matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        let hint = if none_left { " (raise RLIMIT_NOFILE: `ulimit -n`, LimitNOFILE= of the service)" } else { "" };
+        self.shared.warn(&format!("NBD connection turned away: {err}{hint}"));
+        if none_left && self.reserve.take().is_some() {
+            drop(self.listener.accept());
+            self.reserve = reserve();
+            return;
+        }
+        self.reserve = self.reserve.take().or_else(reserve);
+        // The connection stays readable: wait a little before asking again.
+        let mut fds = [PollFd::from_borrowed_fd(self.stop.fd(), PollFlags::IN)];
+        let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let _ = poll(&mut fds, Some(&pause));
     }
+}
+
+/// A descriptor to spare.
+fn reserve() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 /// Takes the connection off the list when its thread ends, however it ends.
@@ -546,11 +631,11 @@ fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer, tls: Option<Arc<TlsS
     shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
     let listed = Listed(Arc::clone(shared), connection);
     let conn = Conn::new(Arc::clone(shared), link, Client { peer, connection, tls: None }, tls);
-    spawn("nbd-conn", move || {
+    let run = move || {
         let _listed = listed;
         conn.run();
-    })
-    .map(drop)
+    };
+    shared.thread("nbd-conn", run).map(drop)
 }
 
 #[cfg(test)]

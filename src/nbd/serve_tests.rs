@@ -309,6 +309,83 @@ fn a_spent_budget_pauses_one_and_stalls_nobody() {
     assert!(r.server.stats().stalls > 0);
 }
 
+/// Exports of their own, so that each has a share of its own.
+fn three(config: ServerConfig) -> (TempDir, PathBuf, Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nbd.sock");
+    let export = || Arc::new(Memory::new(32 << 20)) as Arc<dyn Export>;
+    let exports = Fixed::default().with("a", export()).with("b", export()).with("c", export());
+    let server = Server::start(vec![Listener::unix(&path).unwrap()], Arc::new(exports), config).unwrap();
+    (dir, path, server)
+}
+
+#[test]
+fn clients_that_let_buffers_lie_are_ended_when_others_need_them() {
+    let clock = Arc::<HandClock>::default();
+    let ticks = Arc::clone(&clock) as Arc<dyn Ticks>;
+    let (_dir, path, server) = three(ServerConfig { budget: 1 << 20, ticks, ..ServerConfig::default() });
+    let (mut a, mut b, mut c) = (Raw::open(&path, "a"), Raw::open(&path, "b"), Raw::open(&path, "c"));
+    // One does not read its reply, one does not send its payload.
+    a.put(&request(READ, 0, 1, 0, 32 << 20));
+    b.put(&request(WRITE, 0, 1, 0, 32 << 20));
+    let idle = |server: &Server| server.shared.links.lock().values().all(|link| link.in_flight() == 0);
+    traffic::wait_until(|| server.stats().requests == 2 && server.stats().budget_used >= 64 << 20 && idle(&server));
+    server.shared.tick(Duration::ZERO, Duration::ZERO);
+    server.shared.tick(Duration::from_secs(31), Duration::ZERO);
+    assert_eq!(server.connections(), 3, "nobody needs what they hold");
+    c.put(&request(READ, 0, 1, 0, 32 << 20));
+    traffic::wait_until(|| server.shared.budget.is_short());
+    server.shared.tick(Duration::from_secs(31), Duration::ZERO);
+    assert_eq!(c.reply(), (0, 1));
+    assert_eq!(c.get(32 << 20).len(), 32 << 20);
+    a.expect_hangup();
+    b.expect_hangup();
+    drop(c);
+    assert_nothing_held(server);
+}
+
+#[test]
+fn a_connection_without_a_thread_is_refused_and_the_next_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nbd.sock");
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&failing);
+    let spawner = move |name: &str, run: Box<dyn FnOnce() + Send>| match fails.load(Ordering::SeqCst) {
+        true => Err(std::io::Error::from_raw_os_error(libc::EAGAIN)),
+        false => spawn(name, run),
+    };
+    let exports = Arc::new(Fixed::default().with("m", Arc::new(Memory::new(4096))));
+    let listeners = vec![Listener::unix(&path).unwrap()];
+    let server = Server::start_with(listeners, exports, ServerConfig::default(), Box::new(spawner)).unwrap();
+    let mut before = Raw::open(&path, "m");
+    failing.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        Raw(UnixStream::connect(&path).unwrap()).expect_hangup();
+    }
+    assert_eq!((before.read(0, 1), server.connections()), (vec![0], 1), "nothing of them is left");
+    failing.store(false, Ordering::SeqCst);
+    assert_eq!(Raw::open(&path, "m").read(0, 1), [0]);
+}
+
+#[test]
+fn a_server_that_gets_no_threads_says_so_and_leaves_none_behind() {
+    for after in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let left = AtomicU64::new(after);
+        let spawner = move |name: &str, run: Box<dyn FnOnce() + Send>| {
+            if left.load(Ordering::SeqCst) == 0 {
+                return Err(std::io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            left.fetch_sub(1, Ordering::SeqCst);
+            spawn(name, run)
+        };
+        let listeners = vec![Listener::unix(&dir.path().join("s")).unwrap()];
+        let config = ServerConfig { workers: 3, ..ServerConfig::default() };
+        let started = Server::start_with(listeners, Arc::new(Fixed::default()), config, Box::new(spawner));
+        assert!(started.err().is_some_and(|e| e.line().contains("start the NBD server")), "{after}");
+    }
+}
+
 #[test]
 fn a_farewell_waits_for_what_is_in_flight() {
     let r = plain();
@@ -445,7 +522,7 @@ fn tcp_works_and_tells_who_it_is() {
     let who = Arc::new(Who(Mutex::new(None), Fixed::default().with("m", Arc::new(Memory::new(4096).as_read_only()))));
     let exports = Arc::clone(&who) as Arc<dyn Exports>;
     let _server = Server::start(vec![Listener::Tcp(listener)], exports, ServerConfig::default()).unwrap();
-    let mut socket = std::net::TcpStream::connect(addr).unwrap();
+    let mut socket = TcpStream::connect(addr).unwrap();
     let export = nbd::client::handshake(&mut socket, b"m").unwrap();
     assert_eq!(export.size, 4096);
     assert_eq!(*who.0.lock(), Some(Peer::Tcp { addr: socket.local_addr().unwrap() }));
@@ -455,8 +532,8 @@ fn tcp_works_and_tells_who_it_is() {
 fn tcp_clients_that_vanish_are_noticed_after_half_a_minute() {
     use rustix::net::sockopt;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (socket, _) = Listener::Tcp(listener).accept().unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, _) = Listener::Tcp(listener).accept().unwrap().ready().unwrap();
     assert!(sockopt::socket_keepalive(&socket).unwrap());
     let [idle, interval] = [sockopt::tcp_keepidle(&socket).unwrap(), sockopt::tcp_keepintvl(&socket).unwrap()];
     let silence = idle + interval * sockopt::tcp_keepcnt(&socket).unwrap();

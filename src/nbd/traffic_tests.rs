@@ -383,6 +383,7 @@ fn a_client_that_sends_nothing_again_waits_for_its_key_as_long_as_it_takes() {
     let mut writer = Raw(b.0.try_clone().unwrap());
     let writing = std::thread::spawn(move || (0..3).for_each(|i| writer.put(&big(i))));
     wait_until(|| r.server.stats().queued == 5 && r.server.stats().stalls > 0);
+    r.held(2);
     clock.now.store(HOUR, Ordering::SeqCst);
     wait_until(|| {
         r.server.shared.links.lock().values().for_each(|link| link.waker.wake());

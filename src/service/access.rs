@@ -93,12 +93,12 @@ impl Strangers {
 }
 
 /// The token in an export's name, and the name without it.
-fn split_token(name: &str) -> (String, Option<&str>) {
-    let token = ExportName::parse(name).token.filter(|t| t.starts_with(TOKEN));
-    let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else { return (name.to_owned(), None) };
+fn split_token(name: &str) -> Result<(String, Option<&str>)> {
+    let token = ExportName::parse(name)?.token.filter(|t| t.starts_with(TOKEN));
+    let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else { return Ok((name.to_owned(), None)) };
     let rest: Vec<&str> = query.split('&').filter(|pair| pair.strip_prefix("t=") != Some(token)).collect();
     let name = if rest.is_empty() { volume.to_owned() } else { format!("{volume}?{}", rest.join("&")) };
-    (name, Some(token))
+    Ok((name, Some(token)))
 }
 
 fn shown(name: &str) -> String {
@@ -120,7 +120,7 @@ impl Service {
     /// # Errors
     /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
     pub fn remote_export(&self, name: &str, remote: &Remote) -> Result<ServedExport> {
-        let read_only = ExportName::parse(name).read_only;
+        let read_only = ExportName::parse(name)?.read_only;
         Ok(ServedExport { read_only, ..self.served(&self.admit(name, remote)?.1)? })
     }
 
@@ -134,7 +134,7 @@ impl Service {
         // Its own token is no attachment's.
         let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
         let asking = Asking { peer, connection: remote.connection };
-        self.attach(&split_token(name).0, asking, &caller)
+        self.attach(&split_token(name)?.0, asking, &caller)
     }
 
     /// A client as a caller that wants what is sealed under this key.
@@ -162,9 +162,9 @@ impl Service {
     }
 
     fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
-        let (plain, token) = split_token(name);
+        let (plain, token) = split_token(name)?;
         let access = self.access_of(remote, token)?;
-        let wanted = ExportName::parse(&plain).volume;
+        let wanted = ExportName::parse(&plain)?.volume;
         let volume = match (&access, self.exported(&plain)) {
             (Some(access), Ok(volume)) if access.allows(volume.id) => return Ok((access.clone(), volume)),
             (_, Err(err)) if err.kind() != Kind::NotFound => return Err(err),
@@ -179,9 +179,9 @@ impl Service {
     /// # Errors
     /// [`Kind::AccessDenied`], whether or not there is such a snapshot; audited.
     pub fn remote_snapshot(&self, name: &str, remote: &Remote) -> Result<(ServedExport, Caller)> {
-        let (plain, token) = split_token(name);
+        let (plain, token) = split_token(name)?;
         let access = self.access_of(remote, token)?;
-        let wanted = ExportName::parse(&plain).volume;
+        let wanted = ExportName::parse(&plain)?.volume;
         let record = match self.find_snapshot(wanted) {
             Err(err) if err.kind() != Kind::NotFound => return Err(err),
             record => record.ok(),
@@ -370,10 +370,10 @@ mod tests {
 
     #[test]
     fn a_token_is_taken_out_of_a_name_and_the_rest_stays() {
-        assert_eq!(split_token("web?t=tok-1&c=2"), ("web?c=2".to_owned(), Some("tok-1")));
-        assert_eq!(split_token("web?t=tok-1"), ("web".to_owned(), Some("tok-1")));
-        assert_eq!(split_token("web?t=att-1&c=2"), ("web?t=att-1&c=2".to_owned(), None));
-        assert_eq!(split_token("web"), ("web".to_owned(), None));
+        assert_eq!(split_token("web?t=tok-1&c=2").unwrap(), ("web?c=2".to_owned(), Some("tok-1")));
+        assert_eq!(split_token("web?t=tok-1").unwrap(), ("web".to_owned(), Some("tok-1")));
+        assert_eq!(split_token("web?t=att-1&c=2").unwrap(), ("web?t=att-1&c=2".to_owned(), None));
+        assert_eq!(split_token("web").unwrap(), ("web".to_owned(), None));
     }
 
     #[test]

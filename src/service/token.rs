@@ -1,5 +1,6 @@
 //! Secrets that stand in an export's name: made here, told once, kept as a hash.
 
+use crate::error::{Error, Kind, Result};
 use zeroize::Zeroizing;
 
 /// Bytes of randomness in a token: 256 bits, so that it cannot be guessed and needs no slow hash.
@@ -17,30 +18,67 @@ pub(super) fn hash(token: &str) -> String {
     blake3::hash(token.as_bytes()).to_hex().to_string()
 }
 
-/// An export name taken apart: `web?t=TOKEN&c=SLOT&ro`. What is not known is read over.
+/// An export name taken apart: `web?t=TOKEN&c=SLOT&ro`. Anything else behind the `?` is refused: who misspells `ro` must not
+/// get a volume to write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ExportName<'a> {
     /// The volume; may be empty.
     pub(super) volume: &'a str,
     /// What `t=` says.
     pub(super) token: Option<&'a str>,
-    /// What `c=` says, if it is a number.
+    /// What `c=` says.
     pub(super) slot: Option<u32>,
     /// Whether `ro` stands there.
     pub(super) read_only: bool,
 }
 
 impl<'a> ExportName<'a> {
-    pub(super) fn parse(name: &'a str) -> Self {
-        let (volume, query) = name.split_once('?').unwrap_or((name, ""));
-        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key));
-        Self {
-            volume,
-            token: value("t="),
-            slot: value("c=").and_then(|n| n.parse().ok()),
-            read_only: query.split('&').any(|pair| pair == "ro"),
+    /// # Errors
+    /// [`Kind::Usage`] for parameters that are unknown, empty, doubled or without the value that they need.
+    pub(super) fn parse(name: &'a str) -> Result<Self> {
+        let (volume, query) = name.split_once('?').map_or((name, None), |(volume, query)| (volume, Some(query)));
+        let mut out = Self { volume, token: None, slot: None, read_only: false };
+        for pair in query.into_iter().flat_map(|q| q.split('&')) {
+            let (key, value) = pair.split_once('=').map_or((pair, None), |(key, value)| (key, Some(value)));
+            match (key, value) {
+                ("ro", None) if !out.read_only => out.read_only = true,
+                ("ro", Some(_)) => return Err(refused("ro takes no value")),
+                ("t", Some(token)) if !token.is_empty() && out.token.is_none() => out.token = Some(token),
+                ("c", Some(slot)) if out.slot.is_none() => {
+                    let digits = !slot.is_empty() && slot.bytes().all(|b| b.is_ascii_digit());
+                    let number = slot.parse().ok().filter(|_| digits);
+                    out.slot = Some(number.ok_or_else(|| refused("c is not followed by a number"))?);
+                }
+                ("ro" | "t" | "c", _) if out.has(key) => return Err(refused(&format!("{key} is given twice"))),
+                ("t" | "c", _) => return Err(refused(&format!("{key} has no value"))),
+                ("", None) => return Err(refused("a parameter is empty")),
+                _ => return Err(refused(&unknown(key))),
+            }
+        }
+        Ok(out)
+    }
+
+    fn has(&self, key: &str) -> bool {
+        match key {
+            "t" => self.token.is_some(),
+            "c" => self.slot.is_some(),
+            _ => self.read_only,
         }
     }
+}
+
+/// Words for a parameter that is none. What may be a misplaced token is not repeated.
+fn unknown(key: &str) -> String {
+    if key.contains('%') {
+        return "%-encoding is not decoded".to_owned();
+    }
+    let harmless = !key.is_empty() && key.len() <= 12 && key.bytes().all(|b| b.is_ascii_alphanumeric());
+    if harmless { format!("there is no parameter {key}") } else { "there is a parameter of no known name".to_owned() }
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(Kind::Usage, format!("the export's name: {why}"))
+        .hint("behind the `?` stand ro, t=TOKEN and c=SLOT, joined by `&`, each at most once")
 }
 
 #[cfg(test)]
@@ -50,16 +88,55 @@ mod tests {
     #[test]
     fn export_names_are_taken_apart() {
         let of = |name| {
-            let e = ExportName::parse(name);
+            let e = ExportName::parse(name).unwrap();
             (e.volume, e.token, e.slot, e.read_only)
         };
         assert_eq!(of("web"), ("web", None, None, false));
         assert_eq!(of("web?t=att-1&c=2"), ("web", Some("att-1"), Some(2), false));
-        assert_eq!(of("web?c=x&t=x&ro"), ("web", Some("x"), None, true));
+        assert_eq!(of("web?c=0&t=x&ro"), ("web", Some("x"), Some(0), true));
         assert_eq!(of("web?ro"), ("web", None, None, true));
-        assert_eq!(of("web?"), ("web", None, None, false));
         assert_eq!(of("?t=a"), ("", Some("a"), None, false));
-        assert_eq!(of("web?rot=1"), ("web", None, None, false));
+    }
+
+    #[test]
+    fn what_is_not_understood_behind_the_question_mark_is_refused_with_words() {
+        for (name, word) in [
+            ("web?ro=1", "no value"),
+            ("web?ro=", "no value"),
+            ("web?RO", "no parameter RO"),
+            ("web?Ro", "no parameter Ro"),
+            ("web?readonly", "no parameter readonly"),
+            ("web?read_only=true", "no known name"),
+            ("web?rot=1", "no parameter rot"),
+            ("web?ro ", "no known name"),
+            ("web?ro;c=1", "no known name"),
+            ("web?ro?ro", "no known name"),
+            ("web?%72o", "%-encoding"),
+            ("web?ro%26c=1", "%-encoding"),
+            ("web?", "empty"),
+            ("web?&ro", "empty"),
+            ("web?ro&", "empty"),
+            ("web?ro&&c=1", "empty"),
+            ("web?ro&ro", "ro is given twice"),
+            ("web?t=a&t=a", "t is given twice"),
+            ("web?c=1&c=2", "c is given twice"),
+            ("web?t", "t has no value"),
+            ("web?t=", "t has no value"),
+            ("web?c", "c has no value"),
+            ("web?c=", "number"),
+            ("web?c=x", "number"),
+            ("web?c=+1", "number"),
+            ("web?c=-1", "number"),
+            ("web?c=1.0", "number"),
+            ("web?c=4294967296", "number"),
+            ("web?T=tok-secret", "no parameter T"),
+            ("web?tok-secret", "no known name"),
+            ("?", "empty"),
+        ] {
+            let err = ExportName::parse(name).unwrap_err();
+            assert_eq!(err.kind(), Kind::Usage, "{name}");
+            assert!(err.line().contains(word) && !err.line().contains("secret"), "{name}: {}", err.line());
+        }
     }
 
     #[test]
