@@ -33,11 +33,13 @@ pub fn harden_process() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// Raises this process's limit of open files to its hard limit: a server holds a file and a socket per volume.
-pub fn raise_file_limit() {
+/// Raises this process's limit of open files to its hard limit: a server holds a file and a socket per volume. How many it may
+/// open then.
+pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ fn ofd(file: &File, kind: i32, start: u64, len: u64) -> io::Result<bool> {
 /// Who is at the other end of a Unix socket (`SO_PEERCRED`): taken when it connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerCred {
-    /// Process id.
+    /// Process id; 0: the process is in a PID namespace that this one does not see, as the host's is in a container.
     pub pid: i32,
     /// Effective user id.
     pub uid: u32,
@@ -461,10 +463,40 @@ pub struct PeerCred {
 /// The credentials of the process that connected `socket`.
 ///
 /// # Errors
-/// What `getsockopt(2)` reports.
+/// What `getsockopt(2)` reports; `PermissionDenied` for a user without a number in this user namespace.
 pub fn peer_cred(socket: impl AsFd) -> io::Result<PeerCred> {
-    let cred = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(PeerCred { pid: cred.pid.as_raw_nonzero().get(), uid: cred.uid.as_raw() })
+    static SOME_USERS_ALONE: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `cred`, and to `len`; both live for the length of the call.
+    let code = unsafe {
+        let (fd, to) = (socket.as_fd().as_raw_fd(), (&raw mut cred).cast());
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut len)
+    };
+    if code != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let nobody = SOME_USERS_ALONE.get_or_init(|| {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        nobody_in(&read("/proc/self/uid_map"), &read("/proc/sys/kernel/overflowuid"))
+    });
+    known(&cred, *nobody)
+}
+
+/// The number that stands for every user whom this user namespace has no number for; `None`: it has one for each.
+fn nobody_in(uid_map: &str, overflow: &str) -> Option<u32> {
+    let mut lines = uid_map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let all = lines.any(|line| line == ["0", "0", "4294967295"]);
+    (!all).then(|| overflow.trim().parse().unwrap_or(65534))
+}
+
+/// The credentials, unless they are those of anybody.
+fn known(cred: &libc::ucred, nobody: Option<u32>) -> io::Result<PeerCred> {
+    if cred.uid == u32::MAX || nobody == Some(cred.uid) {
+        let why = "the peer's user has no number in this user namespace";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(PeerCred { pid: cred.pid.max(0), uid: cred.uid })
 }
 
 /// Asks the kernel for `bytes` of socket buffer in both directions; it may give less.
@@ -542,6 +574,32 @@ mod tests {
         std::thread::spawn(work).join().unwrap();
         assert!(cpu_time(std::process::id()).unwrap() > before);
         assert_eq!(cpu_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_peer_of_another_pid_namespace_is_a_user_without_a_process() {
+        let of = |pid, uid, nobody| known(&libc::ucred { pid, uid, gid: 0 }, nobody).map_err(|e| e.kind());
+        let refused = Err(io::ErrorKind::PermissionDenied);
+        assert_eq!(of(0, 7, None), Ok(PeerCred { pid: 0, uid: 7 }));
+        assert_eq!(of(-1, 7, None), Ok(PeerCred { pid: 0, uid: 7 }));
+        assert_eq!(
+            of(9, 65534, None),
+            Ok(PeerCred { pid: 9, uid: 65534 }),
+            "a user like others where all have numbers"
+        );
+        assert_eq!(of(9, 65534, Some(65534)), refused);
+        assert_eq!(of(9, u32::MAX, None), refused);
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let this = PeerCred { pid: std::process::id() as i32, uid: rustix::process::geteuid().as_raw() };
+        assert_eq!(peer_cred(&a).unwrap(), this);
+    }
+
+    #[test]
+    fn which_users_have_no_number_is_told_by_the_map_of_the_user_namespace() {
+        assert_eq!(nobody_in("         0          0 4294967295\n", "65534\n"), None);
+        assert_eq!(nobody_in("         0     100000      65536\n", "99\n"), Some(99));
+        assert_eq!(nobody_in("0 1000 1\n1 100000 65536\n", "?"), Some(65534));
+        assert_eq!(nobody_in("", ""), Some(65534), "without /proc nobody is sure");
     }
 
     #[test]

@@ -141,6 +141,69 @@ fn readers_share_a_volume_and_do_not_write() {
     server.connect("web").write(0, b"more");
 }
 
+#[test]
+fn a_name_with_a_misspelt_parameter_opens_nothing() {
+    let s = rig();
+    let server = s.serve();
+    for query in ["ro=1", "RO", "readonly", "ro&ro", "c=x", "c=", "", "ro%20", "x"] {
+        let said = refused(&s, &format!("web?{query}"));
+        assert!(said.starts_with("0x80000003") && said.contains("the export's name"), "{query}: {said}");
+    }
+    assert_eq!(server.connect("web?ro").try_write(0, b"x", false).unwrap(), Err(1), "EPERM");
+    server.connect("web").write(0, b"x");
+    let snapshot = s.id(&["snapshot", "create", "web", "--wait"]);
+    assert!(refused(&s, &format!("{snapshot}?RO")).contains("no parameter RO"));
+    assert_eq!(server.connect(&format!("{snapshot}?ro")).read(0, 1), b"x");
+}
+
+#[test]
+fn force_takes_a_snapshot_from_its_readers() {
+    let s = rig();
+    let server = s.serve();
+    server.connect("web").write(0, b"x");
+    let snapshot = s.id(&["snapshot", "create", "web", "--wait"]);
+    s.fails(4, &["detach", "--force", &snapshot], &["read by nobody"]);
+    let (mut a, mut b) = (server.connect(&snapshot), server.connect(&snapshot));
+    assert_eq!((a.read(0, 1), b.read(0, 1)), (b"x".to_vec(), b"x".to_vec()));
+    s.fails(5, &["snapshot", "delete", &snapshot], &["being read"]);
+    let said = s.ok(&["detach", "--force", &snapshot]).stdout;
+    assert!(said.contains(&snapshot) && said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert!(a.try_read(0, 1).is_err() && b.try_read(0, 1).is_err());
+    let events = s.json(&["audit", "list"]).to_string();
+    assert!(events.contains("coffer:BreakLease") && events.contains(&snapshot), "{events}");
+    let mut again = server.connect(&snapshot);
+    assert_eq!(again.read(0, 1), b"x", "it may be opened again");
+    s.ok(&["detach", "--force", &snapshot]);
+    s.ok(&["snapshot", "delete", &snapshot]);
+}
+
+/// A server in a container, and a client on its host: the kernel tells the one no process id of the other.
+#[test]
+fn a_client_from_another_pid_namespace_holds_a_volume_by_its_connection() {
+    let s = rig();
+    let unshare = |args: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).args(args).env_remove("COFFER_DATA");
+        command
+    };
+    if !unshare(&["true"]).status().is_ok_and(|status| status.success()) {
+        skip("the right to make a PID namespace");
+        return;
+    }
+    let data = s.data.to_str().unwrap();
+    let mut server = unshare(&[COFFER, "--data", data, "serve"]).spawn().unwrap();
+    wait_until("it listens", || std::os::unix::net::UnixStream::connect(s.data.join("control.sock")).is_ok());
+    let mut first = Nbd::open(&s.socket(), "web").unwrap();
+    first.write(0, b"mine");
+    let said = refused(&s, "web");
+    assert!(said.contains("from another PID namespace"), "{said}");
+    assert_eq!(first.read(0, 4), b"mine");
+    first.close();
+    wait_until("the next one gets in", || Nbd::open(&s.socket(), "web").is_ok());
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
 /// `coffer attach` gives the kernel a request timeout of 10 s; nothing is known of other clients'.
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {

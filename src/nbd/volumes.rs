@@ -7,7 +7,7 @@ use super::traffic::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::service::{
-    Asking, Attached, Compared, Holder, OnKeyLoss, Remote, ServedExport, Service, SnapshotView, Status,
+    Asking, Attached, Compared, Holder, OnKeyLoss, Reading, Remote, ServedExport, Service, SnapshotView, Status, named,
 };
 use crate::units::{CHUNK, SnapshotId, VolumeId};
 use crate::volume::Volume;
@@ -32,7 +32,7 @@ impl VolumeExports {
     }
 
     fn serves(&self, name: &str) -> Result<()> {
-        let plain = name.split('?').next().unwrap_or_default();
+        let plain = named(name)?;
         match &self.only {
             Some(only) if !plain.is_empty() && !only.contains(plain) => {
                 Err(Error::new(Kind::NotFound, format!("{plain} is not served here")))
@@ -75,7 +75,7 @@ impl VolumeExports {
         let connection = client.connection;
         match client.peer {
             Peer::Unix { pid, uid, .. } => {
-                self.service.caller_of(uid, &format!("NBD connection {connection}, pid {pid}"))
+                self.service.caller_of(uid, &format!("NBD connection {connection}, {}", process(pid)))
             }
             // Plain TCP is served by --insecure-loopback alone: whoever reaches it acts for the installation's owner.
             Peer::Tcp { addr } => self.service.caller_of(0, &format!("NBD connection {connection}, {addr}")),
@@ -85,10 +85,26 @@ impl VolumeExports {
 
 fn asking(client: &Client) -> Asking {
     let peer = match client.peer {
+        // Nothing tells it from other processes that this server does not see.
+        Peer::Unix { pid: 0, .. } => Holder::Connection(client.connection),
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
         Peer::Tcp { addr } => Holder::Address(addr.ip()),
     };
     Asking { peer, connection: client.connection }
+}
+
+/// A process of this machine, for the audit.
+fn process(pid: i32) -> String {
+    if pid == 0 { "a process of another PID namespace".to_owned() } else { format!("pid {pid}") }
+}
+
+/// An export whose file is gone is not one that there never was.
+fn known(err: Error) -> Error {
+    let cause = std::error::Error::source(&err).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    if err.kind() == Kind::NotFound && cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound) {
+        return Error::new(Kind::Integrity, "a file of this export is missing").because(err);
+    }
+    err
 }
 
 fn info(served: ServedExport) -> ExportInfo {
@@ -96,8 +112,8 @@ fn info(served: ServedExport) -> ExportInfo {
 }
 
 /// A snapshot that an export's name asks for.
-fn snapshot(name: &str) -> Option<SnapshotId> {
-    name.split('?').next().unwrap_or_default().parse().ok()
+fn snapshot(name: &str) -> Result<Option<SnapshotId>> {
+    named(name).map(|plain| plain.parse().ok())
 }
 
 impl VolumeExports {
@@ -108,7 +124,7 @@ impl VolumeExports {
             Peer::Tcp { addr } => (addr.to_string(), None),
             Peer::Unix { pid, uid, .. } => {
                 let stranger = !self.service.is_administered_by(uid);
-                (format!("pid {pid}"), stranger.then(|| (format!("uid:{uid}"), asking(client).peer)))
+                (process(pid), stranger.then(|| (format!("uid:{uid}"), asking(client).peer)))
             }
         };
         let shown = format!("NBD connection {connection}, {peer}");
@@ -136,9 +152,10 @@ impl VolumeExports {
             Some(remote) => self.service.remote_snapshot(name, &remote)?.1,
             None => self.caller(client)?,
         };
+        let reading = self.service.reading(id, asking(client))?;
         let view = self.service.open_view(id, &caller)?;
-        let service = self.service.clone();
-        Ok(Arc::new(SnapshotExport { service, view, traffic: Arc::default(), compared: Compared::default() }))
+        let (service, traffic, compared) = (self.service.clone(), Arc::default(), Compared::default());
+        Ok(Arc::new(SnapshotExport { service, view, traffic, compared, _reading: reading }))
     }
 }
 
@@ -160,7 +177,7 @@ impl Exports for VolumeExports {
     }
 
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
-        if let Some(id) = snapshot(name) {
+        if let Some(id) = snapshot(name)? {
             self.serves_snapshots()?;
             return self.snapshot_info(id, name, client);
         }
@@ -176,21 +193,21 @@ impl Exports for VolumeExports {
 
     fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
         self.info(name, client)?;
-        self.service.contexts(name.split('?').next().unwrap_or_default())
+        self.service.contexts(named(name)?)
     }
 
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
-        if let Some(id) = snapshot(name) {
+        if let Some(id) = snapshot(name)? {
             self.serves_snapshots()?;
-            return self.open_snapshot(id, name, client);
+            return self.open_snapshot(id, name, client).map_err(known);
         }
         if let Some(remote) = self.remote(client) {
             self.serves(name)?;
-            return Ok(self.exporting(self.service.remote_attach(name, &remote)?));
+            return Ok(self.exporting(self.service.remote_attach(name, &remote).map_err(known)?));
         }
         let caller = self.caller(client)?;
         self.serves(name)?;
-        let attached = self.service.attach(name, asking(client), &caller)?;
+        let attached = self.service.attach(name, asking(client), &caller).map_err(known)?;
         Ok(self.exporting(attached))
     }
 }
@@ -206,6 +223,8 @@ struct SnapshotExport {
     /// Its own: nothing of one reader bears on another.
     traffic: Arc<Traffic>,
     compared: Compared,
+    /// Behind the view, which is to be closed when this is dropped.
+    _reading: Reading,
 }
 
 impl SnapshotExport {

@@ -95,7 +95,9 @@ impl Strangers {
 /// The token in an export's name, and the name without it.
 fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     let token = ExportName::parse(name)?.token.filter(|t| t.starts_with(TOKEN));
-    let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else { return Ok((name.to_owned(), None)) };
+    let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else {
+        return Ok((name.to_owned(), None));
+    };
     let rest: Vec<&str> = query.split('&').filter(|pair| pair.strip_prefix("t=") != Some(token)).collect();
     let name = if rest.is_empty() { volume.to_owned() } else { format!("{volume}?{}", rest.join("&")) };
     Ok((name, Some(token)))

@@ -15,7 +15,7 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
 use crate::kms::{Act, Caller, Grant};
-use crate::units::VolumeId;
+use crate::units::{SnapshotId, VolumeId};
 use crate::volume::Volume;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -147,7 +147,49 @@ impl Drop for Attached {
     }
 }
 
+/// The volume or snapshot that an export's name asks for, without the parameters behind it.
+///
+/// # Errors
+/// [`Kind::Usage`] for parameters that are not understood.
+pub fn named(export: &str) -> Result<&str> {
+    ExportName::parse(export).map(|name| name.volume)
+}
+
+/// One connection's use of a snapshot, which can be taken from it by force. To be dropped when nothing of the snapshot is open.
+pub struct Reading {
+    service: Arc<Service>,
+    snapshot: SnapshotId,
+    connection: u64,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.service.leases.leave_readers(self.snapshot, self.connection);
+    }
+}
+
 impl Service {
+    /// Notes who reads a snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] while its readers are sent away.
+    pub fn reading(self: &Arc<Self>, snapshot: SnapshotId, asking: Asking) -> Result<Reading> {
+        self.leases.join_readers(snapshot, asking.connection, asking.peer)?;
+        Ok(Reading { service: self.clone(), snapshot, connection: asking.connection })
+    }
+
+    /// Sends all away who read a snapshot.
+    fn break_reading(&self, caller: &Caller, snapshot: SnapshotId) -> Result<String> {
+        let shown = snapshot.to_string();
+        let holder = self.leases.readers_shown(snapshot).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{shown} is read by nobody")).hint("see `coffer snapshot list`")
+        })?;
+        let act = Act::new("coffer:BreakLease").detail("snapshot", snapshot).detail("holder", &holder).restrictive();
+        self.kms.audited(caller, act, |_| Ok(()))?;
+        self.leases.break_readers(snapshot)?;
+        Ok(format!("snapshot {shown} is taken from {holder}"))
+    }
+
     /// What can be attached.
     ///
     /// # Errors
@@ -161,12 +203,12 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`].
     pub fn export(&self, name: &str) -> Result<ServedExport> {
-        let read_only = ExportName::parse(name).read_only;
+        let read_only = ExportName::parse(name)?.read_only;
         Ok(ServedExport { read_only, ..self.served(&self.exported(name)?)? })
     }
 
     pub(super) fn exported(&self, name: &str) -> Result<VolumeRecord> {
-        match ExportName::parse(name).volume {
+        match ExportName::parse(name)?.volume {
             "" => match <[VolumeRecord; 1]>::try_from(self.volume_records()?) {
                 Ok([only]) => Ok(only),
                 Err(all) => Err(Error::new(Kind::NotFound, format!("no export is named, and there are {}", all.len()))
@@ -193,7 +235,7 @@ impl Service {
     /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
     pub fn attach(self: &Arc<Self>, name: &str, asking: Asking, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
-        let asked = ExportName::parse(name);
+        let asked = ExportName::parse(name)?;
         let holder = self.holder_for(&record, asked.token, asking.peer)?;
         let connection = asking.connection;
         let slot = asked.slot.filter(|_| holder.is_known());
@@ -399,8 +441,11 @@ impl Service {
             .ok_or_else(|| not_attached(what))
     }
 
-    /// Takes a volume from whoever holds it, attachment or not. Its connections are closed; what they were applying ends first.
+    /// Takes a volume from whoever holds it, attachment or not, or a snapshot from who reads it. Its connections are closed; what they were applying ends first.
     pub(super) fn break_lease(&self, caller: &Caller, what: &str) -> Result<String> {
+        if let Ok(snapshot) = what.parse() {
+            return self.break_reading(caller, snapshot);
+        }
         let att = self.find_attachment(what).ok();
         let record = match &att {
             Some(att) => self.find_volume(&att.volume.to_string())?,

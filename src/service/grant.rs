@@ -127,7 +127,7 @@ impl Service {
                 Some(_) => caller.authority.clone(),
                 None => Authority::Settled, // it only reads
             },
-            Holder::Process { .. } | Holder::Address(_) => Authority::Settled,
+            Holder::Process { .. } | Holder::Connection(_) | Holder::Address(_) => Authority::Settled,
         };
         Ok(Caller { authority, ..caller.clone() })
     }

@@ -8,7 +8,7 @@ use super::volume::VolumeRecord;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::catalog::Record;
-use crate::units::VolumeId;
+use crate::units::{SnapshotId, VolumeId};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ pub enum Holder {
         /// When it was started, in ticks since boot: process ids are used again.
         start: u64,
     },
+    /// One connection of a process that cannot be told from others: it is in a PID namespace that this server does not see.
+    Connection(u64),
     /// A client over TLS, by the name that it was allowed under (see `coffer tls allow`).
     Remote(String),
     /// All of one address, on plain TCP.
@@ -46,6 +48,7 @@ impl fmt::Display for Holder {
         match self {
             Self::Attachment(id) => write!(f, "attachment {id}"),
             Self::Process { pid, .. } => write!(f, "process {pid}"),
+            Self::Connection(number) => write!(f, "connection {number} from another PID namespace"),
             Self::Remote(name) => write!(f, "the TLS client {name}"),
             Self::Address(ip) => write!(f, "address {ip}"),
         }
@@ -132,6 +135,9 @@ pub(super) struct Leases {
     held: Mutex<HashMap<VolumeId, Lease>>,
     /// Told when a connection leaves a lease.
     changed: Condvar,
+    readers: Mutex<HashMap<SnapshotId, Readers>>,
+    /// Told when a reader of a snapshot leaves.
+    read: Condvar,
     disconnect: RwLock<Option<Disconnect>>,
     grace: Duration,
     /// Held while the catalog's records of leases are changed.
@@ -140,8 +146,15 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn new(grace: Duration) -> Self {
-        let (held, changed, disconnect) = (Mutex::default(), Condvar::new(), RwLock::default());
-        Self { held, changed, disconnect, grace, records: Mutex::default() }
+        Self {
+            held: Mutex::default(),
+            changed: Condvar::new(),
+            readers: Mutex::default(),
+            read: Condvar::new(),
+            disconnect: RwLock::default(),
+            grace,
+            records: Mutex::default(),
+        }
     }
 
     pub(super) fn set_disconnect(&self, disconnect: Disconnect) {
@@ -294,6 +307,89 @@ impl Leases {
                 .hint("what it is applying takes long; try again")
         })?;
         Ok(Some(shown))
+    }
+}
+
+/// Who reads a snapshot: nobody has a lease on it, but they can be sent away.
+#[derive(Default)]
+struct Readers {
+    /// Numbers of their connections, and who they are.
+    all: Vec<(u64, Holder)>,
+    /// Somebody sends them away: no more come.
+    broken: bool,
+}
+
+impl Leases {
+    /// A connection begins to read a snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] while its readers are sent away.
+    pub(super) fn join_readers(&self, snapshot: SnapshotId, connection: u64, holder: Holder) -> Result<()> {
+        let mut readers = self.readers.lock();
+        let readers = readers.entry(snapshot).or_default();
+        if readers.broken {
+            return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being taken from its readers"))
+                .hint("open it again"));
+        }
+        readers.all.push((connection, holder));
+        Ok(())
+    }
+
+    /// It has let go of the snapshot.
+    pub(super) fn leave_readers(&self, snapshot: SnapshotId, connection: u64) {
+        let mut all = self.readers.lock();
+        if let Some(readers) = all.get_mut(&snapshot) {
+            readers.all.retain(|(c, _)| *c != connection);
+            if readers.all.is_empty() && !readers.broken {
+                all.remove(&snapshot);
+            }
+        }
+        self.read.notify_all();
+    }
+
+    /// Who reads a snapshot, in words.
+    pub(super) fn readers_shown(&self, snapshot: SnapshotId) -> Option<String> {
+        let readers = self.readers.lock();
+        let mut shown: Vec<String> = readers.get(&snapshot)?.all.iter().map(|(_, holder)| holder.to_string()).collect();
+        shown.sort();
+        shown.dedup();
+        (!shown.is_empty()).then(|| shown.join(", "))
+    }
+
+    /// Closes the connections of all who read a snapshot, and waits until they have let go of it.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if one does not end.
+    pub(super) fn break_readers(&self, snapshot: SnapshotId) -> Result<()> {
+        let mut readers = self.readers.lock();
+        let Some(found) = readers.get_mut(&snapshot) else { return Ok(()) };
+        found.broken = true;
+        let connections: Vec<u64> = found.all.iter().map(|(connection, _)| *connection).collect();
+        MutexGuard::unlocked(&mut readers, || self.hang_up(&connections));
+        let until = Instant::now() + SLOT_PATIENCE;
+        let left =
+            |all: &HashMap<SnapshotId, Readers>| all.get(&snapshot)?.all.first().map(|(connection, _)| *connection);
+        let mut stuck = left(&readers);
+        while stuck.is_some() {
+            let late = self.read.wait_until(&mut readers, until).timed_out();
+            stuck = left(&readers);
+            if late {
+                break;
+            }
+        }
+        match stuck {
+            None => {
+                readers.remove(&snapshot);
+                Ok(())
+            }
+            Some(connection) => {
+                if let Some(found) = readers.get_mut(&snapshot) {
+                    found.broken = false;
+                }
+                let what = format!("snapshot {snapshot}: its connection {connection} has not ended");
+                Err(Error::new(Kind::Busy, what).hint("what it is reading takes long; try again"))
+            }
+        }
     }
 }
 

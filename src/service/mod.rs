@@ -30,7 +30,7 @@ mod view;
 mod volume;
 
 pub use access::Remote;
-pub use attachment::{Asking, Attached, ServedExport};
+pub use attachment::{Asking, Attached, Reading, ServedExport, named};
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
 pub use settings::{OnKeyLoss, Settings};

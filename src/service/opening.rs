@@ -134,7 +134,7 @@ impl Service {
                 }
                 open.suspended |= waits;
                 if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
-                    open.filler = Some(start_filler(Arc::downgrade(self), volume.clone()));
+                    open.filler = start_filler(Arc::downgrade(self), volume.clone());
                 }
                 let settings = open.settings.clone();
                 Ok(InUse { service: self.clone(), id: record.id, volume, settings })
@@ -495,10 +495,11 @@ fn close(id: VolumeId, mut open: Open) {
     }
 }
 
-fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Filler {
-    let stop = Arc::new((Mutex::new(false), Condvar::new()));
+/// `None`: there is no thread for it now; the volume's next user tries again.
+fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Option<Filler> {
+    let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
     let seen = stop.clone();
-    let thread = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(move || {
         while !*seen.0.lock() {
             let touched = volume.first_touches();
             match volume.hydrate_some(FILL_BATCH) {
@@ -525,5 +526,11 @@ fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Filler {
             }
         }
     });
-    Filler { stop, thread }
+    match thread {
+        Ok(thread) => Some(Filler { stop, thread }),
+        Err(err) => {
+            tracing::error!("{id} is not filled now: no thread: {err}");
+            None
+        }
+    }
 }
