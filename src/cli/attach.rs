@@ -33,9 +33,9 @@ pub(super) struct AttachArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DetachArgs {
-    /// Volume, device or attachment
+    /// Volume, device or attachment; with --force also a snapshot
     what: String,
-    /// Take the volume from whoever holds it, attached or not: their connections are closed, nothing is flushed; audited
+    /// Take the volume from whoever holds it, attached or not, or the snapshot from who reads it: their connections are closed, nothing is flushed; audited
     #[arg(long)]
     force: bool,
 }

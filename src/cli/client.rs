@@ -49,19 +49,25 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     if let Some(reply) = control::ask(&data.control_socket(), &request, &mut |p| bar.show(&p))? {
         return Ok(reply);
     }
-    if !data.is_initialised() {
-        match std::fs::metadata(data.path().join("root.json")) {
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(e).on(|| format!("look into {}", data.path().display()));
-            }
-            _ => {}
-        }
-        return Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
-            .hint("run `coffer init`, or name the directory with --data"));
-    }
+    must_be_initialised(&data)?;
+    super::serve::survive_file_size_limit()?;
     match call_here(common, &data, &request, &mut bar)? {
         Some(reply) => Ok(reply),
         None => ask_daemon(&data.control_socket(), &request, &mut bar),
+    }
+}
+
+/// Refuses a directory in which `coffer init` was never run, before anything is made there.
+pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
+    if data.is_initialised() {
+        return Ok(());
+    }
+    match std::fs::metadata(data.path().join("root.json")) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(e).on(|| format!("look into {}", data.path().display()))
+        }
+        _ => Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
+            .hint("run `coffer init`, or name the directory with --data")),
     }
 }
 

@@ -1,8 +1,8 @@
 //! `coffer serve`: the daemon. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
 
 use super::Common;
-use super::client::{data_dir, open_as, unlock};
-use super::sockets::{Open, Plan, Successor};
+use super::client::{data_dir, must_be_initialised, open_as, unlock};
+use super::sockets::{Open, Plan, Successor, uri};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -62,16 +62,28 @@ pub(super) fn interrupted() -> bool {
     STOP.load(Ordering::Acquire)
 }
 
+/// Signals that would end the process, and mean nothing to a server.
+const IGNORED: [i32; 7] =
+    [libc::SIGHUP, libc::SIGUSR1, libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF, libc::SIGIO, libc::SIGPWR];
+
 fn on_signals() -> Result<signal_hook::iterator::Signals> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
-    signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2]).on(|| "catch SIGTERM".to_owned())
+    survive_file_size_limit()?;
+    signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2].into_iter().chain(IGNORED))
+        .on(|| "catch SIGTERM".to_owned())
+}
+
+/// A file that grows beyond RLIMIT_FSIZE is an error of that write (EFBIG), and not the end of the process.
+pub(super) fn survive_file_size_limit() -> Result<()> {
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop).on(|| "catch SIGXFSZ".to_owned())
 }
 
 pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     log_to_stderr();
-    crate::sys::raise_file_limit();
     let mut signals = on_signals()?;
     let data = data_dir(common)?;
+    must_be_initialised(&data)?;
+    let max_connections = connections_within(crate::sys::raise_file_limit())?;
     let env = Env::system();
     let plan = Plan::new(&args, &data.nbd_socket())?;
     let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
@@ -93,7 +105,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let successor = Successor::new(&listeners)?;
     service.set_endpoints(endpoints.clone());
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));
-    let server = Server::start(listeners, exports, ServerConfig::default())?;
+    let server = Server::start(listeners, exports, ServerConfig { max_connections, ..ServerConfig::default() })?;
     let control = ControlServer::start(&socket, service.clone())?;
     let (code, asked) = match &args.run {
         Some(command) => {
@@ -131,6 +143,26 @@ fn end(server: Server, control: ControlServer, service: &Arc<Service>, successor
     successor.map_or(Ok(()), |next| Err(next.take_over()))
 }
 
+/// Descriptors that a server needs for itself: the catalog, the audit, sockets, what a verb opens, some volumes.
+const OWN_FILES: u64 = 96;
+/// Descriptors of a connection: its socket, what wakes its thread, its volume's file.
+const FILES_PER_CONNECTION: u64 = 3;
+
+/// How many connections may be open at once with so many descriptors.
+fn connections_within(files: u64) -> Result<usize> {
+    let usual = ServerConfig::default().max_connections;
+    match files.saturating_sub(OWN_FILES) / FILES_PER_CONNECTION {
+        0 => {
+            Err(Error::new(Kind::Usage, format!("serve with RLIMIT_NOFILE at {files}: too few open files are allowed"))
+                .hint(format!(
+                    "raise it to 1024 or more (`ulimit -n`, LimitNOFILE= of the service); at least {} are needed",
+                    OWN_FILES + FILES_PER_CONNECTION
+                )))
+        }
+        some => Ok(usize::try_from(some).unwrap_or(usual).min(usual)),
+    }
+}
+
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=warn"));
@@ -152,13 +184,18 @@ enum Asked {
 }
 
 fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
-    match signals.forever().next() {
-        Some(signal_hook::consts::SIGUSR2) => Asked::Renew,
-        _ => {
-            STOP.store(true, Ordering::Release);
-            Asked::Stop
+    for signal in signals.forever() {
+        match signal {
+            libc::SIGUSR2 => return Asked::Renew,
+            libc::SIGHUP => {
+                tracing::warn!("SIGHUP is ignored: certificates that changed are used from the next connection on")
+            }
+            other if IGNORED.contains(&other) => tracing::warn!("signal {other} is ignored"),
+            _ => break,
         }
     }
+    STOP.store(true, Ordering::Release);
+    Asked::Stop
 }
 
 /// Tells the service manager, if there is one that listens (sd_notify(3)).
@@ -172,12 +209,15 @@ fn notify(state: &[NotifyState<'_>]) {
 fn feed_watchdog(server: &Server) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let controller = server.controller();
-    std::thread::spawn(move || {
+    let feeding = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         while controller.is_alive() {
             notify(&[NotifyState::Watchdog]);
             std::thread::sleep(limit / 3);
         }
     });
+    if let Err(err) = feeding {
+        tracing::error!("the watchdog is not fed, and will end this server: {err}");
+    }
 }
 
 /// Snapshots that the command began are waited for: nobody else would take them to their end. Ctrl-C gives them up.
@@ -220,13 +260,7 @@ fn captive(command: &str, args: &ServeArgs, service: &Arc<Service>, endpoints: &
         None => service.exports()?.first().map(|e| e.name.clone()).unwrap_or_default(),
     };
     let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
-    let (uri, socket) = match endpoint.strip_prefix("unix:") {
-        Some(path) => (format!("nbd+unix:///{name}?socket={path}"), path.to_owned()),
-        None => {
-            let scheme = if args.tls.is_some() { "nbds" } else { "nbd" };
-            (format!("{scheme}://{}/{name}", endpoint.trim_start_matches("tcp:")), String::new())
-        }
-    };
+    let (uri, socket) = uri(endpoint, &name, args.tls.is_some());
     let status = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)

@@ -108,7 +108,7 @@ impl Session {
     }
 
     pub(in crate::cli) fn uri(&self, volume: &str) -> String {
-        format!("nbd+unix:///{volume}?socket={}", self.nbd_socket().display())
+        crate::cli::sockets::uri(&format!("unix:{}", self.nbd_socket().display()), volume, false).0
     }
 
     /// What ends an attachment later, without this session at hand.
