@@ -368,6 +368,29 @@ fn a_connection_without_a_thread_is_refused_and_the_next_is_served() {
 }
 
 #[test]
+fn without_descriptors_a_client_is_turned_away_and_the_listener_lives() {
+    let r = plain();
+    let path = r.path.with_file_name("other.sock");
+    let (listener, stop) = (Listener::unix(&path).unwrap(), Waker::new().unwrap());
+    listener.set_nonblocking().unwrap();
+    let mut acceptor = Acceptor::new(&r.server.shared, &listener, &stop);
+    for errno in [libc::EMFILE, libc::ENFILE] {
+        let mut client = Raw(UnixStream::connect(&path).unwrap());
+        acceptor.failed(&std::io::Error::from_raw_os_error(errno));
+        client.expect_hangup();
+        assert!(acceptor.reserve.is_some(), "for the next one");
+    }
+    // Other failures, and those with nothing in reserve: it waits a little, or until it is to stop, and gets its reserve again.
+    stop.wake();
+    acceptor.reserve = None;
+    let _waiting = UnixStream::connect(&path).unwrap();
+    acceptor.failed(&std::io::Error::from_raw_os_error(libc::EMFILE));
+    assert!(acceptor.reserve.is_some());
+    acceptor.failed(&std::io::Error::from_raw_os_error(libc::ECONNABORTED));
+    assert!(listener.accept().is_ok(), "the client that could not be turned away waits still");
+}
+
+#[test]
 fn a_server_that_gets_no_threads_says_so_and_leaves_none_behind() {
     for after in 0..5 {
         let dir = tempfile::tempdir().unwrap();
