@@ -96,13 +96,26 @@ pub struct Error {
     what: String,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    code: Option<Box<str>>,
 }
+
+/// An AWS error code that is finer than the error's kind: rides as the error's source, see [`Error::aws`].
+#[derive(Debug, Clone, Copy)]
+pub struct AwsCode(pub &'static str);
+
+impl fmt::Display for AwsCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for AwsCode {}
 
 impl Error {
     /// An error of `kind`; `what` names the operation and its object, as in "open volume web (vol-…): slot A …".
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), hint: None, source: None }
+        Self { kind, what: what.into(), hint: None, source: None, code: None }
     }
 
     /// Adds what the user can do next, one imperative sentence without a full stop.
@@ -141,13 +154,30 @@ impl Error {
             Some(libc::EINTR) => (Kind::Interrupted, None),
             _ => (Kind::Io, None),
         };
-        Self { kind, what: what.into(), hint: hint.map(str::to_owned), source: Some(Box::new(err)) }
+        Self { kind, what: what.into(), hint: hint.map(str::to_owned), source: Some(Box::new(err)), code: None }
     }
 
     /// The kind: what programs act on.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The AWS error code: its own where that is finer than its kind's (DisabledException).
+    #[must_use]
+    pub fn aws(&self) -> &str {
+        if let Some(code) = &self.code {
+            return code;
+        }
+        let own = std::error::Error::source(self).and_then(|s| s.downcast_ref::<AwsCode>());
+        own.map_or(self.kind.row().aws, |c| c.0)
+    }
+
+    /// Sets the AWS error code of an error whose cause has become words.
+    #[must_use]
+    pub fn with_aws(mut self, code: impl Into<Box<str>>) -> Self {
+        self.code = Some(code.into());
+        self
     }
 
     /// What failed, without cause and advice.
@@ -189,7 +219,7 @@ impl Error {
             what = format!("{what}: {err}");
             cause = err.source();
         }
-        Self { kind: self.kind, what, hint: self.hint.clone(), source: None }
+        Self { kind: self.kind, what, hint: self.hint.clone(), source: None, code: Some(self.aws().into()) }
     }
 }
 

@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod draft;
+
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
@@ -313,6 +315,31 @@ pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
     };
     let whole = u64::try_from(time.tv_sec).ok().filter(|_| done)?;
     Some(std::time::Duration::new(whole, u32::try_from(time.tv_nsec).ok()?))
+}
+
+/// Which of the descriptors 0, 1 and 2 this process was started without, a bit each. Rust's runtime opens `/dev/null` in their
+/// place before `main`, so that no file gets such a number: then it is too late to ask.
+static CLOSED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// The loader calls what stands in this section before the program begins.
+#[used]
+// SAFETY: the section holds pointers to functions of this form (the ELF gABI, "Initialization and Termination Functions").
+#[unsafe(link_section = ".init_array")]
+static LOOK: extern "C" fn() = look_for_closed;
+
+extern "C" fn look_for_closed() {
+    for fd in 0..3 {
+        // SAFETY: F_GETFD takes no pointer, and fails for a descriptor that is not open.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            CLOSED.fetch_or(1 << fd, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether this process was started without this descriptor of 0, 1 and 2: what is written there now goes nowhere.
+#[must_use]
+pub fn was_closed(fd: u8) -> bool {
+    CLOSED.load(std::sync::atomic::Ordering::Relaxed) & (1 << fd) != 0
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -312,35 +312,40 @@ impl<'de> Deserialize<'de> for Hash32 {
     }
 }
 
-/// A size in bytes that people write as `20GiB`, `512MiB`, `1TiB`, `4096`.
+/// A size in bytes that people write as `20GiB`, `512MiB`, `1TiB`, `4096`, or decimal as `20GB`.
+///
+/// `GiB` and `G` are powers of 1024, `GB` of 1000. Fractions and bits (`Gb`) are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ByteLen(pub u64);
 
 const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const DECIMAL: [(&str, u64); 4] = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
 
 impl FromStr for ByteLen {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || {
-            Error::new(Kind::Usage, format!("{s:?} is not a size"))
-                .hint("write bytes, or a whole number of KiB, MiB, GiB or TiB, as 20GiB")
-        };
+        let bad = |next: &str| Error::new(Kind::Usage, format!("{s:?} is not a size")).hint(next);
+        let usual = "write bytes, or a whole number of KiB, MiB, GiB or TiB (powers of 1024), kB, MB, GB or TB (of 1000): 20GiB";
         let split = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
         let (digits, unit) = s.split_at(split);
-        let number: u64 = digits.parse().map_err(|_| bad())?;
+        if unit.starts_with(['.', ',']) && !digits.is_empty() {
+            return Err(bad("write a whole number, of a smaller unit if need be: 1536MiB for 1.5 GiB"));
+        }
+        let number: u64 = digits.parse().map_err(|_| bad(usual))?;
         let unit = unit.trim();
-        let factor = match unit {
-            "" | "B" => 1,
-            _ => {
-                UNITS
-                    .iter()
-                    .find(|(n, _)| n.eq_ignore_ascii_case(unit) || n[..1].eq_ignore_ascii_case(unit))
-                    .ok_or_else(bad)?
-                    .1
+        let binary = UNITS.iter().find(|(n, _)| n.eq_ignore_ascii_case(unit) || n[..1].eq_ignore_ascii_case(unit));
+        let decimal = DECIMAL.iter().find(|(n, _)| n.eq_ignore_ascii_case(unit));
+        let factor = match (unit, binary, decimal) {
+            ("" | "B", ..) => 1,
+            (_, Some((_, factor)), _) => *factor,
+            (_, _, Some((name, _))) if unit.ends_with('b') => {
+                return Err(bad(&format!("a small b means bits; write {name}, or {}iB", &name[..1].to_uppercase())));
             }
+            (_, _, Some((_, factor))) => *factor,
+            _ => return Err(bad(usual)),
         };
-        number.checked_mul(factor).map(Self).ok_or_else(bad)
+        number.checked_mul(factor).map(Self).ok_or_else(|| bad("it is more than 2^64 bytes"))
     }
 }
 
@@ -391,6 +396,23 @@ mod tests {
         assert_eq!(of("1 tib"), Some(1 << 40));
         for bad in ["", "GiB", "1.5GiB", "20XB", "99999999999TiB", "-1"] {
             assert_eq!(of(bad), None, "{bad}");
+        }
+        for (text, bytes) in
+            [("10GB", 10_000_000_000), ("1 kB", 1000), ("1KB", 1000), ("5MB", 5_000_000), ("2TB", 2 * 10u64.pow(12))]
+        {
+            assert_eq!(of(text), Some(bytes), "{text}");
+        }
+        for (bad, words) in [
+            ("10Gb", "write GB, or GiB"),
+            ("10mb", "a small b means bits"),
+            ("1.5GiB", "1536MiB"),
+            ("0,5GB", "whole number"),
+            ("20XB", "kB, MB, GB or TB"),
+            ("1e9", "powers of 1024"),
+            ("99999999TB", "2^64"),
+        ] {
+            let said = bad.parse::<ByteLen>().unwrap_err().line();
+            assert!(said.contains("is not a size") && said.contains(words), "{bad}: {said}");
         }
         assert_eq!(ByteLen(20 << 30).to_string(), "20 GiB");
         assert_eq!(ByteLen(1536).to_string(), "1.5 KiB");

@@ -195,3 +195,65 @@ fn a_passphrase_stays_out_of_everything() {
         assert_eq!(found(&all, &file.display().to_string(), &contents(&file)), [""; 0]);
     }
 }
+
+/// What a living process has in its anonymous and heap memory.
+fn memory(pid: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mem = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut out = Vec::new();
+    for line in maps.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let is_data = words[1].starts_with("rw") && words.get(5).is_none_or(|p| *p == "[heap]" || *p == "[stack]");
+        let ends: Vec<_> = words[0].split('-').map(|n| u64::from_str_radix(n, 16).unwrap()).collect();
+        // The page cache's buffers and stacks of 2 MiB each are in it, too.
+        if is_data {
+            let mut at = ends[0];
+            while at < ends[1] {
+                let mut page = [0; 4096];
+                if mem.read_at(&mut page, at).is_ok() {
+                    out.extend(page);
+                }
+                at += 4096;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn plaintext_of_the_key_verbs_does_not_stay_in_the_server() {
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to read another process's memory");
+        return;
+    }
+    let s = Scratch::new();
+    s.ok(&["key", "create", "--alias", "alias/k", "--description", "a text that stays in memory 55e1"]);
+    let at = |name: &str| s.path(name).to_str().unwrap().to_owned();
+    // Short and long: lines that fit into a first buffer and lines that do not, and more than one of a kind.
+    let texts: Vec<Vec<u8>> = [64, 1000, 4096].iter().enumerate().map(|(i, n)| noise(90 + i as u64, *n)).collect();
+    let server = s.serve();
+    for (i, text) in texts.iter().enumerate() {
+        let (plain, blob) = (at(&format!("plain{i}")), at(&format!("blob{i}")));
+        std::fs::write(&plain, text).unwrap();
+        s.ok(&["key", "encrypt", "alias/k", "--input", &plain, "--out", &blob]);
+        let back = at(&format!("back{i}"));
+        s.ok(&["key", "decrypt", "--input", &blob, "--out", &back]);
+        assert_eq!(std::fs::read(&back).unwrap(), *text);
+    }
+    let (blob, clear) = (at("dk"), at("dk.clear"));
+    s.ok(&["key", "generate-data-key", "alias/k", "--bytes", "64", "--out", &blob, "--plaintext-out", &clear]);
+    let mut all = needles("a data key", &std::fs::read(&clear).unwrap());
+    for text in &texts {
+        // Any part of it that is long enough to be told.
+        for part in text.chunks_exact(64) {
+            all.extend(needles("plaintext", part).into_iter().filter(|n| ["raw", "hex"].contains(&n.form)));
+        }
+    }
+    // Two more verbs, so that all buffers of those before are given back.
+    let shown = s.ok(&["key", "show", "alias/k"]).stdout;
+    assert!(shown.contains("55e1"));
+    let seen = memory(server.pid());
+    assert!(has(&seen, b"that stays in memory 55e1"), "this test does not see the server's memory");
+    assert_eq!(found(&all, "the server's memory", &seen), [""; 0]);
+}

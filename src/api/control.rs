@@ -5,28 +5,47 @@
 //! server -> {"progress": {"what": …, "done": …, "total": …}}        any number
 //! server -> {"reply": {…}}  or  {"error": {"kind": …, "message": …, "hint": …}}
 //! ```
-//! Who calls is told by SO_PEERCRED. A client that hangs up while it waits asks its job to stop.
+//! SO_PEERCRED says who calls, before a byte is read. A client that hangs up while it waits asks its job to stop; one that
+//! does not read its progress misses some of it. Both sides wipe what they read and wrote: it may be plaintext.
 
+use super::line::{self, Lines};
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::kms::Caller;
 use crate::service::Service;
 use crate::service::api::{Progress, Reply, Request, WireError};
 use crate::sys::peer_cred;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Longest line either side reads: a list of thousands of volumes fits.
-const LINE: u64 = 64 << 20;
+/// Longest answer that a client reads: a list of thousands of volumes fits.
+const ANSWER: usize = 64 << 20;
+/// Longest request that a server reads: a key policy, the longest text in one, has 32 KiB.
+const REQUEST: usize = 1 << 20;
+/// Longest path of a Unix socket.
+const PATH: usize = 107;
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
+/// How long it waits after a failed accept: the cause is most often one that lasts.
+const PAUSE: Duration = Duration::from_millis(100);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Call {
     request: Request,
+}
+
+#[derive(Debug, Serialize)]
+struct Calling<'a> {
+    request: &'a Request,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,91 +56,294 @@ enum Answer {
     Error(WireError),
 }
 
+/// What a connection is served by, and how that is started.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Bounds of the control socket.
+pub struct Limits {
+    /// Connections at once; more are told that the server is busy.
+    pub connections: usize,
+    /// How long a client has for its request, from the connection on.
+    pub request: Duration,
+    /// How long a client has to read its answer.
+    pub answer: Duration,
+    /// How often the server looks whether the socket is still at its path.
+    pub look: Duration,
+    /// Starts a thread.
+    pub spawn: Box<dyn Fn(Job) -> std::io::Result<()> + Send>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 128,
+            request: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+            look: Duration::from_secs(1),
+            spawn: Box::new(|job| std::thread::Builder::new().name("coffer-verb".into()).spawn(job).map(drop)),
+        }
+    }
+}
+
 /// The listening side.
 pub struct ControlServer {
-    path: PathBuf,
-    stop: Arc<AtomicBool>,
+    /// Its end wakes the accepting thread. Not a connection to the path, which may be gone.
+    stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ControlServer {
-    /// Listens on `path` (mode 0600), taking the place of what a dead daemon left there. The caller holds the data
-    /// directory's lock, so nobody else listens.
+    /// Listens on `path` (mode 0600), replacing what a dead daemon left there. The caller holds the data directory's lock,
+    /// so nobody else listens.
     ///
     /// # Errors
     /// [`Kind::Usage`] if the path is too long for a Unix socket (107 bytes).
     pub fn start(path: &Path, service: Arc<Service>) -> Result<Self> {
+        Self::start_with(path, service, Limits::default())
+    }
+
+    /// The same, with other bounds.
+    ///
+    /// # Errors
+    /// As [`ControlServer::start`].
+    pub fn start_with(path: &Path, service: Arc<Service>, limits: Limits) -> Result<Self> {
         let what = || format!("listen on {}", path.display());
-        if path.as_os_str().len() > 107 {
+        if path.as_os_str().len() > PATH {
             return Err(Error::new(Kind::Usage, format!("{}: the path is longer than a Unix socket may have", what()))
                 .hint("choose a shorter data directory"));
         }
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path).on(what)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).on(what)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
-        let thread = std::thread::spawn(move || {
-            for connection in listener.incoming() {
-                if seen.load(Ordering::Acquire) {
-                    return;
-                }
-                let Ok(connection) = connection else { continue };
-                let service = service.clone();
-                std::thread::spawn(move || serve_one(&service, connection));
-            }
-        });
-        Ok(Self { path: path.to_owned(), stop, thread: Some(thread) })
+        let bound = Bound::new(path).on(what)?;
+        let (stop, woken) = UnixStream::pair().on(what)?;
+        let active = Arc::default();
+        let accepting =
+            Accepting { path: path.to_owned(), bound, service, limits, active, woken, failing: Failing::default() };
+        let thread = std::thread::Builder::new().name("coffer-control".into());
+        let thread = thread.spawn(move || accepting.run()).on(what)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = UnixStream::connect(&self.path); // wakes accept
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-fn serve_one(service: &Arc<Service>, connection: UnixStream) {
-    let mut out = &connection;
-    let answer = match hear(&connection) {
-        Ok(Some((uid, request))) => {
-            let mut report = |progress: Progress| send(&mut out, &Answer::Progress(progress)).is_ok();
-            let outcome =
-                service.caller_of(uid, "command line").and_then(|caller| service.handle(&caller, request, &mut report));
+/// A listening socket, and which file it is.
+struct Bound {
+    listener: UnixListener,
+    file: (u64, u64),
+}
+
+impl Bound {
+    fn new(path: &Path) -> std::io::Result<Self> {
+        let _ = std::fs::remove_file(path);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file takes the socket's mode: it is never open to others, not for a moment.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let file = file_at(path).ok_or(ErrorKind::NotFound)?;
+        Ok(Self { listener: UnixListener::from(OwnedFd::from(socket)), file })
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        file_at(path) == Some(self.file)
+    }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// What fails is said when it begins, not each time.
+#[derive(Default)]
+struct Failing(Option<String>);
+
+impl Failing {
+    fn note(&mut self, what: &str, outcome: &std::io::Result<()>) {
+        let now = outcome.as_ref().err().map(ToString::to_string);
+        if self.0 != now
+            && let Some(why) = &now
+        {
+            tracing::error!("{what}: {why}");
+        }
+        self.0 = now;
+    }
+}
+
+/// What the accepting thread has.
+struct Accepting {
+    path: PathBuf,
+    bound: Bound,
+    service: Arc<Service>,
+    limits: Limits,
+    active: Arc<AtomicUsize>,
+    woken: UnixStream,
+    failing: Failing,
+}
+
+/// One of the connections that are counted.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Accepting {
+    fn run(mut self) {
+        while !self.is_stopped(self.limits.look, true) {
+            self.accept();
+            self.stay_at_path();
+        }
+        if self.bound.is_at(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    /// Waits for a client or for the end.
+    fn is_stopped(&self, time: Duration, or_client: bool) -> bool {
+        let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
+        if or_client {
+            fds.push(PollFd::new(&self.bound.listener, PollFlags::IN));
+        }
+        poll(&mut fds, Some(&time)).is_ok() && !fds[0].revents().is_empty()
+    }
+
+    fn accept(&mut self) {
+        let outcome = match self.bound.listener.accept() {
+            Ok((connection, _)) => {
+                self.admit(connection);
+                Ok(())
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Err(e) if e.kind() == ErrorKind::ConnectionAborted => return,
+            Err(e) => Err(e),
+        };
+        self.failing.note("accept a command's connection", &outcome);
+        if outcome.is_err() {
+            // No descriptor is free: the client waits, and so does this thread, unless the end comes.
+            self.is_stopped(PAUSE, false);
+        }
+    }
+
+    /// A connection to a thread of its own, or told why not.
+    fn admit(&self, connection: UnixStream) {
+        let caller = peer_cred(&connection).on(|| "ask who calls".to_owned());
+        let caller = match caller.and_then(|peer| self.service.caller_of(peer.uid, "command line")) {
+            Ok(caller) => caller,
+            Err(err) => return refuse(&connection, &err),
+        };
+        let busy = |why: String| Error::new(Kind::Busy, why).hint("try again in a moment");
+        let before = self.active.fetch_add(1, Ordering::AcqRel);
+        let place = Place(self.active.clone());
+        if before >= self.limits.connections {
+            return refuse(&connection, &busy(format!("the server has {before} commands under way already")));
+        }
+        // Shared, so that it is still here if there is no thread.
+        let connection = Arc::new(connection);
+        let (service, theirs) = (self.service.clone(), connection.clone());
+        let (request, answer) = (Instant::now() + self.limits.request, self.limits.answer);
+        let job = Box::new(move || {
+            serve_one(&service, &caller, &theirs, request, answer);
+            drop(place);
+        });
+        if let Err(err) = (self.limits.spawn)(job) {
+            tracing::error!("start a thread for a command: {err}");
+            refuse(&connection, &busy("the server cannot start a thread for this command".to_owned()).because(err));
+        }
+    }
+
+    /// Somebody may have removed or replaced the socket's file: commands would not find this server any more.
+    fn stay_at_path(&mut self) {
+        if self.bound.is_at(&self.path) {
+            return;
+        }
+        let (path, again) = (self.path.clone(), Bound::new(&self.path));
+        match again {
+            Ok(bound) => {
+                let before = std::mem::replace(&mut self.bound, bound);
+                while let Ok((connection, _)) = before.listener.accept() {
+                    self.admit(connection);
+                }
+                tracing::warn!("{} was removed or replaced; it is a socket again", path.display());
+                self.failing = Failing::default();
+            }
+            Err(e) => self.failing.note(&format!("listen on {} again", path.display()), &Err(e)),
+        }
+    }
+}
+
+/// Says no, on the accepting thread, which waits for nobody.
+fn refuse(connection: &UnixStream, err: &Error) {
+    if connection.set_nonblocking(true).is_ok()
+        && let Ok(line) = line::encode(&Answer::Error(WireError::from(err)))
+    {
+        let _ = line::write(connection, &line, None);
+    }
+}
+
+fn serve_one(service: &Arc<Service>, caller: &Caller, connection: &UnixStream, until: Instant, time: Duration) {
+    let mut undo = None;
+    let answer = match hear(connection, until) {
+        Ok(Some(request)) => {
+            let once = request.shows_once();
+            let outcome = service.handle(caller, request, &mut |progress| tell(connection, progress));
+            undo = outcome.as_ref().ok().and_then(|reply| once.taken_back_by(reply));
             outcome.map(|r| Answer::Reply(Box::new(r))).unwrap_or_else(|e| Answer::Error(WireError::from(&e)))
         }
         Ok(None) => return,
         Err(err) => Answer::Error(WireError::from(&err)),
     };
-    let _ = send(&mut &connection, &answer);
+    let sent = line::encode(&answer).and_then(|line| line::write(connection, &line, Some(Instant::now() + time)));
+    if let (Err(_), Some(undo)) = (sent, undo) {
+        match service.handle(caller, undo, &mut |_| true) {
+            Ok(_) => tracing::warn!("a client hung up before it had its token, which was taken back"),
+            Err(err) => tracing::error!("a client hung up before it had its token: {}", err.line()),
+        }
+    }
 }
 
-fn hear(connection: &UnixStream) -> Result<Option<(u32, Request)>> {
-    let what = || "read a request".to_owned();
-    let uid = peer_cred(connection).on(what)?.uid;
-    connection.set_read_timeout(Some(Duration::from_secs(10))).on(what)?;
-    let mut line = String::new();
-    BufReader::new(connection.take(LINE)).read_line(&mut line).on(what)?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let call: Call = serde_json::from_str(&line).map_err(|e| {
+fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
+    let mut lines = Lines::new(connection, REQUEST, Some(until));
+    let line = match lines.next() {
+        Ok(Some(line)) => line,
+        Ok(None) => return Ok(None),
+        Err(e) => {
+            let why = match e.kind() {
+                ErrorKind::TimedOut => "the request did not come in time",
+                ErrorKind::InvalidData => "the request is too long",
+                ErrorKind::UnexpectedEof => return Ok(None),
+                _ => "read a request",
+            };
+            return Err(Error::new(Kind::Usage, why).because(e));
+        }
+    };
+    let call: Call = serde_json::from_slice(line).map_err(|e| {
         Error::new(Kind::Usage, "this request is not one of this version")
             .because(e)
             .hint("use the daemon's own coffer")
     })?;
-    Ok(Some((uid, call.request)))
+    Ok(Some(call.request))
 }
 
-fn send(out: &mut impl Write, answer: &impl Serialize) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
-    line.push(b'\n');
-    out.write_all(&line)
+/// Sends progress, unless the client has not read what it was sent: a job does not wait for who looks on. `false`: it hung up.
+fn tell(connection: &UnixStream, progress: Progress) -> bool {
+    let mut fds = [PollFd::new(connection, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(0) | Err(_) => true,
+        Ok(_) => {
+            line::encode(&Answer::Progress(progress)).and_then(|line| line::write(connection, &line, None)).is_ok()
+        }
+    }
 }
 
 /// Whether a daemon listens there.
@@ -140,15 +362,24 @@ pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> 
         Error::new(Kind::Unreachable, format!("the daemon at {} {why}", path.display()))
             .hint("see its log, then try again")
     };
-    send(&mut &connection, &Call { request: request.clone() }).map_err(|e| gone("hung up").because(e))?;
-    let mut lines = BufReader::new((&connection).take(LINE));
+    let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, None));
+    let mut lines = Lines::new(&connection, ANSWER, None);
     loop {
-        let mut line = String::new();
-        let n = lines.read_line(&mut line).map_err(|e| gone("hung up").because(e))?;
-        if n == 0 {
-            return Err(gone("ended without an answer"));
-        }
-        match serde_json::from_str(&line).map_err(|e| gone("answered what this version does not know").because(e))? {
+        // It may have said no without reading what it was asked.
+        let line = match (lines.next(), &sent) {
+            (Ok(Some(line)), _) => line,
+            (_, Err(e)) => return Err(gone("hung up").because(std::io::Error::from(e.kind()))),
+            (Ok(None), Ok(())) => return Err(gone("ended without an answer")),
+            (Err(e), Ok(())) => {
+                let why = match e.kind() {
+                    ErrorKind::UnexpectedEof => "ended in the middle of its answer",
+                    ErrorKind::InvalidData => "gives an answer that is too long",
+                    _ => "hung up",
+                };
+                return Err(gone(why).because(e));
+            }
+        };
+        match serde_json::from_slice(line).map_err(|e| gone("answered what this version does not know").because(e))? {
             Answer::Progress(progress) => report(progress),
             Answer::Reply(reply) => return Ok(Some(*reply)),
             Answer::Error(wire) => return Err(wire.into()),

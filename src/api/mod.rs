@@ -1,3 +1,4 @@
 //! The daemon's socket: the same verbs, from another process.
 
 pub mod control;
+mod line;

@@ -334,7 +334,11 @@ fn settle(device: Device) {
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=info"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| crate::cli::LogWriter)
+        .with_ansi(false)
+        .try_init();
 }
 
 fn begin(job: &Job) -> Result<(Keeper<NbdDriver, Server>, Events)> {

@@ -292,7 +292,7 @@ pub(super) fn follow(common: &Common, volume: &VolumeInfo) -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     if machine.size(device) < volume.size && !common.quiet {
-        eprintln!("coffer: {device} has its old size still, and follows within 15 s");
+        super::out::note(format!("coffer: {device} still has its old size, and follows within 15 s"));
     }
     Ok(())
 }

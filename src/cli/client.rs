@@ -9,9 +9,10 @@ use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply, Request};
 use crate::service::datadir::{DataDir, Wanting};
 use crate::service::{GRACE, OpenAs, Role, Service};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long a command waits for a data directory that somebody holds without a socket.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -148,49 +149,64 @@ fn only_a_passphrase_opens(data: &DataDir) -> bool {
 /// Reads a passphrase from an inherited descriptor, up to its first line end.
 pub(super) fn read_passphrase_fd(fd: i32) -> Result<Passphrase> {
     let path = format!("/proc/self/fd/{fd}");
-    let mut bytes = Vec::with_capacity(1025);
-    std::fs::File::open(&path)
-        .and_then(|f| f.take(1025).read_to_end(&mut bytes))
-        .on(|| format!("read the passphrase from file descriptor {fd}"))?;
-    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
-    let taken = Passphrase::take(&mut bytes[..end]);
-    zeroize::Zeroize::zeroize(&mut bytes);
-    taken
+    let mut bytes = Zeroizing::new(vec![0; LONGEST]);
+    let what = || format!("read the passphrase from file descriptor {fd}");
+    let file = std::fs::File::open(&path).on(what)?;
+    let (end, _) = read_line(&file, &mut bytes, b"\n").on(what)?;
+    Passphrase::take(&mut bytes[..end])
+}
+
+/// Bytes that are read of a passphrase: one more than it may have.
+const LONGEST: usize = 1025;
+/// What a terminal sends for Ctrl-C and Ctrl-\.
+const STOPS: [u8; 2] = [3, 28];
+/// What ends a line typed at a terminal.
+const TYPED: [u8; 3] = [b'\n', STOPS[0], STOPS[1]];
+
+/// Reads until one of these bytes, the end or a full buffer; answers how many bytes stand before that, and which it was.
+fn read_line(from: &std::fs::File, bytes: &mut [u8], ends: &[u8]) -> std::io::Result<(usize, Option<u8>)> {
+    let mut end = 0;
+    while end < bytes.len() {
+        match rustix::io::read(from, &mut bytes[end..]) {
+            Ok(0) => break,
+            Ok(n) => match bytes[end..end + n].iter().position(|b| ends.contains(b)) {
+                Some(at) => return Ok((end + at, Some(bytes[end + at]))),
+                None => end += n,
+            },
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok((end, None))
 }
 
 /// Asks for a passphrase on the terminal, without echo.
 pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
     let what = || "ask for the passphrase".to_owned();
-    let tty = std::fs::File::options().read(true).write(true).open("/dev/tty").on(what)?;
+    let none = || Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd");
+    let tty = match std::fs::File::options().read(true).write(true).open("/dev/tty") {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT | libc::ENOTTY)) => return Err(none()),
+        tty => tty.on(what)?,
+    };
     if !tty.is_terminal() {
-        return Err(
-            Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd")
-        );
+        return Err(none());
     }
     let before = tcgetattr(&tty).on(what)?;
     let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    // Without signals from the keyboard: they would end this process and leave the terminal without its echo.
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VEOL] = STOPS[0];
+    silent.special_codes[SpecialCodeIndex::VEOL2] = STOPS[1];
     let _ = write!(&tty, "{prompt}: ");
     tcsetattr(&tty, OptionalActions::Flush, &silent).on(what)?;
-    let mut bytes = Vec::with_capacity(1025);
-    let mut byte = [0u8; 1];
-    let mut failed = None;
-    while bytes.len() < 1025 {
-        match (&tty).read(&mut byte) {
-            Ok(1) if byte[0] != b'\n' => bytes.push(byte[0]),
-            Ok(_) => break,
-            Err(e) => {
-                failed = Some(e);
-                break;
-            }
-        }
-    }
+    let mut bytes = Zeroizing::new(vec![0; LONGEST]);
+    let read = read_line(&tty, &mut bytes, &TYPED);
     let _ = tcsetattr(&tty, OptionalActions::Flush, &before);
     let _ = writeln!(&tty);
-    let taken = Passphrase::take(&mut bytes);
-    match failed {
-        Some(e) => Err(e).on(what),
-        None => taken,
+    let (end, by) = read.on(what)?;
+    if by.is_some_and(|b| STOPS.contains(&b)) {
+        return Err(Error::new(Kind::Interrupted, "no passphrase was given"));
     }
+    Passphrase::take(&mut bytes[..end])
 }

@@ -1,18 +1,19 @@
 //! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: bytes from files or standard input, to files or standard
 //! output. What is secret goes into files of mode 0600 and never into an argument.
 
-use super::{Common, client, render};
+use super::{Common, client, out, render};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{CryptoInfo, Plain, Reply, Request};
+use crate::sys::draft::Draft;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Bytes of the longest input: a blob of 4096 bytes of plaintext with its context's hash and head, and room.
-const MAX_INPUT: u64 = 64 * 1024;
+const MAX_INPUT: usize = 64 * 1024;
 
 /// Where bytes come from and go to.
 #[derive(Debug, Clone, Args)]
@@ -105,25 +106,14 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
             .hint("name a file with --out"));
     }
     // Before the key is used: a use that is audited and then cannot be written would be lost.
-    let mut clear_file = clear_out.as_deref().map(Sink::open).transpose()?;
-    let mut sink = Sink::open_or_stdout(out.as_deref())?;
-    let outcome = client::call(common, request).and_then(|reply| deliver(reply, &mut sink, clear_file.as_mut()));
-    match outcome {
-        Ok(facts) => {
-            if common.json {
-                return Ok(render::reply(&Reply::Crypto(facts), common));
-            }
-            Ok(0)
-        }
-        Err(err) => {
-            [clear_out, out].into_iter().flatten().for_each(|path| drop(std::fs::remove_file(path)));
-            Err(err)
-        }
-    }
+    let clear_file = clear_out.as_deref().map(Draft::new).transpose()?;
+    let sink = out.as_deref().map(Draft::new).transpose()?;
+    let facts = deliver(client::call(common, request)?, sink, clear_file)?;
+    Ok(if common.json { render::reply(&Reply::Crypto(facts), common) } else { 0 })
 }
 
 /// Writes what came, and keeps what may be shown.
-fn deliver(reply: Reply, sink: &mut Sink, clear: Option<&mut Sink>) -> Result<CryptoInfo> {
+fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<CryptoInfo> {
     let Reply::Crypto(mut info) = reply else {
         return Err(Error::new(Kind::Failed, "the daemon answered something else"));
     };
@@ -131,31 +121,51 @@ fn deliver(reply: Reply, sink: &mut Sink, clear: Option<&mut Sink>) -> Result<Cr
     match (&info.blob, plaintext, clear) {
         (Some(blob), plaintext, clear) => {
             let blob = hex::decode(blob).map_err(|e| Error::new(Kind::Failed, "the blob is damaged").because(e))?;
-            sink.write(&blob)?;
-            if let (Some(bytes), Some(clear)) = (plaintext, clear) {
-                clear.write(&bytes)?;
+            if let (Some(bytes), Some(clear)) = (plaintext, &clear) {
+                fill(clear, &bytes)?;
+            }
+            let made = sink.as_ref().map(|draft| draft.path().to_owned());
+            put(sink, &blob)?;
+            // Last: a blob alone can be decrypted again, a clear key alone is of no use.
+            if let Err(err) = clear.map_or(Ok(()), Draft::publish) {
+                made.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                return Err(err);
             }
         }
-        (None, Some(bytes), _) => sink.write(&bytes)?,
+        (None, Some(bytes), _) => put(sink, &bytes)?,
         (None, None, _) => return Err(Error::new(Kind::Failed, "the daemon answered nothing")),
     }
     Ok(info)
 }
 
+/// Reads all, into one piece of memory that is wiped.
 fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
-    let (name, read) = match path {
+    match path {
         Some(path) => {
-            let file = std::fs::File::open(path).on(|| format!("read {}", path.display()))?;
-            (path.display().to_string(), file.take(MAX_INPUT + 1).read_to_end(&mut bytes))
+            let name = path.display().to_string();
+            let file = std::fs::File::open(path).on(|| format!("read {name}"))?;
+            read_all(&name, &file)
         }
-        None => ("standard input".to_owned(), std::io::stdin().take(MAX_INPUT + 1).read_to_end(&mut bytes)),
-    };
-    read.on(|| format!("read {name}"))?;
-    if bytes.len() as u64 > MAX_INPUT {
+        None => read_all("standard input", rustix::stdio::stdin()),
+    }
+}
+
+fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; MAX_INPUT + 1]);
+    let mut end = 0;
+    while end < bytes.len() {
+        match rustix::io::read(&from, &mut bytes[end..]) {
+            Ok(0) => break,
+            Ok(n) => end += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).on(|| format!("read {name}")),
+        }
+    }
+    if end > MAX_INPUT {
         return Err(Error::new(Kind::Usage, format!("{name} has more than {MAX_INPUT} bytes"))
             .hint("encrypt large data under a data key of your own: `coffer key generate-data-key`"));
     }
+    bytes.truncate(end);
     Ok(bytes)
 }
 
@@ -167,28 +177,14 @@ pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
     given.iter().map(split).collect()
 }
 
-/// Where bytes go.
-struct Sink(Option<(std::fs::File, PathBuf)>);
+fn fill(draft: &Draft, bytes: &[u8]) -> Result<()> {
+    draft.file().write_all(bytes).on(|| format!("write {}", draft.path().display()))
+}
 
-impl Sink {
-    fn open(path: &Path) -> Result<Self> {
-        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-        Ok(Self(Some((file.on(|| format!("create {}", path.display()))?, path.to_owned()))))
-    }
-
-    fn open_or_stdout(path: Option<&Path>) -> Result<Self> {
-        path.map_or(Ok(Self(None)), Self::open)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        match &mut self.0 {
-            Some((file, path)) => {
-                file.write_all(bytes).and_then(|()| file.sync_all()).on(|| format!("write {}", path.display()))
-            }
-            None => {
-                let mut out = std::io::stdout().lock();
-                out.write_all(bytes).and_then(|()| out.flush()).on(|| "write to standard output".to_owned())
-            }
-        }
+/// Bytes to where they go: a file, or standard output.
+fn put(draft: Option<Draft>, bytes: &[u8]) -> Result<()> {
+    match draft {
+        Some(draft) => fill(&draft, bytes).and_then(|()| draft.publish()),
+        None => out::bytes(bytes).on(|| out::WHAT.to_owned()),
     }
 }

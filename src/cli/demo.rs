@@ -3,6 +3,7 @@
 //! The volume is mounted through the kernel's nbd device where there is one, else through nbdfuse and a loop device, which
 //! is the host kernel's own file system at native speed. Each step is timed; what this machine cannot do is said.
 
+mod left;
 mod mount;
 pub(super) mod session;
 
@@ -10,11 +11,12 @@ use super::Common;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::ByteLen;
 use clap::Args;
+use left::Scratch;
 use session::Session;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 /// A text that is written into files of the demo and must not be found in the data directory.
@@ -43,7 +45,8 @@ impl Steps {
     fn run<T>(&mut self, what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         self.n += 1;
         let started = Instant::now();
-        let outcome = act();
+        // A signal ends the step's commands too: that they failed is not what went wrong then.
+        let outcome = act().map_err(|e| go_on().err().unwrap_or(e)).and_then(|done| go_on().map(|()| done));
         let mark = if outcome.is_ok() { "done" } else { "FAILED" };
         super::render::line(format!("{:>2}. {what:<66} {mark} {:>7.2} s", self.n, started.elapsed().as_secs_f64()));
         outcome.map_err(|e| e.context(format!("step {} ({what})", self.n)))
@@ -54,15 +57,28 @@ impl Steps {
     }
 }
 
-pub(super) fn run(_common: &Common, args: &DemoArgs) -> Result<u8> {
-    let scratch = scratch(args)?;
-    let started = Instant::now();
-    let outcome = play(&scratch, args.files.0);
-    if args.keep {
-        super::render::line(format!("kept: {}", scratch.display()));
-    } else {
-        let _ = std::fs::remove_dir_all(&scratch);
+/// Whether SIGINT, SIGTERM or SIGHUP came. Then the demo takes everything down that it has put up.
+static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+fn go_on() -> Result<()> {
+    if STOPPED.load(Ordering::Acquire) {
+        return Err(Error::new(Kind::Interrupted, "the demo was stopped"));
     }
+    Ok(())
+}
+
+pub(super) fn run(_common: &Common, args: &DemoArgs) -> Result<u8> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, STOPPED.clone()).on(|| "catch signals".to_owned())?;
+    }
+    let scratch = Scratch::new(args.dir.as_deref(), args.keep)?;
+    let started = Instant::now();
+    let outcome = play(scratch.path(), args.files.0);
+    if args.keep {
+        super::render::line(format!("kept: {}", scratch.path().display()));
+    }
+    drop(scratch);
     let skipped = outcome?;
     for what in &skipped {
         super::render::line(format!("not shown on this machine: {what}"));
@@ -74,18 +90,9 @@ pub(super) fn run(_common: &Common, args: &DemoArgs) -> Result<u8> {
     Ok(0)
 }
 
-fn scratch(args: &DemoArgs) -> Result<PathBuf> {
-    let path = match &args.dir {
-        Some(dir) => dir.clone(),
-        None => PathBuf::from("/var/tmp").join(format!("coffer-demo-{}", std::process::id())),
-    };
-    std::fs::create_dir(&path).on(|| format!("create the scratch directory {}", path.display()))?;
-    path.canonicalize().on(|| format!("find {}", path.display()))
-}
-
 fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
     let mut steps = Steps { n: 0, skipped: Vec::new() };
-    let mut coffer = Session::new(scratch)?;
+    let mut coffer = Session::new(scratch)?.apart();
     steps.run("coffer init: data directory, catalog, root key outside it", || coffer.init())?;
     steps.run("coffer key create --alias alias/prod", || {
         coffer.run(&["key", "create", "-q", "--alias", "alias/prod"])
@@ -195,6 +202,7 @@ fn write_file(path: &Path, bytes: u64, seed: u64) -> Result<()> {
     let mut buf = vec![0u8; 1 << 20];
     let mut left = bytes.saturating_sub(MARKER.len() as u64);
     while left > 0 {
+        go_on()?;
         let n = left.min(buf.len() as u64) as usize;
         noise.fill(&mut buf[..n]);
         file.write_all(&buf[..n]).on(what)?;
@@ -231,7 +239,7 @@ fn under_load<T>(web: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let (seen, folder) = (stop.clone(), web.join("load"));
     std::fs::create_dir_all(&folder).on(|| format!("create {}", folder.display()))?;
-    let load = std::thread::spawn(move || {
+    let load = std::thread::Builder::new().spawn(move || {
         let mut n = 0u64;
         while !seen.load(Ordering::Acquire) {
             write_file(&folder.join(format!("load-{}", n % 4)), 1 << 20, 10_000 + n)?;
@@ -239,6 +247,7 @@ fn under_load<T>(web: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
         }
         Ok::<u64, Error>(n)
     });
+    let load = load.on(|| "start a thread that writes files".to_owned())?;
     let outcome = act();
     stop.store(true, Ordering::Release);
     let written = load.join().map_err(|_| Error::new(Kind::Failed, "the load thread panicked"))??;

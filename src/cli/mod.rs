@@ -5,19 +5,24 @@ mod bench;
 mod client;
 mod crypto;
 mod demo;
+mod doctor;
 mod init;
 mod key;
+mod out;
 mod render;
 mod serve;
 mod snapshot;
 mod sockets;
 mod tls;
 
+pub(crate) use out::Log as LogWriter;
+
 use crate::error::{Error, Kind, Result};
 use crate::service::OnKeyLoss;
 use crate::service::api::{Reply, Request};
 use crate::units::ByteLen;
 use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Encrypted block volumes over NBD, with snapshots and the key management service under them.
@@ -213,14 +218,14 @@ fn throughput(text: &str) -> Result<u64, String> {
         Ok(mib) => mib.checked_mul(1 << 20),
         Err(_) => text.parse::<ByteLen>().ok().map(|b| b.0),
     };
-    bytes.ok_or_else(|| "say a number of MiB, as 125, or 125MiB".to_owned())
+    bytes.ok_or_else(|| "say a number of MiB, as 125, or a size, as 125MiB or 125MB".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
 enum VolumeVerb {
     /// Make a volume, empty or from a snapshot
     Create {
-        /// Size, as 20GiB; with --snapshot at least the snapshot's
+        /// Size, as 20GiB (powers of 1024) or 20GB (of 1000); with --snapshot at least the snapshot's
         #[arg(long)]
         size: Option<ByteLen>,
         /// CMK that wraps its data key [default: alias/aws/ebs]
@@ -268,7 +273,7 @@ enum VolumeVerb {
     Grow {
         /// Name or id
         volume: String,
-        /// New size, as 40GiB
+        /// New size, as 40GiB or 40GB
         #[arg(long)]
         size: ByteLen,
     },
@@ -360,18 +365,34 @@ pub fn main() -> u8 {
     crate::sys::harden_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(err) => {
-            let _ = err.print();
-            return if err.use_stderr() { Kind::Usage.row().exit } else { 0 };
-        }
+        Err(err) => return not_run(&err),
     };
     let json = cli.common.json;
-    match run(cli) {
+    let outcome = run(cli);
+    // What could not be printed counts even where the verb went well, and never hides why a verb failed.
+    match outcome.and_then(|code| out::outcome().map(|()| code)) {
         Ok(code) => code,
         Err(err) => {
             render::error(&err, json);
             err.kind().row().exit
         }
+    }
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn not_run(err: &clap::Error) -> u8 {
+    if err.use_stderr() {
+        let _ = err.print();
+        return Kind::Usage.row().exit;
+    }
+    let (text, plain) = (err.render(), !std::io::stdout().is_terminal());
+    let text = if plain { text.to_string() } else { text.ansi().to_string() };
+    match out::bytes(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            render::error(&Error::io(out::WHAT, e), false);
+            Kind::Failed.row().exit
+        }
+        _ => 0,
     }
 }
 
@@ -403,20 +424,24 @@ fn run(cli: Cli) -> Result<u8> {
             }
             snapshot_request(verb)
         }
-        Verb::Doctor => Request::Doctor {},
+        Verb::Doctor => return doctor::run(&common),
         Verb::Status => Request::Status {},
         Verb::Audit(AuditVerb::List { limit }) => Request::AuditList { limit },
         Verb::Audit(AuditVerb::Verify) => Request::AuditVerify {},
         Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
     };
     let grows = matches!(request, Request::VolumeGrow { .. });
+    let once = request.shows_once();
+    out::must_be_there(once)?;
     let reply = client::call(&common, request)?;
     if let Reply::Volume(volume) = &reply
         && grows
     {
         attach::follow(&common, volume)?;
     }
-    Ok(render::reply(&reply, &common))
+    let code = render::reply(&reply, &common);
+    out::keep_or_take_back(&common, once, &reply)?;
+    Ok(code)
 }
 
 fn key_request(verb: KeyVerb) -> Result<Request> {

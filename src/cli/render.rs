@@ -1,6 +1,7 @@
 //! How answers, progress and errors are shown: tables for people, JSON for programs, ids alone with -q.
 
 use super::Common;
+use super::out::note;
 use crate::attach::helper::State;
 use crate::error::{Error, Kind};
 use crate::service::api::{
@@ -10,13 +11,10 @@ use crate::service::api::{
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 
-/// Prints a line, and minds nothing if nobody reads it.
-pub(super) fn line(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
+pub(super) use super::out::line;
 
 fn json<T: serde::Serialize>(value: &T) {
     if let Ok(text) = serde_json::to_string_pretty(value) {
@@ -28,10 +26,10 @@ fn json<T: serde::Serialize>(value: &T) {
 pub(super) fn error(err: &Error, as_json: bool) {
     if as_json {
         if let Ok(text) = serde_json::to_string(&serde_json::json!({ "error": WireError::from(err) })) {
-            eprintln!("{text}");
+            note(text);
         }
     } else {
-        eprintln!("coffer: {}", err.line());
+        note(format!("coffer: {}", err.line()));
     }
 }
 
@@ -219,7 +217,7 @@ fn show_volume(v: &VolumeInfo) {
         ("volume", v.id.to_string()),
         ("name", or_dash(v.name.as_ref())),
         ("state", v.state.clone()),
-        ("size", ByteLen(v.size).to_string()),
+        ("size", exact(v.size)),
         ("on disk", v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string())),
         ("key", v.key.clone()),
         ("snapshot", or_dash(v.snapshot.as_ref())),
@@ -248,6 +246,12 @@ fn show_volume(v: &VolumeInfo) {
         rows.extend(h.damage.iter().map(|d| ("damage", d.clone())));
     }
     facts(&rows);
+}
+
+/// A size, and its bytes where the short form rounds: 10GB is not 10GiB.
+fn exact(bytes: u64) -> String {
+    let short = ByteLen(bytes).to_string();
+    if short.contains('.') { format!("{short} ({bytes} bytes)") } else { short }
 }
 
 fn limits(v: &VolumeInfo) -> String {
@@ -374,8 +378,8 @@ pub(super) fn initialised(status: &StatusInfo, key_file: Option<&Path>, common: 
     line(format!("Signing key     {}  pin it to verify snapshots elsewhere", status.signing_key));
     if let Some(file) = key_file {
         line(format!("Root key        {}", file.display()));
-        eprintln!("coffer: warning: whoever takes both the root key file and the data directory can read everything;");
-        eprintln!("        keep a copy of the key file elsewhere, or use `coffer init --passphrase`");
+        note("coffer: warning: whoever takes both the root key file and the data directory can read everything;");
+        note("        keep a copy of the key file elsewhere, or use `coffer init --passphrase`");
     }
 }
 
@@ -412,7 +416,7 @@ impl Progressing {
     pub(super) fn show(&mut self, p: &Progress) {
         if self.json {
             if let Ok(text) = serde_json::to_string(&serde_json::json!({ "progress": p })) {
-                eprintln!("{text}");
+                note(text);
             }
             return;
         }

@@ -114,7 +114,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         }
         None => {
             let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
-            eprintln!("coffer: {serving}");
+            super::out::note(format!("coffer: {serving}"));
             notify(&[NotifyState::Ready, NotifyState::Status(&serving)]);
             feed_watchdog(&server);
             (0, wait_for_signal(&mut signals))
@@ -168,7 +168,7 @@ fn log_to_stderr() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=warn"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| super::out::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .try_init();
@@ -232,14 +232,14 @@ fn finish_snapshots(
     let failed = service.wait_for_snapshots(&mut |progress| {
         stopped |= signals.pending().any(|s| s != signal_hook::consts::SIGUSR2);
         if !told {
-            eprintln!("coffer: waiting for snapshots under way; Ctrl-C gives them up");
+            super::out::note("coffer: waiting for snapshots under way; Ctrl-C gives them up");
             told = true;
         }
         bar.show(&progress);
         !stopped
     })?;
     for id in &failed {
-        eprintln!("coffer: snapshot {id} did not complete: see `coffer snapshot show {id}`");
+        super::out::note(format!("coffer: snapshot {id} did not complete: see `coffer snapshot show {id}`"));
     }
     Ok(match (failed.is_empty(), code) {
         (false, 0) => {

@@ -1,6 +1,7 @@
 //! How KMS keys are named: key id, key ARN, alias name, alias ARN (KMS Developer Guide, "Key identifiers").
 
 use crate::cipher::wrap::KeyId;
+pub(super) use crate::error::AwsCode;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -12,18 +13,6 @@ pub const ALIAS_PREFIX: &str = "alias/";
 pub const RESERVED_PREFIX: &str = "alias/aws/";
 /// The alias of the service-managed key that volumes use when no key is named.
 pub const EBS_ALIAS: &str = "alias/aws/ebs";
-
-/// An AWS error code that is finer than the error's kind: rides as the error's source, see [`aws_code`].
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AwsCode(pub(super) &'static str);
-
-impl fmt::Display for AwsCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for AwsCode {}
 
 /// The AWS error code of `err`: the KMS's own where it is finer (DisabledException, IncorrectKeyException,
 /// InvalidAliasNameException, InvalidArnException, LimitExceededException), else that of its kind.

@@ -4,8 +4,10 @@
 //! they travel as JSON. The answers are the same either way.
 
 mod grant;
+mod once;
 
 pub use grant::{GrantInfo, PolicyInfo};
+pub use once::ShownOnce;
 
 use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
@@ -506,7 +508,14 @@ impl Plain {
     /// Of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Zeroizing::new(hex::encode(bytes)))
+        // In one piece: what grows leaves copies behind that nobody wipes.
+        let mut out = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+        for byte in bytes {
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
+            }
+        }
+        Self(out)
     }
 
     /// The bytes.
@@ -514,9 +523,10 @@ impl Plain {
     /// # Errors
     /// [`Kind::Usage`] if it is no hexadecimal.
     pub fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
-        hex::decode(self.0.as_bytes())
-            .map(Zeroizing::new)
-            .map_err(|_| Error::new(Kind::Usage, "the plaintext is no hexadecimal"))
+        let mut out = Zeroizing::new(vec![0; self.0.len() / 2]);
+        hex::decode_to_slice(self.0.as_bytes(), &mut out)
+            .map_err(|_| Error::new(Kind::Usage, "the plaintext is not hexadecimal"))?;
+        Ok(out)
     }
 }
 
@@ -750,7 +760,7 @@ impl From<&Error> for WireError {
         let words = err.replay();
         Self {
             kind: err.kind(),
-            code: err.kind().row().aws.to_owned(),
+            code: err.aws().to_owned(),
             message: words.what().to_owned(),
             hint: err.advice().map(str::to_owned),
         }
@@ -759,10 +769,14 @@ impl From<&Error> for WireError {
 
 impl From<WireError> for Error {
     fn from(wire: WireError) -> Self {
-        let err = Self::new(wire.kind, wire.message);
+        let err = Self::new(wire.kind, wire.message).with_aws(wire.code);
         match wire.hint {
             Some(hint) => err.hint(hint),
             None => err,
         }
     }
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

@@ -7,10 +7,11 @@ use super::{Report, Service};
 use crate::cipher::xts::{At, XtsCipher, is_hole};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Act, Caller};
+use crate::sys::draft::Draft;
 use crate::units::{CHUNK, ChunkNo, DataKeyId, PART, SECTOR, chunks_in};
 use crate::volume::Volume;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,13 +52,10 @@ impl Service {
             .detail("volume", record.id)
             .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
-        let file = new_file(out)?;
+        let draft = Draft::new(out)?;
         let size = used.volume.size();
-        let written = write_sealed(&used.volume, &file, out, ciphers.as_deref(), report);
-        if written.is_err() {
-            let _ = std::fs::remove_file(out); // half an image is none, and would be in the way of the next try
-        }
-        written?;
+        write_sealed(&used.volume, draft.file(), out, ciphers.as_deref(), report)?;
+        draft.publish()?;
         Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
     }
 
@@ -86,8 +84,9 @@ impl Service {
             .detail("volume", record.id)
             .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
-        let file = new_file(out)?;
-        key.get().write_clear(&file).and_then(|()| file.sync_all()).on(|| format!("write {}", out.display()))?;
+        let draft = Draft::new(out)?;
+        key.get().write_clear(draft.file()).on(|| format!("write {}", out.display()))?;
+        draft.publish()?;
         Ok(Reply::Done {
             message: format!(
                 "the clear data key of {} is in {}: whoever has it reads the volume",
@@ -129,7 +128,7 @@ fn write_sealed(
             return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
         }
     }
-    file.sync_all().on(what)
+    Ok(())
 }
 
 fn fill(cipher: &XtsCipher, chunk: ChunkNo, buf: &mut [u8]) -> Result<()> {
@@ -140,8 +139,4 @@ fn fill(cipher: &XtsCipher, chunk: ChunkNo, buf: &mut [u8]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn new_file(path: &Path) -> Result<File> {
-    File::options().write(true).create_new(true).mode(0o600).open(path).on(|| format!("create {}", path.display()))
 }

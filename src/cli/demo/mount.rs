@@ -5,6 +5,7 @@ use crate::attach::Device;
 use crate::attach::machine::Machine;
 use crate::error::{Error, IoContext, Kind, Result};
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -114,6 +115,8 @@ fn fuse(coffer: &Session, volume: &str, at: &Path) -> Result<Mounted> {
     std::fs::File::create(&file).on(|| format!("create {}", file.display()))?;
     let mut command = Command::new("nbdfuse");
     command.arg(&file).arg(coffer.uri(volume)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Out of reach of the terminal's signals: what is mounted is taken down in order.
+    command.process_group(0);
     let child = command.spawn();
     let mut mounted = Mounted {
         device: file.clone(),
@@ -155,7 +158,25 @@ impl Mounted {
 }
 
 impl Drop for Mounted {
+    /// After a failure or a signal: as much as can be, whatever fails of it.
     fn drop(&mut self) {
-        let _ = self.end(false);
+        if std::mem::take(&mut self.mounted) {
+            unmount(&self.at);
+        }
+        if let Some(mut child) = self.fuse.take() {
+            unmount(&self.device);
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(detach) = self.detach.take() {
+            let _ = detach();
+        }
+    }
+}
+
+/// Unmounts; what is in use, as soon as it is not any more.
+pub(super) fn unmount(at: &Path) {
+    if tool("umount", &[at.as_os_str()]).is_err() {
+        let _ = tool("umount", &["-l".as_ref(), at.as_os_str()]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::api::control::daemon_answers;
 use crate::error::{Error, IoContext, Kind, Result};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,12 +12,19 @@ pub(in crate::cli) struct Session {
     scratch: PathBuf,
     program: PathBuf,
     server: Option<Child>,
+    apart: bool,
 }
 
 impl Session {
     pub(in crate::cli) fn new(scratch: &Path) -> Result<Self> {
         let program = std::env::current_exe().on(|| "find this program".to_owned())?;
-        Ok(Self { scratch: scratch.to_owned(), program, server: None })
+        Ok(Self { scratch: scratch.to_owned(), program, server: None, apart: false })
+    }
+
+    /// Keeps the server out of reach of the terminal's signals: the caller catches them, and stops it when nothing needs it.
+    pub(super) const fn apart(mut self) -> Self {
+        self.apart = true;
+        self
     }
 
     pub(in crate::cli) fn scratch(&self) -> &Path {
@@ -62,7 +70,11 @@ impl Session {
     }
 
     pub(in crate::cli) fn serve(&mut self) -> Result<()> {
-        let child = self.command(&["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut command = self.command(&["serve"]);
+        if self.apart {
+            command.process_group(0);
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = self.server.insert(child.on(|| "start the server".to_owned())?);
         let socket = self.scratch.join("data/control.sock");
         let until = Instant::now() + Duration::from_secs(20);

@@ -1,0 +1,165 @@
+//! Lines of JSON on a socket: within a deadline, at most so long, and wiped behind: they may hold plaintext.
+
+use serde::Serialize;
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of room that a reader begins with: nearly every line fits.
+const ROOM: usize = 32 * 1024;
+
+/// Counts what is written.
+struct Count(usize);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A value as one line. It is measured first: a buffer that grows leaves copies behind that nobody wipes.
+pub(super) fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
+    let mut length = Count(1);
+    serde_json::to_writer(&mut length, value)?;
+    let mut line = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *line, value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Writes all of it by then, or for as long as it takes.
+pub(super) fn write(mut to: &UnixStream, mut bytes: &[u8], until: Option<Instant>) -> Result<()> {
+    while !bytes.is_empty() {
+        to.set_write_timeout(until.map(left).transpose()?)?;
+        match to.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(timed(e)),
+        }
+    }
+    Ok(())
+}
+
+/// How long it is until then.
+fn left(until: Instant) -> Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_millis(1))) }
+}
+
+fn timed(e: Error) -> Error {
+    if e.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { e }
+}
+
+/// Reads lines.
+pub(super) struct Lines<'a> {
+    from: &'a UnixStream,
+    buf: Zeroizing<Vec<u8>>,
+    /// What is read and not yet given out.
+    start: usize,
+    end: usize,
+    most: usize,
+    until: Option<Instant>,
+}
+
+impl<'a> Lines<'a> {
+    /// Lines of at most `most` bytes; all that are asked for come before `until`.
+    pub(super) fn new(from: &'a UnixStream, most: usize, until: Option<Instant>) -> Self {
+        let buf = Zeroizing::new(vec![0; ROOM.min(most)]);
+        Self { from, buf, start: 0, end: 0, most, until }
+    }
+
+    /// The next one, without its end. `None`: there is no more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnexpectedEof`] in the middle of a line, [`ErrorKind::InvalidData`] for one that is too long,
+    /// [`ErrorKind::TimedOut`].
+    pub(super) fn next(&mut self) -> Result<Option<&[u8]>> {
+        let mut seen = self.start;
+        loop {
+            if let Some(at) = self.buf[seen..self.end].iter().position(|b| *b == b'\n').map(|at| seen + at) {
+                let line = self.start..at;
+                self.start = at + 1;
+                return Ok(Some(&self.buf[line]));
+            }
+            self.make_room()?;
+            seen = self.end;
+            self.from.set_read_timeout(self.until.map(left).transpose()?)?;
+            match (&mut &*self.from).read(&mut self.buf[self.end..]) {
+                Ok(0) if self.end == 0 => return Ok(None),
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.end += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(timed(e)),
+            }
+        }
+    }
+
+    /// The unread part to the front, and room behind it.
+    fn make_room(&mut self) -> Result<()> {
+        self.buf.copy_within(self.start..self.end, 0);
+        self.end -= std::mem::take(&mut self.start);
+        self.buf[self.end..].zeroize();
+        if self.end < self.buf.len() {
+            return Ok(());
+        }
+        if self.end >= self.most {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let mut larger = Zeroizing::new(vec![0; (2 * self.end).min(self.most)]);
+        larger[..self.end].copy_from_slice(&self.buf);
+        self.buf = larger;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_whatever_their_pieces() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let long = vec![b'x'; 3 * ROOM];
+        let sender = std::thread::spawn({
+            let long = long.clone();
+            move || {
+                for piece in [&b"on"[..], b"e\ntwo\n\n", &long, b"\nend"] {
+                    write(&a, piece, None).unwrap();
+                }
+            }
+        });
+        let mut lines = Lines::new(&b, 4 * ROOM, None);
+        for want in [&b"one"[..], b"two", b"", &long] {
+            assert_eq!(lines.next().unwrap().unwrap(), want);
+        }
+        assert_eq!(lines.next().unwrap_err().kind(), ErrorKind::UnexpectedEof, "the last has no end");
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_line_is_not_longer_than_allowed_and_nobody_is_waited_for_too_long() {
+        let (a, b) = UnixStream::pair().unwrap();
+        write(&a, &[b'x'; 100], None).unwrap();
+        assert_eq!(Lines::new(&b, 100, None).next().unwrap_err().kind(), ErrorKind::InvalidData);
+        write(&a, b"half", None).unwrap();
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert_eq!(Lines::new(&b, 100, Some(soon)).next().unwrap_err().kind(), ErrorKind::TimedOut);
+        // Nobody reads: what does not fit into the socket's buffer is given up.
+        let all = vec![0; 8 << 20];
+        let soon = Some(Instant::now() + Duration::from_millis(5));
+        assert_eq!(write(&a, &all, soon).unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_value_is_one_line_of_the_length_it_was_given() {
+        let line = encode(&serde_json::json!({ "a": "b\n", "c": [1, 2] })).unwrap();
+        assert_eq!(&**line, b"{\"a\":\"b\\n\",\"c\":[1,2]}\n");
+        assert_eq!(line.capacity(), line.len(), "it never grew");
+    }
+}
