@@ -225,3 +225,23 @@ fn a_server_that_dies_in_the_middle_of_an_answer_is_exit_8() {
         dying.join().unwrap();
     }
 }
+
+#[test]
+fn without_a_free_descriptor_clients_wait_and_the_log_says_so_once() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let s = Scratch::new();
+    let server = s.serve();
+    s.ok(&["volume", "list"]);
+    let pid = Pid::from_raw(server.pid().try_into().unwrap());
+    let set = |most| prlimit(pid, Resource::Nofile, Rlimit { current: Some(most), maximum: Some(1024) }).unwrap();
+    set(3);
+    let mut client = UnixStream::connect(s.data.join("control.sock")).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"{\"request\": {\"action\": \"key-list\"}}\n").unwrap();
+    let words = "accept a command's connection";
+    wait_until("it is logged", || s.log().contains(words));
+    set(1024);
+    assert!(said(client).contains("\"reply\""));
+    assert_eq!(s.log().matches(words).count(), 1, "{}", s.log());
+    assert_eq!(server.stop(), 0);
+}

@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -175,6 +176,68 @@ fn a_passphrase_is_not_asked_for_where_there_is_no_terminal() {
     assert_eq!(out.code, 2, "{out:?}");
     assert!(out.stderr.contains("no terminal") && out.stderr.contains("--passphrase-fd"), "{out:?}");
     assert!(!s.data.join("root.json").exists());
+}
+
+/// A terminal: the side that a person has, and the side that programs have.
+fn terminal() -> (File, File) {
+    use std::os::fd::AsRawFd;
+    let open = |path: &str| File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).unwrap();
+    let person = open("/dev/ptmx");
+    let (mut number, unlocked) = (0i32, 0i32);
+    // SAFETY: both requests read or write one int, which lives for the length of the call.
+    let done = unsafe {
+        libc::ioctl(person.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) == 0
+            && libc::ioctl(person.as_raw_fd(), libc::TIOCGPTN, &raw mut number) == 0
+    };
+    assert!(done);
+    (person, open(&format!("/dev/pts/{number}")))
+}
+
+/// What appears on a terminal, up to these words.
+fn shown(person: &mut File, words: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(words) {
+        let mut byte = [0];
+        person.read_exact(&mut byte).unwrap();
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+#[test]
+fn a_passphrase_is_not_shown_and_ctrl_c_leaves_the_terminal_as_it_was() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    if !requires("setsid") {
+        return;
+    }
+    let s = Scratch::empty();
+    let start = |tty: &File| {
+        let inner = s.command(&["init", "--passphrase"]);
+        let mut outer = Command::new("setsid");
+        outer.args(["-c", "-w"]).arg(inner.get_program()).args(inner.get_args()).stdin(tty.try_clone().unwrap());
+        outer.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for (typed, code, words) in [
+        (&[&b"\x03"[..]][..], 130, "no passphrase"),
+        (&[b"a long secret\x03"], 130, "no passphrase"),
+        (&[b"a long secret\n", b"another secret\n"], 2, "differ"),
+    ] {
+        let (mut person, tty) = terminal();
+        let before = tcgetattr(&tty).unwrap().local_modes;
+        assert!(before.contains(LocalModes::ECHO | LocalModes::ISIG));
+        let child = start(&tty);
+        let mut seen = String::new();
+        for text in typed {
+            seen.push_str(&shown(&mut person, ": "));
+            std::io::Write::write_all(&mut person, text).unwrap();
+        }
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert_eq!(tcgetattr(&tty).unwrap().local_modes, before);
+        assert!(!seen.contains("secret"), "{seen}");
+    }
 }
 
 fn end(child: &mut Child, signal: rustix::process::Signal) -> i32 {

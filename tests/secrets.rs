@@ -206,12 +206,12 @@ fn memory(pid: u32) -> Vec<u8> {
         let words: Vec<_> = line.split_whitespace().collect();
         let is_data = words[1].starts_with("rw") && words.get(5).is_none_or(|p| *p == "[heap]" || *p == "[stack]");
         let ends: Vec<_> = words[0].split('-').map(|n| u64::from_str_radix(n, 16).unwrap()).collect();
-        // The page cache's buffers and stacks of 2 MiB each are in it, too.
+        // Most of it was never touched.
         if is_data {
             let mut at = ends[0];
             while at < ends[1] {
                 let mut page = [0; 4096];
-                if mem.read_at(&mut page, at).is_ok() {
+                if mem.read_at(&mut page, at).is_ok() && page != [0; 4096] {
                     out.extend(page);
                 }
                 at += 4096;

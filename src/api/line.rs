@@ -23,7 +23,7 @@ impl Write for Count {
 }
 
 /// A value as one line. It is measured first: a buffer that grows leaves copies behind that nobody wipes.
-pub(super) fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
     let mut length = Count(1);
     serde_json::to_writer(&mut length, value)?;
     let mut line = Zeroizing::new(Vec::with_capacity(length.0));

@@ -1,4 +1,4 @@
 //! The daemon's socket: the same verbs, from another process.
 
 pub mod control;
-mod line;
+pub(crate) mod line;

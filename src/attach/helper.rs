@@ -231,7 +231,7 @@ pub fn start(job: &Job, held: Held, shown: &str) -> Result<Up> {
     command.env_clear().envs(level.map(|l| ("COFFER_LOG", l)));
     let child = command.spawn().on(what)?;
     drop(command);
-    let text = Zeroizing::new(serde_json::to_vec(job).map_err(|e| Error::new(Kind::Failed, what()).because(e))?);
+    let text = crate::api::line::encode(job).on(what)?;
     hand_over(&ours, &text, held.0).on(what)?;
     let answer = hear_answer(&ours).ok_or_else(|| {
         Error::new(Kind::Failed, format!("the helper (pid {}) ended before it was up", child.id()))

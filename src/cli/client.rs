@@ -198,8 +198,8 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
     silent.special_codes[SpecialCodeIndex::VEOL] = STOPS[0];
     silent.special_codes[SpecialCodeIndex::VEOL2] = STOPS[1];
-    let _ = write!(&tty, "{prompt}: ");
     tcsetattr(&tty, OptionalActions::Flush, &silent).on(what)?;
+    let _ = write!(&tty, "{prompt}: ");
     let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let read = read_line(&tty, &mut bytes, &TYPED);
     let _ = tcsetattr(&tty, OptionalActions::Flush, &before);
