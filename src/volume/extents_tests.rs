@@ -152,7 +152,7 @@ fn on_a_file_kept_room_is_never_told_as_a_hole() {
     let all = v.allocation(0, 4 * MIB, 100).unwrap();
     let mut at = 0;
     for run in all {
-        let kept = (at >= MIB && at < MIB + (64 << 10)) || (at >= 2 * MIB && at < 2 * MIB + (32 << 10));
+        let kept = (MIB..MIB + (64 << 10)).contains(&at) || (2 * MIB..2 * MIB + (32 << 10)).contains(&at);
         assert_eq!(run.yes == Stored::Hole, !kept, "at {at}");
         assert!(run.yes != Stored::Zeros || read(&v, at, run.len as usize).iter().all(|b| *b == 0));
         at += run.len;

@@ -385,7 +385,9 @@ fn two_grows_at_once_leave_the_larger_size_and_what_was_written_there() {
     });
     v.grow(3 * MIB, &key[0].1).unwrap();
     let late = late.lock().take();
-    late.map(|t| t.join().unwrap());
+    if let Some(thread) = late {
+        thread.join().unwrap();
+    }
     assert_eq!((v.size(), store.size().unwrap()), (5 * MIB, file_size(5 * MIB)));
     assert_eq!(read(&v, 4 * MIB, 4096), pattern(4096, 7));
     let again = open_on(&store.power_loss(|_| 0), "b2", None).unwrap();
