@@ -18,7 +18,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -148,7 +147,7 @@ impl Bound {
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, BACKLOG)?;
         let file = file_at(path).ok_or(ErrorKind::NotFound)?;
-        Ok(Self { listener: UnixListener::from(OwnedFd::from(socket)), file })
+        Ok(Self { listener: UnixListener::from(socket), file })
     }
 
     fn is_at(&self, path: &Path) -> bool {
