@@ -9,6 +9,10 @@ use std::fmt;
 /// The result of everything in coffer that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about a full disk.
+pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots and volumes that are not needed: `coffer \
+                              snapshot delete` and `coffer volume delete` work on a full disk too";
+
 /// What sort of failure it is: fixes the exit code, the AWS error code and the errno (see [`Kind::row`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
@@ -143,7 +147,7 @@ impl Error {
     #[must_use]
     pub fn io(what: impl Into<String>, err: std::io::Error) -> Self {
         let (kind, hint) = match err.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => (Kind::NoSpace, Some("free space on that file system")),
+            Some(libc::ENOSPC | libc::EDQUOT) => (Kind::NoSpace, Some(FREE_SPACE)),
             Some(libc::EFBIG) => {
                 (Kind::NoSpace, Some("the file system cannot hold a file of that size; use another one"))
             }

@@ -35,6 +35,68 @@ pub fn harden_process() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
+/// Root acting as another user; dropped, root is itself again.
+#[derive(Debug)]
+pub struct ActingAs {
+    groups: Vec<libc::gid_t>,
+}
+
+fn done(code: libc::c_int) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_groups(groups: &[libc::gid_t]) -> io::Result<()> {
+    // SAFETY: setgroups reads as many gids as the slice has.
+    done(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })
+}
+
+impl ActingAs {
+    /// Takes on a user's and a group's identity, for all threads and all that is opened from now on. Root keeps its real user id,
+    /// so that user may not trace or signal this process, and [`as_started`] works.
+    ///
+    /// # Errors
+    /// What the operating system reports, as for a process that is not root.
+    pub fn user(uid: u32, gid: u32) -> io::Result<Self> {
+        let groups = rustix::process::getgroups()?.into_iter().map(|g| g.as_raw()).collect();
+        let acting = Self { groups };
+        set_groups(&[gid])?;
+        // SAFETY: plain numbers; the C library sets the ids of all threads.
+        done(unsafe { libc::setegid(gid) })?;
+        // SAFETY: as above.
+        done(unsafe { libc::seteuid(uid) })?;
+        Ok(acting)
+    }
+}
+
+impl Drop for ActingAs {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers; the C library sets the ids of all threads.
+        let back = unsafe { done(libc::seteuid(libc::getuid())).and_then(|()| done(libc::setegid(libc::getgid()))) };
+        // Where that fails, the process goes on with fewer rights, and says so when it lacks them.
+        let _ = back.and_then(|()| set_groups(&self.groups));
+    }
+}
+
+/// Runs `act` on this thread with the identity that the process was started with: for a path that a person gave on the command
+/// line, which lies outside the data directory. It must start no thread.
+pub fn as_started<R>(act: impl FnOnce() -> R) -> R {
+    /// Gives this thread an effective user id; the system call, unlike the C library's function, is about one thread.
+    fn become_user(uid: rustix::process::Uid) -> bool {
+        let keep = libc::uid_t::MAX;
+        // SAFETY: plain numbers; no memory is involved.
+        unsafe { libc::syscall(libc::SYS_setresuid, keep, uid.as_raw(), keep) == 0 }
+    }
+    struct Back(rustix::process::Uid);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            assert!(become_user(self.0), "a thread could not give root's identity up again");
+        }
+    }
+    let (started, now) = (rustix::process::getuid(), rustix::process::geteuid());
+    let _back = (started != now && become_user(started)).then_some(Back(now));
+    act()
+}
+
 /// Raises this process's limit of open files to its hard limit: a server holds a file and a socket per volume. How many it may
 /// open then.
 pub fn raise_file_limit() -> u64 {

@@ -5,6 +5,9 @@ use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
 use std::collections::BTreeMap;
 
+/// Acts that free disk space, or are a step of that: they may use the audit's reserve on a full disk, as those that restrict.
+const FREES_SPACE: [&str; 3] = ["ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:SnapshotNotification"];
+
 /// An act: its name and what it concerns. Holds nothing secret: all of it goes into the audit.
 #[derive(Debug, Clone)]
 pub struct Act {
@@ -12,7 +15,7 @@ pub struct Act {
     key: Option<String>,
     context: EncryptionContext,
     detail: BTreeMap<String, String>,
-    restrictive: bool,
+    urgent: bool,
 }
 
 impl Act {
@@ -20,7 +23,9 @@ impl Act {
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         let context = EncryptionContext::new();
-        Self { name: name.into(), key: None, context, detail: BTreeMap::new(), restrictive: false }
+        let name = name.into();
+        let urgent = FREES_SPACE.contains(&&*name);
+        Self { name, key: None, context, detail: BTreeMap::new(), urgent }
     }
 
     /// Names the KMS key concerned, by ARN.
@@ -47,7 +52,7 @@ impl Act {
     /// It takes rights away (disable, revoke, detach, suspend): it may use the audit's reserve on a full disk.
     #[must_use]
     pub const fn restrictive(mut self) -> Self {
-        self.restrictive = true;
+        self.urgent = true;
         self
     }
 
@@ -57,8 +62,9 @@ impl Act {
         &self.name
     }
 
-    pub(super) const fn restricts(&self) -> bool {
-        self.restrictive
+    /// Whether it may use the reserve.
+    pub(super) const fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     pub(super) fn body(&self, at: Timestamp, caller: &Caller) -> Body {

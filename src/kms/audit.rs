@@ -20,26 +20,35 @@
 //! | found | done |
 //! |---|---|
 //! | a torn record behind the catalog's head | cut: it was never answered |
-//! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted` |
+//! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted`; it may stay without on a full disk (see `known`) |
 //! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
-//! | an outcome `ok` whose change the catalog has only in an older version | trouble: the catalog was rolled back |
+//! | an object of an audited kind at another version, or with another hash, than the log's last act on it left | trouble: the catalog was rolled back, or the log cut |
+//! | an object that no record tells of, or one that is missing | the same |
 //!
 //! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and says so in the
 //! chain. The chain alone proves nothing against somebody who is root here: only heads kept elsewhere do.
 //!
-//! `reserve` is 1 MiB kept free for acts that restrict (disable, schedule deletion, detach): on a full disk it is given up
-//! for them, and nothing else is recorded until it could be made again.
+//! # On a full disk
+//! Disk space is taken ahead of the newest segment's end, so that uses of keys are recorded for a while. `reserve` is 1 MiB
+//! kept free for acts that restrict or free space (disable, schedule deletion, detach, delete): on a full disk it is given
+//! up for them and for opening, and nothing else is recorded until it could be made again, which each act tries.
+
+mod known;
+
+pub(super) use known::{Compared, Known};
 
 use super::Authority;
 use super::catalog::{Change, Record};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::file::{OpenHow, open_regular};
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 const HEAD: usize = 48;
@@ -48,8 +57,11 @@ const CRC: usize = 4;
 const MAX_RECORD: usize = 1 << 20;
 /// A segment is ended above this many bytes.
 const SEGMENT: u64 = 16 << 20;
-/// Bytes kept free for acts that restrict.
+/// Bytes kept free for acts that restrict or free space.
 const RESERVE: u64 = 1 << 20;
+/// Disk space taken ahead of the newest segment's end: some hundreds of records.
+const AHEAD: u64 = 256 << 10;
+const RESERVE_FILE: &str = "reserve";
 
 /// Who asks, as the edge established it; goes into every record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,6 +296,28 @@ impl Reader {
         })
     }
 
+    /// Reads one segment, taking the first record's word for what is before it.
+    fn at_segment(first: u64, path: PathBuf) -> Result<Self> {
+        let mut previous = [0; 32];
+        let file = open_regular(&path, &OpenHow::read())?;
+        let mut head = Vec::new();
+        (&file).take(HEAD as u64).read_to_end(&mut head).on(|| format!("read {}", path.display()))?;
+        if let Some(hash) = head.get(16..HEAD) {
+            previous.copy_from_slice(hash);
+        }
+        let segments = vec![(first, path)].into_iter();
+        Ok(Self {
+            segments,
+            current: None,
+            offset: 0,
+            next: first,
+            previous,
+            ended: false,
+            gap: false,
+            until: u64::MAX,
+        })
+    }
+
     pub(super) const fn until(mut self, count: u64) -> Self {
         self.until = count;
         self
@@ -311,7 +345,7 @@ impl Reader {
                 }
             }
             let Some((first, path)) = self.segments.next() else { return Ok(None) };
-            let file = File::open(&path).on(|| format!("open {}", path.display()))?;
+            let file = open_regular(&path, &OpenHow::read())?;
             self.current = Some((path, BufReader::new(file)));
             self.offset = 0;
             if first != self.next {
@@ -320,6 +354,29 @@ impl Reader {
             }
         }
     }
+}
+
+/// The newest `limit` records of the first `count`, oldest of them first, and read from the newest segments alone: that the
+/// chain holds before those is not checked here.
+pub(super) fn newest(dir: &Path, limit: usize, count: u64) -> Result<Vec<AuditRecord>> {
+    let mut newest: VecDeque<AuditRecord> = VecDeque::new();
+    for (first, path) in segments(dir)?.into_iter().rev().filter(|(first, _)| *first < count) {
+        let mut part: VecDeque<AuditRecord> = VecDeque::new();
+        let mut reader = Reader::at_segment(first, path)?.until(newest.front().map_or(count, |r| r.sequence));
+        let wanted = limit - newest.len();
+        while let Some(record) = reader.next().transpose()? {
+            if part.len() == wanted {
+                part.pop_front();
+            }
+            part.push_back(record);
+        }
+        part.append(&mut newest);
+        newest = part;
+        if newest.len() >= limit {
+            break;
+        }
+    }
+    Ok(newest.into())
 }
 
 impl Iterator for Reader {
@@ -344,10 +401,8 @@ pub(super) struct Scan {
     pub(super) bad: Option<(String, bool)>,
     /// Hash after as many records as the catalog's head counts.
     at_head: Option<Hash>,
-    /// Intents without outcome.
-    pub(super) open: BTreeMap<u64, Body>,
-    /// The last change of each object that is said to be done.
-    pub(super) done: HashMap<(String, String), Change>,
+    /// What the catalog must hold.
+    pub(super) known: Known,
 }
 
 impl Scan {
@@ -360,8 +415,7 @@ impl Scan {
             tail: None,
             bad: None,
             at_head: (wanted == Some(0)).then_some([0; 32]),
-            open: BTreeMap::new(),
-            done: HashMap::new(),
+            known: Known::default(),
         };
         loop {
             match reader.step() {
@@ -371,7 +425,7 @@ impl Scan {
                     if wanted == Some(scan.count) {
                         scan.at_head = Some(scan.hash);
                     }
-                    scan.note(record);
+                    scan.known.note(record.sequence, record.kind, record.body);
                 }
                 Ok(None) => break,
                 Err(e) if e.kind() == Kind::Integrity => {
@@ -383,25 +437,6 @@ impl Scan {
         }
         scan.tail = reader.current.map(|(path, _)| (path, reader.offset));
         Ok(scan)
-    }
-
-    fn note(&mut self, record: AuditRecord) {
-        match record.kind {
-            RecordKind::Intent => {
-                self.open.insert(record.sequence, record.body);
-            }
-            RecordKind::Outcome => {
-                let intent = record.body.intent.and_then(|i| self.open.remove(&i));
-                for change in intent.filter(|_| record.body.result == "ok").map_or_else(Vec::new, |i| i.changes) {
-                    self.done.insert((change.kind.clone(), change.id.clone()), change);
-                }
-            }
-            RecordKind::Accept => {
-                self.open.clear();
-                self.done.clear();
-            }
-            RecordKind::Genesis | RecordKind::Event => {}
-        }
     }
 
     /// What is wrong with the log against the catalog's head, if something is.
@@ -429,6 +464,8 @@ pub(super) struct Log {
     dir: PathBuf,
     file: File,
     length: u64,
+    /// Up to where disk space is taken for the newest segment.
+    ahead: u64,
     next: u64,
     previous: Hash,
     /// Set by a failed sync: what is on disk is then unknown until the next start looks.
@@ -439,29 +476,48 @@ pub(super) struct Log {
 impl Log {
     /// Starts a log with its genesis record.
     pub(super) fn create(dir: &Path, genesis: &Body) -> Result<Self> {
-        std::fs::create_dir(dir).on(|| format!("create {}", dir.display()))?;
+        std::fs::DirBuilder::new().mode(0o700).create(dir).on(|| format!("create {}", dir.display()))?;
         let file = new_segment(dir, 0)?;
-        let mut log =
-            Self { dir: dir.into(), file, length: 0, next: 0, previous: [0; 32], failed: false, reserve: false };
+        let mut log = Self::on(dir, file, 0, (0, [0; 32]));
         log.reserve()?;
         log.append(&[(RecordKind::Genesis, genesis)])?;
         Ok(log)
     }
 
+    fn on(dir: &Path, file: File, length: u64, (next, previous): (u64, Hash)) -> Self {
+        Self { dir: dir.into(), file, length, ahead: 0, next, previous, failed: false, reserve: false }
+    }
+
     /// Goes on behind what `scan` found good; what is torn behind that is cut.
     pub(super) fn resume(dir: &Path, scan: &Scan) -> Result<Self> {
         let (file, length) = match &scan.tail {
-            Some((path, length)) => {
-                let file = File::options().write(true).read(true).open(path);
-                (file.on(|| format!("open {}", path.display()))?, *length)
-            }
+            Some((path, length)) => (open_regular(path, &OpenHow::write())?, *length),
             None => (new_segment(dir, scan.count)?, 0),
         };
-        file.set_len(length).and_then(|()| file.sync_all()).on(|| "cut the audit's torn tail".into())?;
-        let (next, previous) = (scan.count, scan.hash);
-        let mut log = Self { dir: dir.into(), file, length, next, previous, failed: false, reserve: false };
-        log.reserve = log.dir.join("reserve").metadata().is_ok_and(|m| m.len() == RESERVE);
+        let cut = || "cut the audit's torn tail".to_owned();
+        // Setting the length frees the space that was taken behind it, even where the length is the same.
+        if file.metadata().on(cut)?.len() != length {
+            file.set_len(length).and_then(|()| file.sync_all()).on(cut)?;
+        }
+        let mut log = Self::on(dir, file, length, (scan.count, scan.hash));
+        log.take_space();
         Ok(log)
+    }
+
+    /// Takes the space for what comes next and for the reserve, as far as there is some.
+    pub(super) fn take_space(&mut self) {
+        self.take_ahead();
+        if !self.reserve {
+            let _ = self.reserve();
+        }
+    }
+
+    fn take_ahead(&mut self) {
+        if self.ahead < self.length + AHEAD / 2
+            && fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, AHEAD).is_ok()
+        {
+            self.ahead = self.length + AHEAD;
+        }
     }
 
     /// Moves everything behind the last good record out of the way, keeping it under `set-aside-…`.
@@ -478,8 +534,8 @@ impl Log {
         }
         if *good > 0 {
             std::fs::copy(tail, aside(tail)).on(|| format!("copy {}", tail.display()))?;
-            let file = File::options().write(true).open(tail);
-            file.and_then(|f| f.set_len(*good).and_then(|()| f.sync_all())).on(|| format!("cut {}", tail.display()))?;
+            let file = open_regular(tail, &OpenHow::write())?;
+            file.set_len(*good).and_then(|()| file.sync_all()).on(|| format!("cut {}", tail.display()))?;
         }
         super::root::sync_dir(dir)
     }
@@ -494,23 +550,45 @@ impl Log {
         if self.reserve {
             return Ok(());
         }
-        let path = self.dir.join("reserve");
-        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.on(|| format!("open {}", path.display()))?;
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE) {
+        let path = self.dir.join(RESERVE_FILE);
+        let file = match open_regular(&path, &OpenHow::write().create()) {
+            // It holds nothing but its place.
+            Err(e) if e.kind() == Kind::Integrity && std::fs::remove_file(&path).is_ok() => {
+                open_regular(&path, &OpenHow::write().create())
+            }
+            file => file,
+        }?;
+        match fallocate(&file, FallocateFlags::empty(), 0, RESERVE) {
             Err(rustix::io::Errno::OPNOTSUPP) => file.write_all_at(&vec![0; RESERVE as usize], 0),
             other => other.map_err(Into::into),
         }
+        // Part of it would be of no use, and in the way of those that it is for.
+        .inspect_err(|_| drop(file.set_len(0)))
         .on(|| format!("reserve {RESERVE} bytes in {}", path.display()))?;
         self.reserve = true;
         Ok(())
     }
 
-    /// Gives the reserve up: for an act that restricts, on a full disk.
+    /// Gives the reserve up: for an act that restricts or frees space, on a full disk.
     pub(super) fn give_up_reserve(&mut self) -> Result<()> {
         self.reserve = false;
-        let file = File::options().write(true).open(self.dir.join("reserve"));
-        file.and_then(|f| f.set_len(0).and_then(|()| f.sync_all())).on(|| "give up the audit's reserve".into())
+        give_up_reserve(&self.dir)?;
+        self.take_ahead();
+        Ok(())
+    }
+
+    /// Goes on in a new segment; on a full disk in the old one, which has space ahead.
+    fn begin_segment(&mut self) -> Result<()> {
+        let file = match new_segment(&self.dir, self.next) {
+            Err(e) if e.kind() == Kind::NoSpace => return Ok(()),
+            file => file?,
+        };
+        if fallocate(&file, FallocateFlags::KEEP_SIZE, 0, AHEAD).is_err_and(is_full) {
+            let path = segment_path(&self.dir, self.next);
+            return std::fs::remove_file(&path).on(|| format!("remove {}", path.display()));
+        }
+        (self.file, self.length, self.ahead) = (file, 0, 0);
+        Ok(())
     }
 
     /// Appends records and syncs them: durable when this returns. Gives the first one's sequence.
@@ -528,12 +606,13 @@ impl Log {
             bytes.extend_from_slice(&record);
         }
         if self.length >= SEGMENT {
-            self.file = new_segment(&self.dir, self.next)?;
-            self.length = 0;
+            self.begin_segment()?;
         }
+        self.take_ahead();
         if let Err(e) = self.file.write_all_at(&bytes, self.length) {
             // What was written of it is torn: cut, or else nothing more may follow it.
             self.failed = self.file.set_len(self.length).is_err();
+            self.ahead = 0;
             return Err(Error::io("write the audit", e));
         }
         if let Err(e) = self.file.sync_data() {
@@ -546,13 +625,29 @@ impl Log {
     }
 }
 
+fn segment_path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:016x}.log"))
+}
+
+const fn is_full(error: rustix::io::Errno) -> bool {
+    matches!(error, rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)
+}
+
 fn new_segment(dir: &Path, first: u64) -> Result<File> {
-    let path = dir.join(format!("{first:016x}.log"));
+    let path = segment_path(dir, first);
     // One that is there already is empty: its creation was the last thing before a kill.
-    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.on(|| format!("create {}", path.display()))?;
+    let file = open_regular(&path, &OpenHow::write().create())?;
     super::root::sync_dir(dir)?;
     Ok(file)
+}
+
+/// Gives up the reserve of the log in `dir`, if it is there.
+pub(super) fn give_up_reserve(dir: &Path) -> Result<()> {
+    let file = match open_regular(&dir.join(RESERVE_FILE), &OpenHow::write()) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+        file => file?,
+    };
+    file.set_len(0).and_then(|()| file.sync_all()).on(|| "give up the audit's reserve".into())
 }
 
 #[cfg(test)]

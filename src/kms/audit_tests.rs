@@ -139,6 +139,66 @@ fn segments_follow_each_other_and_a_missing_one_is_noticed() {
 }
 
 #[test]
+fn the_newest_records_are_read_from_the_newest_segments_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("audit");
+    let body = Body::at(Timestamp(1), "test:Act");
+    let mut log = Log::create(&dir, &body).unwrap();
+    for _ in 0..3 {
+        log.length = SEGMENT;
+        log.append(&[(RecordKind::Event, &body), (RecordKind::Event, &body)]).unwrap();
+    }
+    let numbers = |limit, count| newest(&dir, limit, count).unwrap().iter().map(|r| r.sequence).collect::<Vec<_>>();
+    assert_eq!(numbers(1, 7), [6]);
+    assert_eq!(numbers(3, 7), [4, 5, 6]);
+    assert_eq!(numbers(3, 6), [3, 4, 5], "what is being appended is not read");
+    assert_eq!(numbers(50, 7), [0, 1, 2, 3, 4, 5, 6]);
+    // A damaged old segment costs what lies in it, and no more.
+    std::fs::write(dir.join("0000000000000000.log"), b"damaged, as it is no record at all, though it is long enough")
+        .unwrap();
+    assert_eq!(numbers(6, 7), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(newest(&dir, 7, 7).unwrap_err().kind(), Kind::Integrity);
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let put = |path: &Path| {
+        let _ = std::fs::remove_file(path);
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    let (place, key, _) = used();
+    let none = EncryptionContext::new();
+    put(&place.data().join("audit/reserve"));
+    put(&place.data().join("root.json"));
+    let kms = place.open().unwrap();
+    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+    drop(kms);
+    assert_eq!(std::fs::metadata(place.data().join("audit/reserve")).unwrap().len(), RESERVE, "it was made again");
+    put(&place.data().join("root.b.json"));
+    let err = place.open().unwrap_err();
+    assert!(err.kind() == Kind::Integrity && err.line().contains("a FIFO"), "{}", err.line());
+
+    let (place, key, _) = used();
+    put(&place.log());
+    let kms = place.open().unwrap();
+    assert!(kms.audit_trouble().unwrap().contains("a FIFO"));
+    assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+    drop(kms);
+
+    for name in ["catalog.db", "catalog.db-wal"] {
+        let (place, _, _) = used();
+        put(&place.data().join(name));
+        let err = place.open().unwrap_err();
+        assert!(err.line().contains("a FIFO"), "{}", err.line());
+    }
+    let (place, _, _) = used();
+    put(&place.key_file());
+    let err = place.open().unwrap_err();
+    assert!(err.kind() == Kind::KeyUnavailable && err.line().contains("a FIFO"), "{}", err.line());
+}
+
+#[test]
 fn any_bytes_after_a_good_head_decode_or_fail_without_panic() {
     let previous = [0; 32];
     let good = encode(0, &previous, RecordKind::Event, &Body::at(Timestamp(1), "x")).unwrap();
@@ -177,7 +237,7 @@ fn on_a_full_disk_a_key_can_still_be_disabled_and_nothing_else() {
         while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
         drop(file);
         let mut refused = None;
-        for _ in 0..400 {
+        for _ in 0..8000 {
             refused = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).err();
             if refused.is_some() {
                 break;

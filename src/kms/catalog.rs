@@ -10,26 +10,29 @@
 //! A row whose MAC does not fit is *damaged*: it is named and refused, the others go on. An old row put back has a good
 //! MAC; the audit's chain is what tells (see [`super::audit`]).
 //!
-//! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. The connection lives on a
+//! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. `locking_mode=EXCLUSIVE` keeps
+//! the WAL's index in this process's memory: there is no `-shm` file, whose mapped pages a full disk takes away (SIGBUS).
+//! Disk space for the WAL and for the database's growth is taken in advance (see `space`). The connection lives on a
 //! thread of its own with a private runtime, so that the catalog can be called from any thread, inside a runtime or not. Rows
 //! that were read stay in memory (see `cache`).
 
 mod cache;
+mod space;
 
 use crate::cipher::hkdf_sha256;
-use crate::error::{Error, IoContext, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::file::{OpenHow, open_regular};
 use crate::secret::Secret;
 use aws_lc_rs::hmac;
 use cache::Cache;
 use parking_lot::{Mutex, ReentrantMutex};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use tokio::runtime::Runtime;
 
@@ -37,6 +40,21 @@ use tokio::runtime::Runtime;
 pub const SCHEMA: i64 = 1;
 /// `PRAGMA application_id`: "COFR".
 const APPLICATION: i64 = 0x434f_4652;
+
+/// Kinds whose changes the audit's chain does not tell: the audit's own head; a log's head, which the repository's own log
+/// tells; what a catalog begins with.
+const UNAUDITED: &[&str] = &[
+    "audit-head",
+    "repository-log",
+    "installation",
+    #[cfg(test)]
+    "thing",
+];
+
+/// Whether each change of this kind must be in the audit's chain.
+pub(super) fn is_audited(kind: &str) -> bool {
+    !UNAUDITED.contains(&kind)
+}
 
 /// Something that the catalog keeps: one object, one record.
 pub trait Record: Serialize + DeserializeOwned {
@@ -113,12 +131,19 @@ struct Raw {
 type Job = Box<dyn FnOnce(&Runtime, &mut SqliteConnection) + Send>;
 
 struct Worker {
+    path: PathBuf,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Worker {
-    fn start(options: SqliteConnectOptions) -> Result<Self> {
+    fn start(path: &Path) -> Result<Self> {
+        space::before_open(path)?;
+        Self::with(path, options(path), true)
+    }
+
+    fn with(path: &Path, options: SqliteConnectOptions, writes: bool) -> Result<Self> {
+        let closing = path.to_owned();
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = mpsc::channel();
         let body = move || {
@@ -133,7 +158,9 @@ impl Worker {
                     while let Ok(job) = inbox.recv() {
                         job(&rt, &mut connection);
                     }
+                    let spare = writes.then(|| space::before_close(&closing)).flatten();
                     let _ = rt.block_on(connection.close());
+                    space::after_close(spare);
                 }
                 Err(e) => drop(ready.send(Err(e))),
             }
@@ -141,9 +168,9 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("coffer-catalog".into())
             .spawn(body)
-            .on(|| "start the catalog's thread".into())?;
-        opened.recv().map_err(|_| gone())?.map_err(|e| sql("open the catalog", e))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+            .map_err(|e| Error::new(Kind::Busy, "catalog: start its thread").because(e).hint(NO_THREAD))?;
+        opened.recv().map_err(|_| gone())?.map_err(|e| sql(path, "open it", e))?;
+        Ok(Self { path: path.to_owned(), jobs: Some(jobs), thread: Some(thread) })
     }
 
     fn run<R: Send + 'static>(
@@ -154,7 +181,7 @@ impl Worker {
         let (reply, answer) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |rt, connection| drop(reply.send(job(rt, connection))));
         self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?.map_err(|e| sql(what, e))
+        answer.recv().map_err(|_| gone())?.map_err(|e| sql(&self.path, what, e))
     }
 }
 
@@ -167,34 +194,51 @@ impl Drop for Worker {
     }
 }
 
+const NO_THREAD: &str = "no thread could be started: raise the limit of tasks (ulimit -u, TasksMax), or try again";
+
 fn gone() -> Error {
     Error::new(Kind::Failed, "catalog: its thread has ended").hint("restart coffer")
 }
 
-/// Gives a database error its kind, by SQLite's primary result code (sqlite.org/rescode.html).
-fn sql(what: &str, err: sqlx::Error) -> Error {
+/// Gives a database error its kind, by SQLite's primary result code (sqlite.org/rescode.html), and words for people.
+fn sql(path: &Path, what: &str, err: sqlx::Error) -> Error {
     let code = match &err {
+        // A thread that could not be started.
+        sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::WouldBlock => Some(5),
         sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<i64>().ok()),
         sqlx::Error::Io(_) => Some(10),
         _ => None,
     };
     let (kind, hint) = match code.map(|c| (c & 0xff, c)) {
         Some((_, 1555 | 2067)) => (Kind::Exists, None),
+        Some((5 | 6, _)) if matches!(err, sqlx::Error::Io(_)) => (Kind::Busy, Some(NO_THREAD)),
         Some((5 | 6, _)) => (Kind::Busy, Some("another program has the catalog open; stop it")),
+        // SQLite tells a full disk from a broken one only where a plain write met it.
+        Some((13, _)) => return no_space(path, what),
+        Some((10 | 14, _)) if space::is_out(path) => return no_space(path, what),
         Some((8, _)) => (Kind::ReadOnly, Some("make the data directory writable")),
-        Some((10, _)) => (Kind::Io, None),
+        Some((10, _)) => (Kind::Io, Some("check the disk, and the kernel's log")),
         Some((11 | 26, _)) => {
             (Kind::Integrity, Some("the catalog's file is damaged: restore it from a backup, or run `coffer doctor`"))
         }
-        Some((13, _)) => (Kind::NoSpace, Some("free space on the data directory's file system")),
         Some((14, _)) => (Kind::NotFound, Some("the catalog's file cannot be opened; is this the data directory?")),
         _ => (Kind::Failed, None),
     };
-    let made = Error::new(kind, format!("catalog: {what}")).because(err);
+    let made = Error::new(kind, format!("catalog: {what}"));
+    let made = match &err {
+        sqlx::Error::Database(e) => made.because(e.message().to_owned()),
+        _ => made.because(err),
+    };
     match hint {
         Some(hint) => made.hint(hint),
         None => made,
     }
+}
+
+fn no_space(path: &Path, what: &str) -> Error {
+    let place = path.parent().unwrap_or(path);
+    let what = format!("catalog: {what}: no space left on the file system of {}", place.display());
+    Error::new(Kind::NoSpace, what).hint(crate::error::FREE_SPACE)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -219,9 +263,11 @@ fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
+        .locking_mode(SqliteLockingMode::Exclusive)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("secure_delete", "ON")
+        .pragma("wal_autocheckpoint", space::CHECKPOINT_PAGES.to_string())
         .disable_statement_logging()
 }
 
@@ -231,9 +277,8 @@ impl Catalog {
     /// # Errors
     /// [`Kind::Exists`] if something is there; what the file system and SQLite report.
     pub fn create(path: &Path, root: &Secret<32>) -> Result<Self> {
-        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        made.on(|| format!("create the catalog {}", path.display()))?;
-        let catalog = Self::on(Worker::start(options(path))?, root);
+        open_regular(path, &OpenHow::write().create_new()).map_err(|e| e.context("create the catalog"))?;
+        let catalog = Self::on(Worker::start(path)?, root);
         for statement in [
             "CREATE TABLE record(kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL, \
              mac BLOB NOT NULL, PRIMARY KEY(kind, id)) STRICT, WITHOUT ROWID",
@@ -245,6 +290,8 @@ impl Catalog {
         ] {
             catalog.execute("make its tables", statement)?;
         }
+        // SQLite removes a WAL that it finds beside an empty database.
+        space::take_for_wal(path);
         Ok(catalog)
     }
 
@@ -255,8 +302,31 @@ impl Catalog {
     /// that a newer coffer wrote.
     pub fn open(path: &Path, root: &Secret<32>) -> Result<Self> {
         let on = |e: Error| e.context(format!("open {}", path.display()));
-        let worker = Worker::start(options(path)).map_err(on)?;
-        let catalog = Self::on(worker, root);
+        let catalog = Self::on(Worker::start(path).map_err(on)?, root);
+        catalog.check(path)?;
+        Ok(catalog)
+    }
+
+    /// Opens the catalog at `path` for a look, when it cannot be opened: nothing is written, and what the WAL holds is not seen.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`].
+    pub(super) fn look(path: &Path, root: &Secret<32>) -> Result<Option<Self>> {
+        open_regular(path, &OpenHow::read())?;
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+        let catalog = Self::on(Worker::with(path, options.disable_statement_logging(), false)?, root);
+        catalog.check(path)?;
+        Ok(Some(catalog))
+    }
+
+    /// The same without the key that the rows are authenticated under.
+    pub(super) fn look_without_key(path: &Path) -> Result<()> {
+        Self::look(path, &Secret::build(|_| ())).map(drop)
+    }
+
+    /// Has SQLite check the file, and looks at whose it is.
+    fn check(&self, path: &Path) -> Result<()> {
+        let (catalog, on) = (self, |e: Error| e.context(format!("open {}", path.display())));
         let application = catalog.number("PRAGMA application_id").map_err(on)?;
         let schema = catalog.number("PRAGMA user_version").map_err(on)?;
         if application != APPLICATION {
@@ -277,7 +347,7 @@ impl Catalog {
             let what = format!("catalog {}: SQLite finds it damaged: {said}", path.display());
             return Err(Error::new(Kind::Integrity, what).hint("restore it from a backup"));
         }
-        Ok(catalog)
+        Ok(())
     }
 
     fn on(worker: Worker, root: &Secret<32>) -> Self {
@@ -432,7 +502,10 @@ impl Catalog {
     /// Moves what the write-ahead log holds into the database and empties it: what was removed is then overwritten there too.
     pub(super) fn checkpoint(&self) -> Result<()> {
         let _turn = self.turn.lock();
-        self.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")
+        self.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")?;
+        // That gave its disk space back.
+        space::take_for_wal(&self.worker.path);
+        Ok(())
     }
 
     /// Whether this thread is inside a transaction.
@@ -625,6 +698,10 @@ impl Tx<'_> {
 
     fn write<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
         let id = record.id();
+        if !self.audited && is_audited(T::KIND) {
+            let what = format!("catalog: write {} {id}: only an audited transaction changes such a record", T::KIND);
+            return Err(Error::new(Kind::InvalidState, what));
+        }
         self.touched.push((T::KIND, id.clone()));
         let fail = |e| Error::new(Kind::Failed, format!("catalog: {} {id} has no JSON form", T::KIND)).because(e);
         let body = serde_json::to_vec(record).map_err(fail)?;
@@ -659,7 +736,7 @@ impl Tx<'_> {
 /// Runs SQL on the file at `path` behind coffer's back.
 #[cfg(test)]
 pub(super) fn tamper(path: &Path, statement: String) {
-    let worker = Worker::start(options(path)).unwrap();
+    let worker = Worker::start(path).unwrap();
     let run = move |rt: &Runtime, c: &mut SqliteConnection| {
         rt.block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ())
     };

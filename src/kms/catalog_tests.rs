@@ -33,7 +33,7 @@ fn fresh() -> (tempfile::TempDir, Catalog) {
 
 /// Runs SQL behind coffer's back.
 fn tamper(dir: &tempfile::TempDir, statement: &'static str) {
-    let worker = Worker::start(options(&dir.path().join("catalog.db"))).unwrap();
+    let worker = Worker::start(&dir.path().join("catalog.db")).unwrap();
     worker.run("tamper", move |rt, c| rt.block_on(sqlx::query(statement).execute(c)).map(|_| ())).unwrap();
 }
 
@@ -98,7 +98,7 @@ fn a_changed_row_is_named_and_the_others_go_on() {
             })
             .unwrap();
         drop(catalog);
-        let worker = Worker::start(options(&dir.path().join("catalog.db"))).unwrap();
+        let worker = Worker::start(&dir.path().join("catalog.db")).unwrap();
         let done = worker.run("tamper", move |rt, c| rt.block_on(sqlx::query(statement).execute(c)).map(|_| ()));
         if done.is_err() {
             continue; // STRICT refuses text in a BLOB column: nothing was changed.

@@ -201,6 +201,148 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     assert_eq!(opened.verify_audit().unwrap().trouble, None);
 }
 
+#[test]
+fn a_removal_killed_before_its_outcome_locks_nothing() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap().key_id;
+    let none = EncryptionContext::new();
+    type Remove = fn(&Kms, &KeyRef);
+    let removals: [(&str, Remove); 2] = [
+        ("kms:DeleteAlias", |kms, key| {
+            kms.create_alias("alias/gone", key, &caller()).unwrap();
+            kms.delete_alias("alias/gone", &caller()).unwrap();
+        }),
+        ("kms:CreateAlias", |kms, key| {
+            kms.create_alias("alias/there", key, &caller()).unwrap();
+        }),
+    ];
+    for (act, remove) in removals {
+        remove(&kms, &key.into());
+        let killed = Place::new();
+        place.copy_to(&killed);
+        cut_last_record(&killed);
+        let opened = killed.open().unwrap();
+        assert_eq!((opened.audit_trouble(), last_result(&opened)), (None, "ok".into()), "{act}");
+        opened.encrypt(&key.into(), &none, b"x", &caller()).unwrap();
+        drop(opened);
+        assert_eq!(killed.open().unwrap().verify_audit().unwrap().trouble, None, "{act}");
+    }
+}
+
+/// SQL that takes rows from the catalog of another place.
+fn from_old(old: &Place, then: &str) -> String {
+    format!("ATTACH '{}' AS old; {then}; DETACH old", old.data().join(CATALOG).display())
+}
+
+#[test]
+fn a_log_and_its_head_cut_together_are_noticed() {
+    let (place, old) = (Place::new(), Place::new());
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    drop(kms);
+    place.copy_to(&old);
+    let kms = place.open().unwrap();
+    kms.disable_key(&key, &caller()).unwrap();
+    kms.enable_key(&key, &caller()).unwrap();
+    drop(kms);
+    std::fs::copy(old.log(), place.log()).unwrap();
+    let head = "INSERT OR REPLACE INTO main.record SELECT * FROM old.record WHERE kind = 'audit-head'";
+    place.tamper(from_old(&old, head));
+    let kms = place.open().unwrap();
+    let trouble = kms.audit_trouble().unwrap();
+    assert!(trouble.contains(&key.to_string()) && trouble.contains("the audit was cut"), "{trouble}");
+    assert!(kms.verify_audit().unwrap().trouble.is_some());
+    assert!(kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).is_err());
+    kms.accept_audit(&caller()).unwrap();
+    kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+    kms.disable_key(&key, &caller()).unwrap();
+    drop(kms);
+    assert_eq!(place.open().unwrap().audit_trouble(), None);
+}
+
+#[test]
+fn a_removed_row_put_back_is_noticed() {
+    let (place, old) = (Place::new(), Place::new());
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    kms.create_alias("alias/gone", &key, &caller()).unwrap();
+    drop(kms);
+    place.copy_to(&old);
+    let kms = place.open().unwrap();
+    kms.delete_alias("alias/gone", &caller()).unwrap();
+    drop(kms);
+    let row = "INSERT INTO main.record SELECT * FROM old.record WHERE kind = 'kms-alias'";
+    place.tamper(from_old(&old, row));
+    let trouble = place.open().unwrap().audit_trouble().unwrap();
+    assert!(trouble.contains("kms-alias") && trouble.contains("put back"), "{trouble}");
+}
+
+#[test]
+fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = kms.create_key("", &caller()).unwrap();
+    let changed = kms.catalog().transaction(|tx| {
+        let read = tx.get::<key::KeyRecord>(&key.key_id.to_string())?.unwrap();
+        tx.update(&read.record, read.version)
+    });
+    assert_eq!(changed.unwrap_err().kind(), Kind::InvalidState);
+}
+
+#[test]
+fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let kms = place.init();
+    kms.create_key("", &caller()).unwrap();
+    let at = |name: &str| place.data().join(name);
+    assert!(at("catalog.db-wal").exists() && !at("catalog.db-shm").exists());
+    drop(kms);
+    assert!(!at("catalog.db-wal").exists(), "the catalog was not closed");
+    let spare = std::fs::read(at("catalog.spare")).unwrap();
+    assert!(spare.iter().all(|b| *b == 0), "what was removed from the catalog may be in there");
+    // A stale one of an older coffer is of no use, and does no harm.
+    std::fs::write(at("catalog.db-shm"), [7; 32768]).unwrap();
+    let kms = place.open().unwrap();
+    assert_eq!(kms.list_keys().unwrap().keys.len(), 1);
+    assert!(std::fs::metadata(at("catalog.db-wal")).unwrap().blocks() * 512 >= 512 << 10);
+    // A kill between the steps of closing leaves both names, or the old content under the spare one.
+    std::fs::hard_link(at("catalog.db-wal"), at("catalog.spare")).unwrap();
+    kms.create_key("", &caller()).unwrap();
+    let killed = Place::new();
+    place.copy_to(&killed);
+    assert_eq!(killed.open().unwrap().list_keys().unwrap().keys.len(), 2);
+    let old = std::fs::read(at("catalog.db-wal")).unwrap();
+    std::fs::remove_file(at("catalog.spare")).unwrap();
+    drop(kms);
+    std::fs::write(at("catalog.spare"), old).unwrap();
+    let kms = place.open().unwrap();
+    assert_eq!((kms.list_keys().unwrap().keys.len(), kms.audit_trouble()), (2, None));
+}
+
+#[test]
+fn a_key_file_is_shared_only_if_that_is_said_and_a_killed_init_finds_its_own() {
+    let (place, other) = (Place::new(), Place::new());
+    drop(place.init());
+    let config = InstallationConfig::default();
+    let init = |choice: &RootChoice| Kms::init(other.data(), other.env(), choice, &config);
+    let before = std::fs::read(place.key_file()).unwrap();
+    let err = init(&RootChoice::File(place.key_file())).unwrap_err();
+    assert!(err.kind() == Kind::Exists && err.line().contains("--reuse-key-file"), "{}", err.line());
+    assert!(!other.data().join(UNFINISHED).exists());
+    // A kill after the key file was made: the marker names it.
+    std::fs::write(other.data().join(UNFINISHED), other.key_file().to_str().unwrap()).unwrap();
+    std::fs::copy(place.key_file(), other.key_file()).unwrap();
+    assert_eq!(init(&RootChoice::File(place.key_file())).unwrap_err().kind(), Kind::Exists);
+    drop(init(&RootChoice::File(other.key_file())).unwrap());
+    assert_eq!(std::fs::read(place.key_file()).unwrap(), before);
+    other.open().unwrap();
+    let third = Place::new();
+    Kms::init(third.data(), third.env(), &RootChoice::SharedFile(place.key_file()), &config).unwrap();
+    third.open().unwrap();
+}
+
 fn last_result(kms: &Kms) -> String {
     let records: Vec<_> = kms.audit_records().unwrap().map(Result::unwrap).collect();
     records.last().unwrap().body.result.clone()

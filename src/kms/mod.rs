@@ -3,7 +3,8 @@
 //! # In the data directory
 //! ```text
 //! root.json, root.b.json   the root key, wrapped                       root
-//! catalog.db               one authenticated record an object          catalog
+//! catalog.db(-wal)         one authenticated record an object          catalog
+//! catalog.spare            disk space for catalog.db-wal               catalog::space
 //! audit/                   who did what, chained                       audit
 //! init-unfinished          there while init runs: nothing in here was ever used, init may start over
 //! ```
@@ -14,7 +15,7 @@
 //! # Order of an audited change
 //! The transaction's writes -> intent record, synced -> head into the same transaction -> commit -> outcome record.
 //! A kill between any two leaves either no change and an intent that the next start closes as interrupted, or the change
-//! and an intent that the next start closes as done.
+//! and an intent that the next start closes as done. An outcome may stay missing (a full disk, a failed commit).
 
 mod act;
 pub mod alias;
@@ -22,6 +23,7 @@ pub mod audit;
 mod authority;
 pub mod catalog;
 mod data;
+mod examine;
 mod grant;
 mod installation;
 pub mod key;
@@ -33,6 +35,7 @@ pub use act::Act;
 pub use audit::{AuditHead, AuditRecord, Caller};
 pub use authority::Authority;
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
+pub use examine::{Part, examine, open_to_others};
 pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState};
@@ -41,17 +44,18 @@ pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::file::{OpenHow, open_regular};
 use crate::units::InstallationId;
-use audit::{Body, Log, RecordKind, Scan};
-use catalog::{Catalog, Change, Stamp};
+use audit::{Body, Compared, Log, RecordKind, Scan};
+use catalog::Catalog;
 use installation::InstallationRecord;
 use parking_lot::Mutex;
 use root::{RootFile, RootKey};
-use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// There while [`Kms::init`] runs.
-const UNFINISHED: &str = "init-unfinished";
+pub const UNFINISHED: &str = "init-unfinished";
 const CATALOG: &str = "catalog.db";
 const AUDIT: &str = "audit";
 
@@ -95,6 +99,18 @@ pub struct AuditReport {
     pub trouble: Option<String>,
 }
 
+/// Bytes that should be free: the reserve and the space ahead of audit and catalog (2 MiB), and a day's work with its records.
+/// With less, `doctor` warns.
+pub const WANTED_SPACE: u64 = 32 << 20;
+
+impl Drop for Kms {
+    fn drop(&mut self) {
+        if let Audit::Ready(log) = self.audit.get_mut() {
+            log.take_space();
+        }
+    }
+}
+
 impl std::fmt::Debug for Kms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Kms({})", self.installation.public.id)
@@ -109,17 +125,47 @@ impl Kms {
     /// [`Kind::Exists`] if there is an installation; [`Kind::Usage`] for a key file inside `dir` or a bad configuration;
     /// what the file system reports.
     pub fn init(dir: &Path, env: Env, root: &RootChoice, config: &InstallationConfig) -> Result<Self> {
+        Self::init_then(dir, env, root, config, || Ok(()))
+    }
+
+    /// As [`Kms::init`], with what else belongs to a new installation: `then` is done before it counts as complete.
+    ///
+    /// # Errors
+    /// As [`Kms::init`], and what `then` says.
+    pub fn init_then(
+        dir: &Path,
+        env: Env,
+        root: &RootChoice,
+        config: &InstallationConfig,
+        then: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let marker = dir.join(UNFINISHED);
-        if marker.exists() {
-            remove_unfinished(dir)?;
+        let mut begun = None;
+        if marker.symlink_metadata().is_ok() {
+            begun = root::read_marker(&marker);
         } else if let Some(found) = there(dir) {
             let what = format!("init {}: there is a {found} already", dir.display());
             return Err(Error::new(Kind::Exists, what).hint("choose another directory, or use the installation there"));
         }
-        let made = std::fs::File::create(&marker).and_then(|f| f.sync_all());
-        made.on(|| format!("write {}", marker.display()))?;
+        let own = root.makes();
+        let text = own.map_or(&[][..], |path| path.as_os_str().as_encoded_bytes());
+        // Run again after a kill, it finds the key file that it made itself.
+        let again;
+        let root = match own.filter(|path| crate::sys::as_started(|| path.symlink_metadata().is_ok())) {
+            Some(path) if begun.as_deref() == Some(path) => {
+                again = RootChoice::SharedFile(path.to_owned());
+                &again
+            }
+            Some(path) => return Err(root::is_taken(path)),
+            None => root,
+        };
+        let made = open_regular(&marker, &OpenHow::write().create())?;
+        let wrote = made.set_len(0).and_then(|()| (&made).write_all(text)).and_then(|()| made.sync_all());
+        wrote.on(|| format!("write {}", marker.display()))?;
         root::sync_dir(dir)?;
+        remove_unfinished(dir)?;
         let kms = Self::make(dir, env, root, config)?;
+        then()?;
         // Every name must be there before the marker is gone.
         root::sync_dir(dir)?;
         std::fs::remove_file(&marker).on(|| format!("remove {}", marker.display()))?;
@@ -152,7 +198,7 @@ impl Kms {
     /// [`Kind::NotFound`] without an installation, [`Kind::InvalidState`] for an unfinished one, [`Kind::KeyUnavailable`] if
     /// the root key does not open, [`Kind::Integrity`] for a damaged catalog.
     pub fn open(dir: &Path, env: Env, unlock: &RootUnlock) -> Result<Self> {
-        if dir.join(UNFINISHED).exists() {
+        if dir.join(UNFINISHED).symlink_metadata().is_ok() {
             let what = format!("open {}: its init did not finish", dir.display());
             return Err(Error::new(Kind::InvalidState, what).hint("run `coffer init` again"));
         }
@@ -163,12 +209,13 @@ impl Kms {
             _ => e,
         })?;
         let root = file.unlock(dir, unlock)?;
-        let catalog = Catalog::open(&dir.join(CATALOG), root.secret()).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
-                .because(e)
-                .hint("restore it from a backup: without it, no key is there"),
-            _ => e,
-        })?;
+        let catalog =
+            with_reserve(dir, || Catalog::open(&dir.join(CATALOG), root.secret())).map_err(|e| match e.kind() {
+                Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
+                    .because(e)
+                    .hint("restore it from a backup: without it, no key is there"),
+                _ => e,
+            })?;
         let id = file.installation().to_string();
         let found = catalog.get::<InstallationRecord>(&id)?.ok_or_else(|| {
             let what = format!("catalog: it is not of installation {id}, which root.json is of");
@@ -177,7 +224,7 @@ impl Kms {
         let public_key = found.record.public_key()?;
         let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
         let kms = Self { dir: dir.into(), env, root, catalog, installation: found.record, public_key, audit };
-        kms.take_up_audit()?;
+        with_reserve(dir, || kms.take_up_audit())?;
         // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
         if kms.audit_trouble().is_none()
             && let Err(e) = kms.purge_due()
@@ -189,53 +236,44 @@ impl Kms {
 
     /// Looks at the log as it was left; opens it for appending, or says what is wrong.
     fn take_up_audit(&self) -> Result<()> {
-        let (scan, trouble) = self.look_at_audit()?;
-        *self.audit.lock() = match trouble {
+        let (scan, compared) = self.look_at_audit()?;
+        *self.audit.lock() = match compared.trouble {
             Some(why) => Audit::Trouble(why),
             None => {
                 let mut log = Log::resume(&self.dir.join(AUDIT), &scan)?;
-                self.close_interrupted(&mut log, &scan)?;
+                self.close_interrupted(&mut log, &compared);
                 Audit::Ready(Box::new(log))
             }
         };
         Ok(())
     }
 
-    fn look_at_audit(&self) -> Result<(Scan, Option<String>)> {
+    fn look_at_audit(&self) -> Result<(Scan, Compared)> {
         let head = match self.catalog.get::<AuditHead>("head") {
             Ok(head) => head.map(|h| h.record),
             Err(e) if e.kind() == Kind::Integrity => None,
             Err(e) => return Err(e),
         };
         let scan = Scan::run(&self.dir.join(AUDIT), head.as_ref())?;
-        let trouble = match scan.trouble(head.as_ref()) {
-            Some(why) => Some(why),
-            None => rolled_back(&self.catalog.stamps()?, scan.done.values()),
-        };
-        Ok((scan, trouble))
+        let mut compared = scan.known.compare(&self.catalog.stamps()?);
+        compared.trouble = scan.trouble(head.as_ref()).or(compared.trouble);
+        Ok((scan, compared))
     }
 
-    /// Closes intents that a kill left open: done if the catalog has what they announced.
-    fn close_interrupted(&self, log: &mut Log, scan: &Scan) -> Result<()> {
-        if scan.open.is_empty() {
-            return Ok(());
-        }
-        let stamps = self.catalog.stamps()?;
-        let close = |(sequence, intent): (&u64, &Body)| {
-            let done = !intent.changes.is_empty() && rolled_back(&stamps, intent.changes.iter()).is_none();
+    /// Closes intents that a kill or a full disk left without outcome. Where that is full still, the next start tries.
+    fn close_interrupted(&self, log: &mut Log, compared: &Compared) {
+        let close = |(sequence, happened): (&u64, &bool)| {
             let mut outcome = Body::at(self.env.now(), "");
             outcome.intent = Some(*sequence);
-            outcome.result = if done { "ok" } else { "interrupted" }.into();
+            outcome.result = if *happened { "ok" } else { "interrupted" }.into();
             outcome
         };
-        let outcomes: Vec<Body> = scan.open.iter().map(close).collect();
+        let outcomes: Vec<Body> = compared.ends.iter().map(close).collect();
         let records: Vec<(RecordKind, &Body)> = outcomes.iter().map(|o| (RecordKind::Outcome, o)).collect();
-        match log.append(&records) {
-            Err(e) if e.kind() == Kind::NoSpace => {
-                log.give_up_reserve()?;
-                log.append(&records).map(drop)
-            }
-            other => other.map(drop),
+        if !records.is_empty()
+            && let Err(e) = log.append(&records)
+        {
+            tracing::warn!(error = %e.line(), "how interrupted acts ended could not be recorded");
         }
     }
 
@@ -250,7 +288,8 @@ impl Kms {
             return Err(Error::new(Kind::InvalidState, "audit accept: nothing is wrong with it"));
         };
         let dir = self.dir.join(AUDIT);
-        Log::set_aside(&dir, &self.look_at_audit()?.0)?;
+        let scan = self.look_at_audit()?.0;
+        with_reserve(&self.dir, || Log::set_aside(&dir, &scan))?;
         let scan = Scan::run(&dir, None)?;
         let mut log = Log::resume(&dir, &scan)?;
         let mut body = Act::new("coffer:AcceptAudit").detail("trouble", why).body(self.env.now(), caller);
@@ -258,8 +297,14 @@ impl Kms {
             body.detail.insert("old-count".into(), head.record.count.to_string());
             body.detail.insert("old-head".into(), head.record.hash);
         }
-        log.append(&[(RecordKind::Accept, &body)])?;
-        self.catalog.begin(true, |tx| tx.put_head(&log.head()))?;
+        match log.append(&[(RecordKind::Accept, &body)]) {
+            Err(e) if is_no_space(&e) => {
+                log.give_up_reserve()?;
+                log.append(&[(RecordKind::Accept, &body)])?;
+            }
+            other => drop(other?),
+        }
+        with_reserve(&self.dir, || self.catalog.begin(true, |tx| tx.put_head(&log.head())))?;
         *audit = Audit::Ready(Box::new(log));
         Ok(())
     }
@@ -282,9 +327,9 @@ impl Kms {
     pub fn verify_audit(&self) -> Result<AuditReport> {
         self.outside_transaction()?;
         let _audit = self.audit.lock();
-        let (scan, trouble) = self.look_at_audit()?;
+        let (scan, compared) = self.look_at_audit()?;
         // With nothing being written, a torn tail is damage too.
-        let trouble = trouble.or_else(|| scan.bad.as_ref().map(|(why, _)| why.clone()));
+        let trouble = compared.trouble.or_else(|| scan.bad.as_ref().map(|(why, _)| why.clone()));
         Ok(AuditReport { head: AuditHead { count: scan.count, hash: hex::encode(scan.hash) }, trouble })
     }
 
@@ -293,17 +338,28 @@ impl Kms {
     /// # Errors
     /// What the file system reports.
     pub fn audit_records(&self) -> Result<audit::Reader> {
+        Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(self.readable()?))
+    }
+
+    /// The newest `limit` records, oldest of them first.
+    ///
+    /// # Errors
+    /// What the file system reports; [`Kind::Integrity`] for a damaged record among the segments that were read.
+    pub fn newest_audit_records(&self, limit: usize) -> Result<Vec<AuditRecord>> {
+        audit::newest(&self.dir.join(AUDIT), limit, self.readable()?)
+    }
+
+    /// How many records may be read: one that is being appended right now is not the reader's.
+    fn readable(&self) -> Result<u64> {
         self.outside_transaction()?;
-        // A record that is being appended right now is not the reader's: it stops at what is there.
-        let until = match &*self.audit.lock() {
+        Ok(match &*self.audit.lock() {
             Audit::Ready(log) => log.head().count,
             Audit::Trouble(_) => u64::MAX,
-        };
-        Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(until))
+        })
     }
 
     /// Changes the catalog and says so in the audit: either both, or neither. `change` runs again if the first try found the
-    /// disk full and `act` restricts. A refusal of `change` is recorded as such.
+    /// disk full and `act` restricts or frees space. A refusal of `change` is recorded as such.
     ///
     /// # Errors
     /// What `change` says; [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
@@ -316,14 +372,15 @@ impl Kms {
         self.outside_transaction()?;
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
-        if !act.restricts() {
+        if !act.is_urgent() {
             log.reserve()?;
         }
         let mut result = self.attempt(log, caller, &act, &mut change);
-        if act.restricts() && result.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace) {
+        if act.is_urgent() && result.as_ref().is_err_and(is_no_space) {
             log.give_up_reserve()?;
             result = self.attempt(log, caller, &act, &mut change);
         }
+        log.take_space();
         result
     }
 
@@ -334,16 +391,19 @@ impl Kms {
         act: &Act,
         change: &mut impl FnMut(&mut catalog::Tx<'_>) -> Result<R>,
     ) -> Result<R> {
-        let mut intent = None;
+        let (mut intent, mut committing) = (None, false);
         let result = self.catalog.begin(true, |tx| {
             let done = change(tx)?;
             let mut body = act.body(self.env.now(), caller);
             body.changes = tx.changes().to_vec();
             intent = Some(log.append(&[(RecordKind::Intent, &body)])?);
             tx.put_head(&log.head())?;
+            committing = true;
             Ok(done)
         });
         let (kind, mut body) = match intent {
+            // Whether a commit that failed took place, only the next start can see.
+            Some(_) if committing && result.is_err() => return result,
             Some(_) => (RecordKind::Outcome, Body::at(self.env.now(), "")),
             None => (RecordKind::Event, act.body(self.env.now(), caller)),
         };
@@ -355,9 +415,13 @@ impl Kms {
         }
         .into();
         body.error = result.as_ref().err().map(Error::line);
+        let mut recorded = log.append(&[(kind, &body)]);
+        if act.is_urgent() && result.is_ok() && recorded.as_ref().is_err_and(is_no_space) {
+            recorded = log.give_up_reserve().and_then(|()| log.append(&[(kind, &body)]));
+        }
         // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
         // what was done.
-        if let Err(e) = log.append(&[(kind, &body)]) {
+        if let Err(e) = recorded {
             tracing::warn!(error = %e.line(), act = act.name(), "the outcome of an act could not be recorded");
         }
         result
@@ -374,18 +438,24 @@ impl Kms {
         let mut body = act.body(self.env.now(), caller);
         body.result = if outcome.is_ok() { "ok" } else { "refused" }.into();
         body.error = outcome.err().map(Error::line);
-        let write = |log: &mut Log| {
-            log.append(&[(RecordKind::Event, &body)])?;
+        if !act.is_urgent() {
+            log.reserve()?;
+        }
+        let mut appended = false;
+        let mut write = |log: &mut Log| {
+            if !appended {
+                log.append(&[(RecordKind::Event, &body)])?;
+                appended = true;
+            }
             self.catalog.begin(true, |tx| tx.put_head(&log.head()))
         };
-        let result = if act.restricts() { write(log) } else { log.reserve().and_then(|()| write(log)) };
-        match result {
-            Err(e) if act.restricts() && e.kind() == Kind::NoSpace => {
-                log.give_up_reserve()?;
-                write(log)
-            }
-            other => other,
+        let mut result = write(log);
+        if act.is_urgent() && result.as_ref().is_err_and(is_no_space) {
+            log.give_up_reserve()?;
+            result = write(log);
         }
+        log.take_space();
+        result
     }
 
     fn outside_transaction(&self) -> Result<()> {
@@ -469,14 +539,15 @@ impl Kms {
 
 /// Which of coffer's files is in `dir`, if one is.
 fn there(dir: &Path) -> Option<&'static str> {
-    [root::FILES[0], root::FILES[1], CATALOG, AUDIT].into_iter().find(|name| dir.join(name).exists())
+    let is_there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
+    [root::FILES[0], root::FILES[1], CATALOG, AUDIT].into_iter().find(is_there)
 }
 
 /// Removes what an unfinished init left. The marker says that nothing of it was ever used.
 fn remove_unfinished(dir: &Path) -> Result<()> {
     let names = [root::FILES[0], root::FILES[1], "root.json.new", "root.b.json.new"];
-    let database = ["catalog.db", "catalog.db-wal", "catalog.db-shm", "catalog.db-journal"];
-    for path in names.iter().chain(&database).map(|n| dir.join(n)).filter(|p| p.exists()) {
+    let database = ["catalog.db", "catalog.db-wal", "catalog.db-shm", "catalog.db-journal", "catalog.spare"];
+    for path in names.iter().chain(&database).map(|n| dir.join(n)).filter(|p| p.symlink_metadata().is_ok()) {
         std::fs::remove_file(&path).on(|| format!("remove {}", path.display()))?;
     }
     let audit = dir.join(AUDIT);
@@ -486,23 +557,24 @@ fn remove_unfinished(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first of `changes` that the catalog has not, or only in an older version.
-fn rolled_back<'a>(
-    stamps: &HashMap<(String, String), Stamp>,
-    mut changes: impl Iterator<Item = &'a Change>,
-) -> Option<String> {
-    let lost = |c: &&Change| match (stamps.get(&(c.kind.clone(), c.id.clone())), &c.hash) {
-        // A damaged row is that object's trouble alone.
-        (Some(Stamp::Damaged), _) | (None, None) => false,
-        (Some(Stamp::At(version, hash)), Some(then)) => *version < c.version || (*version == c.version && hash != then),
-        (Some(Stamp::At(version, _)), None) => *version < c.version,
-        (None, Some(_)) => true,
-    };
-    let found = changes.find(lost)?;
-    Some(format!(
-        "the audit tells of version {} of {} {}, which the catalog has not: the catalog was rolled back",
-        found.version, found.kind, found.id
-    ))
+/// Where the slots of a root file say that their key files are.
+fn key_files(file: &RootFile) -> Vec<PathBuf> {
+    file.slots().into_iter().filter(|s| s.kind == "file").map(|s| s.note.into()).collect()
+}
+
+fn is_no_space(error: &Error) -> bool {
+    error.kind() == Kind::NoSpace
+}
+
+/// Does a step that must work on a full disk: if there is no space, the audit's reserve is given up for it.
+fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R> {
+    match step() {
+        Err(e) if is_no_space(&e) => {
+            audit::give_up_reserve(&dir.join(AUDIT))?;
+            step()
+        }
+        other => other,
+    }
 }
 
 #[cfg(test)]

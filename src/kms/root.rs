@@ -24,19 +24,22 @@
 //!
 //! # Key file, format 1
 //! One line of text, mode 0600: `coffer-root-key-1 ` and 64 hexadecimal digits. Whoever has it and the data directory has
-//! everything, so it is never in the data directory.
+//! everything, so it is never in the data directory. It is made as `<its name>.new` and linked: there whole, or not at all.
 
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{open_local, seal_local};
 use crate::env::Rng;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::file::{OpenHow, open_regular};
 use crate::secret::Secret;
+use crate::sys::as_started;
 use crate::units::InstallationId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroize;
 
@@ -114,10 +117,22 @@ impl Argon2Cost {
 /// How a new installation keeps its root key.
 #[derive(Debug)]
 pub enum RootChoice {
-    /// In a key file outside the data directory: made with mode 0600, or used as it is if it is a key file already.
+    /// In a new key file outside the data directory, mode 0600.
     File(PathBuf),
+    /// In a key file that is there already, of another installation perhaps: who takes it can open both.
+    SharedFile(PathBuf),
     /// Under a passphrase: a restart needs a person.
     Passphrase(Passphrase, Argon2Cost),
+}
+
+impl RootChoice {
+    /// The key file that is to be made.
+    pub(super) fn makes(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::SharedFile(_) | Self::Passphrase(..) => None,
+        }
+    }
 }
 
 /// What opens the root key.
@@ -193,10 +208,9 @@ fn checksum(object: &Map<String, Value>) -> String {
     super::catalog::sha256_hex(serde_json::to_string(&sorted).unwrap_or_default().as_bytes())
 }
 
-/// Reads at most `limit` bytes of a file.
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+/// Reads at most `limit` bytes of an open file.
+fn read_bounded(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).on(|| format!("open {}", path.display()))?;
     file.take(limit + 1).read_to_end(&mut bytes).on(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > limit {
         bytes.zeroize();
@@ -232,8 +246,8 @@ impl RootFile {
         })
     }
 
-    fn read_copy(path: &Path) -> Result<Self> {
-        let bytes = read_bounded(path, MAX_FILE)?;
+    pub(super) fn read_copy(path: &Path) -> Result<Self> {
+        let bytes = read_bounded(&open_regular(path, &OpenHow::read())?, path, MAX_FILE)?;
         let damaged = |why: String| {
             Error::new(Kind::Integrity, format!("{}: {why}", path.display())).hint("restore it from a backup")
         };
@@ -265,9 +279,10 @@ impl RootFile {
         let text = serde_json::to_string_pretty(&object).map_err(fail)? + "\n";
         for name in FILES.iter().rev() {
             let (path, temporary) = (dir.join(name), dir.join(format!("{name}.new")));
-            let mut options = File::options();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary);
-            file.and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
+            remove_if_there(&temporary)?;
+            let mut file = open_regular(&temporary, &OpenHow::write().create_new())?;
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
                 .and_then(|()| std::fs::rename(&temporary, &path))
                 .on(|| format!("write {}", path.display()))?;
             sync_dir(dir)?;
@@ -314,8 +329,12 @@ impl RootFile {
         let id = InstallationId::draw(rng).0;
         let mut slot = Map::new();
         let (kind, kek) = match choice {
-            RootChoice::File(path) => {
-                let secret = key_file_for(dir, path)?;
+            RootChoice::File(path) | RootChoice::SharedFile(path) => {
+                refuse_inside(dir, path)?;
+                let secret = match choice.makes() {
+                    Some(path) => as_started(|| new_key_file(dir, path))?,
+                    None => existing_key_file(dir, path)?,
+                };
                 let place = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 slot.insert("path".into(), place.to_string_lossy().into_owned().into());
                 ("file", file_kek(&secret, &id))
@@ -460,6 +479,10 @@ fn passphrase_kek(passphrase: &Passphrase, cost: Argon2Cost, salt: &[u8]) -> Res
 
 /// Refuses a key file in the data directory: a copy of the directory would then be a copy of everything.
 fn refuse_inside(dir: &Path, path: &Path) -> Result<()> {
+    as_started(|| refuse_if_inside(dir, path))
+}
+
+fn refuse_if_inside(dir: &Path, path: &Path) -> Result<()> {
     let folder = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
     let folder = folder.canonicalize().on(|| format!("key file {}: its folder", path.display()))?;
     let data = dir.canonicalize().on(|| format!("data directory {}", dir.display()))?;
@@ -471,39 +494,91 @@ fn refuse_inside(dir: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn key_file_for(dir: &Path, path: &Path) -> Result<Secret<32>> {
-    refuse_inside(dir, path)?;
-    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = match made {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return existing_key_file(dir, path),
-        made => made.on(|| format!("create the key file {}", path.display()))?,
-    };
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).on(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Which key file an unfinished init was about to make.
+pub(super) fn read_marker(marker: &Path) -> Option<PathBuf> {
+    let file = open_regular(marker, &OpenHow::read()).ok()?;
+    let path = read_bounded(&file, marker, 4096).ok().filter(|bytes| !bytes.is_empty())?;
+    Some(std::ffi::OsString::from_vec(path).into())
+}
+
+/// The error for a key file to be made where one is.
+pub(super) fn is_taken(path: &Path) -> Error {
+    let what = format!("key file {}: it is there already, and may be another installation's", path.display());
+    Error::new(Kind::Exists, what)
+        .hint("name a new file, or say --reuse-key-file to share it: whoever has it then opens both installations")
+}
+
+/// Where a key file is written before it gets its name.
+fn unnamed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn new_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
+    let shown = path.display();
+    let temporary = unnamed(path);
+    remove_if_there(&temporary)?;
+    let mut file = open_regular(&temporary, &OpenHow::write().create_new())?;
+    // Whoever the data directory belongs to must be able to open it, root having made it or not.
+    let owner = std::fs::metadata(dir).on(|| format!("look at {}", dir.display()))?;
+    if file.metadata().on(|| format!("look at {shown}"))?.uid() != owner.uid() {
+        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))
+            .on(|| format!("give {shown} to the owner of {}", dir.display()))?;
+    }
     let secret = Secret::<32>::random();
     let mut line = Secret::<64>::try_build(|out| hex::encode_to_slice(secret.expose(), out))
         .map(|digits| [KEY_FILE_HEAD.as_bytes(), digits.expose(), b"\n"].concat())
         .map_err(|e| Error::new(Kind::Failed, "encode the key file").because(e))?;
     let wrote = file.write_all(&line).and_then(|()| file.sync_all());
     line.zeroize();
-    wrote.on(|| format!("write the key file {}", path.display()))?;
+    let named = wrote.and_then(|()| std::fs::hard_link(&temporary, path));
+    let _ = std::fs::remove_file(&temporary);
+    match named {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(is_taken(path)),
+        named => named.on(|| format!("write the key file {shown}"))?,
+    }
     if let Some(folder) = std::path::absolute(path).ok().as_deref().and_then(Path::parent) {
         sync_dir(folder)?;
     }
     Ok(secret)
 }
 
-fn existing_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
+/// Opens a key file and checks what is open: a plain file of root's, of this user's or of the data directory's owner, which
+/// others may not read.
+fn open_key_file(dir: &Path, path: &Path) -> Result<File> {
     let shown = path.display();
-    let meta = std::fs::metadata(path).map_err(|e| {
+    let file = as_started(|| open_regular(path, &OpenHow::read().follow())).map_err(|e| {
         key_unavailable(format!("root key: the key file {shown} cannot be read"))
             .because(e)
             .hint("bring it back, or name it with --root-key-file")
     })?;
     refuse_inside(dir, path)?;
+    let meta = file.metadata().on(|| format!("look at {shown}"))?;
     if meta.mode() & 0o077 != 0 {
         let what = format!("root key: others may read the key file {shown} (mode {:04o})", meta.mode() & 0o7777);
         return Err(key_unavailable(what).hint(format!("run: chmod 600 {shown}")));
     }
-    let mut bytes = read_bounded(path, 4096).map_err(|e| {
+    let owner = std::fs::metadata(dir).on(|| format!("look at {}", dir.display()))?.uid();
+    let me = rustix::process::geteuid().as_raw();
+    if ![0, me, owner].contains(&meta.uid()) {
+        let what = format!("root key: the key file {shown} belongs to another user, uid {}", meta.uid());
+        return Err(key_unavailable(what).hint(format!("find out why; if it is yours, run: chown {owner} {shown}")));
+    }
+    Ok(file)
+}
+
+pub(super) fn existing_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
+    let shown = path.display();
+    let file = open_key_file(dir, path)?;
+    let mut bytes = read_bounded(&file, path, 4096).map_err(|e| {
         Error::new(Kind::KeyUnavailable, e.what().to_owned())
             .hint("name the right file with --root-key-file")
             .because(e)

@@ -154,7 +154,7 @@ fn either_copy_opens_and_the_newer_counts() {
     let (mut file, root) = place.create(&RootChoice::File(place.key())).unwrap();
     let paths = FILES.map(|n| place.data.path().join(n));
     let older = std::fs::read(&paths[0]).unwrap();
-    file.add_slot(place.data.path(), &root, &RootChoice::File(place.key()), &SystemRng).unwrap();
+    file.add_slot(place.data.path(), &root, &RootChoice::SharedFile(place.key()), &SystemRng).unwrap();
     file.write(place.data.path()).unwrap();
     // Killed between the copies: B is new, A is old.
     std::fs::write(&paths[0], &older).unwrap();

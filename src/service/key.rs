@@ -3,8 +3,7 @@
 use super::api::{AliasInfo, CryptoInfo, EventInfo, KeyInfo, Plain, Reply, Request};
 use super::{Service, context_of};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
-use std::collections::VecDeque;
+use crate::kms::{AuditRecord, Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
 use std::sync::Arc;
 
 impl Service {
@@ -140,16 +139,12 @@ impl Service {
 
     /// The newest audit records, oldest of them first.
     pub(super) fn list_events(&self, limit: usize) -> Result<Reply> {
-        let mut newest = VecDeque::new();
-        for record in self.kms.audit_records()? {
-            let record = record?;
-            let shown = serde_json::to_value(&record).unwrap_or_default();
-            if newest.len() == limit.max(1) {
-                newest.pop_front();
-            }
-            newest.push_back(EventInfo { sequence: record.sequence, record: shown });
-        }
-        Ok(Reply::Events { events: newest.into() })
+        let event = |record: AuditRecord| EventInfo {
+            sequence: record.sequence,
+            record: serde_json::to_value(&record).unwrap_or_default(),
+        };
+        let events = self.kms.newest_audit_records(limit.max(1))?.into_iter().map(event).collect();
+        Ok(Reply::Events { events })
     }
 }
 

@@ -1,0 +1,216 @@
+//! What the log says that the catalog holds, object by object; the catalog is compared with this at each start.
+//!
+//! An intent without outcome may have happened or not: a kill came between, or the disk was too full for the outcome. Until
+//! that is known, both states of its objects are acceptable, for all of its objects together. It becomes known by its
+//! outcome, else by the next act on one of its objects (a change says by its version what it found), else by the catalog.
+
+use super::super::catalog::{Change, Record as _, Stamp, is_audited};
+use super::super::installation::InstallationRecord;
+use super::{Body, RecordKind};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Kind and id of an object.
+type Name = (String, String);
+
+/// How an object is, by the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Absent,
+    /// At this version; the hash is not known of one that was there when a person accepted the log.
+    At(u64, Option<String>),
+}
+
+impl State {
+    fn after(change: &Change) -> Self {
+        change.hash.as_ref().map_or(Self::Absent, |hash| Self::At(change.version, Some(hash.clone())))
+    }
+
+    /// What the act found that made this change: a record begins at version 1, and each act counts on by one.
+    fn before(change: &Change) -> Self {
+        match change {
+            Change { version: 1, hash: Some(_), .. } => Self::Absent,
+            Change { version, .. } => Self::At(version.saturating_sub(1), None),
+        }
+    }
+
+    /// The same version, or both absent.
+    const fn has_version_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Absent, Self::Absent) => true,
+            (Self::At(a, _), Self::At(b, _)) => *a == *b,
+            _ => false,
+        }
+    }
+
+    fn fits(&self, stamp: Option<&Stamp>) -> bool {
+        match (self, stamp) {
+            // A damaged row is that object's trouble alone.
+            (_, Some(Stamp::Damaged)) | (Self::Absent, None) => true,
+            (Self::At(version, hash), Some(Stamp::At(there, is))) => {
+                version == there && hash.as_ref().is_none_or(|hash| hash == is)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// An object: how it certainly was, and how it is if the open intent happened.
+#[derive(Debug)]
+struct Object {
+    settled: State,
+    open: Option<(u64, State)>,
+}
+
+/// What the log says that the catalog holds.
+#[derive(Debug, Default)]
+pub(in super::super) struct Known {
+    /// Not in here: absent, or after an accept, not known.
+    objects: HashMap<Name, Object>,
+    /// Intents of which it is not known whether they happened.
+    open: BTreeMap<u64, Vec<Change>>,
+    /// Intents without outcome of which later acts tell whether they happened.
+    told: BTreeMap<u64, bool>,
+    /// A person accepted the catalog as it was found: what no later record names is not compared.
+    accepted: bool,
+}
+
+/// What comparing the catalog gave.
+pub(in super::super) struct Compared {
+    /// What is wrong, if something is.
+    pub(in super::super) trouble: Option<String>,
+    /// Each intent without outcome, and whether it happened.
+    pub(in super::super) ends: BTreeMap<u64, bool>,
+}
+
+fn name(change: &Change) -> Name {
+    (change.kind.clone(), change.id.clone())
+}
+
+impl Known {
+    /// Takes in one record; they must come in order.
+    pub(super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
+        match kind {
+            RecordKind::Intent => self.intent(sequence, body.changes),
+            RecordKind::Outcome => {
+                if let Some(intent) = body.intent {
+                    self.decide(intent, body.result == "ok");
+                    self.told.remove(&intent);
+                }
+            }
+            RecordKind::Accept => *self = Self { accepted: true, ..Self::default() },
+            RecordKind::Genesis | RecordKind::Event => {}
+        }
+    }
+
+    fn intent(&mut self, sequence: u64, mut changes: Vec<Change>) {
+        changes.retain(|c| is_audited(&c.kind));
+        let mut seen = HashSet::new();
+        let first: Vec<&Change> = changes.iter().filter(|c| seen.insert(name(c))).collect();
+        for change in &first {
+            let found = State::before(change);
+            if let Some(object) = self.objects.get(&name(change))
+                && let Some((earlier, state)) = &object.open
+                && !(state.has_version_of(&found) && object.settled.has_version_of(&found))
+            {
+                let (earlier, happened) = (*earlier, state.has_version_of(&found));
+                self.decide(earlier, happened);
+                self.told.insert(earlier, happened);
+            }
+        }
+        // Where both states have that version, this object does not tell.
+        for change in first {
+            if let Some(object) = self.objects.get_mut(&name(change))
+                && let Some((_, state)) = object.open.take()
+                && state != object.settled
+            {
+                object.settled = State::before(change);
+            }
+        }
+        for change in &changes {
+            let settled = if self.accepted { State::before(change) } else { State::Absent };
+            let object = self.objects.entry(name(change)).or_insert(Object { settled, open: None });
+            object.open = Some((sequence, State::after(change)));
+        }
+        self.open.insert(sequence, changes);
+    }
+
+    /// It is known now whether this intent happened.
+    fn decide(&mut self, sequence: u64, happened: bool) {
+        for change in self.open.remove(&sequence).unwrap_or_default() {
+            let Some(object) = self.objects.get_mut(&name(&change)) else { continue };
+            if let Some((_, state)) = object.open.take_if(|(of, _)| *of == sequence)
+                && happened
+            {
+                object.settled = state;
+            }
+            // After an accept, absent is more than not known.
+            if !self.accepted && object.open.is_none() && object.settled == State::Absent {
+                self.objects.remove(&name(&change));
+            }
+        }
+    }
+
+    /// Compares the catalog's rows with the log.
+    pub(in super::super) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
+        let mut ends = self.told.clone();
+        let mut trouble = None;
+        for (sequence, changes) in &self.open {
+            let is_open =
+                |n: &Name| self.objects.get(n).and_then(|o| o.open.as_ref()).is_some_and(|o| o.0 == *sequence);
+            let names: HashSet<Name> = changes.iter().map(name).filter(is_open).collect();
+            let mut objects = names.iter().filter_map(|n| Some((rows.get(n), self.objects.get(n)?)));
+            let happened = objects.clone().all(|(row, o)| o.open.as_ref().is_some_and(|(_, state)| state.fits(row)));
+            let not = objects.all(|(row, o)| o.settled.fits(row));
+            if !happened && !not {
+                trouble = trouble.or_else(|| names.iter().find_map(|n| self.half(n, rows.get(n))));
+            }
+            ends.insert(*sequence, happened && !names.is_empty());
+        }
+        let certain = || self.objects.iter().filter(|(_, o)| o.open.is_none());
+        let trouble = trouble
+            .or_else(|| {
+                certain().find(|(n, o)| !o.settled.fits(rows.get(*n))).map(|(n, o)| differs(n, &o.settled, rows))
+            })
+            .or_else(|| rows.iter().find_map(|(n, row)| self.stray(n, row)));
+        Compared { trouble, ends }
+    }
+
+    /// What is wrong with an object of an intent that happened for some of its objects only.
+    fn half(&self, name: &Name, row: Option<&Stamp>) -> Option<String> {
+        let (_, state) = self.objects.get(name)?.open.as_ref()?;
+        let rows = row.map(|r| (name.clone(), r.clone())).into_iter().collect();
+        (!state.fits(row)).then(|| differs(name, state, &rows))
+    }
+
+    /// What is wrong with a row that no record tells of.
+    fn stray(&self, name: &Name, row: &Stamp) -> Option<String> {
+        let Stamp::At(version, _) = row else { return None };
+        let (kind, id) = name;
+        let fixed = kind != InstallationRecord::KIND || *version == 1;
+        if self.objects.contains_key(name) || (fixed && (self.accepted || !is_audited(kind))) {
+            return None;
+        }
+        Some(format!(
+            "the catalog has {kind} {id}, of which the audit does not tell: the audit was cut, or the row put back"
+        ))
+    }
+}
+
+fn differs((kind, id): &Name, state: &State, rows: &HashMap<Name, Stamp>) -> String {
+    let row = rows.get(&(kind.clone(), id.clone()));
+    match (state, row) {
+        (State::At(version, _), Some(Stamp::At(there, _))) if there > version => format!(
+            "the catalog has version {there} of {kind} {id}, the audit tells of version {version} at most: the audit was cut"
+        ),
+        (State::At(version, _), _) => format!(
+            "the audit tells of version {version} of {kind} {id}, which the catalog has not: the catalog was rolled back"
+        ),
+        (State::Absent, _) => {
+            format!("the audit tells that {kind} {id} was removed, and the catalog has it: the catalog was rolled back")
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "known_tests.rs"]
+mod tests;

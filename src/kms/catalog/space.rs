@@ -1,0 +1,117 @@
+//! Disk space for the catalog, taken in advance: on a full disk it can still be opened, read, and written for a while.
+//!
+//! SQLite removes the WAL when it closes the database and makes a new one at the next write, which a full disk would refuse.
+//! So the WAL is kept under another name, `catalog.spare`, with zeros in it (what was removed must not stay on disk), and
+//! is the WAL again before the next open: one that does not begin with SQLite's magic number is empty. Each step may be the
+//! last: a WAL that is there wins over a spare one.
+
+use crate::error::{IoContext, Result};
+use crate::file::{OpenHow, open_regular};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, openat};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Pages after which SQLite moves the WAL's content into the database and starts it anew.
+pub(super) const CHECKPOINT_PAGES: u32 = 128;
+/// Bytes of a WAL's head, which begins with the magic number.
+const HEAD: usize = 32;
+/// Bytes taken for the WAL: as many pages with their heads, and the largest transaction.
+const WAL: u64 = 768 << 10;
+/// Bytes taken behind the database's end.
+const GROWTH: u64 = 128 << 10;
+
+/// The WAL's name beside the database at `path`.
+fn wal(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn spare(path: &Path) -> PathBuf {
+    path.with_extension("spare")
+}
+
+/// Sees that what SQLite will open are plain files, puts the spare WAL in place, and takes space.
+pub(super) fn before_open(path: &Path) -> Result<()> {
+    let (wal, spare) = (wal(path), spare(path));
+    open_regular(path, &OpenHow::read())?;
+    if wal.symlink_metadata().is_ok() {
+        open_regular(&wal, &OpenHow::read())?;
+        if spare.symlink_metadata().is_ok() {
+            std::fs::remove_file(&spare).on(|| format!("remove {}", spare.display()))?;
+        }
+    } else if let Ok(file) = open_regular(&spare, &OpenHow::write()) {
+        clear(&file)
+            .and_then(|()| std::fs::rename(&spare, &wal))
+            .on(|| format!("take {} into use", spare.display()))?;
+    }
+    take_for_wal(path);
+    // Not while SQLite has it open: closing it here would end SQLite's locks, which are POSIX's.
+    if let Ok(file) = open_regular(path, &OpenHow::write())
+        && let Ok(meta) = file.metadata()
+    {
+        let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, meta.len(), GROWTH);
+    }
+    Ok(())
+}
+
+/// Takes space for the WAL, as far as there is some.
+pub(super) fn take_for_wal(path: &Path) {
+    if let Ok(file) = open_regular(&wal(path), &OpenHow::write().create()) {
+        let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, WAL);
+    }
+}
+
+/// Gives the WAL a second name, so that closing the database does not free its space.
+pub(super) fn before_close(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (wal, spare) = (wal(path), spare(path));
+    std::fs::hard_link(&wal, &spare).ok().map(|()| (wal, spare))
+}
+
+/// After the database was closed: the WAL is the spare one, unless SQLite still needs it.
+pub(super) fn after_close(names: Option<(PathBuf, PathBuf)>) {
+    let Some((wal, spare)) = names else { return };
+    if wal.symlink_metadata().is_ok() {
+        let _ = std::fs::remove_file(&spare);
+    } else if open_regular(&spare, &OpenHow::write())
+        .and_then(|f| clear(&f).on(|| "clear the spare WAL".into()))
+        .is_err()
+    {
+        let _ = std::fs::remove_file(&spare);
+    }
+}
+
+/// Overwrites a spare WAL with zeros, in the space that it has. Its head comes first, durably: a WAL of which only the rest is
+/// gone would put old pages over newer ones, if power loss brought its name back.
+fn clear(file: &File) -> std::io::Result<()> {
+    let end = file.metadata()?.len();
+    let mut block = [0u8; 16 << 10];
+    let mut at = 0;
+    while at < end {
+        let part = &mut block[..(end - at).min(16 << 10) as usize];
+        file.read_exact_at(part, at)?;
+        // Frames leave no block without a byte; behind the last one are the zeros of the last time.
+        if part.iter().all(|b| *b == 0) {
+            break;
+        }
+        part.fill(0);
+        if at == 0 {
+            file.write_all_at(&part[..part.len().min(HEAD)], 0)?;
+            file.sync_data()?;
+        }
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+/// Whether the file system has no space left for even a few blocks, or the user's quota has none.
+pub(super) fn is_out(path: &Path) -> bool {
+    let folder = path.parent().unwrap_or(path);
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let probe = openat(rustix::fs::CWD, folder, flags, Mode::RUSR | Mode::WUSR)
+        .and_then(|file| fallocate(&file, FallocateFlags::empty(), 0, 64 << 10));
+    matches!(probe, Err(Errno::NOSPC | Errno::DQUOT))
+}

@@ -1,0 +1,108 @@
+//! A look at each part of an installation by itself, for when it cannot be opened. Nothing is written.
+
+use super::audit::Scan;
+use super::catalog::{Catalog, Stamp};
+use super::root::{self, RootFile, RootUnlock};
+use super::{AUDIT, AuditHead, CATALOG, UNFINISHED, key_files};
+use crate::error::{Error, Kind, Result};
+use std::path::{Path, PathBuf};
+
+/// One part, and how it is.
+#[derive(Debug)]
+pub struct Part {
+    /// What was looked at, as `root key`.
+    pub name: &'static str,
+    /// What is good about it, or what is wrong and what to do.
+    pub state: Result<String>,
+}
+
+/// Looks at the root file's copies, the key files, the catalog and the audit in `dir`, each by itself.
+#[must_use]
+pub fn examine(dir: &Path, unlock: &RootUnlock) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut add = |name, state| parts.push(Part { name, state });
+    if dir.join(UNFINISHED).symlink_metadata().is_ok() {
+        let what = format!("{}: its init did not finish", dir.display());
+        add("init", Err(Error::new(Kind::InvalidState, what).hint("run `coffer init` again")));
+    }
+    for name in root::FILES {
+        add("root file", RootFile::read_copy(&dir.join(name)).map(|_| format!("{name} is whole")));
+    }
+    let file = RootFile::read(dir).ok();
+    for path in file.iter().flat_map(key_files) {
+        let state = root::existing_key_file(dir, &path).map(|_| format!("the key file {} can be read", path.display()));
+        add("key file", state);
+    }
+    let key = file.map(|file| file.unlock(dir, unlock));
+    let catalog = match &key {
+        Some(Ok(key)) => Some(Catalog::look(&dir.join(CATALOG), key.secret())),
+        _ => None,
+    };
+    match key {
+        Some(key) => add("root key", key.map(|_| "it opens".to_owned())),
+        None => add("root key", Err(Error::new(Kind::KeyUnavailable, "root key: no root file says how it is wrapped"))),
+    }
+    let opened = match catalog {
+        Some(catalog) => catalog,
+        None => Catalog::look_without_key(&dir.join(CATALOG)).map(|()| None),
+    };
+    add(
+        "catalog",
+        opened.as_ref().map_err(Error::replay).map(|found| match found {
+            None => "SQLite finds it whole; without the root key its records are not checked".to_owned(),
+            Some(catalog) => {
+                let rows = catalog.stamps().unwrap_or_default();
+                let damaged = rows.values().filter(|s| **s == Stamp::Damaged).count();
+                format!("SQLite finds it whole; {} records, {damaged} of them damaged", rows.len())
+            }
+        }),
+    );
+    let head = opened.ok().flatten().and_then(|c| c.get::<AuditHead>("head").ok().flatten()).map(|h| h.record);
+    add("audit", audit(dir, head.as_ref()));
+    parts
+}
+
+fn audit(dir: &Path, head: Option<&AuditHead>) -> Result<String> {
+    let scan = Scan::run(&dir.join(AUDIT), head)?;
+    let trouble = match head {
+        Some(_) => scan.trouble(head),
+        None => scan.bad.as_ref().map(|(why, _)| why.clone()),
+    };
+    match trouble {
+        None => Ok(format!("{} records, chained, head {}", scan.count, hex::encode(scan.hash))),
+        Some(why) => Err(Error::new(Kind::Integrity, why).hint("find out what happened, then: coffer audit accept")),
+    }
+}
+
+/// What somebody other than the owner may do with the files of an installation in `dir`, and with its key files.
+#[must_use]
+pub fn open_to_others(dir: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(folder) = std::fs::metadata(dir) else { return Vec::new() };
+    let mut found = Vec::new();
+    if folder.mode() & 0o022 != 0 {
+        found.push(format!("{0}: other users may write to it (chmod 700 {0})", dir.display()));
+    }
+    let inside: Vec<PathBuf> = [root::FILES[0], root::FILES[1], CATALOG, "catalog.db-wal", AUDIT, "volumes", "lock"]
+        .into_iter()
+        .map(|name| dir.join(name))
+        .chain(std::fs::read_dir(dir.join(AUDIT)).into_iter().flatten().flatten().map(|e| e.path()))
+        .collect();
+    let keys: Vec<PathBuf> = RootFile::read(dir).iter().flat_map(key_files).collect();
+    for (path, secret) in inside.into_iter().map(|p| (p, false)).chain(keys.into_iter().map(|p| (p, true))) {
+        let Ok(meta) = (if secret { std::fs::metadata(&path) } else { path.symlink_metadata() }) else { continue };
+        let (shown, mode) = (path.display(), meta.mode() & 0o7777);
+        if meta.is_symlink() {
+            found.push(format!("{shown}: it is a symbolic link, which coffer does not follow"));
+        } else if meta.uid() != folder.uid() && !(secret && meta.uid() == 0) {
+            found.push(format!(
+                "{shown}: it belongs to uid {}, not to {1} (chown {1} {shown})",
+                meta.uid(),
+                folder.uid()
+            ));
+        } else if mode & if secret { 0o077 } else { 0o022 } != 0 {
+            found.push(format!("{shown}: other users may change or read it, mode {mode:04o} (chmod go= {shown})"));
+        }
+    }
+    found
+}
