@@ -357,19 +357,19 @@ fn doctor_says_what_it_can_of_an_installation_that_does_not_open() {
     let s = Scratch::new();
     std::fs::rename(&s.key, s.path("away")).unwrap();
     let all = findings(&s, 1);
-    has(&all, "installation", "error", "cannot be opened");
-    has(&all, "root key", "error", s.key.to_str().unwrap());
-    has(&all, "root key", "error", "--root-key-file");
-    for check in ["data directory", "catalog", "audit", "volumes", "repository", "disk"] {
+    has(&all, "installation", "error", "does not open");
+    has(&all, "key file", "error", s.key.to_str().unwrap());
+    has(&all, "key file", "error", "--root-key-file");
+    for check in ["root file", "catalog", "audit", "volumes", "repository", "space"] {
         has(&all, check, "ok", "");
     }
-    assert!(s.coffer(&["doctor"]).stdout.contains("ERROR    root key"));
+    assert!(s.coffer(&["doctor"]).stdout.contains("ERROR    key file"));
     // The catalog is damaged.
     let s = Scratch::new();
     std::fs::write(s.data.join("catalog.db"), noise(1, 8192)).unwrap();
     let all = findings(&s, 7);
     has(&all, "installation", "error", "catalog");
-    has(&all, "root key", "ok", s.key.to_str().unwrap());
+    has(&all, "key file", "ok", s.key.to_str().unwrap());
     std::fs::remove_file(s.data.join("catalog.db")).unwrap();
     std::fs::create_dir(s.data.join("catalog.db")).unwrap();
     let out = s.coffer(&["--json", "doctor"]);
@@ -379,10 +379,10 @@ fn doctor_says_what_it_can_of_an_installation_that_does_not_open() {
     for name in ["root.json", "root.b.json"] {
         std::fs::remove_file(s.data.join(name)).unwrap();
     }
-    std::fs::set_permissions(&s.data, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&s.data, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let all = findings(&s, 1);
-    has(&all, "root key", "error", "backup");
-    has(&all, "data directory", "warning", "chmod 700");
+    has(&all, "root file", "error", "root.json");
+    has(&all, "files", "error", "chmod 700");
     // Where there is nothing to look at it says so, as before.
     Scratch::empty().fails(4, &["doctor"], &["no coffer data directory"]);
 }

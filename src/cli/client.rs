@@ -80,12 +80,13 @@ fn call_here(
     bar: &mut render::Progressing,
 ) -> Result<Option<Reply>> {
     let (env, socket, verb) = (Env::system(), data.control_socket(), verb_of(request));
+    let _owner = data.act_as_owner()?;
     let Some(lock) = data.lock(&env, &verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
-    let caller = service.caller_of(rustix::process::geteuid().as_raw(), "command line")?;
+    let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
     let mut gave_way = false;
     let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
         bar.show(&p);
@@ -130,7 +131,7 @@ fn verb_of(request: &Request) -> String {
 /// How this process gets at the root key.
 pub(super) fn unlock(common: &Common, data: &DataDir) -> Result<RootUnlock> {
     match common.passphrase_fd {
-        Some(fd) => read_passphrase_fd(fd).map(RootUnlock::Passphrase),
+        Some(fd) => crate::sys::as_started(|| read_passphrase_fd(fd)).map(RootUnlock::Passphrase),
         None => match &common.root_key_file {
             Some(file) => Ok(RootUnlock::File(file.clone())),
             None if only_a_passphrase_opens(data) => ask_passphrase("Passphrase").map(RootUnlock::Passphrase),

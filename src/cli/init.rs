@@ -15,6 +15,9 @@ pub(super) struct InitArgs {
     /// Keep the root key in this file, outside the data directory [default: a file in the configuration directory]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
     key_file: Option<PathBuf>,
+    /// Share the key file that is there already: whoever has it opens each installation that uses it
+    #[arg(long, requires = "key_file")]
+    reuse_key_file: bool,
     /// Protect the root key with a passphrase, asked for on the terminal (or read by --passphrase-fd)
     #[arg(long)]
     passphrase: bool,
@@ -46,8 +49,11 @@ pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
             )
             .hint("a stolen data directory must not open itself: choose a place outside it"));
         }
-        (RootChoice::File(file.clone()), Some(file))
+        let choice = if args.reuse_key_file { RootChoice::SharedFile } else { RootChoice::File };
+        (choice(file.clone()), Some(file))
     };
+    data.check_private()?;
+    let _owner = data.act_as_owner()?;
     let status = Service::init(&data, &env, &choice, &config)?;
     render::initialised(&status, file.as_deref(), common);
     Ok(0)

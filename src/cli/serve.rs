@@ -88,6 +88,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let plan = Plan::new(&args, &data.nbd_socket())?;
     let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
     let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone(), oldest).map(Arc::new)).transpose()?;
+    let _owner = data.act_as_owner()?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
     let lock = data
@@ -101,7 +102,11 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
-    let Open { listeners, endpoints } = plan.open(tls.as_ref(), args.socket_mode)?;
+    let Open { listeners, endpoints } = if args.listen.is_empty() {
+        plan.open(tls.as_ref(), args.socket_mode)?
+    } else {
+        crate::sys::as_started(|| plan.open(tls.as_ref(), args.socket_mode))?
+    };
     let successor = Successor::new(&listeners)?;
     service.set_endpoints(endpoints.clone());
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));

@@ -2,14 +2,53 @@
 
 use super::Service;
 use super::api::{Finding, Grade};
+use super::datadir::DataDir;
 use super::opening::Need;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::kms::RootUnlock;
 use crate::units::VolumeId;
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What can be said of an installation that does not open: each part is looked at by itself.
+#[must_use]
+pub fn examine(data: &DataDir, unlock: &RootUnlock, refused: &Error) -> Vec<Finding> {
+    let mut out = Findings(Vec::new());
+    machine(&mut out);
+    out.add(Grade::Error, "installation", format!("it does not open: {}", refused.line()));
+    for part in crate::kms::examine(data.path(), unlock) {
+        match part.state {
+            Ok(good) => out.add(Grade::Ok, part.name, good),
+            Err(err) => out.add(Grade::Error, part.name, err.line()),
+        }
+    }
+    files(data, &mut out);
+    out.0
+}
+
+/// Whose the files are, and how much space they have.
+fn files(data: &DataDir, out: &mut Findings) {
+    for open in crate::kms::open_to_others(data.path()) {
+        out.add(Grade::Error, "files", open);
+    }
+    match rustix::fs::statvfs(data.path()) {
+        Ok(at) => {
+            let (free, place) = (at.f_bavail.saturating_mul(at.f_frsize), data.path().display());
+            let message = format!("{} MiB are free on the file system of {place}", free >> 20);
+            if at.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+                out.add(Grade::Error, "space", format!("the file system of {place} is mounted read-only"));
+            } else if free < crate::kms::WANTED_SPACE {
+                out.add(Grade::Warning, "space", format!("{message}: {}", crate::error::FREE_SPACE));
+            } else {
+                out.add(Grade::Ok, "space", message);
+            }
+        }
+        Err(e) => out.add(Grade::Error, "space", format!("look at {}: {e}", data.path().display())),
+    }
+}
 
 struct Findings(Vec<Finding>);
 
@@ -23,6 +62,7 @@ impl Service {
     pub(super) fn doctor(self: &Arc<Self>) -> Result<Vec<Finding>> {
         let mut out = Findings(Vec::new());
         machine(&mut out);
+        files(&self.data, &mut out);
         self.check_root(&mut out)?;
         self.check_audit(&mut out);
         self.check_volumes(&mut out)?;
@@ -31,7 +71,11 @@ impl Service {
     }
 
     fn check_root(&self, out: &mut Findings) -> Result<()> {
-        for slot in self.kms.root_slots()? {
+        let slots = self.kms.root_slots().unwrap_or_else(|err| {
+            out.add(Grade::Error, "root key", err.line());
+            Vec::new()
+        });
+        for slot in slots {
             let at = Path::new(&slot.note);
             match slot.kind.as_str() {
                 "file" if super::lies_inside(at, self.data.path()) => out.add(

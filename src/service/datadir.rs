@@ -5,11 +5,12 @@
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::sys::{LockKind, ofd_is_locked, ofd_lock};
+use crate::file::{OpenHow, open_regular};
+use crate::sys::{ActingAs, LockKind, ofd_is_locked, ofd_lock};
 use crate::units::VolumeId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -100,11 +101,63 @@ impl DataDir {
         self.0.join("root.json").exists() || self.0.join("root.b.json").exists()
     }
 
-    /// Makes the directory, readable by its owner alone.
+    /// The user and the group that the directory belongs to.
     ///
     /// # Errors
     /// What the operating system reports.
+    pub fn owner(&self) -> Result<(u32, u32)> {
+        let meta = std::fs::metadata(&self.0).on(|| format!("look at {}", self.0.display()))?;
+        Ok((meta.uid(), meta.gid()))
+    }
+
+    /// Has root act as the directory's owner until the answer is dropped, so that nothing in there (a symbolic link, a name that
+    /// changes under its hands) makes root touch what the owner may not, and what is made there is the owner's. Others: no change.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn act_as_owner(&self) -> Result<Option<ActingAs>> {
+        let me = rustix::process::geteuid();
+        match self.owner() {
+            Ok((uid, gid)) if me.is_root() && uid != 0 => {
+                let acting = ActingAs::user(uid, gid);
+                acting.on(|| format!("act as uid {uid}, who {} belongs to", self.0.display())).map(Some)
+            }
+            Err(e) if e.kind() != Kind::NotFound => Err(e),
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses a directory that others may write to, or that is another user's (root may use it: see
+    /// [`DataDir::act_as_owner`]).
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] naming what to do.
+    pub fn check_private(&self) -> Result<()> {
+        let shown = self.0.display();
+        let meta = match std::fs::metadata(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            meta => meta.on(|| format!("look at {shown}"))?,
+        };
+        let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
+        if mode & 0o022 != 0 {
+            let what = format!("data directory {shown}: other users may write to it (mode {mode:04o})");
+            return Err(Error::new(Kind::AccessDenied, what)
+                .hint(format!("run: chmod 700 {shown}; or name another directory with --data")));
+        }
+        let me = rustix::process::geteuid();
+        if me.as_raw() != uid && !me.is_root() {
+            let what = format!("data directory {shown}: it belongs to another user, uid {uid}");
+            return Err(Error::new(Kind::AccessDenied, what).hint("name a directory of your own with --data"));
+        }
+        Ok(())
+    }
+
+    /// Makes the directory, readable by its owner alone.
+    ///
+    /// # Errors
+    /// [`DataDir::check_private`]'s; what the operating system reports.
     pub fn create(&self) -> Result<()> {
+        self.check_private()?;
         for dir in [self.0.clone(), self.volumes()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -122,15 +175,7 @@ impl DataDir {
     pub fn try_lock(&self, env: &Env, verb: &str) -> Result<Option<DirLock>> {
         let path = self.0.join("lock");
         let what = || format!("lock {}", path.display());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(&path)
-            .on(what)?;
+        let file = self.open_lock(OpenHow::write().create())?;
         if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
             return Ok(None);
         }
@@ -141,15 +186,22 @@ impl DataDir {
             verb: verb.to_owned(),
         };
         let text = serde_json::to_vec(&holder).map_err(|e| Error::new(Kind::Failed, what()).because(e))?;
-        file.set_len(TEXT_AT).on(what)?;
-        file.write_all_at(&text, TEXT_AT).on(what)?;
+        // Who holds it is a courtesy: a full disk is no reason not to.
+        let written = file.set_len(TEXT_AT).and_then(|()| file.write_all_at(&text, TEXT_AT));
+        if let Err(e) = written {
+            tracing::warn!("write into {}: {e}", path.display());
+        }
         Ok(Some(DirLock { file }))
+    }
+
+    fn open_lock(&self, how: OpenHow<'_>) -> Result<File> {
+        open_regular(&self.0.join("lock"), &how.owned_by(self.owner()?.0))
     }
 
     /// Who wrote themselves into the lock last.
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
-        let file = File::open(self.0.join("lock")).ok()?;
+        let file = self.open_lock(OpenHow::read()).ok()?;
         let mut text = vec![0u8; 4096];
         let n = file.read_at(&mut text, TEXT_AT).ok()?;
         serde_json::from_slice(&text[..n]).ok()
@@ -171,8 +223,7 @@ impl DataDir {
         if let Some(lock) = self.try_lock(env, verb)? {
             return Ok(Some(lock));
         }
-        let path = self.0.join("lock");
-        let asking = File::options().read(true).write(true).open(&path).on(|| format!("lock {}", path.display()))?;
+        let asking = self.open_lock(OpenHow::write())?;
         if wanting == Wanting::Server {
             let _ = ofd_lock(&asking, LockKind::Shared, 1, 1);
         }
@@ -225,5 +276,37 @@ mod tests {
         assert_eq!(command.unwrap_err().kind(), Kind::Busy);
         drop(first);
         assert!(data.try_lock(&env, "x").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_no_plain_file_of_the_owner_is_refused_and_what_it_leads_to_is_untouched() {
+        let (dir, env) = (tempfile::tempdir().unwrap(), Env::system());
+        let data = DataDir::at(dir.path()).unwrap();
+        let target = dir.path().join("passwd");
+        std::fs::write(&target, "somebody's, and longer than the sixty-four bytes that a lock begins with, by some")
+            .unwrap();
+        let before = std::fs::read(&target).unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("lock")).unwrap();
+        assert!(data.try_lock(&env, "x").unwrap_err().line().contains("a symbolic link"));
+        assert!(data.holder().is_none());
+        std::fs::remove_file(dir.path().join("lock")).unwrap();
+        std::fs::create_dir(dir.path().join("lock")).unwrap();
+        assert!(data.try_lock(&env, "x").unwrap_err().line().contains("a directory"));
+        assert_eq!(std::fs::read(&target).unwrap(), before);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path()).unwrap();
+        for (mode, refused) in [(0o777, true), (0o1777, true), (0o720, true), (0o755, false), (0o700, false)] {
+            std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+            let checked = data.create();
+            assert_eq!(checked.is_err(), refused, "{mode:o}");
+            if let Err(err) = checked {
+                assert!(err.kind() == Kind::AccessDenied && err.line().contains("chmod 700"), "{}", err.line());
+            }
+        }
     }
 }

@@ -52,10 +52,10 @@ impl Service {
             .detail("volume", record.id)
             .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
-        let draft = Draft::new(out)?;
+        let draft = self.as_asked(|| Draft::new(out))?;
         let size = used.volume.size();
         write_sealed(&used.volume, draft.file(), out, ciphers.as_deref(), report)?;
-        draft.publish()?;
+        self.as_asked(|| draft.publish())?;
         Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
     }
 
@@ -84,9 +84,9 @@ impl Service {
             .detail("volume", record.id)
             .detail("file", out.display());
         self.kms.record(caller, act, Ok(()))?;
-        let draft = Draft::new(out)?;
+        let draft = self.as_asked(|| Draft::new(out))?;
         key.get().write_clear(draft.file()).on(|| format!("write {}", out.display()))?;
-        draft.publish()?;
+        self.as_asked(|| draft.publish())?;
         Ok(Reply::Done {
             message: format!(
                 "the clear data key of {} is in {}: whoever has it reads the volume",
@@ -94,6 +94,14 @@ impl Service {
                 out.display()
             ),
         })
+    }
+}
+
+impl Service {
+    /// Makes or names a file at a path that a person gave: a command as the person who started it; a server as itself, for it
+    /// may be somebody else who asks.
+    fn as_asked<R>(&self, act: impl FnOnce() -> R) -> R {
+        if self.role == super::Role::Command { crate::sys::as_started(act) } else { act() }
     }
 }
 

@@ -31,6 +31,7 @@ mod volume;
 
 pub use access::Remote;
 pub use attachment::{Asking, Attached, Reading, ServedExport, named};
+pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
 pub use settings::{OnKeyLoss, Settings};
@@ -121,8 +122,19 @@ impl Service {
         let lock = data
             .try_lock(env, "init")?
             .ok_or_else(|| Error::new(Kind::Busy, format!("{} is in use", data.path().display())))?;
-        let kms = Kms::init(data.path(), env.clone(), root, config)?;
-        Repository::init(&data.repository(), env)?;
+        // What is there of an init that was killed belongs to this one; anything else is somebody's.
+        let again = data.path().join(crate::kms::UNFINISHED).symlink_metadata().is_ok();
+        let description = data.repository().join("coffer-repository.json");
+        if !again && description.symlink_metadata().is_ok() {
+            let what = format!("init {}: there is a snapshot repository in it already", data.path().display());
+            return Err(Error::new(Kind::Exists, what).hint("choose another directory, or move the repository away"));
+        }
+        let kms = Kms::init_then(data.path(), env.clone(), root, config, || {
+            match Repository::init(&data.repository(), env) {
+                Err(e) if e.kind() == Kind::Exists => Ok(()),
+                made => made.map(drop),
+            }
+        })?;
         let status = status(&kms, data, Vec::new(), None);
         drop(lock);
         Ok(status)

@@ -1,0 +1,216 @@
+//! Whose a data directory is, what lies in it, and what doctor says of one that does not open.
+
+#![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
+
+mod common;
+
+use common::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+/// A user that is not root.
+const USER: u32 = 12_345;
+
+/// A scratch place that another user may enter, with an empty data directory of that user's. `None` where we are not root.
+fn users_place() -> Option<Scratch> {
+    if !rustix::process::geteuid().is_root() {
+        skip("root");
+        return None;
+    }
+    let s = Scratch::empty();
+    std::fs::set_permissions(s.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir(&s.data).unwrap();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
+    chown(&s.data, Some(USER), Some(USER)).unwrap();
+    Some(s)
+}
+
+fn all_files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        if entry.is_dir() {
+            found.extend(all_files(&entry));
+        }
+        found.push(entry);
+    }
+    found
+}
+
+#[test]
+fn what_root_makes_in_a_users_directory_is_the_users() {
+    let Some(s) = users_place() else { return };
+    s.init();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    s.ok(&["snapshot", "create", "v", "--wait"]);
+    drop(s.serve());
+    let files = all_files(&s.data);
+    assert!(files.len() > 10, "{files:?}");
+    for path in files.iter().chain([&s.key]) {
+        assert_eq!(path.symlink_metadata().unwrap().uid(), USER, "{}", path.display());
+    }
+    // The user's own commands work with it.
+    let mine = output(s.command(&["volume", "list"]).uid(USER).gid(USER));
+    assert!(mine.code == 0 && mine.stdout.contains("vol-"), "{mine:?}");
+    // Root is still who asks, and files elsewhere are root's to open.
+    let (folder, image) = (s.path("roots"), s.path("roots/image"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).unwrap();
+    s.ok(&["volume", "export", "v", "--sealed", image.to_str().unwrap()]);
+    assert_eq!(image.metadata().unwrap().uid(), 0);
+    let key = s.path("roots/root.key");
+    std::fs::rename(&s.key, &key).unwrap();
+    s.ok(&["--root-key-file", key.to_str().unwrap(), "volume", "list"]);
+    let events = s.ok(&["--root-key-file", key.to_str().unwrap(), "--json", "audit", "list"]).stdout;
+    assert!(events.contains(":root\""), "{events}");
+}
+
+#[test]
+fn root_follows_no_link_in_a_users_directory() {
+    let Some(s) = users_place() else { return };
+    s.init();
+    let target = s.path("of-root");
+    std::fs::write(&target, "precious").unwrap();
+    std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
+    let links =
+        ["lock", "audit/reserve", "audit/0000000000000000.log", "catalog.db", "catalog.db-wal", "root.json.new"];
+    for name in links {
+        let path = s.data.join(name);
+        let whole = std::fs::read(&path).ok();
+        let _ = std::fs::remove_file(&path);
+        symlink(&target, &path).unwrap();
+        for args in [&["volume", "list"][..], &["key", "create"], &["doctor"]] {
+            s.coffer(args);
+        }
+        assert_eq!(std::fs::read(&target).unwrap(), b"precious", "{name}");
+        assert_eq!(target.metadata().unwrap().uid(), 0, "{name}");
+        if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
+            std::fs::remove_file(&path).unwrap();
+            if let Some(whole) = whole {
+                std::fs::write(&path, whole).unwrap();
+                chown(&path, Some(USER), Some(USER)).unwrap();
+            }
+        }
+    }
+    s.ok(&["volume", "list"]);
+}
+
+#[test]
+fn init_refuses_a_directory_that_others_may_write_to() {
+    let s = Scratch::empty();
+    std::fs::create_dir(&s.data).unwrap();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o777)).unwrap();
+    let key = s.key.to_str().unwrap().to_owned();
+    s.fails(6, &["init", "--key-file", &key], &["other users may write", "chmod 700"]);
+    assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0);
+    assert!(!s.key.exists());
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
+    s.init();
+}
+
+#[test]
+fn init_refuses_another_users_directory() {
+    let Some(s) = users_place() else { return };
+    let key = s.key.to_str().unwrap().to_owned();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o755)).unwrap();
+    let out = output(s.command(&["init", "--key-file", &key]).uid(USER + 1).gid(USER + 1));
+    assert!(out.code == 6 && out.stderr.contains("another user"), "{out:?}");
+    assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0);
+}
+
+#[test]
+fn init_shares_a_key_file_only_if_that_is_said() {
+    let (s, other) = (Scratch::new(), Scratch::empty());
+    let key = s.key.to_str().unwrap();
+    other.fails(1, &["init", "--key-file", key], &["--reuse-key-file"]);
+    other.ok(&["init", "--key-file", key, "--reuse-key-file"]);
+    other.ok(&["volume", "list"]);
+}
+
+#[test]
+fn an_init_killed_before_its_last_steps_is_finished_by_another() {
+    let key_of = |s: &Scratch| s.key.to_str().unwrap().to_owned();
+    let undone: [fn(&Scratch); 4] = [
+        |_| {},
+        |s| std::fs::remove_dir_all(s.data.join("repository")).unwrap(),
+        |s| std::fs::remove_file(s.data.join("root.json")).unwrap(),
+        |s| std::fs::remove_file(&s.key).unwrap(),
+    ];
+    for undo in undone {
+        let s = Scratch::new();
+        std::fs::write(s.data.join("init-unfinished"), key_of(&s)).unwrap();
+        undo(&s);
+        s.fails(1, &["volume", "list"], &["coffer init"]);
+        s.init();
+        s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+        s.ok(&["snapshot", "create", "v", "--wait"]);
+        s.ok(&["doctor"]);
+    }
+    // A repository that is no killed init's is not taken over.
+    let s = Scratch::empty();
+    std::fs::create_dir_all(s.data.join("repository")).unwrap();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(s.data.join("repository/coffer-repository.json"), "{}").unwrap();
+    s.fails(1, &["init", "--key-file", &key_of(&s)], &["repository"]);
+    assert!(!s.key.exists());
+}
+
+#[test]
+fn doctor_says_what_others_may_do() {
+    let s = Scratch::new();
+    let out = s.ok(&["doctor"]).stdout;
+    assert!(!out.contains("files"), "{out}");
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(s.data.join("catalog.db"), PermissionsExt::from_mode(0o666)).unwrap();
+    let out = s.coffer(&["doctor"]);
+    assert!(out.code == 1 && out.stdout.contains("ERROR    files"), "{out:?}");
+    assert!(out.stdout.contains("chmod 700") && out.stdout.contains("catalog.db"), "{out:?}");
+}
+
+#[test]
+fn doctor_looks_at_each_part_of_what_does_not_open() {
+    let says = |s: &Scratch, code: i32, words: &[&str]| {
+        let out = s.coffer(&["doctor"]);
+        assert_eq!(out.code, code, "{out:?}");
+        for word in words {
+            assert!(out.stdout.contains(word), "no {word:?}: {out:?}");
+        }
+    };
+    let s = Scratch::new();
+    s.ok(&["key", "create"]);
+    let catalog = std::fs::read(s.data.join("catalog.db")).unwrap();
+    std::fs::write(s.data.join("catalog.db"), vec![b'x'; catalog.len()]).unwrap();
+    says(
+        &s,
+        7,
+        &["ERROR    installation", "ERROR    catalog", "ok       root key", "ok       key file", "ok       audit"],
+    );
+    std::fs::write(s.data.join("catalog.db"), &catalog).unwrap();
+
+    let elsewhere = s.path("elsewhere");
+    std::fs::rename(&s.key, &elsewhere).unwrap();
+    says(&s, 1, &["ERROR    key file", "ERROR    root key", "ok       catalog", "ok       audit"]);
+    std::fs::rename(&elsewhere, &s.key).unwrap();
+
+    let root = std::fs::read(s.data.join("root.json")).unwrap();
+    for name in ["root.json", "root.b.json"] {
+        std::fs::write(s.data.join(name), "{}").unwrap();
+    }
+    says(&s, 1, &["ERROR    root file", "ERROR    root key", "ok       catalog"]);
+    std::fs::write(s.data.join("root.json"), root).unwrap();
+    s.ok(&["doctor"]);
+}
+
+#[test]
+fn a_command_that_gets_no_thread_says_so() {
+    let Some(s) = users_place() else { return };
+    if !requires("prlimit") {
+        return;
+    }
+    s.init();
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nproc=1:1", COFFER, "--data"]).arg(&s.data).args(["volume", "list"]).uid(USER).gid(USER);
+    let out = output(command.env_remove("COFFER_DATA"));
+    assert!(out.code == 5 && out.stderr.contains("no thread could be started"), "{out:?}");
+    s.ok(&["volume", "list"]);
+}
