@@ -13,21 +13,22 @@
 //! `…IfExists` holds when the key is absent. `ForAnyValue:` and `ForAllValues:` are for keys with several values, and those
 //! need one of them. A key that a request does not have is absent: a comparison with it fails, a negated one holds.
 //! IpAddress and BinaryEquals are not built: no request has an address or bytes.
+//!
+//! Only keys that this build can evaluate are taken ([`words`](super::words)): one that was always absent would make a Deny
+//! silent. An operator that cannot compare what the key holds is refused for the same reason.
 
-use super::{Question, account_of, is_root, user_of, wild};
+use super::words::{Key, Sort, volume_service_in};
+use super::{Question, VOLUME_SERVICE, account_of, is_root, region_of, user_of, wild};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-
-/// Condition keys whose values are several.
-const SEVERAL: [&str; 2] = ["kms:encryptioncontextkeys", "kms:grantoperations"];
-/// What the condition key of one pair of the encryption context begins with.
-const CONTEXT: &str = "kms:encryptioncontext:";
 
 /// One condition: all of a statement's must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     operator: Operator,
-    key: String,
+    key: Key,
+    /// As the document writes it.
+    name: String,
     values: Vec<String>,
 }
 
@@ -182,6 +183,18 @@ impl Compare {
         }
     }
 
+    /// Whether it can compare what such a key holds.
+    const fn suits(self, sort: Sort) -> bool {
+        match self {
+            Self::Null => true,
+            Self::Text | Self::AnyCase | Self::Like => matches!(sort, Sort::Text | Sort::TextOrArn | Sort::Bool),
+            Self::Arn => matches!(sort, Sort::TextOrArn),
+            Self::Bool => matches!(sort, Sort::Bool),
+            Self::Number(_) => matches!(sort, Sort::Seconds),
+            Self::Date(_) => matches!(sort, Sort::Date | Sort::Seconds),
+        }
+    }
+
     fn fits(self, want: &str, have: &str) -> bool {
         match self {
             Self::Text => want == have,
@@ -196,34 +209,55 @@ impl Compare {
     }
 }
 
+/// What a request has under a condition key.
+enum Found {
+    Absent,
+    /// One value; of the volume service, all names that it goes by.
+    One(Vec<String>),
+    /// The values of several pairs whose names differ in case alone: which of them is meant, nobody can say.
+    Rivals(Vec<String>),
+    Several(Vec<String>),
+}
+
 impl Condition {
-    pub(super) fn string_equals(key: &str, value: &str) -> Self {
+    pub(super) fn string_equals(name: &str, key: Key, value: &str) -> Self {
         let operator = Operator { set: None, test: TESTS[0], if_exists: false };
-        Self { operator, key: key.to_owned(), values: vec![value.to_owned()] }
+        Self { operator, key, name: name.to_owned(), values: vec![value.to_owned()] }
     }
 
     /// A condition of a document.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for an operator that is not known, a value it cannot compare, a key with several values without
-    /// `ForAnyValue:` or `ForAllValues:`.
-    pub(super) fn new(operator: &str, key: &str, values: Vec<String>) -> Result<Self> {
+    /// [`Kind::Usage`] for an operator or a key that is not known, an operator that cannot compare the key, a value that it can
+    /// never be, a key with several values without `ForAnyValue:` or `ForAllValues:`.
+    pub(super) fn new(operator: &str, name: &str, values: Vec<String>) -> Result<Self> {
         let bad = |why: String| Err(Error::new(Kind::Usage, why));
         let Some(parsed) = Operator::parse(operator) else {
             return bad(format!("{operator:?} is no operator that this build knows"));
         };
-        if key.is_empty() || !key.contains(':') {
-            return bad(format!("{key:?} is no condition key, as kms:ViaService is"));
+        let key = match Key::parse(name) {
+            Ok(key) => key,
+            Err(why) => return bad(why),
+        };
+        let compare = parsed.test.compare;
+        if !compare.suits(key.sort()) {
+            return bad(format!("{operator} cannot compare {name}"));
         }
         for value in &values {
-            if let Err(why) = parsed.test.compare.check(value) {
+            let exact = match compare {
+                Compare::Text | Compare::AnyCase => true,
+                Compare::Like => !value.contains(['*', '?']),
+                _ => false,
+            };
+            let word = if exact { key.check_text(value, compare == Compare::AnyCase) } else { Ok(()) };
+            if let Err(why) = compare.check(value).and(word) {
                 return bad(format!("the value {value:?} {why}"));
             }
         }
-        if SEVERAL.contains(&&*key.to_lowercase()) && parsed.set.is_none() && parsed.test.compare != Compare::Null {
-            return bad(format!("{key} has several values: say ForAnyValue:{operator} or ForAllValues:{operator}"));
+        if key.has_several() && parsed.set.is_none() && compare != Compare::Null {
+            return bad(format!("{name} has several values: say ForAnyValue:{operator} or ForAllValues:{operator}"));
         }
-        Ok(Self { operator: parsed, key: key.to_owned(), values })
+        Ok(Self { operator: parsed, key, name: name.to_owned(), values })
     }
 
     /// Its operator, as documents write it.
@@ -231,22 +265,41 @@ impl Condition {
         self.operator.name()
     }
 
+    /// Its key, as the document writes it.
     pub(super) fn key(&self) -> &str {
-        &self.key
+        &self.name
     }
 
     pub(super) fn values(&self) -> &[String] {
         &self.values
     }
 
-    /// Whether it holds for a request.
-    pub(super) fn holds(&self, q: &Question<'_>) -> bool {
-        let have = values_of(&self.key, q);
+    /// Whether it holds for a request, in a statement that allows or denies. Where several pairs of the encryption context go by
+    /// the key's name, a Deny fires if it does for any of them, and an Allow holds if it does for all: nobody gets by with a
+    /// second pair.
+    pub(super) fn holds(&self, q: &Question<'_>, allow: bool) -> bool {
+        match values_of(&self.key, q) {
+            Found::Absent => self.compares(&[]),
+            Found::One(names) => self.compares(&[names]),
+            Found::Rivals(values) => {
+                let mut each = values.into_iter().map(|v| self.compares(&[vec![v]]));
+                if allow { each.all(|held| held) } else { each.any(|held| held) }
+            }
+            Found::Several(values) => {
+                let values: Vec<Vec<String>> = values.into_iter().map(|v| vec![v]).collect();
+                self.compares(&values)
+            }
+        }
+    }
+
+    /// Holds the policy's values against those of the request, each with all its names.
+    fn compares(&self, have: &[Vec<String>]) -> bool {
         let Operator { set, test, if_exists } = self.operator;
         if test.compare == Compare::Null {
             return self.values.iter().any(|want| want.eq_ignore_ascii_case("true") == have.is_empty());
         }
-        let one = |value: &String| self.values.iter().any(|want| test.compare.fits(want, value)) != test.not;
+        let fits = |want: &String, names: &[String]| names.iter().any(|name| test.compare.fits(want, name));
+        let one = |names: &Vec<String>| self.values.iter().any(|want| fits(want, names)) != test.not;
         match set {
             None if have.is_empty() => if_exists || test.not,
             Some(Set::Any) if have.is_empty() => if_exists,
@@ -256,29 +309,34 @@ impl Condition {
     }
 }
 
-/// The values of a condition key in a request; none: the request has no such key. Names of keys have no case, nor has the name
-/// of a pair of the encryption context as a part of one.
-fn values_of(key: &str, q: &Question<'_>) -> Vec<String> {
-    let key = key.to_lowercase();
-    if let Some(name) = key.strip_prefix(CONTEXT) {
-        let of_name = q.context.iter().filter(|(k, _)| k.to_lowercase() == name);
-        return of_name.map(|(_, v)| v.to_owned()).collect();
-    }
-    let one = |value: Option<&str>| value.map(str::to_owned).into_iter().collect();
-    let member = || account_of(q.principal);
-    match &*key {
-        "kms:viaservice" => one(q.via_service),
-        "kms:calleraccount" | "aws:principalaccount" => one(member()),
-        "kms:encryptioncontextkeys" => q.context.iter().map(|(k, _)| k.to_owned()).collect(),
-        "kms:grantisforawsresource" => one(q.grant.map(|g| if g.for_aws_resource { "true" } else { "false" })),
-        "kms:grantoperations" => q.grant.map(|g| g.operations.clone()).unwrap_or_default(),
-        "aws:principalarn" => one(Some(q.principal)),
-        "aws:principaltype" if is_root(q.principal) => one(Some("Account")),
-        "aws:principaltype" => one(user_of(q.principal).map(|_| "User")),
-        "aws:username" => one(user_of(q.principal)),
-        "aws:currenttime" => vec![now(q.now)],
-        "aws:epochtime" => vec![(q.now.0 / 1000).to_string()],
-        _ => Vec::new(),
+/// What a request has under a condition key.
+fn values_of(key: &Key, q: &Question<'_>) -> Found {
+    let one = |value: Option<&str>| value.map_or(Found::Absent, |v| Found::One(vec![v.to_owned()]));
+    let several = |values: Vec<String>| if values.is_empty() { Found::Absent } else { Found::Several(values) };
+    match key {
+        Key::ViaService if q.via_service == Some(VOLUME_SERVICE) => {
+            Found::One(volume_service_in(region_of(q.resource)).into())
+        }
+        Key::ViaService => one(q.via_service),
+        Key::Account => one(account_of(q.principal)),
+        Key::Pair(name) => {
+            let of_name = q.context.iter().filter(|(k, _)| k.to_lowercase() == *name);
+            let values: Vec<String> = of_name.map(|(_, v)| v.to_owned()).collect();
+            match values.len() {
+                0 => Found::Absent,
+                1 => Found::One(values),
+                _ => Found::Rivals(values),
+            }
+        }
+        Key::ContextKeys => several(q.context.iter().map(|(k, _)| k.to_owned()).collect()),
+        Key::GrantIsForAwsResource => one(q.grant.map(|g| if g.for_aws_resource { "true" } else { "false" })),
+        Key::GrantOperations => several(q.grant.map(|g| g.operations.clone()).unwrap_or_default()),
+        Key::PrincipalArn => one(Some(q.principal)),
+        Key::PrincipalType if is_root(q.principal) => one(Some("Account")),
+        Key::PrincipalType => one(user_of(q.principal).map(|_| "User")),
+        Key::UserName => one(user_of(q.principal)),
+        Key::CurrentTime => one(Some(&now(q.now))),
+        Key::EpochTime => one(Some(&(q.now.0 / 1000).to_string())),
     }
 }
 

@@ -8,8 +8,8 @@
 //! | `Version` | 2012-10-17, 2008-10-17 (the one that is meant when it is left out) |
 //! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user or role by ARN), `{"Service": …}` |
 //! | `NotPrincipal` | refused: with a service that acts for people it denies more, and allows more, than it says |
-//! | `Action`, `NotAction` | `kms:` and a name, or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
-//! | `Resource`, `NotResource` | `*`, or ARNs with `*` and `?` |
+//! | `Action`, `NotAction` | an action of [`words`], or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
+//! | `Resource`, `NotResource` | `*`, or ARNs of keys with `*` and `?` |
 //! | `Condition` | see [`condition`] |
 //! | variables (`${aws:username}`) | refused under version 2012-10-17; under 2008-10-17 they are plain text, as in AWS |
 //!
@@ -18,6 +18,7 @@
 
 pub mod condition;
 mod parse;
+mod words;
 
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
@@ -25,8 +26,10 @@ use condition::Condition;
 use serde_json::{Map, Value};
 
 pub use parse::MAX_POLICY;
+pub use words::EXPORT_VOLUME_KEY;
 
-/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal.
+/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal. Policies may also name it as
+/// AWS's volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
 pub const VOLUME_SERVICE: &str = "ec2.coffer";
 
 /// A policy document that was understood.
@@ -135,6 +138,11 @@ pub(super) fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|a| !a.is_empty())
 }
 
+/// The Region in an ARN.
+fn region_of(arn: &str) -> &str {
+    arn.split(':').nth(3).unwrap_or_default()
+}
+
 /// The user's name in the ARN of a user.
 fn user_of(arn: &str) -> Option<&str> {
     arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
@@ -150,13 +158,17 @@ fn is_root(arn: &str) -> bool {
 }
 
 impl Principal {
-    /// Whether it means this principal, and whether by its account alone.
-    fn matches(&self, arn: &str) -> Option<ByAccount> {
-        let fits = |yes: bool, by| yes.then_some(by);
+    /// Whether it means the principal that asks, and whether by its account alone.
+    fn matches(&self, q: &Question<'_>) -> Option<ByAccount> {
+        let (arn, fits) = (q.principal, |yes: bool, by| yes.then_some(by));
         match self {
             Self::Everyone => Some(ByAccount(false)),
             Self::Arn(named) => fits(named == arn, ByAccount(false)),
-            Self::Service(name) => fits(service_of(arn) == Some(name), ByAccount(false)),
+            Self::Service(name) => {
+                let own =
+                    service_of(arn) == Some(VOLUME_SERVICE) && words::is_volume_service(name, region_of(q.resource));
+                fits(own, ByAccount(false))
+            }
             Self::Account(id) => {
                 // A service is of no account: it is named by itself, or by a grant.
                 let member = account_of(arn) == Some(id) && service_of(arn).is_none();
@@ -184,7 +196,7 @@ impl Statement {
         let action = format!("kms:{}", q.action);
         self.actions.cover(|p| wild(p, &action, true))
             && self.resources.cover(|p| wild(p, q.resource, false))
-            && self.conditions.iter().all(|c| c.holds(q))
+            && self.conditions.iter().all(|c| c.holds(q, self.allow))
     }
 }
 
@@ -202,15 +214,21 @@ impl Policy {
     pub fn of_volume_service(account: &str) -> Self {
         let uses = ["Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "CreateGrant", "DescribeKey"];
         let uses: Vec<String> = uses.iter().map(|u| format!("kms:{u}")).collect();
-        let looks = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant"];
+        // Not for everybody who uses a volume: the account's administrators alone may take a data key out of coffer.
+        let looks = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant", "kms:ExportVolumeKey"];
         let through = vec![
-            Condition::string_equals("kms:CallerAccount", account),
-            Condition::string_equals("kms:ViaService", VOLUME_SERVICE),
+            Condition::string_equals("kms:CallerAccount", words::Key::Account, account),
+            Condition::string_equals("kms:ViaService", words::Key::ViaService, VOLUME_SERVICE),
         ];
         let uses: Vec<&str> = uses.iter().map(String::as_str).collect();
         let statements = vec![
             Statement::allow("All of the account, through the volume service", Principal::Everyone, &uses, through),
-            Statement::allow("The account's look at it", Principal::Account(account.to_owned()), &looks, Vec::new()),
+            Statement::allow(
+                "The account's look at it, and its way out",
+                Principal::Account(account.to_owned()),
+                &looks,
+                Vec::new(),
+            ),
         ];
         Self { version: Version::V2012, id: Some("auto-ebs-2".to_owned()), statements }
     }
@@ -220,7 +238,7 @@ impl Policy {
     pub fn verdict(&self, q: &Question<'_>) -> Verdict {
         let mut verdict = Verdict::Silent;
         for statement in &self.statements {
-            let mut named = statement.principals.iter().filter_map(|p| p.matches(q.principal)).peekable();
+            let mut named = statement.principals.iter().filter_map(|p| p.matches(q)).peekable();
             if named.peek().is_none() || !statement.fits(q) {
                 continue;
             }

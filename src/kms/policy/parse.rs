@@ -2,7 +2,9 @@
 
 use super::super::name::AwsCode;
 use super::condition::Condition;
+use super::words::{is_service_principal, names_an_action};
 use super::{Names, Policy, Principal, Statement, Version};
+use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -124,7 +126,7 @@ fn values(json: Json, at: &str) -> Result<Vec<String>> {
     }
 }
 
-fn is_account(text: &str) -> bool {
+pub(super) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -146,9 +148,13 @@ fn aws_principal(name: String, at: &str) -> Result<Principal> {
     if name.contains(['*', '?']) {
         return bad("has a wildcard: a principal is named whole; use a condition on aws:PrincipalArn");
     }
-    match resource.split_once('/') {
-        None if resource == "root" => Ok(Principal::Account(account.to_owned())),
-        Some(("user" | "role" | "assumed-role", rest)) if !rest.is_empty() => Ok(Principal::Arn(name)),
+    let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
+    match (fields[2], resource.split_once('/')) {
+        ("iam", None) if resource == "root" => Ok(Principal::Account(account.to_owned())),
+        (_, Some((_, rest))) if rest.is_empty() || !rest.chars().all(good) => {
+            bad("has no name that a principal can have")
+        }
+        ("iam", Some(("user" | "role", _))) | ("sts", Some(("assumed-role", _))) => Ok(Principal::Arn(name)),
         _ => bad("names neither root, nor a user, nor a role"),
     }
 }
@@ -170,11 +176,9 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
             }
             "Service" => {
                 for name in texts(value, &at)? {
-                    if name.is_empty() || name.contains(['*', '?']) {
-                        return Err(malformed(
-                            &at,
-                            format!("{name:?} is no service's name, as {} is", super::VOLUME_SERVICE),
-                        ));
+                    if !is_service_principal(&name) {
+                        let why = "is no service here: say ec2.coffer, or ec2.amazonaws.com, which means the same";
+                        return Err(malformed(&at, format!("{name:?} {why}")));
                     }
                     services.push(Principal::Service(name));
                 }
@@ -197,6 +201,10 @@ fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
         if pattern != "*" && !name.is_some_and(good) {
             return Err(malformed(at, format!("{pattern:?} is no action of a key, as kms:Decrypt is, and not *")));
         }
+        if !names_an_action(pattern) {
+            let why = "is no action that AWS KMS or coffer has: it would never be asked about";
+            return Err(malformed(at, format!("{pattern:?} {why}")));
+        }
     }
     Ok(Names { not, patterns })
 }
@@ -207,8 +215,36 @@ fn resources(json: Json, not: bool, at: &str) -> Result<Names> {
         if pattern != "*" && !(pattern.starts_with("arn:") && pattern.splitn(6, ':').count() == 6) {
             return Err(malformed(at, format!("{pattern:?} is neither * nor an ARN of six parts")));
         }
+        if pattern != "*" && !can_be_a_key(pattern) {
+            let why =
+                "is the ARN of no key, as arn:aws:kms:REGION:ACCOUNT:key/ID is: say * for the key that has the policy";
+            return Err(malformed(at, format!("{pattern:?} {why}")));
+        }
     }
     Ok(Names { not, patterns })
+}
+
+/// Whether there may be a key whose ARN fits: aliases and other services' resources are never asked about.
+fn can_be_a_key(pattern: &str) -> bool {
+    let fields: Vec<&str> = pattern.splitn(6, ':').collect();
+    let [_, partition, service, region, account, resource] = fields[..] else { return false };
+    let is_open = |field: &str| field.contains(['*', '?']);
+    let word = |field: &str, of: &str| super::wild(field, of, false);
+    let region_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-*?".contains(&c);
+    let account_good =
+        is_account(account) || (is_open(account) && account.bytes().all(|b| b.is_ascii_digit() || b"*?".contains(&b)));
+    // Up to its first wildcard, it is as far as it goes what all keys begin with.
+    let fixed = resource.split(['*', '?']).next().unwrap_or_default();
+    let resource_good = match fixed.strip_prefix("key/") {
+        Some(id) => is_open(resource) || id.parse::<KeyId>().is_ok(),
+        None => is_open(resource) && "key/".starts_with(fixed),
+    };
+    word(partition, "aws")
+        && word(service, "kms")
+        && !region.is_empty()
+        && region.bytes().all(region_good)
+        && account_good
+        && resource_good
 }
 
 fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {

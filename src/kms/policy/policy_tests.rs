@@ -162,15 +162,14 @@ fn a_condition_on_the_service_or_the_context_is_held_against_the_request() {
 #[test]
 fn a_key_that_a_request_has_not_fails_comparisons_and_passes_their_negation() {
     for (condition, answer) in [
-        (r#""StringEquals": {"kms:ViaService": "x"}"#, Silent),
-        (r#""StringEqualsIfExists": {"kms:ViaService": "x"}"#, Allowed),
-        (r#""StringNotEquals": {"kms:ViaService": "x"}"#, Allowed),
-        (r#""ArnNotLike": {"aws:SourceArn": "arn:aws:ec2:*:*:*"}"#, Allowed),
-        (r#""Bool": {"aws:MultiFactorAuthPresent": "false"}"#, Silent),
-        (r#""BoolIfExists": {"aws:MultiFactorAuthPresent": false}"#, Allowed),
+        (r#""StringEquals": {"kms:ViaService": "ec2.coffer"}"#, Silent),
+        (r#""StringEqualsIfExists": {"kms:ViaService": "ec2.coffer"}"#, Allowed),
+        (r#""StringNotEquals": {"kms:ViaService": "ec2.coffer"}"#, Allowed),
+        (r#""ArnNotLike": {"kms:EncryptionContext:aws:s3:arn": "arn:aws:s3:*:*:*"}"#, Allowed),
+        (r#""Bool": {"kms:GrantIsForAWSResource": "false"}"#, Silent),
+        (r#""BoolIfExists": {"kms:GrantIsForAWSResource": false}"#, Allowed),
         (r#""Null": {"kms:ViaService": true}"#, Allowed),
         (r#""Null": {"aws:PrincipalArn": "true"}"#, Silent),
-        (r#""NumericLessThan": {"unknown:Number": 5}"#, Silent),
     ] {
         assert_eq!(by("alice", "Decrypt").to(&on(condition)), answer, "{condition}");
     }
@@ -220,6 +219,81 @@ fn conditions_on_grants_know_whom_they_are_for() {
     assert_eq!(ask(true, &["Decrypt", "CreateGrant"]), Silent);
 }
 
+/// A second pair whose name differs in case alone is no way around a Deny, nor a way into an Allow.
+#[test]
+fn pairs_that_differ_in_case_alone_never_count_by_the_friendlier_one() {
+    let deny = |condition: &str| {
+        let text = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [
+                {{"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}},
+                {{"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*", "Condition": {{{condition}}}}}]}}"#
+        );
+        Policy::parse(&text).unwrap()
+    };
+    let one = |value| by("alice", "Decrypt").with("Project", value);
+    let both = |a, b| by("alice", "Decrypt").with("Project", a).with("project", b);
+    for operator in ["", "ForAnyValue:", "ForAllValues:"] {
+        let but_red = format!(r#""{operator}StringNotEquals": {{"kms:EncryptionContext:Project": "red"}}"#);
+        assert_eq!(one("red").to(&deny(&but_red)), Allowed, "{operator}");
+        assert_eq!(one("blue").to(&deny(&but_red)), Denied, "{operator}");
+        assert_eq!(both("blue", "red").to(&deny(&but_red)), Denied, "{operator}");
+        assert_eq!(both("red", "blue").to(&deny(&but_red)), Denied, "{operator}");
+        assert_eq!(both("red", "red").to(&deny(&but_red)), Allowed, "{operator}");
+        let red = format!(r#""{operator}StringEquals": {{"kms:encryptioncontext:PROJECT": "red"}}"#);
+        assert_eq!(one("blue").to(&deny(&red)), Allowed, "{operator}");
+        assert_eq!(both("blue", "red").to(&deny(&red)), Denied, "{operator}");
+        assert_eq!(both("red", "blue").to(&deny(&red)), Denied, "{operator}");
+        assert_eq!(one("red").to(&on(&red)), Allowed, "{operator}");
+        assert_eq!(both("blue", "red").to(&on(&red)), Silent, "{operator}");
+        assert_eq!(both("red", "blue").to(&on(&red)), Silent, "{operator}");
+        assert_eq!(one("blue").to(&on(&but_red)), Allowed, "{operator}");
+        assert_eq!(both("red", "blue").to(&on(&but_red)), Silent, "{operator}");
+        assert_eq!(both("blue", "red").to(&on(&but_red)), Silent, "{operator}");
+    }
+}
+
+/// AWS's names for its volume service mean coffer's, of this Region.
+#[test]
+fn awss_volume_service_is_coffers() {
+    const HERE: &str = "ec2.us-east-1.amazonaws.com";
+    const ELSEWHERE: &str = "ec2.eu-west-1.amazonaws.com";
+    let deny = |fields: &str| {
+        let text = format!(
+            r#"{{"Statement": [{{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}},
+                {{"Effect": "Deny", {fields}, "Action": "kms:*", "Resource": "*"}}]}}"#
+        );
+        Policy::parse(&text).unwrap()
+    };
+    let via = |operator: &str, name: &str| format!(r#""{operator}": {{"kms:ViaService": "{name}"}}"#);
+    let ask = |policy: &Policy| [by("alice", "Decrypt").via_volumes().to(policy), by("alice", "Decrypt").to(policy)];
+    for (operator, name, allow, denied) in [
+        ("StringEquals", HERE, [Allowed, Silent], [Denied, Allowed]),
+        ("StringEquals", VOLUME_SERVICE, [Allowed, Silent], [Denied, Allowed]),
+        ("StringEquals", ELSEWHERE, [Silent, Silent], [Allowed, Allowed]),
+        ("StringEquals", "s3.us-east-1.amazonaws.com", [Silent, Silent], [Allowed, Allowed]),
+        ("StringEqualsIgnoreCase", "EC2.us-east-1.amazonaws.com", [Allowed, Silent], [Denied, Allowed]),
+        ("StringLike", "ec2.*.amazonaws.com", [Allowed, Silent], [Denied, Allowed]),
+        ("StringNotEquals", HERE, [Silent, Allowed], [Allowed, Denied]),
+        ("StringNotEquals", VOLUME_SERVICE, [Silent, Allowed], [Allowed, Denied]),
+        ("StringNotEquals", ELSEWHERE, [Allowed, Allowed], [Denied, Denied]),
+        ("StringNotLike", "*.amazonaws.com", [Silent, Allowed], [Allowed, Denied]),
+    ] {
+        let condition = via(operator, name);
+        assert_eq!(ask(&on(&condition)), allow, "Allow {condition}");
+        let policy = deny(&format!(r#""Principal": "*", "Condition": {{{condition}}}"#));
+        assert_eq!(ask(&policy), denied, "Deny {condition}");
+    }
+    let service =
+        || Request { principal: format!("arn:aws:iam::{ACCOUNT}:service/{VOLUME_SERVICE}"), ..by("", "Decrypt") };
+    for (name, is) in [(VOLUME_SERVICE, true), ("ec2.amazonaws.com", true), (HERE, true), (ELSEWHERE, false)] {
+        let named = format!(r#""Principal": {{"Service": "{name}"}}"#);
+        let allow = statement(&format!(r#""Effect": "Allow", {named}, "Action": "kms:Decrypt""#));
+        assert_eq!(service().to(&allow), if is { Allowed } else { Silent }, "{name}");
+        assert_eq!(by("alice", "Decrypt").to(&allow), Silent, "{name}: people are no service");
+        assert_eq!(service().to(&deny(&named)), if is { Denied } else { Allowed }, "{name}");
+    }
+}
+
 #[test]
 fn what_is_not_understood_is_refused_and_its_place_named() {
     let fields = r#""Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*""#;
@@ -256,10 +330,67 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Condition": {"stringequals": {"kms:ViaService": "x"}}"#), "\"stringequals\" is no operator"),
         (with(r#""Condition": {"NullIfExists": {"kms:ViaService": "true"}}"#), "is no operator"),
         (with(r#""Condition": {"Bool": {"kms:GrantIsForAWSResource": "yes"}}"#), "neither true nor false"),
-        (with(r#""Condition": {"NumericEquals": {"a:b": "many"}}"#), "is no number"),
+        (with(r#""Condition": {"NumericEquals": {"aws:EpochTime": "many"}}"#), "is no number"),
         (with(r#""Condition": {"DateEquals": {"aws:CurrentTime": "soon"}}"#), "is no date"),
         (with(r#""Condition": {"ArnLike": {"aws:PrincipalArn": "alice"}}"#), "is no ARN"),
         (with(r#""Condition": {"StringEquals": {"ViaService": "x"}}"#), "no condition key"),
+        (
+            with(r#""Condition": {"StringEquals": {"kms:ViaServcie": "x"}}"#),
+            "\"kms:ViaServcie\" is no condition key that this",
+        ),
+        (
+            with(r#""Condition": {"StringEquals": {"kms:EncryptionContext:": "x"}}"#),
+            "no condition key that this build knows",
+        ),
+        (
+            with(r#""Condition": {"Bool": {"aws:MultiFactorAuthPresent": "false"}}"#),
+            "of AWS that this build cannot evaluate",
+        ),
+        (
+            with(r#""Condition": {"StringEquals": {"aws:PrincipalTag/team": "x"}}"#),
+            "of AWS that this build cannot evaluate",
+        ),
+        (
+            with(r#""Condition": {"StringNotEquals": {"aws:sourcevpce": "x"}}"#),
+            "it knows kms:ViaService, kms:CallerAccount",
+        ),
+        (with(r#""Condition": {"Null": {"aws:MultiFactorAuthPresent": "true"}}"#), "cannot evaluate"),
+        (
+            with(r#""Condition": {"NumericEquals": {"kms:ViaService": "5"}}"#),
+            "NumericEquals cannot compare kms:ViaService",
+        ),
+        (with(r#""Condition": {"StringEquals": {"aws:CurrentTime": "2027-01-01"}}"#), "cannot compare aws:CurrentTime"),
+        (with(r#""Condition": {"Bool": {"aws:username": "true"}}"#), "cannot compare aws:username"),
+        (with(r#""Condition": {"ArnLike": {"kms:ViaService": "arn:aws:ec2:*:*:*"}}"#), "cannot compare kms:ViaService"),
+        (
+            with(r#""Condition": {"ForAnyValue:StringEquals": {"kms:GrantOperations": "Decrpyt"}}"#),
+            "no operation of a grant",
+        ),
+        (
+            with(r#""Condition": {"ForAnyValue:StringLike": {"kms:GrantOperations": "decrypt"}}"#),
+            "no operation of a grant",
+        ),
+        (with(r#""Condition": {"StringEquals": {"kms:CallerAccount": "11112222333"}}"#), "no account of 12 digits"),
+        (with(r#""Condition": {"StringEquals": {"aws:PrincipalType": "user"}}"#), "no type of a principal"),
+        (with(r#""Condition": {"StringEquals": {"kms:ViaService": "ec2.us-east-1.amazonaws.co"}}"#), "is no service"),
+        (instead("kms:*", "kms:Decrpyt"), "\"kms:Decrpyt\" is no action that AWS KMS or coffer has"),
+        (instead("kms:*", "kms:ReEncrypt"), "\"kms:ReEncrypt\" is no action that"),
+        (instead("kms:*", "kms:Decript*"), "\"kms:Decript*\" is no action that"),
+        (instead(r#""Action""#, r#""NotAction""#).replace("kms:*", "kms:Descrbe*"), "NotAction: \"kms:Descrbe*\""),
+        (
+            instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:us-east-1:111122223333:kye/*""#),
+            "is the ARN of no key",
+        ),
+        (instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:us-east-1:111122223333:alias/x""#), "of no key"),
+        (instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:us-east-1:11112222333:key/*""#), "of no key"),
+        (instead(r#""Resource": "*""#, r#""NotResource": "arn:aws:ec2:us-east-1:111122223333:key/*""#), "of no key"),
+        (instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:us-east-1:111122223333:key/1234""#), "of no key"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::111122223333:usr/x"}"#), "neither root"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::111122223333:assumed-role/x"}"#), "neither root"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:sts::111122223333:root"}"#), "neither root"),
+        (instead(star, r#""Principal": {"AWS": "arn:aws:iam::111122223333:user/a b"}"#), "no name that a principal"),
+        (instead(star, r#""Principal": {"Service": "ec2.amazonaw.com"}"#), "\"ec2.amazonaw.com\" is no service here"),
+        (instead(star, r#""Principal": {"service": "ec2.coffer"}"#), "principals are AWS or Service"),
         (with(r#""Condition": {"StringEquals": {"kms:EncryptionContextKeys": "a"}}"#), "ForAnyValue:StringEquals"),
         (with(r#""Condition": {"StringEquals": {}}"#), "Condition.StringEquals: it compares nothing"),
         (with(r#""Condition": {"StringEquals": {"kms:ViaService": null}}"#), "a text is wanted, not null"),
@@ -305,14 +436,19 @@ fn policies() -> impl Strategy<Value = Policy> {
         "[0-9]{12}".prop_map(Principal::Account),
         "[0-9]{12}:user/[a-z]{1,8}".prop_map(|rest| Principal::Arn(format!("arn:aws:iam::{rest}"))),
     ];
-    let services = proptest::collection::vec("[a-z.]{1,12}".prop_map(Principal::Service), 0..2);
+    let service = prop_oneof![Just("ec2.coffer"), Just("ec2.amazonaws.com"), Just("ec2.eu-west-1.amazonaws.com")];
+    let services = proptest::collection::vec(service.prop_map(|s| Principal::Service(s.to_owned())), 0..2);
     let principals = (proptest::collection::vec(principal, 1..4), services)
         .prop_map(|(named, services)| named.into_iter().chain(services).collect::<Vec<_>>());
     let names = |pattern: &'static str| {
         (any::<bool>(), proptest::collection::vec(pattern, 1..4)).prop_map(|(not, patterns)| Names { not, patterns })
     };
     let condition = prop_oneof![
-        ("(ForAnyValue:)?String(Not)?(Equals|Like)(IfExists)?", "[a-z]{1,5}:[A-Za-z:]{1,9}", "[^$]{0,9}"),
+        (
+            "(ForAnyValue:)?String(Not)?(Equals|Like)(IfExists)?",
+            "aws:username|kms:EncryptionContext:[A-Za-z:]{1,9}|KMS:encryptionCONTEXT:[a-z]{1,9}",
+            "[^$]{0,9}"
+        ),
         ("Bool(IfExists)?|Null", "kms:GrantIsForAWSResource", "true|false"),
         ("Date(Not)?Equals", "aws:CurrentTime", "[0-9]{1,10}"),
     ];
@@ -327,8 +463,8 @@ fn policies() -> impl Strategy<Value = Policy> {
         proptest::option::of(".{0,12}"),
         any::<bool>(),
         principals,
-        names(r"\*|kms:[A-Za-z*?]{1,9}"),
-        names(r"\*|arn:aws:kms:[a-z*]{0,5}:[0-9]{12}:key/[a-f0-9*?]{0,9}"),
+        names(r"\*|kms:(Decrypt|[CDEGLRSU]?\*|(get|List)\*|\?ecrypt|ExportVolumeKey)"),
+        names(r"\*|arn:(aws|\*):kms:[a-z*]{1,5}:([0-9]{12}|\*):key/[a-f0-9*?]{0,9}\*"),
         conditions,
     )
         .prop_map(|(sid, allow, principals, actions, resources, conditions)| Statement {

@@ -1,0 +1,307 @@
+//! The words that a policy may use: the actions, condition keys and services that AWS has, and which of them this build can
+//! evaluate. A word that is in none of these lists is misspelt: a Deny with it would never fire, so it is refused when it is put.
+//!
+//! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
+//! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
+
+use super::{VOLUME_SERVICE, wild};
+
+/// What asks for a volume's data key in clear (`coffer volume export-key`): coffer's own, AWS has no such operation.
+pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
+
+/// AWS's actions, whether this build has the operation or not; then coffer's own.
+const ACTIONS: [&str; 56] = [
+    "CancelKeyDeletion",
+    "ConnectCustomKeyStore",
+    "CreateAlias",
+    "CreateCustomKeyStore",
+    "CreateGrant",
+    "CreateKey",
+    "Decrypt",
+    "DeleteAlias",
+    "DeleteCustomKeyStore",
+    "DeleteImportedKeyMaterial",
+    "DeriveSharedSecret",
+    "DescribeCustomKeyStores",
+    "DescribeKey",
+    "DisableKey",
+    "DisableKeyRotation",
+    "DisconnectCustomKeyStore",
+    "EnableKey",
+    "EnableKeyRotation",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "GenerateRandom",
+    "GetKeyPolicy",
+    "GetKeyRotationStatus",
+    "GetParametersForImport",
+    "GetPublicKey",
+    "ImportKeyMaterial",
+    "ListAliases",
+    "ListGrants",
+    "ListKeyPolicies",
+    "ListKeyRotations",
+    "ListKeys",
+    "ListResourceTags",
+    "ListRetirableGrants",
+    "PutKeyPolicy",
+    "ReEncryptFrom",
+    "ReEncryptTo",
+    "ReplicateKey",
+    "RetireGrant",
+    "RevokeGrant",
+    "RotateKeyOnDemand",
+    "ScheduleKeyDeletion",
+    "Sign",
+    "SynchronizeMultiRegionKey",
+    "TagResource",
+    "UntagResource",
+    "UpdateAlias",
+    "UpdateCustomKeyStore",
+    "UpdateKeyDescription",
+    "UpdatePrimaryRegion",
+    "Verify",
+    "VerifyMac",
+    EXPORT_VOLUME_KEY,
+];
+
+/// Whether a pattern such as `kms:Decrypt` or `kms:*Grant*` covers at least one action.
+pub(super) fn names_an_action(pattern: &str) -> bool {
+    pattern == "*" || ACTIONS.iter().any(|a| wild(pattern, &format!("kms:{a}"), true))
+}
+
+/// What a grant may allow in AWS: the values of `kms:GrantOperations`.
+const GRANT_OPERATIONS: [&str; 17] = [
+    "CreateGrant",
+    "Decrypt",
+    "DeriveSharedSecret",
+    "DescribeKey",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "GetPublicKey",
+    "ReEncryptFrom",
+    "ReEncryptTo",
+    "RetireGrant",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+];
+
+const PRINCIPAL_TYPES: [&str; 5] = ["Account", "Anonymous", "AssumedRole", "FederatedUser", "User"];
+
+/// A condition key that this build can evaluate for every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    ViaService,
+    /// `kms:CallerAccount` and `aws:PrincipalAccount` are the same here.
+    Account,
+    /// The value of one pair of the encryption context; its name in lower case.
+    Pair(String),
+    ContextKeys,
+    GrantIsForAwsResource,
+    GrantOperations,
+    PrincipalArn,
+    PrincipalType,
+    UserName,
+    CurrentTime,
+    EpochTime,
+}
+
+/// What a condition key holds: says which operators can compare it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    Text,
+    /// A text that may be an ARN.
+    TextOrArn,
+    Bool,
+    Date,
+    /// Seconds since 1970: a date and a number.
+    Seconds,
+}
+
+/// What the condition key of one pair of the encryption context begins with.
+const CONTEXT: &str = "kms:encryptioncontext:";
+
+const KEYS: [(&str, Key); 11] = [
+    ("kms:ViaService", Key::ViaService),
+    ("kms:CallerAccount", Key::Account),
+    ("aws:PrincipalAccount", Key::Account),
+    ("kms:EncryptionContextKeys", Key::ContextKeys),
+    ("kms:GrantIsForAWSResource", Key::GrantIsForAwsResource),
+    ("kms:GrantOperations", Key::GrantOperations),
+    ("aws:PrincipalArn", Key::PrincipalArn),
+    ("aws:PrincipalType", Key::PrincipalType),
+    ("aws:username", Key::UserName),
+    ("aws:CurrentTime", Key::CurrentTime),
+    ("aws:EpochTime", Key::EpochTime),
+];
+
+/// Keys of AWS that no request here has a value for. Absent, they would make a Deny silent; so they are refused.
+const ELSEWHERE: [&str; 74] = [
+    "aws:CalledVia",
+    "aws:CalledViaFirst",
+    "aws:CalledViaLast",
+    "aws:ChatbotSourceArn",
+    "aws:Ec2InstanceSourcePrivateIPv4",
+    "aws:Ec2InstanceSourceVpc",
+    "aws:FederatedProvider",
+    "aws:MultiFactorAuthAge",
+    "aws:MultiFactorAuthPresent",
+    "aws:PrincipalIsAWSService",
+    "aws:PrincipalOrgID",
+    "aws:PrincipalOrgPaths",
+    "aws:PrincipalServiceName",
+    "aws:PrincipalServiceNamesList",
+    "aws:PrincipalTag/*",
+    "aws:Referer",
+    "aws:RequestTag/*",
+    "aws:RequestedRegion",
+    "aws:ResourceAccount",
+    "aws:ResourceOrgID",
+    "aws:ResourceOrgPaths",
+    "aws:ResourceTag/*",
+    "aws:SecureTransport",
+    "aws:SourceAccount",
+    "aws:SourceArn",
+    "aws:SourceIdentity",
+    "aws:SourceIp",
+    "aws:SourceOrgID",
+    "aws:SourceOrgPaths",
+    "aws:SourceOwner",
+    "aws:SourceVpc",
+    "aws:SourceVpcArn",
+    "aws:SourceVpce",
+    "aws:TagKeys",
+    "aws:TokenIssueTime",
+    "aws:UserAgent",
+    "aws:ViaAWSMCPService",
+    "aws:ViaAWSService",
+    "aws:VpcSourceIp",
+    "aws:VpceAccount",
+    "aws:VpceOrgID",
+    "aws:VpceOrgPaths",
+    "aws:userid",
+    "ec2:RoleDelivery",
+    "ec2:SourceInstanceARN",
+    "kms:BypassPolicyLockoutSafetyCheck",
+    "kms:CustomerMasterKeySpec",
+    "kms:CustomerMasterKeyUsage",
+    "kms:DataKeyPairSpec",
+    "kms:EncryptionAlgorithm",
+    "kms:ExpirationModel",
+    "kms:GrantConstraintType",
+    "kms:GranteePrincipal",
+    "kms:KeyAgreementAlgorithm",
+    "kms:KeyOrigin",
+    "kms:KeySpec",
+    "kms:KeyUsage",
+    "kms:MacAlgorithm",
+    "kms:MessageType",
+    "kms:MultiRegion",
+    "kms:MultiRegionKeyType",
+    "kms:PrimaryRegion",
+    "kms:ReEncryptOnSameKey",
+    "kms:RecipientAttestation:*",
+    "kms:ReplicaRegion",
+    "kms:RequestAlias",
+    "kms:ResourceAliases",
+    "kms:RetiringPrincipal",
+    "kms:RotationPeriodInDays",
+    "kms:ScheduleKeyDeletionPendingWindowInDays",
+    "kms:SigningAlgorithm",
+    "kms:ValidTo",
+    "kms:WrappingAlgorithm",
+    "kms:WrappingKeySpec",
+];
+
+impl Key {
+    /// The key of that name, whatever its case.
+    ///
+    /// # Errors
+    /// Why there is none: one that AWS has and this build cannot evaluate, or one that nobody knows.
+    pub(super) fn parse(name: &str) -> Result<Self, String> {
+        let lower = name.to_lowercase();
+        if let Some(pair) = lower.strip_prefix(CONTEXT).filter(|p| !p.is_empty()) {
+            return Ok(Self::Pair(pair.to_owned()));
+        }
+        if let Some((_, key)) = KEYS.iter().find(|(known, _)| known.eq_ignore_ascii_case(&lower)) {
+            return Ok(key.clone());
+        }
+        let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).chain(["kms:EncryptionContext:NAME"]).collect();
+        let why = match ELSEWHERE.iter().any(|k| wild(k, name, true)) {
+            true => "is a condition key of AWS that this build cannot evaluate",
+            false => "is no condition key that this build knows",
+        };
+        Err(format!("{name:?} {why}; it knows {}", known.join(", ")))
+    }
+
+    /// Whether a request may have several values of it.
+    pub(super) const fn has_several(&self) -> bool {
+        matches!(self, Self::ContextKeys | Self::GrantOperations)
+    }
+
+    pub(super) const fn sort(&self) -> Sort {
+        match self {
+            Self::PrincipalArn | Self::Pair(_) => Sort::TextOrArn,
+            Self::GrantIsForAwsResource => Sort::Bool,
+            Self::CurrentTime => Sort::Date,
+            Self::EpochTime => Sort::Seconds,
+            _ => Sort::Text,
+        }
+    }
+
+    /// What is wrong with a text that this key is to be equal to, if it never can be.
+    pub(super) fn check_text(&self, value: &str, any_case: bool) -> Result<(), &'static str> {
+        let same = |word: &&str| if any_case { word.eq_ignore_ascii_case(value) } else { *word == value };
+        match self {
+            Self::GrantOperations if !GRANT_OPERATIONS.iter().any(|w| same(&w)) => Err("is no operation of a grant"),
+            Self::PrincipalType if !PRINCIPAL_TYPES.iter().any(|w| same(&w)) => Err("is no type of a principal"),
+            Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
+            Self::ViaService if !is_service(value, any_case) => {
+                Err("is no service, as ec2.coffer and ec2.us-east-1.amazonaws.com are")
+            }
+            Self::GrantIsForAwsResource if !["true", "false"].iter().any(|w| same(&w)) => {
+                Err("is neither true nor false")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a text is made of lower-case letters, digits and dashes, as Regions and the names of services are.
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Whether a text has the form of a `kms:ViaService`: `ec2.coffer`, or `NAME.REGION.amazonaws.com`.
+fn is_service(name: &str, any_case: bool) -> bool {
+    let name = if any_case { name.to_ascii_lowercase() } else { name.to_owned() };
+    let rest = name.strip_suffix(".amazonaws.com").or_else(|| name.strip_suffix(".amazonaws.com.cn"));
+    let labels: Vec<&str> = rest.map(|r| r.split('.').collect()).unwrap_or_default();
+    name == VOLUME_SERVICE || (labels.len() >= 2 && labels.iter().all(|l| is_label(l)))
+}
+
+/// The volume service's names in a Region, as a value of `kms:ViaService`: its own, and that of AWS's volume service.
+pub(super) fn volume_service_in(region: &str) -> [String; 2] {
+    [VOLUME_SERVICE.to_owned(), format!("ec2.{region}.amazonaws.com")]
+}
+
+/// Whether a service principal of a policy is one that there is here: the volume service, under its own or AWS's name, in any
+/// Region. AWS refuses what is no service, too.
+pub(super) fn is_service_principal(name: &str) -> bool {
+    let regional = name.strip_prefix("ec2.").and_then(|n| n.strip_suffix(".amazonaws.com"));
+    name == VOLUME_SERVICE || name == "ec2.amazonaws.com" || regional.is_some_and(is_label)
+}
+
+/// Whether that service principal is the volume service of this Region.
+pub(super) fn is_volume_service(name: &str, region: &str) -> bool {
+    name == "ec2.amazonaws.com" || volume_service_in(region).iter().any(|own| own == name)
+}
