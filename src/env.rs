@@ -20,10 +20,13 @@ impl std::fmt::Display for Timestamp {
     }
 }
 
-/// A source of wall-clock time.
+/// A source of time.
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// The time now, by the wall clock: somebody may set it.
     fn now(&self) -> Timestamp;
+    /// Milliseconds since the machine was started, the time that it slept included. Nobody can set this clock; it says nothing
+    /// about other boots ([`Env::boot_id`]).
+    fn since_boot(&self) -> i64;
 }
 
 /// A source of random numbers for ids and nonces (never for keys).
@@ -41,6 +44,11 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn since_boot(&self) -> i64 {
+        let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        since.tv_sec.saturating_mul(1000).saturating_add(since.tv_nsec / 1_000_000)
     }
 }
 

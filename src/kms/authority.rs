@@ -2,12 +2,13 @@
 //!
 //! In this order: a Deny of the policy refuses. An Allow that names the principal allows. An Allow that names its account
 //! allows if the principal's own permissions ([`Authority`]) do. A grant to the principal that covers the operation allows.
-//! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys").
+//! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account needs its own
+//! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
 
 use super::grant::Operation;
 use super::key::{KeyManager, KeyRecord};
 use super::name::{AwsCode, KeyRef};
-use super::policy::{GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict};
+use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
 use super::{Act, Caller, Kms};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Result};
@@ -76,6 +77,16 @@ impl Kms {
         format!("arn:aws:iam::{}:root", self.installation.public.account)
     }
 
+    /// Whether a principal is of this installation's account. Its volume service is, too.
+    fn is_of_account(&self, principal: &str) -> bool {
+        account_of(principal) == Some(self.installation.public.account.as_str())
+    }
+
+    /// Whether the caller administers this installation's account.
+    pub(super) fn is_administrator(&self, caller: &Caller) -> bool {
+        caller.authority == Authority::Administrator && self.is_of_account(&caller.principal)
+    }
+
     /// The policy that a key has, or AWS's default for one that was given none.
     pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
         let account = &self.installation.public.account;
@@ -133,15 +144,20 @@ impl Kms {
             let why = format!("because its grant {} was revoked or retired", ids.join(", "));
             return Err(denied(principal, wanted.action, &arn, &why).hint("detach the volume, then attach it again"));
         }
-        let own = verdict == Verdict::Delegated && caller.authority.permits(&question);
-        if own || verdict == Verdict::Allowed {
+        let own = caller.authority.permits(&question);
+        let foreign = !self.is_of_account(principal);
+        let lacks_own = || format!("because no identity-based policy allows the kms:{} action", wanted.action);
+        if foreign && !own {
+            return refuse(&lacks_own());
+        }
+        if verdict == Verdict::Allowed || (verdict == Verdict::Delegated && own) {
             return Ok(By::Policy);
         }
         if self.is_granted(key.id, principal, &wanted)? {
             return Ok(By::Grant);
         }
         if verdict == Verdict::Delegated {
-            return refuse(&format!("because no identity-based policy allows the kms:{} action", wanted.action));
+            return refuse(&lacks_own());
         }
         refuse(&format!("because no resource-based policy allows the kms:{} action", wanted.action))
     }
@@ -160,7 +176,7 @@ impl Kms {
     }
 
     /// An act on a key, by its ARN if it is known which that is, else as it was named.
-    fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
+    pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
         match self.resolve(key) {
             Ok(id) => Act::new(name).key(self.key_arn(id)),
             Err(_) => Act::new(name).detail("named", key),
@@ -196,8 +212,24 @@ impl Kms {
         answer.inspect_err(|e| self.record_refusal(Act::new(act).key(self.key_arn(id)).context(context), caller, e))
     }
 
+    /// Asks whether the caller may have the clear data key of a volume under this key: Decrypt, as for opening the volume, and
+    /// `kms:ExportVolumeKey`, which a policy can refuse by itself. A refusal is audited.
+    ///
+    /// # Errors
+    /// As [`Kms::ask`].
+    pub fn ask_for_export(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
+        let asked = || {
+            let record = self.load(self.resolve(key)?)?.record;
+            ["Decrypt", EXPORT_VOLUME_KEY].iter().try_for_each(|action| {
+                self.authorize(&record, Wanted { action, context, grant: None }, caller).map(drop)
+            })
+        };
+        let act = || self.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
+        asked().inspect_err(|e| self.record_refusal(act(), caller, e))
+    }
+
     /// Puts a refusal into the audit: that it cannot be written is no reason to say anything else to the caller.
-    pub(super) fn record_refusal(&self, act: Act, caller: &Caller, err: &Error) {
+    pub fn record_refusal(&self, act: Act, caller: &Caller, err: &Error) {
         if let Err(lost) = self.record(caller, act, Err(err)) {
             tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
         }
@@ -253,7 +285,7 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
     pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
-        if caller.principal != self.root_principal() || caller.authority != Authority::Administrator {
+        if caller.principal != self.root_principal() || !self.is_administrator(caller) {
             let what = format!("reset the policy of key {key}: the account's root alone may do that");
             let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
             self.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);

@@ -5,6 +5,8 @@
 //! record(kind TEXT, id TEXT, version INTEGER, body BLOB, mac BLOB)   primary key (kind, id)
 //! name  (kind TEXT, name TEXT, id TEXT)                              primary key (kind, name): an index, never believed
 //! ```
+//! Indexes on fields of bodies ([`Record::INDEXES`]) are never believed either, and made when they are missing.
+//!
 //! `body` is the object's canonical JSON, kept and checked as stored. `mac` = HMAC-SHA-256 under HKDF-SHA-256(root key,
 //! no salt, "coffer/catalog/v1") over kind, id, version (u64, little-endian) and body, each preceded by its length as u32.
 //! A row whose MAC does not fit is *damaged*: it is named and refused, the others go on. An old row put back has a good
@@ -17,6 +19,7 @@
 //! that were read stay in memory (see `cache`).
 
 mod cache;
+mod index;
 mod space;
 
 use crate::cipher::hkdf_sha256;
@@ -33,6 +36,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use tokio::runtime::Runtime;
 
@@ -60,6 +64,8 @@ pub(super) fn is_audited(kind: &str) -> bool {
 pub trait Record: Serialize + DeserializeOwned {
     /// The table it is in, as in `volume`. Part of the MAC: never renamed.
     const KIND: &'static str;
+    /// Fields of its body that [`Catalog::list_of`] finds it by, each list with an index of its own.
+    const INDEXES: &'static [&'static [&'static str]] = &[];
     /// Its id, unique within the kind.
     fn id(&self) -> String;
     /// A second, unique, changeable name that it is found by.
@@ -251,6 +257,7 @@ pub struct Catalog {
     /// Held for the length of a transaction; true while one runs.
     turn: ReentrantMutex<Cell<bool>>,
     cache: Mutex<Cache>,
+    rows_read: AtomicU64,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -351,7 +358,8 @@ impl Catalog {
     }
 
     fn on(worker: Worker, root: &Secret<32>) -> Self {
-        Self { worker, mac_key: mac_key(root), turn: ReentrantMutex::default(), cache: Mutex::default() }
+        let (turn, cache, rows_read) = (ReentrantMutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { worker, mac_key: mac_key(root), turn, cache, rows_read }
     }
 
     fn execute(&self, what: &str, statement: &'static str) -> Result<()> {
@@ -388,15 +396,17 @@ impl Catalog {
 
     fn rows(&self, kind: &'static str, id: Option<&str>) -> Result<Vec<Raw>> {
         let id = id.map(str::to_owned);
-        self.worker.run("read records", move |rt, c| {
-            let all = "SELECT id, version, body, mac FROM record WHERE kind = ? ORDER BY id";
-            let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
-            let rows = match id {
-                None => rt.block_on(sqlx::query(all).bind(kind).fetch_all(c))?,
-                Some(id) => rt.block_on(sqlx::query(one).bind(kind).bind(id).fetch_all(c))?,
-            };
-            rows.iter().map(raw).collect()
-        })
+        self.worker
+            .run("read records", move |rt, c| {
+                let all = "SELECT id, version, body, mac FROM record WHERE kind = ? ORDER BY id";
+                let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
+                let rows = match id {
+                    None => rt.block_on(sqlx::query(all).bind(kind).fetch_all(c))?,
+                    Some(id) => rt.block_on(sqlx::query(one).bind(kind).bind(id).fetch_all(c))?,
+                };
+                rows.iter().map(raw).collect()
+            })
+            .inspect(|rows: &Vec<Raw>| self.count(rows.len()))
     }
 
     /// The record of that id, if there is one.
@@ -622,6 +632,22 @@ impl Tx<'_> {
     /// As [`Catalog::list`].
     pub fn list<T: Record>(&self) -> Result<Listing<T>> {
         self.catalog.list()
+    }
+
+    /// As [`Catalog::list_of`], seeing this transaction's own changes.
+    ///
+    /// # Errors
+    /// As [`Catalog::list_of`].
+    pub fn list_of<T: Record>(&self, wanted: &[(&'static str, &str)]) -> Result<Listing<T>> {
+        self.catalog.list_of(wanted)
+    }
+
+    /// How many records of a kind have this value in a field, the first of an index.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub fn count_of<T: Record>(&self, field: &'static str, value: &str) -> Result<usize> {
+        self.catalog.count_of::<T>(field, value)
     }
 
     /// Adds a record, at version 1.

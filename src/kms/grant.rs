@@ -8,8 +8,8 @@ use super::authority::{By, Wanted};
 use super::catalog::{Record, Tx, Versioned};
 use super::key::KeyRecord;
 use super::name::{AwsCode, KeyRef};
-use super::policy::{GrantFacts, account_of};
-use super::{Act, Authority, Caller, Kms};
+use super::policy::{GrantFacts, VOLUME_SERVICE};
+use super::{Act, Caller, Kms};
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
@@ -93,9 +93,19 @@ pub enum Constraint {
     Subset(EncryptionContext),
 }
 
-/// Whether all pairs of `part` are in `whole`. Names of pairs have no case in a constraint, values have.
+/// Whether all pairs of `part` are in `whole`. Names of pairs have no case in a constraint, values have. Where several pairs go
+/// by one name in either, nobody can say which of them is meant: all of them must then be the same in both, in case too.
 fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
-    let has = |(k, v): (&str, &str)| whole.iter().any(|(n, w)| n.to_lowercase() == k.to_lowercase() && w == v);
+    fn named<'a>(context: &'a EncryptionContext, name: &str) -> Vec<(&'a str, &'a str)> {
+        context.iter().filter(|(n, _)| n.to_lowercase() == name).collect()
+    }
+    let has = |(name, _): (&str, &str)| {
+        let name = name.to_lowercase();
+        match (&named(part, &name)[..], &named(whole, &name)[..]) {
+            ([(_, want)], [(_, have)]) => want == have,
+            (want, have) => want == have,
+        }
+    };
     part.iter().all(has)
 }
 
@@ -162,6 +172,7 @@ pub struct Grant {
 
 impl Record for Grant {
     const KIND: &'static str = "kms-grant";
+    const INDEXES: &'static [&'static [&'static str]] = &[&["key", "grantee"], &["retiring"]];
     fn id(&self) -> String {
         self.id.clone()
     }
@@ -198,8 +209,7 @@ impl Grant {
     /// # Errors
     /// [`Kind::InvalidState`] (LimitExceededException) for more than [`MAX_GRANTS`] on its key; what the catalog reports.
     pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
-        let of_key = tx.list::<Self>()?.records.iter().filter(|g| g.record.key == self.key).count();
-        if of_key >= MAX_GRANTS {
+        if tx.count_of::<Self>("key", &self.key.to_string())? >= MAX_GRANTS {
             let what = format!("CreateGrant: key {} has {MAX_GRANTS} grants, which is the limit", self.key);
             let err = Error::new(Kind::InvalidState, what).because(AwsCode("LimitExceededException"));
             return Err(err.hint("retire or revoke those that are not needed"));
@@ -228,10 +238,23 @@ pub struct GrantFilter {
     pub grantee: Option<String>,
 }
 
+/// Whether a principal's ARN ends as one may: a kind of principal, and a name.
+fn is_principal(service: &str, resource: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
+    match (service, resource.split_once('/')) {
+        ("iam", None) => resource == "root",
+        ("iam", Some(("service", name))) => name == VOLUME_SERVICE,
+        ("iam", Some(("user" | "role", name))) | ("sts", Some(("assumed-role" | "federated-user", name))) => {
+            !name.is_empty() && name.chars().all(good)
+        }
+        _ => false,
+    }
+}
+
 fn check_principal(what: &str, arn: &str) -> Result<()> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
-    let good = matches!(fields[..], ["arn", "aws", "iam" | "sts", "", account, resource]
-        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && !resource.is_empty());
+    let good = matches!(fields[..], ["arn", "aws", service, "", account, resource]
+        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && is_principal(service, resource));
     if !good || arn.contains(['*', '?']) || arn.len() > 256 {
         return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is no ARN of a principal"))
             .because(AwsCode("InvalidArnException"))
@@ -266,12 +289,16 @@ impl Kms {
         Ok(self.catalog.get::<Grant>(id)?.map(|g| g.record))
     }
 
-    fn grants_of(&self, key: KeyId) -> Result<Vec<Versioned<Grant>>> {
-        let all = self.catalog.list::<Grant>()?;
+    /// A key's grants, or those of one grantee; no others are read.
+    fn grants_of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
+        let id = key.to_string();
+        let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
+        let all = self.catalog.list_of::<Grant>(&wanted)?;
         for bad in &all.damaged {
             tracing::error!("grant {} cannot be believed, and allows nothing: {}", bad.id, bad.why);
         }
-        Ok(all.records.into_iter().filter(|g| g.record.key == key).collect())
+        let fits = |g: &Versioned<Grant>| g.record.key == key && grantee.is_none_or(|one| g.record.grantee == one);
+        Ok(all.records.into_iter().filter(fits).collect())
     }
 
     /// Whether a grant allows this.
@@ -279,7 +306,7 @@ impl Kms {
         if wanted.action.parse::<Operation>().is_err() {
             return Ok(false);
         }
-        Ok(self.grants_of(key)?.iter().any(|g| g.record.covers(key, principal, wanted)))
+        Ok(self.grants_of(key, Some(principal))?.iter().any(|g| g.record.covers(key, principal, wanted)))
     }
 
     fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
@@ -323,7 +350,7 @@ impl Kms {
         if self.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
-        let own = self.grants_of(key.id)?.into_iter().map(|g| g.record);
+        let own = self.grants_of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
         if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
             return Ok(());
         }
@@ -351,9 +378,11 @@ impl Kms {
             let key = self.load(id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn)?;
-            let same = |g: &Versioned<Grant>| spec.name.is_some() && g.record.is_what(&spec);
-            if let Some(found) = self.grants_of(id)?.into_iter().find(same) {
-                return Ok(found.record);
+            if spec.name.is_some() {
+                let mut of_grantee = self.grants_of(id, Some(&spec.grantee))?.into_iter();
+                if let Some(found) = of_grantee.find(|g| g.record.is_what(&spec)) {
+                    return Ok(found.record);
+                }
             }
             new.put(tx)?;
             Ok(new.clone())
@@ -372,7 +401,7 @@ impl Kms {
             filter.id.as_ref().is_none_or(|id| *id == g.id)
                 && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
         };
-        let all = self.grants_of(self.resolve(key)?)?.into_iter().map(|g| g.record);
+        let all = self.grants_of(self.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
         Ok(all.filter(fits).collect())
     }
 
@@ -381,13 +410,13 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`] for who asks about somebody else and does not administer the account.
     pub fn list_retirable_grants(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
-        if caller.principal != retiring && caller.authority != Authority::Administrator {
+        if caller.principal != retiring && !self.is_administrator(caller) {
             let what = format!("ListRetirableGrants: {} may not ask about {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("ask as that principal, or as an administrator");
             self.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
-        let all = self.catalog.list::<Grant>()?.records.into_iter().map(|g| g.record);
+        let all = self.catalog.list_of::<Grant>(&[("retiring", retiring)])?.records.into_iter().map(|g| g.record);
         Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
     }
 
@@ -439,10 +468,7 @@ impl Kms {
     ) -> Result<Grant> {
         let grant = self.named_grant(key, id, token)?;
         let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
-        let of_account = account_of(&caller.principal) == Some(self.installation().account.as_str());
-        let may = by_itself
-            || grant.retiring.as_ref() == Some(&caller.principal)
-            || (of_account && caller.authority == Authority::Administrator);
+        let may = by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.is_administrator(caller);
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
             true => Ok(()),
             false => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kms::testing::{ACCOUNT, Place, caller, service, user};
-use crate::kms::{aws_code, policy::VOLUME_SERVICE};
+use crate::kms::{Authority, aws_code};
 
 fn code<T>(result: Result<T>) -> &'static str {
     match result {
@@ -343,4 +343,267 @@ fn grants_go_with_their_key() {
     place.pass_days(8);
     assert_eq!(kms.purge_due().unwrap().len(), 1);
     assert!(kms.grant(&grant.id).unwrap().is_none());
+}
+
+/// What a key's side allows a principal of another account is half of it: its own account's side is the other.
+#[test]
+fn a_principal_of_another_account_needs_its_own_permission_as_well() {
+    let place = Place::new();
+    let kms = place.init();
+    let foreign = |name: &str, authority| Caller {
+        principal: format!("arn:aws:iam::444455556666:{name}"),
+        authority,
+        ..caller()
+    };
+    let eve = foreign("user/eve", Authority::Nothing);
+    let allow = |who: &str| {
+        managed(&format!(
+            r#"{{"Effect": "Allow", "Principal": {{"AWS": "{who}"}}, "Resource": "*", "Action": ["kms:Encrypt", "kms:RetireGrant"]}}"#
+        ))
+    };
+    let none = EncryptionContext::new();
+    for who in [eve.principal.as_str(), "arn:aws:iam::444455556666:root", "444455556666", "*"] {
+        let key = key_under(&kms, &allow(who));
+        let err = kms.encrypt(&key, &none, b"x", &eve).unwrap_err();
+        assert!(
+            err.what().ends_with("because no identity-based policy allows the kms:Encrypt action"),
+            "{}",
+            err.line()
+        );
+        assert_eq!(code(kms.encrypt(&key, &none, b"x", &foreign("root", Authority::Nothing))), DENIED, "{who}");
+        let permitted = foreign("user/eve", Authority::Administrator);
+        assert_eq!(code(kms.encrypt(&key, &none, b"x", &permitted)), "ok", "{who}: both sides allow it");
+    }
+    let own = key_under(&kms, &allow(&arn("bob")));
+    assert_eq!(
+        code(kms.encrypt(&own, &none, b"x", &user("bob", Authority::Nothing))),
+        "ok",
+        "within the account one is enough"
+    );
+    // A grant is the key's side, too; and an administrator elsewhere administers nothing here.
+    let spec = GrantSpec { grantee: eve.principal.clone(), ..for_user("bob", &[Operation::Encrypt]) };
+    let (grant, _) = kms.create_grant(&own, spec, &caller()).unwrap();
+    assert_eq!(code(kms.encrypt(&own, &none, b"x", &eve)), DENIED);
+    let elsewhere = foreign("root", Authority::Administrator);
+    assert_eq!(code(kms.retire_grant(Some(&own), Some(&grant.id), None, &elsewhere)), DENIED);
+    assert_eq!(code(kms.list_retirable_grants(&arn("bob"), &elsewhere)), DENIED);
+    assert_eq!(code(kms.create_alias("alias/a", &own, &elsewhere)), DENIED);
+}
+
+/// A second pair that differs from the first in case alone is no way around a constraint.
+#[test]
+fn pairs_that_differ_in_case_alone_meet_a_constraint_as_they_are_or_not_at_all() {
+    let of = |pairs: &[(&str, &str)]| {
+        let mut context = EncryptionContext::new();
+        pairs.iter().for_each(|(k, v)| context.insert(*k, *v).unwrap());
+        context
+    };
+    let one = of(&[("Project", "a")]);
+    let two = of(&[("Project", "a"), ("project", "b")]);
+    for (constraint, context, admits) in [
+        (Constraint::Subset(one.clone()), of(&[("PROJECT", "a"), ("x", "y")]), true),
+        (Constraint::Subset(one.clone()), of(&[("Project", "b"), ("project", "a")]), false),
+        (Constraint::Subset(one.clone()), two.clone(), false),
+        (Constraint::Equals(one.clone()), of(&[("Project", "a"), ("project", "a")]), false),
+        (Constraint::Equals(one.clone()), of(&[("project", "a")]), true),
+        (Constraint::Subset(two.clone()), two.clone(), true),
+        (Constraint::Equals(two.clone()), two.clone(), true),
+        (Constraint::Equals(two.clone()), of(&[("project", "a"), ("Project", "b")]), false),
+        (Constraint::Subset(two.clone()), one.clone(), false),
+    ] {
+        assert_eq!(constraint.admits(&context), admits, "{constraint:?} {context:?}");
+    }
+    assert!(!Constraint::Subset(one.clone()).is_as_wide_as(&Constraint::Subset(two.clone())));
+    assert!(Constraint::Subset(two.clone()).is_as_wide_as(&Constraint::Equals(two)));
+}
+
+#[test]
+fn a_grant_is_for_a_principal_that_there_can_be() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = key_under(&kms, &managed(""));
+    for bad in ["usr/bob", "user/", "user/b b", "service/ec2.cofer", "rot", "group/x", "user"] {
+        let grantee = format!("arn:aws:iam::{ACCOUNT}:{bad}");
+        let spec = GrantSpec { grantee, ..for_user("bob", &[Operation::Decrypt]) };
+        let err = kms.create_grant(&key, spec, &caller()).unwrap_err();
+        assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, "InvalidArnException"), "{bad}");
+    }
+}
+
+/// What a check costs does not depend on other keys' grants, nor on those of others on the same key.
+#[test]
+fn a_check_reads_the_grants_of_its_key_and_grantee_alone() {
+    let place = Place::new();
+    let kms = place.init();
+    let (key, busy) = (key_under(&kms, &managed("")), key_under(&kms, &managed("")));
+    let id = kms.describe_key(&busy).unwrap().key_id;
+    kms.audited(&caller(), Act::new("test:Many"), |tx| {
+        (0..200).try_for_each(|n| {
+            let mut grant = kms.new_grant(id, for_user(&format!("u{n}"), &[Operation::Encrypt]), &caller());
+            grant.retiring = (n == 7).then(|| arn("dave"));
+            grant.put(tx)
+        })
+    })
+    .unwrap();
+    kms.create_grant(&key, for_user("bob", &[Operation::Encrypt]), &caller()).unwrap();
+    let none = EncryptionContext::new();
+    let bob = user("bob", Authority::Nothing);
+    let cost = |act: &dyn Fn()| {
+        let before = kms.catalog().rows_read();
+        act();
+        kms.catalog().rows_read() - before
+    };
+    // The key's record and the audit's head may be read as well.
+    assert!(cost(&|| assert_eq!(code(kms.encrypt(&key, &none, b"x", &bob)), "ok")) <= 3);
+    assert!(cost(&|| assert_eq!(code(kms.encrypt(&busy, &none, b"x", &bob)), DENIED)) <= 3);
+    let last = user("u199", Authority::Nothing);
+    assert!(cost(&|| assert_eq!(code(kms.encrypt(&busy, &none, b"x", &last)), "ok")) <= 3);
+    let dave = user("dave", Authority::Nothing);
+    assert!(cost(&|| assert_eq!(kms.list_retirable_grants(&arn("dave"), &dave).unwrap().len(), 1)) <= 1);
+    assert!(cost(&|| drop(kms.create_grant(&busy, for_user("bob", &[Operation::Encrypt]), &caller()).unwrap())) <= 5);
+    assert_eq!(kms.list_grants(&busy, &GrantFilter::default(), &caller()).unwrap().len(), 201);
+}
+
+/// An installation from before the index was there, and a body that is no JSON: one damaged row costs itself alone.
+#[test]
+fn grants_are_found_without_their_index_and_beside_damaged_ones() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = key_under(&kms, &managed(""));
+    kms.create_grant(&key, for_user("bob", &[Operation::Encrypt]), &caller()).unwrap();
+    let (bad, _) = kms.create_grant(&key, for_user("carol", &[Operation::Encrypt]), &caller()).unwrap();
+    drop(kms);
+    place.tamper("DROP INDEX \"kms-grant_of_key_grantee\"".into());
+    place.tamper(format!("UPDATE record SET body = x'7b' WHERE id = '{}'", bad.id));
+    let kms = place.open().unwrap();
+    let none = EncryptionContext::new();
+    assert_eq!(code(kms.encrypt(&key, &none, b"x", &user("bob", Authority::Nothing))), "ok");
+    assert_eq!(code(kms.encrypt(&key, &none, b"x", &user("carol", Authority::Nothing))), DENIED);
+}
+
+/// Whatever is wrong with a request, its refusal is recorded, once.
+#[test]
+fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = key_under(&kms, &managed(""));
+    let none = EncryptionContext::new();
+    let refused = |kms: &Kms| {
+        let all = kms.audit_records().unwrap().map(|r| r.unwrap().body);
+        all.filter(|b| b.result == "refused").map(|b| (b.act, b.error.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    let spec = GrantSpec { grantee: "bob".into(), ..for_user("bob", &[Operation::Decrypt]) };
+    let verbs: [(&str, &dyn Fn() -> Result<()>); 6] = [
+        ("PutKeyPolicy", &|| kms.put_key_policy(&key, "nonsense", false, &caller())),
+        ("CreateKey", &|| kms.create_key(&"d".repeat(9000), &caller()).map(drop)),
+        ("CreateGrant", &|| kms.create_grant(&key, spec.clone(), &caller()).map(drop)),
+        ("Encrypt", &|| kms.encrypt(&key, &none, b"", &user("bob", Authority::Nothing)).map(drop)),
+        ("CreateAlias", &|| kms.create_alias("alias/aws/x", &key, &caller()).map(drop)),
+        ("DescribeKey", &|| "what".parse::<KeyRef>().map(drop)),
+    ];
+    for (name, verb) in verbs {
+        let before = refused(&kms).len();
+        let err = kms.verb(Act::new(format!("kms:{name}")), &caller(), verb).unwrap_err();
+        let after = refused(&kms);
+        assert_eq!(after.len(), before + 1, "{name}: {after:?}");
+        assert_eq!(after[before], (format!("kms:{name}"), err.line()));
+    }
+    kms.verb(Act::new("kms:DescribeKey"), &caller(), || kms.describe_key(&key)).unwrap();
+    assert_eq!(refused(&kms).len(), verbs.len());
+}
+
+/// Who may be refused as often as he likes fills no log: a bounded number is recorded, and the rest is counted.
+#[test]
+fn refusals_of_a_listed_principal_are_recorded_at_a_bounded_rate() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = key_under(&kms, &managed(""));
+    let bob = Caller { authority: Authority::Volumes(Vec::new()), ..user("bob", Authority::Nothing) };
+    for _ in 0..100 {
+        assert_eq!(code(kms.ask_for_volume(&key, &EncryptionContext::new(), &bob)), DENIED);
+    }
+    let of = |name: &str| {
+        let all = kms.audit_records().unwrap().map(|r| r.unwrap().body);
+        all.filter(|b| b.caller.as_ref().is_some_and(|c| c.principal == arn(name)) && b.result == "refused").count()
+    };
+    let recorded = of("bob");
+    assert!((20..100).contains(&recorded), "{recorded}");
+    assert_eq!(code(kms.ask_for_volume(&key, &EncryptionContext::new(), &user("carol", Authority::Nothing))), DENIED);
+    assert_eq!(of("carol"), 1, "nobody's refusals push out another's");
+}
+
+#[test]
+fn a_volumes_key_goes_out_in_clear_to_whom_the_policy_allows_just_that() {
+    let place = Place::new();
+    let kms = place.init();
+    let none = EncryptionContext::new();
+    let uses = |more: &str| {
+        managed(&format!(
+            r#"{{"Effect": "Allow", "Principal": {{"AWS": "{}"}}, "Resource": "*", "Action": ["kms:Decrypt", "kms:CreateGrant"{more}]}}"#,
+            arn("alice")
+        ))
+    };
+    let key = key_under(&kms, &uses(""));
+    assert_eq!(code(kms.ask_for_volume(&key, &none, &service())), "ok");
+    let err = kms.ask_for_export(&key, &none, &service()).unwrap_err();
+    assert!(err.what().contains("kms:ExportVolumeKey"), "{}", err.line());
+    let last = kms.audit_records().unwrap().last().unwrap().unwrap().body;
+    assert_eq!((last.act.as_str(), last.result.as_str()), ("kms:ExportVolumeKey", "refused"));
+    kms.put_key_policy(&key, &uses(r#", "kms:ExportVolumeKey""#), false, &caller()).unwrap();
+    assert_eq!(code(kms.ask_for_export(&key, &none, &service())), "ok");
+    // By the default policies the account's administrators may, and who only uses volumes may not.
+    kms.new_volume_key(&KeyRef::ebs_default(), &none, &service()).unwrap();
+    let own = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    for key in [KeyRef::ebs_default(), own] {
+        let listed = Authority::Volumes(vec![kms.describe_key(&key).unwrap().arn]);
+        assert_eq!(code(kms.ask_for_export(&key, &none, &service())), "ok", "{key}");
+        assert_eq!(code(kms.ask_for_volume(&key, &none, &Caller { authority: listed.clone(), ..service() })), "ok");
+        assert_eq!(code(kms.ask_for_export(&key, &none, &Caller { authority: listed, ..service() })), DENIED, "{key}");
+    }
+}
+
+/// A policy that names AWS's volume service means coffer's, also under a lease's grant.
+#[test]
+fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
+    let place = Place::new();
+    let kms = place.init();
+    let context = EncryptionContext::of("aws:ebs:id", "vol-1");
+    for (deny, denied) in [
+        (r#""Principal": {"Service": "ec2.amazonaws.com"}"#, true),
+        (r#""Principal": {"Service": "ec2.us-east-1.amazonaws.com"}"#, true),
+        (r#""Principal": {"Service": "ec2.eu-west-1.amazonaws.com"}"#, false),
+    ] {
+        let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+        let (blob, data_key) = kms.new_volume_key(&key, &context, &service()).unwrap();
+        let grant = kms.lease_grant(kms.describe_key(&key).unwrap().key_id, &context, &caller());
+        kms.audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
+        let more = format!(r#"{{"Effect": "Deny", {deny}, "Action": "kms:Decrypt", "Resource": "*"}}"#);
+        kms.put_key_policy(&key, &managed(&more), false, &caller()).unwrap();
+        let held = Caller { authority: Authority::Grants(vec![grant.id]), ..service() };
+        let opened = kms.unwrap_volume_key(&blob, &context, data_key.get().id(), &held);
+        assert_eq!(code(opened), if denied { DENIED } else { "ok" }, "{deny}");
+    }
+}
+
+/// A policy with a key that an earlier build passed over: it is not passed over now.
+#[test]
+fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let id = kms.describe_key(&key).unwrap().key_id;
+    let old = managed(
+        r#"{"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Resource": "*",
+            "Condition": {"StringEquals": {"kms:ViaServcie": "ec2.coffer"}}}"#,
+    );
+    assert!(kms.put_key_policy(&key, &old, false, &caller()).unwrap_err().what().contains("kms:ViaServcie"));
+    kms.audited(&caller(), Act::new("test:Older"), |tx| {
+        let mut found = kms.load(id)?;
+        found.record.policy = Some(old.clone());
+        tx.update(&found.record, found.version)
+    })
+    .unwrap();
+    let err = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
+    assert_eq!(err.kind(), Kind::AccessDenied);
+    assert!(err.line().contains("kms:ViaServcie") && err.line().contains("policy reset"), "{}", err.line());
 }

@@ -128,7 +128,7 @@ pub struct KeyMetadata {
     pub key_usage: &'static str,
     /// `AWS_KMS`.
     pub origin: &'static str,
-    /// When it will be deleted, if it is pending.
+    /// When it will be deleted, if it is pending; later if its waiting time has not really passed by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_date: Option<Timestamp>,
     /// Its versions, oldest first.
@@ -423,23 +423,29 @@ impl Kms {
         }
         let at = Timestamp(self.env.now().0.saturating_add(i64::from(days) * DAY));
         let act = Act::new("kms:ScheduleKeyDeletion").detail("deletion", at).restrictive();
-        self.change(key, act, caller, |key, verb, arn| {
+        let meta = self.change(key, act, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             (key.state, key.deletion) = (KeyState::PendingDeletion, Some(at));
             Ok(())
-        })
+        })?;
+        // From now on, that is: not from when somebody looks next.
+        if let Err(e) = self.catalog.list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
+            tracing::warn!("how long key {} waits is not counted yet: {}", meta.arn, e.line());
+        }
+        Ok(meta)
     }
 
     /// Keeps a key that was to be deleted; it comes back disabled.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] if it is not pending deletion, or its date has passed; as [`Kms::describe_key`].
+    /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Kms::describe_key`].
     pub fn cancel_key_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
             if key.state != KeyState::PendingDeletion {
                 return Err(invalid_state(verb, arn, "is not pending deletion", "nothing to cancel"));
             }
-            if key.deletion.is_none_or(|at| at <= self.env.now()) {
+            let waits = |at| self.pending_deletion(key.id, at).map(|p| at > self.env.now() || p.left > 0);
+            if !key.deletion.map_or(Ok(false), waits)? {
                 return Err(invalid_state(verb, arn, "has passed its deletion date", "it cannot be kept any more"));
             }
             (key.state, key.deletion) = (KeyState::Disabled, None);
@@ -465,26 +471,25 @@ impl Kms {
         })
     }
 
-    /// Deletes the keys whose date has passed, with their aliases and grants. Their sealed material is overwritten in the catalog's
+    /// Deletes the keys whose date and waiting time have passed ([`super::waiting`]), with their aliases and grants. Their sealed material is overwritten in the catalog's
     /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
     /// the service's clock.
     ///
     /// # Errors
     /// What the catalog or the audit reports.
     pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let now = self.env.now();
-        let due = |k: &Versioned<KeyRecord>| {
-            k.record.state == KeyState::PendingDeletion && k.record.deletion.is_some_and(|at| at <= now)
-        };
+        let keys = self.catalog.list::<KeyRecord>()?.records;
+        let due = self.count_waiting(&keys)?;
         let mut gone = Vec::new();
-        for key in self.catalog.list::<KeyRecord>()?.records.into_iter().filter(due) {
+        for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
             let id = key.record.id;
             let act = Act::new("kms:DeleteKey").key(self.key_arn(id)).restrictive();
             self.audited(&self.myself(), act, |tx| {
                 for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
                     tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
                 }
-                for grant in tx.list::<Grant>()?.records.into_iter().filter(|g| g.record.key == id) {
+                let grants = tx.list_of::<Grant>(&[("key", &id.to_string())])?.records;
+                for grant in grants.into_iter().filter(|g| g.record.key == id) {
                     tx.delete::<Grant>(&grant.record.id, grant.version)?;
                 }
                 tx.delete::<KeyRecord>(&id.to_string(), key.version)

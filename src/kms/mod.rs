@@ -29,7 +29,9 @@ mod installation;
 pub mod key;
 mod name;
 pub mod policy;
+mod refusals;
 pub mod root;
+mod waiting;
 
 pub use act::Act;
 pub use audit::{AuditHead, AuditRecord, Caller};
@@ -41,6 +43,7 @@ pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState};
 pub use name::{EBS_ALIAS, KeyRef, aws_code, check_alias};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
+pub use waiting::PendingDeletion;
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -69,6 +72,7 @@ pub struct Kms {
     installation: InstallationRecord,
     public_key: [u8; 32],
     audit: Mutex<Audit>,
+    refusals: refusals::Refusals,
 }
 
 /// The log, or why keys are unavailable.
@@ -188,7 +192,9 @@ impl Kms {
         })?;
         let public_key = installation.public_key()?;
         let audit = Mutex::new(Audit::Ready(Box::new(log)));
-        Ok(Self { dir: dir.into(), env, root, catalog, installation, public_key, audit })
+        catalog.make_indexes::<Grant>();
+        let refusals = refusals::Refusals::default();
+        Ok(Self { dir: dir.into(), env, root, catalog, installation, public_key, audit, refusals })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit (see [`audit`] for what is repaired and what is trouble;
@@ -223,7 +229,9 @@ impl Kms {
         })?;
         let public_key = found.record.public_key()?;
         let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
-        let kms = Self { dir: dir.into(), env, root, catalog, installation: found.record, public_key, audit };
+        catalog.make_indexes::<Grant>();
+        let (installation, refusals) = (found.record, refusals::Refusals::default());
+        let kms = Self { dir: dir.into(), env, root, catalog, installation, public_key, audit, refusals };
         with_reserve(dir, || kms.take_up_audit())?;
         // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
         if kms.audit_trouble().is_none()
@@ -415,6 +423,9 @@ impl Kms {
         }
         .into();
         body.error = result.as_ref().err().map(Error::line);
+        if result.is_err() && !self.refusals.admit(caller, &mut body) && intent.is_none() {
+            return result;
+        }
         let mut recorded = log.append(&[(kind, &body)]);
         if act.is_urgent() && result.is_ok() && recorded.as_ref().is_err_and(is_no_space) {
             recorded = log.give_up_reserve().and_then(|()| log.append(&[(kind, &body)]));
@@ -427,17 +438,21 @@ impl Kms {
         result
     }
 
-    /// Records an act that changes nothing in the catalog, or a refusal; durable when this returns.
+    /// Records an act that changes nothing in the catalog, or a refusal; durable when this returns. Refusals of one principal are
+    /// recorded at a bounded rate, and those left out are counted.
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
     pub fn record(&self, caller: &Caller, act: Act, outcome: Result<(), &Error>) -> Result<()> {
         self.outside_transaction()?;
-        let mut audit = self.audit.lock();
-        let log = audit.ready()?;
         let mut body = act.body(self.env.now(), caller);
         body.result = if outcome.is_ok() { "ok" } else { "refused" }.into();
         body.error = outcome.err().map(Error::line);
+        if outcome.is_err() && !self.refusals.admit(caller, &mut body) {
+            return Ok(());
+        }
+        let mut audit = self.audit.lock();
+        let log = audit.ready()?;
         if !act.is_urgent() {
             log.reserve()?;
         }

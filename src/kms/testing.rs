@@ -9,20 +9,29 @@ pub(super) struct Place {
     data: tempfile::TempDir,
     elsewhere: Arc<tempfile::TempDir>,
     now: Arc<AtomicI64>,
+    /// The machine's clock since its start, and which start that is.
+    since_boot: Arc<AtomicI64>,
+    boot: std::cell::Cell<u32>,
 }
 
-struct SetClock(Arc<AtomicI64>);
+struct SetClock(Arc<AtomicI64>, Arc<AtomicI64>);
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
     }
+    fn since_boot(&self) -> i64 {
+        self.1.load(Ordering::Relaxed)
+    }
 }
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
 
 impl Place {
     pub(super) fn new() -> Self {
         let now = Arc::new(AtomicI64::new(1_800_000_000_000));
-        Self { data: tempfile::tempdir().unwrap(), elsewhere: Arc::new(tempfile::tempdir().unwrap()), now }
+        let (data, elsewhere) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
+        Self { data, elsewhere, now, since_boot: Arc::new(AtomicI64::new(1000)), boot: std::cell::Cell::new(0) }
     }
     pub(super) fn data(&self) -> &Path {
         self.data.path()
@@ -31,10 +40,23 @@ impl Place {
         self.elsewhere.path().join("root.key")
     }
     pub(super) fn env(&self) -> Env {
-        Env { clock: Arc::new(SetClock(self.now.clone())), rng: Arc::new(SystemRng), boot_id: "test".into() }
+        let clock = Arc::new(SetClock(self.now.clone(), self.since_boot.clone()));
+        Env { clock, rng: Arc::new(SystemRng), boot_id: format!("test {}", self.boot.get()).into() }
     }
+    /// Time passes.
     pub(super) fn pass_days(&self, days: i64) {
-        self.now.fetch_add(days * 24 * 60 * 60 * 1000, Ordering::Relaxed);
+        self.now.fetch_add(days * DAY, Ordering::Relaxed);
+        self.since_boot.fetch_add(days * DAY, Ordering::Relaxed);
+    }
+    /// Somebody sets the wall clock, to an earlier day with less than none.
+    pub(super) fn set_clock_by_days(&self, days: i64) {
+        self.now.fetch_add(days * DAY, Ordering::Relaxed);
+    }
+    /// The machine is switched off for that long, and started again; what is open has to be opened anew.
+    pub(super) fn off_for_days(&self, days: i64) {
+        self.now.fetch_add(days * DAY, Ordering::Relaxed);
+        self.since_boot.store(0, Ordering::Relaxed);
+        self.boot.set(self.boot.get() + 1);
     }
     pub(super) fn try_init(&self) -> Result<Kms> {
         let choice = RootChoice::File(self.key_file());

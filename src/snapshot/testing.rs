@@ -21,6 +21,9 @@ impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.fetch_add(1, Ordering::SeqCst))
     }
+    fn since_boot(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 pub(crate) fn env() -> (Env, Arc<TestClock>) {

@@ -22,9 +22,9 @@ struct Table {
     complete: bool,
 }
 
-/// What is known of all kinds.
+/// What is known of all kinds, and how often records of each were changed.
 #[derive(Default)]
-pub(super) struct Cache(HashMap<&'static str, Table>);
+pub(super) struct Cache(HashMap<&'static str, Table>, HashMap<String, u64>);
 
 impl Cache {
     /// A row, or that there is none; `None`: not known.
@@ -76,8 +76,14 @@ impl Cache {
         self.0.insert(kind, table);
     }
 
+    /// How often a row of this kind was changed, or may have been.
+    pub(super) fn changes_of(&self, kind: &str) -> u64 {
+        self.1.get(kind).copied().unwrap_or(0)
+    }
+
     /// A row was changed, or may have been.
     pub(super) fn forget(&mut self, kind: &str, id: &str) {
+        *self.1.entry(kind.to_owned()).or_default() += 1;
         if let Some(table) = self.0.get_mut(kind) {
             table.rows.remove(id);
             table.complete = false;

@@ -1,0 +1,128 @@
+//! Refusals in the audit: each once, at a bounded rate for each principal.
+//!
+//! Anybody who reaches coffer can be refused as often as they like, and each record is a write that stays for ever. So each
+//! principal has a bucket of its own: what does not fit in is left out, and the next record says how many were.
+
+use super::audit::{Body, Caller};
+use super::{Act, Authority, Kms};
+use crate::error::Result;
+use parking_lot::Mutex;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// Refusals of one principal that are audited at once; then one a second.
+const BURST: f64 = 20.0;
+/// The same for the account's administrators, who write records at will anyway.
+const BURST_OF_ADMINISTRATORS: f64 = 1000.0;
+/// Principals that are counted each by itself; further ones share a bucket.
+const MOST: usize = 1024;
+
+thread_local! {
+    /// Refusals that were put before the audit on this thread, recorded or left out.
+    static SEEN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many refusals of whom may be audited now, and how many were not.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<HashMap<String, Bucket>>);
+
+struct Bucket {
+    left: f64,
+    burst: f64,
+    at: Instant,
+    left_out: u64,
+}
+
+impl Bucket {
+    fn fill(&mut self, now: Instant) {
+        self.left = self.burst.min(self.left + now.saturating_duration_since(self.at).as_secs_f64());
+        self.at = now;
+    }
+
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        self.fill(now);
+        if self.left < 1.0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.left -= 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Refusals {
+    /// Whether this one is audited; how many of the same principal before it were not.
+    fn next(&self, principal: &str, burst: f64, now: Instant) -> Option<u64> {
+        let mut buckets = self.0.lock();
+        if buckets.len() >= MOST && !buckets.contains_key(principal) {
+            // Who has been quiet for long enough begins anew.
+            buckets.retain(|_, b| {
+                b.fill(now);
+                b.left < b.burst || b.left_out > 0
+            });
+        }
+        let who = if buckets.len() >= MOST && !buckets.contains_key(principal) { "others" } else { principal };
+        let new = || Bucket { left: burst, burst, at: now, left_out: 0 };
+        buckets.entry(who.to_owned()).or_insert_with(new).next(now)
+    }
+
+    /// Whether a refusal is recorded; says in it how many were left out before it.
+    pub(super) fn admit(&self, caller: &Caller, body: &mut Body) -> bool {
+        SEEN.set(SEEN.get() + 1);
+        let burst = match caller.authority {
+            Authority::Administrator | Authority::Settled => BURST_OF_ADMINISTRATORS,
+            _ => BURST,
+        };
+        let Some(left_out) = self.next(&caller.principal, burst, Instant::now()) else { return false };
+        if left_out > 0 {
+            body.detail.insert("refusals-not-recorded-before".into(), left_out.to_string());
+        }
+        true
+    }
+}
+
+impl Kms {
+    /// Does a verb, and sees to it that its refusal is in the audit: whatever is wrong with a request and wherever that was
+    /// found, one record says that `caller` asked for `act` and why it was refused.
+    ///
+    /// # Errors
+    /// What the verb says.
+    pub fn verb<R>(&self, act: Act, caller: &Caller, verb: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = SEEN.get();
+        verb().inspect_err(|e| {
+            if SEEN.get() == before {
+                self.record_refusal(act, caller, e);
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn refusals_are_audited_at_a_bounded_rate_and_the_rest_is_counted() {
+        let refusals = Refusals::default();
+        let start = Instant::now();
+        let next = |at| refusals.next("anonymous", BURST, at);
+        let audited = (0..100).filter(|_| next(start).is_some()).count();
+        assert_eq!(audited, 20);
+        assert_eq!(next(start + Duration::from_secs(1)), Some(80));
+        assert_eq!(next(start + Duration::from_secs(1)), None);
+        assert_eq!(next(start + Duration::from_secs(3)), Some(1));
+        assert_eq!(refusals.next("alice", BURST, start), Some(0), "one does not drown another's refusals");
+    }
+
+    #[test]
+    fn many_principals_take_no_room_without_end() {
+        let refusals = Refusals::default();
+        let start = Instant::now();
+        let audited = (0..3 * MOST).filter(|n| refusals.next(&n.to_string(), BURST, start).is_some()).count();
+        assert_eq!((audited, refusals.0.lock().len()), (MOST + 20, MOST + 1));
+        assert!(refusals.next("late", BURST, start + Duration::from_secs(60)).is_some());
+        assert!(refusals.0.lock().len() <= MOST);
+    }
+}

@@ -1,0 +1,183 @@
+//! How long keys that are pending deletion have really waited.
+//!
+//! A wall clock can be set to any date; a key that is gone cannot be brought back. So a key is deleted when its date has passed
+//! *and* its waiting time was seen to pass, on a clock that nobody can set: milliseconds since the machine was started. They are
+//! added up in one record of the catalog, `kms-clock`, which is written when a key begins to wait and at least once an hour of
+//! waiting.
+//!
+//! | since the record was written | counts as waited |
+//! |---|---|
+//! | the same boot of the machine | the time since then, by the clock of the boot, whether coffer ran or not |
+//! | another boot | the time since this boot, and what the wall clock shows beyond it, at most a day |
+//! | the boot is not known | nothing |
+//!
+//! The record is not part of the audit's chain: an older one put back makes keys wait longer, as does none.
+
+use super::Kms;
+use super::catalog::{Record, Versioned};
+use super::key::{KeyRecord, KeyState};
+use crate::cipher::wrap::KeyId;
+use crate::env::{Env, Timestamp};
+use crate::error::{Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const HOUR: i64 = 60 * 60 * 1000;
+const DAY: i64 = 24 * HOUR;
+/// The shortest and the longest waiting period (KMS API Reference, ScheduleKeyDeletion).
+const WAIT: (i64, i64) = (7 * DAY, 30 * DAY);
+
+/// When a key may go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Due {
+    /// Its date, by the wall clock: with another one, it was kept and scheduled anew.
+    deletion: Timestamp,
+    /// At which count of waited milliseconds.
+    waited: i64,
+}
+
+/// The count, and what the clocks showed when it was taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Count {
+    /// Milliseconds that were seen to pass while keys waited.
+    waited: i64,
+    boot: String,
+    since_boot: i64,
+    wall: i64,
+    due: BTreeMap<String, Due>,
+}
+
+impl Record for Count {
+    const KIND: &'static str = "kms-clock";
+    fn id(&self) -> String {
+        "clock".into()
+    }
+}
+
+impl Count {
+    /// The count now. Also how far the wall clock ran ahead of it meanwhile.
+    fn now(&self, env: &Env) -> (Self, i64) {
+        let (since_boot, wall) = (env.clock.since_boot(), env.now().0);
+        let by_wall = wall.saturating_sub(self.wall);
+        let passed = if self.boot.is_empty() || env.boot_id.is_empty() {
+            0
+        } else if *self.boot == *env.boot_id {
+            since_boot.saturating_sub(self.since_boot).max(0)
+        } else {
+            since_boot.max(0).saturating_add(by_wall.saturating_sub(since_boot).clamp(0, DAY))
+        };
+        let waited = self.waited.saturating_add(passed);
+        let now = Self { waited, boot: env.boot_id.to_string(), since_boot, wall, due: self.due.clone() };
+        (now, if self.boot.is_empty() { 0 } else { by_wall.saturating_sub(passed) })
+    }
+
+    /// Counts for those that wait, and no longer for those that do not.
+    fn take(&mut self, pending: &[(KeyId, Timestamp)]) {
+        self.due.retain(|id, due| pending.iter().any(|(k, at)| k.to_string() == *id && *at == due.deletion));
+        for (id, deletion) in pending {
+            // A date that is near or past already proves nothing: the clock may have been set before it was first looked at.
+            let wait = deletion.0.saturating_sub(self.wall).clamp(WAIT.0, WAIT.1);
+            let new = || Due { deletion: *deletion, waited: self.waited.saturating_add(wait) };
+            self.due.entry(id.to_string()).or_insert_with(new);
+        }
+    }
+
+    /// Milliseconds that a key has yet to wait by this count.
+    fn left(&self, id: KeyId) -> i64 {
+        self.due.get(&id.to_string()).map_or(WAIT.1, |due| due.waited.saturating_sub(self.waited).max(0))
+    }
+}
+
+/// A key that waits for its deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingDeletion {
+    /// Its id.
+    pub key: KeyId,
+    /// Its date, by the wall clock.
+    pub at: Timestamp,
+    /// Milliseconds of its waiting time that were not yet seen to pass.
+    pub left: i64,
+}
+
+impl PendingDeletion {
+    /// Whether the wall clock is past its date, but its waiting time has not passed: the clock was set, or the machine was off.
+    #[must_use]
+    pub const fn is_held(&self, now: Timestamp) -> bool {
+        self.at.0 <= now.0 && self.left > 0
+    }
+
+    /// Days that it has yet to wait, at least 1 if it has to wait at all.
+    #[must_use]
+    pub const fn days_left(&self) -> i64 {
+        (self.left + DAY - 1) / DAY
+    }
+}
+
+fn pending(keys: &[Versioned<KeyRecord>]) -> Vec<(KeyId, Timestamp)> {
+    let waits = |k: &Versioned<KeyRecord>| match (k.record.state, k.record.deletion) {
+        (KeyState::PendingDeletion, Some(at)) => Some((k.record.id, at)),
+        _ => None,
+    };
+    keys.iter().filter_map(waits).collect()
+}
+
+impl Kms {
+    fn kept_count(&self) -> Result<Option<Count>> {
+        match self.catalog.get::<Count>("clock") {
+            Ok(found) => Ok(found.map(|f| f.record)),
+            // A row that cannot be believed: the waiting begins anew.
+            Err(e) if e.kind() == Kind::Integrity => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Counts how long the keys that are pending deletion have waited, and keeps the count. Those that are due.
+    pub(super) fn count_waiting(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyId>> {
+        let (pending, kept) = (pending(keys), self.kept_count()?);
+        if pending.is_empty() && kept.as_ref().is_none_or(|k| k.due.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let (mut count, ahead) = kept.clone().unwrap_or_default().now(&self.env);
+        count.take(&pending);
+        if ahead > DAY && !pending.is_empty() {
+            tracing::warn!(
+                "the clock ran ahead by {} days: keys pending deletion are kept until their waiting time has really passed",
+                ahead / DAY
+            );
+        }
+        let keep = |kept: Count| {
+            kept.due != count.due || kept.boot != count.boot || count.waited - kept.waited >= HOUR || ahead > DAY
+        };
+        if kept.is_none_or(keep)
+            && let Err(e) = self.catalog.transaction(|tx| tx.put_head(&count))
+        {
+            // What is not kept is not counted: the keys wait longer.
+            tracing::warn!("how long keys have waited for their deletion could not be kept: {}", e.line());
+        }
+        let now = self.env.now();
+        Ok(pending.into_iter().filter(|(id, at)| *at <= now && count.left(*id) == 0).map(|(id, _)| id).collect())
+    }
+
+    /// The keys that are pending deletion, and how long they have yet to wait.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn pending_deletions(&self) -> Result<Vec<PendingDeletion>> {
+        let keys = pending(&self.catalog.list::<KeyRecord>()?.records);
+        keys.into_iter().map(|(key, at)| self.pending_deletion(key, at)).collect()
+    }
+
+    /// One of them, by its date.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn pending_deletion(&self, key: KeyId, at: Timestamp) -> Result<PendingDeletion> {
+        let mut count = self.kept_count()?.unwrap_or_default().now(&self.env).0;
+        count.take(&[(key, at)]);
+        Ok(PendingDeletion { key, at, left: count.left(key) })
+    }
+}
+
+#[cfg(test)]
+#[path = "waiting_tests.rs"]
+mod tests;
