@@ -265,6 +265,62 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     service.shut_down();
 }
 
+/// A volume that is open already is no back door: every lease and every principal is asked and audited at its first connection.
+#[test]
+fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
+    let s = rig();
+    let service = s.opened(Role::Daemon);
+    let owner = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
+    let user = |name: &str| {
+        let account = owner.principal.split(':').nth(4).unwrap();
+        Caller { principal: format!("arn:aws:iam::{account}:user/{name}"), ..owner.clone() }
+    };
+    let (other, third) = (user("other"), user("third"));
+    let nobody = Caller { authority: coffer::kms::Authority::Nothing, ..other.clone() };
+    let asking = |pid, connection| Asking { peer: Holder::Process { pid, start: 1 }, connection };
+    let unwraps = || {
+        let Reply::Events { events, .. } =
+            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+        else {
+            panic!("no events")
+        };
+        let of = |e: &&coffer::service::api::EventInfo| e.record["act"] == "kms:UnwrapVolumeKey";
+        events
+            .iter()
+            .filter(of)
+            .map(|e| e.record["caller"]["principal"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut attached = Vec::new();
+    for (connection, (pid, caller, expected)) in [
+        (1, &owner, 1),
+        (1, &owner, 1), // one lease, and one more connection of it
+        (2, &other, 2),
+        (2, &other, 2),
+        (3, &owner, 3), // another lease of the same principal
+        (1, &owner, 3),
+        (1, &third, 4), // the process has become another user
+        (1, &third, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        attached.push(service.attach("web?ro", asking(pid, connection as u64), caller).unwrap());
+        let found = unwraps();
+        assert_eq!(found.len(), expected, "connection {connection}: {found:?}");
+        let last = [&owner, &other, &owner, &third][expected - 1];
+        assert_eq!(found.last(), Some(&last.principal));
+    }
+    let refused = service.attach("web?ro", asking(4, 100), &nobody).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
+    // A process of another user's that holds the volume already is asked as well.
+    let changed = Caller { authority: nobody.authority, ..user("fourth") };
+    let refused = service.attach("web?ro", asking(1, 101), &changed).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
+    drop(attached);
+    service.shut_down();
+}
+
 #[test]
 fn a_volume_that_nobody_comes_back_to_is_closed() {
     let s = rig();

@@ -245,7 +245,14 @@ impl Service {
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
         // Who has only joined may be beside a connection that is being refused just now.
-        let had_it = matches!(holder, Holder::Attachment(_)) || self.leases.is_let_in(id, &holder);
+        let had_it = match holder {
+            Holder::Attachment(_) => true,
+            Holder::Remote(_) => self.leases.is_let_in(id, &holder),
+            // A process may have become another user since.
+            Holder::Process { .. } | Holder::Address(_) => {
+                self.leases.is_let_in(id, &holder) && self.is_open_for(id, &caller.principal)
+            }
+        };
         let opened = self.as_holder(id, &holder, had_it, caller).and_then(|now| {
             self.ask_for_lease(&record, &now)?;
             self.acquire(&record, Need::Key(&now))

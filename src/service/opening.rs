@@ -42,8 +42,8 @@ pub(super) struct Open {
     /// lock may be held over a sync.
     pub(super) cmks: Vec<String>,
     users: usize,
-    /// Whom the key was unwrapped for last.
-    principal: String,
+    /// Whom the key was unwrapped for while it has users, the last one at the end; of those before, that one alone.
+    principals: Vec<String>,
     /// When the last user left.
     idle_since: Option<Instant>,
     filler: Option<Filler>,
@@ -55,8 +55,20 @@ impl Open {
         self.users > 0
     }
 
+    /// Whether somebody uses it with its key.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.users > 0 && self.volume.is_unlocked()
+    }
+
     fn is_unused(&self) -> bool {
         self.users == 0 && self.filler.is_none()
+    }
+
+    /// Whether a caller has to be asked and audited though the key is here: a principal that it was not unwrapped for, or a
+    /// lease that begins beside others. Who has a lease already comes under its grants, or as settled. It is counted as a user.
+    fn is_new_to(&self, caller: &Caller) -> bool {
+        let has_lease = matches!(caller.authority, Authority::Settled | Authority::Grants(_));
+        !self.principals.contains(&caller.principal) || (self.users > 1 && !has_lease)
     }
 
     /// When it is to be closed, if nobody comes.
@@ -130,7 +142,8 @@ impl Service {
         match (ready, opens.get_mut(&record.id)) {
             (Ok(()), Some(open)) => {
                 if let Need::Key(caller) = need {
-                    open.principal.clone_from(&caller.principal);
+                    open.principals.retain(|p| *p != caller.principal);
+                    open.principals.push(caller.principal.clone());
                 }
                 open.suspended |= waits;
                 if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
@@ -166,7 +179,7 @@ impl Service {
             suspended: false,
             cmks: self.cmks_of(&volume),
             users: 1,
-            principal: String::new(),
+            principals: Vec::new(),
             idle_since: None,
             filler: None,
         };
@@ -186,11 +199,6 @@ impl Service {
             self.catch_up(record, volume)?;
         }
         let locked = !volume.is_unlocked();
-        let (suspended, alone, principal) = {
-            let opens = self.opens.lock();
-            let open = opens.get(&record.id);
-            open.map_or_else(Default::default, |o| (o.suspended, o.users == 1, o.principal.clone()))
-        };
         let Need::Key(caller) = need else {
             if standing == Standing::Ahead && locked {
                 let what = format!("{}: its header is ahead of the catalog", record.id);
@@ -199,6 +207,8 @@ impl Service {
             }
             return Ok(());
         };
+        let (suspended, is_new) =
+            self.opens.lock().get(&record.id).map_or((false, true), |o| (o.suspended, o.is_new_to(caller)));
         if locked {
             // Asked for now, in its turn: it may have been suspended since the caller looked.
             if self.is_suspended(record.id)? {
@@ -216,8 +226,8 @@ impl Service {
             if let Some(open) = self.opens.lock().get_mut(&record.id) {
                 super::suspend::resumed(open);
             }
-        } else if alone && principal != caller.principal {
-            // It is open still, but not for this one: asked and audited as if it were not.
+        } else if is_new {
+            // It is open, but not for this one: asked and audited as if it were not.
             self.unwrap_keys(volume, caller)?;
         }
         Ok(())
@@ -245,6 +255,11 @@ impl Service {
         arns.sort();
         arns.dedup();
         arns
+    }
+
+    /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
+    pub(super) fn is_open_for(&self, id: VolumeId, principal: &str) -> bool {
+        self.opens.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
     }
 
     pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
@@ -372,6 +387,10 @@ impl Service {
         let mut opens = self.opens.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
+        if open.users == 0 {
+            let before = open.principals.len().saturating_sub(1);
+            open.principals.drain(..before);
+        }
         open.suspended &= open.users > 0; // nobody waits for its key any more
         if open.is_unused() {
             open.idle_since = Some(Instant::now());
