@@ -479,3 +479,121 @@ fn a_suspended_attachment_can_be_detached() {
     wait_until("it is closed", || state(&s) == "available");
     s.ok(&["volume", "delete", "web"]);
 }
+
+/// Whatever is wrong with a request about keys, its refusal leaves one record that says who asked for what.
+#[test]
+fn a_refused_request_about_keys_leaves_one_record() {
+    let s = rig();
+    let (bad, empty) = (s.path("bad.json"), s.path("empty"));
+    std::fs::write(&bad, r#"{"Statement": []}"#).unwrap();
+    std::fs::write(&empty, "").unwrap();
+    let (bad, empty) = (bad.to_str().unwrap(), empty.to_str().unwrap());
+    let refused = || {
+        let all = events(&s).into_iter().filter(|e| e["result"] == "refused");
+        all.map(|e| (e["act"].as_str().unwrap().to_owned(), e)).collect::<Vec<_>>()
+    };
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        for (verb, args) in [
+            ("PutKeyPolicy", &["key", "policy", "set", "alias/k", bad][..]),
+            ("PutKeyPolicy", &["key", "policy", "set", "nonsense", bad]),
+            ("PutKeyPolicy", &["key", "policy", "set", "alias/none", bad]),
+            ("CreateKey", &["key", "create", "--policy", bad]),
+            ("CreateKey", &["key", "create", "--alias", "alias/k"]),
+            ("CreateKey", &["key", "create", "--alias", "alias/aws/mine"]),
+            ("CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "alice", "--operation", "Decrypt"]),
+            ("CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "x", "--operation", "Decrpyt"]),
+            ("RevokeGrant", &["key", "grant", "revoke", "alias/k", "none"]),
+            ("RetireGrant", &["key", "grant", "retire", "--token", "none"]),
+            ("ListGrants", &["key", "grant", "list", "alias/none"]),
+            ("GetKeyPolicy", &["key", "policy", "show", "alias/none"]),
+            ("DescribeKey", &["key", "show", "alias/none"]),
+            ("DescribeKey", &["key", "show", "nonsense"]),
+            ("DisableKey", &["key", "disable", "alias/none"]),
+            ("EnableKey", &["key", "enable", "nonsense"]),
+            ("RotateKeyOnDemand", &["key", "rotate", "alias/none"]),
+            ("ScheduleKeyDeletion", &["key", "schedule-deletion", "alias/k", "--days", "3"]),
+            ("CancelKeyDeletion", &["key", "cancel-deletion", "alias/k"]),
+            ("Encrypt", &["key", "encrypt", "alias/k", "--input", empty]),
+            ("Encrypt", &["key", "encrypt", "nonsense", "--input", bad]),
+            ("Decrypt", &["key", "decrypt", "--input", bad]),
+            ("Decrypt", &["key", "decrypt", "--input", bad, "--key", "nonsense"]),
+            ("GenerateDataKeyWithoutPlaintext", &["key", "generate-data-key", "alias/k", "--bytes", "2000"]),
+            ("CreateAlias", &["key", "alias", "create", "alias/a b", "alias/k"]),
+            ("UpdateAlias", &["key", "alias", "update", "alias/none", "alias/k"]),
+            ("DeleteAlias", &["key", "alias", "delete", "alias/none"]),
+        ] {
+            let before = refused().len();
+            let out = s.coffer(args);
+            assert_ne!(out.code, 0, "{args:?}");
+            let after = refused();
+            assert_eq!(after.len(), before + 1, "{args:?}: {:?}; {out:?}", &after[before..]);
+            let (act, record) = &after[before];
+            assert_eq!(
+                (act.as_str(), &record["caller"]["principal"]),
+                (&*format!("kms:{verb}"), &me(&s).into()),
+                "{args:?}"
+            );
+            assert!(!record["error"].as_str().unwrap().is_empty(), "{record}");
+        }
+        drop(server);
+    }
+}
+
+/// Taking the data key out is asked of the policy by a name of its own.
+#[test]
+fn a_policy_can_refuse_the_clear_data_key_to_who_may_use_the_volume() {
+    let s = rig();
+    let out = s.path("out");
+    let out = out.to_str().unwrap();
+    let uses = allow(&me(&s), r#"["kms:Decrypt", "kms:CreateGrant"]"#, "");
+    set_policy(&s, &managed(&s, std::slice::from_ref(&uses)));
+    for served in [false, true] {
+        let server = served.then(|| s.serve());
+        s.fails(6, &["volume", "export-key", "web", "--out", out], &["kms:ExportVolumeKey", "not authorized"]);
+        assert!(!Path::new(out).exists());
+        let last = events(&s).into_iter().rfind(|e| e["result"] == "refused").unwrap();
+        assert_eq!(last["act"], "kms:ExportVolumeKey", "{last}");
+        if let Some(server) = server {
+            server.connect("web").close();
+        }
+    }
+    let all = allow(&me(&s), r#""kms:*""#, "");
+    let deny = all.replace("Allow", "Deny").replace("kms:*", "kms:ExportVolumeKey");
+    set_policy(&s, &managed(&s, &[all.clone(), deny]));
+    s.fails(6, &["volume", "export-key", "web", "--out", out], &["kms:ExportVolumeKey", "explicit deny"]);
+    set_policy(&s, &managed(&s, &[all]));
+    s.ok(&["volume", "export-key", "web", "--out", out]);
+    assert_eq!(std::fs::metadata(out).unwrap().len(), 64);
+    assert!(events(&s).iter().any(|e| e["act"] == "coffer:ExportKey" && e["result"] == "ok"));
+}
+
+/// Who disables a key is told what stands still from then on, and what does not.
+#[test]
+fn what_a_key_takes_with_it_is_said_when_it_goes_and_by_doctor() {
+    let s = rig();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "on", "--key", "alias/k", "--on-key-loss", "continue"]);
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "idle", "--key", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "other"]);
+    let server = s.serve();
+    let clients = ["web", "on", "other"].map(|name| server.connect(name));
+    for args in [&["key", "disable", "alias/k"][..], &["key", "schedule-deletion", "alias/k", "--days", "7"]] {
+        let said = s.ok(args);
+        assert!(said.stderr.contains("suspended, until") && said.stderr.contains("web (vol-"), "{said:?}");
+        assert!(said.stderr.contains("going on") && said.stderr.contains("on (vol-"), "{said:?}");
+        assert!(!said.stderr.contains("idle") && !said.stderr.contains("other"), "{said:?}");
+        let doctor = s.coffer(&["doctor"]).stdout;
+        assert!(doctor.contains("web (vol-") && doctor.contains("is suspended until its CMK"), "{doctor}");
+        s.coffer(&["key", "cancel-deletion", "alias/k"]);
+        s.ok(&["key", "enable", "alias/k"]);
+        wait_until("it goes on", || state(&s) == "in-use");
+    }
+    let answer = s.json(&["key", "schedule-deletion", "alias/k", "--days", "7"]);
+    let (suspended, goes_on) = (answer["suspended"].as_array().unwrap(), answer["continuing"].as_array().unwrap());
+    assert!(suspended.len() == 1 && suspended[0].as_str().unwrap().starts_with("web "), "{answer}");
+    assert!(goes_on.len() == 1 && goes_on[0].as_str().unwrap().starts_with("on "), "{answer}");
+    let doctor = s.coffer(&["doctor"]).stdout;
+    assert!(doctor.contains("is pending deletion at") && doctor.contains("cancel-deletion"), "{doctor}");
+    assert!(s.json(&["key", "show", "alias/k"])["suspended"].is_null(), "only in the answer to the act");
+    drop(clients);
+}

@@ -9,6 +9,7 @@ use openssl::asn1::Asn1Time;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslStream, SslVersion};
+use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -364,6 +365,11 @@ fn bad_handshakes_end_and_hold_up_nobody() {
 
 /// Makes a certificate whose validity begins and ends so many days from now, and a client's folder.
 fn certificate(ca: &Path, folder: &Path, name: &str, from: i64, to: i64) {
+    certificate_with(ca, folder, name, (from, to), None);
+}
+
+/// The same, with an alternative name.
+fn certificate_with(ca: &Path, folder: &Path, name: &str, (from, to): (i64, i64), alternative: Option<&str>) {
     let ca_cert = X509::from_pem(&std::fs::read(ca.join("ca-cert.pem")).unwrap()).unwrap();
     let ca_key = PKey::private_key_from_pem(&std::fs::read(ca.join("ca-key.pem")).unwrap()).unwrap();
     let group = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
@@ -382,6 +388,17 @@ fn certificate(ca: &Path, folder: &Path, name: &str, from: i64, to: i64) {
     cert.set_pubkey(&key).unwrap();
     cert.set_not_before(&at(from)).unwrap();
     cert.set_not_after(&at(to)).unwrap();
+    if let Some(name) = alternative {
+        let mut names = SubjectAlternativeName::new();
+        match name.split_once(':').unwrap() {
+            ("URI", uri) => names.uri(uri),
+            ("DNS", dns) => names.dns(dns),
+            (_, mail) => names.email(mail),
+        };
+        let context = cert.x509v3_context(Some(&ca_cert), None);
+        let extension = names.build(&context).unwrap();
+        cert.append_extension(extension).unwrap();
+    }
     cert.sign(&ca_key, MessageDigest::sha256()).unwrap();
     let cert = cert.build().to_pem().unwrap();
     std::fs::create_dir_all(folder).unwrap();
@@ -392,6 +409,44 @@ fn certificate(ca: &Path, folder: &Path, name: &str, from: i64, to: i64) {
         std::fs::write(&file, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
+}
+
+/// A client chooses the names in its request for a certificate: none of one kind stands for one of another, above all not for
+/// the fingerprint of somebody else's certificate, nor for a user of the server's machine.
+#[test]
+fn a_name_of_one_kind_does_not_pass_for_another() {
+    let s = rig();
+    let (_served, port) = serve(&s);
+    let pem = std::fs::read(client_dir(&s).join("client-cert.pem")).unwrap();
+    let pinned = X509::from_pem(&pem).unwrap().digest(MessageDigest::sha256()).unwrap();
+    let pinned = format!("sha256:{}", hex::encode(pinned));
+    s.ok(&["access", "deny", "client"]);
+    s.ok(&["access", "allow", &pinned, "--volume", "web", "--user", "pinned"]);
+    s.ok(&["access", "allow", "dns:db.example", "--volume", "db", "--user", "db"]);
+    s.ok(&["access", "allow", "uid:4242", "--volume", "web"]);
+    s.fails(2, &["access", "allow", "uid-4242", "--volume", "web"], &["a user of this machine"]);
+    let go = |folder: &Path, name: &str| Hand::connect(port).secure(folder, |_| {}).unwrap().go(name).0;
+    assert_eq!(go(&client_dir(&s), "web"), ACK);
+    for (i, (cn, san)) in [
+        ("x", format!("URI:{pinned}")),
+        (&*pinned.chars().take(60).collect::<String>(), format!("DNS:{pinned}")),
+        ("x", format!("email:{pinned}")),
+        ("x", "URI:uid:4242".to_owned()),
+        ("uid:4242", "URI:cn:uid:4242".to_owned()),
+        ("db.example", "URI:dns:db.example".to_owned()),
+        ("dns:db.example", "email:db.example".to_owned()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = s.path(&format!("forged{i}"));
+        certificate_with(&s.path("tls"), &folder, cn, (-1, 10), Some(&san));
+        for volume in ["web", "db"] {
+            assert_eq!(go(&folder, volume), ERR_POLICY, "CN {cn}, {san}: {volume}");
+        }
+    }
+    certificate_with(&s.path("tls"), &s.path("db"), "x", (-1, 10), Some("DNS:db.example"));
+    assert_eq!(go(&s.path("db"), "db"), ACK);
 }
 
 /// A server over memory, so that its limits can be short.

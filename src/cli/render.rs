@@ -35,6 +35,9 @@ pub(super) fn error(err: &Error, as_json: bool) {
 
 /// Prints an answer; the exit code says whether all of it is good.
 pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
+    if let Reply::Key(key) = reply {
+        say_what_lost_its_key(key);
+    }
     if common.json {
         json(reply);
         return code(reply);
@@ -132,7 +135,26 @@ fn show_status(s: &StatusInfo) {
     ]);
 }
 
+/// What disabling a key has done to volumes in use goes to standard error, whatever form the answer has.
+fn say_what_lost_its_key(k: &KeyInfo) {
+    if !k.suspended.is_empty() {
+        eprintln!("coffer: warning: suspended, until the key can be used again: {}", k.suspended.join(", "));
+    }
+    if !k.continuing.is_empty() {
+        let which = k.continuing.join(", ");
+        eprintln!(
+            "coffer: warning: not suspended, and going on until they are closed (--on-key-loss continue): {which}"
+        );
+    }
+}
+
 fn show_key(k: &KeyInfo) {
+    let deletion = match k.days_held {
+        Some(days) => {
+            format!("{}, but {days} days of its waiting time have not passed yet", or_dash(k.deletion.as_ref()))
+        }
+        None => or_dash(k.deletion.as_ref()),
+    };
     facts(&[
         ("key", k.id.clone()),
         ("arn", k.arn.clone()),
@@ -142,7 +164,7 @@ fn show_key(k: &KeyInfo) {
         ("aliases", if k.aliases.is_empty() { "-".to_owned() } else { k.aliases.join(", ") }),
         ("description", k.description.clone()),
         ("created", k.created.to_string()),
-        ("deletion", or_dash(k.deletion.as_ref())),
+        ("deletion", deletion),
         ("backing keys", k.materials.to_string()),
     ]);
 }

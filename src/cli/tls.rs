@@ -38,7 +38,7 @@ pub(super) enum TlsVerb {
 pub(super) enum AccessVerb {
     /// Let the bearer of a certificate, or another user of this machine, use volumes
     Allow {
-        /// A name in the certificate (common name, DNS, mail, URI), sha256:FINGERPRINT, or uid:NUMBER
+        /// A name in the certificate, as NAME or cn:NAME, dns:NAME, email:NAME, uri:NAME; sha256:FINGERPRINT, or uid:NUMBER
         name: String,
         #[command(flatten)]
         what: What,

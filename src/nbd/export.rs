@@ -172,7 +172,7 @@ pub struct TlsPeer {
 /// What a certificate says of whom it was made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// Common name, then the alternative names (DNS, mail, URI), as they stand there.
+    /// Common name, then the alternative names, each with its kind: `cn:`, `dns:`, `email:`, `uri:`.
     pub names: Vec<String>,
     /// `sha256:` and the SHA-256 of the whole certificate, hexadecimal.
     pub fingerprint: String,

@@ -183,17 +183,18 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
-/// Whom a certificate was made for. Names that are no text are left out.
+/// Whom a certificate was made for: each name with its kind before it, so that none can pass for one of another kind, or for a
+/// fingerprint. Names that are no text are left out.
 pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
     let fingerprint = format!("sha256:{}", hex::encode(digest(&SHA256, der)));
     let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Certificate { names: Vec::new(), fingerprint } };
     let mut names: Vec<String> =
-        parsed.subject().iter_common_name().filter_map(|cn| cn.as_str().ok().map(str::to_owned)).collect();
+        parsed.subject().iter_common_name().filter_map(|cn| cn.as_str().ok().map(|cn| format!("cn:{cn}"))).collect();
     if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
         names.extend(alternative.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
-                Some((*name).to_owned())
-            }
+            GeneralName::DNSName(name) => Some(format!("dns:{name}")),
+            GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
+            GeneralName::URI(name) => Some(format!("uri:{name}")),
             _ => None,
         }));
     }

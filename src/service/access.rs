@@ -18,21 +18,21 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What a token begins with. An attachment's (`att-…`) is for its own machine's socket: over TLS it lets nobody in.
 const TOKEN: &str = "tok-";
 /// What the name of a user of this machine begins with.
 const UID: &str = "uid:";
-/// Refusals that are audited at once.
-const BURST: f64 = 20.0;
+/// What a certificate's fingerprint begins with.
+const FINGERPRINT: &str = "sha256:";
 /// Longest name off the wire that is audited, bytes.
 const SHOWN: usize = 128;
 
 /// A client that may use what it was allowed alone, as it shows itself: one over TLS, or another user of this machine.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// The names in its certificate and its fingerprint; none: it showed no certificate. Of a local user: `uid:` and its number.
+    /// The names in its certificate, each with its kind (`cn:`, `dns:`, `email:`, `uri:`), and its fingerprint; none: it showed no
+    /// certificate. Of a local user: `uid:` and its number.
     pub names: Vec<String>,
     /// The process of a local user, which the lease is for; none: over TLS.
     pub process: Option<Holder>,
@@ -66,31 +66,29 @@ impl AccessRecord {
     }
 }
 
-/// How many refusals may be audited now, and how many were not.
-#[derive(Default)]
-pub(super) struct Strangers(Mutex<Option<Bucket>>);
+/// Kinds of names. A name of one kind is never one of another: what a certificate says of itself in one place cannot stand for
+/// what a record means by another.
+const KINDS: [&str; 6] = [FINGERPRINT, UID, "cn:", "dns:", "email:", "uri:"];
 
-struct Bucket {
-    left: f64,
-    at: Instant,
-    unrecorded: u64,
-}
-
-impl Strangers {
-    /// Whether this one is audited, at one a second after [`BURST`]; how many before it were not.
-    fn next(&self, now: Instant) -> Option<u64> {
-        let mut bucket = self.0.lock();
-        let bucket = bucket.get_or_insert(Bucket { left: BURST, at: now, unrecorded: 0 });
-        bucket.left = BURST.min(bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64());
-        bucket.at = now;
-        if bucket.left < 1.0 {
-            bucket.unrecorded += 1;
-            return None;
-        }
-        bucket.left -= 1.0;
-        Some(std::mem::take(&mut bucket.unrecorded))
+/// Whether a record's name means a name that a client shows (`cn:web`, `dns:web.example`, `sha256:…`, `uid:1000`).
+///
+/// A record may say the kind. One that does not, as those from before there were kinds, means what looks like it: with a colon
+/// a URI, with an `@` an e-mail address or a common name, else a DNS name or a common name.
+fn means(record: &str, shown: &str) -> bool {
+    if KINDS.iter().any(|kind| record.starts_with(kind)) {
+        return record == shown;
     }
+    let kinds: &[&str] = match record {
+        r if r.contains(':') => &["uri:"],
+        r if r.contains('@') => &["email:", "cn:"],
+        _ => &["dns:", "cn:"],
+    };
+    kinds.iter().any(|kind| shown.strip_prefix(kind) == Some(record))
 }
+
+/// All that is allowed, as it was when the catalog's records of it had been changed that often.
+#[derive(Default)]
+pub(super) struct Allowed(Mutex<Option<(u64, Arc<Vec<AccessRecord>>)>>);
 
 /// The token in an export's name, and the name without it.
 fn split_token(name: &str) -> Result<(String, Option<&str>)> {
@@ -103,7 +101,9 @@ fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     Ok((name, Some(token)))
 }
 
+/// A name as people read it: a common name without its kind.
 fn shown(name: &str) -> String {
+    let name = name.strip_prefix("cn:").unwrap_or(name);
     name[..name.floor_char_boundary(SHOWN)].to_owned()
 }
 
@@ -152,15 +152,30 @@ impl Service {
 
     /// The record that lets a client in: its token's, else that of the first name in its certificate that has one.
     fn access_of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
-        let all = self.kms.catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
-        let all: Vec<AccessRecord> = all.collect();
+        if token.is_none() && remote.names.is_empty() {
+            return Ok(None);
+        }
+        let all = self.allowed()?;
         if let Some(hash) = token.map(token::hash) {
-            return Ok(all.into_iter().find(|a| a.token.as_ref() == Some(&hash)));
+            return Ok(all.iter().find(|a| a.token.as_ref() == Some(&hash)).cloned());
         }
         // What a certificate says of itself makes nobody a user of this machine.
         let fits = |a: &AccessRecord| a.token.is_none() && a.name.starts_with(UID) == remote.process.is_some();
-        let of = |name: &String| all.iter().find(|a| fits(a) && a.name == *name).cloned();
+        let of = |shown: &String| all.iter().find(|a| fits(a) && means(&a.name, shown)).cloned();
         Ok(remote.names.iter().find_map(of))
+    }
+
+    /// All that is allowed. Read from the catalog once after each change: one connection may ask a thousand times.
+    fn allowed(&self) -> Result<Arc<Vec<AccessRecord>>> {
+        let changes = self.kms.catalog().changes_of(AccessRecord::KIND);
+        let mut known = self.allowed.0.lock();
+        if let Some((_, all)) = known.as_ref().filter(|(then, _)| *then == changes) {
+            return Ok(all.clone());
+        }
+        let all = self.kms.catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
+        let all = Arc::new(all.collect::<Vec<_>>());
+        *known = Some((changes, all.clone()));
+        Ok(all)
     }
 
     fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
@@ -218,7 +233,6 @@ impl Service {
     }
 
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
-        let Some(unrecorded) = self.strangers.next(Instant::now()) else { return };
         let caller = match access {
             Some(access) => self.remote_caller(access, remote, ""),
             None => {
@@ -234,15 +248,10 @@ impl Service {
         if let Some(name) = remote.names.first() {
             act = act.detail(if remote.process.is_some() { "user" } else { "certificate" }, shown(name));
         }
-        if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with("sha256:")) {
+        if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with(FINGERPRINT)) {
             act = act.detail("fingerprint", fingerprint);
         }
-        if unrecorded > 0 {
-            act = act.detail("refusals-not-recorded-before", unrecorded);
-        }
-        if let Err(err) = self.kms.record(&caller, act, Err(err)) {
-            tracing::error!("a refusal could not be audited: {}", err.line());
-        }
+        self.kms.record_refusal(act, &caller, err);
     }
 
     /// Lets the bearer of a certificate use volumes.
@@ -312,7 +321,20 @@ impl Service {
                 Error::new(Kind::Usage, format!("{name} names no user")).hint("say uid: and a number, as uid:1000")
             );
         }
-        let user = user.unwrap_or_else(|| name.replace(UID, "uid-"));
+        let named = KINDS.iter().find_map(|kind| Some((*kind, name.strip_prefix(kind)?)));
+        let user = user.unwrap_or_else(|| match named {
+            Some((UID, number)) => format!("uid-{number}"),
+            Some((FINGERPRINT, _)) | None => name.to_owned(),
+            Some((_, plain)) => plain.to_owned(),
+        });
+        // Policies know the users of this machine by these names: no certificate or token acts as one of them.
+        if user.strip_prefix("uid-").is_some_and(|number| name.strip_prefix(UID) != Some(number)) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the user {user} is a user of this machine, which {name} is not"),
+            )
+            .hint("say another --user"));
+        }
         let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
         if user.is_empty() || user.len() > 64 || !user.chars().all(good) {
             return Err(Error::new(Kind::Usage, format!("{user:?} is no name for a user"))
@@ -368,7 +390,6 @@ fn exists(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_token_is_taken_out_of_a_name_and_the_rest_stays() {
@@ -378,14 +399,75 @@ mod tests {
         assert_eq!(split_token("web").unwrap(), ("web".to_owned(), None));
     }
 
+    /// What is allowed is read once, however often one client asks, and again after each change.
     #[test]
-    fn refusals_are_audited_at_a_bounded_rate_and_the_rest_is_counted() {
-        let strangers = Strangers::default();
-        let start = Instant::now();
-        let audited = (0..100).filter(|_| strangers.next(start).is_some()).count();
-        assert_eq!(audited, 20);
-        assert_eq!(strangers.next(start + Duration::from_secs(1)), Some(80));
-        assert_eq!(strangers.next(start + Duration::from_secs(1)), None);
-        assert_eq!(strangers.next(start + Duration::from_secs(3)), Some(1));
+    fn asking_a_thousand_times_reads_what_is_allowed_once() {
+        let (place, key) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let env = crate::env::Env::system();
+        let data = super::super::datadir::DataDir::at(&place.path().join("data")).unwrap();
+        let (root, config) = (crate::kms::RootChoice::File(key.path().join("key")), Default::default());
+        Service::init(&data, &env, &root, &config).unwrap();
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = super::super::OpenAs {
+            role: super::super::Role::Command,
+            single_host: false,
+            lease_grace: super::super::GRACE,
+        };
+        let unlock = crate::kms::RootUnlock::Automatic;
+        let service = Service::open(data, env, lock, &unlock, opening).unwrap();
+        let owner = service.caller_of(0, "test").unwrap();
+        for n in 0..50 {
+            service.allow_client(&owner, &format!("c{n}"), None, &[], true).unwrap();
+        }
+        let remote = |name: Option<&str>| Remote {
+            names: name.map(str::to_owned).into_iter().collect(),
+            process: None,
+            client: "test".into(),
+            connection: 1,
+        };
+        let cost = |remote: &Remote| {
+            let before = service.kms.catalog().rows_read();
+            (0..1024).for_each(|_| assert!(service.remote_exports(remote).unwrap().is_empty()));
+            service.kms.catalog().rows_read() - before
+        };
+        assert_eq!(cost(&remote(None)), 0, "who shows nothing is allowed nothing");
+        assert_eq!(cost(&remote(Some("cn:stranger"))), 50);
+        assert_eq!(cost(&remote(Some("cn:c7"))), 0, "there is no volume, and what is allowed is known");
+        service.deny_client(&owner, "c7").unwrap();
+        assert_eq!(cost(&remote(Some("cn:c7"))), 49);
+        assert!(service.access_of(&remote(Some("cn:c7")), None).unwrap().is_none());
+        assert!(service.access_of(&remote(Some("dns:c8")), None).unwrap().is_some());
+    }
+
+    /// The names of a certificate are its own to choose: in one kind they say nothing about another.
+    #[test]
+    fn names_of_one_kind_are_none_of_another() {
+        for (record, shown, is) in [
+            ("sha256:ab", "sha256:ab", true),
+            ("sha256:ab", "uri:sha256:ab", false),
+            ("sha256:ab", "cn:sha256:ab", false),
+            ("uid:0", "cn:uid:0", false),
+            ("uid:0", "uri:uid:0", false),
+            ("uid:0", "uid:0", true),
+            ("dns:db.example", "dns:db.example", true),
+            ("dns:db.example", "cn:db.example", false),
+            ("dns:db.example", "uri:dns:db.example", false),
+            ("cn:db", "dns:db", false),
+            ("uri:spiffe://a/b", "uri:spiffe://a/b", true),
+            ("email:a@b", "cn:a@b", false),
+            // Records from before there were kinds.
+            ("client", "cn:client", true),
+            ("db.example", "dns:db.example", true),
+            ("db.example", "email:db.example", false),
+            ("db.example", "uri:db.example", false),
+            ("a@b", "email:a@b", true),
+            ("a@b", "cn:a@b", true),
+            ("a@b", "dns:a@b", false),
+            ("spiffe://a/b", "uri:spiffe://a/b", true),
+            ("spiffe://a/b", "cn:spiffe://a/b", false),
+            ("client", "cn:Client", false),
+        ] {
+            assert_eq!(means(record, shown), is, "{record} {shown}");
+        }
     }
 }

@@ -165,7 +165,7 @@ pub enum Request {
         /// Encryption context.
         context: BTreeMap<String, String>,
     },
-    /// Disables a CMK and deletes it after a waiting time.
+    /// Disables a CMK and deletes it after a waiting time. Volumes under it are suspended.
     KeyScheduleDeletion {
         /// Which.
         key: String,
@@ -496,8 +496,17 @@ pub struct KeyInfo {
     pub created: Timestamp,
     /// When it will be deleted, if it will.
     pub deletion: Option<Timestamp>,
+    /// Its date has passed by the wall clock, but so many days of its waiting time have not: the clock was set, or the machine off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days_held: Option<i64>,
     /// Backing keys so far: 1 and one for each rotation.
     pub materials: usize,
+    /// In the answer to disabling it and to scheduling its deletion: volumes in use that were suspended by that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspended: Vec<String>,
+    /// There too: volumes in use that go on with the key that they have, as they were set to (`--on-key-loss continue`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub continuing: Vec<String>,
 }
 
 /// Bytes that a caller hands in or is handed: hexadecimal on the way, never shown, wiped when dropped.

@@ -65,6 +65,7 @@ impl Service {
         files(&self.data, &mut out);
         self.check_root(&mut out)?;
         self.check_audit(&mut out);
+        self.check_keys(&mut out)?;
         self.check_volumes(&mut out)?;
         out.0.extend(self.check_repository());
         Ok(out.0)
@@ -110,6 +111,34 @@ impl Service {
             },
             Err(err) => out.add(Grade::Error, "audit", err.line()),
         }
+    }
+
+    /// Keys that will be gone, and volumes that wait for theirs.
+    fn check_keys(&self, out: &mut Findings) -> Result<()> {
+        let now = self.env.now();
+        for pending in self.kms.pending_deletions()? {
+            let (key, at, days) = (pending.key, pending.at, pending.days_left());
+            let mut message = format!(
+                "key {key} is pending deletion at {at}; what it wraps is lost then: `coffer key cancel-deletion {key}` keeps it"
+            );
+            if pending.is_held(now) {
+                message.push_str(&format!(
+                    "; its date has passed, but {days} days of its waiting time have not: was the clock set, or the machine off?"
+                ));
+            }
+            out.add(Grade::Warning, "key", message);
+        }
+        for record in self.volume_records()? {
+            let waits = self.opens.lock().get(&record.id).is_some_and(|o| o.suspended);
+            if record.suspended {
+                let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
+                out.add(Grade::Warning, "volume", format!("{} is {resume}", record.shown()));
+            } else if waits {
+                let why = format!("is suspended until its CMK {} or its grant can be used again", record.key_arn);
+                out.add(Grade::Warning, "volume", format!("{} {why}: see `coffer key show`", record.shown()));
+            }
+        }
+        Ok(())
     }
 
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {

@@ -74,6 +74,7 @@ impl Service {
     pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<Reply> {
         let record = self.find_volume(what)?;
         let used = self.acquire(&record, Need::Sealed)?;
+        self.ask_for_export(&used.volume, caller)?;
         let keys = self.unwrap_keys(&used.volume, caller)?;
         let [(_, key)] = &keys[..] else {
             return Err(Error::new(Kind::Unsupported, format!("{} has {} data keys", record.shown(), keys.len()))

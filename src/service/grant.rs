@@ -10,7 +10,7 @@ use super::attachment::AttachmentRecord;
 use super::lease::LeaseRecord;
 use super::volume::VolumeRecord;
 use super::{EC2, Holder, Service, context_of};
-use crate::cipher::wrap::KeyId;
+use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::error::{Error, Kind, Result};
 use crate::kms::policy::Policy;
 use crate::kms::{Authority, Caller, Constraint, Grant, GrantFilter, GrantSpec, KeyRef};
@@ -21,6 +21,10 @@ use std::sync::Arc;
 
 impl Service {
     pub(super) fn handle_policy(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
+        self.kms.verb(self.act_of(&request), caller, || self.do_with_policy(caller, request))
+    }
+
+    fn do_with_policy(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
         use Request as R;
         let (kms, of) = (&self.kms, |key: &str| key.parse::<KeyRef>());
         match request {
@@ -70,7 +74,7 @@ impl Service {
     }
 
     fn grant_info(&self, grant: &Grant, token: Option<String>) -> GrantInfo {
-        let pairs = |c: &crate::cipher::wrap::EncryptionContext| {
+        let pairs = |c: &EncryptionContext| {
             Some(c.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>())
         };
         let (equals, subset) = match &grant.constraint {
@@ -100,8 +104,16 @@ impl Service {
         self.kms.ask_for_volume(&record.key_arn.parse()?, &context_of(&record.context)?, &caller)
     }
 
-    /// Grants for a durable lease of an open volume: one on each CMK that wraps a key of it.
-    pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
+    /// Asks whether a caller may have an open volume's data key in clear: of each CMK that wraps it.
+    pub(super) fn ask_for_export(&self, volume: &Volume, caller: &Caller) -> Result<()> {
+        let (keys, context) = self.wrapped_under(volume)?;
+        let client = format!("{}, volume {}", caller.client, volume.id());
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        keys.into_iter().try_for_each(|key| self.kms.ask_for_export(&KeyRef::id(key), &context, &caller))
+    }
+
+    /// The CMKs that wrap an open volume's data keys, and under which encryption context.
+    fn wrapped_under(&self, volume: &Volume) -> Result<(Vec<KeyId>, EncryptionContext)> {
         let (blobs, context) = volume.with_header(|h| {
             let blobs: Vec<_> = h.keys().iter().flat_map(|k| k.keys.clone()).collect();
             (blobs, h.identity().context.clone())
@@ -113,7 +125,12 @@ impl Service {
                 keys.push(id);
             }
         }
-        let context = context_of(&context)?;
+        Ok((keys, context_of(&context)?))
+    }
+
+    /// Grants for a durable lease of an open volume: one on each CMK that wraps a key of it.
+    pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
+        let (keys, context) = self.wrapped_under(volume)?;
         Ok(keys.into_iter().map(|key| self.kms.lease_grant(key, &context, caller)).collect())
     }
 

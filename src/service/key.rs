@@ -1,13 +1,20 @@
 //! Key verbs: the KMS's, and what they do to open volumes.
 
 use super::api::{AliasInfo, CryptoInfo, EventInfo, KeyInfo, Plain, Reply, Request};
-use super::{Service, context_of};
+use super::{OnKeyLoss, Service, context_of};
+use crate::cipher::wrap::KeyId;
+use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{AuditRecord, Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
+use crate::units::VolumeId;
 use std::sync::Arc;
 
 impl Service {
     pub(super) fn handle_key(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
+        self.kms.verb(self.act_of(&request), caller, || self.do_with_key(caller, request))
+    }
+
+    fn do_with_key(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
         use Request as R;
         let kms = &self.kms;
         let of = |key: &str| key.parse::<KeyRef>();
@@ -48,8 +55,7 @@ impl Service {
             }
             R::KeyDisable { key } => {
                 let meta = kms.disable_key(&of(&key)?, caller)?;
-                self.suspend_volumes(&meta.arn);
-                one(Ok(meta))
+                self.without_key(meta)
             }
             R::KeyRotate { key } => one(kms.rotate_key_on_demand(&of(&key)?, caller)),
             R::KeyEncrypt { key, plaintext, context } => {
@@ -79,8 +85,7 @@ impl Service {
             }
             R::KeyScheduleDeletion { key, days } => {
                 let meta = kms.schedule_key_deletion(&of(&key)?, days, caller)?;
-                self.suspend_volumes(&meta.arn);
-                one(Ok(meta))
+                self.without_key(meta)
             }
             R::KeyCancelDeletion { key } => one(kms.cancel_key_deletion(&of(&key)?, caller)),
             R::AliasCreate { alias, key } => {
@@ -97,6 +102,24 @@ impl Service {
             }
             _ => self.list_aliases(),
         }
+    }
+
+    /// A key cannot be used any more: suspends the volumes that are in use under it, and says which.
+    fn without_key(&self, meta: KeyMetadata) -> Result<Reply> {
+        let (continuing, suspended) = self.in_use_under(&meta.arn);
+        self.suspend_volumes(&meta.arn);
+        Ok(Reply::Key(KeyInfo { continuing, suspended, ..self.key_info(meta)? }))
+    }
+
+    /// The volumes that are in use under a CMK: those that go on without it, and those that do not.
+    fn in_use_under(&self, arn: &str) -> (Vec<String>, Vec<String>) {
+        let opens = self.opens.lock();
+        let mut here: Vec<_> = opens.iter().filter(|(_, o)| o.is_in_use() && o.cmks.iter().any(|c| c == arn)).collect();
+        here.sort_by_key(|(id, _)| **id);
+        let (go_on, stop): (Vec<_>, Vec<_>) =
+            here.into_iter().partition(|(_, o)| o.settings.on_key_loss() == OnKeyLoss::Continue);
+        let name = |id: VolumeId| self.find_volume(&id.to_string()).map_or_else(|_| id.to_string(), |r| r.shown());
+        (go_on.into_iter().map(|(id, _)| name(*id)).collect(), stop.into_iter().map(|(id, _)| name(*id)).collect())
     }
 
     fn list_aliases(&self) -> Result<Reply> {
@@ -118,8 +141,19 @@ impl Service {
             aliases: aliases.aliases.into_iter().map(|a| a.alias_name).collect(),
             created: meta.creation_date,
             deletion: meta.deletion_date,
+            days_held: self.days_held(meta.key_id, meta.deletion_date)?,
             materials: meta.versions.len(),
+            suspended: Vec::new(),
+            continuing: Vec::new(),
         })
+    }
+
+    /// How many days a key is kept beyond its date, if that has passed by the wall clock alone.
+    fn days_held(&self, key: KeyId, deletion: Option<Timestamp>) -> Result<Option<i64>> {
+        let now = self.env.now();
+        let Some(at) = deletion.filter(|at| *at <= now) else { return Ok(None) };
+        let pending = self.kms.pending_deletion(key, at)?;
+        Ok(pending.is_held(now).then(|| pending.days_left()))
     }
 
     pub(super) fn verify_audit(&self) -> Result<Reply> {

@@ -26,6 +26,7 @@ mod suspend;
 mod testing;
 mod token;
 mod turns;
+mod verbs;
 mod view;
 mod volume;
 
@@ -95,7 +96,7 @@ pub struct Service {
     /// How the files of volumes that were open lie in the page cache.
     grains: Grains,
     leases: lease::Leases,
-    strangers: access::Strangers,
+    allowed: access::Allowed,
     jobs: snapshot::Jobs,
     views: view::Views,
     /// When the volumes' folder was changed last, and the files in it that no record of the catalog is about.
@@ -160,7 +161,7 @@ impl Service {
             keygate: keygate::KeyGate::default(),
             grains: Grains::default(),
             leases: lease::Leases::new(opening.lease_grace),
-            strangers: access::Strangers::default(),
+            allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
             unknown_files: Mutex::default(),
