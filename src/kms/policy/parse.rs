@@ -2,7 +2,7 @@
 
 use super::super::name::AwsCode;
 use super::condition::Condition;
-use super::words::{is_service_principal, names_an_action};
+use super::words::{could_name_an_action, is_service_principal, names_an_action};
 use super::{Names, Policy, Principal, Statement, Version};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Result};
@@ -193,6 +193,10 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
     Ok(named)
 }
 
+fn no_action(at: &str, pattern: &str) -> Error {
+    malformed(at, format!("{pattern:?} is no action that AWS KMS or coffer has: it would never be asked about"))
+}
+
 fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
     let patterns = texts(json, at)?;
     for pattern in &patterns {
@@ -201,9 +205,8 @@ fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
         if pattern != "*" && !name.is_some_and(good) {
             return Err(malformed(at, format!("{pattern:?} is no action of a key, as kms:Decrypt is, and not *")));
         }
-        if !names_an_action(pattern) {
-            let why = "is no action that AWS KMS or coffer has: it would never be asked about";
-            return Err(malformed(at, format!("{pattern:?} {why}")));
+        if !could_name_an_action(pattern) {
+            return Err(no_action(at, pattern));
         }
     }
     Ok(Names { not, patterns })
@@ -300,6 +303,13 @@ fn statement(json: Json, at: &str) -> Result<Statement> {
             "Condition" => condition = conditions(value, &here)?,
             _ => return Err(malformed(&here, "a statement has no such field")),
         }
+    }
+    // What covers no action allows nothing by an Action, and denies all by a NotAction; the other two would open more than they say.
+    if let (Some(allow), Some(names)) = (effect, &action)
+        && allow == names.not
+        && let Some(empty) = names.patterns.iter().find(|p| !names_an_action(p))
+    {
+        return Err(no_action(&format!("{at}.{}", if names.not { "NotAction" } else { "Action" }), empty));
     }
     let missing = |field: &str| malformed(at, format!("its {field} is missing"));
     Ok(Statement {

@@ -375,6 +375,8 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Condition": {"StringEquals": {"kms:ViaService": "ec2.us-east-1.amazonaws.co"}}"#), "is no service"),
         (instead("kms:*", "kms:Decrpyt"), "\"kms:Decrpyt\" is no action that AWS KMS or coffer has"),
         (instead("kms:*", "kms:ReEncrypt"), "\"kms:ReEncrypt\" is no action that"),
+        (instead("kms:*", "kms:*Garnt").replace("Allow", "Deny"), "\"kms:*Garnt\" is no action that"),
+        (instead(r#""Action": "kms:*""#, r#""NotAction": "kms:*Garnt""#), "NotAction: \"kms:*Garnt\""),
         (instead("kms:*", "kms:Decript*"), "\"kms:Decript*\" is no action that"),
         (instead(r#""Action""#, r#""NotAction""#).replace("kms:*", "kms:Descrbe*"), "NotAction: \"kms:Descrbe*\""),
         (

@@ -74,6 +74,14 @@ pub(super) fn names_an_action(pattern: &str) -> bool {
     pattern == "*" || ACTIONS.iter().any(|a| wild(pattern, &format!("kms:{a}"), true))
 }
 
+/// Whether there could be an action that a pattern covers: what stands before its first wildcard begins one.
+pub(super) fn could_name_an_action(pattern: &str) -> bool {
+    match pattern.find(['*', '?']) {
+        Some(at) => names_an_action(&format!("{}*", &pattern[..at])),
+        None => names_an_action(pattern),
+    }
+}
+
 /// What a grant may allow in AWS: the values of `kms:GrantOperations`.
 const GRANT_OPERATIONS: [&str; 17] = [
     "CreateGrant",
