@@ -7,6 +7,7 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{AuditRecord, Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
 use crate::units::VolumeId;
+use crate::volume::Volume;
 use std::sync::Arc;
 
 impl Service {
@@ -113,13 +114,16 @@ impl Service {
 
     /// The volumes that are in use under a CMK: those that go on without it, and those that do not.
     fn in_use_under(&self, arn: &str) -> (Vec<String>, Vec<String>) {
-        let opens = self.opens.lock();
-        let mut here: Vec<_> = opens.iter().filter(|(_, o)| o.is_in_use() && o.cmks.iter().any(|c| c == arn)).collect();
-        here.sort_by_key(|(id, _)| **id);
-        let (go_on, stop): (Vec<_>, Vec<_>) =
-            here.into_iter().partition(|(_, o)| o.settings.on_key_loss() == OnKeyLoss::Continue);
+        let mut here: Vec<(VolumeId, bool, Arc<Volume>)> = {
+            let opens = self.opens.lock();
+            let under = opens.iter().filter(|(_, o)| o.is_used() && o.cmks.iter().any(|c| c == arn));
+            under.map(|(id, o)| (*id, o.settings.on_key_loss() == OnKeyLoss::Continue, o.volume.clone())).collect()
+        };
+        here.retain(|(_, _, volume)| volume.is_unlocked());
+        here.sort_by_key(|(id, ..)| *id);
         let name = |id: VolumeId| self.find_volume(&id.to_string()).map_or_else(|_| id.to_string(), |r| r.shown());
-        (go_on.into_iter().map(|(id, _)| name(*id)).collect(), stop.into_iter().map(|(id, _)| name(*id)).collect())
+        let named = |which: bool| here.iter().filter(|(_, go_on, _)| *go_on == which).map(|(id, ..)| name(*id)).collect();
+        (named(true), named(false))
     }
 
     fn list_aliases(&self) -> Result<Reply> {

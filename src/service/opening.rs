@@ -55,11 +55,6 @@ impl Open {
         self.users > 0
     }
 
-    /// Whether somebody uses it with its key.
-    pub(super) fn is_in_use(&self) -> bool {
-        self.users > 0 && self.volume.is_unlocked()
-    }
-
     fn is_unused(&self) -> bool {
         self.users == 0 && self.filler.is_none()
     }
