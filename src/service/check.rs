@@ -37,13 +37,11 @@ fn files(data: &DataDir, out: &mut Findings) {
     match rustix::fs::statvfs(data.path()) {
         Ok(at) => {
             let (free, place) = (at.f_bavail.saturating_mul(at.f_frsize), data.path().display());
-            let message = format!("{} MiB are free on the file system of {place}", free >> 20);
             if at.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
                 out.add(Grade::Error, "space", format!("the file system of {place} is mounted read-only"));
             } else if free < crate::kms::WANTED_SPACE {
+                let message = format!("no more than {} MiB are free on the file system of {place}", free >> 20);
                 out.add(Grade::Warning, "space", format!("{message}: {}", crate::error::FREE_SPACE));
-            } else {
-                out.add(Grade::Ok, "space", message);
             }
         }
         Err(e) => out.add(Grade::Error, "space", format!("look at {}: {e}", data.path().display())),

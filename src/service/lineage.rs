@@ -4,7 +4,7 @@
 use super::Service;
 use super::api::{Finding, Grade};
 use super::opening::{InUse, Need};
-use super::snapshot::{DELETING, SnapshotRecord, base_ref};
+use super::snapshot::{SnapshotRecord, base_ref};
 use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Act;
@@ -96,7 +96,7 @@ impl Service {
         self.check_log(record.lineage)?;
         let completed = self.repository.live(record.lineage, id)?.is_some();
         let volume = self.kms.catalog().get::<VolumeRecord>(&record.volume.to_string())?;
-        // One that cannot be opened is settled when it can be: `settle_opened`.
+        // One that cannot be opened is settled when it can be: `settle_header`.
         if let Some(Ok(used)) = volume.map(|v| self.acquire(&v.record, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
             match pending {
@@ -118,9 +118,9 @@ impl Service {
         })
     }
 
-    /// Settles what the header of a volume that was just opened says of snapshots under way: nobody works on them, so only
-    /// one that the catalog has as pending may stay, until it is settled itself.
-    pub(super) fn settle_opened(&self, record: &VolumeRecord, volume: &Volume) {
+    /// Settles what the header of an open volume says of snapshots under way, before it gets another: only one that the
+    /// catalog has as pending may stay, for somebody works on it, or it is settled itself.
+    pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
         for pending in volume.pending_records() {
             let settled = self.snapshot_record(pending.snapshot).and_then(|found| match found {
                 Some(r) if r.state == "pending" => Ok(()),
@@ -246,7 +246,8 @@ impl Service {
     pub(super) fn sweep_lineage(&self, lineage: LineageId) -> Result<Swept> {
         let volumes = self.volume_records()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
         let parents = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
-        self.repository.sweep_for(lineage, &Known { service: self, parents })
+        let going = self.snapshot_records()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
+        self.repository.sweep_for(lineage, &Known { service: self, parents, going })
     }
 
     /// What a delete came to, and what still holds space.
@@ -340,16 +341,11 @@ impl Service {
         let records = self.snapshot_records().unwrap_or_default();
         let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
         lineages.extend(self.volume_records().unwrap_or_default().iter().map(|v| v.lineage));
-        let before = lineages.len();
         for lineage in lineages {
             self.check_lineage(lineage, &records, &mut add);
         }
         for record in records.iter().filter(|r| r.is_deleting()) {
             add(Grade::Warning, format!("snapshot {} is deleted, but not all of it could be removed yet", record.id));
-        }
-        if out.is_empty() {
-            let message = format!("{} snapshots in {before} lineages", records.len());
-            out.push(Finding { grade: Grade::Ok, check: "repository".to_owned(), message });
         }
         out
     }
@@ -411,6 +407,8 @@ struct Known<'a> {
     service: &'a Service,
     /// What volumes are still filled from.
     parents: Vec<SnapshotId>,
+    /// What is being deleted.
+    going: BTreeSet<SnapshotId>,
 }
 
 impl Needs for Known<'_> {
@@ -441,7 +439,7 @@ impl Needs for Known<'_> {
     }
 
     fn is_going(&self, snapshot: SnapshotId) -> bool {
-        matches!(self.service.snapshot_record(snapshot), Ok(Some(record)) if record.state == DELETING)
+        self.going.contains(&snapshot)
     }
 }
 

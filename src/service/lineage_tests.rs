@@ -401,6 +401,13 @@ fn verify_needs_no_key() {
     check(one.id, None).unwrap();
     assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);
+    // Its own record cannot be read: nobody without the catalog can say that it counts.
+    let record = place.files("/log/").pop().unwrap();
+    let good = std::fs::read(&record).unwrap();
+    std::fs::write(&record, b"x").unwrap();
+    let err = check(one.id, None).unwrap_err();
+    assert!(err.kind() == Kind::Integrity && err.line().contains("/log/"), "{}", err.line());
+    std::fs::write(&record, good).unwrap();
     let pack = &place.files("/packs/")[0];
     let mut bytes = std::fs::read(pack).unwrap();
     bytes[9000] ^= 1;

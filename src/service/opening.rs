@@ -123,14 +123,9 @@ impl Service {
     /// Opens a volume, or joins those who have it open.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
         let turn = self.turns.take(record.id);
-        let (volume, fresh) = self.join(record)?;
+        let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
-        let ready = self.compare_with_catalog(record, &volume).and_then(|standing| {
-            if fresh {
-                self.settle_opened(record, &volume);
-            }
-            self.check_and_unlock(record, &volume, standing, need)
-        });
+        let ready = self.check_and_unlock(record, &volume, need);
         // Looked at without `opens`: it may have to wait for a piece that is being sealed.
         let waits = matches!(need, Need::Later) && !volume.is_unlocked();
         let mut opens = self.opens.lock();
@@ -156,12 +151,12 @@ impl Service {
         }
     }
 
-    /// Counts a user of an open volume, which is opened for the first one; whether it was. The caller has the volume's turn.
-    fn join(self: &Arc<Self>, record: &VolumeRecord) -> Result<(Arc<Volume>, bool)> {
+    /// Counts a user of an open volume, which is opened for the first one. The caller has the volume's turn.
+    fn join(self: &Arc<Self>, record: &VolumeRecord) -> Result<Arc<Volume>> {
         if let Some(open) = self.opens.lock().get_mut(&record.id) {
             open.users += 1;
             open.idle_since = None;
-            return Ok((open.volume.clone(), false));
+            return Ok(open.volume.clone());
         }
         self.refuse_copies(record)?;
         let volume = Arc::new(self.open_file(record)?);
@@ -179,17 +174,12 @@ impl Service {
             filler: None,
         };
         self.opens.lock().insert(record.id, open);
-        Ok((volume, true))
+        Ok(volume)
     }
 
     /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
-    fn check_and_unlock(
-        &self,
-        record: &VolumeRecord,
-        volume: &Volume,
-        standing: Standing,
-        need: Need<'_>,
-    ) -> Result<()> {
+    fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>) -> Result<()> {
+        let standing = self.compare_with_catalog(record, volume)?;
         if standing == Standing::Announced {
             self.catch_up(record, volume)?;
         }

@@ -253,6 +253,7 @@ impl Service {
         self.refuse_if_attached_elsewhere(volume)?;
         let used = self.acquire(volume, Need::Sealed)?;
         self.check_log(volume.lineage)?;
+        self.settle_header(volume, &used.volume);
         // One at a time from here on: base and epoch must be what the volume has when its point in time is fixed.
         let _turn = self.jobs.turn.lock();
         let id = SnapshotId::draw(&*self.env.rng);
@@ -467,7 +468,14 @@ impl Service {
     /// What a volume needs of the repository: what it is filled from, and the base of its next snapshot.
     pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: SnapshotId) -> Result<()> {
         self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
-        self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)
+        self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
+        // Hidden meanwhile, its objects may be going before the log says so.
+        if self.snapshot_record(parent)?.is_some_and(|r| r.state == "completed") {
+            return Ok(());
+        }
+        self.drop_ref(lineage, &fill_ref(volume))?;
+        self.drop_ref(lineage, &base_ref(volume))?;
+        Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
     }
 
     /// The volume is filled, or gone.
@@ -526,6 +534,9 @@ pub fn verify_unopened(data: &DataDir, env: Env, what: &str, trust: Option<&str>
             // Of another lineage, perhaps.
             Err(err) => damage = damage.or(Some(err)),
         }
+        // What a record that cannot be read said may be about this one.
+        let unreadable = repository.unreadable_by_anyone(lineage).unwrap_or_default();
+        damage = damage.or_else(|| unreadable.first().map(|u| u.error.replay()));
     }
     Err(damage.unwrap_or_else(|| {
         Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
@@ -575,4 +586,28 @@ fn wait_for(job: &Job, report: Report<'_>, role: Role) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hangs_up_ends_the_waiting_and_only_a_command_the_snapshot() {
+        let job = Arc::new(Job::default());
+        assert!(!wait_for(&job, &mut |_| false, Role::Daemon));
+        assert!(!job.stop.load(Ordering::Relaxed), "the server goes on with it");
+        let other = job.clone();
+        let mut gone = |_| {
+            // As its thread does when it has seen that it is to stop.
+            let other = other.clone();
+            drop(std::thread::spawn(move || {
+                *other.over.lock() = true;
+                other.changed.notify_all();
+            }));
+            false
+        };
+        assert!(wait_for(&job, &mut gone, Role::Command));
+        assert!(job.stop.load(Ordering::Relaxed));
+    }
 }

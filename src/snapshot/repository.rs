@@ -271,6 +271,18 @@ impl Repository {
         self.inner.with_log(self.inner.own(lineage)?, |log| Ok(log.as_ref().map(found).unwrap_or_default()))
     }
 
+    /// Records of `lineage` that cannot be read, in the log of whatever installation, for a reader that changes nothing.
+    ///
+    /// # Errors
+    /// When what can be read of a log contradicts itself; what the store says.
+    pub fn unreadable_by_anyone(&self, lineage: LineageId) -> Result<Vec<Unreadable>> {
+        let mut all = Vec::new();
+        for folder in self.inner.folders(lineage)? {
+            all.extend(self.inner.log(folder)?.map(|log| log.unreadable).unwrap_or_default());
+        }
+        Ok(all)
+    }
+
     /// Settles, with what the installation's catalog knows, what unreadable records of its log may have said
     /// ([`Log::vouch`]). The next record that is written makes up for them.
     ///
