@@ -249,7 +249,7 @@ impl Service {
             Holder::Attachment(_) => true,
             Holder::Remote(_) => self.leases.is_let_in(id, &holder),
             // A process may have become another user since.
-            Holder::Process { .. } | Holder::Address(_) => {
+            Holder::Process { .. } | Holder::Address(_) | Holder::Connection(_) => {
                 self.leases.is_let_in(id, &holder) && self.is_open_for(id, &caller.principal)
             }
         };

@@ -3,12 +3,13 @@
 use coffer::env::Env;
 use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
 use coffer::service::api::{Reply, Request};
-use coffer::service::datadir::DataDir;
+use coffer::service::datadir::{DataDir, Wanting};
 use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
 use coffer::volume::Effort;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of its volumes: nine chunks, the last one short.
 pub const SIZE: u64 = 8 * 512 * 1024 + 65_536;
@@ -58,7 +59,8 @@ impl Copy {
 
     pub fn open(&self, role: Role) -> coffer::error::Result<Open> {
         let (data, env) = (DataDir::at(&self.data())?, Env::system());
-        let lock = data.try_lock(&env, "test")?.expect("nobody else has it");
+        // A snapshot's thread may have it for a moment more.
+        let lock = data.lock(&env, "test", Wanting::Command, Duration::from_secs(10), || false)?.expect("a lock");
         let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
         let unlock = RootUnlock::File(self.root.join("root.key"));
         Ok(Open(Service::open(data, env, lock, &unlock, opening)?))
