@@ -1,7 +1,7 @@
 //! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
 
 use super::authority::Wanted;
-use super::catalog::{Damaged, Record};
+use super::catalog::{Damaged, Record, Tx, Versioned};
 use super::key::{KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
 use super::{Act, Caller, Kms};
@@ -23,6 +23,33 @@ impl Record for AliasRecord {
     const KIND: &'static str = "kms-alias";
     fn id(&self) -> String {
         self.name.clone()
+    }
+}
+
+/// An alias that is about to be made.
+pub(super) struct NewAlias {
+    name: String,
+    now: Timestamp,
+}
+
+impl NewAlias {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Points it at a key.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`]; what the catalog reports.
+    pub(super) fn put(&self, tx: &mut Tx<'_>, target: KeyId) -> Result<Versioned<AliasRecord>> {
+        let Self { name, now } = self;
+        tx.insert(&AliasRecord { name: name.clone(), target, created: *now, updated: *now }).map_err(|e| {
+            match e.kind() {
+                Kind::Exists => Error::new(Kind::Exists, format!("alias {name} exists already"))
+                    .hint("choose another name, or point it elsewhere with `coffer key alias update`"),
+                _ => e,
+            }
+        })
     }
 }
 
@@ -99,24 +126,23 @@ impl Kms {
     /// [`Kind::Usage`] (InvalidAliasNameException) for a name against the rules or under `alias/aws/`, [`Kind::Exists`],
     /// [`Kind::InvalidState`] while the key is pending deletion.
     pub fn create_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
-        check_alias(name)?;
-        check_not_reserved(name)?;
-        let now = self.env.now();
+        let alias = self.new_alias(name)?;
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
-        let made = self.audited(caller, act, |tx| {
-            let target = self.alias_target("CreateAlias", key, caller)?.id;
-            tx.insert(&AliasRecord { name: name.into(), target, created: now, updated: now }).map_err(|e| {
-                match e.kind() {
-                    Kind::Exists => Error::new(Kind::Exists, format!("alias {name} exists already"))
-                        .hint("choose another name, or point it elsewhere with `coffer key alias update`"),
-                    _ => e,
-                }
-            })
-        })?;
+        let made = self.audited(caller, act, |tx| alias.put(tx, self.alias_target("CreateAlias", key, caller)?.id))?;
         Ok(self.alias_metadata(&made.record))
     }
 
-    fn alias_record(&self, name: &str) -> Result<super::catalog::Versioned<AliasRecord>> {
+    /// An alias that a caller may name so, not yet kept.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (InvalidAliasNameException).
+    pub(super) fn new_alias(&self, name: &str) -> Result<NewAlias> {
+        check_alias(name)?;
+        check_not_reserved(name)?;
+        Ok(NewAlias { name: name.to_owned(), now: self.env.now() })
+    }
+
+    fn alias_record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
         let found = self.catalog.get::<AliasRecord>(name)?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
     }
@@ -161,7 +187,7 @@ impl Kms {
     pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
         let of = key.map(|k| self.load(self.resolve(k)?)).transpose()?.map(|k| k.record.id);
         let listing = self.catalog.list::<AliasRecord>()?;
-        let wanted = |a: &&super::catalog::Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
+        let wanted = |a: &&Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
         let aliases = listing.records.iter().filter(wanted).map(|a| self.alias_metadata(&a.record)).collect();
         Ok(AliasListing { aliases, damaged: listing.damaged })
     }

@@ -46,9 +46,10 @@ pub const SCHEMA: i64 = 1;
 const APPLICATION: i64 = 0x434f_4652;
 
 /// Kinds whose changes the audit's chain does not tell: the audit's own head; a log's head, which the repository's own log
-/// tells; what a catalog begins with.
+/// tells; how long keys have waited for their deletion, which the clock changes; what a catalog begins with.
 const UNAUDITED: &[&str] = &[
     "audit-head",
+    "kms-clock",
     "repository-log",
     "installation",
     #[cfg(test)]

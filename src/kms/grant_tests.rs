@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kms::testing::{ACCOUNT, Place, caller, service, user};
-use crate::kms::{Authority, aws_code};
+use crate::kms::{Authority, NewKey, aws_code};
 
 fn code<T>(result: Result<T>) -> &'static str {
     match result {
@@ -29,7 +29,7 @@ fn managed(more: &str) -> String {
 }
 
 fn key_under(kms: &Kms, policy: &str) -> KeyRef {
-    kms.create_key_with("", Some(policy), false, &caller()).unwrap().key_id.into()
+    kms.create_key_with(&NewKey { policy: Some(policy), ..NewKey::default() }, &caller()).unwrap().key_id.into()
 }
 
 fn for_user(name: &str, operations: &[Operation]) -> GrantSpec {
@@ -104,7 +104,10 @@ fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() 
     let err = kms.put_key_policy(&key, &out, false, &caller()).unwrap_err();
     assert_eq!(aws_code(&err), "MalformedPolicyDocumentException");
     assert!(err.what().contains("could not put another one"), "{}", err.line());
-    assert_eq!(code(kms.create_key_with("", Some(&out), false, &caller())), "MalformedPolicyDocumentException");
+    assert_eq!(
+        code(kms.create_key_with(&NewKey { policy: Some(&out), ..NewKey::default() }, &caller())),
+        "MalformedPolicyDocumentException"
+    );
     kms.put_key_policy(&key, &managed(""), false, &caller()).unwrap();
     drop(kms);
     let kms = place.open().unwrap();
@@ -413,7 +416,7 @@ fn pairs_that_differ_in_case_alone_meet_a_constraint_as_they_are_or_not_at_all()
     ] {
         assert_eq!(constraint.admits(&context), admits, "{constraint:?} {context:?}");
     }
-    assert!(!Constraint::Subset(one.clone()).is_as_wide_as(&Constraint::Subset(two.clone())));
+    assert!(!Constraint::Subset(one).is_as_wide_as(&Constraint::Subset(two.clone())));
     assert!(Constraint::Subset(two.clone()).is_as_wide_as(&Constraint::Equals(two)));
 }
 

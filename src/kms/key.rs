@@ -135,6 +135,19 @@ pub struct KeyMetadata {
     pub versions: Vec<KeyVersion>,
 }
 
+/// What a new key is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewKey<'a> {
+    /// For people, at most [`MAX_DESCRIPTION`] characters.
+    pub description: &'a str,
+    /// The document of its policy; none: AWS's default.
+    pub policy: Option<&'a str>,
+    /// Take a policy under which the caller could not put another one (BypassPolicyLockoutSafetyCheck).
+    pub bypass_lockout_check: bool,
+    /// An alias that points at it, `alias/…`.
+    pub alias: Option<&'a str>,
+}
+
 /// Which keys there are.
 #[derive(Debug)]
 pub struct KeyListing {
@@ -288,32 +301,37 @@ impl Kms {
     /// # Errors
     /// [`Kind::Usage`] for a description above 8192 characters.
     pub fn create_key(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
-        self.create_key_with(description, None, false, caller)
+        self.create_key_with(&NewKey { description, ..NewKey::default() }, caller)
     }
 
-    /// The same, under a policy of its own.
+    /// The same, under a policy of its own, or with an alias: both are there or neither.
     ///
     /// # Errors
-    /// As [`Kms::create_key`] and [`Kms::put_key_policy`].
-    pub fn create_key_with(
-        &self,
-        description: &str,
-        policy: Option<&str>,
-        bypass: bool,
-        caller: &Caller,
-    ) -> Result<KeyMetadata> {
+    /// As [`Kms::create_key`], [`Kms::put_key_policy`] and [`Kms::create_alias`].
+    pub fn create_key_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
+        let NewKey { description, policy, bypass_lockout_check, alias } = *new;
         check_description(description)?;
+        let alias = alias.map(|name| self.new_alias(name)).transpose()?;
         let mut key = self.new_key(KeyManager::Customer, description)?;
         let mut act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
         if let Some(document) = policy {
             let parsed = Policy::parse(document)?;
-            if !bypass {
+            if !bypass_lockout_check {
                 self.check_lockout(&parsed, &key, caller)?;
             }
             act = act.detail("policy-sha256", super::catalog::sha256_hex(document.as_bytes()));
             key.policy = Some(document.to_owned());
         }
-        self.audited(caller, act, |tx| tx.insert(&key))?;
+        if let Some(alias) = &alias {
+            act = act.detail("alias", alias.name());
+        }
+        let ask_for_alias = Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None };
+        self.audited(caller, act, |tx| {
+            tx.insert(&key)?;
+            let Some(alias) = &alias else { return Ok(()) };
+            self.authorize(&key, ask_for_alias, caller)?;
+            alias.put(tx, key.id).map(drop)
+        })?;
         Ok(self.metadata(&key))
     }
 

@@ -40,7 +40,7 @@ pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, open_to_others};
 pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
-pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState};
+pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState, NewKey};
 pub use name::{EBS_ALIAS, KeyRef, aws_code, check_alias};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 pub use waiting::PendingDeletion;

@@ -27,8 +27,9 @@ impl Service {
         report: Report<'_>,
     ) -> Result<Reply> {
         let record = self.find_volume(what)?;
-        let turn =
-            self.close_unused(&record).map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
+        let turn = self
+            .close_unused(&record)
+            .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
         self.refuse_if_attached_elsewhere(&record)?;
         drop(turn);
         let used = self.acquire(&record, Need::Key(caller))?;
@@ -125,7 +126,9 @@ fn write_sealed(
         if let Some(ciphers) = ciphers {
             let missing = || Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand"));
             let name = key.ok_or_else(missing)?;
-            ciphers.with(&name, |cipher| fill(cipher.ok_or_else(missing)?, chunk, &mut buf)).map_err(|e| e.context(what()))??;
+            ciphers
+                .with(&name, |cipher| fill(cipher.ok_or_else(missing)?, chunk, &mut buf))
+                .map_err(|e| e.context(what()))??;
         }
         let len = (whole - chunk.offset()).min(CHUNK as u64) as usize;
         if !is_hole(&buf[..len]) {

@@ -5,7 +5,7 @@ use super::{OnKeyLoss, Service, context_of};
 use crate::cipher::wrap::KeyId;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{AuditRecord, Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef};
+use crate::kms::{AuditRecord, Caller, DataKeySpec, Encrypted, KeyMetadata, KeyRef, NewKey};
 use crate::units::VolumeId;
 use crate::volume::Volume;
 use std::sync::Arc;
@@ -22,19 +22,9 @@ impl Service {
         let one = |meta: Result<KeyMetadata>| meta.and_then(|m| self.key_info(m)).map(Reply::Key);
         match request {
             R::KeyCreate { alias, description, policy, bypass_lockout_check } => {
-                if let Some(alias) = &alias {
-                    crate::kms::check_alias(alias)?;
-                    if kms.list_aliases(None)?.aliases.iter().any(|a| a.alias_name == *alias) {
-                        return Err(Error::new(Kind::Exists, format!("{alias} exists already"))
-                            .hint("choose another, or point it elsewhere with `coffer key alias update`"));
-                    }
-                }
-                let made = kms.create_key_with(&description, policy.as_deref(), bypass_lockout_check, caller)?;
-                if let Some(alias) = alias {
-                    let named = kms.create_alias(&alias, &KeyRef::id(made.key_id), caller);
-                    named.map_err(|e| e.context(format!("key {} is made, but not its alias", made.key_id)))?;
-                }
-                one(Ok(made))
+                let (policy, alias) = (policy.as_deref(), alias.as_deref());
+                let new = NewKey { description: &description, policy, bypass_lockout_check, alias };
+                one(kms.create_key_with(&new, caller))
             }
             R::KeyList {} => {
                 let listing = kms.list_keys()?;
@@ -122,7 +112,8 @@ impl Service {
         here.retain(|(_, _, volume)| volume.is_unlocked());
         here.sort_by_key(|(id, ..)| *id);
         let name = |id: VolumeId| self.find_volume(&id.to_string()).map_or_else(|_| id.to_string(), |r| r.shown());
-        let named = |which: bool| here.iter().filter(|(_, go_on, _)| *go_on == which).map(|(id, ..)| name(*id)).collect();
+        let named =
+            |which: bool| here.iter().filter(|(_, go_on, _)| *go_on == which).map(|(id, ..)| name(*id)).collect();
         (named(true), named(false))
     }
 

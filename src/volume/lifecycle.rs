@@ -247,11 +247,7 @@ impl Volume {
     ///
     /// # Errors
     /// As [`Volume::unlock`]; what `admit` says.
-    pub fn unlock_if(
-        &self,
-        keys: &[(KeyEpoch, Unwrapped<DataKey>)],
-        admit: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    pub fn unlock_if(&self, keys: &[(KeyEpoch, Unwrapped<DataKey>)], admit: impl FnOnce() -> Result<()>) -> Result<()> {
         for (epoch, id) in &self.key_epochs {
             let found = keys.iter().find(|(e, _)| e == epoch).map(|(_, k)| k.get());
             match found {

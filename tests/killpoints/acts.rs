@@ -246,15 +246,23 @@ fn keys() -> Vec<Case> {
         }),
         case!("key-re-encrypt", |copy| {
             let blob = opened(copy, blob);
-            verb(json!({"action": "key-re-encrypt", "key": "alias/second", "blob": blob, "context": {}, "new_context": {}}))
+            verb(
+                json!({"action": "key-re-encrypt", "key": "alias/second", "blob": blob, "context": {}, "new_context": {}}),
+            )
         }),
         plain!("key-generate-data-key", "key": "alias/k", "bytes": 32, "plaintext": true, "context": {}),
-        case!("key-schedule-deletion", nothing, |_| {
-            verb(json!({"action": "key-schedule-deletion", "key": "alias/second", "days": 7}))
-        }, |open| key(open, "alias/second")["state"] == "PendingDeletion"),
-        case!("key-cancel-deletion", nothing, |_| {
-            verb(json!({"action": "key-cancel-deletion", "key": "alias/dying"}))
-        }, |open| key(open, "alias/dying")["state"] == "Disabled"),
+        case!(
+            "key-schedule-deletion",
+            nothing,
+            |_| { verb(json!({"action": "key-schedule-deletion", "key": "alias/second", "days": 7})) },
+            |open| key(open, "alias/second")["state"] == "PendingDeletion"
+        ),
+        case!(
+            "key-cancel-deletion",
+            nothing,
+            |_| { verb(json!({"action": "key-cancel-deletion", "key": "alias/dying"})) },
+            |open| key(open, "alias/dying")["state"] == "Disabled"
+        ),
         case!("alias-create", |copy| {
             let id = opened(copy, |open| key(open, "alias/second")["id"].clone());
             verb(json!({"action": "alias-create", "alias": "alias/more", "key": id}))
@@ -284,7 +292,8 @@ fn keys() -> Vec<Case> {
 }
 
 fn volumes() -> Vec<Case> {
-    let suspended = |copy: &Copy| opened(copy, |open| drop(open.json(json!({"action": "volume-suspend", "volume": "v"}))));
+    let suspended =
+        |copy: &Copy| opened(copy, |open| drop(open.json(json!({"action": "volume-suspend", "volume": "v"}))));
     vec![
         plain!("volume-create", "name": "new", "size": 1 << 20, "key": "alias/k", "iops": 200),
         case!("volume-create-from-snapshot", |copy| {
@@ -314,12 +323,20 @@ fn volumes() -> Vec<Case> {
 
 fn snapshots_and_audit() -> Vec<Case> {
     vec![
-        case!("snapshot-create", nothing, |_| {
-            verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true}))
-        }, a_third_snapshot),
-        case!("snapshot-create/first", nothing, |_| {
-            verb(json!({"action": "snapshot-create", "volume": "idle", "description": "the first", "wait": true}))
-        }, |open| has_snapshot(open, "the first")),
+        case!(
+            "snapshot-create",
+            nothing,
+            |_| { verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true})) },
+            a_third_snapshot
+        ),
+        case!(
+            "snapshot-create/first",
+            nothing,
+            |_| {
+                verb(json!({"action": "snapshot-create", "volume": "idle", "description": "the first", "wait": true}))
+            },
+            |open| has_snapshot(open, "the first")
+        ),
         plain!("snapshot-list"),
         case!("snapshot-show", |copy| {
             verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
@@ -375,12 +392,17 @@ fn access() -> Vec<Case> {
 /// What is done without being asked for.
 fn by_itself() -> Vec<Case> {
     vec![
-        case!("init", |copy| {
-            for folder in ["data", "root.key"] {
-                let path = copy.root().join(folder);
-                let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-            }
-        }, |_| Act::Init, never),
+        case!(
+            "init",
+            |copy| {
+                for folder in ["data", "root.key"] {
+                    let path = copy.root().join(folder);
+                    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+                }
+            },
+            |_| Act::Init,
+            never
+        ),
         case!("fill", nothing, |_| Act::Fill, is_filled),
         case!("client-leaves", |_| Act::Client { farewell: true }),
         case!("client-is-cut-off", |_| Act::Client { farewell: false }),

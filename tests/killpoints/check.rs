@@ -91,9 +91,11 @@ fn snapshots_verify(open: &Open) -> Result<(), String> {
 fn doctor_is_content(open: &Open) -> Result<(), String> {
     let found = open.json(json!({"action": "doctor"}));
     let about_the_machine = ["memory", "swap", "kernel", "file system", "root key"];
-    let bad = found["findings"].as_array().unwrap().iter().find(|f| {
-        f["grade"] != "ok" && !about_the_machine.contains(&f["check"].as_str().unwrap()) && !is_told(f)
-    });
+    let bad = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|f| f["grade"] != "ok" && !about_the_machine.contains(&f["check"].as_str().unwrap()) && !is_told(f));
     bad.map_or(Ok(()), |f| Err(format!("doctor: {}", f["message"])))
 }
 
@@ -137,10 +139,15 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     let mut out = Vec::new();
     let mut add = |what: &str, verb: &str, list: &str, fields: &[&str]| {
         let all = open.json(json!({"action": verb}));
-        let mut lines: Vec<String> = all[list].as_array().unwrap().iter().map(|one| {
-            let shown: Vec<String> = fields.iter().map(|f| format!("{f}={}", one[f])).collect();
-            format!("{what}: {}", shown.join(" "))
-        }).collect();
+        let mut lines: Vec<String> = all[list]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let shown: Vec<String> = fields.iter().map(|f| format!("{f}={}", one[f])).collect();
+                format!("{what}: {}", shown.join(" "))
+            })
+            .collect();
         lines.sort();
         out.extend(lines);
     };
@@ -174,7 +181,8 @@ fn grants(open: &Open) -> Vec<String> {
         return Vec::new();
     }
     let all = open.json(json!({"action": "grant-list", "key": "alias/k"}));
-    let mut names: Vec<String> = all["grants"].as_array().unwrap().iter().map(|g| format!("grant: {}", g["name"])).collect();
+    let mut names: Vec<String> =
+        all["grants"].as_array().unwrap().iter().map(|g| format!("grant: {}", g["name"])).collect();
     names.sort();
     names
 }

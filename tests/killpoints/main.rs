@@ -96,7 +96,12 @@ fn kill_everywhere(case: &Case) -> Result<(), Failed> {
         check::is_sound(case, &copy).map_err(|why| format!("{}: done again: {why}", place()))?;
         let found = check::shape(&copy);
         if found != wanted {
-            return Err(format!("{}: done again, it is not what it should be:\n{}", place(), check::differs(&wanted, &found)).into());
+            return Err(format!(
+                "{}: done again, it is not what it should be:\n{}",
+                place(),
+                check::differs(&wanted, &found)
+            )
+            .into());
         }
         if !died {
             break;

@@ -119,7 +119,9 @@ impl Call {
             _ => {}
         }
         match self.number {
-            libc::SYS_write | libc::SYS_pwrite64 | libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => fd("write"),
+            libc::SYS_write | libc::SYS_pwrite64 | libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => {
+                fd("write")
+            }
             libc::SYS_ftruncate => fd("set the length of"),
             libc::SYS_fallocate => fd("allocate or punch"),
             libc::SYS_copy_file_range => Some(("write", self.file(2))),

@@ -93,7 +93,11 @@ impl Open {
     }
 
     /// Uses a volume as a client does.
-    pub fn with_volume<T>(&self, name: &str, act: impl FnOnce(&coffer::volume::Volume) -> T) -> coffer::error::Result<T> {
+    pub fn with_volume<T>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&coffer::volume::Volume) -> T,
+    ) -> coffer::error::Result<T> {
         let peer = Holder::Process { pid: std::process::id() as i32, start: 1 };
         let attached = self.0.attach(name, Asking { peer, connection: 1 }, &self.caller())?;
         attached.farewell();
@@ -124,12 +128,14 @@ impl World {
         for alias in ["alias/k", "alias/off", "alias/dying", "alias/second"] {
             open.json(json!({"action": "key-create", "alias": alias, "description": ""}));
         }
-        let volume = |name: &str| open.json(json!({"action": "volume-create", "name": name, "size": SIZE, "key": "alias/k"}));
+        let volume =
+            |name: &str| open.json(json!({"action": "volume-create", "name": name, "size": SIZE, "key": "alias/k"}));
         ["other", "v", "held", "idle"].iter().for_each(|name| drop(volume(name)));
         open.fill("other", 0..9, OTHER);
         open.fill("v", 0..4, 1);
         let snapshot = |volume: &str| {
-            let made = open.json(json!({"action": "snapshot-create", "volume": volume, "description": "", "wait": true}));
+            let made =
+                open.json(json!({"action": "snapshot-create", "volume": volume, "description": "", "wait": true}));
             made["id"].as_str().unwrap().to_owned()
         };
         snapshot("other");

@@ -73,12 +73,9 @@ pub(super) fn before_close(path: &Path) -> Option<(PathBuf, PathBuf)> {
 /// After the database was closed: the WAL is the spare one, unless SQLite still needs it.
 pub(super) fn after_close(names: Option<(PathBuf, PathBuf)>) {
     let Some((wal, spare)) = names else { return };
-    if wal.symlink_metadata().is_ok() {
-        let _ = std::fs::remove_file(&spare);
-    } else if open_regular(&spare, &OpenHow::write())
-        .and_then(|f| clear(&f).on(|| "clear the spare WAL".into()))
-        .is_err()
-    {
+    let is_spare =
+        || open_regular(&spare, &OpenHow::write()).and_then(|f| clear(&f).on(|| "clear the spare WAL".into()));
+    if wal.symlink_metadata().is_ok() || is_spare().is_err() {
         let _ = std::fs::remove_file(&spare);
     }
 }

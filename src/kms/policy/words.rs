@@ -268,15 +268,15 @@ impl Key {
 
     /// What is wrong with a text that this key is to be equal to, if it never can be.
     pub(super) fn check_text(&self, value: &str, any_case: bool) -> Result<(), &'static str> {
-        let same = |word: &&str| if any_case { word.eq_ignore_ascii_case(value) } else { *word == value };
+        let same = |word: &str| if any_case { word.eq_ignore_ascii_case(value) } else { word == value };
         match self {
-            Self::GrantOperations if !GRANT_OPERATIONS.iter().any(|w| same(&w)) => Err("is no operation of a grant"),
-            Self::PrincipalType if !PRINCIPAL_TYPES.iter().any(|w| same(&w)) => Err("is no type of a principal"),
+            Self::GrantOperations if !GRANT_OPERATIONS.iter().any(|w| same(w)) => Err("is no operation of a grant"),
+            Self::PrincipalType if !PRINCIPAL_TYPES.iter().any(|w| same(w)) => Err("is no type of a principal"),
             Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
                 Err("is no service, as ec2.coffer and ec2.us-east-1.amazonaws.com are")
             }
-            Self::GrantIsForAwsResource if !["true", "false"].iter().any(|w| same(&w)) => {
+            Self::GrantIsForAwsResource if !["true", "false"].iter().any(|w| same(w)) => {
                 Err("is neither true nor false")
             }
             _ => Ok(()),
