@@ -61,7 +61,7 @@ fn made(dir: &Path) -> Made {
     };
     let chunks: Vec<_> = (0..SIZE / CHUNK as u64).map(entry).collect();
     assert!(chunks.iter().all(|(_, e, _)| e.length as usize == CHUNK), "every sector is stored");
-    let named = ParentRef { snapshot, repository: repository.id(), installation, size: SIZE };
+    let named = ParentRef { snapshot, repository: repository.id().expect("an id"), installation, size: SIZE };
     let cipher = XtsCipher::new(&keys[0].1);
     Made { dir: dir.to_owned(), keys, reader, named, chunks, cipher, warm }
 }

@@ -447,7 +447,7 @@ fn damage_in_a_pack_is_found_and_never_read() {
 fn damage_in_a_page_or_manifest_is_found_and_never_read() {
     let (s, data, snap) = with_snapshot();
     s.ok(&["volume", "create", "--snapshot", &snap, "--name", "copy"]);
-    for what in ["pages", "manifests", "log"] {
+    for what in ["pages", "manifests"] {
         let file = stored(&s, what);
         let good = std::fs::read(&file).unwrap();
         flip(&file, good.len() as u64 / 2);
@@ -463,6 +463,21 @@ fn damage_in_a_page_or_manifest_is_found_and_never_read() {
     }
     std::fs::remove_file(stored(&s, "packs")).unwrap();
     s.fails(7, &["snapshot", "verify", &snap], &["chunk"]);
+}
+
+#[test]
+fn damage_in_a_log_record_is_named_and_costs_nothing_that_the_catalog_knows() {
+    let (s, data, snap) = with_snapshot();
+    s.ok(&["volume", "create", "--snapshot", &snap, "--name", "copy"]);
+    let file = stored(&s, "log");
+    let good = std::fs::read(&file).unwrap();
+    flip(&file, good.len() as u64 / 2);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(s.coffer(&["doctor"]).stdout.contains(name));
+    let server = s.serve();
+    s.ok(&["snapshot", "verify", &snap]);
+    assert_eq!(server.connect("copy").read(0, 4096), data[..4096]);
+    assert_eq!(server.connect("v").read(0, 4096), data[..4096]);
 }
 
 /// strace makes each write to the volume's file and each sync of it fail, as a dying disk does: the header cannot be told.

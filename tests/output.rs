@@ -360,7 +360,7 @@ fn doctor_says_what_it_can_of_an_installation_that_does_not_open() {
     has(&all, "installation", "error", "does not open");
     has(&all, "key file", "error", s.key.to_str().unwrap());
     has(&all, "key file", "error", "--root-key-file");
-    for check in ["root file", "catalog", "audit", "volumes", "repository", "space"] {
+    for check in ["root file", "catalog", "audit", "volumes", "repository"] {
         has(&all, check, "ok", "");
     }
     assert!(s.coffer(&["doctor"]).stdout.contains("ERROR    key file"));

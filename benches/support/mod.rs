@@ -105,7 +105,8 @@ pub fn snapshot(volume: &Volume, repository: &Repository) -> (LineageId, Snapsho
         source: None,
     };
     let sink = Arc::new(Sink(repository.begin(spec).expect("begun")));
-    let begin = Begin { snapshot: id, time: 0, repository: repository.id(), base: None, sink: sink.clone() };
+    let begin =
+        Begin { snapshot: id, time: 0, repository: repository.id().expect("an id"), base: None, sink: sink.clone() };
     let pending = volume.begin_snapshot(begin).expect("a point in time");
     volume.copy_pending(&pending, |_| true).expect("copied");
     sink.0.finish().expect("finished");

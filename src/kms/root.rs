@@ -24,7 +24,7 @@
 //!
 //! # Key file, format 1
 //! One line of text, mode 0600: `coffer-root-key-1 ` and 64 hexadecimal digits. Whoever has it and the data directory has
-//! everything, so it is never in the data directory. It is made as `<its name>.new` and linked: there whole, or not at all.
+//! everything, so it is never in the data directory. It is there whole or not at all ([`crate::sys::draft`]).
 
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{open_local, seal_local};
@@ -33,6 +33,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use crate::secret::Secret;
 use crate::sys::as_started;
+use crate::sys::draft::Draft;
 use crate::units::InstallationId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -515,39 +516,24 @@ pub(super) fn is_taken(path: &Path) -> Error {
         .hint("name a new file, or say --reuse-key-file to share it: whoever has it then opens both installations")
 }
 
-/// Where a key file is written before it gets its name.
-fn unnamed(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
-}
-
 fn new_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
     let shown = path.display();
-    let temporary = unnamed(path);
-    remove_if_there(&temporary)?;
-    let mut file = open_regular(&temporary, &OpenHow::write().create_new())?;
+    let taken = |e: Error| if e.kind() == Kind::Exists { is_taken(path) } else { e };
+    let draft = Draft::new(path).map_err(taken)?;
     // Whoever the data directory belongs to must be able to open it, root having made it or not.
     let owner = std::fs::metadata(dir).on(|| format!("look at {}", dir.display()))?;
-    if file.metadata().on(|| format!("look at {shown}"))?.uid() != owner.uid() {
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))
+    if draft.file().metadata().on(|| format!("look at {shown}"))?.uid() != owner.uid() {
+        std::os::unix::fs::fchown(draft.file(), Some(owner.uid()), Some(owner.gid()))
             .on(|| format!("give {shown} to the owner of {}", dir.display()))?;
     }
     let secret = Secret::<32>::random();
     let mut line = Secret::<64>::try_build(|out| hex::encode_to_slice(secret.expose(), out))
         .map(|digits| [KEY_FILE_HEAD.as_bytes(), digits.expose(), b"\n"].concat())
         .map_err(|e| Error::new(Kind::Failed, "encode the key file").because(e))?;
-    let wrote = file.write_all(&line).and_then(|()| file.sync_all());
+    let wrote = draft.file().write_all(&line);
     line.zeroize();
-    let named = wrote.and_then(|()| std::fs::hard_link(&temporary, path));
-    let _ = std::fs::remove_file(&temporary);
-    match named {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(is_taken(path)),
-        named => named.on(|| format!("write the key file {shown}"))?,
-    }
-    if let Some(folder) = std::path::absolute(path).ok().as_deref().and_then(Path::parent) {
-        sync_dir(folder)?;
-    }
+    wrote.on(|| format!("write the key file {shown}"))?;
+    draft.publish().map_err(taken)?;
     Ok(secret)
 }
 

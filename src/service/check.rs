@@ -151,8 +151,13 @@ impl Service {
         let mut known = HashSet::new();
         for record in listing.records.into_iter().map(|r| r.record) {
             known.insert(format!("{}.coffer", record.id));
+            if !record.stage.is_ready() {
+                out.add(Grade::Ok, "volume", format!("{} is being created or deleted", record.shown()));
+                continue;
+            }
             match self.acquire(&record, Need::Sealed) {
                 Ok(used) => {
+                    let missing = used.volume.missing_chunks().len();
                     let (damage, lost) =
                         used.volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
                     match damage {
@@ -165,6 +170,11 @@ impl Service {
                                 record.shown()
                             ),
                         ),
+                        None if missing > 0 => {
+                            let why = format!("{missing} chunks of the snapshot cannot be had: reads of them fail");
+                            let next = "`coffer snapshot verify` shows why";
+                            out.add(Grade::Error, "volume", format!("{}: {why}; {next}", record.shown()));
+                        }
                         None => out.add(Grade::Ok, "volume", record.shown()),
                     }
                 }

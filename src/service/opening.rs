@@ -123,6 +123,8 @@ impl Service {
     /// Opens a volume, or joins those who have it open.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
         let turn = self.turns.take(record.id);
+        // Read in its turn: since the caller did, it may have been grown, marked as read-only, or deleted.
+        let record = &self.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need);

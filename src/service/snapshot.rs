@@ -19,7 +19,7 @@ use crate::snapshot::reader::{SnapshotReader, Trust};
 use crate::snapshot::refs::RefKind;
 use crate::snapshot::repository::Repository;
 use crate::snapshot::writer::{Completed, SnapshotSpec, SnapshotWriter};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, LineageId, SnapshotId, VolumeId};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, LineageId, SnapshotId, VolumeId, chunks_in};
 use crate::volume::format::PendingRecord;
 use crate::volume::parent::Parent;
 use crate::volume::pending::{Begin, ChunkSink, Pending};
@@ -129,6 +129,8 @@ pub(super) struct Jobs {
 
 /// Chunks go into the writer; the base is asked through its reader.
 struct Sink {
+    /// What the volume has at the point in time.
+    chunks: u64,
     writer: SnapshotWriter,
     base: Option<SnapshotReader>,
 }
@@ -139,6 +141,9 @@ impl ChunkSink for Sink {
     }
     fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
         self.base.as_ref().map_or(Ok(None), |b| b.next_with_sectors(from))
+    }
+    fn chunks(&self) -> u64 {
+        self.chunks
     }
 }
 
@@ -189,14 +194,15 @@ impl Service {
         let begun = self.begin(caller, &volume, description)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
         self.jobs.running.lock().insert(id, job.clone());
-        let service = self.clone();
-        let runner = job.clone();
-        std::thread::spawn(move || {
-            service.run_job(begun, &runner);
-            service.jobs.running.lock().remove(&id);
-            *runner.over.lock() = true;
-            runner.changed.notify_all();
-        });
+        let begun = Arc::new(Mutex::new(Some(begun)));
+        let run = {
+            let (service, job, begun) = (self.clone(), job.clone(), begun.clone());
+            move || service.run_begun(id, &begun, &job)
+        };
+        if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
+            tracing::warn!("start a thread for snapshot {id}: {err}; its caller's thread copies");
+            self.run_begun(id, &begun, &job);
+        }
         if wait || self.role == Role::Command {
             if !wait_for(&job, report, self.role) {
                 let what = format!("snapshot {id} goes on: only the waiting for it has ended");
@@ -254,8 +260,9 @@ impl Service {
         let used = self.acquire(volume, Need::Sealed)?;
         self.check_log(volume.lineage)?;
         self.settle_header(volume, &used.volume);
-        // One at a time from here on: base and epoch must be what the volume has when its point in time is fixed.
-        let _turn = self.jobs.turn.lock();
+        // One at a time from here on: size, base and epoch must be what the volume has when its point in time is fixed.
+        let sized = self.turns.take(volume.id);
+        let based = self.jobs.turn.lock();
         let id = SnapshotId::draw(&*self.env.rng);
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
@@ -277,7 +284,7 @@ impl Service {
             source: None,
         };
         let (writer, base, reader) = self.begin_on_base(&used, &spec)?;
-        let sink = Arc::new(Sink { writer, base: reader });
+        let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
         let record = SnapshotRecord {
             id,
             volume: volume.id,
@@ -310,14 +317,21 @@ impl Service {
             Ok(pending) => pending,
             Err(err) => {
                 self.jobs.left.add(record.lineage, id, Some(err.line()));
-                drop(sink);
+                drop((sink, based, sized));
                 drop(used);
-                drop(_turn);
                 self.settle_left();
                 return Err(err);
             }
         };
         Ok(Begun { used, pending, sink, record })
+    }
+
+    fn run_begun(self: &Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
+        let Some(begun) = begun.lock().take() else { return };
+        self.run_job(begun, job);
+        self.jobs.running.lock().remove(&id);
+        *job.over.lock() = true;
+        job.changed.notify_all();
     }
 
     pub(super) fn run_job(self: &Arc<Self>, begun: Begun, job: &Job) {

@@ -337,6 +337,7 @@ impl Service {
         let suspended = record.suspended || self.opens.lock().get(&record.id).is_some_and(|o| o.suspended);
         let state = match (&file, &holder) {
             (Err(_), _) => "error",
+            (Ok(file), _) if file.len() < file_size(record.size) => "error",
             _ if suspended => "suspended",
             (_, Some(_)) => "in-use",
             _ => "available",

@@ -90,12 +90,12 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// What the store says.
     fn delete(&self, path: &str) -> Result<()>;
-    /// Makes durable what a killed process may have left half done in `folder`, and deletes what it left staged. Only
-    /// for the folder's one writer, before it puts anything there.
+    /// Makes durable what a killed process may have left half done in `folder`, and deletes what it left staged under
+    /// names that begin with `prefix`. Only for the one writer of those names, before it puts any.
     ///
     /// # Errors
     /// What the store says.
-    fn settle(&self, folder: &str) -> Result<()>;
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()>;
 }
 
 /// Puts an object that only ever has these bytes. One that is there already must have them: it is then one's own.
@@ -314,7 +314,7 @@ impl Objects for StoreObjects {
             Err(e) => Err(of_store(format!("delete {path}"), e)),
         }
     }
-    fn settle(&self, folder: &str) -> Result<()> {
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
         let folder = root.join(folder);
         let what = || format!("look through folder {}", folder.display());
@@ -325,7 +325,8 @@ impl Objects for StoreObjects {
         for entry in entries {
             let entry = entry.on(what)?;
             // No object's name has a '#': the crate stages a put as `name#n`.
-            if entry.file_name().to_string_lossy().contains('#') {
+            let name = entry.file_name();
+            if name.to_string_lossy().contains('#') && name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
                 std::fs::remove_file(entry.path()).on(|| format!("delete {}", entry.path().display()))?;
             }
         }

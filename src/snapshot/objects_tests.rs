@@ -51,8 +51,11 @@ fn what_a_killed_put_left_staged_is_settled() {
     let objects = StoreObjects::local(dir.path()).unwrap();
     objects.put_new("a/b", Bytes::from_static(b"x")).unwrap();
     std::fs::write(dir.path().join("a/c#1"), b"half").unwrap();
-    objects.settle("a").unwrap();
-    objects.settle("nowhere").unwrap();
+    std::fs::write(dir.path().join("a/other-c#1"), b"another's").unwrap();
+    objects.settle("a", "c").unwrap();
+    objects.settle("nowhere", "").unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 2, "another's is left alone");
+    objects.settle("a", "").unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
     assert_eq!(objects.list("").unwrap().len(), 1);
 }

@@ -21,7 +21,7 @@ use crate::units::{DataKeyId, Hash32, InstallationId, LineageId, RepositoryId, S
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -107,7 +107,9 @@ pub(super) struct Inner {
     pub(super) shapes: Mutex<Shapes>,
     about: OnceLock<About>,
     author: Option<Author>,
-    logs: Mutex<HashMap<LineageId, Arc<Mutex<Slot>>>>,
+    logs: Mutex<HashMap<LineageId, Arc<Mutex<Option<Log>>>>>,
+    /// Lineages in which this process has settled what a killed one left: once each, before its first put there.
+    settled: Mutex<HashSet<LineageId>>,
 }
 
 /// What the description says.
@@ -143,15 +145,6 @@ impl About {
     }
 }
 
-/// This installation's log of a lineage.
-#[derive(Default)]
-struct Slot {
-    /// Whether this process has settled the folder: once, before its first put there.
-    settled: bool,
-    /// The log, when it is known. `None`: not read yet, not there, or to be read again after a failed put.
-    log: Option<Log>,
-}
-
 impl Repository {
     /// Makes a repository in the folder `root`, which is made if it is not there.
     ///
@@ -169,6 +162,8 @@ impl Repository {
     pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
         let repository = RepositoryId::draw(&*env.rng);
         let json = Self::description_of(repository)?;
+        // An init that was killed may have left one staged.
+        objects.settle("", DESCRIPTION)?;
         objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
         Ok(repository)
     }
@@ -230,6 +225,7 @@ impl Repository {
             about: OnceLock::new(),
             author,
             logs: Mutex::new(HashMap::new()),
+            settled: Mutex::new(HashSet::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -418,6 +414,7 @@ impl Repository {
         let author = self.inner.author()?;
         let at = self.inner.locate(lineage, snapshot)?;
         let path = Ref::path(lineage, author.installation, id)?;
+        self.inner.settle(Folder { lineage, installation: author.installation })?;
         // One that cannot be read is replaced.
         let old = self.inner.read_ref(lineage, &path)?;
         let renewed = old.as_ref().is_some_and(|o| o.snapshot == snapshot && o.folder == at.folder.installation);
@@ -506,16 +503,26 @@ impl Inner {
         Ok(all.into_iter().map(|installation| Folder { lineage, installation }).collect())
     }
 
+    /// Settles this installation's part of a lineage, if this process has not yet: before its first put there.
+    fn settle(&self, own: Folder) -> Result<()> {
+        let mut settled = self.settled.lock();
+        if settled.contains(&own.lineage) {
+            return Ok(());
+        }
+        // A killed process may have linked a record without syncing its folder: believed now, lost at power loss.
+        ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
+        // All installations' refs share a folder: only what this one staged is its to delete.
+        self.objects.settle(&format!("{}/refs", own.lineage), &own.installation.to_string())?;
+        settled.insert(own.lineage);
+        Ok(())
+    }
+
     /// Runs `work` on this installation's log of a lineage, read and verified at its first use.
     pub(super) fn with_log<T>(&self, own: Folder, work: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
+        self.settle(own)?;
+        // `None`: not read yet, not there, or to be read again after a failed put.
         let slot = self.logs.lock().entry(own.lineage).or_default().clone();
-        let mut slot = slot.lock();
-        if !slot.settled {
-            // A killed process may have linked a record without syncing its folder: believed now, lost at power loss.
-            ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort)))?;
-            slot.settled = true;
-        }
-        let log = &mut slot.log;
+        let log = &mut *slot.lock();
         if log.is_none() {
             let ours = self.author()?.signer.public_key();
             *log = Log::load_readable(&*self.objects, own, Some(ours))?;

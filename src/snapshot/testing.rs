@@ -126,8 +126,8 @@ impl Objects for Faulty {
     fn delete(&self, path: &str) -> Result<()> {
         self.below.delete(path)
     }
-    fn settle(&self, folder: &str) -> Result<()> {
-        self.below.settle(folder)
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
+        self.below.settle(folder, prefix)
     }
 }
 
@@ -199,7 +199,7 @@ impl Objects for Hooked {
     fn delete(&self, path: &str) -> Result<()> {
         self.0.delete(path)
     }
-    fn settle(&self, folder: &str) -> Result<()> {
-        self.0.settle(folder)
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
+        self.0.settle(folder, prefix)
     }
 }

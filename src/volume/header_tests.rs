@@ -128,7 +128,7 @@ impl Life {
     fn put(&mut self, v: &Volume, chunk: u64, fill: u8) -> Result<()> {
         let held = self.held.entry(chunk).or_insert([0; 2]);
         held[1] = fill;
-        v.write(chunk * CHUNK as u64, &mut [fill; 4096], Effort::Full)?;
+        let _done = v.write(chunk * CHUNK as u64, &mut [fill; 4096], Effort::Full)?;
         held[0] = fill;
         Ok(())
     }

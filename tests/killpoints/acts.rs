@@ -53,7 +53,7 @@ fn is_filled(open: &Open) -> bool {
 fn client(open: &Open, farewell: bool) -> Result<()> {
     // A server fills meanwhile: how far it is would be chance.
     fill(open)?;
-    let (names, client) = (vec!["client".to_owned()], "192.0.2.1:7".to_owned());
+    let (names, client) = (vec!["cn:client".to_owned()], "192.0.2.1:7".to_owned());
     let remote = Remote { names, process: None, client, connection: 1 };
     let attached = open.0.remote_attach("v", &remote)?;
     if farewell {

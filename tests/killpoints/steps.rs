@@ -25,6 +25,7 @@ pub struct Run {
 }
 
 /// Runs `command`, which stops itself at its start; with `kill_before`, until that step.
+#[expect(clippy::zombie_processes, reason = "waitpid waits for it, and for its threads")]
 pub fn run(command: &mut Command, below: &Path, kill_before: Option<usize>) -> Run {
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let main = Pid::from_raw(child.id() as i32);
@@ -183,7 +184,7 @@ fn class(inside: &Path) -> String {
         ["data", "catalog.db"] => "catalog",
         ["data", "catalog.db-wal"] => "catalog's log",
         ["data", "catalog.db-journal"] => "catalog's journal",
-        ["data", "catalog.db-shm"] => "catalog's index",
+        ["data", "catalog.spare"] => "catalog's spare blocks",
         ["data", "audit", "reserve"] => "audit reserve",
         ["data", "audit", name] if name.ends_with(".log") => "audit",
         ["data", "audit", name] if name.starts_with("set-aside-") => "audit, set aside",
