@@ -392,6 +392,22 @@ impl Kms {
         result
     }
 
+    /// Does a step that frees space, outside of catalog and audit: on a full disk with the audit's reserve, which the next
+    /// audited act makes good again. The step must not use the audit.
+    ///
+    /// # Errors
+    /// The step's.
+    pub fn with_reserve<R>(&self, mut step: impl FnMut() -> Result<R>) -> Result<R> {
+        match step() {
+            Err(e) if is_no_space(&e) => {
+                let mut audit = self.audit.lock();
+                audit.ready()?.give_up_reserve()?;
+                step()
+            }
+            other => other,
+        }
+    }
+
     fn attempt<R>(
         &self,
         log: &mut Log,

@@ -202,7 +202,7 @@ impl Service {
         let lineage = record.lineage;
         let mut swept = Swept::default();
         if self.repository.live(lineage, record.id)?.is_some() {
-            match self.repository.delete(lineage, record.id) {
+            match self.kms.with_reserve(|| self.repository.delete(lineage, record.id)) {
                 // Its objects make room for the log to say so. Nobody sees the snapshot any more: the catalog hides it.
                 Err(err) if err.kind() == Kind::NoSpace => {
                     swept = self.sweep_lineage(lineage)?;
