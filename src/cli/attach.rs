@@ -192,7 +192,8 @@ pub(super) fn detach(common: &Common, args: &DetachArgs) -> Result<u8> {
         return take_by_force(common, what, found.as_ref());
     }
     let att = found.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
+        Error::new(Kind::NotFound, format!("{what} is not attached"))
+            .hint("see `coffer attachments`; `coffer detach --force` takes a volume away from any other client")
     })?;
     let device = Device::at(Path::new(&att.device))?;
     let flushed = if belongs(device, &att) { take_away(common, device)? } else { Ok(()) };

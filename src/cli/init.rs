@@ -34,6 +34,7 @@ pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
     let env = Env::system();
     let config =
         InstallationConfig { account: args.account.clone(), region: args.region.clone(), name: "coffer".to_owned() };
+    config.check()?;
     if data.is_initialised() && !data.path().join("init-unfinished").exists() {
         return Err(Error::new(Kind::Exists, format!("{} is initialised already", data.path().display()))
             .hint("use it, or name another directory with --data"));
@@ -64,7 +65,7 @@ fn new_passphrase(common: &Common) -> Result<crate::kms::Passphrase> {
         return read_passphrase_fd(fd);
     }
     let first = ask_passphrase("New passphrase (8 bytes or more)")?;
-    let second = ask_passphrase("The same again")?;
+    let second = ask_passphrase("Repeat the passphrase")?;
     if first.ct_eq(&second) {
         Ok(first)
     } else {

@@ -67,6 +67,30 @@ fn signing_aad(id: InstallationId, generation: u32) -> Vec<u8> {
     [b"coffer/signing-key/v1", &id.0[..], &generation.to_le_bytes()].concat()
 }
 
+impl InstallationConfig {
+    /// Refuses what no installation can have.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] with the rule.
+    pub fn check(&self) -> Result<()> {
+        let usage = |what: String| Err(Error::new(Kind::Usage, what));
+        let Self { account, region, name } = self;
+        let in_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if region.is_empty() || region.len() > 32 || !region.bytes().all(in_region) {
+            return usage(format!("region {region:?} must have 1 to 32 of a-z 0-9 -"));
+        }
+        if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
+            return usage("installation name: 1 to 128 characters, no control characters".into());
+        }
+        match account {
+            Some(account) if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) => {
+                usage(format!("account {account:?} must be 12 digits"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn pair(seed: &Secret<32>) -> Result<Ed25519KeyPair> {
     Ed25519KeyPair::from_seed_unchecked(seed.expose())
         .map_err(|_| Error::new(Kind::Failed, "signing key: Ed25519 could not be set up"))
@@ -74,25 +98,13 @@ fn pair(seed: &Secret<32>) -> Result<Ed25519KeyPair> {
 
 impl InstallationRecord {
     pub(super) fn make(id: InstallationId, config: &InstallationConfig, root: &RootKey, env: &Env) -> Result<Self> {
-        let usage = |what: String| Err(Error::new(Kind::Usage, what));
+        config.check()?;
         let InstallationConfig { account, region, name } = config;
-        if region.is_empty()
-            || region.len() > 32
-            || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        {
-            return usage(format!("region {region:?} must have 1 to 32 of a-z 0-9 -"));
-        }
-        if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
-            return usage("installation name: 1 to 128 characters, no control characters".into());
-        }
         let account = account.clone().unwrap_or_else(|| {
             let mut raw = [0u8; 8];
             env.rng.fill(&mut raw);
             format!("{:012}", u64::from_le_bytes(raw) % 1_000_000_000_000)
         });
-        if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
-            return usage(format!("account {account:?} must be 12 digits"));
-        }
         let seed = Secret::<32>::random();
         let signing_public = hex::encode(pair(&seed)?.public_key().as_ref());
         let aad = signing_aad(id, root.generation());

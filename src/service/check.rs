@@ -127,7 +127,7 @@ impl Service {
             out.add(Grade::Warning, "key", message);
         }
         for record in self.volume_records()? {
-            let waits = self.opens.lock().get(&record.id).is_some_and(|o| o.suspended);
+            let waits = self.is_waiting(record.id);
             if record.suspended {
                 let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
                 out.add(Grade::Warning, "volume", format!("{} is {resume}", record.shown()));
@@ -137,6 +137,10 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    fn is_waiting(&self, id: VolumeId) -> bool {
+        self.opens.lock().get(&id).is_some_and(|o| o.suspended)
     }
 
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
@@ -157,7 +161,11 @@ impl Service {
             }
             match self.acquire(&record, Need::Sealed) {
                 Ok(used) => {
+                    let map = used.volume.check_map();
                     let missing = used.volume.missing_chunks().len();
+                    let parent = record.parent.as_ref().filter(|_| !used.volume.is_hydrated());
+                    let reached = parent.map(|p| self.repository.check_reach(record.lineage, p.snapshot));
+                    let lost_parent = reached.and_then(Result::err);
                     let (damage, lost) =
                         used.volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
                     match damage {
@@ -170,11 +178,28 @@ impl Service {
                                 record.shown()
                             ),
                         ),
-                        None if missing > 0 => {
-                            let why = format!("{missing} chunks of the snapshot cannot be had: reads of them fail");
-                            let next = "`coffer snapshot verify` shows why";
-                            out.add(Grade::Error, "volume", format!("{}: {why}; {next}", record.shown()));
+                        None if map.is_err() => {
+                            let why = map.err().map(|e| e.line()).unwrap_or_default();
+                            out.add(Grade::Error, "volume", format!("{}: {why}", record.shown()));
                         }
+                        None if map.is_ok_and(|rebuilt| rebuilt) => {
+                            let what = "a block of its map is damaged, and its chunks count as changed";
+                            let next = "nothing is lost; writes mend it, and the next snapshot compares them";
+                            out.add(Grade::Warning, "volume", format!("{}: {what}: {next}", record.shown()));
+                        }
+                        None if missing > 0 => {
+                            out.add(
+                                Grade::Error,
+                                "volume",
+                                format!("{}: {}", record.shown(), words_for_missing(missing)),
+                            );
+                        }
+                        None if lost_parent.is_some() => {
+                            let why = lost_parent.map(|e| e.line()).unwrap_or_default();
+                            let what = format!("{}: it cannot be filled from its snapshot: {why}", record.shown());
+                            out.add(Grade::Error, "volume", what);
+                        }
+                        None if record.suspended || self.is_waiting(record.id) => {}
                         None => out.add(Grade::Ok, "volume", record.shown()),
                     }
                 }
@@ -279,4 +304,10 @@ fn machine(out: &mut Findings) {
             "the nbd module is not loaded: `coffer attach` needs it (modprobe nbd)"
         },
     );
+}
+/// What is said of a volume that could not be filled.
+pub(super) fn words_for_missing(chunks: usize) -> String {
+    format!(
+        "{chunks} chunks of its snapshot cannot be read, and reads of them fail: `coffer snapshot verify` shows why"
+    )
 }

@@ -395,7 +395,7 @@ impl Leases {
 
 pub(super) fn busy(record: &VolumeRecord, holder: &str) -> Error {
     Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
-        .hint("detach it there first (`coffer detach`; `coffer detach --force` takes it away)")
+        .hint("`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away")
 }
 
 /// What the catalog keeps of a lease of a client over TLS, from its first connection to its farewell.

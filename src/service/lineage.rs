@@ -60,6 +60,9 @@ impl Service {
             }
             Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
         }
+        for record in self.volume_records().unwrap_or_default().iter().filter(|v| self.holds_parent(v)) {
+            self.jobs.left.sweep_later(record.lineage);
+        }
         self.settle_left();
     }
 
@@ -75,8 +78,8 @@ impl Service {
         }
         let unswept = self.jobs.left.unswept.lock().clone();
         for lineage in unswept {
-            match self.check_log(lineage).and_then(|()| self.sweep_lineage(lineage)) {
-                Ok(_) => drop(self.jobs.left.unswept.lock().remove(&lineage)),
+            match self.check_log(lineage).and_then(|()| self.sweep_released(lineage)) {
+                Ok(()) => drop(self.jobs.left.unswept.lock().remove(&lineage)),
                 Err(err) => tracing::warn!("look for what nobody needs in lineage {lineage}: {}", err.line()),
             }
         }
@@ -242,6 +245,12 @@ impl Service {
         Ok(())
     }
 
+    /// Lets go of bases that nobody needs, and of all else.
+    pub(super) fn sweep_released(&self, lineage: LineageId) -> Result<()> {
+        self.release_bases(lineage)?;
+        self.sweep_lineage(lineage).map(drop)
+    }
+
     /// Deletes what nobody needs of a lineage.
     pub(super) fn sweep_lineage(&self, lineage: LineageId) -> Result<Swept> {
         let volumes = self.volume_records()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
@@ -375,7 +384,7 @@ impl Service {
                     format!("snapshot {} is not in the repository any more: `coffer snapshot delete` it", record.id),
                 ),
                 Ok(Some(_)) => {
-                    if let Err(err) = self.repository.check_pages(lineage, record.id) {
+                    if let Err(err) = self.repository.check_reach(lineage, record.id) {
                         add(
                             Grade::Error,
                             format!(

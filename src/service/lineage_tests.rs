@@ -220,6 +220,63 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     verify(&service, full.id);
 }
 
+fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId {
+    let create = Request::VolumeCreate {
+        name: Some(name.to_owned()),
+        size: None,
+        key: None,
+        snapshot: Some(snapshot.to_string()),
+        on_key_loss: None,
+        iops: None,
+        throughput: None,
+    };
+    let Reply::Volume(made) = ask(service, create).unwrap() else { panic!("no volume") };
+    made.id
+}
+
+#[test]
+fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 3 * MIB, 1);
+    let parent = take(&place, &service).id;
+    let filled = Place { volume: restore(&service, parent, "w"), ..place };
+    ask(&service, Request::VolumeDelete { volume: place.volume.to_string() }).unwrap();
+    delete(&service, parent).unwrap();
+    assert!(!filled.files("/packs/").is_empty(), "it is needed until then");
+    {
+        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        while !used.volume.hydrate_some(16).unwrap().done {}
+    }
+    service.note_hydrated(filled.volume);
+    for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
+        assert_eq!(filled.files(part), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
+    for part in ["/packs/", "/pages/"] {
+        let (place, service) = Place::new();
+        write(&place, &service, 0, 4 * MIB, 1);
+        let one = take(&place, &service);
+        let lost = place.files(part).remove(0);
+        std::fs::remove_file(&lost).unwrap();
+        let findings = service.check_repository();
+        let named = lost.file_name().unwrap().to_str().unwrap();
+        assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
+        write(&place, &service, 0, MIB, 2);
+        let create =
+            Request::SnapshotCreate { volume: place.volume.to_string(), description: String::new(), wait: true };
+        let err = ask(&service, create).unwrap_err();
+        assert!(err.line().contains("is missing") || err.line().contains("no object"), "{}", err.line());
+        let full = take(&place, &service);
+        assert_eq!((full.base, full.changed), (None, 4 * MIB));
+        verify(&service, full.id);
+        assert_eq!(base_on(&place, &service), Some(full.id));
+        drop(one);
+    }
+}
+
 #[test]
 fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     let (place, service) = Place::new();

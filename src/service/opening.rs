@@ -462,22 +462,16 @@ impl Service {
 
     /// The catalog learns that a volume needs its snapshot no longer.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
-        match self.kms.catalog().get::<VolumeRecord>(&id.to_string()) {
-            Ok(Some(found)) => {
-                if let Err(err) = self.release_parent(found.record.lineage, id) {
-                    tracing::warn!("{id} is filled, but its hold on its snapshot stays: {}", err.line());
-                }
-            }
-            _ => return,
-        }
-        let noted =
-            self.kms.audited(&self.own_caller("fill"), Act::new("ec2:VolumeHydrated").detail("volume", id), |tx| {
-                let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
-                let next = VolumeRecord { hydrated: true, ..found.record };
-                tx.update(&next, found.version).map(drop)
-            });
-        if let Err(err) = noted {
-            tracing::warn!("note that {id} is filled: {}", err.line());
+        let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
+        let noted = self.kms.audited(&self.own_caller("fill"), act, |tx| {
+            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(None) };
+            let next = VolumeRecord { hydrated: true, ..found.record };
+            tx.update(&next, found.version).map(|made| Some(made.record))
+        });
+        match noted {
+            Ok(Some(record)) => self.release_parent(&record),
+            Ok(None) => {}
+            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }
     }
 

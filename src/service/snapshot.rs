@@ -493,8 +493,25 @@ impl Service {
     }
 
     /// The volume is filled, or gone.
-    pub(super) fn release_parent(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
-        self.drop_ref(lineage, &fill_ref(volume))
+    pub(super) fn release_parent(&self, record: &VolumeRecord) {
+        let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
+        let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
+        let released = match is_live {
+            Ok(Some(_)) => self.drop_ref(lineage, &fill_ref(record.id)),
+            // It was kept for this volume alone; the ref goes last ([`Service::holds_parent`]).
+            Ok(None) => self.sweep_released(lineage),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = released {
+            tracing::warn!("{} is filled, but its hold on its snapshot stays: {}", record.shown(), err.line());
+            self.jobs.left.sweep_later(lineage);
+        }
+    }
+
+    /// Whether a filled volume still has the ref that held its snapshot: it was cut off before that was let go.
+    pub(super) fn holds_parent(&self, record: &VolumeRecord) -> bool {
+        let fill = || self.repository.ref_on(record.lineage, &fill_ref(record.id));
+        record.hydrated && record.parent.is_some() && fill().is_ok_and(|found| found.is_some())
     }
 
     /// The volume is gone: what only it needed may go too. Where that cannot be now, it is tried again: refs of a volume that
@@ -552,7 +569,8 @@ pub fn verify_unopened(data: &DataDir, env: Env, what: &str, trust: Option<&str>
         let unreadable = repository.unreadable_by_anyone(lineage).unwrap_or_default();
         damage = damage.or_else(|| unreadable.first().map(|u| u.error.replay()));
     }
-    Err(damage.unwrap_or_else(|| {
+    let ask = "without its keys nothing tells what that record said: ask again while `coffer serve` runs";
+    Err(damage.map(|err| err.hint(ask)).unwrap_or_else(|| {
         Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
     }))
 }
@@ -572,8 +590,11 @@ fn verify(
             || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
     })?;
     if let Some(bad) = verified.bad.first() {
-        let what =
-            format!("snapshot {id}: {} of its places are bad, the first at chunk {}", verified.bad.len(), bad.first);
+        let what = format!(
+            "snapshot {id}: {} parts of it cannot be read, the first at chunk {}",
+            verified.bad.len(),
+            bad.first
+        );
         return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
     }
     let trust = match verified.trust {

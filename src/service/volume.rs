@@ -1,6 +1,7 @@
 //! Volume verbs: create, list, show, delete, grow.
 
 use super::api::{HeaderInfo, Reply, VolumeInfo};
+use super::check::words_for_missing;
 use super::lease::LeaseRecord;
 use super::opening::Need;
 use super::settings::Changes;
@@ -307,6 +308,7 @@ impl Service {
         let path = self.data.volume(record.id);
         info.hydrated = used.volume.is_hydrated();
         let units = used.volume.sealed_units().iter().map(|(_, n)| n).sum();
+        let missing = used.volume.missing_chunks().len();
         info.header = Some(used.volume.with_header(|h| {
             let (id, state) = (h.identity(), h.state());
             let blob = |e: KeyEpoch| {
@@ -325,7 +327,7 @@ impl Service {
                 changed_untrusted: format!("{:?}", state.changed_untrusted).to_lowercase(),
                 write_failed: state.write_failed || record.write_failed,
                 sealed_units: units,
-                damage: h.damage(),
+                damage: h.damage().or_else(|| (missing > 0).then(|| words_for_missing(missing))),
             }
         }));
         Ok(info)
@@ -367,8 +369,9 @@ impl Service {
             None => self.find_volume(what)?,
         };
         if let Some(holder) = self.holder_of(record.id)? {
-            return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
-                .hint("detach it first"));
+            return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
+                "`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away",
+            ));
         }
         if let Some(snapshot) = self.pending_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))

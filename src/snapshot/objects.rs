@@ -339,19 +339,29 @@ impl Objects for StoreObjects {
 /// Runs `work` on this file's own runtime and waits. Unlike `Runtime::block_on` it may be called from any thread, one
 /// that belongs to another runtime included.
 fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
-    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let made = RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("coffer-objects").enable_all().build()
-    });
-    let runtime = made.as_ref().map_err(|e| {
-        Error::new(Kind::Failed, "start the object store's threads")
-            .because(std::io::Error::new(e.kind(), e.to_string()))
-    })?;
+    let runtime = runtime()?;
     let (tell, told) = mpsc::sync_channel(1);
     runtime.spawn(async move {
         let _ = tell.send(work.await);
     });
     told.recv().map_err(|e| Error::new(Kind::Failed, "an object store operation broke off").because(e))
+}
+
+/// This file's own runtime. Where it could not be started, for want of descriptors or threads, the next call tries again.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    static STARTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _one = STARTING.lock();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let made = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("coffer-objects")
+        .enable_all()
+        .build();
+    let made = made.on(|| "start the object store's threads".to_owned())?;
+    Ok(RUNTIME.get_or_init(|| made))
 }
 
 /// The store's error in our words; what the operating system said keeps its meaning.

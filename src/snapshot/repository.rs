@@ -306,18 +306,12 @@ impl Repository {
         Ok(self.inner.settled_state(own)?.live.remove(&snapshot))
     }
 
-    /// Reads the manifest and all pages of a snapshot, none of its packs.
+    /// Looks whether a snapshot's manifest, pages and packs are there; of the packs' bytes it reads none.
     ///
     /// # Errors
     /// Which of them is missing or damaged.
-    pub fn check_pages(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
-        struct Pages;
-        impl super::tree::Visit for Pages {
-            fn chunk(&mut self, _: crate::units::ChunkNo, _: &super::page::LeafEntry) -> Result<()> {
-                Ok(())
-            }
-        }
-        self.inner.tree(&self.inner.locate(lineage, snapshot)?).walk(&mut Pages)
+    pub fn check_reach(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
+        self.inner.check_reach(&self.inner.locate(lineage, snapshot)?)
     }
 
     /// The snapshot that this installation's ref `id` is on. `None`: there is none, or it cannot be read.

@@ -15,7 +15,7 @@ use super::redirect::{REDIRECT_MAX, Redirect};
 use super::refs::{REF_MAX, Ref, RefKind};
 use super::repository::{Inner, Located, Repository};
 use super::tree::Tree;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::units::{Hash32, LineageId, PackId, SnapshotId};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub struct Swept {
 pub enum Need {
     /// It counts.
     Keep,
-    /// Nobody needs it: it goes.
+    /// Nobody needs it: it goes, after all that it alone held.
     Drop,
     /// It is to be on this snapshot, and is put anew.
     On(SnapshotId),
@@ -81,6 +81,8 @@ struct Marks {
     /// Snapshots that were marked from.
     roots: HashSet<(Folder, SnapshotId)>,
     refs: Vec<(String, SnapshotId)>,
+    /// Paths of one's own refs that go.
+    dropped: Vec<String>,
     blind: Option<String>,
 }
 
@@ -152,6 +154,8 @@ impl Repository {
             }
         }
         swept.kept = inner.forget(own, &there, &marks)?;
+        // Refs last: as long as one is there, it shows that what it held may be there too.
+        marks.dropped.iter().try_for_each(|path| inner.objects.delete(path))?;
         Ok(swept)
     }
 }
@@ -269,6 +273,33 @@ impl Inner {
         Ok(())
     }
 
+    /// Looks whether all pages and packs that a snapshot reaches are there. A page is read once; one that was read before
+    /// only has to be in its folder still.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`]: what is missing or damaged.
+    pub(super) fn check_reach(&self, root: &Located) -> Result<()> {
+        let mut marks = Marks::default();
+        self.mark_root(root.folder, root, &mut marks)?;
+        let id = root.manifest.snapshot;
+        if let Some(why) = marks.blind {
+            return Err(Error::new(Kind::Integrity, format!("snapshot {id}: {why}")));
+        }
+        let (mut pages, mut packs) = (HashSet::<Hash32>::new(), HashSet::<PackId>::new());
+        for installation in &root.manifest.folders {
+            let folder = Folder { lineage: root.folder.lineage, installation: *installation };
+            let names = |sort: &str| self.objects.list(&folder.sort(sort));
+            pages.extend(names("pages")?.iter().filter_map(|o| o.name().parse::<Hash32>().ok()));
+            // A pack that is gone and has a redirect was moved.
+            packs.extend(
+                names("packs")?.iter().chain(&names("redirects")?).filter_map(|o| o.name().parse::<PackId>().ok()),
+            );
+        }
+        let page = marks.pages.iter().find(|name| !pages.contains(name)).map(|name| format!("page {name}"));
+        let lost = page.or_else(|| marks.packs.iter().find(|id| !packs.contains(id)).map(|id| format!("pack {id}")));
+        lost.map_or(Ok(()), |lost| Err(Error::new(Kind::Integrity, format!("snapshot {id}: {lost} is missing"))))
+    }
+
     /// Whether any other installation has a folder in this repository.
     fn has_others(&self, own: Folder) -> Result<bool> {
         for lineage in self.objects.folders("")?.iter().filter_map(|n| n.parse().ok()) {
@@ -291,7 +322,7 @@ impl Inner {
             let need = object.path.strip_prefix(&mine).map(|id| (id, needs.of(id, read.as_ref().ok())));
             match (need, read) {
                 (_, Err(e)) if e.kind() == Kind::NotFound => {}
-                (Some((_, Need::Drop)), _) => self.objects.delete(&object.path)?,
+                (Some((_, Need::Drop)), _) => marks.dropped.push(object.path.clone()),
                 (Some((id, Need::On(snapshot))), _) => {
                     self.renew_ref(own, id, snapshot)?;
                     homes.push((own, snapshot));

@@ -28,6 +28,10 @@ impl PageCache {
     pub fn new(room: usize) -> Self {
         Self { room: room.max(1), held: Mutex::new((HashMap::new(), 0)) }
     }
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        self.held.lock().0.clear();
+    }
     fn get(&self, name: &Hash32) -> Option<Page> {
         let mut held = self.held.lock();
         let (map, tick) = &mut *held;

@@ -290,6 +290,7 @@ impl SnapshotWriter {
             return Err(Error::new(Kind::Failed, format!("finish {}: no manifest", self.spec.id)));
         };
         let packs = self.confirm(&state.pages)?;
+        self.check_base(&manifest, record.hash())?;
         self.commit(&record)?;
         state.done = true;
         let stats = Stats {
@@ -301,6 +302,18 @@ impl SnapshotWriter {
         };
         self.repo.creates.lock().end(self.spec.id);
         Ok(Completed { root: manifest.root, hash: record.hash(), manifest, stats })
+    }
+
+    /// What was not copied is the base's: all of it must be there still.
+    fn check_base(&self, manifest: &Manifest, hash: Hash32) -> Result<()> {
+        let Some(base) = &self.base else { return Ok(()) };
+        let public_key = self.repo.author()?.signer.public_key();
+        let all = Located { folder: self.folder, manifest: manifest.clone(), hash, public_key, live: true };
+        self.repo.check_reach(&all).map_err(|e| {
+            let base = base.manifest.snapshot;
+            e.context(format!("base {base} of snapshot {}", self.spec.id))
+                .hint("take another snapshot: it copies the whole volume")
+        })
     }
 
     /// Puts the last pack and the pages; answers the manifest.

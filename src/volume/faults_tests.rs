@@ -172,6 +172,30 @@ fn one_chunk_that_cannot_be_had_leaves_the_rest_filled_and_is_filled_when_it_can
 }
 
 #[test]
+fn a_damaged_map_block_of_a_filled_volume_costs_nothing_that_is_there() {
+    for punch in [true, false] {
+        let snap = source(40);
+        let store = restored(&snap, 40 * CHUNK64);
+        let v = open_on(&store, "b", Some(snap.clone())).unwrap();
+        while !v.hydrate_some(16).unwrap().done {}
+        put(&v, 7, 99);
+        v.close().unwrap();
+        drop(v);
+        if punch {
+            store.punch(MAP_OFFSET, META_BLOCK as u64)
+        } else {
+            store.poke(MAP_OFFSET + 48, 0x55)
+        }
+        let v = open_on(&store, "b", None).unwrap();
+        assert!(v.check_map().unwrap(), "it is named");
+        assert_eq!((head(&v, 0).unwrap(), head(&v, 7).unwrap(), head(&v, 39).unwrap()), (1, 99, 40));
+        put(&v, 8, 98);
+        let next = snapshot_on(&v, Some(&snap));
+        assert_eq!((head_of(&next, 7), head_of(&next, 8)), (99, 98));
+    }
+}
+
+#[test]
 fn a_write_that_fails_while_a_volume_is_filled_leaves_no_chunk_behind() {
     let snap = source(20);
     for stop in 0..60 {

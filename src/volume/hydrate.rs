@@ -128,6 +128,14 @@ impl Volume {
         self.map.entry(&*self.store, chunk).is_ok_and(|e| e.present)
     }
 
+    /// Reads the whole map. Whether a block of it was damaged, and is taken as all present and changed.
+    ///
+    /// # Errors
+    /// Which block is damaged: its chunks cannot be used.
+    pub fn check_map(&self) -> Result<bool> {
+        self.map.check(&*self.store).map(|()| self.map.was_rebuilt())
+    }
+
     /// Chunks that could not be fetched so far while the rest was filled: reads of them fail.
     pub fn missing_chunks(&self) -> Vec<ChunkNo> {
         self.hydration.missing.lock().all()

@@ -200,7 +200,8 @@ impl Volume {
         let write_failed = state.write_failed || opening.write_failed;
         let untrusted = if write_failed { Untrusted::All } else { judge_trust(&header, &*store, &env)? };
         let key_epochs: Vec<_> = id.key_epochs.iter().map(|k| (k.epoch, k.data_key_id)).collect();
-        let rebuild = (id.parent.is_none() && key_epochs.len() == 1).then(|| Entry {
+        // Where nothing has to be fetched, what a damaged map block says is known without it.
+        let rebuild = ((id.parent.is_none() || hydrated) && key_epochs.len() == 1).then(|| Entry {
             present: true,
             key: key_epochs[0].0,
             changed: state.epoch,

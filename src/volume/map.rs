@@ -55,7 +55,7 @@ pub struct Map {
     groups: Vec<OnceLock<Group>>,
     volume: VolumeId,
     generation: u32,
-    /// What a damaged block is rebuilt as, where that is allowed: without a parent, under one data key.
+    /// What a damaged block is rebuilt as, where that is allowed: in a volume that is filled, under one data key.
     rebuild: Option<Entry>,
     rebuilt: AtomicBool,
     chunks: AtomicU64,
@@ -182,6 +182,20 @@ impl Map {
             }
         }
         None
+    }
+
+    /// Reads every block that was written.
+    ///
+    /// # Errors
+    /// Which one is damaged, where it cannot be rebuilt.
+    pub fn check(&self, store: &dyn BlockStore) -> Result<()> {
+        let mut from = ChunkNo(0);
+        while let Some(chunk) = self.next_mapped(store, from, ChunkNo(self.chunks())) {
+            let no = chunk.0 / ENTRIES as u64;
+            self.block(store, no)?;
+            from = ChunkNo((no + 1) * ENTRIES as u64);
+        }
+        Ok(())
     }
 
     fn is_loaded(&self, no: u64) -> bool {

@@ -350,6 +350,13 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-delete/newest", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[1]}))
         }),
+        // Nothing else needs it: its objects, and the volume's base, go with it.
+        case!(
+            "snapshot-delete/last",
+            leave_one_snapshot,
+            |copy| { verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]})) },
+            never
+        ),
         plain!("doctor"),
         plain!("audit-verify"),
         case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
@@ -365,6 +372,20 @@ fn has_snapshot(open: &Open, description: &str) -> bool {
 
 fn a_third_snapshot(open: &Open) -> bool {
     has_snapshot(open, "new")
+}
+
+fn leave_one_snapshot(copy: &Copy) {
+    let open = copy.open(Role::Command).unwrap();
+    open.json(json!({"action": "volume-delete", "volume": "filling"}));
+    open.json(json!({"action": "snapshot-delete", "snapshot": snapshots_of_v(&open)[0]}));
+}
+
+fn delete_what_it_is_filled_from(copy: &Copy) {
+    let open = copy.open(Role::Command).unwrap();
+    for snapshot in snapshots_of_v(&open) {
+        open.json(json!({"action": "snapshot-delete", "snapshot": snapshot}));
+    }
+    open.json(json!({"action": "volume-delete", "volume": "v"}));
 }
 
 /// Damages the first record of the audit.
@@ -404,6 +425,8 @@ fn by_itself() -> Vec<Case> {
             never
         ),
         case!("fill", nothing, |_| Act::Fill, is_filled),
+        // What it is filled from is deleted: the filling's end frees it.
+        case!("fill/of-deleted", delete_what_it_is_filled_from, |_| Act::Fill, is_filled),
         case!("client-leaves", |_| Act::Client { farewell: true }),
         case!("client-is-cut-off", |_| Act::Client { farewell: false }),
     ]
