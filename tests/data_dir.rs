@@ -214,3 +214,34 @@ fn a_command_that_gets_no_thread_says_so() {
     assert!(out.code == 5 && out.stderr.contains("no thread could be started"), "{out:?}");
     s.ok(&["volume", "list"]);
 }
+
+#[test]
+fn what_root_asks_for_reaches_no_other_server_by_a_users_link() {
+    let Some(s) = users_place() else { return };
+    s.init();
+    let own = Scratch::new();
+    own.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    let server = own.serve();
+    symlink(own.data.join("control.sock"), s.data.join("control.sock")).unwrap();
+    s.fails(6, &["volume", "delete", "v"], &["uid 0 listens there", "link to another server"]);
+    own.ok(&["volume", "show", "v"]);
+    drop(server);
+    // Nobody listens behind it any more: the directory is root's to use, as its owner.
+    s.ok(&["volume", "list"]);
+}
+
+#[test]
+fn a_server_that_acts_as_the_owner_hands_on_to_one_that_starts_as_root() {
+    let Some(s) = users_place() else { return };
+    s.init();
+    let tls = s.path("roots");
+    s.ok(&["tls", "init", "--dir", tls.to_str().unwrap(), "--name", "localhost"]);
+    std::fs::set_permissions(&tls, PermissionsExt::from_mode(0o700)).unwrap();
+    let server = s.serve_with(&["--tls", tls.to_str().unwrap(), "--listen", "tcp:127.0.0.1:0"]);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    let served = || std::fs::read_to_string(s.path("serve.log")).unwrap().matches("coffer: serving").count();
+    wait_until("it serves", || served() == 1);
+    rustix::process::kill_process(pid, rustix::process::Signal::USR2).unwrap();
+    wait_until("its successor serves", || served() == 2);
+    s.ok(&["status"]);
+}

@@ -348,7 +348,24 @@ fn tell(connection: &UnixStream, progress: Progress) -> bool {
 /// Whether a daemon listens there.
 #[must_use]
 pub fn daemon_answers(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+    connect(path).is_ok_and(|connection| connection.is_some())
+}
+
+/// Connects to a control socket. `None`: nobody listens there. What root asks for must not reach another server by a link that the
+/// data directory's owner made: who listens has to be that owner.
+fn connect(path: &Path) -> Result<Option<UnixStream>> {
+    let Ok(connection) = UnixStream::connect(path) else { return Ok(None) };
+    if rustix::process::geteuid().is_root() {
+        let folder = path.parent().unwrap_or(path);
+        let owner = std::fs::metadata(folder).on(|| format!("look at {}", folder.display()))?.uid();
+        let listens = peer_cred(&connection).on(|| format!("see who listens on {}", path.display()))?.uid;
+        if owner != 0 && listens != owner {
+            let what = format!("{}: uid {listens} listens there, the directory is uid {owner}'s", path.display());
+            return Err(Error::new(Kind::AccessDenied, what)
+                .hint("it may be a link to another server: look at it, then remove it or restart the server"));
+        }
+    }
+    Ok(Some(connection))
 }
 
 /// Asks the daemon that listens on `path`. `None`: nobody listens there.
@@ -356,7 +373,7 @@ pub fn daemon_answers(path: &Path) -> bool {
 /// # Errors
 /// What the verb says; [`Kind::Unreachable`] if the daemon goes away in the middle.
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
-    let Ok(connection) = UnixStream::connect(path) else { return Ok(None) };
+    let Some(connection) = connect(path)? else { return Ok(None) };
     let gone = |why: &str| {
         Error::new(Kind::Unreachable, format!("the daemon at {} {why}", path.display()))
             .hint("see its log, then try again")

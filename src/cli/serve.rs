@@ -11,6 +11,7 @@ use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;
 use crate::service::{GRACE, OpenAs, Role, Service};
+use crate::sys::ActingAs;
 use clap::Args;
 use sd_notify::NotifyState;
 use std::io::IsTerminal;
@@ -88,7 +89,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let plan = Plan::new(&args, &data.nbd_socket())?;
     let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
     let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone(), oldest).map(Arc::new)).transpose()?;
-    let _owner = data.act_as_owner()?;
+    let owner = data.act_as_owner()?;
     let patience = Duration::from_secs(10);
     let socket = data.control_socket();
     let lock = data
@@ -125,11 +126,16 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             (0, wait_for_signal(&mut signals))
         }
     };
-    end(server, control, &service, asked.eq(&Asked::Renew).then_some(successor)).map(|()| code)
+    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner))).map(|()| code)
 }
 
 /// Ends in order; with a successor, by becoming it.
-fn end(server: Server, control: ControlServer, service: &Arc<Service>, successor: Option<Successor>) -> Result<()> {
+fn end(
+    server: Server,
+    control: ControlServer,
+    service: &Arc<Service>,
+    successor: Option<(Successor, Option<ActingAs>)>,
+) -> Result<()> {
     drop(control);
     let ended = match &successor {
         None => {
@@ -145,7 +151,11 @@ fn end(server: Server, control: ControlServer, service: &Arc<Service>, successor
         tracing::warn!("some requests were still in flight after {} s", DRAIN.as_secs());
     }
     service.shut_down();
-    successor.map_or(Ok(()), |next| Err(next.take_over()))
+    successor.map_or(Ok(()), |(next, owner)| {
+        // It is to start as this process did.
+        drop(owner);
+        Err(next.take_over())
+    })
 }
 
 /// Descriptors that a server needs for itself: the catalog, the audit, sockets, what a verb opens, some volumes.

@@ -145,9 +145,13 @@ impl Operator {
 }
 
 /// Milliseconds since 1970 of a date as a policy writes it: ISO 8601, a day alone, or seconds since 1970.
+/// Seconds since 1970 that a date may be given as: from 2001 to the year 5138.
+const SECONDS: std::ops::Range<i64> = 1_000_000_000..100_000_000_000;
+
 fn date(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<i64>() {
-        return seconds.checked_mul(1000);
+        // A bare year, or a date without its dashes, would be a moment in 1970.
+        return (SECONDS.contains(&seconds)).then_some(seconds * 1000);
     }
     let whole = text.parse::<jiff::Timestamp>().ok();
     let day = || format!("{text}T00:00:00Z").parse::<jiff::Timestamp>().ok();

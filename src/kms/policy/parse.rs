@@ -7,6 +7,7 @@ use super::{Names, Policy, Principal, Statement, Version};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
 use std::fmt;
 
 /// The longest policy, bytes (KMS API Reference, PutKeyPolicy).
@@ -239,7 +240,10 @@ fn can_be_a_key(pattern: &str) -> bool {
     // Up to its first wildcard, it is as far as it goes what all keys begin with.
     let fixed = resource.split(['*', '?']).next().unwrap_or_default();
     let resource_good = match fixed.strip_prefix("key/") {
-        Some(id) => is_open(resource) || id.parse::<KeyId>().is_ok(),
+        Some(id) if is_open(resource) => {
+            id.strip_prefix("mrk-").unwrap_or(id).bytes().all(|b| b"0123456789abcdef-mrk".contains(&b))
+        }
+        Some(id) => id.parse::<KeyId>().is_ok_and(|key| key.to_string() == id),
         None => is_open(resource) && "key/".starts_with(fixed),
     };
     word(partition, "aws")
@@ -258,8 +262,12 @@ fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
         if keys.is_empty() {
             return Err(malformed(&at, "it compares nothing"));
         }
+        let mut names = HashSet::new();
         for (key, wanted) in keys {
             let at = format!("{at}.{key}");
+            if !names.insert(key.to_lowercase()) {
+                return Err(malformed(&at, "this key comes twice here, and case does not tell condition keys apart"));
+            }
             let wanted = values(wanted, &at)?;
             found.push(Condition::new(&operator, &key, wanted).map_err(|e| malformed(&at, e.what()))?);
         }

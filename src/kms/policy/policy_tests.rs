@@ -332,6 +332,22 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Condition": {"Bool": {"kms:GrantIsForAWSResource": "yes"}}"#), "neither true nor false"),
         (with(r#""Condition": {"NumericEquals": {"aws:EpochTime": "many"}}"#), "is no number"),
         (with(r#""Condition": {"DateEquals": {"aws:CurrentTime": "soon"}}"#), "is no date"),
+        (with(r#""Condition": {"DateLessThan": {"aws:CurrentTime": "2027"}}"#), "is no date"),
+        (with(r#""Condition": {"DateLessThan": {"aws:CurrentTime": "20270131"}}"#), "is no date"),
+        (with(r#""Condition": {"DateLessThan": {"aws:CurrentTime": "-5"}}"#), "is no date"),
+        (with(r#""Condition": {"StringEquals": {"aws:PrincipalArn": "uid-0"}}"#), "is no ARN"),
+        (
+            with(r#""Condition": {"StringEquals": {"kms:CallerAccount": "111122223333", "KMS:CallerAccount": "1"}}"#),
+            "this key comes twice here",
+        ),
+        (
+            instead(
+                r#""Resource": "*""#,
+                r#""Resource": "arn:aws:kms:us-east-1:111122223333:key/0AE16C6F-11C2-4A22-8D4E-000000000001""#,
+            ),
+            "Statement[0].Resource",
+        ),
+        (instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:us-east-1:111122223333:key/zz*""#), ".Resource"),
         (with(r#""Condition": {"ArnLike": {"aws:PrincipalArn": "alice"}}"#), "is no ARN"),
         (with(r#""Condition": {"StringEquals": {"ViaService": "x"}}"#), "no condition key"),
         (

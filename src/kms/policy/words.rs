@@ -272,6 +272,7 @@ impl Key {
         match self {
             Self::GrantOperations if !GRANT_OPERATIONS.iter().any(|w| same(w)) => Err("is no operation of a grant"),
             Self::PrincipalType if !PRINCIPAL_TYPES.iter().any(|w| same(w)) => Err("is no type of a principal"),
+            Self::PrincipalArn if !value.starts_with("arn:") => Err("is no ARN"),
             Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
                 Err("is no service, as ec2.coffer and ec2.us-east-1.amazonaws.com are")
