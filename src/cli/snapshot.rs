@@ -35,7 +35,7 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
     if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified }
 }
 
-/// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot goes on. Without a server there
+/// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server there
 /// is nothing that could go on.
 pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
     if !control::daemon_answers(&data_dir(common)?.control_socket()) {
@@ -46,7 +46,7 @@ pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             eprintln!(
-                "coffer: only the waiting has ended; the server goes on with the snapshot: see `coffer snapshot list`"
+                "coffer: only the waiting has ended; the server continues the snapshot: see `coffer snapshot list`"
             );
             std::process::exit(130);
         }

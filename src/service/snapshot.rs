@@ -205,7 +205,7 @@ impl Service {
         }
         if wait || self.role == Role::Command {
             if !wait_for(&job, report, self.role) {
-                let what = format!("snapshot {id} goes on: only the waiting for it has ended");
+                let what = format!("snapshot {id} continues: only the wait for it has ended");
                 return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
             }
             let record = self.find_snapshot(&id.to_string())?;
