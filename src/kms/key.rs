@@ -489,7 +489,7 @@ impl Kms {
         })
     }
 
-    /// Deletes the keys whose date and waiting time have passed ([`super::waiting`]), with their aliases and grants. Their sealed material is overwritten in the catalog's
+    /// Deletes the keys whose date and waiting time have passed (`waiting.rs`), with their aliases and grants. Their sealed material is overwritten in the catalog's
     /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
     /// the service's clock.
     ///

@@ -5,8 +5,8 @@
 //! those that wait are served in the order they came.
 //!
 //! It cannot deadlock: a connection that holds nothing goes beyond the budget, so that each can finish a request whatever
-//! slow readers hold. With a [`SMALL`] buffer always; with a larger one while that fits into a reserve of twice the budget or
-//! twice [`LARGEST`], and its client has gone beyond its share by no more than one [`LARGEST`]. So all connections together hold no more
+//! slow readers hold. With a `SMALL` buffer always; with a larger one while that fits into a reserve of twice the budget or
+//! twice `LARGEST`, and its client has gone beyond its share by no more than one `LARGEST`. So all connections together hold no more
 //! than budget, reserve and one small buffer each. Who holds something and waits needs nothing to let go of what it has, but that its
 //! client reads and sends; a connection on which neither goes on while others wait for the reserve is ended (see `serve`).
 

@@ -1,7 +1,7 @@
 //! What nothing reaches any more goes: manifests, pages, packs and redirects of this installation's own folder.
 //!
 //! Order: list what is there, then what is live by the log, then the refs, then the bases of creates; mark from those;
-//! delete what was listed and not marked, and not announced by a create meanwhile ([`super::creates`]). An object put after
+//! delete what was listed and not marked, and not announced by a create meanwhile (`creates.rs`). An object put after
 //! the list is not in it; a ref put after the refs were read is put by somebody who then sees the delete in the log.
 //!
 //! What cannot be read while marking may reach anything: then nothing is deleted, and the answer says for what reason.

@@ -5,7 +5,7 @@
 //! next open for writing.
 //!
 //! Memory says what the disk says after each write. A slot that is passed over may have been the newer one, so the state of
-//! the other is not believed: see [`distrust`].
+//! the other is not believed: see `distrust`.
 
 use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, Untrusted, json};
 use super::syncer::Syncer;

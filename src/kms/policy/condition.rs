@@ -14,7 +14,7 @@
 //! need one of them. A key that a request does not have is absent: a comparison with it fails, a negated one holds.
 //! IpAddress and BinaryEquals are not built: no request has an address or bytes.
 //!
-//! Only keys that this build can evaluate are taken ([`words`](super::words)): one that was always absent would make a Deny
+//! Only keys that this build can evaluate are taken (`words`): one that was always absent would make a Deny
 //! silent. An operator that cannot compare what the key holds is refused for the same reason.
 
 use super::words::{Key, Sort, volume_service_in};

@@ -8,7 +8,7 @@
 //! | `Version` | 2012-10-17, 2008-10-17 (the one that is meant when it is left out) |
 //! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user or role by ARN), `{"Service": …}` |
 //! | `NotPrincipal` | refused: with a service that acts for people it denies more, and allows more, than it says |
-//! | `Action`, `NotAction` | an action of [`words`], or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
+//! | `Action`, `NotAction` | an action of `words`, or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
 //! | `Resource`, `NotResource` | `*`, or ARNs of keys with `*` and `?` |
 //! | `Condition` | see [`condition`] |
 //! | variables (`${aws:username}`) | refused under version 2012-10-17; under 2008-10-17 they are plain text, as in AWS |
