@@ -78,7 +78,7 @@ impl Service {
         }
         let unswept = self.jobs.left.unswept.lock().clone();
         for lineage in unswept {
-            match self.check_log(lineage).and_then(|()| self.sweep_released(lineage)) {
+            match self.sweep_released(lineage) {
                 Ok(()) => drop(self.jobs.left.unswept.lock().remove(&lineage)),
                 Err(err) => tracing::warn!("look for what nobody needs in lineage {lineage}: {}", err.line()),
             }
@@ -245,8 +245,9 @@ impl Service {
         Ok(())
     }
 
-    /// Lets go of bases that nobody needs, and of all else.
+    /// Lets go of bases that nobody needs, and of all else; not by a log that was rolled back, which knows less than is needed.
     pub(super) fn sweep_released(&self, lineage: LineageId) -> Result<()> {
+        self.check_log(lineage)?;
         self.release_bases(lineage)?;
         self.sweep_lineage(lineage).map(drop)
     }

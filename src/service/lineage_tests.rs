@@ -191,19 +191,9 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     let (place, service) = Place::new();
     write(&place, &service, 0, 3 * MIB, 1);
     let parent = take(&place, &service);
-    let create = Request::VolumeCreate {
-        name: Some("w".to_owned()),
-        size: None,
-        key: None,
-        snapshot: Some(parent.id.to_string()),
-        on_key_loss: None,
-        iops: None,
-        throughput: None,
-    };
-    let Reply::Volume(made) = ask(&service, create).unwrap() else { panic!("no volume") };
-    let filled = Place { volume: made.id, ..place };
+    let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
     // Not filled yet, and its ref as a base is lost: the parent is the base all the same.
-    service.drop_ref(filled.record(&service).lineage, &base_ref(made.id)).unwrap();
+    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let early = take(&filled, &service);
     assert_eq!(early.base, Some(parent.id));
     delete(&service, early.id).unwrap();
@@ -213,8 +203,8 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(made.id);
-    service.drop_ref(filled.record(&service).lineage, &base_ref(made.id)).unwrap();
+    service.note_hydrated(filled.volume);
+    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let full = take(&filled, &service);
     assert_eq!((full.base, full.changed), (None, 3 * MIB), "chunks that were filled count as unchanged in the map");
     verify(&service, full.id);
@@ -251,6 +241,29 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
     for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
         assert_eq!(filled.files(part), Vec::<PathBuf>::new());
     }
+}
+
+#[test]
+fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 3 * MIB, 1);
+    let parent = take(&place, &service).id;
+    let filled = Place { volume: restore(&service, parent, "w"), ..place };
+    ask(&service, Request::VolumeDelete { volume: place.volume.to_string() }).unwrap();
+    delete(&service, parent).unwrap();
+    let kept = take(&filled, &service).id;
+    // All that holds it besides the log's last record, which is taken away.
+    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    std::fs::remove_file(filled.files("/log/").last().unwrap()).unwrap();
+    let service = filled.reopen(service);
+    let manifest = || filled.files(&format!("/manifests/{kept}")).len();
+    assert_eq!(manifest(), 1);
+    {
+        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        while !used.volume.hydrate_some(16).unwrap().done {}
+    }
+    service.note_hydrated(filled.volume);
+    assert_eq!(manifest(), 1, "the log is older than what it is asked about");
 }
 
 #[test]
