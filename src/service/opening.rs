@@ -4,6 +4,7 @@
 //! once (or another of the same principal) costs nothing then. A daemon also keeps those open that still have to be filled
 //! from a snapshot.
 
+use super::keygate::Ticket;
 use super::settings::Settings;
 use super::turns::Turn;
 use super::volume::VolumeRecord;
@@ -123,11 +124,13 @@ impl Service {
     /// Opens a volume, or joins those who have it open.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
         let turn = self.turns.take(record.id);
-        // Read in its turn: since the caller did, it may have been grown, marked as read-only, or deleted.
+        // Before the record is read: a suspension that it does not show yet closes the gate later.
+        let ticket = self.keygate.ticket();
+        // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
         let record = &self.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
-        let ready = self.check_and_unlock(record, &volume, need);
+        let ready = self.check_and_unlock(record, &volume, need, ticket);
         // Looked at without `opens`: it may have to wait for a piece that is being sealed.
         let waits = matches!(need, Need::Later) && !volume.is_unlocked();
         let mut opens = self.opens.lock();
@@ -180,7 +183,7 @@ impl Service {
     }
 
     /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
-    fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>) -> Result<()> {
+    fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
         let standing = self.compare_with_catalog(record, volume)?;
         if standing == Standing::Announced {
             self.catch_up(record, volume)?;
@@ -197,15 +200,14 @@ impl Service {
         let (suspended, is_new) =
             self.opens.lock().get(&record.id).map_or((false, true), |o| (o.suspended, o.is_new_to(caller)));
         if locked {
-            // Asked for now, in its turn: it may have been suspended since the caller looked.
-            if self.is_suspended(record.id)? {
+            if record.suspended {
                 let what = format!("volume {} is suspended by hand", record.shown());
                 return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
             }
             if suspended {
                 self.refuse_if_revoked(record, caller)?;
             }
-            self.unlock(volume, caller)?;
+            self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
                 // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
                 self.catch_up(record, volume)?;
@@ -220,14 +222,21 @@ impl Service {
         Ok(())
     }
 
-    /// Unwraps an open volume's keys and puts them in place, unless they are taken away meanwhile. The caller has its turn.
-    pub(super) fn unlock(&self, volume: &Volume, caller: &Caller) -> Result<()> {
-        self.unlock_then(volume, caller, || ())
+    /// Unwraps an open volume's keys and puts them in place, unless they are taken away meanwhile. The caller has its turn, and
+    /// took the ticket before it looked whether the volume is suspended.
+    pub(super) fn unlock(&self, ticket: Ticket, volume: &Volume, caller: &Caller) -> Result<()> {
+        self.unlock_then(ticket, volume, caller, || ())
     }
 
     /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
-    pub(super) fn unlock_then(&self, volume: &Volume, caller: &Caller, unwrapped: impl FnOnce()) -> Result<()> {
-        let (ticket, id) = (self.keygate.ticket(), volume.id().to_string());
+    pub(super) fn unlock_then(
+        &self,
+        ticket: Ticket,
+        volume: &Volume,
+        caller: &Caller,
+        unwrapped: impl FnOnce(),
+    ) -> Result<()> {
+        let id = volume.id().to_string();
         let keys = self.unwrap_keys(volume, caller)?;
         unwrapped();
         let cmks = self.opens.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();

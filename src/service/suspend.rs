@@ -92,7 +92,7 @@ impl Service {
             return self.volume_info(&next);
         };
         let lease = self.as_resuming(record.id, caller)?;
-        self.unlock(&volume, &lease)?;
+        self.unlock(self.keygate.ticket(), &volume, &lease)?;
         let next = self.change_record(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
             volume.suspend();
         })?;
@@ -103,11 +103,12 @@ impl Service {
     }
 
     /// Whether a volume is suspended by hand.
-    pub(super) fn is_suspended(&self, id: VolumeId) -> Result<bool> {
+    fn is_suspended(&self, id: VolumeId) -> Result<bool> {
         Ok(self.kms.catalog().get::<VolumeRecord>(&id.to_string())?.is_some_and(|f| f.record.suspended))
     }
 
-    fn change_record(
+    /// Changes a volume's record, audited.
+    pub(super) fn change_record(
         &self,
         caller: &Caller,
         act: Act,
@@ -182,10 +183,11 @@ impl Service {
             let _turn = self.turns.take(id);
             let held = self.opens.lock().get(&id).filter(|o| o.suspended).map(|o| o.volume.clone());
             let Some(volume) = held else { continue };
+            let ticket = self.keygate.ticket();
             let unlocked = self.is_suspended(id).and_then(|by_hand| {
                 if !by_hand {
                     let lease = self.as_resuming(id, &caller)?;
-                    self.unlock(&volume, &lease)?;
+                    self.unlock(ticket, &volume, &lease)?;
                 }
                 Ok(!by_hand)
             });

@@ -34,7 +34,7 @@ fn a_snapshot_that_is_being_opened_while_its_key_is_disabled_is_not_opened() {
 fn a_volume_that_is_being_unlocked_while_its_key_is_disabled_stays_locked() {
     let on = Fixture::with_volume(1 << 20);
     let used = on.service.acquire(&on.record(), Need::Sealed).unwrap();
-    let unlocked = on.service.unlock_then(&used.volume, &on.caller(), || disable(&on));
+    let unlocked = on.service.unlock_then(on.service.keygate.ticket(), &used.volume, &on.caller(), || disable(&on));
     assert_eq!(unlocked.unwrap_err().kind(), Kind::KeyUnavailable);
     assert!(!used.volume.is_unlocked());
 }
@@ -71,6 +71,16 @@ fn a_volume_suspended_by_hand_is_not_unlocked_by_who_unwrapped_its_key_before() 
     let on = Fixture::with_volume(1 << 20);
     let used = on.service.acquire(&on.record(), Need::Sealed).unwrap();
     let suspend = || drop(on.ask(request(json!({"action": "volume-suspend", "volume": "v"}))).unwrap());
-    assert!(on.service.unlock_then(&used.volume, &on.caller(), suspend).is_err());
+    assert!(on.service.unlock_then(on.service.keygate.ticket(), &used.volume, &on.caller(), suspend).is_err());
+    assert!(!used.volume.is_unlocked());
+}
+
+#[test]
+fn a_volume_suspended_by_hand_after_somebody_looked_is_not_unlocked_by_that_look() {
+    let on = Fixture::with_volume(1 << 20);
+    let used = on.service.acquire(&on.record(), Need::Sealed).unwrap();
+    let ticket = on.service.keygate.ticket();
+    on.ask(request(json!({"action": "volume-suspend", "volume": "v"}))).unwrap();
+    assert_eq!(on.service.unlock(ticket, &used.volume, &on.caller()).unwrap_err().kind(), Kind::KeyUnavailable);
     assert!(!used.volume.is_unlocked());
 }
