@@ -3,7 +3,8 @@
 use super::Service;
 use super::api::{Finding, Grade};
 use super::datadir::DataDir;
-use super::opening::Need;
+use super::opening::{InUse, Need};
+use super::volume::VolumeRecord;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::RootUnlock;
@@ -139,12 +140,13 @@ impl Service {
         Ok(())
     }
 
-    fn is_waiting(&self, id: VolumeId) -> bool {
+    /// Whether somebody uses an open volume, and waits for its key.
+    pub(super) fn is_waiting(&self, id: VolumeId) -> bool {
         self.opens.lock().get(&id).is_some_and(|o| o.suspended)
     }
 
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
-        let listing = self.kms.catalog().list::<super::volume::VolumeRecord>()?;
+        let listing = self.kms.catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
         damaged.extend(self.kms.catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
@@ -161,46 +163,8 @@ impl Service {
             }
             match self.acquire(&record, Need::Sealed) {
                 Ok(used) => {
-                    let map = used.volume.check_map();
-                    let missing = used.volume.missing_chunks().len();
-                    let parent = record.parent.as_ref().filter(|_| !used.volume.is_hydrated());
-                    let reached = parent.map(|p| self.repository.check_reach(record.lineage, p.snapshot));
-                    let lost_parent = reached.and_then(Result::err);
-                    let (damage, lost) =
-                        used.volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
-                    match damage {
-                        Some(damage) => out.add(Grade::Warning, "volume", format!("{damage}; attaching it mends that")),
-                        None if lost => out.add(
-                            Grade::Error,
-                            "volume",
-                            format!(
-                                "{}: a sync failed, acknowledged writes may be lost; it is read-only",
-                                record.shown()
-                            ),
-                        ),
-                        None if map.is_err() => {
-                            let why = map.err().map(|e| e.line()).unwrap_or_default();
-                            out.add(Grade::Error, "volume", format!("{}: {why}", record.shown()));
-                        }
-                        None if map.is_ok_and(|rebuilt| rebuilt) => {
-                            let what = "a block of its map is damaged, and its chunks count as changed";
-                            let next = "nothing is lost; writes mend it, and the next snapshot compares them";
-                            out.add(Grade::Warning, "volume", format!("{}: {what}: {next}", record.shown()));
-                        }
-                        None if missing > 0 => {
-                            out.add(
-                                Grade::Error,
-                                "volume",
-                                format!("{}: {}", record.shown(), words_for_missing(missing)),
-                            );
-                        }
-                        None if lost_parent.is_some() => {
-                            let why = lost_parent.map(|e| e.line()).unwrap_or_default();
-                            let what = format!("{}: it cannot be filled from its snapshot: {why}", record.shown());
-                            out.add(Grade::Error, "volume", what);
-                        }
-                        None if record.suspended || self.is_waiting(record.id) => {}
-                        None => out.add(Grade::Ok, "volume", record.shown()),
+                    if let Some((grade, message)) = self.look_at_volume(&record, &used) {
+                        out.add(grade, "volume", message);
                     }
                 }
                 Err(err) => out.add(Grade::Error, "volume", err.line()),
@@ -228,9 +192,42 @@ impl Service {
         Ok(())
     }
 
+    /// The worst of what is wrong with an open volume. `None`: nothing, and what there is to say has been said.
+    fn look_at_volume(&self, record: &VolumeRecord, used: &InUse) -> Option<(Grade, String)> {
+        let (volume, shown) = (&used.volume, record.shown());
+        let (damage, lost) = volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
+        if let Some(damage) = damage {
+            return Some((Grade::Warning, format!("{damage}; attaching it mends that")));
+        }
+        if lost {
+            let what = "a sync failed, acknowledged writes may be lost; it is read-only";
+            return Some((Grade::Error, format!("{shown}: {what}")));
+        }
+        match volume.check_map() {
+            Err(err) => return Some((Grade::Error, format!("{shown}: {}", err.line()))),
+            Ok(true) => {
+                let what = "a block of its map is damaged, and its chunks count as changed";
+                let next = "nothing is lost; writes mend it, and the next snapshot compares them";
+                return Some((Grade::Warning, format!("{shown}: {what}: {next}")));
+            }
+            Ok(false) => {}
+        }
+        let missing = volume.missing_chunks().len();
+        if missing > 0 {
+            return Some((Grade::Error, format!("{shown}: {}", words_for_missing(missing))));
+        }
+        let parent = record.parent.as_ref().filter(|_| !volume.is_hydrated());
+        if let Some(Err(err)) = parent.map(|p| self.repository.check_reach(record.lineage, p.snapshot)) {
+            let what = "it cannot be filled from its snapshot";
+            return Some((Grade::Error, format!("{shown}: {what}: {}", err.line())));
+        }
+        let is_told = record.suspended || self.is_waiting(record.id);
+        (!is_told).then_some((Grade::Ok, shown))
+    }
+
     /// Two files with one volume id: which is the volume is not for us to say, so neither is opened. Only files that the
     /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
-    pub(super) fn refuse_copies(&self, record: &super::volume::VolumeRecord) -> Result<()> {
+    pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
         let own = self.data.volume(record.id);
         for path in self.unknown_files()? {
             if path != own && crate::volume::id_in(&path) == Some(record.id) {

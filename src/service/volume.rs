@@ -276,15 +276,12 @@ impl Service {
 
     /// The file is there: the catalog takes its identity, and from now on there is such a volume.
     fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
-        let mut ready = VolumeRecord { stage: Stage::Ready, ..record.clone() };
-        ready.take_identity(&self.open_fresh(record)?);
+        let made = self.open_fresh(record)?;
         let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
-        let made = self.kms.audited(&self.own_caller("create"), act, |tx| {
-            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
-            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
-            tx.update(&ready, found.version)
+        *record = self.change_record(&self.own_caller("create"), act, record.id, |r| {
+            r.stage = Stage::Ready;
+            r.take_identity(&made);
         })?;
-        *record = made.record;
         Ok(())
     }
 
@@ -336,7 +333,7 @@ impl Service {
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let file = std::fs::metadata(self.data.volume(record.id));
         let holder = self.holder_of(record.id)?;
-        let suspended = record.suspended || self.opens.lock().get(&record.id).is_some_and(|o| o.suspended);
+        let suspended = record.suspended || self.is_waiting(record.id);
         let state = match (&file, &holder) {
             (Err(_), _) => "error",
             (Ok(file), _) if file.len() < file_size(record.size) => "error",
@@ -415,21 +412,14 @@ impl Service {
         if !plan.is_change() {
             return self.volume_info(&record);
         }
-        let change = |act: Act, change: &dyn Fn(&mut VolumeRecord)| {
-            self.kms.audited(caller, act.detail("volume", record.id), |tx| {
-                let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
-                let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
-                let mut next = found.record;
-                change(&mut next);
-                tx.update(&next, found.version)
-            })
-        };
         let next = NextIdentity::of(&plan);
-        change(Act::new("ec2:ModifyVolume").detail("size", size), &|r| r.next = Some(next.clone()))?;
+        let announce = Act::new("ec2:ModifyVolume").detail("size", size).detail("volume", record.id);
+        self.change_record(caller, announce, record.id, |r| r.next = Some(next.clone()))?;
         let grown = used.volume.grow_by(plan);
         // Whether or not it failed, the header says what the volume is now.
-        let now = change(Act::new("ec2:VolumeModified"), &|r| r.take_identity(&used.volume));
+        let done = Act::new("ec2:VolumeModified").detail("volume", record.id);
+        let now = self.change_record(caller, done, record.id, |r| r.take_identity(&used.volume));
         grown?;
-        self.volume_info(&now?.record)
+        self.volume_info(&now?)
     }
 }
