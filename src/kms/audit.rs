@@ -23,7 +23,7 @@
 //! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted`; it may stay without on a full disk (see `known`) |
 //! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
 //! | an object of an audited kind at another version, or with another hash, than the log's last act on it left | trouble: the catalog was rolled back, or the log cut |
-//! | an object that no record tells of, or one that is missing | the same |
+//! | an object that no record names, or one that is missing | the same |
 //!
 //! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and says so in the
 //! chain. The chain alone proves nothing against somebody who is root here: only heads kept elsewhere do.
@@ -575,6 +575,27 @@ impl Log {
         give_up_reserve(&self.dir)?;
         self.take_ahead();
         Ok(())
+    }
+
+    /// Does a step that must work on a full disk: if there is no space, the reserve is given up for it.
+    pub(super) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+        match step(self) {
+            Err(e) if e.kind() == Kind::NoSpace => {
+                self.give_up_reserve()?;
+                step(self)
+            }
+            other => other,
+        }
+    }
+
+    /// Does an act's step: one that may use the reserve, or one that must leave it alone. Then takes space anew.
+    pub(super) fn with_space<R>(&mut self, may_use: bool, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+        if !may_use {
+            self.reserve()?;
+        }
+        let result = if may_use { self.with_reserve(step) } else { step(self) };
+        self.take_space();
+        result
     }
 
     /// Goes on in a new segment; on a full disk in the old one, which has space ahead.

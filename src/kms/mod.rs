@@ -305,13 +305,7 @@ impl Kms {
             body.detail.insert("old-count".into(), head.record.count.to_string());
             body.detail.insert("old-head".into(), head.record.hash);
         }
-        match log.append(&[(RecordKind::Accept, &body)]) {
-            Err(e) if is_no_space(&e) => {
-                log.give_up_reserve()?;
-                log.append(&[(RecordKind::Accept, &body)])?;
-            }
-            other => drop(other?),
-        }
+        log.with_reserve(|log| log.append(&[(RecordKind::Accept, &body)]))?;
         with_reserve(&self.dir, || self.catalog.begin(true, |tx| tx.put_head(&log.head())))?;
         *audit = Audit::Ready(Box::new(log));
         Ok(())
@@ -380,16 +374,7 @@ impl Kms {
         self.outside_transaction()?;
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
-        if !act.is_urgent() {
-            log.reserve()?;
-        }
-        let mut result = self.attempt(log, caller, &act, &mut change);
-        if act.is_urgent() && result.as_ref().is_err_and(is_no_space) {
-            log.give_up_reserve()?;
-            result = self.attempt(log, caller, &act, &mut change);
-        }
-        log.take_space();
-        result
+        log.with_space(act.is_urgent(), |log| self.attempt(log, caller, &act, &mut change))
     }
 
     /// Does a step that frees space, outside of catalog and audit: on a full disk with the audit's reserve, which the next
@@ -442,10 +427,8 @@ impl Kms {
         if result.is_err() && !self.refusals.admit(caller, &mut body) && intent.is_none() {
             return result;
         }
-        let mut recorded = log.append(&[(kind, &body)]);
-        if act.is_urgent() && result.is_ok() && recorded.as_ref().is_err_and(is_no_space) {
-            recorded = log.give_up_reserve().and_then(|()| log.append(&[(kind, &body)]));
-        }
+        let append = |log: &mut Log| log.append(&[(kind, &body)]);
+        let recorded = if act.is_urgent() && result.is_ok() { log.with_reserve(append) } else { append(log) };
         // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
         // what was done.
         if let Err(e) = recorded {
@@ -469,24 +452,14 @@ impl Kms {
         }
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
-        if !act.is_urgent() {
-            log.reserve()?;
-        }
         let mut appended = false;
-        let mut write = |log: &mut Log| {
+        log.with_space(act.is_urgent(), |log| {
             if !appended {
                 log.append(&[(RecordKind::Event, &body)])?;
                 appended = true;
             }
             self.catalog.begin(true, |tx| tx.put_head(&log.head()))
-        };
-        let mut result = write(log);
-        if act.is_urgent() && result.as_ref().is_err_and(is_no_space) {
-            log.give_up_reserve()?;
-            result = write(log);
-        }
-        log.take_space();
-        result
+        })
     }
 
     fn outside_transaction(&self) -> Result<()> {

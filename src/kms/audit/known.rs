@@ -182,7 +182,7 @@ impl Known {
         (!state.fits(row)).then(|| differs(name, state, &rows))
     }
 
-    /// What is wrong with a row that no record tells of.
+    /// What is wrong with a row that no record names.
     fn stray(&self, name: &Name, row: &Stamp) -> Option<String> {
         let Stamp::At(version, _) = row else { return None };
         let (kind, id) = name;
@@ -200,10 +200,10 @@ fn differs((kind, id): &Name, state: &State, rows: &HashMap<Name, Stamp>) -> Str
     let row = rows.get(&(kind.clone(), id.clone()));
     match (state, row) {
         (State::At(version, _), Some(Stamp::At(there, _))) if there > version => format!(
-            "the catalog has version {there} of {kind} {id}, the audit tells of version {version} at most: the audit was cut"
+            "the catalog has version {there} of {kind} {id}, the audit's last record of it has version {version}: the audit was cut"
         ),
         (State::At(version, _), _) => format!(
-            "the audit tells of version {version} of {kind} {id}, which the catalog has not: the catalog was rolled back"
+            "the audit has version {version} of {kind} {id}, which the catalog lacks: the catalog was rolled back"
         ),
         (State::Absent, _) => {
             format!("the audit tells that {kind} {id} was removed, and the catalog has it: the catalog was rolled back")
