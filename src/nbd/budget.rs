@@ -339,6 +339,7 @@ impl Drop for Buf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::testing::Seeded;
 
     fn counted(budget: &Arc<Budget>) -> (Arc<Holder>, Arc<AtomicUsize>) {
         let woken = Arc::new(AtomicUsize::new(0));
@@ -474,18 +475,6 @@ mod tests {
         let woken = many.iter().filter(|(_, woken)| woken.load(Ordering::SeqCst) > 0).count();
         assert_eq!(woken, 14, "all that wait for their siblings");
         assert!(many[9].0.take(LARGEST).is_some());
-    }
-
-    /// A small repeatable generator (xorshift64*).
-    struct Seeded(u64);
-
-    impl Seeded {
-        fn below(&mut self, n: u64) -> u64 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
-        }
     }
 
     /// One connection of the model: what it holds, and what it waits for until it is woken.

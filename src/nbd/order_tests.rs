@@ -1,4 +1,5 @@
 use super::*;
+use crate::volume::testing::Seeded;
 use std::collections::BTreeMap;
 
 #[test]
@@ -49,18 +50,6 @@ fn a_barrier_waits_for_some_connections_and_nobody_waits_for_it() {
     assert!(order.leave(later.number).is_empty(), "it came later");
     assert_eq!(order.leave(a.number), ["barrier"]);
     assert!(order.enter_behind(3, vec![2]).free);
-}
-
-/// A small repeatable generator (xorshift64*).
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
-    }
 }
 
 /// A client's connection in the model of hang-ups.

@@ -2,19 +2,8 @@ use super::super::testing::{KEY, LINEAGE, chunk, repository, snap, spec};
 use crate::cipher::Sealed;
 use crate::units::ChunkNo;
 use crate::volume::parent::Parent;
+use crate::volume::testing::Seeded;
 use std::collections::BTreeSet;
-
-/// A small repeatable generator (xorshift64*).
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % n
-    }
-}
 
 /// The chunks of a sparse tree: some anywhere, some in runs, some at the edges of pages and at both ends.
 fn some_chunks(random: &mut Seeded, chunks: u64) -> BTreeSet<u64> {
