@@ -5,9 +5,10 @@
 mod common;
 
 use common::*;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A user that is not root.
 const USER: u32 = 12_345;
@@ -93,6 +94,36 @@ fn root_follows_no_link_in_a_users_directory() {
         }
     }
     s.ok(&["volume", "list"]);
+}
+
+/// Who may write `root.json`, or put a link in the way, leads root to nothing that is not theirs.
+#[test]
+fn root_is_led_to_no_key_file_and_no_directory_by_a_user() {
+    let Some(s) = users_place() else { return };
+    s.init();
+    // The key file's path in root.json: opened as the owner. One given on the command line: as root.
+    chown(&s.key, Some(0), Some(0)).unwrap();
+    let key = s.key.to_str().unwrap();
+    s.fails(6, &["volume", "list"], &["key file", "cannot be read", "--root-key-file"]);
+    s.ok(&["volume", "list", "--root-key-file", key]);
+    s.fails(6, &["key", "list"], &["cannot be read"]);
+    // A link of the user's to an installation of root's.
+    let mine = Scratch::new();
+    let link = s.path("link");
+    symlink(&mine.data, &link).unwrap();
+    lchown(&link, Some(USER), Some(USER)).unwrap();
+    let list = |place: &Path| output(Command::new(COFFER).arg("--data").arg(place).args(["volume", "list"]));
+    let refused = list(&link);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    assert!(refused.stderr.contains("symbolic link") && refused.stderr.contains("12345"), "{refused:?}");
+    // And one on the way, behind a link of root's own.
+    let (way, mine_too) = (s.path("way"), s.path("way/data"));
+    symlink(s.path(""), s.path("theirs")).unwrap();
+    lchown(s.path("theirs"), Some(USER), Some(USER)).unwrap();
+    symlink(s.path("theirs"), &way).unwrap();
+    assert_eq!(list(&mine_too).code, 6);
+    lchown(&link, Some(0), Some(0)).unwrap();
+    assert_eq!(list(&link).code, 0, "root's own links are followed");
 }
 
 #[test]

@@ -9,8 +9,9 @@ use coffer::error::Kind;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
 use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -351,7 +352,7 @@ fn every_way_to_the_data_key_asks_the_policy() {
             &["volume", "export", "web", out, "--sealed"],
             &["volume", "grow", "web", "--size", "8MiB"],
             &["volume", "create", "--snapshot", &snapshot],
-            &["volume", "accept-rollback", "web"],
+            &["volume", "accept-rollback", "none"],
         ] {
             s.fails(6, args, &["kms:Decrypt", "not authorized"]);
             assert!(!Path::new(out).exists());
@@ -480,14 +481,14 @@ fn a_suspended_attachment_can_be_detached() {
     s.ok(&["volume", "delete", "web"]);
 }
 
-/// Whatever is wrong with a request about keys, its refusal leaves one record that says who asked for what.
+/// Whatever is wrong with a request, its refusal leaves one record that says who asked for what.
 #[test]
-fn a_refused_request_about_keys_leaves_one_record() {
+fn a_refused_request_leaves_one_record() {
     let s = rig();
-    let (bad, empty) = (s.path("bad.json"), s.path("empty"));
+    let (bad, empty, out) = (s.path("bad.json"), s.path("empty"), s.path("out"));
     std::fs::write(&bad, r#"{"Statement": []}"#).unwrap();
     std::fs::write(&empty, "").unwrap();
-    let (bad, empty) = (bad.to_str().unwrap(), empty.to_str().unwrap());
+    let (bad, empty, out) = (bad.to_str().unwrap(), empty.to_str().unwrap(), out.to_str().unwrap());
     let refused = || {
         let all = events(&s).into_iter().filter(|e| e["result"] == "refused");
         all.map(|e| (e["act"].as_str().unwrap().to_owned(), e)).collect::<Vec<_>>()
@@ -495,33 +496,53 @@ fn a_refused_request_about_keys_leaves_one_record() {
     for served in [false, true] {
         let server = served.then(|| s.serve());
         for (verb, args) in [
-            ("PutKeyPolicy", &["key", "policy", "set", "alias/k", bad][..]),
-            ("PutKeyPolicy", &["key", "policy", "set", "nonsense", bad]),
-            ("PutKeyPolicy", &["key", "policy", "set", "alias/none", bad]),
-            ("CreateKey", &["key", "create", "--policy", bad]),
-            ("CreateKey", &["key", "create", "--alias", "alias/k"]),
-            ("CreateKey", &["key", "create", "--alias", "alias/aws/mine"]),
-            ("CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "alice", "--operation", "Decrypt"]),
-            ("CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "x", "--operation", "Decrpyt"]),
-            ("RevokeGrant", &["key", "grant", "revoke", "alias/k", "none"]),
-            ("RetireGrant", &["key", "grant", "retire", "--token", "none"]),
-            ("ListGrants", &["key", "grant", "list", "alias/none"]),
-            ("GetKeyPolicy", &["key", "policy", "show", "alias/none"]),
-            ("DescribeKey", &["key", "show", "alias/none"]),
-            ("DescribeKey", &["key", "show", "nonsense"]),
-            ("DisableKey", &["key", "disable", "alias/none"]),
-            ("EnableKey", &["key", "enable", "nonsense"]),
-            ("RotateKeyOnDemand", &["key", "rotate", "alias/none"]),
-            ("ScheduleKeyDeletion", &["key", "schedule-deletion", "alias/k", "--days", "3"]),
-            ("CancelKeyDeletion", &["key", "cancel-deletion", "alias/k"]),
-            ("Encrypt", &["key", "encrypt", "alias/k", "--input", empty]),
-            ("Encrypt", &["key", "encrypt", "nonsense", "--input", bad]),
-            ("Decrypt", &["key", "decrypt", "--input", bad]),
-            ("Decrypt", &["key", "decrypt", "--input", bad, "--key", "nonsense"]),
-            ("GenerateDataKeyWithoutPlaintext", &["key", "generate-data-key", "alias/k", "--bytes", "2000"]),
-            ("CreateAlias", &["key", "alias", "create", "alias/a b", "alias/k"]),
-            ("UpdateAlias", &["key", "alias", "update", "alias/none", "alias/k"]),
-            ("DeleteAlias", &["key", "alias", "delete", "alias/none"]),
+            ("ec2:CreateVolume", &["volume", "create", "--size", "1MiB", "--key", "alias/none"][..]),
+            ("ec2:CreateVolume", &["volume", "create", "--size", "1MiB", "--key", "??"]),
+            ("ec2:CreateVolume", &["volume", "create", "--size", "1MiB", "--name", "web"]),
+            ("ec2:CreateVolume", &["volume", "create", "--snapshot", "snap-none"]),
+            ("ec2:ModifyVolume", &["volume", "grow", "none", "--size", "1GiB"]),
+            ("ec2:ModifyVolume", &["volume", "modify", "none", "--iops", "100"]),
+            ("ec2:ModifyVolume", &["volume", "modify", "web", "--iops", "7"]),
+            ("ec2:DeleteVolume", &["volume", "delete", "none"]),
+            ("coffer:SuspendVolume", &["volume", "suspend", "none"]),
+            ("coffer:ResumeVolume", &["volume", "resume", "none"]),
+            ("coffer:ExportVolume", &["volume", "export", "none", "--sealed", out]),
+            ("coffer:ExportKey", &["volume", "export-key", "none", "--out", out]),
+            ("coffer:AcceptRollback", &["volume", "accept-rollback", "none"]),
+            ("coffer:AcceptLostWrites", &["volume", "accept-lost-writes", "none"]),
+            ("ec2:CreateSnapshot", &["snapshot", "create", "none"]),
+            ("ec2:DeleteSnapshot", &["snapshot", "delete", "snap-none"]),
+            ("coffer:AllowTlsClient", &["access", "allow", "bob", "--volume", "none"]),
+            ("coffer:MakeTlsToken", &["access", "token", "bob", "--volume", "none"]),
+            ("coffer:DenyTlsClient", &["access", "deny", "nobody"]),
+            ("coffer:BreakLease", &["detach", "none", "--force"]),
+            ("kms:PutKeyPolicy", &["key", "policy", "set", "alias/k", bad]),
+            ("kms:PutKeyPolicy", &["key", "policy", "set", "nonsense", bad]),
+            ("kms:PutKeyPolicy", &["key", "policy", "set", "alias/none", bad]),
+            ("kms:CreateKey", &["key", "create", "--policy", bad]),
+            ("kms:CreateKey", &["key", "create", "--alias", "alias/k"]),
+            ("kms:CreateKey", &["key", "create", "--alias", "alias/aws/mine"]),
+            ("kms:CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "alice", "--operation", "Decrypt"]),
+            ("kms:CreateGrant", &["key", "grant", "create", "alias/k", "--grantee", "x", "--operation", "Decrpyt"]),
+            ("kms:RevokeGrant", &["key", "grant", "revoke", "alias/k", "none"]),
+            ("kms:RetireGrant", &["key", "grant", "retire", "--token", "none"]),
+            ("kms:ListGrants", &["key", "grant", "list", "alias/none"]),
+            ("kms:GetKeyPolicy", &["key", "policy", "show", "alias/none"]),
+            ("kms:DescribeKey", &["key", "show", "alias/none"]),
+            ("kms:DescribeKey", &["key", "show", "nonsense"]),
+            ("kms:DisableKey", &["key", "disable", "alias/none"]),
+            ("kms:EnableKey", &["key", "enable", "nonsense"]),
+            ("kms:RotateKeyOnDemand", &["key", "rotate", "alias/none"]),
+            ("kms:ScheduleKeyDeletion", &["key", "schedule-deletion", "alias/k", "--days", "3"]),
+            ("kms:CancelKeyDeletion", &["key", "cancel-deletion", "alias/k"]),
+            ("kms:Encrypt", &["key", "encrypt", "alias/k", "--input", empty]),
+            ("kms:Encrypt", &["key", "encrypt", "nonsense", "--input", bad]),
+            ("kms:Decrypt", &["key", "decrypt", "--input", bad]),
+            ("kms:Decrypt", &["key", "decrypt", "--input", bad, "--key", "nonsense"]),
+            ("kms:GenerateDataKeyWithoutPlaintext", &["key", "generate-data-key", "alias/k", "--bytes", "2000"]),
+            ("kms:CreateAlias", &["key", "alias", "create", "alias/a b", "alias/k"]),
+            ("kms:UpdateAlias", &["key", "alias", "update", "alias/none", "alias/k"]),
+            ("kms:DeleteAlias", &["key", "alias", "delete", "alias/none"]),
         ] {
             let before = refused().len();
             let out = s.coffer(args);
@@ -529,14 +550,58 @@ fn a_refused_request_about_keys_leaves_one_record() {
             let after = refused();
             assert_eq!(after.len(), before + 1, "{args:?}: {:?}; {out:?}", &after[before..]);
             let (act, record) = &after[before];
-            assert_eq!(
-                (act.as_str(), &record["caller"]["principal"]),
-                (&*format!("kms:{verb}"), &me(&s).into()),
-                "{args:?}"
-            );
+            assert_eq!((act.as_str(), &record["caller"]["principal"]), (verb, &me(&s).into()), "{args:?}");
             assert!(!record["error"].as_str().unwrap().is_empty(), "{record}");
         }
         drop(server);
+    }
+}
+
+/// So does a name that is refused over NBD, by whoever asked for it, and a request that cannot be read.
+#[test]
+fn a_refused_name_and_an_unreadable_request_leave_one_record() {
+    let s = rig();
+    let open = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let socket = open.path().join("nbd.sock");
+    let place = format!("unix:{}", socket.display());
+    let _server = s.serve_with(&["--listen", &place, "--socket-mode", "666"]);
+    s.ok(&["access", "allow", "uid:65534", "--volume", "web", "--user", "alice"]);
+    let of = |who: &str| {
+        let all = events(&s).into_iter().filter(|e| e["result"] == "refused" && e["caller"]["principal"] == who);
+        all.collect::<Vec<_>>()
+    };
+    let leaves_one = |who: &str, act: &str, named: Option<&str>, asks: &dyn Fn()| {
+        let before = of(who).len();
+        asks();
+        let found = of(who);
+        assert_eq!(found.len(), before + 1, "{act} {named:?}: {:?}", &found[before..]);
+        assert_eq!(found[before]["act"], act, "{found:?}");
+        assert!(!found[before].to_string().contains("att-0123"), "a token is recorded: {found:?}");
+        if let Some(named) = named {
+            assert_eq!(found[before]["detail"]["named"], named, "{found:?}");
+        }
+    };
+    let me = me(&s);
+    for name in ["none", "web?ro=1", "web?t=att-0123", "snap-00000000000000000"] {
+        let plain = name.split('?').next();
+        leaves_one(&me, "ec2:AttachVolume", plain, &|| assert!(Nbd::open(&socket, name).is_err()));
+    }
+    leaves_one(&me, "coffer:UnknownRequest", None, &|| {
+        let mut control = UnixStream::connect(s.data.join("control.sock")).unwrap();
+        control.write_all(b"{\"action\": \"key-drop\"}\n").unwrap();
+        let mut said = String::new();
+        control.read_to_string(&mut said).unwrap();
+        assert!(said.contains("not one of this version"), "{said}");
+    });
+    if !rustix::process::geteuid().is_root() {
+        skip("root, to become another user");
+        return;
+    }
+    let alice = format!("arn:aws:iam::{}:user/alice", account(&s));
+    for name in ["none", "web?ro=1", "web?t=att-0123"] {
+        leaves_one(&alice, "ec2:AttachVolume", None, &|| {
+            as_user(NOBODY, || assert!(Nbd::open(&socket, name).is_err()))
+        });
     }
 }
 

@@ -299,7 +299,10 @@ fn serve_one(service: &Arc<Service>, caller: &Caller, connection: &UnixStream, u
             outcome.map(|r| Answer::Reply(Box::new(r))).unwrap_or_else(|e| Answer::Error(WireError::from(&e)))
         }
         Ok(None) => return,
-        Err(err) => Answer::Error(WireError::from(&err)),
+        Err(err) => {
+            service.refuse_unread(caller, &err);
+            Answer::Error(WireError::from(&err))
+        }
     };
     let sent = line::encode(&answer).and_then(|line| line::write(connection, &line, Some(Instant::now() + time)));
     if let (Err(_), Some(undo)) = (sent, undo) {

@@ -30,7 +30,8 @@ pub fn examine(dir: &Path, unlock: &RootUnlock) -> Vec<Part> {
     }
     let file = RootFile::read(dir).ok();
     for path in file.iter().flat_map(key_files) {
-        let state = root::existing_key_file(dir, &path).map(|_| format!("the key file {} can be read", path.display()));
+        let state = root::existing_key_file(dir, &path, root::Named::InRootFile)
+            .map(|_| format!("the key file {} can be read", path.display()));
         add("key file", state);
     }
     let key = file.map(|file| file.unlock(dir, unlock));

@@ -453,7 +453,8 @@ impl Kms {
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
         let mut appended = false;
-        log.with_space(act.is_urgent(), |log| {
+        // A refusal restricts nothing and frees nothing: the reserve is not for it.
+        log.with_space(act.is_urgent() && outcome.is_ok(), |log| {
             if !appended {
                 log.append(&[(RecordKind::Event, &body)])?;
                 appended = true;

@@ -334,7 +334,7 @@ impl RootFile {
                 refuse_inside(dir, path)?;
                 let secret = match choice.makes() {
                     Some(path) => as_started(|| new_key_file(dir, path))?,
-                    None => existing_key_file(dir, path)?,
+                    None => existing_key_file(dir, path, Named::ByCaller)?,
                 };
                 let place = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 slot.insert("path".into(), place.to_string_lossy().into_owned().into());
@@ -423,9 +423,12 @@ impl RootFile {
                 let wrong = key_unavailable("root key: the passphrase is wrong").hint("try again");
                 ("passphrase", passphrase_kek(passphrase, cost, &salt)?, wrong)
             }
-            RootUnlock::File(path) => ("file", file_kek(&existing_key_file(dir, path)?, &id), wrong_file(path)),
+            RootUnlock::File(path) => {
+                ("file", file_kek(&existing_key_file(dir, path, Named::ByCaller)?, &id), wrong_file(path))
+            }
             RootUnlock::Automatic => {
-                ("file", file_kek(&existing_key_file(dir, &remembered)?, &id), wrong_file(&remembered))
+                let secret = existing_key_file(dir, &remembered, Named::InRootFile)?;
+                ("file", file_kek(&secret, &id), wrong_file(&remembered))
             }
         };
         let aad = slot_aad(self.installation, &id, self.generation, kind);
@@ -537,11 +540,25 @@ fn new_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
     Ok(secret)
 }
 
+/// Where the path of a key file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The command line: it is opened as who started the command.
+    ByCaller,
+    /// `root.json`, which the data directory's owner can write: it is opened as that owner, so that root opens nothing for it.
+    InRootFile,
+}
+
 /// Opens a key file and checks what is open: a plain file of root's, of this user's or of the data directory's owner, which
 /// others may not read.
-fn open_key_file(dir: &Path, path: &Path) -> Result<File> {
+fn open_key_file(dir: &Path, path: &Path, named: Named) -> Result<File> {
     let shown = path.display();
-    let file = as_started(|| open_regular(path, &OpenHow::read().follow())).map_err(|e| {
+    let open = || open_regular(path, &OpenHow::read().follow());
+    let opened = match named {
+        Named::ByCaller => as_started(open),
+        Named::InRootFile => open(),
+    };
+    let file = opened.map_err(|e| {
         key_unavailable(format!("root key: the key file {shown} cannot be read"))
             .because(e)
             .hint("bring it back, or name it with --root-key-file")
@@ -561,9 +578,9 @@ fn open_key_file(dir: &Path, path: &Path) -> Result<File> {
     Ok(file)
 }
 
-pub(super) fn existing_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
+pub(super) fn existing_key_file(dir: &Path, path: &Path, named: Named) -> Result<Secret<32>> {
     let shown = path.display();
-    let file = open_key_file(dir, path)?;
+    let file = open_key_file(dir, path, named)?;
     let mut bytes = read_bounded(&file, path, 4096).map_err(|e| {
         Error::new(Kind::KeyUnavailable, e.what().to_owned())
             .hint("name the right file with --root-key-file")

@@ -159,6 +159,47 @@ impl VolumeExports {
     }
 }
 
+impl VolumeExports {
+    /// Sees to it that a refusal is in the audit.
+    fn recording<R>(&self, name: &str, client: &Client, asked: impl FnOnce() -> Result<R>) -> Result<R> {
+        let caller = match self.remote(client) {
+            Some(remote) => self.service.remote_identity(&remote),
+            None => self.caller(client)?,
+        };
+        self.service.opening(name, &caller, asked)
+    }
+
+    fn look_at(&self, name: &str, client: &Client) -> Result<ExportInfo> {
+        if let Some(id) = snapshot(name)? {
+            self.serves_snapshots()?;
+            return self.snapshot_info(id, name, client);
+        }
+        if let Some(remote) = self.remote(client) {
+            let served = self.service.remote_export(name, &remote)?;
+            self.serves(name)?;
+            return Ok(info(served));
+        }
+        self.serves(name)?;
+        self.service.export(name).map(info)
+    }
+
+    fn open_named(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
+        if let Some(id) = snapshot(name)? {
+            self.serves_snapshots()?;
+            return self.open_snapshot(id, name, client);
+        }
+        let attached = if let Some(remote) = self.remote(client) {
+            self.serves(name)?;
+            self.service.remote_attach(name, &remote)?
+        } else {
+            let caller = self.caller(client)?;
+            self.serves(name)?;
+            self.service.attach(name, asking(client), &caller)?
+        };
+        Ok(self.exporting(attached))
+    }
+}
+
 impl Exports for VolumeExports {
     fn served_by(&self, server: Controller) {
         self.service.on_disconnect(move |connection| {
@@ -177,18 +218,7 @@ impl Exports for VolumeExports {
     }
 
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
-        if let Some(id) = snapshot(name)? {
-            self.serves_snapshots()?;
-            return self.snapshot_info(id, name, client);
-        }
-        if let Some(remote) = self.remote(client) {
-            let served = self.service.remote_export(name, &remote)?;
-            self.serves(name)?;
-            return Ok(info(served));
-        }
-        self.caller(client)?;
-        self.serves(name)?;
-        self.service.export(name).map(info)
+        self.recording(name, client, || self.look_at(name, client))
     }
 
     fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
@@ -197,18 +227,7 @@ impl Exports for VolumeExports {
     }
 
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>> {
-        if let Some(id) = snapshot(name)? {
-            self.serves_snapshots()?;
-            return self.open_snapshot(id, name, client).map_err(known);
-        }
-        if let Some(remote) = self.remote(client) {
-            self.serves(name)?;
-            return Ok(self.exporting(self.service.remote_attach(name, &remote).map_err(known)?));
-        }
-        let caller = self.caller(client)?;
-        self.serves(name)?;
-        let attached = self.service.attach(name, asking(client), &caller).map_err(known)?;
-        Ok(self.exporting(attached))
+        self.recording(name, client, || self.open_named(name, client)).map_err(known)
     }
 }
 

@@ -136,7 +136,26 @@ impl Service {
         // Its own token is no attachment's.
         let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
         let asking = Asking { peer, connection: remote.connection };
-        self.attach(&split_token(name)?.0, asking, &caller)
+        self.opening(name, &caller, || self.attach(&split_token(name)?.0, asking, &caller))
+    }
+
+    /// Who a client is, as far as it is known before anything of what it asks for is: of a name in its certificate that is
+    /// allowed something, else nobody.
+    #[must_use]
+    pub fn remote_identity(&self, remote: &Remote) -> Caller {
+        let access = self.access_of(remote, None).ok().flatten();
+        self.identity(access.as_ref(), remote)
+    }
+
+    fn identity(&self, access: Option<&AccessRecord>, remote: &Remote) -> Caller {
+        match access {
+            Some(access) => self.remote_caller(access, remote, ""),
+            None => {
+                let (principal, client, authority) =
+                    ("anonymous".to_owned(), remote.client.clone(), Authority::Nothing);
+                Caller { principal, via_service: None, client, authority }
+            }
+        }
     }
 
     /// A client as a caller that wants what is sealed under this key.
@@ -233,14 +252,7 @@ impl Service {
     }
 
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
-        let caller = match access {
-            Some(access) => self.remote_caller(access, remote, ""),
-            None => {
-                let (principal, client, authority) =
-                    ("anonymous".to_owned(), remote.client.clone(), Authority::Nothing);
-                Caller { principal, via_service: None, client, authority }
-            }
-        };
+        let caller = self.identity(access, remote);
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {
             act = act.detail("volume", volume);

@@ -56,6 +56,30 @@ pub enum Wanting {
     Server,
 }
 
+/// Most symbolic links that a path may lead through, as in path_resolution(7).
+const LINKS: u32 = 40;
+
+/// Refuses a path that leads through a symbolic link which is neither root's nor `owner`'s: whoever made it decides where root's
+/// commands end up.
+fn refuse_foreign_links(path: &Path, owner: u32, left: u32) -> Result<()> {
+    let prefixes: Vec<&Path> = path.ancestors().collect();
+    for place in prefixes.into_iter().rev() {
+        let Ok(meta) = place.symlink_metadata() else { continue };
+        if !meta.is_symlink() {
+            continue;
+        }
+        if left == 0 || ![0, owner].contains(&meta.uid()) {
+            let what = format!("{} is a symbolic link that uid {} made", place.display(), meta.uid());
+            return Err(Error::new(Kind::AccessDenied, format!("data directory {}: {what}", path.display()))
+                .hint("name the directory itself with --data"));
+        }
+        let target = std::fs::read_link(place).on(|| format!("read the link {}", place.display()))?;
+        let target = place.parent().unwrap_or(place).join(target);
+        refuse_foreign_links(&target, owner, left - 1)?;
+    }
+    Ok(())
+}
+
 impl DataDir {
     /// The directory at `path`, made absolute.
     ///
@@ -116,8 +140,11 @@ impl DataDir {
     /// # Errors
     /// What the operating system reports.
     pub fn act_as_owner(&self) -> Result<Option<ActingAs>> {
-        let me = rustix::process::geteuid();
-        match self.owner() {
+        let (me, owner) = (rustix::process::geteuid(), self.owner());
+        if let (true, Ok((uid, _))) = (me.is_root(), &owner) {
+            refuse_foreign_links(&self.0, *uid, LINKS)?;
+        }
+        match owner {
             Ok((uid, gid)) if me.is_root() && uid != 0 => {
                 let acting = ActingAs::user(uid, gid);
                 acting.on(|| format!("act as uid {uid}, who {} belongs to", self.0.display())).map(Some)

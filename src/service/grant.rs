@@ -21,10 +21,6 @@ use std::sync::Arc;
 
 impl Service {
     pub(super) fn handle_policy(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
-        self.kms.verb(self.act_of(&request), caller, || self.do_with_policy(caller, request))
-    }
-
-    fn do_with_policy(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
         use Request as R;
         let (kms, of) = (&self.kms, |key: &str| key.parse::<KeyRef>());
         match request {

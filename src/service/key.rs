@@ -12,10 +12,6 @@ use std::sync::Arc;
 
 impl Service {
     pub(super) fn handle_key(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
-        self.kms.verb(self.act_of(&request), caller, || self.do_with_key(caller, request))
-    }
-
-    fn do_with_key(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Reply> {
         use Request as R;
         let kms = &self.kms;
         let of = |key: &str| key.parse::<KeyRef>();

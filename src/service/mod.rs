@@ -234,8 +234,15 @@ impl Service {
     /// # Errors
     /// What the verb says.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
-        use Request as R;
         self.settle_leftovers();
+        match self.act_of(&request) {
+            Some(act) => self.kms.verb(act, caller, || self.perform(caller, request, report)),
+            None => self.perform(caller, request, report),
+        }
+    }
+
+    fn perform(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
+        use Request as R;
         match request {
             R::Status {} => Ok(Reply::Status(self.status())),
             R::KeyCreate { .. }

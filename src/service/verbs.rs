@@ -1,23 +1,93 @@
-//! What a request about keys is in the audit, before anything of it was understood: its operation, and the key as it was named.
+//! What a request is in the audit before any of it is understood: its operation, and what it names, as it was named.
 
 use super::Service;
 use super::api::Request;
-use crate::kms::{Act, KeyRef};
+use crate::error::{Error, Result};
+use crate::kms::{Act, Caller, KeyRef};
 
-/// Longest name of a key or an alias, as it was given, that is recorded; bytes.
+/// Longest name, as it was given, that is recorded; bytes.
 const NAMED: usize = 256;
 
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(NAMED)]
 }
 
+/// An operation on something that the request names.
+fn named(operation: &str, what: &str) -> Act {
+    Act::new(operation).detail("named", cut(what))
+}
+
 impl Service {
-    /// The act that a refused request is recorded as. Requests that are not about keys are recorded where they are done.
-    pub(super) fn act_of(&self, request: &Request) -> Act {
+    /// The act that a refused request is recorded as. `None`: it reads what no policy guards, and leaves no record.
+    pub(super) fn act_of(&self, request: &Request) -> Option<Act> {
+        use Request as R;
+        Some(match request {
+            R::Status {}
+            | R::VolumeList {}
+            | R::VolumeShow { .. }
+            | R::SnapshotList {}
+            | R::SnapshotShow { .. }
+            | R::SnapshotVerify { .. }
+            | R::AttachmentList {}
+            | R::TlsList {}
+            | R::Doctor {}
+            | R::AuditVerify {}
+            | R::AuditList { .. } => return None,
+            R::VolumeCreate { name, .. } => match name {
+                Some(name) => named("ec2:CreateVolume", name),
+                None => Act::new("ec2:CreateVolume"),
+            },
+            R::VolumeModify { volume, .. } | R::VolumeGrow { volume, .. } => named("ec2:ModifyVolume", volume),
+            R::VolumeSuspend { volume } => named("coffer:SuspendVolume", volume).restrictive(),
+            R::VolumeResume { volume } => named("coffer:ResumeVolume", volume),
+            R::VolumeDelete { volume } => named("ec2:DeleteVolume", volume),
+            R::VolumeExport { volume, .. } => named("coffer:ExportVolume", volume),
+            R::VolumeExportKey { volume, .. } => named("coffer:ExportKey", volume),
+            R::VolumeAcceptRollback { volume } => named("coffer:AcceptRollback", volume),
+            R::VolumeAcceptLostWrites { volume } => named("coffer:AcceptLostWrites", volume),
+            R::SnapshotCreate { volume, .. } => named("ec2:CreateSnapshot", volume),
+            R::SnapshotDelete { snapshot } => named("ec2:DeleteSnapshot", snapshot),
+            R::AttachBegin { volume, .. } => named("ec2:AttachVolume", volume),
+            R::AttachRenew { what } => named("coffer:RenewAttachment", what),
+            R::AttachEnd { what } => named("ec2:DetachVolume", what).restrictive(),
+            R::LeaseBreak { what } => named("coffer:BreakLease", what).restrictive(),
+            R::TlsAllow { name, .. } => named("coffer:AllowTlsClient", name),
+            R::TlsToken { name, .. } => named("coffer:MakeTlsToken", name),
+            R::TlsDeny { name } => named("coffer:DenyTlsClient", name).restrictive(),
+            R::AuditAccept {} => Act::new("coffer:AcceptAudit"),
+            R::KeyCreate { .. }
+            | R::KeyList {}
+            | R::KeyShow { .. }
+            | R::KeyEnable { .. }
+            | R::KeyDisable { .. }
+            | R::KeyRotate { .. }
+            | R::KeyEncrypt { .. }
+            | R::KeyDecrypt { .. }
+            | R::KeyReEncrypt { .. }
+            | R::KeyGenerateDataKey { .. }
+            | R::KeyScheduleDeletion { .. }
+            | R::KeyCancelDeletion { .. }
+            | R::KeyPolicyShow { .. }
+            | R::KeyPolicySet { .. }
+            | R::KeyPolicyReset { .. }
+            | R::GrantCreate { .. }
+            | R::GrantList { .. }
+            | R::GrantListRetirable { .. }
+            | R::GrantRevoke { .. }
+            | R::GrantRetire { .. }
+            | R::AliasCreate { .. }
+            | R::AliasUpdate { .. }
+            | R::AliasDelete { .. }
+            | R::AliasList {} => self.key_act_of(request),
+        })
+    }
+
+    /// The same for the requests about keys, which name the key where it is known.
+    fn key_act_of(&self, request: &Request) -> Act {
         use Request as R;
         let on = |verb: &str, key: &str| match key.parse::<KeyRef>() {
             Ok(key) => self.kms.act_on(format!("kms:{verb}"), &key),
-            Err(_) => Act::new(format!("kms:{verb}")).detail("named", cut(key)),
+            Err(_) => named(&format!("kms:{verb}"), key),
         };
         let alone = |verb: &str| Act::new(format!("kms:{verb}"));
         let alias = |verb: &str, alias: &str| alone(verb).detail("alias", cut(alias));
@@ -48,8 +118,22 @@ impl Service {
             R::AliasUpdate { alias: name, key } => on("UpdateAlias", key).detail("alias", cut(name)),
             R::AliasDelete { alias: name } => alias("DeleteAlias", name),
             R::AliasList {} => alone("ListAliases"),
-            R::KeyList {} => alone("ListKeys"),
-            _ => alone("Unknown"),
+            _ => alone("ListKeys"),
         }
+    }
+
+    /// Records a request that was refused before it could be read: nothing more is known of it.
+    pub fn refuse_unread(&self, caller: &Caller, err: &Error) {
+        self.kms.record_refusal(Act::new("coffer:UnknownRequest"), caller, err);
+    }
+
+    /// Opens an export, or looks at one, for a caller over NBD: a refusal leaves one record.
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn opening<R>(&self, name: &str, caller: &Caller, open: impl FnOnce() -> Result<R>) -> Result<R> {
+        // What follows the name may hold a token.
+        let plain = name.split_once('?').map_or(name, |(plain, _)| plain);
+        self.kms.verb(named("ec2:AttachVolume", plain), caller, open)
     }
 }
