@@ -8,6 +8,7 @@
 //! kms       keys, root, catalog, audit      the verbs the rest may call
 //! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
 //! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store
+//! engine    order, limits, workers          which request is done when; front ends above, a Device below
 //! snapshot  manifest, repository, tree      copies sealed chunks, opens nothing
 //! service   create attach snapshot          every verb once, typed; authorises, audits, then acts
 //! edges     nbd, api, attach, cli           translate; no logic
@@ -31,6 +32,7 @@ pub mod sys;
 pub mod units;
 
 pub mod cipher;
+pub mod engine;
 pub mod kms;
 pub mod service;
 pub mod snapshot;

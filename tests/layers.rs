@@ -7,17 +7,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From below to above. A module imports from its own layer or from one before it.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["error", "units", "env", "sys", "file", "secret"],
     &["cipher"],
     &["kms"],
     &["store"],
     &["volume"],
+    &["engine"],
     &["snapshot"],
     &["service"],
     &["nbd", "api", "attach", "cli", "lib", "main"],
 ];
-const DATA_PATH: [&str; 4] = ["volume", "cipher", "store", "nbd"];
+const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];
 const LONGEST: usize = 800;
 

@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
+use coffer::engine::{Device, Extent, VolumeControl};
 use coffer::error::Result;
 use coffer::nbd::memory::Memory;
-use coffer::nbd::reply::Extent;
 use coffer::nbd::{
     Client, Effort, Export, ExportEntry, ExportInfo, Exports, Listener, Progress, Server, ServerConfig, Zeroing, replay,
 };
+use coffer::units::VolumeId;
 use parking_lot::{Condvar, Mutex};
 use std::io::Write;
 use std::net::Shutdown;
@@ -54,9 +55,14 @@ impl Drop for Handle {
     }
 }
 
-impl Export for Handle {
-    fn traffic(&self) -> Arc<coffer::nbd::Traffic> {
-        self.0.traffic()
+impl Export for Handle {}
+
+impl Device for Handle {
+    fn volume(&self) -> Option<VolumeId> {
+        self.0.volume()
+    }
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        self.0.scheduled(scheduler);
     }
     fn size(&self) -> u64 {
         self.0.size()

@@ -30,9 +30,14 @@ struct Disk {
     log: Arc<Watched<Log>>,
 }
 
-impl Export for Disk {
-    fn traffic(&self) -> Arc<Traffic> {
-        self.memory.traffic()
+impl Export for Disk {}
+
+impl Device for Disk {
+    fn volume(&self) -> Option<VolumeId> {
+        self.memory.volume()
+    }
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        self.memory.scheduled(scheduler);
     }
     fn size(&self) -> u64 {
         self.memory.size()

@@ -1,22 +1,18 @@
 //! One connection's thread: reads all that a `recv` brings, serves it inline while that needs no waiting, sends all replies in
 //! one `sendmsg`, and hands the rest to the workers.
 
-use super::apply;
-use super::budget::{Buf, Holder};
-use super::commit::{Alone, Waiting};
+use super::answer;
 use super::errno::Hangup;
-use super::export::{Client, Effort, Export, ExportInfo, Peer, Progress};
-use super::hold::Load;
-use super::limit::Delay;
-use super::link::{HUNG_UP, Link, Outgoing};
-use super::order::{Place, Watch};
-use super::parts::{self, Part};
-use super::pool::Job;
+use super::export::{Client, Export, ExportInfo, Peer};
+use super::outgoing::Outgoing;
+use super::output::{HUNG_UP, Output};
 use super::serve::Shared;
-use super::session::{Choice, Command, Event, Request, Session};
+use super::session::{Choice, Event, Session};
 use super::spin::Spin;
 use super::tls::TlsServer;
-use super::traffic::{self, Traffic, Turn};
+use crate::engine::{
+    Buf, Delay, Device, LARGEST_PART, Op, Part, Payload, Queue, Ready, Request, Severed, Submitter, divide,
+};
 use crate::error::Error;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
@@ -31,8 +27,6 @@ const READ_AHEAD: usize = 160 * 1024;
 const READ_AHEAD_BEHIND_LARGE: usize = 4096;
 /// Payload that counts as large for that.
 const LARGE: u64 = 32 * 1024;
-/// Smallest READ or WRITE that is worth handing to a worker while this thread serves the next one.
-const SHARE_MIN: u64 = 64 * 1024;
 /// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
@@ -42,32 +36,15 @@ const MAX_READY: usize = 512 * 1024;
 /// Longest sleep where something is being waited for, so that time limits are seen.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A request, with what it needs to be served.
-struct Ready {
-    request: Request,
-    payload: Payload,
-    read_at: Duration,
-}
-
-impl Ready {
-    /// Whether it is worth emptying the socket before it is begun. Parts of a request are the workers'.
-    fn is_large(&self) -> bool {
-        self.request.command == Command::Write && self.request.len >= LARGE && self.payload.part.is_none()
-    }
+/// Whether a request is worth emptying the socket before it is begun. Parts of a request are the workers'.
+fn is_large(ready: &Ready) -> bool {
+    ready.request.op == Op::Write && ready.request.len >= LARGE && ready.payload.part.is_none()
 }
 
 /// A WRITE whose payload is on its way.
 struct Incoming {
     write: Ready,
     filled: usize,
-}
-
-/// What a request has with it besides itself.
-#[derive(Default)]
-struct Payload {
-    buf: Option<Buf>,
-    load: Option<Load>,
-    part: Option<Part>,
 }
 
 impl Incoming {
@@ -89,19 +66,16 @@ enum Stage {
 /// The state that only the connection's own thread touches.
 pub(super) struct Conn {
     shared: Arc<Shared>,
-    link: Arc<Link>,
+    out: Arc<Output>,
+    /// The same connection as the engine has it.
+    queue: Arc<Queue>,
     client: Client,
     /// What TLS begins with, where the listener requires it.
     tls: Option<Arc<TlsServer>>,
     session: Session,
-    holder: Arc<Holder>,
     export: Option<Arc<dyn Export>>,
-    /// The volume's, once an export is open.
-    traffic: Arc<Traffic>,
-    stale_after: Duration,
     /// Its client waits for a key as long as it takes, and its hang-up is seen at once: time spent so makes nothing too old.
     patient: bool,
-    watch: Watch,
     began: Duration,
     stage: Stage,
     rx: Vec<u8>,
@@ -123,32 +97,28 @@ pub(super) struct Conn {
     unread_since: Option<Duration>,
     batch: Vec<Outgoing>,
     batch_bytes: usize,
-    /// What is to be made durable, once all that was read has been looked at.
-    commits: Vec<Waiting>,
-    alone: Alone,
+    /// Behind all else: with it the connection is off the engine's list, and holds no buffer then.
+    io: Submitter,
 }
 
 impl Conn {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, client: Client, tls: Option<Arc<TlsServer>>) -> Self {
-        // Not the link itself: unsent replies in it hold the holder.
-        let woken = Arc::downgrade(&link);
-        let holder = shared.budget.join(move || {
-            let _ = woken.upgrade().map(|link| link.waker.wake());
-        });
-        let _ = link.holder.set(Arc::downgrade(&holder));
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        out: Arc<Output>,
+        io: Submitter,
+        client: Client,
+        tls: Option<Arc<TlsServer>>,
+    ) -> Self {
         let began = shared.now();
         Self {
-            stale_after: shared.config.stale_after,
             patient: false,
-            watch: Watch::default(),
             shared,
-            link,
+            out,
+            queue: Arc::clone(io.queue()),
             client,
             session: if tls.is_some() { Session::requiring_tls() } else { Session::new() },
             tls,
-            holder,
             export: None,
-            traffic: Arc::default(),
             began,
             stage: Stage::Open,
             rx: vec![0; READ_AHEAD],
@@ -164,8 +134,7 @@ impl Conn {
             unread_since: None,
             batch: Vec::with_capacity(64),
             batch_bytes: 0,
-            commits: Vec::new(),
-            alone: Alone::default(),
+            io,
         }
     }
 
@@ -179,33 +148,30 @@ impl Conn {
 
     fn run_awake(&mut self) {
         if let Err(why) = self.serve() {
-            tracing::debug!(connection = self.link.id, "{why}");
-            self.link.condemn(why);
+            tracing::debug!(connection = self.out.id, "{why}");
+            self.out.condemn(why);
+            self.queue.sever(Severed::Lost);
             self.ready.clear();
-            self.link.finished(self.commits.drain(..).count());
-            // What waits for its turn goes first: else what is queued makes way for it, into the queue.
-            self.traffic.cancel(&self.link);
-            self.shared.pool.cancel(&self.link);
+            self.io.cancel();
             self.shared.stats.hangups.fetch_add(1, Ordering::Relaxed);
         }
-        self.link.set_eager(true);
-        while self.link.in_flight() > 0 {
+        self.queue.set_eager(true);
+        while self.queue.in_flight() > 0 {
             self.sleep(PollFlags::empty(), Some(TICK));
         }
-        self.shared.pool.forget(&self.link);
-        self.link.drop_unsent();
-        self.holder.leave();
+        self.out.drop_unsent();
+        self.io.close();
         self.export = None;
-        if self.link.condemned().is_none() {
-            self.link.wire.close();
+        if self.out.condemned().is_none() {
+            self.out.wire.close();
         }
-        let _ = rustix::net::shutdown(self.link.wire.fd(), rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(self.out.wire.fd(), rustix::net::Shutdown::Both);
     }
 
     fn serve(&mut self) -> Result<(), Hangup> {
         self.queue_output();
         loop {
-            if let Some(why) = self.link.condemned() {
+            if let Some(why) = self.out.condemned() {
                 return Err(why);
             }
             if self.shared.stopping() {
@@ -216,20 +182,20 @@ impl Conn {
             }
             self.consume()?;
             if self.stage == Stage::Ending {
-                self.traffic.let_go(&self.link);
+                self.io.leave();
             }
             self.send_batch();
             self.commit();
-            if self.link.broken() && self.stage == Stage::Open {
+            if self.out.broken() && self.stage == Stage::Open {
                 return Err(Hangup::Lost);
             }
             let waits = self.stage == Stage::Ending || self.is_held_up();
-            self.link.set_eager(waits);
+            self.queue.set_eager(waits);
             if !self.ready.is_empty() {
                 self.read_or_serve()?;
                 continue;
             }
-            if self.stage == Stage::Ending && self.link.in_flight() == 0 && self.link.unsent() == 0 {
+            if self.stage == Stage::Ending && self.queue.in_flight() == 0 && self.out.unsent() == 0 {
                 return Ok(());
             }
             self.wait()?;
@@ -241,8 +207,8 @@ impl Conn {
         let limit = if self.export.is_some() { MAX_UNSENT } else { 1 };
         self.stalled.is_some()
             || self.delayed.is_some()
-            || self.link.in_flight() + self.ready.len() >= self.shared.config.max_in_flight
-            || self.link.unsent() >= limit
+            || self.queue.in_flight() + self.ready.len() >= self.shared.config.max_in_flight
+            || self.out.unsent() >= limit
     }
 
     /// Parses and serves what has been read.
@@ -296,11 +262,11 @@ impl Conn {
         match event {
             Event::Request(request) => {
                 self.shared.stats.requests.fetch_add(1, Ordering::Relaxed);
-                self.within_limits(request)?;
+                self.within_limits(request.io())?;
             }
             Event::Refused { to, refusal } => {
                 self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
-                self.queue(apply::refuse(to, refusal));
+                self.send_soon(answer::refuse(to, refusal));
             }
             Event::List => {
                 let entries = self.shared.exports.list(&self.client);
@@ -334,14 +300,14 @@ impl Conn {
         if self.start < self.end {
             return Err(Hangup::Injection);
         }
-        if self.link.unsent() > 0 {
+        if self.out.unsent() > 0 {
             return Err(Hangup::Lost);
         }
         let peer = match self.client.peer {
             Peer::Tcp { addr } => addr.to_string(),
             Peer::Unix { pid, .. } => format!("pid {pid}"),
         };
-        self.link.wire.start_tls(tls.accept().ok_or(Hangup::Tls)?, peer);
+        self.out.wire.start_tls(tls.accept().ok_or(Hangup::Tls)?, peer);
         self.session.tls_started();
         Ok(())
     }
@@ -358,12 +324,12 @@ impl Conn {
         {
             // Without what stands behind the `?`: that may be a token.
             let name: String = name.chars().take_while(|c| *c != '?').take(40).collect();
-            let line = format!("export {name:?} is refused to connection {}: {}", self.link.id, err.line());
+            let line = format!("export {name:?} is refused to connection {}: {}", self.out.id, err.line());
             self.shared.warn(&line);
         }
         let answered = self.session.answer_choice(answer.as_ref());
         if self.session.in_transmission() {
-            let _ = self.link.contexts.set(self.session.contexts().to_vec());
+            let _ = self.out.contexts.set(self.session.contexts().to_vec());
         }
         self.queue_output();
         answered
@@ -372,22 +338,17 @@ impl Conn {
     fn open(&mut self, name: &str, info: ExportInfo) -> Result<ExportInfo, Error> {
         let export = self.shared.exports.open(name, &self.client)?;
         let info = ExportInfo { size: export.size(), read_only: export.read_only(), ..info };
-        self.stale_after = export.stale_after().unwrap_or(self.stale_after);
         self.patient = export.stale_after().is_none() && matches!(self.client.peer, Peer::Unix { .. });
-        let _ = self.link.stale_after.set(self.stale_after);
-        self.traffic = export.traffic();
-        self.holder.join(&self.traffic.share);
-        let _ = self.link.traffic.set(Arc::clone(&self.traffic));
+        self.io.open(Arc::clone(&export) as Arc<dyn Device>);
         self.export = Some(export);
         Ok(info)
     }
 
     /// Begins a request, or puts it off if the volume is at its limits. False: it waits.
     fn within_limits(&mut self, request: Request) -> Result<bool, Hangup> {
-        match self.traffic.limit.delay(self.shared.now(), &request) {
+        match self.io.delay(&request) {
             None => self.begin(request),
             Some(delay) => {
-                self.shared.stats.delays.fetch_add(1, Ordering::Relaxed);
                 self.delayed = Some((request, delay));
                 Ok(false)
             }
@@ -396,7 +357,7 @@ impl Conn {
 
     /// Begins a request that was put off, if its time has come.
     fn after_delay(&mut self, request: Request, delay: Delay) -> Result<bool, Hangup> {
-        if self.traffic.limit.has_changed(&delay) {
+        if self.io.has_changed(&delay) {
             return self.within_limits(request);
         }
         if self.shared.now() < delay.until {
@@ -408,34 +369,19 @@ impl Conn {
 
     /// Gets a request its buffer and serves it, or lets it wait for its payload. False: it waits for a buffer.
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
-        let carries = matches!(request.command, Command::Read | Command::Write) && request.len > 0;
-        if !carries {
+        if !request.carries() {
             self.line_up(Ready { request, payload: Payload::default(), read_at: self.read_at })?;
             return Ok(true);
         }
-        let len = request.len as usize;
-        let mut load = None;
-        if self.traffic.hold.is_holding() {
-            load = self.traffic.hold.load(&self.traffic, &self.link, len, self.shared.config.budget / 8);
-            if load.is_none() {
-                self.shared.stats.stalls.fetch_add(1, Ordering::Relaxed);
-                self.stalled = Some(request);
-                return Ok(false);
-            }
-        }
-        let Some(buf) = self.holder.take(len) else {
-            self.shared.stats.stalls.fetch_add(1, Ordering::Relaxed);
+        let Some((buf, load)) = self.io.buffer(request.len as usize) else {
             self.stalled = Some(request);
             return Ok(false);
         };
-        if request.len > parts::MOST && load.is_none() {
-            self.following = parts::divide(request, buf);
+        if request.len > LARGEST_PART && load.is_none() {
+            self.following = divide(request, buf);
         } else {
-            self.expect(Ready {
-                request,
-                payload: Payload { buf: Some(buf), load, part: None },
-                read_at: self.read_at,
-            })?;
+            let payload = Payload { buf: Some(buf), load, part: None };
+            self.expect(Ready { request, payload, read_at: self.read_at })?;
         }
         self.next_part(self.read_at)?;
         Ok(true)
@@ -454,7 +400,7 @@ impl Conn {
 
     /// Goes on with a request that has its buffer: a READ at once, a WRITE when its payload is there.
     fn expect(&mut self, ready: Ready) -> Result<(), Hangup> {
-        if ready.request.command == Command::Read {
+        if ready.request.op == Op::Read {
             return self.line_up(ready);
         }
         self.incoming = Some(Incoming { write: ready, filled: 0 });
@@ -487,8 +433,8 @@ impl Conn {
     /// Serves a whole request, unless it is a large write: those wait until the socket is empty, for a client whose bytes are
     /// taken goes on while they are written. What changes something does not overtake them, nor does a FLUSH.
     fn line_up(&mut self, ready: Ready) -> Result<(), Hangup> {
-        let follows = traffic::changes(&ready.request) || ready.request.command == Command::Flush;
-        if ready.is_large() || (follows && !self.ready.is_empty()) {
+        let follows = ready.request.changes() || ready.request.op == Op::Flush;
+        if is_large(&ready) || (follows && !self.ready.is_empty()) {
             self.ready.push_back(ready);
             return Ok(());
         }
@@ -505,99 +451,21 @@ impl Conn {
         }
         while let Some(ready) = self.ready.pop_front() {
             self.dispatch(ready)?;
-            if self.ready.front().is_some_and(Ready::is_large) {
+            if self.ready.front().is_some_and(is_large) {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Serves a whole request: here when that needs no waiting, else by the workers.
+    /// Serves a whole request: here when that needs no waiting, else by the workers. Where connections compete for processors
+    /// already, nothing is gained by another thread.
     fn dispatch(&mut self, ready: Ready) -> Result<(), Hangup> {
-        let Ready { request, payload, read_at } = ready;
-        let Some(export) = self.export.clone() else { return Err(Hangup::Lost) };
-        let place = self.take_place(&request, read_at)?;
-        if request.command == Command::Flush {
-            match self.behind_the_gone() {
-                None => {
-                    self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
-                    self.join_commit(export, request);
-                }
-                place => self.hand_over(export, Ready { request, payload, read_at }, place, 0),
-            }
-            return Ok(());
+        let more = self.has_more() && self.shared.spinners.is_quiet();
+        if let Some(done) = self.io.submit(ready, more)? {
+            self.send_soon(answer::answer(done));
         }
-        let Payload { mut buf, load, part } = payload;
-        let empty = request.len == 0;
-        // Parts are the workers': they are many, and this thread is to hear what else its client asks for.
-        let carries = matches!(request.command, Command::Read | Command::Write);
-        let small = carries && request.len <= parts::MOST && part.is_none();
-        // With more behind it, a large one is left to a worker, and both go on at once; not where connections compete already.
-        let shared = request.len >= SHARE_MIN
-            && self.has_more()
-            && self.shared.spinners.is_quiet()
-            && self.shared.pool.has_room(request.len);
-        let mut done = 0;
-        if (empty || (small && !shared)) && place.is_none_or(|p| p.free) {
-            // What is to be durable is written here, and flushed together with others.
-            let durable = request.fua && request.command == Command::Write && !empty;
-            let plain = Request { fua: request.fua && !durable, ..request };
-            match apply::apply(&*export, &plain, buf.as_deref_mut(), &mut done, Effort::Inline) {
-                Ok(Progress::WouldBlock | Progress::KeyAway) => {}
-                outcome => {
-                    if let Some(place) = place {
-                        self.traffic.leave(place.number);
-                    }
-                    self.shared.stats.inline.fetch_add(1, Ordering::Relaxed);
-                    if durable && outcome.is_ok() {
-                        self.join_commit(export, request);
-                    } else {
-                        self.queue(apply::answer(&request, outcome.map(|_| ()), buf));
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        self.hand_over(export, Ready { request, payload: Payload { buf, load, part }, read_at }, place, done);
         Ok(())
-    }
-
-    /// Counts a request in, a change with its place in the order. Only then it is asked whether it may still be applied: what was
-    /// found out before might not be so any more, and a newer write answered meanwhile.
-    fn take_place(&mut self, request: &Request, read_at: Duration) -> Result<Option<Place>, Hangup> {
-        let place =
-            traffic::changes(request).then(|| self.traffic.order.enter(self.link.id, request.offset, request.len));
-        let looked = match place {
-            Some(place) if self.watch.has_company(place.arrival) => self.link.look_for_hangup(),
-            Some(_) => Ok(()),
-            None => {
-                self.watch.passed(self.traffic.order.arrive());
-                Ok(())
-            }
-        };
-        let may = looked.and_then(|()| self.link.may_apply(self.shared.now(), read_at, self.stale_after));
-        if let (Err(_), Some(place)) = (&may, place) {
-            self.traffic.leave(place.number);
-        }
-        may.map(|()| place)
-    }
-
-    /// A place behind the writes of clients that have hung up: once a FLUSH is answered, none of them may land any more.
-    fn behind_the_gone(&self) -> Option<Place> {
-        let mut others = self.traffic.order.others(self.link.id);
-        others.retain(|id| self.shared.has_hung_up(*id));
-        (!others.is_empty()).then(|| self.traffic.order.enter_behind(self.link.id, others))
-    }
-
-    /// Leaves a request to the workers; of a WRITE, `done` bytes are applied.
-    fn hand_over(&self, export: Arc<dyn Export>, ready: Ready, place: Option<Place>, done: usize) {
-        self.shared.stats.queued.fetch_add(1, Ordering::Relaxed);
-        let Ready { request, payload: Payload { buf, load, part }, read_at } = ready;
-        let (link, traffic, pool) = (Arc::clone(&self.link), Arc::clone(&self.traffic), Arc::clone(&self.shared.pool));
-        let turn = place.map(|p| Turn { traffic: Arc::clone(&traffic), number: p.number });
-        let stale_after = self.stale_after;
-        let job = Job { link, export, request, buf, read_at, stale_after, done, traffic, turn, load, part, pool };
-        self.shared.pool.push(job);
     }
 
     /// Whether more of what the client asks for is at hand, or on its way.
@@ -605,40 +473,14 @@ impl Conn {
         self.start < self.end || self.incoming.is_some() || !self.ready.is_empty()
     }
 
-    fn join_commit(&mut self, export: Arc<dyn Export>, request: Request) {
-        self.link.began();
-        self.commits.push(Waiting { link: Arc::clone(&self.link), export, request });
-    }
-
-    /// Has what was collected made durable: by a worker, or, where there is nothing else to do, here.
+    /// Has what is to be durable made so.
     fn commit(&mut self) {
-        if self.commits.is_empty() {
-            return;
-        }
-        let only =
-            self.commits.len() == 1 && !self.has_more() && self.link.in_flight() == 1 && self.stage == Stage::Open;
-        let traffic = Arc::clone(&self.traffic);
-        if !traffic.commit.join(&mut self.commits) {
-            return;
-        }
-        if !only || !self.alone.pays() {
-            return self.shared.pool.commit(traffic);
-        }
-        let mut held_up = false;
-        if traffic.commit.run_once(|| held_up = self.is_readable()) {
-            self.shared.pool.commit(traffic);
-        }
-        self.alone.was(held_up);
+        let more = self.has_more() || self.stage != Stage::Open;
+        let out = Arc::clone(&self.out);
+        self.io.commit(more, || is_readable(&out));
     }
 
-    /// Whether the socket has something by now.
-    fn is_readable(&self) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.link.wire.fd(), PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.link.wire.holds_input() || poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
-    }
-
-    fn queue(&mut self, one: Outgoing) {
+    fn send_soon(&mut self, one: Outgoing) {
         self.batch_bytes += one.len();
         self.batch.push(one);
     }
@@ -646,25 +488,25 @@ impl Conn {
     fn queue_output(&mut self) {
         let bytes = self.session.take_output();
         if !bytes.is_empty() {
-            self.queue(Outgoing::Bytes(bytes));
+            self.send_soon(Outgoing::Bytes(bytes));
             self.send_batch();
         }
     }
 
     fn send_batch(&mut self) {
         self.batch_bytes = 0;
-        self.link.send(self.batch.drain(..));
+        self.out.send(self.batch.drain(..));
     }
 
     /// Waits until there is something to do, and reads.
     fn wait(&mut self) -> Result<(), Hangup> {
         let reading = self.stage == Stage::Open && !self.is_held_up();
         let watching = self.stage == Stage::Open && (reading || self.unread_since.is_none());
-        let for_key = self.stage == Stage::Open && !reading && self.traffic.hold.is_holding();
+        let for_key = self.stage == Stage::Open && !reading && self.io.waits_for_key();
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, watching);
         events.set(PollFlags::RDHUP, for_key);
-        events.set(PollFlags::OUT, self.link.unsent() > 0);
+        events.set(PollFlags::OUT, self.out.unsent() > 0);
         let timeout = if self.export.is_none() {
             Some(self.handshake_left()?.min(TICK))
         } else if reading {
@@ -679,7 +521,7 @@ impl Conn {
             return Ok(());
         }
         // Under TLS what was received may not all be taken yet, and the socket would not say so.
-        let held = watching && self.link.wire.holds_input();
+        let held = watching && self.out.wire.holds_input();
         let asleep = Instant::now();
         let seen = if held { PollFlags::IN } else { self.sleep(events, timeout) };
         if for_key {
@@ -734,8 +576,8 @@ impl Conn {
     /// socket has.
     fn sleep(&self, events: PollFlags, timeout: Option<Duration>) -> PollFlags {
         let mut fds = [
-            PollFd::from_borrowed_fd(self.link.waker.fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.link.wire.fd(), events),
+            PollFd::from_borrowed_fd(self.out.waker.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.out.wire.fd(), events),
         ];
         let count = if events.is_empty() { 1 } else { 2 };
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
@@ -746,7 +588,7 @@ impl Conn {
             return PollFlags::empty();
         }
         if !fds[0].revents().is_empty() {
-            self.link.waker.clear();
+            self.out.waker.clear();
         }
         if count == 2 { fds[1].revents() } else { PollFlags::empty() }
     }
@@ -756,7 +598,7 @@ impl Conn {
         let now = self.shared.now();
         if let Some(since) = self.unread_since.take()
             && self.export.is_some()
-            && now.saturating_sub(since) > self.stale_after
+            && now.saturating_sub(since) > self.io.stale_after()
         {
             return Err(Hangup::Stale);
         }
@@ -778,12 +620,12 @@ impl Conn {
         let wanted = payload.len();
         let mut slices = [IoSliceMut::new(payload), IoSliceMut::new(&mut self.rx[self.end..limit])];
         let first = usize::from(wanted == 0);
-        let n = self.link.wire.read(&mut slices[first..])?;
+        let n = self.out.wire.read(&mut slices[first..])?;
         if n == 0 {
             return Ok(false);
         }
         if self.tls.is_some() && self.client.tls.is_none() {
-            self.client.tls = self.link.wire.tls_peer();
+            self.client.tls = self.out.wire.tls_peer();
         }
         self.read_at = now;
         let paid = n.min(wanted);
@@ -793,7 +635,14 @@ impl Conn {
             self.session.payload_received(paid);
         }
         self.shared.stats.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
-        self.link.moved.fetch_add(n as u64, Ordering::Relaxed);
+        self.out.moved.fetch_add(n as u64, Ordering::Relaxed);
         Ok(true)
     }
+}
+
+/// Whether the socket has something by now.
+fn is_readable(out: &Output) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(out.wire.fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    out.wire.holds_input() || poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
 }

@@ -2,98 +2,16 @@
 //!
 //! The service layer implements both; tests use one in memory.
 
-use super::reply::Extent;
-use super::serve::Controller;
-use crate::error::{Error, Kind, Result};
+use super::controller::Controller;
+use crate::engine::Device;
+use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::traffic::Traffic;
-
-pub use crate::volume::{Effort, PIECE, Progress};
-
-/// One open export, as one connection holds it. Offsets and lengths are bytes, any alignment, inside
-/// [`Export::size`] and not empty; many threads call at once.
-///
-/// What a call has finished is visible to every connection of the same volume, so that `NBD_FLAG_CAN_MULTI_CONN` holds:
-/// a flush on one connection covers what was acknowledged on all.
-pub trait Export: Send + Sync {
-    /// Bytes of the export; may grow while it is open, never shrinks.
-    fn size(&self) -> u64;
-    /// Whether writes are refused.
-    fn read_only(&self) -> bool;
-    /// How long after a request was read it may still be applied, when this client's request timeout is known (half of
-    /// it). `None`: the server's default.
-    fn stale_after(&self) -> Option<Duration> {
-        None
-    }
-    /// What all connections of this export's volume share.
-    fn traffic(&self) -> Arc<Traffic>;
-    /// Whether requests that fail with `KeyUnavailable` are to be held until the key is back, instead of failing.
-    fn holds(&self) -> bool {
-        false
-    }
-    /// Whether the key is at hand. When it comes back, [`Traffic::release`] is called after that.
-    fn has_key(&self) -> bool {
-        true
-    }
-    /// The client has said goodbye on this connection; what is in flight ends still.
+/// One open export, as one connection holds it: a device, for which NBD's `NBD_FLAG_CAN_MULTI_CONN` holds.
+pub trait Export: Device {
+    /// The client has said goodbye on this connection (`NBD_CMD_DISC`); what is in flight ends still.
     fn farewell(&self) {}
-    /// Fills `out` from `offset`.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress>;
-    /// Writes `data` at `offset`. The bytes are plain and lie in the server's own buffer: the callee may seal them in
-    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns,
-    /// with what was written before. The server calls it with at most one aligned [`PIECE`] at a time, and there
-    /// `KeyUnavailable` leaves volume and data untouched.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress>;
-    /// Makes everything durable that was finished before the call.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn flush(&self) -> Result<()>;
-    /// The range is no longer needed.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()>;
-    /// The range shall read as zeroes.
-    ///
-    /// # Errors
-    /// [`Kind::Unsupported`], before anything is changed, when it was to be `fast` and would not be; what the layers below
-    /// report.
-    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()>;
-    /// The range will be needed soon.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn cache(&self, offset: u64, len: u64) -> Result<()>;
-    /// What a metadata context of this export says from `offset` on: at least one extent, at most `most`, in all no more
-    /// than `len` bytes, perhaps less.
-    ///
-    /// # Errors
-    /// What the layers below report.
-    fn extents(&self, context: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
-        let _ = (offset, len, most);
-        Err(Error::new(Kind::Unsupported, format!("there is no metadata context {context}")))
-    }
-}
-
-/// How a range is zeroed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Zeroing {
-    /// Its space stays allocated.
-    pub no_hole: bool,
-    /// Only if it takes less time than writing it.
-    pub fast: bool,
-    /// Durable before the call returns.
-    pub fua: bool,
 }
 
 /// `base:allocation`: the range takes no space.

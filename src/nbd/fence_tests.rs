@@ -35,9 +35,14 @@ impl Drop for Handle {
     }
 }
 
-impl Export for Handle {
-    fn traffic(&self) -> Arc<Traffic> {
-        self.0.memory.traffic()
+impl Export for Handle {}
+
+impl Device for Handle {
+    fn volume(&self) -> Option<VolumeId> {
+        self.0.memory.volume()
+    }
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        self.0.memory.scheduled(scheduler);
     }
     fn size(&self) -> u64 {
         self.0.memory.size()
@@ -193,8 +198,8 @@ fn a_change_of_an_open_connection_is_applied_though_others_were_answered_first()
 fn what_waits_at_the_volumes_limit_is_dropped_with_a_client_that_hung_up() {
     let clock = Arc::<traffic::Millis>::default();
     let r = stage(ServerConfig { ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
-    r.stage.memory.traffic().set_limits(100, 0);
     let (mut newer, mut old) = (r.open(), r.open());
+    r.stage.memory.control().unwrap().set_limits(100, 0);
     let reads: Vec<u8> = (0..11).flat_map(|i| request(READ, 0, i, 0, 1)).collect();
     old.put(&[reads, write(512, OLD)].concat());
     traffic::wait_until(|| r.server.stats().delays == 1);
@@ -228,16 +233,16 @@ fn a_flush_waits_for_what_is_being_applied_of_a_client_that_hung_up_and_for_no_o
 /// A clock that notes how many writes have their place in the order when a connection's thread asks for the time.
 #[derive(Default)]
 struct Noting {
-    traffic: std::sync::OnceLock<Arc<Traffic>>,
+    scheduler: std::sync::OnceLock<Arc<VolumeScheduler>>,
     most: AtomicU64,
 }
 
 impl Ticks for Noting {
     fn now(&self) -> Duration {
         if std::thread::current().name() == Some("nbd-conn")
-            && let Some(traffic) = self.traffic.get()
+            && let Some(scheduler) = self.scheduler.get()
         {
-            self.most.fetch_max(traffic.order.len() as u64, Ordering::SeqCst);
+            self.most.fetch_max(scheduler.in_order() as u64, Ordering::SeqCst);
         }
         Duration::ZERO
     }
@@ -247,7 +252,8 @@ impl Ticks for Noting {
 fn the_age_of_a_write_is_looked_at_when_it_has_its_place_in_the_order() {
     let clock = Arc::<Noting>::default();
     let r = stage(ServerConfig { ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() });
-    let _ = clock.traffic.set(r.stage.memory.traffic());
-    assert_eq!(r.open().ask(WRITE, 0, 0, 512, &[NEW; 512]), 0);
+    let mut client = r.open();
+    let _ = clock.scheduler.set(r.server.shared.engine.scheduler(r.stage.memory.volume().unwrap()).unwrap());
+    assert_eq!(client.ask(WRITE, 0, 0, 512, &[NEW; 512]), 0);
     assert_eq!(clock.most.load(Ordering::SeqCst), 1);
 }

@@ -1,28 +1,34 @@
 //! An export in memory: the floor that benches compare with, and what tests serve.
 
-use super::export::{
-    ALLOCATION, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Progress, STATE_HOLE, STATE_ZERO, Zeroing,
-};
-use super::reply::Extent;
-use super::traffic::Traffic;
+use super::export::{ALLOCATION, Client, Export, ExportEntry, ExportInfo, Exports, STATE_HOLE, STATE_ZERO};
+use crate::engine::{Device, Effort, Extent, Progress, VolumeControl, Zeroing};
+use crate::env::SystemRng;
 use crate::error::{Error, Kind, Result};
-use parking_lot::RwLock;
+use crate::units::VolumeId;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Plain bytes in memory.
-#[derive(Debug, Default)]
 pub struct Memory {
+    id: VolumeId,
     bytes: RwLock<Vec<u8>>,
     read_only: bool,
-    traffic: Arc<Traffic>,
+    control: Mutex<Option<Arc<dyn VolumeControl>>>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Memory {
     /// `size` zero bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { bytes: RwLock::new(vec![0; size]), read_only: false, traffic: Arc::default() }
+        let (id, bytes) = (VolumeId::draw(&SystemRng), RwLock::new(vec![0; size]));
+        Self { id, bytes, read_only: false, control: Mutex::default() }
     }
 
     /// The same, refusing writes.
@@ -40,6 +46,12 @@ impl Memory {
         }
     }
 
+    /// By this its limits are set, once a connection was open.
+    #[must_use]
+    pub fn control(&self) -> Option<Arc<dyn VolumeControl>> {
+        self.control.lock().clone()
+    }
+
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
         let mut bytes = self.bytes.write();
         let range = range(bytes.len(), offset, len)?;
@@ -54,17 +66,23 @@ fn range(size: usize, offset: u64, len: u64) -> Result<std::ops::Range<usize>> {
     Ok(offset as usize..end as usize)
 }
 
-impl Export for Memory {
+impl Export for Memory {}
+
+impl Device for Memory {
+    fn volume(&self) -> Option<VolumeId> {
+        Some(self.id)
+    }
+
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        *self.control.lock() = Some(Arc::clone(scheduler));
+    }
+
     fn size(&self) -> u64 {
         self.bytes.read().len() as u64
     }
 
     fn read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn traffic(&self) -> Arc<Traffic> {
-        Arc::clone(&self.traffic)
     }
 
     fn read(&self, offset: u64, out: &mut [u8], _: Effort) -> Result<Progress> {

@@ -1,32 +1,26 @@
-//! The NBD server: the protocol of <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>, fixed newstyle,
-//! simple replies.
+//! The NBD server: the protocol of <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>, fixed newstyle, with
+//! simple and structured replies and extended headers. A front end of [`crate::engine`].
 //!
 //! Read in this order: [`codec`] (bytes on the wire), [`session`] (the protocol as a state machine, without sockets),
-//! [`errno`] (what an error looks like to a client), [`export`] (what lies below), [`budget`] (payload memory), `link`
-//! (one connection as its thread and the workers share it), `pool` (the workers), [`traffic`] (what the connections of one
-//! volume share: `order` of its writes, `hold` for what waits for its key, `limit` for how fast it goes), `conn` (one connection's thread)
-//! and [`serve`] (listeners and the server as a whole).
+//! [`errno`] (what an error looks like to a client), [`export`] (what is served), `conn` (one connection's thread: it reads and
+//! submits), `output` (what is sent, by that thread and by the engine's workers) and [`serve`] (listeners and the server as a
+//! whole).
 //!
 //! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
 //!
-//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `apply` goes from one to the other, `parts` divides
-//! what is too large for one thread.
+//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `answer` goes from a request that ended to its
+//! reply.
 
-mod apply;
-pub mod budget;
+mod answer;
 pub mod codec;
-mod commit;
 mod conn;
+mod controller;
 pub mod errno;
 pub mod export;
-mod hold;
-mod limit;
-mod link;
 pub mod memory;
-mod order;
-mod parts;
+mod outgoing;
+mod output;
 pub mod pki;
-mod pool;
 mod quiet;
 pub mod replay;
 pub mod reply;
@@ -35,14 +29,12 @@ pub mod serve;
 pub mod session;
 mod spin;
 pub mod tls;
-pub mod traffic;
 pub mod volumes;
 mod wire;
 
+pub use crate::engine::{Device, Effort, Progress, SystemTicks, Ticks, Zeroing};
+pub use controller::Controller;
 pub use errno::{Errno, Hangup};
-pub use export::{
-    Certificate, Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, TlsPeer, Zeroing,
-};
-pub use serve::{Controller, Listener, Server, ServerConfig, Stats, SystemTicks, Ticks};
+pub use export::{Certificate, Client, Export, ExportEntry, ExportInfo, Exports, Peer, TlsPeer};
+pub use serve::{Listener, Server, ServerConfig, Stats};
 pub use tls::TlsServer;
-pub use traffic::Traffic;

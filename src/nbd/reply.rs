@@ -13,6 +13,7 @@
 
 use super::codec::{self, SimpleReply, chunk};
 use super::errno::Errno;
+use crate::engine::Extent;
 use std::ops::Range;
 
 /// Sector that zeroes are looked for in, bytes.
@@ -45,15 +46,6 @@ pub struct To {
     pub cookie: u64,
     /// Its offset, which extended headers give back.
     pub offset: u64,
-}
-
-/// A run of equal status ("Metadata querying").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes; never 0.
-    pub len: u64,
-    /// What the context says of them.
-    pub flags: u32,
 }
 
 /// The fixed part of a reply, which the bytes of a READ may follow.

@@ -4,6 +4,7 @@
 use super::codec::{self, RequestHeader, command, transmission};
 use super::errno::Errno;
 use super::reply::{Style, To};
+use crate::engine::{self, Op, Tag};
 
 /// Largest payload of a request, bytes ("Size constraints": at least 32 MiB for clients that do not ask).
 pub const MAX_PAYLOAD: u32 = 32 << 20;
@@ -75,6 +76,66 @@ impl Request {
     #[must_use]
     pub const fn to(&self) -> To {
         To { style: self.style, cookie: self.cookie, offset: self.offset }
+    }
+}
+
+impl Request {
+    /// The request as the engine does it; what only the reply needs is in its tag.
+    #[must_use]
+    pub const fn io(&self) -> engine::Request {
+        let op = match self.command {
+            Command::Read => Op::Read,
+            Command::Write => Op::Write,
+            Command::Flush => Op::Flush,
+            Command::Trim => Op::Trim,
+            Command::Cache => Op::Cache,
+            Command::WriteZeroes => Op::WriteZeroes,
+            Command::BlockStatus => Op::Query,
+        };
+        let style = match self.style {
+            Style::Simple => 0,
+            Style::Structured => STRUCTURED,
+            Style::Extended => EXTENDED,
+        };
+        let unfragmented = if self.unfragmented { UNFRAGMENTED } else { 0 };
+        let flags = style | unfragmented | if self.one { ONE } else { 0 };
+        let Self { offset, len, fua, no_hole, fast, .. } = *self;
+        let tag = Tag { id: self.cookie, set: self.contexts, flags };
+        engine::Request { op, offset, len, fua, no_hole, fast, tag }
+    }
+}
+
+/// Flags of a request's [`Tag`].
+const STRUCTURED: u32 = 1;
+const EXTENDED: u32 = 2;
+const UNFRAGMENTED: u32 = 4;
+const ONE: u32 = 8;
+
+/// How a request wants its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Whom it is for.
+    pub to: To,
+    /// One chunk of content (READ only).
+    pub unfragmented: bool,
+    /// One extent a context (BLOCK_STATUS only).
+    pub one: bool,
+    /// The contexts asked for, a bit for each chosen one (BLOCK_STATUS only).
+    pub contexts: u64,
+}
+
+impl Wish {
+    /// What [`Request::io`] put into the tag.
+    #[must_use]
+    pub const fn of(request: &engine::Request) -> Self {
+        let Tag { id, set, flags } = request.tag;
+        let style = match flags & (STRUCTURED | EXTENDED) {
+            STRUCTURED => Style::Structured,
+            EXTENDED => Style::Extended,
+            _ => Style::Simple,
+        };
+        let to = To { style, cookie: id, offset: request.offset };
+        Self { to, unfragmented: flags & UNFRAGMENTED != 0, one: flags & ONE != 0, contexts: set }
     }
 }
 

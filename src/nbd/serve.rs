@@ -1,28 +1,25 @@
 //! The server as a whole: listeners, connections, the one-second tick, and going down.
 
-use super::budget::Budget;
 use super::conn::Conn;
-use super::errno::Hangup;
+use super::controller::Controller;
 use super::export::{Client, Exports, Peer};
-use super::link::{Link, Waker};
-use super::pool::Pool;
+use super::output::{Output, Waker};
 use super::quiet::Quiet;
 use super::spin::Spinners;
 use super::tls::TlsServer;
+use crate::engine::{Engine, EngineConfig, Severed, Spawn, SystemTicks, Ticks, spawn};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::sys;
-use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Socket buffer asked for in each direction, bytes: a batch of replies fits, so that the client can drain it meanwhile.
 const SOCKET_BUFFER: usize = 1 << 20;
@@ -35,31 +32,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 4;
 /// How long a TCP client may leave unacknowledged or unread what was sent to it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
-
-/// How long a client may let buffers lie while others wait who hold none.
-const REST: Duration = Duration::from_secs(30);
-
-/// A monotonic clock: time since some fixed point.
-pub trait Ticks: Send + Sync {
-    /// The time now.
-    fn now(&self) -> Duration;
-}
-
-/// The operating system's monotonic clock, from when this was made.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemTicks(Instant);
-
-impl Default for SystemTicks {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
-}
-
-impl Ticks for SystemTicks {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
 
 /// How a server behaves.
 #[derive(Clone)]
@@ -245,7 +217,7 @@ fn notice_the_dead(stream: &impl AsFd) -> std::io::Result<()> {
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections that ended by a [`Hangup`], not by the client's farewell.
+    /// Connections that ended by a [`super::Hangup`], not by the client's farewell.
     pub hangups: u64,
     /// Requests taken.
     pub requests: u64,
@@ -271,10 +243,6 @@ pub(super) struct Counters {
     pub(super) hangups: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) refused: AtomicU64,
-    pub(super) inline: AtomicU64,
-    pub(super) queued: AtomicU64,
-    pub(super) stalls: AtomicU64,
-    pub(super) delays: AtomicU64,
     pub(super) bytes_in: AtomicU64,
 }
 
@@ -282,8 +250,7 @@ pub(super) struct Counters {
 pub(super) struct Shared {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) config: ServerConfig,
-    pub(super) budget: Arc<Budget>,
-    pub(super) pool: Arc<Pool>,
+    pub(super) engine: Arc<Engine>,
     pub(super) stats: Counters,
     pub(super) spinners: Spinners,
     /// For what clients may cause to be logged.
@@ -291,14 +258,8 @@ pub(super) struct Shared {
     spawn: Spawn,
     /// No more connections are accepted.
     closed: AtomicBool,
-    /// Those that there are end.
-    stopping: AtomicBool,
     /// Its sockets live on in another server: their files stay.
     handing_on: AtomicBool,
-    links: Mutex<HashMap<u64, Arc<Link>>>,
-    /// Told when a connection ends, and when the server stops.
-    changed: Condvar,
-    next_id: AtomicU64,
 }
 
 impl Shared {
@@ -320,43 +281,7 @@ impl Shared {
     }
 
     pub(super) fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// Whether a connection's client is gone; condemns it then, so that what it has not begun is dropped.
-    pub(super) fn has_hung_up(&self, connection: u64) -> bool {
-        let link = self.links.lock().get(&connection).cloned();
-        link.is_none_or(|link| link.condemned().is_some() || link.look_for_hangup().is_err())
-    }
-
-    /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
-    /// And what waits for a key does not wait for ever.
-    fn tick(&self, now: Duration, gap: Duration) {
-        let short = self.budget.is_short();
-        for link in self.links.lock().values() {
-            if link.rests(now) >= REST && short {
-                link.condemn(Hangup::Resting);
-            }
-            if let Some(traffic) = link.traffic.get() {
-                traffic.hold.condemn_stale(now);
-            }
-            if gap > link.stale_after.get().copied().unwrap_or(self.config.stale_after) {
-                link.condemn(Hangup::Stale);
-            }
-        }
-    }
-
-    fn tick_until_stopped(&self) {
-        let mut last = self.now();
-        let mut links = self.links.lock();
-        while !self.stopping() {
-            self.changed.wait_for(&mut links, Duration::from_secs(1));
-            drop(links);
-            let now = self.now();
-            self.tick(now, now.saturating_sub(last));
-            last = now;
-            links = self.links.lock();
-        }
+        self.engine.is_stopping()
     }
 }
 
@@ -365,8 +290,6 @@ pub struct Server {
     shared: Arc<Shared>,
     stop: Arc<Waker>,
     accepting: Vec<JoinHandle<()>>,
-    workers: Vec<JoinHandle<()>>,
-    ticker: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -386,29 +309,20 @@ impl Server {
     ) -> Result<Self> {
         let what = || "start the NBD server".to_owned();
         let stop = Arc::new(Waker::new().on(what)?);
+        let ServerConfig { budget, workers, stale_after, .. } = config;
+        let engine_config = EngineConfig { budget, workers, stale_after, ticks: Arc::clone(&config.ticks) };
         let shared = Arc::new(Shared {
             exports,
-            budget: Budget::new(config.budget),
-            pool: Arc::new(Pool::new(config.workers, Arc::clone(&config.ticks))),
+            engine: Engine::start(engine_config, &spawn).on(what)?,
             stats: Counters::default(),
             spinners: Spinners::default(),
             quiet: Quiet::default(),
             spawn,
             closed: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
             handing_on: AtomicBool::new(false),
-            links: Mutex::default(),
-            changed: Condvar::new(),
-            next_id: AtomicU64::new(1),
             config,
         });
-        let mut server = Self { shared, stop, accepting: Vec::new(), workers: Vec::new(), ticker: None };
-        for _ in 0..server.shared.config.workers.max(1) {
-            let shared = Arc::clone(&server.shared);
-            server.workers.push(server.shared.thread("nbd-worker", move || shared.pool.work()).on(what)?);
-        }
-        let shared = Arc::clone(&server.shared);
-        server.ticker = Some(server.shared.thread("nbd-tick", move || shared.tick_until_stopped()).on(what)?);
+        let mut server = Self { shared, stop, accepting: Vec::new() };
         server.shared.exports.served_by(server.controller());
         for listener in listeners {
             listener.set_nonblocking().on(what)?;
@@ -422,13 +336,13 @@ impl Server {
     /// A handle that ends single connections.
     #[must_use]
     pub fn controller(&self) -> Controller {
-        Controller(Arc::downgrade(&self.shared))
+        Controller::new(Arc::downgrade(&self.shared.engine))
     }
 
     /// Connections now.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.shared.links.lock().len()
+        self.shared.engine.connections()
     }
 
     /// Counters since the start.
@@ -436,17 +350,18 @@ impl Server {
     pub fn stats(&self) -> Stats {
         let s = &self.shared.stats;
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let engine = self.shared.engine.stats();
         Stats {
             accepted: of(&s.accepted),
             hangups: of(&s.hangups),
             requests: of(&s.requests),
             refused: of(&s.refused),
-            inline: of(&s.inline),
-            queued: of(&s.queued),
-            stalls: of(&s.stalls),
-            delays: of(&s.delays),
+            inline: engine.inline,
+            queued: engine.queued,
+            stalls: engine.stalls,
+            delays: engine.delays,
             bytes_in: of(&s.bytes_in),
-            budget_used: self.shared.budget.used() as u64,
+            budget_used: engine.budget_used,
         }
     }
 
@@ -475,34 +390,15 @@ impl Server {
         for thread in self.accepting.drain(..) {
             let _ = thread.join();
         }
-        shared.stopping.store(true, Ordering::SeqCst);
-        {
-            let links = shared.links.lock();
-            links.values().for_each(|link| link.waker.wake());
-            shared.changed.notify_all();
-        }
-        let mut ended = self.wait_for_connections(drain);
+        let engine = &shared.engine;
+        engine.drain();
+        let mut ended = engine.wait_for_connections(drain);
         if !ended {
-            shared.links.lock().values().for_each(|link| link.condemn(Hangup::Shutdown));
-            ended = self.wait_for_connections(drain.max(Duration::from_secs(1)));
+            engine.queues().iter().for_each(|queue| queue.sever(Severed::Shutdown));
+            ended = engine.wait_for_connections(drain.max(Duration::from_secs(1)));
         }
-        shared.pool.stop();
-        if ended {
-            // With a request stuck below, its worker could not be joined; it ends with the process.
-            self.workers.drain(..).chain(self.ticker.take()).for_each(|thread| drop(thread.join()));
-        }
+        engine.stop(ended);
         ended
-    }
-
-    fn wait_for_connections(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut links = self.shared.links.lock();
-        while !links.is_empty() {
-            if self.shared.changed.wait_until(&mut links, deadline).timed_out() {
-                return links.is_empty();
-            }
-        }
-        true
     }
 }
 
@@ -510,38 +406,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
-}
-
-/// Ends single connections of a server, from inside [`Exports`] or elsewhere; outlives the server harmlessly.
-#[derive(Clone)]
-pub struct Controller(Weak<Shared>);
-
-impl Controller {
-    /// Whether the server runs, and is not stuck where all its threads meet.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.0.upgrade().is_some_and(|shared| {
-            drop(shared.links.lock());
-            !shared.stopping()
-        })
-    }
-
-    /// Hangs up on a connection ([`Client::connection`]): nothing of it is applied that has not begun, and its export is
-    /// dropped once the rest has ended. Does not wait. False: it has ended already.
-    pub fn disconnect(&self, connection: u64) -> bool {
-        let link = self.0.upgrade().and_then(|shared| shared.links.lock().get(&connection).cloned());
-        link.is_some_and(|link| {
-            link.condemn(Hangup::Displaced);
-            true
-        })
-    }
-}
-
-/// How threads are made, by name.
-type Spawn = Box<dyn Fn(&str, Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> + Send + Sync>;
-
-fn spawn(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
 /// One listener's life.
@@ -608,34 +472,14 @@ fn reserve() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
-/// Takes the connection off the list when its thread ends, however it ends.
-struct Listed(Arc<Shared>, u64);
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.0.links.lock().remove(&self.1);
-        self.0.changed.notify_all();
-    }
-}
-
 fn admit(shared: &Arc<Shared>, socket: OwnedFd, peer: Peer, tls: Option<Arc<TlsServer>>) -> std::io::Result<()> {
-    let connection = shared.next_id.fetch_add(1, Ordering::Relaxed);
-    let link = Arc::new(Link::new(connection, socket)?);
-    {
-        let mut links = shared.links.lock();
-        if links.len() >= shared.config.max_connections {
-            return Err(std::io::Error::other("too many connections"));
-        }
-        links.insert(connection, Arc::clone(&link));
-    }
+    let connection = shared.engine.draw_id();
+    let out = Arc::new(Output::new(connection, socket)?);
+    let io = shared.engine.connect(connection, Arc::clone(&out) as _, shared.config.max_connections);
+    let io = io.ok_or_else(|| std::io::Error::other("too many connections"))?;
     shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
-    let listed = Listed(Arc::clone(shared), connection);
-    let conn = Conn::new(Arc::clone(shared), link, Client { peer, connection, tls: None }, tls);
-    let run = move || {
-        let _listed = listed;
-        conn.run();
-    };
-    shared.thread("nbd-conn", run).map(drop)
+    let conn = Conn::new(Arc::clone(shared), out, io, Client { peer, connection, tls: None }, tls);
+    shared.thread("nbd-conn", move || conn.run()).map(drop)
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Live servers over Unix sockets, with the `nbd` crate and a hand-written client.
 
-use super::super::export::{Effort, Export, ExportEntry, ExportInfo, Progress, Zeroing};
+use super::super::export::{Export, ExportEntry, ExportInfo};
 use super::super::memory::{Fixed, Memory};
-use super::super::traffic::Traffic;
 use super::*;
+use crate::engine::{Device, Effort, Progress, VolumeControl, VolumeScheduler, Zeroing};
+use crate::units::VolumeId;
+use parking_lot::{Condvar, Mutex};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::Instant;
 use tempfile::TempDir;
 
 #[path = "test_client.rs"]
@@ -71,9 +74,14 @@ impl Gated {
     }
 }
 
-impl Export for Gated {
-    fn traffic(&self) -> Arc<Traffic> {
-        self.0.traffic()
+impl Export for Gated {}
+
+impl Device for Gated {
+    fn volume(&self) -> Option<VolumeId> {
+        self.0.volume()
+    }
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        self.0.scheduled(scheduler);
     }
     fn size(&self) -> u64 {
         self.0.size()
@@ -157,7 +165,7 @@ fn rig(config: ServerConfig) -> Rig {
 
 /// Ends the server and checks that all payload memory came back.
 fn assert_nothing_held(server: Server) {
-    let budget = Arc::clone(&server.shared.budget);
+    let budget = Arc::clone(server.shared.engine.budget());
     assert!(server.shutdown(Duration::from_secs(30)));
     assert_eq!(budget.used(), 0);
 }
@@ -328,14 +336,14 @@ fn clients_that_let_buffers_lie_are_ended_when_others_need_them() {
     // One does not read its reply, one does not send its payload.
     a.put(&request(READ, 0, 1, 0, 32 << 20));
     b.put(&request(WRITE, 0, 1, 0, 32 << 20));
-    let idle = |server: &Server| server.shared.links.lock().values().all(|link| link.in_flight() == 0);
+    let idle = |server: &Server| server.shared.engine.queues().iter().all(|queue| queue.in_flight() == 0);
     traffic::wait_until(|| server.stats().requests == 2 && server.stats().budget_used >= 64 << 20 && idle(&server));
-    server.shared.tick(Duration::ZERO, Duration::ZERO);
-    server.shared.tick(Duration::from_secs(31), Duration::ZERO);
+    server.shared.engine.tick(Duration::ZERO, Duration::ZERO);
+    server.shared.engine.tick(Duration::from_secs(31), Duration::ZERO);
     assert_eq!(server.connections(), 3, "nobody needs what they hold");
     c.put(&request(READ, 0, 1, 0, 32 << 20));
-    traffic::wait_until(|| server.shared.budget.is_short());
-    server.shared.tick(Duration::from_secs(31), Duration::ZERO);
+    traffic::wait_until(|| server.shared.engine.budget().is_short());
+    server.shared.engine.tick(Duration::from_secs(31), Duration::ZERO);
     assert_eq!(c.reply(), (0, 1));
     assert_eq!(c.get(32 << 20).len(), 32 << 20);
     a.expect_hangup();
@@ -464,9 +472,9 @@ fn a_request_that_waited_too_long_is_not_applied() {
 fn a_gap_in_the_tick_condemns_all_connections() {
     let r = plain();
     let (mut a, mut b) = (Raw::open(&r.path, "gated"), Raw::open(&r.path, "gated"));
-    r.server.shared.tick(Duration::ZERO, Duration::from_secs(15));
+    r.server.shared.engine.tick(Duration::ZERO, Duration::from_secs(15));
     assert_eq!(a.read(0, 1), [0]);
-    r.server.shared.tick(Duration::ZERO, Duration::from_secs(16));
+    r.server.shared.engine.tick(Duration::ZERO, Duration::from_secs(16));
     a.expect_hangup();
     b.expect_hangup();
     r.gate.wait_for(|s| s.dropped == 2);

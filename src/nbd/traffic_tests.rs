@@ -35,7 +35,7 @@ impl Led {
     /// As the service does it: the key first, then what waits for it.
     fn bring_key_back(&self) {
         self.steps.update(|s| s.key_away = false);
-        self.memory.traffic().release();
+        self.memory.control().unwrap().release();
     }
 
     fn byte(&self, at: u64) -> u8 {
@@ -54,17 +54,22 @@ impl Drop for Handle {
     }
 }
 
-impl Export for Handle {
+impl Export for Handle {}
+
+impl Device for Handle {
     fn size(&self) -> u64 {
         self.0.memory.size()
     }
     fn read_only(&self) -> bool {
         false
     }
-    fn traffic(&self) -> Arc<Traffic> {
-        self.0.memory.traffic()
+    fn volume(&self) -> Option<VolumeId> {
+        self.0.memory.volume()
     }
-    fn holds(&self) -> bool {
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        self.0.memory.scheduled(scheduler);
+    }
+    fn waits_for_key(&self) -> bool {
         !self.0.steps.state.lock().fails
     }
     fn stale_after(&self) -> Option<Duration> {
@@ -143,8 +148,9 @@ impl LedRig {
     /// Waits until so many requests are held.
     #[track_caller]
     fn held(&self, count: usize) {
-        let traffic = self.led.memory.traffic();
-        wait_until(|| traffic.hold.len() == count);
+        let volume = self.led.memory.volume().unwrap();
+        let scheduler = self.server.shared.engine.scheduler(volume).unwrap();
+        wait_until(|| scheduler.held() == count);
     }
 }
 
@@ -336,9 +342,9 @@ fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     clock.0.store(8, Ordering::SeqCst);
     send(&mut young, 2, 100, 2);
     taken(&mut young);
-    r.server.shared.tick(Duration::from_secs(15), Duration::ZERO);
+    r.server.shared.engine.tick(Duration::from_secs(15), Duration::ZERO);
     taken(&mut old);
-    r.server.shared.tick(Duration::from_secs(16), Duration::ZERO);
+    r.server.shared.engine.tick(Duration::from_secs(16), Duration::ZERO);
     old.expect_hangup();
     r.led.steps.wait_for(|s| s.dropped == 1);
     taken(&mut young);
@@ -361,7 +367,7 @@ impl Ticks for Leaping {
         if thread.name() == Some("nbd-conn") && now > 0 {
             self.seen.lock().insert(thread.id());
         }
-        Duration::from_secs(if thread.name() == Some("nbd-tick") { 0 } else { now })
+        Duration::from_secs(if thread.name() == Some("io-tick") { 0 } else { now })
     }
 }
 
@@ -386,10 +392,10 @@ fn a_client_that_sends_nothing_again_waits_for_its_key_as_long_as_it_takes() {
     r.held(2);
     clock.now.store(HOUR, Ordering::SeqCst);
     wait_until(|| {
-        r.server.shared.links.lock().values().for_each(|link| link.waker.wake());
+        r.server.shared.engine.queues().iter().for_each(|queue| queue.wake());
         clock.seen.lock().len() == 2
     });
-    r.server.shared.tick(Duration::from_secs(HOUR), Duration::ZERO);
+    r.server.shared.engine.tick(Duration::from_secs(HOUR), Duration::ZERO);
     assert_eq!(r.server.connections(), 2);
     r.led.bring_key_back();
     let mut answered: Vec<_> = (0..8).map(|_| a.reply()).collect();
@@ -433,7 +439,7 @@ fn a_volume_may_fail_without_its_key_instead() {
     send(&mut c, 2, 0, 2);
     r.held(1);
     r.led.steps.update(|s| s.fails = true);
-    r.led.memory.traffic().release();
+    r.led.memory.control().unwrap().release();
     assert_eq!(c.reply(), (5, 2));
 }
 
@@ -451,7 +457,7 @@ fn farewell_and_shutdown_do_not_wait_for_a_key() {
     a.expect_hangup();
     r.led.steps.wait_for(|s| s.dropped == 1);
     drop(b);
-    let budget = Arc::clone(&r.server.shared.budget);
+    let budget = Arc::clone(r.server.shared.engine.budget());
     assert!(r.server.shutdown(Duration::from_secs(30)));
     c.expect_hangup();
     assert_eq!((budget.used(), r.led.steps.state.lock().dropped), (0, 3));
@@ -477,8 +483,8 @@ fn a_volume_at_its_limits_is_read_later_and_others_are_not_stalled() {
     let clock = Arc::<Millis>::default();
     let config = ServerConfig { workers: 1, ticks: Arc::clone(&clock) as Arc<dyn Ticks>, ..ServerConfig::default() };
     let server = Server::start(vec![Listener::unix(&path).unwrap()], Arc::new(exports), config).unwrap();
-    slow.traffic().set_limits(100, 0);
     let (mut a, mut b, mut other) = (Raw::open(&path, "slow"), Raw::open(&path, "slow"), Raw::open(&path, "fast"));
+    slow.control().unwrap().set_limits(100, 0);
     let ask = |c: &mut Raw| c.put(&(0..30).flat_map(|i| request(READ, 0, i, 0, 1)).collect::<Vec<u8>>());
     let answered = |c: &mut Raw, n: u64| {
         for _ in 0..n {
@@ -501,7 +507,7 @@ fn a_volume_at_its_limits_is_read_later_and_others_are_not_stalled() {
     answered(&mut a, 1);
     answered(&mut b, 1);
     // Changed while requests wait: what is waiting goes by the new limits.
-    slow.traffic().set_limits(0, 0);
+    slow.control().unwrap().set_limits(0, 0);
     answered(&mut a, 18);
     answered(&mut b, 29);
     drop((a, b, other));

@@ -1,9 +1,8 @@
 //! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
 
 use super::Controller;
-use super::export::{Client, Effort, Export, ExportEntry, ExportInfo, Exports, Peer, Progress, Zeroing};
-use super::reply::Extent;
-use super::traffic::Traffic;
+use super::export::{Client, Export, ExportEntry, ExportInfo, Exports, Peer};
+use crate::engine::{Device, Effort, Extent, Progress, VolumeControl, Zeroing};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::service::{
@@ -11,24 +10,21 @@ use crate::service::{
 };
 use crate::units::{CHUNK, SnapshotId, VolumeId};
 use crate::volume::Volume;
-use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The exports of one service; only some of its volumes, if some were named.
 pub struct VolumeExports {
     service: Arc<Service>,
     only: Option<BTreeSet<String>>,
-    /// What the connections of each volume share, for as long as there are any.
-    traffic: Mutex<HashMap<VolumeId, Weak<Traffic>>>,
 }
 
 impl VolumeExports {
     /// Exports `only` these volumes (by name or id), or all.
     #[must_use]
     pub fn new(service: Arc<Service>, only: Vec<String>) -> Self {
-        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()), traffic: Mutex::default() }
+        Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()) }
     }
 
     fn serves(&self, name: &str) -> Result<()> {
@@ -48,27 +44,6 @@ impl VolumeExports {
                 .hint("serve all: `coffer serve` without names")),
             None => Ok(()),
         }
-    }
-
-    fn exporting(&self, attached: Attached) -> Arc<dyn Export> {
-        let mut all = self.traffic.lock();
-        all.retain(|_, t| t.strong_count() > 0);
-        let id = attached.volume().id();
-        let traffic = all.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let traffic = Arc::<Traffic>::default();
-            let weak = Arc::downgrade(&traffic);
-            attached.settings().watch(move |settings| {
-                let Some(traffic) = weak.upgrade() else { return false };
-                traffic.set_limits(settings.iops(), settings.throughput());
-                traffic.release();
-                true
-            });
-            // After that: a change in between is seen one way or the other.
-            traffic.set_limits(attached.settings().iops(), attached.settings().throughput());
-            traffic
-        });
-        all.insert(id, Arc::downgrade(&traffic));
-        Arc::new(VolumeExport { attached, traffic, compared: Compared::default() })
     }
 
     fn caller(&self, client: &Client) -> Result<Caller> {
@@ -154,8 +129,8 @@ impl VolumeExports {
         };
         let reading = self.service.reading(id, asking(client))?;
         let view = self.service.open_view(id, &caller)?;
-        let (service, traffic, compared) = (self.service.clone(), Arc::default(), Compared::default());
-        Ok(Arc::new(SnapshotExport { service, view, traffic, compared, _reading: reading }))
+        let (service, compared) = (self.service.clone(), Compared::default());
+        Ok(Arc::new(SnapshotExport { service, view, compared, _reading: reading }))
     }
 }
 
@@ -196,7 +171,7 @@ impl VolumeExports {
             self.serves(name)?;
             self.service.attach(name, asking(client), &caller)?
         };
-        Ok(self.exporting(attached))
+        Ok(Arc::new(VolumeExport { attached, compared: Compared::default() }))
     }
 }
 
@@ -239,8 +214,6 @@ fn extents(found: Vec<Status>) -> Vec<Extent> {
 struct SnapshotExport {
     service: Arc<Service>,
     view: Arc<SnapshotView>,
-    /// Its own: nothing of one reader bears on another.
-    traffic: Arc<Traffic>,
     compared: Compared,
     /// Behind the view, which is to be closed when this is dropped.
     _reading: Reading,
@@ -252,13 +225,12 @@ impl SnapshotExport {
     }
 }
 
-impl Export for SnapshotExport {
+/// It shares nothing: nothing of one reader bears on another.
+impl Export for SnapshotExport {}
+
+impl Device for SnapshotExport {
     fn size(&self) -> u64 {
         self.view.size()
-    }
-
-    fn traffic(&self) -> Arc<Traffic> {
-        Arc::clone(&self.traffic)
     }
 
     fn read_only(&self) -> bool {
@@ -297,71 +269,84 @@ impl Export for SnapshotExport {
 /// One connection's volume.
 struct VolumeExport {
     attached: Attached,
-    traffic: Arc<Traffic>,
     compared: Compared,
 }
 
 impl VolumeExport {
-    fn volume(&self) -> &Volume {
+    fn opened(&self) -> &Volume {
         self.attached.volume()
     }
 }
 
 impl Export for VolumeExport {
+    fn farewell(&self) {
+        self.attached.farewell();
+    }
+}
+
+impl Device for VolumeExport {
+    fn volume(&self) -> Option<VolumeId> {
+        Some(self.opened().id())
+    }
+
+    fn scheduled(&self, scheduler: &Arc<dyn VolumeControl>) {
+        let (settings, weak) = (self.attached.settings(), Arc::downgrade(scheduler));
+        settings.watch(move |settings| {
+            let Some(scheduler) = weak.upgrade() else { return false };
+            scheduler.set_limits(settings.iops(), settings.throughput());
+            scheduler.release();
+            true
+        });
+        // After that: a change in between is seen one way or the other.
+        scheduler.set_limits(settings.iops(), settings.throughput());
+    }
+
     fn size(&self) -> u64 {
-        self.volume().size()
+        self.opened().size()
     }
 
     fn read_only(&self) -> bool {
-        self.attached.reads_only() || !self.volume().is_writable()
-    }
-
-    fn traffic(&self) -> Arc<Traffic> {
-        Arc::clone(&self.traffic)
+        self.attached.reads_only() || !self.opened().is_writable()
     }
 
     fn stale_after(&self) -> Option<Duration> {
         self.attached.stale_after()
     }
 
-    fn holds(&self) -> bool {
+    fn waits_for_key(&self) -> bool {
         self.attached.settings().on_key_loss() != OnKeyLoss::Fail
     }
 
     fn has_key(&self) -> bool {
-        self.volume().is_unlocked()
-    }
-
-    fn farewell(&self) {
-        self.attached.farewell();
+        self.opened().is_unlocked()
     }
 
     fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.volume().read(offset, out, effort)
+        self.opened().read(offset, out, effort)
     }
 
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
         if fua && effort == Effort::Inline {
             return Ok(Progress::WouldBlock);
         }
-        let done = self.volume().write(offset, data, effort)?;
+        let done = self.opened().write(offset, data, effort)?;
         if fua && done == Progress::Done {
-            self.volume().flush()?;
+            self.opened().flush()?;
         }
         Ok(done)
     }
 
     fn flush(&self) -> Result<()> {
-        self.volume().flush()
+        self.opened().flush()
     }
 
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
-        self.volume().trim(offset, len)?;
+        self.opened().trim(offset, len)?;
         if fua { self.flush() } else { Ok(()) }
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
-        let volume = self.volume();
+        let volume = self.opened();
         if how.fast && !volume.zeroes_fast(offset, len)? {
             return Err(Error::new(Kind::Unsupported, "zeroing this range takes as long as writing it"));
         }
@@ -378,7 +363,7 @@ impl Export for VolumeExport {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let n = ((end - at) as usize).min(room.len());
-            let _done = self.volume().read(at, &mut room[..n], Effort::Full)?;
+            let _done = self.opened().read(at, &mut room[..n], Effort::Full)?;
             at += n as u64;
         }
         Ok(())

@@ -1,5 +1,5 @@
 use super::*;
-use crate::nbd::export::{Effort, Export, Progress};
+use crate::engine::{Device, Effort, Progress};
 use crate::nbd::memory::{Fixed, Memory};
 use crate::nbd::{Listener, Server, ServerConfig};
 use std::sync::Arc;

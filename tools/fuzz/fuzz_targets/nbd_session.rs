@@ -10,9 +10,21 @@
 #[allow(dead_code)]
 pub mod error;
 
-#[path = "../../../src/volume/effort.rs"]
-#[allow(dead_code)]
-pub mod volume;
+/// The names of the engine that these modules use.
+#[path = "../../../src/engine"]
+#[allow(dead_code, unused_imports, missing_docs)]
+pub mod engine {
+    mod request;
+    pub use request::{Op, Request, Tag};
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Extent {
+        pub len: u64,
+        pub flags: u32,
+    }
+
+    pub trait Device: Send + Sync {}
+}
 
 #[path = "../../../src/nbd"]
 #[allow(dead_code, unused_imports)]
@@ -25,13 +37,9 @@ pub mod nbd {
     pub mod request;
     pub mod session;
 
-    /// The one name of `serve` that these modules use.
-    pub mod serve {
+    /// The one name of `controller` that these modules use.
+    pub mod controller {
         pub struct Controller;
-    }
-    /// The one name of `traffic` that these modules use.
-    pub mod traffic {
-        pub struct Traffic;
     }
 }
 

@@ -2,13 +2,12 @@
 //!
 //! A held request keeps its buffer and its place in the order of writes, and no thread. When the key is back, all are given to
 //! the workers again. Of a client whose request timeout is known, one that grows too old is dropped with its connection: that
-//! client sends it again, and the copy takes its place. Of any other it waits as long as the key is away. So that a suspended volume does not use up the buffers of the others, a connection is not read on where
-//! what is held would pass the volume's limit.
+//! client sends it again, and the copy takes its place. Of any other it waits as long as the key is away. So that a suspended
+//! volume does not use up the buffers of the others, a connection is not read on where what is held would pass the volume's
+//! limit.
 
-use super::errno::Hangup;
-use super::link::Link;
-use super::pool::Job;
-use super::traffic::Traffic;
+use super::job::Job;
+use super::queue::{Queue, Severed};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,30 +15,31 @@ use std::time::Duration;
 
 /// The held requests of a volume.
 #[derive(Default)]
-pub(super) struct Hold {
+pub(super) struct KeyWait {
     state: Mutex<State>,
     /// Requests held now.
     count: AtomicUsize,
     /// Payload bytes of what is held, and of what was read since.
-    bytes: AtomicUsize,
+    bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct State {
     held: Vec<Job>,
     /// Connections that are not read on.
-    stalled: Vec<Arc<Link>>,
+    stalled: Vec<Arc<Queue>>,
 }
 
 /// Payload bytes that count against a volume's limit, until dropped.
-pub(super) struct Load {
-    traffic: Arc<Traffic>,
+#[derive(Debug)]
+pub struct Load {
+    all: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.traffic.hold.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.all.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 
@@ -53,8 +53,8 @@ pub(super) enum Held {
     Dropped(Job),
 }
 
-impl Hold {
-    /// Whether something is held: then what is read has to ask for [`Hold::load`].
+impl KeyWait {
+    /// Whether something is held: then what is read has to ask for [`KeyWait::load`].
     pub(super) fn is_holding(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
@@ -66,18 +66,18 @@ impl Hold {
     }
 
     /// Takes a request that cannot be done without the key.
-    pub(super) fn put(&self, traffic: &Arc<Traffic>, mut job: Job) -> Held {
+    pub(super) fn put(&self, mut job: Job) -> Held {
         let mut state = self.state.lock();
-        if job.link.condemned().is_some() || job.link.is_leaving() {
+        if job.queue.severed().is_some() || job.queue.is_leaving() {
             return Held::Dropped(job);
         }
         // Under the lock: whoever brings the key back releases what is held after that, and so sees this one.
-        if job.export.has_key() || !job.export.holds() {
+        if job.device.has_key() || !job.device.waits_for_key() {
             return Held::Again(job);
         }
         let bytes = job.buf.as_ref().map_or(0, |b| b.len());
         if job.load.is_none() {
-            job.load = Some(self.count_load(traffic, bytes));
+            job.load = Some(self.count_load(bytes));
         }
         job.wait_patiently();
         state.held.push(job);
@@ -85,22 +85,22 @@ impl Hold {
         Held::Waits
     }
 
-    fn count_load(&self, traffic: &Arc<Traffic>, bytes: usize) -> Load {
+    fn count_load(&self, bytes: usize) -> Load {
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
-        Load { traffic: Arc::clone(traffic), bytes }
+        Load { all: Arc::clone(&self.bytes), bytes }
     }
 
-    /// Room for a request of `bytes` that is about to be read while others are held, at most `limit` in all. `None`: `link`
+    /// Room for a request of `bytes` that is about to be read while others are held, at most `limit` in all. `None`: `queue`
     /// is to be left unread until woken.
-    pub(super) fn load(&self, traffic: &Arc<Traffic>, link: &Arc<Link>, bytes: usize, limit: usize) -> Option<Load> {
+    pub(super) fn load(&self, queue: &Arc<Queue>, bytes: usize, limit: usize) -> Option<Load> {
         let mut state = self.state.lock();
         if !state.held.is_empty() && self.bytes.load(Ordering::SeqCst) + bytes > limit {
-            if !state.stalled.iter().any(|l| l.id == link.id) {
-                state.stalled.push(Arc::clone(link));
+            if !state.stalled.iter().any(|q| q.id == queue.id) {
+                state.stalled.push(Arc::clone(queue));
             }
             return None;
         }
-        Some(self.count_load(traffic, bytes))
+        Some(self.count_load(bytes))
     }
 
     /// Takes out everything: the key is back, or held requests are to be tried again for another reason.
@@ -109,8 +109,8 @@ impl Hold {
     }
 
     /// Takes out what is held of one connection.
-    pub(super) fn cancel(&self, link: u64) -> Vec<Job> {
-        self.take(|job| job.link.id == link)
+    pub(super) fn cancel(&self, queue: u64) -> Vec<Job> {
+        self.take(|job| job.queue.id == queue)
     }
 
     fn take(&self, which: impl Fn(&Job) -> bool) -> Vec<Job> {
@@ -121,16 +121,16 @@ impl Hold {
             self.count.store(state.held.len(), Ordering::SeqCst);
             (taken, std::mem::take(&mut state.stalled))
         };
-        stalled.iter().for_each(|link| link.waker.wake());
+        stalled.iter().for_each(|queue| queue.wake());
         taken
     }
 
-    /// Condemns the connections of requests that have become too old to be applied.
-    pub(super) fn condemn_stale(&self, now: Duration) {
+    /// Severs the connections of requests that have become too old to be applied.
+    pub(super) fn sever_stale(&self, now: Duration) {
         if self.is_holding() {
             let state = self.state.lock();
             let old = state.held.iter().filter(|job| now.saturating_sub(job.read_at) > job.stale_after);
-            old.for_each(|job| job.link.condemn(Hangup::Stale));
+            old.for_each(|job| job.queue.sever(Severed::Stale));
         }
     }
 }

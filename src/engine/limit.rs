@@ -4,7 +4,7 @@
 //! waits. Each rate is a clock that runs ahead by what every request costs; a request may begin when that clock is at most
 //! [`BURST`] ahead of the real one. So a request larger than a whole burst goes through, and what comes after it waits.
 
-use super::session::{Command, Request};
+use super::request::{Op, Request};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -52,9 +52,9 @@ impl Rate {
 
 /// When a request may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Delay {
-    /// On the server's clock.
-    pub(super) until: Duration,
+pub struct Delay {
+    /// On the engine's clock.
+    pub until: Duration,
     generation: u64,
 }
 
@@ -91,12 +91,12 @@ impl Limit {
 /// Requests and bytes that a request counts as. FLUSH counts as nothing.
 fn cost(request: &Request) -> (u64, u64) {
     let len = request.len;
-    match request.command {
+    match request.op {
         _ if len == 0 => (0, 0),
-        Command::Read | Command::Write | Command::Cache => (len.div_ceil(UNIT), len),
-        Command::Trim | Command::WriteZeroes => (1, 0),
-        Command::BlockStatus => (1, 0),
-        Command::Flush => (0, 0),
+        Op::Read | Op::Write | Op::Cache => (len.div_ceil(UNIT), len),
+        Op::Trim | Op::WriteZeroes => (1, 0),
+        Op::Query => (1, 0),
+        Op::Flush => (0, 0),
     }
 }
 
@@ -104,8 +104,8 @@ fn cost(request: &Request) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    fn request(command: Command, len: u32) -> Request {
-        Request { command, len: len.into(), ..Request::PLAIN }
+    fn request(op: Op, len: u32) -> Request {
+        Request::new(op, 0, len.into())
     }
 
     /// Requests that begin within a second, on a clock that goes on to when the next may begin.
@@ -121,34 +121,34 @@ mod tests {
     #[test]
     fn requests_and_bytes_are_limited_and_a_burst_is_short() {
         let limit = Limit::default();
-        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Read, 1 << 20)), None);
+        assert_eq!(limit.delay(Duration::ZERO, &request(Op::Read, 1 << 20)), None);
         limit.set(1000, 0);
-        assert_eq!(in_a_second(&limit, &request(Command::Read, 4096)), 1101, "a second's and a tenth's at first");
+        assert_eq!(in_a_second(&limit, &request(Op::Read, 4096)), 1101, "a second's and a tenth's at first");
         limit.set(0, 100 << 20);
-        assert_eq!(in_a_second(&limit, &request(Command::Write, 1 << 20)), 111);
+        assert_eq!(in_a_second(&limit, &request(Op::Write, 1 << 20)), 111);
         limit.set(1000, 0);
-        assert_eq!(in_a_second(&limit, &request(Command::Write, 1 << 20)), 276, "1 MiB is four");
+        assert_eq!(in_a_second(&limit, &request(Op::Write, 1 << 20)), 276, "1 MiB is four");
     }
 
     #[test]
     fn what_carries_no_data_counts_as_a_request_and_a_flush_as_nothing() {
-        assert_eq!(cost(&request(Command::Trim, 1 << 30)), (1, 0));
-        assert_eq!(cost(&request(Command::WriteZeroes, 1)), (1, 0));
-        assert_eq!(cost(&request(Command::Cache, UNIT as u32 + 1)), (2, UNIT + 1));
-        assert_eq!(cost(&request(Command::Flush, 0)), (0, 0));
-        assert_eq!(cost(&request(Command::Read, 0)), (0, 0));
+        assert_eq!(cost(&request(Op::Trim, 1 << 30)), (1, 0));
+        assert_eq!(cost(&request(Op::WriteZeroes, 1)), (1, 0));
+        assert_eq!(cost(&request(Op::Cache, UNIT as u32 + 1)), (2, UNIT + 1));
+        assert_eq!(cost(&request(Op::Flush, 0)), (0, 0));
+        assert_eq!(cost(&request(Op::Read, 0)), (0, 0));
     }
 
     #[test]
     fn a_request_larger_than_a_burst_goes_and_the_next_pays() {
         let limit = Limit::default();
         limit.set(0, 1 << 20);
-        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Write, 32 << 20)), None);
-        let delay = limit.delay(Duration::ZERO, &request(Command::Read, 4096)).unwrap();
+        assert_eq!(limit.delay(Duration::ZERO, &request(Op::Write, 32 << 20)), None);
+        let delay = limit.delay(Duration::ZERO, &request(Op::Read, 4096)).unwrap();
         assert_eq!(delay.until, Duration::from_secs(32) - BURST);
         assert!(!limit.has_changed(&delay));
         limit.set(0, 2 << 20);
         assert!(limit.has_changed(&delay));
-        assert_eq!(limit.delay(Duration::ZERO, &request(Command::Read, 4096)), None);
+        assert_eq!(limit.delay(Duration::ZERO, &request(Op::Read, 4096)), None);
     }
 }

@@ -30,7 +30,7 @@ struct State<T> {
 
 struct Entry<T> {
     number: u64,
-    link: u64,
+    queue: u64,
     start: u64,
     end: u64,
     /// Of a barrier: the connections whose writes it waits for.
@@ -47,7 +47,7 @@ impl<T> Entry<T> {
 
     /// Whether it waits for an earlier one.
     fn follows(&self, earlier: &Self) -> bool {
-        self.overlaps(earlier.start, earlier.end) || self.behind.contains(&earlier.link)
+        self.overlaps(earlier.start, earlier.end) || self.behind.contains(&earlier.queue)
     }
 }
 
@@ -90,20 +90,20 @@ impl Watch {
 }
 
 impl<T> Order<T> {
-    /// Enters a write of connection `link`, behind all that are here.
-    pub(super) fn enter(&self, link: u64, offset: u64, len: u64) -> Place {
-        self.put(link, (offset, offset.saturating_add(len)), Vec::new())
+    /// Enters a write of connection `queue`, behind all that are here.
+    pub(super) fn enter(&self, queue: u64, offset: u64, len: u64) -> Place {
+        self.put(queue, (offset, offset.saturating_add(len)), Vec::new())
     }
 
     /// Enters what writes nothing and waits for all that is here of the connections `behind`.
-    pub(super) fn enter_behind(&self, link: u64, behind: Vec<u64>) -> Place {
-        self.put(link, (0, 0), behind)
+    pub(super) fn enter_behind(&self, queue: u64, behind: Vec<u64>) -> Place {
+        self.put(queue, (0, 0), behind)
     }
 
-    fn put(&self, link: u64, (start, end): (u64, u64), behind: Vec<u64>) -> Place {
+    fn put(&self, queue: u64, (start, end): (u64, u64), behind: Vec<u64>) -> Place {
         let mut state = self.state.lock();
         let number = state.next;
-        let mut entry = Entry { number, link, start, end, behind, before: 0, waiting: None };
+        let mut entry = Entry { number, queue, start, end, behind, before: 0, waiting: None };
         entry.before = state.entries.iter().filter(|e| entry.follows(e)).count();
         let free = entry.before == 0;
         state.next += 1;
@@ -117,9 +117,9 @@ impl<T> Order<T> {
     }
 
     /// Other connections that have writes here.
-    pub(super) fn others(&self, link: u64) -> Vec<u64> {
+    pub(super) fn others(&self, queue: u64) -> Vec<u64> {
         let state = self.state.lock();
-        let mut all: Vec<u64> = state.entries.iter().filter(|e| e.link != link).map(|e| e.link).collect();
+        let mut all: Vec<u64> = state.entries.iter().filter(|e| e.queue != queue).map(|e| e.queue).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -155,9 +155,9 @@ impl<T> Order<T> {
     }
 
     /// Takes out what waits of a connection. Each has its entry still, and is to leave.
-    pub(super) fn cancel(&self, link: u64) -> Vec<T> {
+    pub(super) fn cancel(&self, queue: u64) -> Vec<T> {
         let mut state = self.state.lock();
-        state.entries.iter_mut().filter(|e| e.link == link).filter_map(|e| e.waiting.take()).collect()
+        state.entries.iter_mut().filter(|e| e.queue == queue).filter_map(|e| e.waiting.take()).collect()
     }
 
     /// Writes that are here.

@@ -2,24 +2,24 @@
 //! payload is on its way still.
 //!
 //! A part is a request like any other, with a part of the request's buffer and a place of its own in the order of writes. What
-//! is different is the end: where replies come in chunks, a READ's parts are sent as they are done, and a chunk that says so
-//! ends them; else the reply is sent when all parts are done. The first failure is the request's. A connection that ends in the
+//! is different is the end: where the front end streams, a READ's parts are handed to it as they are done, and the end follows
+//! without data; else the request completes when all parts are done. The first failure is the request's. A connection that ends in the
 //! midst of a WRITE leaves those parts applied that had come, as any write that was cut off may be.
 
-use super::apply::{self, Failure};
 use super::budget::Buf;
-use super::link::{Link, Outgoing};
-use super::reply::Style;
-use super::session::{Command, Request};
+use super::done::{Data, Done, Failure};
+use super::queue::Queue;
+use super::request::{Op, Request};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Largest READ or WRITE that is served as one, and largest part, bytes. Parts end at multiples of it.
-pub(super) const MOST: u64 = 1 << 20;
+pub const LARGEST_PART: u64 = 1 << 20;
 
 /// A request in parts, shared by them.
+#[derive(Debug)]
 struct Whole {
     request: Request,
     /// Parts that have not ended, and the end itself.
@@ -27,7 +27,7 @@ struct Whole {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     failure: Option<Failure>,
     /// A READ's, in order, where they are sent together.
@@ -35,15 +35,16 @@ struct State {
 }
 
 /// One part of a request.
-pub(super) struct Part {
+#[derive(Debug)]
+pub struct Part {
     whole: Arc<Whole>,
     index: usize,
 }
 
 /// Divides a request: each part with its bytes of the buffer.
-pub(super) fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part)> {
+pub fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part)> {
     let end = request.offset + request.len;
-    let bounds = |at: &u64| (*at < end).then(|| ((at / MOST + 1) * MOST).min(end));
+    let bounds = |at: &u64| (*at < end).then(|| ((at / LARGEST_PART + 1) * LARGEST_PART).min(end));
     let ends: Vec<u64> = std::iter::successors(Some(request.offset), bounds).skip(1).collect();
     let starts = std::iter::once(request.offset).chain(ends.iter().copied());
     let requests: Vec<Request> =
@@ -56,31 +57,10 @@ pub(super) fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part
     requests.into_iter().zip(bufs).zip(parts).map(|((request, buf), part)| (request, buf, part)).collect()
 }
 
-impl Whole {
-    /// Whether the parts of a READ are sent as they are done.
-    fn streams(&self) -> bool {
-        self.request.style != Style::Simple && !self.request.unfragmented
-    }
-
-    fn answer(&self) -> Outgoing {
-        let State { failure, bodies } = std::mem::take(&mut *self.state.lock());
-        let to = self.request.to();
-        match (failure, self.request.command) {
-            (Some(failure), _) => apply::answer(&self.request, Err(failure), None),
-            (None, Command::Read) if self.streams() => Outgoing::Reply { head: to.nothing_read(), body: None },
-            (None, Command::Read) => {
-                let head = to.data(self.request.offset, self.request.len as usize, true);
-                Outgoing::Pieces { head, bodies: bodies.into_iter().flatten().collect() }
-            }
-            (None, _) => Outgoing::Reply { head: to.done(), body: None },
-        }
-    }
-}
-
 impl Part {
     /// Whether the request is to be durable when it is answered.
     pub(super) fn is_durable(&self) -> bool {
-        self.whole.request.fua && self.whole.request.command == Command::Write
+        self.whole.request.fua && self.whole.request.op == Op::Write
     }
 
     /// The part ended so; `request` and `buf` are its own. The last one to end answers the client, or gives the WRITE back that is
@@ -88,31 +68,35 @@ impl Part {
     #[must_use]
     pub(super) fn end(
         self,
-        link: &Link,
+        queue: &Queue,
         request: &Request,
         outcome: Result<(), Failure>,
         buf: Option<Buf>,
     ) -> Option<Request> {
         let durable = self.is_durable();
         let whole = self.whole;
-        match (outcome, buf.filter(|_| request.command == Command::Read)) {
+        match (outcome, buf.filter(|_| request.op == Op::Read)) {
             (Err(failure), _) => {
                 whole.state.lock().failure.get_or_insert(failure);
             }
-            (Ok(()), Some(body)) if whole.streams() => {
-                link.answer(apply::content(request, whole.request.to(), body, false));
+            (Ok(()), Some(body)) if queue.front.streams(&whole.request) => {
+                queue.front.part(&whole.request, request.offset, body);
             }
             (Ok(()), Some(body)) => whole.state.lock().bodies[self.index] = Some(body),
             (Ok(()), None) => {}
         }
-        // After the send: the chunk that ends the reply has to be behind all others.
+        // After that: what ends the request has to be behind all parts.
         if whole.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return None;
         }
-        if durable && whole.state.lock().failure.is_none() {
+        let State { failure, bodies } = std::mem::take(&mut *whole.state.lock());
+        if durable && failure.is_none() {
             return Some(whole.request);
         }
-        link.answer(whole.answer());
+        let bodies: Vec<Buf> = bodies.into_iter().flatten().collect();
+        let data = if failure.is_some() || bodies.is_empty() { Data::None } else { Data::Parts(bodies) };
+        let done = Done { request: whole.request, outcome: failure.map_or(Ok(()), Err), data };
+        queue.front.complete(&mut std::iter::once(done));
         None
     }
 }
@@ -125,15 +109,21 @@ mod tests {
     #[test]
     fn parts_end_at_multiples_and_cover_the_request() {
         let holder = Budget::new(16 << 20).join(|| ());
-        for (offset, len) in [(0, MOST + 1), (0, 2 * MOST), (1, 3 * MOST), (MOST - 1, MOST + 2), (5 * MOST, 4 * MOST)] {
-            let request = Request { command: Command::Write, offset, len, fua: true, ..Request::PLAIN };
+        for (offset, len) in [
+            (0, LARGEST_PART + 1),
+            (0, 2 * LARGEST_PART),
+            (1, 3 * LARGEST_PART),
+            (LARGEST_PART - 1, LARGEST_PART + 2),
+            (5 * LARGEST_PART, 4 * LARGEST_PART),
+        ] {
+            let request = Request { fua: true, ..Request::new(Op::Write, offset, len) };
             let parts = divide(request, holder.take(len as usize).unwrap());
             let mut at = offset;
             for (n, (part, buf, of)) in parts.iter().enumerate() {
                 assert_eq!((part.offset, buf.len() as u64, of.index), (at, part.len, n));
-                assert!(part.len > 0 && part.len <= MOST && !part.fua);
+                assert!(part.len > 0 && part.len <= LARGEST_PART && !part.fua);
                 at += part.len;
-                assert!(at.is_multiple_of(MOST) || at == offset + len);
+                assert!(at.is_multiple_of(LARGEST_PART) || at == offset + len);
             }
             assert_eq!(at, offset + len);
         }

@@ -1,23 +1,24 @@
 //! What is to be made durable is made so together: FLUSH, and WRITE with FUA whose bytes are in the volume's file already.
 //!
 //! All connections of a volume share one [`Commit`]. What one read of a socket brings joins at once; one thread at a time flushes
-//! for all that wait by then, and answers them with one `sendmsg` a connection. Who joins meanwhile is covered by the next
+//! for all that wait by then, and completes them together for each connection. Who joins meanwhile is covered by the next
 //! flush, which begins after.
 
 use super::apply;
-use super::export::Export;
-use super::link::{Link, Outgoing};
-use super::session::Request;
+use super::device::Device;
+use super::done::Done;
+use super::queue::Queue;
+use super::request::Request;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Commits after one that kept other requests waiting, before a connection's thread does one itself again.
 const BACK_OFF: u32 = 1000;
 
-/// A request that needs nothing but a flush. Counted in its link's `in_flight`.
+/// A request that needs nothing but a flush. Counted in its queue's `in_flight`.
 pub(super) struct Waiting {
-    pub(super) link: Arc<Link>,
-    pub(super) export: Arc<dyn Export>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) device: Arc<dyn Device>,
     pub(super) request: Request,
 }
 
@@ -28,7 +29,7 @@ struct State {
     running: bool,
     /// Empty, for their room.
     spare: Vec<Waiting>,
-    replies: Vec<(Arc<Link>, Outgoing)>,
+    ended: Vec<(Arc<Queue>, Done)>,
 }
 
 /// See the module.
@@ -46,44 +47,39 @@ impl Commit {
     /// Flushes for all that wait and answers them; `between` is called between the two. True: others have joined meanwhile, and
     /// somebody has to call this again.
     pub(super) fn run_once(&self, between: impl FnOnce()) -> bool {
-        let (mut batch, mut replies) = {
+        let (mut batch, mut ended) = {
             let mut state = self.0.lock();
             let spare = std::mem::take(&mut state.spare);
-            (std::mem::replace(&mut state.waiting, spare), std::mem::take(&mut state.replies))
+            (std::mem::replace(&mut state.waiting, spare), std::mem::take(&mut state.ended))
         };
         if let Some(first) = batch.first() {
-            let outcome = apply::flush(&*first.export, &first.request);
+            let outcome = apply::flush(&*first.device, &first.request);
             between();
-            // Exports go first: when a connection's thread sees nothing in flight, it holds the last one.
-            replies.extend(batch.drain(..).map(|w| {
-                let reply = apply::answer(&w.request, outcome.clone(), None);
-                (w.link, reply)
-            }));
-            send(&mut replies);
+            // Devices go first: when a connection's thread sees nothing in flight, it holds the last one.
+            ended.extend(batch.drain(..).map(|w| (w.queue, Done::new(&w.request, outcome.clone(), None))));
+            complete(&mut ended);
         }
         let mut state = self.0.lock();
         if state.waiting.is_empty() {
             state.running = false;
         }
-        (state.spare, state.replies) = (batch, replies);
+        (state.spare, state.ended) = (batch, ended);
         state.running
     }
 }
 
-/// Sends replies, those of one connection that follow one another together.
-fn send(replies: &mut Vec<(Arc<Link>, Outgoing)>) {
-    let mut rest = replies.drain(..).peekable();
-    while let Some((link, first)) = rest.next() {
+/// Completes requests, those of one connection that follow one another together.
+fn complete(ended: &mut Vec<(Arc<Queue>, Done)>) {
+    let mut rest = ended.drain(..).peekable();
+    while let Some((queue, first)) = rest.next() {
         let mut count = 1;
         let others = std::iter::from_fn(|| {
-            let (_, next) = rest.next_if(|(other, _)| Arc::ptr_eq(other, &link))?;
+            let (_, next) = rest.next_if(|(other, _)| Arc::ptr_eq(other, &queue))?;
             count += 1;
             Some(next)
         });
-        if !link.send(std::iter::once(first).chain(others)) {
-            link.waker.wake();
-        }
-        link.finished(count);
+        queue.front.complete(&mut std::iter::once(first).chain(others));
+        queue.finished(count);
     }
 }
 

@@ -8,7 +8,7 @@
 //! slow readers hold. With a `SMALL` buffer always; with a larger one while that fits into a reserve of twice the budget or
 //! twice `LARGEST`, and its client has gone beyond its share by no more than one `LARGEST`. So all connections together hold no more
 //! than budget, reserve and one small buffer each. Who holds something and waits needs nothing to let go of what it has, but that its
-//! client reads and sends; a connection on which neither goes on while others wait for the reserve is ended (see `serve`).
+//! client reads and sends; a connection on which neither goes on while others wait for the reserve is ended (see [`super::Queue`]).
 
 use crate::sys::{Pages, PagesPart};
 use parking_lot::Mutex;
@@ -148,8 +148,7 @@ impl Budget {
     }
 }
 
-/// Class of a buffer of `len` bytes, and the class's bytes. Lengths above 32 MiB do not reach here (see
-/// [`super::session::MAX_PAYLOAD`]) and would get the last class.
+/// Class of a buffer of `len` bytes, and the class's bytes. Longer ones do not reach here and would get the last class.
 const fn class(len: usize) -> (usize, usize) {
     let mut class = 0;
     while class + 1 < CLASSES && (ALIGN << class) < len {

@@ -122,7 +122,7 @@ fn what_a_client_left_behind_is_never_applied_after_a_newer_answer() {
 /// A write of the model: what it is, and whether it is applied.
 #[derive(Clone, Copy)]
 struct Write {
-    link: u64,
+    queue: u64,
     start: usize,
     end: usize,
 }
@@ -144,9 +144,9 @@ fn overlapping_writes_are_applied_in_order_in_any_schedule() {
             if step < 5 && arrived < 60 {
                 let (start, len) = (rng.below(BYTES - 1), 1 + rng.below(6));
                 let end = (start + len).min(BYTES);
-                let link = rng.below(3);
-                let place = order.enter(link, start, end - start);
-                all.insert(place.number, Write { link, start: start as usize, end: end as usize });
+                let queue = rng.below(3);
+                let place = order.enter(queue, start, end - start);
+                all.insert(place.number, Write { queue, start: start as usize, end: end as usize });
                 arrived += 1;
                 if place.free {
                     ready.push(place.number);
@@ -155,10 +155,10 @@ fn overlapping_writes_are_applied_in_order_in_any_schedule() {
                 }
             } else if step == 5 {
                 // A connection is lost: what of it has not begun is dropped.
-                let link = rng.below(3);
-                let queued: Vec<u64> = ready.iter().copied().filter(|n| all[n].link == link).collect();
-                ready.retain(|n| all[n].link != link);
-                for number in queued.into_iter().chain(order.cancel(link)) {
+                let queue = rng.below(3);
+                let queued: Vec<u64> = ready.iter().copied().filter(|n| all[n].queue == queue).collect();
+                ready.retain(|n| all[n].queue != queue);
+                for number in queued.into_iter().chain(order.cancel(queue)) {
                     ready.extend(order.leave(number));
                     gone += 1;
                 }

@@ -1,0 +1,126 @@
+//! A request becomes calls of its device.
+
+use super::device::{Device, Effort, PIECE, Progress, Zeroing};
+use super::done::Failure;
+use super::request::{Op, Request};
+use crate::error::{Error, Kind, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+impl Failure {
+    /// What an error is to the client; logged.
+    #[must_use]
+    pub fn of(request: &Request, err: &Error) -> Self {
+        let text = err.line();
+        // Told to the client, who asked whether it would be fast; nothing is amiss.
+        if err.kind() != Kind::Unsupported {
+            tracing::warn!(op = ?request.op, offset = request.offset, len = request.len, "{text}");
+        }
+        Self { kind: err.kind(), text }
+    }
+
+    fn panicked(request: &Request) -> Self {
+        tracing::error!(op = ?request.op, offset = request.offset, len = request.len, "request panicked");
+        Self { kind: Kind::Failed, text: "a fault in the server".to_owned() }
+    }
+
+    /// Full effort has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
+    #[must_use]
+    pub fn unfinished() -> Self {
+        Self { kind: Kind::Failed, text: "the request was not finished".to_owned() }
+    }
+}
+
+/// Calls what lies below. A panic there becomes a failure: one broken volume must not take the other connections along.
+///
+/// # Errors
+/// What `call` reports, as the client hears it.
+pub fn guarded<R>(request: &Request, call: impl FnOnce() -> Result<R>) -> std::result::Result<R, Failure> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(outcome) => outcome.map_err(|err| Failure::of(request, &err)),
+        Err(_) => Err(Failure::panicked(request)),
+    }
+}
+
+/// Does a request, waiting as long as it takes; a WRITE from its byte `done` on. `None`: its key is away, and it may be tried again
+/// later.
+pub(super) fn finish(
+    device: &dyn Device,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+) -> Option<std::result::Result<(), Failure>> {
+    match apply(device, request, buf, done, Effort::Full) {
+        Ok(Progress::Done) => Some(Ok(())),
+        Ok(Progress::KeyAway) => None,
+        Ok(Progress::WouldBlock) => Some(Err(Failure::unfinished())),
+        Err(failure) => Some(Err(failure)),
+    }
+}
+
+/// Does a request, a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
+/// server's other connections along.
+pub(super) fn apply(
+    device: &dyn Device,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+    effort: Effort,
+) -> std::result::Result<Progress, Failure> {
+    match catch_unwind(AssertUnwindSafe(|| call(device, request, buf, done, effort))) {
+        Ok(Ok(progress)) => Ok(progress),
+        Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && device.waits_for_key() => Ok(Progress::KeyAway),
+        Ok(Err(err)) => Err(Failure::of(request, &err)),
+        Err(_) => Err(Failure::panicked(request)),
+    }
+}
+
+/// Makes all that was written durable, for this request and others.
+pub(super) fn flush(device: &dyn Device, request: &Request) -> std::result::Result<(), Failure> {
+    guarded(request, || device.flush())
+}
+
+fn call(
+    device: &dyn Device,
+    request: &Request,
+    buf: Option<&mut [u8]>,
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
+    let Request { op, offset, len, fua, .. } = *request;
+    match (op, buf) {
+        (Op::Flush, _) => device.flush()?,
+        (_, _) if len == 0 => {}
+        (Op::Read, Some(out)) => return device.read(offset, out, effort),
+        (Op::Write, Some(data)) => return write(device, request, data, done, effort),
+        (Op::Trim, _) => device.trim(offset, len, fua)?,
+        (Op::Cache, _) => device.cache(offset, len)?,
+        (Op::WriteZeroes, _) => {
+            device.write_zeroes(offset, len, Zeroing { no_hole: request.no_hole, fast: request.fast, fua })?;
+        }
+        // A payload always comes with a buffer; without one nothing could have been read or written.
+        (Op::Read | Op::Write | Op::Query, _) => {
+            return Err(Error::new(Kind::Failed, "request without its buffer"));
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// Writes piece by piece, so that what is not written when the key goes away, or would have to wait, is known.
+fn write(
+    device: &dyn Device,
+    request: &Request,
+    data: &mut [u8],
+    done: &mut usize,
+    effort: Effort,
+) -> Result<Progress> {
+    while *done < data.len() {
+        let at = request.offset + *done as u64;
+        let end = ((at / PIECE + 1) * PIECE - request.offset).min(data.len() as u64) as usize;
+        let last = end == data.len();
+        match device.write(at, &mut data[*done..end], request.fua && last, effort)? {
+            Progress::Done => *done = end,
+            other => return Ok(other),
+        }
+    }
+    Ok(Progress::Done)
+}

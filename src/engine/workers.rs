@@ -1,0 +1,230 @@
+//! The workers: they do what would make a connection's thread wait, and answer as they finish.
+//!
+//! Each connection has a lane; workers take from the lanes in turn, and one lane occupies at most three quarters of the
+//! workers, so that a connection with many slow requests does not stall the others.
+
+use super::clock::Ticks;
+use super::commit::Waiting;
+use super::done::Done;
+use super::job::{Ended, Job};
+use super::queue::Queue;
+use super::scheduler::{Runner, VolumeScheduler};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Payload for which the price of another thread is small, bytes.
+const WORTH_A_PROCESSOR: u64 = 512 * 1024;
+
+#[derive(Default)]
+struct Lane {
+    jobs: VecDeque<Job>,
+    running: usize,
+    /// Whether the lane stands in `turn`.
+    queued: bool,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<u64, Lane>,
+    turn: VecDeque<Next>,
+    stopping: bool,
+}
+
+/// Whose turn it is.
+enum Next {
+    /// A connection's lane, for one request.
+    Lane(u64),
+    /// A volume with something to be made durable, for one flush.
+    Commit(Arc<VolumeScheduler>),
+}
+
+/// What a worker does.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and a box would be an allocation for each request")]
+enum Task {
+    Serve(Job),
+    Commit(Arc<VolumeScheduler>),
+}
+
+/// What the workers have to do.
+pub(super) struct Workers {
+    state: Mutex<State>,
+    work: Condvar,
+    lane_limit: usize,
+    /// Requests that are queued or being done.
+    busy: AtomicUsize,
+    processors: usize,
+    ticks: Arc<dyn Ticks>,
+}
+
+impl Workers {
+    pub(super) fn new(workers: usize, ticks: Arc<dyn Ticks>) -> Self {
+        Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            lane_limit: (workers * 3 / 4).max(1),
+            busy: AtomicUsize::new(0),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            ticks,
+        }
+    }
+
+    /// Takes a request, which waits for its turn first if an earlier write overlaps it.
+    pub(super) fn push(&self, mut job: Job) {
+        job.queue.began();
+        let now = match &job.turn {
+            Some(turn) => {
+                let (scheduler, number) = (Arc::clone(&job.scheduler), turn.number);
+                let stale_after = job.stale_after;
+                job.wait_patiently();
+                scheduler.order.wait(number, job).map(|job| Job { stale_after, ..job })
+            }
+            None => Some(job),
+        };
+        if let Some(job) = now {
+            self.enqueue(job);
+        }
+    }
+
+    /// Whether a connection's thread gains by leaving a request with a payload of `len` bytes to a worker. What is handed over has
+    /// its price: large ones may take all processors, smaller ones half of them.
+    pub(super) fn has_room(&self, len: u64) -> bool {
+        let most = if len >= WORTH_A_PROCESSOR { self.processors } else { (self.processors / 2).max(1) };
+        self.busy.load(Ordering::Relaxed) < most
+    }
+
+    /// Puts a lane in turn when it has work and may use another worker.
+    fn line_up(&self, state: &mut State, id: u64) {
+        let Some(lane) = state.lanes.get_mut(&id) else { return };
+        if !lane.queued && !lane.jobs.is_empty() && lane.running < self.lane_limit {
+            lane.queued = true;
+            state.turn.push_back(Next::Lane(id));
+            self.work.notify_one();
+        }
+    }
+
+    /// Drops what a connection has queued and not begun.
+    pub(super) fn cancel(&self, queue: &Queue) {
+        let jobs = self.state.lock().lanes.get_mut(&queue.id).map(|lane| std::mem::take(&mut lane.jobs));
+        let count = jobs.as_ref().map_or(0, VecDeque::len);
+        self.busy.fetch_sub(count, Ordering::Relaxed);
+        drop(jobs);
+        queue.finished(count);
+    }
+
+    /// Forgets a connection that has nothing in flight.
+    pub(super) fn forget(&self, queue: &Queue) {
+        self.state.lock().lanes.remove(&queue.id);
+    }
+
+    /// Ends the workers once they are idle.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.work.notify_all();
+    }
+
+    /// A worker's life.
+    pub(super) fn work(&self) {
+        while let Some(task) = self.next() {
+            let job = match task {
+                Task::Serve(job) => job,
+                Task::Commit(scheduler) => {
+                    if scheduler.commit.run_once(|| ()) {
+                        self.commit(scheduler);
+                    }
+                    continue;
+                }
+            };
+            let id = job.queue.id;
+            self.serve(job);
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+            let mut state = self.state.lock();
+            if let Some(lane) = state.lanes.get_mut(&id) {
+                lane.running -= 1;
+            }
+            self.line_up(&mut state, id);
+        }
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut state = self.state.lock();
+        loop {
+            while let Some(next) = state.turn.pop_front() {
+                let id = match next {
+                    Next::Lane(id) => id,
+                    Next::Commit(scheduler) => return Some(Task::Commit(scheduler)),
+                };
+                let Some(lane) = state.lanes.get_mut(&id) else { continue };
+                lane.queued = false;
+                let Some(job) = lane.jobs.pop_front() else { continue };
+                lane.running += 1;
+                self.line_up(&mut state, id);
+                return Some(Task::Serve(job));
+            }
+            if state.stopping {
+                return None;
+            }
+            self.work.wait(&mut state);
+        }
+    }
+
+    fn serve(&self, mut job: Job) {
+        let mut ended = None;
+        while job.queue.may_apply(self.ticks.now(), job.read_at, job.stale_after).is_ok() {
+            ended = job.attempt();
+            if ended.is_some() {
+                break;
+            }
+            let scheduler = Arc::clone(&job.scheduler);
+            match scheduler.hold(job) {
+                Some(again) => job = again,
+                None => return,
+            }
+        }
+        let queue = Arc::clone(&job.queue);
+        self.end(job, ended);
+        queue.finished(1);
+    }
+
+    /// Completes it, or hands over to who will.
+    fn end(&self, mut job: Job, ended: Option<Ended>) {
+        let (queue, request) = (Arc::clone(&job.queue), job.request);
+        let (part, buf) = (job.part.take(), job.buf.take());
+        let durable =
+            part.as_ref().filter(|p| p.is_durable()).map(|_| (Arc::clone(&job.device), Arc::clone(&job.scheduler)));
+        if matches!(ended, Some(Ended::Question)) {
+            queue.front.query(&request, &*job.device);
+        }
+        // Its place in the order and the device go first: who is answered may send what overlaps, and when the connection's
+        // thread sees nothing in flight, it holds the last device.
+        drop(job);
+        let Some(Ended::Outcome(outcome)) = ended else { return };
+        let Some(part) = part else {
+            return queue.front.complete(&mut std::iter::once(Done::new(&request, outcome, buf)));
+        };
+        if let (Some(request), Some((device, scheduler))) = (part.end(&queue, &request, outcome, buf), durable) {
+            queue.began();
+            if scheduler.commit.join(&mut vec![Waiting { queue, device, request }]) {
+                self.commit(scheduler);
+            }
+        }
+    }
+}
+
+impl Runner for Workers {
+    /// Takes a request whose turn it is.
+    fn enqueue(&self, job: Job) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        let id = job.queue.id;
+        state.lanes.entry(id).or_default().jobs.push_back(job);
+        self.line_up(&mut state, id);
+    }
+
+    /// Others have their turn between two flushes.
+    fn commit(&self, scheduler: Arc<VolumeScheduler>) {
+        self.state.lock().turn.push_back(Next::Commit(scheduler));
+        self.work.notify_one();
+    }
+}

@@ -1,0 +1,44 @@
+//! What a connection sends, without copying what was read.
+
+use super::reply::Head;
+use crate::engine::Buf;
+use std::ops::Range;
+
+/// Something to send.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// Handshake bytes, or a reply without a READ's data.
+    Bytes(Vec<u8>),
+    /// A reply of one piece, with a READ's data.
+    Reply { head: Head, body: Option<Buf> },
+    /// A reply of one piece, with a READ's data in several buffers.
+    Pieces { head: Head, bodies: Vec<Buf> },
+    /// A READ's data in several chunks: each has a head, and bytes of the buffer, or none.
+    Chunks { chunks: Vec<(Head, Range<usize>)>, body: Buf },
+}
+
+impl Outgoing {
+    /// Its parts, in order; `None` behind the last one.
+    fn part(&self, i: usize) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => (i == 0).then_some(bytes),
+            Self::Reply { head, .. } if i == 0 => Some(head),
+            Self::Reply { body, .. } => body.as_deref().filter(|_| i == 1),
+            Self::Pieces { head, .. } if i == 0 => Some(head),
+            Self::Pieces { bodies, .. } => bodies.get(i - 1).map(|b| &**b),
+            Self::Chunks { chunks, body } => {
+                let (head, range) = chunks.get(i / 2)?;
+                Some(if i.is_multiple_of(2) { head } else { &body[range.clone()] })
+            }
+        }
+    }
+
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|i| self.part(i))
+    }
+
+    /// Bytes on the wire.
+    pub(super) fn len(&self) -> usize {
+        self.parts().map(<[u8]>::len).sum()
+    }
+}
