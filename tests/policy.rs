@@ -352,7 +352,7 @@ fn every_way_to_the_data_key_asks_the_policy() {
             &["volume", "export", "web", out, "--sealed"],
             &["volume", "grow", "web", "--size", "8MiB"],
             &["volume", "create", "--snapshot", &snapshot],
-            &["volume", "accept-rollback", "none"],
+            &["volume", "accept-rollback", "web"],
         ] {
             s.fails(6, args, &["kms:Decrypt", "not authorized"]);
             assert!(!Path::new(out).exists());
