@@ -8,7 +8,7 @@ use super::authority::{By, Wanted};
 use super::catalog::{Record, Tx, Versioned};
 use super::key::KeyRecord;
 use super::name::{AwsCode, KeyRef};
-use super::policy::{GrantFacts, VOLUME_SERVICE};
+use super::policy::{GrantFacts, VOLUME_SERVICE, fold_case};
 use super::{Act, Caller, Kms};
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
@@ -97,10 +97,10 @@ pub enum Constraint {
 /// by one name in either, nobody can say which of them is meant: all of them must then be the same in both, in case too.
 fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
     fn named<'a>(context: &'a EncryptionContext, name: &str) -> Vec<(&'a str, &'a str)> {
-        context.iter().filter(|(n, _)| n.to_lowercase() == name).collect()
+        context.iter().filter(|(n, _)| fold_case(n) == name).collect()
     }
     let has = |(name, _): (&str, &str)| {
-        let name = name.to_lowercase();
+        let name = fold_case(name);
         match (&named(part, &name)[..], &named(whole, &name)[..]) {
             ([(_, want)], [(_, have)]) => want == have,
             (want, have) => want == have,

@@ -413,6 +413,9 @@ fn pairs_that_differ_in_case_alone_meet_a_constraint_as_they_are_or_not_at_all()
         (Constraint::Equals(two.clone()), two.clone(), true),
         (Constraint::Equals(two.clone()), of(&[("project", "a"), ("Project", "b")]), false),
         (Constraint::Subset(two.clone()), one.clone(), false),
+        (Constraint::Equals(of(&[("ΟΔΟΣ", "a")])), of(&[("οδοσ", "a")]), true),
+        (Constraint::Equals(of(&[("ΟΔΟΣ", "a")])), of(&[("οδος", "a")]), true),
+        (Constraint::Subset(of(&[("οδος", "a")])), of(&[("οδος", "a"), ("οδοσ", "b")]), false),
     ] {
         assert_eq!(constraint.admits(&context), admits, "{constraint:?} {context:?}");
     }

@@ -18,7 +18,7 @@
 //! silent. An operator that cannot compare what the key holds is refused for the same reason.
 
 use super::words::{Key, Sort, volume_service_in};
-use super::{Question, VOLUME_SERVICE, account_of, is_root, region_of, user_of, wild};
+use super::{Question, VOLUME_SERVICE, account_of, fold_case, is_root, region_of, user_of, wild};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 
@@ -202,7 +202,7 @@ impl Compare {
     fn fits(self, want: &str, have: &str) -> bool {
         match self {
             Self::Text => want == have,
-            Self::AnyCase => want.to_lowercase() == have.to_lowercase(),
+            Self::AnyCase => fold_case(want) == fold_case(have),
             Self::Like => wild(want, have, false),
             Self::Arn => want == "*" || arn_fits(want, have),
             Self::Bool => want.eq_ignore_ascii_case(have),
@@ -324,7 +324,7 @@ fn values_of(key: &Key, q: &Question<'_>) -> Found {
         Key::ViaService => one(q.via_service),
         Key::Account => one(account_of(q.principal)),
         Key::Pair(name) => {
-            let of_name = q.context.iter().filter(|(k, _)| k.to_lowercase() == *name);
+            let of_name = q.context.iter().filter(|(k, _)| fold_case(k) == *name);
             let values: Vec<String> = of_name.map(|(_, v)| v.to_owned()).collect();
             match values.len() {
                 0 => Found::Absent,

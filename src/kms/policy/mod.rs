@@ -329,9 +329,15 @@ impl Statement {
     }
 }
 
+/// A text without its case, by Unicode's full case folding: what differs in case alone is the same in it. (Lower case is not
+/// enough: of the two small sigmas of Greek, it makes one or the other, by their place.)
+pub(super) fn fold_case(text: &str) -> String {
+    unicase::UniCase::new(text).to_folded_case()
+}
+
 /// Whether a text fits a pattern in which `*` stands for any characters and `?` for one.
 fn wild(pattern: &str, text: &str, any_case: bool) -> bool {
-    let fold = |s: &str| if any_case { s.to_lowercase() } else { s.to_owned() };
+    let fold = |s: &str| if any_case { fold_case(s) } else { s.to_owned() };
     let (pattern, text): (Vec<char>, Vec<char>) = (fold(pattern).chars().collect(), fold(text).chars().collect());
     let (mut p, mut t) = (0, 0);
     // Where to go on when what follows the last star does not fit.

@@ -4,7 +4,7 @@
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
 //! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
 
-use super::{VOLUME_SERVICE, wild};
+use super::{VOLUME_SERVICE, fold_case, wild};
 
 /// What asks for a volume's data key in clear (`coffer volume export-key`): coffer's own, AWS has no such operation.
 pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
@@ -111,7 +111,7 @@ pub(super) enum Key {
     ViaService,
     /// `kms:CallerAccount` and `aws:PrincipalAccount` are the same here.
     Account,
-    /// The value of one pair of the encryption context; its name in lower case.
+    /// The value of one pair of the encryption context; its name as [`fold_case`] has it.
     Pair(String),
     ContextKeys,
     GrantIsForAwsResource,
@@ -236,11 +236,11 @@ impl Key {
     /// # Errors
     /// Why there is none: one that AWS has and this build cannot evaluate, or one that nobody knows.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
-        let lower = name.to_lowercase();
-        if let Some(pair) = lower.strip_prefix(CONTEXT).filter(|p| !p.is_empty()) {
+        let folded = fold_case(name);
+        if let Some(pair) = folded.strip_prefix(CONTEXT).filter(|p| !p.is_empty()) {
             return Ok(Self::Pair(pair.to_owned()));
         }
-        if let Some((_, key)) = KEYS.iter().find(|(known, _)| known.eq_ignore_ascii_case(&lower)) {
+        if let Some((_, key)) = KEYS.iter().find(|(known, _)| known.eq_ignore_ascii_case(&folded)) {
             return Ok(key.clone());
         }
         let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).chain(["kms:EncryptionContext:NAME"]).collect();
