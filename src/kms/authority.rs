@@ -251,13 +251,14 @@ impl Kms {
     /// Gives a key another policy. It holds from the next question on; leases that were let in before go on.
     ///
     /// # Errors
-    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy under which the caller could not put another one,
-    /// unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
+    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy with a statement that can never match, and for one
+    /// under which the caller could not put another one, unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
     pub fn put_key_policy(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
         let policy = Policy::parse(document)?;
         let hash = super::catalog::sha256_hex(document.as_bytes());
         let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
-        let put = self.change(key, act, caller, |key, _, _| {
+        let put = self.change(key, act, caller, |key, _, arn| {
+            policy.check(arn)?;
             if !bypass {
                 self.check_lockout(&policy, key, caller)?;
             }

@@ -32,6 +32,17 @@ fn key_under(kms: &Kms, policy: &str) -> KeyRef {
     kms.create_key_with(&NewKey { policy: Some(policy), ..NewKey::default() }, &caller()).unwrap().key_id.into()
 }
 
+/// Gives a key a policy as an earlier build may have taken it.
+fn keep_policy(kms: &Kms, key: &KeyRef, policy: &str) {
+    let id = kms.describe_key(key).unwrap().key_id;
+    kms.audited(&caller(), Act::new("test:Older"), |tx| {
+        let mut found = kms.load(id)?;
+        found.record.policy = Some(policy.to_owned());
+        tx.update(&found.record, found.version)
+    })
+    .unwrap();
+}
+
 fn for_user(name: &str, operations: &[Operation]) -> GrantSpec {
     let operations = operations.iter().copied().collect();
     GrantSpec { grantee: arn(name), retiring: None, operations, constraint: None, name: None }
@@ -584,7 +595,10 @@ fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
         let grant = kms.lease_grant(kms.describe_key(&key).unwrap().key_id, &context, &caller());
         kms.audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
         let more = format!(r#"{{"Effect": "Deny", {deny}, "Action": "kms:Decrypt", "Resource": "*"}}"#);
-        kms.put_key_policy(&key, &managed(&more), false, &caller()).unwrap();
+        // Of another Region it would never fire, and is refused; one that is kept from before means what it meant.
+        let put = kms.put_key_policy(&key, &managed(&more), false, &caller());
+        assert_eq!(code(put), if denied { "ok" } else { "MalformedPolicyDocumentException" }, "{deny}");
+        keep_policy(&kms, &key, &managed(&more));
         let held = Caller { authority: Authority::Grants(vec![grant.id]), ..service() };
         let opened = kms.unwrap_volume_key(&blob, &context, data_key.get().id(), &held);
         assert_eq!(code(opened), if denied { DENIED } else { "ok" }, "{deny}");
@@ -612,4 +626,49 @@ fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
     let err = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
     assert_eq!(err.kind(), Kind::AccessDenied);
     assert!(err.line().contains("kms:ViaServcie") && err.line().contains("policy reset"), "{}", err.line());
+}
+
+/// A key policy is about its own key alone, and the id of a key that is made is not known before.
+#[test]
+fn a_policy_that_can_never_match_is_refused_when_it_is_put_and_read_when_it_was_kept() {
+    let place = Place::new();
+    let kms = place.init();
+    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let other = kms.create_key("", &caller()).unwrap().arn;
+    let own = kms.describe_key(&key).unwrap().arn;
+    let deny = |resource: &str, more: &str| {
+        managed(&format!(
+            r#"{{"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Resource": "{resource}"{more}}}"#
+        ))
+    };
+    let never = r#", "Condition": {"StringLike": {"aws:PrincipalArn": "alice*"}}"#;
+    let create = |policy: &str| kms.create_key_with(&NewKey { policy: Some(policy), ..NewKey::default() }, &caller());
+    let put = |policy: &str| kms.put_key_policy(&key, policy, false, &caller());
+    let pattern = format!("{}/*", own.split_once('/').unwrap().0);
+    for (policy, at_put, at_create) in [
+        (deny("*", ""), true, true),
+        (deny(&pattern, ""), true, true),
+        (deny(&own, ""), true, false),
+        (deny(&other, ""), false, false),
+        (deny("*", never), false, false),
+    ] {
+        let words = |ok: bool| if ok { "ok" } else { "MalformedPolicyDocumentException" };
+        assert_eq!((code(put(&policy)), code(create(&policy))), (words(at_put), words(at_create)), "{policy}");
+    }
+    let kept = kms.get_key_policy(&key, &caller()).unwrap();
+    assert_eq!(kept, deny(&own, ""), "what was refused changed nothing");
+    let err = put(&deny("*", never)).unwrap_err();
+    assert!(err.what().contains("Statement[1].Condition.StringLike.aws:PrincipalArn: the value \"alice*\" can never"));
+
+    let context = EncryptionContext::new();
+    let uses = format!(
+        r#"{{"Effect": "Allow", "Principal": {{"AWS": "{}"}}, "Action": "kms:Encrypt", "Resource": "*"}}, "#,
+        arn("alice")
+    );
+    keep_policy(
+        &kms,
+        &key,
+        &deny(&other, "").replacen(r#"{"Effect": "Deny""#, &format!(r#"{uses}{{"Effect": "Deny""#), 1),
+    );
+    assert_eq!(code(kms.encrypt(&key, &context, b"x", &caller())), "ok");
 }

@@ -316,6 +316,7 @@ impl Kms {
         let mut act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
         if let Some(document) = policy {
             let parsed = Policy::parse(document)?;
+            parsed.check(&self.key_arn(key.id))?;
             if !bypass_lockout_check {
                 self.check_lockout(&parsed, &key, caller)?;
             }

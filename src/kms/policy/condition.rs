@@ -17,7 +17,8 @@
 //! Only keys that this build can evaluate are taken (`words`): one that was always absent would make a Deny
 //! silent. An operator that cannot compare what the key holds is refused for the same reason.
 
-use super::words::{Key, Sort, volume_service_in};
+use super::forms::{Form, Reading, example};
+use super::words::{Key, Sort, Values, volume_service_in};
 use super::{Question, VOLUME_SERVICE, account_of, fold_case, is_root, region_of, user_of, wild};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -187,6 +188,17 @@ impl Compare {
         }
     }
 
+    /// How it reads a value, if it compares texts.
+    const fn reading(self) -> Option<Reading> {
+        match self {
+            Self::Text => Some(Reading::Exact),
+            Self::AnyCase => Some(Reading::AnyCase),
+            Self::Like => Some(Reading::Wild),
+            Self::Arn => Some(Reading::Arn),
+            Self::Bool | Self::Null | Self::Number(_) | Self::Date(_) => None,
+        }
+    }
+
     /// Whether it can compare what such a key holds.
     const fn suits(self, sort: Sort) -> bool {
         match self {
@@ -276,6 +288,90 @@ impl Condition {
 
     pub(super) fn values(&self) -> &[String] {
         &self.values
+    }
+
+    /// Whether a request that lacks its key can make it hold.
+    pub(super) fn holds_without(&self) -> bool {
+        self.key.may_be_absent() && self.compares(&[])
+    }
+
+    /// Whether requests for an action may have its key.
+    pub(super) fn goes_with(&self, action: &str) -> bool {
+        self.key.goes_with(action)
+    }
+
+    /// What is wrong with it, if no request about a Region's keys makes it hold, or a value of it can never match: such a value
+    /// is misspelt, and where it stands under a negation the condition holds for what it was to leave out.
+    pub(super) fn check(&self, region: &str) -> Result<(), String> {
+        self.key.check_name()?;
+        let compare = self.operator.test.compare;
+        match (compare, compare.reading()) {
+            (_, Some(reading)) => {
+                self.check_texts(region, reading)?;
+                self.check_negated(region, reading)
+            }
+            (Compare::Null, _) if !self.key.may_be_absent() && !self.compares(&[vec![]]) => {
+                Err(format!("can never hold: every request has {}", self.name))
+            }
+            (Compare::Number(order) | Compare::Date(order), _) => self.check_moments(order),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_texts(&self, region: &str, reading: Reading) -> Result<(), String> {
+        let (name, mut beside, mut can_match) = (&self.name, None, false);
+        for value in &self.values {
+            let read = if reading == Reading::AnyCase { fold_case(value) } else { value.clone() };
+            let Values { here, elsewhere, longest, words } = self.key.values(region, reading, &read);
+            let fits = |forms: &[_]| forms.iter().any(|form| example(&read, reading, form, longest).is_some());
+            if fits(&here) {
+                can_match = true;
+            } else if fits(&elsewhere) {
+                beside =
+                    Some(format!("the value {value:?} is AWS's alone, and can never match here: {name} is {words}"));
+            } else {
+                return Err(format!("the value {value:?} can never match: {name} is {words}"));
+            }
+        }
+        beside.filter(|_| !can_match).map_or(Ok(()), Err)
+    }
+
+    /// A negation that leaves nothing over.
+    fn check_negated(&self, region: &str, reading: Reading) -> Result<(), String> {
+        if !self.operator.test.not || self.holds_without() {
+            return Ok(());
+        }
+        let samples: Vec<Vec<String>> = match &self.key {
+            Key::ViaService => vec![volume_service_in(region).into()],
+            key => key.values(region, reading, "").here.iter().flat_map(Form::samples).map(|text| vec![text]).collect(),
+        };
+        match samples.into_iter().any(|names| self.compares(&[names])) {
+            true => Ok(()),
+            false => Err(format!("can never hold: its values cover all that {} can be", self.name)),
+        }
+    }
+
+    /// Moments that no request is made at.
+    fn check_moments(&self, order: Order) -> Result<(), String> {
+        let (first, end) = (SECONDS.start as f64, SECONDS.end as f64);
+        let whole = matches!(self.key, Key::EpochTime);
+        for value in &self.values {
+            let of_date = || date(value).map(|ms| ms as f64 / 1000.0);
+            let number =
+                if matches!(self.operator.test.compare, Compare::Number(_)) { number(value) } else { of_date() };
+            let Some(want) = number else { continue };
+            let can_match = match order {
+                Order::Same => (first..end).contains(&want) && (!whole || want.fract() == 0.0),
+                Order::Less => want > first,
+                Order::LessOrSame => want >= first,
+                Order::More | Order::MoreOrSame => want < end - 1.0,
+            };
+            if !can_match {
+                let why = "requests are made between 2001 and 5138, and aws:EpochTime is whole seconds";
+                return Err(format!("the value {value:?} can never match: {why}"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether it holds for a request, in a statement that allows or denies. Where several pairs of the encryption context go by

@@ -1,7 +1,8 @@
 //! Key policies: who may do what with a KMS key, in the language of AWS's policy documents.
 //!
-//! A policy is parsed whole before it is kept ([`Policy::parse`]): what this build does not understand is refused when it is
-//! put, never passed over when it is asked. Asking ([`Policy::verdict`]) cannot fail.
+//! A policy is parsed whole ([`Policy::parse`]): what this build does not understand is refused, never passed over when it is
+//! asked. Asking ([`Policy::verdict`]) cannot fail. When it is put, a policy is checked against its key as well
+//! ([`Policy::check`]): a statement that could never match is refused. That is not asked again of a policy that is kept.
 //!
 //! | in a document | here |
 //! |---|---|
@@ -16,7 +17,9 @@
 //! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
 //! policies in AWS KMS", "Condition keys for AWS KMS".
 
+mod check;
 pub mod condition;
+mod forms;
 mod parse;
 mod words;
 

@@ -13,7 +13,7 @@ use std::fmt;
 /// The longest policy, bytes (KMS API Reference, PutKeyPolicy).
 pub const MAX_POLICY: usize = 32_768;
 
-fn malformed(at: &str, why: impl fmt::Display) -> Error {
+pub(super) fn malformed(at: &str, why: impl fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("key policy: {at}: {why}"))
         .because(AwsCode("MalformedPolicyDocumentException"))
         .hint("docs/kms.md says what a key policy may hold")
@@ -265,7 +265,7 @@ fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
         let mut names = HashSet::new();
         for (key, wanted) in keys {
             let at = format!("{at}.{key}");
-            if !names.insert(key.to_lowercase()) {
+            if !names.insert(key.to_ascii_lowercase()) {
                 return Err(malformed(&at, "this key comes twice here, and case does not tell condition keys apart"));
             }
             let wanted = values(wanted, &at)?;
@@ -343,7 +343,7 @@ fn refuse_variables(policy: &Policy) -> Result<()> {
 }
 
 impl Policy {
-    /// Reads a policy document.
+    /// Reads a policy document, such as one that a key has. One that is to be put is [`Policy::check`]ed as well.
     ///
     /// # Errors
     /// [`Kind::Usage`]: MalformedPolicyDocumentException naming the place and what is wrong there; ValidationException for one

@@ -4,7 +4,9 @@
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
 //! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
 
+use super::forms::{Form, Reading};
 use super::{VOLUME_SERVICE, fold_case, wild};
+use crate::cipher::wrap::MAX_CONTEXT;
 
 /// What asks for a volume's data key in clear (`coffer volume export-key`): coffer's own, AWS has no such operation.
 pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
@@ -82,28 +84,47 @@ pub(super) fn could_name_an_action(pattern: &str) -> bool {
     }
 }
 
-/// What a grant may allow in AWS: the values of `kms:GrantOperations`.
-const GRANT_OPERATIONS: [&str; 17] = [
+/// Whether at least one action is left that a statement is about, so that it can ever be asked about.
+pub(super) fn is_about_an_action(covers: impl Fn(&str) -> bool) -> bool {
+    ACTIONS.iter().any(|a| covers(&format!("kms:{a}")))
+}
+
+/// What a grant may allow here: the values of `kms:GrantOperations`.
+pub(super) const GRANT_OPERATIONS: [&str; 9] = [
     "CreateGrant",
     "Decrypt",
-    "DeriveSharedSecret",
     "DescribeKey",
     "Encrypt",
     "GenerateDataKey",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
     "GenerateDataKeyWithoutPlaintext",
-    "GenerateMac",
-    "GetPublicKey",
     "ReEncryptFrom",
     "ReEncryptTo",
     "RetireGrant",
+];
+
+/// What a grant may allow in AWS alone, with keys that there are none of here.
+pub(super) const GRANT_OPERATIONS_ELSEWHERE: [&str; 8] = [
+    "DeriveSharedSecret",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateMac",
+    "GetPublicKey",
     "Sign",
     "Verify",
     "VerifyMac",
 ];
 
-const PRINCIPAL_TYPES: [&str; 5] = ["Account", "Anonymous", "AssumedRole", "FederatedUser", "User"];
+const PRINCIPAL_TYPES: [&str; 2] = ["Account", "User"];
+const PRINCIPAL_TYPES_ELSEWHERE: [&str; 3] = ["Anonymous", "AssumedRole", "FederatedUser"];
+
+/// Services of AWS that use keys for their callers (KMS Developer Guide, "kms:ViaService"): of these, coffer is `ec2` alone.
+const SERVICES: &str = "airflow appflow apprunner athena auditmanager backup backup-gateway cassandra codeartifact \
+    codeguru-reviewer comprehend connect directoryservice dms dynamodb ec2 ecr eks elasticfilesystem es finspace firehose \
+    forecast fsx geo glue groundstation healthlake importexport iotsitewise kafka kendra kinesis kinesisvideo lambda lex \
+    license-manager lookoutequipment lookoutmetrics lookoutvision macie malware-protection managedblockchain mediatailor \
+    memorydb mgn monitron mq nimble omics profile proton qldb rds redshift redshift-serverless rekognition s3 sagemaker \
+    secretsmanager ses sns sqlworkbench sqs ssm ssm-contacts ssm-incidents storagegateway timestream translate wisdom \
+    workmail workspaces workspaces-web xray";
 
 /// A condition key that this build can evaluate for every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,12 +287,17 @@ impl Key {
         }
     }
 
-    /// What is wrong with a text that this key is to be equal to, if it never can be.
+    /// What is wrong with a text that this key is to be equal to, if it never can be. This is what reading a policy refuses;
+    /// what putting one refuses as well is said by [`Key::values`].
     pub(super) fn check_text(&self, value: &str, any_case: bool) -> Result<(), &'static str> {
         let same = |word: &str| if any_case { word.eq_ignore_ascii_case(value) } else { word == value };
         match self {
-            Self::GrantOperations if !GRANT_OPERATIONS.iter().any(|w| same(w)) => Err("is no operation of a grant"),
-            Self::PrincipalType if !PRINCIPAL_TYPES.iter().any(|w| same(w)) => Err("is no type of a principal"),
+            Self::GrantOperations if !GRANT_OPERATIONS.iter().chain(&GRANT_OPERATIONS_ELSEWHERE).any(|w| same(w)) => {
+                Err("is no operation of a grant")
+            }
+            Self::PrincipalType if !PRINCIPAL_TYPES.iter().chain(&PRINCIPAL_TYPES_ELSEWHERE).any(|w| same(w)) => {
+                Err("is no type of a principal")
+            }
             Self::PrincipalArn if !value.starts_with("arn:") => Err("is no ARN"),
             Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
@@ -284,6 +310,108 @@ impl Key {
         }
     }
 }
+
+/// The values that a condition key can have.
+pub(super) struct Values {
+    /// In a request here.
+    pub(super) here: Vec<Form>,
+    /// In AWS alone: no mistake, but it takes another value beside it to make a condition hold.
+    pub(super) elsewhere: Vec<Form>,
+    /// The longest, bytes.
+    pub(super) longest: usize,
+    /// What it is, in words.
+    pub(super) words: String,
+}
+
+impl Key {
+    /// The values that it can have in requests about a Region's keys, if it is a text. `value` is what a policy wants it to be.
+    pub(super) fn values(&self, region: &str, reading: Reading, value: &str) -> Values {
+        let forms = |all: &[&str]| -> Vec<Form> { all.iter().map(|notation| Form::of(notation)).collect() };
+        let of = |here: &[&str], longest, words: &str| Values {
+            here: forms(here),
+            elsewhere: Vec::new(),
+            longest,
+            words: words.to_owned(),
+        };
+        let one_of = |here: &[&str], elsewhere: &[&str]| Values {
+            elsewhere: forms(elsewhere),
+            ..of(here, MAX_ARN, &here.join(" or "))
+        };
+        match self {
+            Self::Account => of(&["%a"], MAX_ARN, "an account of 12 digits"),
+            Self::PrincipalArn => {
+                of(&PRINCIPALS, MAX_ARN, &PRINCIPALS.join(" or ").replace("%a", "ACCOUNT").replace("%n", "NAME"))
+            }
+            Self::UserName => of(&["%u"], MAX_USER, "a name of 1 to 64 letters, digits and + = , . @ _ -"),
+            Self::GrantOperations => one_of(&GRANT_OPERATIONS, &GRANT_OPERATIONS_ELSEWHERE),
+            Self::PrincipalType => one_of(&PRINCIPAL_TYPES, &PRINCIPAL_TYPES_ELSEWHERE),
+            Self::GrantIsForAwsResource => one_of(&["true", "false"], &[]),
+            Self::ContextKeys => of(&["%x"], MAX_PAIR, "the name of a pair, not empty, of at most 8 KiB"),
+            Self::Pair(name) if reading == Reading::Arn => of(
+                &["%c:%c:%c:%c:%c:%t"],
+                MAX_PAIR.saturating_sub(name.len()),
+                "an ARN of at most 8 KiB, its name included",
+            ),
+            Self::Pair(name) => {
+                of(&["%t"], MAX_PAIR.saturating_sub(name.len()), "a text of at most 8 KiB, its name included")
+            }
+            Self::ViaService => {
+                let own = volume_service_in(region);
+                let service = value.split('.').next().filter(|s| SERVICES.split_whitespace().any(|known| known == *s));
+                let known = |s: &str| ["", ".cn"].map(|end| Form::of(&format!("{s}.%r.amazonaws.com{end}"))).to_vec();
+                Values { elsewhere: service.map(known).unwrap_or_default(), ..one_of(&[&own[0], &own[1]], &[]) }
+            }
+            // Moments are compared as numbers.
+            Self::CurrentTime | Self::EpochTime => of(&["%x"], MAX_ARN, "a moment"),
+        }
+    }
+
+    /// Whether there are requests without it.
+    pub(super) const fn may_be_absent(&self) -> bool {
+        !matches!(self, Self::Account | Self::PrincipalArn | Self::CurrentTime | Self::EpochTime)
+    }
+
+    /// Whether requests for an action may have it.
+    pub(super) fn goes_with(&self, action: &str) -> bool {
+        let is = |prefixes: &[&str]| prefixes.iter().any(|p| action.starts_with(p));
+        match self {
+            Self::Pair(_) | Self::ContextKeys => {
+                is(&["Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey", "CreateGrant", EXPORT_VOLUME_KEY])
+            }
+            Self::GrantIsForAwsResource => is(&["CreateGrant", "RevokeGrant"]),
+            Self::GrantOperations => is(&["CreateGrant"]),
+            _ => true,
+        }
+    }
+
+    /// What is wrong with the name of a pair that no request has, or that means something else than it says.
+    pub(super) fn check_name(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Pair(name) if name.trim() != name => Err("the name of the pair begins or ends with a blank"),
+            Self::Pair(name) if name.contains(['*', '?']) => Err(
+                "a wildcard in the name of a pair stands for itself: name the pair, or use kms:EncryptionContextKeys",
+            ),
+            Self::Pair(name) if name.len() > MAX_PAIR => Err("no encryption context has a pair with so long a name"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The longest ARN, bytes.
+const MAX_ARN: usize = 2048;
+/// The longest name of a user.
+const MAX_USER: usize = 64;
+/// What the only pair of an encryption context has for its name and its value: the canonical form counts the pairs, and the
+/// lengths of both.
+const MAX_PAIR: usize = MAX_CONTEXT - 12;
+
+/// Principals, as requests and grants name them; sessions of a role have the role's.
+const PRINCIPALS: [&str; 4] = [
+    "arn:aws:iam::%a:root",
+    "arn:aws:iam::%a:user/%n",
+    "arn:aws:iam::%a:role/%n",
+    "arn:aws:iam::%a:service/ec2.coffer",
+];
 
 /// Whether a text is made of lower-case letters, digits and dashes, as Regions and the names of services are.
 fn is_label(text: &str) -> bool {
