@@ -431,6 +431,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
     };
     let grows = matches!(request, Request::VolumeGrow { .. });
+    let denies = matches!(request, Request::TlsDeny { .. });
     let once = request.shows_once();
     out::must_be_there(once)?;
     let reply = client::call(&common, request)?;
@@ -439,7 +440,7 @@ fn run(cli: Cli) -> Result<u8> {
     {
         attach::follow(&common, volume)?;
     }
-    let code = render::reply(&reply, &common);
+    let code = if denies { render::denied(&reply, &common) } else { render::reply(&reply, &common) };
     out::keep_or_take_back(&common, once, &reply)?;
     Ok(code)
 }

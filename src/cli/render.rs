@@ -210,6 +210,18 @@ fn show_client(c: &TlsClientInfo) {
     facts(&rows);
 }
 
+/// Prints what a deny took back.
+pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
+    match reply {
+        Reply::TlsClient(c) if !common.json && !common.quiet => {
+            let which = c.volumes.as_ref().map_or_else(|| "all volumes".to_owned(), |v| v.join(", "));
+            line(format!("{} ({}) is no longer allowed to use {which}", c.name, c.by));
+            0
+        }
+        other => self::reply(other, common),
+    }
+}
+
 fn volumes_of(c: &TlsClientInfo) -> String {
     c.volumes.as_ref().map_or_else(|| "all".to_owned(), |v| v.join(", "))
 }

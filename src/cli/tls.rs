@@ -45,7 +45,7 @@ pub(super) enum AccessVerb {
     },
     /// Make a token that stands in for a certificate; it is shown once
     Token {
-        /// What to call it
+        /// What to call it: the remote client's name
         name: String,
         #[command(flatten)]
         what: What,

@@ -101,10 +101,14 @@ fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     Ok((name, Some(token)))
 }
 
+/// A name as it was given, cut where it is too long.
+fn shown_whole(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN)]
+}
+
 /// A name as people read it: a common name without its kind.
 fn shown(name: &str) -> String {
-    let name = name.strip_prefix("cn:").unwrap_or(name);
-    name[..name.floor_char_boundary(SHOWN)].to_owned()
+    shown_whole(name.strip_prefix("cn:").unwrap_or(name)).to_owned()
 }
 
 impl Service {
@@ -176,7 +180,9 @@ impl Service {
         }
         let all = self.allowed()?;
         if let Some(hash) = token.map(token::hash) {
-            return Ok(all.iter().find(|a| a.token.as_ref() == Some(&hash)).cloned());
+            // One from before such names were refused makes nobody a user of this machine either.
+            let fits = |a: &&AccessRecord| a.token.as_ref() == Some(&hash) && !a.name.starts_with(UID);
+            return Ok(all.iter().find(fits).cloned());
         }
         // What a certificate says of itself makes nobody a user of this machine.
         let fits = |a: &AccessRecord| a.token.is_none() && a.name.starts_with(UID) == remote.process.is_some();
@@ -275,6 +281,7 @@ impl Service {
         volumes: &[String],
         all: bool,
     ) -> Result<TlsClientInfo> {
+        check_name(name, By::Name)?;
         let record = self.new_access(name, user, volumes, all)?;
         let act = self.act_on("coffer:AllowTlsClient", &record);
         self.kms.audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
@@ -294,6 +301,7 @@ impl Service {
         volumes: &[String],
         all: bool,
     ) -> Result<TlsClientInfo> {
+        check_name(name, By::Token)?;
         let token = token::draw(TOKEN);
         let record = AccessRecord { token: Some(token::hash(&token)), ..self.new_access(name, user, volumes, all)? };
         self.kms.audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
@@ -307,16 +315,30 @@ impl Service {
 
     /// Takes back what was allowed.
     pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<TlsClientInfo> {
+        // Before the transaction, which asks the same catalog.
+        let unknown = self.not_listed(name);
         let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
         let gone = self.kms.audited(caller, act, |tx| {
-            let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| {
-                Error::new(Kind::NotFound, format!("nothing is allowed to {}", shown(name)))
-                    .hint("see `coffer access list`")
-            })?;
+            let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| unknown.replay())?;
             tx.delete::<AccessRecord>(name, found.version)?;
             Ok(found.record)
         })?;
         self.client_info(&gone, None)
+    }
+
+    /// The error for a name that no record has. A record may say the kind of a name, or leave it out: that is the likely slip.
+    fn not_listed(&self, name: &str) -> Error {
+        let plain = |name: &str| KINDS.iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name).to_owned();
+        let all = self.allowed().unwrap_or_default();
+        let near = all.iter().map(|a| &a.name).filter(|listed| plain(listed) == plain(name));
+        let near: Vec<String> = near.map(|listed| format!("`coffer access deny {listed}`")).collect();
+        let what = format!("nothing is allowed to {}: no client of that name is listed", shown_whole(name));
+        let err = Error::new(Kind::NotFound, what);
+        if near.is_empty() {
+            err.hint("see `coffer access list`")
+        } else {
+            err.hint(format!("perhaps {}", near.join(" or ")))
+        }
     }
 
     pub(super) fn list_clients(&self) -> Result<Vec<TlsClientInfo>> {
@@ -325,14 +347,6 @@ impl Service {
     }
 
     fn new_access(&self, name: &str, user: Option<String>, volumes: &[String], all: bool) -> Result<AccessRecord> {
-        if name.is_empty() || name.len() > SHOWN || name.chars().any(char::is_control) {
-            return Err(Error::new(Kind::Usage, "allow a client: its name has 1 to 128 bytes, none of them control"));
-        }
-        if name.strip_prefix(UID).is_some_and(|uid| uid.parse::<u32>().is_err()) {
-            return Err(
-                Error::new(Kind::Usage, format!("{name} names no user")).hint("say uid: and a number, as uid:1000")
-            );
-        }
         let named = KINDS.iter().find_map(|kind| Some((*kind, name.strip_prefix(kind)?)));
         let user = user.unwrap_or_else(|| match named {
             Some((UID, number)) => format!("uid-{number}"),
@@ -348,6 +362,11 @@ impl Service {
             .hint("say another --user"));
         }
         let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
+        if user.starts_with(FINGERPRINT) {
+            return Err(
+                Error::new(Kind::Usage, format!("{name} says no user that the client acts as")).hint("say --user NAME")
+            );
+        }
         if user.is_empty() || user.len() > 64 || !user.chars().all(good) {
             return Err(Error::new(Kind::Usage, format!("{user:?} is no name for a user"))
                 .hint("say --user NAME: letters, digits and + = , . @ _ -, at most 64"));
@@ -384,6 +403,48 @@ impl Service {
             token,
         })
     }
+}
+
+/// What a client shows that is to be let in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A name: in its certificate, or of a user of this machine.
+    Name,
+    Token,
+}
+
+/// Refuses a name that no client can have, or that a token must not have.
+fn check_name(name: &str, by: By) -> Result<()> {
+    let bad = |what: String, next: &str| Err(Error::new(Kind::Usage, what).hint(next));
+    if name.is_empty() || name.len() > SHOWN || name.chars().any(char::is_control) {
+        return Err(Error::new(Kind::Usage, "allow a client: its name has 1 to 128 bytes, none of them control"));
+    }
+    if by == By::Token && [UID, FINGERPRINT].iter().any(|kind| name.starts_with(kind)) {
+        let what = format!(
+            "a token cannot be called {name}: it is for a remote client, not for a local user or a certificate"
+        );
+        return bad(what, "call it by the client's name, as ci; `coffer access allow` takes uid: and sha256:");
+    }
+    if let Some(uid) = name.strip_prefix(UID) {
+        let number = uid.parse::<u32>().ok().filter(|n| *n != u32::MAX);
+        return match number {
+            Some(n) if n.to_string() == uid => Ok(()),
+            Some(n) => bad(format!("{name} is not how a uid is written"), &format!("say uid:{n}")),
+            None => bad(format!("{name} is not a uid"), "say uid: and a decimal number, as uid:1000"),
+        };
+    }
+    if let Some(digits) = name.strip_prefix(FINGERPRINT) {
+        let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if digits.len() != 64 || !digits.bytes().all(hexadecimal) {
+            return bad(
+                format!(
+                    "{name} is not a certificate's fingerprint: that has 64 hexadecimal digits, in lower case, without colons"
+                ),
+                "take it from the audit's record of a refused client, or from `openssl x509 -noout -fingerprint -sha256`",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn by(record: &AccessRecord) -> &'static str {
