@@ -512,7 +512,9 @@ impl Log {
 
 /// Numbers of the records that are there. Names of staged puts that were cut off are no records.
 fn numbers(objects: &dyn Objects, folder: Folder) -> Result<BTreeSet<u64>> {
-    let all = objects.list(&folder.sort("log"))?;
+    let mut all = objects.list(&folder.sort("log"))?;
+    // A FIFO in a record's place is a damaged record, not the end of the log.
+    all.extend(objects.irregular(&folder.sort("log"))?);
     let number = |name: &str| (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten();
     Ok(all.iter().filter_map(|object| number(object.name())).collect())
 }

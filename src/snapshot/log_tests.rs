@@ -54,6 +54,31 @@ fn gaps_forgeries_and_clones_are_found() {
     assert_eq!(Log::load(&*objects, log.folder).unwrap().unwrap().last, 5);
 }
 
+/// What took a record's place is named, wherever it stands; it is not the end of the log.
+#[test]
+fn what_is_no_file_in_a_records_place_is_a_damaged_record() {
+    use super::super::objects::StoreObjects;
+    let dir = tempfile::tempdir().unwrap();
+    let objects = StoreObjects::local(dir.path()).unwrap();
+    let log = filled(&objects, 4);
+    let file = dir.path().join(path(log.folder, log.last));
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let fifo = || rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let folder = || std::fs::create_dir(&file).unwrap();
+    let link = || std::os::unix::fs::symlink("gone", &file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    for (put, is) in [(&fifo as &dyn Fn(), "a FIFO"), (&link, "a symbolic link"), (&folder, "a directory")] {
+        put();
+        let found = Log::load_readable(&objects, log.folder, Some(log.public_key)).unwrap().unwrap();
+        assert_eq!(found.last, log.last, "{is}");
+        let [bad] = &found.unreadable[..] else { panic!("{is}: {:?}", found.unreadable) };
+        assert!(bad.number == log.last && bad.error.line().contains(is), "{}", bad.error.line());
+        let err = Log::load(&objects, log.folder).unwrap_err();
+        assert!(err.kind() == Kind::Integrity && err.line().contains(is), "{}", err.line());
+        let _ = std::fs::remove_file(&file);
+    }
+}
+
 /// A log of adds 1 to 6, a delete of 2, a key; and what its catalog knows.
 fn eventful(objects: &dyn Objects) -> Log {
     let (repo_author, folder) = (author(1), Folder { lineage: LINEAGE, installation: author(1).installation });

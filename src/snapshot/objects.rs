@@ -80,6 +80,15 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// What the store says.
     fn list(&self, folder: &str) -> Result<Vec<Listed>>;
+    /// What stands directly in `folder` under an object's name and can be none: a FIFO, a socket, a device, a folder, a link
+    /// that leads nowhere. [`Objects::list`] leaves it out; reading it is [`Kind::Integrity`]. Of most stores: nothing.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn irregular(&self, folder: &str) -> Result<Vec<Listed>> {
+        let _ = folder;
+        Ok(Vec::new())
+    }
     /// The names of the folders directly in `folder` (empty: the root).
     ///
     /// # Errors
@@ -300,6 +309,27 @@ impl Objects for StoreObjects {
                 modified: Timestamp(m.last_modified.timestamp_millis()),
             })
             .collect())
+    }
+    fn irregular(&self, folder: &str) -> Result<Vec<Listed>> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        let place = root.join(folder);
+        let what = || format!("look through folder {}", place.display());
+        let mut found = Vec::new();
+        let entries = match std::fs::read_dir(&place) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            other => other.on(what)?,
+        };
+        for entry in entries {
+            let entry = entry.on(what)?;
+            let kind = entry.file_type().on(what)?;
+            // A link that leads to a file is listed; staged files have a '#'.
+            let listed = kind.is_file() || kind.is_symlink() && entry.path().is_file();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !listed && !name.contains('#') {
+                found.push(Listed { path: format!("{folder}/{name}"), size: 0, modified: Timestamp(0) });
+            }
+        }
+        Ok(found)
     }
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));

@@ -10,7 +10,7 @@
 use super::creates::{Creates, Shapes};
 use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
 use super::manifest::Manifest;
-use super::objects::{Objects, StoreObjects, put_same};
+use super::objects::{Listed, Objects, StoreObjects, put_same};
 use super::record::RECORD_MAX;
 use super::refs::{REF_MAX, Ref, RefKind};
 use super::tree::{CACHE_PAGES, PageCache, Tree};
@@ -641,9 +641,17 @@ impl Inner {
         Tree::new(self.objects.clone(), self.cache.clone(), at.folder.lineage, m.folders.clone(), m.root, m.depth)
     }
 
+    /// The refs of a lineage. What is no file in a ref's place is one that cannot be read: it may need anything.
+    pub(super) fn ref_objects(&self, lineage: LineageId) -> Result<Vec<Listed>> {
+        let folder = format!("{lineage}/refs");
+        let mut all = self.objects.list(&folder)?;
+        all.extend(self.objects.irregular(&folder)?);
+        Ok(all)
+    }
+
     pub(super) fn refs(&self, lineage: LineageId) -> Result<Vec<Ref>> {
         let mut all = Vec::new();
-        for object in self.objects.list(&format!("{lineage}/refs"))? {
+        for object in self.ref_objects(lineage)? {
             match self.objects.get(&object.path, REF_MAX) {
                 Ok(raw) => all.push(Ref::parse(&object.path, lineage, &raw)?),
                 Err(e) if e.kind() == Kind::NotFound => {}

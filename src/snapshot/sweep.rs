@@ -316,7 +316,7 @@ impl Inner {
         let now = self.env.now();
         let mut homes: Vec<(Folder, SnapshotId)> = Vec::new();
         let mine = format!("{}/refs/{}-", own.lineage, own.installation);
-        for object in self.objects.list(&format!("{}/refs", own.lineage))? {
+        for object in self.ref_objects(own.lineage)? {
             let read = self.objects.get(&object.path, REF_MAX);
             let read = read.and_then(|raw| Ref::parse(&object.path, own.lineage, &raw));
             let need = object.path.strip_prefix(&mine).map(|id| (id, needs.of(id, read.as_ref().ok())));
