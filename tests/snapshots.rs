@@ -4,7 +4,14 @@
 
 mod common;
 
-use common::Scratch;
+use common::*;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
 
 #[test]
 fn verify_without_a_server_needs_no_root_key() {
@@ -20,11 +27,127 @@ fn verify_without_a_server_needs_no_root_key() {
 fn a_server_for_one_command_finishes_the_snapshots_that_it_began() {
     let scratch = Scratch::new();
     scratch.ok(&["volume", "create", "--size", "64MiB", "--name", "v"]);
-    let command = format!("'{}' snapshot create -q v; '{0}' snapshot create -q v", common::COFFER);
+    let command = format!("'{}' snapshot create -q v; '{0}' snapshot create -q v", COFFER);
     let out = scratch.ok(&["serve", "v", "--run", &command]);
     assert_eq!(out.stdout.lines().count(), 2);
     for id in out.stdout.lines() {
         assert_eq!(scratch.json(&["snapshot", "show", id])["state"], "completed", "{out:?}");
         scratch.ok(&["snapshot", "verify", id]);
     }
+}
+
+/// A thread that does not run until this is dropped.
+struct Held(Pid);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
+fn threads(process: Pid) -> BTreeSet<Pid> {
+    let all = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    all.map(|task| Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap())).collect()
+}
+
+/// Stops the thread of a process that will have this name, once `begin` made the process start it; all others run on. `None`:
+/// this user may not trace it.
+fn hold(process: u32, name: &str, begin: impl FnOnce()) -> Option<Held> {
+    let process = Pid::from_raw(process as i32);
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    for thread in threads(process) {
+        if ptrace::seize(thread, Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD).is_err() {
+            skip("the right to trace a process that hides its memory");
+            return None;
+        }
+    }
+    begin();
+    let held = loop {
+        match waitpid(None, Some(flags)).unwrap() {
+            WaitStatus::PtraceEvent(thread, _, libc::PTRACE_EVENT_STOP) | WaitStatus::PtraceSyscall(thread) => {
+                let shown = std::fs::read_to_string(format!("/proc/{process}/task/{thread}/comm")).unwrap_or_default();
+                if shown.trim_end() == name {
+                    break thread;
+                }
+                let _ = ptrace::syscall(thread, None);
+            }
+            WaitStatus::PtraceEvent(thread, ..) => drop(ptrace::cont(thread, None)),
+            WaitStatus::Stopped(thread, signal) => drop(ptrace::cont(thread, signal)),
+            ended => assert!(ended.pid() != Some(process), "it ended: {ended:?}"),
+        }
+    };
+    let mut let_go = BTreeSet::from([held]);
+    while let Some(thread) = threads(process).difference(&let_go).next().copied() {
+        // One that was started by a thread which is not traced any more is none of ours.
+        if ptrace::interrupt(thread).is_ok() && waitpid(thread, Some(flags)).is_ok() {
+            let _ = ptrace::detach(thread, None);
+        }
+        let_go.insert(thread);
+    }
+    Some(Held(held))
+}
+
+fn interrupt(child: &Child) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT).unwrap();
+}
+
+#[test]
+fn ctrl_c_without_a_server_takes_the_snapshot_back() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 1 << 20));
+    drop(server);
+    // It waits for the lock until it is traced.
+    let lock = File::options().read(true).write(true).open(s.data.join("lock")).unwrap();
+    assert!(coffer::sys::ofd_lock(&lock, coffer::sys::LockKind::Exclusive, 0, 1).unwrap());
+    let mut create = s.command(&["--json", "snapshot", "create", "v"]);
+    let mut create = create.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let Some(held) = hold(create.id(), "snapshot", || drop(lock)) else { return create.kill().unwrap() };
+    let mut said = BufReader::new(create.stderr.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("progress"), "{line}");
+    };
+    line();
+    interrupt(&create);
+    // A line that may be as old as the signal, one by a thread that has seen it, and one after it has acted on it.
+    (0..3).for_each(|_| line());
+    drop(held);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(create.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(rest.contains("was stopped"), "{rest}");
+    assert!(s.ids(&["snapshot", "list"]).is_empty());
+    assert!(!s.ok(&["doctor"]).stdout.contains("snap-"));
+    // Another one is not disturbed by what was begun.
+    let next = s.id(&["snapshot", "create", "v"]);
+    s.ok(&["snapshot", "verify", &next]);
+}
+
+#[test]
+fn ctrl_c_with_a_server_ends_the_waiting_and_not_the_snapshot() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 1 << 20));
+    let mut create = None;
+    let held = hold(server.pid(), "snapshot", || {
+        let mut command = s.command(&["snapshot", "create", "--wait", "v"]);
+        create = Some(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    });
+    let Some(held) = held else { return };
+    let create = create.unwrap();
+    interrupt(&create);
+    let out = create.wait_with_output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    assert!(said.contains("only the waiting has ended"), "{said}");
+    let id = s.id(&["snapshot", "list"]);
+    let state = || s.json(&["snapshot", "show", &id])["state"].as_str().unwrap().to_owned();
+    assert_eq!(state(), "pending");
+    drop(held);
+    wait_until("the snapshot is completed", || state() == "completed");
+    s.ok(&["snapshot", "verify", &id]);
 }

@@ -85,6 +85,10 @@ fn call_here(
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
+    if matches!(request, Request::SnapshotCreate { .. }) {
+        // There is nobody else who would go on with it.
+        super::serve::stop_on_interrupt()?;
+    }
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
     let mut gave_way = false;

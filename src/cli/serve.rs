@@ -17,8 +17,8 @@ use sd_notify::NotifyState;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// How long requests in flight may take when the server is told to stop.
@@ -56,7 +56,7 @@ fn octal(text: &str) -> std::result::Result<u32, String> {
     if mode > 0o777 { Err("a socket's mode has nine bits: at most 777".to_owned()) } else { Ok(mode) }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Whether the user asked this process to stop.
 pub(super) fn interrupted() -> bool {
@@ -72,6 +72,18 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
     survive_file_size_limit()?;
     signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2].into_iter().chain(IGNORED))
         .on(|| "catch SIGTERM".to_owned())
+}
+
+/// From now on the first Ctrl-C or SIGTERM makes [`interrupted`] true: the verb takes back what it did. The second one ends the
+/// process.
+pub(super) fn stop_on_interrupt() -> Result<()> {
+    let exit = i32::from(Kind::Interrupted.row().exit);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, exit, STOP.clone())
+            .and_then(|_| signal_hook::flag::register(signal, STOP.clone()))
+            .on(|| "catch SIGINT".to_owned())?;
+    }
+    Ok(())
 }
 
 /// A file that grows beyond RLIMIT_FSIZE is an error of that write (EFBIG), and not the end of the process.

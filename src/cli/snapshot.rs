@@ -36,7 +36,7 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
 }
 
 /// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server there
-/// is nothing that could go on.
+/// is nothing that could go on: then the snapshot is taken back.
 pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
     if !control::daemon_answers(&data_dir(common)?.control_socket()) {
         return Ok(());
