@@ -151,3 +151,20 @@ fn ctrl_c_with_a_server_ends_the_waiting_and_not_the_snapshot() {
     wait_until("the snapshot is completed", || state() == "completed");
     s.ok(&["snapshot", "verify", &id]);
 }
+
+/// Where threads are short, a snapshot must not fail for want of those of a runtime that local files do not need.
+#[test]
+fn a_local_repository_takes_no_threads_of_its_own() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 1 << 20));
+    let id = s.id(&["snapshot", "create", "--wait", "v"]);
+    s.ok(&["snapshot", "verify", &id]);
+    s.ok(&["snapshot", "delete", &id]);
+    let comm =
+        |thread| std::fs::read_to_string(format!("/proc/{}/task/{thread}/comm", server.pid())).unwrap_or_default();
+    let names: Vec<String> = threads(Pid::from_raw(server.pid() as i32)).into_iter().map(comm).collect();
+    assert!(names.iter().any(|n| n.starts_with("coffer-catalog")), "{names:?}");
+    assert!(!names.iter().any(|n| n.starts_with("coffer-objects")), "{names:?}");
+}

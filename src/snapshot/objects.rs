@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 /// One object in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,12 +169,20 @@ impl StoreObjects {
     fn put(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<()> {
         let (store, key) = (self.store.clone(), Key::from(path));
         let options = PutOptions { mode, ..PutOptions::default() };
-        let put = run(async move { store.put_opts(&key, PutPayload::from_bytes(bytes), options).await })?;
+        let put = self.run(async move { store.put_opts(&key, PutPayload::from_bytes(bytes), options).await })?;
         let Err(e) = put else { return Ok(()) };
         if matches!(e, object_store::Error::AlreadyExists { .. }) {
             self.sync_folder_of(path)?;
         }
         Err(of_store(format!("put {path}"), e))
+    }
+
+    /// Does `work` and waits for it. The local store works in the thread that waits, so that nothing of it needs another one.
+    fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        if self.root.is_some() && Handle::try_current().is_err() {
+            return Ok(futures::executor::block_on(work));
+        }
+        run(runtime()?, work)
     }
 
     /// Syncs the folder of `path`.
@@ -221,7 +229,7 @@ impl Objects for StoreObjects {
             return Ok(Bytes::from(bytes));
         }
         let (store, key) = (self.store.clone(), Key::from(path));
-        let got = run(async move {
+        let got = self.run(async move {
             let got = store.get_opts(&key, GetOptions::default()).await?;
             if got.meta.size > limit as u64 { Ok(Err(got.meta.size)) } else { got.bytes().await.map(Ok) }
         })?;
@@ -245,7 +253,7 @@ impl Objects for StoreObjects {
         let (store, key) = (self.store.clone(), Key::from(path));
         let (start, want) = (range.start, range.end.saturating_sub(range.start));
         let what = || format!("get bytes {start}..{} of {path}", start + want);
-        match run(async move { store.get_range(&key, range).await })? {
+        match self.run(async move { store.get_range(&key, range).await })? {
             Ok(bytes) if bytes.len() as u64 == want => Ok(bytes),
             Ok(bytes) => {
                 Err(super::damaged(path, start as usize, format_args!("{want} bytes wanted, {} there", bytes.len())))
@@ -291,7 +299,7 @@ impl Objects for StoreObjects {
             };
         }
         let (store, key) = (self.store.clone(), Key::from(path));
-        match run(async move { store.head(&key).await })? {
+        match self.run(async move { store.head(&key).await })? {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(of_store(format!("look for {path}"), e)),
@@ -299,7 +307,7 @@ impl Objects for StoreObjects {
     }
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
-        let all = run(async move { store.list(key.as_ref()).try_collect::<Vec<_>>().await })?;
+        let all = self.run(async move { store.list(key.as_ref()).try_collect::<Vec<_>>().await })?;
         let all = all.map_err(|e| of_store(format!("list {folder:?}"), e))?;
         Ok(all
             .into_iter()
@@ -333,13 +341,13 @@ impl Objects for StoreObjects {
     }
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
-        let all = run(async move { store.list_with_delimiter(key.as_ref()).await })?;
+        let all = self.run(async move { store.list_with_delimiter(key.as_ref()).await })?;
         let all = all.map_err(|e| of_store(format!("list folders in {folder:?}"), e))?;
         Ok(all.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect())
     }
     fn delete(&self, path: &str) -> Result<()> {
         let (store, key) = (self.store.clone(), Key::from(path));
-        match run(async move { store.delete(&key).await })? {
+        match self.run(async move { store.delete(&key).await })? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(of_store(format!("delete {path}"), e)),
         }
@@ -368,8 +376,7 @@ impl Objects for StoreObjects {
 
 /// Runs `work` on this file's own runtime and waits. Unlike `Runtime::block_on` it may be called from any thread, one
 /// that belongs to another runtime included.
-fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
-    let runtime = runtime()?;
+fn run<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
     let (tell, told) = mpsc::sync_channel(1);
     runtime.spawn(async move {
         let _ = tell.send(work.await);
@@ -378,20 +385,28 @@ fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Res
 }
 
 /// This file's own runtime. Where it could not be started, for want of descriptors or threads, the next call tries again.
-fn runtime() -> Result<&'static Runtime> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+fn runtime() -> Result<&'static Handle> {
+    static RUNTIME: OnceLock<Handle> = OnceLock::new();
     static STARTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
     let _one = STARTING.lock();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
-    let made = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("coffer-objects")
-        .enable_all()
-        .build();
-    let made = made.on(|| "start the object store's threads".to_owned())?;
+    let made = start_runtime(|name, work| std::thread::Builder::new().name(name).spawn(work).map(drop))?;
     Ok(RUNTIME.get_or_init(|| made))
+}
+
+/// What a runtime's thread does.
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A runtime in a thread of its own, which `spawn` starts. Tokio would start it by itself, and panic where there is none.
+fn start_runtime(spawn: impl FnOnce(String, Work) -> std::io::Result<()>) -> Result<Handle> {
+    let what = || "start the object store's thread".to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().thread_name("coffer-objects").enable_all().build();
+    let runtime = runtime.on(what)?;
+    let handle = runtime.handle().clone();
+    spawn("coffer-objects".to_owned(), Box::new(move || runtime.block_on(std::future::pending()))).on(what)?;
+    Ok(handle)
 }
 
 /// The store's error in our words; what the operating system said keeps its meaning.

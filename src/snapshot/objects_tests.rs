@@ -85,3 +85,35 @@ fn a_fifo_a_folder_and_a_socket_are_damage_and_nothing_waits_for_them() {
     }
     assert_eq!(objects.list("f").unwrap().len(), 1);
 }
+
+#[test]
+fn what_stands_where_an_object_should_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = StoreObjects::local(dir.path()).unwrap();
+    objects.put_new("f/good", Bytes::from_static(b"x")).unwrap();
+    let at = |name: &str| dir.path().join("f").join(name);
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    std::os::unix::fs::symlink("gone", at("dangling")).unwrap();
+    std::os::unix::fs::symlink("good", at("link")).unwrap();
+    std::fs::write(at("staged#1"), b"half").unwrap();
+    let names = |all: Vec<Listed>| {
+        let mut names: Vec<String> = all.iter().map(|o| o.name().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(objects.irregular("f").unwrap()), ["dangling", "fifo", "folder"]);
+    assert_eq!(names(objects.list("f").unwrap()), ["good", "link"], "a link is listed; reading it is damage");
+    for bad in ["f/dangling", "f/fifo", "f/folder", "f/link"] {
+        assert_eq!(objects.get(bad, 10).unwrap_err().kind(), Kind::Integrity, "{bad}");
+    }
+    assert_eq!(objects.irregular("nowhere").unwrap(), []);
+}
+
+#[test]
+fn a_runtime_that_gets_no_thread_is_an_error() {
+    let none = |_, _| Err(std::io::Error::from_raw_os_error(libc::EAGAIN));
+    let err = start_runtime(none).unwrap_err();
+    assert!(err.line().contains("start the object store's thread: Resource temporarily unavailable"), "{}", err.line());
+}
