@@ -67,3 +67,21 @@ fn a_deny_says_what_it_took_back_and_which_name_was_meant() {
     assert_eq!(s.json(&["access", "deny", "ann"])["name"], "ann");
     assert_eq!(s.ids(&["access", "deny", "uri:bob"]), ["uri:bob"]);
 }
+
+#[test]
+fn the_audit_is_a_table_for_people_and_records_for_programs() {
+    let s = with_volume();
+    s.fails(4, &["volume", "show", "none"], &[]);
+    s.ok(&["key", "disable", "alias/k"]);
+    let out = s.ok(&["audit", "list"]).stdout;
+    let mut lines = out.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next().unwrap(), ["NO", "TIME", "PRINCIPAL", "ACTION", "RESOURCE", "OUTCOME"]);
+    let volume = s.json(&["volume", "show", "web"])["id"].as_str().unwrap().to_owned();
+    let made = out.lines().find(|l| l.contains("ec2:CreateVolume")).unwrap();
+    assert!(made.contains(&volume) && made.contains(":root") && made.ends_with("ok"), "{made}");
+    assert!(!out.contains('{'), "{out}");
+    let rows = out.lines().count();
+    let records = s.json(&["audit", "list"])["events"].as_array().unwrap().clone();
+    assert!(rows < records.len(), "an act and its outcome are one row");
+    assert_eq!(records.last().unwrap()["record"]["kind"], "outcome");
+}

@@ -1,6 +1,7 @@
 //! The command line: clap's tree, one request a verb, and how answers are shown. No logic.
 
 mod attach;
+mod audit;
 mod bench;
 mod client;
 mod crypto;
@@ -312,9 +313,9 @@ enum VolumeVerb {
 
 #[derive(Debug, Subcommand)]
 enum AuditVerb {
-    /// Show the newest events
+    /// Show the newest acts and how they ended; --json shows the whole records
     List {
-        /// How many
+        /// How many records: most acts have two
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },

@@ -66,7 +66,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::TlsClient(client) => show_client(client),
         Reply::TlsClients { clients } => list_clients(clients),
         Reply::Findings { findings } => list_findings(findings),
-        Reply::Events { events } => list_events(events),
+        Reply::Events { events } => super::audit::list(events),
     }
     code(reply)
 }
@@ -100,7 +100,7 @@ fn ids(reply: &Reply) -> Vec<String> {
     }
 }
 
-fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(head.iter().map(|h| h.to_uppercase()));
@@ -119,7 +119,7 @@ fn facts(rows: &[(&str, String)]) {
     }
 }
 
-fn or_dash<T: ToString>(value: Option<&T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<&T>) -> String {
     value.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
@@ -386,12 +386,6 @@ fn list_findings(findings: &[Finding]) {
             Grade::Error => "ERROR  ",
         };
         line(format!("{grade}  {}: {}", f.check, f.message));
-    }
-}
-
-fn list_events(events: &[EventInfo]) {
-    for event in events {
-        line(format!("{:>6}  {}", event.sequence, event.record));
     }
 }
 
