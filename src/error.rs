@@ -13,6 +13,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots and volumes that are not needed: `coffer \
                               snapshot delete` and `coffer volume delete` work on a full disk too";
 
+/// What to do about EFBIG: which of the two limits it was the operating system does not say.
+const TOO_LARGE: &str = "the file is larger than this process may write (`ulimit -f`; LimitFSIZE= of a systemd service), or than its \
+                         file system can hold (ext4: 16 TiB): raise the limit, or keep it on another file system";
+
 /// What sort of failure it is: fixes the exit code, the AWS error code and the errno (see [`Kind::row`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
@@ -148,9 +152,7 @@ impl Error {
     pub fn io(what: impl Into<String>, err: std::io::Error) -> Self {
         let (kind, hint) = match err.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => (Kind::NoSpace, Some(FREE_SPACE)),
-            Some(libc::EFBIG) => {
-                (Kind::NoSpace, Some("the file system cannot hold a file of that size; use another one"))
-            }
+            Some(libc::EFBIG) => (Kind::NoSpace, Some(TOO_LARGE)),
             Some(libc::EROFS) => (Kind::ReadOnly, Some("remount the file system writable")),
             Some(libc::EACCES | libc::EPERM) => (Kind::AccessDenied, Some("run as the owner of that path")),
             Some(libc::ENOENT) => (Kind::NotFound, None),
@@ -281,6 +283,15 @@ mod tests {
         let err = Error::io("write x", std::io::Error::from_raw_os_error(libc::ENOSPC));
         assert_eq!((err.kind(), err.kind().row().errno), (Kind::NoSpace, libc::ENOSPC));
         assert_eq!(err.replay().kind(), Kind::NoSpace);
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_names_both_limits() {
+        let err = Error::io("grow x", std::io::Error::from_raw_os_error(libc::EFBIG));
+        assert_eq!(err.kind(), Kind::NoSpace);
+        for words in ["ulimit -f", "file system"] {
+            assert!(err.line().contains(words), "{}", err.line());
+        }
     }
 
     #[test]

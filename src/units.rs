@@ -349,6 +349,15 @@ impl FromStr for ByteLen {
     }
 }
 
+impl ByteLen {
+    /// As it can be given on a command line: in the largest unit that says it exactly, without a space.
+    #[must_use]
+    pub fn argument(self) -> String {
+        let unit = UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        unit.map_or_else(|| self.0.to_string(), |(name, factor)| format!("{}{name}", self.0 / factor))
+    }
+}
+
 impl fmt::Display for ByteLen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, factor) in UNITS {
@@ -416,6 +425,9 @@ mod tests {
         }
         assert_eq!(ByteLen(20 << 30).to_string(), "20 GiB");
         assert_eq!(ByteLen(1536).to_string(), "1.5 KiB");
+        for (bytes, text) in [(20 << 30, "20GiB"), (1536, "1536"), (3 << 19, "1536KiB"), (0, "0")] {
+            assert_eq!((ByteLen(bytes).argument().as_str(), of(text)), (text, Some(bytes)));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use std::process::Stdio;
 
 fn with_volume() -> Scratch {
     let s = Scratch::new();
@@ -84,4 +85,46 @@ fn the_audit_is_a_table_for_people_and_records_for_programs() {
     let records = s.json(&["audit", "list"])["events"].as_array().unwrap().clone();
     assert!(rows < records.len(), "an act and its outcome are one row");
     assert_eq!(records.last().unwrap()["record"]["kind"], "outcome");
+}
+
+#[test]
+fn a_size_that_cannot_be_comes_with_one_that_can() {
+    let s = with_volume();
+    for (size, words) in [
+        ("100MB", &["100000000 bytes", "write 96MiB", "99999744"][..]),
+        ("1", &["write 512"]),
+        ("0", &["write 20GiB"]),
+        ("65TiB", &["64TiB is the largest"]),
+    ] {
+        s.fails(2, &["volume", "create", "--size", size], words);
+    }
+    for size in ["96MiB", "99999744", "512"] {
+        s.ok(&["volume", "create", "--size", size]);
+    }
+    s.fails(2, &["volume", "grow", "web", "--size", "100MB"], &["write 96MiB"]);
+}
+
+#[test]
+fn advice_is_about_what_failed() {
+    let s = with_volume();
+    let snapshot = s.id(&["snapshot", "create", "web"]);
+    let verify = |trust: &str, words: &[&str]| s.fails(7, &["snapshot", "verify", &snapshot, "--trust", trust], words);
+    let said = verify(&"00".repeat(32), &["not by the trusted 00", "coffer status"]);
+    assert!(!said.contains("put that object back"), "{said}");
+    let file = s.key.to_str().unwrap();
+    s.fails(2, &["snapshot", "verify", &snapshot, "--trust", file], &["64 hexadecimal digits", "not a file"]);
+    let key = s.json(&["status"])["signing_key"].as_str().unwrap().to_owned();
+    assert!(s.ok(&["snapshot", "verify", &snapshot, "--trust", &key]).stdout.contains("attested"));
+    // The output's disk is full, not coffer's.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = s.command(&["access", "token", "ci", "--volume", "web"]).stdout(full).stderr(Stdio::piped()).spawn();
+    let said = String::from_utf8(out.unwrap().wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("No space left") && said.contains("redirected"), "{said}");
+    assert!(!said.contains("snapshot delete"), "{said}");
+    // A passphrase, and nobody at a terminal who could be asked.
+    let s = Scratch::empty();
+    assert_eq!(with_passphrase(&s, "a passphrase of many words", &["init"]).code, 0);
+    for verb in ["status", "serve"] {
+        s.fails(6, &[verb], &["a passphrase opens it", "no terminal", "--passphrase-fd 3"]);
+    }
 }

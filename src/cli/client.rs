@@ -58,6 +58,11 @@ pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
     }
 }
 
+/// Whether there is an installation whose root files are gone.
+pub(super) fn has_lost_its_root_files(data: &DataDir) -> bool {
+    !data.is_initialised() && ["catalog.db", "audit"].iter().any(|name| data.path().join(name).exists())
+}
+
 /// Refuses a directory in which `coffer init` was never run, before anything is made there.
 pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
     if data.is_initialised() {
@@ -66,6 +71,14 @@ pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
     match std::fs::metadata(data.path().join("root.json")) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             Err(e).on(|| format!("look into {}", data.path().display()))
+        }
+        _ if has_lost_its_root_files(data) => {
+            let what = format!(
+                "{}: root.json and its copy root.b.json are missing, the catalog is not",
+                data.path().display()
+            );
+            Err(Error::new(Kind::NotFound, what)
+                .hint("restore root.json from a backup: without it nothing here can be opened"))
         }
         _ => Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
             .hint("run `coffer init`, or name the directory with --data")),
@@ -138,17 +151,24 @@ pub(super) fn unlock(common: &Common, data: &DataDir) -> Result<RootUnlock> {
         Some(fd) => crate::sys::as_started(|| read_passphrase_fd(fd)).map(RootUnlock::Passphrase),
         None => match &common.root_key_file {
             Some(file) => Ok(RootUnlock::File(file.clone())),
-            None if only_a_passphrase_opens(data) => ask_passphrase("Passphrase").map(RootUnlock::Passphrase),
+            None if only_a_passphrase_opens(data) && std::io::stdin().is_terminal() => {
+                ask_passphrase("Passphrase").map(RootUnlock::Passphrase)
+            }
+            None if only_a_passphrase_opens(data) => {
+                let what = "root key: a passphrase opens it, and standard input is no terminal to ask for it";
+                Err(Error::new(Kind::KeyUnavailable, what)
+                    .hint("give it on a file descriptor: coffer --passphrase-fd 3 … 3<FILE"))
+            }
             None => Ok(RootUnlock::Automatic),
         },
     }
 }
 
-/// Whether there is no key file slot, and somebody at a terminal who can be asked.
+/// Whether there is a passphrase's slot and no key file's.
 fn only_a_passphrase_opens(data: &DataDir) -> bool {
     let slots = crate::kms::root::RootFile::read(data.path()).map(|f| f.slots()).unwrap_or_default();
     let has = |kind: &str| slots.iter().any(|s| s.kind == kind);
-    has("passphrase") && !has("file") && std::io::stdin().is_terminal()
+    has("passphrase") && !has("file")
 }
 
 /// Reads a passphrase from an inherited descriptor, up to its first line end.

@@ -185,6 +185,6 @@ fn fill(draft: &Draft, bytes: &[u8]) -> Result<()> {
 fn put(draft: Option<Draft>, bytes: &[u8]) -> Result<()> {
     match draft {
         Some(draft) => fill(&draft, bytes).and_then(|()| draft.publish()),
-        None => out::bytes(bytes).on(|| out::WHAT.to_owned()),
+        None => out::bytes(bytes).map_err(out::unwritten),
     }
 }

@@ -100,7 +100,10 @@ fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
     let size = (bytes * 4).max(1 << 30);
     let size_text = size.to_string();
     let create = ["volume", "create", "-q", "--size", &size_text, "--key", "alias/prod", "--name", "web"];
-    steps.run(&format!("coffer volume create --size {} --name web", ByteLen(size)), || coffer.run(&create))?;
+    steps.run(
+        &format!("coffer volume create --size {} --key alias/prod --name web", ByteLen(size).argument()),
+        || coffer.run(&create),
+    )?;
     steps.run("coffer serve", || coffer.serve())?;
     let snapshot = match mount::way() {
         Ok(way) => with_files(&mut steps, &coffer, way, bytes)?,

@@ -20,7 +20,7 @@ pub(super) fn run(common: &Common) -> Result<u8> {
         Err(err) if matches!(err.kind(), Kind::Busy | Kind::Unreachable | Kind::Usage | Kind::Interrupted) => Err(err),
         Err(err) => {
             let data = client::data_dir(common)?;
-            if !data.path().is_dir() || !seems_initialised(&data) {
+            if !data.path().is_dir() || !(data.is_initialised() || client::has_lost_its_root_files(&data)) {
                 return Err(err);
             }
             let code = if err.kind().row().exit == Kind::Integrity.row().exit { err.kind() } else { Kind::Failed };
@@ -29,11 +29,6 @@ pub(super) fn run(common: &Common) -> Result<u8> {
             Ok(code.row().exit)
         }
     }
-}
-
-/// A directory that has lost its root files is one all the same.
-fn seems_initialised(data: &DataDir) -> bool {
-    data.is_initialised() || ["catalog.db", "audit"].iter().any(|name| data.path().join(name).exists())
 }
 
 fn look(common: &Common, data: &DataDir, err: &Error) -> Result<Vec<Finding>> {

@@ -390,7 +390,7 @@ fn not_run(err: &clap::Error) -> u8 {
     let text = if plain { text.to_string() } else { text.ansi().to_string() };
     match out::bytes(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            render::error(&Error::io(out::WHAT, e), false);
+            render::error(&out::unwritten(e), false);
             Kind::Failed.row().exit
         }
         _ => 0,

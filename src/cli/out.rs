@@ -23,6 +23,11 @@ pub(super) fn line(text: impl std::fmt::Display) {
 /// What fails.
 pub(super) const WHAT: &str = "write to standard output";
 
+/// Standard output cannot be written: what to do is not what a full disk of coffer's takes.
+pub(super) fn unwritten(why: std::io::Error) -> Error {
+    Error::io(WHAT, why).hint("check where the output is redirected to, or send it somewhere else")
+}
+
 /// Writes bytes to standard output, through no buffer: they may be secret.
 ///
 /// # Errors
@@ -51,7 +56,7 @@ pub(super) fn bytes(mut all: &[u8]) -> std::io::Result<()> {
 /// The first failure.
 pub(super) fn outcome() -> Result<()> {
     match FAILED.lock().take() {
-        Some(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io(WHAT, e)),
+        Some(e) if e.kind() != ErrorKind::BrokenPipe => Err(unwritten(e)),
         _ => Ok(()),
     }
 }
@@ -75,7 +80,7 @@ pub(super) fn must_be_there(once: ShownOnce) -> Result<()> {
 pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply) -> Result<()> {
     let Some(undo) = once.taken_back_by(reply) else { return Ok(()) };
     let Some(err) = FAILED.lock().take() else { return Ok(()) };
-    let err = Error::io(WHAT, err);
+    let err = unwritten(err);
     Err(match client::call(common, undo) {
         Ok(_) => err.context("the token could not be shown and was taken back"),
         Err(failed) => err

@@ -582,7 +582,11 @@ fn verify(
     trust: Option<&str>,
     report: Report<'_>,
 ) -> Result<Reply> {
-    let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0)).transpose()?;
+    let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0));
+    let pinned = pinned.transpose().map_err(|e| {
+        e.context("the key to trust")
+            .hint("it is the signing key that `coffer status` shows, not a file and not the root key")
+    })?;
     let mut chunks = 0u64;
     let verified = repository.verify(lineage, id, pinned, &mut |done| {
         chunks += 1;

@@ -82,9 +82,10 @@ impl Repository {
         let reader = self.open_snapshot(lineage, snapshot)?;
         let public_key = reader.at.public_key;
         if let Some(key) = pinned.filter(|key| *key != public_key) {
-            let object = reader.at.folder.path("manifests", snapshot);
-            let why = format_args!("signed by key {}, not by {}", hex::encode(public_key), hex::encode(key));
-            return Err(damaged(&object, 0, why));
+            let (signed, wanted) = (hex::encode(public_key), hex::encode(key));
+            let what = format!("snapshot {snapshot}: signed by key {signed}, not by the trusted {wanted}");
+            return Err(Error::new(Kind::Integrity, what)
+                .hint("compare both with the signing key that `coffer status` shows where the snapshot was made; if neither is, do not use the snapshot"));
         }
         let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
         let room = vec![0; CHUNK];

@@ -93,6 +93,20 @@ pub const fn file_size(size: u64) -> u64 {
     DATA_OFFSET + size.next_multiple_of(crate::units::SECTOR as u64)
 }
 
+/// The size that was probably meant, as it is to be written.
+fn nearest_size(size: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match size {
+        0 => "write 20GiB, for example".to_owned(),
+        s if s > MAX_VOLUME => "64TiB is the largest".to_owned(),
+        s if s < MIB => format!("write {}", s.next_multiple_of(PART as u64)),
+        s => {
+            let (mib, exact) = (s.next_multiple_of(MIB).min(MAX_VOLUME) / MIB, s - s % PART as u64);
+            format!("write {mib}MiB, or {exact} for the nearest below")
+        }
+    }
+}
+
 /// Refuses a size that no volume can have.
 ///
 /// # Errors
@@ -100,7 +114,7 @@ pub const fn file_size(size: u64) -> u64 {
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || size > MAX_VOLUME || !size.is_multiple_of(PART as u64) {
         return Err(Error::new(Kind::Usage, format!("a volume cannot have {size} bytes"))
-            .hint("choose a multiple of 512 bytes from 512 bytes to 64 TiB, as --size 20GiB"));
+            .hint(format!("choose a multiple of 512 bytes from 512 bytes to 64 TiB: {}", nearest_size(size))));
     }
     Ok(())
 }
