@@ -70,6 +70,90 @@ fn a_deny_says_what_it_took_back_and_which_name_was_meant() {
 }
 
 #[test]
+fn resuming_a_volume_that_nobody_uses_fails_by_its_keys_state() {
+    let s = with_volume();
+    let session = |s: &Scratch| {
+        s.ok(&["volume", "suspend", "web"]);
+        s.ok(&["key", "disable", "alias/k"]);
+        s.fails(6, &["volume", "resume", "web"], &["is disabled", "coffer key enable"]);
+        s.ok(&["key", "schedule-deletion", "alias/k"]);
+        s.fails(6, &["volume", "resume", "web"], &["is pending deletion", "cancel-deletion"]);
+        assert_eq!(s.json(&["volume", "show", "web"])["state"], "suspended", "it stays as it was");
+        s.ok(&["key", "cancel-deletion", "alias/k"]);
+        s.ok(&["key", "enable", "alias/k"]);
+        s.ok(&["volume", "resume", "web"]);
+        assert_eq!(s.json(&["volume", "show", "web"])["state"], "available");
+    };
+    session(&s);
+    let _server = s.serve();
+    session(&s);
+}
+
+#[test]
+fn scheduling_a_keys_deletion_says_how_much_is_lost_by_it() {
+    let s = with_volume();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "other"]);
+    let out = s.ok(&["key", "schedule-deletion", "alias/k"]);
+    assert!(out.stderr.contains("1 volume and 0 snapshots become unreadable"), "{}", out.stderr);
+    s.ok(&["key", "cancel-deletion", "alias/k"]);
+    s.ok(&["key", "enable", "alias/k"]);
+    for volume in ["web", "web", "other"] {
+        s.ok(&["snapshot", "create", volume]);
+    }
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "web2", "--key", "alias/k"]);
+    s.ok(&["volume", "delete", "web"]);
+    let out = s.ok(&["--json", "key", "schedule-deletion", "alias/k"]);
+    assert!(out.stderr.contains("1 volume and 2 snapshots become unreadable"), "{}", out.stderr);
+    assert_eq!(out.json()["dependents"], serde_json::json!({ "volumes": 1, "snapshots": 2 }));
+    let unused = s.id(&["key", "create"]);
+    assert_eq!(s.ok(&["key", "schedule-deletion", &unused]).stderr, "");
+    assert!(s.json(&["key", "show", &unused]).get("dependents").is_none());
+}
+
+#[test]
+fn doctor_names_volumes_without_their_key_and_a_lost_copy_of_the_root_file() {
+    let s = with_volume();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "other"]);
+    let about = |check: &str, words: &str| {
+        let all = s.json(&["doctor"])["findings"].as_array().unwrap().clone();
+        let fits = |f: &&serde_json::Value| f["check"] == check && f["message"].as_str().unwrap().contains(words);
+        all.iter().filter(fits).map(|f| (f["grade"].clone(), f["message"].to_string())).collect::<Vec<_>>()
+    };
+    let is = |check: &str, words: &str, grade: &str, says: &str| {
+        let found = about(check, words);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].0 == grade && found[0].1.contains(says), "{found:?}");
+    };
+    assert_eq!(about("root file", ""), []);
+    is("volume", "web", "ok", "web");
+    s.ok(&["key", "disable", "alias/k"]);
+    is("volume", "web", "warning", "its CMK is disabled: `coffer key enable ");
+    s.ok(&["key", "schedule-deletion", "alias/k"]);
+    is("volume", "web", "warning", "its CMK is pending deletion: `coffer key cancel-deletion ");
+    is("volume", "other", "ok", "other");
+    s.ok(&["key", "cancel-deletion", "alias/k"]);
+    s.ok(&["key", "enable", "alias/k"]);
+    is("volume", "web", "ok", "web");
+    let (a, b) = (s.data.join("root.json"), s.data.join("root.b.json"));
+    for (lost, kept) in [(&a, &b), (&b, &a)] {
+        std::fs::remove_file(lost).unwrap();
+        let copy = format!("cp -p {} {}", kept.display(), lost.display());
+        is("root file", "", "warning", &copy);
+        s.ok(&["volume", "show", "web"]);
+        std::fs::write(lost, "{").unwrap();
+        is("root file", "", "warning", &copy);
+        std::fs::copy(kept, lost).unwrap();
+        assert_eq!(about("root file", ""), []);
+    }
+    for file in [&a, &b] {
+        std::fs::remove_file(file).unwrap();
+    }
+    let said = s.fails(4, &["status"], &["root.json", "restore root.json from a backup"]);
+    assert!(!said.contains("coffer init"), "{said}");
+    s.fails(4, &["serve"], &["restore root.json from a backup"]);
+}
+
+#[test]
 fn the_audit_is_a_table_for_people_and_records_for_programs() {
     let s = with_volume();
     s.fails(4, &["volume", "show", "none"], &[]);

@@ -5,7 +5,7 @@ use super::out::note;
 use crate::attach::helper::State;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AliasInfo, AttachmentInfo, EventInfo, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply, SnapshotInfo,
+    AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply, SnapshotInfo,
     StatusInfo, TlsClientInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
@@ -146,6 +146,22 @@ fn say_what_lost_its_key(k: &KeyInfo) {
             "coffer: warning: not suspended, and going on until they are closed (--on-key-loss continue): {which}"
         );
     }
+    if let Some(Dependents { volumes, snapshots }) = k.dependents
+        && volumes + snapshots > 0
+    {
+        note(format!(
+            "coffer: warning: {} and {} become unreadable for ever when the key is destroyed; `coffer key cancel-deletion {}` \
+             keeps it",
+            counted(volumes, "volume"),
+            counted(snapshots, "snapshot"),
+            k.id
+        ));
+    }
+}
+
+/// As `1 volume`, `2 volumes`.
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 fn show_key(k: &KeyInfo) {

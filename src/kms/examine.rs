@@ -63,6 +63,23 @@ pub fn examine(dir: &Path, unlock: &RootUnlock) -> Vec<Part> {
     parts
 }
 
+/// Copies of the root file that cannot be read while the other one can.
+#[must_use]
+pub fn lost_root_copies(dir: &Path) -> Vec<String> {
+    let [a, b] = root::FILES;
+    let mut found = Vec::new();
+    for (name, other) in [(a, b), (b, a)] {
+        let lost = RootFile::read_copy(&dir.join(name)).err();
+        if let Some(err) = lost.filter(|_| RootFile::read_copy(&dir.join(other)).is_ok()) {
+            let (from, to) = (dir.join(other), dir.join(name));
+            let next = format!("copy it: cp -p {} {}", from.display(), to.display());
+            let why = err.replay();
+            found.push(format!("{}: its copy {other} is in use, and is the only one: {next}", why.what()));
+        }
+    }
+    found
+}
+
 fn audit(dir: &Path, head: Option<&AuditHead>) -> Result<String> {
     let scan = Scan::run(&dir.join(AUDIT), head)?;
     let trouble = match head {

@@ -368,6 +368,14 @@ impl Kms {
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
 
+    /// Refuses a key that cannot be used in its state.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] naming the state.
+    pub fn must_be_usable(&self, arn: &str, verb: &str) -> Result<()> {
+        self.load(self.resolve(&arn.parse()?)?)?.record.check_usable(verb, arn)
+    }
+
     /// Changes a customer's key in an audited transaction, if its policy lets the caller.
     pub(super) fn change(
         &self,

@@ -37,7 +37,7 @@ pub use act::Act;
 pub use audit::{AuditHead, AuditRecord, Caller};
 pub use authority::Authority;
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
-pub use examine::{Part, examine, open_to_others};
+pub use examine::{Part, examine, lost_root_copies, open_to_others};
 pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState, NewKey};

@@ -7,9 +7,9 @@ use super::opening::{InUse, Need};
 use super::volume::VolumeRecord;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::RootUnlock;
+use crate::kms::{KeyState, RootUnlock};
 use crate::units::VolumeId;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +66,7 @@ impl Service {
         self.check_audit(&mut out);
         self.check_keys(&mut out)?;
         self.check_volumes(&mut out)?;
+        self.check_snapshots(&mut out)?;
         out.0.extend(self.check_repository());
         Ok(out.0)
     }
@@ -75,6 +76,9 @@ impl Service {
             out.add(Grade::Error, "root key", err.line());
             Vec::new()
         });
+        for lost in crate::kms::lost_root_copies(self.data.path()) {
+            out.add(Grade::Warning, "root file", lost);
+        }
         for slot in slots {
             let at = Path::new(&slot.note);
             match slot.kind.as_str() {
@@ -127,6 +131,8 @@ impl Service {
             }
             out.add(Grade::Warning, "key", message);
         }
+        let states: HashMap<String, KeyState> =
+            self.kms.list_keys()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
         for record in self.volume_records()? {
             let waits = self.is_waiting(record.id);
             if record.suspended {
@@ -135,7 +141,19 @@ impl Service {
             } else if waits {
                 let why = format!("is suspended until its CMK {} or its grant can be used again", record.key_arn);
                 out.add(Grade::Warning, "volume", format!("{} {why}: see `coffer key show`", record.shown()));
+            } else if let Some(why) = cannot_be_opened(&record.key_arn, &states) {
+                out.add(Grade::Warning, "volume", format!("{} cannot be attached: {why}", record.shown()));
             }
+        }
+        Ok(())
+    }
+
+    /// Snapshots that failed: they hold nothing, and whoever counts on them should know.
+    fn check_snapshots(&self, out: &mut Findings) -> Result<()> {
+        for failed in self.snapshot_records()?.into_iter().filter(|s| s.state == "error") {
+            let why = failed.error.as_deref().unwrap_or("no reason is known");
+            let next = format!("take another, and remove it: `coffer snapshot delete {}`", failed.id);
+            out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));
         }
         Ok(())
     }
@@ -221,7 +239,8 @@ impl Service {
             let what = "it cannot be filled from its snapshot";
             return Some((Grade::Error, format!("{shown}: {what}: {}", err.line())));
         }
-        let is_told = record.suspended || self.is_waiting(record.id);
+        let cannot_be_opened = || self.kms.must_be_usable(&record.key_arn, "look").is_err();
+        let is_told = record.suspended || self.is_waiting(record.id) || cannot_be_opened();
         (!is_told).then_some((Grade::Ok, shown))
     }
 
@@ -263,6 +282,20 @@ impl Service {
         let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
         *seen = settled.map(|at| (at, files.clone()));
         Ok(files)
+    }
+}
+
+/// Why the CMK of a volume does not open it now, and what to do.
+fn cannot_be_opened(arn: &str, states: &HashMap<String, KeyState>) -> Option<String> {
+    let id = arn.rsplit('/').next().unwrap_or(arn);
+    match states.get(arn) {
+        Some(KeyState::Enabled) => None,
+        Some(KeyState::Disabled) => Some(format!("its CMK is disabled: `coffer key enable {id}`")),
+        Some(KeyState::PendingDeletion) => Some(format!(
+            "its CMK is pending deletion: `coffer key cancel-deletion {id}`, then `coffer key enable {id}`"
+        )),
+        Some(KeyState::Unavailable) => Some(format!("its CMK {id} is unavailable")),
+        None => Some(format!("its CMK {id} is not in the catalog")),
     }
 }
 
@@ -308,3 +341,7 @@ pub(super) fn words_for_missing(chunks: usize) -> String {
         "{chunks} chunks of its snapshot cannot be read, and reads of them fail: `coffer snapshot verify` shows why"
     )
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! Key verbs: the KMS's, and what they do to open volumes.
 
-use super::api::{AliasInfo, CryptoInfo, EventInfo, KeyInfo, Plain, Reply, Request};
+use super::api::{AliasInfo, CryptoInfo, Dependents, EventInfo, KeyInfo, Plain, Reply, Request};
 use super::{OnKeyLoss, Service, context_of};
 use crate::cipher::wrap::KeyId;
 use crate::env::Timestamp;
@@ -72,7 +72,11 @@ impl Service {
             }
             R::KeyScheduleDeletion { key, days } => {
                 let meta = kms.schedule_key_deletion(&of(&key)?, days, caller)?;
-                self.without_key(meta)
+                let lost = self.dependents(&meta.arn)?;
+                match self.without_key(meta)? {
+                    Reply::Key(info) => Ok(Reply::Key(KeyInfo { dependents: Some(lost), ..info })),
+                    other => Ok(other),
+                }
             }
             R::KeyCancelDeletion { key } => one(kms.cancel_key_deletion(&of(&key)?, caller)),
             R::AliasCreate { alias, key } => {
@@ -89,6 +93,16 @@ impl Service {
             }
             _ => self.list_aliases(),
         }
+    }
+
+    /// What nobody can read any more once a CMK is destroyed.
+    fn dependents(&self, arn: &str) -> Result<Dependents> {
+        let volumes = self.volume_records()?.iter().filter(|v| v.key_arn == arn).count();
+        let all = self.snapshot_records()?;
+        // One in error never held anything that could be read.
+        let readable =
+            |s: &&super::snapshot::SnapshotRecord| s.key_arn == arn && !s.is_deleting() && s.state != "error";
+        Ok(Dependents { volumes, snapshots: all.iter().filter(readable).count() })
     }
 
     /// A key cannot be used any more: suspends the volumes that are in use under it, and says which.
@@ -136,6 +150,7 @@ impl Service {
             materials: meta.versions.len(),
             suspended: Vec::new(),
             continuing: Vec::new(),
+            dependents: None,
         })
     }
 

@@ -88,6 +88,8 @@ impl Service {
         let _turn = self.turns.take(record.id);
         let held = self.opens.lock().get(&record.id).filter(|o| o.suspended).map(|o| o.volume.clone());
         let Some(volume) = held else {
+            // Nobody waits for it; whoever opens it next would only then learn that its CMK cannot be used.
+            self.kms.must_be_usable(&record.key_arn, "ResumeVolume")?;
             let next = self.change_record(caller, act, record.id, |r| r.suspended = false)?;
             return self.volume_info(&next);
         };
