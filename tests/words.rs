@@ -212,3 +212,21 @@ fn advice_is_about_what_failed() {
         s.fails(6, &[verb], &["a passphrase opens it", "no terminal", "--passphrase-fd 3"]);
     }
 }
+
+#[test]
+fn a_lost_pack_is_one_line_in_the_log() {
+    let s = with_volume();
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "big"]);
+    let server = s.serve();
+    server.connect("big").write(0, &noise(1, 16 << 20));
+    let snapshot = s.id(&["snapshot", "create", "--wait", "big"]);
+    for pack in files(&s.data.join("repository")).iter().filter(|f| f.to_string_lossy().contains("/packs/")) {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let copy = s.id(&["volume", "create", "--snapshot", &snapshot, "--name", "copy"]);
+    let lacks = format!("{copy} lacks chunk");
+    wait_until("all of it is missed", || s.log().contains("32 chunks of"));
+    let log = s.log();
+    assert_eq!(log.lines().filter(|l| l.contains(&lacks)).count(), 1, "{log}");
+    drop(server);
+}

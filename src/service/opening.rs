@@ -504,11 +504,36 @@ fn close(id: VolumeId, mut open: Open) {
     }
 }
 
+/// What the log has of a filling that fails. It is tried every few seconds, and finds a few missing chunks more each time.
+#[derive(Default)]
+struct Told {
+    words: String,
+    missing: usize,
+    /// Missing chunks at the last try.
+    before: usize,
+}
+
+impl Told {
+    /// Whether the log needs a line: for another failure, for twice as many missing chunks, and for their last number.
+    fn is_news(&mut self, err: &Error, missing: usize) -> bool {
+        let settled = missing == std::mem::replace(&mut self.before, missing) && missing != self.missing;
+        let news = match missing {
+            0 => self.words != err.line(),
+            n => self.missing == 0 || n >= 2 * self.missing || settled,
+        };
+        if news {
+            (self.words, self.missing) = (err.line(), missing);
+        }
+        news
+    }
+}
+
 /// `None`: there is no thread for it now; the volume's next user tries again.
 fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Option<Filler> {
     let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
     let seen = stop.clone();
     let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(move || {
+        let mut told = Told::default();
         while !*seen.0.lock() {
             let touched = volume.first_touches();
             match volume.hydrate_some(FILL_BATCH) {
@@ -526,7 +551,9 @@ fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Option<Filler> {
                 }
                 Ok(_) => {}
                 Err(err) => {
-                    tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
+                    if told.is_news(&err, volume.missing_chunks().len()) {
+                        tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
+                    }
                     let mut stopped = seen.0.lock();
                     if !*stopped {
                         let _ = seen.1.wait_for(&mut stopped, FILL_RETRY);
@@ -541,5 +568,19 @@ fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Option<Filler> {
             tracing::error!("{id} is not filled now: no thread: {err}");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filling_that_fails_again_and_again_is_logged_where_that_is_news() {
+        let mut told = Told::default();
+        let mut news = |words: &str, missing| told.is_news(&Error::new(Kind::Io, words), missing);
+        let all = [16, 32, 48, 64, 80, 90, 90, 90].map(|n| news("missing", n));
+        assert_eq!(all, [true, true, false, true, false, false, true, false]);
+        assert!(news("the store fails", 0) && !news("the store fails", 0) && news("it fails otherwise", 0));
     }
 }

@@ -10,7 +10,7 @@ const RUNS: usize = 4096;
 const MOST: usize = 65_536;
 /// Rounds that a chunk waits for its next try, at most.
 const LONGEST_WAIT: u64 = 64;
-/// Chunks that are named, in the log and in an error.
+/// Chunks that are named in an error.
 const NAMED: usize = 16;
 
 /// Runs of chunks in which none is absent: present, or no data in the parent. A chunk never becomes absent again.
@@ -52,7 +52,12 @@ struct Tries {
 pub(super) struct Missing {
     round: u64,
     chunks: BTreeMap<u64, Tries>,
+    /// Reasons that the log has: a lost pack takes hundreds of chunks with it.
+    told: Vec<Reason>,
 }
+
+/// What chunks that are lost by the same cause have in common: the error's kind and what the operating system says.
+type Reason = (Kind, Option<i32>);
 
 impl Missing {
     pub(super) fn is_empty(&self) -> bool {
@@ -70,14 +75,31 @@ impl Missing {
 
     /// A try failed.
     pub(super) fn add(&mut self, volume: VolumeId, chunk: ChunkNo, why: &Error) {
-        if self.chunks.len() < NAMED && !self.chunks.contains_key(&chunk.0) {
-            tracing::error!("{volume} lacks chunk {chunk}: {}; the rest is filled", why.line());
+        if self.is_new(why) {
+            let more = "the rest is filled, and more chunks like this are counted alone";
+            tracing::error!("{volume} lacks chunk {chunk}: {}; {more}", why.line());
         }
         let round = self.round;
         let tries = self.chunks.entry(chunk.0).or_insert(Tries { failed: 0, next: 0, why: String::new() });
         tries.next = round + (1 << tries.failed.min(6)).min(LONGEST_WAIT);
         tries.failed += 1;
         tries.why = why.line();
+    }
+
+    /// Whether no chunk was lost for this reason yet.
+    fn is_new(&mut self, why: &Error) -> bool {
+        let mut cause = std::error::Error::source(why);
+        let mut code = None;
+        while let Some(err) = cause.filter(|_| code.is_none()) {
+            code = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            cause = err.source();
+        }
+        let reason = (why.kind(), code);
+        let new = !self.told.contains(&reason);
+        if new {
+            self.told.push(reason);
+        }
+        new
     }
 
     /// Forgets those that `is_present` knows.
@@ -132,6 +154,17 @@ mod tests {
         present.add(2, u64::MAX);
         assert_eq!(present.end_of(1), Some(u64::MAX));
         assert_eq!(present.0.len(), 1);
+    }
+
+    #[test]
+    fn the_log_has_each_reason_once() {
+        let io = |code| Error::io("read a pack", std::io::Error::from_raw_os_error(code));
+        let mut missing = Missing::default();
+        let told: Vec<bool> = [io(libc::ENOENT), io(libc::EIO), Error::new(Kind::Integrity, "its hash is wrong")]
+            .iter()
+            .flat_map(|why| [missing.is_new(why), missing.is_new(why)])
+            .collect();
+        assert_eq!(told, [true, false, true, false, true, false]);
     }
 
     #[test]
