@@ -230,3 +230,16 @@ fn a_lost_pack_is_one_line_in_the_log() {
     assert_eq!(log.lines().filter(|l| l.contains(&lacks)).count(), 1, "{log}");
     drop(server);
 }
+
+#[test]
+fn every_help_shows_the_global_options_apart() {
+    let s = Scratch::empty();
+    for args in [&["volume", "create", "--help"][..], &["snapshot", "list", "--help"], &["serve", "-h"]] {
+        let out = s.ok(args).stdout;
+        let (own, global) = out.split_once("Global options:").unwrap_or_else(|| panic!("{out}"));
+        for flag in ["--data", "--json", "--root-key-file", "--passphrase-fd", "--single-host-i-know"] {
+            assert!(global.contains(flag) && !own.contains(flag), "{flag}: {out}");
+        }
+        assert!(!out.contains("daemon"), "{out}");
+    }
+}

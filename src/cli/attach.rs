@@ -140,7 +140,7 @@ fn adopt(common: &Common, att: &AttachmentInfo, device: Device, wanted: Option<D
 fn all(common: &Common) -> Result<Vec<AttachmentInfo>> {
     match client::call(common, Request::AttachmentList {})? {
         Reply::Attachments { attachments } => Ok(attachments),
-        _ => Err(Error::new(Kind::Failed, "the daemon answered something else")),
+        _ => Err(Error::new(Kind::Failed, "the server answered something else")),
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut 
             return Ok(reply);
         }
         if std::time::Instant::now() >= until {
-            return Err(Error::new(Kind::Unreachable, format!("the daemon at {} went away", socket.display()))
+            return Err(Error::new(Kind::Unreachable, format!("the server at {} went away", socket.display()))
                 .hint("see its log, then try again"));
         }
         std::thread::sleep(Duration::from_millis(20));

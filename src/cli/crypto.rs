@@ -115,7 +115,7 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
 /// Writes what came, and keeps what may be shown.
 fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<CryptoInfo> {
     let Reply::Crypto(mut info) = reply else {
-        return Err(Error::new(Kind::Failed, "the daemon answered something else"));
+        return Err(Error::new(Kind::Failed, "the server answered something else"));
     };
     let plaintext = info.plaintext.take().map(|p| p.bytes()).transpose()?;
     match (&info.blob, plaintext, clear) {
@@ -133,7 +133,7 @@ fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<Cr
             }
         }
         (None, Some(bytes), _) => put(sink, &bytes)?,
-        (None, None, _) => return Err(Error::new(Kind::Failed, "the daemon answered nothing")),
+        (None, None, _) => return Err(Error::new(Kind::Failed, "the server answered nothing")),
     }
     Ok(info)
 }

@@ -38,6 +38,7 @@ pub struct Cli {
 
 /// What every verb takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Common {
     /// Data directory [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
     #[arg(long, global = true, env = "COFFER_DATA", value_name = "DIR")]
@@ -470,7 +471,7 @@ fn key_request(verb: KeyVerb) -> Result<Request> {
 }
 
 fn volume_request(verb: VolumeVerb) -> Result<Request> {
-    // The daemon has another working directory.
+    // The server has another working directory.
     let absolute =
         |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {

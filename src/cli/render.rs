@@ -130,7 +130,7 @@ fn show_status(s: &StatusInfo) {
         ("region", s.region.clone()),
         ("signing key", s.signing_key.clone()),
         ("data", s.data.display().to_string()),
-        ("daemon", s.daemon.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}"))),
+        ("server", s.daemon.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}"))),
         ("nbd", if s.nbd.is_empty() { "-".to_owned() } else { s.nbd.join(", ") }),
     ]);
 }

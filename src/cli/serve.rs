@@ -1,4 +1,4 @@
-//! `coffer serve`: the daemon. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
+//! `coffer serve`: the server. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
 
 use super::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
