@@ -103,7 +103,10 @@ fn ctrl_c_without_a_server_takes_the_snapshot_back() {
     assert!(coffer::sys::ofd_lock(&lock, coffer::sys::LockKind::Exclusive, 0, 1).unwrap());
     let mut create = s.command(&["--json", "snapshot", "create", "v"]);
     let mut create = create.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let Some(held) = hold(create.id(), "snapshot", || drop(lock)) else { return create.kill().unwrap() };
+    let Some(held) = hold(create.id(), "snapshot", || drop(lock)) else {
+        create.kill().unwrap();
+        return drop(create.wait().unwrap());
+    };
     let mut said = BufReader::new(create.stderr.take().unwrap());
     let mut line = || {
         let mut line = String::new();
