@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From below to above. A module imports from its own layer or from one before it.
@@ -21,6 +21,10 @@ const LAYERS: [&[&str]; 9] = [
 const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];
 const LONGEST: usize = 800;
+/// Most files of one layer that may import one another in a circle. Those with more have it from before this was checked: the
+/// numbers only go down.
+const CIRCLE: usize = 3;
+const LARGER_CIRCLES: [(&str, usize); 5] = [("cipher", 6), ("kms", 4), ("volume", 5), ("service", 12), ("cli", 28)];
 
 fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -111,6 +115,37 @@ impl Source {
         found.into_iter().map(|(at, name)| (line(at), name)).collect()
     }
 
+    /// The modules whose items this file names, as paths from the crate's root, of those that there are in `all`.
+    fn uses(&self, all: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+        let (code, own) = (self.code(), self.module());
+        let mut found = BTreeSet::new();
+        for at in (0..code.len()).filter(|at| code.is_char_boundary(*at)) {
+            let begins = !code[..at].ends_with(|c| is_word(c) || c == ':');
+            let Some((base, rest)) = begins.then(|| base_of(&code[at..], &own)).flatten() else { continue };
+            for path in paths(rest) {
+                let mut path = [&base[..], &path[..]].concat();
+                while !path.is_empty() && !all.contains(&path) {
+                    path.pop();
+                }
+                found.insert(path);
+            }
+        }
+        // A module's own file names its children without a prefix. To hand their names on is no use of them.
+        for child in all.iter().filter(|m| m.split_last().is_some_and(|(_, parent)| parent == own)) {
+            let name = format!("{}::", child[child.len() - 1]);
+            let named = |line: &str| {
+                let at = line.find(&name).filter(|at| !line[..*at].ends_with(|c| is_word(c) || c == ':'));
+                at.is_some() && !line.trim_start().starts_with("pub use")
+            };
+            if code.lines().any(named) {
+                found.insert(child.clone());
+            }
+        }
+        found.remove(&own);
+        found.remove(&Vec::new());
+        found
+    }
+
     /// What of its imports looks upward.
     fn upward(&self) -> Vec<String> {
         let module = self.module().swap_remove(0);
@@ -159,6 +194,68 @@ fn firsts(path: &str) -> Vec<String> {
     names
 }
 
+/// Where a path that begins with `crate::` or `super::` starts from, and what follows that.
+fn base_of<'a>(code: &'a str, own: &[String]) -> Option<(Vec<String>, &'a str)> {
+    if let Some(rest) = code.strip_prefix("crate::") {
+        return Some((Vec::new(), rest));
+    }
+    let mut base = own.to_vec();
+    let mut rest = code.strip_prefix("super::")?;
+    base.pop();
+    while let Some(further) = rest.strip_prefix("super::") {
+        base.pop();
+        rest = further;
+    }
+    Some((base, rest))
+}
+
+/// All paths of a `use`, with those of groups in braces: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let text = text.trim_start();
+    if let Some(group) = text.strip_prefix('{') {
+        let (mut depth, mut begin, mut all) = (0, 0, Vec::new());
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                ',' | '}' if depth == 0 => {
+                    all.extend(paths(&group[begin..i]));
+                    begin = i + 1;
+                    if c == '}' {
+                        break;
+                    }
+                }
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+        return all;
+    }
+    let name: String = text.chars().take_while(|c| is_word(*c)).collect();
+    match text[name.len()..].strip_prefix("::") {
+        _ if name.is_empty() => Vec::new(),
+        Some(rest) => paths(rest).into_iter().map(|tail| [vec![name.clone()], tail].concat()).collect(),
+        None => vec![vec![name]],
+    }
+}
+
+/// Groups of modules of which each reaches each other by imports.
+fn circles(uses: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<Vec<String>> {
+    let reach = |from: &Vec<String>| {
+        let (mut seen, mut left) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(next) = left.pop() {
+            let further = uses.get(&next).into_iter().flatten().filter(|m| seen.insert((*m).clone()));
+            left.extend(further.cloned());
+        }
+        seen
+    };
+    let reached: BTreeMap<_, _> = uses.keys().map(|m| (m, reach(m))).collect();
+    let circle_of = |m: &Vec<String>| -> Vec<String> {
+        reached[m].iter().filter(|o| reached.get(o).is_some_and(|r| r.contains(m))).map(|o| o.join("/")).collect()
+    };
+    let all: BTreeSet<_> = uses.keys().map(circle_of).filter(|c| c.len() > 1).collect();
+    all.into_iter().collect()
+}
+
 #[track_caller]
 fn none(found: &[String], rule: &str) {
     assert!(found.is_empty(), "{rule}\n{}", found.join("\n"));
@@ -173,6 +270,24 @@ fn no_module_imports_from_a_layer_above_its_own() {
     let imports: BTreeSet<_> = code.iter().flat_map(|s| s.imports()).map(|(_, name)| name).collect();
     for module in ["error", "cipher", "kms", "store", "volume", "snapshot", "service"] {
         assert!(imports.contains(module), "nobody imports {module}: this test does not see imports");
+    }
+}
+
+#[test]
+fn few_files_import_one_another_in_a_circle() {
+    let sources = sources();
+    let code: Vec<_> = sources.iter().filter(|s| !s.is_test()).collect();
+    let all: BTreeSet<_> = code.iter().map(|s| s.module()).collect();
+    let uses = code.iter().map(|s| (s.module(), s.uses(&all))).collect();
+    let circles = circles(&uses);
+    let most = |layer: &str| LARGER_CIRCLES.iter().find(|(l, _)| *l == layer).map_or(CIRCLE, |(_, most)| *most);
+    let layer = |circle: &[String]| circle[circle.len() - 1].split('/').next().unwrap().to_owned();
+    let found = circles.iter().filter(|c| c.len() > most(&layer(c))).map(|c| c.join(" ")).collect::<Vec<_>>();
+    none(&found, "too many files import one another in a circle:");
+    // What has become smaller stays so.
+    for (name, most) in LARGER_CIRCLES {
+        let now = circles.iter().filter(|c| layer(c) == name).map(Vec::len).max();
+        assert_eq!(now, Some(most), "the largest circle of {name} has changed: write its size down");
     }
 }
 
@@ -217,6 +332,16 @@ fn what_these_tests_look_for_they_find() {
     assert_eq!(upward("store/file.rs", "use super::volume;\n"), [""; 0]);
     assert_eq!(upward("volume/io.rs", "// use crate::service\nuse crate::volume::{self, x};\n"), [""; 0]);
     assert_eq!(upward("units.rs", "x\n#[cfg(test)]\nmod tests {\n    use crate::service::X;\n}\n"), [""; 0]);
+    let files = [
+        ("a/mod.rs", "pub use b::B;\nuse c::C;\n"),
+        ("a/b.rs", "use super::c::{C, D};\nuse crate::{x, a::c};\n"),
+        ("a/c.rs", "fn f() { super::super::a::b::g() }\n"),
+        ("a/d.rs", "use super::b;\n"),
+    ]
+    .map(|(path, text)| Source::made_up(path, text));
+    let all = files.iter().map(Source::module).collect();
+    let uses = files.iter().map(|s| (s.module(), s.uses(&all))).collect();
+    assert_eq!(circles(&uses), [["a/b", "a/c"]]);
     let source = Source::made_up("a.rs", "//! unsafe\n#![deny(unsafe_code)]\nlet x = unsafe { 1 }; // unsafe\n");
     assert_eq!(source.lines_with("unsafe"), ["src/a.rs:3: unsafe"]);
 }
