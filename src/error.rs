@@ -1,7 +1,8 @@
-//! The one error type of coffer, and the one table that gives an error its exit code, its AWS code and its errno.
+//! The one error type of coffer.
 //!
-//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Its [`Kind`] is what
-//! programs act on; the words are for people. Module-private enums may exist, but what crosses a module boundary is
+//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Its [`Kind`] is what programs act on,
+//! with a [`Reason`] where AWS tells kinds apart more finely; the words are for people and hold no codes. Each edge maps kinds
+//! exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. Module-private enums may exist, but what crosses a module boundary is
 //! this type. Secrets never enter one: there is no constructor that takes bytes.
 
 use std::fmt;
@@ -17,7 +18,7 @@ pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots
 const TOO_LARGE: &str = "the file is larger than this process may write (`ulimit -f`; LimitFSIZE= of a systemd service), or than its \
                          file system can hold (ext4: 16 TiB): raise the limit, or keep it on another file system";
 
-/// What sort of failure it is: fixes the exit code, the AWS error code and the errno (see [`Kind::row`]).
+/// What sort of failure it is: fixes the exit code, the AWS error code and NBD's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
@@ -51,49 +52,94 @@ pub enum Kind {
     Io,
     /// This program, or this machine, cannot do it.
     Unsupported,
-    /// The daemon that should answer does not.
+    /// The server that should answer does not.
     Unreachable,
     /// The user stopped it.
     Interrupted,
 }
 
-/// One row of the table: what a [`Kind`] means to a shell, to an AWS client and to a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// Process exit code.
-    pub exit: u8,
-    /// AWS error code (KMS API Reference, "Common Errors" and per-action errors).
-    pub aws: &'static str,
-    /// errno as Linux numbers it; the NBD layer maps it to the protocol's subset.
-    pub errno: i32,
+impl Kind {
+    /// The exit code of a command that failed so.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Partial => 3,
+            Self::NotFound => 4,
+            Self::Busy => 5,
+            Self::KeyUnavailable | Self::AccessDenied => 6,
+            Self::InvalidCiphertext | Self::Integrity => 7,
+            Self::Unreachable => 8,
+            Self::Interrupted => 130,
+            Self::Failed | Self::Exists | Self::InvalidState | Self::NoSpace => 1,
+            Self::ReadOnly | Self::Io | Self::Unsupported => 1,
+        }
+    }
+
+    /// The AWS error code of an error without a [`Reason`] (KMS API Reference, "Common Errors" and per-action errors).
+    #[must_use]
+    pub const fn aws(self) -> &'static str {
+        match self {
+            Self::Usage => "ValidationException",
+            Self::NotFound => "NotFoundException",
+            Self::Exists => "AlreadyExistsException",
+            Self::Busy => "ConflictException",
+            Self::KeyUnavailable | Self::InvalidState => "KMSInvalidStateException",
+            Self::AccessDenied => "AccessDeniedException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::NoSpace => "LimitExceededException",
+            Self::ReadOnly | Self::Unsupported => "UnsupportedOperationException",
+            Self::Unreachable => "DependencyTimeoutException",
+            Self::Failed | Self::Partial | Self::Integrity | Self::Io | Self::Interrupted => "KMSInternalException",
+        }
+    }
 }
 
-impl Kind {
-    /// The table. Exhaustive on purpose: a new kind does not compile until it has a row.
+/// Why, where AWS has an error code that is finer than that of the error's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The KMS key is disabled.
+    KeyDisabled,
+    /// The ciphertext is another KMS key's.
+    IncorrectKey,
+    /// There are as many as there may be.
+    LimitExceeded,
+    /// A key policy is malformed, or would lock its writer out.
+    MalformedPolicy,
+    /// The name of an alias is against the rules, or reserved.
+    InvalidAliasName,
+    /// An ARN is malformed, or not of the right sort.
+    InvalidArn,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::KeyDisabled,
+        Self::IncorrectKey,
+        Self::LimitExceeded,
+        Self::MalformedPolicy,
+        Self::InvalidAliasName,
+        Self::InvalidArn,
+    ];
+
+    /// Its AWS error code (KMS API Reference).
     #[must_use]
-    pub const fn row(self) -> Row {
-        const fn row(exit: u8, aws: &'static str, errno: i32) -> Row {
-            Row { exit, aws, errno }
-        }
+    pub const fn aws(self) -> &'static str {
         match self {
-            Self::Failed => row(1, "KMSInternalException", libc::EIO),
-            Self::Usage => row(2, "ValidationException", libc::EINVAL),
-            Self::Partial => row(3, "KMSInternalException", libc::EIO),
-            Self::NotFound => row(4, "NotFoundException", libc::ENOENT),
-            Self::Exists => row(1, "AlreadyExistsException", libc::EEXIST),
-            Self::Busy => row(5, "ConflictException", libc::EBUSY),
-            Self::KeyUnavailable => row(6, "KMSInvalidStateException", libc::ENOKEY),
-            Self::AccessDenied => row(6, "AccessDeniedException", libc::EPERM),
-            Self::InvalidCiphertext => row(7, "InvalidCiphertextException", libc::EBADMSG),
-            Self::Integrity => row(7, "KMSInternalException", libc::EIO),
-            Self::InvalidState => row(1, "KMSInvalidStateException", libc::EINVAL),
-            Self::NoSpace => row(1, "LimitExceededException", libc::ENOSPC),
-            Self::ReadOnly => row(1, "UnsupportedOperationException", libc::EPERM),
-            Self::Io => row(1, "KMSInternalException", libc::EIO),
-            Self::Unsupported => row(1, "UnsupportedOperationException", libc::EOPNOTSUPP),
-            Self::Unreachable => row(8, "DependencyTimeoutException", libc::ENOTCONN),
-            Self::Interrupted => row(130, "KMSInternalException", libc::EINTR),
+            Self::KeyDisabled => "DisabledException",
+            Self::IncorrectKey => "IncorrectKeyException",
+            Self::LimitExceeded => "LimitExceededException",
+            Self::MalformedPolicy => "MalformedPolicyDocumentException",
+            Self::InvalidAliasName => "InvalidAliasNameException",
+            Self::InvalidArn => "InvalidArnException",
         }
+    }
+
+    /// The reason that has this AWS error code.
+    #[must_use]
+    pub fn of_aws(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.aws() == code)
     }
 }
 
@@ -101,29 +147,24 @@ impl Kind {
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
+    reason: Option<Reason>,
     what: String,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    code: Option<Box<str>>,
 }
-
-/// An AWS error code that is finer than the error's kind: rides as the error's source, see [`Error::aws`].
-#[derive(Debug, Clone, Copy)]
-pub struct AwsCode(pub &'static str);
-
-impl fmt::Display for AwsCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for AwsCode {}
 
 impl Error {
     /// An error of `kind`; `what` names the operation and its object, as in "open volume web (vol-…): slot A …".
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), hint: None, source: None, code: None }
+        Self { kind, reason: None, what: what.into(), hint: None, source: None }
+    }
+
+    /// Says why more finely than its kind does.
+    #[must_use]
+    pub const fn reason(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
     }
 
     /// Adds what the user can do next, one imperative sentence without a full stop.
@@ -160,7 +201,8 @@ impl Error {
             Some(libc::EINTR) => (Kind::Interrupted, None),
             _ => (Kind::Io, None),
         };
-        Self { kind, what: what.into(), hint: hint.map(str::to_owned), source: Some(Box::new(err)), code: None }
+        let (what, hint) = (what.into(), hint.map(str::to_owned));
+        Self { kind, reason: None, what, hint, source: Some(Box::new(err)) }
     }
 
     /// The kind: what programs act on.
@@ -169,21 +211,16 @@ impl Error {
         self.kind
     }
 
-    /// The AWS error code: its own where that is finer than its kind's (DisabledException).
+    /// Why, where AWS tells that more finely than the kind does.
     #[must_use]
-    pub fn aws(&self) -> &str {
-        if let Some(code) = &self.code {
-            return code;
-        }
-        let own = std::error::Error::source(self).and_then(|s| s.downcast_ref::<AwsCode>());
-        own.map_or(self.kind.row().aws, |c| c.0)
+    pub const fn why(&self) -> Option<Reason> {
+        self.reason
     }
 
-    /// Sets the AWS error code of an error whose cause has become words.
+    /// The AWS error code: its reason's, else its kind's.
     #[must_use]
-    pub fn with_aws(mut self, code: impl Into<Box<str>>) -> Self {
-        self.code = Some(code.into());
-        self
+    pub fn aws(&self) -> &'static str {
+        self.reason.map_or(self.kind.aws(), Reason::aws)
     }
 
     /// What failed, without cause and advice.
@@ -225,7 +262,7 @@ impl Error {
             what = format!("{what}: {err}");
             cause = err.source();
         }
-        Self { kind: self.kind, what, hint: self.hint.clone(), source: None, code: Some(self.aws().into()) }
+        Self { kind: self.kind, reason: self.reason, what, hint: self.hint.clone(), source: None }
     }
 }
 
@@ -265,7 +302,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        let of = |k: Kind| k.row().exit;
+        let of = |k: Kind| k.exit_code();
         assert_eq!(of(Kind::Failed), 1);
         assert_eq!(of(Kind::Usage), 2);
         assert_eq!(of(Kind::Partial), 3);
@@ -281,7 +318,7 @@ mod tests {
     #[test]
     fn a_full_disk_stays_a_full_disk() {
         let err = Error::io("write x", std::io::Error::from_raw_os_error(libc::ENOSPC));
-        assert_eq!((err.kind(), err.kind().row().errno), (Kind::NoSpace, libc::ENOSPC));
+        assert_eq!(err.kind(), Kind::NoSpace);
         assert_eq!(err.replay().kind(), Kind::NoSpace);
     }
 

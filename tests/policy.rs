@@ -296,7 +296,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     // A first attach is another matter.
     end(&s);
     let err = begin(&s).unwrap_err();
-    assert_eq!((err.kind(), err.kind().row().exit), (Kind::AccessDenied, 6), "{}", err.line());
+    assert_eq!((err.kind(), err.kind().exit_code()), (Kind::AccessDenied, 6), "{}", err.line());
     assert!(err.line().contains("kms:CreateGrant"), "{}", err.line());
     refused(&s.socket(), "web", &[ERR_POLICY, "kms:CreateGrant"]);
     assert!(s.ids(&["attachments"]).is_empty());
@@ -392,8 +392,8 @@ fn policies_are_shown_set_and_reset_with_a_server_and_without() {
         let bad = document.replace("\"Effect\": \"Allow\"", "\"Effect\": \"Perhaps\"");
         std::fs::write(&file, bad).unwrap();
         let bad = file.to_str().unwrap();
-        s.fails(2, &["key", "policy", "set", "alias/k", bad], &["MalformedPolicyDocument", "Statement[0].Effect"]);
-        s.fails(2, &["key", "create", "--policy", bad], &["MalformedPolicyDocument"]);
+        s.fails(2, &["key", "policy", "set", "alias/k", bad], &["key policy", "Statement[0].Effect"]);
+        s.fails(2, &["key", "create", "--policy", bad], &["key policy"]);
         let out = s.path("out.json");
         std::fs::write(&out, document.replace("KeyPolicy", "Nothing")).unwrap();
         let out = out.to_str().unwrap();

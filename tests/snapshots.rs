@@ -105,7 +105,8 @@ fn ctrl_c_without_a_server_takes_the_snapshot_back() {
     let mut create = create.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let Some(held) = hold(create.id(), "snapshot", || drop(lock)) else {
         create.kill().unwrap();
-        return drop(create.wait().unwrap());
+        create.wait().unwrap();
+        return;
     };
     let mut said = BufReader::new(create.stderr.take().unwrap());
     let mut line = || {

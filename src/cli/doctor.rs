@@ -23,10 +23,10 @@ pub(super) fn run(common: &Common) -> Result<u8> {
             if !data.path().is_dir() || !(data.is_initialised() || client::has_lost_its_root_files(&data)) {
                 return Err(err);
             }
-            let code = if err.kind().row().exit == Kind::Integrity.row().exit { err.kind() } else { Kind::Failed };
+            let code = if err.kind().exit_code() == Kind::Integrity.exit_code() { err.kind() } else { Kind::Failed };
             let findings = look(common, &data, &err)?;
             render::reply(&Reply::Findings { findings }, common);
-            Ok(code.row().exit)
+            Ok(code.exit_code())
         }
     }
 }

@@ -376,7 +376,7 @@ pub fn main() -> u8 {
         Ok(code) => code,
         Err(err) => {
             render::error(&err, json);
-            err.kind().row().exit
+            err.kind().exit_code()
         }
     }
 }
@@ -385,14 +385,14 @@ pub fn main() -> u8 {
 fn not_run(err: &clap::Error) -> u8 {
     if err.use_stderr() {
         let _ = err.print();
-        return Kind::Usage.row().exit;
+        return Kind::Usage.exit_code();
     }
     let (text, plain) = (err.render(), !std::io::stdout().is_terminal());
     let text = if plain { text.to_string() } else { text.ansi().to_string() };
     match out::bytes(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             render::error(&out::unwritten(e), false);
-            Kind::Failed.row().exit
+            Kind::Failed.exit_code()
         }
         _ => 0,
     }

@@ -73,7 +73,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
 
 fn code(reply: &Reply) -> u8 {
     match reply {
-        Reply::Findings { findings } if findings.iter().any(|f| f.grade == Grade::Error) => Kind::Failed.row().exit,
+        Reply::Findings { findings } if findings.iter().any(|f| f.grade == Grade::Error) => Kind::Failed.exit_code(),
         _ => 0,
     }
 }

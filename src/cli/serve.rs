@@ -77,7 +77,7 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
 /// From now on the first Ctrl-C or SIGTERM makes [`interrupted`] true: the verb takes back what it did. The second one ends the
 /// process.
 pub(super) fn stop_on_interrupt() -> Result<()> {
-    let exit = i32::from(Kind::Interrupted.row().exit);
+    let exit = i32::from(Kind::Interrupted.exit_code());
     for signal in [libc::SIGINT, libc::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, exit, STOP.clone())
             .and_then(|_| signal_hook::flag::register(signal, STOP.clone()))

@@ -7,11 +7,11 @@
 
 use super::grant::Operation;
 use super::key::{KeyManager, KeyRecord};
-use super::name::{AwsCode, KeyRef};
+use super::name::KeyRef;
 use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
 use super::{Act, Caller, Kms};
 use crate::cipher::wrap::EncryptionContext;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 
 /// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
 /// the caller is, never from a request; not part of an audit record.
@@ -275,7 +275,7 @@ impl Kms {
         self.authorize_by(policy, key, wanted, caller).map(drop).map_err(|_| {
             let what = format!("key policy: under it, {} could not put another one", caller.principal);
             Error::new(Kind::Usage, what)
-                .because(AwsCode("MalformedPolicyDocumentException"))
+                .reason(Reason::MalformedPolicy)
                 .hint("let it allow that principal kms:PutKeyPolicy, or say --bypass-policy-lockout-safety-check")
         })
     }

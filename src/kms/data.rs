@@ -6,11 +6,11 @@
 
 use super::authority::{Wanted, lease_facts};
 use super::key::{KeyManager, KeyRecord};
-use super::name::{AwsCode, EBS_ALIAS, KeyRef, Target};
+use super::name::{EBS_ALIAS, KeyRef, Target};
 use super::{Act, Authority, Caller, Kms};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use crate::units::DataKeyId;
 use zeroize::Zeroizing;
 
@@ -194,7 +194,7 @@ impl Kms {
             && self.resolve(named)? != blob.key_id()
         {
             let what = format!("{verb}: the ciphertext was not made with key {named}");
-            return Err(Error::new(Kind::InvalidCiphertext, what).because(AwsCode("IncorrectKeyException")));
+            return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
         }
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
@@ -376,7 +376,7 @@ fn asked_by(verb: &str) -> Vec<(&str, bool)> {
 
 /// What a public caller is told: which check a blob failed is left out.
 fn public(verb: &str, e: Error) -> Error {
-    let known = super::name::aws_code(&e) == "IncorrectKeyException";
+    let known = e.why() == Some(Reason::IncorrectKey);
     if e.kind() == Kind::InvalidCiphertext && !known { invalid_ciphertext(verb) } else { e }
 }
 

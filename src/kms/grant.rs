@@ -7,13 +7,13 @@
 use super::authority::{By, Wanted};
 use super::catalog::{Record, Tx, Versioned};
 use super::key::KeyRecord;
-use super::name::{AwsCode, KeyRef};
+use super::name::KeyRef;
 use super::policy::{GrantFacts, VOLUME_SERVICE, fold_case};
 use super::{Act, Caller, Kms};
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -211,7 +211,7 @@ impl Grant {
     pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
         if tx.count_of::<Self>("key", &self.key.to_string())? >= MAX_GRANTS {
             let what = format!("CreateGrant: key {} has {MAX_GRANTS} grants, which is the limit", self.key);
-            let err = Error::new(Kind::InvalidState, what).because(AwsCode("LimitExceededException"));
+            let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
             return Err(err.hint("retire or revoke those that are not needed"));
         }
         tx.insert(self).map(drop)
@@ -257,7 +257,7 @@ fn check_principal(what: &str, arn: &str) -> Result<()> {
         if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && is_principal(service, resource));
     if !good || arn.contains(['*', '?']) || arn.len() > 256 {
         return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is no ARN of a principal"))
-            .because(AwsCode("InvalidArnException"))
+            .reason(Reason::InvalidArn)
             .hint("as in arn:aws:iam::111122223333:user/alice"));
     }
     Ok(())

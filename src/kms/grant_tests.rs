@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::kms::testing::{ACCOUNT, Place, caller, service, user};
-use crate::kms::{Authority, NewKey, aws_code};
+use crate::kms::{Authority, NewKey};
 
 fn code<T>(result: Result<T>) -> &'static str {
     match result {
         Ok(_) => "ok",
-        Err(e) => aws_code(&e),
+        Err(e) => e.aws(),
     }
 }
 
@@ -56,7 +56,7 @@ fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
     let none = EncryptionContext::new();
     // An administrator of the account has no say where the policy does not leave it to the account.
     let err = kms.encrypt(&key, &none, b"x", &caller()).unwrap_err();
-    assert_eq!((err.kind(), err.kind().row().exit), (Kind::AccessDenied, 6));
+    assert_eq!((err.kind(), err.kind().exit_code()), (Kind::AccessDenied, 6));
     let words = format!("User: {} is not authorized to perform: kms:Encrypt on resource: arn:aws:kms:", arn("alice"));
     assert!(err.what().starts_with(&words), "{}", err.line());
     assert!(err.what().ends_with("because no resource-based policy allows the kms:Encrypt action"), "{}", err.line());
@@ -113,7 +113,7 @@ fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() 
     assert!(shown.contains(&format!("arn:aws:iam::{ACCOUNT}:root")), "{shown}");
     let out = managed("").replace("alice", "carol");
     let err = kms.put_key_policy(&key, &out, false, &caller()).unwrap_err();
-    assert_eq!(aws_code(&err), "MalformedPolicyDocumentException");
+    assert_eq!(err.aws(), "MalformedPolicyDocumentException");
     assert!(err.what().contains("could not put another one"), "{}", err.line());
     assert_eq!(
         code(kms.create_key_with(&NewKey { policy: Some(&out), ..NewKey::default() }, &caller())),
@@ -443,7 +443,7 @@ fn a_grant_is_for_a_principal_that_there_can_be() {
         let grantee = format!("arn:aws:iam::{ACCOUNT}:{bad}");
         let spec = GrantSpec { grantee, ..for_user("bob", &[Operation::Decrypt]) };
         let err = kms.create_grant(&key, spec, &caller()).unwrap_err();
-        assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, "InvalidArnException"), "{bad}");
+        assert_eq!((err.kind(), err.aws()), (Kind::Usage, "InvalidArnException"), "{bad}");
     }
 }
 

@@ -16,12 +16,12 @@ use super::alias::AliasRecord;
 use super::authority::Wanted;
 use super::catalog::{Damaged, Record, Tx, Versioned};
 use super::grant::Grant;
-use super::name::{AwsCode, KeyRef, Target};
+use super::name::{KeyRef, Target};
 use super::policy::Policy;
 use super::{Act, Caller, Kms};
 use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, KeyMaterialId, open_local};
 use crate::env::Timestamp;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds of a day.
@@ -173,7 +173,7 @@ fn backing_aad(kms: &Kms, key: KeyId, material: KeyMaterialId, generation: u32) 
 /// The verb cannot be done in the key's state.
 fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Error {
     let err = Error::new(Kind::InvalidState, format!("{verb}: key {arn} {why}"));
-    err.because(AwsCode("KMSInvalidStateException")).hint(hint)
+    err.hint(hint)
 }
 
 impl KeyRecord {
@@ -183,14 +183,14 @@ impl KeyRecord {
         match self.state {
             KeyState::Enabled => Ok(()),
             KeyState::Disabled => {
-                let err = err("is disabled").because(AwsCode("DisabledException"));
+                let err = err("is disabled").reason(Reason::KeyDisabled);
                 Err(err.hint(format!("enable it: coffer key enable {}", self.id)))
             }
             KeyState::PendingDeletion => {
-                let err = err("is pending deletion").because(AwsCode("KMSInvalidStateException"));
+                let err = err("is pending deletion");
                 Err(err.hint(format!("if that is a mistake: coffer key cancel-deletion {}", self.id)))
             }
-            KeyState::Unavailable => Err(err("is unavailable").because(AwsCode("KMSInvalidStateException"))),
+            KeyState::Unavailable => Err(err("is unavailable")),
         }
     }
 
@@ -490,7 +490,7 @@ impl Kms {
             key.check_usable(verb, arn)?;
             if key.backing.len() > MAX_ROTATIONS {
                 let what = format!("{verb}: key {arn} was rotated {MAX_ROTATIONS} times, which is the limit");
-                let err = Error::new(Kind::InvalidState, what).because(AwsCode("LimitExceededException"));
+                let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
                 return Err(err.hint("make a new key and re-encrypt under it"));
             }
             key.backing.push(self.new_backing(key.id)?);

@@ -1,4 +1,3 @@
-use super::super::name::aws_code;
 use super::super::testing::*;
 use super::super::{DataKeySpec, EBS_ALIAS};
 use super::*;
@@ -10,7 +9,7 @@ fn none() -> EncryptionContext {
 
 /// What a call came to: `ok`, or the AWS error code.
 fn code<T>(result: Result<T>) -> &'static str {
-    result.map_or_else(|e| aws_code(&e), |_| "ok")
+    result.map_or_else(|e| e.aws(), |_| "ok")
 }
 
 #[test]
@@ -73,7 +72,7 @@ fn decrypting_follows_the_state_too_and_comes_back_with_it() {
     let id = data_key.get().id();
     kms.disable_key(&key, &caller()).unwrap();
     let err = kms.unwrap_volume_key(&wrapped, &none(), id, &service()).unwrap_err();
-    assert_eq!((err.kind(), aws_code(&err)), (Kind::KeyUnavailable, "DisabledException"));
+    assert_eq!((err.kind(), err.aws()), (Kind::KeyUnavailable, "DisabledException"));
     assert_eq!(code(kms.decrypt(&blob, &none(), None, &caller())), "DisabledException");
     kms.enable_key(&key, &caller()).unwrap();
     kms.schedule_key_deletion(&key, 30, &caller()).unwrap();
@@ -216,10 +215,10 @@ fn to_public_callers_all_bad_blobs_look_alike_and_the_audit_knows_why() {
     let wrong = EncryptionContext::new();
     for (blob, ctx) in [(&volume, &ctx), (&foreign, &ctx), (&torn, &ctx), (&good, &wrong), (&vec![1, 2, 3], &ctx)] {
         let err = kms.decrypt(blob, ctx, None, &caller()).unwrap_err();
-        assert_eq!(aws_code(&err), "InvalidCiphertextException");
+        assert_eq!(err.aws(), "InvalidCiphertextException");
         words.insert(err.line());
         let err = kms.re_encrypt(blob, (ctx, None), (&wrong, &key), &caller()).unwrap_err();
-        assert_eq!(aws_code(&err), "InvalidCiphertextException");
+        assert_eq!(err.aws(), "InvalidCiphertextException");
     }
     assert_eq!(words.len(), 1, "{words:?}");
     let reasons: std::collections::HashSet<_> =

@@ -41,7 +41,7 @@ pub use examine::{Part, examine, lost_root_copies, open_to_others};
 pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState, NewKey};
-pub use name::{EBS_ALIAS, KeyRef, aws_code, check_alias};
+pub use name::{EBS_ALIAS, KeyRef, check_alias};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 pub use waiting::PendingDeletion;
 

@@ -1,8 +1,7 @@
 //! How KMS keys are named: key id, key ARN, alias name, alias ARN (KMS Developer Guide, "Key identifiers").
 
 use crate::cipher::wrap::KeyId;
-pub(super) use crate::error::AwsCode;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -13,14 +12,6 @@ pub const ALIAS_PREFIX: &str = "alias/";
 pub const RESERVED_PREFIX: &str = "alias/aws/";
 /// The alias of the service-managed key that volumes use when no key is named.
 pub const EBS_ALIAS: &str = "alias/aws/ebs";
-
-/// The AWS error code of `err`: the KMS's own where it is finer (DisabledException, IncorrectKeyException,
-/// InvalidAliasNameException, InvalidArnException, LimitExceededException), else that of its kind.
-#[must_use]
-pub fn aws_code(err: &Error) -> &'static str {
-    let own = std::error::Error::source(err).and_then(|s| s.downcast_ref::<AwsCode>());
-    own.map_or(err.kind().row().aws, |c| c.0)
-}
 
 /// Checks an alias: `alias/` and 1 to 250 of `A-Z a-z 0-9 / _ -` (KMS API Reference, CreateAlias).
 ///
@@ -37,14 +28,14 @@ pub fn check_alias(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(Kind::Usage, format!("alias {name:?} {rule}")).because(AwsCode("InvalidAliasNameException")))
+    Err(Error::new(Kind::Usage, format!("alias {name:?} {rule}")).reason(Reason::InvalidAliasName))
 }
 
 /// Refuses the names of service-managed keys.
 pub(super) fn check_not_reserved(name: &str) -> Result<()> {
     if name.starts_with(RESERVED_PREFIX) {
         let what = format!("alias {name:?}: names under {RESERVED_PREFIX} belong to service-managed keys");
-        return Err(Error::new(Kind::Usage, what).because(AwsCode("InvalidAliasNameException")));
+        return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidAliasName));
     }
     Ok(())
 }
@@ -101,7 +92,7 @@ impl FromStr for KeyRef {
         }
         let bad = || {
             Error::new(Kind::Usage, format!("{s:?} is not the ARN of a key or an alias"))
-                .because(AwsCode("InvalidArnException"))
+                .reason(Reason::InvalidArn)
                 .hint("as in arn:aws:kms:REGION:ACCOUNT:key/ID or arn:aws:kms:REGION:ACCOUNT:alias/NAME")
         };
         let fields: Vec<&str> = s.splitn(6, ':').collect();
@@ -169,7 +160,7 @@ mod tests {
             ("arn:", "InvalidArnException"),
         ] {
             let err = bad.parse::<KeyRef>().unwrap_err();
-            assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, code), "{bad}");
+            assert_eq!((err.kind(), err.aws()), (Kind::Usage, code), "{bad}");
         }
         assert!(check_alias(&format!("alias/{}", "x".repeat(250))).is_ok());
         assert!(check_alias(&format!("alias/{}", "x".repeat(251))).is_err());

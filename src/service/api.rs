@@ -13,7 +13,7 @@ pub use once::ShownOnce;
 
 use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Reason};
 use crate::units::{SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -746,11 +746,9 @@ impl From<&Error> for WireError {
 
 impl From<WireError> for Error {
     fn from(wire: WireError) -> Self {
-        let err = Self::new(wire.kind, wire.message).with_aws(wire.code);
-        match wire.hint {
-            Some(hint) => err.hint(hint),
-            None => err,
-        }
+        let err = Self::new(wire.kind, wire.message);
+        let err = Reason::of_aws(&wire.code).into_iter().fold(err, Self::reason);
+        wire.hint.into_iter().fold(err, Self::hint)
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
 use crate::error::Kind;
-use crate::kms::{Operation, aws_code};
+use crate::kms::Operation;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -43,7 +43,7 @@ fn not_refused(document: &str, words: &str) -> Option<String> {
     };
     match policy.check(KEY) {
         Ok(()) => Some(format!("{document} is taken")),
-        Err(e) if (e.kind(), aws_code(&e)) != (Kind::Usage, "MalformedPolicyDocumentException") => Some(e.line()),
+        Err(e) if (e.kind(), e.aws()) != (Kind::Usage, "MalformedPolicyDocumentException") => Some(e.line()),
         Err(e) => (!e.what().contains(words)).then(|| format!("no {words:?} for {document}: {}", e.line())),
     }
 }

@@ -1,11 +1,10 @@
 //! From text to a policy. Strict: a field that is unknown, comes twice or has another type is refused, with the place of it.
 
-use super::super::name::AwsCode;
 use super::condition::Condition;
 use super::words::{could_name_an_action, is_service_principal, names_an_action};
 use super::{Names, Policy, Principal, Statement, Version};
 use crate::cipher::wrap::KeyId;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Reason, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::HashSet;
 use std::fmt;
@@ -15,7 +14,7 @@ pub const MAX_POLICY: usize = 32_768;
 
 pub(super) fn malformed(at: &str, why: impl fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("key policy: {at}: {why}"))
-        .because(AwsCode("MalformedPolicyDocumentException"))
+        .reason(Reason::MalformedPolicy)
         .hint("docs/kms.md says what a key policy may hold")
 }
 

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::error::Kind;
-use crate::kms::aws_code;
 use proptest::prelude::*;
 
 const ACCOUNT: &str = "111122223333";
@@ -415,7 +414,7 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username}"}}"#), "policy variable"),
     ] {
         let err = Policy::parse(&document).unwrap_err();
-        assert_eq!((err.kind(), aws_code(&err)), (Kind::Usage, "MalformedPolicyDocumentException"), "{document}");
+        assert_eq!((err.kind(), err.aws()), (Kind::Usage, "MalformedPolicyDocumentException"), "{document}");
         assert!(err.what().contains(words), "{document}: {}", err.line());
     }
     let long = format!("{}{}", one(fields), " ".repeat(MAX_POLICY));
