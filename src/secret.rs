@@ -70,9 +70,7 @@ mod tests {
     #[test]
     fn debug_shows_nothing() {
         let secret = Secret::<4>::build(|b| b.copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]));
-        let shown = format!("{secret:?} {secret:#?}");
-        assert!(!shown.contains("de") || shown.contains("redacted"), "{shown}");
-        assert!(!shown.contains("222") && !shown.to_lowercase().contains("dead"), "{shown}");
+        assert_eq!(format!("{secret:?} {secret:#?}"), "Secret<4>(redacted) Secret<4>(redacted)");
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod tools;
 
 use common::*;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -103,10 +102,9 @@ fn plain_tcp_is_served_on_loopback_when_asked_for_alone() {
     s.fails(2, &["serve", "--insecure-loopback", "--listen", "tcp:localhost"], &["no address"]);
     s.fails(2, &["serve", "--listen", "vsock:1"], &["no place to listen"]);
 
-    // The port was free a moment ago; nobody else here takes ephemeral ports to listen on.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let place = format!("tcp:127.0.0.1:{port}");
-    let served = s.serve_with(&["--insecure-loopback", "--listen", &place]);
+    let served = s.serve_with(&["--insecure-loopback", "--listen", "tcp:127.0.0.1:0"]);
+    let place = s.json(&["status"])["nbd"][0].as_str().unwrap().to_owned();
+    let port = place.rsplit_once(':').unwrap().1;
     if !requires("nbdinfo") {
         return;
     }

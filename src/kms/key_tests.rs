@@ -247,15 +247,21 @@ fn data_keys_have_the_length_asked_for_and_open_again() {
     }
 }
 
-/// Catalogs from before there were policies are read, and rows without one are written as they were then.
+/// A row of a catalog from before there were policies is read, and written as it was then.
 #[test]
 fn a_key_without_a_policy_is_kept_as_it_always_was() {
+    let material = "97c37f683e02c46af48a23af0a4436ba047b6b437f2a18e8658863c842cd9156";
+    let row = format!(
+        r#"{{"id":"0c37c562-31bb-4d9c-981d-888b26171495","manager":"CUSTOMER","state":"Disabled","description":"old","created":1795897762875,"backing":[{{"material":"{material}","sealed":"00ff","created":1795897762875,"root_generation":1}}]}}"#
+    );
+    let record: KeyRecord = serde_json::from_str(&row).unwrap();
+    assert_eq!((record.state, &record.policy, record.deletion), (KeyState::Disabled, &None, None));
+    assert_eq!(serde_json::to_string(&record).unwrap(), row);
+    // A new key without one has the same fields.
     let place = Place::new();
     let kms = place.init();
     let key = kms.create_key("", &caller()).unwrap();
-    let record = kms.load(key.key_id).unwrap().record;
-    let json = serde_json::to_value(&record).unwrap();
+    let json = serde_json::to_value(&kms.load(key.key_id).unwrap().record).unwrap();
     let fields: Vec<&String> = json.as_object().unwrap().keys().collect();
     assert_eq!(fields, ["backing", "created", "description", "id", "manager", "state"]);
-    assert_eq!(serde_json::from_value::<KeyRecord>(json).unwrap().policy, None);
 }
