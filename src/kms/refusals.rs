@@ -5,7 +5,7 @@
 
 use super::audit::{Body, Caller};
 use super::{Act, Authority, Kms};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -84,14 +84,14 @@ impl Refusals {
 
 impl Kms {
     /// Does a verb, and sees to it that its refusal is in the audit: whatever is wrong with a request and wherever that was
-    /// found, one record says that `caller` asked for `act` and why it was refused.
+    /// found, one record says that `caller` asked for `act` and why it was refused. Who stops a verb is not refused.
     ///
     /// # Errors
     /// What the verb says.
     pub fn verb<R>(&self, act: Act, caller: &Caller, verb: impl FnOnce() -> Result<R>) -> Result<R> {
         let before = SEEN.get();
         verb().inspect_err(|e| {
-            if SEEN.get() == before {
+            if SEEN.get() == before && e.kind() != Kind::Interrupted {
                 self.record_refusal(act, caller, e);
             }
         })

@@ -303,17 +303,15 @@ fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     std::fs::create_dir(&next).unwrap();
     let err = delete(&service, one.id).unwrap_err();
     assert!(err.line().contains("hidden"), "{}", err.line());
+    // By the next command that is a damaged record like another, and what was to be put goes behind it.
     assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
     assert_eq!(service.show_snapshot(&one.id.to_string()).unwrap_err().kind(), Kind::NotFound);
-    assert!(service.check_repository().iter().any(|f| f.message.contains(&one.id.to_string())));
     verify(&service, two.id);
-    // A kill now; later there is room again.
     let service = place.reopen(service);
     assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
-    assert!(delete(&service, one.id).is_err());
-    std::fs::remove_dir(&next).unwrap();
-    delete(&service, one.id).unwrap();
-    assert_eq!((place.files("/manifests/").len(), place.files("/log/").len()), (1, log.len() + 1));
+    delete(&service, one.id).map_or_else(|e| assert_eq!(e.kind(), Kind::NotFound, "{}", e.line()), drop);
+    assert_eq!(service.check_repository(), [], "the record behind it makes up for it");
+    assert_eq!(place.files("/manifests/").len(), 1);
     verify(&service, two.id);
     assert_eq!(delete(&service, SnapshotId::draw(&crate::env::SystemRng)).unwrap_err().kind(), Kind::NotFound);
     let service = place.reopen(service);

@@ -99,10 +99,12 @@ fn doctor_is_content(open: &Open) -> Result<(), String> {
     bad.map_or(Ok(()), |f| Err(format!("doctor: {}", f["message"])))
 }
 
-/// What doctor reports of the fixture and of the acts themselves: keys pending deletion, volumes that were suspended.
+/// What doctor reports of the fixture and of the acts themselves: keys pending deletion, volumes that were suspended or whose key
+/// was disabled, a snapshot whose command was killed.
 fn is_told(finding: &Value) -> bool {
-    ["key", "space"].contains(&finding["check"].as_str().unwrap())
-        || finding["message"].as_str().unwrap().contains("is suspended")
+    let message = finding["message"].as_str().unwrap();
+    let of_acts = ["is suspended", "cannot be attached: its CMK", "ended before it was completed"];
+    ["key", "space"].contains(&finding["check"].as_str().unwrap()) || of_acts.iter().any(|m| message.contains(m))
 }
 
 /// Does an act again as somebody who was cut off would.
