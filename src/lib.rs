@@ -14,9 +14,10 @@
 //! edges     nbd, api, attach, cli           translate; no logic
 //! ```
 //! # Three paths to read first
-//! - An NBD request: `nbd::session` -> `nbd::serve` -> `volume` -> `cipher::xts` -> `store::file`.
-//! - A snapshot: `service::snapshot` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
-//! - A key: `service::attach` -> `kms` -> `kms::audit` -> `cipher::wrap`.
+//! - What happens to a write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` -> `store::file`.
+//! - What happens to `snapshot create`: `service::snapshot` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
+//! - What happens to Decrypt: `service::key` -> `kms::data` -> `kms::authority` -> `kms::policy` -> `cipher::wrap`; each use is in
+//!   the audit before its answer.
 //!
 //! # What XTS cannot do
 //! Live data is confidential, not authenticated: see docs/threat-model.md.
