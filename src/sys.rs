@@ -5,6 +5,9 @@
 #![allow(unsafe_code)]
 
 pub mod draft;
+mod process;
+
+pub use process::ProcessStat;
 
 use parking_lot::Mutex;
 use std::fs::File;

@@ -331,7 +331,7 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
     let call: Call = serde_json::from_slice(line).map_err(|e| {
         Error::new(Kind::Usage, "this request is not one of this version")
             .because(e)
-            .hint("use the daemon's own coffer")
+            .hint("use the server's own coffer")
     })?;
     Ok(Some(call.request))
 }
@@ -378,7 +378,7 @@ fn connect(path: &Path) -> Result<Option<UnixStream>> {
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
     let Some(connection) = connect(path)? else { return Ok(None) };
     let gone = |why: &str| {
-        Error::new(Kind::Unreachable, format!("the daemon at {} {why}", path.display()))
+        Error::new(Kind::Unreachable, format!("the server at {} {why}", path.display()))
             .hint("see its log, then try again")
     };
     let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, None));

@@ -118,28 +118,14 @@ pub enum Peer {
 impl Peer {
     /// The process at the other end of a Unix socket.
     pub(super) fn of_unix(cred: crate::sys::PeerCred) -> Self {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", cred.pid)).unwrap_or_default();
-        Self::Unix { pid: cred.pid, uid: cred.uid, start_time: start_time(&stat).unwrap_or(0) }
+        let start_time = crate::sys::ProcessStat::of(cred.pid).map_or(0, |stat| stat.start_time);
+        Self::Unix { pid: cred.pid, uid: cred.uid, start_time }
     }
-}
-
-/// Field 22 of `/proc/PID/stat`. The second field is a name in parentheses that may itself hold blanks and parentheses, so
-/// fields are counted from the last one.
-fn start_time(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn start_time_is_field_22_whatever_the_name() {
-        let rest = (3..=25).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-        assert_eq!(start_time(&format!("7 (a) b ( c) {rest}")), Some(22));
-        assert_eq!(start_time("7 (cut"), None);
-        assert_eq!(start_time(""), None);
-    }
 
     #[test]
     fn this_process_has_a_start_time() {

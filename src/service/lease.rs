@@ -59,9 +59,7 @@ impl Holder {
     /// Whether it is a process that is gone: its connections end as soon as the server gets to them.
     fn has_ended(&self) -> bool {
         let Self::Process { pid, .. } = self else { return false };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The state follows the name, which stands in brackets and may hold any character.
-        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+        crate::sys::ProcessStat::of(*pid).is_none_or(|stat| stat.has_ended())
     }
 
     /// Whether it can be told apart from everybody else for sure, so that it may have slots and outlive its connections.

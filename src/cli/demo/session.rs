@@ -104,12 +104,9 @@ impl Session {
         std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
     }
 
-    /// Processor seconds that the server has used (fields 14 and 15 of `/proc/PID/stat`, in hundredths).
+    /// Processor seconds that the server has used.
     pub(in crate::cli) fn server_cpu(&self) -> f64 {
-        let stat = self.server_file("stat");
-        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+        crate::sys::cpu_time(self.server_pid()).unwrap_or_default().as_secs_f64()
     }
 
     /// Resident memory of the server, bytes.

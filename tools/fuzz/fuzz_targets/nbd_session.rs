@@ -43,13 +43,19 @@ pub mod nbd {
     }
 }
 
-/// The one name of `sys` that these modules use.
+/// The names of `sys` that these modules use.
+#[path = "../../../src/sys"]
+#[allow(dead_code)]
 pub mod sys {
     #[allow(missing_docs)]
     pub struct PeerCred {
         pub pid: i32,
         pub uid: u32,
     }
+
+    #[path = "process.rs"]
+    mod process;
+    pub use process::ProcessStat;
 }
 
 use libfuzzer_sys::fuzz_target;
