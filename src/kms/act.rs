@@ -1,6 +1,6 @@
 //! What is about to be done, as the audit tells it.
 
-use super::audit::{Body, Caller};
+use super::audit::{Body, Identity};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
 use std::collections::BTreeMap;
@@ -67,9 +67,9 @@ impl Act {
         self.urgent
     }
 
-    pub(super) fn body(&self, at: Timestamp, caller: &Caller) -> Body {
+    pub(super) fn body(&self, at: Timestamp, caller: Identity) -> Body {
         let mut body = Body::at(at, &self.name);
-        body.caller = Some(caller.clone());
+        body.caller = Some(caller);
         body.key.clone_from(&self.key);
         body.context = self.context.clone();
         body.detail = self.detail.clone();

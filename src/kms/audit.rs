@@ -37,7 +37,6 @@ mod known;
 
 pub(super) use known::{Compared, Known};
 
-use super::Authority;
 use super::catalog::{Change, Record};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
@@ -65,16 +64,13 @@ const RESERVE_FILE: &str = "reserve";
 
 /// Who asks, as the edge established it; goes into every record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
+pub struct Identity {
     /// An ARN, as `arn:aws:iam::111122223333:root` or `…:user/alice`.
     pub principal: String,
     /// The service acting for the principal (`kms:ViaService`); set by coffer's service layer, never from a request.
     pub via_service: Option<String>,
     /// Where the request came from: address, process, command.
     pub client: String,
-    /// What it may do by itself. Not in the record: the policy of then is not there either.
-    #[serde(skip)]
-    pub authority: Authority,
 }
 
 /// What sort of record it is.
@@ -117,7 +113,7 @@ pub struct Body {
     pub act: String,
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caller: Option<Caller>,
+    pub caller: Option<Identity>,
     /// ARN of the KMS key concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

@@ -31,7 +31,7 @@ fn each_use_names_key_caller_client_and_context() {
     assert_eq!(of("kms:Encrypt").len(), 3);
     let unwrap = &of("kms:UnwrapVolumeKey")[0].body;
     // What it may do is asked when it asks, and not remembered.
-    assert_eq!(unwrap.caller.as_ref().unwrap(), &Caller { authority: Authority::Nothing, ..service() });
+    assert_eq!(unwrap.caller.as_ref().unwrap(), &service().identity());
     assert_eq!((unwrap.context.get("aws:ebs:id"), unwrap.result.as_str()), (Some("vol-1"), "ok"));
     assert!(unwrap.key.as_ref().unwrap().ends_with(&key.to_string()));
     assert_eq!(unwrap.detail["data-key"], data_key.get().id().to_string());

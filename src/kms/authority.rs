@@ -5,11 +5,12 @@
 //! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account needs its own
 //! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
 
+use super::audit::Identity;
 use super::grant::Operation;
 use super::key::{KeyManager, KeyRecord};
 use super::name::KeyRef;
 use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
-use super::{Act, Caller, Kms};
+use super::{Act, Kms};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
 
@@ -28,6 +29,32 @@ pub enum Authority {
     Grants(Vec<String>),
     /// coffer itself, or a lease of this process's life that was let in before: nothing is asked.
     Settled,
+}
+
+/// Who asks, as the edge established it, and what it may do by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// As [`Identity::principal`].
+    pub principal: String,
+    /// As [`Identity::via_service`].
+    pub via_service: Option<String>,
+    /// As [`Identity::client`].
+    pub client: String,
+    /// What it may do by itself. Not in the record: the policy of then is not there either.
+    pub authority: Authority,
+}
+
+impl Caller {
+    /// What the audit records of it.
+    pub(super) fn identity(&self) -> Identity {
+        let Self { principal, via_service, client, authority: _ } = self;
+        Identity { principal: principal.clone(), via_service: via_service.clone(), client: client.clone() }
+    }
+
+    /// Whether it writes records at will, so that its refusals need less of a limit.
+    pub(super) const fn writes_at_will(&self) -> bool {
+        matches!(self.authority, Authority::Administrator | Authority::Settled)
+    }
 }
 
 impl Authority {

@@ -34,8 +34,8 @@ pub mod root;
 mod waiting;
 
 pub use act::Act;
-pub use audit::{AuditHead, AuditRecord, Caller};
-pub use authority::Authority;
+pub use audit::{AuditHead, AuditRecord, Identity};
+pub use authority::{Authority, Caller};
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
 pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
@@ -300,7 +300,7 @@ impl Kms {
         with_reserve(&self.dir, || Log::set_aside(&dir, &scan))?;
         let scan = Scan::run(&dir, None)?;
         let mut log = Log::resume(&dir, &scan)?;
-        let mut body = Act::new("coffer:AcceptAudit").detail("trouble", why).body(self.env.now(), caller);
+        let mut body = Act::new("coffer:AcceptAudit").detail("trouble", why).body(self.env.now(), caller.identity());
         if let Ok(Some(head)) = self.catalog.get::<AuditHead>("head") {
             body.detail.insert("old-count".into(), head.record.count.to_string());
             body.detail.insert("old-head".into(), head.record.hash);
@@ -403,7 +403,7 @@ impl Kms {
         let (mut intent, mut committing) = (None, false);
         let result = self.catalog.begin(true, |tx| {
             let done = change(tx)?;
-            let mut body = act.body(self.env.now(), caller);
+            let mut body = act.body(self.env.now(), caller.identity());
             body.changes = tx.changes().to_vec();
             intent = Some(log.append(&[(RecordKind::Intent, &body)])?);
             tx.put_head(&log.head())?;
@@ -414,7 +414,7 @@ impl Kms {
             // Whether a commit that failed took place, only the next start can see.
             Some(_) if committing && result.is_err() => return result,
             Some(_) => (RecordKind::Outcome, Body::at(self.env.now(), "")),
-            None => (RecordKind::Event, act.body(self.env.now(), caller)),
+            None => (RecordKind::Event, act.body(self.env.now(), caller.identity())),
         };
         body.intent = intent;
         body.result = match (&result, intent) {
@@ -424,7 +424,7 @@ impl Kms {
         }
         .into();
         body.error = result.as_ref().err().map(Error::line);
-        if result.is_err() && !self.refusals.admit(caller, &mut body) && intent.is_none() {
+        if result.is_err() && !self.admit(caller, &mut body) && intent.is_none() {
             return result;
         }
         let append = |log: &mut Log| log.append(&[(kind, &body)]);
@@ -444,10 +444,10 @@ impl Kms {
     /// [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
     pub fn record(&self, caller: &Caller, act: Act, outcome: Result<(), &Error>) -> Result<()> {
         self.outside_transaction()?;
-        let mut body = act.body(self.env.now(), caller);
+        let mut body = act.body(self.env.now(), caller.identity());
         body.result = if outcome.is_ok() { "ok" } else { "refused" }.into();
         body.error = outcome.err().map(Error::line);
-        if outcome.is_err() && !self.refusals.admit(caller, &mut body) {
+        if outcome.is_err() && !self.admit(caller, &mut body) {
             return Ok(());
         }
         let mut audit = self.audit.lock();
@@ -461,6 +461,10 @@ impl Kms {
             }
             self.catalog.begin(true, |tx| tx.put_head(&log.head()))
         })
+    }
+
+    fn admit(&self, caller: &Caller, body: &mut Body) -> bool {
+        self.refusals.admit(&caller.principal, caller.writes_at_will(), body)
     }
 
     fn outside_transaction(&self) -> Result<()> {

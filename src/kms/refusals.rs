@@ -3,8 +3,8 @@
 //! Anybody who reaches coffer can be refused as often as they like, and each record is a write that stays for ever. So each
 //! principal has a bucket of its own: what does not fit in is left out, and the next record says how many were.
 
-use super::audit::{Body, Caller};
-use super::{Act, Authority, Kms};
+use super::audit::Body;
+use super::{Act, Caller, Kms};
 use crate::error::{Kind, Result};
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -68,13 +68,10 @@ impl Refusals {
     }
 
     /// Whether a refusal is recorded; says in it how many were left out before it.
-    pub(super) fn admit(&self, caller: &Caller, body: &mut Body) -> bool {
+    pub(super) fn admit(&self, principal: &str, administrator: bool, body: &mut Body) -> bool {
         SEEN.set(SEEN.get() + 1);
-        let burst = match caller.authority {
-            Authority::Administrator | Authority::Settled => BURST_OF_ADMINISTRATORS,
-            _ => BURST,
-        };
-        let Some(left_out) = self.next(&caller.principal, burst, Instant::now()) else { return false };
+        let burst = if administrator { BURST_OF_ADMINISTRATORS } else { BURST };
+        let Some(left_out) = self.next(principal, burst, Instant::now()) else { return false };
         if left_out > 0 {
             body.detail.insert("refusals-not-recorded-before".into(), left_out.to_string());
         }
