@@ -11,6 +11,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
+/// Syncs a folder, so that names in it survive power loss.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|d| d.sync_all()).on(|| format!("sync the folder {}", path.display()))
+}
+
 /// How [`open_regular`] opens a file, and what the file must be.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenHow<'a> {

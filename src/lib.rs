@@ -5,7 +5,8 @@
 //! ```text
 //! words     error units env sys file secret no I/O of their own; sys.rs holds the only unsafe outside cipher/
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
-//! kms       keys, root, catalog, audit      the verbs the rest may call
+//! ledger    records, transaction, audit     authenticated records, the audited transaction, the chain
+//! kms       keys, root, policies, grants    the verbs the rest may call
 //! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
 //! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store
 //! engine    order, limits, workers          which request is done when; front ends above, a Device below
@@ -17,7 +18,7 @@
 //! - What happens to a write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` -> `store::file`.
 //! - What happens to `snapshot create`: `service::snapshot` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
 //! - What happens to Decrypt: `service::key` -> `kms::data` -> `kms::authority` -> `kms::policy` -> `cipher::wrap`; each use is in
-//!   the audit before its answer.
+//!   the audit (`ledger::audit`) before its answer.
 //!
 //! # What XTS cannot do
 //! Live data is confidential, not authenticated: see docs/threat-model.md.
@@ -35,6 +36,7 @@ pub mod units;
 pub mod cipher;
 pub mod engine;
 pub mod kms;
+pub mod ledger;
 pub mod service;
 pub mod snapshot;
 pub mod store;

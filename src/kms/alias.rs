@@ -1,13 +1,13 @@
 //! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
 
 use super::authority::Wanted;
-use super::catalog::{Damaged, Record, Tx, Versioned};
 use super::key::{KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
-use super::{Act, Caller, Kms};
+use super::{Caller, Kms};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 
 /// An alias, as it is kept.

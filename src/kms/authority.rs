@@ -5,14 +5,14 @@
 //! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account needs its own
 //! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
 
-use super::audit::Identity;
+use super::Kms;
 use super::grant::Operation;
 use super::key::{KeyManager, KeyRecord};
 use super::name::KeyRef;
 use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
-use super::{Act, Kms};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::ledger::{Act, Identity};
 
 /// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
 /// the caller is, never from a request; not part of an audit record.
@@ -282,7 +282,7 @@ impl Kms {
     /// under which the caller could not put another one, unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
     pub fn put_key_policy(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
         let policy = Policy::parse(document)?;
-        let hash = super::catalog::sha256_hex(document.as_bytes());
+        let hash = crate::ledger::sha256_hex(document.as_bytes());
         let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
         let put = self.change(key, act, caller, |key, _, arn| {
             policy.check(arn)?;

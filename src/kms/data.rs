@@ -7,10 +7,11 @@
 use super::authority::{Wanted, lease_facts};
 use super::key::{KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target};
-use super::{Act, Authority, Caller, Kms};
+use super::{Authority, Caller, Kms};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Reason, Result};
+use crate::ledger::Act;
 use crate::units::DataKeyId;
 use zeroize::Zeroizing;
 

@@ -1,10 +1,10 @@
 //! A look at each part of an installation by itself, for when it cannot be opened. Nothing is written.
 
-use super::audit::Scan;
-use super::catalog::{Catalog, Stamp};
 use super::root::{self, RootFile, RootUnlock};
-use super::{AUDIT, AuditHead, CATALOG, UNFINISHED, key_files};
+use super::{AUDIT, CATALOG, UNFINISHED, key_files};
 use crate::error::{Error, Kind, Result};
+use crate::ledger::audit::{AuditHead, Scan};
+use crate::ledger::catalog::{Catalog, Stamp};
 use std::path::{Path, PathBuf};
 
 /// One part, and how it is.

@@ -5,15 +5,15 @@
 //! of the volume service, which are written and removed in the transaction of the lease.
 
 use super::authority::{By, Wanted};
-use super::catalog::{Record, Tx, Versioned};
 use super::key::KeyRecord;
 use super::name::KeyRef;
 use super::policy::{GrantFacts, VOLUME_SERVICE, fold_case};
-use super::{Act, Caller, Kms};
+use super::{Caller, Kms};
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::ledger::{Act, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,10 +1,11 @@
 //! The installation: its id, account, region and name, and the key it signs with.
 
-use super::catalog::Record;
 use super::root::RootKey;
 use crate::cipher::wrap::{open_local, seal_local};
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::ledger::Record;
+use crate::ledger::catalog::INSTALLATION;
 use crate::secret::Secret;
 use crate::units::InstallationId;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -57,7 +58,7 @@ pub(super) struct InstallationRecord {
 }
 
 impl Record for InstallationRecord {
-    const KIND: &'static str = "installation";
+    const KIND: &'static str = INSTALLATION;
     fn id(&self) -> String {
         self.public.id.to_string()
     }

@@ -14,14 +14,14 @@
 
 use super::alias::AliasRecord;
 use super::authority::Wanted;
-use super::catalog::{Damaged, Record, Tx, Versioned};
 use super::grant::Grant;
 use super::name::{KeyRef, Target};
 use super::policy::Policy;
-use super::{Act, Caller, Kms};
+use super::{Caller, Kms};
 use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, KeyMaterialId, open_local};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds of a day.
@@ -320,7 +320,7 @@ impl Kms {
             if !bypass_lockout_check {
                 self.check_lockout(&parsed, &key, caller)?;
             }
-            act = act.detail("policy-sha256", super::catalog::sha256_hex(document.as_bytes()));
+            act = act.detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
             key.policy = Some(document.to_owned());
         }
         if let Some(alias) = &alias {

@@ -17,11 +17,8 @@
 //! A kill between any two leaves either no change and an intent that the next start closes as interrupted, or the change
 //! and an intent that the next start closes as done. An outcome may stay missing (a full disk, a failed commit).
 
-mod act;
 pub mod alias;
-pub mod audit;
 mod authority;
-pub mod catalog;
 mod data;
 mod examine;
 mod grant;
@@ -29,12 +26,9 @@ mod installation;
 pub mod key;
 mod name;
 pub mod policy;
-mod refusals;
 pub mod root;
 mod waiting;
 
-pub use act::Act;
-pub use audit::{AuditHead, AuditRecord, Identity};
 pub use authority::{Authority, Caller};
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
@@ -47,10 +41,10 @@ pub use waiting::PendingDeletion;
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::file::{OpenHow, open_regular};
+use crate::file::{OpenHow, open_regular, sync_dir};
+use crate::ledger::audit::{self, AuditHead, AuditRecord, Body, Compared, Log, RecordKind, Scan};
+use crate::ledger::{Act, Catalog, Tx, refusals};
 use crate::units::InstallationId;
-use audit::{Body, Compared, Log, RecordKind, Scan};
-use catalog::Catalog;
 use installation::InstallationRecord;
 use parking_lot::Mutex;
 use root::{RootFile, RootKey};
@@ -166,14 +160,14 @@ impl Kms {
         let made = open_regular(&marker, &OpenHow::write().create())?;
         let wrote = made.set_len(0).and_then(|()| (&made).write_all(text)).and_then(|()| made.sync_all());
         wrote.on(|| format!("write {}", marker.display()))?;
-        root::sync_dir(dir)?;
+        sync_dir(dir)?;
         remove_unfinished(dir)?;
         let kms = Self::make(dir, env, root, config)?;
         then()?;
         // Every name must be there before the marker is gone.
-        root::sync_dir(dir)?;
+        sync_dir(dir)?;
         std::fs::remove_file(&marker).on(|| format!("remove {}", marker.display()))?;
-        root::sync_dir(dir)?;
+        sync_dir(dir)?;
         Ok(kms)
     }
 
@@ -365,12 +359,7 @@ impl Kms {
     ///
     /// # Errors
     /// What `change` says; [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
-    pub fn audited<R>(
-        &self,
-        caller: &Caller,
-        act: Act,
-        mut change: impl FnMut(&mut catalog::Tx<'_>) -> Result<R>,
-    ) -> Result<R> {
+    pub fn audited<R>(&self, caller: &Caller, act: Act, mut change: impl FnMut(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         self.outside_transaction()?;
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
@@ -398,7 +387,7 @@ impl Kms {
         log: &mut Log,
         caller: &Caller,
         act: &Act,
-        change: &mut impl FnMut(&mut catalog::Tx<'_>) -> Result<R>,
+        change: &mut impl FnMut(&mut Tx<'_>) -> Result<R>,
     ) -> Result<R> {
         let (mut intent, mut committing) = (None, false);
         let result = self.catalog.begin(true, |tx| {
@@ -460,6 +449,20 @@ impl Kms {
                 appended = true;
             }
             self.catalog.begin(true, |tx| tx.put_head(&log.head()))
+        })
+    }
+
+    /// Does a verb, and sees to it that its refusal is in the audit: whatever is wrong with a request and wherever that was
+    /// found, one record says that `caller` asked for `act` and why it was refused. Who stops a verb is not refused.
+    ///
+    /// # Errors
+    /// What the verb says.
+    pub fn verb<R>(&self, act: Act, caller: &Caller, verb: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = refusals::seen();
+        verb().inspect_err(|e| {
+            if refusals::seen() == before && e.kind() != Kind::Interrupted {
+                self.record_refusal(act, caller, e);
+            }
         })
     }
 
@@ -588,6 +591,9 @@ fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R>
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod audit_tests;
 
 #[cfg(test)]
 #[path = "kms_tests.rs"]

@@ -30,7 +30,7 @@ use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{open_local, seal_local};
 use crate::env::Rng;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::file::{OpenHow, open_regular};
+use crate::file::{OpenHow, open_regular, sync_dir};
 use crate::secret::Secret;
 use crate::sys::as_started;
 use crate::sys::draft::Draft;
@@ -206,7 +206,7 @@ fn key_unavailable(what: impl Into<String>) -> Error {
 
 fn checksum(object: &Map<String, Value>) -> String {
     let sorted: std::collections::BTreeMap<&String, &Value> = object.iter().filter(|(k, _)| *k != "checksum").collect();
-    super::catalog::sha256_hex(serde_json::to_string(&sorted).unwrap_or_default().as_bytes())
+    crate::ledger::sha256_hex(serde_json::to_string(&sorted).unwrap_or_default().as_bytes())
 }
 
 /// Reads at most `limit` bytes of an open file.
@@ -218,11 +218,6 @@ fn read_bounded(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(Error::new(Kind::Integrity, format!("{}: longer than {limit} bytes", path.display())));
     }
     Ok(bytes)
-}
-
-/// Syncs a folder, so that names in it survive power loss.
-pub(super) fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path).and_then(|d| d.sync_all()).on(|| format!("sync the folder {}", path.display()))
 }
 
 impl RootFile {

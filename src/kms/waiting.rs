@@ -14,11 +14,11 @@
 //! The record is not part of the audit's chain: an older one put back makes keys wait longer, as does none.
 
 use super::Kms;
-use super::catalog::{Record, Versioned};
 use super::key::{KeyRecord, KeyState};
 use crate::cipher::wrap::KeyId;
 use crate::env::{Env, Timestamp};
 use crate::error::{Kind, Result};
+use crate::ledger::{Record, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

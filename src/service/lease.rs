@@ -7,7 +7,7 @@
 use super::volume::VolumeRecord;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::catalog::Record;
+use crate::ledger::Record;
 use crate::units::{SnapshotId, VolumeId};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ use super::opening::{InUse, Need};
 use super::snapshot::{SnapshotRecord, base_ref};
 use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
-use crate::kms::Act;
+use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::{Ref, RefKind};
 use crate::snapshot::repository::Repository;

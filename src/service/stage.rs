@@ -14,7 +14,7 @@ use super::Service;
 use super::opening::Standing;
 use super::volume::VolumeRecord;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::kms::Act;
+use crate::ledger::Act;
 use crate::store::file::sync_parent;
 use crate::units::{Hash32, VolumeId};
 use crate::volume::lifecycle::GrowPlan;

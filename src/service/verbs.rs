@@ -3,7 +3,8 @@
 use super::Service;
 use super::api::Request;
 use crate::error::{Error, Result};
-use crate::kms::{Act, Caller, KeyRef};
+use crate::kms::{Caller, KeyRef};
+use crate::ledger::Act;
 
 /// Longest name, as it was given, that is recorded; bytes.
 const NAMED: usize = 256;

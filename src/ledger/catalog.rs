@@ -45,19 +45,22 @@ pub const SCHEMA: i64 = 1;
 /// `PRAGMA application_id`: "COFR".
 const APPLICATION: i64 = 0x434f_4652;
 
+/// The kind of what a catalog begins with: it is never changed.
+pub(crate) const INSTALLATION: &str = "installation";
+
 /// Kinds whose changes the audit's chain does not tell: the audit's own head; a log's head, which the repository's own log
 /// tells; how long keys have waited for their deletion, which the clock changes; what a catalog begins with.
 const UNAUDITED: &[&str] = &[
     "audit-head",
     "kms-clock",
     "repository-log",
-    "installation",
+    INSTALLATION,
     #[cfg(test)]
     "thing",
 ];
 
 /// Whether each change of this kind must be in the audit's chain.
-pub(super) fn is_audited(kind: &str) -> bool {
+pub(crate) fn is_audited(kind: &str) -> bool {
     !UNAUDITED.contains(&kind)
 }
 
@@ -120,7 +123,7 @@ pub struct Change {
 
 /// What a row says of itself: version and hash, or that it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stamp {
+pub(crate) enum Stamp {
     At(u64, String),
     Damaged,
 }
@@ -319,7 +322,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::open`].
-    pub(super) fn look(path: &Path, root: &Secret<32>) -> Result<Option<Self>> {
+    pub(crate) fn look(path: &Path, root: &Secret<32>) -> Result<Option<Self>> {
         open_regular(path, &OpenHow::read())?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
         let catalog = Self::on(Worker::with(path, options.disable_statement_logging(), false)?, root);
@@ -328,7 +331,7 @@ impl Catalog {
     }
 
     /// The same without the key that the rows are authenticated under.
-    pub(super) fn look_without_key(path: &Path) -> Result<()> {
+    pub(crate) fn look_without_key(path: &Path) -> Result<()> {
         Self::look(path, &Secret::build(|_| ())).map(drop)
     }
 
@@ -495,7 +498,7 @@ impl Catalog {
     }
 
     /// Every row's version and hash, by kind and id: what the audit's chain is compared with.
-    pub(super) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
+    pub(crate) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
         let _turn = self.turn.lock();
         let rows = self.worker.run("read all records", |rt, c| {
             let query = sqlx::query("SELECT id, version, body, mac, kind FROM record");
@@ -511,7 +514,7 @@ impl Catalog {
     }
 
     /// Moves what the write-ahead log holds into the database and empties it: what was removed is then overwritten there too.
-    pub(super) fn checkpoint(&self) -> Result<()> {
+    pub(crate) fn checkpoint(&self) -> Result<()> {
         let _turn = self.turn.lock();
         self.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")?;
         // That gave its disk space back.
@@ -520,12 +523,12 @@ impl Catalog {
     }
 
     /// Whether this thread is inside a transaction.
-    pub(super) fn in_transaction(&self) -> bool {
+    pub(crate) fn in_transaction(&self) -> bool {
         self.turn.is_owned_by_current_thread()
     }
 
     /// Runs `act` in a transaction that is durable when this returns, and undone if `act` fails. For bookkeeping that the
-    /// audit need not tell; whatever a person would ask about goes through [`super::Kms::audited`], as does every removal.
+    /// audit need not tell; whatever a person would ask about goes through an audited one, as does every removal.
     ///
     /// # Errors
     /// What `act` says; [`Kind::InvalidState`] inside another transaction; what SQLite reports.
@@ -533,7 +536,7 @@ impl Catalog {
         self.begin(false, act)
     }
 
-    pub(super) fn begin<R>(&self, audited: bool, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+    pub(crate) fn begin<R>(&self, audited: bool, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         let turn = self.turn.lock();
         if turn.get() {
             return Err(Error::new(Kind::InvalidState, "catalog: a transaction inside a transaction"));
@@ -580,7 +583,7 @@ fn refuse(damaged: Damaged) -> Error {
 }
 
 /// SHA-256 of `bytes` in hexadecimal.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
@@ -700,7 +703,7 @@ impl Tx<'_> {
 
     /// Writes a record whatever is there, a damaged row included, and leaves it out of [`Tx::changes`]: for the audit's own
     /// head, which cannot be in the chain that it is the head of.
-    pub(super) fn put_head<T: Record>(&mut self, record: &T) -> Result<()> {
+    pub(crate) fn put_head<T: Record>(&mut self, record: &T) -> Result<()> {
         self.write(record, 1)?;
         self.changes.pop();
         Ok(())
@@ -762,7 +765,7 @@ impl Tx<'_> {
 
 /// Runs SQL on the file at `path` behind coffer's back.
 #[cfg(test)]
-pub(super) fn tamper(path: &Path, statement: String) {
+pub(crate) fn tamper(path: &Path, statement: String) {
     let worker = Worker::start(path).unwrap();
     let run = move |rt: &Runtime, c: &mut SqliteConnection| {
         rt.block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ())

@@ -2,7 +2,7 @@ use super::*;
 
 const KINDS: [&str; 2] = ["volume", "kms-key"];
 
-/// A catalog and the log of what was done to it, by the rules of `Kms::audited`.
+/// A catalog and the log of what was done to it, by the rules of an audited transaction.
 #[derive(Default)]
 struct Model {
     rows: HashMap<Name, Stamp>,

@@ -63,11 +63,11 @@ impl Act {
     }
 
     /// Whether it may use the reserve.
-    pub(super) const fn is_urgent(&self) -> bool {
+    pub(crate) const fn is_urgent(&self) -> bool {
         self.urgent
     }
 
-    pub(super) fn body(&self, at: Timestamp, caller: Identity) -> Body {
+    pub(crate) fn body(&self, at: Timestamp, caller: Identity) -> Body {
         let mut body = Body::at(at, &self.name);
         body.caller = Some(caller);
         body.key.clone_from(&self.key);

@@ -4,8 +4,7 @@
 //! that is known, both states of its objects are acceptable, for all of its objects together. It becomes known by its
 //! outcome, else by the next act on one of its objects (a change says by its version what it found), else by the catalog.
 
-use super::super::catalog::{Change, Record as _, Stamp, is_audited};
-use super::super::installation::InstallationRecord;
+use super::super::catalog::{Change, INSTALLATION, Stamp, is_audited};
 use super::{Body, RecordKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -63,7 +62,7 @@ struct Object {
 
 /// What the log says that the catalog holds.
 #[derive(Debug, Default)]
-pub(in super::super) struct Known {
+pub(crate) struct Known {
     /// Not in here: absent, or after an accept, not known.
     objects: HashMap<Name, Object>,
     /// Intents of which it is not known whether they happened.
@@ -75,11 +74,11 @@ pub(in super::super) struct Known {
 }
 
 /// What comparing the catalog gave.
-pub(in super::super) struct Compared {
+pub(crate) struct Compared {
     /// What is wrong, if something is.
-    pub(in super::super) trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
     /// Each intent without outcome, and whether it happened.
-    pub(in super::super) ends: BTreeMap<u64, bool>,
+    pub(crate) ends: BTreeMap<u64, bool>,
 }
 
 fn name(change: &Change) -> Name {
@@ -88,7 +87,7 @@ fn name(change: &Change) -> Name {
 
 impl Known {
     /// Takes in one record; they must come in order.
-    pub(super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
+    pub(crate) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
         match kind {
             RecordKind::Intent => self.intent(sequence, body.changes),
             RecordKind::Outcome => {
@@ -151,7 +150,7 @@ impl Known {
     }
 
     /// Compares the catalog's rows with the log.
-    pub(in super::super) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
+    pub(crate) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
         let mut ends = self.told.clone();
         let mut trouble = None;
         for (sequence, changes) in &self.open {
@@ -186,7 +185,7 @@ impl Known {
     fn stray(&self, name: &Name, row: &Stamp) -> Option<String> {
         let Stamp::At(version, _) = row else { return None };
         let (kind, id) = name;
-        let fixed = kind != InstallationRecord::KIND || *version == 1;
+        let fixed = kind != INSTALLATION || *version == 1;
         if self.objects.contains_key(name) || (fixed && (self.accepted || !is_audited(kind))) {
             return None;
         }

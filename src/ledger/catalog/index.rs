@@ -26,7 +26,7 @@ impl Catalog {
 
     /// Makes the indexes of a kind that are missing. Without them its records are found all the same, by a look at each: a full
     /// disk is no reason to stay closed.
-    pub(in super::super) fn make_indexes<T: Record>(&self) {
+    pub(crate) fn make_indexes<T: Record>(&self) {
         let _turn = self.turn.lock();
         for fields in T::INDEXES {
             let (kind, name) = (T::KIND, fields.join("_"));

@@ -4,8 +4,6 @@
 //! principal has a bucket of its own: what does not fit in is left out, and the next record says how many were.
 
 use super::audit::Body;
-use super::{Act, Caller, Kms};
-use crate::error::{Kind, Result};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -23,9 +21,14 @@ thread_local! {
     static SEEN: Cell<u64> = const { Cell::new(0) };
 }
 
+/// How many refusals were put before the audit on this thread so far.
+pub(crate) fn seen() -> u64 {
+    SEEN.get()
+}
+
 /// How many refusals of whom may be audited now, and how many were not.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<HashMap<String, Bucket>>);
+pub(crate) struct Refusals(Mutex<HashMap<String, Bucket>>);
 
 struct Bucket {
     left: f64,
@@ -68,7 +71,7 @@ impl Refusals {
     }
 
     /// Whether a refusal is recorded; says in it how many were left out before it.
-    pub(super) fn admit(&self, principal: &str, administrator: bool, body: &mut Body) -> bool {
+    pub(crate) fn admit(&self, principal: &str, administrator: bool, body: &mut Body) -> bool {
         SEEN.set(SEEN.get() + 1);
         let burst = if administrator { BURST_OF_ADMINISTRATORS } else { BURST };
         let Some(left_out) = self.next(principal, burst, Instant::now()) else { return false };
@@ -76,22 +79,6 @@ impl Refusals {
             body.detail.insert("refusals-not-recorded-before".into(), left_out.to_string());
         }
         true
-    }
-}
-
-impl Kms {
-    /// Does a verb, and sees to it that its refusal is in the audit: whatever is wrong with a request and wherever that was
-    /// found, one record says that `caller` asked for `act` and why it was refused. Who stops a verb is not refused.
-    ///
-    /// # Errors
-    /// What the verb says.
-    pub fn verb<R>(&self, act: Act, caller: &Caller, verb: impl FnOnce() -> Result<R>) -> Result<R> {
-        let before = SEEN.get();
-        verb().inspect_err(|e| {
-            if SEEN.get() == before && e.kind() != Kind::Interrupted {
-                self.record_refusal(act, caller, e);
-            }
-        })
     }
 }
 
