@@ -128,7 +128,8 @@ impl Kms {
     pub fn create_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
         let alias = self.new_alias(name)?;
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
-        let made = self.audited(caller, act, |tx| alias.put(tx, self.alias_target("CreateAlias", key, caller)?.id))?;
+        let made =
+            self.ledger.audited(caller, act, |tx| alias.put(tx, self.alias_target("CreateAlias", key, caller)?.id))?;
         Ok(self.alias_metadata(&made.record))
     }
 
@@ -143,7 +144,7 @@ impl Kms {
     }
 
     fn alias_record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
-        let found = self.catalog.get::<AliasRecord>(name)?;
+        let found = self.ledger.catalog().get::<AliasRecord>(name)?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
     }
 
@@ -155,7 +156,7 @@ impl Kms {
         check_alias(name)?;
         check_not_reserved(name)?;
         let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
-        let made = self.audited(caller, act, |tx| {
+        let made = self.ledger.audited(caller, act, |tx| {
             let mut alias = self.alias_record(name)?;
             self.may_change_alias("UpdateAlias", alias.record.target, caller)?;
             alias.record.target = self.alias_target("UpdateAlias", key, caller)?.id;
@@ -173,7 +174,7 @@ impl Kms {
         check_alias(name)?;
         check_not_reserved(name)?;
         let act = Act::new("kms:DeleteAlias").detail("alias", name);
-        self.audited(caller, act, |tx| {
+        self.ledger.audited(caller, act, |tx| {
             let alias = self.alias_record(name)?;
             self.may_change_alias("DeleteAlias", alias.record.target, caller)?;
             tx.delete::<AliasRecord>(name, alias.version)
@@ -186,7 +187,7 @@ impl Kms {
     /// What the catalog reports; [`Kind::NotFound`] for a key that is not there.
     pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
         let of = key.map(|k| self.load(self.resolve(k)?)).transpose()?.map(|k| k.record.id);
-        let listing = self.catalog.list::<AliasRecord>()?;
+        let listing = self.ledger.catalog().list::<AliasRecord>()?;
         let wanted = |a: &&Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
         let aliases = listing.records.iter().filter(wanted).map(|a| self.alias_metadata(&a.record)).collect();
         Ok(AliasListing { aliases, damaged: listing.damaged })
@@ -194,14 +195,14 @@ impl Kms {
 
     /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
     pub(super) fn ensure_ebs_key(&self, caller: &Caller) -> Result<()> {
-        if self.catalog.get::<AliasRecord>(EBS_ALIAS)?.is_some() {
+        if self.ledger.catalog().get::<AliasRecord>(EBS_ALIAS)?.is_some() {
             return Ok(());
         }
         let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
         let now = self.env.now();
         let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
         let act = Act::new("kms:CreateKey").key(self.key_arn(key.id)).detail("alias", EBS_ALIAS);
-        let made = self.audited(caller, act, |tx| {
+        let made = self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             tx.insert(&alias)
         });

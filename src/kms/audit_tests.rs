@@ -3,10 +3,12 @@
 use super::testing::*;
 use super::*;
 use crate::cipher::wrap::EncryptionContext;
+use crate::ledger::Asker;
+use crate::ledger::audit::{AuditRecord, RESERVE, RecordKind};
 use std::fs::File;
 
 fn records(kms: &Kms) -> Vec<AuditRecord> {
-    kms.audit_records().unwrap().map(Result::unwrap).collect()
+    kms.ledger().audit_records().unwrap().map(Result::unwrap).collect()
 }
 
 /// An installation with a key, some acts, and its log as bytes.
@@ -34,14 +36,14 @@ fn each_use_names_key_caller_client_and_context() {
     assert_eq!(of("kms:Encrypt").len(), 3);
     let unwrap = &of("kms:UnwrapVolumeKey")[0].body;
     // What it may do is asked when it asks, and not remembered.
-    assert_eq!(unwrap.caller.as_ref().unwrap(), &service().identity());
+    assert_eq!(unwrap.caller.as_ref().unwrap(), &Asker::from(&service()).identity);
     assert_eq!((unwrap.context.get("aws:ebs:id"), unwrap.result.as_str()), (Some("vol-1"), "ok"));
     assert!(unwrap.key.as_ref().unwrap().ends_with(&key.to_string()));
     assert_eq!(unwrap.detail["data-key"], data_key.get().id().to_string());
     let create = of("kms:CreateKey")[0];
     assert_eq!((create.kind, create.body.changes.len()), (RecordKind::Intent, 1));
     assert!(all.iter().any(|r| r.body.intent == Some(create.sequence) && r.body.result == "ok"));
-    assert_eq!(kms.verify_audit().unwrap().head.count, all.len() as u64);
+    assert_eq!(kms.ledger().verify_audit().unwrap().head.count, all.len() as u64);
 }
 
 fn flip(log: &[u8], at: usize) -> Vec<u8> {
@@ -80,14 +82,18 @@ fn a_changed_cut_or_emptied_log_makes_keys_unavailable_until_accepted() {
         std::fs::write(place.log(), attack(&log, &record_starts(&log))).unwrap();
         let kms = place.open().unwrap();
         let ctx = EncryptionContext::new();
-        assert!(kms.audit_trouble().is_some(), "{name}");
-        assert!(kms.verify_audit().unwrap().trouble.is_some(), "{name}");
+        assert!(kms.ledger().audit_trouble().is_some(), "{name}");
+        assert!(kms.ledger().verify_audit().unwrap().trouble.is_some(), "{name}");
         assert_eq!(kms.encrypt(&key, &ctx, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable, "{name}");
-        kms.accept_audit(&caller()).unwrap();
+        kms.ledger().accept_audit(&caller()).unwrap();
         kms.encrypt(&key, &ctx, b"x", &caller()).unwrap();
         drop(kms);
         let kms = place.open().unwrap();
-        assert_eq!((kms.audit_trouble(), kms.verify_audit().unwrap().trouble), (None, None), "{name}");
+        assert_eq!(
+            (kms.ledger().audit_trouble(), kms.ledger().verify_audit().unwrap().trouble),
+            (None, None),
+            "{name}"
+        );
         assert!(records(&kms).iter().any(|r| r.kind == RecordKind::Accept), "{name}");
     }
 }
@@ -99,11 +105,11 @@ fn what_is_torn_behind_the_head_is_cut_without_a_word() {
     for extra in [&record[..10], &record[..60], &[0; 300][..], record] {
         std::fs::write(place.log(), [&log[..], extra].concat()).unwrap();
         let kms = place.open().unwrap();
-        assert_eq!(kms.audit_trouble(), None);
+        assert_eq!(kms.ledger().audit_trouble(), None);
         assert_eq!(std::fs::read(place.log()).unwrap(), log);
     }
     place.open().unwrap().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
-    assert_eq!(place.open().unwrap().verify_audit().unwrap().trouble, None);
+    assert_eq!(place.open().unwrap().ledger().verify_audit().unwrap().trouble, None);
 }
 
 #[test]
@@ -131,11 +137,7 @@ fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
     let kms = place.open().unwrap();
     kms.encrypt(&key, &none, b"x", &caller()).unwrap();
     drop(kms);
-    assert_eq!(
-        std::fs::metadata(place.data().join("audit/reserve")).unwrap().len(),
-        audit::RESERVE,
-        "it was made again"
-    );
+    assert_eq!(std::fs::metadata(place.data().join("audit/reserve")).unwrap().len(), RESERVE, "it was made again");
     put(&place.data().join("root.b.json"));
     let err = place.open().unwrap_err();
     assert!(err.kind() == Kind::Integrity && err.line().contains("a FIFO"), "{}", err.line());
@@ -143,7 +145,7 @@ fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
     let (place, key, _) = used();
     put(&place.log());
     let kms = place.open().unwrap();
-    assert!(kms.audit_trouble().unwrap().contains("a FIFO"));
+    assert!(kms.ledger().audit_trouble().unwrap().contains("a FIFO"));
     assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
     drop(kms);
 
@@ -194,8 +196,8 @@ fn on_a_full_disk_a_key_can_still_be_disabled_and_nothing_else() {
         std::fs::remove_file(&filler).unwrap();
         kms.enable_key(&key, &caller()).unwrap();
         kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
-        assert_eq!(kms.verify_audit().unwrap().trouble, None);
-        kms.record(&caller(), Act::new("ebs:DetachVolume").restrictive(), Ok(())).unwrap();
+        assert_eq!(kms.ledger().verify_audit().unwrap().trouble, None);
+        kms.ledger().record(&caller(), Act::new("ebs:DetachVolume").restrictive(), Ok(())).unwrap();
     }));
     let _ = std::process::Command::new("umount").arg("-l").arg(place.data()).status();
     outcome.unwrap();

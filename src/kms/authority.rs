@@ -12,7 +12,7 @@ use super::name::KeyRef;
 use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Identity};
+use crate::ledger::{Act, Asker, Identity};
 
 /// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
 /// the caller is, never from a request; not part of an audit record.
@@ -44,16 +44,11 @@ pub struct Caller {
     pub authority: Authority,
 }
 
-impl Caller {
-    /// What the audit records of it.
-    pub(super) fn identity(&self) -> Identity {
-        let Self { principal, via_service, client, authority: _ } = self;
-        Identity { principal: principal.clone(), via_service: via_service.clone(), client: client.clone() }
-    }
-
-    /// Whether it writes records at will, so that its refusals need less of a limit.
-    pub(super) const fn writes_at_will(&self) -> bool {
-        matches!(self.authority, Authority::Administrator | Authority::Settled)
+impl From<&Caller> for Asker {
+    fn from(caller: &Caller) -> Self {
+        let Caller { principal, via_service, client, authority } = caller.clone();
+        let administrator = matches!(authority, Authority::Administrator | Authority::Settled);
+        Self { identity: Identity { principal, via_service, client }, administrator }
     }
 }
 
@@ -199,7 +194,7 @@ impl Kms {
             let record = self.load(self.resolve(key)?)?.record;
             self.authorize(&record, Wanted { action, context: &context, grant: None }, caller).map(drop)
         };
-        asked().inspect_err(|e| self.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
+        asked().inspect_err(|e| self.ledger.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
     }
 
     /// An act on a key, by its ARN if it is known which that is, else as it was named.
@@ -236,7 +231,9 @@ impl Kms {
             })
         };
         let answer = asked();
-        answer.inspect_err(|e| self.record_refusal(Act::new(act).key(self.key_arn(id)).context(context), caller, e))
+        answer.inspect_err(|e| {
+            self.ledger.record_refusal(Act::new(act).key(self.key_arn(id)).context(context), caller, e)
+        })
     }
 
     /// Asks whether the caller may have the clear data key of a volume under this key: Decrypt, as for opening the volume, and
@@ -252,14 +249,7 @@ impl Kms {
             })
         };
         let act = || self.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
-        asked().inspect_err(|e| self.record_refusal(act(), caller, e))
-    }
-
-    /// Puts a refusal into the audit: that it cannot be written is no reason to say anything else to the caller.
-    pub fn record_refusal(&self, act: Act, caller: &Caller, err: &Error) {
-        if let Err(lost) = self.record(caller, act, Err(err)) {
-            tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
-        }
+        asked().inspect_err(|e| self.ledger.record_refusal(act(), caller, e))
     }
 
     /// A key's policy, as it was put; of a key that was given none, AWS's default.
@@ -316,7 +306,7 @@ impl Kms {
         if caller.principal != self.root_principal() || !self.is_administrator(caller) {
             let what = format!("reset the policy of key {key}: the account's root alone may do that");
             let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
-            self.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
+            self.ledger.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
             return Err(err);
         }
         let settled = Caller { authority: Authority::Settled, ..caller.clone() };

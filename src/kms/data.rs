@@ -116,9 +116,9 @@ impl Kms {
     /// caller is told.
     fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
         match result {
-            Ok(value) => self.record(caller, act, Ok(())).map(|()| value),
+            Ok(value) => self.ledger.record(caller, act, Ok(())).map(|()| value),
             Err(e) => {
-                self.record_refusal(act, caller, &e);
+                self.ledger.record_refusal(act, caller, &e);
                 Err(told(e))
             }
         }

@@ -1,10 +1,9 @@
 //! A look at each part of an installation by itself, for when it cannot be opened. Nothing is written.
 
-use super::root::{self, RootFile, RootUnlock};
+use super::root::{self, RootFile, RootKey, RootUnlock};
 use super::{AUDIT, CATALOG, UNFINISHED, key_files};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::audit::{AuditHead, Scan};
-use crate::ledger::catalog::{Catalog, Stamp};
+use crate::ledger;
 use std::path::{Path, PathBuf};
 
 /// One part, and how it is.
@@ -35,31 +34,12 @@ pub fn examine(dir: &Path, unlock: &RootUnlock) -> Vec<Part> {
         add("key file", state);
     }
     let key = file.map(|file| file.unlock(dir, unlock));
-    let catalog = match &key {
-        Some(Ok(key)) => Some(Catalog::look(&dir.join(CATALOG), key.secret())),
-        _ => None,
-    };
+    let records = ledger::examine(dir, key.as_ref().and_then(|k| k.as_ref().ok()).map(RootKey::secret));
     match key {
         Some(key) => add("root key", key.map(|_| "it opens".to_owned())),
         None => add("root key", Err(Error::new(Kind::KeyUnavailable, "root key: no root file says how it is wrapped"))),
     }
-    let opened = match catalog {
-        Some(catalog) => catalog,
-        None => Catalog::look_without_key(&dir.join(CATALOG)).map(|()| None),
-    };
-    add(
-        "catalog",
-        opened.as_ref().map_err(Error::replay).map(|found| match found {
-            None => "SQLite finds it whole; without the root key its records are not checked".to_owned(),
-            Some(catalog) => {
-                let rows = catalog.stamps().unwrap_or_default();
-                let damaged = rows.values().filter(|s| **s == Stamp::Damaged).count();
-                format!("SQLite finds it whole; {} records, {damaged} of them damaged", rows.len())
-            }
-        }),
-    );
-    let head = opened.ok().flatten().and_then(|c| c.get::<AuditHead>("head").ok().flatten()).map(|h| h.record);
-    add("audit", audit(dir, head.as_ref()));
+    records.into_iter().for_each(|(name, state)| add(name, state));
     parts
 }
 
@@ -78,18 +58,6 @@ pub fn lost_root_copies(dir: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-fn audit(dir: &Path, head: Option<&AuditHead>) -> Result<String> {
-    let scan = Scan::run(&dir.join(AUDIT), head)?;
-    let trouble = match head {
-        Some(_) => scan.trouble(head),
-        None => scan.bad.as_ref().map(|(why, _)| why.clone()),
-    };
-    match trouble {
-        None => Ok(format!("{} records, chained, head {}", scan.count, hex::encode(scan.hash))),
-        Some(why) => Err(Error::new(Kind::Integrity, why).hint("find out what happened, then: coffer audit accept")),
-    }
 }
 
 /// What somebody other than the owner may do with the files of an installation in `dir`, and with its key files.

@@ -286,14 +286,14 @@ fn not_there(id: &str) -> Error {
 impl Kms {
     /// The grant of that id.
     pub(super) fn grant(&self, id: &str) -> Result<Option<Grant>> {
-        Ok(self.catalog.get::<Grant>(id)?.map(|g| g.record))
+        Ok(self.ledger.catalog().get::<Grant>(id)?.map(|g| g.record))
     }
 
     /// A key's grants, or those of one grantee; no others are read.
     fn grants_of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
         let id = key.to_string();
         let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
-        let all = self.catalog.list_of::<Grant>(&wanted)?;
+        let all = self.ledger.catalog().list_of::<Grant>(&wanted)?;
         for bad in &all.damaged {
             tracing::error!("grant {} cannot be believed, and allows nothing: {}", bad.id, bad.why);
         }
@@ -374,7 +374,7 @@ impl Kms {
             .detail("grantee", &spec.grantee)
             .detail("operations", operations.join(" "))
             .detail("grant", &new.id);
-        let made = self.audited(caller, act, |tx| {
+        let made = self.ledger.audited(caller, act, |tx| {
             let key = self.load(id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn)?;
@@ -413,10 +413,11 @@ impl Kms {
         if caller.principal != retiring && !self.is_administrator(caller) {
             let what = format!("ListRetirableGrants: {} may not ask about {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("ask as that principal, or as an administrator");
-            self.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
+            self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
-        let all = self.catalog.list_of::<Grant>(&[("retiring", retiring)])?.records.into_iter().map(|g| g.record);
+        let all =
+            self.ledger.catalog().list_of::<Grant>(&[("retiring", retiring)])?.records.into_iter().map(|g| g.record);
         Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
     }
 
@@ -424,7 +425,7 @@ impl Kms {
     fn named_grant(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
         match (key, id, token) {
             (None, None, Some(token)) => {
-                let all = self.catalog.list::<Grant>()?.records.into_iter().map(|g| g.record);
+                let all = self.ledger.catalog().list::<Grant>()?.records.into_iter().map(|g| g.record);
                 let mut all = all.filter(|g| self.grant_token(&g.id) == token);
                 all.next().ok_or_else(|| {
                     Error::new(Kind::NotFound, "no grant has this token").hint("see: coffer key grant list")
@@ -447,7 +448,7 @@ impl Kms {
         may: impl Fn(&KeyRecord) -> Result<()>,
     ) -> Result<()> {
         let act = act.key(self.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
-        self.audited(caller, act.restrictive(), |tx| {
+        self.ledger.audited(caller, act.restrictive(), |tx| {
             may(&self.load(grant.key)?.record)?;
             let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
             tx.delete::<Grant>(&grant.id, found.version)

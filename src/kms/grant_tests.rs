@@ -35,12 +35,13 @@ fn key_under(kms: &Kms, policy: &str) -> KeyRef {
 /// Gives a key a policy as an earlier build may have taken it.
 fn keep_policy(kms: &Kms, key: &KeyRef, policy: &str) {
     let id = kms.describe_key(key).unwrap().key_id;
-    kms.audited(&caller(), Act::new("test:Older"), |tx| {
-        let mut found = kms.load(id)?;
-        found.record.policy = Some(policy.to_owned());
-        tx.update(&found.record, found.version)
-    })
-    .unwrap();
+    kms.ledger()
+        .audited(&caller(), Act::new("test:Older"), |tx| {
+            let mut found = kms.load(id)?;
+            found.record.policy = Some(policy.to_owned());
+            tx.update(&found.record, found.version)
+        })
+        .unwrap();
 }
 
 fn for_user(name: &str, operations: &[Operation]) -> GrantSpec {
@@ -66,9 +67,10 @@ fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
     assert_eq!(code(kms.new_volume_key(&key, &none, &service())), DENIED);
     assert_eq!(code(kms.disable_key(&key, &caller())), "ok");
     assert_eq!(code(kms.ask(&key, "ListKeyRotations", &caller())), DENIED);
-    let last = kms.audit_records().unwrap().last().unwrap().unwrap().body;
+    let last = kms.ledger().audit_records().unwrap().last().unwrap().unwrap().body;
     assert_eq!(last.key, Some(kms.describe_key(&key).unwrap().arn), "the record names the key");
     let refused: Vec<String> = kms
+        .ledger()
         .audit_records()
         .unwrap()
         .map(|r| r.unwrap())
@@ -149,12 +151,13 @@ fn a_policy_that_this_build_does_not_understand_lets_nobody_in_and_can_be_reset(
     let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
     let id = kms.describe_key(&key).unwrap().key_id;
     let newer = managed("").replace("\"Effect\"", "\"Mood\": \"fair\", \"Effect\"");
-    kms.audited(&caller(), Act::new("test:Newer"), |tx| {
-        let mut found = kms.load(id)?;
-        found.record.policy = Some(newer.clone());
-        tx.update(&found.record, found.version)
-    })
-    .unwrap();
+    kms.ledger()
+        .audited(&caller(), Act::new("test:Newer"), |tx| {
+            let mut found = kms.load(id)?;
+            found.record.policy = Some(newer.clone());
+            tx.update(&found.record, found.version)
+        })
+        .unwrap();
     let err = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
     assert_eq!(err.kind(), Kind::AccessDenied);
     assert!(err.line().contains("Statement[0].Mood") && err.line().contains("policy reset"), "{}", err.line());
@@ -318,7 +321,7 @@ fn a_lease_lives_by_its_grant_alone() {
     let (blob, data_key) = kms.new_volume_key(&key, &context, &service()).unwrap();
     let data_key = data_key.get().id();
     let grant = kms.lease_grant(id, &context, &caller());
-    kms.audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
+    kms.ledger().audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
     kms.put_key_policy(&key, &managed(""), false, &caller()).unwrap();
     let held = Caller { authority: Authority::Grants(vec![grant.id.clone()]), ..service() };
     assert_eq!(code(kms.unwrap_volume_key(&blob, &context, data_key, &service())), DENIED, "a first attach");
@@ -326,7 +329,13 @@ fn a_lease_lives_by_its_grant_alone() {
     assert_eq!(code(kms.ask_for_volume(&key, &context, &held)), "ok");
     assert_eq!(code(kms.ask_for_volume(&key, &EncryptionContext::of("aws:ebs:id", "vol-2"), &held)), DENIED);
     assert_eq!(code(kms.encrypt(&key, &context, b"x", &held)), DENIED, "for nothing else");
-    let last = kms.audit_records().unwrap().map(|r| r.unwrap()).filter(|r| r.body.act == "kms:UnwrapVolumeKey").last();
+    let last = kms
+        .ledger()
+        .audit_records()
+        .unwrap()
+        .map(|r| r.unwrap())
+        .filter(|r| r.body.act == "kms:UnwrapVolumeKey")
+        .last();
     assert_eq!(last.unwrap().body.detail["grant"], grant.id);
     kms.put_key_policy(
         &key,
@@ -454,21 +463,22 @@ fn a_check_reads_the_grants_of_its_key_and_grantee_alone() {
     let kms = place.init();
     let (key, busy) = (key_under(&kms, &managed("")), key_under(&kms, &managed("")));
     let id = kms.describe_key(&busy).unwrap().key_id;
-    kms.audited(&caller(), Act::new("test:Many"), |tx| {
-        (0..200).try_for_each(|n| {
-            let mut grant = kms.new_grant(id, for_user(&format!("u{n}"), &[Operation::Encrypt]), &caller());
-            grant.retiring = (n == 7).then(|| arn("dave"));
-            grant.put(tx)
+    kms.ledger()
+        .audited(&caller(), Act::new("test:Many"), |tx| {
+            (0..200).try_for_each(|n| {
+                let mut grant = kms.new_grant(id, for_user(&format!("u{n}"), &[Operation::Encrypt]), &caller());
+                grant.retiring = (n == 7).then(|| arn("dave"));
+                grant.put(tx)
+            })
         })
-    })
-    .unwrap();
+        .unwrap();
     kms.create_grant(&key, for_user("bob", &[Operation::Encrypt]), &caller()).unwrap();
     let none = EncryptionContext::new();
     let bob = user("bob", Authority::Nothing);
     let cost = |act: &dyn Fn()| {
-        let before = kms.catalog().rows_read();
+        let before = kms.ledger().catalog().rows_read();
         act();
-        kms.catalog().rows_read() - before
+        kms.ledger().catalog().rows_read() - before
     };
     // The key's record and the audit's head may be read as well.
     assert!(cost(&|| assert_eq!(code(kms.encrypt(&key, &none, b"x", &bob)), "ok")) <= 3);
@@ -506,7 +516,7 @@ fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
     let key = key_under(&kms, &managed(""));
     let none = EncryptionContext::new();
     let refused = |kms: &Kms| {
-        let all = kms.audit_records().unwrap().map(|r| r.unwrap().body);
+        let all = kms.ledger().audit_records().unwrap().map(|r| r.unwrap().body);
         all.filter(|b| b.result == "refused").map(|b| (b.act, b.error.unwrap_or_default())).collect::<Vec<_>>()
     };
     let spec = GrantSpec { grantee: "bob".into(), ..for_user("bob", &[Operation::Decrypt]) };
@@ -520,12 +530,12 @@ fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
     ];
     for (name, verb) in verbs {
         let before = refused(&kms).len();
-        let err = kms.verb(Act::new(format!("kms:{name}")), &caller(), verb).unwrap_err();
+        let err = kms.ledger().verb(Act::new(format!("kms:{name}")), &caller(), verb).unwrap_err();
         let after = refused(&kms);
         assert_eq!(after.len(), before + 1, "{name}: {after:?}");
         assert_eq!(after[before], (format!("kms:{name}"), err.line()));
     }
-    kms.verb(Act::new("kms:DescribeKey"), &caller(), || kms.describe_key(&key)).unwrap();
+    kms.ledger().verb(Act::new("kms:DescribeKey"), &caller(), || kms.describe_key(&key)).unwrap();
     assert_eq!(refused(&kms).len(), verbs.len());
 }
 
@@ -540,7 +550,7 @@ fn refusals_of_a_listed_principal_are_recorded_at_a_bounded_rate() {
         assert_eq!(code(kms.ask_for_volume(&key, &EncryptionContext::new(), &bob)), DENIED);
     }
     let of = |name: &str| {
-        let all = kms.audit_records().unwrap().map(|r| r.unwrap().body);
+        let all = kms.ledger().audit_records().unwrap().map(|r| r.unwrap().body);
         all.filter(|b| b.caller.as_ref().is_some_and(|c| c.principal == arn(name)) && b.result == "refused").count()
     };
     let recorded = of("bob");
@@ -564,7 +574,7 @@ fn a_volumes_key_goes_out_in_clear_to_whom_the_policy_allows_just_that() {
     assert_eq!(code(kms.ask_for_volume(&key, &none, &service())), "ok");
     let err = kms.ask_for_export(&key, &none, &service()).unwrap_err();
     assert!(err.what().contains("kms:ExportVolumeKey"), "{}", err.line());
-    let last = kms.audit_records().unwrap().last().unwrap().unwrap().body;
+    let last = kms.ledger().audit_records().unwrap().last().unwrap().unwrap().body;
     assert_eq!((last.act.as_str(), last.result.as_str()), ("kms:ExportVolumeKey", "refused"));
     kms.put_key_policy(&key, &uses(r#", "kms:ExportVolumeKey""#), false, &caller()).unwrap();
     assert_eq!(code(kms.ask_for_export(&key, &none, &service())), "ok");
@@ -593,7 +603,7 @@ fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
         let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
         let (blob, data_key) = kms.new_volume_key(&key, &context, &service()).unwrap();
         let grant = kms.lease_grant(kms.describe_key(&key).unwrap().key_id, &context, &caller());
-        kms.audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
+        kms.ledger().audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
         let more = format!(r#"{{"Effect": "Deny", {deny}, "Action": "kms:Decrypt", "Resource": "*"}}"#);
         // Of another Region it would never fire, and is refused; one that is kept from before means what it meant.
         let put = kms.put_key_policy(&key, &managed(&more), false, &caller());
@@ -617,12 +627,13 @@ fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
             "Condition": {"StringEquals": {"kms:ViaServcie": "ec2.coffer"}}}"#,
     );
     assert!(kms.put_key_policy(&key, &old, false, &caller()).unwrap_err().what().contains("kms:ViaServcie"));
-    kms.audited(&caller(), Act::new("test:Older"), |tx| {
-        let mut found = kms.load(id)?;
-        found.record.policy = Some(old.clone());
-        tx.update(&found.record, found.version)
-    })
-    .unwrap();
+    kms.ledger()
+        .audited(&caller(), Act::new("test:Older"), |tx| {
+            let mut found = kms.load(id)?;
+            found.record.policy = Some(old.clone());
+            tx.update(&found.record, found.version)
+        })
+        .unwrap();
     let err = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
     assert_eq!(err.kind(), Kind::AccessDenied);
     assert!(err.line().contains("kms:ViaServcie") && err.line().contains("policy reset"), "{}", err.line());

@@ -213,7 +213,7 @@ impl Kms {
     }
 
     fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
-        let state = if self.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
+        let state = if self.ledger.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
         let last = key.backing.len().saturating_sub(1);
         let version = |(i, b): (usize, &BackingRecord)| KeyVersion {
             key_material_id: b.material.to_string(),
@@ -247,8 +247,11 @@ impl Kms {
         match &key.target {
             Target::Id(id) => Ok(*id),
             Target::Alias(name) => {
-                let found =
-                    self.catalog.get::<AliasRecord>(name).map_err(|e| unavailable(format!("alias {name}"), e))?;
+                let found = self
+                    .ledger
+                    .catalog()
+                    .get::<AliasRecord>(name)
+                    .map_err(|e| unavailable(format!("alias {name}"), e))?;
                 let missing =
                     || Error::new(Kind::NotFound, format!("alias {name} is not there")).hint("see: coffer key list");
                 Ok(found.ok_or_else(missing)?.record.target)
@@ -259,7 +262,11 @@ impl Kms {
     /// The record behind an id. One that cannot be believed makes that key unavailable, no other.
     pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
         let arn = self.key_arn(id);
-        let found = self.catalog.get::<KeyRecord>(&id.to_string()).map_err(|e| unavailable(format!("key {arn}"), e))?;
+        let found = self
+            .ledger
+            .catalog()
+            .get::<KeyRecord>(&id.to_string())
+            .map_err(|e| unavailable(format!("key {arn}"), e))?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("key {arn} is not there")).hint("see: coffer key list"))
     }
 
@@ -327,7 +334,7 @@ impl Kms {
             act = act.detail("alias", alias.name());
         }
         let ask_for_alias = Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None };
-        self.audited(caller, act, |tx| {
+        self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };
             self.authorize(&key, ask_for_alias, caller)?;
@@ -363,7 +370,7 @@ impl Kms {
     /// # Errors
     /// What the catalog reports; damaged records are listed, not refused.
     pub fn list_keys(&self) -> Result<KeyListing> {
-        let listing = self.catalog.list::<KeyRecord>()?;
+        let listing = self.ledger.catalog().list::<KeyRecord>()?;
         let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
@@ -387,7 +394,7 @@ impl Kms {
         let id = self.resolve(key)?;
         let arn = self.key_arn(id);
         let verb = act.name().trim_start_matches("kms:").to_owned();
-        let key = self.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
+        let key = self.ledger.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
             let Versioned { mut record, version } = self.load(id)?;
             if record.manager == KeyManager::Aws {
                 let what = format!("{verb}: key {arn} is managed by the service");
@@ -456,7 +463,7 @@ impl Kms {
             Ok(())
         })?;
         // From now on, that is: not from when somebody looks next.
-        if let Err(e) = self.catalog.list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
+        if let Err(e) = self.ledger.catalog().list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
             tracing::warn!("how long key {} waits is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
@@ -505,13 +512,13 @@ impl Kms {
     /// # Errors
     /// What the catalog or the audit reports.
     pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let keys = self.catalog.list::<KeyRecord>()?.records;
+        let keys = self.ledger.catalog().list::<KeyRecord>()?.records;
         let due = self.count_waiting(&keys)?;
         let mut gone = Vec::new();
         for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
             let id = key.record.id;
             let act = Act::new("kms:DeleteKey").key(self.key_arn(id)).restrictive();
-            self.audited(&self.myself(), act, |tx| {
+            self.ledger.audited(&self.myself(), act, |tx| {
                 for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
                     tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
                 }
@@ -524,7 +531,7 @@ impl Kms {
             gone.push(id);
         }
         if !gone.is_empty() {
-            self.catalog.checkpoint()?;
+            self.ledger.catalog().checkpoint()?;
         }
         Ok(gone)
     }

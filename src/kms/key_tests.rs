@@ -136,7 +136,7 @@ fn a_key_past_its_date_is_gone_with_its_aliases_and_its_blobs_are_lost() {
     assert_eq!(code(kms.decrypt(&blob, &none(), None, &caller())), "InvalidCiphertextException");
     drop(kms);
     // The chain knows of the removal: it is no rollback.
-    assert_eq!(place.open().unwrap().audit_trouble(), None);
+    assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn aliases_follow_the_rules() {
     assert_eq!(code(kms.delete_alias("alias/web", &caller())), "NotFoundException");
     assert_eq!(create("alias/web", &a), "ok");
     drop(kms);
-    assert_eq!(place.open().unwrap().audit_trouble(), None);
+    assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn to_public_callers_all_bad_blobs_look_alike_and_the_audit_knows_why() {
     }
     assert_eq!(words.len(), 1, "{words:?}");
     let reasons: std::collections::HashSet<_> =
-        kms.audit_records().unwrap().filter_map(|r| r.unwrap().body.error).collect();
+        kms.ledger().audit_records().unwrap().filter_map(|r| r.unwrap().body.error).collect();
     assert_eq!(reasons.len(), 4, "{reasons:?}");
     let second = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
     assert_eq!(code(kms.decrypt(&good, &ctx, Some(&second), &caller())), "IncorrectKeyException");

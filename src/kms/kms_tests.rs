@@ -1,6 +1,7 @@
 use super::testing::*;
 use super::*;
 use crate::cipher::wrap::EncryptionContext;
+use crate::ledger::audit::RecordKind;
 
 #[test]
 fn an_installation_opens_again_with_everything_it_had() {
@@ -113,7 +114,7 @@ fn a_tampered_key_is_unavailable_and_the_others_work() {
     );
     place.tamper(sql);
     let kms = place.open().unwrap();
-    assert_eq!(kms.audit_trouble(), None);
+    assert_eq!(kms.ledger().audit_trouble(), None);
     for err in [
         kms.describe_key(&bad.key_id.into()).map(drop).unwrap_err(),
         kms.encrypt(&bad.key_id.into(), &none, b"x", &caller()).map(drop).unwrap_err(),
@@ -140,7 +141,7 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
     drop(kms);
     std::fs::write(place.data().join("catalog.db"), old).unwrap();
     let kms = place.open().unwrap();
-    let trouble = kms.audit_trouble().unwrap();
+    let trouble = kms.ledger().audit_trouble().unwrap();
     assert!(trouble.contains("rolled back"), "{trouble}");
     assert_eq!(kms.describe_key(&key).unwrap().key_state, KeyState::Unavailable);
     // The key looks enabled again, which is what the attacker wanted: it is of no use.
@@ -148,14 +149,14 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
     assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
     let volume = kms.new_volume_key(&key, &none, &service()).unwrap_err();
     assert!(volume.advice().is_some_and(|h| h.contains("audit accept")), "{}", volume.line());
-    kms.accept_audit(&caller()).unwrap();
+    kms.ledger().accept_audit(&caller()).unwrap();
     kms.encrypt(&key, &none, b"x", &caller()).unwrap();
-    assert_eq!(kms.accept_audit(&caller()).unwrap_err().kind(), Kind::InvalidState);
+    assert_eq!(kms.ledger().accept_audit(&caller()).unwrap_err().kind(), Kind::InvalidState);
     drop(kms);
     let kms = place.open().unwrap();
-    assert_eq!(kms.audit_trouble(), None);
-    assert_eq!(kms.verify_audit().unwrap().trouble, None);
-    let accepted = kms.audit_records().unwrap().map(Result::unwrap).any(|r| r.kind == RecordKind::Accept);
+    assert_eq!(kms.ledger().audit_trouble(), None);
+    assert_eq!(kms.ledger().verify_audit().unwrap().trouble, None);
+    let accepted = kms.ledger().audit_records().unwrap().map(Result::unwrap).any(|r| r.kind == RecordKind::Accept);
     assert!(accepted);
 }
 
@@ -166,15 +167,16 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
     // Inside the transaction, before the intent: the copy is of a process killed right there.
     let early = Place::new();
-    kms.audited(&caller(), Act::new("test:Early"), |tx| {
-        let read = tx.get::<key::KeyRecord>(&key.to_string())?.unwrap();
-        tx.update(&read.record, read.version)?;
-        place.copy_to(&early);
-        Ok(())
-    })
-    .unwrap();
+    kms.ledger()
+        .audited(&caller(), Act::new("test:Early"), |tx| {
+            let read = tx.get::<key::KeyRecord>(&key.to_string())?.unwrap();
+            tx.update(&read.record, read.version)?;
+            place.copy_to(&early);
+            Ok(())
+        })
+        .unwrap();
     let kms_early = early.open().unwrap();
-    assert_eq!(kms_early.audit_trouble(), None);
+    assert_eq!(kms_early.ledger().audit_trouble(), None);
     kms_early.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
 
     // Killed after the intent, before the commit: log of after, catalog of before.
@@ -187,7 +189,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     }
     cut_last_record(&between);
     let opened = between.open().unwrap();
-    assert_eq!(opened.audit_trouble(), None);
+    assert_eq!(opened.ledger().audit_trouble(), None);
     assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Enabled);
     assert_eq!(last_result(&opened), "interrupted");
 
@@ -198,7 +200,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     let opened = after.open().unwrap();
     assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Disabled);
     assert_eq!(last_result(&opened), "ok");
-    assert_eq!(opened.verify_audit().unwrap().trouble, None);
+    assert_eq!(opened.ledger().verify_audit().unwrap().trouble, None);
 }
 
 #[test]
@@ -223,10 +225,10 @@ fn a_removal_killed_before_its_outcome_locks_nothing() {
         place.copy_to(&killed);
         cut_last_record(&killed);
         let opened = killed.open().unwrap();
-        assert_eq!((opened.audit_trouble(), last_result(&opened)), (None, "ok".into()), "{act}");
+        assert_eq!((opened.ledger().audit_trouble(), last_result(&opened)), (None, "ok".into()), "{act}");
         opened.encrypt(&key.into(), &none, b"x", &caller()).unwrap();
         drop(opened);
-        assert_eq!(killed.open().unwrap().verify_audit().unwrap().trouble, None, "{act}");
+        assert_eq!(killed.open().unwrap().ledger().verify_audit().unwrap().trouble, None, "{act}");
     }
 }
 
@@ -250,15 +252,15 @@ fn a_log_and_its_head_cut_together_are_noticed() {
     let head = "INSERT OR REPLACE INTO main.record SELECT * FROM old.record WHERE kind = 'audit-head'";
     place.tamper(from_old(&old, head));
     let kms = place.open().unwrap();
-    let trouble = kms.audit_trouble().unwrap();
+    let trouble = kms.ledger().audit_trouble().unwrap();
     assert!(trouble.contains(&key.to_string()) && trouble.contains("the audit was cut"), "{trouble}");
-    assert!(kms.verify_audit().unwrap().trouble.is_some());
+    assert!(kms.ledger().verify_audit().unwrap().trouble.is_some());
     assert!(kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).is_err());
-    kms.accept_audit(&caller()).unwrap();
+    kms.ledger().accept_audit(&caller()).unwrap();
     kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
     kms.disable_key(&key, &caller()).unwrap();
     drop(kms);
-    assert_eq!(place.open().unwrap().audit_trouble(), None);
+    assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
 }
 
 #[test]
@@ -274,7 +276,7 @@ fn a_removed_row_put_back_is_noticed() {
     drop(kms);
     let row = "INSERT INTO main.record SELECT * FROM old.record WHERE kind = 'kms-alias'";
     place.tamper(from_old(&old, row));
-    let trouble = place.open().unwrap().audit_trouble().unwrap();
+    let trouble = place.open().unwrap().ledger().audit_trouble().unwrap();
     assert!(trouble.contains("kms-alias") && trouble.contains("put back"), "{trouble}");
 }
 
@@ -283,7 +285,7 @@ fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
     let place = Place::new();
     let kms = place.init();
     let key = kms.create_key("", &caller()).unwrap();
-    let changed = kms.catalog().transaction(|tx| {
+    let changed = kms.ledger().catalog().transaction(|tx| {
         let read = tx.get::<key::KeyRecord>(&key.key_id.to_string())?.unwrap();
         tx.update(&read.record, read.version)
     });
@@ -318,7 +320,7 @@ fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
     drop(kms);
     std::fs::write(at("catalog.spare"), old).unwrap();
     let kms = place.open().unwrap();
-    assert_eq!((kms.list_keys().unwrap().keys.len(), kms.audit_trouble()), (2, None));
+    assert_eq!((kms.list_keys().unwrap().keys.len(), kms.ledger().audit_trouble()), (2, None));
 }
 
 #[test]
@@ -344,7 +346,7 @@ fn a_key_file_is_shared_only_if_that_is_said_and_a_killed_init_finds_its_own() {
 }
 
 fn last_result(kms: &Kms) -> String {
-    let records: Vec<_> = kms.audit_records().unwrap().map(Result::unwrap).collect();
+    let records: Vec<_> = kms.ledger().audit_records().unwrap().map(Result::unwrap).collect();
     records.last().unwrap().body.result.clone()
 }
 
@@ -352,15 +354,18 @@ fn last_result(kms: &Kms) -> String {
 fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
     let place = Place::new();
     let kms = place.init();
-    let inner = kms.catalog().transaction(|_| kms.create_key("", &caller()));
+    let inner = kms.ledger().catalog().transaction(|_| kms.create_key("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
-    let inner = kms.audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
+    let inner = kms.ledger().audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
     let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
     // Looking is allowed.
-    kms.catalog().transaction(|_| kms.describe_key(&key)).unwrap();
-    kms.audited(&caller(), Act::new("test:Look"), |_| kms.describe_key(&key)).unwrap();
-    assert_eq!(kms.catalog().transaction(|_| kms.audit_records().map(drop)).unwrap_err().kind(), Kind::InvalidState);
+    kms.ledger().catalog().transaction(|_| kms.describe_key(&key)).unwrap();
+    kms.ledger().audited(&caller(), Act::new("test:Look"), |_| kms.describe_key(&key)).unwrap();
+    assert_eq!(
+        kms.ledger().catalog().transaction(|_| kms.ledger().audit_records().map(drop)).unwrap_err().kind(),
+        Kind::InvalidState
+    );
 }
 
 #[test]
@@ -381,7 +386,7 @@ fn nothing_secret_is_in_debug_errors_or_files() {
     let shown = format!(
         "{kms:?} {:?} {:?} {record:?} {sealed:?} {opened:#?} {wrong:?} {} {volume:?} {backing:?} {:?} {key:?}",
         kms.root,
-        kms.catalog,
+        kms.ledger,
         wrong.line(),
         kms.installation
     );
@@ -415,12 +420,12 @@ fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() 
         drop(place.init());
         place.tamper(statement.into());
         let kms = place.open().unwrap();
-        assert!(kms.audit_trouble().is_some());
+        assert!(kms.ledger().audit_trouble().is_some());
         assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
-        kms.accept_audit(&caller()).unwrap();
+        kms.ledger().accept_audit(&caller()).unwrap();
         kms.create_key("", &caller()).unwrap();
         drop(kms);
-        assert_eq!(place.open().unwrap().audit_trouble(), None);
+        assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
     }
 }
 
@@ -431,7 +436,7 @@ fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
     let key = kms.create_key("", &caller()).unwrap();
     drop(kms);
     place.tamper(format!("DELETE FROM record WHERE id = '{}'", key.key_id));
-    assert!(place.open().unwrap().audit_trouble().unwrap().contains(&key.key_id.to_string()));
+    assert!(place.open().unwrap().ledger().audit_trouble().unwrap().contains(&key.key_id.to_string()));
     std::fs::remove_file(place.data().join(CATALOG)).unwrap();
     let err = place.open().unwrap_err();
     assert_eq!(err.kind(), Kind::Integrity, "{}", err.line());
@@ -473,13 +478,13 @@ fn many_threads_and_runtimes_may_use_it() {
                     kms.update_key_description(&key, "d", &caller()).unwrap();
                 }
                 // A reader beside writers sees whole records.
-                assert!(kms.audit_records().unwrap().all(|r| r.is_ok()));
+                assert!(kms.ledger().audit_records().unwrap().all(|r| r.is_ok()));
             });
         }
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { kms.encrypt(&key, &none, b"x", &caller()) }).unwrap();
-    assert_eq!(kms.verify_audit().unwrap().trouble, None);
+    assert_eq!(kms.ledger().verify_audit().unwrap().trouble, None);
 }
 
 #[test]

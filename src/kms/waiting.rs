@@ -123,7 +123,7 @@ fn pending(keys: &[Versioned<KeyRecord>]) -> Vec<(KeyId, Timestamp)> {
 
 impl Kms {
     fn kept_count(&self) -> Result<Option<Count>> {
-        match self.catalog.get::<Count>("clock") {
+        match self.ledger.catalog().get::<Count>("clock") {
             Ok(found) => Ok(found.map(|f| f.record)),
             // A row that cannot be believed: the waiting begins anew.
             Err(e) if e.kind() == Kind::Integrity => Ok(None),
@@ -149,7 +149,7 @@ impl Kms {
             kept.due != count.due || kept.boot != count.boot || count.waited - kept.waited >= HOUR || ahead > DAY
         };
         if kept.is_none_or(keep)
-            && let Err(e) = self.catalog.transaction(|tx| tx.put_head(&count))
+            && let Err(e) = self.ledger.catalog().transaction(|tx| tx.put_head(&count))
         {
             // What is not kept is not counted: the keys wait longer.
             tracing::warn!("how long keys have waited for their deletion could not be kept: {}", e.line());
@@ -163,7 +163,7 @@ impl Kms {
     /// # Errors
     /// What the catalog reports.
     pub fn pending_deletions(&self) -> Result<Vec<PendingDeletion>> {
-        let keys = pending(&self.catalog.list::<KeyRecord>()?.records);
+        let keys = pending(&self.ledger.catalog().list::<KeyRecord>()?.records);
         keys.into_iter().map(|(key, at)| self.pending_deletion(key, at)).collect()
     }
 

@@ -63,13 +63,13 @@ impl Act {
     }
 
     /// Whether it may use the reserve.
-    pub(crate) const fn is_urgent(&self) -> bool {
+    pub(super) const fn is_urgent(&self) -> bool {
         self.urgent
     }
 
-    pub(crate) fn body(&self, at: Timestamp, caller: Identity) -> Body {
+    pub(super) fn body(&self, at: Timestamp, caller: Option<Identity>) -> Body {
         let mut body = Body::at(at, &self.name);
-        body.caller = Some(caller);
+        body.caller = caller;
         body.key.clone_from(&self.key);
         body.context = self.context.clone();
         body.detail = self.detail.clone();

@@ -35,7 +35,7 @@
 
 mod known;
 
-pub(crate) use known::{Compared, Known};
+pub(super) use known::{Compared, Known};
 
 use super::catalog::{Change, Record};
 use crate::cipher::wrap::EncryptionContext;
@@ -138,7 +138,7 @@ pub struct Body {
 }
 
 impl Body {
-    pub(crate) fn at(at: Timestamp, act: &str) -> Self {
+    pub(super) fn at(at: Timestamp, act: &str) -> Self {
         Self {
             at,
             act: act.into(),
@@ -314,7 +314,7 @@ impl Reader {
         })
     }
 
-    pub(crate) const fn until(mut self, count: u64) -> Self {
+    pub(super) const fn until(mut self, count: u64) -> Self {
         self.until = count;
         self
     }
@@ -354,7 +354,7 @@ impl Reader {
 
 /// The newest `limit` records of the first `count`, oldest of them first, and read from the newest segments alone: that the
 /// chain holds before those is not checked here.
-pub(crate) fn newest(dir: &Path, limit: usize, count: u64) -> Result<Vec<AuditRecord>> {
+pub(super) fn newest(dir: &Path, limit: usize, count: u64) -> Result<Vec<AuditRecord>> {
     let mut newest: VecDeque<AuditRecord> = VecDeque::new();
     for (first, path) in segments(dir)?.into_iter().rev().filter(|(first, _)| *first < count) {
         let mut part: VecDeque<AuditRecord> = VecDeque::new();
@@ -388,21 +388,21 @@ impl Iterator for Reader {
 }
 
 /// What one pass over the log found.
-pub(crate) struct Scan {
-    pub(crate) count: u64,
-    pub(crate) hash: Hash,
+pub(super) struct Scan {
+    pub(super) count: u64,
+    pub(super) hash: Hash,
     /// Where appending would go on: segment, byte.
     tail: Option<(PathBuf, u64)>,
     /// The first bad record, if any, and whether only the newest segment is concerned.
-    pub(crate) bad: Option<(String, bool)>,
+    pub(super) bad: Option<(String, bool)>,
     /// Hash after as many records as the catalog's head counts.
     at_head: Option<Hash>,
     /// What the catalog must hold.
-    pub(crate) known: Known,
+    pub(super) known: Known,
 }
 
 impl Scan {
-    pub(crate) fn run(dir: &Path, head: Option<&AuditHead>) -> Result<Self> {
+    pub(super) fn run(dir: &Path, head: Option<&AuditHead>) -> Result<Self> {
         let wanted = head.map(|h| h.count);
         let mut reader = Reader::open(dir)?;
         let mut scan = Self {
@@ -436,7 +436,7 @@ impl Scan {
     }
 
     /// What is wrong with the log against the catalog's head, if something is.
-    pub(crate) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
+    pub(super) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
         let Some(head) = head else { return Some("the catalog does not say how long the audit is".into()) };
         if self.count < head.count {
             let found = format!("the audit has {} good records, the catalog counts {}", self.count, head.count);
@@ -456,7 +456,7 @@ impl Scan {
 // Writing
 
 /// The log, open for appending.
-pub(crate) struct Log {
+pub(super) struct Log {
     dir: PathBuf,
     file: File,
     length: u64,
@@ -471,7 +471,7 @@ pub(crate) struct Log {
 
 impl Log {
     /// Starts a log with its genesis record.
-    pub(crate) fn create(dir: &Path, genesis: &Body) -> Result<Self> {
+    pub(super) fn create(dir: &Path, genesis: &Body) -> Result<Self> {
         std::fs::DirBuilder::new().mode(0o700).create(dir).on(|| format!("create {}", dir.display()))?;
         let file = new_segment(dir, 0)?;
         let mut log = Self::on(dir, file, 0, (0, [0; 32]));
@@ -485,7 +485,7 @@ impl Log {
     }
 
     /// Goes on behind what `scan` found good; what is torn behind that is cut.
-    pub(crate) fn resume(dir: &Path, scan: &Scan) -> Result<Self> {
+    pub(super) fn resume(dir: &Path, scan: &Scan) -> Result<Self> {
         let (file, length) = match &scan.tail {
             Some((path, length)) => (open_regular(path, &OpenHow::write())?, *length),
             None => (new_segment(dir, scan.count)?, 0),
@@ -501,7 +501,7 @@ impl Log {
     }
 
     /// Takes the space for what comes next and for the reserve, as far as there is some.
-    pub(crate) fn take_space(&mut self) {
+    pub(super) fn take_space(&mut self) {
         self.take_ahead();
         if !self.reserve {
             let _ = self.reserve();
@@ -517,7 +517,7 @@ impl Log {
     }
 
     /// Moves everything behind the last good record out of the way, keeping it under `set-aside-…`.
-    pub(crate) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
+    pub(super) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
         std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
         let Some((tail, good)) = scan.tail.as_ref().filter(|_| scan.bad.is_some()) else { return Ok(()) };
         let aside = |path: &Path| {
@@ -537,12 +537,12 @@ impl Log {
     }
 
     /// Where the log stands.
-    pub(crate) fn head(&self) -> AuditHead {
+    pub(super) fn head(&self) -> AuditHead {
         AuditHead { count: self.next, hash: hex::encode(self.previous) }
     }
 
     /// Makes sure that the reserve is there, which acts that do not restrict must leave alone.
-    pub(crate) fn reserve(&mut self) -> Result<()> {
+    pub(super) fn reserve(&mut self) -> Result<()> {
         if self.reserve {
             return Ok(());
         }
@@ -566,7 +566,7 @@ impl Log {
     }
 
     /// Gives the reserve up: for an act that restricts or frees space, on a full disk.
-    pub(crate) fn give_up_reserve(&mut self) -> Result<()> {
+    pub(super) fn give_up_reserve(&mut self) -> Result<()> {
         self.reserve = false;
         give_up_reserve(&self.dir)?;
         self.take_ahead();
@@ -574,7 +574,7 @@ impl Log {
     }
 
     /// Does a step that must work on a full disk: if there is no space, the reserve is given up for it.
-    pub(crate) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+    pub(super) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
         match step(self) {
             Err(e) if e.kind() == Kind::NoSpace => {
                 self.give_up_reserve()?;
@@ -585,7 +585,7 @@ impl Log {
     }
 
     /// Does an act's step: one that may use the reserve, or one that must leave it alone. Then takes space anew.
-    pub(crate) fn with_space<R>(&mut self, may_use: bool, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+    pub(super) fn with_space<R>(&mut self, may_use: bool, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
         if !may_use {
             self.reserve()?;
         }
@@ -609,7 +609,7 @@ impl Log {
     }
 
     /// Appends records and syncs them: durable when this returns. Gives the first one's sequence.
-    pub(crate) fn append(&mut self, records: &[(RecordKind, &Body)]) -> Result<u64> {
+    pub(super) fn append(&mut self, records: &[(RecordKind, &Body)]) -> Result<u64> {
         if self.failed {
             let what = "audit: an earlier sync failed, so nothing more is recorded, and no key is used";
             return Err(Error::new(Kind::Io, what).hint("check the disk, then restart coffer"));
@@ -659,7 +659,7 @@ fn new_segment(dir: &Path, first: u64) -> Result<File> {
 }
 
 /// Gives up the reserve of the log in `dir`, if it is there.
-pub(crate) fn give_up_reserve(dir: &Path) -> Result<()> {
+pub(super) fn give_up_reserve(dir: &Path) -> Result<()> {
     let file = match open_regular(&dir.join(RESERVE_FILE), &OpenHow::write()) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         file => file?,

@@ -60,7 +60,7 @@ const UNAUDITED: &[&str] = &[
 ];
 
 /// Whether each change of this kind must be in the audit's chain.
-pub(crate) fn is_audited(kind: &str) -> bool {
+pub(super) fn is_audited(kind: &str) -> bool {
     !UNAUDITED.contains(&kind)
 }
 
@@ -123,7 +123,7 @@ pub struct Change {
 
 /// What a row says of itself: version and hash, or that it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stamp {
+pub(super) enum Stamp {
     At(u64, String),
     Damaged,
 }
@@ -322,16 +322,16 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::open`].
-    pub(crate) fn look(path: &Path, root: &Secret<32>) -> Result<Option<Self>> {
+    pub(super) fn look(path: &Path, root: &Secret<32>) -> Result<Self> {
         open_regular(path, &OpenHow::read())?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
         let catalog = Self::on(Worker::with(path, options.disable_statement_logging(), false)?, root);
         catalog.check(path)?;
-        Ok(Some(catalog))
+        Ok(catalog)
     }
 
     /// The same without the key that the rows are authenticated under.
-    pub(crate) fn look_without_key(path: &Path) -> Result<()> {
+    pub(super) fn look_without_key(path: &Path) -> Result<()> {
         Self::look(path, &Secret::build(|_| ())).map(drop)
     }
 
@@ -498,7 +498,7 @@ impl Catalog {
     }
 
     /// Every row's version and hash, by kind and id: what the audit's chain is compared with.
-    pub(crate) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
+    pub(super) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
         let _turn = self.turn.lock();
         let rows = self.worker.run("read all records", |rt, c| {
             let query = sqlx::query("SELECT id, version, body, mac, kind FROM record");
@@ -523,7 +523,7 @@ impl Catalog {
     }
 
     /// Whether this thread is inside a transaction.
-    pub(crate) fn in_transaction(&self) -> bool {
+    pub(super) fn in_transaction(&self) -> bool {
         self.turn.is_owned_by_current_thread()
     }
 
@@ -536,7 +536,7 @@ impl Catalog {
         self.begin(false, act)
     }
 
-    pub(crate) fn begin<R>(&self, audited: bool, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+    pub(super) fn begin<R>(&self, audited: bool, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         let turn = self.turn.lock();
         if turn.get() {
             return Err(Error::new(Kind::InvalidState, "catalog: a transaction inside a transaction"));

@@ -3,6 +3,7 @@
 //! Anybody who reaches coffer can be refused as often as they like, and each record is a write that stays for ever. So each
 //! principal has a bucket of its own: what does not fit in is left out, and the next record says how many were.
 
+use super::Asker;
 use super::audit::Body;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -22,13 +23,13 @@ thread_local! {
 }
 
 /// How many refusals were put before the audit on this thread so far.
-pub(crate) fn seen() -> u64 {
+pub(super) fn seen() -> u64 {
     SEEN.get()
 }
 
 /// How many refusals of whom may be audited now, and how many were not.
 #[derive(Default)]
-pub(crate) struct Refusals(Mutex<HashMap<String, Bucket>>);
+pub(super) struct Refusals(Mutex<HashMap<String, Bucket>>);
 
 struct Bucket {
     left: f64,
@@ -71,10 +72,10 @@ impl Refusals {
     }
 
     /// Whether a refusal is recorded; says in it how many were left out before it.
-    pub(crate) fn admit(&self, principal: &str, administrator: bool, body: &mut Body) -> bool {
+    pub(super) fn admit(&self, by: &Asker, body: &mut Body) -> bool {
         SEEN.set(SEEN.get() + 1);
-        let burst = if administrator { BURST_OF_ADMINISTRATORS } else { BURST };
-        let Some(left_out) = self.next(principal, burst, Instant::now()) else { return false };
+        let burst = if by.administrator { BURST_OF_ADMINISTRATORS } else { BURST };
+        let Some(left_out) = self.next(&by.identity.principal, burst, Instant::now()) else { return false };
         if left_out > 0 {
             body.detail.insert("refusals-not-recorded-before".into(), left_out.to_string());
         }

@@ -24,7 +24,7 @@ impl Service {
         let keys = self.unwrap_keys(&volume, caller)?;
         volume.unlock(&keys)?;
         let act = Act::new("coffer:AcceptRollback").key(record.key_arn.clone()).detail("volume", record.id);
-        let next = self.kms.audited(caller, act, |tx| {
+        let next = self.ledger().audited(caller, act, |tx| {
             let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
             let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
             let mut next = found.record;
@@ -40,7 +40,7 @@ impl Service {
         let record = self.find_volume(what)?;
         let turn = self.close_unused(&record)?;
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
-        self.kms.record(caller, act, Ok(()))?;
+        self.ledger().record(caller, act, Ok(()))?;
         // By itself: whoever joins an open volume gets it as it was opened, read-only, for as long as it stays open.
         let volume = self.open_file(&record)?;
         self.note_failed_syncs_of(&volume);
@@ -73,7 +73,7 @@ impl Service {
 
     fn set_write_failed(&self, id: VolumeId, failed: bool) -> Result<()> {
         let act = Act::new("coffer:NoteLostWrites").detail("volume", id).detail("lost", failed).restrictive();
-        self.kms.audited(&self.own_caller("sync"), act, |tx| {
+        self.ledger().audited(&self.own_caller("sync"), act, |tx| {
             let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
             let next = VolumeRecord { write_failed: failed, ..found.record };
             tx.update(&next, found.version).map(drop)

@@ -192,12 +192,12 @@ impl Service {
 
     /// All that is allowed. Read from the catalog once after each change: one connection may ask a thousand times.
     fn allowed(&self) -> Result<Arc<Vec<AccessRecord>>> {
-        let changes = self.kms.catalog().changes_of(AccessRecord::KIND);
+        let changes = self.ledger().catalog().changes_of(AccessRecord::KIND);
         let mut known = self.allowed.0.lock();
         if let Some((_, all)) = known.as_ref().filter(|(then, _)| *then == changes) {
             return Ok(all.clone());
         }
-        let all = self.kms.catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
+        let all = self.ledger().catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
         let all = Arc::new(all.collect::<Vec<_>>());
         *known = Some((changes, all.clone()));
         Ok(all)
@@ -269,7 +269,7 @@ impl Service {
         if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with(FINGERPRINT)) {
             act = act.detail("fingerprint", fingerprint);
         }
-        self.kms.record_refusal(act, &caller, err);
+        self.ledger().record_refusal(act, &caller, err);
     }
 
     /// Lets the bearer of a certificate use volumes.
@@ -284,7 +284,7 @@ impl Service {
         check_name(name, By::Name)?;
         let record = self.new_access(name, user, volumes, all)?;
         let act = self.act_on("coffer:AllowTlsClient", &record);
-        self.kms.audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
+        self.ledger().audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
             Some(found) if found.record.token.is_some() => Err(exists(name)),
             Some(found) => tx.update(&record, found.version).map(drop),
             None => tx.insert(&record).map(drop),
@@ -304,7 +304,7 @@ impl Service {
         check_name(name, By::Token)?;
         let token = token::draw(TOKEN);
         let record = AccessRecord { token: Some(token::hash(&token)), ..self.new_access(name, user, volumes, all)? };
-        self.kms.audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
+        self.ledger().audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
             if tx.get::<AccessRecord>(name)?.is_some() {
                 return Err(exists(name));
             }
@@ -318,7 +318,7 @@ impl Service {
         // Before the transaction, which asks the same catalog.
         let unknown = self.not_listed(name);
         let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
-        let gone = self.kms.audited(caller, act, |tx| {
+        let gone = self.ledger().audited(caller, act, |tx| {
             let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| unknown.replay())?;
             tx.delete::<AccessRecord>(name, found.version)?;
             Ok(found.record)
@@ -342,7 +342,7 @@ impl Service {
     }
 
     pub(super) fn list_clients(&self) -> Result<Vec<TlsClientInfo>> {
-        let all = self.kms.catalog().list::<AccessRecord>()?.records;
+        let all = self.ledger().catalog().list::<AccessRecord>()?.records;
         all.iter().map(|r| self.client_info(&r.record, None)).collect()
     }
 
@@ -499,9 +499,9 @@ mod tests {
             connection: 1,
         };
         let cost = |remote: &Remote| {
-            let before = service.kms.catalog().rows_read();
+            let before = service.ledger().catalog().rows_read();
             (0..1024).for_each(|_| assert!(service.remote_exports(remote).unwrap().is_empty()));
-            service.kms.catalog().rows_read() - before
+            service.ledger().catalog().rows_read() - before
         };
         assert_eq!(cost(&remote(None)), 0, "who shows nothing is allowed nothing");
         assert_eq!(cost(&remote(Some("cn:stranger"))), 50);

@@ -185,7 +185,7 @@ impl Service {
             Error::new(Kind::NotFound, format!("{shown} is read by nobody")).hint("see `coffer snapshot list`")
         })?;
         let act = Act::new("coffer:BreakLease").detail("snapshot", snapshot).detail("holder", &holder).restrictive();
-        self.kms.audited(caller, act, |_| Ok(()))?;
+        self.ledger().audited(caller, act, |_| Ok(()))?;
         self.leases.break_readers(snapshot)?;
         Ok(format!("snapshot {shown} is taken from {holder}"))
     }
@@ -314,7 +314,7 @@ impl Service {
                 let grants = given.iter().map(|g| g.id.clone()).collect();
                 let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now(), grants };
                 let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("client", client);
-                self.kms.audited(caller, with_grants(act, &lease.grants), |tx| {
+                self.ledger().audited(caller, with_grants(act, &lease.grants), |tx| {
                     given.iter().try_for_each(|grant| grant.put(tx))?;
                     match tx.get::<LeaseRecord>(&id)? {
                         Some(found) => {
@@ -325,7 +325,7 @@ impl Service {
                     }
                 })
             }
-            _ => match self.kms.catalog().get::<LeaseRecord>(&id)? {
+            _ => match self.ledger().catalog().get::<LeaseRecord>(&id)? {
                 Some(old) => self.drop_lease_record(record.id, &old.record.holder),
                 None => Ok(()),
             },
@@ -334,7 +334,7 @@ impl Service {
 
     fn drop_lease_record(&self, id: VolumeId, client: &str) -> Result<()> {
         let act = Act::new("ec2:DetachVolume").detail("volume", id).detail("client", client).restrictive();
-        self.kms.audited(&self.own_caller("detach"), act, |tx| match tx.get::<LeaseRecord>(&id.to_string())? {
+        self.ledger().audited(&self.own_caller("detach"), act, |tx| match tx.get::<LeaseRecord>(&id.to_string())? {
             Some(found) if found.record.holder == client => {
                 found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
                 tx.delete::<LeaseRecord>(&id.to_string(), found.version)
@@ -349,7 +349,7 @@ impl Service {
         if self.leases.is_held_by(id, &Holder::Remote(client.to_owned())) {
             return; // it is back already
         }
-        if matches!(self.kms.catalog().get::<LeaseRecord>(&id.to_string()), Ok(None)) {
+        if matches!(self.ledger().catalog().get::<LeaseRecord>(&id.to_string()), Ok(None)) {
             return; // it only read
         }
         let forgotten = self.drop_lease_record(id, client);
@@ -360,7 +360,7 @@ impl Service {
 
     /// After a restart: who had a volume over TLS gets it back before anybody else.
     pub(super) fn keep_leases(&self) {
-        match self.kms.catalog().list::<LeaseRecord>() {
+        match self.ledger().catalog().list::<LeaseRecord>() {
             Ok(all) => {
                 for lease in all.records.into_iter().map(|r| r.record) {
                     self.leases.keep(lease.volume, Holder::Remote(lease.holder));
@@ -376,7 +376,7 @@ impl Service {
     }
 
     fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
-        Ok(self.kms.catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
+        Ok(self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
     }
 
     /// Without a server, a volume whose attachment lives is left alone: its kernel waits to connect again.
@@ -419,7 +419,7 @@ impl Service {
             .detail("volume", record.id)
             .detail("device", &att.device)
             .detail("attachment", &att.id);
-        self.kms.audited(caller, with_grants(act, &att.grants), |tx| {
+        self.ledger().audited(caller, with_grants(act, &att.grants), |tx| {
             given.iter().try_for_each(|grant| grant.put(tx))?;
             tx.insert(&att)
         })?;
@@ -431,16 +431,16 @@ impl Service {
         let att = self.find_attachment(what)?;
         let secret = token::draw(PREFIX);
         let act = Act::new("coffer:RenewAttachment").detail("volume", att.volume).detail("attachment", &att.id);
-        let renewed = self.kms.audited(caller, act, |tx| {
+        let renewed = self.ledger().audited(caller, act, |tx| {
             let found = tx.get::<AttachmentRecord>(&att.id)?.ok_or_else(|| not_attached(what))?;
             tx.update(&AttachmentRecord { token: Some(token::hash(&secret)), ..found.record }, found.version)
         })?;
-        let record = self.kms.catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
+        let record = self.ledger().catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
         Ok(self.attachment_info(&renewed.record, record.as_ref(), Some(&secret)))
     }
 
     fn find_attachment(&self, what: &str) -> Result<AttachmentRecord> {
-        let all = self.kms.catalog().list::<AttachmentRecord>()?.records;
+        let all = self.ledger().catalog().list::<AttachmentRecord>()?.records;
         let by_volume = self.find_volume(what).ok().map(|r| r.id);
         all.into_iter()
             .map(|r| r.record)
@@ -460,7 +460,7 @@ impl Service {
         };
         let holder = self.holder_of(record.id)?.ok_or_else(|| not_attached(what))?;
         let act = Act::new("coffer:BreakLease").detail("volume", record.id).detail("holder", &holder).restrictive();
-        self.kms.audited(caller, act, |tx| {
+        self.ledger().audited(caller, act, |tx| {
             if let Some(att) = &att
                 && let Some(found) = tx.get::<AttachmentRecord>(&att.id)?
             {
@@ -482,22 +482,23 @@ impl Service {
     pub(super) fn end_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
         let att = self.find_attachment(what)?;
         let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id).restrictive();
-        self.kms.audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
+        self.ledger().audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
             Some(found) => {
                 found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
                 tx.delete::<AttachmentRecord>(&att.id, found.version)
             }
             None => Ok(()),
         })?;
-        let record = self.kms.catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
+        let record = self.ledger().catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
         Ok(self.attachment_info(&att, record.as_ref(), None))
     }
 
     pub(super) fn list_attachments(&self) -> Result<Vec<AttachmentInfo>> {
-        let all = self.kms.catalog().list::<AttachmentRecord>()?.records;
+        let all = self.ledger().catalog().list::<AttachmentRecord>()?.records;
         all.iter()
             .map(|a| {
-                let record = self.kms.catalog().get::<VolumeRecord>(&a.record.volume.to_string())?.map(|f| f.record);
+                let record =
+                    self.ledger().catalog().get::<VolumeRecord>(&a.record.volume.to_string())?.map(|f| f.record);
                 Ok(self.attachment_info(&a.record, record.as_ref(), None))
             })
             .collect()

@@ -40,7 +40,7 @@ fn files(data: &DataDir, out: &mut Findings) {
             let (free, place) = (at.f_bavail.saturating_mul(at.f_frsize), data.path().display());
             if at.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
                 out.add(Grade::Error, "space", format!("the file system of {place} is mounted read-only"));
-            } else if free < crate::kms::WANTED_SPACE {
+            } else if free < crate::ledger::WANTED_SPACE {
                 let message = format!("no more than {} MiB are free on the file system of {place}", free >> 20);
                 out.add(Grade::Warning, "space", format!("{message}: {}", crate::error::FREE_SPACE));
             }
@@ -103,7 +103,7 @@ impl Service {
     }
 
     fn check_audit(&self, out: &mut Findings) {
-        match self.kms.verify_audit() {
+        match self.ledger().verify_audit() {
             Ok(report) => match report.trouble {
                 None => out.add(
                     Grade::Ok,
@@ -164,10 +164,10 @@ impl Service {
     }
 
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
-        let listing = self.kms.catalog().list::<VolumeRecord>()?;
+        let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
-        damaged.extend(self.kms.catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
+        damaged.extend(self.ledger().catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));

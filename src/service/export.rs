@@ -53,7 +53,7 @@ impl Service {
             .key(record.key_arn.clone())
             .detail("volume", record.id)
             .detail("file", out.display());
-        self.kms.record(caller, act, Ok(()))?;
+        self.ledger().record(caller, act, Ok(()))?;
         let draft = self.as_asked(|| Draft::new(out))?;
         let size = used.volume.size();
         write_sealed(&used.volume, draft.file(), out, ciphers.as_deref(), report)?;
@@ -86,7 +86,7 @@ impl Service {
             .key(record.key_arn.clone())
             .detail("volume", record.id)
             .detail("file", out.display());
-        self.kms.record(caller, act, Ok(()))?;
+        self.ledger().record(caller, act, Ok(()))?;
         let draft = self.as_asked(|| Draft::new(out))?;
         key.get().write_clear(draft.file()).on(|| format!("write {}", out.display()))?;
         self.as_asked(|| draft.publish())?;

@@ -147,10 +147,10 @@ impl Service {
 
     /// The grants that a volume's durable lease lives by. None: it has no such lease.
     fn grants_of_lease(&self, id: VolumeId) -> Result<Option<Vec<String>>> {
-        if let Some(found) = self.kms.catalog().find::<AttachmentRecord>(&id.to_string())? {
+        if let Some(found) = self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())? {
             return Ok(Some(found.record.grants));
         }
-        Ok(self.kms.catalog().get::<LeaseRecord>(&id.to_string())?.map(|f| f.record.grants))
+        Ok(self.ledger().catalog().get::<LeaseRecord>(&id.to_string())?.map(|f| f.record.grants))
     }
 
     /// Who unwraps a suspended volume's keys again: its durable lease's grants, else this caller.
@@ -173,7 +173,7 @@ impl Service {
     /// A grant is gone: the volume whose lease lived by it is suspended, unless it was set to go on.
     fn suspend_lease_of(&self, grant: &Grant) {
         let lived = |grants: &Vec<String>| grants.contains(&grant.id);
-        let catalog = self.kms.catalog();
+        let catalog = self.ledger().catalog();
         let attached = catalog.list::<AttachmentRecord>().map(|all| {
             all.records.into_iter().filter(|a| lived(&a.record.grants)).map(|a| a.record.volume).collect::<Vec<_>>()
         });

@@ -164,7 +164,7 @@ impl Service {
     }
 
     pub(super) fn verify_audit(&self) -> Result<Reply> {
-        let report = self.kms.verify_audit()?;
+        let report = self.ledger().verify_audit()?;
         match report.trouble {
             None => {
                 let message = format!(
@@ -184,7 +184,7 @@ impl Service {
             sequence: record.sequence,
             record: serde_json::to_value(&record).unwrap_or_default(),
         };
-        let events = self.kms.newest_audit_records(limit.max(1))?.into_iter().map(event).collect();
+        let events = self.ledger().newest_audit_records(limit.max(1))?.into_iter().map(event).collect();
         Ok(Reply::Events { events })
     }
 }

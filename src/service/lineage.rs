@@ -98,7 +98,7 @@ impl Service {
         }
         self.check_log(record.lineage)?;
         let completed = self.repository.live(record.lineage, id)?.is_some();
-        let volume = self.kms.catalog().get::<VolumeRecord>(&record.volume.to_string())?;
+        let volume = self.ledger().catalog().get::<VolumeRecord>(&record.volume.to_string())?;
         // One that cannot be opened is settled when it can be: `settle_header`.
         if let Some(Ok(used)) = volume.map(|v| self.acquire(&v.record, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
@@ -205,7 +205,7 @@ impl Service {
         let lineage = record.lineage;
         let mut swept = Swept::default();
         if self.repository.live(lineage, record.id)?.is_some() {
-            match self.kms.with_reserve(|| self.repository.delete(lineage, record.id)) {
+            match self.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
                 // Its objects make room for the log to say so. Nobody sees the snapshot any more: the catalog hides it.
                 Err(err) if err.kind() == Kind::NoSpace => {
                     swept = self.sweep_lineage(lineage)?;
@@ -218,7 +218,7 @@ impl Service {
         self.release_bases(lineage)?;
         let now = self.sweep_lineage(lineage)?;
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
-        self.kms.audited(&self.own_caller("snapshot"), act, |tx| {
+        self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
             match tx.get::<SnapshotRecord>(&record.id.to_string())? {
                 Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
                 None => Ok(()),
@@ -272,7 +272,7 @@ impl Service {
         for (held, on) in &swept.refs {
             let volume = |sort: &str| {
                 let id = held.strip_suffix(sort)?.parse::<VolumeId>().ok()?;
-                let found = self.kms.catalog().get::<VolumeRecord>(&id.to_string()).ok()??;
+                let found = self.ledger().catalog().get::<VolumeRecord>(&id.to_string()).ok()??;
                 Some(found.record.shown())
             };
             if let Some(volume) = volume("-fill") {
@@ -302,7 +302,7 @@ impl Service {
             return Ok(());
         }
         let why = bad.first().map(|b| b.error.line()).unwrap_or_default();
-        let listing = self.kms.catalog().list::<SnapshotRecord>()?;
+        let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
         if let Some(doubt) = listing.damaged.first() {
             let what = format!("{why}; and the catalog's record of {} {} cannot be believed", doubt.kind, doubt.id);
             return Err(
@@ -427,7 +427,7 @@ impl Needs for Known<'_> {
         let (Some(volume), fills) = (named("-fill").or(named("-base")), named("-fill").is_some()) else {
             return RefNeed::Keep;
         };
-        match self.service.kms.catalog().get::<VolumeRecord>(&volume.to_string()) {
+        match self.service.ledger().catalog().get::<VolumeRecord>(&volume.to_string()) {
             Err(_) => RefNeed::Keep,
             Ok(None) => {
                 let file = self.service.data.volume(volume);

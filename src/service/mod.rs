@@ -43,6 +43,7 @@ use crate::cipher::wrap::EncryptionContext;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
+use crate::ledger::Ledger;
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::grain::Grains;
@@ -223,6 +224,11 @@ impl Service {
         uid == 0 || self.owner().is_ok_and(|owner| owner == uid)
     }
 
+    /// The records and the audit.
+    fn ledger(&self) -> &Ledger {
+        self.kms.ledger()
+    }
+
     /// The user that the data directory belongs to.
     fn owner(&self) -> Result<u32> {
         let meta = std::fs::metadata(self.data.path()).on(|| format!("look at {}", self.data.path().display()))?;
@@ -236,7 +242,7 @@ impl Service {
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
         self.settle_leftovers();
         match self.act_of(&request) {
-            Some(act) => self.kms.verb(act, caller, || self.perform(caller, request, report)),
+            Some(act) => self.ledger().verb(act, caller, || self.perform(caller, request, report)),
             None => self.perform(caller, request, report),
         }
     }
@@ -313,7 +319,7 @@ impl Service {
             R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
             R::AuditVerify {} => self.verify_audit(),
             R::AuditAccept {} => {
-                self.kms.accept_audit(caller)?;
+                self.ledger().accept_audit(caller)?;
                 self.resume_all_volumes();
                 Ok(Reply::Done { message: "the audit goes on; what was damaged is set aside in audit/".to_owned() })
             }

@@ -316,7 +316,7 @@ impl Service {
     pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
         let caller = self.own_caller("open");
         let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
-        self.kms.audited(&caller, act, |tx| {
+        self.ledger().audited(&caller, act, |tx| {
             let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
             let mut next = found.record;
             next.take_identity(volume);
@@ -473,7 +473,7 @@ impl Service {
     /// The catalog learns that a volume needs its snapshot no longer.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
         let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
-        let noted = self.kms.audited(&self.own_caller("fill"), act, |tx| {
+        let noted = self.ledger().audited(&self.own_caller("fill"), act, |tx| {
             let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(None) };
             let next = VolumeRecord { hydrated: true, ..found.record };
             tx.update(&next, found.version).map(|made| Some(made.record))

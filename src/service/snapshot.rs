@@ -157,7 +157,7 @@ pub(super) struct Begun {
 
 impl Service {
     pub(super) fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
-        let listing = self.kms.catalog().list::<SnapshotRecord>()?;
+        let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
         for bad in &listing.damaged {
             tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
         }
@@ -173,7 +173,7 @@ impl Service {
 
     /// The catalog's record, of a hidden snapshot too.
     pub(super) fn snapshot_record(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
-        Ok(self.kms.catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
+        Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
     }
 
     pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
@@ -222,7 +222,7 @@ impl Service {
 
     /// Refuses a repository folder that is older than this installation left it.
     pub(super) fn check_log(&self, lineage: LineageId) -> Result<()> {
-        let known = self.kms.catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
+        let known = self.ledger().catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
         let found = self.repository.last_log_number(lineage)?.unwrap_or(0);
         if found < known {
             return Err(Error::new(
@@ -239,7 +239,7 @@ impl Service {
     pub(super) fn note_log(&self, lineage: LineageId) {
         let noted = self.repository.last_log_number(lineage).and_then(|last| {
             let next = LogRecord { lineage, last: last.unwrap_or(0) };
-            self.kms.catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
+            self.ledger().catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
                 Some(found) => tx.update(&next, found.version).map(drop),
                 None => tx.insert(&next).map(drop),
             })
@@ -305,7 +305,7 @@ impl Service {
             .key(volume.key_arn.clone())
             .detail("volume", volume.id)
             .detail("snapshot", id);
-        self.kms.audited(caller, act, |tx| tx.insert(&record))?;
+        self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
         let begin = Begin {
             snapshot: id,
             time: time.0,
@@ -386,7 +386,7 @@ impl Service {
 
     pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
-        let noted = self.kms.audited(&self.own_caller("snapshot"), act, |tx| {
+        let noted = self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { return Ok(()) };
             let mut next = found.record;
             change(&mut next);
@@ -460,7 +460,7 @@ impl Service {
             return Err(Error::new(Kind::InvalidState, format!("snapshot {} is held against deletion", record.id)));
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
-        self.kms.audited(caller, act, |tx| {
+        self.ledger().audited(caller, act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
             tx.update(&SnapshotRecord { state: DELETING.to_owned(), ..found.record }, found.version).map(drop)
         })?;

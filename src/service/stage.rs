@@ -66,7 +66,7 @@ impl VolumeRecord {
 impl Service {
     /// All records of volumes, those of cut-off creates and deletes too.
     fn staged_records(&self) -> Result<Vec<VolumeRecord>> {
-        Ok(self.kms.catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
+        Ok(self.ledger().catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
     }
 
     /// Before a verb: settles what an earlier one in this process left, if one did.
@@ -116,7 +116,7 @@ impl Service {
         self.release_all(record.lineage, record.id)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
-        self.kms.audited(&self.own_caller("settle"), act, |tx| {
+        self.ledger().audited(&self.own_caller("settle"), act, |tx| {
             let id = record.id.to_string();
             let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
             tx.delete::<VolumeRecord>(&id, found.version)
@@ -145,7 +145,7 @@ impl Service {
     /// The record of a volume whose delete was cut off or failed.
     pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
         let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
-        let found = self.kms.catalog().get::<VolumeRecord>(&id.to_string())?;
+        let found = self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?;
         Ok(found.map(|f| f.record).filter(|r| r.stage == Stage::Deleting))
     }
 }

@@ -107,7 +107,7 @@ impl Service {
 
     /// Whether a volume is suspended by hand.
     fn is_suspended(&self, id: VolumeId) -> Result<bool> {
-        Ok(self.kms.catalog().get::<VolumeRecord>(&id.to_string())?.is_some_and(|f| f.record.suspended))
+        Ok(self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?.is_some_and(|f| f.record.suspended))
     }
 
     /// Changes a volume's record, audited.
@@ -118,7 +118,7 @@ impl Service {
         id: VolumeId,
         change: impl Fn(&mut VolumeRecord),
     ) -> Result<VolumeRecord> {
-        let changed = self.kms.audited(caller, act, |tx| {
+        let changed = self.ledger().audited(caller, act, |tx| {
             let found = tx.get::<VolumeRecord>(&id.to_string())?;
             let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {id} is gone")))?;
             let mut next = found.record;

@@ -125,7 +125,7 @@ impl Service {
 
     /// Records a request that was refused before it could be read: nothing more is known of it.
     pub fn refuse_unread(&self, caller: &Caller, err: &Error) {
-        self.kms.record_refusal(Act::new("coffer:UnknownRequest"), caller, err);
+        self.ledger().record_refusal(Act::new("coffer:UnknownRequest"), caller, err);
     }
 
     /// Opens an export, or looks at one, for a caller over NBD: a refusal leaves one record.
@@ -135,6 +135,6 @@ impl Service {
     pub fn opening<R>(&self, name: &str, caller: &Caller, open: impl FnOnce() -> Result<R>) -> Result<R> {
         // What follows the name may hold a token.
         let plain = name.split_once('?').map_or(name, |(plain, _)| plain);
-        self.kms.verb(named("ec2:AttachVolume", plain), caller, open)
+        self.ledger().verb(named("ec2:AttachVolume", plain), caller, open)
     }
 }

@@ -239,7 +239,7 @@ impl Service {
         let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
         let keys = self.unwrap_snapshot_keys(&record, blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
-        self.kms.record(caller, act, Ok(()))?;
+        self.ledger().record(caller, act, Ok(()))?;
         unwrapped();
         let view = self.view_of(&record, cmks)?;
         let built = || keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect();

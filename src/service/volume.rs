@@ -96,7 +96,7 @@ struct Keyed {
 
 impl Service {
     pub(super) fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
-        let listing = self.kms.catalog().list::<VolumeRecord>()?;
+        let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         for bad in &listing.damaged {
             tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
         }
@@ -105,7 +105,7 @@ impl Service {
 
     /// The volume of that id or name.
     pub(super) fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
-        let catalog = self.kms.catalog();
+        let catalog = self.ledger().catalog();
         let found = match what.parse::<VolumeId>() {
             Ok(id) => catalog.get::<VolumeRecord>(&id.to_string())?,
             Err(_) => catalog.find::<VolumeRecord>(what)?,
@@ -127,7 +127,7 @@ impl Service {
         check_limits(settings)?;
         if let Some(name) = &name {
             check_volume_name(name)?;
-            if self.kms.catalog().find::<VolumeRecord>(name)?.is_some() {
+            if self.ledger().catalog().find::<VolumeRecord>(name)?.is_some() {
                 return Err(
                     Error::new(Kind::Exists, format!("there is a volume {name} already")).hint("choose another --name")
                 );
@@ -239,7 +239,7 @@ impl Service {
         };
         record.apply(settings);
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
-        self.kms.audited(caller, act, |tx| tx.insert(&record))?;
+        self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
         if let Err(err) = self.make_file(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.remove_volume(&record) {
                 tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
@@ -376,7 +376,7 @@ impl Service {
         }
         let _turn = self.close_unused(&record)?;
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
-        let gone = self.kms.audited(caller, act, |tx| {
+        let gone = self.ledger().audited(caller, act, |tx| {
             let id = record.id.to_string();
             if let Some(lease) = tx.get::<LeaseRecord>(&id)? {
                 lease.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;

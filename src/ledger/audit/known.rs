@@ -62,7 +62,7 @@ struct Object {
 
 /// What the log says that the catalog holds.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(in super::super) struct Known {
     /// Not in here: absent, or after an accept, not known.
     objects: HashMap<Name, Object>,
     /// Intents of which it is not known whether they happened.
@@ -74,11 +74,11 @@ pub(crate) struct Known {
 }
 
 /// What comparing the catalog gave.
-pub(crate) struct Compared {
+pub(in super::super) struct Compared {
     /// What is wrong, if something is.
-    pub(crate) trouble: Option<String>,
+    pub(in super::super) trouble: Option<String>,
     /// Each intent without outcome, and whether it happened.
-    pub(crate) ends: BTreeMap<u64, bool>,
+    pub(in super::super) ends: BTreeMap<u64, bool>,
 }
 
 fn name(change: &Change) -> Name {
@@ -87,7 +87,7 @@ fn name(change: &Change) -> Name {
 
 impl Known {
     /// Takes in one record; they must come in order.
-    pub(crate) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
+    pub(in super::super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
         match kind {
             RecordKind::Intent => self.intent(sequence, body.changes),
             RecordKind::Outcome => {
@@ -150,7 +150,7 @@ impl Known {
     }
 
     /// Compares the catalog's rows with the log.
-    pub(crate) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
+    pub(in super::super) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
         let mut ends = self.told.clone();
         let mut trouble = None;
         for (sequence, changes) in &self.open {
