@@ -5,7 +5,7 @@
 //! ```text
 //! words     error units env sys file secret no I/O of their own; sys.rs holds the only unsafe outside cipher/
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
-//! ledger    records, transaction, audit     authenticated records, the audited transaction, the chain
+//! ledger    records, transaction, audit     authenticated records over trait RecordStore (SQLite)
 //! kms       keys, root, policies, grants    the verbs the rest may call
 //! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
 //! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store

@@ -531,7 +531,7 @@ impl Kms {
             gone.push(id);
         }
         if !gone.is_empty() {
-            self.ledger.catalog().checkpoint()?;
+            self.ledger.catalog().erase_removed()?;
         }
         Ok(gone)
     }

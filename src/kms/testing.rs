@@ -88,7 +88,7 @@ impl Place {
         self.data().join("audit/0000000000000000.log")
     }
     pub(super) fn tamper(&self, statement: String) {
-        ledger::catalog::tamper(&self.data().join("catalog.db"), statement);
+        ledger::tamper(&self.data().join("catalog.db"), statement).unwrap();
     }
 }
 

@@ -1,49 +1,31 @@
-//! The catalog: every object of the installation as one authenticated record, in SQLite.
-//!
-//! # Schema, version 1 (`PRAGMA user_version`; since coffer 0.1)
-//! ```text
-//! record(kind TEXT, id TEXT, version INTEGER, body BLOB, mac BLOB)   primary key (kind, id)
-//! name  (kind TEXT, name TEXT, id TEXT)                              primary key (kind, name): an index, never believed
-//! ```
-//! Indexes on fields of bodies ([`Record::INDEXES`]) are never believed either, and made when they are missing.
+//! The catalog: every object of the installation as one authenticated record, in a `RecordStore`.
 //!
 //! `body` is the object's canonical JSON, kept and checked as stored. `mac` = HMAC-SHA-256 under HKDF-SHA-256(root key,
 //! no salt, "coffer/catalog/v1") over kind, id, version (u64, little-endian) and body, each preceded by its length as u32.
 //! A row whose MAC does not fit is *damaged*: it is named and refused, the others go on. An old row put back has a good
 //! MAC; the audit's chain is what tells (see [`super::audit`]).
 //!
-//! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. `locking_mode=EXCLUSIVE` keeps
-//! the WAL's index in this process's memory: there is no `-shm` file, whose mapped pages a full disk takes away (SIGBUS).
-//! Disk space for the WAL and for the database's growth is taken in advance (see `space`). The connection lives on a
-//! thread of its own with a private runtime, so that the catalog can be called from any thread, inside a runtime or not. Rows
-//! that were read stay in memory (see `cache`).
+//! Names, and indexes on fields of bodies ([`Record::INDEXES`]), are hints that are never believed. Rows that were read stay in
+//! memory until the store says that somebody else changed something (see `cache`).
 
 mod cache;
 mod index;
-mod space;
 
+use super::store::sqlite::Sqlite;
+use super::store::{Over, RecordStore, Row, Rows, Transaction, Wrote};
 use crate::cipher::hkdf_sha256;
 use crate::error::{Error, Kind, Result};
-use crate::file::{OpenHow, open_regular};
 use crate::secret::Secret;
 use aws_lc_rs::hmac;
 use cache::Cache;
-use parking_lot::{Mutex, ReentrantMutex};
+use parking_lot::{Mutex, MutexGuard, ReentrantMutex};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Row};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, mpsc};
-use tokio::runtime::Runtime;
-
-/// The schema that this build reads and writes.
-pub const SCHEMA: i64 = 1;
-/// `PRAGMA application_id`: "COFR".
-const APPLICATION: i64 = 0x434f_4652;
 
 /// The kind of what a catalog begins with: it is never changed.
 pub(crate) const INSTALLATION: &str = "installation";
@@ -128,138 +110,18 @@ pub(super) enum Stamp {
     Damaged,
 }
 
-struct Raw {
-    id: String,
-    version: u64,
-    body: Vec<u8>,
-    mac: Vec<u8>,
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The thread that owns the connection
-
-type Job = Box<dyn FnOnce(&Runtime, &mut SqliteConnection) + Send>;
-
-struct Worker {
-    path: PathBuf,
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Worker {
-    fn start(path: &Path) -> Result<Self> {
-        space::before_open(path)?;
-        Self::with(path, options(path), true)
-    }
-
-    fn with(path: &Path, options: SqliteConnectOptions, writes: bool) -> Result<Self> {
-        let closing = path.to_owned();
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let (ready, opened) = mpsc::channel();
-        let body = move || {
-            let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let connected = made.map_err(sqlx::Error::Io).and_then(|rt| {
-                let connection = rt.block_on(options.connect())?;
-                Ok((rt, connection))
-            });
-            match connected {
-                Ok((rt, mut connection)) => {
-                    let _ = ready.send(Ok(()));
-                    while let Ok(job) = inbox.recv() {
-                        job(&rt, &mut connection);
-                    }
-                    let spare = writes.then(|| space::before_close(&closing)).flatten();
-                    let _ = rt.block_on(connection.close());
-                    space::after_close(spare);
-                }
-                Err(e) => drop(ready.send(Err(e))),
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("coffer-catalog".into())
-            .spawn(body)
-            .map_err(|e| Error::new(Kind::Busy, "catalog: start its thread").because(e).hint(NO_THREAD))?;
-        opened.recv().map_err(|_| gone())?.map_err(|e| sql(path, "open it", e))?;
-        Ok(Self { path: path.to_owned(), jobs: Some(jobs), thread: Some(thread) })
-    }
-
-    fn run<R: Send + 'static>(
-        &self,
-        what: &str,
-        job: impl FnOnce(&Runtime, &mut SqliteConnection) -> sqlx::Result<R> + Send + 'static,
-    ) -> Result<R> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        let job: Job = Box::new(move |rt, connection| drop(reply.send(job(rt, connection))));
-        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?.map_err(|e| sql(&self.path, what, e))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-const NO_THREAD: &str = "no thread could be started: raise the limit of tasks (ulimit -u, TasksMax), or try again";
-
-fn gone() -> Error {
-    Error::new(Kind::Failed, "catalog: its thread has ended").hint("restart coffer")
-}
-
-/// Gives a database error its kind, by SQLite's primary result code (sqlite.org/rescode.html), and words for people.
-fn sql(path: &Path, what: &str, err: sqlx::Error) -> Error {
-    let code = match &err {
-        // A thread that could not be started.
-        sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::WouldBlock => Some(5),
-        sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<i64>().ok()),
-        sqlx::Error::Io(_) => Some(10),
-        _ => None,
-    };
-    let (kind, hint) = match code.map(|c| (c & 0xff, c)) {
-        Some((_, 1555 | 2067)) => (Kind::Exists, None),
-        Some((5 | 6, _)) if matches!(err, sqlx::Error::Io(_)) => (Kind::Busy, Some(NO_THREAD)),
-        Some((5 | 6, _)) => (Kind::Busy, Some("another program has the catalog open; stop it")),
-        // SQLite tells a full disk from a broken one only where a plain write met it.
-        Some((13, _)) => return no_space(path, what),
-        Some((10 | 14, _)) if space::is_out(path) => return no_space(path, what),
-        Some((8, _)) => (Kind::ReadOnly, Some("make the data directory writable")),
-        Some((10, _)) => (Kind::Io, Some("check the disk, and the kernel's log")),
-        Some((11 | 26, _)) => {
-            (Kind::Integrity, Some("the catalog's file is damaged: restore it from a backup, or run `coffer doctor`"))
-        }
-        Some((14, _)) => (Kind::NotFound, Some("the catalog's file cannot be opened; is this the data directory?")),
-        _ => (Kind::Failed, None),
-    };
-    let made = Error::new(kind, format!("catalog: {what}"));
-    let made = match &err {
-        sqlx::Error::Database(e) => made.because(e.message().to_owned()),
-        _ => made.because(err),
-    };
-    match hint {
-        Some(hint) => made.hint(hint),
-        None => made,
-    }
-}
-
-fn no_space(path: &Path, what: &str) -> Error {
-    let place = path.parent().unwrap_or(path);
-    let what = format!("catalog: {what}: no space left on the file system of {}", place.display());
-    Error::new(Kind::NoSpace, what).hint(crate::error::FREE_SPACE)
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // The catalog
 
-/// The installation's records. Any thread may call it; transactions follow one another.
+/// The transaction that runs, if one does.
+type Running = RefCell<Option<Box<dyn Transaction>>>;
+
+/// The installation's records. Any thread may call it; transactions of this process follow one another.
 pub struct Catalog {
-    worker: Worker,
+    store: Arc<dyn RecordStore>,
     mac_key: Secret<32>,
-    /// Held for the length of a transaction; true while one runs.
-    turn: ReentrantMutex<Cell<bool>>,
+    /// Held for the length of a transaction.
+    turn: ReentrantMutex<Running>,
     cache: Mutex<Cache>,
     rows_read: AtomicU64,
 }
@@ -270,40 +132,13 @@ impl std::fmt::Debug for Catalog {
     }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .locking_mode(SqliteLockingMode::Exclusive)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("secure_delete", "ON")
-        .pragma("wal_autocheckpoint", space::CHECKPOINT_PAGES.to_string())
-        .disable_statement_logging()
-}
-
 impl Catalog {
     /// Makes an empty catalog at `path`, mode 0600.
     ///
     /// # Errors
     /// [`Kind::Exists`] if something is there; what the file system and SQLite report.
     pub fn create(path: &Path, root: &Secret<32>) -> Result<Self> {
-        open_regular(path, &OpenHow::write().create_new()).map_err(|e| e.context("create the catalog"))?;
-        let catalog = Self::on(Worker::start(path)?, root);
-        for statement in [
-            "CREATE TABLE record(kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL, \
-             mac BLOB NOT NULL, PRIMARY KEY(kind, id)) STRICT, WITHOUT ROWID",
-            "CREATE TABLE name(kind TEXT NOT NULL, name TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY(kind, name)) \
-             STRICT, WITHOUT ROWID",
-            "CREATE INDEX name_of ON name(kind, id)",
-            "PRAGMA application_id = 1129268818",
-            "PRAGMA user_version = 1",
-        ] {
-            catalog.execute("make its tables", statement)?;
-        }
-        // SQLite removes a WAL that it finds beside an empty database.
-        space::take_for_wal(path);
-        Ok(catalog)
+        Self::over(Arc::new(Sqlite::create(path)?), root)
     }
 
     /// Opens the catalog at `path` and has SQLite check it.
@@ -312,10 +147,7 @@ impl Catalog {
     /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for one
     /// that a newer coffer wrote.
     pub fn open(path: &Path, root: &Secret<32>) -> Result<Self> {
-        let on = |e: Error| e.context(format!("open {}", path.display()));
-        let catalog = Self::on(Worker::start(path).map_err(on)?, root);
-        catalog.check(path)?;
-        Ok(catalog)
+        Self::over(Arc::new(Sqlite::open(path)?), root)
     }
 
     /// Opens the catalog at `path` for a look, when it cannot be opened: nothing is written, and what the WAL holds is not seen.
@@ -323,57 +155,39 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::open`].
     pub(super) fn look(path: &Path, root: &Secret<32>) -> Result<Self> {
-        open_regular(path, &OpenHow::read())?;
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
-        let catalog = Self::on(Worker::with(path, options.disable_statement_logging(), false)?, root);
-        catalog.check(path)?;
-        Ok(catalog)
+        Self::over(Arc::new(Sqlite::look(path)?), root)
     }
 
     /// The same without the key that the rows are authenticated under.
     pub(super) fn look_without_key(path: &Path) -> Result<()> {
-        Self::look(path, &Secret::build(|_| ())).map(drop)
+        Sqlite::look(path).map(drop)
     }
 
-    /// Has SQLite check the file, and looks at whose it is.
-    fn check(&self, path: &Path) -> Result<()> {
-        let (catalog, on) = (self, |e: Error| e.context(format!("open {}", path.display())));
-        let application = catalog.number("PRAGMA application_id").map_err(on)?;
-        let schema = catalog.number("PRAGMA user_version").map_err(on)?;
-        if application != APPLICATION {
-            let what = format!("catalog {}: a SQLite file, but not coffer's", path.display());
-            return Err(Error::new(Kind::Integrity, what).hint("restore the data directory from a backup"));
+    /// The records of a store.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub(super) fn over(store: Arc<dyn RecordStore>, root: &Secret<32>) -> Result<Self> {
+        let cache = Mutex::new(Cache::at(store.changes()?));
+        let (turn, rows_read) = (ReentrantMutex::default(), AtomicU64::new(0));
+        Ok(Self { store, mac_key: mac_key(root), turn, cache, rows_read })
+    }
+
+    /// Reads in this thread's transaction, or else what was committed.
+    fn reading<R>(&self, read: impl FnOnce(&dyn Rows) -> Result<R>) -> Result<R> {
+        let turn = self.turn.lock();
+        match &*turn.borrow() {
+            Some(running) => read(&**running),
+            None => read(&*self.store.clone().read()?),
         }
-        if schema != SCHEMA {
-            let what = format!("catalog {}: schema {schema}, this build knows {SCHEMA}", path.display());
-            return Err(
-                Error::new(Kind::Unsupported, what).hint("use the coffer version that last opened it, or newer")
-            );
-        }
-        let check = catalog.worker.run("check itself", |rt, c| {
-            rt.block_on(sqlx::query("PRAGMA quick_check(1)").fetch_one(c)).and_then(|row| row.try_get::<String, _>(0))
-        });
-        let said = check.map_err(on)?;
-        if said != "ok" {
-            let what = format!("catalog {}: SQLite finds it damaged: {said}", path.display());
-            return Err(Error::new(Kind::Integrity, what).hint("restore it from a backup"));
-        }
-        Ok(())
     }
 
-    fn on(worker: Worker, root: &Secret<32>) -> Self {
-        let (turn, cache, rows_read) = (ReentrantMutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self { worker, mac_key: mac_key(root), turn, cache, rows_read }
-    }
-
-    fn execute(&self, what: &str, statement: &'static str) -> Result<()> {
-        self.worker.run(what, move |rt, c| rt.block_on(sqlx::query(statement).execute(c)).map(|_| ()))
-    }
-
-    fn number(&self, statement: &'static str) -> Result<i64> {
-        self.worker.run(statement, move |rt, c| {
-            rt.block_on(sqlx::query(statement).fetch_one(c)).and_then(|row| row.try_get::<i64, _>(0))
-        })
+    /// The cache, without what somebody else may have changed.
+    fn cache(&self) -> Result<MutexGuard<'_, Cache>> {
+        let changes = self.store.changes()?;
+        let mut cache = self.cache.lock();
+        cache.look_at(changes);
+        Ok(cache)
     }
 
     fn mac(&self, kind: &str, id: &str, version: u64, body: &[u8]) -> hmac::Tag {
@@ -386,47 +200,35 @@ impl Catalog {
         mac.sign()
     }
 
-    fn genuine(&self, kind: &str, raw: &Raw) -> bool {
-        let mac = self.mac(kind, &raw.id, raw.version, &raw.body);
-        subtle::ConstantTimeEq::ct_eq(mac.as_ref(), &raw.mac[..]).into()
+    fn genuine(&self, kind: &str, row: &Row) -> bool {
+        let mac = self.mac(kind, &row.id, row.version, &row.body);
+        subtle::ConstantTimeEq::ct_eq(mac.as_ref(), &row.mac[..]).into()
     }
 
-    fn read<T: Record>(&self, raw: &Raw) -> Result<Versioned<T>, Damaged> {
-        if !self.genuine(T::KIND, raw) {
-            return Err(damaged::<T>(raw, "its MAC does not fit: the row was changed outside coffer".into()));
+    fn believe<T: Record>(&self, row: &Row) -> Result<Versioned<T>, Damaged> {
+        if !self.genuine(T::KIND, row) {
+            return Err(damaged::<T>(row, "its MAC does not fit: the row was changed outside coffer".into()));
         }
-        parse(raw)
+        parse(row)
     }
 
-    fn rows(&self, kind: &'static str, id: Option<&str>) -> Result<Vec<Raw>> {
-        let id = id.map(str::to_owned);
-        self.worker
-            .run("read records", move |rt, c| {
-                let all = "SELECT id, version, body, mac FROM record WHERE kind = ? ORDER BY id";
-                let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
-                let rows = match id {
-                    None => rt.block_on(sqlx::query(all).bind(kind).fetch_all(c))?,
-                    Some(id) => rt.block_on(sqlx::query(one).bind(kind).bind(id).fetch_all(c))?,
-                };
-                rows.iter().map(raw).collect()
-            })
-            .inspect(|rows: &Vec<Raw>| self.count(rows.len()))
+    fn row(&self, kind: &'static str, id: &str) -> Result<Option<Row>> {
+        self.reading(|rows| rows.get(kind, id)).inspect(|found| self.count(usize::from(found.is_some())))
     }
 
     /// The record of that id, if there is one.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the row cannot be believed; what SQLite reports.
+    /// [`Kind::Integrity`] if the row cannot be believed; what the store reports.
     pub fn get<T: Record>(&self, id: &str) -> Result<Option<Versioned<T>>> {
         let turn = self.turn.lock();
-        if !turn.get()
-            && let Some(known) = self.cache.lock().row(T::KIND, id)
-        {
-            return known.map(|raw| parse(&raw).map_err(refuse)).transpose();
+        let inside = turn.borrow().is_some();
+        if !inside && let Some(known) = self.cache()?.row(T::KIND, id) {
+            return known.map(|row| parse(&row).map_err(refuse)).transpose();
         }
-        let row = self.rows(T::KIND, Some(id))?.into_iter().next();
-        let found = row.as_ref().map(|raw| self.read(raw).map_err(refuse)).transpose()?;
-        if !turn.get() {
+        let row = self.row(T::KIND, id)?;
+        let found = row.as_ref().map(|row| self.believe(row).map_err(refuse)).transpose()?;
+        if !inside {
             let name = found.as_ref().and_then(|f: &Versioned<T>| f.record.name());
             self.cache.lock().keep(T::KIND, id, row.map(Arc::new), name);
         }
@@ -440,20 +242,20 @@ impl Catalog {
     pub fn find<T: Record>(&self, name: &str) -> Result<Option<Versioned<T>>> {
         let turn = self.turn.lock();
         let (known, all) = {
-            let cache = self.cache.lock();
-            let use_it = !turn.get();
+            let (cache, use_it) = (self.cache()?, turn.borrow().is_none());
             let known = cache.id_of(T::KIND, name).filter(|_| use_it).map(str::to_owned);
             (known, use_it && cache.knows_all(T::KIND))
         };
-        if let Some(id) = known
-            && let Some(found) = self.get_named::<T>(&id, name)?
-        {
-            return Ok(Some(found));
+        match known {
+            Some(id) => {
+                if let Some(found) = self.get_named::<T>(&id, name)? {
+                    return Ok(Some(found));
+                }
+            }
+            None if all => return Ok(None),
+            None => {}
         }
-        if all {
-            return Ok(None);
-        }
-        if let Some(id) = self.indexed(T::KIND, name)?
+        if let Some(id) = self.reading(|rows| rows.id_of(T::KIND, name))?
             && let Some(found) = self.get_named::<T>(&id, name)?
         {
             return Ok(Some(found));
@@ -465,33 +267,27 @@ impl Catalog {
         Ok(self.get::<T>(id)?.filter(|found| found.record.name().as_deref() == Some(name)))
     }
 
-    /// The id that the index in the file has for a name.
-    fn indexed(&self, kind: &'static str, name: &str) -> Result<Option<String>> {
-        let wanted = name.to_owned();
-        self.worker.run("look up a name", move |rt, c| {
-            let query = sqlx::query("SELECT id FROM name WHERE kind = ? AND name = ?").bind(kind).bind(wanted);
-            rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get::<String, _>(0)).transpose()
-        })
-    }
-
-    /// All records of a kind, sorted by id, and the rows that cannot be believed; always read from the file.
+    /// All records of a kind, sorted by id, and the rows that cannot be believed; always read from the store.
     ///
     /// # Errors
-    /// What SQLite reports; a damaged row is no error here.
+    /// What the store reports; a damaged row is no error here.
     pub fn list<T: Record>(&self) -> Result<Listing<T>> {
         let turn = self.turn.lock();
         let mut listing = Listing { records: Vec::new(), damaged: Vec::new() };
         let mut good = Vec::new();
-        for raw in self.rows(T::KIND, None)? {
-            match self.read::<T>(&raw) {
+        drop(self.cache()?);
+        let rows = self.reading(|rows| rows.list(T::KIND))?;
+        self.count(rows.len());
+        for row in rows {
+            match self.believe::<T>(&row) {
                 Ok(found) => {
-                    good.push((raw, found.record.name()));
+                    good.push((row, found.record.name()));
                     listing.records.push(found);
                 }
                 Err(damaged) => listing.damaged.push(damaged),
             }
         }
-        if !turn.get() {
+        if turn.borrow().is_none() {
             self.cache.lock().keep_all(T::KIND, good, listing.damaged.is_empty());
         }
         Ok(listing)
@@ -499,27 +295,21 @@ impl Catalog {
 
     /// Every row's version and hash, by kind and id: what the audit's chain is compared with.
     pub(super) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
-        let _turn = self.turn.lock();
-        let rows = self.worker.run("read all records", |rt, c| {
-            let query = sqlx::query("SELECT id, version, body, mac, kind FROM record");
-            let rows = rt.block_on(query.fetch_all(c))?;
-            rows.iter().map(|row| Ok((row.try_get::<String, _>(4)?, raw(row)?))).collect::<sqlx::Result<Vec<_>>>()
-        })?;
-        let stamp = |(kind, raw): (String, Raw)| {
-            let good = self.genuine(&kind, &raw);
-            let stamp = if good { Stamp::At(raw.version, sha256_hex(&raw.body)) } else { Stamp::Damaged };
-            ((kind, raw.id), stamp)
+        let stamp = |(kind, row): (String, Row)| {
+            let good = self.genuine(&kind, &row);
+            let stamp = if good { Stamp::At(row.version, sha256_hex(&row.body)) } else { Stamp::Damaged };
+            ((kind, row.id), stamp)
         };
-        Ok(rows.into_iter().map(stamp).collect())
+        Ok(self.reading(|rows| rows.all())?.into_iter().map(stamp).collect())
     }
 
-    /// Moves what the write-ahead log holds into the database and empties it: what was removed is then overwritten there too.
-    pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _turn = self.turn.lock();
-        self.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")?;
-        // That gave its disk space back.
-        space::take_for_wal(&self.worker.path);
-        Ok(())
+    /// Overwrites what was removed, where the store still has it.
+    pub(crate) fn erase_removed(&self) -> Result<()> {
+        let turn = self.turn.lock();
+        if turn.borrow().is_some() {
+            return Err(nested());
+        }
+        self.store.erase_removed()
     }
 
     /// Whether this thread is inside a transaction.
@@ -531,25 +321,27 @@ impl Catalog {
     /// audit need not tell; whatever a person would ask about goes through an audited one, as does every removal.
     ///
     /// # Errors
-    /// What `act` says; [`Kind::InvalidState`] inside another transaction; what SQLite reports.
+    /// What `act` says; [`Kind::InvalidState`] inside another transaction; what the store reports.
     pub fn transaction<R>(&self, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         self.begin(false, act)
     }
 
     pub(super) fn begin<R>(&self, audited: bool, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         let turn = self.turn.lock();
-        if turn.get() {
-            return Err(Error::new(Kind::InvalidState, "catalog: a transaction inside a transaction"));
+        if turn.borrow().is_some() {
+            return Err(nested());
         }
-        self.execute("begin a transaction", "BEGIN IMMEDIATE")?;
-        turn.set(true);
-        let mut tx =
-            Tx { catalog: self, running: &turn, audited, changes: Vec::new(), touched: Vec::new(), open: true };
+        let running = self.store.clone().begin()?;
+        turn.replace(Some(running));
+        let mut tx = Tx { catalog: self, running: &turn, audited, changes: Vec::new(), touched: Vec::new() };
         let result = act(&mut tx)?;
-        self.execute("commit", "COMMIT")?;
-        tx.open = false;
+        tx.commit()?;
         Ok(result)
     }
+}
+
+fn nested() -> Error {
+    Error::new(Kind::InvalidState, "catalog: a transaction inside a transaction")
 }
 
 /// Makes the key that rows are authenticated under.
@@ -557,23 +349,18 @@ fn mac_key(root: &Secret<32>) -> Secret<32> {
     Secret::build(|out| hkdf_sha256(root.expose(), &[], &[b"coffer/catalog/v1"], out))
 }
 
-fn raw(row: &sqlx::sqlite::SqliteRow) -> sqlx::Result<Raw> {
-    let version = u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
-    Ok(Raw { id: row.try_get(0)?, version, body: row.try_get(2)?, mac: row.try_get(3)? })
-}
-
-fn damaged<T: Record>(raw: &Raw, why: String) -> Damaged {
-    Damaged { kind: T::KIND.into(), id: raw.id.clone(), why }
+fn damaged<T: Record>(row: &Row, why: String) -> Damaged {
+    Damaged { kind: T::KIND.into(), id: row.id.clone(), why }
 }
 
 /// The record of a genuine row.
-fn parse<T: Record>(raw: &Raw) -> Result<Versioned<T>, Damaged> {
+fn parse<T: Record>(row: &Row) -> Result<Versioned<T>, Damaged> {
     let record: T =
-        serde_json::from_slice(&raw.body).map_err(|e| damaged::<T>(raw, format!("its body cannot be read: {e}")))?;
-    if record.id() != raw.id {
-        return Err(damaged::<T>(raw, "its body names another id".into()));
+        serde_json::from_slice(&row.body).map_err(|e| damaged::<T>(row, format!("its body cannot be read: {e}")))?;
+    if record.id() != row.id {
+        return Err(damaged::<T>(row, "its body names another id".into()));
     }
-    Ok(Versioned { record, version: raw.version })
+    Ok(Versioned { record, version: row.version })
 }
 
 fn refuse(damaged: Damaged) -> Error {
@@ -591,29 +378,44 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 // Transactions
 
 /// A running transaction. Dropped without commit, it is undone.
-#[derive(Debug)]
 pub struct Tx<'a> {
     catalog: &'a Catalog,
-    running: &'a Cell<bool>,
+    running: &'a Running,
     audited: bool,
     changes: Vec<Change>,
     /// Kind and id of each row that may be another afterwards.
     touched: Vec<(&'static str, String)>,
-    open: bool,
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx").field("audited", &self.audited).field("changes", &self.changes).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Tx<'_> {
     fn drop(&mut self) {
-        if self.open {
-            let _ = self.catalog.execute("undo a transaction", "ROLLBACK");
-        }
+        drop(self.running.take());
         let mut cache = self.catalog.cache.lock();
         self.touched.iter().for_each(|(kind, id)| cache.forget(kind, id));
-        self.running.set(false);
     }
 }
 
 impl Tx<'_> {
+    fn running<R>(&self, step: impl FnOnce(&mut dyn Transaction) -> Result<R>) -> Result<R> {
+        let ended = || Error::new(Kind::InvalidState, "catalog: the transaction has ended");
+        step(&mut **self.running.borrow_mut().as_mut().ok_or_else(ended)?)
+    }
+
+    /// Makes it durable. Of what it did not touch, the cache stays good, if nobody else changed anything meanwhile.
+    fn commit(self) -> Result<()> {
+        if let Some(running) = self.running.take() {
+            let changes = running.commit()?;
+            self.catalog.cache.lock().own_change(changes);
+        }
+        Ok(())
+    }
+
     /// As [`Catalog::get`], seeing this transaction's own changes.
     ///
     /// # Errors
@@ -649,7 +451,7 @@ impl Tx<'_> {
     /// How many records of a kind have this value in a field, the first of an index.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// What the store reports.
     pub fn count_of<T: Record>(&self, field: &'static str, value: &str) -> Result<usize> {
         self.catalog.count_of::<T>(field, value)
     }
@@ -660,10 +462,7 @@ impl Tx<'_> {
     /// [`Kind::Exists`] if its id or its name is taken.
     pub fn insert<T: Record>(&mut self, record: &T) -> Result<Versioned<T>> {
         // A row that cannot be believed still holds its place: it is not overwritten by chance.
-        if !self.catalog.rows(T::KIND, Some(&record.id()))?.is_empty() {
-            return Err(Error::new(Kind::Exists, format!("{} {} exists already", T::KIND, record.id())));
-        }
-        self.write(record, 1)
+        self.write(record, 1, Over::Nothing)
     }
 
     /// Replaces the record that was read as `version`.
@@ -673,7 +472,7 @@ impl Tx<'_> {
     /// taken, [`Kind::Integrity`] if the row cannot be believed.
     pub fn update<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
         self.expect::<T>(&record.id(), version)?;
-        self.write(record, version + 1)
+        self.write(record, version + 1, Over::Version(version))
     }
 
     /// Removes the record that was read as `version`.
@@ -688,15 +487,8 @@ impl Tx<'_> {
         }
         self.expect::<T>(id, version)?;
         self.touched.push((T::KIND, id.into()));
-        let owned = id.to_owned();
-        self.catalog.worker.run("remove a record", move |rt, c| {
-            for statement in
-                ["DELETE FROM name WHERE kind = ? AND id = ?", "DELETE FROM record WHERE kind = ? AND id = ?"]
-            {
-                rt.block_on(sqlx::query(statement).bind(T::KIND).bind(&owned).execute(&mut *c))?;
-            }
-            Ok(())
-        })?;
+        let gone = self.running(|running| running.delete(T::KIND, id, version))?;
+        done::<T>(gone, id, None, Over::Version(version))?;
         self.changes.push(Change { kind: T::KIND.into(), id: id.into(), version: version + 1, hash: None });
         Ok(())
     }
@@ -704,7 +496,7 @@ impl Tx<'_> {
     /// Writes a record whatever is there, a damaged row included, and leaves it out of [`Tx::changes`]: for the audit's own
     /// head, which cannot be in the chain that it is the head of.
     pub(crate) fn put_head<T: Record>(&mut self, record: &T) -> Result<()> {
-        self.write(record, 1)?;
+        self.write(record, 1, Over::Anything)?;
         self.changes.pop();
         Ok(())
     }
@@ -717,16 +509,15 @@ impl Tx<'_> {
 
     fn expect<T: Record>(&self, id: &str, version: u64) -> Result<()> {
         match self.catalog.get::<T>(id)? {
-            None => Err(Error::new(Kind::NotFound, format!("{} {id} is gone", T::KIND))),
+            None => done::<T>(Wrote::Gone, id, None, Over::Version(version)),
             Some(found) if found.version != version => {
-                let what = format!("{} {id}: it is at version {}, not {version}", T::KIND, found.version);
-                Err(Error::new(Kind::Busy, what).hint("somebody else changed it meanwhile; try again"))
+                done::<T>(Wrote::At(found.version), id, None, Over::Version(version))
             }
             Some(_) => Ok(()),
         }
     }
 
-    fn write<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
+    fn write<T: Record>(&mut self, record: &T, version: u64, over: Over) -> Result<Versioned<T>> {
         let id = record.id();
         if !self.audited && is_audited(T::KIND) {
             let what = format!("catalog: write {} {id}: only an audited transaction changes such a record", T::KIND);
@@ -738,39 +529,28 @@ impl Tx<'_> {
         let mac = self.catalog.mac(T::KIND, &id, version, &body).as_ref().to_vec();
         let hash = Some(sha256_hex(&body));
         let again = serde_json::from_slice(&body).map_err(fail)?;
-        let (owned, name) = (id.clone(), record.name());
-        let named = name.clone();
-        let wrote = self.catalog.worker.run("write a record", move |rt, c| {
-            let number = i64::try_from(version).unwrap_or(i64::MAX);
-            let put = "INSERT OR REPLACE INTO record(kind, id, version, body, mac) VALUES (?, ?, ?, ?, ?)";
-            rt.block_on(
-                sqlx::query(put).bind(T::KIND).bind(&owned).bind(number).bind(body).bind(mac).execute(&mut *c),
-            )?;
-            let clear = "DELETE FROM name WHERE kind = ? AND id = ?";
-            rt.block_on(sqlx::query(clear).bind(T::KIND).bind(&owned).execute(&mut *c))?;
-            if let Some(name) = name {
-                let index = "INSERT INTO name(kind, name, id) VALUES (?, ?, ?)";
-                rt.block_on(sqlx::query(index).bind(T::KIND).bind(name).bind(&owned).execute(&mut *c))?;
-            }
-            Ok(())
-        });
-        wrote.map_err(|e| match (e.kind(), named) {
-            (Kind::Exists, Some(name)) => Error::new(Kind::Exists, format!("{} name {name:?} is taken", T::KIND)),
-            _ => e,
-        })?;
+        let (row, name) = (Row { id: id.clone(), version, body, mac }, record.name());
+        let wrote = self.running(|running| running.write(T::KIND, &row, name.as_deref(), over))?;
+        done::<T>(wrote, &id, name.as_deref(), over)?;
         self.changes.push(Change { kind: T::KIND.into(), id, version, hash });
         Ok(Versioned { record: again, version })
     }
 }
 
-/// Runs SQL on the file at `path` behind coffer's back.
-#[cfg(test)]
-pub(crate) fn tamper(path: &Path, statement: String) {
-    let worker = Worker::start(path).unwrap();
-    let run = move |rt: &Runtime, c: &mut SqliteConnection| {
-        rt.block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ())
-    };
-    worker.run("tamper", run).unwrap();
+/// What a write that was not done says.
+fn done<T: Record>(wrote: Wrote, id: &str, name: Option<&str>, over: Over) -> Result<()> {
+    match (wrote, over) {
+        (Wrote::Done, _) => Ok(()),
+        (Wrote::At(there), Over::Version(version)) => {
+            let what = format!("{} {id}: it is at version {there}, not {version}", T::KIND);
+            Err(Error::new(Kind::Busy, what).hint("somebody else changed it meanwhile; try again"))
+        }
+        (Wrote::At(_), _) => Err(Error::new(Kind::Exists, format!("{} {id} exists already", T::KIND))),
+        (Wrote::Gone, _) => Err(Error::new(Kind::NotFound, format!("{} {id} is gone", T::KIND))),
+        (Wrote::NameTaken, _) => {
+            Err(Error::new(Kind::Exists, format!("{} name {:?} is taken", T::KIND, name.unwrap_or_default())))
+        }
+    }
 }
 
 #[cfg(test)]

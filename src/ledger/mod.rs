@@ -3,7 +3,7 @@
 //! # In the data directory
 //! ```text
 //! catalog.db(-wal)         one authenticated record an object          catalog
-//! catalog.spare            disk space for catalog.db-wal               catalog::space
+//! catalog.spare            disk space for catalog.db-wal               store::sqlite
 //! audit/                   who did what, chained                       audit
 //! ```
 //! What the records are about, and who may do what, the layers above know. They bring their [`Record`] types, an [`Act`], and
@@ -19,12 +19,15 @@ pub mod audit;
 pub mod catalog;
 mod examine;
 mod refusals;
+mod store;
 
 pub use act::Act;
 pub use audit::{AuditHead, AuditRecord, Identity};
 pub(crate) use catalog::sha256_hex;
 pub use catalog::{Catalog, Change, Damaged, Listing, Record, Tx, Versioned};
 pub(crate) use examine::examine;
+#[cfg(test)]
+pub(crate) use store::sqlite::tamper;
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -116,14 +119,24 @@ impl Ledger {
         genesis: &Act,
         first: impl FnOnce(&mut Tx<'_>) -> Result<()>,
     ) -> Result<Self> {
-        let catalog = Catalog::create(&dir.join(CATALOG), root)?;
+        Self::begin(dir, env, Catalog::create(&dir.join(CATALOG), root)?, genesis, first)
+    }
+
+    fn begin(
+        dir: &Path,
+        env: Env,
+        catalog: Catalog,
+        genesis: &Act,
+        first: impl FnOnce(&mut Tx<'_>) -> Result<()>,
+    ) -> Result<Self> {
         let log = Log::create(&dir.join(AUDIT), &genesis.body(env.now(), None))?;
         catalog.transaction(|tx| {
             first(tx)?;
             tx.put_head(&log.head())
         })?;
-        let audit = Mutex::new(Audit::Ready(Box::new(log)));
-        Ok(Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() })
+        let ledger = Self::on(dir, env, catalog);
+        *ledger.audit.lock() = Audit::Ready(Box::new(log));
+        Ok(ledger)
     }
 
     /// Opens the catalog in `dir`. It can be read; nothing can be changed before [`Ledger::take_up_audit`].
@@ -137,8 +150,12 @@ impl Ledger {
                 .hint("restore it from a backup: without it, no key is there"),
             _ => e,
         })?;
+        Ok(Self::on(dir, env, catalog))
+    }
+
+    fn on(dir: &Path, env: Env, catalog: Catalog) -> Self {
         let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
-        Ok(Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() })
+        Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() }
     }
 
     /// Looks at the log as it was left, and opens it for appending, or keeps what is wrong with it (see [`audit`] for what is
@@ -318,8 +335,8 @@ impl Ledger {
             Ok(done)
         });
         let (kind, mut body) = match intent {
-            // Whether a commit that failed took place, only the next start can see.
-            Some(_) if committing && result.is_err() => return result,
+            // Whether a commit that failed took place, only the next start can see; one that was in another's way did not.
+            Some(_) if committing && result.as_ref().is_err_and(|e| e.kind() != Kind::Busy) => return result,
             Some(_) => (RecordKind::Outcome, Body::at(self.env.now(), "")),
             None => (RecordKind::Event, act_body()),
         };

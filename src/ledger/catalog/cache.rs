@@ -1,10 +1,9 @@
 //! Rows of the catalog that were read and found genuine, kept in memory: opening a volume looks at a dozen of them.
 //!
-//! The catalog has one process at a time (the data directory's lock), so nothing but this process changes a row that it
-//! knows. A transaction reads past the cache and, at its end, has the cache forget what it touched. Listing reads the file
-//! each time: `doctor` sees it as it is.
+//! What is kept counts as long as the store's counter of changes says that nobody else changed anything. A transaction reads past
+//! the cache and, at its end, has the cache forget what it touched. Listing reads the store each time: `doctor` sees it as it is.
 
-use super::Raw;
+use super::Row;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ const MOST: usize = 4096;
 #[derive(Default)]
 struct Table {
     /// By id; `None`: there is no such row.
-    rows: HashMap<String, Option<Arc<Raw>>>,
+    rows: HashMap<String, Option<Arc<Row>>>,
     /// Where a name led last. Never believed, as the index in the file is not.
     names: HashMap<String, String>,
     /// All rows are known.
@@ -24,12 +23,46 @@ struct Table {
 
 /// What is known of all kinds, and how often records of each were changed.
 #[derive(Default)]
-pub(super) struct Cache(HashMap<&'static str, Table>, HashMap<String, u64>);
+pub(super) struct Cache {
+    tables: HashMap<&'static str, Table>,
+    /// By kind, changes of this process; of any kind, those of others.
+    own: HashMap<String, u64>,
+    others: u64,
+    /// The store's counter, as all of this takes it to be.
+    seen: u64,
+}
 
 impl Cache {
+    /// Nothing, of a store whose counter is at `seen`.
+    pub(super) fn at(seen: u64) -> Self {
+        Self { seen, ..Self::default() }
+    }
+
+    /// The store's counter is at `now`: with another number than before, somebody else changed anything.
+    pub(super) fn look_at(&mut self, now: u64) {
+        if now != self.seen {
+            self.forget_all();
+            self.seen = now;
+        }
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.tables.clear();
+        self.others += 1;
+    }
+
+    /// A transaction of this process brought the counter to `now`.
+    pub(super) fn own_change(&mut self, now: u64) {
+        if now == self.seen + 1 {
+            self.seen = now;
+        } else {
+            self.look_at(now);
+        }
+    }
+
     /// A row, or that there is none; `None`: not known.
-    pub(super) fn row(&self, kind: &str, id: &str) -> Option<Option<Arc<Raw>>> {
-        let table = self.0.get(kind)?;
+    pub(super) fn row(&self, kind: &str, id: &str) -> Option<Option<Arc<Row>>> {
+        let table = self.tables.get(kind)?;
         match table.rows.get(id) {
             Some(known) => Some(known.clone()),
             None => table.complete.then_some(None),
@@ -38,23 +71,23 @@ impl Cache {
 
     /// The id that a name leads to.
     pub(super) fn id_of(&self, kind: &str, name: &str) -> Option<&str> {
-        self.0.get(kind)?.names.get(name).map(String::as_str)
+        self.tables.get(kind)?.names.get(name).map(String::as_str)
     }
 
     /// Whether a name that leads nowhere here leads nowhere at all.
     pub(super) fn knows_all(&self, kind: &str) -> bool {
-        self.0.get(kind).is_some_and(|t| t.complete)
+        self.tables.get(kind).is_some_and(|t| t.complete)
     }
 
     fn table(&mut self, kind: &'static str) -> &mut Table {
-        let table = self.0.entry(kind).or_default();
+        let table = self.tables.entry(kind).or_default();
         if table.rows.len() >= MOST {
             *table = Table::default();
         }
         table
     }
 
-    pub(super) fn keep(&mut self, kind: &'static str, id: &str, row: Option<Arc<Raw>>, name: Option<String>) {
+    pub(super) fn keep(&mut self, kind: &'static str, id: &str, row: Option<Arc<Row>>, name: Option<String>) {
         let table = self.table(kind);
         if let Some(name) = name {
             table.names.insert(name, id.to_owned());
@@ -63,9 +96,9 @@ impl Cache {
     }
 
     /// All genuine rows of a kind, with their names; `complete`: there are no others.
-    pub(super) fn keep_all(&mut self, kind: &'static str, rows: Vec<(Raw, Option<String>)>, complete: bool) {
+    pub(super) fn keep_all(&mut self, kind: &'static str, rows: Vec<(Row, Option<String>)>, complete: bool) {
         if rows.len() >= MOST {
-            self.0.remove(kind);
+            self.tables.remove(kind);
             return;
         }
         let mut table = Table { complete, ..Table::default() };
@@ -73,18 +106,18 @@ impl Cache {
             table.names.extend(name.map(|n| (n, row.id.clone())));
             table.rows.insert(row.id.clone(), Some(Arc::new(row)));
         }
-        self.0.insert(kind, table);
+        self.tables.insert(kind, table);
     }
 
     /// How often a row of this kind was changed, or may have been.
     pub(super) fn changes_of(&self, kind: &str) -> u64 {
-        self.1.get(kind).copied().unwrap_or(0)
+        self.others + self.own.get(kind).copied().unwrap_or(0)
     }
 
     /// A row was changed, or may have been.
     pub(super) fn forget(&mut self, kind: &str, id: &str) {
-        *self.1.entry(kind.to_owned()).or_default() += 1;
-        if let Some(table) = self.0.get_mut(kind) {
+        *self.own.entry(kind.to_owned()).or_default() += 1;
+        if let Some(table) = self.tables.get_mut(kind) {
             table.rows.remove(id);
             table.complete = false;
         }
@@ -95,8 +128,8 @@ impl Cache {
 mod tests {
     use super::*;
 
-    fn raw(id: &str) -> Raw {
-        Raw { id: id.into(), version: 1, body: Vec::new(), mac: Vec::new() }
+    fn row(id: &str) -> Row {
+        Row { id: id.into(), version: 1, body: Vec::new(), mac: Vec::new() }
     }
 
     #[test]
@@ -105,7 +138,7 @@ mod tests {
         assert!(cache.row("thing", "a").is_none());
         cache.keep("thing", "a", None, None);
         assert!(cache.row("thing", "a").unwrap().is_none());
-        cache.keep_all("thing", vec![(raw("a"), Some("web".into())), (raw("b"), None)], true);
+        cache.keep_all("thing", vec![(row("a"), Some("web".into())), (row("b"), None)], true);
         assert_eq!(cache.row("thing", "a").unwrap().unwrap().id, "a");
         assert_eq!(cache.id_of("thing", "web"), Some("a"));
         assert!(cache.row("thing", "c").unwrap().is_none() && cache.knows_all("thing"));
@@ -115,13 +148,30 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_somebody_else_makes_it_forget_everything_and_an_own_one_does_not() {
+        let mut cache = Cache::at(7);
+        cache.keep("thing", "a", None, None);
+        cache.own_change(8);
+        cache.look_at(8);
+        assert!(cache.row("thing", "a").is_some());
+        let before = cache.changes_of("thing");
+        cache.look_at(9);
+        assert!(cache.row("thing", "a").is_none());
+        assert_ne!(cache.changes_of("thing"), before);
+        // Somebody else's came between this process's look and its own commit.
+        cache.keep("thing", "a", None, None);
+        cache.own_change(11);
+        assert!(cache.row("thing", "a").is_none());
+    }
+
+    #[test]
     fn it_does_not_grow_without_end() {
         let mut cache = Cache::default();
         for n in 0..3 * MOST {
-            cache.keep("thing", &n.to_string(), Some(Arc::new(raw(&n.to_string()))), Some(format!("n{n}")));
+            cache.keep("thing", &n.to_string(), Some(Arc::new(row(&n.to_string()))), Some(format!("n{n}")));
         }
-        assert!(cache.0["thing"].rows.len() <= MOST && cache.0["thing"].names.len() <= MOST);
-        cache.keep_all("thing", (0..MOST).map(|n| (raw(&n.to_string()), None)).collect(), true);
+        assert!(cache.tables["thing"].rows.len() <= MOST && cache.tables["thing"].names.len() <= MOST);
+        cache.keep_all("thing", (0..MOST).map(|n| (row(&n.to_string()), None)).collect(), true);
         assert!(!cache.knows_all("thing") && cache.row("thing", "1").is_none());
     }
 }
