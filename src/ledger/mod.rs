@@ -452,3 +452,7 @@ fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R>
         other => other,
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -12,8 +12,12 @@
 //! hint, and what it leads to is authenticated and held against what was asked for. What a store needs beside that (SQLite its
 //! spare space, its one thread) is its own affair.
 //!
+//! `contract_tests.rs` is what every store has to pass; `memory.rs` is one for tests, whose transactions run side by side.
+//!
 //! [`Kind::Busy`]: crate::error::Kind::Busy
 
+#[cfg(test)]
+pub(super) mod memory;
 pub(super) mod sqlite;
 
 use crate::error::Result;
@@ -107,3 +111,7 @@ pub(super) trait RecordStore: Send + Sync {
     /// Overwrites what was removed, where the store itself still has it.
     fn erase_removed(&self) -> Result<()>;
 }
+
+#[cfg(test)]
+#[path = "contract_tests.rs"]
+mod contract;
