@@ -1,10 +1,13 @@
 //! Where clear keys become ciphers: the types that keep plain and sealed bytes apart, and a data key unwrapped or not.
 //!
-//! - [`Sealed`] bytes are XTS ciphertext; stores and snapshots accept only those.
+//! - [`Sealed`] bytes are XTS ciphertext or holes; stores and snapshots accept only those (see [`sealed`]).
 //! - An [`Unwrapped`] key can be made by `cipher::wrap` alone, and is the only thing an open cipher is built from.
 
+pub mod sealed;
 pub mod wrap;
 pub mod xts;
+
+pub use sealed::{AtRest, Sealed, SealedBuf, SealedMut};
 
 use crate::secret::Secret;
 use crate::units::DataKeyId;
@@ -22,23 +25,6 @@ impl<T> Unwrapped<T> {
     /// The key.
     pub const fn get(&self) -> &T {
         &self.0
-    }
-}
-
-/// Sealed bytes: what may be stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Sealed<'a>(&'a [u8]);
-
-impl<'a> Sealed<'a> {
-    /// Bytes that were read as sealed bytes from a store or a repository, and go to another as they are.
-    #[must_use]
-    pub const fn stored(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-    /// The bytes.
-    #[must_use]
-    pub const fn bytes(self) -> &'a [u8] {
-        self.0
     }
 }
 

@@ -4,12 +4,13 @@ use super::api::{Progress, Reply};
 use super::keygate::{HeldCiphers, KeyHolder};
 use super::opening::Need;
 use super::{Report, Service};
+use crate::cipher::SealedBuf;
 use crate::cipher::xts::{At, XtsCipher, is_hole};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::sys::draft::Draft;
-use crate::units::{CHUNK, ChunkNo, DataKeyId, PART, SECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, SECTOR, chunks_in};
 use crate::volume::Volume;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -120,15 +121,20 @@ fn write_sealed(
     let size = volume.size();
     let whole = size.next_multiple_of(SECTOR as u64);
     file.set_len(whole).on(what)?;
-    let mut buf = vec![0u8; CHUNK];
+    let mut buf = SealedBuf::holes(CHUNK);
     for no in 0..chunks_in(size) {
         let chunk = ChunkNo(no);
-        let key = volume.read_sealed_chunk(chunk, &mut buf)?;
+        let key = volume.read_sealed_chunk(chunk, buf.room())?;
         if let Some(ciphers) = ciphers {
             let missing = || Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand"));
             let name = key.ok_or_else(missing)?;
             ciphers
-                .with(&name, |cipher| fill(cipher.ok_or_else(missing)?, chunk, &mut buf))
+                .with(&name, |cipher| {
+                    let at =
+                        At::new(chunk.offset()).ok_or_else(|| Error::new(Kind::Failed, "a chunk is at no part"))?;
+                    cipher.ok_or_else(missing)?.fill_holes(at, buf.room());
+                    Ok::<_, Error>(())
+                })
                 .map_err(|e| e.context(what()))??;
         }
         let len = (whole - chunk.offset()).min(CHUNK as u64) as usize;
@@ -139,16 +145,6 @@ fn write_sealed(
             Progress { what: "export".into(), done: chunk.offset(), total: Some(size), unit: "bytes".into() };
         if no % 64 == 63 && !report(progress) {
             return Err(Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display())));
-        }
-    }
-    Ok(())
-}
-
-fn fill(cipher: &XtsCipher, chunk: ChunkNo, buf: &mut [u8]) -> Result<()> {
-    for (i, part) in buf.chunks_mut(PART).enumerate() {
-        if is_hole(part) {
-            let at = At::new(chunk.offset() + (i * PART) as u64);
-            cipher.seal(at.ok_or_else(|| Error::new(Kind::Failed, "a part is not at a part"))?, part);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use super::super::repository::Repository;
 use super::super::testing::{Hooked, KEY, LINEAGE, author, chunk, env, memory, snap, spec};
 use super::super::writer::SnapshotWriter;
 use super::{Need, Needs};
-use crate::cipher::Sealed;
+use crate::cipher::{Sealed, SealedMut};
 use crate::error::Kind;
 use crate::units::{CHUNK, ChunkNo};
 use crate::volume::parent::Parent;
@@ -26,7 +26,7 @@ fn hooked() -> (Repository, Arc<dyn Objects>) {
 fn make(repo: &Repository, id: u64, base: Option<u64>, content: &[(u64, u8)]) {
     let writer = repo.begin(spec(id, CHUNKS, base)).unwrap();
     for (n, seed) in content {
-        writer.put_chunk(ChunkNo(*n), Sealed::stored(&chunk(*seed)), KEY).unwrap();
+        writer.put_chunk(ChunkNo(*n), Sealed::made_up(&chunk(*seed)), KEY).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -61,7 +61,7 @@ fn what_completes_after_the_log_was_read_for_the_mark_is_kept() {
         make(&repo, 2, Some(1), &[(0, 2)]);
         let writer = repo.begin(spec(3, CHUNKS, Some(2))).unwrap();
         for n in 1..80 {
-            writer.put_chunk(ChunkNo(n), Sealed::stored(&vec![5; CHUNK]), KEY).unwrap();
+            writer.put_chunk(ChunkNo(n), Sealed::made_up(&vec![5; CHUNK]), KEY).unwrap();
         }
         repo.delete(LINEAGE, snap(1)).unwrap();
         // The creates have read the pages themselves; the sweep is to do so again.
@@ -93,7 +93,7 @@ fn a_base_that_is_deleted_while_its_heir_completes_during_a_sweep_leaves_the_hei
         at(op, part, move || {
             // All of it between two calls of the sweep: begun on what is live still, then that is deleted.
             let writer = again.begin(spec(2, CHUNKS, Some(1))).unwrap();
-            writer.put_chunk(ChunkNo(4), Sealed::stored(&chunk(3)), KEY).unwrap();
+            writer.put_chunk(ChunkNo(4), Sealed::made_up(&chunk(3)), KEY).unwrap();
             again.delete(LINEAGE, snap(1)).unwrap();
             writer.finish().unwrap();
         });
@@ -120,7 +120,7 @@ fn a_base_whose_deleting_has_begun_is_refused_and_creates_do_not_wait_for_it() {
     }
     assert_eq!(repo.begin(spec(3, CHUNKS, Some(1))).err().unwrap().kind(), Kind::NotFound);
     let writer = repo.begin(spec(4, CHUNKS, Some(2))).unwrap();
-    writer.put_chunk(ChunkNo(1), Sealed::stored(&chunk(4)), KEY).unwrap();
+    writer.put_chunk(ChunkNo(1), Sealed::made_up(&chunk(4)), KEY).unwrap();
     let done = writer.finish().unwrap();
     let manifest = own.path("manifests", done.manifest.snapshot);
     assert!(repo.inner.creates.lock().spares(&manifest), "what ended since the sweep began is spared");
@@ -192,7 +192,7 @@ impl World {
         };
         for _ in 0..self.roll(3) {
             let (at, seed) = ([0, 1, 299, 599][self.roll(4) as usize], self.roll(4) as u8);
-            writer.put_chunk(ChunkNo(at), Sealed::stored(&chunk(seed)), KEY).unwrap();
+            writer.put_chunk(ChunkNo(at), Sealed::made_up(&chunk(seed)), KEY).unwrap();
             content.insert(at, seed);
         }
         self.running.borrow_mut().push((id, writer, content));
@@ -223,7 +223,7 @@ impl World {
             let reader = self.repo.open_snapshot(LINEAGE, snap(*id)).unwrap();
             let mut out = vec![1; CHUNK];
             for (n, seed) in content {
-                reader.fetch(ChunkNo(*n), &mut out).unwrap();
+                reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
                 assert!(out == chunk(*seed), "snapshot {id} chunk {n}");
             }
         }

@@ -6,6 +6,7 @@ use super::redirect::{REDIRECT_MAX, Redirect};
 use super::repository::{Inner, Located, Repository};
 use super::tree::{Tree, Visit};
 use super::{Folder, PublicKey, damaged};
+use crate::cipher::{AtRest, SealedMut};
 use crate::error::{Error, Kind, Result};
 use crate::units::{
     CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap, SnapshotId, chunks_in,
@@ -263,6 +264,10 @@ fn spread(map: SectorMap, out: &mut [u8]) {
     }
 }
 
+/// A pack's bodies were sealed when [`super::writer::SnapshotWriter::put_chunk`] took them, and their hash is checked.
+struct OfPack;
+impl AtRest for OfPack {}
+
 impl Parent for SnapshotReader {
     fn size(&self) -> u64 {
         self.at.manifest.size
@@ -276,15 +281,16 @@ impl Parent for SnapshotReader {
         self.tree.next(from)
     }
 
-    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
+    fn fetch(&self, chunk: ChunkNo, mut out: SealedMut<'_>) -> Result<Option<KeyTag>> {
         if out.len() != CHUNK {
             return Err(Error::new(Kind::Usage, format!("fetch chunk {chunk}: room for {} bytes", out.len())));
         }
         let entry = self.tree.entry(chunk)?;
         if entry.is_hole() {
-            out.fill(0);
+            out.clear();
             return Ok(None);
         }
+        let out = out.room(&OfPack);
         let what = || format!("snapshot {}", self.at.manifest.snapshot);
         // A page whose entry has another length than its map is damaged, and was refused when it was read.
         self.body(chunk, &entry, &mut out[..entry.length as usize]).map_err(|e| e.context(what()))?;

@@ -2,14 +2,14 @@ use super::super::pack::parse_pack;
 use super::super::redirect::Move;
 use super::super::testing::{KEY, LINEAGE, author, chunk, repository, snap, spec};
 use super::*;
-use crate::cipher::Sealed;
+use crate::cipher::{Sealed, SealedMut};
 use bytes::Bytes;
 
 fn made() -> (Repository, Arc<dyn super::super::objects::Objects>) {
     let (repo, objects) = repository();
     let writer = repo.begin(spec(1, 600, None)).unwrap();
     for n in [1u64, 2, 599] {
-        writer.put_chunk(ChunkNo(n), Sealed::stored(&chunk(n as u8)), KEY).unwrap();
+        writer.put_chunk(ChunkNo(n), Sealed::made_up(&chunk(n as u8)), KEY).unwrap();
     }
     writer.finish().unwrap();
     (repo, objects)
@@ -40,7 +40,10 @@ fn verify_names_the_bad_chunk_and_who_signed() {
             let found = repo.verify(LINEAGE, snap(1), None, &mut |_| true).unwrap();
             assert_eq!(found.bad.iter().map(|b| b.first).collect::<Vec<_>>(), [head.chunk], "offset {offset}");
             let reader = repo.open_snapshot(LINEAGE, snap(1)).unwrap();
-            assert_eq!(reader.fetch(head.chunk, &mut vec![0; CHUNK]).unwrap_err().kind(), Kind::Integrity);
+            assert_eq!(
+                reader.fetch(head.chunk, SealedMut::over(&mut vec![0; CHUNK])).unwrap_err().kind(),
+                Kind::Integrity
+            );
         }
     }
     objects.put_over(&pack, raw.slice(..200)).unwrap();

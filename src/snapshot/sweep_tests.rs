@@ -3,7 +3,7 @@ use super::super::refs::RefKind;
 use super::super::testing::{KEY, LINEAGE, author, chunk, env, repository, snap, spec};
 use super::super::writer::SnapshotSpec;
 use super::*;
-use crate::cipher::Sealed;
+use crate::cipher::{Sealed, SealedMut};
 use crate::error::Kind;
 use crate::units::{CHUNK, ChunkNo};
 use crate::volume::parent::Parent;
@@ -16,7 +16,7 @@ const CHUNKS: u64 = 300;
 fn make(repo: &Repository, spec: SnapshotSpec, content: &BTreeMap<u64, u8>) {
     let writer = repo.begin(spec).unwrap();
     for (n, seed) in content {
-        writer.put_chunk(ChunkNo(*n), Sealed::stored(&chunk(*seed)), KEY).unwrap();
+        writer.put_chunk(ChunkNo(*n), Sealed::made_up(&chunk(*seed)), KEY).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -25,7 +25,7 @@ fn holds(repo: &Repository, id: u64, content: &BTreeMap<u64, u8>) {
     let reader = repo.open_snapshot(LINEAGE, snap(id)).unwrap();
     let mut out = vec![1; CHUNK];
     for (n, seed) in content {
-        reader.fetch(ChunkNo(*n), &mut out).unwrap();
+        reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
         assert_eq!(out, chunk(*seed), "{id} chunk {n}");
     }
     let mut found = 0;
@@ -191,7 +191,7 @@ fn a_running_create_keeps_its_base_and_its_own() {
     make(&repo, spec(1, CHUNKS, None), &[(0, 1)].into());
     let writer = repo.begin(spec(2, CHUNKS, Some(1))).unwrap();
     for n in 1..80 {
-        writer.put_chunk(ChunkNo(n), Sealed::stored(&vec![5; CHUNK]), KEY).unwrap();
+        writer.put_chunk(ChunkNo(n), Sealed::made_up(&vec![5; CHUNK]), KEY).unwrap();
     }
     repo.delete(LINEAGE, snap(1)).unwrap();
     let before = count(&*objects, "packs");

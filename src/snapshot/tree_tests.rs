@@ -31,7 +31,7 @@ fn the_next_chunk_is_what_a_search_through_all_finds() {
             made += 1;
             let writer = repo.begin(spec(made, chunks, None)).unwrap();
             for c in &set {
-                writer.put_chunk(ChunkNo(*c), Sealed::stored(&chunk(1)), KEY).unwrap();
+                writer.put_chunk(ChunkNo(*c), Sealed::made_up(&chunk(1)), KEY).unwrap();
             }
             writer.finish().unwrap();
             let reader = repo.open_snapshot(LINEAGE, snap(made)).unwrap();
@@ -66,7 +66,7 @@ fn the_next_chunk_is_not_guessed_past_a_page_that_is_gone() {
     let (repo, objects) = repository();
     let writer = repo.begin(spec(1, 3000, None)).unwrap();
     for c in [5, 2900] {
-        writer.put_chunk(ChunkNo(c), Sealed::stored(&chunk(1)), KEY).unwrap();
+        writer.put_chunk(ChunkNo(c), Sealed::made_up(&chunk(1)), KEY).unwrap();
     }
     writer.finish().unwrap();
     let reader = repo.open_snapshot(LINEAGE, snap(1)).unwrap();

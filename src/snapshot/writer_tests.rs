@@ -1,17 +1,18 @@
 use super::super::testing::{Faulty, KEY, LINEAGE, author, chunk, env, memory, repository, snap, spec};
 use super::*;
+use crate::cipher::SealedMut;
 use crate::volume::parent::Parent;
 use std::sync::atomic::Ordering;
 
 fn put(writer: &SnapshotWriter, n: u64, seed: u8) {
-    writer.put_chunk(ChunkNo(n), Sealed::stored(&chunk(seed)), KEY).unwrap();
+    writer.put_chunk(ChunkNo(n), Sealed::made_up(&chunk(seed)), KEY).unwrap();
 }
 
 fn holds(repo: &Repository, id: u64, content: &[(u64, u8)]) {
     let reader = repo.open_snapshot(LINEAGE, snap(id)).unwrap();
     let mut out = vec![1; CHUNK];
     for (n, seed) in content {
-        let tag = reader.fetch(ChunkNo(*n), &mut out).unwrap();
+        let tag = reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
         assert_eq!((tag, &out), ((*seed != 0).then(|| KEY.tag()), &chunk(*seed)), "chunk {n}");
     }
     let verified = repo.verify(LINEAGE, snap(id), None, &mut |_| true).unwrap();
@@ -89,7 +90,7 @@ fn many_threads_fill_many_packs() {
             let writer = &writer;
             s.spawn(move || {
                 for n in (t..200).step_by(4) {
-                    writer.put_chunk(ChunkNo(n), Sealed::stored(&full(n)), KEY).unwrap();
+                    writer.put_chunk(ChunkNo(n), Sealed::made_up(&full(n)), KEY).unwrap();
                 }
             });
         }
@@ -99,7 +100,7 @@ fn many_threads_fill_many_packs() {
     let reader = repo.open_snapshot(LINEAGE, snap(1)).unwrap();
     let mut out = vec![0; CHUNK];
     for n in [0, 63, 64, 199] {
-        reader.fetch(ChunkNo(n), &mut out).unwrap();
+        reader.fetch(ChunkNo(n), SealedMut::over(&mut out)).unwrap();
         assert_eq!(out, full(n));
     }
 }
@@ -110,13 +111,13 @@ fn what_is_no_chunk_of_the_volume_is_refused() {
     let mut small = spec(1, 2, None);
     small.size -= 4096;
     let writer = repo.begin(small.clone()).unwrap();
-    let bad = |n: u64, bytes: &[u8]| writer.put_chunk(ChunkNo(n), Sealed::stored(bytes), KEY).unwrap_err().kind();
+    let bad = |n: u64, bytes: &[u8]| writer.put_chunk(ChunkNo(n), Sealed::made_up(bytes), KEY).unwrap_err().kind();
     assert_eq!(bad(2, &chunk(1)), Kind::Usage);
     assert_eq!(bad(0, &chunk(1)[1..]), Kind::Usage);
     assert_eq!(bad(1, &chunk(1)), Kind::Usage);
     put(&writer, 0, 1);
     let twin = DataKeyId([7, 7, 7, 7, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
-    let clash = writer.put_chunk(ChunkNo(0), Sealed::stored(&chunk(2)), twin).unwrap_err();
+    let clash = writer.put_chunk(ChunkNo(0), Sealed::made_up(&chunk(2)), twin).unwrap_err();
     assert_eq!(clash.kind(), Kind::InvalidState);
     assert_eq!(repo.begin(small.clone()).err().unwrap().kind(), Kind::Busy);
     writer.abort().unwrap();
@@ -130,7 +131,7 @@ fn abort_leaves_nothing_but_what_was_there() {
     let before = objects.list("").unwrap().len();
     let writer = repo.begin(spec(1, 400, None)).unwrap();
     for n in 0..70 {
-        writer.put_chunk(ChunkNo(n), Sealed::stored(&vec![1; CHUNK]), KEY).unwrap();
+        writer.put_chunk(ChunkNo(n), Sealed::made_up(&vec![1; CHUNK]), KEY).unwrap();
     }
     assert!(objects.list("").unwrap().len() > before);
     writer.abort().unwrap();
@@ -214,12 +215,12 @@ fn a_pack_that_is_gone_at_finish_is_found_before_the_commit() {
     let (repo, objects) = repository();
     let writer = repo.begin(spec(1, 400, None)).unwrap();
     for n in 0..70 {
-        writer.put_chunk(ChunkNo(n), Sealed::stored(&vec![1; CHUNK]), KEY).unwrap();
+        writer.put_chunk(ChunkNo(n), Sealed::made_up(&vec![1; CHUNK]), KEY).unwrap();
     }
     let pack = objects.list("").unwrap().into_iter().find(|o| o.path.contains("/packs/")).unwrap();
     objects.delete(&pack.path).unwrap();
     assert_eq!(writer.finish().unwrap_err().kind(), Kind::Integrity);
     assert_eq!(repo.list(LINEAGE).unwrap(), []);
-    let late = writer.put_chunk(ChunkNo(1), Sealed::stored(&chunk(2)), KEY).unwrap_err();
+    let late = writer.put_chunk(ChunkNo(1), Sealed::made_up(&chunk(2)), KEY).unwrap_err();
     assert_eq!(late.kind(), Kind::InvalidState);
 }

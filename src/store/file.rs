@@ -2,7 +2,7 @@
 
 use super::ahead::Ahead;
 use super::grain::{Grain, Pages};
-use super::{BlockStore, FileIdentity, Stored};
+use super::{BlockStore, FileIdentity, Scratch, Stored};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
@@ -270,10 +270,10 @@ impl BlockStore for FileStore {
         let _ = crate::sys::start_writeback(&self.file, offset, len);
     }
 
-    fn scratch(&self) -> io::Result<File> {
+    fn scratch(&self) -> io::Result<Scratch> {
         let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-        Ok(File::from(openat(CWD, folder, flags, mode)?))
+        Ok(Scratch::over(File::from(openat(CWD, folder, flags, mode)?)))
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -320,13 +320,12 @@ mod tests {
 
     #[test]
     fn a_scratch_file_lies_on_the_volumes_disk_and_has_no_name() {
-        use std::os::unix::fs::{FileExt, MetadataExt};
         let dir = tempfile::tempdir().unwrap();
         let mut store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
         store.publish(&dir.path().join("v")).unwrap();
         let scratch = store.scratch().unwrap();
-        scratch.write_all_at(b"set aside", 4096).unwrap();
-        let about = scratch.metadata().unwrap();
+        scratch.write_at(Sealed::made_up(b"set aside"), 4096).unwrap();
+        let about = scratch.file().metadata().unwrap();
         assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));
         assert_eq!(about.dev(), dir.path().metadata().unwrap().dev());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -375,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
         store.grow(1 << 20).unwrap();
-        store.write_at(Sealed::stored(&[7; 4096]), (1 << 20) - 4096).unwrap();
+        store.write_at(Sealed::made_up(&[7; 4096]), (1 << 20) - 4096).unwrap();
         store.grow(16_384).unwrap();
         assert_eq!(store.size().unwrap(), 1 << 20);
         let mut buf = [0; 4096];
@@ -399,7 +398,7 @@ mod tests {
         let path = dir.path().join("v");
         let store = FileStore::create_unnamed(&path, 1 << 30, false).unwrap();
         assert_eq!(store.next_data(0).unwrap(), None);
-        store.write_at(Sealed::stored(&[7; 8192]), 1 << 20).unwrap();
+        store.write_at(Sealed::made_up(&[7; 8192]), 1 << 20).unwrap();
         assert_eq!(store.next_data(0).unwrap(), Some(1 << 20));
         assert_eq!(store.next_hole(1 << 20).unwrap(), (1 << 20) + 8192);
         store.zero(1 << 20, 4096, false).unwrap();

@@ -6,12 +6,19 @@
 mod ahead;
 pub mod file;
 pub mod grain;
+mod scratch;
 #[cfg(test)]
 pub(crate) mod sim;
 
-use crate::cipher::Sealed;
-use std::fs::File;
+pub use scratch::Scratch;
+
+use crate::cipher::{AtRest, Sealed, SealedMut};
 use std::io;
+
+/// Sector data comes into a store by [`BlockStore::write_at`] alone, so what is read of it was sealed.
+struct OfStore;
+impl AtRest for OfStore {}
+const AT_REST: OfStore = OfStore;
 
 /// Which file this is, to notice a copy or a replacement: order 6 of docs/format.md trusts nothing across a change.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -55,6 +62,22 @@ pub trait BlockStore: Send + Sync {
     /// # Errors
     /// As [`BlockStore::read_at`].
     fn read_at_nowait(&self, out: &mut [u8], offset: u64) -> io::Result<bool>;
+
+    /// Reads sealed bytes, or holes: [`BlockStore::read_at`] into room for them.
+    ///
+    /// # Errors
+    /// As [`BlockStore::read_at`].
+    fn read_sealed(&self, out: SealedMut<'_>, offset: u64) -> io::Result<()> {
+        self.read_at(out.room(&AT_REST), offset)
+    }
+
+    /// The same by [`BlockStore::read_at_nowait`].
+    ///
+    /// # Errors
+    /// As [`BlockStore::read_at`].
+    fn read_sealed_nowait(&self, out: SealedMut<'_>, offset: u64) -> io::Result<bool> {
+        self.read_at_nowait(out.room(&AT_REST), offset)
+    }
 
     /// Writes sealed bytes at `offset`. On return they survive the death of this process, not a power loss.
     ///
@@ -118,11 +141,11 @@ pub trait BlockStore: Send + Sync {
     /// nothing is durable by it.
     fn start_writeback(&self, _offset: u64, _len: u64) {}
 
-    /// A file without a name beside it, for what is sealed and need not outlive this process.
+    /// Room beside it, for what is sealed and need not outlive this process.
     ///
     /// # Errors
     /// As above.
-    fn scratch(&self) -> io::Result<File>;
+    fn scratch(&self) -> io::Result<Scratch>;
 
     /// Which file this is.
     ///

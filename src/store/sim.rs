@@ -2,7 +2,7 @@
 //!
 //! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
 
-use super::{BlockStore, FileIdentity, Stored};
+use super::{BlockStore, FileIdentity, Scratch, Stored};
 use crate::cipher::Sealed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -343,11 +343,12 @@ impl BlockStore for SimStore {
     }
 
     /// Outside the simulated disk, and its faults.
-    fn scratch(&self) -> io::Result<std::fs::File> {
+    fn scratch(&self) -> io::Result<Scratch> {
         if self.0.lock().no_scratch {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        Ok(rustix::fs::memfd_create("scratch", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+        let file = rustix::fs::memfd_create("scratch", rustix::fs::MemfdFlags::CLOEXEC)?;
+        Ok(Scratch::over(file.into()))
     }
 
     fn unlock(&self) -> io::Result<()> {

@@ -6,13 +6,13 @@
 
 use super::io::Piece;
 use super::{Effort, Volume};
+use crate::cipher::{SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::store::Scratch;
 use crate::units::{ChunkNo, SECTOR, SECTORS_PER_CHUNK};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// The file system's free space is looked at each time the file has grown by so many bytes.
@@ -27,7 +27,7 @@ pub(super) struct Aside(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    file: Option<Arc<File>>,
+    file: Option<Arc<Scratch>>,
     /// Bytes of the file.
     end: u64,
     /// Places in it that are free again.
@@ -47,7 +47,7 @@ struct Saved {
 type Places = Vec<(usize, u64)>;
 
 /// What lay here of a chunk, with the file that it lies in.
-pub(super) type Taken = (Arc<File>, Places);
+pub(super) type Taken = (Arc<Scratch>, Places);
 
 const _: () = assert!(SECTORS_PER_CHUNK == u128::BITS as usize);
 
@@ -69,7 +69,11 @@ impl Aside {
     }
 
     /// Finds room for `count` sectors.
-    fn reserve(&self, count: usize, make: impl FnOnce() -> std::io::Result<File>) -> Result<(Arc<File>, Vec<u64>)> {
+    fn reserve(
+        &self,
+        count: usize,
+        make: impl FnOnce() -> std::io::Result<Scratch>,
+    ) -> Result<(Arc<Scratch>, Vec<u64>)> {
         let what = || "set sectors aside for a snapshot".to_owned();
         let mut state = self.0.lock();
         let file = match &state.file {
@@ -81,11 +85,8 @@ impl Aside {
         if end > MOST {
             return Err(Error::new(Kind::NoSpace, format!("{}: {MOST} bytes are", what())));
         }
-        if state.end / LOOK_EVERY != end / LOOK_EVERY {
-            let room = rustix::fs::fstatvfs(&*file).map_err(std::io::Error::from).on(what)?;
-            if room.f_bavail < room.f_blocks / 20 {
-                return Err(Error::new(Kind::NoSpace, format!("{}: less than 5 % of the disk is free", what())));
-            }
+        if state.end / LOOK_EVERY != end / LOOK_EVERY && file.is_nearly_full().on(what)? {
+            return Err(Error::new(Kind::NoSpace, format!("{}: less than 5 % of the disk is free", what())));
         }
         let at = state.free.len() - reused;
         let mut places = state.free.split_off(at);
@@ -104,12 +105,12 @@ impl Aside {
     }
 
     /// Puts what was taken over `sealed`, a chunk's bytes; its places are free then.
-    pub(super) fn overlay(&self, taken: Option<Taken>, sealed: &mut [u8]) -> Result<()> {
+    pub(super) fn overlay(&self, taken: Option<Taken>, mut sealed: SealedMut<'_>) -> Result<()> {
         let Some((file, places)) = taken else { return Ok(()) };
         for run in runs(&places) {
             let (sector, place) = run[0];
-            let out = &mut sealed[sector * SECTOR..][..run.len() * SECTOR];
-            file.read_exact_at(out, place).on(|| "read sectors that were set aside for a snapshot".to_owned())?;
+            let out = sealed.range(sector * SECTOR..(sector + run.len()) * SECTOR);
+            file.read_at(out, place).on(|| "read sectors that were set aside for a snapshot".to_owned())?;
         }
         self.0.lock().free.extend(places.into_iter().map(|(_, place)| place));
         Ok(())
@@ -130,10 +131,10 @@ impl Volume {
         let end = (piece.offset - chunk.offset()) as usize + piece.len;
         let missing = aside.missing(chunk, first..end.div_ceil(SECTOR));
         let (Some(from), Some(to)) = (missing.first(), missing.last()) else { return Ok(true) };
-        let mut old = vec![0u8; (to + 1 - from) * SECTOR];
+        let mut old = SealedBuf::holes((to + 1 - from) * SECTOR);
         let there = (self.chunk_len(chunk) as usize).saturating_sub(from * SECTOR).min(old.len());
         let at = chunk.offset() + (from * SECTOR) as u64;
-        if !self.read_sealed_held(at, &mut old[..there], effort)? {
+        if !self.read_sealed_held(at, old.room().range(0..there), effort)? {
             return Ok(false);
         }
         let (file, places) = aside.reserve(missing.len(), || self.store.scratch())?;
@@ -141,8 +142,8 @@ impl Volume {
         let places: Places = missing.iter().copied().zip(places).collect();
         for run in runs(&places) {
             let (sector, place) = run[0];
-            let body = &old[(sector - from) * SECTOR..][..run.len() * SECTOR];
-            file.write_all_at(body, place).on(|| format!("set sectors of chunk {chunk} of {} aside", self.id))?;
+            let body = old.sealed().range((sector - from) * SECTOR..(sector - from + run.len()) * SECTOR);
+            file.write_at(body, place).on(|| format!("set sectors of chunk {chunk} of {} aside", self.id))?;
         }
         let mut state = aside.0.lock();
         let saved = state.chunks.entry(chunk.0).or_default();

@@ -185,7 +185,7 @@ fn places_are_used_again() {
     write(&v, 0, &[0; 3 * SECTOR]);
     let taken = pending.aside.take(ChunkNo(0));
     assert!(taken.is_some());
-    pending.aside.overlay(taken, &mut [0; CHUNK]).unwrap();
+    pending.aside.overlay(taken, SealedMut::over(&mut [0; CHUNK])).unwrap();
     write(&v, CHUNK, &[0; 2 * SECTOR]);
     assert_eq!(pending.aside.0.lock().end, 3 * SECTOR as u64);
     assert_eq!(pending.aside.0.lock().free.len(), 1);

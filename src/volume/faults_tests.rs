@@ -68,7 +68,7 @@ impl Parent for Torn {
     fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap> {
         self.whole.sectors(chunk)
     }
-    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
+    fn fetch(&self, chunk: ChunkNo, out: crate::cipher::SealedMut<'_>) -> Result<Option<KeyTag>> {
         if self.bad.lock().contains(&chunk.0) {
             return Err(Error::new(Kind::Integrity, "its hash is wrong"));
         }

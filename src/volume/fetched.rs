@@ -4,6 +4,7 @@
 //! A fetch that fails is its caller's: the others try themselves, and get an error of their own or the chunk. The buffers
 //! go round: a new one costs as much in page faults as the copy into it.
 
+use crate::cipher::{SealedBuf, SealedMut};
 use crate::error::Result;
 use crate::sys::Pages;
 use crate::units::{CHUNK, ChunkNo};
@@ -18,7 +19,7 @@ const SPARE: usize = 4;
 #[derive(Clone)]
 pub struct Body<K> {
     /// The bytes, holes as zeros.
-    pub sealed: Arc<Pages>,
+    pub sealed: Arc<SealedBuf<Pages>>,
     /// The key.
     pub key: K,
 }
@@ -33,7 +34,7 @@ struct State<K> {
     kept: VecDeque<(ChunkNo, Body<K>)>,
     room: usize,
     under_way: Vec<Arc<Turn<K>>>,
-    spare: Vec<Pages>,
+    spare: Vec<SealedBuf<Pages>>,
 }
 
 /// A fetch under way.
@@ -105,7 +106,7 @@ impl<K: Copy> Fetched<K> {
     ///
     /// # Errors
     /// What `fetch` says.
-    pub fn get(&self, chunk: ChunkNo, fetch: impl FnOnce(&mut [u8]) -> Result<K>) -> Result<Body<K>> {
+    pub fn get(&self, chunk: ChunkNo, fetch: impl FnOnce(SealedMut<'_>) -> Result<K>) -> Result<Body<K>> {
         let (turn, spare) = loop {
             let mut state = self.state.lock();
             if let Some((_, body)) = state.kept.iter().find(|(c, _)| *c == chunk) {
@@ -122,8 +123,8 @@ impl<K: Copy> Fetched<K> {
             }
         };
         let mut ending = Ending { fetched: self, turn, body: None };
-        let mut sealed = spare.unwrap_or_else(|| Pages::zeroed(CHUNK));
-        let key = fetch(&mut sealed)?;
+        let mut sealed = spare.unwrap_or_else(|| SealedBuf::pages(CHUNK));
+        let key = fetch(sealed.room())?;
         let body = Body { sealed: Arc::new(sealed), key };
         ending.body = Some(body.clone());
         Ok(body)

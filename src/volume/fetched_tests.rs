@@ -1,6 +1,7 @@
 //! Scripted: each thread waits for a word of the test, never for time.
 
 use super::*;
+use crate::cipher::Sealed;
 use crate::error::{Error, Kind};
 use crate::volume::testing::Seeded;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +9,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 const ONE: ChunkNo = ChunkNo(1);
 
-fn filled(n: u64) -> impl FnOnce(&mut [u8]) -> Result<u64> {
-    move |out| {
-        out.fill(n as u8);
+fn filled(n: u64) -> impl FnOnce(SealedMut<'_>) -> Result<u64> {
+    move |mut out: SealedMut<'_>| {
+        out.copy_from(Sealed::made_up(&[n as u8; CHUNK]));
         Ok(n)
     }
 }
 
 /// A fetch that says when it began, and ends when it is told how.
-fn told(began: Sender<()>, end: Receiver<Result<u64>>) -> impl FnOnce(&mut [u8]) -> Result<u64> {
-    move |out| {
+fn told(began: Sender<()>, end: Receiver<Result<u64>>) -> impl FnOnce(SealedMut<'_>) -> Result<u64> {
+    move |mut out: SealedMut<'_>| {
         began.send(()).unwrap();
         let n = end.recv().expect("told to panic")?;
-        out.fill(n as u8);
+        out.copy_from(Sealed::made_up(&[n as u8; CHUNK]));
         Ok(n)
     }
 }
@@ -108,8 +109,8 @@ fn a_buffer_goes_round_only_when_nobody_holds_it() {
         for _ in 0..200 {
             let n = rng.below(9);
             let fails = rng.below(4) == 0;
-            let got = fetched.get(ChunkNo(n), |out| {
-                out.fill(if fails { 0xee } else { n as u8 });
+            let got = fetched.get(ChunkNo(n), |mut out| {
+                out.copy_from(Sealed::made_up(&[if fails { 0xee } else { n as u8 }; CHUNK]));
                 if fails { Err(Error::new(Kind::Io, "told to fail")) } else { Ok(n) }
             });
             held.extend(got.ok().map(|body| (n, body)));

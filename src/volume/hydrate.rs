@@ -181,14 +181,14 @@ impl Volume {
     }
 
     /// Stores a fetched chunk where nothing of the volume lies yet: holes are made first, then what is none is written.
-    fn store_fetched(&self, chunk: ChunkNo, sealed: &[u8]) -> Result<()> {
+    fn store_fetched(&self, chunk: ChunkNo, sealed: Sealed<'_>) -> Result<()> {
         let len = self.chunk_len(chunk);
         let at = self.data_offset + chunk.offset();
         let what = || format!("store chunk {chunk} of {}", self.id);
         self.changing(chunk, || {
             self.store.zero(at, round_up(len), false).on(what)?;
-            for (start, end) in runs(&sealed[..len as usize]) {
-                self.store.write_at(Sealed::stored(&sealed[start..end]), at + start as u64).on(what)?;
+            for (start, end) in runs(&sealed.bytes()[..len as usize]) {
+                self.store.write_at(sealed.range(start..end), at + start as u64).on(what)?;
             }
             Ok(())
         })
@@ -215,7 +215,7 @@ impl Volume {
             return Ok(entry);
         }
         let Body { sealed, key } = self.fetch(chunk)?;
-        self.store_fetched(chunk, &sealed)?;
+        self.store_fetched(chunk, sealed.sealed())?;
         self.sync()?;
         self.map.mark(&*self.store, &[chunk], |_, _| here(key))?;
         Ok(here(key))
@@ -315,7 +315,7 @@ impl Volume {
             Ok(_) => {}
             Err(why) => return Ok(Err(why)),
         }
-        self.store_fetched(chunk, &sealed)?;
+        self.store_fetched(chunk, sealed.sealed())?;
         Ok(Ok(Some(key)))
     }
 

@@ -7,8 +7,8 @@
 
 use super::map::Entry;
 use super::{Ciphers, Effort, Live, PIECE, Progress, Volume};
-use crate::cipher::Sealed;
 use crate::cipher::xts::At;
+use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, PART, SECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
@@ -97,17 +97,25 @@ impl Volume {
             self.open_ciphers()?.of(body.key)?.open_parts_to(at, &body.sealed[skip..skip + out.len()], out);
             return Ok(Progress::Done);
         }
-        let Some(key) = self.read_with_key(piece, entry, out, effort)? else { return Ok(Progress::WouldBlock) };
+        let Some(key) = self.read_with_key(piece, entry, SealedMut::over(out), effort)? else {
+            return Ok(Progress::WouldBlock);
+        };
         self.open_ciphers()?.of(key)?.open_parts(at, out);
         Ok(Progress::Done)
     }
 
     /// Reads sealed bytes and the key epoch that they belong to. The map is looked at again after the bytes: a chunk's
     /// first write names its key before it writes, so an entry that stayed the same is the bytes' own.
-    fn read_with_key(&self, piece: Piece, entry: Entry, out: &mut [u8], effort: Effort) -> Result<Option<KeyEpoch>> {
+    fn read_with_key(
+        &self,
+        piece: Piece,
+        entry: Entry,
+        mut out: SealedMut<'_>,
+        effort: Effort,
+    ) -> Result<Option<KeyEpoch>> {
         let mut key = entry.key;
         loop {
-            if !self.read_sealed(piece.chunk, piece.offset, out, effort)? {
+            if !self.read_sealed(piece.chunk, piece.offset, out.again(), effort)? {
                 return Ok(None);
             }
             let now = self.map.entry(&*self.store, piece.chunk)?.key;
@@ -119,7 +127,13 @@ impl Volume {
     }
 
     /// Reads sealed bytes of a chunk that is here, never a mix of two writes. `false`: it would have had to wait.
-    pub(super) fn read_sealed(&self, chunk: ChunkNo, offset: u64, out: &mut [u8], effort: Effort) -> Result<bool> {
+    pub(super) fn read_sealed(
+        &self,
+        chunk: ChunkNo,
+        offset: u64,
+        mut out: SealedMut<'_>,
+        effort: Effort,
+    ) -> Result<bool> {
         let stripe = self.stripe(chunk);
         for _ in 0..TRIES {
             let before = stripe.sequence.load(Ordering::Acquire);
@@ -127,7 +141,7 @@ impl Volume {
                 std::hint::spin_loop();
                 continue;
             }
-            if !self.read_sealed_held(offset, out, effort)? {
+            if !self.read_sealed_held(offset, out.again(), effort)? {
                 return Ok(false);
             }
             fence(Ordering::Acquire);
@@ -144,12 +158,12 @@ impl Volume {
 
     /// Reads sealed bytes as they lie there. The stripe is held, or looked at before and after. `false`: it would have had
     /// to wait.
-    pub(super) fn read_sealed_held(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<bool> {
+    pub(super) fn read_sealed_held(&self, offset: u64, out: SealedMut<'_>, effort: Effort) -> Result<bool> {
         let what = || format!("read at {offset} of {}", self.id);
         let at = self.data_offset + offset;
         match effort {
-            Effort::Inline => self.store.read_at_nowait(out, at).on(what),
-            Effort::Full => self.store.read_at(out, at).on(what).map(|()| true),
+            Effort::Inline => self.store.read_sealed_nowait(out, at).on(what),
+            Effort::Full => self.store.read_sealed(out, at).on(what).map(|()| true),
         }
     }
 
@@ -347,9 +361,9 @@ impl Volume {
             self.put_ragged(ciphers, key, piece.chunk, piece.offset, head)?;
         }
         if !whole.is_empty() {
-            ciphers.of(key)?.seal(part_at(first)?, whole);
-            self.count_sealed(key, whole.len());
-            self.store_sealed(piece.chunk, first, whole)?;
+            let sealed = ciphers.of(key)?.seal(part_at(first)?, whole);
+            self.count_sealed(key, sealed.bytes().len());
+            self.store_sealed(piece.chunk, first, sealed)?;
         }
         if !tail.is_empty() {
             self.put_ragged(ciphers, key, piece.chunk, last, tail)?;
@@ -366,9 +380,9 @@ impl Volume {
         cipher.open_parts(at, &mut part);
         let skip = (offset - start) as usize;
         part[skip..skip + bytes.len()].copy_from_slice(bytes);
-        cipher.seal(at, &mut part);
+        let sealed = cipher.seal(at, &mut part);
         self.count_sealed(key, PART);
-        self.store_sealed(chunk, start, &part)
+        self.store_sealed(chunk, start, sealed)
     }
 
     fn put_zeros(&self, ciphers: &Ciphers, key: KeyEpoch, piece: Piece, keep: bool) -> Result<()> {
@@ -392,9 +406,9 @@ impl Volume {
         Ok(())
     }
 
-    pub(super) fn store_sealed(&self, chunk: ChunkNo, offset: u64, sealed: &[u8]) -> Result<()> {
-        self.changing(chunk, || self.store.write_at(Sealed::stored(sealed), self.data_offset + offset))
-            .on(|| format!("write {} bytes at {offset} of {}", sealed.len(), self.id))
+    pub(super) fn store_sealed(&self, chunk: ChunkNo, offset: u64, sealed: Sealed<'_>) -> Result<()> {
+        self.changing(chunk, || self.store.write_at(sealed, self.data_offset + offset))
+            .on(|| format!("write {} bytes at {offset} of {}", sealed.bytes().len(), self.id))
     }
 
     /// Runs a change of sealed bytes so that readers of the stripe notice it. The stripe's lock is held.

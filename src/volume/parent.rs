@@ -1,5 +1,6 @@
 //! What a volume made from a snapshot is filled from: sealed chunks of the snapshot's tree.
 
+use crate::cipher::SealedMut;
 use crate::error::Result;
 use crate::units::{ChunkNo, KeyTag, SectorMap};
 
@@ -27,7 +28,7 @@ pub trait Parent: Send + Sync {
     ///
     /// # Errors
     /// When the chunk cannot be had or its hash is wrong: then `out` holds nothing to be used.
-    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>>;
+    fn fetch(&self, chunk: ChunkNo, out: SealedMut<'_>) -> Result<Option<KeyTag>>;
 
     /// First chunk at or after `from` that has sectors; `None`: none up to the end.
     ///

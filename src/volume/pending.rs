@@ -11,7 +11,7 @@ use super::header::Header;
 use super::io::Piece;
 use super::map::Entry;
 use super::{Effort, Live, Volume};
-use crate::cipher::Sealed;
+use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId, chunks_in};
 use parking_lot::Mutex;
@@ -206,10 +206,10 @@ impl Volume {
 
     /// Copies a chunk from a writer's thread. A failure is the snapshot's, never the client's write's.
     fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
-        let mut sealed = vec![0u8; CHUNK];
-        let copied = self.read_chunk(chunk, &mut sealed).and_then(|()| {
-            pending.aside.overlay(pending.take(chunk), &mut sealed)?;
-            pending.sink.put(chunk, Sealed::stored(&sealed), self.data_key_id(entry)?)
+        let mut sealed = SealedBuf::holes(CHUNK);
+        let copied = self.read_chunk(chunk, sealed.room()).and_then(|()| {
+            pending.aside.overlay(pending.take(chunk), sealed.room())?;
+            pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
         });
         if let Err(err) = copied {
             tracing::warn!("snapshot {} fails: {}", pending.record.snapshot, err.line());
@@ -217,10 +217,10 @@ impl Volume {
         }
     }
 
-    fn read_chunk(&self, chunk: ChunkNo, sealed: &mut [u8]) -> Result<()> {
+    fn read_chunk(&self, chunk: ChunkNo, mut sealed: SealedMut<'_>) -> Result<()> {
         let len = self.chunk_len(chunk) as usize;
-        sealed[len..].fill(0);
-        self.read_sealed_held(chunk.offset(), &mut sealed[..len], Effort::Full).map(drop)
+        sealed.range(len..CHUNK).clear();
+        self.read_sealed_held(chunk.offset(), sealed.range(0..len), Effort::Full).map(drop)
     }
 
     fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
@@ -243,7 +243,7 @@ impl Volume {
             drop(stripe.lock.lock());
         }
         let (mut at, mut copied) = (ChunkNo(0), 0);
-        let mut sealed = vec![0u8; CHUNK];
+        let mut sealed = SealedBuf::holes(CHUNK);
         // What was written meanwhile is behind the map's candidates, and all of it is set aside or copied by then.
         while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.aside.any()) {
             self.copy_one(pending, chunk, &mut sealed)?;
@@ -268,24 +268,24 @@ impl Volume {
     }
 
     /// Reads a chunk without its stripe, so that no writer waits for that: what they change meanwhile they set aside.
-    fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut [u8]) -> Result<()> {
+    fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut SealedBuf) -> Result<()> {
         let wanted = || -> Result<Option<Entry>> {
             let entry = self.map.entry(&*self.store, chunk)?;
             Ok((pending.lacks(chunk, entry) && self.is_here(chunk, entry)?).then_some(entry))
         };
         let ahead = wanted()?.is_some();
         if ahead {
-            self.read_chunk(chunk, sealed)?;
+            self.read_chunk(chunk, sealed.room())?;
         }
         let held = self.stripe(chunk).lock.lock();
         let Some(entry) = wanted()? else { return Ok(()) };
         if !ahead {
-            self.read_chunk(chunk, sealed)?;
+            self.read_chunk(chunk, sealed.room())?;
         }
         let taken = pending.take(chunk);
         drop(held); // what they change from here on, the snapshot has
-        pending.aside.overlay(taken, sealed)?;
-        pending.sink.put(chunk, Sealed::stored(sealed), self.data_key_id(entry)?)
+        pending.aside.overlay(taken, sealed.room())?;
+        pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
     }
 
     /// First chunk at or after `from` that may belong into the snapshot.
@@ -399,18 +399,18 @@ impl Volume {
     ///
     /// # Errors
     /// What map or store report.
-    pub fn read_sealed_chunk(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<DataKeyId>> {
+    pub fn read_sealed_chunk(&self, chunk: ChunkNo, mut out: SealedMut<'_>) -> Result<Option<DataKeyId>> {
         let entry = self.map.entry(&*self.store, chunk)?;
         let len = self.chunk_len(chunk) as usize;
-        out[len..].fill(0);
+        out.range(len..CHUNK).clear();
         if self.is_virgin(chunk, entry)? {
-            out.fill(0);
+            out.clear();
             return Ok(Some(self.data_key_id(entry)?));
         }
         if !self.is_here(chunk, entry)? {
             return Ok(None);
         }
-        self.read_sealed(chunk, chunk.offset(), &mut out[..len], Effort::Full)?;
+        self.read_sealed(chunk, chunk.offset(), out.range(0..len), Effort::Full)?;
         Ok(Some(self.data_key_id(entry)?))
     }
 }

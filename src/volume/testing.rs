@@ -5,7 +5,7 @@ use super::lifecycle::{NewVolume, Opening, file_size, format};
 use super::parent::Parent;
 use super::pending::{Begin, ChunkSink, Pending};
 use super::*;
-use crate::cipher::{DataKey, Sealed, Unwrapped, test_key};
+use crate::cipher::{DataKey, Sealed, SealedMut, Unwrapped, test_key};
 use crate::env::{Rng, SystemClock, SystemRng};
 use crate::store::sim::SimStore;
 use crate::units::{CHUNK, KeyTag, LineageId, RepositoryId, SECTOR, SectorMap, SnapshotId};
@@ -132,7 +132,7 @@ impl Parent for Chunks {
         }
         Ok(found)
     }
-    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<KeyTag>> {
+    fn fetch(&self, chunk: ChunkNo, mut out: SealedMut<'_>) -> Result<Option<KeyTag>> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Integrity, "its hash is wrong"));
         }
@@ -140,10 +140,10 @@ impl Parent for Chunks {
         assert_eq!(out.len(), CHUNK);
         let map = self.map.lock();
         let Some((bytes, key)) = map.get(&chunk.0) else {
-            out.fill(0);
+            out.clear();
             return Ok(None);
         };
-        out.copy_from_slice(bytes);
+        out.copy_from(Sealed::made_up(bytes));
         Ok(Some(key.tag()))
     }
     fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {

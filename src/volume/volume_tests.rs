@@ -576,7 +576,7 @@ impl Parent for Slow {
     fn sectors(&self, chunk: ChunkNo) -> Result<crate::units::SectorMap> {
         self.0.sectors(chunk)
     }
-    fn fetch(&self, chunk: ChunkNo, out: &mut [u8]) -> Result<Option<crate::units::KeyTag>> {
+    fn fetch(&self, chunk: ChunkNo, out: crate::cipher::SealedMut<'_>) -> Result<Option<crate::units::KeyTag>> {
         self.1.send(()).unwrap();
         self.2.lock().recv().unwrap();
         self.0.fetch(chunk, out)

@@ -26,7 +26,7 @@ mod vaes;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::{DataKey, Unwrapped};
+use super::{DataKey, Sealed, SealedMut, Unwrapped};
 use crate::units::{PART, SECTOR, SectorNo};
 
 /// Units whose first tweaks are sealed in one call.
@@ -178,20 +178,34 @@ impl XtsCipher {
         self.kernel
     }
 
-    /// Seals `buf` in place; it starts at `at` and is a whole number of parts.
+    /// Seals `buf` in place and returns it as sealed; it starts at `at` and is a whole number of parts.
     ///
     /// # Panics
     /// If the length is not a multiple of 512: a bug of the caller, never of input.
-    pub fn seal(&self, at: At, buf: &mut [u8]) {
+    pub fn seal<'a>(&self, at: At, buf: &'a mut [u8]) -> Sealed<'a> {
         self.run(Way::Seal, at, None, buf, false);
+        Sealed::by_cipher(buf)
     }
 
     /// Seals `plain` into `out`, which has the same length, a whole number of parts.
     ///
     /// # Panics
     /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
-    pub fn seal_to(&self, at: At, plain: &[u8], out: &mut [u8]) {
+    pub fn seal_to<'a>(&self, at: At, plain: &[u8], out: &'a mut [u8]) -> Sealed<'a> {
         self.run(Way::Seal, at, Some(plain), out, false);
+        Sealed::by_cipher(out)
+    }
+
+    /// Seals zeros into each hole of `buf`, for readers that do not know holes.
+    ///
+    /// # Panics
+    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    pub fn fill_holes(&self, at: At, buf: SealedMut<'_>) {
+        let buf = buf.for_cipher();
+        check(None, buf);
+        for (i, part) in buf.chunks_mut(PART).enumerate().filter(|(_, part)| is_hole(part)) {
+            self.run(Way::Seal, at.plus(i * PART), None, part, false);
+        }
     }
 
     /// Opens `buf` in place. Does not know holes: see [`XtsCipher::open_parts`].
@@ -274,7 +288,7 @@ fn may_have_holes(parts: &[u8]) -> bool {
         .any(|p| p.first_chunk::<16>().is_some_and(|head| u128::from_ne_bytes(*head) == 0))
 }
 
-/// Whether a part's sealed bytes are all zero. The first 16 bytes settle it for almost every part.
+/// Whether a part's sealed bytes are all zero, which stands for "nothing is here" (see [`super::sealed`]). The first 16 bytes settle it for almost every part.
 #[must_use]
 pub fn is_hole(part: &[u8]) -> bool {
     let (head, tail) = part.split_at(16.min(part.len()));

@@ -105,9 +105,9 @@ fn nist_vectors() {
             let mut buf = from.clone();
             buf.resize(PART, 0x77);
             if way == "seal" {
-                cipher.seal(at, &mut buf)
+                cipher.seal(at, &mut buf);
             } else {
-                cipher.open(at, &mut buf)
+                cipher.open(at, &mut buf);
             }
             assert_eq!(&buf[..to.len()], to, "{line}, {:?}", cipher.kernel());
         }

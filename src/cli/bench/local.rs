@@ -63,9 +63,9 @@ pub(super) fn cipher(time: Duration) -> Result<Vec<Row>> {
                 repeat(&format!("AES-256-XTS {verb} {name} ({:?})", cipher.kernel()), size, time / 2, || {
                     let buf = black_box(&mut room[..size]);
                     if seal {
-                        cipher.seal(at, buf)
+                        cipher.seal(at, buf);
                     } else {
-                        cipher.open(at, buf)
+                        cipher.open(at, buf);
                     }
                     Ok(())
                 })?;

@@ -1,0 +1,48 @@
+//! Room for sealed bytes that need not outlive this process: what writers set aside for a snapshot that is being copied.
+
+use super::AT_REST;
+use crate::cipher::{Sealed, SealedMut};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A file without a name on a disk of this host, wherever the volume itself lies.
+#[derive(Debug)]
+pub struct Scratch(File);
+
+impl Scratch {
+    /// Over a file that nobody else has.
+    pub(super) const fn over(file: File) -> Self {
+        Self(file)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Writes sealed bytes.
+    ///
+    /// # Errors
+    /// What the operating system reports; so for all below.
+    pub fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
+        self.0.write_all_at(data.bytes(), offset)
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` past what was written.
+    pub fn read_at(&self, out: SealedMut<'_>, offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(out.room(&AT_REST), offset)
+    }
+
+    /// Whether its disk has less than a twentieth of its room left.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn is_nearly_full(&self) -> io::Result<bool> {
+        let room = rustix::fs::fstatvfs(&self.0)?;
+        Ok(room.f_bavail < room.f_blocks / 20)
+    }
+}
