@@ -7,7 +7,7 @@
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
 //! ledger    records, transaction, audit     authenticated records over trait RecordStore (SQLite)
 //! kms       keys, root, policies, grants    the verbs the rest may call
-//! store     sealed bytes at rest            trait BlockStore; file first; simulated and faulty ones for tests
+//! store     sealed bytes at rest            trait BlockStore and its factory; files first; memory and faults for tests
 //! volume    header, map, read, write        where plain meets sealed: bounds -> cipher -> store
 //! engine    order, limits, workers          which request is done when; front ends above, a Device below
 //! snapshot  manifest, repository, tree      copies sealed chunks, opens nothing

@@ -159,7 +159,7 @@ impl Source {
         self.imports().into_iter().filter_map(above).collect()
     }
 
-    /// The types of this file whose values vouch that bytes were sealed.
+    /// The types in this file that implement `AtRest`.
     fn vouches(&self) -> Vec<String> {
         let code = self.code();
         let after = code.match_indices("AtRest for ").map(|(at, m)| &code[at + m.len()..]);
@@ -309,9 +309,9 @@ fn unsafe_is_in_sys_and_the_cipher_alone() {
     assert!(allowed.iter().any(|s| !s.lines_with("unsafe").is_empty()), "this test does not see unsafe");
 }
 
-/// A new place that vouches for its bytes is looked at by whoever adds it here: are they sealed before they come there?
+/// Whoever adds a module here checks that only sealed bytes get into what it reads.
 #[test]
-fn only_where_sealed_bytes_rest_is_vouched_for_them() {
+fn only_stores_and_packs_vouch_for_sealed_bytes() {
     let sources = sources();
     let found: Vec<_> = sources.iter().flat_map(Source::vouches).collect();
     assert_eq!(found, ["src/snapshot/reader.rs: OfPack", "src/store/mod.rs: OfStore"]);
@@ -319,6 +319,17 @@ fn only_where_sealed_bytes_rest_is_vouched_for_them() {
         let public = ["pub struct OfPack", "pub struct OfStore", "pub const AT_REST"];
         assert!(!public.iter().any(|p| source.code().contains(p)), "src/{}: a token is public", source.path.display());
     }
+}
+
+#[test]
+fn above_the_stores_files_are_named_only_where_the_service_is_built() {
+    let sources = sources();
+    let (stores, above): (Vec<_>, Vec<_>) =
+        sources.iter().filter(|s| !s.is_test()).partition(|s| s.path.starts_with("store"));
+    let names = |s: &&Source| ["FileStore", "FileStores"].iter().any(|word| !s.lines_with(word).is_empty());
+    let found: Vec<_> = above.into_iter().filter(names).map(|s| s.path.display().to_string()).collect();
+    assert_eq!(found, ["service/mod.rs"]);
+    assert!(stores.iter().any(names), "this test does not see the files");
 }
 
 #[test]

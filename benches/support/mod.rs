@@ -10,7 +10,7 @@ use coffer::secret::Secret;
 use coffer::snapshot::SeedSigner;
 use coffer::snapshot::repository::{Author, Repository};
 use coffer::snapshot::writer::{SnapshotSpec, SnapshotWriter};
-use coffer::store::file::FileStore;
+use coffer::store::file::{FileStore, Folder};
 use coffer::units::{ChunkNo, DataKeyId, InstallationId, KeyEpoch, LineageId, SnapshotId, VolumeId};
 use coffer::volume::format::ParentRef;
 use coffer::volume::lifecycle::{NewVolume, Opening, file_size, format};
@@ -62,7 +62,8 @@ pub fn volume_of(path: &Path, keys: &Keys, parent: Option<(ParentRef, Arc<dyn Pa
     };
     format(&store, &Env::system(), new).expect("a header");
     store.publish(path).expect("a name");
-    let opening = Opening { writable: true, parent, write_failed: false };
+    let scratch = Arc::new(Folder::new(path.parent().expect("a folder")));
+    let opening = Opening { writable: true, parent, write_failed: false, scratch };
     let volume = Volume::open(Arc::new(store), Env::system(), opening, "bench").expect("a volume");
     volume.unlock(keys).expect("its key");
     volume

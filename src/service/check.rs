@@ -5,13 +5,12 @@ use super::api::{Finding, Grade};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
 use super::volume::VolumeRecord;
-use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{KeyState, RootUnlock};
+use crate::store::factory::Found;
 use crate::units::VolumeId;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What can be said of an installation that does not open: each part is looked at by itself.
@@ -174,7 +173,7 @@ impl Service {
         }
         let mut known = HashSet::new();
         for record in listing.records.into_iter().map(|r| r.record) {
-            known.insert(format!("{}.coffer", record.id));
+            known.insert(record.id);
             if !record.stage.is_ready() {
                 out.add(Grade::Ok, "volume", format!("{} is being created or deleted", record.shown()));
                 continue;
@@ -188,22 +187,22 @@ impl Service {
                 Err(err) => out.add(Grade::Error, "volume", err.line()),
             }
         }
-        let files = std::fs::read_dir(self.data.volumes()).into_iter().flatten().flatten();
-        for file in files.filter(|f| !known.contains(&*f.file_name().to_string_lossy())) {
-            let (name, path) = (file.file_name(), file.path());
-            let name = name.to_string_lossy();
-            match crate::volume::id_in(&path).filter(|id| known.contains(&format!("{id}.coffer"))) {
+        let found = self.stores.list().unwrap_or_else(|err| {
+            out.add(Grade::Error, "volume", err.line());
+            Vec::new()
+        });
+        for found in found.into_iter().filter(|f| !(f.published && f.named.is_some_and(|id| known.contains(&id)))) {
+            let name = &found.name;
+            match self.id_in(&found).filter(|id| known.contains(id)) {
                 Some(id) => out.add(
                     Grade::Error,
                     "volume",
-                    format!(
-                        "volumes/{name} has the id of {id}, which is refused: move the wrong one of the two elsewhere"
-                    ),
+                    format!("{name} has the id of {id}, which is refused: move the wrong one of the two elsewhere"),
                 ),
                 None => out.add(
                     Grade::Warning,
                     "volume",
-                    format!("volumes/{name} is no volume of the catalog: a create was cut off, or it was copied here"),
+                    format!("{name} is no volume of the catalog: a create was cut off, or it was copied here"),
                 ),
             }
         }
@@ -244,15 +243,20 @@ impl Service {
         (!is_told).then_some((Grade::Ok, shown))
     }
 
-    /// Two files with one volume id: which is the volume is not for us to say, so neither is opened. Only files that the
+    /// The volume id in the header of a store that is not opened.
+    fn id_in(&self, found: &Found) -> Option<VolumeId> {
+        crate::volume::id_in(|out, at| self.stores.peek(found, out, at).is_ok())
+    }
+
+    /// Two stores with one volume id: which is the volume is not for us to say, so neither is opened. Only those that the
     /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
     pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
-        let own = self.data.volume(record.id);
-        for path in self.unknown_files()? {
-            if path != own && crate::volume::id_in(&path) == Some(record.id) {
+        for found in self.unknown_stores()? {
+            let own = found.published && found.named == Some(record.id);
+            if !own && self.id_in(&found) == Some(record.id) {
                 return Err(Error::new(
                     Kind::Integrity,
-                    format!("volume {}: {} has the same volume id", record.shown(), path.display()),
+                    format!("volume {}: {} has the same volume id", record.shown(), found.place),
                 )
                 .hint("find out which of the two is the volume, and move the other out of that folder"));
             }
@@ -260,28 +264,23 @@ impl Service {
         Ok(())
     }
 
-    /// Files among the volumes' that the catalog does not know. Remembered until the folder changes: opening one volume of
-    /// thousands must not cost a look at all of them.
-    fn unknown_files(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.data.volumes();
-        let changed = std::fs::metadata(&folder).ok().map(|m| Timestamp(m.mtime() * 1000 + m.mtime_nsec() / 1_000_000));
-        let mut seen = self.unknown_files.lock();
-        if let Some((at, files)) = seen.as_ref()
+    /// Stores, and what may be taken for one, that the catalog does not know. Remembered until there are others: opening one
+    /// volume of thousands must not cost a look at all of them.
+    fn unknown_stores(&self) -> Result<Vec<Found>> {
+        let changed = self.stores.changed();
+        let mut seen = self.unknown_stores.lock();
+        if let Some((at, found)) = seen.as_ref()
             && Some(*at) == changed
         {
-            return Ok(files.clone());
+            return Ok(found.clone());
         }
         let known: BTreeSet<VolumeId> = self.volume_records()?.into_iter().map(|r| r.id).collect();
-        let is_known = |path: &Path| {
-            let named = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<VolumeId>().ok());
-            named.is_some_and(|id| known.contains(&id))
-        };
-        let all = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|file| file.path());
-        let files: Vec<PathBuf> = all.filter(|path| !is_known(path)).collect();
-        // What changes in the same tick of the clock as this look would not show in the folder's time.
+        let mut found = self.stores.list()?;
+        found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
+        // What changes in the same tick of the clock as this look would not show in the time.
         let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
-        *seen = settled.map(|at| (at, files.clone()));
-        Ok(files)
+        *seen = settled.map(|at| (at, found.clone()));
+        Ok(found)
     }
 }
 

@@ -7,7 +7,6 @@ use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use crate::sys::{ActingAs, LockKind, ofd_is_locked, ofd_lock};
-use crate::units::VolumeId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
@@ -103,15 +102,10 @@ impl DataDir {
     pub fn nbd_socket(&self) -> PathBuf {
         self.0.join("nbd.sock")
     }
-    /// Where volume files lie.
+    /// Where volumes lie, if they are kept in files.
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.0.join("volumes")
-    }
-    /// The file of one volume.
-    #[must_use]
-    pub fn volume(&self, id: VolumeId) -> PathBuf {
-        self.volumes().join(format!("{id}.coffer"))
     }
     /// The local snapshot repository.
     #[must_use]

@@ -430,9 +430,11 @@ impl Needs for Known<'_> {
         match self.service.ledger().catalog().get::<VolumeRecord>(&volume.to_string()) {
             Err(_) => RefNeed::Keep,
             Ok(None) => {
-                let file = self.service.data.volume(volume);
-                let left = file.exists() || file.with_extension("new").exists();
-                if left { RefNeed::Keep } else { RefNeed::Drop }
+                if self.service.stores.has_any(volume) {
+                    RefNeed::Keep
+                } else {
+                    RefNeed::Drop
+                }
             }
             Ok(Some(record)) => match (fills, found, record.record.parent) {
                 (true, _, _) if record.record.hydrated => RefNeed::Drop,

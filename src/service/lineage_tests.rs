@@ -53,6 +53,9 @@ impl Place {
         drop(left.expect("nobody else uses it"));
         self.open()
     }
+    fn file(&self, volume: VolumeId) -> PathBuf {
+        self.data().volumes().join(format!("{volume}.coffer"))
+    }
     fn repository(&self) -> PathBuf {
         self.data().repository()
     }
@@ -342,7 +345,7 @@ fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
         // Begun, and killed: the header has it as pending.
         drop(begin(&place, &service));
         // It cannot be opened when it is settled.
-        let file = place.data().volume(place.volume);
+        let file = place.file(place.volume);
         let away = file.with_extension("away");
         std::fs::rename(&file, &away).unwrap();
         service = place.reopen(service);
@@ -364,7 +367,7 @@ fn refs_of_volumes_that_nobody_knows_count_for_nothing() {
     let stranger = VolumeId::draw(&crate::env::SystemRng);
     service.hold_parent(lineage, stranger, one.id).unwrap();
     // A file that may be that volume's: then it counts.
-    let file = place.data().volume(stranger);
+    let file = place.file(stranger);
     std::fs::write(&file, b"").unwrap();
     service.sweep_lineage(lineage).unwrap();
     assert_eq!(place.files("/refs/").len(), 3);

@@ -46,7 +46,8 @@ use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnl
 use crate::ledger::Ledger;
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
-use crate::store::grain::Grains;
+use crate::store::factory::{Found, Stores};
+use crate::store::files::FileStores;
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
@@ -54,7 +55,7 @@ use parking_lot::Mutex;
 use settings::Changes;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -89,19 +90,18 @@ pub struct Service {
     kms: Arc<Kms>,
     repository: Repository,
     role: Role,
-    single_host: bool,
+    /// What volumes are kept in.
+    stores: Arc<dyn Stores>,
     /// Never held over the disk, the audit, or a wait for another volume.
     opens: Mutex<HashMap<VolumeId, opening::Open>>,
     turns: turns::Turns,
     keygate: keygate::KeyGate,
-    /// How the files of volumes that were open lie in the page cache.
-    grains: Grains,
     leases: lease::Leases,
     allowed: access::Allowed,
     jobs: snapshot::Jobs,
     views: view::Views,
-    /// When the volumes' folder was changed last, and the files in it that no record of the catalog is about.
-    unknown_files: Mutex<Option<(Timestamp, Vec<PathBuf>)>>,
+    /// When something was added to the stores last, or taken away, and those that no record of the catalog is about.
+    unknown_stores: Mutex<Option<(Timestamp, Vec<Found>)>>,
     endpoints: Mutex<Vec<String>>,
     /// Threads that tell the catalog something which must not be lost.
     telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -147,6 +147,22 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`] if `coffer init` was never run there; what the KMS says of its root key.
     pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, opening: OpenAs) -> Result<Arc<Self>> {
+        let stores = Arc::new(FileStores::of(&data.volumes(), opening.single_host));
+        Self::open_over(stores, data, env, lock, unlock, opening)
+    }
+
+    /// The same with volumes kept in other stores than the directory's own files.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    pub(crate) fn open_over(
+        stores: Arc<dyn Stores>,
+        data: DataDir,
+        env: Env,
+        lock: DirLock,
+        unlock: &RootUnlock,
+        opening: OpenAs,
+    ) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
@@ -156,16 +172,15 @@ impl Service {
             kms,
             repository,
             role: opening.role,
-            single_host: opening.single_host,
+            stores,
             opens: Mutex::default(),
             turns: turns::Turns::default(),
             keygate: keygate::KeyGate::default(),
-            grains: Grains::default(),
             leases: lease::Leases::new(opening.lease_grace),
             allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
-            unknown_files: Mutex::default(),
+            unknown_stores: Mutex::default(),
             endpoints: Mutex::default(),
             telling: Mutex::default(),
             housekeeper: housekeeping::Housekeeper::default(),

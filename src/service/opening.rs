@@ -13,7 +13,7 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
 use crate::ledger::Act;
-use crate::store::file::FileStore;
+use crate::store::Access;
 use crate::units::{KeyEpoch, VolumeId};
 use crate::volume::Volume;
 use crate::volume::lifecycle::Opening;
@@ -260,10 +260,8 @@ impl Service {
     }
 
     pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
-        let path = self.data.volume(record.id);
         let name = record.shown();
-        let store = FileStore::open(&path, true, self.single_host).map_err(|e| e.context(format!("volume {name}")))?;
-        let store = store.with_grain(self.grains.of(record.id));
+        let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
             Some(parent) if !record.hydrated => match self.parent_reader(record.lineage, parent) {
                 Ok(reader) => Some(reader),
@@ -273,8 +271,9 @@ impl Service {
             },
             _ => None,
         };
-        let opening = Opening { writable: true, parent, write_failed: record.write_failed };
-        Volume::open(Arc::new(store), self.env.clone(), opening, &name)
+        let scratch = self.stores.clone();
+        let opening = Opening { writable: true, parent, write_failed: record.write_failed, scratch };
+        Volume::open(store, self.env.clone(), opening, &name)
     }
 
     pub(super) fn parent_reader(

@@ -3,9 +3,9 @@
 //!
 //! | verb | the record says | then | then the record | what a kill leaves |
 //! |---|---|---|---|---|
-//! | create | *creating* | refs, file | *ready* | removed, record last |
-//! | delete | *deleting* | file, refs and what they held | is gone | removed, record last |
-//! | grow | the *next* identity | file, header | has that identity | taken over if the header has it, else forgotten |
+//! | create | *creating* | refs, store | *ready* | removed, record last |
+//! | delete | *deleting* | store, refs and what they held | is gone | removed, record last |
+//! | grow | the *next* identity | store, header | has that identity | taken over if the header has it, else forgotten |
 //!
 //! Only *ready* volumes are listed and found. What is left is settled when the data directory is opened, and by a daemon's
 //! housekeeping.
@@ -13,26 +13,23 @@
 use super::Service;
 use super::opening::Standing;
 use super::volume::VolumeRecord;
-use crate::error::{Error, IoContext, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
-use crate::store::file::sync_parent;
 use crate::units::{Hash32, VolumeId};
 use crate::volume::lifecycle::GrowPlan;
 use serde::{Deserialize, Serialize};
-use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// How far a volume's create or delete is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Stage {
-    /// Its file may be there or not.
+    /// Its store may be there or not.
     Creating,
     /// It is there.
     #[default]
     Ready,
-    /// Its file may be there or not; it is not to come back.
+    /// Its store may be there or not; it is not to come back.
     Deleting,
 }
 
@@ -108,11 +105,7 @@ impl Service {
     }
 
     fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
-        let path = self.data.volume(record.id);
-        remove_file(&path.with_extension("new"))?;
-        remove_file(&path)?;
-        // A name that came back after power loss would be a file of no volume.
-        sync_parent(&path)?;
+        self.stores.remove(record.id)?;
         self.release_all(record.lineage, record.id)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
@@ -147,12 +140,5 @@ impl Service {
         let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
         let found = self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?;
         Ok(found.map(|f| f.record).filter(|r| r.stage == Stage::Deleting))
-    }
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on(|| format!("remove {}", path.display())),
-        _ => Ok(()),
     }
 }

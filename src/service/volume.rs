@@ -14,14 +14,13 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
 use crate::ledger::{Act, Record};
-use crate::store::file::FileStore;
+use crate::store::Access;
 use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::Volume;
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// What the catalog keeps of a volume. The header wins where they differ and its MAC is good.
@@ -206,7 +205,7 @@ impl Service {
         })
     }
 
-    /// The record first, as one that is being created; then refs and file; then the record says that it is ready.
+    /// The record first, as one that is being created; then refs and store; then the record says that it is ready.
     fn make_volume(
         self: &Arc<Self>,
         caller: &Caller,
@@ -240,7 +239,7 @@ impl Service {
         record.apply(settings);
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
         self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
-        if let Err(err) = self.make_file(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
+        if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.remove_volume(&record) {
                 tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
             }
@@ -254,14 +253,12 @@ impl Service {
         self.volume_info(&record)
     }
 
-    /// Holds what the volume is filled from, and makes its file.
-    fn make_file(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
+    /// Holds what the volume is filled from, and makes its store.
+    fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
         if let Some(parent) = &keyed.parent {
             self.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
         }
-        let path = self.data.volume(record.id);
-        let mut store = FileStore::create_unnamed(&path, file_size(record.size), self.single_host)?;
-        let new = NewVolume {
+        let mut new = Some(NewVolume {
             id: record.id,
             size: record.size,
             lineage: keyed.lineage,
@@ -269,12 +266,14 @@ impl Service {
             unwrapped: &keyed.unwrapped,
             context: keyed.context,
             parent: keyed.parent,
-        };
-        format(&store, &self.env, new)?;
-        store.publish(&path)
+        });
+        self.stores.create(record.id, file_size(record.size), &mut |store| match new.take() {
+            Some(new) => format(store, &self.env, new),
+            None => Err(Error::new(Kind::Failed, format!("{} was made already", record.id))),
+        })
     }
 
-    /// The file is there: the catalog takes its identity, and from now on there is such a volume.
+    /// The store is there: the catalog takes its identity, and from now on there is such a volume.
     fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
         let made = self.open_fresh(record)?;
         let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
@@ -286,10 +285,11 @@ impl Service {
     }
 
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
-        let store = FileStore::open(&self.data.volume(record.id), false, self.single_host)?;
+        let store = self.stores.open(record.id, Access::Read)?;
         let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
-        let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed: record.write_failed };
-        Volume::open(Arc::new(store), self.env.clone(), opening, &record.shown())
+        let (write_failed, scratch) = (record.write_failed, self.stores.clone());
+        let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed, scratch };
+        Volume::open(store, self.env.clone(), opening, &record.shown())
     }
 
     pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
@@ -302,7 +302,7 @@ impl Service {
         let record = self.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
         let used = self.acquire(&record, Need::Sealed)?;
-        let path = self.data.volume(record.id);
+        let path = self.stores.place(record.id).into();
         info.hydrated = used.volume.is_hydrated();
         let units = used.volume.sealed_units().iter().map(|(_, n)| n).sum();
         let missing = used.volume.missing_chunks().len();
@@ -331,12 +331,12 @@ impl Service {
     }
 
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
-        let file = std::fs::metadata(self.data.volume(record.id));
+        let room = self.stores.room(record.id);
         let holder = self.holder_of(record.id)?;
         let suspended = record.suspended || self.is_waiting(record.id);
-        let state = match (&file, &holder) {
+        let state = match (&room, &holder) {
             (Err(_), _) => "error",
-            (Ok(file), _) if file.len() < file_size(record.size) => "error",
+            (Ok(room), _) if room.size < file_size(record.size) => "error",
             _ if suspended => "suspended",
             (_, Some(_)) => "in-use",
             _ => "available",
@@ -345,7 +345,7 @@ impl Service {
             id: record.id,
             name: record.name.clone(),
             size: record.size,
-            stored: file.ok().map(|m| m.blocks() * 512),
+            stored: room.ok().and_then(|r| r.taken),
             state: state.to_owned(),
             key: record.key_arn.clone(),
             snapshot: record.parent.as_ref().map(|p| p.snapshot),

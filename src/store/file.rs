@@ -2,7 +2,7 @@
 
 use super::ahead::Ahead;
 use super::grain::{Grain, Pages};
-use super::{BlockStore, FileIdentity, Scratch, Stored};
+use super::{BlockStore, Scratch, ScratchSpace, StoreIdentity, Stored};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
@@ -144,6 +144,25 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).on(|| format!("sync folder {}", folder.display()))
 }
 
+/// Scratch room in a folder: files without names.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// In this one.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+}
+
+impl ScratchSpace for Folder {
+    fn scratch(&self) -> io::Result<Scratch> {
+        let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+        Ok(Scratch::over(File::from(openat(CWD, &self.0, flags, mode)?)))
+    }
+}
+
 fn refuse_shared(file: &File, path: &Path) -> Result<()> {
     let magic = rustix::fs::fstatfs(file).on(|| format!("statfs {}", path.display()))?.f_type as u64 & 0xffff_ffff;
     match SHARED.iter().find(|(m, _)| *m == magic) {
@@ -270,22 +289,16 @@ impl BlockStore for FileStore {
         let _ = crate::sys::start_writeback(&self.file, offset, len);
     }
 
-    fn scratch(&self) -> io::Result<Scratch> {
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-        Ok(Scratch::over(File::from(openat(CWD, folder, flags, mode)?)))
-    }
-
     fn unlock(&self) -> io::Result<()> {
         ofd_unlock(&self.file, 0, 0)
     }
 
-    fn identity(&self) -> io::Result<FileIdentity> {
+    fn identity(&self) -> io::Result<StoreIdentity> {
         let stat = statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
         let birth = (stat.stx_mask & StatxFlags::BTIME.bits() != 0)
             .then(|| stat.stx_btime.tv_sec * 1_000_000_000 + i64::from(stat.stx_btime.tv_nsec));
         let meta = self.file.metadata()?;
-        Ok(FileIdentity { device: meta.dev(), inode: meta.ino(), birth })
+        Ok(StoreIdentity { holder: meta.dev(), number: meta.ino(), born: birth })
     }
 }
 
@@ -323,7 +336,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
         store.publish(&dir.path().join("v")).unwrap();
-        let scratch = store.scratch().unwrap();
+        let scratch = Folder::new(dir.path()).scratch().unwrap();
         scratch.write_at(Sealed::made_up(b"set aside"), 4096).unwrap();
         let about = scratch.file().metadata().unwrap();
         assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));

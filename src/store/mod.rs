@@ -1,34 +1,41 @@
-//! Sealed bytes at rest: one small trait, a file behind it, and a simulated disk that tests crash.
+//! Sealed bytes at rest: a small trait and a factory for its implementations: files, and simulated disks that tests crash.
 //!
-//! A store is the whole volume file: header, map and sealed sectors. Sector data goes in as [`Sealed`] only; what a
+//! A store is all of a volume: header, map and sealed sectors. Sector data goes in as [`Sealed`] only; what a
 //! volume keeps about itself (header, map, intent: nothing secret in the clear) goes in by `write_meta`.
 
 mod ahead;
+pub mod factory;
 pub mod file;
+pub mod files;
 pub mod grain;
 mod scratch;
 #[cfg(test)]
 pub(crate) mod sim;
 
-pub use scratch::Scratch;
+pub use factory::{Access, Stores};
+pub use scratch::{Scratch, ScratchSpace};
 
 use crate::cipher::{AtRest, Sealed, SealedMut};
 use std::io;
 
-/// Sector data comes into a store by [`BlockStore::write_at`] alone, so what is read of it was sealed.
+/// Sector data enters a store through [`BlockStore::write_at`] only, so what is read back was sealed.
 struct OfStore;
 impl AtRest for OfStore {}
 const AT_REST: OfStore = OfStore;
 
-/// Which file this is, to notice a copy or a replacement: order 6 of docs/format.md trusts nothing across a change.
+/// Which store this is, to notice a copy or a replacement: order 6 of docs/format.md trusts nothing across a change. Each kind
+/// of store defines what its numbers are; headers keep them under the names of a file's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct FileIdentity {
-    /// `st_dev`.
-    pub device: u64,
-    /// `st_ino`.
-    pub inode: u64,
-    /// Birth time in nanoseconds since 1970, where the file system keeps one (`statx(2)`, STATX_BTIME).
-    pub birth: Option<i64>,
+pub struct StoreIdentity {
+    /// What holds it; of a file, `st_dev`.
+    #[serde(rename = "device")]
+    pub holder: u64,
+    /// Its number there, which may be reused after it is gone; of a file, `st_ino`.
+    #[serde(rename = "inode")]
+    pub number: u64,
+    /// When it was made, in nanoseconds since 1970, where that is known; of a file, `statx(2)`'s STATX_BTIME.
+    #[serde(rename = "birth")]
+    pub born: Option<i64>,
 }
 
 /// How a range is stored.
@@ -53,7 +60,7 @@ pub trait BlockStore: Send + Sync {
     /// Fills `out` from `offset`.
     ///
     /// # Errors
-    /// `UnexpectedEof` past the end.
+    /// `UnexpectedEof` if the store ends before that.
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// As [`BlockStore::read_at`], if no disk has to be waited for (`preadv2(2)`, RWF_NOWAIT). `false`: it would wait,
@@ -79,7 +86,7 @@ pub trait BlockStore: Send + Sync {
         self.read_at_nowait(out.room(&AT_REST), offset)
     }
 
-    /// Writes sealed bytes at `offset`. On return they survive the death of this process, not a power loss.
+    /// Writes sealed bytes at `offset`, never past the end. On return they survive the death of this process, not a power loss.
     ///
     /// # Errors
     /// As above; a failed write may have been done in part.
@@ -92,6 +99,7 @@ pub trait BlockStore: Send + Sync {
     fn write_meta(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes a range read as zeros; `keep` keeps its space allocated (ZERO_RANGE), else it is given back (PUNCH_HOLE).
+    /// Never past the end; whole parts (512 bytes) only.
     ///
     /// # Errors
     /// As [`BlockStore::write_at`].
@@ -119,16 +127,18 @@ pub trait BlockStore: Send + Sync {
         Ok((len, Stored::Hole))
     }
 
-    /// Makes the file longer. Never called with less than it has.
+    /// Makes the store longer; the new part reads as zeros. A size that is not larger than the present one changes nothing: a
+    /// store never shrinks.
     ///
     /// # Errors
-    /// EFBIG or ENOSPC where the file system cannot hold it.
+    /// EFBIG or ENOSPC where it cannot be held.
     fn grow(&self, size: u64) -> io::Result<()>;
 
-    /// `fdatasync(2)`: all writes that ended before this began survive power loss.
+    /// All writes that ended before this began survive power loss.
     ///
     /// # Errors
-    /// After one, nothing is known of those writes: never try again as if it had worked.
+    /// After one, nothing is known of those writes: never try again as if it had worked. The store does not latch the error:
+    /// the next sync may succeed, and covers only what is written after the failure. The volume's syncer latches it.
     fn sync(&self) -> io::Result<()>;
 
     /// Lets others open it, also while this store is still referred to. Nothing may be written afterwards.
@@ -141,15 +151,9 @@ pub trait BlockStore: Send + Sync {
     /// nothing is durable by it.
     fn start_writeback(&self, _offset: u64, _len: u64) {}
 
-    /// Room beside it, for what is sealed and need not outlive this process.
+    /// Which store this is: the same for all handles of one, as long as it is there.
     ///
     /// # Errors
     /// As above.
-    fn scratch(&self) -> io::Result<Scratch>;
-
-    /// Which file this is.
-    ///
-    /// # Errors
-    /// As above.
-    fn identity(&self) -> io::Result<FileIdentity>;
+    fn identity(&self) -> io::Result<StoreIdentity>;
 }

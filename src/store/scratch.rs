@@ -1,4 +1,4 @@
-//! Room for sealed bytes that need not outlive this process: what writers set aside for a snapshot that is being copied.
+//! Room for sealed bytes that need not outlive this process: what writers set aside for a snapshot under way.
 
 use super::AT_REST;
 use crate::cipher::{Sealed, SealedMut};
@@ -6,12 +6,21 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+/// A source of scratch room.
+pub trait ScratchSpace: Send + Sync {
+    /// Makes empty room, which lasts until it is dropped or the process ends.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    fn scratch(&self) -> io::Result<Scratch>;
+}
+
 /// A file without a name on a disk of this host, wherever the volume itself lies.
 #[derive(Debug)]
 pub struct Scratch(File);
 
 impl Scratch {
-    /// Over a file that nobody else has.
+    /// Over a file that nobody else uses.
     pub(super) const fn over(file: File) -> Self {
         Self(file)
     }

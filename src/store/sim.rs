@@ -2,11 +2,12 @@
 //!
 //! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
 
-use super::{BlockStore, FileIdentity, Scratch, Stored};
+use super::{BlockStore, Scratch, ScratchSpace, StoreIdentity, Stored};
 use crate::cipher::Sealed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const PAGE: usize = 512;
 /// Bytes that the simulated file system gives out at a time.
@@ -16,15 +17,21 @@ type Page = Box<[u8; PAGE]>;
 #[derive(Default)]
 struct Disk {
     size: u64,
+    /// Which disk it is.
+    number: u64,
     /// What reads see.
     now: BTreeMap<u64, Page>,
     /// What survives power loss for certain.
     durable: BTreeMap<u64, Page>,
     /// Pages written since the last sync, in order, with each content they had.
     pending: Vec<(u64, Page)>,
+    /// The same of before a sync that failed: they may be on the disk or not, and no later sync brings them there.
+    lost: Vec<(u64, Page)>,
     /// Fails the operation when it reaches zero.
     fail_in: Option<(u64, bool)>,
     dead: bool,
+    /// The next sync fails.
+    bad_sync: bool,
     no_scratch: bool,
     /// Nothing is at hand: a read that may not wait gets nothing.
     cold: bool,
@@ -62,8 +69,10 @@ pub(crate) struct SimStore(std::sync::Arc<Mutex<Disk>>);
 
 impl SimStore {
     pub(crate) fn new(size: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let sim = Self::default();
-        sim.0.lock().size = size;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (sim.0.lock().size, sim.0.lock().number) = (size, number);
         sim
     }
 
@@ -73,7 +82,7 @@ impl SimStore {
         let disk = self.0.lock();
         let mut after = Disk { size: disk.size, durable: disk.durable.clone(), ..disk.kept() };
         let mut histories: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
-        for (at, page) in &disk.pending {
+        for (at, page) in disk.lost.iter().chain(&disk.pending) {
             histories.entry(*at).or_default().push(page);
         }
         for (at, history) in histories {
@@ -94,6 +103,7 @@ impl SimStore {
             now: disk.now.clone(),
             durable: disk.durable.clone(),
             pending: disk.pending.clone(),
+            lost: disk.lost.clone(),
             ..disk.kept()
         };
         Self(std::sync::Arc::new(Mutex::new(after)))
@@ -104,7 +114,12 @@ impl SimStore {
         self.0.lock().fail_in = Some((n, for_good));
     }
 
-    /// From now on [`BlockStore::scratch`] fails.
+    /// The next sync fails, and what it should have made durable is lost.
+    pub(crate) fn fail_sync(&self) {
+        self.0.lock().bad_sync = true;
+    }
+
+    /// From now on [`ScratchSpace::scratch`] fails.
     pub(crate) fn without_scratch(&self) {
         self.0.lock().no_scratch = true;
     }
@@ -126,8 +141,20 @@ impl SimStore {
         disk.now.retain(|at, _| !pages.contains(at));
         disk.durable.retain(|at, _| !pages.contains(at));
         disk.pending.retain(|(at, _)| !pages.contains(at));
+        disk.lost.retain(|(at, _)| !pages.contains(at));
         let blocks = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
         disk.allocated.retain(|b| !blocks.contains(b));
+    }
+
+    /// Cuts the disk off, as a store itself never does.
+    pub(crate) fn truncate(&self, size: u64) {
+        let mut disk = self.0.lock();
+        disk.size = size;
+        let end = size.div_ceil(PAGE as u64);
+        disk.now.split_off(&end);
+        disk.durable.split_off(&end);
+        disk.pending.retain(|(at, _)| *at < end);
+        disk.lost.retain(|(at, _)| *at < end);
     }
 
     /// What it tells of holes from now on.
@@ -173,7 +200,7 @@ impl Disk {
     /// What a crash leaves as it is.
     fn kept(&self) -> Self {
         let (allocated, bad) = (self.allocated.clone(), self.bad.clone());
-        Self { allocated, bad, full: self.full, seek: self.seek, ..Self::default() }
+        Self { allocated, bad, full: self.full, seek: self.seek, number: self.number, ..Self::default() }
     }
 
     fn step(&mut self) -> io::Result<()> {
@@ -322,26 +349,36 @@ impl BlockStore for SimStore {
             act();
         }
         let mut disk = self.0.lock();
-        disk.size = size;
-        let end = size.div_ceil(PAGE as u64);
-        for pages in [true, false] {
-            let side = if pages { &mut disk.now } else { &mut disk.durable };
-            side.split_off(&end);
-        }
-        disk.pending.retain(|(at, _)| *at < end);
+        disk.size = disk.size.max(size);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.0.lock();
-        disk.step()?;
+        let told = std::mem::take(&mut disk.bad_sync).then(|| Err(io::Error::from_raw_os_error(libc::EIO)));
+        if let Err(err) = told.unwrap_or_else(|| disk.step()) {
+            let pending = std::mem::take(&mut disk.pending);
+            disk.lost.extend(pending);
+            return Err(err);
+        }
         disk.syncs += 1;
         for (at, page) in std::mem::take(&mut disk.pending) {
+            disk.lost.retain(|(lost, _)| *lost != at);
             disk.durable.insert(at, page);
         }
         Ok(())
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn identity(&self) -> io::Result<StoreIdentity> {
+        Ok(StoreIdentity { holder: 1, number: self.0.lock().number, born: None })
+    }
+}
+
+impl ScratchSpace for SimStore {
     /// Outside the simulated disk, and its faults.
     fn scratch(&self) -> io::Result<Scratch> {
         if self.0.lock().no_scratch {
@@ -349,13 +386,5 @@ impl BlockStore for SimStore {
         }
         let file = rustix::fs::memfd_create("scratch", rustix::fs::MemfdFlags::CLOEXEC)?;
         Ok(Scratch::over(file.into()))
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn identity(&self) -> io::Result<FileIdentity> {
-        Ok(FileIdentity { device: 1, inode: 1, birth: None })
     }
 }

@@ -1,7 +1,7 @@
 //! What writers set aside for one pending snapshot: the old content of sectors that they change in chunks which the copier
 //! has not reached. The copier puts it over what it reads.
 //!
-//! The sectors lie, sealed as they were, in a file without a name that goes with its process, as the snapshot does: only a
+//! The sectors lie, sealed as they were, in scratch room ([`Scratch`]) that goes with its process, as the snapshot does: only a
 //! completed one outlives it. A chunk's entries are changed under that chunk's stripe alone.
 
 use super::io::Piece;
@@ -137,7 +137,7 @@ impl Volume {
         if !self.read_sealed_held(at, old.room().range(0..there), effort)? {
             return Ok(false);
         }
-        let (file, places) = aside.reserve(missing.len(), || self.store.scratch())?;
+        let (file, places) = aside.reserve(missing.len(), || self.scratch.scratch())?;
         let mask = missing.iter().fold(0, |mask, sector| mask | 1 << sector);
         let places: Places = missing.iter().copied().zip(places).collect();
         for run in runs(&places) {

@@ -3,7 +3,7 @@ use super::super::io::ASIDE_INLINE;
 use super::super::pending::Pending;
 use super::super::testing::{self, Chunks, Seeded, disk, open_chunks, open_on};
 use super::*;
-use crate::store::BlockStore;
+use crate::store::ScratchSpace;
 use crate::units::CHUNK;
 use std::sync::atomic::{AtomicBool, Ordering};
 

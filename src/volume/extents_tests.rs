@@ -4,7 +4,7 @@ use super::super::testing::*;
 use super::super::*;
 use super::*;
 use crate::env::SystemRng;
-use crate::store::file::FileStore;
+use crate::store::file::{FileStore, Folder};
 use crate::units::RepositoryId;
 use crate::units::SnapshotId;
 use crate::volume::format::ParentRef;
@@ -29,7 +29,7 @@ fn on_file(size: u64, parent: Option<Arc<Chunks>>) -> (tempfile::TempDir, Volume
     format(&store, &env("b"), new).unwrap();
     store.publish(&path).unwrap();
     let parent = parent.map(|p| p as Arc<dyn Parent>);
-    let opening = Opening { writable: true, parent, write_failed: false };
+    let opening = Opening { writable: true, parent, write_failed: false, scratch: Arc::new(Folder::new(dir.path())) };
     let volume = Volume::open(Arc::new(store), env("b"), opening, "test").unwrap();
     volume.unlock(&keys).unwrap();
     (dir, volume)

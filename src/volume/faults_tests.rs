@@ -350,7 +350,7 @@ fn on_a_full_disk_a_volume_opens_reads_and_trims_and_a_reader_writes_nothing() {
         }
         store.set_full(true);
         let (writes, syncs) = (store.writes(), store.syncs());
-        let opening = Opening { writable: false, parent: None, write_failed: false };
+        let opening = Opening { writable: false, parent: None, write_failed: false, scratch: Arc::new(store.clone()) };
         let v = Volume::open(Arc::new(store.clone()), env("b"), opening, "test").unwrap();
         v.unlock(&keys(1)).unwrap();
         assert_eq!(head(&v, 1).unwrap(), 10);
@@ -396,7 +396,7 @@ fn a_truncated_file_says_so() {
     put(&v, 7, 1);
     v.close().unwrap();
     drop(v);
-    store.grow(store.size().unwrap() - 1).unwrap();
+    store.truncate(store.size().unwrap() - 1);
     let err = open_on(&store, "b", None).unwrap_err();
     assert_eq!(err.kind(), Kind::Integrity);
     assert!(err.line().contains("the file ends at") && err.advice().unwrap().contains("truncated"), "{}", err.line());

@@ -199,8 +199,8 @@ pub struct State {
     pub clean: bool,
     /// The boot that last opened it for writing.
     pub boot_id: String,
-    /// The file it was opened as.
-    pub file: crate::store::FileIdentity,
+    /// The store it was opened as.
+    pub file: crate::store::StoreIdentity,
     /// The epoch of the next write.
     pub epoch: Epoch,
     /// Snapshots under way.

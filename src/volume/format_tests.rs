@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::FileIdentity;
+use crate::store::StoreIdentity;
 use proptest::prelude::*;
 
 fn slot() -> Slot {
@@ -21,7 +21,7 @@ fn slot() -> Slot {
     let state = State {
         clean: true,
         boot_id: "b".into(),
-        file: FileIdentity { device: 1, inode: 2, birth: None },
+        file: StoreIdentity { holder: 1, number: 2, born: None },
         epoch: Epoch(1),
         pending: Vec::new(),
         base: None,

@@ -60,16 +60,14 @@ pub(super) struct NewHeader {
     pub(super) state: State,
 }
 
-/// The volume id in a file's header, if there is a coffer header at all. Nothing else of it is looked at, and nothing of it is
-/// authenticated: for telling files apart.
+/// The volume id in a header, if there is a coffer header at all; `read` reads what it may lie in, and says whether it could.
+/// Nothing else of it is looked at, and nothing of it is authenticated: for telling stores apart.
 #[must_use]
-pub fn id_in(path: &std::path::Path) -> Option<VolumeId> {
-    use std::os::unix::fs::FileExt;
-    let file = crate::file::open_regular(path, &crate::file::OpenHow::read()).ok()?;
+pub fn id_in(read: impl Fn(&mut [u8], u64) -> bool) -> Option<VolumeId> {
     let mut raw = vec![0u8; SLOT];
     [0, SLOT as u64].into_iter().find_map(|at| {
-        file.read_exact_at(&mut raw, at).ok()?;
-        super::format::decode_preamble(&raw).ok().map(|(_, id)| id)
+        let found = read(&mut raw, at).then(|| super::format::decode_preamble(&raw).ok())?;
+        found.map(|(_, id)| id)
     })
 }
 

@@ -15,7 +15,7 @@ use crate::cipher::xts::XtsCipher;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::store::BlockStore;
+use crate::store::{BlockStore, ScratchSpace};
 use crate::units::{CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
@@ -49,6 +49,8 @@ pub struct Opening {
     pub parent: Option<Arc<dyn Parent>>,
     /// A sync failed earlier, whether or not the header could still be told (order 5).
     pub write_failed: bool,
+    /// Where what writers set aside for a snapshot may lie.
+    pub scratch: Arc<dyn ScratchSpace>,
 }
 
 /// A volume that is about to grow: what its identity will be. Nothing is written yet, and nobody else grows it meanwhile.
@@ -245,6 +247,7 @@ impl Volume {
             syncer,
             begun: Begun::default(),
             header: Mutex::new(header),
+            scratch: opening.scratch,
             store,
             env,
         })
@@ -503,8 +506,7 @@ fn judge_trust(header: &Header, store: &dyn BlockStore, env: &Env) -> Result<Unt
         return Ok(Untrusted::All);
     }
     let file = store.identity().on(|| format!("open {}", header.identity().volume_id))?;
-    let same_file =
-        (file.device, file.inode) == (state.file.device, state.file.inode) && file.birth == state.file.birth;
+    let same_file = file == state.file;
     Ok(if state.clean {
         state.changed_untrusted
     } else if !same_file {

@@ -35,7 +35,7 @@ pub use header::id_in;
 use crate::cipher::xts::XtsCipher;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::store::BlockStore;
+use crate::store::{BlockStore, ScratchSpace};
 use crate::units::{ChunkNo, DataKeyId, Epoch, KeyEpoch, VolumeId};
 use format::Untrusted;
 use header::Header;
@@ -81,6 +81,7 @@ struct Live {
 pub struct Volume {
     env: Env,
     store: Arc<dyn BlockStore>,
+    scratch: Arc<dyn ScratchSpace>,
     id: VolumeId,
     data_offset: u64,
     map_generation: u32,

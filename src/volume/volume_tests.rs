@@ -291,7 +291,7 @@ fn one_damaged_slot_is_repaired_and_two_are_refused_naming_offset_and_field() {
         let v = Volume::open(
             Arc::new(store.clone()),
             env("b"),
-            Opening { writable: true, parent: None, write_failed: false },
+            Opening { writable: true, parent: None, write_failed: false, scratch: Arc::new(store.clone()) },
             "web",
         )
         .unwrap();
@@ -321,9 +321,8 @@ fn foreign_truncated_and_forged_files_are_refused() {
     let foreign = SimStore::new(file_size(MIB));
     assert!(open_on(&foreign, "b", None).unwrap_err().line().contains("not a coffer volume"));
     let store = disk(MIB);
-    let wrong =
-        Volume::open(Arc::new(store), env("b"), Opening { writable: true, parent: None, write_failed: false }, "w")
-            .unwrap();
+    let opening = Opening { writable: true, parent: None, write_failed: false, scratch: Arc::new(store.clone()) };
+    let wrong = Volume::open(Arc::new(store), env("b"), opening, "w").unwrap();
     let other = vec![(KeyEpoch(0), crate::cipher::test_key(99))];
     assert_eq!(wrong.unlock(&other).unwrap_err().kind(), Kind::InvalidCiphertext);
     // A sibling's key opens nothing here, and a header forged without the key fails its MAC.
