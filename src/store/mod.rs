@@ -1,4 +1,5 @@
 //! Sealed bytes at rest: a small trait and a factory for its implementations: files, and simulated disks that tests crash.
+//! One suite checks all of them against what is said here (`contract_tests.rs`).
 //!
 //! A store is all of a volume: header, map and sealed sectors. Sector data goes in as [`Sealed`] only; what a
 //! volume keeps about itself (header, map, intent: nothing secret in the clear) goes in by `write_meta`.
@@ -8,9 +9,13 @@ pub mod factory;
 pub mod file;
 pub mod files;
 pub mod grain;
+#[cfg(test)]
+pub(crate) mod memory;
 mod scratch;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod watched;
 
 pub use factory::{Access, Stores};
 pub use scratch::{Scratch, ScratchSpace};
@@ -157,3 +162,6 @@ pub trait BlockStore: Send + Sync {
     /// As above.
     fn identity(&self) -> io::Result<StoreIdentity>;
 }
+
+#[cfg(test)]
+mod contract_tests;
