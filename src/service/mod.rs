@@ -21,6 +21,8 @@ mod opening;
 mod settings;
 mod snapshot;
 mod stage;
+#[cfg(test)]
+mod stores_tests;
 mod suspend;
 #[cfg(test)]
 mod testing;
