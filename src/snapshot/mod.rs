@@ -26,6 +26,8 @@ pub mod tree;
 pub mod writer;
 
 #[cfg(test)]
+mod remote_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 
 use crate::error::{Error, Kind, Result};

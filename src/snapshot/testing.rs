@@ -203,3 +203,104 @@ impl Objects for Hooked {
         self.0.settle(folder, prefix)
     }
 }
+
+/// A call to an object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+    Settle,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 6] = [Self::Put, Self::Get, Self::Head, Self::List, Self::Delete, Self::Settle];
+}
+
+/// A call that is to fail, once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) call: Call,
+    /// How many such calls succeed before.
+    pub(crate) after: u64,
+    pub(crate) kind: Kind,
+    /// It is carried out all the same, and only the answer is lost.
+    pub(crate) took_effect: bool,
+}
+
+/// A remote store: each call takes time by the test's clock, and one fails as scripted.
+pub(crate) struct Remote {
+    below: Arc<dyn Objects>,
+    clock: Arc<TestClock>,
+    latency: i64,
+    fault: parking_lot::Mutex<Option<Fault>>,
+}
+
+impl Remote {
+    pub(crate) fn over(below: Arc<dyn Objects>, clock: Arc<TestClock>, latency: i64) -> Arc<Self> {
+        Arc::new(Self { below, clock, latency, fault: parking_lot::Mutex::default() })
+    }
+
+    /// From now on.
+    pub(crate) fn fail(&self, fault: Fault) {
+        *self.fault.lock() = Some(fault);
+    }
+
+    /// Removes the fault. Whether it was hit.
+    pub(crate) fn mend(&self) -> bool {
+        self.fault.lock().take().is_none()
+    }
+
+    fn call<T>(&self, call: Call, path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.clock.0.fetch_add(self.latency, Ordering::SeqCst);
+        let mut fault = self.fault.lock();
+        let Some(told) = fault.as_mut().filter(|f| f.call == call) else {
+            drop(fault);
+            return work();
+        };
+        if told.after > 0 {
+            told.after -= 1;
+            drop(fault);
+            return work();
+        }
+        let Fault { kind, took_effect, .. } = *told;
+        *fault = None;
+        drop(fault);
+        if took_effect {
+            work()?;
+        }
+        Err(Error::new(kind, format!("{call:?} {path}: told to fail")))
+    }
+}
+
+impl Objects for Remote {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.call(Call::Put, path, || self.below.put_new(path, bytes))
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.call(Call::Put, path, || self.below.put_over(path, bytes))
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.call(Call::Get, path, || self.below.get(path, limit))
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        self.call(Call::Get, path, || self.below.get_range(path, range))
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        self.call(Call::Head, path, || self.below.head(path))
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.call(Call::List, folder, || self.below.list(folder))
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.call(Call::List, folder, || self.below.folders(folder))
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.call(Call::Delete, path, || self.below.delete(path))
+    }
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
+        self.call(Call::Settle, folder, || self.below.settle(folder, prefix))
+    }
+}
