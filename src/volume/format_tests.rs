@@ -83,6 +83,14 @@ fn eight_pending_snapshots_fit_the_state() {
 }
 
 #[test]
+fn an_identity_has_the_names_that_headers_always_had() {
+    let told = |born| serde_json::to_string(&StoreIdentity { holder: 1, number: 2, born }).unwrap();
+    assert_eq!(told(None), r#"{"device":1,"inode":2,"birth":null}"#);
+    let old = r#"{"device":1,"inode":2,"birth":-3}"#;
+    assert_eq!((told(Some(-3)).as_str(), serde_json::from_str::<StoreIdentity>(old).unwrap().born), (old, Some(-3)));
+}
+
+#[test]
 fn any_changed_byte_of_what_counts_is_noticed_with_its_offset() {
     let good = slot().encode(0).unwrap();
     let used = |at: usize| at < 4096 || [4096usize, 28 * 1024, 60 * 1024].iter().any(|s| (*s..*s + 88).contains(&at));
