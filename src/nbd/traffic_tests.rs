@@ -385,6 +385,8 @@ fn a_client_that_sends_nothing_again_waits_for_its_key_as_long_as_it_takes() {
         send(&mut a, cookie, 100, cookie as u8 + 1);
     }
     wait_until(|| r.server.stats().queued == 4);
+    // From then on what is read counts against the volume's room.
+    r.held(1);
     let big = |cookie: u64| [request(WRITE, 0, cookie, 1 << 20, 900 << 10), vec![7; 900 << 10]].concat();
     let mut writer = Raw(b.0.try_clone().unwrap());
     let writing = std::thread::spawn(move || (0..3).for_each(|i| writer.put(&big(i))));
