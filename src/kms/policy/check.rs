@@ -88,9 +88,14 @@ impl Statement {
                 return Err(malformed(&at, "this key comes twice here, and case does not tell condition keys apart"));
             }
             condition.check(region).map_err(|why| malformed(&at, why))?;
-            let can_ask = |action: &str| self.covers_action(action) && condition.goes_with(&action["kms:".len()..]);
-            if !condition.holds_without() && !words::is_about_an_action(can_ask) {
-                let why = "no request for the statement's actions has this key, so that it never holds";
+            let asks = |can: &dyn Fn(&str) -> bool| {
+                words::is_about_an_action(|action| self.covers_action(action) && can(&action["kms:".len()..]))
+            };
+            if !asks(&|action| condition.can_hold(action, region)) {
+                let why = match asks(&|action| condition.goes_with(action)) {
+                    true => "can never hold: each request for the statement's actions has this key",
+                    false => "no request for the statement's actions has this key, so that it never holds",
+                };
                 return Err(malformed(&at, why));
             }
         }

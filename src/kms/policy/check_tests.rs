@@ -251,9 +251,30 @@ fn a_statement_that_is_about_no_request_is_refused() {
             json!({"NotAction": ["kms:*crypt*", "kms:CreateGrant", "kms:GenerateDataKey*", "kms:ExportVolumeKey"], "Condition": {"Null": {"kms:EncryptionContextKeys": false}}}),
             "no request",
         ),
+        // Keys that each request for the action has.
+        (json!({"Action": "kms:CreateGrant", "Condition": {"Null": {"kms:GrantOperations": true}}}), "can never hold"),
+        (
+            json!({"Action": "kms:CreateGrant", "Condition": {"Null": {"kms:GrantIsForAWSResource": true}}}),
+            "each request for the statement's actions has this key",
+        ),
+        (
+            json!({"Action": ["kms:CreateGrant", "kms:RevokeGrant"], "Condition": {"Null": {"kms:GrantIsForAWSResource": "true"}}}),
+            "can never hold",
+        ),
+        (
+            json!({"Action": "kms:CreateGrant", "Condition": {"StringNotEquals": {"kms:GrantIsForAWSResource": ["true", "false"]}}}),
+            "can never hold",
+        ),
     ] {
         refused(&deny(fields), words);
     }
+    taken(&deny(
+        json!({"Action": ["kms:CreateGrant", "kms:Decrypt"], "Condition": {"Null": {"kms:GrantOperations": true}}}),
+    ));
+    taken(&deny(json!({"Action": "kms:RevokeGrant", "Condition": {"Null": {"kms:GrantOperations": true}}})));
+    taken(&deny(
+        json!({"Action": "kms:CreateGrant", "Condition": {"StringNotEquals": {"kms:GrantIsForAWSResource": "true"}}}),
+    ));
     // What is there without the key, though, is what they say.
     taken(&deny(json!({"Action": "kms:Decrypt", "Condition": {"Null": {"kms:GrantOperations": true}}})));
     taken(&deny(

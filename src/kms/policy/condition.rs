@@ -290,9 +290,26 @@ impl Condition {
         &self.values
     }
 
-    /// Whether a request that lacks its key can make it hold.
-    pub(super) fn holds_without(&self) -> bool {
-        self.key.may_be_absent() && self.compares(&[])
+    /// Whether a request for an action, about a Region's keys, can make it hold: one that lacks its key, or one that has it.
+    pub(super) fn can_hold(&self, action: &str, region: &str) -> bool {
+        (self.key.may_be_absent_with(action) && self.compares(&[]))
+            || (self.key.goes_with(action) && self.holds_with_a_value(region))
+    }
+
+    /// Whether a request that has its key can make it hold.
+    fn holds_with_a_value(&self, region: &str) -> bool {
+        if self.operator.test.compare == Compare::Null {
+            return self.compares(&[vec![]]);
+        }
+        // What is no negation holds for its own values, and those are looked at one by one.
+        let Some(reading) = self.operator.test.compare.reading().filter(|_| self.operator.test.not) else {
+            return true;
+        };
+        let samples: Vec<Vec<String>> = match &self.key {
+            Key::ViaService => vec![volume_service_in(region).into()],
+            key => key.values(region, reading, "").here.iter().flat_map(Form::samples).map(|text| vec![text]).collect(),
+        };
+        samples.into_iter().any(|names| self.compares(&[names]))
     }
 
     /// Whether requests for an action may have its key.
@@ -308,7 +325,10 @@ impl Condition {
         match (compare, compare.reading()) {
             (_, Some(reading)) => {
                 self.check_texts(region, reading)?;
-                self.check_negated(region, reading)
+                if self.holds_with_a_value(region) || (self.key.may_be_absent() && self.compares(&[])) {
+                    return Ok(());
+                }
+                Err(format!("can never hold: its values cover all that {} can be", self.name))
             }
             (Compare::Null, _) if !self.key.may_be_absent() && !self.compares(&[vec![]]) => {
                 Err(format!("can never hold: every request has {}", self.name))
@@ -334,21 +354,6 @@ impl Condition {
             }
         }
         beside.filter(|_| !can_match).map_or(Ok(()), Err)
-    }
-
-    /// A negation that leaves nothing over.
-    fn check_negated(&self, region: &str, reading: Reading) -> Result<(), String> {
-        if !self.operator.test.not || self.holds_without() {
-            return Ok(());
-        }
-        let samples: Vec<Vec<String>> = match &self.key {
-            Key::ViaService => vec![volume_service_in(region).into()],
-            key => key.values(region, reading, "").here.iter().flat_map(Form::samples).map(|text| vec![text]).collect(),
-        };
-        match samples.into_iter().any(|names| self.compares(&[names])) {
-            true => Ok(()),
-            false => Err(format!("can never hold: its values cover all that {} can be", self.name)),
-        }
     }
 
     /// Moments that no request is made at.

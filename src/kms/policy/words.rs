@@ -371,6 +371,12 @@ impl Key {
         !matches!(self, Self::Account | Self::PrincipalArn | Self::CurrentTime | Self::EpochTime)
     }
 
+    /// Whether there are requests for an action without it.
+    pub(super) fn may_be_absent_with(&self, action: &str) -> bool {
+        let of_grants = matches!(self, Self::GrantIsForAwsResource | Self::GrantOperations);
+        self.may_be_absent() && !(of_grants && self.goes_with(action))
+    }
+
     /// Whether requests for an action may have it.
     pub(super) fn goes_with(&self, action: &str) -> bool {
         let is = |prefixes: &[&str]| prefixes.iter().any(|p| action.starts_with(p));
