@@ -5,6 +5,8 @@
 //! exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. Module-private enums may exist, but what crosses a module boundary is
 //! this type. Secrets never enter one: there is no constructor that takes bytes.
 
+use crate::redact;
+use std::borrow::Cow;
 use std::fmt;
 
 /// The result of everything in coffer that can fail.
@@ -153,11 +155,19 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// No message has a token in it, whoever wrote it there.
+fn masked(text: String) -> String {
+    match redact::tokens(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(masked) => masked,
+    }
+}
+
 impl Error {
     /// An error of `kind`; `what` names the operation and its object, as in "open volume web (vol-…): slot A …".
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, reason: None, what: what.into(), hint: None, source: None }
+        Self { kind, reason: None, what: masked(what.into()), hint: None, source: None }
     }
 
     /// Says why more finely than its kind does.
@@ -170,7 +180,7 @@ impl Error {
     /// Adds what the user can do next, one imperative sentence without a full stop.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(masked(hint.into()));
         self
     }
 
@@ -184,7 +194,7 @@ impl Error {
     /// Wraps this error in a wider one: "attach web: open volume …". The kind and the hint stay.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
-        self.what = format!("{what}: {}", self.what);
+        self.what = masked(format!("{what}: {}", self.what));
         self
     }
 
@@ -201,7 +211,7 @@ impl Error {
             Some(libc::EINTR) => (Kind::Interrupted, None),
             _ => (Kind::Io, None),
         };
-        let (what, hint) = (what.into(), hint.map(str::to_owned));
+        let (what, hint) = (masked(what.into()), hint.map(str::to_owned));
         Self { kind, reason: None, what, hint, source: Some(Box::new(err)) }
     }
 

@@ -29,6 +29,7 @@
 pub mod env;
 pub mod error;
 pub mod file;
+pub mod redact;
 pub mod secret;
 pub mod sys;
 pub mod units;

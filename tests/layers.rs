@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// From below to above. A module imports from its own layer or from one before it.
 const LAYERS: [&[&str]; 10] = [
-    &["error", "units", "env", "sys", "file", "secret"],
+    &["redact", "error", "units", "env", "sys", "file", "secret"],
     &["cipher"],
     &["ledger"],
     &["kms"],

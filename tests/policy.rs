@@ -7,7 +7,7 @@ mod common;
 use coffer::api::control;
 use coffer::error::Kind;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
-use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
+use common::raw::{self, DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -603,6 +603,73 @@ fn a_refused_name_and_an_unreadable_request_leave_one_record() {
             as_user(NOBODY, || assert!(Nbd::open(&socket, name).is_err()))
         });
     }
+}
+
+/// Of what asks for an export and cannot be read, the record names nothing.
+#[test]
+fn a_malformed_request_for_an_export_leaves_one_record() {
+    let s = rig();
+    let server = s.serve();
+    let refused = || events(&s).into_iter().filter(|e| e["result"] == "refused").collect::<Vec<_>>();
+    let (long, huge) = (raw::query(&"n".repeat(4097), &[]), vec![0; 70_000]);
+    for (number, data) in [
+        (7, &b"\0\0\0\x02\xc3\x28\0\0"[..]),
+        (6, b"\0\0\0\x02\xc3\x28\0\0"),
+        (7, b"\0\0\0\x03a\0b\0\0"),
+        (7, &long),
+        (7, &huge),
+        (1, b"\xc3\x28"),
+        (1, &[b'n'; 4097]),
+        (7, &vec![0; (1 << 20) + 1]),
+    ] {
+        let before = refused().len();
+        let mut client = Raw::connect(&s.socket());
+        // It may be hung up on before all of it is out.
+        let _ = client.0.write_all(&raw::option(number, data));
+        let _ = client.0.read(&mut [0; 64]);
+        let found = refused();
+        assert_eq!(found.len(), before + 1, "{number} {}: {:?}", data.len(), &found[before..]);
+        assert_eq!(found[before]["act"], "ec2:AttachVolume");
+        assert_eq!(found[before]["caller"]["principal"], me(&s));
+    }
+    assert_eq!(server.stop(), 0);
+}
+
+/// A token that stands where a name does is neither recorded nor logged, however it got there.
+#[test]
+fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
+    let s = rig();
+    let server = s.serve();
+    let hex = "0123456789abcdef".repeat(4);
+    for around in ["v%3Ft=T", "v&t=T", "v#t=T", "v;t=T", "v\u{ff1f}t=T", "T", "T?ro", "web?t=T", "web?T"] {
+        for kind in ["tok-", "att-"] {
+            let name = around.replace('T', &format!("{kind}{hex}"));
+            let err = Nbd::open(&s.socket(), &name).map(drop).unwrap_err().to_string();
+            assert!(!err.contains(&hex[..20]), "{err}");
+        }
+    }
+    let token = format!("tok-{hex}");
+    for args in [
+        &["access", "deny", &token][..],
+        &["key", "grant", "retire", "alias/k", &token],
+        &["key", "show", &token],
+        &["key", "alias", "delete", &token],
+        &["volume", "delete", &token],
+        &["snapshot", "delete", &token],
+        &["detach", &token, "--force"],
+        &["access", "allow", &token, "--volume", "none"],
+    ] {
+        let out = s.coffer(args);
+        assert_ne!(out.code, 0, "{args:?}");
+        assert!(!out.stderr.contains(&hex[..20]), "{args:?}: {}", out.stderr);
+    }
+    let recorded = events(&s);
+    assert!(recorded.iter().filter(|e| e["result"] == "refused").count() >= 26, "{recorded:?}");
+    let shown = |text: &str| text.contains(&hex[..20]);
+    assert!(!recorded.iter().any(|e| shown(&e.to_string())), "{recorded:?}");
+    assert_eq!(server.stop(), 0);
+    assert!(!shown(&s.log()), "{}", s.log());
+    assert!(s.log().contains("is refused"), "{}", s.log());
 }
 
 /// Taking the data key out is asked of the policy by a name of its own.

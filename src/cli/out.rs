@@ -4,6 +4,7 @@
 use super::Common;
 use super::client;
 use crate::error::{Error, Kind, Result};
+use crate::redact;
 use crate::service::api::{Reply, ShownOnce};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -99,7 +100,7 @@ pub(crate) struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().write_all(bytes);
+        let _ = std::io::stderr().write_all(redact::tokens(&String::from_utf8_lossy(bytes)).as_bytes());
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {

@@ -3,6 +3,7 @@
 use super::audit::{Body, Identity};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
+use crate::redact;
 use std::collections::BTreeMap;
 
 /// Acts that free disk space, or are a step of that: they may use the audit's reserve on a full disk, as those that restrict.
@@ -45,7 +46,7 @@ impl Act {
     /// Adds a particular, such as `volume`.
     #[must_use]
     pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
-        self.detail.insert(what.into(), value.to_string());
+        self.detail.insert(what.into(), redact::tokens(&value.to_string()).into_owned());
         self
     }
 

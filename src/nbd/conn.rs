@@ -13,7 +13,8 @@ use super::tls::TlsServer;
 use crate::engine::{
     Buf, Delay, Device, LARGEST_PART, Op, Part, Payload, Queue, Ready, Request, Severed, Submitter, divide,
 };
-use crate::error::Error;
+use crate::error::{Error, Kind};
+use crate::redact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -279,6 +280,11 @@ impl Conn {
                 self.queue_output();
             }
             Event::Choose { how, name } => self.choose(how, &name)?,
+            Event::Malformed { why, hangup } => {
+                self.shared.exports.refuse(&self.client, &Error::new(Kind::Usage, why));
+                hangup.map_or(Ok(()), Err)?;
+                self.queue_output();
+            }
             Event::StartTls => self.start_tls()?,
             Event::End => {
                 self.queue_output();
@@ -322,8 +328,7 @@ impl Conn {
         if let Err(err) = &answer
             && how != Choice::Info
         {
-            // Without what stands behind the `?`: that may be a token.
-            let name: String = name.chars().take_while(|c| *c != '?').take(40).collect();
+            let name: String = redact::tokens(name.split('?').next().unwrap_or_default()).chars().take(40).collect();
             let line = format!("export {name:?} is refused to connection {}: {}", self.out.id, err.line());
             self.shared.warn(&line);
         }

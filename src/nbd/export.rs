@@ -4,7 +4,7 @@
 
 use super::controller::Controller;
 use crate::engine::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -54,6 +54,8 @@ pub trait Exports: Send + Sync {
     /// # Errors
     /// `NotFound`, `AccessDenied`, `Busy`, … as the client is to hear them.
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo>;
+    /// Told that a client asked for an export in a way that cannot be read, and was refused.
+    fn refuse(&self, _client: &Client, _why: &Error) {}
     /// The metadata contexts of an export; takes no lease.
     ///
     /// # Errors

@@ -78,6 +78,11 @@ fn feed(session: &mut Session, mut input: &[u8], out: &mut Transcript) -> Result
                 let answer = export(*how, name);
                 session.answer_choice(answer.as_ref())?;
             }
+            Event::Malformed { hangup: Some(hangup), .. } => {
+                let hangup = *hangup;
+                out.events.push(event);
+                return Err(hangup);
+            }
             _ => {}
         }
         out.events.push(event);

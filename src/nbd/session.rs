@@ -64,6 +64,13 @@ pub enum Event {
         /// Which; empty: the default.
         name: String,
     },
+    /// The client asked for an export in a way that cannot be read. It has its answer, or gets none.
+    Malformed {
+        /// What is wrong.
+        why: &'static str,
+        /// Cut the link for it: `NBD_OPT_EXPORT_NAME` has no error reply.
+        hangup: Option<Hangup>,
+    },
     /// The client asks which metadata contexts an export has; answer with [`Session::answer_contexts`].
     Contexts {
         /// Which; empty: the default.
@@ -331,16 +338,15 @@ impl Session {
         }
         let nameless = header.option == option::EXPORT_NAME && header.len as usize > codec::MAX_STRING;
         if header.len > MAX_OPTION_SKIP || nameless {
-            return Err(Hangup::OptionTooLong);
+            return match asks_for_export(header.option) && !early {
+                true => Ok((took, Some(unnamed("this option has too much data", Hangup::OptionTooLong)))),
+                false => Err(Hangup::OptionTooLong),
+            };
         }
         if header.len == 0 {
             return Ok((took, self.option(header)?));
         }
-        let known = matches!(
-            header.option,
-            option::EXPORT_NAME | option::INFO | option::GO | option::LIST_META_CONTEXT | option::SET_META_CONTEXT
-        );
-        self.phase = if known && !early && header.len <= MAX_OPTION {
+        self.phase = if asks_for_export(header.option) && !early && header.len <= MAX_OPTION {
             Phase::Data(header)
         } else {
             Phase::Skip { header, left: header.len }
@@ -366,20 +372,19 @@ impl Session {
             option::EXPORT_NAME => {
                 // Its short answer has no place for what extended headers changed.
                 if self.terms.style == Style::Extended {
-                    return Err(Hangup::Refused);
+                    return Ok(Some(unnamed("EXPORT_NAME after extended headers", Hangup::Refused)));
                 }
-                let name = codec::decode_name(&data).ok_or(Hangup::Refused)?;
-                Ok(Some(self.choose(Choice::ExportName, ExportQuery { name, wants: Vec::new() })))
+                Ok(Some(match codec::decode_name(&data) {
+                    Some(name) => self.choose(Choice::ExportName, ExportQuery { name, wants: Vec::new() }),
+                    None => unnamed("the name is malformed", Hangup::Refused),
+                }))
             }
             option::INFO | option::GO => match ExportQuery::decode(&data) {
                 Some(query) => {
                     let how = if header.option == option::GO { Choice::Go } else { Choice::Info };
                     Ok(Some(self.choose(how, query)))
                 }
-                None => {
-                    self.say(header.option, reply::ERR_INVALID, "malformed export request");
-                    Ok(None)
-                }
+                None => Ok(Some(self.refuse(header.option, reply::ERR_INVALID, "malformed export request"))),
             },
             option::LIST => {
                 self.phase = Phase::Listing;
@@ -429,8 +434,7 @@ impl Session {
             return None;
         }
         let Some(query) = MetaQuery::decode(data) else {
-            self.say(number, reply::ERR_INVALID, "malformed query of metadata contexts");
-            return None;
+            return Some(self.refuse(number, reply::ERR_INVALID, "malformed query of metadata contexts"));
         };
         let name = query.name.clone();
         self.phase = Phase::Contexts { option: number, query };
@@ -465,7 +469,7 @@ impl Session {
                 if header.option == option::SET_META_CONTEXT {
                     self.chosen = None;
                 }
-                self.say(header.option, reply::ERR_TOO_BIG, "this option has too much data");
+                return Some(self.refuse(header.option, reply::ERR_TOO_BIG, "this option has too much data"));
             }
             option::LIST | option::STARTTLS | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
                 self.say(header.option, reply::ERR_INVALID, "this option takes no data");
@@ -477,6 +481,12 @@ impl Session {
 
     fn say(&mut self, option: u32, kind: u32, text: &str) {
         codec::option_reply(&mut self.out, option, kind, &[text.as_bytes()]);
+    }
+
+    /// Answers an option that asks for an export and cannot be read.
+    fn refuse(&mut self, option: u32, kind: u32, why: &'static str) -> Event {
+        self.say(option, kind, why);
+        Event::Malformed { why, hangup: None }
     }
 
     /// Answers [`Event::List`]. Names longer than the protocol allows are left out.
@@ -673,6 +683,19 @@ impl Session {
         }
         (len, Some(chosen))
     }
+}
+
+/// Whether the data of an option names an export.
+const fn asks_for_export(number: u32) -> bool {
+    matches!(
+        number,
+        option::EXPORT_NAME | option::INFO | option::GO | option::LIST_META_CONTEXT | option::SET_META_CONTEXT
+    )
+}
+
+/// A request for an export that cannot be read, nor answered.
+const fn unnamed(why: &'static str, hangup: Hangup) -> Event {
+    Event::Malformed { why, hangup: Some(hangup) }
 }
 
 /// The longest start of `text` that is a string of the protocol.

@@ -138,6 +138,31 @@ fn export_name_answers_bare_with_and_without_zeroes() {
     assert_eq!(drive(&long, 0).hangup, Some(Hangup::OptionTooLong));
 }
 
+/// Each request for an export that cannot be read is told to the caller, once: it is a refusal, and refusals are recorded.
+#[test]
+fn malformed_requests_for_an_export_are_reported() {
+    let malformed = |number: u32, data: &[u8]| {
+        let structured = option_bytes(opt::STRUCTURED_REPLY, &[]);
+        let transcript = drive(&[&FLAGS[..], &structured, &option_bytes(number, data)].concat(), 0);
+        let told = transcript.events.iter().filter(|e| matches!(e, Event::Malformed { .. })).count();
+        (told, transcript.events.len(), transcript.hangup)
+    };
+    let (large, name) = (vec![0; MAX_OPTION as usize + 1], query(&"n".repeat(4097), &[]));
+    for number in [opt::INFO, opt::GO, opt::LIST_META_CONTEXT, opt::SET_META_CONTEXT] {
+        for data in [&[][..], b"\0\0\0\x02\xc3\x28\0\0", b"\0\0\0\x01\0\0\0", &[0, 0, 0, 9, b'x', 0, 0], &name, &large]
+        {
+            assert_eq!(malformed(number, data), (1, 1, None), "{number} {}", data.len());
+        }
+        assert_eq!(malformed(number, &vec![0; MAX_OPTION_SKIP as usize + 1]), (1, 1, Some(Hangup::OptionTooLong)));
+    }
+    for (name, hangup) in
+        [(&b"\xc3\x28"[..], Hangup::Refused), (&[0; 1], Hangup::Refused), (&[b'n'; 4097], Hangup::OptionTooLong)]
+    {
+        assert_eq!(malformed(opt::EXPORT_NAME, name), (1, 1, Some(hangup)));
+    }
+    assert_eq!(malformed(opt::GO, &query("disk", &[])).0, 0);
+}
+
 #[test]
 fn what_cannot_be_answered_hangs_up() {
     let hangup = |parts: &[&[u8]]| drive(&parts.concat(), 0).hangup;

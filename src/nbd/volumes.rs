@@ -137,11 +137,15 @@ impl VolumeExports {
 impl VolumeExports {
     /// Sees to it that a refusal is in the audit.
     fn recording<R>(&self, name: &str, client: &Client, asked: impl FnOnce() -> Result<R>) -> Result<R> {
-        let caller = match self.remote(client) {
-            Some(remote) => self.service.remote_identity(&remote),
-            None => self.caller(client)?,
-        };
-        self.service.opening(name, &caller, asked)
+        self.service.opening(name, &self.asker(client)?, asked)
+    }
+
+    /// Who asks, as far as it is known before what it asks for is.
+    fn asker(&self, client: &Client) -> Result<Caller> {
+        match self.remote(client) {
+            Some(remote) => Ok(self.service.remote_identity(&remote)),
+            None => self.caller(client),
+        }
     }
 
     fn look_at(&self, name: &str, client: &Client) -> Result<ExportInfo> {
@@ -194,6 +198,13 @@ impl Exports for VolumeExports {
 
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo> {
         self.recording(name, client, || self.look_at(name, client))
+    }
+
+    fn refuse(&self, client: &Client, why: &Error) {
+        match self.asker(client) {
+            Ok(caller) => self.service.refuse_unnamed(&caller, why),
+            Err(err) => tracing::warn!(error = %err.line(), "a refusal could not be recorded"),
+        }
     }
 
     fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {

@@ -5,12 +5,16 @@ use super::api::Request;
 use crate::error::{Error, Result};
 use crate::kms::{Caller, KeyRef};
 use crate::ledger::Act;
+use crate::redact;
 
 /// Longest name, as it was given, that is recorded; bytes.
 const NAMED: usize = 256;
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(NAMED)]
+/// A name as it was given. Masked before it is cut, so that no part of a token is left that is not known for one.
+fn cut(text: &str) -> String {
+    let mut text = redact::tokens(text).into_owned();
+    text.truncate(text.floor_char_boundary(NAMED));
+    text
 }
 
 /// An operation on something that the request names.
@@ -128,12 +132,17 @@ impl Service {
         self.ledger().record_refusal(Act::new("coffer:UnknownRequest"), caller, err);
     }
 
+    /// Records that a client over NBD asked for an export, and that which one could not be read.
+    pub fn refuse_unnamed(&self, caller: &Caller, err: &Error) {
+        self.ledger().record_refusal(Act::new("ec2:AttachVolume"), caller, err);
+    }
+
     /// Opens an export, or looks at one, for a caller over NBD: a refusal leaves one record.
     ///
     /// # Errors
     /// What `open` says.
     pub fn opening<R>(&self, name: &str, caller: &Caller, open: impl FnOnce() -> Result<R>) -> Result<R> {
-        // What follows the name may hold a token.
+        // What follows the name is a token, or nothing that says which export.
         let plain = name.split_once('?').map_or(name, |(plain, _)| plain);
         self.ledger().verb(named("ec2:AttachVolume", plain), caller, open)
     }

@@ -6,6 +6,8 @@
 
 #![no_main]
 
+#[path = "../../../src/redact.rs"]
+mod redact;
 #[path = "../../../src/error.rs"]
 #[allow(dead_code)]
 pub mod error;
