@@ -10,7 +10,7 @@ use coffer::snapshot::page::LeafEntry;
 use coffer::snapshot::reader::SnapshotReader;
 use coffer::units::{CHUNK, ChunkNo, InstallationId};
 use coffer::volume::format::ParentRef;
-use coffer::volume::{Effort, PIECE, Volume};
+use coffer::volume::{Blocking, PIECE, Volume};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::fs::File;
 use std::hint::black_box;
@@ -47,7 +47,7 @@ fn made(dir: &Path) -> Made {
     let warm = support::volume_of(&dir.join("volume"), &keys, None);
     // No two chunks alike, and none of them a hole.
     for at in (0..SIZE).step_by(1 << 20) {
-        let _done = warm.write(at, &mut vec![(at >> 20) as u8; 1 << 20], Effort::Full).expect("a write");
+        let _done = warm.write(at, &mut vec![(at >> 20) as u8; 1 << 20], Blocking::Allowed).expect("a write");
     }
     let root = dir.join("repository");
     let repository = support::repository(&root);
@@ -118,7 +118,7 @@ fn read(volume: &Volume, threads: usize, request: u64) {
                     if at >= SIZE {
                         return;
                     }
-                    let _done = volume.read(at, black_box(&mut buf), Effort::Full).expect("a read");
+                    let _done = volume.read(at, black_box(&mut buf), Blocking::Allowed).expect("a read");
                 }
             });
         }

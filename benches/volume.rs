@@ -4,7 +4,7 @@
 mod settings;
 mod support;
 
-use coffer::volume::Effort;
+use coffer::volume::Blocking;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::os::unix::fs::FileExt;
 use support::SIZE;
@@ -30,13 +30,13 @@ fn volume(c: &mut Criterion) {
             b.iter(|| plain.read_exact_at(&mut buf, next()).expect("a read"));
         });
         group.bench_function(BenchmarkId::new("read", size), |b| {
-            b.iter(|| volume.read(next(), &mut buf, Effort::Full).expect("a read"));
+            b.iter(|| volume.read(next(), &mut buf, Blocking::Allowed).expect("a read"));
         });
         group.bench_function(BenchmarkId::new("floor: pwrite", size), |b| {
             b.iter(|| plain.write_all_at(&buf, next()).expect("a write"));
         });
         group.bench_function(BenchmarkId::new("write", size), |b| {
-            b.iter(|| volume.write(next(), &mut buf, Effort::Full).expect("a write"));
+            b.iter(|| volume.write(next(), &mut buf, Blocking::Allowed).expect("a write"));
         });
     }
     group.finish();

@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 /// Bytes in a sector: the XTS data unit.
 pub const SECTOR: usize = 4096;
-/// Bytes in a part: the unit of the hole rule, and the smallest that is sealed by itself.
-pub const PART: usize = 512;
+/// Bytes in a subsector: the unit of the hole rule, and the smallest that is sealed by itself.
+pub const SUBSECTOR: usize = 512;
 /// Bytes in a chunk: the unit of change tracking, snapshots and hydration (as the EBS direct APIs' block).
 pub const CHUNK: usize = 512 * 1024;
 /// Sectors in a chunk.

@@ -7,7 +7,7 @@ mod common;
 use coffer::api::control;
 use coffer::kms::Caller;
 use coffer::service::api::{AttachmentInfo, Reply, Request};
-use coffer::service::{Asking, Holder, Role};
+use coffer::service::{ConnectRequest, Holder, Role};
 use common::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -210,7 +210,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
     let service = s.opened(Role::Daemon);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
-    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
     let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
     let att = attachment(service.handle(&caller, begin, &mut |_| true).unwrap());
@@ -226,7 +226,7 @@ fn a_closed_volume_opens_again_while_something_refers_to_it() {
     let s = rig();
     let service = s.opened(Role::Command);
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
-    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let first = service.attach("web", asking(1), &caller).unwrap();
     let left_over = first.volume().clone();
     drop(first);
@@ -244,7 +244,7 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let owner = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let other =
         Caller { principal: owner.principal.replace("root", "user/other").replace("uid-", "other-"), ..owner.clone() };
-    let asking = |connection| Asking { peer: Holder::Process { pid: 1, start: 1 }, connection };
+    let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
             service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
@@ -278,7 +278,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let (other, third) = (user("other"), user("third"));
     // The key of volumes is for everybody in the account.
     let nobody = Caller { principal: "arn:aws:iam::999999999999:user/eve".into(), ..owner.clone() };
-    let asking = |pid, connection| Asking { peer: Holder::Process { pid, start: 1 }, connection };
+    let asking = |pid, connection| ConnectRequest { peer: Holder::Process { pid, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
             service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()

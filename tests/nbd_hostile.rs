@@ -7,7 +7,8 @@ use coffer::engine::{Device, Extent, VolumeControl};
 use coffer::error::Result;
 use coffer::nbd::memory::Memory;
 use coffer::nbd::{
-    Client, Effort, Export, ExportEntry, ExportInfo, Exports, Listener, Progress, Server, ServerConfig, Zeroing, replay,
+    Attempt, Blocking, Client, Export, ExportEntry, ExportInfo, Exports, Listener, Server, ServerConfig, Zeroing,
+    replay,
 };
 use coffer::units::VolumeId;
 use parking_lot::{Condvar, Mutex};
@@ -70,11 +71,11 @@ impl Device for Handle {
     fn read_only(&self) -> bool {
         self.0.read_only()
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.0.read(offset, out, effort)
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        self.0.read(offset, out, blocking)
     }
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
-        self.0.write(offset, data, fua, effort)
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
+        self.0.write(offset, data, fua, blocking)
     }
     fn flush(&self) -> Result<()> {
         self.0.flush()

@@ -16,7 +16,7 @@ use coffer::volume::format::ParentRef;
 use coffer::volume::lifecycle::{NewVolume, Opening, file_size, format};
 use coffer::volume::parent::Parent;
 use coffer::volume::pending::{Begin, ChunkSink};
-use coffer::volume::{Effort, Volume};
+use coffer::volume::{Blocking, Volume};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub fn keys() -> Keys {
 pub fn volume(dir: &Path) -> Volume {
     let volume = volume_of(&dir.join("volume"), &keys(), None);
     for at in (0..SIZE).step_by(1 << 20) {
-        let _done = volume.write(at, &mut vec![(at >> 20) as u8; 1 << 20], Effort::Full).expect("a write");
+        let _done = volume.write(at, &mut vec![(at >> 20) as u8; 1 << 20], Blocking::Allowed).expect("a write");
     }
     volume
 }

@@ -187,9 +187,9 @@ struct Accepting {
 }
 
 /// One of the connections that are counted.
-struct Place(Arc<AtomicUsize>);
+struct ConnectionSlot(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -242,7 +242,7 @@ impl Accepting {
         };
         let busy = |why: String| Error::new(Kind::Busy, why).hint("try again in a moment");
         let before = self.active.fetch_add(1, Ordering::AcqRel);
-        let place = Place(self.active.clone());
+        let place = ConnectionSlot(self.active.clone());
         if before >= self.limits.connections {
             return refuse(&connection, &busy(format!("the server has {before} commands under way already")));
         }

@@ -39,7 +39,7 @@ const LONG_LOG: u64 = 1 << 20;
 
 /// What a helper says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct HelperState {
     /// Its process id.
     pub pid: u32,
     /// The attachment.
@@ -54,7 +54,7 @@ pub struct State {
 
 /// A device's place in the folder of helpers.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct HelperPlace {
     dir: PathBuf,
     device: Device,
 }
@@ -63,7 +63,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Held(File);
 
-impl Place {
+impl HelperPlace {
     /// That of a device of this machine.
     #[must_use]
     pub fn of(device: Device) -> Self {
@@ -100,7 +100,7 @@ impl Place {
 
     /// What the last helper said of itself, living or not. Whoever takes the right to the device removes it.
     #[must_use]
-    pub fn last(&self) -> Option<State> {
+    pub fn last(&self) -> Option<HelperState> {
         serde_json::from_slice(&std::fs::read(self.file()).ok()?).ok()
     }
 
@@ -112,7 +112,7 @@ impl Place {
 
     /// What a living helper says of itself.
     #[must_use]
-    pub fn living(&self) -> Option<State> {
+    pub fn living(&self) -> Option<HelperState> {
         self.is_held().then(|| self.last()).flatten()
     }
 
@@ -138,11 +138,11 @@ impl Place {
     }
 }
 
-fn process(state: &State) -> Option<rustix::process::Pid> {
+fn process(state: &HelperState) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(i32::try_from(state.pid).ok()?)
 }
 
-impl State {
+impl HelperState {
     /// Tells the helper that the volume has a new size. `false`: this process may not.
     #[must_use]
     pub fn tell_of_size(&self) -> bool {
@@ -152,7 +152,7 @@ impl State {
 }
 
 impl Held {
-    fn write(&self, state: &State) {
+    fn write(&self, state: &HelperState) {
         let Ok(text) = serde_json::to_vec(state) else { return };
         let done = self.0.write_all_at(&text, 0).and_then(|()| self.0.set_len(text.len() as u64));
         if let Err(e) = done {
@@ -221,7 +221,7 @@ pub fn start(job: &Job, held: Held, shown: &str) -> Result<Up> {
         None,
     )
     .on(what)?;
-    let place = Place::of(job.device);
+    let place = HelperPlace::of(job.device);
     let log = open_log(&place)?;
     let both = log.try_clone().on(what)?;
     let mut command = Command::new("/proc/self/exe");
@@ -243,7 +243,7 @@ pub fn start(job: &Job, held: Held, shown: &str) -> Result<Up> {
     }
 }
 
-fn open_log(place: &Place) -> Result<File> {
+fn open_log(place: &HelperPlace) -> Result<File> {
     let path = place.log();
     let mut options = File::options();
     options.append(true).create(true).mode(0o600);
@@ -283,7 +283,7 @@ pub fn run() -> Result<()> {
     match begin(&job) {
         Ok((keeper, events)) => {
             let up = Up { size: keeper.size(), connections: job.connections };
-            let state = State {
+            let state = HelperState {
                 pid: std::process::id(),
                 attachment: job.attachment.clone(),
                 connections: job.connections,
@@ -386,7 +386,7 @@ fn keep(
     mut keeper: Keeper<NbdDriver, Server>,
     events: &Events,
     held: &Held,
-    mut state: State,
+    mut state: HelperState,
 ) -> Result<()> {
     let (woken, waker) = UnixStream::pair().on(|| "wait for signals".to_owned())?;
     woken.set_nonblocking(true).on(|| "wait for signals".to_owned())?;

@@ -1,12 +1,12 @@
 use super::*;
 use std::path::Path;
 
-fn place(dir: &Path) -> Place {
-    Place { dir: dir.join("run"), device: Device(3) }
+fn place(dir: &Path) -> HelperPlace {
+    HelperPlace { dir: dir.join("run"), device: Device(3) }
 }
 
-fn state(pid: u32) -> State {
-    State { pid, attachment: "att-1".to_owned(), connections: 4, alive: 3, since: Timestamp(5) }
+fn state(pid: u32) -> HelperState {
+    HelperState { pid, attachment: "att-1".to_owned(), connections: 4, alive: 3, since: Timestamp(5) }
 }
 
 #[test]
@@ -18,7 +18,7 @@ fn one_helper_has_a_device_and_says_what_it_does() {
     assert!(place.hold().unwrap().is_none(), "one at a time");
     assert!(place.is_held() && place.living().is_none(), "it has said nothing yet");
     held.write(&state(1_000_000));
-    held.write(&State { alive: 12, ..state(7) });
+    held.write(&HelperState { alive: 12, ..state(7) });
     held.write(&state(7));
     assert_eq!(place.living(), Some(state(7)));
     drop(held);

@@ -4,7 +4,7 @@
 use super::client;
 use super::{Common, render};
 use crate::api::control;
-use crate::attach::helper::{self, Held, Job, Place, Up};
+use crate::attach::helper::{self, Held, HelperPlace, Job, Up};
 use crate::attach::machine::{Machine, claim};
 use crate::attach::nbd::NbdDriver;
 use crate::attach::{Device, Driver, MOST_CONNECTIONS};
@@ -54,7 +54,7 @@ pub(super) fn attach(common: &Common, args: &AttachArgs) -> Result<u8> {
         if belongs(device, &att) {
             return adopt(common, &att, device, wanted);
         }
-        let Some(_held) = Place::of(device).hold()? else {
+        let Some(_held) = HelperPlace::of(device).hold()? else {
             return Err(Error::new(Kind::Busy, format!("{} is being attached as {device}", args.volume)).hint("wait"));
         };
         // The device it was for is gone: this kernel was started since, or somebody disconnected it.
@@ -114,7 +114,7 @@ fn belongs(device: Device, att: &AttachmentInfo) -> bool {
 
 /// An attachment that lives: if only its helper is gone, it gets another.
 fn adopt(common: &Common, att: &AttachmentInfo, device: Device, wanted: Option<Device>) -> Result<u8> {
-    let place = Place::of(device);
+    let place = HelperPlace::of(device);
     let busy = |who: String| {
         Error::new(Kind::Busy, format!("{} is attached as {device} already{who}", render::shown(att)))
             .hint("detach it first (`coffer detach`)")
@@ -155,12 +155,12 @@ fn choose(wanted: Option<Device>) -> Result<(Device, Held)> {
     let machine = Machine::this();
     if let Some(device) = wanted {
         let busy = || Error::new(Kind::Busy, format!("{device} is in use")).hint("choose another device");
-        let held = Place::of(device).hold()?.ok_or_else(busy)?;
+        let held = HelperPlace::of(device).hold()?.ok_or_else(busy)?;
         return if machine.is_free(device) { Ok((device, held)) } else { Err(busy()) };
     }
     // The kernel makes devices that are not there yet.
     for device in (0..4096).map(Device).filter(|d| machine.is_free(*d)) {
-        if let Some(held) = Place::of(device).hold()? {
+        if let Some(held) = HelperPlace::of(device).hold()? {
             return Ok((device, held));
         }
     }
@@ -221,7 +221,7 @@ fn take_away(common: &Common, device: Device) -> Result<Result<()>> {
     let claimed = claim(device)?;
     let flushed = claimed.sync_all().on(|| format!("flush {device}"));
     // First, so that it does not dial again for what is being taken away.
-    let _held = Place::of(device).end_helper()?;
+    let _held = HelperPlace::of(device).end_helper()?;
     NbdDriver::open()?.disconnect(device)?;
     drop(claimed);
     let until = Instant::now() + Duration::from_secs(10);
@@ -245,7 +245,7 @@ fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> R
         None => Device::at(Path::new(what)).ok().filter(is_ours),
     };
     if let Some(device) = device.filter(|_| rustix::process::geteuid().is_root()) {
-        let _held = Place::of(device).end_helper()?;
+        let _held = HelperPlace::of(device).end_helper()?;
         NbdDriver::open()?.disconnect(device)?;
         if att.is_none() {
             let message = format!("{device} is disconnected; no attachment here was its");
@@ -273,8 +273,8 @@ pub(super) fn attachments(common: &Common) -> Result<u8> {
 }
 
 /// The living helper of an attachment.
-fn look(device: Device, att: &AttachmentInfo) -> Option<helper::State> {
-    Place::of(device).living().filter(|s| s.attachment == att.id)
+fn look(device: Device, att: &AttachmentInfo) -> Option<helper::HelperState> {
+    HelperPlace::of(device).living().filter(|s| s.attachment == att.id)
 }
 
 /// After a volume has grown: if it is a disk of this machine, waits until the kernel has the new size too.

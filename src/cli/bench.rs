@@ -7,11 +7,11 @@
 
 mod cases;
 mod compare;
-mod estate;
 mod load;
 mod local;
 mod peers;
 mod plot;
+mod scale;
 mod verdict;
 
 use super::demo::session::Session;
@@ -105,8 +105,8 @@ struct Outcome {
     resident: u64,
     /// From the start of `coffer serve` to its first answered request, seconds.
     start_up: f64,
-    under_load: estate::UnderLoad,
-    idle: Option<estate::Idle>,
+    under_load: scale::UnderLoad,
+    idle: Option<scale::Idle>,
 }
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
@@ -183,9 +183,9 @@ fn measure(scratch: &Path, size: u64, time: Duration, volumes: usize) -> Result<
     rows.extend(served(&mut connection, &coffer, size, time, &floors)?);
     rows.push(snapshot(&coffer, size)?);
     let resident = coffer.server_memory();
-    let under_load = estate::snapshot_under_load(&mut connection, &coffer, size, time)?;
+    let under_load = scale::snapshot_under_load(&mut connection, &coffer, size, time)?;
     drop(connection);
-    let idle = (volumes > 0).then(|| estate::idle_volumes(&mut coffer, volumes)).transpose()?;
+    let idle = (volumes > 0).then(|| scale::idle_volumes(&mut coffer, volumes)).transpose()?;
     coffer.stop()?;
     Ok(Outcome { machine: local::machine(), load_before, rows, resident, start_up, under_load, idle })
 }

@@ -433,7 +433,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
     };
     let grows = matches!(request, Request::VolumeGrow { .. });
-    let denies = matches!(request, Request::TlsDeny { .. });
+    let denies = matches!(request, Request::AccessDeny { .. });
     let once = request.shows_once();
     out::must_be_there(once)?;
     let reply = client::call(&common, request)?;

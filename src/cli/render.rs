@@ -2,11 +2,11 @@
 
 use super::Common;
 use super::out::note;
-use crate::attach::helper::State;
+use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply, SnapshotInfo,
-    StatusInfo, TlsClientInfo, VolumeInfo, WireError,
+    AccessInfo, AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
+    SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -63,8 +63,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
-        Reply::TlsClient(client) => show_client(client),
-        Reply::TlsClients { clients } => list_clients(clients),
+        Reply::Access(client) => show_client(client),
+        Reply::AccessList { clients } => list_clients(clients),
         Reply::Findings { findings } => list_findings(findings),
         Reply::Events { events } => super::audit::list(events),
     }
@@ -93,8 +93,8 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
-        Reply::TlsClient(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
-        Reply::TlsClients { clients } => clients.iter().map(|c| c.name.clone()).collect(),
+        Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
+        Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),
         Reply::Attachment(a) => vec![a.id.clone()],
         Reply::Attachments { attachments } => attachments.iter().map(|a| a.id.clone()).collect(),
     }
@@ -212,7 +212,7 @@ fn list_grants(grants: &[GrantInfo]) {
     table(&["grant", "grantee", "operations", "context", "name"], grants.iter().map(row));
 }
 
-fn show_client(c: &TlsClientInfo) {
+fn show_client(c: &AccessInfo) {
     let mut rows = vec![
         ("name", c.name.clone()),
         ("by", c.by.clone()),
@@ -229,7 +229,7 @@ fn show_client(c: &TlsClientInfo) {
 /// Prints what a deny took back.
 pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
     match reply {
-        Reply::TlsClient(c) if !common.json && !common.quiet => {
+        Reply::Access(c) if !common.json && !common.quiet => {
             let which = c.volumes.as_ref().map_or_else(|| "all volumes".to_owned(), |v| v.join(", "));
             line(format!("{} ({}) is no longer allowed to use {which}", c.name, c.by));
             0
@@ -238,14 +238,13 @@ pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
     }
 }
 
-fn volumes_of(c: &TlsClientInfo) -> String {
+fn volumes_of(c: &AccessInfo) -> String {
     c.volumes.as_ref().map_or_else(|| "all".to_owned(), |v| v.join(", "))
 }
 
-fn list_clients(clients: &[TlsClientInfo]) {
-    let row = |c: &TlsClientInfo| {
-        vec![c.name.clone(), c.by.clone(), c.principal.clone(), volumes_of(c), c.created.to_string()]
-    };
+fn list_clients(clients: &[AccessInfo]) {
+    let row =
+        |c: &AccessInfo| vec![c.name.clone(), c.by.clone(), c.principal.clone(), volumes_of(c), c.created.to_string()];
     table(&["name", "by", "principal", "volumes", "created"], clients.iter().map(row));
 }
 
@@ -367,8 +366,8 @@ pub(super) fn shown(a: &AttachmentInfo) -> String {
 }
 
 /// Attachments, and the helpers that keep their devices on this machine.
-pub(super) fn attachments(all: &[(&AttachmentInfo, Option<State>)]) {
-    let row = |(a, helper): &(&AttachmentInfo, Option<State>)| {
+pub(super) fn attachments(all: &[(&AttachmentInfo, Option<HelperState>)]) {
+    let row = |(a, helper): &(&AttachmentInfo, Option<HelperState>)| {
         let connections = helper.as_ref().map(|h| format!("{}/{}", h.alive, h.connections));
         vec![
             a.id.clone(),
@@ -383,8 +382,8 @@ pub(super) fn attachments(all: &[(&AttachmentInfo, Option<State>)]) {
 }
 
 /// The same, as the service's answer with a helper in each attachment.
-pub(super) fn attachments_json(all: &[(&AttachmentInfo, Option<State>)]) {
-    let one = |(a, helper): &(&AttachmentInfo, Option<State>)| {
+pub(super) fn attachments_json(all: &[(&AttachmentInfo, Option<HelperState>)]) {
+    let one = |(a, helper): &(&AttachmentInfo, Option<HelperState>)| {
         let mut value = serde_json::to_value(a).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
             object.insert("helper".to_owned(), serde_json::to_value(helper).unwrap_or_default());

@@ -14,7 +14,7 @@ pub(super) enum TlsVerb {
     /// Make a private CA, and certificates for this server and a first client
     Init {
         #[command(flatten)]
-        place: Place,
+        place: TlsFolder,
         /// A DNS name or address that clients reach this server by [default: this machine's name, localhost, 127.0.0.1, ::1]
         #[arg(long, value_name = "HOST")]
         name: Vec<String>,
@@ -27,7 +27,7 @@ pub(super) enum TlsVerb {
         /// Its name, which `coffer tls allow` knows it by
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: TlsFolder,
     },
     #[command(flatten)]
     Access(AccessVerb),
@@ -60,7 +60,7 @@ pub(super) enum AccessVerb {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct TlsFolder {
     /// Folder of the CA [default: /etc/coffer/tls for root, ~/.config/coffer/tls for others]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -103,17 +103,17 @@ pub(super) fn run(common: &Common, verb: TlsVerb) -> Result<Option<Request>> {
 pub(super) fn access(verb: AccessVerb) -> Request {
     match verb {
         AccessVerb::Allow { name, what: What { volumes, all_volumes: all, user } } => {
-            Request::TlsAllow { name, user, volumes, all }
+            Request::AccessAllow { name, user, volumes, all }
         }
         AccessVerb::Token { name, what: What { volumes, all_volumes: all, user } } => {
-            Request::TlsToken { name, user, volumes, all }
+            Request::AccessToken { name, user, volumes, all }
         }
-        AccessVerb::Deny { name } => Request::TlsDeny { name },
-        AccessVerb::List => Request::TlsList {},
+        AccessVerb::Deny { name } => Request::AccessDeny { name },
+        AccessVerb::List => Request::AccessList {},
     }
 }
 
-fn folder(place: Place) -> Result<PathBuf> {
+fn folder(place: TlsFolder) -> Result<PathBuf> {
     match place.dir {
         Some(dir) => std::path::absolute(&dir).on(|| format!("find {}", dir.display())),
         None => Ok(config_folder()?.join("tls")),

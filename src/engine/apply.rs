@@ -1,6 +1,6 @@
 //! A request becomes calls of its device.
 
-use super::device::{Device, Effort, PIECE, Progress, Zeroing};
+use super::device::{Attempt, Blocking, Device, PIECE, Zeroing};
 use super::done::Failure;
 use super::request::{Op, Request};
 use crate::error::{Error, Kind, Result};
@@ -23,7 +23,7 @@ impl Failure {
         Self { kind: Kind::Failed, text: "a fault in the server".to_owned() }
     }
 
-    /// Full effort has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
+    /// Full blocking has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
     #[must_use]
     pub fn unfinished() -> Self {
         Self { kind: Kind::Failed, text: "the request was not finished".to_owned() }
@@ -49,10 +49,10 @@ pub(super) fn finish(
     buf: Option<&mut [u8]>,
     done: &mut usize,
 ) -> Option<std::result::Result<(), Failure>> {
-    match apply(device, request, buf, done, Effort::Full) {
-        Ok(Progress::Done) => Some(Ok(())),
-        Ok(Progress::KeyAway) => None,
-        Ok(Progress::WouldBlock) => Some(Err(Failure::unfinished())),
+    match apply(device, request, buf, done, Blocking::Allowed) {
+        Ok(Attempt::Done) => Some(Ok(())),
+        Ok(Attempt::KeyAway) => None,
+        Ok(Attempt::WouldBlock) => Some(Err(Failure::unfinished())),
         Err(failure) => Some(Err(failure)),
     }
 }
@@ -64,11 +64,11 @@ pub(super) fn apply(
     request: &Request,
     buf: Option<&mut [u8]>,
     done: &mut usize,
-    effort: Effort,
-) -> std::result::Result<Progress, Failure> {
-    match catch_unwind(AssertUnwindSafe(|| call(device, request, buf, done, effort))) {
+    blocking: Blocking,
+) -> std::result::Result<Attempt, Failure> {
+    match catch_unwind(AssertUnwindSafe(|| call(device, request, buf, done, blocking))) {
         Ok(Ok(progress)) => Ok(progress),
-        Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && device.waits_for_key() => Ok(Progress::KeyAway),
+        Ok(Err(err)) if err.kind() == Kind::KeyUnavailable && device.waits_for_key() => Ok(Attempt::KeyAway),
         Ok(Err(err)) => Err(Failure::of(request, &err)),
         Err(_) => Err(Failure::panicked(request)),
     }
@@ -84,14 +84,14 @@ fn call(
     request: &Request,
     buf: Option<&mut [u8]>,
     done: &mut usize,
-    effort: Effort,
-) -> Result<Progress> {
+    blocking: Blocking,
+) -> Result<Attempt> {
     let Request { op, offset, len, fua, .. } = *request;
     match (op, buf) {
         (Op::Flush, _) => device.flush()?,
         (_, _) if len == 0 => {}
-        (Op::Read, Some(out)) => return device.read(offset, out, effort),
-        (Op::Write, Some(data)) => return write(device, request, data, done, effort),
+        (Op::Read, Some(out)) => return device.read(offset, out, blocking),
+        (Op::Write, Some(data)) => return write(device, request, data, done, blocking),
         (Op::Trim, _) => device.trim(offset, len, fua)?,
         (Op::Cache, _) => device.cache(offset, len)?,
         (Op::WriteZeroes, _) => {
@@ -102,7 +102,7 @@ fn call(
             return Err(Error::new(Kind::Failed, "request without its buffer"));
         }
     }
-    Ok(Progress::Done)
+    Ok(Attempt::Done)
 }
 
 /// Writes piece by piece, so that what is not written when the key goes away, or would have to wait, is known.
@@ -111,16 +111,16 @@ fn write(
     request: &Request,
     data: &mut [u8],
     done: &mut usize,
-    effort: Effort,
-) -> Result<Progress> {
+    blocking: Blocking,
+) -> Result<Attempt> {
     while *done < data.len() {
         let at = request.offset + *done as u64;
         let end = ((at / PIECE + 1) * PIECE - request.offset).min(data.len() as u64) as usize;
         let last = end == data.len();
-        match device.write(at, &mut data[*done..end], request.fua && last, effort)? {
-            Progress::Done => *done = end,
+        match device.write(at, &mut data[*done..end], request.fua && last, blocking)? {
+            Attempt::Done => *done = end,
             other => return Ok(other),
         }
     }
-    Ok(Progress::Done)
+    Ok(Attempt::Done)
 }

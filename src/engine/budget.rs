@@ -28,21 +28,21 @@ const SMALL: usize = 64 * 1024;
 /// The budget of one server.
 pub struct Budget {
     total: usize,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
 }
 
-struct State {
+struct BudgetState {
     used: usize,
     /// Those that hold something and want more.
-    waiting: VecDeque<Arc<Holder>>,
+    waiting: VecDeque<Arc<BudgetShare>>,
     /// Those that hold nothing and want what is beyond the reserve.
-    starving: VecDeque<Arc<Holder>>,
+    starving: VecDeque<Arc<BudgetShare>>,
     free: [Vec<Pages>; CLASSES],
     /// Bytes lying in `free`.
     idle: usize,
 }
 
-impl State {
+impl BudgetState {
     /// Takes from the idle buffers, first where most lies, until they and the used ones are within the budget: memory follows
     /// the sizes that are asked for now.
     fn make_room(&mut self, total: usize) -> Vec<Pages> {
@@ -57,7 +57,7 @@ impl State {
     }
 
     /// Takes a holder out of the queues, but for the one it is `to` stand in, if any. Whether it left one.
-    fn line_up(&mut self, holder: &Arc<Holder>, to: Option<Queue>) -> bool {
+    fn line_up(&mut self, holder: &Arc<BudgetShare>, to: Option<Queue>) -> bool {
         let before = self.waiting.len() + self.starving.len();
         let mut came = 0;
         for (queue, name) in [(&mut self.waiting, Queue::Waiting), (&mut self.starving, Queue::Starving)] {
@@ -72,7 +72,7 @@ impl State {
     }
 
     /// Those whose turn it is.
-    fn first(&self) -> [Option<Arc<Holder>>; 2] {
+    fn first(&self) -> [Option<Arc<BudgetShare>>; 2] {
         [self.waiting.front().cloned(), self.starving.front().cloned()]
     }
 }
@@ -83,12 +83,12 @@ enum Queue {
     Starving,
 }
 
-fn wake(holders: [Option<Arc<Holder>>; 2]) {
+fn wake(holders: [Option<Arc<BudgetShare>>; 2]) {
     holders.into_iter().flatten().for_each(|holder| (holder.wake)());
 }
 
 /// One connection's part in the budget.
-pub struct Holder {
+pub struct BudgetShare {
     budget: Arc<Budget>,
     held: AtomicUsize,
     waiting: AtomicBool,
@@ -102,7 +102,7 @@ pub struct Holder {
 pub struct Share {
     held: AtomicUsize,
     /// Connections that wait for others of the same client.
-    waiting: Mutex<Vec<Arc<Holder>>>,
+    waiting: Mutex<Vec<Arc<BudgetShare>>>,
 }
 
 impl Budget {
@@ -110,13 +110,13 @@ impl Budget {
     #[must_use]
     pub fn new(total: usize) -> Arc<Self> {
         let (waiting, starving) = (VecDeque::new(), VecDeque::new());
-        let state = State { used: 0, waiting, starving, free: Default::default(), idle: 0 };
+        let state = BudgetState { used: 0, waiting, starving, free: Default::default(), idle: 0 };
         Arc::new(Self { total, state: Mutex::new(state) })
     }
 
-    /// A connection's part; `wake` is called when a [`Holder::take`] that was refused may succeed.
-    pub fn join(self: &Arc<Self>, wake: impl Fn() + Send + Sync + 'static) -> Arc<Holder> {
-        Arc::new(Holder {
+    /// A connection's part; `wake` is called when a [`BudgetShare::take`] that was refused may succeed.
+    pub fn join(self: &Arc<Self>, wake: impl Fn() + Send + Sync + 'static) -> Arc<BudgetShare> {
+        Arc::new(BudgetShare {
             budget: Arc::clone(self),
             held: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
@@ -157,7 +157,7 @@ const fn class(len: usize) -> (usize, usize) {
     (class, ALIGN << class)
 }
 
-impl Holder {
+impl BudgetShare {
     /// From now on what it holds counts as its client's. To be called while it holds nothing.
     pub fn join(&self, share: &Arc<Share>) {
         let _ = self.share.set(Arc::clone(share));
@@ -251,7 +251,7 @@ pub struct Buf {
     memory: Memory,
     len: usize,
     class: usize,
-    holder: Arc<Holder>,
+    holder: Arc<BudgetShare>,
 }
 
 enum Memory {
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
     use crate::volume::testing::Seeded;
 
-    fn counted(budget: &Arc<Budget>) -> (Arc<Holder>, Arc<AtomicUsize>) {
+    fn counted(budget: &Arc<Budget>) -> (Arc<BudgetShare>, Arc<AtomicUsize>) {
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
         let wake = move || {
@@ -478,7 +478,7 @@ mod tests {
 
     /// One connection of the model: what it holds, and what it waits for until it is woken.
     struct Model {
-        holder: Arc<Holder>,
+        holder: Arc<BudgetShare>,
         woken: Arc<AtomicUsize>,
         held: Vec<Buf>,
         wants: Option<usize>,

@@ -23,7 +23,7 @@ pub(super) struct Waiting {
 }
 
 #[derive(Default)]
-struct State {
+struct CommitState {
     waiting: Vec<Waiting>,
     /// Somebody flushes, or is about to.
     running: bool,
@@ -34,7 +34,7 @@ struct State {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Commit(Mutex<State>);
+pub(super) struct Commit(Mutex<CommitState>);
 
 impl Commit {
     /// Takes all of `batch`. True: nobody flushes, and the caller has to see to it by [`Commit::run_once`].

@@ -5,7 +5,7 @@ use crate::units::VolumeId;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::volume::{Effort, PIECE, Progress};
+pub use crate::volume::{Attempt, Blocking, PIECE};
 
 /// One open volume or snapshot. Offsets and lengths are bytes, any alignment, inside [`Device::size`] and not empty; many threads
 /// call at once.
@@ -41,7 +41,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// What the layers below report.
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress>;
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt>;
     /// Writes `data` at `offset`. The bytes are plain and lie in the engine's own buffer: the callee may seal them in
     /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns,
     /// with what was written before. It is called with at most one aligned [`PIECE`] at a time, and there `KeyUnavailable`
@@ -49,7 +49,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// What the layers below report.
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress>;
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt>;
     /// Makes everything durable that was finished before the call.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The held requests of a volume.
 #[derive(Default)]
 pub(super) struct KeyWait {
-    state: Mutex<State>,
+    state: Mutex<WaitState>,
     /// Requests held now.
     count: AtomicUsize,
     /// Payload bytes of what is held, and of what was read since.
@@ -24,7 +24,7 @@ pub(super) struct KeyWait {
 }
 
 #[derive(Default)]
-struct State {
+struct WaitState {
     held: Vec<Job>,
     /// Connections that are not read on.
     stalled: Vec<Arc<Queue>>,

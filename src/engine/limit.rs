@@ -18,11 +18,11 @@ const UNIT: u64 = 256 * 1024;
 #[derive(Default)]
 pub(super) struct Limit {
     any: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<LimitState>,
 }
 
 #[derive(Default)]
-struct State {
+struct LimitState {
     requests: Rate,
     bytes: Rate,
     /// Goes up with every change: whoever waits asks again.
@@ -67,7 +67,7 @@ impl Limit {
         }
         let rate = |per_second| Rate { per_second, ahead: Duration::ZERO };
         let generation = state.generation + 1;
-        *state = State { requests: rate(requests), bytes: rate(bytes), generation };
+        *state = LimitState { requests: rate(requests), bytes: rate(bytes), generation };
         self.any.store(requests > 0 || bytes > 0, Ordering::Release);
     }
 

@@ -38,7 +38,7 @@ mod testing;
 pub use apply::guarded;
 pub use budget::Buf;
 pub use clock::{SystemTicks, Ticks};
-pub use device::{Device, Effort, Extent, PIECE, Progress, VolumeControl, Zeroing};
+pub use device::{Attempt, Blocking, Device, Extent, PIECE, VolumeControl, Zeroing};
 pub use done::{Data, Done, Failure};
 pub use keywait::Load;
 pub use limit::Delay;

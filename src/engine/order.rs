@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The writes of a volume that are not applied yet, and what waits for them.
 pub(super) struct Order<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<OrderState<T>>,
     /// Requests that arrived, of any kind and connection.
     arrivals: AtomicU64,
 }
 
-struct State<T> {
+struct OrderState<T> {
     next: u64,
     /// In the order they were read. Few: what one connection applies, and what the workers have.
     entries: Vec<Entry<T>>,
@@ -53,13 +53,13 @@ impl<T> Entry<T> {
 
 impl<T> Default for Order<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { next: 0, entries: Vec::new() }), arrivals: AtomicU64::new(0) }
+        Self { state: Mutex::new(OrderState { next: 0, entries: Vec::new() }), arrivals: AtomicU64::new(0) }
     }
 }
 
 /// What [`Order::enter`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct OrderTicket {
     /// The name to leave by.
     pub(super) number: u64,
     /// Nothing has to be waited for.
@@ -91,16 +91,16 @@ impl Watch {
 
 impl<T> Order<T> {
     /// Enters a write of connection `queue`, behind all that are here.
-    pub(super) fn enter(&self, queue: u64, offset: u64, len: u64) -> Place {
+    pub(super) fn enter(&self, queue: u64, offset: u64, len: u64) -> OrderTicket {
         self.put(queue, (offset, offset.saturating_add(len)), Vec::new())
     }
 
     /// Enters what writes nothing and waits for all that is here of the connections `behind`.
-    pub(super) fn enter_behind(&self, queue: u64, behind: Vec<u64>) -> Place {
+    pub(super) fn enter_behind(&self, queue: u64, behind: Vec<u64>) -> OrderTicket {
         self.put(queue, (0, 0), behind)
     }
 
-    fn put(&self, queue: u64, (start, end): (u64, u64), behind: Vec<u64>) -> Place {
+    fn put(&self, queue: u64, (start, end): (u64, u64), behind: Vec<u64>) -> OrderTicket {
         let mut state = self.state.lock();
         let number = state.next;
         let mut entry = Entry { number, queue, start, end, behind, before: 0, waiting: None };
@@ -108,7 +108,7 @@ impl<T> Order<T> {
         let free = entry.before == 0;
         state.next += 1;
         state.entries.push(entry);
-        Place { number, free, arrival: self.arrive() }
+        OrderTicket { number, free, arrival: self.arrive() }
     }
 
     /// Counts a request that has no place here; its number among all.

@@ -24,11 +24,11 @@ struct Whole {
     request: Request,
     /// Parts that have not ended, and the end itself.
     left: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<PartsState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PartsState {
     failure: Option<Failure>,
     /// A READ's, in order, where they are sent together.
     bodies: Vec<Option<Buf>>,
@@ -50,7 +50,7 @@ pub fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part)> {
     let requests: Vec<Request> =
         starts.zip(&ends).map(|(at, end)| Request { offset: at, len: end - at, fua: false, ..request }).collect();
     let bufs = buf.split(requests.iter().map(|r| r.len as usize));
-    let state = State { failure: None, bodies: requests.iter().map(|_| None).collect() };
+    let state = PartsState { failure: None, bodies: requests.iter().map(|_| None).collect() };
     let left = AtomicUsize::new(requests.len());
     let whole = Arc::new(Whole { request, left, state: Mutex::new(state) });
     let parts = (0..).map(|index| Part { whole: Arc::clone(&whole), index });
@@ -89,7 +89,7 @@ impl Part {
         if whole.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return None;
         }
-        let State { failure, bodies } = std::mem::take(&mut *whole.state.lock());
+        let PartsState { failure, bodies } = std::mem::take(&mut *whole.state.lock());
         if durable && failure.is_none() {
             return Some(whole.request);
         }

@@ -1,6 +1,6 @@
 //! The requests of one connection, as its own thread and the workers share them: how many are in flight, and what ends them.
 
-use super::budget::{Budget, Buf, Holder};
+use super::budget::{Budget, BudgetShare, Buf};
 use super::device::Device;
 use super::done::Done;
 use super::request::Request;
@@ -57,7 +57,7 @@ pub struct Queue {
     pub(super) id: u64,
     pub(super) front: Arc<dyn Front>,
     /// Its part in the budget.
-    pub(super) holder: Arc<Holder>,
+    pub(super) holder: Arc<BudgetShare>,
     in_flight: AtomicUsize,
     /// The connection's thread wants to hear of each completion.
     eager: AtomicBool,

@@ -4,12 +4,12 @@ use super::Engine;
 use super::apply;
 use super::budget::Buf;
 use super::commit::{Alone, Waiting};
-use super::device::{Device, Effort, Progress};
+use super::device::{Attempt, Blocking, Device};
 use super::done::{Done, Failure};
 use super::job::Job;
 use super::keywait::Load;
 use super::limit::Delay;
-use super::order::{Place, Watch};
+use super::order::{OrderTicket, Watch};
 use super::parts::{LARGEST_PART, Part};
 use super::queue::{Queue, Severed};
 use super::request::{Op, Request};
@@ -167,7 +167,7 @@ impl Submitter {
         let mut done = 0;
         if (request.len == 0 || (small && !shared)) && place.is_none_or(|p| p.free) {
             match self.try_here(&request, buf.as_deref_mut(), &mut done) {
-                Ok(Progress::WouldBlock | Progress::KeyAway) => {}
+                Ok(Attempt::WouldBlock | Attempt::KeyAway) => {}
                 outcome => return Ok(self.done_here(&request, place, outcome.map(drop), buf)),
             }
         }
@@ -175,17 +175,17 @@ impl Submitter {
         Ok(None)
     }
 
-    fn try_here(&self, request: &Request, buf: Option<&mut [u8]>, done: &mut usize) -> Result<Progress, Failure> {
+    fn try_here(&self, request: &Request, buf: Option<&mut [u8]>, done: &mut usize) -> Result<Attempt, Failure> {
         let Some(open) = &self.open else { return Err(Failure::unfinished()) };
         // What is to be durable is written here, and flushed together with others.
         let plain = Request { fua: request.fua && !is_durable(request), ..*request };
-        apply::apply(&*open.device, &plain, buf, done, Effort::Inline)
+        apply::apply(&*open.device, &plain, buf, done, Blocking::Never)
     }
 
     fn done_here(
         &mut self,
         request: &Request,
-        place: Option<Place>,
+        place: Option<OrderTicket>,
         outcome: Result<(), Failure>,
         buf: Option<Buf>,
     ) -> Option<Done> {
@@ -202,7 +202,7 @@ impl Submitter {
 
     /// Counts a request in, a change with its place in the order. Only then it is asked whether it may still be applied: what was
     /// found out before might not be so any more, and a newer write answered meanwhile.
-    fn take_place(&mut self, request: &Request, read_at: Duration) -> Result<Option<Place>, Severed> {
+    fn take_place(&mut self, request: &Request, read_at: Duration) -> Result<Option<OrderTicket>, Severed> {
         let Some(Open { scheduler, stale_after, .. }) = &self.open else { return Err(Severed::Lost) };
         let place = request.changes().then(|| scheduler.order.enter(self.queue.id, request.offset, request.len));
         let looked = match place {
@@ -221,7 +221,7 @@ impl Submitter {
     }
 
     /// A place behind the writes of clients that have hung up: once a FLUSH is answered, none of them may land any more.
-    fn behind_the_gone(&self) -> Option<Place> {
+    fn behind_the_gone(&self) -> Option<OrderTicket> {
         let order = &self.open.as_ref()?.scheduler.order;
         let mut others = order.others(self.queue.id);
         others.retain(|id| self.engine.has_hung_up(*id));
@@ -229,7 +229,7 @@ impl Submitter {
     }
 
     /// Leaves a request to the workers; of a WRITE, `done` bytes are applied.
-    fn hand_over(&self, ready: Ready, place: Option<Place>, done: usize) {
+    fn hand_over(&self, ready: Ready, place: Option<OrderTicket>, done: usize) {
         let Some(Open { device, scheduler, stale_after }) = &self.open else { return };
         self.engine.counters.queued.fetch_add(1, Ordering::Relaxed);
         let Ready { request, payload: Payload { buf, load, part }, read_at } = ready;

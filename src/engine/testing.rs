@@ -119,23 +119,23 @@ impl Device for Led {
     fn has_key(&self) -> bool {
         self.key().is_ok()
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.key()?;
         let waits = self.steps.state.lock().reads_wait;
-        if waits && effort == Effort::Inline {
-            return Ok(Progress::WouldBlock);
+        if waits && blocking == Blocking::Never {
+            return Ok(Attempt::WouldBlock);
         }
-        if effort == Effort::Full {
+        if blocking == Blocking::Allowed {
             self.steps.update(|s| s.reads += 1);
             self.steps.wait_for(|s| !s.reads_wait);
         }
         out.copy_from_slice(&self.bytes.lock()[offset as usize..][..out.len()]);
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
-    fn write(&self, offset: u64, data: &mut [u8], _: bool, effort: Effort) -> Result<Progress> {
+    fn write(&self, offset: u64, data: &mut [u8], _: bool, blocking: Blocking) -> Result<Attempt> {
         self.key()?;
-        if effort == Effort::Inline {
-            return Ok(Progress::WouldBlock);
+        if blocking == Blocking::Never {
+            return Ok(Attempt::WouldBlock);
         }
         let (first, mut turn) = (data[0], 0);
         self.steps.update(|s| {
@@ -145,7 +145,7 @@ impl Device for Led {
         self.steps.wait_for(|s| s.allowed >= turn);
         self.bytes.lock()[offset as usize..][..data.len()].copy_from_slice(data);
         self.steps.update(|s| s.applied.push(first));
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
     fn flush(&self) -> Result<()> {
         let mut number = 0;

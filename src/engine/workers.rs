@@ -26,7 +26,7 @@ struct Lane {
 }
 
 #[derive(Default)]
-struct State {
+struct WorkersState {
     lanes: HashMap<u64, Lane>,
     turn: VecDeque<Next>,
     stopping: bool,
@@ -49,7 +49,7 @@ enum Task {
 
 /// What the workers have to do.
 pub(super) struct Workers {
-    state: Mutex<State>,
+    state: Mutex<WorkersState>,
     work: Condvar,
     lane_limit: usize,
     /// Requests that are queued or being done.
@@ -95,7 +95,7 @@ impl Workers {
     }
 
     /// Puts a lane in turn when it has work and may use another worker.
-    fn line_up(&self, state: &mut State, id: u64) {
+    fn line_up(&self, state: &mut WorkersState, id: u64) {
         let Some(lane) = state.lanes.get_mut(&id) else { return };
         if !lane.queued && !lane.jobs.is_empty() && lane.running < self.lane_limit {
             lane.queued = true;

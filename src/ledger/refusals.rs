@@ -15,7 +15,7 @@ const BURST: f64 = 20.0;
 /// The same for the account's administrators, who write records at will anyway.
 const BURST_OF_ADMINISTRATORS: f64 = 1000.0;
 /// Principals that are counted each by itself; further ones share a bucket.
-const MOST: usize = 1024;
+const MAX_PRINCIPALS: usize = 1024;
 
 thread_local! {
     /// Refusals that were put before the audit on this thread, recorded or left out.
@@ -59,14 +59,15 @@ impl Refusals {
     /// Whether this one is audited; how many of the same principal before it were not.
     fn next(&self, principal: &str, burst: f64, now: Instant) -> Option<u64> {
         let mut buckets = self.0.lock();
-        if buckets.len() >= MOST && !buckets.contains_key(principal) {
+        if buckets.len() >= MAX_PRINCIPALS && !buckets.contains_key(principal) {
             // Who has been quiet for long enough begins anew.
             buckets.retain(|_, b| {
                 b.fill(now);
                 b.left < b.burst || b.left_out > 0
             });
         }
-        let who = if buckets.len() >= MOST && !buckets.contains_key(principal) { "others" } else { principal };
+        let who =
+            if buckets.len() >= MAX_PRINCIPALS && !buckets.contains_key(principal) { "others" } else { principal };
         let new = || Bucket { left: burst, burst, at: now, left_out: 0 };
         buckets.entry(who.to_owned()).or_insert_with(new).next(now)
     }
@@ -105,9 +106,9 @@ mod tests {
     fn many_principals_take_no_room_without_end() {
         let refusals = Refusals::default();
         let start = Instant::now();
-        let audited = (0..3 * MOST).filter(|n| refusals.next(&n.to_string(), BURST, start).is_some()).count();
-        assert_eq!((audited, refusals.0.lock().len()), (MOST + 20, MOST + 1));
+        let audited = (0..3 * MAX_PRINCIPALS).filter(|n| refusals.next(&n.to_string(), BURST, start).is_some()).count();
+        assert_eq!((audited, refusals.0.lock().len()), (MAX_PRINCIPALS + 20, MAX_PRINCIPALS + 1));
         assert!(refusals.next("late", BURST, start + Duration::from_secs(60)).is_some());
-        assert!(refusals.0.lock().len() <= MOST);
+        assert!(refusals.0.lock().len() <= MAX_PRINCIPALS);
     }
 }

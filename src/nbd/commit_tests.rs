@@ -45,10 +45,10 @@ impl Device for Disk {
     fn read_only(&self) -> bool {
         false
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.memory.read(offset, out, effort)
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        self.memory.read(offset, out, blocking)
     }
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
         assert!(!fua, "a flush follows by itself");
         let mut number = 0;
         self.log.update(|l| {
@@ -56,7 +56,7 @@ impl Device for Disk {
             number = l.begun;
         });
         self.log.wait_for(|l| l.held_from.is_none_or(|from| number < from));
-        let done = self.memory.write(offset, data, false, effort)?;
+        let done = self.memory.write(offset, data, false, blocking)?;
         self.log.update(|l| l.did.push(Did::Wrote(offset)));
         Ok(done)
     }
@@ -264,7 +264,7 @@ fn a_large_write_lets_reads_pass_and_nothing_that_it_matters_to() {
     assert_eq!(answers(&mut a, 4), [(0, 1), (0, 3), (0, 4), (0, 5)]);
     a.expect_hangup();
     let mut seen = [0; 5120];
-    assert_eq!(disk.memory.read(0, &mut seen, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(disk.memory.read(0, &mut seen, Blocking::Allowed).unwrap(), Attempt::Done);
     assert_eq!([0, 1023, 1024, 4095, 4096, 4607, 4608].map(|at| seen[at]), [5, 5, 1, 1, 3, 3, 1]);
     assert_nothing_held(server);
 }

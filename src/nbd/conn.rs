@@ -27,7 +27,7 @@ const READ_AHEAD: usize = 160 * 1024;
 /// Read-ahead behind a large payload, so that the next one's bytes come into their own buffer: some headers.
 const READ_AHEAD_BEHIND_LARGE: usize = 4096;
 /// Payload that counts as large for that.
-const LARGE: u64 = 32 * 1024;
+const LARGE_WRITE: u64 = 32 * 1024;
 /// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Unsent replies at which a connection is not read any more.
@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Whether a request is worth emptying the socket before it is begun. Parts of a request are the workers'.
 fn is_large(ready: &Ready) -> bool {
-    ready.request.op == Op::Write && ready.request.len >= LARGE && ready.payload.part.is_none()
+    ready.request.op == Op::Write && ready.request.len >= LARGE_WRITE && ready.payload.part.is_none()
 }
 
 /// A WRITE whose payload is on its way.
@@ -615,7 +615,7 @@ impl Conn {
         let (mut none, mut limit) = ([0; 0], self.rx.len());
         let payload = match &mut self.incoming {
             Some(incoming) => {
-                if incoming.write.request.len >= LARGE {
+                if incoming.write.request.len >= LARGE_WRITE {
                     limit = self.end + READ_AHEAD_BEHIND_LARGE;
                 }
                 incoming.rest()

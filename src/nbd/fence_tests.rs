@@ -50,22 +50,22 @@ impl Device for Handle {
     fn read_only(&self) -> bool {
         false
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         if offset == HALT {
             self.0.seen.update(|s| s.halted += 1);
             self.0.seen.wait_for(|s| s.go_on);
         }
-        self.0.memory.read(offset, out, effort)
+        self.0.memory.read(offset, out, blocking)
     }
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
-        if data[0] == SLOWLY && effort == Effort::Inline {
-            return Ok(Progress::WouldBlock);
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
+        if data[0] == SLOWLY && blocking == Blocking::Never {
+            return Ok(Attempt::WouldBlock);
         }
         if data[0] == SLOWLY {
             self.0.seen.update(|s| s.writing += 1);
             self.0.seen.wait_for(|s| s.write);
         }
-        self.0.memory.write(offset, data, fua, effort)
+        self.0.memory.write(offset, data, fua, blocking)
     }
     fn flush(&self) -> Result<()> {
         self.0.seen.update(|s| s.flushes += 1);
@@ -116,7 +116,7 @@ impl StageRig {
 
     fn bytes(&self, len: usize) -> Vec<u8> {
         let mut out = vec![0; len];
-        assert_eq!(self.stage.memory.read(0, &mut out, Effort::Full).unwrap(), Progress::Done);
+        assert_eq!(self.stage.memory.read(0, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
         out
     }
 }

@@ -1,7 +1,7 @@
 //! An export in memory: the floor that benches compare with, and what tests serve.
 
 use super::export::{ALLOCATION, Client, Export, ExportEntry, ExportInfo, Exports, STATE_HOLE, STATE_ZERO};
-use crate::engine::{Device, Effort, Extent, Progress, VolumeControl, Zeroing};
+use crate::engine::{Attempt, Blocking, Device, Extent, VolumeControl, Zeroing};
 use crate::env::SystemRng;
 use crate::error::{Error, Kind, Result};
 use crate::units::VolumeId;
@@ -85,17 +85,17 @@ impl Device for Memory {
         self.read_only
     }
 
-    fn read(&self, offset: u64, out: &mut [u8], _: Effort) -> Result<Progress> {
+    fn read(&self, offset: u64, out: &mut [u8], _: Blocking) -> Result<Attempt> {
         let bytes = self.bytes.read();
         out.copy_from_slice(&bytes[range(bytes.len(), offset, out.len() as u64)?]);
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
-    fn write(&self, offset: u64, data: &mut [u8], _: bool, _: Effort) -> Result<Progress> {
+    fn write(&self, offset: u64, data: &mut [u8], _: bool, _: Blocking) -> Result<Attempt> {
         let mut bytes = self.bytes.write();
         let range = range(bytes.len(), offset, data.len() as u64)?;
         bytes[range].copy_from_slice(data);
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     fn flush(&self) -> Result<()> {

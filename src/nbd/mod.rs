@@ -32,7 +32,7 @@ pub mod tls;
 pub mod volumes;
 mod wire;
 
-pub use crate::engine::{Device, Effort, Progress, SystemTicks, Ticks, Zeroing};
+pub use crate::engine::{Attempt, Blocking, Device, SystemTicks, Ticks, Zeroing};
 pub use controller::Controller;
 pub use errno::{Errno, Hangup};
 pub use export::{Certificate, Client, Export, ExportEntry, ExportInfo, Exports, Peer, TlsPeer};

@@ -8,10 +8,10 @@ const BURST: u32 = 10;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Quiet(Mutex<State>);
+pub(super) struct Quiet(Mutex<QuietState>);
 
 #[derive(Default)]
-struct State {
+struct QuietState {
     used: u32,
     /// When `used` was last made less.
     since: Duration,

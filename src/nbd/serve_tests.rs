@@ -3,7 +3,7 @@
 use super::super::export::{Export, ExportEntry, ExportInfo};
 use super::super::memory::{Fixed, Memory};
 use super::*;
-use crate::engine::{Device, Effort, Progress, VolumeControl, VolumeScheduler, Zeroing};
+use crate::engine::{Attempt, Blocking, Device, VolumeControl, VolumeScheduler, Zeroing};
 use crate::units::VolumeId;
 use parking_lot::{Condvar, Mutex};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -60,16 +60,16 @@ impl Gate {
 struct Gated(Arc<Memory>, Arc<Gate>);
 
 impl Gated {
-    fn slow(&self, offset: u64, effort: Effort) -> Result<Progress> {
-        match (offset, effort) {
+    fn slow(&self, offset: u64, blocking: Blocking) -> Result<Attempt> {
+        match (offset, blocking) {
             (13, _) => panic!("a bug below"),
             (28, _) => Err(Error::new(Kind::NoSpace, "disk full")),
-            (SLOW.., Effort::Inline) => Ok(Progress::WouldBlock),
-            (SLOW.., Effort::Full) => {
+            (SLOW.., Blocking::Never) => Ok(Attempt::WouldBlock),
+            (SLOW.., Blocking::Allowed) => {
                 self.1.pass();
-                Ok(Progress::Done)
+                Ok(Attempt::Done)
             }
-            _ => Ok(Progress::Done),
+            _ => Ok(Attempt::Done),
         }
     }
 }
@@ -89,15 +89,15 @@ impl Device for Gated {
     fn read_only(&self) -> bool {
         false
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        match self.slow(offset, effort)? {
-            Progress::Done => self.0.read(offset, out, effort),
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        match self.slow(offset, blocking)? {
+            Attempt::Done => self.0.read(offset, out, blocking),
             blocked => Ok(blocked),
         }
     }
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
-        match self.slow(offset, effort)? {
-            Progress::Done => self.0.write(offset, data, fua, effort),
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
+        match self.slow(offset, blocking)? {
+            Attempt::Done => self.0.write(offset, data, fua, blocking),
             blocked => Ok(blocked),
         }
     }
@@ -105,7 +105,7 @@ impl Device for Gated {
         self.0.flush()
     }
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()> {
-        let _done = self.slow(offset, Effort::Full)?;
+        let _done = self.slow(offset, Blocking::Allowed)?;
         self.0.trim(offset, len, fua)
     }
     fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
@@ -464,7 +464,7 @@ fn a_request_that_waited_too_long_is_not_applied() {
     r.gate.wait_for(|s| s.dropped == 1);
     // Asked below the server: its tick may have seen the clock's leap, and condemns who comes before that.
     let mut byte = [9];
-    let _done = r.memory.read(SLOW + 100, &mut byte, Effort::Full).unwrap();
+    let _done = r.memory.read(SLOW + 100, &mut byte, Blocking::Allowed).unwrap();
     assert_eq!(byte, [0]);
 }
 

@@ -40,7 +40,7 @@ impl Led {
 
     fn byte(&self, at: u64) -> u8 {
         let mut byte = [0];
-        assert_eq!(self.memory.read(at, &mut byte, Effort::Full).unwrap(), Progress::Done);
+        assert_eq!(self.memory.read(at, &mut byte, Blocking::Allowed).unwrap(), Attempt::Done);
         byte[0]
     }
 }
@@ -78,14 +78,14 @@ impl Device for Handle {
     fn has_key(&self) -> bool {
         self.0.key().is_ok()
     }
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.0.key()?;
-        self.0.memory.read(offset, out, effort)
+        self.0.memory.read(offset, out, blocking)
     }
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
         self.0.key()?;
-        if effort == Effort::Inline {
-            return Ok(Progress::WouldBlock);
+        if blocking == Blocking::Never {
+            return Ok(Attempt::WouldBlock);
         }
         let first = data[0];
         let mut turn = 0;
@@ -94,7 +94,7 @@ impl Device for Handle {
             turn = s.begun.len();
         });
         self.0.steps.wait_for(|s| s.allowed >= turn);
-        let done = self.0.memory.write(offset, data, fua, effort)?;
+        let done = self.0.memory.write(offset, data, fua, blocking)?;
         self.0.steps.update(|s| s.applied.push(first));
         Ok(done)
     }
@@ -249,7 +249,7 @@ fn any_bytes_from_many_connections_are_in_order() {
         }
         all.iter_mut().for_each(|c| assert_eq!(c.reply(), (0, 7)));
         let mut there = vec![0; 4096];
-        assert_eq!(r.led.memory.read(1000, &mut there, Effort::Full).unwrap(), Progress::Done);
+        assert_eq!(r.led.memory.read(1000, &mut there, Blocking::Allowed).unwrap(), Attempt::Done);
         assert!(there.iter().all(|b| *b == there[0]), "round {round}");
     }
     drop(all);

@@ -2,11 +2,12 @@
 
 use super::Controller;
 use super::export::{Client, Export, ExportEntry, ExportInfo, Exports, Peer};
-use crate::engine::{Device, Effort, Extent, Progress, VolumeControl, Zeroing};
+use crate::engine::{Attempt, Blocking, Device, Extent, VolumeControl, Zeroing};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::service::{
-    Asking, Attached, Compared, Holder, OnKeyLoss, Reading, Remote, ServedExport, Service, SnapshotView, Status, named,
+    Attached, Compared, ConnectRequest, Holder, OnKeyLoss, Reading, Remote, ServedExport, Service, SnapshotView,
+    Status, named,
 };
 use crate::units::{CHUNK, SnapshotId, VolumeId};
 use crate::volume::Volume;
@@ -58,14 +59,14 @@ impl VolumeExports {
     }
 }
 
-fn asking(client: &Client) -> Asking {
+fn asking(client: &Client) -> ConnectRequest {
     let peer = match client.peer {
         // Nothing tells it from other processes that this server does not see.
         Peer::Unix { pid: 0, .. } => Holder::Connection(client.connection),
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
         Peer::Tcp { addr } => Holder::Address(addr.ip()),
     };
-    Asking { peer, connection: client.connection }
+    ConnectRequest { peer, connection: client.connection }
 }
 
 /// A process of this machine, for the audit.
@@ -248,11 +249,11 @@ impl Device for SnapshotExport {
         true
     }
 
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.view.read(offset, out, effort)
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        self.view.read(offset, out, blocking)
     }
 
-    fn write(&self, _: u64, _: &mut [u8], _: bool, _: Effort) -> Result<Progress> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool, _: Blocking) -> Result<Attempt> {
         self.refuse("write to")
     }
 
@@ -332,16 +333,16 @@ impl Device for VolumeExport {
         self.opened().is_unlocked()
     }
 
-    fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        self.opened().read(offset, out, effort)
+    fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        self.opened().read(offset, out, blocking)
     }
 
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool, effort: Effort) -> Result<Progress> {
-        if fua && effort == Effort::Inline {
-            return Ok(Progress::WouldBlock);
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt> {
+        if fua && blocking == Blocking::Never {
+            return Ok(Attempt::WouldBlock);
         }
-        let done = self.opened().write(offset, data, effort)?;
-        if fua && done == Progress::Done {
+        let done = self.opened().write(offset, data, blocking)?;
+        if fua && done == Attempt::Done {
             self.opened().flush()?;
         }
         Ok(done)
@@ -374,7 +375,7 @@ impl Device for VolumeExport {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let n = ((end - at) as usize).min(room.len());
-            let _done = self.opened().read(at, &mut room[..n], Effort::Full)?;
+            let _done = self.opened().read(at, &mut room[..n], Blocking::Allowed)?;
             at += n as u64;
         }
         Ok(())

@@ -28,14 +28,14 @@ pub(super) struct Wire {
 }
 
 struct Tls {
-    state: Mutex<State>,
+    state: Mutex<WireState>,
     /// Sealed bytes wait for the socket.
     owes: AtomicBool,
     /// A read may find something without asking the socket. Only the connection's thread looks.
     holds: AtomicBool,
 }
 
-struct State {
+struct WireState {
     connection: ServerConnection,
     /// Who it is, for the log.
     peer: String,
@@ -57,7 +57,7 @@ impl Wire {
     /// From now on all bytes are TLS records. The caller has sent everything plain, and holds no plain bytes.
     pub(super) fn start_tls(&self, mut connection: ServerConnection, peer: String) {
         connection.set_buffer_limit(Some(UNSENT));
-        let state = State { connection, peer, sealed: vec![0; SEALED], start: 0, end: 0 };
+        let state = WireState { connection, peer, sealed: vec![0; SEALED], start: 0, end: 0 };
         let tls = Tls { state: Mutex::new(state), owes: AtomicBool::new(false), holds: AtomicBool::new(false) };
         let _ = self.tls.set(tls);
     }
@@ -164,7 +164,7 @@ impl Tls {
         Ok(taken)
     }
 
-    fn flush(&self, socket: &OwnedFd, state: &mut State) -> Result<bool, Os> {
+    fn flush(&self, socket: &OwnedFd, state: &mut WireState) -> Result<bool, Os> {
         while state.connection.wants_write() {
             match state.connection.write_tls(&mut Out(socket)) {
                 Ok(_) => {}
@@ -181,7 +181,7 @@ impl Tls {
     }
 }
 
-impl State {
+impl WireState {
     /// Moves opened bytes into `slices`, behind the first `got`. False: the client has ended the stream.
     fn take(&mut self, slices: &mut [IoSliceMut<'_>], got: &mut usize) -> bool {
         let mut skip = *got;

@@ -5,10 +5,10 @@
 //! says which user of this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
-use super::api::TlsClientInfo;
+use super::api::AccessInfo;
 use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
-use super::{Asking, Attached, Holder, ServedExport, Service};
+use super::{Attached, ConnectRequest, Holder, ServedExport, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
@@ -139,7 +139,7 @@ impl Service {
         let caller = self.remote_caller(&access, remote, &volume.key_arn);
         // Its own token is no attachment's.
         let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
-        let asking = Asking { peer, connection: remote.connection };
+        let asking = ConnectRequest { peer, connection: remote.connection };
         self.opening(name, &caller, || self.attach(&split_token(name)?.0, asking, &caller))
     }
 
@@ -280,7 +280,7 @@ impl Service {
         user: Option<String>,
         volumes: &[String],
         all: bool,
-    ) -> Result<TlsClientInfo> {
+    ) -> Result<AccessInfo> {
         check_name(name, By::Name)?;
         let record = self.new_access(name, user, volumes, all)?;
         let act = self.act_on("coffer:AllowTlsClient", &record);
@@ -300,7 +300,7 @@ impl Service {
         user: Option<String>,
         volumes: &[String],
         all: bool,
-    ) -> Result<TlsClientInfo> {
+    ) -> Result<AccessInfo> {
         check_name(name, By::Token)?;
         let token = token::draw(TOKEN);
         let record = AccessRecord { token: Some(token::hash(&token)), ..self.new_access(name, user, volumes, all)? };
@@ -314,7 +314,7 @@ impl Service {
     }
 
     /// Takes back what was allowed.
-    pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<TlsClientInfo> {
+    pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<AccessInfo> {
         // Before the transaction, which asks the same catalog.
         let unknown = self.not_listed(name);
         let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
@@ -341,7 +341,7 @@ impl Service {
         }
     }
 
-    pub(super) fn list_clients(&self) -> Result<Vec<TlsClientInfo>> {
+    pub(super) fn list_clients(&self) -> Result<Vec<AccessInfo>> {
         let all = self.ledger().catalog().list::<AccessRecord>()?.records;
         all.iter().map(|r| self.client_info(&r.record, None)).collect()
     }
@@ -389,12 +389,12 @@ impl Service {
         act.detail("volumes", volumes)
     }
 
-    fn client_info(&self, record: &AccessRecord, token: Option<String>) -> Result<TlsClientInfo> {
+    fn client_info(&self, record: &AccessRecord, token: Option<String>) -> Result<AccessInfo> {
         let known = self.volume_records()?;
         let name = |id: &VolumeId| {
             known.iter().find(|r| r.id == *id).and_then(|r| r.name.clone()).unwrap_or_else(|| id.to_string())
         };
-        Ok(TlsClientInfo {
+        Ok(AccessInfo {
             name: record.name.clone(),
             by: by(record).to_owned(),
             principal: self.user_arn(&record.user),

@@ -343,7 +343,7 @@ pub enum Request {
     /// All attachments.
     AttachmentList {},
     /// Lets the bearer of a certificate use volumes over TLS; says it anew if it was said before.
-    TlsAllow {
+    AccessAllow {
         /// A name that stands in the certificate, or its fingerprint as `sha256:…`.
         name: String,
         /// The user it acts as; the same name, if none is given.
@@ -354,7 +354,7 @@ pub enum Request {
         all: bool,
     },
     /// Makes a token that stands in for a certificate.
-    TlsToken {
+    AccessToken {
         /// What it is called.
         name: String,
         /// The user it acts as; the same name, if none is given.
@@ -365,12 +365,12 @@ pub enum Request {
         all: bool,
     },
     /// Takes back what was allowed.
-    TlsDeny {
+    AccessDeny {
         /// To whom.
         name: String,
     },
     /// All that may use volumes over TLS.
-    TlsList {},
+    AccessList {},
     /// Checks this installation and the machine it runs on.
     Doctor {},
     /// Checks the audit's chain against the catalog.
@@ -440,11 +440,11 @@ pub enum Reply {
         attachments: Vec<AttachmentInfo>,
     },
     /// One client over TLS.
-    TlsClient(TlsClientInfo),
+    Access(AccessInfo),
     /// Clients over TLS.
-    TlsClients {
+    AccessList {
         /// All of them.
-        clients: Vec<TlsClientInfo>,
+        clients: Vec<AccessInfo>,
     },
     /// What a check found.
     Findings {
@@ -651,7 +651,7 @@ impl std::fmt::Debug for AttachmentInfo {
 
 /// Who may use what over TLS.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TlsClientInfo {
+pub struct AccessInfo {
     /// A name in its certificate, or what its token is called.
     pub name: String,
     /// `certificate` or `token`.
@@ -666,11 +666,11 @@ pub struct TlsClientInfo {
     pub token: Option<String>,
 }
 
-impl std::fmt::Debug for TlsClientInfo {
+impl std::fmt::Debug for AccessInfo {
     /// Without the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, by, principal, volumes, .. } = self;
-        write!(f, "TlsClientInfo({name}, {by}, {principal}, {volumes:?})")
+        write!(f, "AccessInfo({name}, {by}, {principal}, {volumes:?})")
     }
 }
 

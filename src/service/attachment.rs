@@ -6,7 +6,7 @@
 //! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
-use super::lease::{LeaseRecord, Left, Newcomer, busy};
+use super::lease::{LeaseRecord, LeaseRequest, Left, busy};
 use super::opening::{InUse, Need};
 use super::token::{self, ExportName};
 use super::volume::VolumeRecord;
@@ -77,7 +77,7 @@ pub struct ServedExport {
 
 /// A connection that wants a volume, as the edge knows it.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct ConnectRequest {
     /// Who it is without a token.
     pub peer: Holder,
     /// The server's number of the connection.
@@ -173,7 +173,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::Busy`] while its readers are sent away.
-    pub fn reading(self: &Arc<Self>, snapshot: SnapshotId, asking: Asking) -> Result<Reading> {
+    pub fn reading(self: &Arc<Self>, snapshot: SnapshotId, asking: ConnectRequest) -> Result<Reading> {
         self.leases.join_readers(snapshot, asking.connection, asking.peer)?;
         Ok(Reading { service: self.clone(), snapshot, connection: asking.connection })
     }
@@ -233,14 +233,14 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
-    pub fn attach(self: &Arc<Self>, name: &str, asking: Asking, caller: &Caller) -> Result<Attached> {
+    pub fn attach(self: &Arc<Self>, name: &str, asking: ConnectRequest, caller: &Caller) -> Result<Attached> {
         let record = self.exported(name)?;
         let asked = ExportName::parse(name)?;
         let holder = self.holder_for(&record, asked.token, asking.peer)?;
         let connection = asking.connection;
         let slot = asked.slot.filter(|_| holder.is_known());
         let redials = slot.is_some() && matches!(holder, Holder::Attachment(_));
-        let newcomer = Newcomer { holder: holder.clone(), connection, slot, reading: asked.read_only };
+        let newcomer = LeaseRequest { holder: holder.clone(), connection, slot, reading: asked.read_only };
         self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
         let mut attached = Attached { service: self.clone(), used: None, id, connection, read_only, redials, farewell };
@@ -274,7 +274,7 @@ impl Service {
                 return Err(err.context(format!("attach {}", asked.volume)));
             }
         }
-        if self.leases.let_in(id, &holder)
+        if self.leases.authorize(id, &holder)
             && let Err(err) = self.note_lease(&record, &holder, read_only, attached.volume(), caller)
         {
             attached.farewell();

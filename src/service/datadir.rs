@@ -21,7 +21,7 @@ pub struct DataDir(PathBuf);
 
 /// Who holds a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct LockHolder {
     /// Process id.
     pub pid: u32,
     /// When it took the lock, milliseconds since 1970.
@@ -200,7 +200,7 @@ impl DataDir {
         if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
             return Ok(None);
         }
-        let holder = Holder {
+        let holder = LockHolder {
             pid: std::process::id(),
             start: env.now().0,
             boot: env.boot_id.to_string(),
@@ -221,7 +221,7 @@ impl DataDir {
 
     /// Who wrote themselves into the lock last.
     #[must_use]
-    pub fn holder(&self) -> Option<Holder> {
+    pub fn holder(&self) -> Option<LockHolder> {
         let file = self.open_lock(OpenHow::read()).ok()?;
         let mut text = vec![0u8; 4096];
         let n = file.read_at(&mut text, TEXT_AT).ok()?;

@@ -70,7 +70,7 @@ impl Holder {
 
 /// A connection that asks for its part of a lease.
 #[derive(Debug, Clone)]
-pub(super) struct Newcomer {
+pub(super) struct LeaseRequest {
     pub(super) holder: Holder,
     /// The server's number of the connection.
     pub(super) connection: u64,
@@ -85,9 +85,9 @@ struct Lease {
     /// Of the first; of all, unless they are reading.
     holder: Holder,
     reading: bool,
-    members: Vec<Newcomer>,
+    members: Vec<LeaseRequest>,
     /// Those of its holders who were asked by what right, and had one: they are not asked again.
-    let_in: Vec<Holder>,
+    authorize: Vec<Holder>,
     /// Its last connection went without a farewell: the lease is kept until then.
     kept_until: Option<Instant>,
     /// Somebody breaks it: no more connections.
@@ -99,7 +99,7 @@ impl Lease {
         self.members.is_empty() && self.kept_until.is_none_or(|t| t <= Instant::now())
     }
 
-    fn admits(&self, one: &Newcomer) -> bool {
+    fn admits(&self, one: &LeaseRequest) -> bool {
         !self.broken && ((self.reading && one.reading) || (self.holder == one.holder && self.reading == one.reading))
     }
 
@@ -169,7 +169,7 @@ impl Leases {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds it.
-    pub(super) fn join(&self, record: &VolumeRecord, one: Newcomer) -> Result<()> {
+    pub(super) fn join(&self, record: &VolumeRecord, one: LeaseRequest) -> Result<()> {
         let mut held = self.held.lock();
         let until = Instant::now() + LAST_GOODBYES;
         loop {
@@ -191,11 +191,11 @@ impl Leases {
             holder: one.holder.clone(),
             reading: one.reading,
             members: Vec::new(),
-            let_in: Vec::new(),
+            authorize: Vec::new(),
             kept_until: None,
             broken: false,
         });
-        let same_slot = |m: &&Newcomer| one.slot.is_some() && m.slot == one.slot && m.holder == one.holder;
+        let same_slot = |m: &&LeaseRequest| one.slot.is_some() && m.slot == one.slot && m.holder == one.holder;
         let before: Vec<u64> = lease.members.iter().filter(same_slot).map(|m| m.connection).collect();
         let connection = one.connection;
         lease.members.push(one);
@@ -238,8 +238,8 @@ impl Leases {
         lease.members.retain(|m| m.connection != connection);
         self.changed.notify_all();
         if !lease.members.is_empty() {
-            let Lease { members, let_in, .. } = lease;
-            let_in.retain(|h| members.iter().any(|m| m.holder == *h));
+            let Lease { members, authorize, .. } = lease;
+            authorize.retain(|h| members.iter().any(|m| m.holder == *h));
             return Left::Goes;
         }
         if matches!(lease.holder, Holder::Remote(_)) && !lease.reading && !farewell && !lease.broken {
@@ -252,23 +252,23 @@ impl Leases {
     /// Keeps a volume for a holder that had it when an earlier server ended.
     pub(super) fn keep(&self, id: VolumeId, holder: Holder) {
         let kept_until = Some(Instant::now() + self.grace);
-        let let_in = vec![holder.clone()];
-        let lease = Lease { holder, reading: false, members: Vec::new(), let_in, kept_until, broken: false };
+        let authorize = vec![holder.clone()];
+        let lease = Lease { holder, reading: false, members: Vec::new(), authorize, kept_until, broken: false };
         self.held.lock().insert(id, lease);
     }
 
     /// A connection of this holder was asked by what right, and got its volume: the next ones are not asked. Whether it is the
     /// first.
-    pub(super) fn let_in(&self, id: VolumeId, holder: &Holder) -> bool {
+    pub(super) fn authorize(&self, id: VolumeId, holder: &Holder) -> bool {
         let mut held = self.held.lock();
-        let Some(lease) = held.get_mut(&id).filter(|l| !l.let_in.contains(holder)) else { return false };
-        lease.let_in.push(holder.clone());
+        let Some(lease) = held.get_mut(&id).filter(|l| !l.authorize.contains(holder)) else { return false };
+        lease.authorize.push(holder.clone());
         true
     }
 
     /// Whether a connection of this holder was let in before. One that has only joined was not: it may yet be refused.
     pub(super) fn is_let_in(&self, id: VolumeId, holder: &Holder) -> bool {
-        self.held.lock().get(&id).is_some_and(|l| l.let_in.contains(holder))
+        self.held.lock().get(&id).is_some_and(|l| l.authorize.contains(holder))
     }
 
     /// Who holds a volume, in words.

@@ -26,15 +26,15 @@ fn record() -> VolumeRecord {
     }
 }
 
-fn newcomer(holder: Holder, connection: u64) -> Newcomer {
-    Newcomer { holder, connection, slot: None, reading: false }
+fn newcomer(holder: Holder, connection: u64) -> LeaseRequest {
+    LeaseRequest { holder, connection, slot: None, reading: false }
 }
 
 /// Joins and gets its volume. Whether the lease began with that for this holder.
-fn begins(leases: &Leases, web: &VolumeRecord, one: Newcomer) -> bool {
+fn begins(leases: &Leases, web: &VolumeRecord, one: LeaseRequest) -> bool {
     let holder = one.holder.clone();
     leases.join(web, one).unwrap();
-    leases.let_in(web.id, &holder)
+    leases.authorize(web.id, &holder)
 }
 
 fn remote(name: &str) -> Holder {
@@ -68,12 +68,12 @@ fn a_lease_is_its_holders_alone_and_ends_with_the_last_connection() {
 fn who_only_joined_was_not_let_in_and_who_was_is_until_its_lease_ends() {
     let (leases, web) = (Leases::new(GRACE), record());
     let join = |holder: Holder, connection, reading| {
-        leases.join(&web, Newcomer { reading, ..newcomer(holder, connection) }).unwrap();
+        leases.join(&web, LeaseRequest { reading, ..newcomer(holder, connection) }).unwrap();
     };
     join(remote("a"), 1, false);
     join(remote("a"), 2, false);
     assert!(!leases.is_let_in(web.id, &remote("a")), "a second connection gets in by no first one that is being asked");
-    assert!(leases.let_in(web.id, &remote("a")) && !leases.let_in(web.id, &remote("a")));
+    assert!(leases.authorize(web.id, &remote("a")) && !leases.authorize(web.id, &remote("a")));
     leases.leave(web.id, 1, false);
     assert!(leases.is_let_in(web.id, &remote("a")) && !leases.is_let_in(web.id, &remote("b")));
     leases.leave(web.id, 2, false);
@@ -84,9 +84,9 @@ fn who_only_joined_was_not_let_in_and_who_was_is_until_its_lease_ends() {
     // Readers share a lease, each by its own right.
     join(living(), 4, true);
     join(remote("b"), 5, true);
-    leases.let_in(web.id, &living());
+    leases.authorize(web.id, &living());
     assert!(!leases.is_let_in(web.id, &remote("b")));
-    leases.let_in(web.id, &remote("b"));
+    leases.authorize(web.id, &remote("b"));
     leases.leave(web.id, 4, false);
     assert!(!leases.is_let_in(web.id, &living()) && leases.is_let_in(web.id, &remote("b")));
     // After a restart.
@@ -119,7 +119,7 @@ fn the_grace_ends() {
 #[test]
 fn readers_share_and_neither_readers_nor_a_writer_let_the_other_in() {
     let (leases, web) = (Leases::new(GRACE), record());
-    let reading = |holder, connection| Newcomer { reading: true, ..newcomer(holder, connection) };
+    let reading = |holder, connection| LeaseRequest { reading: true, ..newcomer(holder, connection) };
     leases.join(&web, reading(living(), 1)).unwrap();
     assert!(begins(&leases, &web, reading(remote("a"), 2)));
     assert!(!begins(&leases, &web, reading(remote("a"), 6)));
@@ -150,7 +150,7 @@ fn a_connection_in_a_slot_closes_the_one_before_and_is_let_in_when_that_has_left
     let web = record();
     let (leases, closed) = with_server(&web);
     let att = Holder::Attachment("att-1".to_owned());
-    let slot = |connection, slot| Newcomer { slot: Some(slot), ..newcomer(att.clone(), connection) };
+    let slot = |connection, slot| LeaseRequest { slot: Some(slot), ..newcomer(att.clone(), connection) };
     assert!(begins(&leases, &web, slot(1, 0)));
     leases.join(&web, slot(2, 1)).unwrap();
     assert!(closed.lock().is_empty());

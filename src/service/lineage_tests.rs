@@ -5,7 +5,7 @@ use super::super::{GRACE, OpenAs, Role};
 use super::*;
 use crate::env::Env;
 use crate::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use crate::volume::{Effort, Progress};
+use crate::volume::{Attempt, Blocking};
 use std::path::PathBuf;
 
 const MIB: u64 = 1 << 20;
@@ -95,7 +95,7 @@ fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     for piece in 0..len / MIB {
         let mut data = vec![byte; MIB as usize];
         data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
-        assert_eq!(used.volume.write(at + piece * MIB, &mut data, Effort::Full).unwrap(), Progress::Done);
+        assert_eq!(used.volume.write(at + piece * MIB, &mut data, Blocking::Allowed).unwrap(), Attempt::Done);
     }
     used.volume.flush().unwrap();
 }

@@ -3,7 +3,6 @@
 //! A [`Service`] is one data directory, opened under its lock, by a daemon or by a single command. [`Service::handle`] is
 //! the one entry for verbs; the NBD edge uses [`Service::attach`] for exports.
 
-mod accept;
 mod access;
 pub mod api;
 mod attachment;
@@ -18,6 +17,7 @@ mod keygate;
 mod lease;
 mod lineage;
 mod opening;
+mod recovery;
 mod settings;
 mod snapshot;
 mod stage;
@@ -33,7 +33,7 @@ mod view;
 mod volume;
 
 pub use access::Remote;
-pub use attachment::{Asking, Attached, Reading, ServedExport, named};
+pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
@@ -325,14 +325,14 @@ impl Service {
             R::LeaseBreak { what } => self.break_lease(caller, &what).map(|message| Reply::Done { message }),
             R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
             R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
-            R::TlsAllow { name, user, volumes, all } => {
-                self.allow_client(caller, &name, user, &volumes, all).map(Reply::TlsClient)
+            R::AccessAllow { name, user, volumes, all } => {
+                self.allow_client(caller, &name, user, &volumes, all).map(Reply::Access)
             }
-            R::TlsToken { name, user, volumes, all } => {
-                self.make_token(caller, &name, user, &volumes, all).map(Reply::TlsClient)
+            R::AccessToken { name, user, volumes, all } => {
+                self.make_token(caller, &name, user, &volumes, all).map(Reply::Access)
             }
-            R::TlsDeny { name } => self.deny_client(caller, &name).map(Reply::TlsClient),
-            R::TlsList {} => self.list_clients().map(|clients| Reply::TlsClients { clients }),
+            R::AccessDeny { name } => self.deny_client(caller, &name).map(Reply::Access),
+            R::AccessList {} => self.list_clients().map(|clients| Reply::AccessList { clients }),
             R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
             R::AuditVerify {} => self.verify_audit(),
             R::AuditAccept {} => {

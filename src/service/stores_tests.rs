@@ -12,7 +12,7 @@ use crate::store::Stores;
 use crate::store::memory::MemoryStores;
 use crate::units::VolumeId;
 use crate::volume::lifecycle::file_size;
-use crate::volume::{Effort, Progress};
+use crate::volume::{Attempt, Blocking};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ fn doctor(service: &Arc<Service>) -> Vec<Finding> {
 fn write(service: &Arc<Service>, id: VolumeId, at: u64, byte: u8) -> Result<()> {
     let record = service.find_volume(&id.to_string())?;
     let used = service.acquire(&record, Need::Key(&caller(service)))?;
-    assert_eq!(used.volume.write(at, &mut vec![byte; MIB as usize], Effort::Full)?, Progress::Done);
+    assert_eq!(used.volume.write(at, &mut vec![byte; MIB as usize], Blocking::Allowed)?, Attempt::Done);
     used.volume.flush()
 }
 
@@ -107,7 +107,7 @@ fn read(service: &Arc<Service>, id: VolumeId, at: u64) -> Vec<u8> {
     let record = service.find_volume(&id.to_string()).unwrap();
     let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
     let mut out = vec![0xee; MIB as usize];
-    assert_eq!(used.volume.read(at, &mut out, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(used.volume.read(at, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
     out
 }
 

@@ -24,7 +24,7 @@ fn a_snapshot_that_is_being_opened_while_its_key_is_disabled_is_not_opened() {
     assert_eq!(opened.err().unwrap().kind(), Kind::KeyUnavailable);
     on.ask(request(json!({"action": "key-enable", "key": "alias/k"}))).unwrap();
     let view = on.service.open_view(snapshot, &caller).unwrap();
-    let read = || view.read(0, &mut [0; 512], crate::volume::Effort::Full);
+    let read = || view.read(0, &mut [0; 512], crate::volume::Blocking::Allowed);
     let _done = read().unwrap();
     disable(&on);
     assert_eq!(read().unwrap_err().kind(), Kind::KeyUnavailable);

@@ -34,7 +34,7 @@ impl Service {
             | R::SnapshotShow { .. }
             | R::SnapshotVerify { .. }
             | R::AttachmentList {}
-            | R::TlsList {}
+            | R::AccessList {}
             | R::Doctor {}
             | R::AuditVerify {}
             | R::AuditList { .. } => return None,
@@ -56,9 +56,9 @@ impl Service {
             R::AttachRenew { what } => named("coffer:RenewAttachment", what),
             R::AttachEnd { what } => named("ec2:DetachVolume", what).restrictive(),
             R::LeaseBreak { what } => named("coffer:BreakLease", what).restrictive(),
-            R::TlsAllow { name, .. } => named("coffer:AllowTlsClient", name),
-            R::TlsToken { name, .. } => named("coffer:MakeTlsToken", name),
-            R::TlsDeny { name } => named("coffer:DenyTlsClient", name).restrictive(),
+            R::AccessAllow { name, .. } => named("coffer:AllowTlsClient", name),
+            R::AccessToken { name, .. } => named("coffer:MakeTlsToken", name),
+            R::AccessDeny { name } => named("coffer:DenyTlsClient", name).restrictive(),
             R::AuditAccept {} => Act::new("coffer:AcceptAudit"),
             R::KeyCreate { .. }
             | R::KeyList {}

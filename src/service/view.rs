@@ -13,11 +13,11 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
-use crate::units::{CHUNK, ChunkNo, DataKeyId, KeyTag, LineageId, PART, SECTOR, SnapshotId};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, KeyTag, LineageId, SECTOR, SUBSECTOR, SnapshotId};
+use crate::volume::chunk_cache::{Body, ChunkCache};
 use crate::volume::extents::{Run, Runs};
-use crate::volume::fetched::{Body, Fetched};
 use crate::volume::parent::Parent;
-use crate::volume::{Effort, Progress};
+use crate::volume::{Attempt, Blocking};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -38,7 +38,7 @@ pub struct SnapshotView {
     reader: SnapshotReader,
     ciphers: Arc<HeldCiphers<KeyTag>>,
     /// With the tag of the key that sealed a chunk; none: all of it is a hole.
-    recent: Fetched<Option<KeyTag>>,
+    recent: ChunkCache<Option<KeyTag>>,
 }
 
 impl SnapshotView {
@@ -69,25 +69,25 @@ impl SnapshotView {
     /// # Errors
     /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] while its CMK is; [`Kind::Integrity`] for a chunk whose hash is
     /// wrong; what the repository reports.
-    pub fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    pub fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.bounds(offset, out.len() as u64)?;
         let (mut at, mut rest) = (offset, out);
         while !rest.is_empty() {
             let chunk = ChunkNo::of(at);
             let skip = (at - chunk.offset()) as usize;
             let (now, later) = rest.split_at_mut(rest.len().min(CHUNK - skip));
-            if !self.read_in_chunk(chunk, skip, now, effort)? {
-                return Ok(Progress::WouldBlock);
+            if !self.read_in_chunk(chunk, skip, now, blocking)? {
+                return Ok(Attempt::WouldBlock);
             }
             at += now.len() as u64;
             rest = later;
         }
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     /// `false`: the repository would have to be asked.
-    fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], effort: Effort) -> Result<bool> {
-        let Some(Body { sealed, key: tag }) = self.fetch(chunk, effort)? else { return Ok(false) };
+    fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], blocking: Blocking) -> Result<bool> {
+        let Some(Body { sealed, key: tag }) = self.fetch(chunk, blocking)? else { return Ok(false) };
         let Some(tag) = tag else {
             self.ciphers.must_be_there().map_err(|e| e.context(format!("read {}", self.id)))?;
             out.fill(0);
@@ -111,7 +111,7 @@ impl SnapshotView {
             Error::new(Kind::Integrity, format!("chunk {chunk} of {} was sealed under a key it does not name", self.id))
         })?;
         // The cipher works on whole parts: what lies around the bytes that were asked for is opened with them.
-        let (first, end) = (skip / PART * PART, (skip + out.len()).next_multiple_of(PART));
+        let (first, end) = (skip / SUBSECTOR * SUBSECTOR, (skip + out.len()).next_multiple_of(SUBSECTOR));
         let start = At::new(chunk.offset() + first as u64)
             .ok_or_else(|| Error::new(Kind::Failed, "a chunk does not begin at a part"))?;
         if (first, end) == (skip, skip + out.len()) {
@@ -125,10 +125,10 @@ impl SnapshotView {
     }
 
     /// A chunk, from memory or from the repository. `None`: not without waiting.
-    fn fetch(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Body<Option<KeyTag>>>> {
-        match effort {
-            Effort::Inline => Ok(self.recent.peek(chunk)),
-            Effort::Full => self.recent.get(chunk, |sealed| self.reader.fetch(chunk, sealed)).map(Some),
+    fn fetch(&self, chunk: ChunkNo, blocking: Blocking) -> Result<Option<Body<Option<KeyTag>>>> {
+        match blocking {
+            Blocking::Never => Ok(self.recent.peek(chunk)),
+            Blocking::Allowed => self.recent.get(chunk, |sealed| self.reader.fetch(chunk, sealed)).map(Some),
         }
     }
 
@@ -139,7 +139,7 @@ impl SnapshotView {
     pub fn prefetch(&self, offset: u64, len: u64) -> Result<()> {
         self.bounds(offset, len)?;
         let chunks = ChunkNo::of(offset).0..(offset + len).div_ceil(CHUNK as u64);
-        chunks.take(RECENT).try_for_each(|c| self.fetch(ChunkNo(c), Effort::Full).map(drop))
+        chunks.take(RECENT).try_for_each(|c| self.fetch(ChunkNo(c), Blocking::Allowed).map(drop))
     }
 
     /// Where a range is data (yes) and where holes, told from the tree: at most `most` runs.
@@ -258,7 +258,7 @@ impl Service {
         let holder: Arc<dyn KeyHolder> = ciphers.clone();
         self.keygate.register(Arc::downgrade(&holder));
         let reader = self.repository.open_snapshot(record.lineage, record.id)?;
-        let (id, lineage, recent) = (record.id, record.lineage, Fetched::new(RECENT));
+        let (id, lineage, recent) = (record.id, record.lineage, ChunkCache::new(RECENT));
         let view = Arc::new(SnapshotView { id, lineage, reader, ciphers, recent });
         views.insert(record.id, Arc::downgrade(&view));
         Ok(view)

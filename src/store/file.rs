@@ -1,7 +1,7 @@
 //! A volume in one sparse file: positional reads and writes, `fdatasync`, an OFD lock as the fence.
 
 use super::ahead::Ahead;
-use super::grain::{Grain, Pages};
+use super::folio_hints::{FolioHints, Pages};
 use super::{BlockStore, Scratch, ScratchSpace, StoreIdentity, Stored};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -33,7 +33,7 @@ pub struct FileStore {
     file: File,
     path: PathBuf,
     ahead: Ahead,
-    grain: Arc<Grain>,
+    folio_hints: Arc<FolioHints>,
     /// Held between looking at the file's length and changing it.
     growing: Mutex<()>,
 }
@@ -50,7 +50,7 @@ const SHARED: [(u64, &str); 6] = [
 
 impl FileStore {
     fn of(file: File, path: PathBuf) -> Self {
-        Self { file, path, ahead: Ahead::default(), grain: Arc::default(), growing: Mutex::default() }
+        Self { file, path, ahead: Ahead::default(), folio_hints: Arc::default(), growing: Mutex::default() }
     }
 
     /// Opens and locks a volume file. `writable` takes the lock exclusively; else it is shared with other readers.
@@ -84,8 +84,8 @@ impl FileStore {
 
     /// The same with what is known of the file's pages since it was open before.
     #[must_use]
-    pub fn with_grain(self, grain: Arc<Grain>) -> Self {
-        Self { grain, ..self }
+    pub fn with_folio_hints(self, folio_hints: Arc<FolioHints>) -> Self {
+        Self { folio_hints, ..self }
     }
 
     /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
@@ -187,9 +187,9 @@ impl BlockStore for FileStore {
         if self.read_at_nowait(out, offset)? {
             return Ok(());
         }
-        self.grain.forget(offset, out.len() as u64);
+        self.folio_hints.forget(offset, out.len() as u64);
         if let Some((at, len)) = self.ahead.after_miss(offset, out.len() as u64) {
-            self.grain.forget(at, len);
+            self.folio_hints.forget(at, len);
             let _ = fadvise(&self.file, at, NonZeroU64::new(len), Advice::WillNeed);
         }
         self.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
@@ -211,7 +211,7 @@ impl BlockStore for FileStore {
         let (mut at, mut rest) = (offset, data.bytes());
         let len = rest.len() as u64;
         // A small one has no use for what is known.
-        let pages = if len > WRITE_STEP { self.grain.write(offset, len) } else { Pages::Unknown };
+        let pages = if len > WRITE_STEP { self.folio_hints.write(offset, len) } else { Pages::Unknown };
         if pages == Pages::ToBeMade {
             let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
         }
@@ -230,7 +230,7 @@ impl BlockStore for FileStore {
     }
 
     fn zero(&self, offset: u64, len: u64, keep: bool) -> io::Result<()> {
-        self.grain.gone(offset, len);
+        self.folio_hints.gone(offset, len);
         let flags = if keep {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         } else {

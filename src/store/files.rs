@@ -2,7 +2,7 @@
 
 use super::factory::{Access, Found, Room, Stores};
 use super::file::{FileStore, Folder, sync_parent};
-use super::grain::Grains;
+use super::folio_hints::FolioHintCache;
 use super::{BlockStore, Scratch, ScratchSpace};
 use crate::env::Timestamp;
 use crate::error::{IoContext, Result};
@@ -19,14 +19,14 @@ pub struct FileStores {
     folder: PathBuf,
     single_host: bool,
     /// How the files of volumes that were open lie in the page cache.
-    grains: Grains,
+    folio_hints: FolioHintCache,
 }
 
 impl FileStores {
     /// The stores in a folder. `single_host`: no other host opens them, even if the file system is shared.
     #[must_use]
     pub fn of(folder: &Path, single_host: bool) -> Self {
-        Self { folder: folder.to_owned(), single_host, grains: Grains::default() }
+        Self { folder: folder.to_owned(), single_host, folio_hints: FolioHintCache::default() }
     }
 
     /// The file of a volume.
@@ -64,7 +64,7 @@ impl Stores for FileStores {
     fn open(&self, id: VolumeId, access: Access) -> Result<Arc<dyn BlockStore>> {
         let writable = access == Access::Write;
         let store = FileStore::open(&self.path(id), writable, self.single_host)?;
-        Ok(Arc::new(if writable { store.with_grain(self.grains.of(id)) } else { store }))
+        Ok(Arc::new(if writable { store.with_folio_hints(self.folio_hints.of(id)) } else { store }))
     }
 
     fn remove(&self, id: VolumeId) -> Result<()> {

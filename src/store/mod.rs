@@ -8,7 +8,7 @@ mod ahead;
 pub mod factory;
 pub mod file;
 pub mod files;
-pub mod grain;
+pub mod folio_hints;
 #[cfg(test)]
 pub(crate) mod memory;
 mod scratch;

@@ -8,7 +8,7 @@ use super::testing::*;
 use super::*;
 use crate::env::SystemRng;
 use crate::store::sim::SimStore;
-use crate::units::{PART, RepositoryId, SnapshotId};
+use crate::units::{RepositoryId, SUBSECTOR, SnapshotId};
 use std::collections::BTreeMap;
 
 const SIZE: usize = 3 << 20;
@@ -18,7 +18,7 @@ struct World {
     volume: Volume,
     now: Vec<u8>,
     /// Contents a part had since the last flush, oldest first; not there: only `now`.
-    since: BTreeMap<usize, Vec<[u8; PART]>>,
+    since: BTreeMap<usize, Vec<[u8; SUBSECTOR]>>,
     base: Option<Arc<Chunks>>,
     /// What the volume was made from, if it was.
     parent: Option<Arc<Chunks>>,
@@ -40,7 +40,7 @@ impl World {
         let content: Vec<u8> = (0..SIZE).map(|i| if (i / 70_000) % 5 == 0 { 0 } else { (i / 700) as u8 | 1 }).collect();
         let source = open_on(&disk(SIZE as u64), "boot-0", None).unwrap();
         for (i, run) in content.chunks(70_000).enumerate().filter(|(i, _)| i % 5 != 0) {
-            let _done = source.write(i as u64 * 70_000, &mut run.to_vec(), Effort::Full).unwrap();
+            let _done = source.write(i as u64 * 70_000, &mut run.to_vec(), Blocking::Allowed).unwrap();
         }
         let begin = Begin {
             snapshot: SnapshotId::draw(&SystemRng),
@@ -67,13 +67,13 @@ impl World {
         (at, (1 + self.rng.below(most) as usize).min(SIZE - at))
     }
 
-    fn part(&self, i: usize) -> [u8; PART] {
-        self.now[i * PART..(i + 1) * PART].try_into().unwrap()
+    fn part(&self, i: usize) -> [u8; SUBSECTOR] {
+        self.now[i * SUBSECTOR..(i + 1) * SUBSECTOR].try_into().unwrap()
     }
 
     /// Remembers what the parts of a range held, before a change.
     fn remember(&mut self, at: usize, len: usize) {
-        for i in at / PART..(at + len).div_ceil(PART) {
+        for i in at / SUBSECTOR..(at + len).div_ceil(SUBSECTOR) {
             let old = self.part(i);
             self.since.entry(i).or_default().push(old);
         }
@@ -86,7 +86,7 @@ impl World {
                 let fill = 1 + self.rng.below(250) as u8;
                 let data: Vec<u8> = (0..len).map(|i| fill.wrapping_add((i / 100) as u8)).collect();
                 self.remember(at, len);
-                let _done = self.volume.write(at as u64, &mut data.clone(), Effort::Full).unwrap();
+                let _done = self.volume.write(at as u64, &mut data.clone(), Blocking::Allowed).unwrap();
                 self.now[at..at + len].copy_from_slice(&data);
             }
             50..60 => {
@@ -115,11 +115,11 @@ impl World {
     /// What is read is what was written last, wherever it comes from; without waiting, it may not be had.
     fn look(&mut self) {
         let (at, len) = self.span();
-        let effort = [Effort::Inline, Effort::Full][self.rng.below(2) as usize];
+        let blocking = [Blocking::Never, Blocking::Allowed][self.rng.below(2) as usize];
         let mut seen = vec![0; len];
-        let progress = self.volume.read(at as u64, &mut seen, effort).unwrap();
-        assert!(progress == Progress::Done || effort == Effort::Inline);
-        assert!(progress != Progress::Done || seen == self.now[at..at + len], "{len} bytes at {at} are others");
+        let progress = self.volume.read(at as u64, &mut seen, blocking).unwrap();
+        assert!(progress == Attempt::Done || blocking == Blocking::Never);
+        assert!(progress != Attempt::Done || seen == self.now[at..at + len], "{len} bytes at {at} are others");
     }
 
     fn trim(&mut self) {
@@ -127,7 +127,7 @@ impl World {
         self.remember(at, len);
         self.volume.trim(at as u64, len as u64).unwrap();
         let mut seen = vec![0; len];
-        let _done = self.volume.read(at as u64, &mut seen, Effort::Full).unwrap();
+        let _done = self.volume.read(at as u64, &mut seen, Blocking::Allowed).unwrap();
         for (i, byte) in seen.iter().enumerate() {
             assert!(*byte == 0 || *byte == self.now[at + i], "trimmed bytes are zeros or what they were");
         }
@@ -180,9 +180,9 @@ impl World {
             self.volume.drop_snapshot(left.snapshot).unwrap();
         }
         let mut seen = vec![0; SIZE];
-        let _done = self.volume.read(0, &mut seen, Effort::Full).unwrap();
-        for i in 0..SIZE / PART {
-            let part: [u8; PART] = seen[i * PART..(i + 1) * PART].try_into().unwrap();
+        let _done = self.volume.read(0, &mut seen, Blocking::Allowed).unwrap();
+        for i in 0..SIZE / SUBSECTOR {
+            let part: [u8; SUBSECTOR] = seen[i * SUBSECTOR..(i + 1) * SUBSECTOR].try_into().unwrap();
             let older = power && self.since.get(&i).is_some_and(|all| all.contains(&part));
             assert!(part == self.part(i) || older, "part {i} has neither its last content nor an allowed older one");
         }
@@ -220,12 +220,12 @@ fn the_same_while_a_volume_is_filled_from_its_snapshot() {
 fn a_clean_close_is_believed_and_power_loss_is_compared() {
     let disk = disk(SIZE as u64);
     let v = open_on(&disk, "boot-1", None).unwrap();
-    let _done = v.write(0, &mut [1; 4096], Effort::Full).unwrap();
+    let _done = v.write(0, &mut [1; 4096], Blocking::Allowed).unwrap();
     assert_eq!(*v.untrusted.lock(), Untrusted::No);
     v.close().unwrap();
     assert_eq!(*open_on(&disk.killed(), "boot-2", None).unwrap().untrusted.lock(), Untrusted::No);
     let v = open_on(&disk, "boot-2", None).unwrap();
-    let _done = v.write(0, &mut [1; 4096], Effort::Full).unwrap();
+    let _done = v.write(0, &mut [1; 4096], Blocking::Allowed).unwrap();
     drop(v);
     assert_eq!(*open_on(&disk.killed(), "boot-2", None).unwrap().untrusted.lock(), Untrusted::No);
     assert_eq!(*open_on(&disk.power_loss(|_| 0), "boot-3", None).unwrap().untrusted.lock(), Untrusted::Intent);

@@ -9,7 +9,7 @@ use super::Volume;
 use super::map::Entry;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::Stored;
-use crate::units::{CHUNK, ChunkNo, Epoch, PART, SECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, Epoch, SECTOR, SUBSECTOR, chunks_in};
 
 /// Chunks that one look at the map goes through at most: 32 GiB of the volume.
 const CHUNKS: u64 = 64 * 1024;
@@ -80,7 +80,7 @@ impl Volume {
         let what = || format!("look for holes at {at} of {}", self.id);
         let (len, stored) = self.store.stored(self.data_offset + at, end - at).on(what)?;
         // The file system's blocks end anywhere, what is told ends at a part.
-        Ok(((at + len.max(1)).next_multiple_of(PART as u64).min(end), stored))
+        Ok(((at + len.max(1)).next_multiple_of(SUBSECTOR as u64).min(end), stored))
     }
 
     /// The end of what lies at `at`, not past `end` and not far past the chunk if chunks may differ; how it is stored.
@@ -102,7 +102,7 @@ impl Volume {
             Some(d) if d <= at => {
                 let hole = self.store.next_hole(self.data_offset + at).on(what)? - self.data_offset;
                 // A hole that was punched meanwhile must not make this run end where it begins.
-                Ok((hole.max(at + 1).next_multiple_of(PART as u64).min(limit), Stored::Data))
+                Ok((hole.max(at + 1).next_multiple_of(SUBSECTOR as u64).min(limit), Stored::Data))
             }
             Some(d) => self.hole_at(at, d.min(limit)),
             None => self.hole_at(at, limit),
@@ -177,7 +177,7 @@ impl Volume {
     /// As [`Volume::allocation`].
     pub fn zeroes_fast(&self, offset: u64, len: u64) -> Result<bool> {
         self.bounds("zero", offset, len)?;
-        let aligned = |at: u64| at.is_multiple_of(PART as u64);
+        let aligned = |at: u64| at.is_multiple_of(SUBSECTOR as u64);
         let end = offset + len;
         if !aligned(offset) || !(aligned(end) || end == self.size()) || !self.live.read().pending.is_empty() {
             return Ok(false);

@@ -37,7 +37,7 @@ fn on_file(size: u64, parent: Option<Arc<Chunks>>) -> (tempfile::TempDir, Volume
 
 fn write(v: &Volume, at: u64, len: usize) {
     let mut data = vec![0xa5; len];
-    assert_eq!(v.write(at, &mut data, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.write(at, &mut data, Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
 fn runs(all: &[(u64, bool)]) -> Vec<Run> {

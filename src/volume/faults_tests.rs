@@ -11,17 +11,17 @@ use std::collections::BTreeSet;
 
 const CHUNK64: u64 = CHUNK as u64;
 
-fn write(v: &Volume, chunk: u64, fill: u8) -> Result<Progress> {
-    v.write(chunk * CHUNK64, &mut [fill; 4096], Effort::Full)
+fn write(v: &Volume, chunk: u64, fill: u8) -> Result<Attempt> {
+    v.write(chunk * CHUNK64, &mut [fill; 4096], Blocking::Allowed)
 }
 
 fn head(v: &Volume, chunk: u64) -> Result<u8> {
     let mut out = [0xee; 512];
-    v.read(chunk * CHUNK64, &mut out, Effort::Full).map(|_| out[0])
+    v.read(chunk * CHUNK64, &mut out, Blocking::Allowed).map(|_| out[0])
 }
 
 fn put(v: &Volume, chunk: u64, fill: u8) {
-    assert_eq!(write(v, chunk, fill).unwrap(), Progress::Done);
+    assert_eq!(write(v, chunk, fill).unwrap(), Attempt::Done);
 }
 
 /// Takes a snapshot as an increment to `base`.
@@ -281,7 +281,7 @@ fn a_comparing_snapshot_goes_on_when_the_volume_grows() {
         put(&v, c, 20);
     }
     let end = 4 * CHUNK64 - 4096;
-    assert_eq!(v.write(end, &mut [7; 4096], Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.write(end, &mut [7; 4096], Blocking::Allowed).unwrap(), Attempt::Done);
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
     assert_eq!(sink.map.lock().keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3], "what it had, and no more");

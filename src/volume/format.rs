@@ -19,8 +19,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::units::{
-    DataKeyId, Epoch, GIB, Hash32, InstallationId, KeyEpoch, LineageId, MAX_VOLUME, PART, RepositoryId, SnapshotId,
-    VolumeId,
+    DataKeyId, Epoch, GIB, Hash32, InstallationId, KeyEpoch, LineageId, MAX_VOLUME, RepositoryId, SUBSECTOR,
+    SnapshotId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -194,7 +194,7 @@ pub enum Untrusted {
 
 /// What changes without the key. Never trusted for secrecy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct StateBlock {
     /// Closed in order; no write since.
     pub clean: bool,
     /// The boot that last opened it for writing.
@@ -230,7 +230,7 @@ pub(super) struct Slot {
     pub(super) mac: [u8; MAC],
     pub(super) keys: Keys,
     pub(super) keys_generation: u64,
-    pub(super) state: State,
+    pub(super) state: StateBlock,
     pub(super) state_generation: u64,
 }
 
@@ -431,7 +431,7 @@ fn check_identity(id: &Identity, volume: VolumeId) -> Result<()> {
     if id.volume_id != volume {
         return bad("identity volume_id", "differs from the preamble's");
     }
-    if id.size == 0 || id.size > MAX_VOLUME || !id.size.is_multiple_of(PART as u64) {
+    if id.size == 0 || id.size > MAX_VOLUME || !id.size.is_multiple_of(SUBSECTOR as u64) {
         return bad("identity size", "not a multiple of 512 from 512 bytes to 64 TiB");
     }
     if id.sector_size as usize != crate::units::SECTOR || id.chunk_size as usize != crate::units::CHUNK {

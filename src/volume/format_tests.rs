@@ -18,7 +18,7 @@ fn slot() -> Slot {
         context: BTreeMap::new(),
         mac_epoch: KeyEpoch(0),
     };
-    let state = State {
+    let state = StateBlock {
         clean: true,
         boot_id: "b".into(),
         file: StoreIdentity { holder: 1, number: 2, born: None },

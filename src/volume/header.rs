@@ -1,13 +1,13 @@
 //! The two header slots as one thing: which one counts, how each part is changed, what is repaired.
 //!
-//! Orders: identity: into the slot with the older state, sync, into the other, sync. State: one 4 KiB write into the
+//! Orders: identity: into the slot with the older state, sync, into the other, sync. StateBlock: one 4 KiB write into the
 //! slot with the older state, sync. A slot that cannot be read, or that is behind, is made anew from the good one at the
 //! next open for writing.
 //!
 //! Memory says what the disk says after each write. A slot that is passed over may have been the newer one, so the state of
 //! the other is not believed: see `distrust`.
 
-use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, State, Untrusted, json};
+use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, StateBlock, Untrusted, json};
 use super::syncer::Syncer;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -57,7 +57,7 @@ type Disk = (Arc<dyn BlockStore>, Arc<Syncer>);
 pub(super) struct NewHeader {
     pub(super) identity: Identity,
     pub(super) keys: Keys,
-    pub(super) state: State,
+    pub(super) state: StateBlock,
 }
 
 /// The volume id in a header, if there is a coffer header at all; `read` reads what it may lie in, and says whether it could.
@@ -173,7 +173,7 @@ impl Header {
 
     /// What it was when it was last written.
     #[must_use]
-    pub const fn state(&self) -> &State {
+    pub const fn state(&self) -> &StateBlock {
         &self.now.state
     }
 
@@ -244,7 +244,7 @@ impl Header {
     }
 
     /// Writes a new state, durable on return.
-    pub(super) fn write_state(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+    pub(super) fn write_state(&mut self, change: impl FnOnce(&mut StateBlock)) -> Result<()> {
         if self.fallback {
             self.mend_slot()?; // what is not believed is so in both slots before an epoch or a flag builds on it
         }
@@ -257,7 +257,7 @@ impl Header {
     }
 
     /// As [`Header::write_state`], in both slots: what it says survives the loss of either.
-    pub(super) fn write_state_twice(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+    pub(super) fn write_state_twice(&mut self, change: impl FnOnce(&mut StateBlock)) -> Result<()> {
         self.write_state(change)?;
         self.catch_up()
     }
@@ -364,14 +364,14 @@ impl Header {
 
 /// The slot that was passed over may have been the newer one: written to since, with newer epochs in the map. What is
 /// written from here on says so, a repair included, so that no later open believes the map again.
-fn distrust(state: &mut State) {
+fn distrust(state: &mut StateBlock) {
     state.clean = false;
     state.changed_untrusted = Untrusted::All;
     state.epoch = Epoch(state.epoch.0.saturating_add(RESERVED_EPOCHS));
 }
 
 /// Whether `older` lacks something of `newer` that must survive the loss of its slot.
-const fn lacks(older: &State, newer: &State) -> bool {
+const fn lacks(older: &StateBlock, newer: &StateBlock) -> bool {
     (newer.hydrated && !older.hydrated) || (newer.write_failed && !older.write_failed)
 }
 

@@ -12,7 +12,7 @@ const SECTORS: u64 = (SLOT / 512) as u64;
 
 fn write(v: &Volume, chunk: u64, fill: u8) {
     let mut data = vec![fill; 4096];
-    assert_eq!(v.write(chunk * CHUNK as u64, &mut data, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.write(chunk * CHUNK as u64, &mut data, Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
 /// The bytes that this test writes: the first 4 KiB of each chunk.
@@ -128,7 +128,7 @@ impl Life {
     fn put(&mut self, v: &Volume, chunk: u64, fill: u8) -> Result<()> {
         let held = self.held.entry(chunk).or_insert([0; 2]);
         held[1] = fill;
-        let _done = v.write(chunk * CHUNK as u64, &mut [fill; 4096], Effort::Full)?;
+        let _done = v.write(chunk * CHUNK as u64, &mut [fill; 4096], Blocking::Allowed)?;
         held[0] = fill;
         Ok(())
     }

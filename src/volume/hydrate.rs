@@ -6,19 +6,19 @@
 //! It never writes over a client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
 //! A chunk that cannot be had is passed over and tried again later (`missing`); reads of it fail meanwhile, the rest is filled.
 
-use super::fetched::{Body, Fetched};
+use super::chunk_cache::{Body, ChunkCache};
 use super::io::Piece;
 use super::map::Entry;
 use super::missing::{Missing, Present};
-use super::{Effort, Volume};
+use super::{Blocking, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, PART, SECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Fetched chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order need
+/// ChunkCache chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order need
 /// two each, and those that their requests overtake.
 const RECENT: usize = 16;
 /// Chunks asked for by readers that wait to be stored.
@@ -27,7 +27,7 @@ const WANTED: usize = 1024;
 /// What is known of a volume's filling.
 pub(super) struct Hydration {
     pub(super) done: AtomicBool,
-    recent: Fetched<KeyEpoch>,
+    recent: ChunkCache<KeyEpoch>,
     /// Chunks that readers asked for, the newest last.
     wanted: Mutex<VecDeque<ChunkNo>>,
     cursor: Mutex<ChunkNo>,
@@ -42,7 +42,7 @@ impl Hydration {
     pub(super) fn new(done: bool) -> Self {
         Self {
             done: done.into(),
-            recent: Fetched::new(RECENT),
+            recent: ChunkCache::new(RECENT),
             wanted: Mutex::default(),
             cursor: Mutex::default(),
             present: Mutex::default(),
@@ -169,8 +169,8 @@ impl Volume {
 
     /// The sealed bytes of an absent chunk, for a read; storing them is left to the background. `None`: they are not in
     /// memory, and would have to be waited for.
-    pub(super) fn parents_bytes(&self, chunk: ChunkNo, effort: Effort) -> Result<Option<Body<KeyEpoch>>> {
-        if effort == Effort::Inline {
+    pub(super) fn parents_bytes(&self, chunk: ChunkNo, blocking: Blocking) -> Result<Option<Body<KeyEpoch>>> {
+        if blocking == Blocking::Never {
             return Ok(self.hydration.recent.peek(chunk));
         }
         self.hydration.touched.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +233,7 @@ impl Volume {
         if entry.present {
             // An absent chunk is in every pending snapshot by its parent's entry: what lies here is not the volume's.
             let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
-            let _done = self.save_before_write(&live, piece, entry, Effort::Full)?;
+            let _done = self.save_before_write(&live, piece, entry, Blocking::Allowed)?;
         }
         let zero = || {
             self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
@@ -353,7 +353,7 @@ impl Volume {
 }
 
 fn round_up(len: u64) -> u64 {
-    len.next_multiple_of(PART as u64)
+    len.next_multiple_of(SUBSECTOR as u64)
 }
 
 /// Runs of sectors that are not all zero, as byte ranges.

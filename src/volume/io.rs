@@ -6,11 +6,11 @@
 //! mix of old, new and zero bytes.
 
 use super::map::Entry;
-use super::{Ciphers, Effort, Live, PIECE, Progress, Volume};
+use super::{Attempt, Blocking, Ciphers, Live, PIECE, Volume};
 use crate::cipher::xts::At;
 use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, PART, SECTOR};
+use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 use std::sync::atomic::{Ordering, fence};
 
@@ -53,55 +53,55 @@ impl Volume {
     /// # Errors
     /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] without the key; [`Kind::Integrity`] where map, snapshot or
     /// chunk are damaged; what the store reports.
-    pub fn read(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    pub fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.bounds("read", offset, out.len() as u64)?;
         if !is_parts(offset, out.len()) {
-            return self.read_ragged(offset, out, effort);
+            return self.read_ragged(offset, out, blocking);
         }
         let mut rest = out;
         for piece in pieces(offset, rest.len() as u64) {
             let (now, later) = rest.split_at_mut(piece.len);
             rest = later;
-            if self.read_parts(piece, now, effort)? == Progress::WouldBlock {
-                return Ok(Progress::WouldBlock);
+            if self.read_parts(piece, now, blocking)? == Attempt::WouldBlock {
+                return Ok(Attempt::WouldBlock);
             }
         }
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     /// A read that does not start or end at a part: the whole parts around it, then what was asked for.
-    fn read_ragged(&self, offset: u64, out: &mut [u8], effort: Effort) -> Result<Progress> {
-        let part = PART as u64;
+    fn read_ragged(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
+        let part = SUBSECTOR as u64;
         let (start, end) = (offset / part * part, (offset + out.len() as u64).div_ceil(part) * part);
         let mut whole = vec![0u8; (end - start) as usize];
-        let done = self.read(start, &mut whole, effort)?;
-        if done == Progress::Done {
+        let done = self.read(start, &mut whole, blocking)?;
+        if done == Attempt::Done {
             let skip = (offset - start) as usize;
             out.copy_from_slice(&whole[skip..skip + out.len()]);
         }
         Ok(done)
     }
 
-    fn read_parts(&self, piece: Piece, out: &mut [u8], effort: Effort) -> Result<Progress> {
+    fn read_parts(&self, piece: Piece, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         let at = part_at(piece.offset)?;
         let entry = self.map.entry(&*self.store, piece.chunk)?;
         if self.is_virgin(piece.chunk, entry)? {
             self.must_be_unlocked()?;
             out.fill(0);
-            return Ok(Progress::Done);
+            return Ok(Attempt::Done);
         }
         if !self.is_here(piece.chunk, entry)? {
             self.must_be_unlocked()?;
-            let Some(body) = self.parents_bytes(piece.chunk, effort)? else { return Ok(Progress::WouldBlock) };
+            let Some(body) = self.parents_bytes(piece.chunk, blocking)? else { return Ok(Attempt::WouldBlock) };
             let skip = (piece.offset - piece.chunk.offset()) as usize;
             self.open_ciphers()?.of(body.key)?.open_parts_to(at, &body.sealed[skip..skip + out.len()], out);
-            return Ok(Progress::Done);
+            return Ok(Attempt::Done);
         }
-        let Some(key) = self.read_with_key(piece, entry, SealedMut::over(out), effort)? else {
-            return Ok(Progress::WouldBlock);
+        let Some(key) = self.read_with_key(piece, entry, SealedMut::over(out), blocking)? else {
+            return Ok(Attempt::WouldBlock);
         };
         self.open_ciphers()?.of(key)?.open_parts(at, out);
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     /// Reads sealed bytes and the key epoch that they belong to. The map is looked at again after the bytes: a chunk's
@@ -111,11 +111,11 @@ impl Volume {
         piece: Piece,
         entry: Entry,
         mut out: SealedMut<'_>,
-        effort: Effort,
+        blocking: Blocking,
     ) -> Result<Option<KeyEpoch>> {
         let mut key = entry.key;
         loop {
-            if !self.read_sealed(piece.chunk, piece.offset, out.again(), effort)? {
+            if !self.read_sealed(piece.chunk, piece.offset, out.again(), blocking)? {
                 return Ok(None);
             }
             let now = self.map.entry(&*self.store, piece.chunk)?.key;
@@ -132,7 +132,7 @@ impl Volume {
         chunk: ChunkNo,
         offset: u64,
         mut out: SealedMut<'_>,
-        effort: Effort,
+        blocking: Blocking,
     ) -> Result<bool> {
         let stripe = self.stripe(chunk);
         for _ in 0..TRIES {
@@ -141,7 +141,7 @@ impl Volume {
                 std::hint::spin_loop();
                 continue;
             }
-            if !self.read_sealed_held(offset, out.again(), effort)? {
+            if !self.read_sealed_held(offset, out.again(), blocking)? {
                 return Ok(false);
             }
             fence(Ordering::Acquire);
@@ -149,48 +149,48 @@ impl Volume {
                 return Ok(true);
             }
         }
-        if effort == Effort::Inline {
+        if blocking == Blocking::Never {
             return Ok(false);
         }
         let _held = stripe.lock.lock();
-        self.read_sealed_held(offset, out, effort)
+        self.read_sealed_held(offset, out, blocking)
     }
 
     /// Reads sealed bytes as they lie there. The stripe is held, or looked at before and after. `false`: it would have had
     /// to wait.
-    pub(super) fn read_sealed_held(&self, offset: u64, out: SealedMut<'_>, effort: Effort) -> Result<bool> {
+    pub(super) fn read_sealed_held(&self, offset: u64, out: SealedMut<'_>, blocking: Blocking) -> Result<bool> {
         let what = || format!("read at {offset} of {}", self.id);
         let at = self.data_offset + offset;
-        match effort {
-            Effort::Inline => self.store.read_sealed_nowait(out, at).on(what),
-            Effort::Full => self.store.read_sealed(out, at).on(what).map(|()| true),
+        match blocking {
+            Blocking::Never => self.store.read_sealed_nowait(out, at).on(what),
+            Blocking::Allowed => self.store.read_sealed(out, at).on(what).map(|()| true),
         }
     }
 
     /// Writes plain bytes. They are sealed in place: `data` holds nothing to be used afterwards, unless the answer is
-    /// [`Progress::WouldBlock`], then it is as it was.
+    /// [`Attempt::WouldBlock`], then it is as it was.
     ///
     /// # Errors
     /// As [`Volume::read`]; [`Kind::NoSpace`]; [`Kind::ReadOnly`]. After an error any part of it may have been written.
-    pub fn write(&self, offset: u64, data: &mut [u8], effort: Effort) -> Result<Progress> {
+    pub fn write(&self, offset: u64, data: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.may_write("write", offset, data.len() as u64)?;
-        if effort == Effort::Inline && !self.write_would_go_through(offset, data.len() as u64)? {
-            return Ok(Progress::WouldBlock);
+        if blocking == Blocking::Never && !self.write_would_go_through(offset, data.len() as u64)? {
+            return Ok(Attempt::WouldBlock);
         }
         let mut rest = data;
         for piece in pieces(offset, rest.len() as u64) {
             let (now, later) = rest.split_at_mut(piece.len);
             rest = later;
-            // Once a piece is sealed in place and written, the request has to be finished here, at whatever effort.
-            let effort = if piece.offset == offset { effort } else { Effort::Full };
-            if self.change(piece, &mut Change::Data(now), effort)? == Progress::WouldBlock {
-                return Ok(Progress::WouldBlock);
+            // Once a piece is sealed in place and written, the request has to be finished here, at whatever blocking.
+            let blocking = if piece.offset == offset { blocking } else { Blocking::Allowed };
+            if self.change(piece, &mut Change::Data(now), blocking)? == Attempt::WouldBlock {
+                return Ok(Attempt::WouldBlock);
             }
-            if let Some((at, len)) = self.begun.after_write(piece.offset, piece.len) {
+            if let Some((at, len)) = self.writeback.after_write(piece.offset, piece.len) {
                 self.store.start_writeback(self.data_offset + at, len);
             }
         }
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     /// A look without locks at what would make an inline write wait.
@@ -237,7 +237,7 @@ impl Volume {
         if !self.is_unlocked() {
             return Ok(()); // suspended: a TRIM may be left undone
         }
-        let part = PART as u64;
+        let part = SUBSECTOR as u64;
         let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
         if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }
     }
@@ -290,7 +290,7 @@ impl Volume {
             }
         }
         for piece in pieces(start, stop - start) {
-            let _done = self.change(piece, &mut Change::Zero { keep }, Effort::Full)?;
+            let _done = self.change(piece, &mut Change::Zero { keep }, Blocking::Allowed)?;
         }
         Ok(())
     }
@@ -304,26 +304,26 @@ impl Volume {
     }
 
     /// One writing piece, under its chunk's stripe.
-    fn change(&self, piece: Piece, change: &mut Change<'_>, effort: Effort) -> Result<Progress> {
+    fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
         self.must_be_unlocked()?;
         let stripe = self.stripe(piece.chunk);
-        let held = match effort {
-            Effort::Full => stripe.lock.lock(),
-            Effort::Inline => match stripe.lock.try_lock() {
+        let held = match blocking {
+            Blocking::Allowed => stripe.lock.lock(),
+            Blocking::Never => match stripe.lock.try_lock() {
                 Some(held) => held,
-                None => return Ok(Progress::WouldBlock),
+                None => return Ok(Attempt::WouldBlock),
             },
         };
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, piece.chunk)?;
-        if effort == Effort::Inline && !self.piece_is_plain(&live, piece, entry)? {
-            return Ok(Progress::WouldBlock);
+        if blocking == Blocking::Never && !self.piece_is_plain(&live, piece, entry)? {
+            return Ok(Attempt::WouldBlock);
         }
         self.mark_opened()?;
         self.announce(piece.offset)?;
         let entry = self.make_here(piece.chunk, entry, live.epoch)?;
-        if !self.save_before_write(&live, piece, entry, effort)? {
-            return Ok(Progress::WouldBlock);
+        if !self.save_before_write(&live, piece, entry, blocking)? {
+            return Ok(Attempt::WouldBlock);
         }
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
         // Not before: suspending waits for whoever holds them, and must not wait for a fetch or a sync. If they are gone by
@@ -334,7 +334,7 @@ impl Volume {
             Change::Zero { keep } => self.put_zeros(&ciphers, key, piece, *keep)?,
         }
         drop(held);
-        Ok(Progress::Done)
+        Ok(Attempt::Done)
     }
 
     /// Order 2: the map says "changed in this epoch" before the data that it announces.
@@ -349,16 +349,16 @@ impl Volume {
     }
 
     fn put_data(&self, ciphers: &Ciphers, key: KeyEpoch, piece: Piece, data: &mut [u8]) -> Result<()> {
-        let part = PART as u64;
+        let part = SUBSECTOR as u64;
         let end = piece.offset + data.len() as u64;
         let (first, last) = (piece.offset.div_ceil(part) * part, end / part * part);
         if first > last {
-            return self.put_ragged(ciphers, key, piece.chunk, piece.offset, data);
+            return self.write_partial(ciphers, key, piece.chunk, piece.offset, data);
         }
         let (head, rest) = data.split_at_mut((first - piece.offset) as usize);
         let (whole, tail) = rest.split_at_mut((last - first) as usize);
         if !head.is_empty() {
-            self.put_ragged(ciphers, key, piece.chunk, piece.offset, head)?;
+            self.write_partial(ciphers, key, piece.chunk, piece.offset, head)?;
         }
         if !whole.is_empty() {
             let sealed = ciphers.of(key)?.seal(part_at(first)?, whole);
@@ -366,42 +366,42 @@ impl Volume {
             self.store_sealed(piece.chunk, first, sealed)?;
         }
         if !tail.is_empty() {
-            self.put_ragged(ciphers, key, piece.chunk, last, tail)?;
+            self.write_partial(ciphers, key, piece.chunk, last, tail)?;
         }
         Ok(())
     }
 
     /// Changes some bytes of one part: read, open, change, seal, write. The stripe is held.
-    fn put_ragged(&self, ciphers: &Ciphers, key: KeyEpoch, chunk: ChunkNo, offset: u64, bytes: &[u8]) -> Result<()> {
-        let start = offset / PART as u64 * PART as u64;
-        let mut part = [0u8; PART];
+    fn write_partial(&self, ciphers: &Ciphers, key: KeyEpoch, chunk: ChunkNo, offset: u64, bytes: &[u8]) -> Result<()> {
+        let start = offset / SUBSECTOR as u64 * SUBSECTOR as u64;
+        let mut part = [0u8; SUBSECTOR];
         self.store.read_at(&mut part, self.data_offset + start).on(|| format!("read at {start} of {}", self.id))?;
         let (cipher, at) = (ciphers.of(key)?, part_at(start)?);
         cipher.open_parts(at, &mut part);
         let skip = (offset - start) as usize;
         part[skip..skip + bytes.len()].copy_from_slice(bytes);
         let sealed = cipher.seal(at, &mut part);
-        self.count_sealed(key, PART);
+        self.count_sealed(key, SUBSECTOR);
         self.store_sealed(chunk, start, sealed)
     }
 
     fn put_zeros(&self, ciphers: &Ciphers, key: KeyEpoch, piece: Piece, keep: bool) -> Result<()> {
-        let part = PART as u64;
+        let part = SUBSECTOR as u64;
         let end = piece.offset + piece.len as u64;
         let (first, last) = (piece.offset.div_ceil(part) * part, end / part * part);
-        let zeros = [0u8; PART];
+        let zeros = [0u8; SUBSECTOR];
         if first > last {
-            return self.put_ragged(ciphers, key, piece.chunk, piece.offset, &zeros[..piece.len]);
+            return self.write_partial(ciphers, key, piece.chunk, piece.offset, &zeros[..piece.len]);
         }
         if first > piece.offset {
-            self.put_ragged(ciphers, key, piece.chunk, piece.offset, &zeros[..(first - piece.offset) as usize])?;
+            self.write_partial(ciphers, key, piece.chunk, piece.offset, &zeros[..(first - piece.offset) as usize])?;
         }
         if last > first {
             let what = || format!("zero {} bytes at {first} of {}", last - first, self.id);
             self.changing(piece.chunk, || self.store.zero(self.data_offset + first, last - first, keep)).on(what)?;
         }
         if end > last {
-            self.put_ragged(ciphers, key, piece.chunk, last, &zeros[..(end - last) as usize])?;
+            self.write_partial(ciphers, key, piece.chunk, last, &zeros[..(end - last) as usize])?;
         }
         Ok(())
     }
@@ -464,7 +464,7 @@ impl Volume {
 }
 
 const fn is_parts(offset: u64, len: usize) -> bool {
-    offset.is_multiple_of(PART as u64) && len.is_multiple_of(PART)
+    offset.is_multiple_of(SUBSECTOR as u64) && len.is_multiple_of(SUBSECTOR)
 }
 
 fn part_at(offset: u64) -> Result<At> {

@@ -2,21 +2,21 @@
 
 use super::format::{
     BaseRecord, DATA_OFFSET, INTENT_OFFSET, Identity, KeySlot, Keys, MAP_BLOCKS, MAP_OFFSET, MAP_WRITTEN, META_BLOCK,
-    ParentRef, Region, State, Untrusted, WrappedKey,
+    ParentRef, Region, StateBlock, Untrusted, WrappedKey,
 };
 use super::header::{Header, NewHeader, NextIdentity};
 use super::intent::Intent;
 use super::map::{Entry, Map};
 use super::parent::Parent;
 use super::syncer::Syncer;
-use super::writeback::Begun;
+use super::writeback::WritebackWindows;
 use super::{Ciphers, Live, STRIPES, Stripe, Volume, hydrate};
 use crate::cipher::xts::XtsCipher;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::{BlockStore, ScratchSpace};
-use crate::units::{CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, PART, VolumeId, chunks_in};
+use crate::units::{CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, SUBSECTOR, VolumeId, chunks_in};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,9 +101,9 @@ fn nearest_size(size: u64) -> String {
     match size {
         0 => "write 20GiB, for example".to_owned(),
         s if s > MAX_VOLUME => "64TiB is the largest".to_owned(),
-        s if s < MIB => format!("write {}", s.next_multiple_of(PART as u64)),
+        s if s < MIB => format!("write {}", s.next_multiple_of(SUBSECTOR as u64)),
         s => {
-            let (mib, exact) = (s.next_multiple_of(MIB).min(MAX_VOLUME) / MIB, s - s % PART as u64);
+            let (mib, exact) = (s.next_multiple_of(MIB).min(MAX_VOLUME) / MIB, s - s % SUBSECTOR as u64);
             format!("write {mib}MiB, or {exact} for the nearest below")
         }
     }
@@ -114,7 +114,7 @@ fn nearest_size(size: u64) -> String {
 /// # Errors
 /// [`Kind::Usage`] with the rule.
 pub fn check_size(size: u64) -> Result<()> {
-    if size == 0 || size > MAX_VOLUME || !size.is_multiple_of(PART as u64) {
+    if size == 0 || size > MAX_VOLUME || !size.is_multiple_of(SUBSECTOR as u64) {
         return Err(Error::new(Kind::Usage, format!("a volume cannot have {size} bytes"))
             .hint(format!("choose a multiple of 512 bytes from 512 bytes to 64 TiB: {}", nearest_size(size))));
     }
@@ -158,7 +158,7 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
         context: new.context,
         mac_epoch: *mac_epoch,
     };
-    let state = State {
+    let state = StateBlock {
         clean: true,
         boot_id: env.boot_id.to_string(),
         file: store.identity().on(|| format!("create {}", new.id))?,
@@ -245,7 +245,7 @@ impl Volume {
             failed: AtomicBool::new(false),
             on_failed_sync: OnceLock::new(),
             syncer,
-            begun: Begun::default(),
+            writeback: WritebackWindows::default(),
             header: Mutex::new(header),
             scratch: opening.scratch,
             store,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Runs that are remembered at most; with more, looking begins anew.
 const RUNS: usize = 4096;
 /// Chunks that are remembered at most: with more, the snapshot is not there at all.
-const MOST: usize = 65_536;
+const MAX_CHUNKS: usize = 65_536;
 /// Rounds that a chunk waits for its next try, at most.
 const LONGEST_WAIT: u64 = 64;
 /// Chunks that are named in an error.
@@ -66,7 +66,7 @@ impl Missing {
 
     pub(super) fn contains(&self, chunk: ChunkNo) -> bool {
         // Past that many the rest is left where it is, absent, until a try succeeds.
-        self.chunks.contains_key(&chunk.0) || self.chunks.len() >= MOST
+        self.chunks.contains_key(&chunk.0) || self.chunks.len() >= MAX_CHUNKS
     }
 
     pub(super) fn all(&self) -> Vec<ChunkNo> {

@@ -12,10 +12,9 @@
 //! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
 //! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
 
-mod aside;
-mod effort;
+mod blocking;
+pub mod chunk_cache;
 pub mod extents;
-pub mod fetched;
 pub mod format;
 pub mod header;
 pub mod hydrate;
@@ -26,10 +25,11 @@ pub mod map;
 mod missing;
 pub mod parent;
 pub mod pending;
+mod preserved;
 pub mod syncer;
 mod writeback;
 
-pub use effort::{Effort, PIECE, Progress};
+pub use blocking::{Attempt, Blocking, PIECE};
 pub use header::id_in;
 
 use crate::cipher::xts::XtsCipher;
@@ -47,7 +47,7 @@ use pending::Pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use syncer::Syncer;
-use writeback::Begun;
+use writeback::WritebackWindows;
 
 /// Locks for chunks: chunk c belongs to stripe c % STRIPES.
 const STRIPES: usize = 256;
@@ -91,7 +91,7 @@ pub struct Volume {
     map: Map,
     intent: Intent,
     syncer: Arc<Syncer>,
-    begun: Begun,
+    writeback: WritebackWindows,
     live: RwLock<Arc<Live>>,
     key_epochs: Vec<(KeyEpoch, DataKeyId)>,
     ciphers: RwLock<Option<Ciphers>>,
@@ -157,7 +157,7 @@ impl Volume {
     }
 
     fn sync(&self) -> Result<()> {
-        self.begun.forget();
+        self.writeback.forget();
         let outcome = self.syncer.sync(&*self.store, || self.id.to_string());
         self.notice_failed_sync();
         outcome

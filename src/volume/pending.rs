@@ -5,12 +5,12 @@
 //! needs sets the old content of its sectors aside first, under the stripe, and the copier puts it over what it reads; or,
 //! where that cannot be, copies the chunk itself. Whoever copies, the chunk is handed to the sink once, as it was at p.
 
-use super::aside::{Aside, Taken};
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
 use super::header::Header;
 use super::io::Piece;
 use super::map::Entry;
-use super::{Effort, Live, Volume};
+use super::preserved::{PreservedSectors, Taken};
+use super::{Blocking, Live, Volume};
 use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId, chunks_in};
@@ -49,7 +49,7 @@ pub struct Pending {
     chunks: u64,
     sink: Arc<dyn ChunkSink>,
     copied: Mutex<HashSet<u64>>,
-    pub(super) aside: Aside,
+    pub(super) preserved: PreservedSectors,
     failed: Mutex<Option<Error>>,
 }
 
@@ -77,14 +77,14 @@ impl Pending {
     /// Whether a chunk is the snapshot's and not copied. What is set aside of it is so whatever the map says by now.
     fn lacks(&self, chunk: ChunkNo, entry: Entry) -> bool {
         chunk.0 < self.chunks
-            && (self.covers(entry) || self.aside.holds(chunk))
+            && (self.covers(entry) || self.preserved.holds(chunk))
             && !self.copied.lock().contains(&chunk.0)
     }
 
     /// Counts a chunk as copied, and answers what is to be put over its bytes as they are or were lately. Its stripe is held.
     fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         self.copied.lock().insert(chunk.0);
-        self.aside.take(chunk)
+        self.preserved.take(chunk)
     }
 
     fn covers(&self, entry: Entry) -> bool {
@@ -149,7 +149,7 @@ impl Volume {
                 chunks: chunks_in(self.size()).min(begin.sink.chunks()),
                 sink: begin.sink,
                 copied: Mutex::default(),
-                aside: Aside::default(),
+                preserved: PreservedSectors::default(),
                 failed: Mutex::default(),
             });
             let mut live = self.live.write();
@@ -189,12 +189,18 @@ impl Volume {
 
     /// What a writing piece does before it changes a chunk: whoever still needs it gets what was there. The stripe is held.
     /// `false`: it would have had to wait.
-    pub(super) fn save_before_write(&self, live: &Live, piece: Piece, entry: Entry, effort: Effort) -> Result<bool> {
+    pub(super) fn save_before_write(
+        &self,
+        live: &Live,
+        piece: Piece,
+        entry: Entry,
+        blocking: Blocking,
+    ) -> Result<bool> {
         for pending in live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch)) {
-            match self.set_aside(&pending.aside, piece, effort) {
+            match self.set_aside(&pending.preserved, piece, blocking) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                Err(_) if effort == Effort::Inline => return Ok(false),
+                Err(_) if blocking == Blocking::Never => return Ok(false),
                 Err(err) => {
                     tracing::debug!("snapshot {}: {}; the chunk is copied", pending.record.snapshot, err.line());
                     self.hand_over(pending, piece.chunk, entry);
@@ -208,7 +214,7 @@ impl Volume {
     fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
         let mut sealed = SealedBuf::holes(CHUNK);
         let copied = self.read_chunk(chunk, sealed.room()).and_then(|()| {
-            pending.aside.overlay(pending.take(chunk), sealed.room())?;
+            pending.preserved.overlay(pending.take(chunk), sealed.room())?;
             pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
         });
         if let Err(err) = copied {
@@ -220,7 +226,7 @@ impl Volume {
     fn read_chunk(&self, chunk: ChunkNo, mut sealed: SealedMut<'_>) -> Result<()> {
         let len = self.chunk_len(chunk) as usize;
         sealed.range(len..CHUNK).clear();
-        self.read_sealed_held(chunk.offset(), sealed.range(0..len), Effort::Full).map(drop)
+        self.read_sealed_held(chunk.offset(), sealed.range(0..len), Blocking::Allowed).map(drop)
     }
 
     fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
@@ -245,7 +251,7 @@ impl Volume {
         let (mut at, mut copied) = (ChunkNo(0), 0);
         let mut sealed = SealedBuf::holes(CHUNK);
         // What was written meanwhile is behind the map's candidates, and all of it is set aside or copied by then.
-        while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.aside.any()) {
+        while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.preserved.any()) {
             self.copy_one(pending, chunk, &mut sealed)?;
             if let Some(failed) = pending.failure() {
                 return Err(failed);
@@ -284,7 +290,7 @@ impl Volume {
         }
         let taken = pending.take(chunk);
         drop(held); // what they change from here on, the snapshot has
-        pending.aside.overlay(taken, sealed.room())?;
+        pending.preserved.overlay(taken, sealed.room())?;
         pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
     }
 
@@ -410,7 +416,7 @@ impl Volume {
         if !self.is_here(chunk, entry)? {
             return Ok(None);
         }
-        self.read_sealed(chunk, chunk.offset(), out.range(0..len), Effort::Full)?;
+        self.read_sealed(chunk, chunk.offset(), out.range(0..len), Blocking::Allowed)?;
         Ok(Some(self.data_key_id(entry)?))
     }
 }

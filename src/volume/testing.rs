@@ -65,7 +65,7 @@ pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Paren
 /// Plain bytes of a volume.
 pub(crate) fn read(v: &Volume, at: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0xee; len];
-    assert_eq!(v.read(at, &mut out, Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.read(at, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
     out
 }
 

@@ -12,7 +12,7 @@ use crate::units::{CHUNK, RepositoryId, SnapshotId};
 const MIB: u64 = 1 << 20;
 
 fn write(v: &Volume, at: u64, data: &[u8]) {
-    assert_eq!(v.write(at, &mut data.to_vec(), Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.write(at, &mut data.to_vec(), Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
@@ -68,8 +68,8 @@ fn a_new_volume_reads_zeros_and_out_of_bounds_is_refused() {
     let v = open_on(&disk(MIB + 512), "b", None).unwrap();
     assert_eq!(read(&v, 0, MIB as usize + 512), vec![0; MIB as usize + 512]);
     for (at, len) in [(MIB + 512, 1), (u64::MAX, 2), (0, MIB as usize + 513)] {
-        assert_eq!(v.read(at, &mut vec![0; len], Effort::Full).unwrap_err().kind(), Kind::Usage);
-        assert_eq!(v.write(at, &mut vec![0; len], Effort::Full).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(v.read(at, &mut vec![0; len], Blocking::Allowed).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(v.write(at, &mut vec![0; len], Blocking::Allowed).unwrap_err().kind(), Kind::Usage);
     }
     write(&v, MIB + 500, &[7; 12]);
     assert_eq!(read(&v, MIB + 499, 13), [&[0][..], &[7; 12]].concat());
@@ -218,8 +218,8 @@ fn a_failed_fetch_is_an_error_and_never_zeros() {
     let snap = snapshot(&v);
     let w = open_on(&restored(&snap, MIB), "b", Some(snap.clone())).unwrap();
     snap.broken.store(true, Ordering::Relaxed);
-    assert_eq!(w.read(0, &mut [0; 512], Effort::Full).unwrap_err().kind(), Kind::Integrity);
-    assert_eq!(w.write(0, &mut [0; 512], Effort::Full).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(w.read(0, &mut [0; 512], Blocking::Allowed).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(w.write(0, &mut [0; 512], Blocking::Allowed).unwrap_err().kind(), Kind::Integrity);
     snap.broken.store(false, Ordering::Relaxed);
     assert_eq!(read(&w, 0, 1 << 20), pattern(1 << 20, 4));
 }
@@ -230,22 +230,22 @@ fn inline_work_never_waits_and_never_spoils_the_callers_buffer() {
     let v = open_on(&store, "b", None).unwrap();
     let data = pattern(8192, 1);
     let mut buf = data.clone();
-    assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock, "the first write opens the volume");
+    assert_eq!(v.write(0, &mut buf, Blocking::Never).unwrap(), Attempt::WouldBlock, "the first write opens the volume");
     assert_eq!(buf, data);
     write(&v, 0, &data);
-    assert_eq!(v.write(8192, &mut buf, Effort::Inline).unwrap(), Progress::Done);
+    assert_eq!(v.write(8192, &mut buf, Blocking::Never).unwrap(), Attempt::Done);
     let held = v.stripe(ChunkNo(0)).lock.lock();
     let mut buf = data.clone();
-    assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock);
+    assert_eq!(v.write(0, &mut buf, Blocking::Never).unwrap(), Attempt::WouldBlock);
     assert_eq!(buf, data);
     drop(held);
     let sink = Arc::new(Chunks::default());
     let _pending = begin(&v, &sink);
     store.set_cold(true);
-    assert_eq!(v.write(0, &mut buf, Effort::Inline).unwrap(), Progress::WouldBlock, "a snapshot needs what was there");
+    assert_eq!(v.write(0, &mut buf, Blocking::Never).unwrap(), Attempt::WouldBlock, "a snapshot needs what was there");
     assert_eq!(buf, data);
     store.set_cold(false);
-    assert_eq!(v.read(0, &mut buf, Effort::Inline).unwrap(), Progress::Done);
+    assert_eq!(v.read(0, &mut buf, Blocking::Never).unwrap(), Attempt::Done);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn a_failed_sync_makes_the_volume_read_only_for_good() {
     store.fail_in(0, false);
     assert!(v.flush().is_err());
     assert!(v.flush().is_err());
-    assert_eq!(v.write(0, &mut [2; 512], Effort::Full).unwrap_err().kind(), Kind::Io);
+    assert_eq!(v.write(0, &mut [2; 512], Blocking::Allowed).unwrap_err().kind(), Kind::Io);
     assert_eq!(read(&v, 0, 4096), [1; 4096]);
     assert!(pending.failure().is_some());
     drop(v);
@@ -271,8 +271,8 @@ fn without_its_key_a_volume_is_neither_read_nor_written_but_can_be_snapshotted()
     let v = open_on(&disk(MIB), "b", None).unwrap();
     write(&v, 0, &pattern(4096, 1));
     v.suspend();
-    assert_eq!(v.read(0, &mut [0; 512], Effort::Full).unwrap_err().kind(), Kind::KeyUnavailable);
-    assert_eq!(v.write(0, &mut [0; 512], Effort::Full).unwrap_err().kind(), Kind::KeyUnavailable);
+    assert_eq!(v.read(0, &mut [0; 512], Blocking::Allowed).unwrap_err().kind(), Kind::KeyUnavailable);
+    assert_eq!(v.write(0, &mut [0; 512], Blocking::Allowed).unwrap_err().kind(), Kind::KeyUnavailable);
     v.flush().unwrap();
     let snap = snapshot(&v);
     v.unlock(&keys(1)).unwrap();
@@ -550,10 +550,10 @@ fn what_was_fetched_is_read_without_waiting_and_stored_first_without_a_second_fe
     let w = open_on(&restored(&snap, 8 * MIB), "b", Some(snap.clone())).unwrap();
     let (half, chunk) = (CHUNK as u64 / 2, CHUNK as u64);
     let mut out = vec![0; CHUNK / 2];
-    assert_eq!(w.read(0, &mut out, Effort::Inline).unwrap(), Progress::WouldBlock);
+    assert_eq!(w.read(0, &mut out, Blocking::Never).unwrap(), Attempt::WouldBlock);
     for n in [9, 3, 12] {
         read(&w, n * chunk, 512);
-        assert_eq!(w.read(n * chunk + half, &mut out, Effort::Inline).unwrap(), Progress::Done);
+        assert_eq!(w.read(n * chunk + half, &mut out, Blocking::Never).unwrap(), Attempt::Done);
         assert!(out == data[(n * chunk + half) as usize..][..CHUNK / 2], "chunk {n}");
     }
     let present = |n| w.map.entry(&*w.store, ChunkNo(n)).unwrap().present;
@@ -562,7 +562,7 @@ fn what_was_fetched_is_read_without_waiting_and_stored_first_without_a_second_fe
     assert_eq!(w.hydrate_some(3).unwrap().chunks, 3); // the one that is left, then the first ones in order
     assert_eq!(([0, 1, 2, 9].map(present), snap.fetches.load(Ordering::Relaxed)), ([true, true, false, true], 5));
     w.suspend();
-    assert_eq!(w.read(4 * chunk, &mut out, Effort::Inline).unwrap_err().kind(), Kind::KeyUnavailable);
+    assert_eq!(w.read(4 * chunk, &mut out, Blocking::Never).unwrap_err().kind(), Kind::KeyUnavailable);
 }
 
 /// A parent whose chunks come when the test says so.
@@ -599,7 +599,7 @@ fn suspending_waits_for_no_fetch_and_what_began_leaves_its_data_alone() {
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
             let mut data = new.clone();
-            let outcome = v.write(8192, &mut data, Effort::Full);
+            let outcome = v.write(8192, &mut data, Blocking::Allowed);
             (outcome.map_err(|e| e.kind()), data)
         });
         on_asked.recv().unwrap();
@@ -623,7 +623,7 @@ fn without_its_key_nothing_is_zeroed_and_nothing_read_as_zeros() {
     v.suspend();
     let kind = |outcome: Result<()>| outcome.unwrap_err().kind();
     assert_eq!(kind(v.write_zeroes(0, 4096, false)), Kind::KeyUnavailable);
-    assert_eq!(kind(v.read(CHUNK as u64, &mut [0; 512], Effort::Full).map(drop)), Kind::KeyUnavailable);
+    assert_eq!(kind(v.read(CHUNK as u64, &mut [0; 512], Blocking::Allowed).map(drop)), Kind::KeyUnavailable);
     v.trim(0, 4096).unwrap();
     v.flush().unwrap();
     v.unlock(&keys(1)).unwrap();

@@ -11,21 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Bytes that are sent at a time.
 const WINDOW: u64 = 4 << 20;
 /// Smallest write that counts as part of a long run, bytes.
-const LARGE: usize = 64 << 10;
+const MIN_WRITE: usize = 64 << 10;
 
 /// The windows that were sent since the last sync.
 #[derive(Default)]
-pub(super) struct Begun {
+pub(super) struct WritebackWindows {
     any: AtomicBool,
     /// A bit for each window, as far as needed.
     windows: Mutex<Vec<u64>>,
 }
 
-impl Begun {
+impl WritebackWindows {
     /// A write has ended: the range that should be sent now, if one should.
     pub(super) fn after_write(&self, offset: u64, len: usize) -> Option<(u64, u64)> {
         let end = offset + len as u64;
-        if len < LARGE || !end.is_multiple_of(WINDOW) {
+        if len < MIN_WRITE || !end.is_multiple_of(WINDOW) {
             return None;
         }
         let window = (end / WINDOW - 1) as usize;
@@ -56,21 +56,21 @@ mod tests {
 
     #[test]
     fn a_window_is_sent_when_it_is_complete_and_once_between_two_syncs() {
-        let begun = Begun::default();
+        let writeback = WritebackWindows::default();
         let copy = || {
-            let sent: Vec<_> = (0..96u64).filter_map(|n| begun.after_write(n * 131_072, 131_072)).collect();
+            let sent: Vec<_> = (0..96u64).filter_map(|n| writeback.after_write(n * 131_072, 131_072)).collect();
             sent.iter().map(|(at, _)| at >> 20).collect::<Vec<_>>()
         };
         assert_eq!(copy(), [0, 4, 8]);
         assert_eq!(copy(), [0; 0]);
-        begun.forget();
-        assert_eq!(begun.after_write(3 << 20, 1 << 20), Some((0, 4 << 20)));
+        writeback.forget();
+        assert_eq!(writeback.after_write(3 << 20, 1 << 20), Some((0, 4 << 20)));
         assert_eq!(copy(), [4, 8]);
     }
 
     #[test]
     fn small_writes_send_nothing() {
-        let begun = Begun::default();
-        assert!((0..2048u64).all(|n| begun.after_write(n * 4096, 4096).is_none()));
+        let writeback = WritebackWindows::default();
+        assert!((0..2048u64).all(|n| writeback.after_write(n * 4096, 4096).is_none()));
     }
 }

@@ -4,7 +4,7 @@ use crate::acts::{Act, Case};
 use crate::world::{Copy, OTHER, Open, SIZE};
 use coffer::error::Kind;
 use coffer::service::Role;
-use coffer::volume::Effort;
+use coffer::volume::Blocking;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn other_volume_reads(open: &Open) -> Result<(), String> {
     let read = open.with_volume("other", |volume| {
         (0..SIZE.div_ceil(512 * 1024)).all(|chunk| {
             let mut got = [0; 4096];
-            let _done = volume.read(chunk * 512 * 1024, &mut got, Effort::Full).unwrap();
+            let _done = volume.read(chunk * 512 * 1024, &mut got, Blocking::Allowed).unwrap();
             got == [OTHER; 4096]
         })
     });

@@ -4,8 +4,8 @@ use coffer::env::Env;
 use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
 use coffer::service::api::{Reply, Request};
 use coffer::service::datadir::{DataDir, Wanting};
-use coffer::service::{Asking, GRACE, Holder, OpenAs, Role, Service};
-use coffer::volume::Effort;
+use coffer::service::{ConnectRequest, GRACE, Holder, OpenAs, Role, Service};
+use coffer::volume::Blocking;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl Open {
         act: impl FnOnce(&coffer::volume::Volume) -> T,
     ) -> coffer::error::Result<T> {
         let peer = Holder::Process { pid: std::process::id() as i32, start: 1 };
-        let attached = self.0.attach(name, Asking { peer, connection: 1 }, &self.caller())?;
+        let attached = self.0.attach(name, ConnectRequest { peer, connection: 1 }, &self.caller())?;
         attached.farewell();
         Ok(act(attached.volume()))
     }
@@ -107,7 +107,7 @@ impl Open {
     fn fill(&self, name: &str, chunks: std::ops::Range<u64>, byte: u8) {
         let write = |v: &coffer::volume::Volume| {
             for chunk in chunks {
-                let _done = v.write(chunk * 512 * 1024, &mut [byte; 8192], Effort::Full).unwrap();
+                let _done = v.write(chunk * 512 * 1024, &mut [byte; 8192], Blocking::Allowed).unwrap();
             }
             v.flush().unwrap();
         };

@@ -6,7 +6,7 @@
 
 use super::{Engine, Firsts, Tweak, Way, check};
 use crate::sys::Locked;
-use crate::units::PART;
+use crate::units::SUBSECTOR;
 use std::arch::aarch64::*;
 
 /// Round keys of AES-256 (FIPS 197: 14 rounds).
@@ -16,7 +16,7 @@ const LANES: usize = 8;
 /// Bytes of those.
 const STEP: usize = LANES * 16;
 /// Steps in a part.
-const STEPS: usize = PART / STEP;
+const STEPS: usize = SUBSECTOR / STEP;
 
 type Keys = [uint8x16_t; ROUNDS];
 
@@ -72,7 +72,7 @@ impl Engine for ArmAes {
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
         let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
-        let (to, count) = (dst.as_mut_ptr(), dst.len() / PART);
+        let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
         // SAFETY: `new` found the AES instructions; `from` and `to` are valid for count * 512 bytes, and are either the
         // same place or do not overlap (a shared and a mutable borrow).
         unsafe {

@@ -6,7 +6,7 @@
 
 use super::x86::{Keys, ROUNDS, Schedule};
 use super::{Engine, Firsts, Tweak, Way, check};
-use crate::units::PART;
+use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
 /// Blocks that are worked on together.
@@ -14,7 +14,7 @@ const LANES: usize = 4;
 /// Bytes of those.
 const STEP: usize = LANES * 16;
 /// Steps in a part.
-const STEPS: usize = PART / STEP;
+const STEPS: usize = SUBSECTOR / STEP;
 
 pub(super) struct AesNi(Schedule);
 
@@ -47,7 +47,7 @@ impl Engine for AesNi {
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
         let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
-        let (to, count) = (dst.as_mut_ptr(), dst.len() / PART);
+        let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
         // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
         // place or do not overlap (a shared and a mutable borrow).
         unsafe {
@@ -81,7 +81,7 @@ fn first_tweaks<const R: usize>(keys: &Keys, unit: u64, out: &mut [Tweak]) {
 unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from: *const u8, to: *mut u8, count: usize) {
     // SAFETY: first has 16 bytes; the load needs no alignment.
     let mut next = unsafe { _mm_loadu_si128(first.as_ptr().cast()) };
-    for _ in 0..skip * PART / 16 {
+    for _ in 0..skip * SUBSECTOR / 16 {
         next = times_x(next);
     }
     for step in 0..count * STEPS {

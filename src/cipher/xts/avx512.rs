@@ -9,11 +9,11 @@
 
 use super::x86::{Keys, ROUNDS, Schedule, each_lane};
 use super::{Engine, Firsts, Tweak, Way, check};
-use crate::units::PART;
+use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
 /// Registers of four blocks in a part.
-const LANES: usize = PART / 64;
+const LANES: usize = SUBSECTOR / 64;
 
 pub(super) struct Avx512(Schedule);
 
@@ -45,7 +45,7 @@ impl Engine for Avx512 {
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
         let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
-        let (to, count) = (dst.as_mut_ptr(), dst.len() / PART);
+        let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
         // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
         // place or do not overlap (a shared and a mutable borrow).
         unsafe {
@@ -95,7 +95,7 @@ unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from:
         // Nothing of the keys is kept from part to part: 15 registers of them do not fit, and would be put on the stack.
         let keys = std::hint::black_box(keys);
         // SAFETY: the caller gives count * 512 bytes at both places.
-        let (from, to) = unsafe { (from.add(part * PART), to.add(part * PART)) };
+        let (from, to) = unsafe { (from.add(part * SUBSECTOR), to.add(part * SUBSECTOR)) };
         let mut data = [_mm512_setzero_si512(); LANES];
         for (i, lane) in data.iter_mut().enumerate() {
             // SAFETY: as above: lane i is 64 bytes within the part; the load needs no alignment.

@@ -9,9 +9,9 @@
 //! # Constant time
 //! No kernel has a table, a branch or an address that depends on key, tweak or data. The processor's AES instructions take
 //! the same time for all data; the `aes` crate without them is bitsliced. What does depend on sealed bytes is whether a
-//! part is a hole, which a thief of the disk sees anyway.
+//! subsector is a hole, which a thief of the disk sees anyway.
 //!
-//! Everything works on whole *parts* (512 bytes) and on runs of them that may start and end inside a unit: XTS blocks
+//! Everything works on whole *subsectors* (512 bytes) and on runs of them that may start and end inside a unit: XTS blocks
 //! are independent given the tweak. Ciphertext stealing never happens: all lengths are multiples of 16.
 
 #[cfg(target_arch = "aarch64")]
@@ -27,12 +27,12 @@ mod vaes;
 mod x86;
 
 use super::{DataKey, Sealed, SealedMut, Unwrapped};
-use crate::units::{PART, SECTOR, SectorNo};
+use crate::units::{SECTOR, SUBSECTOR, SectorNo};
 
 /// Units whose first tweaks are sealed in one call.
 const BATCH: usize = 16;
 /// Parts in a unit.
-const PARTS: usize = SECTOR / PART;
+const SUBSECTORS: usize = SECTOR / SUBSECTOR;
 
 /// How the blocks are sealed and opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,14 +109,14 @@ trait Engine: Send + Sync {
     /// Seals the numbers of `count` units (at most [`BATCH`]), from `unit` on, under key 2.
     fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts);
 
-    /// Seals or opens parts of one unit under key 1. `first` is the unit's first tweak; the parts start at part `skip`.
+    /// Seals or opens subsectors of one unit under key 1. `first` is the unit's first tweak; the subsectors start at subsector `skip`.
     /// `src` and `dst` have the same length, a multiple of 512 bytes; without `src`, `dst` is changed in place.
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]);
 }
 
 /// What an engine takes for granted of the bytes it is given, whoever calls it.
 fn check(src: Option<&[u8]>, dst: &[u8]) {
-    assert!(dst.len().is_multiple_of(PART) && src.is_none_or(|s| s.len() == dst.len()), "not whole parts");
+    assert!(dst.len().is_multiple_of(SUBSECTOR) && src.is_none_or(|s| s.len() == dst.len()), "not whole subsectors");
 }
 
 /// An open cipher: it can seal and open sectors. Its key schedules lie in locked memory and are wiped on drop.
@@ -131,7 +131,7 @@ impl std::fmt::Debug for XtsCipher {
     }
 }
 
-/// Where a run of parts starts: a byte offset into the volume's data that is a multiple of [`PART`].
+/// Where a run of subsectors starts: a byte offset into the volume's data that is a multiple of [`SUBSECTOR`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At(u64);
 
@@ -139,17 +139,17 @@ impl At {
     /// Byte `offset` of the volume's data. `None` unless it is a multiple of 512.
     #[must_use]
     pub const fn new(offset: u64) -> Option<Self> {
-        if offset.is_multiple_of(PART as u64) { Some(Self(offset)) } else { None }
+        if offset.is_multiple_of(SUBSECTOR as u64) { Some(Self(offset)) } else { None }
     }
     /// The start of a sector.
     #[must_use]
     pub const fn sector(no: SectorNo) -> Self {
         Self(no.0 * SECTOR as u64)
     }
-    /// The same, `bytes` further on; rounded down to a part.
+    /// The same, `bytes` further on; rounded down to a subsector.
     #[must_use]
     pub const fn plus(self, bytes: usize) -> Self {
-        Self(self.0 + (bytes - bytes % PART) as u64)
+        Self(self.0 + (bytes - bytes % SUBSECTOR) as u64)
     }
 }
 
@@ -178,7 +178,7 @@ impl XtsCipher {
         self.kernel
     }
 
-    /// Seals `buf` in place and returns it as sealed; it starts at `at` and is a whole number of parts.
+    /// Seals `buf` in place and returns it as sealed; it starts at `at` and is a whole number of subsectors.
     ///
     /// # Panics
     /// If the length is not a multiple of 512: a bug of the caller, never of input.
@@ -187,7 +187,7 @@ impl XtsCipher {
         Sealed::by_cipher(buf)
     }
 
-    /// Seals `plain` into `out`, which has the same length, a whole number of parts.
+    /// Seals `plain` into `out`, which has the same length, a whole number of subsectors.
     ///
     /// # Panics
     /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
@@ -203,8 +203,8 @@ impl XtsCipher {
     pub fn fill_holes(&self, at: At, buf: SealedMut<'_>) {
         let buf = buf.for_cipher();
         check(None, buf);
-        for (i, part) in buf.chunks_mut(PART).enumerate().filter(|(_, part)| is_hole(part)) {
-            self.run(Way::Seal, at.plus(i * PART), None, part, false);
+        for (i, subsector) in buf.chunks_mut(SUBSECTOR).enumerate().filter(|(_, subsector)| is_hole(subsector)) {
+            self.run(Way::Seal, at.plus(i * SUBSECTOR), None, subsector, false);
         }
     }
 
@@ -216,7 +216,7 @@ impl XtsCipher {
         self.run(Way::Open, at, None, buf, false);
     }
 
-    /// Opens `buf` in place by the hole rule: an aligned 512-byte part whose sealed bytes are all zero stays zeros.
+    /// Opens `buf` in place by the hole rule: an aligned 512-byte subsector whose sealed bytes are all zero stays zeros.
     ///
     /// # Panics
     /// If the length is not a multiple of 512: a bug of the caller, never of input.
@@ -235,14 +235,14 @@ impl XtsCipher {
     fn run(&self, way: Way, at: At, src: Option<&[u8]>, dst: &mut [u8], holes: bool) {
         check(src, dst);
         let mut unit = at.0 / SECTOR as u64;
-        let mut skip = (at.0 % SECTOR as u64) as usize / PART;
+        let mut skip = (at.0 % SECTOR as u64) as usize / SUBSECTOR;
         let mut done = 0;
         let mut firsts = Firsts([[0; 16]; BATCH]);
         while done < dst.len() {
-            let units = (skip * PART + dst.len() - done).div_ceil(SECTOR).min(BATCH);
+            let units = (skip * SUBSECTOR + dst.len() - done).div_ceil(SECTOR).min(BATCH);
             self.engine.first_tweaks(unit, units, &mut firsts);
             for first in &firsts.0[..units] {
-                let len = (SECTOR - skip * PART).min(dst.len() - done);
+                let len = (SECTOR - skip * SUBSECTOR).min(dst.len() - done);
                 let from = src.map(|s| &s[done..done + len]);
                 let to = &mut dst[done..done + len];
                 if holes && may_have_holes(from.unwrap_or(to)) {
@@ -257,17 +257,17 @@ impl XtsCipher {
         }
     }
 
-    /// Opens parts of a unit in runs between its holes.
+    /// Opens subsectors of a unit in runs between its holes.
     #[cold]
     fn unit_with_holes(&self, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
-        let mut holes = [false; PARTS];
-        for (hole, part) in holes.iter_mut().zip(src.unwrap_or(dst).as_chunks::<PART>().0) {
-            *hole = is_hole(part);
+        let mut holes = [false; SUBSECTORS];
+        for (hole, subsector) in holes.iter_mut().zip(src.unwrap_or(dst).as_chunks::<SUBSECTOR>().0) {
+            *hole = is_hole(subsector);
         }
-        let holes = &holes[..dst.len() / PART];
+        let holes = &holes[..dst.len() / SUBSECTOR];
         let mut start = 0;
         for run in holes.chunk_by(|a, b| a == b) {
-            let bytes = start * PART..(start + run.len()) * PART;
+            let bytes = start * SUBSECTOR..(start + run.len()) * SUBSECTOR;
             let (from, to) = (src.map(|s| &s[bytes.clone()]), &mut dst[bytes]);
             if run[0] {
                 to.fill(0);
@@ -279,19 +279,19 @@ impl XtsCipher {
     }
 }
 
-/// Whether the first 16 bytes of any part are zero: without that, no part is a hole.
-fn may_have_holes(parts: &[u8]) -> bool {
-    parts
-        .as_chunks::<PART>()
+/// Whether the first 16 bytes of any subsector are zero: without that, no subsector is a hole.
+fn may_have_holes(subsectors: &[u8]) -> bool {
+    subsectors
+        .as_chunks::<SUBSECTOR>()
         .0
         .iter()
         .any(|p| p.first_chunk::<16>().is_some_and(|head| u128::from_ne_bytes(*head) == 0))
 }
 
-/// Whether a part's sealed bytes are all zero, which stands for "nothing is here" (see [`super::sealed`]). The first 16 bytes settle it for almost every part.
+/// Whether a subsector's sealed bytes are all zero, which stands for "nothing is here" (see [`super::sealed`]). The first 16 bytes settle it for almost every subsector.
 #[must_use]
-pub fn is_hole(part: &[u8]) -> bool {
-    let (head, tail) = part.split_at(16.min(part.len()));
+pub fn is_hole(subsector: &[u8]) -> bool {
+    let (head, tail) = subsector.split_at(16.min(subsector.len()));
     head.iter().all(|b| *b == 0) && tail.iter().fold(0, |a, b| a | b) == 0
 }
 

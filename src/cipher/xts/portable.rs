@@ -4,7 +4,7 @@
 
 use super::{Engine, Firsts, Tweak, Way, check};
 use crate::sys::Locked;
-use crate::units::{PART, SECTOR};
+use crate::units::{SECTOR, SUBSECTOR};
 use aes::{Aes256Dec, Aes256Enc};
 use cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 
@@ -38,7 +38,7 @@ impl Engine for Portable {
 
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
-        let (skip, count) = (skip * PART / 16, dst.len() / 16);
+        let (skip, count) = (skip * SUBSECTOR / 16, dst.len() / 16);
         let mut tweaks = [0u128; BLOCKS];
         fill_tweaks(u128::from_le_bytes(*first), &mut tweaks[..skip + count]);
         let tweaks = &tweaks[skip..skip + count];

@@ -103,7 +103,7 @@ fn nist_vectors() {
         for cipher in ciphers(&key) {
             let (from, to) = if way == "seal" { (&plain, &sealed) } else { (&sealed, &plain) };
             let mut buf = from.clone();
-            buf.resize(PART, 0x77);
+            buf.resize(SUBSECTOR, 0x77);
             if way == "seal" {
                 cipher.seal(at, &mut buf);
             } else {
@@ -120,24 +120,24 @@ fn nist_vectors() {
 /// around stay as they are.
 #[test]
 fn every_kernel_equals_openssl_for_every_run_of_parts() {
-    const MOST: usize = (BATCH + 2) * PARTS;
+    const MAX_UNITS: usize = (BATCH + 2) * SUBSECTORS;
     let key: Key = noise(3, 64).try_into().unwrap();
     let unit = (1u64 << 40) + 77;
-    let plain = noise(4, MOST * PART);
+    let plain = noise(4, MAX_UNITS * SUBSECTOR);
     let sealed = openssl_units(&key, unit, &plain);
-    let (mut room, mut apart) = (vec![0u8; MOST * PART + 128], vec![0u8; MOST * PART + 128]);
+    let (mut room, mut apart) = (vec![0u8; MAX_UNITS * SUBSECTOR + 128], vec![0u8; MAX_UNITS * SUBSECTOR + 128]);
     for cipher in ciphers(&key) {
-        for skip in 0..PARTS {
-            for parts in 1..=MOST - skip {
+        for skip in 0..SUBSECTORS {
+            for parts in 1..=MAX_UNITS - skip {
                 // All lengths in three units; from there on those next to a unit's or a batch's end.
-                if parts > 3 * PARTS && !matches!((skip + parts) % PARTS, 0 | 1 | 7) {
+                if parts > 3 * SUBSECTORS && !matches!((skip + parts) % SUBSECTORS, 0 | 1 | 7) {
                     continue;
                 }
-                let at = At::new(unit * SECTOR as u64 + (skip * PART) as u64).unwrap();
-                let (from, to) = (skip * PART, (skip + parts) * PART);
+                let at = At::new(unit * SECTOR as u64 + (skip * SUBSECTOR) as u64).unwrap();
+                let (from, to) = (skip * SUBSECTOR, (skip + parts) * SUBSECTOR);
                 let what = || format!("{:?}, {parts} parts from part {skip}", cipher.kernel());
                 let lead = 32 + parts % 17;
-                let inside = lead..lead + parts * PART;
+                let inside = lead..lead + parts * SUBSECTOR;
                 room.fill(0xc3);
                 apart.fill(0x3c);
                 room[inside.clone()].copy_from_slice(&plain[from..to]);
@@ -165,32 +165,35 @@ fn holes_stay_zeros_and_only_holes() {
     for cipher in ciphers(&counted_key()) {
         let mut sealed = plain.clone();
         cipher.seal(at, &mut sealed);
-        sealed[PART..3 * PART].fill(0);
-        sealed[SECTOR..SECTOR + PART].fill(0);
-        sealed[3 * SECTOR - PART..].fill(0);
+        sealed[SUBSECTOR..3 * SUBSECTOR].fill(0);
+        sealed[SECTOR..SECTOR + SUBSECTOR].fill(0);
+        sealed[3 * SECTOR - SUBSECTOR..].fill(0);
         let mut almost = sealed.clone();
-        almost[PART + 500] = 1; // one byte set: no hole any more, so it opens to noise
+        almost[SUBSECTOR + 500] = 1; // one byte set: no hole any more, so it opens to noise
         let mut apart = vec![0xee; sealed.len()];
         cipher.open_parts_to(at, &sealed, &mut apart);
         cipher.open_parts(at, &mut sealed);
         assert_eq!(sealed, apart);
-        assert_eq!(sealed[..PART], plain[..PART]);
-        assert_eq!(sealed[PART..3 * PART], [0; 2 * PART]);
-        assert_eq!(sealed[3 * PART..SECTOR], plain[3 * PART..SECTOR]);
-        assert_eq!(sealed[SECTOR..SECTOR + PART], [0; PART]);
-        assert_eq!(sealed[SECTOR + PART..3 * SECTOR - PART], plain[SECTOR + PART..3 * SECTOR - PART]);
-        assert_eq!(sealed[3 * SECTOR - PART..], [0; PART]);
+        assert_eq!(sealed[..SUBSECTOR], plain[..SUBSECTOR]);
+        assert_eq!(sealed[SUBSECTOR..3 * SUBSECTOR], [0; 2 * SUBSECTOR]);
+        assert_eq!(sealed[3 * SUBSECTOR..SECTOR], plain[3 * SUBSECTOR..SECTOR]);
+        assert_eq!(sealed[SECTOR..SECTOR + SUBSECTOR], [0; SUBSECTOR]);
+        assert_eq!(
+            sealed[SECTOR + SUBSECTOR..3 * SECTOR - SUBSECTOR],
+            plain[SECTOR + SUBSECTOR..3 * SECTOR - SUBSECTOR]
+        );
+        assert_eq!(sealed[3 * SECTOR - SUBSECTOR..], [0; SUBSECTOR]);
         cipher.open_parts(at, &mut almost);
-        assert_ne!(almost[PART..2 * PART], [0; PART]);
-        assert_eq!(almost[2 * PART..3 * PART], [0; PART]);
+        assert_ne!(almost[SUBSECTOR..2 * SUBSECTOR], [0; SUBSECTOR]);
+        assert_eq!(almost[2 * SUBSECTOR..3 * SUBSECTOR], [0; SUBSECTOR]);
         // From the middle of a unit, the first part is the unit's fourth.
-        let mut middle = plain[3 * PART..SECTOR].to_vec();
-        cipher.seal(at.plus(3 * PART), &mut middle);
-        middle[PART..2 * PART].fill(0);
-        cipher.open_parts(at.plus(3 * PART), &mut middle);
-        assert_eq!(middle[..PART], plain[3 * PART..4 * PART]);
-        assert_eq!(middle[PART..2 * PART], [0; PART]);
-        assert_eq!(middle[2 * PART..], plain[5 * PART..SECTOR]);
+        let mut middle = plain[3 * SUBSECTOR..SECTOR].to_vec();
+        cipher.seal(at.plus(3 * SUBSECTOR), &mut middle);
+        middle[SUBSECTOR..2 * SUBSECTOR].fill(0);
+        cipher.open_parts(at.plus(3 * SUBSECTOR), &mut middle);
+        assert_eq!(middle[..SUBSECTOR], plain[3 * SUBSECTOR..4 * SUBSECTOR]);
+        assert_eq!(middle[SUBSECTOR..2 * SUBSECTOR], [0; SUBSECTOR]);
+        assert_eq!(middle[2 * SUBSECTOR..], plain[5 * SUBSECTOR..SECTOR]);
     }
 }
 
@@ -200,14 +203,14 @@ fn a_part_that_only_begins_with_zeros_is_opened() {
     for cipher in ciphers(&counted_key()) {
         let at = At::sector(SectorNo(2));
         let mut plain = vec![0u8; SECTOR];
-        plain[PART..PART + 16].fill(0); // what it seals to is zeros: its plaintext is zeros opened
+        plain[SUBSECTOR..SUBSECTOR + 16].fill(0); // what it seals to is zeros: its plaintext is zeros opened
         cipher.open(at, &mut plain);
-        let head = plain[PART..PART + 16].to_vec();
+        let head = plain[SUBSECTOR..SUBSECTOR + 16].to_vec();
         let mut whole = noise(8, SECTOR);
-        whole[PART..PART + 16].copy_from_slice(&head);
+        whole[SUBSECTOR..SUBSECTOR + 16].copy_from_slice(&head);
         let mut sealed = whole.clone();
         cipher.seal(at, &mut sealed);
-        assert_eq!(sealed[PART..PART + 16], [0; 16]);
+        assert_eq!(sealed[SUBSECTOR..SUBSECTOR + 16], [0; 16]);
         cipher.open_parts(at, &mut sealed);
         assert_eq!(sealed, whole, "{:?}", cipher.kernel());
     }
@@ -216,7 +219,7 @@ fn a_part_that_only_begins_with_zeros_is_opened() {
 #[test]
 #[should_panic(expected = "not whole parts")]
 fn a_run_that_is_no_whole_part_is_refused() {
-    cipher(&counted_key(), Kernel::Portable).seal(At::sector(SectorNo(0)), &mut [0; PART + 16]);
+    cipher(&counted_key(), Kernel::Portable).seal(At::sector(SectorNo(0)), &mut [0; SUBSECTOR + 16]);
 }
 
 proptest! {

@@ -8,7 +8,7 @@
 
 use super::x86::{Keys, ROUNDS, Schedule, each_lane};
 use super::{Engine, Firsts, Tweak, Way, check};
-use crate::units::PART;
+use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
 /// Registers of two blocks that are worked on together.
@@ -16,7 +16,7 @@ const LANES: usize = 8;
 /// Bytes of those.
 const STEP: usize = LANES * 32;
 /// Steps in a part.
-const STEPS: usize = PART / STEP;
+const STEPS: usize = SUBSECTOR / STEP;
 
 pub(super) struct Vaes(Schedule);
 
@@ -48,7 +48,7 @@ impl Engine for Vaes {
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
         let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
-        let (to, count) = (dst.as_mut_ptr(), dst.len() / PART);
+        let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
         // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
         // place or do not overlap (a shared and a mutable borrow).
         unsafe {

@@ -243,7 +243,7 @@ impl Connection {
                 let slot = cookie(&self.input[at..at + HEAD])? as usize;
                 at += HEAD;
                 skip = run.answered(slot, now, goes_on)?;
-                if run.slots[slot].state != State::Idle {
+                if run.slots[slot].state != LoadState::Idle {
                     run.ask(self, slot)?;
                     asked.push(slot);
                 }
@@ -277,7 +277,7 @@ fn cookie(head: &[u8]) -> Result<u64> {
 
 /// What a slot's request is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum LoadState {
     Idle,
     Reading,
     Changing,
@@ -287,7 +287,7 @@ enum State {
 
 #[derive(Clone, Copy)]
 struct Slot {
-    state: State,
+    state: LoadState,
     since: Instant,
 }
 
@@ -310,7 +310,7 @@ impl Run {
             pattern: *pattern,
             offsets: Offsets { at: 0, seed, blocks, random: pattern.random },
             payload: (0..pattern.block).map(|i| (i * 31 + 7) as u8).collect(),
-            slots: vec![Slot { state: State::Changing, since: Instant::now() }; pattern.depth],
+            slots: vec![Slot { state: LoadState::Changing, since: Instant::now() }; pattern.depth],
             flying: pattern.depth,
             begun: 0,
             latencies: Vec::with_capacity(1 << 20),
@@ -332,7 +332,7 @@ impl Run {
     /// Queues the slot's next request.
     fn ask(&mut self, to: &mut Connection, slot: usize) -> Result<()> {
         let (len, id) = (self.pattern.block, slot as u64);
-        if self.slots[slot].state == State::Flushing {
+        if self.slots[slot].state == LoadState::Flushing {
             to.head(Command::Flush, 0, id, 0, 0);
             return Ok(());
         }
@@ -343,7 +343,7 @@ impl Run {
             Op::Mixed => Op::Write,
             op => op,
         };
-        self.slots[slot].state = if op == Op::Read { State::Reading } else { State::Changing };
+        self.slots[slot].state = if op == Op::Read { LoadState::Reading } else { LoadState::Changing };
         match op {
             Op::Read => to.head(Command::Read, 0, id, offset, len),
             Op::Trim => to.head(Command::Trim, 0, id, offset, len),
@@ -358,7 +358,7 @@ impl Run {
     /// Notes when requests were sent; a flush belongs to the write before it.
     fn sent(&mut self, slots: &mut dyn Iterator<Item = usize>, now: Instant) {
         for slot in slots {
-            if self.slots[slot].state != State::Flushing {
+            if self.slots[slot].state != LoadState::Flushing {
                 self.slots[slot].since = now;
             }
         }
@@ -367,16 +367,16 @@ impl Run {
     /// A reply's head has come: the bytes that follow it. The slot is idle afterwards, or to be asked for again.
     fn answered(&mut self, slot: usize, now: Instant, goes_on: bool) -> Result<usize> {
         let number = slot;
-        let slot = self.slots.get_mut(slot).filter(|s| s.state != State::Idle);
+        let slot = self.slots.get_mut(slot).filter(|s| s.state != LoadState::Idle);
         let slot = slot.ok_or_else(|| cannot(format!("the server answered request {number}, which nobody asked")))?;
-        if slot.state == State::Changing && self.pattern.op == Op::WriteFlush {
-            slot.state = State::Flushing;
+        if slot.state == LoadState::Changing && self.pattern.op == Op::WriteFlush {
+            slot.state = LoadState::Flushing;
             return Ok(0);
         }
-        let payload = if slot.state == State::Reading { self.pattern.block } else { 0 };
+        let payload = if slot.state == LoadState::Reading { self.pattern.block } else { 0 };
         self.latencies.push((now - slot.since).as_nanos() as u64);
         let more = goes_on && !matches!(self.pattern.until, Until::Count(count) if self.begun >= count);
-        slot.state = if more { State::Changing } else { State::Idle };
+        slot.state = if more { LoadState::Changing } else { LoadState::Idle };
         self.flying -= usize::from(!more);
         Ok(payload)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::{Device, Effort, Progress};
+use crate::engine::{Attempt, Blocking, Device};
 use crate::nbd::memory::{Fixed, Memory};
 use crate::nbd::{Listener, Server, ServerConfig};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Rig {
     /// Blocks of the export that are not zeros.
     fn written(&self, block: usize) -> usize {
         let mut all = vec![0; SIZE as usize];
-        assert_eq!(self.memory.read(0, &mut all, Effort::Full).unwrap(), Progress::Done);
+        assert_eq!(self.memory.read(0, &mut all, Blocking::Allowed).unwrap(), Attempt::Done);
         all.chunks(block).filter(|b| b.iter().any(|byte| *byte != 0)).count()
     }
 }

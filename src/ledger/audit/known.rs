@@ -13,13 +13,13 @@ type Name = (String, String);
 
 /// How an object is, by the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+enum Standing {
     Absent,
     /// At this version; the hash is not known of one that was there when a person accepted the log.
     At(u64, Option<String>),
 }
 
-impl State {
+impl Standing {
     fn after(change: &Change) -> Self {
         change.hash.as_ref().map_or(Self::Absent, |hash| Self::At(change.version, Some(hash.clone())))
     }
@@ -56,8 +56,8 @@ impl State {
 /// An object: how it certainly was, and how it is if the open intent happened.
 #[derive(Debug)]
 struct Object {
-    settled: State,
-    open: Option<(u64, State)>,
+    settled: Standing,
+    open: Option<(u64, Standing)>,
 }
 
 /// What the log says that the catalog holds.
@@ -106,7 +106,7 @@ impl Known {
         let mut seen = HashSet::new();
         let first: Vec<&Change> = changes.iter().filter(|c| seen.insert(name(c))).collect();
         for change in &first {
-            let found = State::before(change);
+            let found = Standing::before(change);
             if let Some(object) = self.objects.get(&name(change))
                 && let Some((earlier, state)) = &object.open
                 && !(state.has_version_of(&found) && object.settled.has_version_of(&found))
@@ -122,13 +122,13 @@ impl Known {
                 && let Some((_, state)) = object.open.take()
                 && state != object.settled
             {
-                object.settled = State::before(change);
+                object.settled = Standing::before(change);
             }
         }
         for change in &changes {
-            let settled = if self.accepted { State::before(change) } else { State::Absent };
+            let settled = if self.accepted { Standing::before(change) } else { Standing::Absent };
             let object = self.objects.entry(name(change)).or_insert(Object { settled, open: None });
-            object.open = Some((sequence, State::after(change)));
+            object.open = Some((sequence, Standing::after(change)));
         }
         self.open.insert(sequence, changes);
     }
@@ -143,7 +143,7 @@ impl Known {
                 object.settled = state;
             }
             // After an accept, absent is more than not known.
-            if !self.accepted && object.open.is_none() && object.settled == State::Absent {
+            if !self.accepted && object.open.is_none() && object.settled == Standing::Absent {
                 self.objects.remove(&name(&change));
             }
         }
@@ -195,16 +195,16 @@ impl Known {
     }
 }
 
-fn differs((kind, id): &Name, state: &State, rows: &HashMap<Name, Stamp>) -> String {
+fn differs((kind, id): &Name, state: &Standing, rows: &HashMap<Name, Stamp>) -> String {
     let row = rows.get(&(kind.clone(), id.clone()));
     match (state, row) {
-        (State::At(version, _), Some(Stamp::At(there, _))) if there > version => format!(
+        (Standing::At(version, _), Some(Stamp::At(there, _))) if there > version => format!(
             "the catalog has version {there} of {kind} {id}, the audit's last record of it has version {version}: the audit was cut"
         ),
-        (State::At(version, _), _) => format!(
+        (Standing::At(version, _), _) => format!(
             "the audit has version {version} of {kind} {id}, which the catalog lacks: the catalog was rolled back"
         ),
-        (State::Absent, _) => {
+        (Standing::Absent, _) => {
             format!("the audit tells that {kind} {id} was removed, and the catalog has it: the catalog was rolled back")
         }
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rows kept of one kind, at most; with more, all of them are forgotten.
-const MOST: usize = 4096;
+const MAX_CACHED: usize = 4096;
 
 /// What is known of one kind.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Cache {
 
     fn table(&mut self, kind: &'static str) -> &mut Table {
         let table = self.tables.entry(kind).or_default();
-        if table.rows.len() >= MOST {
+        if table.rows.len() >= MAX_CACHED {
             *table = Table::default();
         }
         table
@@ -97,7 +97,7 @@ impl Cache {
 
     /// All genuine rows of a kind, with their names; `complete`: there are no others.
     pub(super) fn keep_all(&mut self, kind: &'static str, rows: Vec<(Row, Option<String>)>, complete: bool) {
-        if rows.len() >= MOST {
+        if rows.len() >= MAX_CACHED {
             self.tables.remove(kind);
             return;
         }
@@ -167,11 +167,11 @@ mod tests {
     #[test]
     fn it_does_not_grow_without_end() {
         let mut cache = Cache::default();
-        for n in 0..3 * MOST {
+        for n in 0..3 * MAX_CACHED {
             cache.keep("thing", &n.to_string(), Some(Arc::new(row(&n.to_string()))), Some(format!("n{n}")));
         }
-        assert!(cache.tables["thing"].rows.len() <= MOST && cache.tables["thing"].names.len() <= MOST);
-        cache.keep_all("thing", (0..MOST).map(|n| (row(&n.to_string()), None)).collect(), true);
+        assert!(cache.tables["thing"].rows.len() <= MAX_CACHED && cache.tables["thing"].names.len() <= MAX_CACHED);
+        cache.keep_all("thing", (0..MAX_CACHED).map(|n| (row(&n.to_string()), None)).collect(), true);
         assert!(!cache.knows_all("thing") && cache.row("thing", "1").is_none());
     }
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Default)]
-pub(in super::super) struct Memory(Mutex<State>);
+pub(in super::super) struct Memory(Mutex<Tables>);
 
 #[derive(Clone, Default)]
-struct State {
+struct Tables {
     rows: BTreeMap<(&'static str, String), Row>,
     names: BTreeMap<(&'static str, String), String>,
     changes: u64,
@@ -20,7 +20,7 @@ struct State {
 /// The store as it was at one moment, and what a transaction did to it since.
 struct View {
     store: Arc<Memory>,
-    state: State,
+    state: Tables,
     wrote: bool,
 }
 

@@ -21,7 +21,7 @@ impl Request {
     #[must_use]
     pub const fn shows_once(&self) -> ShownOnce {
         match self {
-            Self::TlsToken { .. } => ShownOnce::Token,
+            Self::AccessToken { .. } => ShownOnce::Token,
             Self::GrantCreate { name: None, .. } => ShownOnce::Grant,
             Self::AttachBegin { .. } => ShownOnce::Attachment,
             _ => ShownOnce::Nothing,
@@ -34,7 +34,7 @@ impl ShownOnce {
     #[must_use]
     pub fn taken_back_by(self, reply: &Reply) -> Option<Request> {
         match (self, reply) {
-            (Self::Token, Reply::TlsClient(client)) => Some(Request::TlsDeny { name: client.name.clone() }),
+            (Self::Token, Reply::Access(client)) => Some(Request::AccessDeny { name: client.name.clone() }),
             (Self::Grant, Reply::Grant(grant)) => {
                 Some(Request::GrantRevoke { key: grant.key.clone(), grant: grant.id.clone() })
             }

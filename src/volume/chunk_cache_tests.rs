@@ -27,7 +27,7 @@ fn told(began: Sender<()>, end: Receiver<Result<u64>>) -> impl FnOnce(SealedMut<
 }
 
 /// Until so many wait for the fetch of [`ONE`]: the turn is held by the list, the one who fetches, and those who wait.
-fn until_waiting(fetched: &Fetched<u64>, waiting: usize) {
+fn until_waiting(fetched: &ChunkCache<u64>, waiting: usize) {
     loop {
         let state = fetched.state.lock();
         let holders = state.under_way.iter().find(|t| t.chunk == ONE).map_or(0, Arc::strong_count);
@@ -41,7 +41,7 @@ fn until_waiting(fetched: &Fetched<u64>, waiting: usize) {
 
 /// One thread fetches, `waiting` others wait for it; then the fetch ends as told. What the first got, and the others, whose
 /// own fetches would answer 7; and how often they fetched.
-fn race(fetched: &Fetched<u64>, waiting: usize, end: Option<Result<u64>>) -> (Option<Result<u64>>, Vec<u64>, usize) {
+fn race(fetched: &ChunkCache<u64>, waiting: usize, end: Option<Result<u64>>) -> (Option<Result<u64>>, Vec<u64>, usize) {
     let (began, has_begun) = channel();
     let (say, said) = channel();
     let fetches = AtomicUsize::new(0);
@@ -71,18 +71,18 @@ fn race(fetched: &Fetched<u64>, waiting: usize, end: Option<Result<u64>>) -> (Op
 #[test]
 fn a_chunk_that_several_need_is_fetched_once_even_if_it_is_not_kept() {
     for room in [0, 4] {
-        let (first, others, fetches) = race(&Fetched::new(room), 3, Some(Ok(5)));
+        let (first, others, fetches) = race(&ChunkCache::new(room), 3, Some(Ok(5)));
         assert_eq!((first.unwrap().unwrap(), others, fetches), (5, vec![5; 3], 0));
     }
 }
 
 #[test]
 fn who_waited_for_a_fetch_that_failed_or_panicked_fetches_itself() {
-    let fetched = Fetched::new(4);
+    let fetched = ChunkCache::new(4);
     let (first, others, fetches) = race(&fetched, 3, Some(Err(Error::new(Kind::Io, "told to fail"))));
     assert_eq!(first.unwrap().unwrap_err().kind(), Kind::Io);
     assert_eq!((others, fetches), (vec![7; 3], 1));
-    let (first, others, fetches) = race(&Fetched::new(4), 3, None);
+    let (first, others, fetches) = race(&ChunkCache::new(4), 3, None);
     assert!(first.is_none(), "it panicked");
     assert_eq!((others, fetches), (vec![7; 3], 1));
     assert!(fetched.state.lock().under_way.is_empty());
@@ -90,7 +90,7 @@ fn who_waited_for_a_fetch_that_failed_or_panicked_fetches_itself() {
 
 #[test]
 fn the_last_ones_are_kept_and_closing_keeps_none() {
-    let fetched = Fetched::new(2);
+    let fetched = ChunkCache::new(2);
     for n in 1..=3 {
         fetched.get(ChunkNo(n), filled(n)).unwrap();
     }
@@ -105,7 +105,7 @@ fn the_last_ones_are_kept_and_closing_keeps_none() {
 fn a_buffer_goes_round_only_when_nobody_holds_it() {
     for seed in 1..=20u64 {
         println!("seed {seed}");
-        let (mut rng, fetched, mut held) = (Seeded(seed), Fetched::new(3), Vec::<(u64, Body<u64>)>::new());
+        let (mut rng, fetched, mut held) = (Seeded(seed), ChunkCache::new(3), Vec::<(u64, Body<u64>)>::new());
         for _ in 0..200 {
             let n = rng.below(9);
             let fails = rng.below(4) == 0;

@@ -4,7 +4,7 @@
 //! twice what they cost in larger folios. How large a folio is, its first write decides. So the first large write to a
 //! range since the file was opened, or since the range was read from the disk, puts the range's pages out of the cache first, and
 //! makes its own. Pages that are dirty stay: only their way to the disk begins. What is known outlives the closing of the file
-//! (see [`Grains`]), as the pages do.
+//! (see [`FolioHintCache`]), as the pages do.
 
 use crate::units::VolumeId;
 use parking_lot::Mutex;
@@ -16,9 +16,9 @@ const WINDOW: u64 = 128 << 10;
 /// Windows with one word of bits: 8 MiB.
 const GROUP: u64 = 64;
 /// Groups remembered, at most; with more, all are forgotten.
-const MOST: usize = 65_536;
+const MAX_WINDOWS: usize = 65_536;
 
-/// Volumes whose grain is remembered: of each, 2 MiB at most (half a TiB of data).
+/// Volumes whose folio_hints is remembered: of each, 2 MiB at most (half a TiB of data).
 const KEPT: usize = 16;
 
 /// What is known of the pages that a write goes to.
@@ -34,21 +34,21 @@ pub(super) enum Pages {
 
 /// The windows of one file that were written by large writes.
 #[derive(Debug, Default)]
-pub struct Grain(Mutex<HashMap<u64, u64>>);
+pub struct FolioHints(Mutex<HashMap<u64, u64>>);
 
-/// The grain of the volumes that a server opened last, for when they are opened again.
+/// The folio_hints of the volumes that a server opened last, for when they are opened again.
 #[derive(Debug, Default)]
-pub struct Grains(Mutex<VecDeque<(VolumeId, Arc<Grain>)>>);
+pub struct FolioHintCache(Mutex<VecDeque<(VolumeId, Arc<FolioHints>)>>);
 
-impl Grains {
+impl FolioHintCache {
     /// What is known of a volume's file.
-    pub fn of(&self, id: VolumeId) -> Arc<Grain> {
+    pub fn of(&self, id: VolumeId) -> Arc<FolioHints> {
         let mut kept = self.0.lock();
         let known = kept.iter().position(|(i, _)| *i == id).and_then(|at| kept.remove(at));
-        let (_, grain) = known.unwrap_or_else(|| (id, Arc::default()));
-        kept.push_front((id, grain.clone()));
+        let (_, folio_hints) = known.unwrap_or_else(|| (id, Arc::default()));
+        kept.push_front((id, folio_hints.clone()));
         kept.truncate(KEPT);
-        grain
+        folio_hints
     }
 }
 
@@ -60,7 +60,7 @@ fn words(first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-impl Grain {
+impl FolioHints {
     /// What a write finds. The windows that it covers are made by it.
     pub(super) fn write(&self, offset: u64, len: u64) -> Pages {
         let mut all = self.0.lock();
@@ -72,7 +72,7 @@ impl Grain {
         if first >= end {
             return Pages::Unknown;
         }
-        if all.len() >= MOST {
+        if all.len() >= MAX_WINDOWS {
             all.clear();
         }
         for (group, bits) in words(first, end) {
@@ -111,53 +111,56 @@ mod tests {
 
     #[test]
     fn the_first_large_write_to_a_window_makes_it_and_so_does_one_after_a_read() {
-        let grain = Grain::default();
-        let write = |at: u64, len: u64| grain.write(at * WINDOW, len * WINDOW);
-        assert_eq!(grain.write(0, 4096), Pages::Unknown, "small");
-        assert_eq!(grain.write(4096, WINDOW), Pages::Unknown, "it covers no window");
+        let folio_hints = FolioHints::default();
+        let write = |at: u64, len: u64| folio_hints.write(at * WINDOW, len * WINDOW);
+        assert_eq!(folio_hints.write(0, 4096), Pages::Unknown, "small");
+        assert_eq!(folio_hints.write(4096, WINDOW), Pages::Unknown, "it covers no window");
         assert_eq!(write(0, 1), Pages::ToBeMade);
         assert_eq!(write(0, 1), Pages::Made);
-        assert_eq!(grain.write(4096, 65_536), Pages::Made, "a part of a window");
-        assert_eq!(grain.write(4096, WINDOW), Pages::Unknown, "a part of the second");
+        assert_eq!(folio_hints.write(4096, 65_536), Pages::Made, "a part of a window");
+        assert_eq!(folio_hints.write(4096, WINDOW), Pages::Unknown, "a part of the second");
         assert_eq!(write(0, 2), Pages::ToBeMade, "the second window");
         assert_eq!(write(60, 200), Pages::ToBeMade, "over groups");
         assert_eq!(write(60, 200), Pages::Made);
         assert_eq!((write(63, 1), write(64, 1)), (Pages::Made, Pages::Made));
-        grain.forget(64 * WINDOW + 5, 1);
+        folio_hints.forget(64 * WINDOW + 5, 1);
         assert_eq!((write(63, 1), write(65, 1)), (Pages::Made, Pages::Made));
-        assert_eq!(grain.write(64 * WINDOW, 4096), Pages::Unknown);
+        assert_eq!(folio_hints.write(64 * WINDOW, 4096), Pages::Unknown);
         assert_eq!(write(64, 1), Pages::ToBeMade);
     }
 
     #[test]
     fn what_was_given_back_is_made_again_and_the_rest_of_its_window_is_not() {
-        let grain = Grain::default();
-        grain.write(0, 4 * WINDOW);
-        grain.gone(WINDOW - 4096, WINDOW + 8192);
-        assert_eq!([0, 1, 2].map(|n| grain.write(n * WINDOW, WINDOW)), [Pages::Made, Pages::ToBeMade, Pages::Made]);
-        grain.gone(4096, WINDOW - 4096);
-        assert_eq!(grain.write(0, WINDOW), Pages::Made);
+        let folio_hints = FolioHints::default();
+        folio_hints.write(0, 4 * WINDOW);
+        folio_hints.gone(WINDOW - 4096, WINDOW + 8192);
+        assert_eq!(
+            [0, 1, 2].map(|n| folio_hints.write(n * WINDOW, WINDOW)),
+            [Pages::Made, Pages::ToBeMade, Pages::Made]
+        );
+        folio_hints.gone(4096, WINDOW - 4096);
+        assert_eq!(folio_hints.write(0, WINDOW), Pages::Made);
     }
 
     #[test]
     fn the_volumes_that_were_opened_last_are_known_again() {
-        let grains = Grains::default();
+        let folio_hints = FolioHintCache::default();
         let ids: Vec<_> = (0..=KEPT).map(|_| VolumeId::draw(&SystemRng)).collect();
         for id in &ids[..KEPT] {
-            assert_eq!(grains.of(*id).write(0, WINDOW), Pages::ToBeMade, "each for itself");
+            assert_eq!(folio_hints.of(*id).write(0, WINDOW), Pages::ToBeMade, "each for itself");
         }
-        assert_eq!(grains.of(ids[0]).write(0, WINDOW), Pages::Made);
-        grains.of(ids[KEPT]);
-        assert_eq!(grains.of(ids[0]).write(0, WINDOW), Pages::Made, "opened since the second was");
-        assert_eq!(grains.of(ids[1]).write(0, WINDOW), Pages::ToBeMade, "forgotten");
+        assert_eq!(folio_hints.of(ids[0]).write(0, WINDOW), Pages::Made);
+        folio_hints.of(ids[KEPT]);
+        assert_eq!(folio_hints.of(ids[0]).write(0, WINDOW), Pages::Made, "opened since the second was");
+        assert_eq!(folio_hints.of(ids[1]).write(0, WINDOW), Pages::ToBeMade, "forgotten");
     }
 
     #[test]
     fn it_does_not_grow_without_end() {
-        let grain = Grain::default();
-        for n in 0..2 * MOST as u64 {
-            grain.write(n * GROUP * WINDOW, WINDOW);
+        let folio_hints = FolioHints::default();
+        for n in 0..2 * MAX_WINDOWS as u64 {
+            folio_hints.write(n * GROUP * WINDOW, WINDOW);
         }
-        assert!(grain.0.lock().len() <= MOST);
+        assert!(folio_hints.0.lock().len() <= MAX_WINDOWS);
     }
 }

@@ -1,4 +1,4 @@
-use super::super::effort::{Effort, Progress};
+use super::super::blocking::{Attempt, Blocking};
 use super::super::io::ASIDE_INLINE;
 use super::super::pending::Pending;
 use super::super::testing::{self, Chunks, Seeded, disk, open_chunks, open_on};
@@ -18,7 +18,7 @@ fn filled() -> (Volume, Vec<u8>) {
 }
 
 fn write(v: &Volume, at: usize, data: &[u8]) {
-    assert_eq!(v.write(at as u64, &mut data.to_vec(), Effort::Full).unwrap(), Progress::Done);
+    assert_eq!(v.write(at as u64, &mut data.to_vec(), Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
 fn begin(v: &Volume) -> (Arc<Pending>, Arc<Chunks>) {
@@ -53,11 +53,15 @@ fn a_small_write_sets_its_sectors_aside_and_copies_no_chunk() {
     write(&v, CHUNK + 5100, &[0; 9000]);
     write(&v, SIZE - 3, &[0; 3]);
     assert!(sink.map.lock().is_empty());
-    assert!(pending.aside.holds(ChunkNo(1)) && pending.aside.holds(ChunkNo(5)) && !pending.aside.holds(ChunkNo(0)));
-    assert_eq!(pending.aside.0.lock().end, 4 * SECTOR as u64, "three sectors and one, each once");
+    assert!(
+        pending.preserved.holds(ChunkNo(1))
+            && pending.preserved.holds(ChunkNo(5))
+            && !pending.preserved.holds(ChunkNo(0))
+    );
+    assert_eq!(pending.preserved.0.lock().end, 4 * SECTOR as u64, "three sectors and one, each once");
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
-    assert_eq!(pending.aside.any(), None);
+    assert_eq!(pending.preserved.any(), None);
     assert!(open_chunks(&sink, SIZE) == all);
 }
 
@@ -85,7 +89,7 @@ fn whatever_is_written_before_between_and_after_the_copying_stays_out_of_the_sna
         // The second is a full one too: it has no base that was completed when it began.
         assert!(open_chunks(&second.1, SIZE) == at_second, "seed {seed}: the second snapshot");
         assert!(now(&v) == model, "seed {seed}: the volume");
-        let places: usize = [&first, &second].iter().map(|(p, _)| p.aside.0.lock().chunks.len()).sum();
+        let places: usize = [&first, &second].iter().map(|(p, _)| p.preserved.0.lock().chunks.len()).sum();
         assert_eq!(places, 0, "seed {seed}: nothing is left aside");
     }
 }
@@ -151,18 +155,18 @@ fn a_small_write_under_a_snapshot_is_done_at_once_if_what_was_there_is_at_hand()
     let v = open_on(&store, "b", None).unwrap();
     write(&v, 0, &[5; SIZE]);
     let (pending, _) = begin(&v);
-    let inline = |at: usize, len: usize| v.write(at as u64, &mut vec![6; len], Effort::Inline).unwrap();
-    assert_eq!(inline(0, SECTOR), Progress::Done);
-    assert!(pending.aside.holds(ChunkNo(0)));
+    let inline = |at: usize, len: usize| v.write(at as u64, &mut vec![6; len], Blocking::Never).unwrap();
+    assert_eq!(inline(0, SECTOR), Attempt::Done);
+    assert!(pending.preserved.holds(ChunkNo(0)));
     store.set_cold(true);
-    assert_eq!(inline(CHUNK, SECTOR), Progress::WouldBlock, "it would wait for the disk");
-    assert!(!pending.aside.holds(ChunkNo(1)) && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
+    assert_eq!(inline(CHUNK, SECTOR), Attempt::WouldBlock, "it would wait for the disk");
+    assert!(!pending.preserved.holds(ChunkNo(1)) && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
     store.set_cold(false);
-    assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Progress::WouldBlock, "it is too much");
+    assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Attempt::WouldBlock, "it is too much");
     store.without_scratch();
-    assert_eq!(inline(0, SECTOR), Progress::Done, "set aside already");
+    assert_eq!(inline(0, SECTOR), Attempt::Done, "set aside already");
     v.copy_pending(&pending, |_| true).unwrap();
-    assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Progress::Done, "the snapshot has the chunk");
+    assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Attempt::Done, "the snapshot has the chunk");
 }
 
 #[test]
@@ -183,19 +187,19 @@ fn places_are_used_again() {
     let (v, _) = filled();
     let (pending, _) = begin(&v);
     write(&v, 0, &[0; 3 * SECTOR]);
-    let taken = pending.aside.take(ChunkNo(0));
+    let taken = pending.preserved.take(ChunkNo(0));
     assert!(taken.is_some());
-    pending.aside.overlay(taken, SealedMut::over(&mut [0; CHUNK])).unwrap();
+    pending.preserved.overlay(taken, SealedMut::over(&mut [0; CHUNK])).unwrap();
     write(&v, CHUNK, &[0; 2 * SECTOR]);
-    assert_eq!(pending.aside.0.lock().end, 3 * SECTOR as u64);
-    assert_eq!(pending.aside.0.lock().free.len(), 1);
+    assert_eq!(pending.preserved.0.lock().end, 3 * SECTOR as u64);
+    assert_eq!(pending.preserved.0.lock().free.len(), 1);
 }
 
 #[test]
 fn no_more_is_set_aside_than_the_limit() {
     let store = disk(SIZE as u64);
-    let aside = Aside::default();
-    let all = (MOST / SECTOR as u64) as usize;
+    let aside = PreservedSectors::default();
+    let all = (MAX_BYTES / SECTOR as u64) as usize;
     aside.reserve(all, || store.scratch()).unwrap();
     let refused = aside.reserve(1, || store.scratch()).unwrap_err();
     assert_eq!(refused.kind(), Kind::NoSpace);

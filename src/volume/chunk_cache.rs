@@ -25,11 +25,11 @@ pub struct Body<K> {
 }
 
 /// Chunks fetched last, and those that somebody fetches now.
-pub struct Fetched<K> {
-    state: Mutex<State<K>>,
+pub struct ChunkCache<K> {
+    state: Mutex<CacheState<K>>,
 }
 
-struct State<K> {
+struct CacheState<K> {
     /// Newest first.
     kept: VecDeque<(ChunkNo, Body<K>)>,
     room: usize,
@@ -59,7 +59,7 @@ impl<K: Copy> Turn<K> {
 
 /// Ends a turn, also when the fetch panics.
 struct Ending<'a, K: Copy> {
-    fetched: &'a Fetched<K>,
+    fetched: &'a ChunkCache<K>,
     turn: Arc<Turn<K>>,
     body: Option<Body<K>>,
 }
@@ -78,7 +78,7 @@ impl<K: Copy> Drop for Ending<'_, K> {
     }
 }
 
-impl<K> State<K> {
+impl<K> CacheState<K> {
     fn keep(&mut self, chunk: ChunkNo, body: Body<K>) {
         self.kept.push_front((chunk, body));
         while self.kept.len() > self.room {
@@ -88,11 +88,11 @@ impl<K> State<K> {
     }
 }
 
-impl<K: Copy> Fetched<K> {
+impl<K: Copy> ChunkCache<K> {
     /// Keeps the last `room` chunks.
     #[must_use]
     pub fn new(room: usize) -> Self {
-        let state = State { kept: VecDeque::new(), room, under_way: Vec::new(), spare: Vec::new() };
+        let state = CacheState { kept: VecDeque::new(), room, under_way: Vec::new(), spare: Vec::new() };
         Self { state: Mutex::new(state) }
     }
 
@@ -140,5 +140,5 @@ impl<K: Copy> Fetched<K> {
 }
 
 #[cfg(test)]
-#[path = "fetched_tests.rs"]
+#[path = "chunk_cache_tests.rs"]
 mod tests;

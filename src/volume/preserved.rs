@@ -5,7 +5,7 @@
 //! completed one outlives it. A chunk's entries are changed under that chunk's stripe alone.
 
 use super::io::Piece;
-use super::{Effort, Volume};
+use super::{Blocking, Volume};
 use crate::cipher::{SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::Scratch;
@@ -19,14 +19,14 @@ use std::sync::Arc;
 const LOOK_EVERY: u64 = 16 << 20;
 
 /// Bytes that are set aside at most; what it takes to find them again, 16 bytes a sector, is in memory.
-const MOST: u64 = 4 << 30;
+const MAX_BYTES: u64 = 4 << 30;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Aside(Mutex<State>);
+pub(super) struct PreservedSectors(Mutex<PreservedState>);
 
 #[derive(Default)]
-struct State {
+struct PreservedState {
     file: Option<Arc<Scratch>>,
     /// Bytes of the file.
     end: u64,
@@ -51,7 +51,7 @@ pub(super) type Taken = (Arc<Scratch>, Places);
 
 const _: () = assert!(SECTORS_PER_CHUNK == u128::BITS as usize);
 
-impl Aside {
+impl PreservedSectors {
     /// Whether something of a chunk lies here.
     pub(super) fn holds(&self, chunk: ChunkNo) -> bool {
         self.0.lock().chunks.contains_key(&chunk.0)
@@ -82,8 +82,8 @@ impl Aside {
         };
         let reused = state.free.len().min(count);
         let end = state.end + ((count - reused) * SECTOR) as u64;
-        if end > MOST {
-            return Err(Error::new(Kind::NoSpace, format!("{}: {MOST} bytes are", what())));
+        if end > MAX_BYTES {
+            return Err(Error::new(Kind::NoSpace, format!("{}: {MAX_BYTES} bytes are", what())));
         }
         if state.end / LOOK_EVERY != end / LOOK_EVERY && file.is_nearly_full().on(what)? {
             return Err(Error::new(Kind::NoSpace, format!("{}: less than 5 % of the disk is free", what())));
@@ -125,7 +125,7 @@ fn runs(places: &[(usize, u64)]) -> impl Iterator<Item = &[(usize, u64)]> {
 impl Volume {
     /// Sets aside what a writing piece is about to change, as far as it is not here already. The chunk's stripe is held.
     /// `false`: it would have had to wait for the disk.
-    pub(super) fn set_aside(&self, aside: &Aside, piece: Piece, effort: Effort) -> Result<bool> {
+    pub(super) fn set_aside(&self, aside: &PreservedSectors, piece: Piece, blocking: Blocking) -> Result<bool> {
         let chunk = piece.chunk;
         let first = (piece.offset - chunk.offset()) as usize / SECTOR;
         let end = (piece.offset - chunk.offset()) as usize + piece.len;
@@ -134,7 +134,7 @@ impl Volume {
         let mut old = SealedBuf::holes((to + 1 - from) * SECTOR);
         let there = (self.chunk_len(chunk) as usize).saturating_sub(from * SECTOR).min(old.len());
         let at = chunk.offset() + (from * SECTOR) as u64;
-        if !self.read_sealed_held(at, old.room().range(0..there), effort)? {
+        if !self.read_sealed_held(at, old.room().range(0..there), blocking)? {
             return Ok(false);
         }
         let (file, places) = aside.reserve(missing.len(), || self.scratch.scratch())?;
@@ -154,5 +154,5 @@ impl Volume {
 }
 
 #[cfg(test)]
-#[path = "aside_tests.rs"]
+#[path = "preserved_tests.rs"]
 mod tests;

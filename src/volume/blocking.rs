@@ -2,17 +2,17 @@
 
 /// How far an operation may go on its caller's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// Answer [`Progress::WouldBlock`] rather than wait for a disk, a fetch or another writer.
-    Inline,
+pub enum Blocking {
+    /// Answer [`Attempt::WouldBlock`] rather than wait for a disk, a fetch or another writer.
+    Never,
     /// Wait for whatever it takes.
-    Full,
+    Allowed,
 }
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Progress {
+pub enum Attempt {
     /// It is done.
     Done,
     /// It would have had to wait; nothing was changed.
