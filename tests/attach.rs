@@ -8,7 +8,9 @@ mod common;
 use coffer::api::control;
 use coffer::attach::dial::{Dial, Dialed, Server};
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::Request;
+use coffer::service::operations::{AttachVolume, RenewAttachment};
 use common::*;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -62,7 +64,7 @@ fn connections_come_back_after_a_killed_server_and_nobody_else_gets_in() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut server = server_of(&att);
     let mut kernels: Vec<_> = (0..4)
         .map(|slot| {
@@ -96,7 +98,7 @@ fn a_look_sees_a_volume_grow_and_holds_nothing() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let _running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut server = server_of(&att);
     assert_eq!(server.look().unwrap().size, 4 << 20);
     s.ok(&["volume", "grow", "web", "--size", "6MiB"]);
@@ -110,10 +112,10 @@ fn who_has_lost_its_helper_gets_a_new_token_and_the_old_one_is_void() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let _running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut old = server_of(&att);
     let mut kernel = Kernel::new(old.dial(0).unwrap());
-    let mut new = server_of(&ask(&s, &Request::AttachRenew { what: "web".into() }));
+    let mut new = server_of(&ask(&s, &RenewAttachment { what: "web".into() }.into()));
     assert!(old.dial(1).is_err());
     kernel.read(0, 4096);
     let mut taken_over = Kernel::new(new.dial(0).unwrap());

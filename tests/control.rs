@@ -7,7 +7,8 @@ mod common;
 use coffer::api::control::{ControlServer, Limits, ask};
 use coffer::error::{Error, Kind};
 use coffer::service::Role;
-use coffer::service::api::{Reply, Request};
+use coffer::service::api::Reply;
+use coffer::service::operations::{CreateKey, DescribeVolumes};
 use common::*;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -36,7 +37,7 @@ impl Here {
     }
 
     fn ask(&self) -> Result<Option<Reply>, Error> {
-        ask(&self.path(), &Request::VolumeList {}, &mut |_| ())
+        ask(&self.path(), &DescribeVolumes {}.into(), &mut |_| ())
     }
 
     /// Another client sends this much, and no more for now.
@@ -127,12 +128,8 @@ fn a_client_that_does_not_read_its_answer_is_given_up() {
     let here = Here::with(Limits { connections: 1, answer: Duration::from_millis(50), ..Limits::default() });
     // An answer that no socket's buffer holds.
     for n in 0..120 {
-        let request = Request::KeyCreate {
-            alias: None,
-            description: "x".repeat(4000),
-            policy: None,
-            bypass_lockout_check: false,
-        };
+        let request =
+            CreateKey { alias: None, description: "x".repeat(4000), policy: None, bypass_lockout_check: false }.into();
         wait_until("the one before has ended", || match ask(&here.path(), &request, &mut |_| ()) {
             Ok(_) => true,
             Err(e) => {

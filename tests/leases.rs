@@ -6,7 +6,9 @@ mod common;
 
 use coffer::api::control;
 use coffer::kms::Caller;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::Request;
+use coffer::service::operations::{AttachVolume, DeleteVolume, ListAuditEvents, RenewAttachment};
 use coffer::service::{ConnectRequest, Holder, Role};
 use common::*;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ fn attachment(reply: Reply) -> AttachmentInfo {
 
 /// Registers an attachment of `web`, as `coffer attach` does before it hands sockets to the kernel.
 fn begin(s: &Scratch) -> AttachmentInfo {
-    attachment(ask(s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() }))
+    attachment(ask(s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into()))
 }
 
 fn rig() -> Scratch {
@@ -74,13 +76,13 @@ fn a_renewed_token_takes_the_place_of_the_old_one_and_connections_go_on() {
     let server = s.serve();
     let old = begin(&s);
     let mut c = server.connect(&old.export);
-    let new = attachment(ask(&s, &Request::AttachRenew { what: "web".into() }));
+    let new = attachment(ask(&s, &RenewAttachment { what: "web".into() }.into()));
     assert_eq!((&new.id, &new.device), (&old.id, &old.device));
     assert_ne!(new.export, old.export);
     refused(&s, &old.export);
     c.write(0, b"on");
     assert_eq!(server.connect(&new.export).read(0, 2), b"on");
-    let gone = control::ask(&s.data.join("control.sock"), &Request::AttachRenew { what: "no".into() }, &mut |_| ());
+    let gone = control::ask(&s.data.join("control.sock"), &RenewAttachment { what: "no".into() }.into(), &mut |_| ());
     assert!(gone.unwrap_err().line().contains("not attached"));
 }
 
@@ -212,7 +214,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
-    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let begin = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     let att = attachment(service.handle(&caller, begin, &mut |_| true).unwrap());
     let of = |name: &str, connection| service.attach(name, asking(connection), &caller).unwrap().stale_after();
     assert_eq!(of(&format!("{}&c=0", att.export), 2), Some(Duration::from_secs(5)));
@@ -247,7 +249,7 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };
@@ -261,7 +263,7 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
         assert_eq!(unwraps(), expected, "connection {connection}");
     }
     // It is nobody's now, though it is open.
-    service.handle(&owner, Request::VolumeDelete { volume: "web".into() }, &mut |_| true).unwrap();
+    service.handle(&owner, DeleteVolume { volume: "web".into() }.into(), &mut |_| true).unwrap();
     service.shut_down();
 }
 
@@ -281,7 +283,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let asking = |pid, connection| ConnectRequest { peer: Holder::Process { pid, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };

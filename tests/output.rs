@@ -116,7 +116,7 @@ fn a_client_that_is_gone_before_its_token_comes_leaves_none() {
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
     let _server = s.serve();
     let mut client = std::os::unix::net::UnixStream::connect(s.data.join("control.sock")).unwrap();
-    let request = r#"{"request":{"action":"tls-token","name":"ci","user":null,"volumes":["v"],"all":false}}"#;
+    let request = r#"{"request":{"action":"access-token","name":"ci","user":null,"volumes":["v"],"all":false}}"#;
     client.write_all(request.as_bytes()).unwrap();
     client.shutdown(std::net::Shutdown::Read).unwrap();
     client.write_all(b"\n").unwrap();

@@ -6,7 +6,8 @@ mod common;
 
 use coffer::api::control;
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::{AttachVolume, DetachVolume};
 use common::raw::{self, DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
 use std::io::{Read, Write};
@@ -60,7 +61,7 @@ fn set_policy(s: &Scratch, policy: &str) {
 }
 
 fn begin(s: &Scratch) -> coffer::error::Result<AttachmentInfo> {
-    let request = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let request = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     match control::ask(&s.data.join("control.sock"), &request, &mut |_| ())? {
         Some(Reply::Attachment(att)) => Ok(att),
         other => panic!("{other:?}"),
@@ -68,7 +69,7 @@ fn begin(s: &Scratch) -> coffer::error::Result<AttachmentInfo> {
 }
 
 fn end(s: &Scratch) {
-    control::ask(&s.data.join("control.sock"), &Request::AttachEnd { what: "web".into() }, &mut |_| ()).unwrap();
+    control::ask(&s.data.join("control.sock"), &DetachVolume { what: "web".into() }.into(), &mut |_| ()).unwrap();
 }
 
 fn state(s: &Scratch) -> String {

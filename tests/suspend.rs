@@ -6,7 +6,8 @@ mod common;
 
 use coffer::api::control;
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::AttachVolume;
 use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
 use serde_json::json;
@@ -22,7 +23,7 @@ fn rig(more: &[&str]) -> Scratch {
 }
 
 fn attach(s: &Scratch) -> AttachmentInfo {
-    let request = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let request = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     match control::ask(&s.data.join("control.sock"), &request, &mut |_| ()).unwrap() {
         Some(Reply::Attachment(att)) => att,
         other => panic!("{other:?}"),
@@ -114,7 +115,7 @@ fn an_attached_client_comes_back_to_a_suspended_volume_and_a_first_one_does_not(
     drop(c);
     s.ok(&["detach", "--force", "web"]);
     s.ok(&["key", "disable", "alias/k"]);
-    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let begin = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     let refused = control::ask(&s.data.join("control.sock"), &begin, &mut |_| ()).unwrap_err();
     assert_eq!(refused.kind(), Kind::KeyUnavailable, "exit code 6");
     assert!(Nbd::open(&s.socket(), "web").err().unwrap().to_string().contains("isabled"));

@@ -158,7 +158,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("volume", "volume-list", "volumes", &["name", "size", "state", "hydrated", "iops", "on_key_loss"]);
     add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
-    add("access", "tls-list", "clients", &["name", "by", "volumes"]);
+    add("access", "access-list", "clients", &["name", "by", "volumes"]);
     out.extend(grants(&open));
     drop(open);
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();

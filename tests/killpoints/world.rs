@@ -2,8 +2,9 @@
 
 use coffer::env::Env;
 use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use coffer::service::api::{Reply, Request};
+use coffer::service::api::Reply;
 use coffer::service::datadir::{DataDir, Wanting};
+use coffer::service::operations::Request;
 use coffer::service::{ConnectRequest, GRACE, Holder, OpenAs, Role, Service};
 use coffer::volume::Blocking;
 use serde_json::{Value, json};
@@ -147,7 +148,7 @@ impl World {
         open.json(json!({"action": "attach-begin", "volume": "held", "device": "/dev/nbd7"}));
         open.json(json!({"action": "grant-create", "key": "alias/k", "grantee": "arn:aws:iam::111122223333:user/a",
             "operations": ["Decrypt"], "name": "g"}));
-        open.json(json!({"action": "tls-allow", "name": "client", "volumes": ["v"], "all": false}));
+        open.json(json!({"action": "access-allow", "name": "client", "volumes": ["v"], "all": false}));
         open.json(json!({"action": "key-disable", "key": "alias/off"}));
         open.json(json!({"action": "key-schedule-deletion", "key": "alias/dying", "days": 30}));
         drop(open);

@@ -217,8 +217,8 @@ fn a_part_that_only_begins_with_zeros_is_opened() {
 }
 
 #[test]
-#[should_panic(expected = "not whole parts")]
-fn a_run_that_is_no_whole_part_is_refused() {
+#[should_panic(expected = "not whole subsectors")]
+fn a_run_that_is_no_whole_subsector_is_refused() {
     cipher(&counted_key(), Kernel::Portable).seal(At::sector(SectorNo(0)), &mut [0; SUBSECTOR + 16]);
 }
 
