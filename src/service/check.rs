@@ -4,7 +4,7 @@ use super::Service;
 use super::api::{Finding, Grade};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
-use super::volume::VolumeRecord;
+use super::records::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{KeyState, RootUnlock};
 use crate::store::factory::Found;
@@ -132,7 +132,7 @@ impl Service {
         }
         let states: HashMap<String, KeyState> =
             self.kms.list_keys()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
-        for record in self.volume_records()? {
+        for record in self.records.volumes()? {
             let waits = self.is_waiting(record.id);
             if record.suspended {
                 let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
@@ -149,7 +149,7 @@ impl Service {
 
     /// Snapshots that failed: they hold nothing, and whoever counts on them should know.
     fn check_snapshots(&self, out: &mut Findings) -> Result<()> {
-        for failed in self.snapshot_records()?.into_iter().filter(|s| s.state == "error") {
+        for failed in self.records.snapshots()?.into_iter().filter(|s| s.state == "error") {
             let why = failed.error.as_deref().unwrap_or("no reason is known");
             let next = format!("take another, and remove it: `coffer snapshot delete {}`", failed.id);
             out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));
@@ -166,7 +166,7 @@ impl Service {
         let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
-        damaged.extend(self.ledger().catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
+        damaged.extend(self.ledger().catalog().list::<super::records::SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));
@@ -274,7 +274,7 @@ impl Service {
         {
             return Ok(found.clone());
         }
-        let known: BTreeSet<VolumeId> = self.volume_records()?.into_iter().map(|r| r.id).collect();
+        let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|r| r.id).collect();
         let mut found = self.stores.list()?;
         found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
         // What changes in the same tick of the clock as this look would not show in the time.

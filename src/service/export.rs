@@ -28,7 +28,7 @@ impl Service {
         fill_holes: bool,
         report: Report<'_>,
     ) -> Result<Reply> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let turn = self
             .close_unused(&record)
             .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
@@ -75,7 +75,7 @@ impl Service {
 
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
     pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<Reply> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let used = self.acquire(&record, Need::Sealed)?;
         self.ask_for_export(&used.volume, caller)?;
         let keys = self.unwrap_keys(&used.volume, caller)?;

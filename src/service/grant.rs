@@ -6,9 +6,7 @@
 //! volume is suspended, and stays so until it is detached and attached again.
 
 use super::api::{GrantInfo, PolicyInfo, Reply, Request};
-use super::attachment::AttachmentRecord;
-use super::lease::LeaseRecord;
-use super::volume::VolumeRecord;
+use super::records::{AttachmentRecord, LeaseRecord, VolumeRecord};
 use super::{EC2, Holder, Service, context_of};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::error::{Error, Kind, Result};
@@ -135,7 +133,7 @@ impl Service {
     pub(super) fn as_holder(&self, id: VolumeId, holder: &Holder, had_it: bool, caller: &Caller) -> Result<Caller> {
         let authority = match holder {
             _ if !had_it => caller.authority.clone(),
-            Holder::Attachment(_) | Holder::Remote(_) => match self.grants_of_lease(id)? {
+            Holder::Attachment(_) | Holder::Remote(_) => match self.records.grants_of_lease(id)? {
                 Some(grants) if !grants.is_empty() => Authority::Grants(grants),
                 Some(_) => caller.authority.clone(),
                 None => Authority::Settled, // it only reads
@@ -145,17 +143,9 @@ impl Service {
         Ok(Caller { authority, ..caller.clone() })
     }
 
-    /// The grants that a volume's durable lease lives by. None: it has no such lease.
-    fn grants_of_lease(&self, id: VolumeId) -> Result<Option<Vec<String>>> {
-        if let Some(found) = self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())? {
-            return Ok(Some(found.record.grants));
-        }
-        Ok(self.ledger().catalog().get::<LeaseRecord>(&id.to_string())?.map(|f| f.record.grants))
-    }
-
     /// Who unwraps a suspended volume's keys again: its durable lease's grants, else this caller.
     pub(super) fn as_resuming(&self, id: VolumeId, caller: &Caller) -> Result<Caller> {
-        let authority = match self.grants_of_lease(id)? {
+        let authority = match self.records.grants_of_lease(id)? {
             Some(grants) if !grants.is_empty() => Authority::Grants(grants),
             _ => caller.authority.clone(),
         };

@@ -4,8 +4,8 @@
 use super::Service;
 use super::api::{Finding, Grade};
 use super::opening::{InUse, Need};
-use super::snapshot::{SnapshotRecord, base_ref};
-use super::volume::VolumeRecord;
+use super::records::{SnapshotRecord, VolumeRecord};
+use super::snapshot::base_ref;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
@@ -52,7 +52,7 @@ impl Service {
     /// Settles snapshots that an earlier process left under way: completed if the log has them, else in error; and deletes
     /// that it left half done.
     pub(super) fn settle_snapshots(self: &Arc<Self>) {
-        match self.snapshot_records() {
+        match self.records.snapshots() {
             Ok(all) => {
                 for record in all.iter().filter(|s| s.state == "pending" || s.is_deleting()) {
                     self.jobs.left.add(record.lineage, record.id, None);
@@ -60,7 +60,7 @@ impl Service {
             }
             Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
         }
-        for record in self.volume_records().unwrap_or_default().iter().filter(|v| self.holds_parent(v)) {
+        for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.holds_parent(v)) {
             self.jobs.left.sweep_later(record.lineage);
         }
         self.settle_left();
@@ -86,7 +86,7 @@ impl Service {
     }
 
     fn settle(self: &Arc<Self>, id: SnapshotId, why: Option<&str>) -> Result<()> {
-        let Some(record) = self.snapshot_record(id)? else { return Ok(()) };
+        let Some(record) = self.records.snapshot(id)? else { return Ok(()) };
         if record.is_deleting() {
             self.check_log(record.lineage)?;
             self.finish_delete(&record)?;
@@ -110,12 +110,12 @@ impl Service {
         }
         if !completed {
             let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
-            return self.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(why.clone())));
+            return self.records.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(why.clone())));
         }
         // What a damaged manifest says is not needed to know that it is completed.
         let at = self.repository.locate(record.lineage, id).ok();
         let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
-        self.note_snapshot(id, |r| {
+        self.records.note_snapshot(id, |r| {
             r.state = "completed".to_owned();
             (r.changed, r.stored) = counts;
         })
@@ -125,7 +125,7 @@ impl Service {
     /// catalog has as pending may stay, for somebody works on it, or it is settled itself.
     pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
         for pending in volume.pending_records() {
-            let settled = self.snapshot_record(pending.snapshot).and_then(|found| match found {
+            let settled = self.records.snapshot(pending.snapshot).and_then(|found| match found {
                 Some(r) if r.state == "pending" => Ok(()),
                 Some(r) if r.state == "completed" => self.take_as_base(volume, record.lineage, &pending),
                 _ => volume.drop_snapshot(pending.snapshot),
@@ -218,7 +218,7 @@ impl Service {
         self.release_bases(lineage)?;
         let now = self.sweep_lineage(lineage)?;
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
-        self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
+        self.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
             match tx.get::<SnapshotRecord>(&record.id.to_string())? {
                 Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
                 None => Ok(()),
@@ -230,8 +230,8 @@ impl Service {
     /// Lets go of bases that are deleted and whose volume has no snapshot left: its next one is full.
     fn release_bases(&self, lineage: LineageId) -> Result<()> {
         let _turn = self.jobs.turn.lock();
-        let snapshots = self.snapshot_records()?;
-        for volume in self.volume_records()?.into_iter().filter(|v| v.lineage == lineage) {
+        let snapshots = self.records.snapshots()?;
+        for volume in self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage) {
             let counts =
                 |s: &&SnapshotRecord| s.volume == volume.id && (s.state == "completed" || s.state == "pending");
             if snapshots.iter().any(|s| counts(&s)) {
@@ -254,9 +254,9 @@ impl Service {
 
     /// Deletes what nobody needs of a lineage.
     pub(super) fn sweep_lineage(&self, lineage: LineageId) -> Result<Swept> {
-        let volumes = self.volume_records()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
+        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
         let parents = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
-        let going = self.snapshot_records()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
+        let going = self.records.snapshots()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
         self.repository.sweep_for(lineage, &Known { service: self, parents, going })
     }
 
@@ -325,7 +325,7 @@ impl Service {
 
     /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
     pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
-        let volumes = self.volume_records().ok()?.into_iter().filter(|v| v.lineage == lineage);
+        let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
         volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
             used.volume.with_header(|h| {
                 let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
@@ -348,9 +348,9 @@ impl Service {
             add(Grade::Error, format!("{}; snapshots cannot be used until then: {mend}", err.line()));
             return out;
         }
-        let records = self.snapshot_records().unwrap_or_default();
+        let records = self.records.snapshots().unwrap_or_default();
         let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
-        lineages.extend(self.volume_records().unwrap_or_default().iter().map(|v| v.lineage));
+        lineages.extend(self.records.volumes().unwrap_or_default().iter().map(|v| v.lineage));
         for lineage in lineages {
             self.check_lineage(lineage, &records, &mut add);
         }
@@ -403,7 +403,7 @@ impl Service {
 
     /// The repository's id, as headers of volumes have it.
     fn repository_of_a_header(self: &Arc<Self>) -> Option<RepositoryId> {
-        let volumes = self.volume_records().ok()?;
+        let volumes = self.records.volumes().ok()?;
         let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
         parents.or_else(|| {
             let used = volumes.iter().filter_map(|v| self.acquire(v, Need::Sealed).ok());

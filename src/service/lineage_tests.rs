@@ -60,7 +60,7 @@ impl Place {
         self.data().repository()
     }
     fn record(&self, service: &Service) -> VolumeRecord {
-        service.find_volume(&self.volume.to_string()).unwrap()
+        service.records.find_volume(&self.volume.to_string()).unwrap()
     }
     /// Files of the repository whose path has this part, without the folder of another.
     fn files(&self, part: &str) -> Vec<PathBuf> {
@@ -415,7 +415,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
 impl Service {
     /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
     fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
-        let record = self.snapshot_record(id).unwrap().unwrap();
+        let record = self.records.snapshot(id).unwrap().unwrap();
         self.check_log(record.lineage).unwrap();
         assert_eq!(self.wrapped_keys_of(&record).unwrap().len(), record.data_keys.len());
     }

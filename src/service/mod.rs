@@ -17,6 +17,7 @@ mod keygate;
 mod lease;
 mod lineage;
 mod opening;
+mod records;
 mod recovery;
 mod settings;
 mod snapshot;
@@ -37,6 +38,7 @@ pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use lease::{GRACE, Holder};
+pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
 pub use view::SnapshotView;
@@ -54,15 +56,13 @@ use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
+use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-/// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
-pub const EC2: &str = crate::kms::policy::VOLUME_SERVICE;
 
 /// What a data directory is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,7 @@ pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
+    records: Arc<Records>,
     repository: Repository,
     role: Role,
     /// What volumes are kept in.
@@ -110,7 +111,7 @@ pub struct Service {
     housekeeper: housekeeping::Housekeeper,
     /// A verb of this process left something half done that it could not undo.
     leftovers: AtomicBool,
-    lock: DirLock,
+    lock: Arc<DirLock>,
 }
 
 /// Where a verb says how far it is. `false` asks it to stop.
@@ -165,12 +166,13 @@ impl Service {
         unlock: &RootUnlock,
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
-        let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
+        let (kms, lock) = (Arc::new(Kms::open(data.path(), env.clone(), unlock)?), Arc::new(lock));
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
         let service = Arc::new(Self {
             env,
             data,
+            records: Arc::new(Records::new(kms.clone(), lock.clone())),
             kms,
             repository,
             role: opening.role,
@@ -244,6 +246,18 @@ impl Service {
     /// The records and the audit.
     fn ledger(&self) -> &Ledger {
         self.kms.ledger()
+    }
+
+    fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
+        self.records.volumes()
+    }
+
+    fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
+        self.records.snapshots()
+    }
+
+    fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
+        self.records.find_volume(what)
     }
 
     /// The user that the data directory belongs to.

@@ -5,9 +5,9 @@
 //! from a snapshot.
 
 use super::keygate::Ticket;
+use super::records::VolumeRecord;
 use super::settings::Settings;
 use super::turns::Turn;
-use super::volume::VolumeRecord;
 use super::{EC2, Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
@@ -128,7 +128,7 @@ impl Service {
         // Before the record is read: a suspension that it does not show yet closes the gate later.
         let ticket = self.keygate.ticket();
         // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
-        let record = &self.find_volume(&record.id.to_string())?;
+        let record = &self.records.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need, ticket);
@@ -312,25 +312,10 @@ impl Service {
         })
     }
 
+    /// The catalog takes over what a header says, whose MAC is good or which it announced.
     pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
-        let caller = self.own_caller("open");
         let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
-        self.ledger().audited(&caller, act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
-            let mut next = found.record;
-            next.take_identity(volume);
-            tx.update(&next, found.version).map(drop)
-        })
-    }
-
-    /// The service itself, as a caller in the audit.
-    pub(super) fn own_caller(&self, what: &str) -> Caller {
-        Caller {
-            principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
-            via_service: Some(EC2.to_owned()),
-            client: what.to_owned(),
-            authority: Authority::Settled,
-        }
+        self.records.note_volume("open", act, record.id, |r| r.take_identity(volume)).map(drop)
     }
 
     /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
@@ -441,7 +426,7 @@ impl Service {
 
     /// Starts filling what an earlier process left half filled.
     pub(super) fn start_hydration(self: &Arc<Self>) {
-        let records = match self.volume_records() {
+        let records = match self.records.volumes() {
             Ok(records) => records,
             Err(err) => return tracing::error!("look for volumes to fill: {}", err.line()),
         };
@@ -472,11 +457,7 @@ impl Service {
     /// The catalog learns that a volume needs its snapshot no longer.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
         let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
-        let noted = self.ledger().audited(&self.own_caller("fill"), act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(None) };
-            let next = VolumeRecord { hydrated: true, ..found.record };
-            tx.update(&next, found.version).map(|made| Some(made.record))
-        });
+        let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
         match noted {
             Ok(Some(record)) => self.release_parent(&record),
             Ok(None) => {}

@@ -2,7 +2,6 @@
 
 use super::Service;
 use super::api::VolumeInfo;
-use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -13,7 +12,7 @@ use std::sync::Arc;
 impl Service {
     /// Takes the header as it is, if its MAC is good, as the one that the catalog knows from now on.
     pub(super) fn accept_rollback(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let _turn = self.close_unused(&record)?;
         let volume = self.open_file(&record)?;
         let (id, lineage) = volume.with_header(|h| (h.identity().volume_id, h.identity().lineage));
@@ -24,20 +23,14 @@ impl Service {
         let keys = self.unwrap_keys(&volume, caller)?;
         volume.unlock(&keys)?;
         let act = Act::new("coffer:AcceptRollback").key(record.key_arn.clone()).detail("volume", record.id);
-        let next = self.ledger().audited(caller, act, |tx| {
-            let found = tx.get::<VolumeRecord>(&record.id.to_string())?;
-            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {} is gone", record.id)))?;
-            let mut next = found.record;
-            next.take_identity(&volume);
-            tx.update(&next, found.version)
-        })?;
+        let next = self.records.change_volume(caller, act, record.id, |r| r.take_identity(&volume))?;
         drop(volume);
-        self.volume_info(&next.record)
+        self.volume_info(&next)
     }
 
     /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
     pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let turn = self.close_unused(&record)?;
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
         self.ledger().record(caller, act, Ok(()))?;
@@ -73,10 +66,6 @@ impl Service {
 
     fn set_write_failed(&self, id: VolumeId, failed: bool) -> Result<()> {
         let act = Act::new("coffer:NoteLostWrites").detail("volume", id).detail("lost", failed).restrictive();
-        self.ledger().audited(&self.own_caller("sync"), act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(()) };
-            let next = VolumeRecord { write_failed: failed, ..found.record };
-            tx.update(&next, found.version).map(drop)
-        })
+        self.records.note_volume("sync", act, id, |r| r.write_failed = failed).map(drop)
     }
 }

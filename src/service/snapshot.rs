@@ -8,10 +8,11 @@
 use super::api::{Progress, Reply, SnapshotInfo};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
-use super::volume::VolumeRecord;
+pub(super) use super::records::SnapshotRecord;
+use super::records::{DELETING, VolumeRecord};
 use super::{Report, Role, Service};
 use crate::cipher::Sealed;
-use crate::env::{Env, Timestamp};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::{Act, Record};
@@ -25,59 +26,13 @@ use crate::volume::parent::Parent;
 use crate::volume::pending::{Begin, ChunkSink, Pending};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// State of a snapshot that is hidden from every list, and of which something may be left.
-pub(super) const DELETING: &str = "deleting";
-
-/// What the catalog keeps of a snapshot; for its contents the repository's log wins.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct SnapshotRecord {
-    pub(super) id: SnapshotId,
-    pub(super) volume: VolumeId,
-    pub(super) lineage: LineageId,
-    pub(super) state: String,
-    pub(super) error: Option<String>,
-    pub(super) size: u64,
-    pub(super) changed: u64,
-    pub(super) stored: u64,
-    pub(super) created: Timestamp,
-    pub(super) base: Option<SnapshotId>,
-    pub(super) key_arn: String,
-    pub(super) data_keys: Vec<DataKeyId>,
-    pub(super) context: BTreeMap<String, String>,
-    pub(super) description: String,
-}
-
-impl Record for SnapshotRecord {
-    const KIND: &'static str = "snapshot";
-    fn id(&self) -> String {
-        self.id.to_string()
-    }
-}
-
 impl SnapshotRecord {
-    pub(super) fn must_be_completed(&self) -> Result<()> {
-        match self.state.as_str() {
-            "completed" => Ok(()),
-            "error" => Err(Error::new(
-                Kind::InvalidState,
-                format!("snapshot {} failed: {}", self.id, self.error.as_deref().unwrap_or("no reason is known")),
-            )
-            .hint("take another")),
-            state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
-                .hint("wait until it is completed")),
-        }
-    }
-
-    /// Hidden: what is left of it goes.
-    pub(super) fn is_deleting(&self) -> bool {
-        self.state == DELETING
-    }
-
+    /// What is answered of it.
     fn info(&self) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id,
@@ -156,29 +111,9 @@ pub(super) struct Begun {
 }
 
 impl Service {
-    pub(super) fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
-        let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
-        for bad in &listing.damaged {
-            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
-        }
-        Ok(listing.records.into_iter().map(|r| r.record).collect())
-    }
-
-    pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
-        let found = self.snapshot_record(what.parse()?)?;
-        found.filter(|r| !r.is_deleting()).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
-        })
-    }
-
-    /// The catalog's record, of a hidden snapshot too.
-    pub(super) fn snapshot_record(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
-        Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
-    }
-
     pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.settle_left();
-        Ok(self.snapshot_records()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
+        Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
     pub(super) fn create_snapshot(
@@ -190,7 +125,7 @@ impl Service {
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
         self.settle_left();
-        let volume = self.find_volume(volume)?;
+        let volume = self.records.find_volume(volume)?;
         let begun = self.begin(caller, &volume, description)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
         self.jobs.running.lock().insert(id, job.clone());
@@ -208,7 +143,7 @@ impl Service {
                 let what = format!("snapshot {id} continues: only the wait for it has ended");
                 return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
             }
-            let record = self.find_snapshot(&id.to_string())?;
+            let record = self.records.find_snapshot(&id.to_string())?;
             if record.state == "error" && job.stop.load(Ordering::Relaxed) && self.role == Role::Command {
                 // Whoever waited for it has stopped it, and nobody else has heard of it.
                 self.delete_snapshot(caller, &id.to_string())?;
@@ -217,7 +152,7 @@ impl Service {
             record.must_be_completed()?;
             return Ok(record.info());
         }
-        Ok(self.find_snapshot(&id.to_string())?.info())
+        Ok(self.records.find_snapshot(&id.to_string())?.info())
     }
 
     /// Refuses a repository folder that is older than this installation left it.
@@ -376,23 +311,12 @@ impl Service {
                 err.line()
             );
         }
-        let noted = self.note_snapshot(record.id, |r| {
+        let noted = self.records.note_snapshot(record.id, |r| {
             (r.state, r.changed, r.stored) = ("completed".to_owned(), changed, stored);
         });
         if noted.is_err() {
             self.jobs.left.add(record.lineage, record.id, None);
         }
-    }
-
-    pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
-        let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
-        let noted = self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
-            let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { return Ok(()) };
-            let mut next = found.record;
-            change(&mut next);
-            tx.update(&next, found.version).map(drop)
-        });
-        noted.inspect_err(|err| tracing::error!("note what became of {id}: {}", err.line()))
     }
 
     /// Asks all snapshots under way to stop, and waits until they have.
@@ -418,7 +342,7 @@ impl Service {
         let mut failed = Vec::new();
         for (id, job) in jobs {
             wait_for(&job, report, Role::Command);
-            if self.snapshot_record(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
+            if self.records.snapshot(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
                 failed.push(id);
             }
         }
@@ -427,7 +351,7 @@ impl Service {
 
     pub(super) fn list_snapshots(self: &Arc<Self>) -> Result<Vec<SnapshotInfo>> {
         self.settle_left();
-        let mut all = self.snapshot_records()?;
+        let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
         all.sort_by_key(|r| (r.created, r.id));
         Ok(all.iter().map(SnapshotRecord::info).collect())
@@ -435,20 +359,20 @@ impl Service {
 
     pub(super) fn show_snapshot(self: &Arc<Self>, what: &str) -> Result<SnapshotInfo> {
         self.settle_left();
-        Ok(self.find_snapshot(what)?.info())
+        Ok(self.records.find_snapshot(what)?.info())
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
     pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
         let id: SnapshotId = what.parse()?;
         self.settle_left();
-        let record = match self.snapshot_record(id)? {
+        let record = match self.records.snapshot(id)? {
             // What a kill or a full disk had cut off was finished just now, or when this process began.
             None if self.jobs.left.has_finished(id) => {
                 return Ok(Reply::Done { message: format!("snapshot {id} is deleted") });
             }
             Some(record) if record.is_deleting() => record,
-            _ => self.find_snapshot(what)?,
+            _ => self.records.find_snapshot(what)?,
         };
         if record.state == "pending" {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
@@ -474,7 +398,7 @@ impl Service {
     }
 
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
-        let record = self.find_snapshot(what)?;
+        let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
         verify(&self.repository, record.lineage, record.id, trust, report)
     }
@@ -484,7 +408,7 @@ impl Service {
         self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
         self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
         // Hidden meanwhile, its objects may be going before the log says so.
-        if self.snapshot_record(parent)?.is_some_and(|r| r.state == "completed") {
+        if self.records.snapshot(parent)?.is_some_and(|r| r.state == "completed") {
             return Ok(());
         }
         self.drop_ref(lineage, &fill_ref(volume))?;

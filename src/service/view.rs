@@ -5,7 +5,7 @@
 //! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
 
 use super::keygate::{HeldCiphers, KeyHolder};
-use super::snapshot::SnapshotRecord;
+use super::records::SnapshotRecord;
 use super::{EC2, ServedExport, Service};
 use crate::cipher::xts::{At, XtsCipher};
 use crate::cipher::{DataKey, Unwrapped};
@@ -231,7 +231,7 @@ impl Service {
         caller: &Caller,
         unwrapped: impl FnOnce(),
     ) -> Result<Arc<SnapshotView>> {
-        let record = self.find_snapshot(&snapshot.to_string())?;
+        let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
         self.check_log(record.lineage)?;
         let ticket = self.keygate.ticket();
@@ -296,7 +296,7 @@ impl Service {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
     pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
-        let record = self.find_snapshot(&snapshot.to_string())?;
+        let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
         let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
         Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
