@@ -207,8 +207,8 @@ impl Service {
                 self.leases.is_let_in(id, &holder) && self.is_open_for(id, &caller.principal)
             }
         };
-        let opened = self.as_holder(id, &holder, had_it, caller).and_then(|now| {
-            self.ask_for_lease(&record, &now)?;
+        let opened = self.keys.as_holder(id, &holder, had_it, caller).and_then(|now| {
+            self.keys.ask_for_lease(&record, &now)?;
             self.acquire(&record, Need::Key(&now))
         });
         let used = match opened {
@@ -264,7 +264,7 @@ impl Service {
         let id = record.id.to_string();
         match holder {
             Holder::Remote(client) if !reading => {
-                let given = self.lease_grants(volume, caller)?;
+                let given = self.keys.lease_grants(volume, caller)?;
                 let grants = given.iter().map(|g| g.id.clone()).collect();
                 let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now(), grants };
                 let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("client", client);
@@ -358,8 +358,8 @@ impl Service {
             return Err(busy(&record, &holder));
         }
         // The key is asked for now, so that a disabled CMK is the caller's error and not a failed mount.
-        self.ask_for_lease(&record, caller)?;
-        let given = self.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
+        self.keys.ask_for_lease(&record, caller)?;
+        let given = self.keys.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
         let mut raw = [0u8; 16];
         self.env.rng.fill(&mut raw);
         let id = format!("{PREFIX}{}", &hex::encode(raw)[..17]);

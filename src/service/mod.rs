@@ -32,18 +32,19 @@ mod turns;
 mod verbs;
 mod view;
 mod volume;
+mod volume_keys;
 
 pub use access::Remote;
 pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
+pub use datadir::Role;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
 pub use view::SnapshotView;
 
-use crate::cipher::wrap::EncryptionContext;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
@@ -58,20 +59,12 @@ use datadir::{DataDir, DirLock};
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-/// What a data directory is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// For one verb.
-    Command,
-    /// To serve: background work is started.
-    Daemon,
-}
+use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +84,7 @@ pub struct Service {
     data: DataDir,
     kms: Arc<Kms>,
     records: Arc<Records>,
+    keys: Arc<VolumeKeys>,
     repository: Repository,
     role: Role,
     /// What volumes are kept in.
@@ -167,12 +161,14 @@ impl Service {
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
         let (kms, lock) = (Arc::new(Kms::open(data.path(), env.clone(), unlock)?), Arc::new(lock));
+        let records = Arc::new(Records::new(kms.clone(), lock.clone()));
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
         let service = Arc::new(Self {
             env,
             data,
-            records: Arc::new(Records::new(kms.clone(), lock.clone())),
+            keys: Arc::new(VolumeKeys::new(kms.clone(), records.clone())),
+            records,
             kms,
             repository,
             role: opening.role,
@@ -401,13 +397,4 @@ impl Signer for KmsSigner {
     fn public_key(&self) -> PublicKey {
         self.0.public_key()
     }
-}
-
-/// A header's or a snapshot's encryption context, as the KMS takes it.
-fn context_of(pairs: &BTreeMap<String, String>) -> Result<EncryptionContext> {
-    let mut context = EncryptionContext::new();
-    for (key, value) in pairs {
-        context.insert(key, value)?;
-    }
-    Ok(context)
 }

@@ -8,13 +8,12 @@ use super::keygate::Ticket;
 use super::records::VolumeRecord;
 use super::settings::Settings;
 use super::turns::Turn;
-use super::{EC2, Role, Service};
-use crate::cipher::{DataKey, Unwrapped};
+use super::{Role, Service};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
 use crate::ledger::Act;
 use crate::store::Access;
-use crate::units::{KeyEpoch, VolumeId};
+use crate::units::VolumeId;
 use crate::volume::Volume;
 use crate::volume::lifecycle::Opening;
 use crate::volume::parent::Parent;
@@ -173,7 +172,7 @@ impl Service {
             volume: volume.clone(),
             settings,
             suspended: false,
-            cmks: self.cmks_of(&volume),
+            cmks: self.keys.cmks_of(&volume),
             users: 1,
             principals: Vec::new(),
             idle_since: None,
@@ -206,7 +205,7 @@ impl Service {
                 return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
             }
             if suspended {
-                self.refuse_if_revoked(record, caller)?;
+                self.keys.refuse_if_revoked(record, caller)?;
             }
             self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
@@ -218,7 +217,7 @@ impl Service {
             }
         } else if is_new {
             // It is open, but not for this one: asked and audited as if it were not.
-            self.unwrap_keys(volume, caller)?;
+            self.keys.unwrap(volume, caller)?;
         }
         Ok(())
     }
@@ -238,20 +237,10 @@ impl Service {
         unwrapped: impl FnOnce(),
     ) -> Result<()> {
         let id = volume.id().to_string();
-        let keys = self.unwrap_keys(volume, caller)?;
+        let keys = self.keys.unwrap(volume, caller)?;
         unwrapped();
         let cmks = self.opens.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();
         volume.unlock_if(&keys, || self.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
-    }
-
-    /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.
-    pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
-        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
-        let mut arns: Vec<String> =
-            blobs.iter().filter_map(|k| self.kms.blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
-        arns.sort();
-        arns.dedup();
-        arns
     }
 
     /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
@@ -316,35 +305,6 @@ impl Service {
     pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
         let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
         self.records.note_volume("open", act, record.id, |r| r.take_identity(volume)).map(drop)
-    }
-
-    /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
-    pub(super) fn unwrap_keys(&self, volume: &Volume, caller: &Caller) -> Result<Vec<(KeyEpoch, Unwrapped<DataKey>)>> {
-        let (slots, keys, context) = volume.with_header(|h| {
-            let keys: Vec<_> = h.keys().into_iter().cloned().collect();
-            (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
-        });
-        let context = super::context_of(&context)?;
-        let client = format!("{}, volume {}", caller.client, volume.id());
-        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        let mut out = Vec::new();
-        for slot in slots {
-            let mut last =
-                Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
-            let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
-            let mut found = None;
-            for wrapped in blobs {
-                match self.kms.unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
-                    Ok(key) => {
-                        found = Some(key);
-                        break;
-                    }
-                    Err(err) => last = err,
-                }
-            }
-            out.push((slot.epoch, found.ok_or_else(|| last.context(format!("open volume {}", volume.id())))?));
-        }
-        Ok(out)
     }
 
     /// A user has gone. The last one of a command's volume closes it.

@@ -20,7 +20,7 @@ impl Service {
             return Err(Error::new(Kind::Integrity, format!("volume {}: its header is that of {id}", record.shown()))
                 .hint("put the right file back: another volume's is no rollback"));
         }
-        let keys = self.unwrap_keys(&volume, caller)?;
+        let keys = self.keys.unwrap(&volume, caller)?;
         volume.unlock(&keys)?;
         let act = Act::new("coffer:AcceptRollback").key(record.key_arn.clone()).detail("volume", record.id);
         let next = self.records.change_volume(caller, act, record.id, |r| r.take_identity(&volume))?;

@@ -94,7 +94,7 @@ impl Service {
             let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = false)?;
             return self.volume_info(&next);
         };
-        let lease = self.as_resuming(record.id, caller)?;
+        let lease = self.keys.as_resuming(record.id, caller)?;
         self.unlock(self.keygate.ticket(), &volume, &lease)?;
         let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
             volume.suspend();
@@ -167,7 +167,7 @@ impl Service {
             let unlocked = self.records.volume(id).and_then(|found| {
                 let by_hand = found.is_some_and(|r| r.suspended);
                 if !by_hand {
-                    let lease = self.as_resuming(id, &caller)?;
+                    let lease = self.keys.as_resuming(id, &caller)?;
                     self.unlock(ticket, &volume, &lease)?;
                 }
                 Ok(!by_hand)

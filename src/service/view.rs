@@ -6,9 +6,8 @@
 
 use super::keygate::{HeldCiphers, KeyHolder};
 use super::records::SnapshotRecord;
-use super::{EC2, ServedExport, Service};
+use super::{ServedExport, Service};
 use crate::cipher::xts::{At, XtsCipher};
-use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -237,7 +236,7 @@ impl Service {
         let ticket = self.keygate.ticket();
         let blobs = self.wrapped_keys_of(&record)?;
         let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
-        let keys = self.unwrap_snapshot_keys(&record, blobs, caller)?;
+        let keys = self.keys.unwrap_blobs(&record, blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
         self.ledger().record(caller, act, Ok(()))?;
         unwrapped();
@@ -262,20 +261,6 @@ impl Service {
         let view = Arc::new(SnapshotView { id, lineage, reader, ciphers, recent });
         views.insert(record.id, Arc::downgrade(&view));
         Ok(view)
-    }
-
-    fn unwrap_snapshot_keys(
-        &self,
-        record: &SnapshotRecord,
-        blobs: Vec<(DataKeyId, Vec<u8>)>,
-        caller: &Caller,
-    ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
-        let context = super::context_of(&record.context)?;
-        let client = format!("{}, snapshot {}", caller.client, record.id);
-        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        let unwrap =
-            |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
-        blobs.into_iter().map(unwrap).collect()
     }
 
     /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.

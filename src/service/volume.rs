@@ -6,6 +6,7 @@ use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
 use super::settings::Changes;
 use super::suspend::check_limits;
+use super::volume_keys::context_of;
 use super::{EC2, OnKeyLoss, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
@@ -70,7 +71,7 @@ impl Service {
         let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
-        let (blob, unwrapped) = self.kms.new_volume_key(&key, &super::context_of(&context)?, &caller)?;
+        let (blob, unwrapped) = self.kms.new_volume_key(&key, &context_of(&context)?, &caller)?;
         let arn = self.kms.blob_info(&blob)?.key_arn;
         Ok(Keyed {
             lineage: LineageId::draw(&*self.env.rng),
@@ -96,7 +97,7 @@ impl Service {
                 .hint("leave --key out: a volume from a snapshot keeps its data key and CMK"));
             }
         }
-        let context = super::context_of(&from.context)?;
+        let context = context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
         for (i, (data_key, blob)) in self.wrapped_keys_of(from)?.into_iter().enumerate() {
@@ -319,7 +320,7 @@ impl Service {
         let used = self.acquire(&record, Need::Key(caller))?;
         // One at a time up to the last word of the catalog: what one announces, another must not take back.
         let _turn = self.turns.take(record.id);
-        let keys = self.unwrap_keys(&used.volume, caller)?;
+        let keys = self.keys.unwrap(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
         let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
         let mac_key =
