@@ -4,11 +4,12 @@ use super::Service;
 use super::api::{Finding, Grade};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
-use super::records::VolumeRecord;
+use super::records::{SnapshotRecord, VolumeRecord};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{KeyState, RootUnlock};
+use crate::snapshot::repository::Repository;
 use crate::store::factory::Found;
-use crate::units::VolumeId;
+use crate::units::{LineageId, RepositoryId, VolumeId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,82 @@ impl Service {
         self.check_snapshots(&mut out)?;
         out.0.extend(self.check_repository());
         Ok(out.0)
+    }
+
+    /// The repository as `coffer doctor` sees it.
+    pub(super) fn check_repository(self: &Arc<Self>) -> Vec<Finding> {
+        let mut out = Vec::new();
+        let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
+        if let Err(err) = self.repository.id() {
+            let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
+            let mend = mend.map_or_else(
+                || "put it back from a copy".to_owned(),
+                |json| format!("put it back from a copy, or write into repository/coffer-repository.json: {json}"),
+            );
+            add(Grade::Error, format!("{}; snapshots cannot be used until then: {mend}", err.line()));
+            return out;
+        }
+        let records = self.records.snapshots().unwrap_or_default();
+        let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
+        lineages.extend(self.records.volumes().unwrap_or_default().iter().map(|v| v.lineage));
+        for lineage in lineages {
+            self.check_lineage(lineage, &records, &mut add);
+        }
+        for record in records.iter().filter(|r| r.is_deleting()) {
+            add(Grade::Warning, format!("snapshot {} is deleted, but not all of it could be removed yet", record.id));
+        }
+        out
+    }
+
+    fn check_lineage(&self, lineage: LineageId, records: &[SnapshotRecord], add: &mut dyn FnMut(Grade, String)) {
+        match self.repository.unreadable(lineage) {
+            Ok((bad, _)) => {
+                for record in bad {
+                    add(
+                        Grade::Warning,
+                        format!(
+                            "{}; the catalog knows what counts, so nothing is lost: the next snapshot that is taken or deleted in this lineage writes a record that makes up for it",
+                            record.error.line()
+                        ),
+                    );
+                }
+            }
+            Err(err) => return add(Grade::Error, format!("{}; put it back from a copy of the repository", err.line())),
+        }
+        if let Err(err) = self.logs.check(lineage) {
+            return add(Grade::Error, err.line());
+        }
+        for record in records.iter().filter(|r| r.lineage == lineage && r.state == "completed") {
+            match self.repository.live(lineage, record.id) {
+                Ok(None) => add(
+                    Grade::Error,
+                    format!("snapshot {} is not in the repository any more: `coffer snapshot delete` it", record.id),
+                ),
+                Ok(Some(_)) => {
+                    if let Err(err) = self.repository.check_reach(lineage, record.id) {
+                        add(
+                            Grade::Error,
+                            format!(
+                                "snapshot {}: {}; put that object back from a copy, or delete the snapshot: until then nothing of its lineage can be freed",
+                                record.id,
+                                err.line()
+                            ),
+                        );
+                    }
+                }
+                Err(err) => add(Grade::Error, err.line()),
+            }
+        }
+    }
+
+    /// The repository's id, as headers of volumes have it.
+    fn repository_of_a_header(self: &Arc<Self>) -> Option<RepositoryId> {
+        let volumes = self.records.volumes().ok()?;
+        let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
+        parents.or_else(|| {
+            let used = volumes.iter().filter_map(|v| self.acquire(v, Need::Sealed).ok());
+            used.filter_map(|u| u.volume.base()).map(|b| b.repository).next()
+        })
     }
 
     fn check_root(&self, out: &mut Findings) -> Result<()> {
@@ -166,7 +243,7 @@ impl Service {
         let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
-        damaged.extend(self.ledger().catalog().list::<super::records::SnapshotRecord>()?.damaged);
+        damaged.extend(self.ledger().catalog().list::<SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));

@@ -13,7 +13,7 @@ fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     let made = on.ask(request(json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true})));
     let Reply::Snapshot(info) = made.unwrap() else { panic!("another answer") };
     assert_eq!(about(), []);
-    let fail = |r: &mut super::super::records::SnapshotRecord| {
+    let fail = |r: &mut SnapshotRecord| {
         (r.state, r.error) = ("error".to_owned(), Some("the disk was full".to_owned()));
     };
     on.service.records.note_snapshot(info.id, fail).unwrap();

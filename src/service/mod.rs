@@ -6,6 +6,7 @@
 mod access;
 pub mod api;
 mod attachment;
+mod bases;
 mod check;
 mod contexts;
 pub mod datadir;
@@ -16,10 +17,14 @@ mod key;
 mod keygate;
 mod lease;
 mod lineage;
+#[cfg(test)]
+mod lineage_tests;
+mod logs;
 mod opening;
 mod records;
 mod recovery;
 mod settings;
+mod settling;
 mod snapshot;
 mod stage;
 #[cfg(test)]
@@ -55,7 +60,10 @@ use crate::store::factory::{Found, Stores};
 use crate::store::files::FileStores;
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
+use bases::Bases;
 use datadir::{DataDir, DirLock};
+use lineage::Lineages;
+use logs::Logs;
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
@@ -85,7 +93,10 @@ pub struct Service {
     kms: Arc<Kms>,
     records: Arc<Records>,
     keys: Arc<VolumeKeys>,
-    repository: Repository,
+    repository: Arc<Repository>,
+    logs: Arc<Logs>,
+    bases: Arc<Bases>,
+    lineages: Arc<Lineages>,
     role: Role,
     /// What volumes are kept in.
     stores: Arc<dyn Stores>,
@@ -164,6 +175,11 @@ impl Service {
         let records = Arc::new(Records::new(kms.clone(), lock.clone()));
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
+        let repository = Arc::new(repository);
+        let logs = Arc::new(Logs::new(records.clone(), repository.clone()));
+        let bases = Arc::new(Bases::new(records.clone(), repository.clone()));
+        let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
+        let lineages = Arc::new(lineages);
         let service = Arc::new(Self {
             env,
             data,
@@ -171,6 +187,9 @@ impl Service {
             records,
             kms,
             repository,
+            logs,
+            bases,
+            lineages,
             role: opening.role,
             stores,
             opens: Mutex::default(),

@@ -16,7 +16,6 @@ use crate::store::Access;
 use crate::units::VolumeId;
 use crate::volume::Volume;
 use crate::volume::lifecycle::Opening;
-use crate::volume::parent::Parent;
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -252,7 +251,7 @@ impl Service {
         let name = record.shown();
         let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
-            Some(parent) if !record.hydrated => match self.parent_reader(record.lineage, parent) {
+            Some(parent) if !record.hydrated => match self.lineages.open_parent(record.lineage, parent) {
                 Ok(reader) => Some(reader),
                 // Filled, released and deleted before the catalog heard of it: the header knows.
                 Err(err) if err.kind() == Kind::NotFound => None,
@@ -263,14 +262,6 @@ impl Service {
         let scratch = self.stores.clone();
         let opening = Opening { writable: true, parent, write_failed: record.write_failed, scratch };
         Volume::open(store, self.env.clone(), opening, &name)
-    }
-
-    pub(super) fn parent_reader(
-        &self,
-        lineage: crate::units::LineageId,
-        parent: &crate::volume::format::ParentRef,
-    ) -> Result<Arc<dyn Parent>> {
-        Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
     }
 
     /// A sibling's header has a good MAC too, so the identity is compared with the catalog's.
@@ -419,7 +410,7 @@ impl Service {
         let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
         let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
         match noted {
-            Ok(Some(record)) => self.release_parent(&record),
+            Ok(Some(record)) => self.lineages.release_parent(&record),
             Ok(None) => {}
             Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }

@@ -70,7 +70,7 @@ impl Service {
 
     fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
         self.stores.remove(record.id)?;
-        self.release_all(record.lineage, record.id)?;
+        self.lineages.release_all(record.lineage, record.id)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
         self.ledger().audited(&self.records.own_caller("settle"), act, |tx| {

@@ -5,6 +5,7 @@
 //! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
 
 use super::keygate::{HeldCiphers, KeyHolder};
+use super::opening::Need;
 use super::records::SnapshotRecord;
 use super::{ServedExport, Service};
 use crate::cipher::xts::{At, XtsCipher};
@@ -232,7 +233,7 @@ impl Service {
     ) -> Result<Arc<SnapshotView>> {
         let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
-        self.check_log(record.lineage)?;
+        self.logs.check(record.lineage)?;
         let ticket = self.keygate.ticket();
         let blobs = self.wrapped_keys_of(&record)?;
         let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
@@ -274,6 +275,18 @@ impl Service {
             })
         };
         record.data_keys.iter().map(find).collect()
+    }
+
+    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
+    pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
+        let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
+        volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
+            used.volume.with_header(|h| {
+                let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
+                let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
+                wrapped.into_iter().find(|k| k.epoch == epoch).map(|k| k.blob.clone())
+            })
+        })
     }
 
     /// What a snapshot would be as an export.

@@ -86,7 +86,7 @@ impl Service {
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
     fn keys_of_snapshot(self: &Arc<Self>, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
-        self.check_log(from.lineage)?;
+        self.logs.check(from.lineage)?;
         if let Some(key) = key {
             let wanted = self.kms.describe_key(&key.parse()?)?.arn;
             if wanted != from.key_arn {
@@ -173,7 +173,7 @@ impl Service {
     /// Holds what the volume is filled from, and makes its store.
     fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
         if let Some(parent) = &keyed.parent {
-            self.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
+            self.lineages.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
         }
         let mut new = Some(NewVolume {
             id: record.id,
@@ -203,7 +203,7 @@ impl Service {
 
     fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
         let store = self.stores.open(record.id, Access::Read)?;
-        let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
+        let parent = record.parent.as_ref().map(|p| self.lineages.open_parent(record.lineage, p)).transpose()?;
         let (write_failed, scratch) = (record.write_failed, self.stores.clone());
         let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed, scratch };
         Volume::open(store, self.env.clone(), opening, &record.shown())
