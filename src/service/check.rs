@@ -5,10 +5,9 @@ use super::api::{Finding, Grade};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
 use super::records::{SnapshotRecord, VolumeRecord};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::kms::{KeyState, RootUnlock};
 use crate::snapshot::repository::Repository;
-use crate::store::factory::Found;
 use crate::units::{LineageId, RepositoryId, VolumeId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -270,7 +269,7 @@ impl Service {
         });
         for found in found.into_iter().filter(|f| !(f.published && f.named.is_some_and(|id| known.contains(&id)))) {
             let name = &found.name;
-            match self.id_in(&found).filter(|id| known.contains(id)) {
+            match self.strangers.id_in(&found).filter(|id| known.contains(id)) {
                 Some(id) => out.add(
                     Grade::Error,
                     "volume",
@@ -318,46 +317,6 @@ impl Service {
         let cannot_be_opened = || self.kms.must_be_usable(&record.key_arn, "look").is_err();
         let is_told = record.suspended || self.is_waiting(record.id) || cannot_be_opened();
         (!is_told).then_some((Grade::Ok, shown))
-    }
-
-    /// The volume id in the header of a store that is not opened.
-    fn id_in(&self, found: &Found) -> Option<VolumeId> {
-        crate::volume::id_in(|out, at| self.stores.peek(found, out, at).is_ok())
-    }
-
-    /// Two stores with one volume id: which is the volume is not for us to say, so neither is opened. Only those that the
-    /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
-    pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
-        for found in self.unknown_stores()? {
-            let own = found.published && found.named == Some(record.id);
-            if !own && self.id_in(&found) == Some(record.id) {
-                return Err(Error::new(
-                    Kind::Integrity,
-                    format!("volume {}: {} has the same volume id", record.shown(), found.place),
-                )
-                .hint("find out which of the two is the volume, and move the other out of that folder"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Stores, and what may be taken for one, that the catalog does not know. Remembered until there are others: opening one
-    /// volume of thousands must not cost a look at all of them.
-    fn unknown_stores(&self) -> Result<Vec<Found>> {
-        let changed = self.stores.changed();
-        let mut seen = self.unknown_stores.lock();
-        if let Some((at, found)) = seen.as_ref()
-            && Some(*at) == changed
-        {
-            return Ok(found.clone());
-        }
-        let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|r| r.id).collect();
-        let mut found = self.stores.list()?;
-        found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
-        // What changes in the same tick of the clock as this look would not show in the time.
-        let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
-        *seen = settled.map(|at| (at, found.clone()));
-        Ok(found)
     }
 }
 

@@ -59,7 +59,7 @@ impl Lineages {
     }
 
     /// The volume is filled, or gone.
-    pub(super) fn release_parent(&self, record: &VolumeRecord) {
+    fn release_parent(&self, record: &VolumeRecord) {
         let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
         let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
         let released = match is_live {
@@ -71,6 +71,17 @@ impl Lineages {
         if let Err(err) = released {
             tracing::warn!("{} is filled, but its hold on its snapshot stays: {}", record.shown(), err.line());
             self.sweep_later(lineage);
+        }
+    }
+
+    /// The catalog learns that a volume needs its snapshot no longer.
+    pub(super) fn note_hydrated(&self, id: VolumeId) {
+        let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
+        let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
+        match noted {
+            Ok(Some(record)) => self.release_parent(&record),
+            Ok(None) => {}
+            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }
     }
 

@@ -214,7 +214,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
+    service.lineages.note_hydrated(filled.volume);
     drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let full = take(&filled, &service);
     assert_eq!((full.base, full.changed), (None, 3 * MIB), "chunks that were filled count as unchanged in the map");
@@ -248,7 +248,7 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
+    service.lineages.note_hydrated(filled.volume);
     for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
         assert_eq!(filled.files(part), Vec::<PathBuf>::new());
     }
@@ -273,7 +273,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
+    service.lineages.note_hydrated(filled.volume);
     assert_eq!(manifest(), 1, "the log is older than what it is asked about");
 }
 

@@ -11,6 +11,7 @@ mod check;
 mod contexts;
 pub mod datadir;
 mod export;
+mod failed_syncs;
 mod grant;
 mod housekeeping;
 mod key;
@@ -27,8 +28,10 @@ mod settings;
 mod settling;
 mod snapshot;
 mod stage;
+mod stored;
 #[cfg(test)]
 mod stores_tests;
+mod strangers;
 mod suspend;
 #[cfg(test)]
 mod testing;
@@ -50,18 +53,19 @@ pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
 pub use view::SnapshotView;
 
-use crate::env::{Env, Timestamp};
+use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::ledger::Ledger;
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
-use crate::store::factory::{Found, Stores};
+use crate::store::factory::Stores;
 use crate::store::files::FileStores;
 use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use bases::Bases;
 use datadir::{DataDir, DirLock};
+use failed_syncs::FailedSyncs;
 use lineage::Lineages;
 use logs::Logs;
 use parking_lot::Mutex;
@@ -72,6 +76,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use stored::StoredVolumes;
+use strangers::Strangers;
 use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
@@ -97,6 +103,9 @@ pub struct Service {
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     lineages: Arc<Lineages>,
+    stored: Arc<StoredVolumes>,
+    strangers: Arc<Strangers>,
+    failed_syncs: Arc<FailedSyncs>,
     role: Role,
     /// What volumes are kept in.
     stores: Arc<dyn Stores>,
@@ -108,11 +117,7 @@ pub struct Service {
     allowed: access::Allowed,
     jobs: snapshot::Jobs,
     views: view::Views,
-    /// When something was added to the stores last, or taken away, and those that no record of the catalog is about.
-    unknown_stores: Mutex<Option<(Timestamp, Vec<Found>)>>,
     endpoints: Mutex<Vec<String>>,
-    /// Threads that tell the catalog something which must not be lost.
-    telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
     housekeeper: housekeeping::Housekeeper,
     /// A verb of this process left something half done that it could not undo.
     leftovers: AtomicBool,
@@ -180,6 +185,9 @@ impl Service {
         let bases = Arc::new(Bases::new(records.clone(), repository.clone()));
         let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
         let lineages = Arc::new(lineages);
+        let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
+        let strangers = Strangers::new(env.clone(), records.clone(), stores.clone());
+        let failed_syncs = FailedSyncs::new(records.clone());
         let service = Arc::new(Self {
             env,
             data,
@@ -190,6 +198,9 @@ impl Service {
             logs,
             bases,
             lineages,
+            stored: Arc::new(stored),
+            strangers: Arc::new(strangers),
+            failed_syncs: Arc::new(failed_syncs),
             role: opening.role,
             stores,
             opens: Mutex::default(),
@@ -199,9 +210,7 @@ impl Service {
             allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
-            unknown_stores: Mutex::default(),
             endpoints: Mutex::default(),
-            telling: Mutex::default(),
             housekeeper: housekeeping::Housekeeper::default(),
             leftovers: AtomicBool::new(false),
             lock,
@@ -382,8 +391,7 @@ impl Service {
     pub fn shut_down(self: &Arc<Self>) {
         self.stop_jobs();
         self.close_all();
-        let telling = std::mem::take(&mut *self.telling.lock());
-        telling.into_iter().for_each(|thread| drop(thread.join()));
+        self.failed_syncs.wait();
     }
 }
 

@@ -7,15 +7,13 @@
 use super::keygate::Ticket;
 use super::records::VolumeRecord;
 use super::settings::Settings;
+use super::stored::Standing;
 use super::turns::Turn;
 use super::{Role, Service};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
-use crate::ledger::Act;
-use crate::store::Access;
 use crate::units::VolumeId;
 use crate::volume::Volume;
-use crate::volume::lifecycle::Opening;
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -97,17 +95,6 @@ impl Drop for InUse {
     }
 }
 
-/// How a volume's header stands to the catalog's record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It is the one that the record names.
-    Known,
-    /// It is the one that the record names as the next: a change was cut off after the header was written.
-    Announced,
-    /// It is newer than what the record knows; only its MAC can tell whether that is right.
-    Ahead,
-}
-
 /// Whether a use needs the data key.
 #[derive(Clone, Copy)]
 pub(super) enum Need<'a> {
@@ -162,9 +149,9 @@ impl Service {
             open.idle_since = None;
             return Ok(open.volume.clone());
         }
-        self.refuse_copies(record)?;
-        let volume = Arc::new(self.open_file(record)?);
-        self.note_failed_syncs_of(&volume);
+        self.strangers.refuse_copies(record)?;
+        let volume = Arc::new(self.stored.open(record)?);
+        self.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
         settings.set(record.on_key_loss, record.iops, record.throughput);
         let open = Open {
@@ -183,9 +170,9 @@ impl Service {
 
     /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
     fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
-        let standing = self.compare_with_catalog(record, volume)?;
+        let standing = self.stored.compare(record, volume)?;
         if standing == Standing::Announced {
-            self.catch_up(record, volume)?;
+            self.stored.catch_up(record, volume)?;
         }
         let locked = !volume.is_unlocked();
         let Need::Key(caller) = need else {
@@ -209,7 +196,7 @@ impl Service {
             self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
                 // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
-                self.catch_up(record, volume)?;
+                self.stored.catch_up(record, volume)?;
             }
             if let Some(open) = self.opens.lock().get_mut(&record.id) {
                 super::suspend::resumed(open);
@@ -245,57 +232,6 @@ impl Service {
     /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
     pub(super) fn is_open_for(&self, id: VolumeId, principal: &str) -> bool {
         self.opens.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
-    }
-
-    pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
-        let name = record.shown();
-        let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
-        let parent = match &record.parent {
-            Some(parent) if !record.hydrated => match self.lineages.open_parent(record.lineage, parent) {
-                Ok(reader) => Some(reader),
-                // Filled, released and deleted before the catalog heard of it: the header knows.
-                Err(err) if err.kind() == Kind::NotFound => None,
-                Err(err) => return Err(err),
-            },
-            _ => None,
-        };
-        let scratch = self.stores.clone();
-        let opening = Opening { writable: true, parent, write_failed: record.write_failed, scratch };
-        Volume::open(store, self.env.clone(), opening, &name)
-    }
-
-    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's.
-    pub(super) fn compare_with_catalog(&self, record: &VolumeRecord, volume: &Volume) -> Result<Standing> {
-        let (id, lineage, generation, hash) = volume.with_header(|h| {
-            (h.identity().volume_id, h.identity().lineage, h.identity().generation, h.identity_hash())
-        });
-        let refuse = |why: String| {
-            Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
-                .hint("its file was rolled back or exchanged; restore it from a snapshot, or `coffer volume accept-rollback` if that was you"))
-        };
-        if (id, lineage) != (record.id, record.lineage) {
-            return refuse(format!("its header is that of {id}"));
-        }
-        if generation < record.identity_generation {
-            return refuse(format!(
-                "its header has generation {generation}, the catalog {}",
-                record.identity_generation
-            ));
-        }
-        if generation == record.identity_generation && hash != record.identity_hash {
-            return refuse("its header is not the one that the catalog knows".to_owned());
-        }
-        Ok(match &record.next {
-            _ if generation == record.identity_generation => Standing::Known,
-            Some(next) if (next.generation, next.hash) == (generation, hash) => Standing::Announced,
-            _ => Standing::Ahead,
-        })
-    }
-
-    /// The catalog takes over what a header says, whose MAC is good or which it announced.
-    pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
-        let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
-        self.records.note_volume("open", act, record.id, |r| r.take_identity(volume)).map(drop)
     }
 
     /// A user has gone. The last one of a command's volume closes it.
@@ -383,7 +319,7 @@ impl Service {
         };
         for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
             match self.acquire(record, Need::Sealed) {
-                Ok(used) if used.volume.is_hydrated() => self.note_hydrated(record.id),
+                Ok(used) if used.volume.is_hydrated() => self.lineages.note_hydrated(record.id),
                 Ok(_) => {}
                 Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
             }
@@ -392,7 +328,7 @@ impl Service {
 
     /// A volume's filling has ended: its snapshot is not needed for that any more, and it is closed if nobody uses it.
     fn filled(&self, id: VolumeId) {
-        self.note_hydrated(id);
+        self.lineages.note_hydrated(id);
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&id) {
             open.filler = None; // this very thread: it ends by itself
@@ -402,17 +338,6 @@ impl Service {
                 drop(opens);
                 self.housekeeper.wake();
             }
-        }
-    }
-
-    /// The catalog learns that a volume needs its snapshot no longer.
-    pub(super) fn note_hydrated(&self, id: VolumeId) {
-        let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
-        let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
-        match noted {
-            Ok(Some(record)) => self.lineages.release_parent(&record),
-            Ok(None) => {}
-            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }
     }
 

@@ -11,8 +11,8 @@
 //! housekeeping.
 
 use super::Service;
-use super::opening::Standing;
 use super::records::{Stage, VolumeRecord};
+use super::stored::Standing;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
 use crate::units::VolumeId;
@@ -86,8 +86,8 @@ impl Service {
         if self.opens.lock().contains_key(&record.id) {
             return Ok(()); // whoever uses it has caught up
         }
-        let volume = self.open_file(record)?;
-        match self.compare_with_catalog(record, &volume)? {
+        let volume = self.stored.open(record)?;
+        match self.stored.compare(record, &volume)? {
             Standing::Known | Standing::Announced => {}
             Standing::Ahead => {
                 let what = format!("volume {}: its header is ahead of what was announced", record.shown());
@@ -95,7 +95,7 @@ impl Service {
             }
         }
         volume.mend_sealed(volume.with_header(crate::volume::header::Header::identity_hash))?;
-        self.catch_up(record, &volume)?;
+        self.stored.catch_up(record, &volume)?;
         volume.close()
     }
 

@@ -46,8 +46,7 @@ impl Place {
 
     /// Power is lost, and the next process opens the directory.
     fn after_power_loss(&self, service: Arc<Service>) -> Arc<Service> {
-        let telling = std::mem::take(&mut *service.telling.lock());
-        telling.into_iter().for_each(|thread| thread.join().unwrap());
+        service.failed_syncs.wait();
         drop(Arc::into_inner(service).expect("nobody else uses it"));
         self.memory.power_loss();
         self.open()

@@ -12,9 +12,7 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
 use crate::ledger::Act;
-use crate::store::Access;
 use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
-use crate::volume::Volume;
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use std::collections::BTreeMap;
@@ -192,21 +190,13 @@ impl Service {
 
     /// The store is there: the catalog takes its identity, and from now on there is such a volume.
     fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
-        let made = self.open_fresh(record)?;
+        let made = self.stored.open_fresh(record)?;
         let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
         *record = self.records.change_volume(&self.records.own_caller("create"), act, record.id, |r| {
             r.stage = Stage::Ready;
             r.take_identity(&made);
         })?;
         Ok(())
-    }
-
-    fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
-        let store = self.stores.open(record.id, Access::Read)?;
-        let parent = record.parent.as_ref().map(|p| self.lineages.open_parent(record.lineage, p)).transpose()?;
-        let (write_failed, scratch) = (record.write_failed, self.stores.clone());
-        let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed, scratch };
-        Volume::open(store, self.env.clone(), opening, &record.shown())
     }
 
     pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
