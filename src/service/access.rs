@@ -6,8 +6,8 @@
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
 use super::api::AccessInfo;
+use super::records::VolumeRecord;
 use super::token::{self, ExportName};
-use super::volume::VolumeRecord;
 use super::{Attached, ConnectRequest, Holder, ServedExport, Service};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -118,7 +118,7 @@ impl Service {
     /// When the catalog cannot be read.
     pub fn remote_exports(&self, remote: &Remote) -> Result<Vec<ServedExport>> {
         let Some(access) = self.access_of(remote, None)? else { return Ok(Vec::new()) };
-        self.volume_records()?.iter().filter(|r| access.allows(r.id)).map(|r| self.served(r)).collect()
+        self.records.volumes()?.iter().filter(|r| access.allows(r.id)).map(|r| self.served(r)).collect()
     }
 
     /// What one export would be to a client over TLS.
@@ -207,7 +207,7 @@ impl Service {
         let (plain, token) = split_token(name)?;
         let access = self.access_of(remote, token)?;
         let wanted = ExportName::parse(&plain)?.volume;
-        let volume = match (&access, self.exported(&plain)) {
+        let volume = match (&access, self.records.exported(&plain)) {
             (Some(access), Ok(volume)) if access.allows(volume.id) => return Ok((access.clone(), volume)),
             (_, Err(err)) if err.kind() != Kind::NotFound => return Err(err),
             (_, volume) => volume.ok(),
@@ -224,7 +224,7 @@ impl Service {
         let (plain, token) = split_token(name)?;
         let access = self.access_of(remote, token)?;
         let wanted = ExportName::parse(&plain)?.volume;
-        let record = match self.find_snapshot(wanted) {
+        let record = match self.records.find_snapshot(wanted) {
             Err(err) if err.kind() != Kind::NotFound => return Err(err),
             record => record.ok(),
         };
@@ -375,7 +375,7 @@ impl Service {
             return Err(Error::new(Kind::Usage, "allow a client: some volumes, or all")
                 .hint("say --volume VOLUME or --all-volumes"));
         }
-        let ids = volumes.iter().map(|v| self.find_volume(v).map(|r| r.id)).collect::<Result<BTreeSet<_>>>()?;
+        let ids = volumes.iter().map(|v| self.records.find_volume(v).map(|r| r.id)).collect::<Result<BTreeSet<_>>>()?;
         let volumes = (!all).then_some(ids);
         Ok(AccessRecord { name: name.to_owned(), user, volumes, token: None, created: self.env.now() })
     }
@@ -390,7 +390,7 @@ impl Service {
     }
 
     fn client_info(&self, record: &AccessRecord, token: Option<String>) -> Result<AccessInfo> {
-        let known = self.volume_records()?;
+        let known = self.records.volumes()?;
         let name = |id: &VolumeId| {
             known.iter().find(|r| r.id == *id).and_then(|r| r.name.clone()).unwrap_or_else(|| id.to_string())
         };

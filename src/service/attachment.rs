@@ -6,18 +6,16 @@
 //! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
-use super::lease::{LeaseRecord, LeaseRequest, Left, busy};
+use super::lease::{LeaseRequest, Left, busy};
 use super::opening::{InUse, Need};
+use super::records::{AttachmentRecord, LeaseRecord, VolumeRecord};
 use super::token::{self, ExportName};
-use super::volume::VolumeRecord;
 use super::{Holder, Role, Service, Settings};
-use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant};
-use crate::ledger::{Act, Record};
+use crate::ledger::Act;
 use crate::units::{SnapshotId, VolumeId};
 use crate::volume::Volume;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,39 +26,6 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// What an attachment's id and its token begin with.
 const PREFIX: &str = "att-";
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct AttachmentRecord {
-    id: String,
-    pub(super) volume: VolumeId,
-    device: String,
-    created: Timestamp,
-    /// BLAKE3 of the token, hexadecimal. Records of before tokens have none: there the id itself was shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
-    /// The grants that it lives by; attachments from before there were grants have none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) grants: Vec<String>,
-}
-
-impl AttachmentRecord {
-    fn is_opened_by(&self, token: &str) -> bool {
-        match &self.token {
-            Some(hash) => *hash == token::hash(token),
-            None => self.id == token,
-        }
-    }
-}
-
-impl Record for AttachmentRecord {
-    const KIND: &'static str = "attachment";
-    fn id(&self) -> String {
-        self.id.clone()
-    }
-    fn name(&self) -> Option<String> {
-        Some(self.volume.to_string()) // one a volume
-    }
-}
 
 /// A volume as the NBD edge sees it before it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +160,7 @@ impl Service {
     /// # Errors
     /// When the catalog cannot be read.
     pub fn exports(&self) -> Result<Vec<ServedExport>> {
-        self.volume_records()?.iter().map(|r| self.served(r)).collect()
+        self.records.volumes()?.iter().map(|r| self.served(r)).collect()
     }
 
     /// What one export would be. An empty name stands for the only volume there is.
@@ -204,18 +169,7 @@ impl Service {
     /// [`Kind::NotFound`].
     pub fn export(&self, name: &str) -> Result<ServedExport> {
         let read_only = ExportName::parse(name)?.read_only;
-        Ok(ServedExport { read_only, ..self.served(&self.exported(name)?)? })
-    }
-
-    pub(super) fn exported(&self, name: &str) -> Result<VolumeRecord> {
-        match ExportName::parse(name)?.volume {
-            "" => match <[VolumeRecord; 1]>::try_from(self.volume_records()?) {
-                Ok([only]) => Ok(only),
-                Err(all) => Err(Error::new(Kind::NotFound, format!("no export is named, and there are {}", all.len()))
-                    .hint("name a volume")),
-            },
-            name => self.find_volume(name),
-        }
+        Ok(ServedExport { read_only, ..self.served(&self.records.exported(name)?)? })
     }
 
     pub(super) fn served(&self, record: &VolumeRecord) -> Result<ServedExport> {
@@ -234,7 +188,7 @@ impl Service {
     /// # Errors
     /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
     pub fn attach(self: &Arc<Self>, name: &str, asking: ConnectRequest, caller: &Caller) -> Result<Attached> {
-        let record = self.exported(name)?;
+        let record = self.records.exported(name)?;
         let asked = ExportName::parse(name)?;
         let holder = self.holder_for(&record, asked.token, asking.peer)?;
         let connection = asking.connection;
@@ -253,8 +207,8 @@ impl Service {
                 self.leases.is_let_in(id, &holder) && self.is_open_for(id, &caller.principal)
             }
         };
-        let opened = self.as_holder(id, &holder, had_it, caller).and_then(|now| {
-            self.ask_for_lease(&record, &now)?;
+        let opened = self.keys.as_holder(id, &holder, had_it, caller).and_then(|now| {
+            self.keys.ask_for_lease(&record, &now)?;
             self.acquire(&record, Need::Key(&now))
         });
         let used = match opened {
@@ -284,7 +238,7 @@ impl Service {
     }
 
     fn holder_for(&self, record: &VolumeRecord, token: Option<&str>, peer: Holder) -> Result<Holder> {
-        let registered = self.attachment_of(record.id)?;
+        let registered = self.records.attachment_of(record.id)?;
         match (registered, token) {
             (Some(att), Some(token)) if att.is_opened_by(token) => Ok(Holder::Attachment(att.id)),
             (Some(att), _) => Err(busy(record, &format!("attachment {} as {}", att.id, att.device))),
@@ -310,7 +264,7 @@ impl Service {
         let id = record.id.to_string();
         match holder {
             Holder::Remote(client) if !reading => {
-                let given = self.lease_grants(volume, caller)?;
+                let given = self.keys.lease_grants(volume, caller)?;
                 let grants = given.iter().map(|g| g.id.clone()).collect();
                 let lease = LeaseRecord { volume: record.id, holder: client.clone(), since: self.env.now(), grants };
                 let act = Act::new("ec2:AttachVolume").detail("volume", record.id).detail("client", client);
@@ -334,12 +288,14 @@ impl Service {
 
     fn drop_lease_record(&self, id: VolumeId, client: &str) -> Result<()> {
         let act = Act::new("ec2:DetachVolume").detail("volume", id).detail("client", client).restrictive();
-        self.ledger().audited(&self.own_caller("detach"), act, |tx| match tx.get::<LeaseRecord>(&id.to_string())? {
-            Some(found) if found.record.holder == client => {
-                found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
-                tx.delete::<LeaseRecord>(&id.to_string(), found.version)
+        self.ledger().audited(&self.records.own_caller("detach"), act, |tx| {
+            match tx.get::<LeaseRecord>(&id.to_string())? {
+                Some(found) if found.record.holder == client => {
+                    found.record.grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
+                    tx.delete::<LeaseRecord>(&id.to_string(), found.version)
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         })
     }
 
@@ -375,13 +331,9 @@ impl Service {
         self.leases.set_disconnect(Box::new(disconnect));
     }
 
-    fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
-        Ok(self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
-    }
-
     /// Without a server, a volume whose attachment lives is left alone: its kernel waits to connect again.
     pub(super) fn refuse_if_attached_elsewhere(&self, record: &VolumeRecord) -> Result<()> {
-        match self.attachment_of(record.id)? {
+        match self.records.attachment_of(record.id)? {
             Some(att) if self.role == Role::Command => Err(busy(record, &format!("an attachment as {}", att.device))),
             _ => Ok(()),
         }
@@ -389,7 +341,7 @@ impl Service {
 
     /// Who holds a volume, in words.
     pub(super) fn holder_of(&self, id: VolumeId) -> Result<Option<String>> {
-        if let Some(att) = self.attachment_of(id)? {
+        if let Some(att) = self.records.attachment_of(id)? {
             return Ok(Some(format!("attachment {} as {}", att.id, att.device)));
         }
         Ok(self.leases.shown(id))
@@ -401,13 +353,13 @@ impl Service {
         what: &str,
         device: &str,
     ) -> Result<AttachmentInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         if let Some(holder) = self.holder_of(record.id)? {
             return Err(busy(&record, &holder));
         }
         // The key is asked for now, so that a disabled CMK is the caller's error and not a failed mount.
-        self.ask_for_lease(&record, caller)?;
-        let given = self.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
+        self.keys.ask_for_lease(&record, caller)?;
+        let given = self.keys.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
         let mut raw = [0u8; 16];
         self.env.rng.fill(&mut raw);
         let id = format!("{PREFIX}{}", &hex::encode(raw)[..17]);
@@ -435,13 +387,13 @@ impl Service {
             let found = tx.get::<AttachmentRecord>(&att.id)?.ok_or_else(|| not_attached(what))?;
             tx.update(&AttachmentRecord { token: Some(token::hash(&secret)), ..found.record }, found.version)
         })?;
-        let record = self.ledger().catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
+        let record = self.records.volume(att.volume)?;
         Ok(self.attachment_info(&renewed.record, record.as_ref(), Some(&secret)))
     }
 
     fn find_attachment(&self, what: &str) -> Result<AttachmentRecord> {
         let all = self.ledger().catalog().list::<AttachmentRecord>()?.records;
-        let by_volume = self.find_volume(what).ok().map(|r| r.id);
+        let by_volume = self.records.find_volume(what).ok().map(|r| r.id);
         all.into_iter()
             .map(|r| r.record)
             .find(|a| a.device == what || a.id == what || Some(a.volume) == by_volume)
@@ -455,8 +407,8 @@ impl Service {
         }
         let att = self.find_attachment(what).ok();
         let record = match &att {
-            Some(att) => self.find_volume(&att.volume.to_string())?,
-            None => self.find_volume(what)?,
+            Some(att) => self.records.find_volume(&att.volume.to_string())?,
+            None => self.records.find_volume(what)?,
         };
         let holder = self.holder_of(record.id)?.ok_or_else(|| not_attached(what))?;
         let act = Act::new("coffer:BreakLease").detail("volume", record.id).detail("holder", &holder).restrictive();
@@ -489,7 +441,7 @@ impl Service {
             }
             None => Ok(()),
         })?;
-        let record = self.ledger().catalog().get::<VolumeRecord>(&att.volume.to_string())?.map(|f| f.record);
+        let record = self.records.volume(att.volume)?;
         Ok(self.attachment_info(&att, record.as_ref(), None))
     }
 
@@ -497,8 +449,7 @@ impl Service {
         let all = self.ledger().catalog().list::<AttachmentRecord>()?.records;
         all.iter()
             .map(|a| {
-                let record =
-                    self.ledger().catalog().get::<VolumeRecord>(&a.record.volume.to_string())?.map(|f| f.record);
+                let record = self.records.volume(a.record.volume)?;
                 Ok(self.attachment_info(&a.record, record.as_ref(), None))
             })
             .collect()

@@ -4,11 +4,11 @@ use super::Service;
 use super::api::{Finding, Grade};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
-use super::volume::VolumeRecord;
-use crate::error::{Error, Kind, Result};
+use super::records::{SnapshotRecord, VolumeRecord};
+use crate::error::{Error, Result};
 use crate::kms::{KeyState, RootUnlock};
-use crate::store::factory::Found;
-use crate::units::VolumeId;
+use crate::snapshot::repository::Repository;
+use crate::units::{LineageId, RepositoryId, VolumeId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +68,82 @@ impl Service {
         self.check_snapshots(&mut out)?;
         out.0.extend(self.check_repository());
         Ok(out.0)
+    }
+
+    /// The repository as `coffer doctor` sees it.
+    pub(super) fn check_repository(self: &Arc<Self>) -> Vec<Finding> {
+        let mut out = Vec::new();
+        let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
+        if let Err(err) = self.repository.id() {
+            let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
+            let mend = mend.map_or_else(
+                || "put it back from a copy".to_owned(),
+                |json| format!("put it back from a copy, or write into repository/coffer-repository.json: {json}"),
+            );
+            add(Grade::Error, format!("{}; snapshots cannot be used until then: {mend}", err.line()));
+            return out;
+        }
+        let records = self.records.snapshots().unwrap_or_default();
+        let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
+        lineages.extend(self.records.volumes().unwrap_or_default().iter().map(|v| v.lineage));
+        for lineage in lineages {
+            self.check_lineage(lineage, &records, &mut add);
+        }
+        for record in records.iter().filter(|r| r.is_deleting()) {
+            add(Grade::Warning, format!("snapshot {} is deleted, but not all of it could be removed yet", record.id));
+        }
+        out
+    }
+
+    fn check_lineage(&self, lineage: LineageId, records: &[SnapshotRecord], add: &mut dyn FnMut(Grade, String)) {
+        match self.repository.unreadable(lineage) {
+            Ok((bad, _)) => {
+                for record in bad {
+                    add(
+                        Grade::Warning,
+                        format!(
+                            "{}; the catalog knows what counts, so nothing is lost: the next snapshot that is taken or deleted in this lineage writes a record that makes up for it",
+                            record.error.line()
+                        ),
+                    );
+                }
+            }
+            Err(err) => return add(Grade::Error, format!("{}; put it back from a copy of the repository", err.line())),
+        }
+        if let Err(err) = self.logs.check(lineage) {
+            return add(Grade::Error, err.line());
+        }
+        for record in records.iter().filter(|r| r.lineage == lineage && r.state == "completed") {
+            match self.repository.live(lineage, record.id) {
+                Ok(None) => add(
+                    Grade::Error,
+                    format!("snapshot {} is not in the repository any more: `coffer snapshot delete` it", record.id),
+                ),
+                Ok(Some(_)) => {
+                    if let Err(err) = self.repository.check_reach(lineage, record.id) {
+                        add(
+                            Grade::Error,
+                            format!(
+                                "snapshot {}: {}; put that object back from a copy, or delete the snapshot: until then nothing of its lineage can be freed",
+                                record.id,
+                                err.line()
+                            ),
+                        );
+                    }
+                }
+                Err(err) => add(Grade::Error, err.line()),
+            }
+        }
+    }
+
+    /// The repository's id, as headers of volumes have it.
+    fn repository_of_a_header(self: &Arc<Self>) -> Option<RepositoryId> {
+        let volumes = self.records.volumes().ok()?;
+        let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
+        parents.or_else(|| {
+            let used = volumes.iter().filter_map(|v| self.acquire(v, Need::Sealed).ok());
+            used.filter_map(|u| u.volume.base()).map(|b| b.repository).next()
+        })
     }
 
     fn check_root(&self, out: &mut Findings) -> Result<()> {
@@ -132,7 +208,7 @@ impl Service {
         }
         let states: HashMap<String, KeyState> =
             self.kms.list_keys()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
-        for record in self.volume_records()? {
+        for record in self.records.volumes()? {
             let waits = self.is_waiting(record.id);
             if record.suspended {
                 let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
@@ -149,7 +225,7 @@ impl Service {
 
     /// Snapshots that failed: they hold nothing, and whoever counts on them should know.
     fn check_snapshots(&self, out: &mut Findings) -> Result<()> {
-        for failed in self.snapshot_records()?.into_iter().filter(|s| s.state == "error") {
+        for failed in self.records.snapshots()?.into_iter().filter(|s| s.state == "error") {
             let why = failed.error.as_deref().unwrap_or("no reason is known");
             let next = format!("take another, and remove it: `coffer snapshot delete {}`", failed.id);
             out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));
@@ -166,7 +242,7 @@ impl Service {
         let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
-        damaged.extend(self.ledger().catalog().list::<super::snapshot::SnapshotRecord>()?.damaged);
+        damaged.extend(self.ledger().catalog().list::<SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));
@@ -193,7 +269,7 @@ impl Service {
         });
         for found in found.into_iter().filter(|f| !(f.published && f.named.is_some_and(|id| known.contains(&id)))) {
             let name = &found.name;
-            match self.id_in(&found).filter(|id| known.contains(id)) {
+            match self.strangers.id_in(&found).filter(|id| known.contains(id)) {
                 Some(id) => out.add(
                     Grade::Error,
                     "volume",
@@ -241,46 +317,6 @@ impl Service {
         let cannot_be_opened = || self.kms.must_be_usable(&record.key_arn, "look").is_err();
         let is_told = record.suspended || self.is_waiting(record.id) || cannot_be_opened();
         (!is_told).then_some((Grade::Ok, shown))
-    }
-
-    /// The volume id in the header of a store that is not opened.
-    fn id_in(&self, found: &Found) -> Option<VolumeId> {
-        crate::volume::id_in(|out, at| self.stores.peek(found, out, at).is_ok())
-    }
-
-    /// Two stores with one volume id: which is the volume is not for us to say, so neither is opened. Only those that the
-    /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
-    pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
-        for found in self.unknown_stores()? {
-            let own = found.published && found.named == Some(record.id);
-            if !own && self.id_in(&found) == Some(record.id) {
-                return Err(Error::new(
-                    Kind::Integrity,
-                    format!("volume {}: {} has the same volume id", record.shown(), found.place),
-                )
-                .hint("find out which of the two is the volume, and move the other out of that folder"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Stores, and what may be taken for one, that the catalog does not know. Remembered until there are others: opening one
-    /// volume of thousands must not cost a look at all of them.
-    fn unknown_stores(&self) -> Result<Vec<Found>> {
-        let changed = self.stores.changed();
-        let mut seen = self.unknown_stores.lock();
-        if let Some((at, found)) = seen.as_ref()
-            && Some(*at) == changed
-        {
-            return Ok(found.clone());
-        }
-        let known: BTreeSet<VolumeId> = self.volume_records()?.into_iter().map(|r| r.id).collect();
-        let mut found = self.stores.list()?;
-        found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
-        // What changes in the same tick of the clock as this look would not show in the time.
-        let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
-        *seen = settled.map(|at| (at, found.clone()));
-        Ok(found)
     }
 }
 

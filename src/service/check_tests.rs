@@ -14,10 +14,10 @@ fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     let made = on.ask(request(json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true})));
     let Reply::Snapshot(info) = made.unwrap() else { panic!("another answer") };
     assert_eq!(about(), []);
-    let fail = |r: &mut super::super::snapshot::SnapshotRecord| {
+    let fail = |r: &mut SnapshotRecord| {
         (r.state, r.error) = ("error".to_owned(), Some("the disk was full".to_owned()));
     };
-    on.service.note_snapshot(info.id, fail).unwrap();
+    on.service.records.note_snapshot(info.id, fail).unwrap();
     let [found] = &about()[..] else { panic!("{:?}", about()) };
     assert_eq!(found.grade, Grade::Warning);
     for words in [&info.id.to_string(), &info.volume.to_string(), "the disk was full", "coffer snapshot delete"] {

@@ -7,7 +7,7 @@
 //! Changes are told by the chunk, 512 KiB. Where the map cannot tell of a point in time, the trees of two snapshots are
 //! compared; where they cannot either, all is told as changed: a backup then copies too much, never too little.
 
-use super::snapshot::SnapshotRecord;
+use super::records::SnapshotRecord;
 use super::view::{SnapshotView, differ};
 use super::{Attached, Service};
 use crate::error::{Error, Kind, Result};
@@ -83,12 +83,12 @@ impl Service {
     /// [`Kind::NotFound`]; when the catalog cannot be read.
     pub fn contexts(&self, export: &str) -> Result<Vec<String>> {
         let (lineage, own) = match export.parse::<SnapshotId>() {
-            Ok(id) => (self.find_snapshot(export)?.lineage, Some(id)),
-            Err(_) => (self.exported(export)?.lineage, None),
+            Ok(id) => (self.records.find_snapshot(export)?.lineage, Some(id)),
+            Err(_) => (self.records.exported(export)?.lineage, None),
         };
         let mut names = vec![ALLOCATION.to_owned(), CHANGED.to_owned()];
         let others = |s: &SnapshotRecord| s.lineage == lineage && s.state == "completed" && Some(s.id) != own;
-        names.extend(self.snapshot_records()?.into_iter().filter(others).map(|s| format!("{DIFF}{}", s.id)));
+        names.extend(self.records.snapshots()?.into_iter().filter(others).map(|s| format!("{DIFF}{}", s.id)));
         Ok(names)
     }
 

@@ -46,6 +46,15 @@ impl DirLock {
     }
 }
 
+/// What a data directory is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// For one verb.
+    Command,
+    /// To serve: background work is started.
+    Daemon,
+}
+
 /// Who wants the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanting {

@@ -28,7 +28,7 @@ impl Service {
         fill_holes: bool,
         report: Report<'_>,
     ) -> Result<String> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let turn = self
             .close_unused(&record)
             .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
@@ -65,8 +65,8 @@ impl Service {
     /// A volume's ciphers beside its own, which are wiped when a CMK that wraps its keys is lost.
     fn held_ciphers(&self, volume: &Volume, caller: &Caller) -> Result<Arc<HeldCiphers<DataKeyId>>> {
         let ticket = self.keygate.ticket();
-        let keys = self.unwrap_keys(volume, caller)?;
-        let held = Arc::new(HeldCiphers::new(self.cmks_of(volume)));
+        let keys = self.keys.unwrap(volume, caller)?;
+        let held = Arc::new(HeldCiphers::new(self.keys.cmks_of(volume)));
         let holder: Arc<dyn KeyHolder> = held.clone();
         self.keygate.register(Arc::downgrade(&holder));
         held.put(&self.keygate, ticket, || keys.iter().map(|(_, k)| (k.get().id(), XtsCipher::new(k))).collect())?;
@@ -75,10 +75,10 @@ impl Service {
 
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
     pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<String> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let used = self.acquire(&record, Need::Sealed)?;
-        self.ask_for_export(&used.volume, caller)?;
-        let keys = self.unwrap_keys(&used.volume, caller)?;
+        self.keys.ask_for_export(&used.volume, caller)?;
+        let keys = self.keys.unwrap(&used.volume, caller)?;
         let [(_, key)] = &keys[..] else {
             return Err(Error::new(Kind::Unsupported, format!("{} has {} data keys", record.shown(), keys.len()))
                 .hint("copy it to a new volume first: that has one"));

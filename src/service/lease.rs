@@ -4,13 +4,10 @@
 //! durable: an attachment's record (see `attachment`), or a [`LeaseRecord`] for a client over TLS, so that after a restart
 //! of the server nobody gets in before the client that had the volume.
 
-use super::volume::VolumeRecord;
-use crate::env::Timestamp;
+use super::records::VolumeRecord;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::Record;
 use crate::units::{SnapshotId, VolumeId};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -394,25 +391,6 @@ impl Leases {
 pub(super) fn busy(record: &VolumeRecord, holder: &str) -> Error {
     Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
         .hint("`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away")
-}
-
-/// What the catalog keeps of a lease of a client over TLS, from its first connection to its farewell.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct LeaseRecord {
-    pub(super) volume: VolumeId,
-    /// The name that the client was allowed under.
-    pub(super) holder: String,
-    pub(super) since: Timestamp,
-    /// The grants that it lives by; leases from before there were grants have none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) grants: Vec<String>,
-}
-
-impl Record for LeaseRecord {
-    const KIND: &'static str = "lease";
-    fn id(&self) -> String {
-        self.volume.to_string()
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::env::SystemRng;
+use crate::env::{SystemRng, Timestamp};
 use crate::units::{Hash32, LineageId};
 use std::sync::Arc;
 

@@ -1,203 +1,112 @@
-//! What the catalog and the repository know of a lineage, brought together: the base of a volume's next snapshot, what a
-//! kill or a full disk left half done, which refs still count, and what damaged log records may have said.
+//! What a lineage's snapshots are kept for: what volumes are filled from, bases, and deletes that are not finished. What nobody
+//! needs is swept.
 
-use super::Service;
-use super::api::{Finding, Grade};
-use super::opening::{InUse, Need};
-use super::snapshot::{SnapshotRecord, base_ref};
-use super::volume::VolumeRecord;
+use super::bases::{Bases, base_ref, drop_ref};
+use super::logs::Logs;
+use super::records::{Records, SnapshotRecord, VolumeRecord};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
-use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::{Ref, RefKind};
 use crate::snapshot::repository::Repository;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
-use crate::snapshot::writer::{SnapshotSpec, SnapshotWriter};
-use crate::units::{ByteLen, CHUNK, DataKeyId, Epoch, LineageId, RepositoryId, SnapshotId, VolumeId};
-use crate::volume::Volume;
-use crate::volume::format::{BaseRecord, PendingRecord};
+use crate::store::factory::Stores;
+use crate::units::{LineageId, SnapshotId, VolumeId};
+use crate::volume::format::ParentRef;
+use crate::volume::parent::Parent;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What is still to be settled, and was not possible yet.
-#[derive(Default)]
-pub(super) struct Left {
-    /// Snapshots that are neither completed nor in error nor gone, though nobody works on them; why, if it is known.
-    snapshots: Mutex<BTreeMap<SnapshotId, Option<String>>>,
+/// All lineages of the repository.
+pub(super) struct Lineages {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+    logs: Arc<Logs>,
+    bases: Arc<Bases>,
+    stores: Arc<dyn Stores>,
     /// Lineages in which something unreachable may lie.
     unswept: Mutex<BTreeSet<LineageId>>,
-    /// Deletes that were finished for whoever had begun them.
-    finished: Mutex<BTreeSet<SnapshotId>>,
-    /// Held by who settles.
-    at_work: Mutex<()>,
 }
 
-impl Left {
-    pub(super) fn add(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
-        self.snapshots.lock().insert(snapshot, why);
-        self.unswept.lock().insert(lineage);
+impl Lineages {
+    /// Those of this repository; a volume that is in none of the records counts if it is in the stores.
+    pub(super) const fn new(
+        records: Arc<Records>,
+        repository: Arc<Repository>,
+        logs: Arc<Logs>,
+        bases: Arc<Bases>,
+        stores: Arc<dyn Stores>,
+    ) -> Self {
+        Self { records, repository, logs, bases, stores, unswept: Mutex::new(BTreeSet::new()) }
     }
 
-    pub(super) fn sweep_later(&self, lineage: LineageId) {
-        self.unswept.lock().insert(lineage);
+    /// The snapshot that a volume is filled from.
+    pub(super) fn open_parent(&self, lineage: LineageId, parent: &ParentRef) -> Result<Arc<dyn Parent>> {
+        Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
     }
 
-    pub(super) fn has_finished(&self, snapshot: SnapshotId) -> bool {
-        self.finished.lock().contains(&snapshot)
-    }
-}
-
-impl Service {
-    /// Settles snapshots that an earlier process left under way: completed if the log has them, else in error; and deletes
-    /// that it left half done.
-    pub(super) fn settle_snapshots(self: &Arc<Self>) {
-        match self.snapshot_records() {
-            Ok(all) => {
-                for record in all.iter().filter(|s| s.state == "pending" || s.is_deleting()) {
-                    self.jobs.left.add(record.lineage, record.id, None);
-                }
-            }
-            Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
-        }
-        for record in self.volume_records().unwrap_or_default().iter().filter(|v| self.holds_parent(v)) {
-            self.jobs.left.sweep_later(record.lineage);
-        }
-        self.settle_left();
-    }
-
-    /// Tries again to settle what could not be. Costs nothing when there is nothing.
-    pub(super) fn settle_left(self: &Arc<Self>) {
-        let Some(_alone) = self.jobs.left.at_work.try_lock() else { return };
-        let left = self.jobs.left.snapshots.lock().clone();
-        for (id, why) in left {
-            match self.settle(id, why.as_deref()) {
-                Ok(()) => drop(self.jobs.left.snapshots.lock().remove(&id)),
-                Err(err) => tracing::error!("settle snapshot {id}: {}", err.line()),
-            }
-        }
-        let unswept = self.jobs.left.unswept.lock().clone();
-        for lineage in unswept {
-            match self.sweep_released(lineage) {
-                Ok(()) => drop(self.jobs.left.unswept.lock().remove(&lineage)),
-                Err(err) => tracing::warn!("look for what nobody needs in lineage {lineage}: {}", err.line()),
-            }
-        }
-    }
-
-    fn settle(self: &Arc<Self>, id: SnapshotId, why: Option<&str>) -> Result<()> {
-        let Some(record) = self.snapshot_record(id)? else { return Ok(()) };
-        if record.is_deleting() {
-            self.check_log(record.lineage)?;
-            self.finish_delete(&record)?;
-            self.jobs.left.finished.lock().insert(id);
+    /// What a volume needs of the repository: what it is filled from, and the base of its next snapshot.
+    pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: SnapshotId) -> Result<()> {
+        self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
+        self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
+        // Hidden meanwhile, its objects may be going before the log says so.
+        if self.records.snapshot(parent)?.is_some_and(|r| r.state == "completed") {
             return Ok(());
         }
-        if record.state != "pending" {
-            return Ok(());
-        }
-        self.check_log(record.lineage)?;
-        let completed = self.repository.live(record.lineage, id)?.is_some();
-        let volume = self.ledger().catalog().get::<VolumeRecord>(&record.volume.to_string())?;
-        // One that cannot be opened is settled when it can be: `settle_header`.
-        if let Some(Ok(used)) = volume.map(|v| self.acquire(&v.record, Need::Sealed)) {
-            let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
-            match pending {
-                Some(pending) if completed => self.take_as_base(&used.volume, record.lineage, &pending)?,
-                Some(_) => used.volume.drop_snapshot(id)?,
-                None => {}
-            }
-        }
-        if !completed {
-            let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
-            return self.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(why.clone())));
-        }
-        // What a damaged manifest says is not needed to know that it is completed.
-        let at = self.repository.locate(record.lineage, id).ok();
-        let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
-        self.note_snapshot(id, |r| {
-            r.state = "completed".to_owned();
-            (r.changed, r.stored) = counts;
-        })
+        drop_ref(&self.repository, lineage, &fill_ref(volume))?;
+        drop_ref(&self.repository, lineage, &base_ref(volume))?;
+        Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
     }
 
-    /// Settles what the header of an open volume says of snapshots under way, before it gets another: only one that the
-    /// catalog has as pending may stay, for somebody works on it, or it is settled itself.
-    pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
-        for pending in volume.pending_records() {
-            let settled = self.snapshot_record(pending.snapshot).and_then(|found| match found {
-                Some(r) if r.state == "pending" => Ok(()),
-                Some(r) if r.state == "completed" => self.take_as_base(volume, record.lineage, &pending),
-                _ => volume.drop_snapshot(pending.snapshot),
-            });
-            if let Err(err) = settled {
-                tracing::warn!("{}: forget snapshot {}: {}", record.shown(), pending.snapshot, err.line());
-            }
+    /// The volume is filled, or gone.
+    fn release_parent(&self, record: &VolumeRecord) {
+        let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
+        let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
+        let released = match is_live {
+            Ok(Some(_)) => drop_ref(&self.repository, lineage, &fill_ref(record.id)),
+            // It was kept for this volume alone; the ref goes last ([`Lineages::holds_parent`]).
+            Ok(None) => self.sweep_released(lineage),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = released {
+            tracing::warn!("{} is filled, but its hold on its snapshot stays: {}", record.shown(), err.line());
+            self.sweep_later(lineage);
         }
     }
 
-    /// A completed snapshot becomes the base of its volume's next one, if it is newer than what is that now: the ref first,
-    /// then the header, and never back. Where the ref cannot be put, the base stays what it is.
-    pub(super) fn take_as_base(&self, volume: &Volume, lineage: LineageId, pending: &PendingRecord) -> Result<()> {
-        let _turn = self.jobs.turn.lock();
-        let newer = volume.base().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
-        if newer && pending.map_generation == volume.map_generation() {
-            let held = self.repository.put_ref(lineage, &base_ref(volume.id()), RefKind::Volume, pending.snapshot);
-            if let Err(err) = held {
-                volume.drop_snapshot(pending.snapshot)?;
-                return Err(err);
-            }
+    /// The catalog learns that a volume needs its snapshot no longer.
+    pub(super) fn note_hydrated(&self, id: VolumeId) {
+        let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
+        let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
+        match noted {
+            Ok(Some(record)) => self.release_parent(&record),
+            Ok(None) => {}
+            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }
-        volume.complete_snapshot(pending)
     }
 
-    /// Begins a snapshot on the best base that there is: the one of the volume's header, if a ref holds it; the snapshot
-    /// that the volume is still filled from; or none, then the snapshot is a full one.
-    pub(super) fn begin_on_base(
-        &self,
-        used: &InUse,
-        spec: &SnapshotSpec,
-    ) -> Result<(SnapshotWriter, Option<BaseRecord>, Option<SnapshotReader>)> {
-        let repository = self.repository.id()?;
-        let held = self.repository.ref_on(spec.lineage, &base_ref(used.volume.id()))?.is_some();
-        let newest = used.volume.base().filter(|b| held && b.repository == repository);
-        let parent = used.volume.with_header(|h| h.identity().parent.clone()).filter(|p| p.repository == repository);
-        let parent = parent.filter(|_| !used.volume.is_hydrated()).map(|p| {
-            let map_generation = used.volume.map_generation();
-            BaseRecord { snapshot: p.snapshot, p: Epoch(0), repository: p.repository, map_generation }
+    /// Whether a filled volume still has the ref that held its snapshot: it was cut off before that was let go.
+    pub(super) fn holds_parent(&self, record: &VolumeRecord) -> bool {
+        let fill = || self.repository.ref_on(record.lineage, &fill_ref(record.id));
+        record.hydrated && record.parent.is_some() && fill().is_ok_and(|found| found.is_some())
+    }
+
+    /// The volume is gone: what only it needed may go too. Where that cannot be now, it is tried again: refs of a volume that
+    /// the catalog does not know count for nothing.
+    pub(super) fn release_all(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
+        let released = drop_ref(&self.repository, lineage, &fill_ref(volume)).and_then(|()| {
+            drop_ref(&self.repository, lineage, &base_ref(volume))?;
+            if self.repository.last_log_number(lineage)?.is_some() {
+                self.logs.check(lineage)?;
+                self.sweep(lineage)?;
+            }
+            Ok(())
         });
-        let mut last = None;
-        for base in newest.into_iter().chain(parent) {
-            match self.begin_on(spec, &base) {
-                Ok((writer, reader)) => return Ok((writer, Some(base), Some(reader))),
-                Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Integrity) => last = Some(err),
-                Err(err) => return Err(err),
-            }
+        if let Err(err) = released {
+            tracing::warn!("let go of what only {volume} needed: {}; tried again later", err.line());
+            self.sweep_later(lineage);
         }
-        match last {
-            // What was not fetched yet is nowhere but in that snapshot.
-            Some(err) if !used.volume.is_hydrated() => Err(err),
-            Some(err) => {
-                tracing::warn!("{}: {}; the snapshot is a full one", used.volume.id(), err.line());
-                Ok((self.repository.begin(spec.clone())?, None, None))
-            }
-            None => Ok((self.repository.begin(spec.clone())?, None, None)),
-        }
-    }
-
-    fn begin_on(&self, spec: &SnapshotSpec, base: &BaseRecord) -> Result<(SnapshotWriter, SnapshotReader)> {
-        let reader = self.repository.open_snapshot(spec.lineage, base.snapshot)?;
-        let writer = self.repository.begin(SnapshotSpec { base: Some(base.snapshot), ..spec.clone() })?;
-        Ok((writer, reader))
-    }
-
-    /// A snapshot failed over something damaged, perhaps in its base: without a ref that counts as none, and the next one
-    /// is full.
-    pub(super) fn distrust_base(&self, record: &SnapshotRecord) {
-        let _turn = self.jobs.turn.lock();
-        if let Err(err) = self.drop_ref(record.lineage, &base_ref(record.volume)) {
-            tracing::warn!("let go of the base of {}: {}", record.volume, err.line());
-        }
+        Ok(())
     }
 
     /// Finishes a delete that the catalog has noted: log, bases that nobody needs, objects, and the catalog's record last.
@@ -205,20 +114,20 @@ impl Service {
         let lineage = record.lineage;
         let mut swept = Swept::default();
         if self.repository.live(lineage, record.id)?.is_some() {
-            match self.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
+            match self.records.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
                 // Its objects make room for the log to say so. Nobody sees the snapshot any more: the catalog hides it.
                 Err(err) if err.kind() == Kind::NoSpace => {
-                    swept = self.sweep_lineage(lineage)?;
+                    swept = self.sweep(lineage)?;
                     self.repository.delete(lineage, record.id)?;
                 }
                 other => other?,
             }
         }
-        self.note_log(lineage);
-        self.release_bases(lineage)?;
-        let now = self.sweep_lineage(lineage)?;
+        self.logs.note(lineage);
+        self.bases.release_unneeded(lineage)?;
+        let now = self.sweep(lineage)?;
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
-        self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
+        self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
             match tx.get::<SnapshotRecord>(&record.id.to_string())? {
                 Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
                 None => Ok(()),
@@ -227,194 +136,46 @@ impl Service {
         Ok(Swept { deleted: swept.deleted + now.deleted, freed: swept.freed + now.freed, ..now })
     }
 
-    /// Lets go of bases that are deleted and whose volume has no snapshot left: its next one is full.
-    fn release_bases(&self, lineage: LineageId) -> Result<()> {
-        let _turn = self.jobs.turn.lock();
-        let snapshots = self.snapshot_records()?;
-        for volume in self.volume_records()?.into_iter().filter(|v| v.lineage == lineage) {
-            let counts =
-                |s: &&SnapshotRecord| s.volume == volume.id && (s.state == "completed" || s.state == "pending");
-            if snapshots.iter().any(|s| counts(&s)) {
-                continue;
-            }
-            let Some(base) = self.repository.ref_on(lineage, &base_ref(volume.id))? else { continue };
-            if self.repository.live(lineage, base)?.is_none() {
-                self.drop_ref(lineage, &base_ref(volume.id))?;
+    /// Something unreachable may lie in a lineage.
+    pub(super) fn sweep_later(&self, lineage: LineageId) {
+        self.unswept.lock().insert(lineage);
+    }
+
+    /// Sweeps where that was put off.
+    pub(super) fn sweep_left(&self) {
+        let unswept = self.unswept.lock().clone();
+        for lineage in unswept {
+            match self.sweep_released(lineage) {
+                Ok(()) => drop(self.unswept.lock().remove(&lineage)),
+                Err(err) => tracing::warn!("look for what nobody needs in lineage {lineage}: {}", err.line()),
             }
         }
-        Ok(())
     }
 
     /// Lets go of bases that nobody needs, and of all else; not by a log that was rolled back, which knows less than is needed.
-    pub(super) fn sweep_released(&self, lineage: LineageId) -> Result<()> {
-        self.check_log(lineage)?;
-        self.release_bases(lineage)?;
-        self.sweep_lineage(lineage).map(drop)
+    fn sweep_released(&self, lineage: LineageId) -> Result<()> {
+        self.logs.check(lineage)?;
+        self.bases.release_unneeded(lineage)?;
+        self.sweep(lineage).map(drop)
     }
 
     /// Deletes what nobody needs of a lineage.
-    pub(super) fn sweep_lineage(&self, lineage: LineageId) -> Result<Swept> {
-        let volumes = self.volume_records()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
+    pub(super) fn sweep(&self, lineage: LineageId) -> Result<Swept> {
+        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
         let parents = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
-        let going = self.snapshot_records()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
-        self.repository.sweep_for(lineage, &Known { service: self, parents, going })
+        let going = self.records.snapshots()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
+        self.repository.sweep_for(lineage, &Known { lineages: self, parents, going })
     }
+}
 
-    /// What a delete came to, and what still holds space.
-    pub(super) fn say_deleted(&self, id: SnapshotId, swept: &Swept) -> String {
-        let mut said = format!("snapshot {id} is deleted; freed {}", ByteLen(swept.freed));
-        if let Some(why) = &swept.blind {
-            said += &format!("; more is kept, for what cannot be read may need it ({why}): see `coffer doctor`");
-        }
-        if self.views_hold(id) {
-            said += "; an NBD client still reads it";
-        }
-        for (held, on) in &swept.refs {
-            let volume = |sort: &str| {
-                let id = held.strip_suffix(sort)?.parse::<VolumeId>().ok()?;
-                let found = self.ledger().catalog().get::<VolumeRecord>(&id.to_string()).ok()??;
-                Some(found.record.shown())
-            };
-            if let Some(volume) = volume("-fill") {
-                said += &format!(
-                    "\n{on} stays in the repository until volume {volume} is filled from it (a server fills it) or deleted"
-                );
-            } else if let Some(volume) = volume("-base") {
-                said += &format!(
-                    "\n{on} stays in the repository as the base of the next snapshot of {volume}: it goes when that is completed, or the last snapshot of {volume} is deleted"
-                );
-            } else {
-                said += &format!("\n{on} stays in the repository for the ref {held}");
-            }
-        }
-        said
-    }
-
-    fn views_hold(&self, id: SnapshotId) -> bool {
-        self.refuse_if_viewed(id).is_err()
-    }
-
-    /// Settles what damaged log records may have said. The catalog is authenticated, so its word counts; not if it has
-    /// damage of its own.
-    pub(super) fn vouch(&self, lineage: LineageId) -> Result<()> {
-        let (bad, unknown) = self.repository.unreadable(lineage)?;
-        if !unknown {
-            return Ok(());
-        }
-        let why = bad.first().map(|b| b.error.line()).unwrap_or_default();
-        let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
-        if let Some(doubt) = listing.damaged.first() {
-            let what = format!("{why}; and the catalog's record of {} {} cannot be believed", doubt.kind, doubt.id);
-            return Err(
-                Error::new(Kind::Integrity, what).hint("put that log record back from a copy of the repository")
-            );
-        }
-        let mut sets = (BTreeSet::new(), BTreeSet::new());
-        for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.lineage == lineage) {
-            if record.state == "completed" {
-                sets.0.insert(record.id)
-            } else {
-                sets.1.insert(record.id)
-            };
-        }
-        tracing::warn!(
-            "{why}; the catalog knows what it can have said, and the next record that is written makes up for it"
-        );
-        self.repository.vouch(lineage, &sets.0, &sets.1)
-    }
-
-    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
-    pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
-        let volumes = self.volume_records().ok()?.into_iter().filter(|v| v.lineage == lineage);
-        volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
-            used.volume.with_header(|h| {
-                let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
-                let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
-                wrapped.into_iter().find(|k| k.epoch == epoch).map(|k| k.blob.clone())
-            })
-        })
-    }
-
-    /// The repository as `coffer doctor` sees it.
-    pub(super) fn check_repository(self: &Arc<Self>) -> Vec<Finding> {
-        let mut out = Vec::new();
-        let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
-        if let Err(err) = self.repository.id() {
-            let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
-            let mend = mend.map_or_else(
-                || "put it back from a copy".to_owned(),
-                |json| format!("put it back from a copy, or write into repository/coffer-repository.json: {json}"),
-            );
-            add(Grade::Error, format!("{}; snapshots cannot be used until then: {mend}", err.line()));
-            return out;
-        }
-        let records = self.snapshot_records().unwrap_or_default();
-        let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
-        lineages.extend(self.volume_records().unwrap_or_default().iter().map(|v| v.lineage));
-        for lineage in lineages {
-            self.check_lineage(lineage, &records, &mut add);
-        }
-        for record in records.iter().filter(|r| r.is_deleting()) {
-            add(Grade::Warning, format!("snapshot {} is deleted, but not all of it could be removed yet", record.id));
-        }
-        out
-    }
-
-    fn check_lineage(&self, lineage: LineageId, records: &[SnapshotRecord], add: &mut dyn FnMut(Grade, String)) {
-        match self.repository.unreadable(lineage) {
-            Ok((bad, _)) => {
-                for record in bad {
-                    add(
-                        Grade::Warning,
-                        format!(
-                            "{}; the catalog knows what counts, so nothing is lost: the next snapshot that is taken or deleted in this lineage writes a record that makes up for it",
-                            record.error.line()
-                        ),
-                    );
-                }
-            }
-            Err(err) => return add(Grade::Error, format!("{}; put it back from a copy of the repository", err.line())),
-        }
-        if let Err(err) = self.check_log(lineage) {
-            return add(Grade::Error, err.line());
-        }
-        for record in records.iter().filter(|r| r.lineage == lineage && r.state == "completed") {
-            match self.repository.live(lineage, record.id) {
-                Ok(None) => add(
-                    Grade::Error,
-                    format!("snapshot {} is not in the repository any more: `coffer snapshot delete` it", record.id),
-                ),
-                Ok(Some(_)) => {
-                    if let Err(err) = self.repository.check_reach(lineage, record.id) {
-                        add(
-                            Grade::Error,
-                            format!(
-                                "snapshot {}: {}; put that object back from a copy, or delete the snapshot: until then nothing of its lineage can be freed",
-                                record.id,
-                                err.line()
-                            ),
-                        );
-                    }
-                }
-                Err(err) => add(Grade::Error, err.line()),
-            }
-        }
-    }
-
-    /// The repository's id, as headers of volumes have it.
-    fn repository_of_a_header(self: &Arc<Self>) -> Option<RepositoryId> {
-        let volumes = self.volume_records().ok()?;
-        let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
-        parents.or_else(|| {
-            let used = volumes.iter().filter_map(|v| self.acquire(v, Need::Sealed).ok());
-            used.filter_map(|u| u.volume.base()).map(|b| b.repository).next()
-        })
-    }
+/// Name of the ref on what a volume is filled from.
+pub(super) fn fill_ref(volume: VolumeId) -> String {
+    format!("{volume}-fill")
 }
 
 /// What the catalog says of this installation's refs.
 struct Known<'a> {
-    service: &'a Service,
+    lineages: &'a Lineages,
     /// What volumes are still filled from.
     parents: Vec<SnapshotId>,
     /// What is being deleted.
@@ -427,17 +188,17 @@ impl Needs for Known<'_> {
         let (Some(volume), fills) = (named("-fill").or(named("-base")), named("-fill").is_some()) else {
             return RefNeed::Keep;
         };
-        match self.service.ledger().catalog().get::<VolumeRecord>(&volume.to_string()) {
+        match self.lineages.records.volume(volume) {
             Err(_) => RefNeed::Keep,
             Ok(None) => {
-                if self.service.stores.has_any(volume) {
+                if self.lineages.stores.has_any(volume) {
                     RefNeed::Keep
                 } else {
                     RefNeed::Drop
                 }
             }
-            Ok(Some(record)) => match (fills, found, record.record.parent) {
-                (true, _, _) if record.record.hydrated => RefNeed::Drop,
+            Ok(Some(record)) => match (fills, found, record.parent) {
+                (true, _, _) if record.hydrated => RefNeed::Drop,
                 (_, Some(_), _) => RefNeed::Keep,
                 (true, None, Some(parent)) => RefNeed::On(parent.snapshot),
                 // Without it the next snapshot is full.
@@ -454,7 +215,3 @@ impl Needs for Known<'_> {
         self.going.contains(&snapshot)
     }
 }
-
-#[cfg(test)]
-#[path = "lineage_tests.rs"]
-mod tests;

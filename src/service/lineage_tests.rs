@@ -1,14 +1,21 @@
-use super::super::api::{Reply, SnapshotInfo};
-use super::super::datadir::DataDir;
-use super::super::operations::Request;
-use super::super::snapshot::{Begun, Job};
-use super::super::{GRACE, OpenAs, Role};
-use super::*;
+//! Snapshots, what they are kept for, and what kills and damage leave of them.
+
+use super::Service;
+use super::api::{Grade, Reply, SnapshotInfo};
+use super::bases::{base_ref, drop_ref};
+use super::datadir::DataDir;
+use super::opening::Need;
+use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
+use super::records::VolumeRecord;
+use super::snapshot::{Begun, Job};
+use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
+use crate::error::{Kind, Result};
 use crate::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use crate::service::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, VerifySnapshot};
+use crate::units::{SnapshotId, VolumeId};
 use crate::volume::{Attempt, Blocking};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 
@@ -63,7 +70,7 @@ impl Place {
         self.data().repository()
     }
     fn record(&self, service: &Service) -> VolumeRecord {
-        service.find_volume(&self.volume.to_string()).unwrap()
+        service.records.find_volume(&self.volume.to_string()).unwrap()
     }
     /// Files of the repository whose path has this part, without the folder of another.
     fn files(&self, part: &str) -> Vec<PathBuf> {
@@ -158,7 +165,7 @@ fn without_its_base_the_next_snapshot_is_a_full_one() {
     write(&place, &service, 0, 2 * MIB, 1);
     let first = take(&place, &service);
     // As an older version left it: the header has a base that no ref holds, and it goes.
-    service.drop_ref(place.record(&service).lineage, &base_ref(place.volume)).unwrap();
+    drop_ref(&service.repository, place.record(&service).lineage, &base_ref(place.volume)).unwrap();
     take(&place, &service);
     delete(&service, first.id).unwrap();
     let service = place.reopen(service);
@@ -199,7 +206,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     let parent = take(&place, &service);
     let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
     // Not filled yet, and its ref as a base is lost: the parent is the base all the same.
-    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let early = take(&filled, &service);
     assert_eq!(early.base, Some(parent.id));
     delete(&service, early.id).unwrap();
@@ -209,8 +216,8 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
-    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    service.lineages.note_hydrated(filled.volume);
+    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let full = take(&filled, &service);
     assert_eq!((full.base, full.changed), (None, 3 * MIB), "chunks that were filled count as unchanged in the map");
     verify(&service, full.id);
@@ -244,7 +251,7 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
+    service.lineages.note_hydrated(filled.volume);
     for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
         assert_eq!(filled.files(part), Vec::<PathBuf>::new());
     }
@@ -260,7 +267,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     delete(&service, parent).unwrap();
     let kept = take(&filled, &service).id;
     // All that holds it besides the log's last record, which is taken away.
-    service.drop_ref(filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     std::fs::remove_file(filled.files("/log/").last().unwrap()).unwrap();
     let service = filled.reopen(service);
     let manifest = || filled.files(&format!("/manifests/{kept}")).len();
@@ -269,7 +276,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
         let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
-    service.note_hydrated(filled.volume);
+    service.lineages.note_hydrated(filled.volume);
     assert_eq!(manifest(), 1, "the log is older than what it is asked about");
 }
 
@@ -368,11 +375,11 @@ fn refs_of_volumes_that_nobody_knows_count_for_nothing() {
     let one = take(&place, &service);
     let lineage = place.record(&service).lineage;
     let stranger = VolumeId::draw(&crate::env::SystemRng);
-    service.hold_parent(lineage, stranger, one.id).unwrap();
+    service.lineages.hold_parent(lineage, stranger, one.id).unwrap();
     // A file that may be that volume's: then it counts.
     let file = place.file(stranger);
     std::fs::write(&file, b"").unwrap();
-    service.sweep_lineage(lineage).unwrap();
+    service.lineages.sweep(lineage).unwrap();
     assert_eq!(place.files("/refs/").len(), 3);
     std::fs::remove_file(&file).unwrap();
     delete(&service, one.id).unwrap();
@@ -418,8 +425,8 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
 impl Service {
     /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
     fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
-        let record = self.snapshot_record(id).unwrap().unwrap();
-        self.check_log(record.lineage).unwrap();
+        let record = self.records.snapshot(id).unwrap().unwrap();
+        self.logs.check(record.lineage).unwrap();
         assert_eq!(self.wrapped_keys_of(&record).unwrap().len(), record.data_keys.len());
     }
 }
@@ -467,7 +474,7 @@ fn verify_needs_no_key() {
     drop(Arc::into_inner(service).unwrap());
     std::fs::remove_file(place.key()).unwrap();
     let check = |id: SnapshotId, trust: Option<&str>| {
-        super::super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
+        super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
     };
     assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the key")));
     check(one.id, None).unwrap();

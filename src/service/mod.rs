@@ -6,25 +6,34 @@
 mod access;
 pub mod api;
 mod attachment;
+mod bases;
 mod check;
 mod contexts;
 pub mod datadir;
 mod export;
+mod failed_syncs;
 mod grant;
 mod housekeeping;
 mod key;
 mod keygate;
 mod lease;
 mod lineage;
+#[cfg(test)]
+mod lineage_tests;
+mod logs;
 mod opening;
 pub mod operations;
+mod records;
 mod recovery;
 mod refusal;
 mod settings;
+mod settling;
 mod snapshot;
 mod stage;
+mod stored;
 #[cfg(test)]
 mod stores_tests;
+mod strangers;
 mod suspend;
 #[cfg(test)]
 mod testing;
@@ -32,47 +41,45 @@ mod token;
 mod turns;
 mod view;
 mod volume;
+mod volume_keys;
 
 pub use access::Remote;
 pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
+pub use datadir::Role;
 pub use lease::{GRACE, Holder};
+pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
 pub use view::SnapshotView;
 
-use crate::cipher::wrap::EncryptionContext;
-use crate::env::{Env, Timestamp};
+use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::ledger::Ledger;
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
-use crate::store::factory::{Found, Stores};
+use crate::store::factory::Stores;
 use crate::store::files::FileStores;
 use crate::units::VolumeId;
 use api::{Progress, Reply, StatusInfo};
+use bases::Bases;
 use datadir::{DataDir, DirLock};
+use failed_syncs::FailedSyncs;
+use lineage::Lineages;
+use logs::Logs;
 use operations::{Call, Request};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use records::{Records, SnapshotRecord, VolumeRecord};
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-/// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
-pub const EC2: &str = crate::kms::policy::VOLUME_SERVICE;
-
-/// What a data directory is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// For one verb.
-    Command,
-    /// To serve: background work is started.
-    Daemon,
-}
+use stored::StoredVolumes;
+use strangers::Strangers;
+use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +98,15 @@ pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    repository: Repository,
+    records: Arc<Records>,
+    keys: Arc<VolumeKeys>,
+    repository: Arc<Repository>,
+    logs: Arc<Logs>,
+    bases: Arc<Bases>,
+    lineages: Arc<Lineages>,
+    stored: Arc<StoredVolumes>,
+    strangers: Arc<Strangers>,
+    failed_syncs: Arc<FailedSyncs>,
     role: Role,
     /// What volumes are kept in.
     stores: Arc<dyn Stores>,
@@ -103,15 +118,11 @@ pub struct Service {
     allowed: access::Allowed,
     jobs: snapshot::Jobs,
     views: view::Views,
-    /// When something was added to the stores last, or taken away, and those that no record of the catalog is about.
-    unknown_stores: Mutex<Option<(Timestamp, Vec<Found>)>>,
     endpoints: Mutex<Vec<String>>,
-    /// Threads that tell the catalog something which must not be lost.
-    telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
     housekeeper: housekeeping::Housekeeper,
     /// A verb of this process left something half done that it could not undo.
     leftovers: AtomicBool,
-    lock: DirLock,
+    lock: Arc<DirLock>,
 }
 
 /// Where a verb says how far it is. `false` asks it to stop.
@@ -166,14 +177,31 @@ impl Service {
         unlock: &RootUnlock,
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
-        let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
+        let (kms, lock) = (Arc::new(Kms::open(data.path(), env.clone(), unlock)?), Arc::new(lock));
+        let records = Arc::new(Records::new(kms.clone(), lock.clone()));
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
         let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
+        let repository = Arc::new(repository);
+        let logs = Arc::new(Logs::new(records.clone(), repository.clone()));
+        let bases = Arc::new(Bases::new(records.clone(), repository.clone()));
+        let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
+        let lineages = Arc::new(lineages);
+        let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
+        let strangers = Strangers::new(env.clone(), records.clone(), stores.clone());
+        let failed_syncs = FailedSyncs::new(records.clone());
         let service = Arc::new(Self {
             env,
             data,
+            keys: Arc::new(VolumeKeys::new(kms.clone(), records.clone())),
+            records,
             kms,
             repository,
+            logs,
+            bases,
+            lineages,
+            stored: Arc::new(stored),
+            strangers: Arc::new(strangers),
+            failed_syncs: Arc::new(failed_syncs),
             role: opening.role,
             stores,
             opens: Mutex::default(),
@@ -183,9 +211,7 @@ impl Service {
             allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
-            unknown_stores: Mutex::default(),
             endpoints: Mutex::default(),
-            telling: Mutex::default(),
             housekeeper: housekeeping::Housekeeper::default(),
             leftovers: AtomicBool::new(false),
             lock,
@@ -247,6 +273,18 @@ impl Service {
         self.kms.ledger()
     }
 
+    fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
+        self.records.volumes()
+    }
+
+    fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
+        self.records.snapshots()
+    }
+
+    fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
+        self.records.find_volume(what)
+    }
+
     /// The user that the data directory belongs to.
     fn owner(&self) -> Result<u32> {
         let meta = std::fs::metadata(self.data.path()).on(|| format!("look at {}", self.data.path().display()))?;
@@ -271,8 +309,7 @@ impl Service {
     pub fn shut_down(self: &Arc<Self>) {
         self.stop_jobs();
         self.close_all();
-        let telling = std::mem::take(&mut *self.telling.lock());
-        telling.into_iter().for_each(|thread| drop(thread.join()));
+        self.failed_syncs.wait();
     }
 }
 
@@ -305,13 +342,4 @@ impl Signer for KmsSigner {
     fn public_key(&self) -> PublicKey {
         self.0.public_key()
     }
-}
-
-/// A header's or a snapshot's encryption context, as the KMS takes it.
-fn context_of(pairs: &BTreeMap<String, String>) -> Result<EncryptionContext> {
-    let mut context = EncryptionContext::new();
-    for (key, value) in pairs {
-        context.insert(key, value)?;
-    }
-    Ok(context)
 }

@@ -5,19 +5,15 @@
 //! from a snapshot.
 
 use super::keygate::Ticket;
+use super::records::VolumeRecord;
 use super::settings::Settings;
+use super::stored::Standing;
 use super::turns::Turn;
-use super::volume::VolumeRecord;
-use super::{EC2, Role, Service};
-use crate::cipher::{DataKey, Unwrapped};
+use super::{Role, Service};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
-use crate::ledger::Act;
-use crate::store::Access;
-use crate::units::{KeyEpoch, VolumeId};
+use crate::units::VolumeId;
 use crate::volume::Volume;
-use crate::volume::lifecycle::Opening;
-use crate::volume::parent::Parent;
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -99,17 +95,6 @@ impl Drop for InUse {
     }
 }
 
-/// How a volume's header stands to the catalog's record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It is the one that the record names.
-    Known,
-    /// It is the one that the record names as the next: a change was cut off after the header was written.
-    Announced,
-    /// It is newer than what the record knows; only its MAC can tell whether that is right.
-    Ahead,
-}
-
 /// Whether a use needs the data key.
 #[derive(Clone, Copy)]
 pub(super) enum Need<'a> {
@@ -128,7 +113,7 @@ impl Service {
         // Before the record is read: a suspension that it does not show yet closes the gate later.
         let ticket = self.keygate.ticket();
         // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
-        let record = &self.find_volume(&record.id.to_string())?;
+        let record = &self.records.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need, ticket);
@@ -164,16 +149,16 @@ impl Service {
             open.idle_since = None;
             return Ok(open.volume.clone());
         }
-        self.refuse_copies(record)?;
-        let volume = Arc::new(self.open_file(record)?);
-        self.note_failed_syncs_of(&volume);
+        self.strangers.refuse_copies(record)?;
+        let volume = Arc::new(self.stored.open(record)?);
+        self.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
         settings.set(record.on_key_loss, record.iops, record.throughput);
         let open = Open {
             volume: volume.clone(),
             settings,
             suspended: false,
-            cmks: self.cmks_of(&volume),
+            cmks: self.keys.cmks_of(&volume),
             users: 1,
             principals: Vec::new(),
             idle_since: None,
@@ -185,9 +170,9 @@ impl Service {
 
     /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
     fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
-        let standing = self.compare_with_catalog(record, volume)?;
+        let standing = self.stored.compare(record, volume)?;
         if standing == Standing::Announced {
-            self.catch_up(record, volume)?;
+            self.stored.catch_up(record, volume)?;
         }
         let locked = !volume.is_unlocked();
         let Need::Key(caller) = need else {
@@ -206,19 +191,19 @@ impl Service {
                 return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
             }
             if suspended {
-                self.refuse_if_revoked(record, caller)?;
+                self.keys.refuse_if_revoked(record, caller)?;
             }
             self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
                 // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
-                self.catch_up(record, volume)?;
+                self.stored.catch_up(record, volume)?;
             }
             if let Some(open) = self.opens.lock().get_mut(&record.id) {
                 super::suspend::resumed(open);
             }
         } else if is_new {
             // It is open, but not for this one: asked and audited as if it were not.
-            self.unwrap_keys(volume, caller)?;
+            self.keys.unwrap(volume, caller)?;
         }
         Ok(())
     }
@@ -238,128 +223,15 @@ impl Service {
         unwrapped: impl FnOnce(),
     ) -> Result<()> {
         let id = volume.id().to_string();
-        let keys = self.unwrap_keys(volume, caller)?;
+        let keys = self.keys.unwrap(volume, caller)?;
         unwrapped();
         let cmks = self.opens.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();
         volume.unlock_if(&keys, || self.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
     }
 
-    /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.
-    pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
-        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
-        let mut arns: Vec<String> =
-            blobs.iter().filter_map(|k| self.kms.blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
-        arns.sort();
-        arns.dedup();
-        arns
-    }
-
     /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
     pub(super) fn is_open_for(&self, id: VolumeId, principal: &str) -> bool {
         self.opens.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
-    }
-
-    pub(super) fn open_file(&self, record: &VolumeRecord) -> Result<Volume> {
-        let name = record.shown();
-        let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
-        let parent = match &record.parent {
-            Some(parent) if !record.hydrated => match self.parent_reader(record.lineage, parent) {
-                Ok(reader) => Some(reader),
-                // Filled, released and deleted before the catalog heard of it: the header knows.
-                Err(err) if err.kind() == Kind::NotFound => None,
-                Err(err) => return Err(err),
-            },
-            _ => None,
-        };
-        let scratch = self.stores.clone();
-        let opening = Opening { writable: true, parent, write_failed: record.write_failed, scratch };
-        Volume::open(store, self.env.clone(), opening, &name)
-    }
-
-    pub(super) fn parent_reader(
-        &self,
-        lineage: crate::units::LineageId,
-        parent: &crate::volume::format::ParentRef,
-    ) -> Result<Arc<dyn Parent>> {
-        Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
-    }
-
-    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's.
-    pub(super) fn compare_with_catalog(&self, record: &VolumeRecord, volume: &Volume) -> Result<Standing> {
-        let (id, lineage, generation, hash) = volume.with_header(|h| {
-            (h.identity().volume_id, h.identity().lineage, h.identity().generation, h.identity_hash())
-        });
-        let refuse = |why: String| {
-            Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
-                .hint("its file was rolled back or exchanged; restore it from a snapshot, or `coffer volume accept-rollback` if that was you"))
-        };
-        if (id, lineage) != (record.id, record.lineage) {
-            return refuse(format!("its header is that of {id}"));
-        }
-        if generation < record.identity_generation {
-            return refuse(format!(
-                "its header has generation {generation}, the catalog {}",
-                record.identity_generation
-            ));
-        }
-        if generation == record.identity_generation && hash != record.identity_hash {
-            return refuse("its header is not the one that the catalog knows".to_owned());
-        }
-        Ok(match &record.next {
-            _ if generation == record.identity_generation => Standing::Known,
-            Some(next) if (next.generation, next.hash) == (generation, hash) => Standing::Announced,
-            _ => Standing::Ahead,
-        })
-    }
-
-    pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
-        let caller = self.own_caller("open");
-        let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
-        self.ledger().audited(&caller, act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&record.id.to_string())? else { return Ok(()) };
-            let mut next = found.record;
-            next.take_identity(volume);
-            tx.update(&next, found.version).map(drop)
-        })
-    }
-
-    /// The service itself, as a caller in the audit.
-    pub(super) fn own_caller(&self, what: &str) -> Caller {
-        Caller {
-            principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
-            via_service: Some(EC2.to_owned()),
-            client: what.to_owned(),
-            authority: Authority::Settled,
-        }
-    }
-
-    /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
-    pub(super) fn unwrap_keys(&self, volume: &Volume, caller: &Caller) -> Result<Vec<(KeyEpoch, Unwrapped<DataKey>)>> {
-        let (slots, keys, context) = volume.with_header(|h| {
-            let keys: Vec<_> = h.keys().into_iter().cloned().collect();
-            (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
-        });
-        let context = super::context_of(&context)?;
-        let client = format!("{}, volume {}", caller.client, volume.id());
-        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        let mut out = Vec::new();
-        for slot in slots {
-            let mut last =
-                Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
-            let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
-            let mut found = None;
-            for wrapped in blobs {
-                match self.kms.unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
-                    Ok(key) => {
-                        found = Some(key);
-                        break;
-                    }
-                    Err(err) => last = err,
-                }
-            }
-            out.push((slot.epoch, found.ok_or_else(|| last.context(format!("open volume {}", volume.id())))?));
-        }
-        Ok(out)
     }
 
     /// A user has gone. The last one of a command's volume closes it.
@@ -441,13 +313,13 @@ impl Service {
 
     /// Starts filling what an earlier process left half filled.
     pub(super) fn start_hydration(self: &Arc<Self>) {
-        let records = match self.volume_records() {
+        let records = match self.records.volumes() {
             Ok(records) => records,
             Err(err) => return tracing::error!("look for volumes to fill: {}", err.line()),
         };
         for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
             match self.acquire(record, Need::Sealed) {
-                Ok(used) if used.volume.is_hydrated() => self.note_hydrated(record.id),
+                Ok(used) if used.volume.is_hydrated() => self.lineages.note_hydrated(record.id),
                 Ok(_) => {}
                 Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
             }
@@ -456,7 +328,7 @@ impl Service {
 
     /// A volume's filling has ended: its snapshot is not needed for that any more, and it is closed if nobody uses it.
     fn filled(&self, id: VolumeId) {
-        self.note_hydrated(id);
+        self.lineages.note_hydrated(id);
         let mut opens = self.opens.lock();
         if let Some(open) = opens.get_mut(&id) {
             open.filler = None; // this very thread: it ends by itself
@@ -466,21 +338,6 @@ impl Service {
                 drop(opens);
                 self.housekeeper.wake();
             }
-        }
-    }
-
-    /// The catalog learns that a volume needs its snapshot no longer.
-    pub(super) fn note_hydrated(&self, id: VolumeId) {
-        let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
-        let noted = self.ledger().audited(&self.own_caller("fill"), act, |tx| {
-            let Some(found) = tx.get::<VolumeRecord>(&id.to_string())? else { return Ok(None) };
-            let next = VolumeRecord { hydrated: true, ..found.record };
-            tx.update(&next, found.version).map(|made| Some(made.record))
-        });
-        match noted {
-            Ok(Some(record)) => self.release_parent(&record),
-            Ok(None) => {}
-            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
         }
     }
 

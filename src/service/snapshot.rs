@@ -8,76 +8,30 @@
 use super::api::{Progress, SnapshotInfo};
 use super::datadir::DataDir;
 use super::opening::{InUse, Need};
-use super::volume::VolumeRecord;
+pub(super) use super::records::SnapshotRecord;
+use super::records::{DELETING, VolumeRecord};
 use super::{Report, Role, Service};
 use crate::cipher::Sealed;
-use crate::env::{Env, Timestamp};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::ledger::{Act, Record};
+use crate::ledger::Act;
 use crate::snapshot::reader::{SnapshotReader, Trust};
-use crate::snapshot::refs::RefKind;
 use crate::snapshot::repository::Repository;
+use crate::snapshot::sweep::Swept;
 use crate::snapshot::writer::{Completed, SnapshotSpec, SnapshotWriter};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, LineageId, SnapshotId, VolumeId, chunks_in};
+use crate::units::{ByteLen, CHUNK, ChunkNo, DataKeyId, LineageId, SnapshotId, VolumeId, chunks_in};
 use crate::volume::format::PendingRecord;
 use crate::volume::parent::Parent;
 use crate::volume::pending::{Begin, ChunkSink, Pending};
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// State of a snapshot that is hidden from every list, and of which something may be left.
-pub(super) const DELETING: &str = "deleting";
-
-/// What the catalog keeps of a snapshot; for its contents the repository's log wins.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct SnapshotRecord {
-    pub(super) id: SnapshotId,
-    pub(super) volume: VolumeId,
-    pub(super) lineage: LineageId,
-    pub(super) state: String,
-    pub(super) error: Option<String>,
-    pub(super) size: u64,
-    pub(super) changed: u64,
-    pub(super) stored: u64,
-    pub(super) created: Timestamp,
-    pub(super) base: Option<SnapshotId>,
-    pub(super) key_arn: String,
-    pub(super) data_keys: Vec<DataKeyId>,
-    pub(super) context: BTreeMap<String, String>,
-    pub(super) description: String,
-}
-
-impl Record for SnapshotRecord {
-    const KIND: &'static str = "snapshot";
-    fn id(&self) -> String {
-        self.id.to_string()
-    }
-}
-
 impl SnapshotRecord {
-    pub(super) fn must_be_completed(&self) -> Result<()> {
-        match self.state.as_str() {
-            "completed" => Ok(()),
-            "error" => Err(Error::new(
-                Kind::InvalidState,
-                format!("snapshot {} failed: {}", self.id, self.error.as_deref().unwrap_or("no reason is known")),
-            )
-            .hint("take another")),
-            state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
-                .hint("wait until it is completed")),
-        }
-    }
-
-    /// Hidden: what is left of it goes.
-    pub(super) fn is_deleting(&self) -> bool {
-        self.state == DELETING
-    }
-
+    /// What is answered of it.
     fn info(&self) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id,
@@ -95,20 +49,6 @@ impl SnapshotRecord {
     }
 }
 
-/// How far this installation's log of a lineage was, when it last wrote there: a shorter one was rolled back.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct LogRecord {
-    lineage: LineageId,
-    last: u64,
-}
-
-impl Record for LogRecord {
-    const KIND: &'static str = "repository-log";
-    fn id(&self) -> String {
-        self.lineage.to_string()
-    }
-}
-
 /// A snapshot being copied in this process.
 #[derive(Default)]
 pub(super) struct Job {
@@ -122,9 +62,7 @@ pub(super) struct Job {
 #[derive(Default)]
 pub(super) struct Jobs {
     pub(super) running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
-    /// Held while a point in time is fixed, and while a volume's base moves.
-    pub(super) turn: Mutex<()>,
-    pub(super) left: super::lineage::Left,
+    pub(super) left: super::settling::Left,
 }
 
 /// Chunks go into the writer; the base is asked through its reader.
@@ -156,29 +94,9 @@ pub(super) struct Begun {
 }
 
 impl Service {
-    pub(super) fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
-        let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
-        for bad in &listing.damaged {
-            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
-        }
-        Ok(listing.records.into_iter().map(|r| r.record).collect())
-    }
-
-    pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
-        let found = self.snapshot_record(what.parse()?)?;
-        found.filter(|r| !r.is_deleting()).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
-        })
-    }
-
-    /// The catalog's record, of a hidden snapshot too.
-    pub(super) fn snapshot_record(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
-        Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
-    }
-
     pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.settle_left();
-        Ok(self.snapshot_records()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
+        Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
     pub(super) fn create_snapshot(
@@ -190,7 +108,7 @@ impl Service {
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
         self.settle_left();
-        let volume = self.find_volume(volume)?;
+        let volume = self.records.find_volume(volume)?;
         let begun = self.begin(caller, &volume, description)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
         self.jobs.running.lock().insert(id, job.clone());
@@ -208,7 +126,7 @@ impl Service {
                 let what = format!("snapshot {id} continues: only the wait for it has ended");
                 return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
             }
-            let record = self.find_snapshot(&id.to_string())?;
+            let record = self.records.find_snapshot(&id.to_string())?;
             if record.state == "error" && job.stop.load(Ordering::Relaxed) && self.role == Role::Command {
                 // Whoever waited for it has stopped it, and nobody else has heard of it.
                 self.delete_snapshot(caller, &id.to_string())?;
@@ -217,36 +135,7 @@ impl Service {
             record.must_be_completed()?;
             return Ok(record.info());
         }
-        Ok(self.find_snapshot(&id.to_string())?.info())
-    }
-
-    /// Refuses a repository folder that is older than this installation left it.
-    pub(super) fn check_log(&self, lineage: LineageId) -> Result<()> {
-        let known = self.ledger().catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
-        let found = self.repository.last_log_number(lineage)?.unwrap_or(0);
-        if found < known {
-            return Err(Error::new(
-                Kind::Integrity,
-                format!(
-                    "repository folder of lineage {lineage}: its log ends at {found}, this installation wrote {known}"
-                ),
-            )
-            .hint("it was rolled back: bring the newer copy back"));
-        }
-        self.vouch(lineage)
-    }
-
-    pub(super) fn note_log(&self, lineage: LineageId) {
-        let noted = self.repository.last_log_number(lineage).and_then(|last| {
-            let next = LogRecord { lineage, last: last.unwrap_or(0) };
-            self.ledger().catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
-                Some(found) => tx.update(&next, found.version).map(drop),
-                None => tx.insert(&next).map(drop),
-            })
-        });
-        if let Err(err) = noted {
-            tracing::warn!("note how far the log of lineage {lineage} is: {}", err.line());
-        }
+        Ok(self.records.find_snapshot(&id.to_string())?.info())
     }
 
     /// Fixes the point in time, and writes down that the snapshot is pending.
@@ -258,11 +147,11 @@ impl Service {
     ) -> Result<Begun> {
         self.refuse_if_attached_elsewhere(volume)?;
         let used = self.acquire(volume, Need::Sealed)?;
-        self.check_log(volume.lineage)?;
-        self.settle_header(volume, &used.volume);
+        self.logs.check(volume.lineage)?;
+        self.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be what the volume has when its point in time is fixed.
         let sized = self.turns.take(volume.id);
-        let based = self.jobs.turn.lock();
+        let based = self.bases.keep();
         let id = SnapshotId::draw(&*self.env.rng);
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
@@ -283,7 +172,7 @@ impl Service {
             keys: keys.clone(),
             source: None,
         };
-        let (writer, base, reader) = self.begin_on_base(&used, &spec)?;
+        let (writer, base, reader) = self.bases.begin(&used.volume, &spec)?;
         let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
         let record = SnapshotRecord {
             id,
@@ -316,7 +205,7 @@ impl Service {
         let pending = match used.volume.begin_snapshot(begin) {
             Ok(pending) => pending,
             Err(err) => {
-                self.jobs.left.add(record.lineage, id, Some(err.line()));
+                self.leave_unsettled(record.lineage, id, Some(err.line()));
                 drop((sink, based, sized));
                 drop(used);
                 self.settle_left();
@@ -346,7 +235,7 @@ impl Service {
             Err(err) => {
                 tracing::error!("snapshot {}: {}", record.id, err.line());
                 if err.kind() == Kind::Integrity && record.base.is_some() {
-                    self.distrust_base(&record);
+                    self.bases.distrust(&record);
                 }
                 if let Err(left) = used.volume.drop_snapshot(record.id) {
                     tracing::error!("snapshot {}: {}", record.id, left.line());
@@ -356,7 +245,7 @@ impl Service {
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
-                self.jobs.left.add(record.lineage, record.id, Some(err.line()));
+                self.leave_unsettled(record.lineage, record.id, Some(err.line()));
                 drop(used);
                 self.settle_left();
             }
@@ -365,10 +254,10 @@ impl Service {
 
     /// The log has it: the volume's base moves, held by a ref, and the catalog says so.
     fn complete(&self, used: &InUse, pending: &PendingRecord, record: &SnapshotRecord, done: &Completed) {
-        self.note_log(record.lineage);
+        self.logs.note(record.lineage);
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
-        if let Err(err) = self.take_as_base(&used.volume, record.lineage, pending) {
+        if let Err(err) = self.bases.take(&used.volume, record.lineage, pending) {
             tracing::error!(
                 "snapshot {} is completed, but {} could not take it as its base: {}",
                 record.id,
@@ -376,23 +265,12 @@ impl Service {
                 err.line()
             );
         }
-        let noted = self.note_snapshot(record.id, |r| {
+        let noted = self.records.note_snapshot(record.id, |r| {
             (r.state, r.changed, r.stored) = ("completed".to_owned(), changed, stored);
         });
         if noted.is_err() {
-            self.jobs.left.add(record.lineage, record.id, None);
+            self.leave_unsettled(record.lineage, record.id, None);
         }
-    }
-
-    pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
-        let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
-        let noted = self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
-            let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { return Ok(()) };
-            let mut next = found.record;
-            change(&mut next);
-            tx.update(&next, found.version).map(drop)
-        });
-        noted.inspect_err(|err| tracing::error!("note what became of {id}: {}", err.line()))
     }
 
     /// Asks all snapshots under way to stop, and waits until they have.
@@ -418,7 +296,7 @@ impl Service {
         let mut failed = Vec::new();
         for (id, job) in jobs {
             wait_for(&job, report, Role::Command);
-            if self.snapshot_record(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
+            if self.records.snapshot(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
                 failed.push(id);
             }
         }
@@ -427,7 +305,7 @@ impl Service {
 
     pub(super) fn list_snapshots(self: &Arc<Self>) -> Result<Vec<SnapshotInfo>> {
         self.settle_left();
-        let mut all = self.snapshot_records()?;
+        let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
         all.sort_by_key(|r| (r.created, r.id));
         Ok(all.iter().map(SnapshotRecord::info).collect())
@@ -435,27 +313,27 @@ impl Service {
 
     pub(super) fn show_snapshot(self: &Arc<Self>, what: &str) -> Result<SnapshotInfo> {
         self.settle_left();
-        Ok(self.find_snapshot(what)?.info())
+        Ok(self.records.find_snapshot(what)?.info())
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
     pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         self.settle_left();
-        let record = match self.snapshot_record(id)? {
+        let record = match self.records.snapshot(id)? {
             // What a kill or a full disk had cut off was finished just now, or when this process began.
             None if self.jobs.left.has_finished(id) => {
                 return Ok(format!("snapshot {id} is deleted"));
             }
             Some(record) if record.is_deleting() => record,
-            _ => self.find_snapshot(what)?,
+            _ => self.records.find_snapshot(what)?,
         };
         if record.state == "pending" {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
                 .hint("wait until it is completed"));
         }
         self.refuse_if_viewed(record.id)?;
-        self.check_log(record.lineage)?;
+        self.logs.check(record.lineage)?;
         if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
             return Err(Error::new(Kind::InvalidState, format!("snapshot {} is held against deletion", record.id)));
         }
@@ -464,8 +342,8 @@ impl Service {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
             tx.update(&SnapshotRecord { state: DELETING.to_owned(), ..found.record }, found.version).map(drop)
         })?;
-        let swept = self.finish_delete(&record).inspect_err(|_| {
-            self.jobs.left.add(record.lineage, record.id, None);
+        let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
+            self.leave_unsettled(record.lineage, record.id, None);
         });
         let swept = swept.map_err(|e| {
             e.context(format!("snapshot {} is hidden, but not all of it could be removed yet", record.id))
@@ -473,79 +351,41 @@ impl Service {
         Ok(self.say_deleted(record.id, &swept))
     }
 
+    /// What a delete came to, and what still holds space.
+    pub(super) fn say_deleted(&self, id: SnapshotId, swept: &Swept) -> String {
+        let mut said = format!("snapshot {id} is deleted; freed {}", ByteLen(swept.freed));
+        if let Some(why) = &swept.blind {
+            said += &format!("; more is kept, for what cannot be read may need it ({why}): see `coffer doctor`");
+        }
+        if self.refuse_if_viewed(id).is_err() {
+            said += "; an NBD client still reads it";
+        }
+        for (held, on) in &swept.refs {
+            let volume = |sort: &str| {
+                let id = held.strip_suffix(sort)?.parse::<VolumeId>().ok()?;
+                let found = self.records.volume(id).ok()??;
+                Some(found.shown())
+            };
+            if let Some(volume) = volume("-fill") {
+                said += &format!(
+                    "\n{on} stays in the repository until volume {volume} is filled from it (a server fills it) or deleted"
+                );
+            } else if let Some(volume) = volume("-base") {
+                said += &format!(
+                    "\n{on} stays in the repository as the base of the next snapshot of {volume}: it goes when that is completed, or the last snapshot of {volume} is deleted"
+                );
+            } else {
+                said += &format!("\n{on} stays in the repository for the ref {held}");
+            }
+        }
+        said
+    }
+
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
-        let record = self.find_snapshot(what)?;
+        let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
         verify(&self.repository, record.lineage, record.id, trust, report)
     }
-
-    /// What a volume needs of the repository: what it is filled from, and the base of its next snapshot.
-    pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: SnapshotId) -> Result<()> {
-        self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
-        self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
-        // Hidden meanwhile, its objects may be going before the log says so.
-        if self.snapshot_record(parent)?.is_some_and(|r| r.state == "completed") {
-            return Ok(());
-        }
-        self.drop_ref(lineage, &fill_ref(volume))?;
-        self.drop_ref(lineage, &base_ref(volume))?;
-        Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
-    }
-
-    /// The volume is filled, or gone.
-    pub(super) fn release_parent(&self, record: &VolumeRecord) {
-        let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
-        let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
-        let released = match is_live {
-            Ok(Some(_)) => self.drop_ref(lineage, &fill_ref(record.id)),
-            // It was kept for this volume alone; the ref goes last ([`Service::holds_parent`]).
-            Ok(None) => self.sweep_released(lineage),
-            Err(err) => Err(err),
-        };
-        if let Err(err) = released {
-            tracing::warn!("{} is filled, but its hold on its snapshot stays: {}", record.shown(), err.line());
-            self.jobs.left.sweep_later(lineage);
-        }
-    }
-
-    /// Whether a filled volume still has the ref that held its snapshot: it was cut off before that was let go.
-    pub(super) fn holds_parent(&self, record: &VolumeRecord) -> bool {
-        let fill = || self.repository.ref_on(record.lineage, &fill_ref(record.id));
-        record.hydrated && record.parent.is_some() && fill().is_ok_and(|found| found.is_some())
-    }
-
-    /// The volume is gone: what only it needed may go too. Where that cannot be now, it is tried again: refs of a volume that
-    /// the catalog does not know count for nothing.
-    pub(super) fn release_all(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
-        let released = self.drop_ref(lineage, &fill_ref(volume)).and_then(|()| {
-            self.drop_ref(lineage, &base_ref(volume))?;
-            if self.repository.last_log_number(lineage)?.is_some() {
-                self.check_log(lineage)?;
-                self.sweep_lineage(lineage)?;
-            }
-            Ok(())
-        });
-        if let Err(err) = released {
-            tracing::warn!("let go of what only {volume} needed: {}; tried again later", err.line());
-            self.jobs.left.sweep_later(lineage);
-        }
-        Ok(())
-    }
-
-    pub(super) fn drop_ref(&self, lineage: LineageId, id: &str) -> Result<()> {
-        match self.repository.delete_ref(lineage, id) {
-            Err(err) if err.kind() != Kind::NotFound => Err(err),
-            _ => Ok(()),
-        }
-    }
-}
-
-pub(super) fn fill_ref(volume: VolumeId) -> String {
-    format!("{volume}-fill")
-}
-
-pub(super) fn base_ref(volume: VolumeId) -> String {
-    format!("{volume}-base")
 }
 
 /// Checks a snapshot of a data directory without its root key: the repository alone says all that is needed. The catalog,

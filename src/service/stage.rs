@@ -11,48 +11,12 @@
 //! housekeeping.
 
 use super::Service;
-use super::opening::Standing;
-use super::volume::VolumeRecord;
+use super::records::{Stage, VolumeRecord};
+use super::stored::Standing;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
-use crate::units::{Hash32, VolumeId};
-use crate::volume::lifecycle::GrowPlan;
-use serde::{Deserialize, Serialize};
+use crate::units::VolumeId;
 use std::sync::atomic::Ordering;
-
-/// How far a volume's create or delete is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Stage {
-    /// Its store may be there or not.
-    Creating,
-    /// It is there.
-    #[default]
-    Ready,
-    /// Its store may be there or not; it is not to come back.
-    Deleting,
-}
-
-impl Stage {
-    pub(super) fn is_ready(&self) -> bool {
-        *self == Self::Ready
-    }
-}
-
-/// An identity that a volume's header is about to have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct NextIdentity {
-    pub(super) generation: u64,
-    pub(super) hash: Hash32,
-    /// Bytes a user sees.
-    size: u64,
-}
-
-impl NextIdentity {
-    pub(super) fn of(plan: &GrowPlan<'_>) -> Self {
-        Self { generation: plan.generation(), hash: plan.hash(), size: plan.size() }
-    }
-}
 
 impl VolumeRecord {
     fn is_settled(&self) -> bool {
@@ -106,10 +70,10 @@ impl Service {
 
     fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
         self.stores.remove(record.id)?;
-        self.release_all(record.lineage, record.id)?;
+        self.lineages.release_all(record.lineage, record.id)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
-        self.ledger().audited(&self.own_caller("settle"), act, |tx| {
+        self.ledger().audited(&self.records.own_caller("settle"), act, |tx| {
             let id = record.id.to_string();
             let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
             tx.delete::<VolumeRecord>(&id, found.version)
@@ -122,8 +86,8 @@ impl Service {
         if self.opens.lock().contains_key(&record.id) {
             return Ok(()); // whoever uses it has caught up
         }
-        let volume = self.open_file(record)?;
-        match self.compare_with_catalog(record, &volume)? {
+        let volume = self.stored.open(record)?;
+        match self.stored.compare(record, &volume)? {
             Standing::Known | Standing::Announced => {}
             Standing::Ahead => {
                 let what = format!("volume {}: its header is ahead of what was announced", record.shown());
@@ -131,14 +95,13 @@ impl Service {
             }
         }
         volume.mend_sealed(volume.with_header(crate::volume::header::Header::identity_hash))?;
-        self.catch_up(record, &volume)?;
+        self.stored.catch_up(record, &volume)?;
         volume.close()
     }
 
     /// The record of a volume whose delete was cut off or failed.
     pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
         let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
-        let found = self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?;
-        Ok(found.map(|f| f.record).filter(|r| r.stage == Stage::Deleting))
+        Ok(self.records.volume(id)?.filter(|r| r.stage == Stage::Deleting))
     }
 }

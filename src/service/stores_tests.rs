@@ -46,8 +46,7 @@ impl Place {
 
     /// Power is lost, and the next process opens the directory.
     fn after_power_loss(&self, service: Arc<Service>) -> Arc<Service> {
-        let telling = std::mem::take(&mut *service.telling.lock());
-        telling.into_iter().for_each(|thread| thread.join().unwrap());
+        service.failed_syncs.wait();
         drop(Arc::into_inner(service).expect("nobody else uses it"));
         self.memory.power_loss();
         self.open()
@@ -97,14 +96,14 @@ fn doctor(service: &Arc<Service>) -> Vec<Finding> {
 }
 
 fn write(service: &Arc<Service>, id: VolumeId, at: u64, byte: u8) -> Result<()> {
-    let record = service.find_volume(&id.to_string())?;
+    let record = service.records.find_volume(&id.to_string())?;
     let used = service.acquire(&record, Need::Key(&caller(service)))?;
     assert_eq!(used.volume.write(at, &mut vec![byte; MIB as usize], Blocking::Allowed)?, Attempt::Done);
     used.volume.flush()
 }
 
 fn read(service: &Arc<Service>, id: VolumeId, at: u64) -> Vec<u8> {
-    let record = service.find_volume(&id.to_string()).unwrap();
+    let record = service.records.find_volume(&id.to_string()).unwrap();
     let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
     let mut out = vec![0xee; MIB as usize];
     assert_eq!(used.volume.read(at, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);

@@ -4,8 +4,8 @@
 use super::Service;
 use super::api::VolumeInfo;
 use super::opening::Open;
+use super::records::VolumeRecord;
 use super::settings::Changes;
-use super::volume::VolumeRecord;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -48,7 +48,7 @@ impl Service {
         changes: &Changes,
     ) -> Result<VolumeInfo> {
         check_limits(changes)?;
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let mut act = Act::new("ec2:ModifyVolume").key(record.key_arn.clone()).detail("volume", record.id);
         if let Some(policy) = changes.on_key_loss {
             act = act.detail("on-key-loss", policy);
@@ -59,7 +59,7 @@ impl Service {
             }
         }
         let _turn = self.turns.take(record.id);
-        let next = self.change_record(caller, act, record.id, |r| r.apply(changes))?;
+        let next = self.records.change_volume(caller, act, record.id, |r| r.apply(changes))?;
         let settings = self.opens.lock().get(&record.id).map(|o| o.settings.clone());
         if let Some(settings) = settings {
             settings.set(next.on_key_loss, next.iops, next.throughput);
@@ -70,10 +70,10 @@ impl Service {
 
     /// Wipes a volume's data key until it is resumed by hand. Reads and writes are held, or fail, as it is set.
     pub(super) fn suspend_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let act =
             Act::new("coffer:SuspendVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
-        let next = self.change_record(caller, act, record.id, |r| r.suspended = true)?;
+        let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = true)?;
         self.keygate.close(&record.id.to_string());
         self.wipe_those(|id, _| (id == record.id).then(|| "by hand".to_owned()));
         self.volume_info(&next)
@@ -84,48 +84,25 @@ impl Service {
     /// # Errors
     /// [`Kind::KeyUnavailable`] if its CMK cannot be used: it stays suspended then.
     pub(super) fn resume_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let act = Act::new("coffer:ResumeVolume").key(record.key_arn.clone()).detail("volume", record.id);
         let _turn = self.turns.take(record.id);
         let held = self.opens.lock().get(&record.id).filter(|o| o.suspended).map(|o| o.volume.clone());
         let Some(volume) = held else {
             // Nobody waits for it; whoever opens it next would only then learn that its CMK cannot be used.
             self.kms.must_be_usable(&record.key_arn, "ResumeVolume")?;
-            let next = self.change_record(caller, act, record.id, |r| r.suspended = false)?;
+            let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = false)?;
             return self.volume_info(&next);
         };
-        let lease = self.as_resuming(record.id, caller)?;
+        let lease = self.keys.as_resuming(record.id, caller)?;
         self.unlock(self.keygate.ticket(), &volume, &lease)?;
-        let next = self.change_record(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
+        let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
             volume.suspend();
         })?;
         if let Some(open) = self.opens.lock().get_mut(&record.id) {
             resumed(open);
         }
         self.volume_info(&next)
-    }
-
-    /// Whether a volume is suspended by hand.
-    fn is_suspended(&self, id: VolumeId) -> Result<bool> {
-        Ok(self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?.is_some_and(|f| f.record.suspended))
-    }
-
-    /// Changes a volume's record, audited.
-    pub(super) fn change_record(
-        &self,
-        caller: &Caller,
-        act: Act,
-        id: VolumeId,
-        change: impl Fn(&mut VolumeRecord),
-    ) -> Result<VolumeRecord> {
-        let changed = self.ledger().audited(caller, act, |tx| {
-            let found = tx.get::<VolumeRecord>(&id.to_string())?;
-            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {id} is gone")))?;
-            let mut next = found.record;
-            change(&mut next);
-            tx.update(&next, found.version)
-        })?;
-        Ok(changed.record)
     }
 
     /// A CMK cannot be used any more: wipes the data keys of the open volumes under it, unless they are to go on, and the
@@ -179,7 +156,7 @@ impl Service {
     }
 
     fn resume_those(&self, which: impl Fn(&Open) -> bool) {
-        let caller = self.own_caller("resume");
+        let caller = self.records.own_caller("resume");
         let those: Vec<VolumeId> =
             self.opens.lock().iter().filter(|(_, o)| o.suspended && which(o)).map(|(id, _)| *id).collect();
         for id in those {
@@ -187,9 +164,10 @@ impl Service {
             let held = self.opens.lock().get(&id).filter(|o| o.suspended).map(|o| o.volume.clone());
             let Some(volume) = held else { continue };
             let ticket = self.keygate.ticket();
-            let unlocked = self.is_suspended(id).and_then(|by_hand| {
+            let unlocked = self.records.volume(id).and_then(|found| {
+                let by_hand = found.is_some_and(|r| r.suspended);
                 if !by_hand {
-                    let lease = self.as_resuming(id, &caller)?;
+                    let lease = self.keys.as_resuming(id, &caller)?;
                     self.unlock(ticket, &volume, &lease)?;
                 }
                 Ok(!by_hand)

@@ -3,7 +3,7 @@
 use super::api::Reply;
 use super::datadir::DataDir;
 use super::operations::Request;
-use super::volume::VolumeRecord;
+use super::records::VolumeRecord;
 use super::{GRACE, OpenAs, Role, Service};
 use crate::env::Env;
 use crate::error::Result;
@@ -44,7 +44,7 @@ impl Fixture {
     }
 
     pub(super) fn record(&self) -> VolumeRecord {
-        self.service.find_volume("v").unwrap()
+        self.service.records.find_volume("v").unwrap()
     }
 
     /// A path beside the data directory.

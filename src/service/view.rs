@@ -5,10 +5,10 @@
 //! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
 
 use super::keygate::{HeldCiphers, KeyHolder};
-use super::snapshot::SnapshotRecord;
-use super::{EC2, ServedExport, Service};
+use super::opening::Need;
+use super::records::SnapshotRecord;
+use super::{ServedExport, Service};
 use crate::cipher::xts::{At, XtsCipher};
-use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -231,13 +231,13 @@ impl Service {
         caller: &Caller,
         unwrapped: impl FnOnce(),
     ) -> Result<Arc<SnapshotView>> {
-        let record = self.find_snapshot(&snapshot.to_string())?;
+        let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
-        self.check_log(record.lineage)?;
+        self.logs.check(record.lineage)?;
         let ticket = self.keygate.ticket();
         let blobs = self.wrapped_keys_of(&record)?;
         let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
-        let keys = self.unwrap_snapshot_keys(&record, blobs, caller)?;
+        let keys = self.keys.unwrap_blobs(&record, blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
         self.ledger().record(caller, act, Ok(()))?;
         unwrapped();
@@ -264,20 +264,6 @@ impl Service {
         Ok(view)
     }
 
-    fn unwrap_snapshot_keys(
-        &self,
-        record: &SnapshotRecord,
-        blobs: Vec<(DataKeyId, Vec<u8>)>,
-        caller: &Caller,
-    ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
-        let context = super::context_of(&record.context)?;
-        let client = format!("{}, snapshot {}", caller.client, record.id);
-        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        let unwrap =
-            |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
-        blobs.into_iter().map(unwrap).collect()
-    }
-
     /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
     pub(super) fn wrapped_keys_of(self: &Arc<Self>, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
         let blobs = self.repository.keys(record.lineage)?;
@@ -291,12 +277,24 @@ impl Service {
         record.data_keys.iter().map(find).collect()
     }
 
+    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
+    pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
+        let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
+        volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
+            used.volume.with_header(|h| {
+                let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
+                let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
+                wrapped.into_iter().find(|k| k.epoch == epoch).map(|k| k.blob.clone())
+            })
+        })
+    }
+
     /// What a snapshot would be as an export.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
     pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
-        let record = self.find_snapshot(&snapshot.to_string())?;
+        let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
         let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
         Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })

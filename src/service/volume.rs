@@ -2,86 +2,21 @@
 
 use super::api::{HeaderInfo, VolumeInfo};
 use super::check::words_for_missing;
-use super::lease::LeaseRecord;
 use super::opening::Need;
+use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
 use super::settings::Changes;
-use super::snapshot::SnapshotRecord;
-use super::stage::{NextIdentity, Stage};
 use super::suspend::check_limits;
+use super::volume_keys::context_of;
 use super::{EC2, OnKeyLoss, Service};
 use crate::cipher::{DataKey, Unwrapped};
-use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
-use crate::ledger::{Act, Record};
-use crate::store::Access;
+use crate::ledger::Act;
 use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
-use crate::volume::Volume;
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// What the catalog keeps of a volume. The header wins where they differ and its MAC is good.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct VolumeRecord {
-    pub(super) id: VolumeId,
-    pub(super) name: Option<String>,
-    pub(super) size: u64,
-    pub(super) key_arn: String,
-    pub(super) created: Timestamp,
-    pub(super) lineage: LineageId,
-    pub(super) context: BTreeMap<String, String>,
-    pub(super) parent: Option<ParentRef>,
-    pub(super) hydrated: bool,
-    pub(super) identity_generation: u64,
-    pub(super) identity_hash: Hash32,
-    /// A sync of its file failed, and nobody has accepted that yet: the header may not have learnt of it.
-    #[serde(default)]
-    pub(super) write_failed: bool,
-    /// What it does when its CMK cannot be used.
-    #[serde(default)]
-    pub(super) on_key_loss: OnKeyLoss,
-    /// Suspended by hand.
-    #[serde(default)]
-    pub(super) suspended: bool,
-    /// Requests a second; 0: no limit.
-    #[serde(default)]
-    pub(super) iops: u64,
-    /// Bytes a second; 0: no limit.
-    #[serde(default)]
-    pub(super) throughput: u64,
-    /// How far its create or delete is.
-    #[serde(default, skip_serializing_if = "Stage::is_ready")]
-    pub(super) stage: Stage,
-    /// What its header is about to be changed to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) next: Option<NextIdentity>,
-}
-
-impl Record for VolumeRecord {
-    const KIND: &'static str = "volume";
-    fn id(&self) -> String {
-        self.id.to_string()
-    }
-    fn name(&self) -> Option<String> {
-        self.name.clone()
-    }
-}
-
-impl VolumeRecord {
-    /// Name and id, as messages show a volume.
-    pub(super) fn shown(&self) -> String {
-        self.name.as_ref().map_or_else(|| self.id.to_string(), |n| format!("{n} ({})", self.id))
-    }
-
-    pub(super) fn take_identity(&mut self, volume: &Volume) {
-        (self.identity_generation, self.identity_hash, self.size) =
-            volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
-        self.next = None;
-    }
-}
 
 /// What a new volume is made under.
 struct Keyed {
@@ -94,26 +29,6 @@ struct Keyed {
 }
 
 impl Service {
-    pub(super) fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
-        let listing = self.ledger().catalog().list::<VolumeRecord>()?;
-        for bad in &listing.damaged {
-            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
-        }
-        Ok(listing.records.into_iter().map(|r| r.record).filter(|r| r.stage.is_ready()).collect())
-    }
-
-    /// The volume of that id or name.
-    pub(super) fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
-        let catalog = self.ledger().catalog();
-        let found = match what.parse::<VolumeId>() {
-            Ok(id) => catalog.get::<VolumeRecord>(&id.to_string())?,
-            Err(_) => catalog.find::<VolumeRecord>(what)?,
-        };
-        found.map(|f| f.record).filter(|r| r.stage.is_ready()).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no volume {what}")).hint("see `coffer volume list`")
-        })
-    }
-
     pub(super) fn create_volume(
         self: &Arc<Self>,
         caller: &Caller,
@@ -132,7 +47,7 @@ impl Service {
                 );
             }
         }
-        let from = snapshot.map(|s| self.find_snapshot(s)).transpose()?;
+        let from = snapshot.map(|s| self.records.find_snapshot(s)).transpose()?;
         let size = size.or(from.as_ref().map(|s| s.size)).ok_or_else(|| {
             Error::new(Kind::Usage, "a new volume needs a size")
                 .hint("say --size 20GiB, or --snapshot to fill it from one")
@@ -154,7 +69,7 @@ impl Service {
         let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
-        let (blob, unwrapped) = self.kms.new_volume_key(&key, &super::context_of(&context)?, &caller)?;
+        let (blob, unwrapped) = self.kms.new_volume_key(&key, &context_of(&context)?, &caller)?;
         let arn = self.kms.blob_info(&blob)?.key_arn;
         Ok(Keyed {
             lineage: LineageId::draw(&*self.env.rng),
@@ -169,7 +84,7 @@ impl Service {
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
     fn keys_of_snapshot(self: &Arc<Self>, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
-        self.check_log(from.lineage)?;
+        self.logs.check(from.lineage)?;
         if let Some(key) = key {
             let wanted = self.kms.describe_key(&key.parse()?)?.arn;
             if wanted != from.key_arn {
@@ -180,7 +95,7 @@ impl Service {
                 .hint("leave --key out: a volume from a snapshot keeps its data key and CMK"));
             }
         }
-        let context = super::context_of(&from.context)?;
+        let context = context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
         for (i, (data_key, blob)) in self.wrapped_keys_of(from)?.into_iter().enumerate() {
@@ -256,7 +171,7 @@ impl Service {
     /// Holds what the volume is filled from, and makes its store.
     fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
         if let Some(parent) = &keyed.parent {
-            self.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
+            self.lineages.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
         }
         let mut new = Some(NewVolume {
             id: record.id,
@@ -275,31 +190,23 @@ impl Service {
 
     /// The store is there: the catalog takes its identity, and from now on there is such a volume.
     fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
-        let made = self.open_fresh(record)?;
+        let made = self.stored.open_fresh(record)?;
         let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
-        *record = self.change_record(&self.own_caller("create"), act, record.id, |r| {
+        *record = self.records.change_volume(&self.records.own_caller("create"), act, record.id, |r| {
             r.stage = Stage::Ready;
             r.take_identity(&made);
         })?;
         Ok(())
     }
 
-    fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
-        let store = self.stores.open(record.id, Access::Read)?;
-        let parent = record.parent.as_ref().map(|p| self.parent_reader(record.lineage, p)).transpose()?;
-        let (write_failed, scratch) = (record.write_failed, self.stores.clone());
-        let opening = crate::volume::lifecycle::Opening { writable: false, parent, write_failed, scratch };
-        Volume::open(store, self.env.clone(), opening, &record.shown())
-    }
-
     pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
-        let mut records = self.volume_records()?;
+        let mut records = self.records.volumes()?;
         records.sort_by_key(|r| (r.created, r.id));
         records.iter().map(|r| self.volume_info(r)).collect()
     }
 
     pub(super) fn show_volume(self: &Arc<Self>, what: &str) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
         let used = self.acquire(&record, Need::Sealed)?;
         let path = self.stores.place(record.id).into();
@@ -363,7 +270,7 @@ impl Service {
     pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<String> {
         let record = match self.find_deleting(what)? {
             Some(record) => record,
-            None => self.find_volume(what)?,
+            None => self.records.find_volume(what)?,
         };
         if let Some(holder) = self.holder_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
@@ -398,12 +305,12 @@ impl Service {
     /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches
     /// for, whichever of the two it is.
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
-        let record = self.find_volume(what)?;
+        let record = self.records.find_volume(what)?;
         self.refuse_if_attached_elsewhere(&record)?;
         let used = self.acquire(&record, Need::Key(caller))?;
         // One at a time up to the last word of the catalog: what one announces, another must not take back.
         let _turn = self.turns.take(record.id);
-        let keys = self.unwrap_keys(&used.volume, caller)?;
+        let keys = self.keys.unwrap(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
         let mac_key = keys.iter().find(|(e, _)| *e == mac_epoch).map(|(_, k)| k);
         let mac_key =
@@ -414,11 +321,11 @@ impl Service {
         }
         let next = NextIdentity::of(&plan);
         let announce = Act::new("ec2:ModifyVolume").detail("size", size).detail("volume", record.id);
-        self.change_record(caller, announce, record.id, |r| r.next = Some(next.clone()))?;
+        self.records.change_volume(caller, announce, record.id, |r| r.next = Some(next.clone()))?;
         let grown = used.volume.grow_by(plan);
         // Whether or not it failed, the header says what the volume is now.
         let done = Act::new("ec2:VolumeModified").detail("volume", record.id);
-        let now = self.change_record(caller, done, record.id, |r| r.take_identity(&used.volume));
+        let now = self.records.change_volume(caller, done, record.id, |r| r.take_identity(&used.volume));
         grown?;
         self.volume_info(&now?)
     }

@@ -1,0 +1,143 @@
+//! The base of a volume's next snapshot: held by a ref, named in the volume's header, and never moved back.
+
+use super::records::{Records, SnapshotRecord, VolumeRecord};
+use crate::error::{Kind, Result};
+use crate::snapshot::reader::SnapshotReader;
+use crate::snapshot::refs::RefKind;
+use crate::snapshot::repository::Repository;
+use crate::snapshot::writer::{SnapshotSpec, SnapshotWriter};
+use crate::units::{Epoch, LineageId, VolumeId};
+use crate::volume::Volume;
+use crate::volume::format::{BaseRecord, PendingRecord};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+
+/// The bases of all volumes.
+pub(super) struct Bases {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+    /// Held while a point in time is fixed, and while a volume's base moves.
+    turn: Mutex<()>,
+}
+
+impl Bases {
+    /// Those that this repository has refs on.
+    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>) -> Self {
+        Self { records, repository, turn: Mutex::new(()) }
+    }
+
+    /// Keeps all bases as they are until it is dropped: a point in time is fixed on one of them.
+    pub(super) fn keep(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
+    /// Settles what the header of an open volume says of snapshots under way, before it gets another: only one that the
+    /// catalog has as pending may stay, for somebody works on it, or it is settled itself.
+    pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
+        for pending in volume.pending_records() {
+            let settled = self.records.snapshot(pending.snapshot).and_then(|found| match found {
+                Some(r) if r.state == "pending" => Ok(()),
+                Some(r) if r.state == "completed" => self.take(volume, record.lineage, &pending),
+                _ => volume.drop_snapshot(pending.snapshot),
+            });
+            if let Err(err) = settled {
+                tracing::warn!("{}: forget snapshot {}: {}", record.shown(), pending.snapshot, err.line());
+            }
+        }
+    }
+
+    /// A completed snapshot becomes the base of its volume's next one, if it is newer than what is that now: the ref first,
+    /// then the header, and never back. Where the ref cannot be put, the base stays what it is.
+    pub(super) fn take(&self, volume: &Volume, lineage: LineageId, pending: &PendingRecord) -> Result<()> {
+        let _turn = self.turn.lock();
+        let newer = volume.base().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
+        if newer && pending.map_generation == volume.map_generation() {
+            let held = self.repository.put_ref(lineage, &base_ref(volume.id()), RefKind::Volume, pending.snapshot);
+            if let Err(err) = held {
+                volume.drop_snapshot(pending.snapshot)?;
+                return Err(err);
+            }
+        }
+        volume.complete_snapshot(pending)
+    }
+
+    /// Begins a snapshot on the best base that there is: the one of the volume's header, if a ref holds it; the snapshot
+    /// that the volume is still filled from; or none, then the snapshot is a full one.
+    pub(super) fn begin(
+        &self,
+        volume: &Volume,
+        spec: &SnapshotSpec,
+    ) -> Result<(SnapshotWriter, Option<BaseRecord>, Option<SnapshotReader>)> {
+        let repository = self.repository.id()?;
+        let held = self.repository.ref_on(spec.lineage, &base_ref(volume.id()))?.is_some();
+        let newest = volume.base().filter(|b| held && b.repository == repository);
+        let parent = volume.with_header(|h| h.identity().parent.clone()).filter(|p| p.repository == repository);
+        let parent = parent.filter(|_| !volume.is_hydrated()).map(|p| {
+            let map_generation = volume.map_generation();
+            BaseRecord { snapshot: p.snapshot, p: Epoch(0), repository: p.repository, map_generation }
+        });
+        let mut last = None;
+        for base in newest.into_iter().chain(parent) {
+            match self.begin_on(spec, &base) {
+                Ok((writer, reader)) => return Ok((writer, Some(base), Some(reader))),
+                Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Integrity) => last = Some(err),
+                Err(err) => return Err(err),
+            }
+        }
+        match last {
+            // What was not fetched yet is nowhere but in that snapshot.
+            Some(err) if !volume.is_hydrated() => Err(err),
+            Some(err) => {
+                tracing::warn!("{}: {}; the snapshot is a full one", volume.id(), err.line());
+                Ok((self.repository.begin(spec.clone())?, None, None))
+            }
+            None => Ok((self.repository.begin(spec.clone())?, None, None)),
+        }
+    }
+
+    fn begin_on(&self, spec: &SnapshotSpec, base: &BaseRecord) -> Result<(SnapshotWriter, SnapshotReader)> {
+        let reader = self.repository.open_snapshot(spec.lineage, base.snapshot)?;
+        let writer = self.repository.begin(SnapshotSpec { base: Some(base.snapshot), ..spec.clone() })?;
+        Ok((writer, reader))
+    }
+
+    /// A snapshot failed over something damaged, perhaps in its base: without a ref that counts as none, and the next one
+    /// is full.
+    pub(super) fn distrust(&self, record: &SnapshotRecord) {
+        let _turn = self.turn.lock();
+        if let Err(err) = drop_ref(&self.repository, record.lineage, &base_ref(record.volume)) {
+            tracing::warn!("let go of the base of {}: {}", record.volume, err.line());
+        }
+    }
+
+    /// Lets go of bases that are deleted and whose volume has no snapshot left: its next one is full.
+    pub(super) fn release_unneeded(&self, lineage: LineageId) -> Result<()> {
+        let _turn = self.turn.lock();
+        let snapshots = self.records.snapshots()?;
+        for volume in self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage) {
+            let counts =
+                |s: &&SnapshotRecord| s.volume == volume.id && (s.state == "completed" || s.state == "pending");
+            if snapshots.iter().any(|s| counts(&s)) {
+                continue;
+            }
+            let Some(base) = self.repository.ref_on(lineage, &base_ref(volume.id))? else { continue };
+            if self.repository.live(lineage, base)?.is_none() {
+                drop_ref(&self.repository, lineage, &base_ref(volume.id))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name of the ref on the base of a volume's next snapshot.
+pub(super) fn base_ref(volume: VolumeId) -> String {
+    format!("{volume}-base")
+}
+
+/// Lets go of a ref, if it is there.
+pub(super) fn drop_ref(repository: &Repository, lineage: LineageId, id: &str) -> Result<()> {
+    match repository.delete_ref(lineage, id) {
+        Err(err) if err.kind() != Kind::NotFound => Err(err),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,100 @@
+//! How far this installation wrote a lineage's log, which the repository's must not be behind.
+
+use super::records::{Records, SnapshotRecord};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::Record;
+use crate::snapshot::repository::Repository;
+use crate::units::LineageId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How far this installation's log of a lineage was, when it last wrote there: a shorter one was rolled back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LogRecord {
+    lineage: LineageId,
+    last: u64,
+}
+
+impl Record for LogRecord {
+    const KIND: &'static str = "repository-log";
+    fn id(&self) -> String {
+        self.lineage.to_string()
+    }
+}
+
+/// The logs of all lineages, and what the catalog knows of them.
+pub(super) struct Logs {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+}
+
+impl Logs {
+    /// The logs of this repository.
+    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>) -> Self {
+        Self { records, repository }
+    }
+
+    /// Refuses a repository folder that is older than this installation left it.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] for one that was rolled back, or has damage that the catalog cannot make up for.
+    pub(super) fn check(&self, lineage: LineageId) -> Result<()> {
+        let known =
+            self.records.ledger().catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
+        let found = self.repository.last_log_number(lineage)?.unwrap_or(0);
+        if found < known {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "repository folder of lineage {lineage}: its log ends at {found}, this installation wrote {known}"
+                ),
+            )
+            .hint("it was rolled back: bring the newer copy back"));
+        }
+        self.vouch(lineage)
+    }
+
+    /// Writes down how far a log is now.
+    pub(super) fn note(&self, lineage: LineageId) {
+        let noted = self.repository.last_log_number(lineage).and_then(|last| {
+            let next = LogRecord { lineage, last: last.unwrap_or(0) };
+            self.records.ledger().catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
+                Some(found) => tx.update(&next, found.version).map(drop),
+                None => tx.insert(&next).map(drop),
+            })
+        });
+        if let Err(err) = noted {
+            tracing::warn!("note how far the log of lineage {lineage} is: {}", err.line());
+        }
+    }
+
+    /// Settles what damaged log records may have said. The catalog is authenticated, so its word counts; not if it has
+    /// damage of its own.
+    fn vouch(&self, lineage: LineageId) -> Result<()> {
+        let (bad, unknown) = self.repository.unreadable(lineage)?;
+        if !unknown {
+            return Ok(());
+        }
+        let why = bad.first().map(|b| b.error.line()).unwrap_or_default();
+        let listing = self.records.ledger().catalog().list::<SnapshotRecord>()?;
+        if let Some(doubt) = listing.damaged.first() {
+            let what = format!("{why}; and the catalog's record of {} {} cannot be believed", doubt.kind, doubt.id);
+            return Err(
+                Error::new(Kind::Integrity, what).hint("put that log record back from a copy of the repository")
+            );
+        }
+        let mut sets = (BTreeSet::new(), BTreeSet::new());
+        for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.lineage == lineage) {
+            if record.state == "completed" {
+                sets.0.insert(record.id)
+            } else {
+                sets.1.insert(record.id)
+            };
+        }
+        tracing::warn!(
+            "{why}; the catalog knows what it can have said, and the next record that is written makes up for it"
+        );
+        self.repository.vouch(lineage, &sets.0, &sets.1)
+    }
+}

@@ -1,0 +1,99 @@
+//! Snapshots that an earlier process, or a full disk, left under way.
+
+use super::Service;
+use super::opening::Need;
+use crate::error::Result;
+use crate::units::{CHUNK, LineageId, SnapshotId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+/// What is still to be settled, and was not possible yet.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Snapshots that are neither completed nor in error nor gone, though nobody works on them; why, if it is known.
+    snapshots: Mutex<BTreeMap<SnapshotId, Option<String>>>,
+    /// Deletes that were finished for whoever had begun them.
+    finished: Mutex<BTreeSet<SnapshotId>>,
+    /// Held by who settles.
+    at_work: Mutex<()>,
+}
+
+impl Left {
+    pub(super) fn has_finished(&self, snapshot: SnapshotId) -> bool {
+        self.finished.lock().contains(&snapshot)
+    }
+}
+
+impl Service {
+    /// A snapshot is left to be settled, and something of its lineage may be unreachable.
+    pub(super) fn leave_unsettled(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
+        self.jobs.left.snapshots.lock().insert(snapshot, why);
+        self.lineages.sweep_later(lineage);
+    }
+
+    /// Settles snapshots that an earlier process left under way: completed if the log has them, else in error; and deletes
+    /// that it left half done.
+    pub(super) fn settle_snapshots(self: &Arc<Self>) {
+        match self.records.snapshots() {
+            Ok(all) => {
+                for record in all.iter().filter(|s| s.state == "pending" || s.is_deleting()) {
+                    self.leave_unsettled(record.lineage, record.id, None);
+                }
+            }
+            Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
+        }
+        for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.lineages.holds_parent(v)) {
+            self.lineages.sweep_later(record.lineage);
+        }
+        self.settle_left();
+    }
+
+    /// Tries again to settle what could not be. Costs nothing when there is nothing.
+    pub(super) fn settle_left(self: &Arc<Self>) {
+        let Some(_alone) = self.jobs.left.at_work.try_lock() else { return };
+        let left = self.jobs.left.snapshots.lock().clone();
+        for (id, why) in left {
+            match self.settle(id, why.as_deref()) {
+                Ok(()) => drop(self.jobs.left.snapshots.lock().remove(&id)),
+                Err(err) => tracing::error!("settle snapshot {id}: {}", err.line()),
+            }
+        }
+        self.lineages.sweep_left();
+    }
+
+    fn settle(self: &Arc<Self>, id: SnapshotId, why: Option<&str>) -> Result<()> {
+        let Some(record) = self.records.snapshot(id)? else { return Ok(()) };
+        if record.is_deleting() {
+            self.logs.check(record.lineage)?;
+            self.lineages.finish_delete(&record)?;
+            self.jobs.left.finished.lock().insert(id);
+            return Ok(());
+        }
+        if record.state != "pending" {
+            return Ok(());
+        }
+        self.logs.check(record.lineage)?;
+        let completed = self.repository.live(record.lineage, id)?.is_some();
+        let volume = self.records.volume(record.volume)?;
+        // One that cannot be opened is settled when it can be: `settle_header`.
+        if let Some(Ok(used)) = volume.map(|v| self.acquire(&v, Need::Sealed)) {
+            let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
+            match pending {
+                Some(pending) if completed => self.bases.take(&used.volume, record.lineage, &pending)?,
+                Some(_) => used.volume.drop_snapshot(id)?,
+                None => {}
+            }
+        }
+        if !completed {
+            let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
+            return self.records.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(why.clone())));
+        }
+        // What a damaged manifest says is not needed to know that it is completed.
+        let at = self.repository.locate(record.lineage, id).ok();
+        let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
+        self.records.note_snapshot(id, |r| {
+            r.state = "completed".to_owned();
+            (r.changed, r.stored) = counts;
+        })
+    }
+}

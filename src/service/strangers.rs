@@ -1,0 +1,69 @@
+//! Stores that no record of the catalog is about: copies of a volume, and what a cut-off create left.
+
+use super::records::{Records, VolumeRecord};
+use crate::env::{Env, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::factory::{Found, Stores};
+use crate::units::VolumeId;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The stores that the catalog does not know.
+pub(super) struct Strangers {
+    env: Env,
+    records: Arc<Records>,
+    stores: Arc<dyn Stores>,
+    /// When something was added to the stores last, or taken away, and those that no record of the catalog is about.
+    seen: Mutex<Option<(Timestamp, Vec<Found>)>>,
+}
+
+impl Strangers {
+    /// Those of these stores.
+    pub(super) const fn new(env: Env, records: Arc<Records>, stores: Arc<dyn Stores>) -> Self {
+        Self { env, records, stores, seen: Mutex::new(None) }
+    }
+
+    /// The volume id in the header of a store that is not opened.
+    pub(super) fn id_in(&self, found: &Found) -> Option<VolumeId> {
+        crate::volume::id_in(|out, at| self.stores.peek(found, out, at).is_ok())
+    }
+
+    /// Two stores with one volume id: which is the volume is not for us to say, so neither is opened. Only those that the
+    /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if there is another.
+    pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
+        for found in self.all()? {
+            let own = found.published && found.named == Some(record.id);
+            if !own && self.id_in(&found) == Some(record.id) {
+                return Err(Error::new(
+                    Kind::Integrity,
+                    format!("volume {}: {} has the same volume id", record.shown(), found.place),
+                )
+                .hint("find out which of the two is the volume, and move the other out of that folder"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores, and what may be taken for one, that the catalog does not know. Remembered until there are others: opening one
+    /// volume of thousands must not cost a look at all of them.
+    fn all(&self) -> Result<Vec<Found>> {
+        let changed = self.stores.changed();
+        let mut seen = self.seen.lock();
+        if let Some((at, found)) = seen.as_ref()
+            && Some(*at) == changed
+        {
+            return Ok(found.clone());
+        }
+        let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|r| r.id).collect();
+        let mut found = self.stores.list()?;
+        found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
+        // What changes in the same tick of the clock as this look would not show in the time.
+        let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
+        *seen = settled.map(|at| (at, found.clone()));
+        Ok(found)
+    }
+}

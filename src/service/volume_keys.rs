@@ -1,0 +1,171 @@
+//! A volume's data keys, as the service asks the KMS for them, and the grants that volumes' leases live by.
+//!
+//! Who begins a lease is asked once: the policy of the volume's CMK, for CreateGrant and Decrypt. A lease that outlives its
+//! connections (an attachment, a client over TLS) is given a grant of the volume service, in the transaction that writes the
+//! lease; a restart or a resume opens the volume under that grant alone. It goes with the lease. If it is taken back before, the
+//! volume is suspended, and stays so until it is detached and attached again.
+
+use super::lease::Holder;
+use super::records::{EC2, Records, SnapshotRecord, VolumeRecord};
+use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::cipher::{DataKey, Unwrapped};
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Authority, Caller, Grant, KeyRef, Kms};
+use crate::units::{DataKeyId, KeyEpoch, VolumeId};
+use crate::volume::Volume;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Asks the KMS for the keys of volumes and snapshots.
+pub(super) struct VolumeKeys {
+    kms: Arc<Kms>,
+    records: Arc<Records>,
+}
+
+impl VolumeKeys {
+    /// Keys out of this KMS, under the grants that the records name.
+    pub(super) const fn new(kms: Arc<Kms>, records: Arc<Records>) -> Self {
+        Self { kms, records }
+    }
+
+    /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.
+    pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
+        let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
+        let mut arns: Vec<String> =
+            blobs.iter().filter_map(|k| self.kms.blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
+        arns.sort();
+        arns.dedup();
+        arns
+    }
+
+    /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
+    ///
+    /// # Errors
+    /// What the KMS says of them; [`Kind::Integrity`] if one of them has no blob.
+    pub(super) fn unwrap(&self, volume: &Volume, caller: &Caller) -> Result<Vec<(KeyEpoch, Unwrapped<DataKey>)>> {
+        let (slots, keys, context) = volume.with_header(|h| {
+            let keys: Vec<_> = h.keys().into_iter().cloned().collect();
+            (h.identity().key_epochs.clone(), keys, h.identity().context.clone())
+        });
+        let context = context_of(&context)?;
+        let client = format!("{}, volume {}", caller.client, volume.id());
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        let mut out = Vec::new();
+        for slot in slots {
+            let mut last =
+                Error::new(Kind::Integrity, format!("{}: no wrapped key of epoch {}", volume.id(), slot.epoch));
+            let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
+            let mut found = None;
+            for wrapped in blobs {
+                match self.kms.unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
+                    Ok(key) => {
+                        found = Some(key);
+                        break;
+                    }
+                    Err(err) => last = err,
+                }
+            }
+            out.push((slot.epoch, found.ok_or_else(|| last.context(format!("open volume {}", volume.id())))?));
+        }
+        Ok(out)
+    }
+
+    /// Unwraps a snapshot's data keys, for a caller who is asked for and audited.
+    ///
+    /// # Errors
+    /// What the KMS says of them.
+    pub(super) fn unwrap_blobs(
+        &self,
+        snapshot: &SnapshotRecord,
+        blobs: Vec<(DataKeyId, Vec<u8>)>,
+        caller: &Caller,
+    ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
+        let context = context_of(&snapshot.context)?;
+        let client = format!("{}, snapshot {}", caller.client, snapshot.id);
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        let unwrap =
+            |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
+        blobs.into_iter().map(unwrap).collect()
+    }
+
+    /// Asks whether a caller may have a volume: before its lease, and also while the volume is open for others.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] by the policy of its CMK.
+    pub(super) fn ask_for_lease(&self, record: &VolumeRecord, caller: &Caller) -> Result<()> {
+        let client = format!("{}, volume {}", caller.client, record.id);
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        self.kms.ask_for_volume(&record.key_arn.parse()?, &context_of(&record.context)?, &caller)
+    }
+
+    /// Asks whether a caller may have an open volume's data key in clear: of each CMK that wraps it.
+    pub(super) fn ask_for_export(&self, volume: &Volume, caller: &Caller) -> Result<()> {
+        let (keys, context) = self.wrapped_under(volume)?;
+        let client = format!("{}, volume {}", caller.client, volume.id());
+        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        keys.into_iter().try_for_each(|key| self.kms.ask_for_export(&KeyRef::id(key), &context, &caller))
+    }
+
+    /// The CMKs that wrap an open volume's data keys, and under which encryption context.
+    fn wrapped_under(&self, volume: &Volume) -> Result<(Vec<KeyId>, EncryptionContext)> {
+        let (blobs, context) = volume.with_header(|h| {
+            let blobs: Vec<_> = h.keys().iter().flat_map(|k| k.keys.clone()).collect();
+            (blobs, h.identity().context.clone())
+        });
+        let mut keys: Vec<KeyId> = Vec::new();
+        for wrapped in blobs {
+            let id = self.kms.blob_info(&wrapped.blob)?.key_id;
+            if !keys.contains(&id) {
+                keys.push(id);
+            }
+        }
+        Ok((keys, context_of(&context)?))
+    }
+
+    /// Grants for a durable lease of an open volume: one on each CMK that wraps a key of it.
+    pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
+        let (keys, context) = self.wrapped_under(volume)?;
+        Ok(keys.into_iter().map(|key| self.kms.lease_grant(key, &context, caller)).collect())
+    }
+
+    /// The caller as it asks for a volume that it has already: under its lease's grants, or, in a process's or an address's
+    /// lease, as one that was let in. Leases from before there were grants have none: their callers are asked anew.
+    pub(super) fn as_holder(&self, id: VolumeId, holder: &Holder, had_it: bool, caller: &Caller) -> Result<Caller> {
+        let authority = match holder {
+            _ if !had_it => caller.authority.clone(),
+            Holder::Attachment(_) | Holder::Remote(_) => match self.records.grants_of_lease(id)? {
+                Some(grants) if !grants.is_empty() => Authority::Grants(grants),
+                Some(_) => caller.authority.clone(),
+                None => Authority::Settled, // it only reads
+            },
+            Holder::Process { .. } | Holder::Connection(_) | Holder::Address(_) => Authority::Settled,
+        };
+        Ok(Caller { authority, ..caller.clone() })
+    }
+
+    /// Who unwraps a suspended volume's keys again: its durable lease's grants, else this caller.
+    pub(super) fn as_resuming(&self, id: VolumeId, caller: &Caller) -> Result<Caller> {
+        let authority = match self.records.grants_of_lease(id)? {
+            Some(grants) if !grants.is_empty() => Authority::Grants(grants),
+            _ => caller.authority.clone(),
+        };
+        Ok(Caller { authority, ..caller.clone() })
+    }
+
+    /// A suspended volume whose lease lost its grant is opened for nobody until that lease is over.
+    pub(super) fn refuse_if_revoked(&self, record: &VolumeRecord, caller: &Caller) -> Result<()> {
+        match self.as_resuming(record.id, caller)? {
+            lease if matches!(lease.authority, Authority::Grants(_)) => self.ask_for_lease(record, &lease),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A header's or a snapshot's encryption context, as the KMS takes it.
+pub(super) fn context_of(pairs: &BTreeMap<String, String>) -> Result<EncryptionContext> {
+    let mut context = EncryptionContext::new();
+    for (key, value) in pairs {
+        context.insert(key, value)?;
+    }
+    Ok(context)
+}
