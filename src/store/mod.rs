@@ -29,8 +29,8 @@ struct OfStore;
 impl AtRest for OfStore {}
 const AT_REST: OfStore = OfStore;
 
-/// The identity of a store, to detect a copy or a replacement: order 6 of docs/format.md trusts nothing across a
-/// change. Each kind of store defines its numbers; headers name them after a file's.
+/// The identity of a store, to detect a copy or a replacement: across a change nothing is trusted (docs/format.md,
+/// section 3, "open"). Each kind of store defines its numbers; headers name them after a file's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoreIdentity {
     /// The device or container; for a file, `st_dev`.
