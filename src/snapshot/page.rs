@@ -111,7 +111,8 @@ impl Page {
     /// Parses a page and verifies that its hash is `name` and that it is page `index` of `level`.
     ///
     /// # Errors
-    /// [`Kind::Integrity`](crate::error::Kind::Integrity), naming what is wrong and where; [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version or unknown flags.
+    /// [`Kind::Integrity`](crate::error::Kind::Integrity), naming what is wrong and where;
+    /// [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version or unknown flags.
     pub fn parse(object: &str, bytes: Bytes, name: Hash32, level: u8, index: u64) -> Result<Self> {
         if Hash32::of(&bytes) != name {
             return Err(damaged(object, 0, format_args!("the page's hash is not {name}")));

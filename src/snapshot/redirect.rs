@@ -69,7 +69,8 @@ impl Redirect {
     /// Parses and checks the redirect of pack `old`.
     ///
     /// # Errors
-    /// [`Kind::Integrity`](crate::error::Kind::Integrity) naming what is wrong; [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version.
+    /// [`Kind::Integrity`](crate::error::Kind::Integrity) naming what is wrong;
+    /// [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version.
     pub fn parse(object: &str, old: PackId, bytes: &[u8]) -> Result<Self> {
         if bytes.len() < HEAD || bytes.len() > REDIRECT_MAX || bytes[..8] != *MAGIC {
             return Err(damaged(object, 0, "not a redirect: wrong magic or length"));
