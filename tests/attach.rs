@@ -1,5 +1,5 @@
-//! What `coffer attach` does on its side of the kernel: connections to a real server, up to where a kernel takes them over.
-//! The kernel's side is tested in a guest (`tools/vm`).
+//! The user-space side of `coffer attach`: connections to a real server, up to the point where a kernel takes them
+//! over. The kernel's side is tested in a guest (`tools/vm`).
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -27,7 +27,7 @@ fn server_of(att: &AttachmentInfo) -> Server {
     Server { socket: att.socket.clone(), export: Zeroizing::new(att.export.clone()) }
 }
 
-/// What a kernel does with a connection that it was handed: one request at a time.
+/// Does what a kernel does with a connection that it was handed: one request at a time.
 struct Kernel(UnixStream);
 
 impl Kernel {
@@ -70,7 +70,7 @@ fn connections_come_back_after_a_killed_server_and_nobody_else_gets_in() {
         .map(|slot| {
             let dialed = server.dial(slot).unwrap();
             assert_eq!(dialed.facts.size, 4 << 20);
-            // Flags, flush, FUA, trim, several connections.
+            // Flags, flush, FUA, trim, multi-conn.
             assert_eq!(dialed.facts.flags & 0x12d, 0x12d);
             Kernel::new(dialed)
         })

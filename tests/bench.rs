@@ -1,4 +1,4 @@
-//! `coffer bench`, for a moment: what it measures is of no interest here, that it measures and cleans up is.
+//! A short `coffer bench`: not what it measures matters here, but that it measures and cleans up.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -54,7 +54,7 @@ fn a_comparison_measures_each_server_and_leaves_nothing_behind() {
     }
     let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&samples).unwrap()).unwrap();
     let all = all["samples"].as_array().unwrap();
-    // The names also take in "write 1m d4 c4": eight cases, three servers, two rounds.
+    // The name also matches "write 1m d4 c4": eight cases, three servers, two rounds.
     assert_eq!(all.len(), 8 * 3 * 2, "{all:?}");
     for sample in all {
         assert!(sample["requests"].as_f64().unwrap() > 0.0, "{sample}");

@@ -1,4 +1,4 @@
-//! Who holds a volume: attachments by their token, slots, leases that are broken, and readers that share.
+//! Who holds a volume: attachments with their token, slots, broken leases, and shared readers.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -179,7 +179,7 @@ fn force_takes_a_snapshot_from_its_readers() {
     s.ok(&["snapshot", "delete", &snapshot]);
 }
 
-/// A server in a container, and a client on its host: the kernel tells the one no process id of the other.
+/// A server in a container, and a client on its host: the kernel does not show the client's process id to the server.
 #[test]
 fn a_client_from_another_pid_namespace_holds_a_volume_by_its_connection() {
     let s = rig();
@@ -206,7 +206,7 @@ fn a_client_from_another_pid_namespace_holds_a_volume_by_its_connection() {
     server.wait().unwrap();
 }
 
-/// `coffer attach` gives the kernel a request timeout of 10 s; nothing is known of other clients'.
+/// `coffer attach` gives the kernel a request timeout of 10 s; those of other clients are unknown.
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
@@ -222,7 +222,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     service.shut_down();
 }
 
-/// A connection's thread may still be putting away what it had when the next client comes.
+/// A connection's thread may still be closing what it had when the next client comes.
 #[test]
 fn a_closed_volume_opens_again_while_something_refers_to_it() {
     let s = rig();
@@ -238,7 +238,8 @@ fn a_closed_volume_opens_again_while_something_refers_to_it() {
     service.shut_down();
 }
 
-/// A server keeps a volume open for a moment: coming back costs no key, but somebody else's coming does.
+/// A server keeps a volume open for a moment: reconnecting costs no use of the key, but another principal's connection
+/// does.
 #[test]
 fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let s = rig();
@@ -267,7 +268,8 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     service.shut_down();
 }
 
-/// A volume that is open already is no back door: every lease and every principal is asked and audited at its first connection.
+/// A volume that is already open is no back door: every lease and every principal is authorised and audited at its
+/// first connection.
 #[test]
 fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let s = rig();
@@ -278,7 +280,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
         Caller { principal: format!("arn:aws:iam::{account}:user/{name}"), ..owner.clone() }
     };
     let (other, third) = (user("other"), user("third"));
-    // The key of volumes is for everybody in the account.
+    // The volumes' default key is usable by everyone in the account.
     let nobody = Caller { principal: "arn:aws:iam::999999999999:user/eve".into(), ..owner.clone() };
     let asking = |pid, connection| ConnectRequest { peer: Holder::Process { pid, start: 1 }, connection };
     let unwraps = || {
@@ -297,12 +299,12 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let mut attached = Vec::new();
     for (connection, (pid, caller, expected)) in [
         (1, &owner, 1),
-        (1, &owner, 1), // one lease, and one more connection of it
+        (1, &owner, 1), // one lease, and another connection of it
         (2, &other, 2),
         (2, &other, 2),
         (3, &owner, 3), // another lease of the same principal
         (1, &owner, 3),
-        (1, &third, 4), // the process has become another user
+        (1, &third, 4), // the process has changed its user
         (1, &third, 4),
     ]
     .into_iter()
@@ -316,7 +318,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     }
     let refused = service.attach("web?ro", asking(4, 100), &nobody).map(drop).unwrap_err();
     assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
-    // Also as a process that holds the volume already, as somebody else.
+    // Also as a process that already holds the volume, under another identity.
     let refused = service.attach("web?ro", asking(1, 101), &nobody).map(drop).unwrap_err();
     assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
     drop(attached);

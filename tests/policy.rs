@@ -1,4 +1,5 @@
-//! Key policies and grants with real volumes: who may open one, under which right it stays open, and what takes it away.
+//! Key policies and grants with real volumes: who may open one, under which authority it stays open, and what revokes
+//! that.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -33,14 +34,14 @@ fn account(s: &Scratch) -> String {
     s.json(&["status"])["account"].as_str().unwrap().to_owned()
 }
 
-/// Who runs these tests, as a principal.
+/// The user who runs these tests, as a principal.
 fn me(s: &Scratch) -> String {
     let uid = rustix::process::geteuid();
     let name = if uid.is_root() { "root".to_owned() } else { format!("user/uid-{}", uid.as_raw()) };
     format!("arn:aws:iam::{}:{name}", account(s))
 }
 
-/// A policy under which who runs these tests manages the key but does not use it; `more`: further statements.
+/// A policy that lets the user who runs these tests manage the key but not use it; `more`: further statements.
 fn managed(s: &Scratch, more: &[String]) -> String {
     let manage = r#"["kms:*KeyPolicy", "kms:ListGrants", "kms:RevokeGrant", "kms:DescribeKey", "kms:EnableKey", "kms:DisableKey"]"#;
     let all = [&[allow(&me(s), manage, "")], more].concat();
@@ -84,12 +85,12 @@ fn refused(socket: &Path, name: &str, words: &[&str]) {
     }
 }
 
-/// Does something on a thread that is another user's.
+/// Runs `act` on a thread with another user's id.
 fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
     let uid = rustix::process::Uid::from_raw(uid);
     std::thread::scope(|scope| {
         let become_and_act = move || {
-            // Of this thread alone, as the system call has it; the socket's peer is told its user.
+            // Only this thread's, as the raw system call does; the socket's peer sees its user.
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             act()
         };
@@ -124,7 +125,7 @@ fn a_listed_user_opens_a_volume_by_the_default_policy_and_by_one_that_names_it()
     };
     opens();
 
-    // Without the account's delegation, what she may by herself does not count.
+    // Without the account's delegation, her own permissions do not count.
     set_policy(&s, &managed(&s, &[]));
     let words = [ERR_POLICY, &alice, "kms:CreateGrant", "no resource-based policy allows"];
     as_user(NOBODY, || refused(&socket, "web", &words));
@@ -140,7 +141,7 @@ fn a_listed_user_opens_a_volume_by_the_default_policy_and_by_one_that_names_it()
     );
     assert!(found[0]["caller"]["client"].as_str().unwrap().contains("vol-"), "{found:?}");
 
-    // A statement that names her is enough, and half of one is not.
+    // A statement that names her is enough, but not one for half of the actions.
     let decrypt = allow(&alice, r#""kms:Decrypt""#, "");
     set_policy(&s, &managed(&s, std::slice::from_ref(&decrypt)));
     as_user(NOBODY, || refused(&socket, "web", &[ERR_POLICY, "kms:CreateGrant"]));
@@ -172,7 +173,7 @@ fn a_reader_is_asked_too_while_the_volume_is_open_for_others() {
         account(&s)
     );
     set_policy(&s, &managed(&s, &[uses, deny]));
-    // Another process holds it open for reading: this one is no second connection of the same holder.
+    // Another process holds it open for reading: this one is not a second connection of the same holder.
     let program =
         "import sys, nbd; h = nbd.NBD(); h.connect_uri(sys.argv[1]); print(h.get_size(), flush=True); sys.stdin.read()";
     if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
@@ -255,7 +256,7 @@ fn a_revoked_grant_suspends_its_volume_until_it_is_attached_again() {
     assert!(acts.contains(&"kms:RevokeGrant".into()) && acts.contains(&"kms:UnwrapVolumeKey".into()), "{acts:?}");
 }
 
-/// As when its key is disabled, `--on-key-loss` says what a revoked grant means for who has the volume.
+/// As when its key is disabled, `--on-key-loss` decides what a revoked grant means for the volume's holder.
 #[test]
 fn a_volume_may_go_on_without_its_grant_until_it_is_closed_or_fail() {
     let s = rig();
@@ -282,7 +283,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     let mut process = server.connect(&att.export);
     process.write(0, b"mine");
     set_policy(&s, &managed(&s, &[]));
-    // Nothing changes for who has it: more connections, a key that was away, a server that was killed.
+    // Nothing changes for the holder: more connections, a key that was unavailable, a server that was killed.
     assert_eq!(server.connect(&att.export).read(0, 4), b"mine");
     s.ok(&["key", "disable", "alias/k"]);
     s.ok(&["key", "enable", "alias/k"]);
@@ -294,7 +295,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     assert_eq!(c.read(0, 4), b"mine");
     c.close();
     drop(process);
-    // A first attach is another matter.
+    // A first attach is authorised again.
     end(&s);
     let err = begin(&s).unwrap_err();
     assert_eq!((err.kind(), err.kind().exit_code()), (Kind::AccessDenied, 6), "{}", err.line());
@@ -303,7 +304,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     assert!(s.ids(&["attachments"]).is_empty());
 }
 
-/// A process holds its lease by its connections: the policy is asked at the first of them.
+/// A process holds its lease through its connections: the policy is evaluated at the first of them.
 #[test]
 fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
     let s = rig();
@@ -323,7 +324,7 @@ fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
     refused(&s.socket(), "web", &[ERR_POLICY]);
 }
 
-/// The first connection of a holder is still being asked when its next ones come: they are asked as well.
+/// The first connection of a holder is still being authorised when its next ones come: they are authorised as well.
 #[test]
 fn nobody_slips_in_beside_a_connection_that_is_being_refused() {
     let s = rig();
@@ -465,7 +466,7 @@ fn grants_are_made_listed_and_taken_back_with_a_server_and_without() {
     }
 }
 
-/// A farewell ends a process's lease, also of a volume that was suspended under it.
+/// A clean disconnect ends a process's lease, even of a volume that was suspended under it.
 #[test]
 fn a_suspended_attachment_can_be_detached() {
     let s = rig();
@@ -482,7 +483,7 @@ fn a_suspended_attachment_can_be_detached() {
     s.ok(&["volume", "delete", "web"]);
 }
 
-/// Whatever is wrong with a request, its refusal leaves one record that says who asked for what.
+/// Whatever is wrong with a request, its refusal leaves one record of who requested what.
 #[test]
 fn a_refused_request_leaves_one_record() {
     let s = rig();
@@ -558,7 +559,7 @@ fn a_refused_request_leaves_one_record() {
     }
 }
 
-/// So does a name that is refused over NBD, by whoever asked for it, and a request that cannot be read.
+/// So does a name that is refused over NBD, whoever requested it, and a malformed request.
 #[test]
 fn a_refused_name_and_an_unreadable_request_leave_one_record() {
     let s = rig();
@@ -606,7 +607,7 @@ fn a_refused_name_and_an_unreadable_request_leave_one_record() {
     }
 }
 
-/// Of what asks for an export and cannot be read, the record names nothing.
+/// A malformed request for an export is recorded without a name.
 #[test]
 fn a_malformed_request_for_an_export_leaves_one_record() {
     let s = rig();
@@ -625,7 +626,7 @@ fn a_malformed_request_for_an_export_leaves_one_record() {
     ] {
         let before = refused().len();
         let mut client = Raw::connect(&s.socket());
-        // It may be hung up on before all of it is out.
+        // The server may hang up before all of it is sent.
         let _ = client.0.write_all(&raw::option(number, data));
         let _ = client.0.read(&mut [0; 64]);
         let found = refused();
@@ -636,7 +637,7 @@ fn a_malformed_request_for_an_export_leaves_one_record() {
     assert_eq!(server.stop(), 0);
 }
 
-/// A token that stands where a name does is neither recorded nor logged, however it got there.
+/// A token in place of a name is neither recorded nor logged, however it got there.
 #[test]
 fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
     let s = rig();
@@ -673,7 +674,7 @@ fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
     assert!(s.log().contains("is refused"), "{}", s.log());
 }
 
-/// Taking the data key out is asked of the policy by a name of its own.
+/// The policy has a separate action for exporting the data key.
 #[test]
 fn a_policy_can_refuse_the_clear_data_key_to_who_may_use_the_volume() {
     let s = rig();
@@ -701,7 +702,7 @@ fn a_policy_can_refuse_the_clear_data_key_to_who_may_use_the_volume() {
     assert!(events(&s).iter().any(|e| e["act"] == "coffer:ExportKey" && e["result"] == "ok"));
 }
 
-/// Who disables a key is told what stands still from then on, and what does not.
+/// Whoever disables a key is told what is suspended from then on, and what is not.
 #[test]
 fn what_a_key_takes_with_it_is_said_when_it_goes_and_by_doctor() {
     let s = rig();

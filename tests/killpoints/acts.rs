@@ -1,4 +1,4 @@
-//! What is done, and killed: every verb of the service, and what it does without being asked.
+//! The acts that are killed: every verb of the service, and what the service does on its own.
 
 use crate::world::{Copy, Open, request};
 use coffer::error::{Error, Kind, Result};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// An act, as the process that is killed gets it.
+/// An act, as passed to the process that is killed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Act {
@@ -16,9 +16,9 @@ pub enum Act {
     Init,
     /// A verb in a process of its own.
     Verb(Request),
-    /// A server that starts, fills the volume that still has to be filled, and ends.
+    /// A server that starts, hydrates the volume that still needs it, and ends.
     Fill,
-    /// A server that takes a client over TLS, which leaves with a farewell or not.
+    /// A server that takes a client over TLS, which disconnects cleanly or not.
     Client { farewell: bool },
 }
 
@@ -44,14 +44,14 @@ fn fill(open: &Open) -> Result<()> {
     Ok(())
 }
 
-/// Whether the catalog knows that nothing is left to fill.
+/// Whether the catalog knows that hydration has ended.
 fn is_filled(open: &Open) -> bool {
     let all = open.json(json!({"action": "volume-list"}));
     all["volumes"].as_array().unwrap().iter().all(|v| v["hydrated"] == true)
 }
 
 fn client(open: &Open, farewell: bool) -> Result<()> {
-    // A server fills meanwhile: how far it is would be chance.
+    // A server hydrates meanwhile: its progress would be random.
     fill(open)?;
     let (names, client) = (vec!["cn:client".to_owned()], "192.0.2.1:7".to_owned());
     let remote = Remote { names, process: None, client, connection: 1 };
@@ -62,12 +62,12 @@ fn client(open: &Open, farewell: bool) -> Result<()> {
     Ok(())
 }
 
-/// An act, what it needs beforehand, and how a person who saw it cut off goes about it.
+/// An act, its setup, and how a person who saw it interrupted proceeds.
 pub struct Case {
     pub name: &'static str,
     pub prepare: fn(&Copy),
     pub act: fn(&Copy) -> Act,
-    /// Whether a person who looks finds that it is done, and does not do it again.
+    /// Whether a person who checks finds it done, and does not repeat it.
     pub is_done: fn(&Open) -> bool,
 }
 
@@ -81,7 +81,7 @@ impl Case {
     }
 }
 
-/// The case that covers a verb.
+/// Returns the case that covers a verb.
 fn covered_by(request: &Request) -> &'static str {
     match request {
         Request::CreateVolume(new) if new.snapshot.is_some() => "volume-create-from-snapshot",
@@ -89,7 +89,7 @@ fn covered_by(request: &Request) -> &'static str {
     }
 }
 
-/// The names of all verbs, as [`Request`] itself lists them in its error for one that it does not know.
+/// Returns the names of all verbs, as [`Request`] itself lists them in its error for an unknown one.
 pub fn covered() -> Vec<String> {
     let unknown = serde_json::from_value::<Request>(json!({"action": "no such verb"})).unwrap_err().to_string();
     let listed = unknown.split("expected one of ").nth(1).unwrap();
@@ -108,7 +108,7 @@ fn opened<T>(copy: &Copy, look: impl FnOnce(&Open) -> T) -> T {
     look(&copy.open(Role::Command).unwrap())
 }
 
-/// The snapshots of `v`, oldest first.
+/// Returns the snapshots of `v`, oldest first.
 fn snapshots_of_v(open: &Open) -> Vec<String> {
     let volume = open.json(json!({"action": "volume-show", "volume": "v"}))["id"].clone();
     let all = open.json(json!({"action": "snapshot-list"}));
@@ -131,7 +131,7 @@ fn default_policy(open: &Open) -> String {
     open.json(json!({"action": "key-policy-show", "key": "alias/k"}))["document"].as_str().unwrap().to_owned()
 }
 
-/// Makes an act of a verb's JSON.
+/// Makes an act from a verb's JSON.
 fn verb(json: Value) -> Act {
     Act::Verb(request(json))
 }
@@ -145,14 +145,14 @@ macro_rules! case {
     };
 }
 
-/// A verb that takes nothing but what is written here.
+/// A verb whose JSON is all given here.
 macro_rules! plain {
     ($name:literal $(, $($field:tt)*)?) => {
         case!($name, |_| verb(json!({"action": $name $(, $($field)*)?})))
     };
 }
 
-/// All acts.
+/// Returns all acts.
 pub fn cases() -> Vec<Case> {
     let mut all = keys();
     all.extend(volumes());
@@ -162,7 +162,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// The policy that a key has when none was put, with a statement more.
+/// Returns the default policy of a key, plus one statement.
 fn another_policy(open: &Open) -> String {
     let mut policy: Value = serde_json::from_str(&default_policy(open)).unwrap();
     policy["Statement"][0]["Sid"] = "another".into();
@@ -260,7 +260,7 @@ fn volumes() -> Vec<Case> {
         }),
         plain!("volume-accept-rollback", "volume": "v"),
         plain!("volume-accept-lost-writes", "volume": "v"),
-        // One that is filled from a snapshot, and one that snapshots are left of.
+        // One that is being hydrated from a snapshot, and one that leaves snapshots behind.
         case!("volume-delete/filling", |_| verb(json!({"action": "volume-delete", "volume": "filling"}))),
         case!("volume-delete/with-snapshots", |_| verb(json!({"action": "volume-delete", "volume": "v"}))),
     ]
@@ -295,7 +295,7 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-delete/newest", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[1]}))
         }),
-        // Nothing else needs it: its objects, and the volume's base, go with it.
+        // Nothing else needs it: its objects, and the volume's base, are deleted with it.
         case!(
             "snapshot-delete/last",
             leave_one_snapshot,
@@ -355,7 +355,7 @@ fn access() -> Vec<Case> {
     ]
 }
 
-/// What is done without being asked for.
+/// What is done without a request.
 fn by_itself() -> Vec<Case> {
     vec![
         case!(
@@ -370,7 +370,7 @@ fn by_itself() -> Vec<Case> {
             never
         ),
         case!("fill", nothing, |_| Act::Fill, is_filled),
-        // What it is filled from is deleted: the filling's end frees it.
+        // Its parent snapshot is deleted: the end of hydration frees it.
         case!("fill/of-deleted", delete_what_it_is_filled_from, |_| Act::Fill, is_filled),
         case!("client-leaves", |_| Act::Client { farewell: true }),
         case!("client-is-cut-off", |_| Act::Client { farewell: false }),
