@@ -244,6 +244,7 @@ impl Sqlite {
     /// As [`Sqlite::open`].
     pub(in super::super) fn look(path: &Path) -> Result<Self> {
         open_regular(path, &OpenHow::read())?;
+        space::refuse_specials(path)?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
         let opened = Self::on(Worker::with(path, options.disable_statement_logging(), false)?);
         opened.check(path)?;

@@ -5,7 +5,7 @@
 //! disk), and becomes the WAL again before the next open: to SQLite, a WAL that does not begin with the magic number is
 //! empty. A kill is possible after each step: an existing WAL takes precedence over a spare one.
 
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, openat};
 use rustix::io::Errno;
@@ -37,6 +37,7 @@ fn spare(path: &Path) -> PathBuf {
 pub(super) fn before_open(path: &Path) -> Result<()> {
     let (wal, spare) = (wal(path), spare(path));
     open_regular(path, &OpenHow::read())?;
+    refuse_specials(path)?;
     if wal.symlink_metadata().is_ok() {
         open_regular(&wal, &OpenHow::read())?;
         if spare.symlink_metadata().is_ok() {
@@ -53,6 +54,19 @@ pub(super) fn before_open(path: &Path) -> Result<()> {
         && let Ok(meta) = file.metadata()
     {
         let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, meta.len(), GROWTH);
+    }
+    Ok(())
+}
+
+/// Refuses what SQLite would open beside the database and is not a plain file: it waits on a FIFO, and follows a link.
+pub(super) fn refuse_specials(path: &Path) -> Result<()> {
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        match open_regular(Path::new(&beside), &OpenHow::read()) {
+            Err(err) if err.kind() == Kind::NotFound => {}
+            found => drop(found?),
+        }
     }
     Ok(())
 }
