@@ -263,7 +263,8 @@ impl Error {
             out.push_str(hint);
             out.push(')');
         }
-        out
+        // Causes are other libraries' texts, and may repeat what they were given.
+        masked(out)
     }
 
     /// Copies the error for a second waiter on the same failure (a latched sync error, say): the cause is flattened
@@ -276,7 +277,7 @@ impl Error {
             what = format!("{what}: {err}");
             cause = err.source();
         }
-        Self { kind: self.kind, reason: self.reason, what, hint: self.hint.clone(), source: None }
+        Self { kind: self.kind, reason: self.reason, what: masked(what), hint: self.hint.clone(), source: None }
     }
 }
 

@@ -600,7 +600,7 @@ fn a_refused_name_and_an_unreadable_request_leave_one_record() {
         return;
     }
     let alice = format!("arn:aws:iam::{}:user/alice", account(&s));
-    for name in ["none", "web?ro=1", "web?t=att-0123"] {
+    for name in ["none", "web?ro=1", "web?t=att-0123", "web?t=tok-0123"] {
         leaves_one(&alice, "ec2:AttachVolume", None, &|| {
             as_user(NOBODY, || assert!(Nbd::open(&socket, name).is_err()))
         });
@@ -665,8 +665,18 @@ fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
         assert_ne!(out.code, 0, "{args:?}");
         assert!(!out.stderr.contains(&hex[..20]), "{args:?}: {}", out.stderr);
     }
+    // Where serde says what is wrong, it repeats it.
+    let fields =
+        ["action\": \"T", "action\": \"key-disable\", \"T\": \"", "action\": \"volume-create\", \"size\": \"T"];
+    for asks in fields.map(|f| format!("{{\"request\": {{\"{}\"}}}}\n", f.replace('T', &token))) {
+        let mut control = UnixStream::connect(s.data.join("control.sock")).unwrap();
+        control.write_all(asks.as_bytes()).unwrap();
+        let mut said = String::new();
+        control.read_to_string(&mut said).unwrap();
+        assert!(said.contains("not one of this version") && !said.contains(&hex[..20]), "{said}");
+    }
     let recorded = events(&s);
-    assert!(recorded.iter().filter(|e| e["result"] == "refused").count() >= 26, "{recorded:?}");
+    assert!(recorded.iter().filter(|e| e["result"] == "refused").count() >= 29, "{recorded:?}");
     let shown = |text: &str| text.contains(&hex[..20]);
     assert!(!recorded.iter().any(|e| shown(&e.to_string())), "{recorded:?}");
     assert_eq!(server.stop(), 0);

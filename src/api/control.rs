@@ -329,10 +329,14 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
             return Err(Error::new(Kind::Usage, why).because(e));
         }
     };
+    // serde's own words repeat what they are about: that may be a secret in the wrong place.
     let call: Call = serde_json::from_slice(line).map_err(|e| {
-        Error::new(Kind::Usage, "this request is not one of this version")
-            .because(e)
-            .hint("use the server's own coffer")
+        let sort = match e.classify() {
+            serde_json::error::Category::Data => "an action or a field of it is unknown, missing or of another type",
+            _ => "it is not valid JSON",
+        };
+        let what = format!("this request is not one of this version: {sort} (column {})", e.column());
+        Error::new(Kind::Usage, what).hint("use the server's own coffer")
     })?;
     Ok(Some(call.request))
 }
