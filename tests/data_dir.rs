@@ -141,6 +141,24 @@ fn init_refuses_a_directory_that_others_may_write_to() {
 }
 
 #[test]
+fn init_refuses_a_directory_with_other_files_and_closes_an_empty_one() {
+    let s = Scratch::empty();
+    let key = s.key.to_str().unwrap();
+    std::fs::create_dir(&s.data).unwrap();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir(s.data.join("lost+found")).unwrap();
+    std::fs::write(s.data.join("photos"), "").unwrap();
+    s.fails(1, &["init", "--key-file", key], &["photos", "empty or a new directory"]);
+    assert!(!s.key.exists() && !s.data.join("lock").exists());
+    std::fs::remove_file(s.data.join("photos")).unwrap();
+    s.ok(&["init", "--key-file", key]);
+    assert_eq!(std::fs::metadata(&s.data).unwrap().permissions().mode() & 0o777, 0o700);
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o750)).unwrap();
+    let said = s.coffer(&["doctor"]);
+    assert!(said.code == 1 && said.stdout.contains("chmod 700"), "{said:?}");
+}
+
+#[test]
 fn init_refuses_another_users_directory() {
     let Some(s) = users_place() else { return };
     let key = s.key.to_str().unwrap().to_owned();

@@ -134,6 +134,7 @@ impl Service {
     /// # Errors
     /// [`Kind::Exists`] if there is one.
     pub fn init(data: &DataDir, env: &Env, root: &RootChoice, config: &InstallationConfig) -> Result<StatusInfo> {
+        data.refuse_foreign()?;
         data.create()?;
         let lock = data
             .try_lock(env, "init")?
