@@ -271,7 +271,7 @@ pub struct Reader {
     ended: bool,
     /// Whole segments are missing before the current one.
     gap: bool,
-    /// Limit of records to read.
+    /// Maximum number of records to read.
     until: u64,
 }
 
