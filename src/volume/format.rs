@@ -251,7 +251,7 @@ impl Slot {
     /// Encodes the slot for place `slot` (0 or 1), 64 KiB.
     ///
     /// # Errors
-    /// [`Kind::Failed`](crate::error::Kind::Failed) if a block has outgrown its space.
+    /// [`Kind::NoSpace`] if a block has outgrown its space.
     pub(super) fn encode(&self, slot: u8) -> Result<Vec<u8>> {
         let hash = self.identity_hash();
         let mut out = vec![0u8; SLOT];
