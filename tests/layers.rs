@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 10] = [
 const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];
 const LONGEST: usize = 800;
-/// Limit of files of one layer that may import one another in a circle. Larger circles predate this check: their
+/// Maximum number of files of one layer that may import one another in a circle. Larger circles predate this check: their
 /// numbers only decrease.
 const CIRCLE: usize = 3;
 const LARGER_CIRCLES: [(&str, usize); 5] = [("cipher", 6), ("kms", 4), ("volume", 5), ("service", 9), ("cli", 28)];

@@ -33,7 +33,7 @@ const ANSWER: usize = 64 << 20;
 const REQUEST: usize = 1 << 20;
 /// Length limit of a Unix socket's path, in bytes.
 const PATH: usize = 107;
-/// Limit of clients waiting to be accepted.
+/// Maximum number of clients waiting to be accepted.
 const BACKLOG: i32 = 128;
 /// Pause after a failed accept: the cause usually persists.
 const PAUSE: Duration = Duration::from_millis(100);

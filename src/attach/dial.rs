@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SOCKET_BUFFER: usize = 1 << 20;
 /// Size limit of a reply's data, in bytes; the longest string of the protocol is 4096.
 const LONGEST: usize = 64 * 1024;
-/// Limit of replies to one option: an export has a handful of information types.
+/// Maximum number of replies to one option: an export has a handful of information types.
 const MOST_REPLIES: usize = 64;
 
 /// What the server reports about an export.

@@ -23,7 +23,7 @@ pub const BLOCK: u64 = 4096;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests wait for a connection before they fail.
 pub const DEAD_CONNECTION: Duration = Duration::from_secs(24 * 3600);
-/// Limit of connections of a device.
+/// Maximum number of connections of a device.
 pub const MOST_CONNECTIONS: u32 = 16;
 
 /// The number of an nbd device.

@@ -21,9 +21,9 @@
 //! | found | done |
 //! |---|---|
 //! | a torn record after the catalog's head | cut: no answer was sent for it |
-//! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted`; on a full disk it may stay open (see `known`) |
+//! | an intent without outcome | closed as `ok` or `interrupted`, by what the catalog has; left open on a full disk (see `known`) |
 //! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
-//! | an object of an audited kind whose version or hash differs from the log's last act on it | trouble: the catalog was rolled back, or the log cut |
+//! | an audited object whose version or hash differs from the log's last act on it | trouble: catalog rolled back, or log cut |
 //! | an object that no record names, or one that is missing | the same |
 //!
 //! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and records
@@ -271,7 +271,7 @@ pub struct Reader {
     ended: bool,
     /// Whole segments are missing before the current one.
     gap: bool,
-    /// Limit of records to read.
+    /// Maximum number of records to read.
     until: u64,
 }
 

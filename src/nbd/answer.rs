@@ -7,7 +7,7 @@ use super::request::{Refusal, Wish};
 use crate::engine::{Buf, Data, Device, Done, Extent, Failure, Op, Request, guarded};
 use std::ops::Range;
 
-/// Limit of extents of one context in a reply: at 16 bytes each, 256 KiB.
+/// Maximum number of extents of one context in a reply: at 16 bytes each, 256 KiB.
 const MAX_EXTENTS: usize = 16 * 1024;
 
 /// Makes the reply to a completed request.

@@ -33,7 +33,7 @@ const LARGE_WRITE: u64 = 32 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Number of unsent replies at which a connection is no longer read.
 const MAX_UNSENT: usize = 1024;
-/// Limit of the payload of complete writes that wait while the socket is drained, in bytes.
+/// Maximum payload of complete writes that wait while the socket is drained, in bytes.
 const MAX_READY: usize = 512 * 1024;
 /// Longest sleep while something is waited for, so that time limits are noticed.
 const TICK: Duration = Duration::from_secs(1);

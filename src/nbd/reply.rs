@@ -20,7 +20,7 @@ use std::ops::Range;
 const SECTOR: usize = 4096;
 /// Shortest run of zeroes sent as a hole, unless everything requested is zero, in bytes.
 const HOLE_MIN: usize = 32 * 1024;
-/// Limit of chunks in a reply to a READ; data in more runs is sent as data.
+/// Maximum number of chunks in a reply to a READ; data in more runs is sent as data.
 const MAX_CHUNKS: usize = 64;
 /// Length limit of an error's text, in bytes (the protocol's limit is 4096).
 const MAX_TEXT: usize = 1024;

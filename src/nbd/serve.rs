@@ -48,9 +48,9 @@ pub struct ServerConfig {
     /// Age above which a request is no longer applied and its connection is closed, unless the export says otherwise
     /// (15 s, half the Linux client's default request timeout).
     pub stale_after: Duration,
-    /// Limit of concurrent connections; more are closed at once (1024).
+    /// Maximum number of concurrent connections; more are closed at once (1024).
     pub max_connections: usize,
-    /// Limit of a connection's requests handed to the workers (256).
+    /// Maximum number of a connection's requests handed to the workers (256).
     pub max_in_flight: usize,
     /// The clock.
     pub ticks: Arc<dyn Ticks>,

@@ -29,11 +29,11 @@ pub const MIN_BLOCK: u32 = 1;
 pub const PREFERRED_BLOCK: u32 = 4096;
 /// Largest payload that is discarded to keep a connection, in bytes; a longer one is hung up on.
 pub const MAX_DRAIN: u64 = 64 << 20;
-/// Limit of options in a negotiation. Well-behaved clients send fewer than ten, or two per export when they list.
+/// Maximum number of options in a negotiation. Well-behaved clients send fewer than ten, or two per export when they list.
 pub const MAX_OPTIONS: u32 = 1024;
 /// Longest option data that is parsed, in bytes: a name, and room for every information request or many contexts.
 pub const MAX_OPTION: u32 = 16 * 1024;
-/// Limit of metadata contexts selected at once.
+/// Maximum number of metadata contexts selected at once.
 pub const MAX_CONTEXTS: usize = 64;
 /// Longest option data that is discarded and answered, in bytes; a longer one is hung up on.
 pub const MAX_OPTION_SKIP: u32 = 1 << 20;

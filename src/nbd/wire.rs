@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes received from the socket at once under TLS: eight of the largest records.
 const SEALED: usize = 128 * 1024;
-/// Limit of plaintext bytes encrypted before the socket takes them.
+/// Maximum number of plaintext bytes encrypted before the socket takes them.
 const UNSENT: usize = 128 * 1024;
 
 /// A connection's socket, and TLS over it.

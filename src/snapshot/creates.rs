@@ -106,7 +106,7 @@ impl Creates {
     }
 }
 
-/// Limit of pages whose shape is kept: at most 16 KiB each, most of them far less.
+/// Maximum number of pages whose shape is kept: at most 16 KiB each, most of them far less.
 const SHAPES: usize = 4096;
 
 /// What a page references.

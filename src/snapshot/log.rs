@@ -33,7 +33,7 @@ use std::sync::Arc;
 pub const CHECKPOINT_EVERY: u64 = 256;
 /// Size limit of a wrapped key's blob, in bytes (a ciphertext blob is at most 6144: docs/format.md, section 6).
 pub const BLOB_MAX: usize = 8192;
-/// Limit of records set aside in one log.
+/// Maximum number of records set aside in one log.
 const UNREADABLE_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

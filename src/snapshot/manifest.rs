@@ -22,9 +22,9 @@ use std::collections::BTreeMap;
 
 const KIND: u16 = 1;
 const FORMAT: u32 = 1;
-/// Limit of folders that one tree may span.
+/// Maximum number of folders that one tree may span.
 pub const FOLDERS_MAX: usize = 64;
-/// Limit of data keys that one tree may use.
+/// Maximum number of data keys that one tree may use.
 pub const KEYS_MAX: usize = 4096;
 
 /// The body of a manifest.

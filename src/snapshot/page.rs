@@ -27,7 +27,7 @@ pub const INTERIOR: usize = 32;
 pub const PAGE_HEAD: usize = 32;
 /// Size limit of a page, in bytes.
 pub const PAGE_MAX: usize = PAGE_HEAD + FAN * LEAF;
-/// Limit of a tree's depth: 256^4 chunks are 2 PiB, more than a volume may have.
+/// Maximum depth of a tree: 256^4 chunks are 2 PiB, more than a volume may have.
 pub const DEPTH_MAX: u8 = 4;
 
 const MAGIC: &[u8; 8] = b"COFPAGE1";

@@ -14,7 +14,7 @@ const MAGIC: &[u8; 8] = b"COFREDIR";
 const VERSION: u16 = 1;
 const HEAD: usize = 64;
 const MOVE: usize = 32;
-/// Limit of bodies of one pack that a redirect may name.
+/// Maximum number of bodies of one pack that a redirect may name.
 pub const MOVES_MAX: usize = 1 << 20;
 /// Size limit of a redirect, in bytes.
 pub const REDIRECT_MAX: usize = HEAD + MOVES_MAX * MOVE;

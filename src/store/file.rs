@@ -88,8 +88,8 @@ impl FileStore {
         Self { folio_hints, ..self }
     }
 
-    /// Creates a locked file of `size` bytes without a name, in the directory of `path`; [`FileStore::publish`] names
-    /// it.
+    /// Creates a locked file of `size` bytes under the temporary name `.new` beside `path`, replacing a leftover;
+    /// [`FileStore::publish`] gives it the name `path`.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] if the file system cannot hold a file of that size; otherwise as [`FileStore::open`].

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const WINDOW: u64 = 128 << 10;
 /// Windows in one word of bits: 8 MiB.
 const GROUP: u64 = 64;
-/// Limit of groups remembered per file; when it is reached, all are forgotten.
+/// Maximum number of groups remembered per file; when it is reached, all are forgotten.
 const MAX_WINDOWS: usize = 65_536;
 
 /// Volumes whose hints are kept: each takes at most 2 MiB (for half a TiB of data).

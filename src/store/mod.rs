@@ -29,8 +29,9 @@ struct OfStore;
 impl AtRest for OfStore {}
 const AT_REST: OfStore = OfStore;
 
-/// The identity of a store, to detect a copy or a replacement: across a change nothing is trusted (docs/format.md,
-/// section 3, "open"). Each kind of store defines its numbers; headers name them after a file's.
+/// The identity of a store, to detect a copy or a replacement: unless it was closed cleanly, nothing is trusted across
+/// a change (docs/format.md, section 3, "open"). Each kind of store defines its numbers; headers name them after a
+/// file's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoreIdentity {
     /// The device or container; for a file, `st_dev`.

@@ -11,7 +11,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::Stored;
 use crate::units::{CHUNK, ChunkNo, Epoch, SECTOR, SUBSECTOR, chunks_in};
 
-/// Limit of map entries that one query reads: 32 GiB of the volume.
+/// Maximum number of map entries that one query reads: 32 GiB of the volume.
 const CHUNKS: u64 = 64 * 1024;
 
 /// A run of bytes in the same state.

@@ -5,7 +5,7 @@
 //! 0       preamble, 4 KiB   0 magic "COFFERV1"   8 format u16   10 slot u8   11 0   12 flags 3 x u64 (incompatible,
 //!                           read-only-compatible, compatible)   36 volume id 24 (ASCII, zero padded)
 //!                           60 BLAKE3 32 of the 4 KiB with this field zero
-//! 4 KiB   identity, 24 KiB  block "CIDN"; behind its body 32 bytes of HMAC-SHA-256 over preamble bytes 0..10 and 11..60,
+//! 4 KiB   identity, 24 KiB  block "CIDN"; after its body 32 bytes of HMAC-SHA-256 over preamble bytes 0..10 and 11..60,
 //!                           then the body
 //! 28 KiB  keys, 32 KiB      block "CKEY"
 //! 60 KiB  state, 4 KiB      block "CSTA"; one write, so that it is old or new
@@ -47,7 +47,7 @@ const IDENTITY: (usize, usize, &[u8; 4]) = (4 * 1024, 24 * 1024, b"CIDN");
 const KEYS: (usize, usize, &[u8; 4]) = (28 * 1024, 32 * 1024, b"CKEY");
 pub(super) const STATE: (usize, usize, &[u8; 4]) = (60 * 1024, 4 * 1024, b"CSTA");
 const MAC: usize = 32;
-/// Limit of pending snapshots of a volume: their records must fit the state's 4 KiB.
+/// Maximum number of pending snapshots of a volume: their records must fit the state's 4 KiB.
 pub const MAX_PENDING: usize = 8;
 
 /// Feature flags: an unknown one in the first set rejects the volume, in the second makes it read-only, in the third
@@ -251,7 +251,7 @@ impl Slot {
     /// Encodes the slot for place `slot` (0 or 1), 64 KiB.
     ///
     /// # Errors
-    /// [`Kind::Failed`](crate::error::Kind::Failed) if a block has outgrown its space.
+    /// [`Kind::NoSpace`] if a block has outgrown its space.
     pub(super) fn encode(&self, slot: u8) -> Result<Vec<u8>> {
         let hash = self.identity_hash();
         let mut out = vec![0u8; SLOT];

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Fetched chunks kept for later reads, and for the background to store: 8 MiB a volume. Four sequential readers need
 /// two each, plus those that their overtaking requests touch.
 const RECENT: usize = 16;
-/// Limit of chunks that readers asked for and the background has not stored.
+/// Maximum number of chunks that readers asked for and the background has not stored.
 const WANTED: usize = 1024;
 
 /// The state of a volume's hydration.

@@ -64,7 +64,7 @@ pub struct Map {
     written: u64,
 }
 
-/// Limit of map bytes read at once.
+/// Maximum number of map bytes read at once.
 const WINDOW: u64 = 1 << 20;
 
 impl Map {

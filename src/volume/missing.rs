@@ -4,9 +4,9 @@ use crate::error::{Error, Kind};
 use crate::units::{ChunkNo, VolumeId};
 use std::collections::BTreeMap;
 
-/// Limit of runs remembered; when it is reached, all are forgotten.
+/// Maximum number of runs remembered; when it is reached, all are forgotten.
 const RUNS: usize = 4096;
-/// Limit of chunks remembered: beyond it, the whole snapshot is probably gone.
+/// Maximum number of chunks remembered: beyond it, the whole snapshot is probably gone.
 const MAX_CHUNKS: usize = 65_536;
 /// Upper bound of the rounds between two attempts at a chunk.
 const LONGEST_WAIT: u64 = 64;

@@ -36,7 +36,7 @@ pub trait ChunkSink: Send + Sync {
     /// If the base's tree cannot be read.
     fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
 
-    /// Limit of chunks that it takes: those past it belong to a later size of the volume.
+    /// Returns how many chunks it takes at most: those past it belong to a later size of the volume.
     fn chunks(&self) -> u64 {
         u64::MAX
     }
@@ -333,7 +333,7 @@ impl Volume {
     }
 
     /// The same where the map's `changed` cannot be trusted: every chunk that the map has as ever written, all data of
-    /// the file, and all that the base has. None suffices alone: a file system may report holes as data, or a map block
+    /// the file, and all that the base has. None suffices alone: a file system may report data as holes, or a map block
     /// may be lost.
     fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
         loop {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Free space is checked each time the file has grown by this many bytes.
 const LOOK_EVERY: u64 = 16 << 20;
 
-/// Limit of preserved bytes; their index, 16 bytes a sector, is in memory.
+/// Maximum number of preserved bytes; their index, 16 bytes a sector, is in memory.
 const MAX_BYTES: u64 = 4 << 30;
 
 /// The preserved sectors of a snapshot; see the module's documentation.

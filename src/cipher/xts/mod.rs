@@ -107,7 +107,7 @@ struct Firsts([Tweak; BATCH]);
 
 /// A kernel with a key. Round keys are in locked memory and wiped on drop.
 ///
-/// # Safety
+/// # Safety of the SIMD engines
 /// The `unsafe` blocks of the SIMD engines rest on this argument:
 /// - *Features.* An engine's `new` returns `None` unless the processor has every feature that its functions are
 ///   compiled with.

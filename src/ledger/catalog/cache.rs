@@ -8,7 +8,7 @@ use super::Row;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Limit of rows kept per kind; when it is reached, all of them are dropped.
+/// Maximum number of rows kept per kind; when it is reached, all of them are dropped.
 const MAX_CACHED: usize = 4096;
 
 /// The cached rows of one kind.
