@@ -99,7 +99,7 @@ fn ask(service: &Arc<Service>, request: Request) -> Result<Reply> {
 
 fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     let record = place.record(service);
-    let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
+    let used = service.opens.acquire(&record, Need::Key(&caller(service))).unwrap();
     for piece in 0..len / MIB {
         let mut data = vec![byte; MIB as usize];
         data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
@@ -211,7 +211,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     let said = delete(&service, parent.id).unwrap();
     assert!(said.contains("until volume w (vol-"), "{said}");
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -245,7 +245,7 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
     delete(&service, parent).unwrap();
     assert!(!filled.files("/packs/").is_empty(), "it is needed until then");
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -270,7 +270,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     let manifest = || filled.files(&format!("/manifests/{kept}")).len();
     assert_eq!(manifest(), 1);
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -362,7 +362,7 @@ fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
     }
     let good = take(&place, &service);
     verify(&service, good.id);
-    let used = service.acquire(&place.record(&service), Need::Sealed).unwrap();
+    let used = service.opens.acquire(&place.record(&service), Need::Sealed).unwrap();
     assert_eq!(used.volume.pending_records(), []);
 }
 

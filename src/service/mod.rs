@@ -8,10 +8,12 @@ pub mod api;
 mod attachment;
 mod bases;
 mod check;
+mod chores;
 mod contexts;
 pub mod datadir;
 mod export;
 mod failed_syncs;
+mod filler;
 mod grant;
 mod housekeeping;
 mod key;
@@ -61,23 +63,25 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
-use crate::units::VolumeId;
 use api::{Progress, Reply, Request, StatusInfo};
 use bases::Bases;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
+use housekeeping::{Chores, Housekeeper};
+use keygate::KeyGate;
 use lineage::Lineages;
 use logs::Logs;
+use opening::OpenVolumes;
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
-use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
 use strangers::Strangers;
+use turns::Turns;
 use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
@@ -109,16 +113,15 @@ pub struct Service {
     role: Role,
     /// What volumes are kept in.
     stores: Arc<dyn Stores>,
-    /// Never held over the disk, the audit, or a wait for another volume.
-    opens: Mutex<HashMap<VolumeId, opening::Open>>,
-    turns: turns::Turns,
-    keygate: keygate::KeyGate,
+    turns: Arc<Turns>,
+    keygate: Arc<KeyGate>,
+    opens: Arc<OpenVolumes>,
     leases: lease::Leases,
     allowed: access::Allowed,
     jobs: snapshot::Jobs,
     views: view::Views,
     endpoints: Mutex<Vec<String>>,
-    housekeeper: housekeeping::Housekeeper,
+    housekeeper: Arc<Housekeeper>,
     /// A verb of this process left something half done that it could not undo.
     leftovers: AtomicBool,
     lock: Arc<DirLock>,
@@ -186,32 +189,48 @@ impl Service {
         let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
         let lineages = Arc::new(lineages);
         let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
-        let strangers = Strangers::new(env.clone(), records.clone(), stores.clone());
-        let failed_syncs = FailedSyncs::new(records.clone());
+        let stored = Arc::new(stored);
+        let strangers = Arc::new(Strangers::new(env.clone(), records.clone(), stores.clone()));
+        let failed_syncs = Arc::new(FailedSyncs::new(records.clone()));
+        let (turns, keygate) = (Arc::<Turns>::default(), Arc::<KeyGate>::default());
+        let (keys, housekeeper) =
+            (Arc::new(VolumeKeys::new(kms.clone(), records.clone())), Arc::<Housekeeper>::default());
+        let opens = OpenVolumes::new(opening::On {
+            role: opening.role,
+            records: records.clone(),
+            keys: keys.clone(),
+            keygate: keygate.clone(),
+            turns: turns.clone(),
+            lineages: lineages.clone(),
+            stored: stored.clone(),
+            strangers: strangers.clone(),
+            failed_syncs: failed_syncs.clone(),
+            housekeeper: housekeeper.clone(),
+        });
         let service = Arc::new(Self {
             env,
             data,
-            keys: Arc::new(VolumeKeys::new(kms.clone(), records.clone())),
+            keys,
             records,
             kms,
             repository,
             logs,
             bases,
             lineages,
-            stored: Arc::new(stored),
-            strangers: Arc::new(strangers),
-            failed_syncs: Arc::new(failed_syncs),
+            stored,
+            strangers,
+            failed_syncs,
             role: opening.role,
             stores,
-            opens: Mutex::default(),
-            turns: turns::Turns::default(),
-            keygate: keygate::KeyGate::default(),
+            turns,
+            keygate,
+            opens: Arc::new(opens),
             leases: lease::Leases::new(opening.lease_grace),
             allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),
             views: view::Views::default(),
             endpoints: Mutex::default(),
-            housekeeper: housekeeping::Housekeeper::default(),
+            housekeeper,
             leftovers: AtomicBool::new(false),
             lock,
         });
@@ -219,8 +238,8 @@ impl Service {
         service.settle_snapshots();
         if opening.role == Role::Daemon {
             service.keep_leases();
-            service.start_hydration();
-            service.housekeeper.start(Arc::downgrade(&service));
+            service.opens.start_hydration();
+            service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
         }
         Ok(service)
     }
@@ -390,7 +409,7 @@ impl Service {
     /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
     pub fn shut_down(self: &Arc<Self>) {
         self.stop_jobs();
-        self.close_all();
+        self.opens.close_all();
         self.failed_syncs.wait();
     }
 }

@@ -76,7 +76,7 @@ impl Service {
         let completed = self.repository.live(record.lineage, id)?.is_some();
         let volume = self.records.volume(record.volume)?;
         // One that cannot be opened is settled when it can be: `settle_header`.
-        if let Some(Ok(used)) = volume.map(|v| self.acquire(&v, Need::Sealed)) {
+        if let Some(Ok(used)) = volume.map(|v| self.opens.acquire(&v, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
             match pending {
                 Some(pending) if completed => self.bases.take(&used.volume, record.lineage, &pending)?,

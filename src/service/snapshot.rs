@@ -146,7 +146,7 @@ impl Service {
         description: String,
     ) -> Result<Begun> {
         self.refuse_if_attached_elsewhere(volume)?;
-        let used = self.acquire(volume, Need::Sealed)?;
+        let used = self.opens.acquire(volume, Need::Sealed)?;
         self.logs.check(volume.lineage)?;
         self.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be what the volume has when its point in time is fixed.

@@ -60,8 +60,7 @@ impl Service {
         }
         let _turn = self.turns.take(record.id);
         let next = self.records.change_volume(caller, act, record.id, |r| r.apply(changes))?;
-        let settings = self.opens.lock().get(&record.id).map(|o| o.settings.clone());
-        if let Some(settings) = settings {
+        if let Some(settings) = self.opens.settings_of(record.id) {
             settings.set(next.on_key_loss, next.iops, next.throughput);
             settings.tell();
         }
@@ -95,12 +94,12 @@ impl Service {
             return self.volume_info(&next);
         };
         let lease = self.keys.as_resuming(record.id, caller)?;
-        self.unlock(self.keygate.ticket(), &volume, &lease)?;
+        self.opens.unlock(self.keygate.ticket(), &volume, &lease)?;
         let next = self.records.change_volume(caller, act, record.id, |r| r.suspended = false).inspect_err(|_| {
             volume.suspend();
         })?;
         if let Some(open) = self.opens.lock().get_mut(&record.id) {
-            resumed(open);
+            open.resume();
         }
         self.volume_info(&next)
     }
@@ -168,23 +167,17 @@ impl Service {
                 let by_hand = found.is_some_and(|r| r.suspended);
                 if !by_hand {
                     let lease = self.keys.as_resuming(id, &caller)?;
-                    self.unlock(ticket, &volume, &lease)?;
+                    self.opens.unlock(ticket, &volume, &lease)?;
                 }
                 Ok(!by_hand)
             });
             match unlocked {
-                Ok(true) => drop(self.opens.lock().get_mut(&id).map(resumed)),
+                Ok(true) => drop(self.opens.lock().get_mut(&id).map(Open::resume)),
                 Ok(false) => {}
                 Err(err) => tracing::error!("resume {id}: {}", err.line()),
             }
         }
     }
-}
-
-/// The volume is unlocked: what was held for it goes on.
-pub(super) fn resumed(open: &mut Open) {
-    open.suspended = false;
-    open.settings.tell();
 }
 
 #[cfg(test)]

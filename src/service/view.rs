@@ -280,7 +280,7 @@ impl Service {
     /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
     pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
         let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
-        volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
+        volumes.filter_map(|v| self.opens.acquire(&v, Need::Sealed).ok()).find_map(|used| {
             used.volume.with_header(|h| {
                 let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
                 let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
