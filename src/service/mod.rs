@@ -35,6 +35,7 @@ mod stored;
 mod stores_tests;
 mod strangers;
 mod suspend;
+mod suspensions;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -81,6 +82,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
 use strangers::Strangers;
+use suspensions::Suspensions;
 use turns::Turns;
 use volume_keys::{VolumeKeys, context_of};
 
@@ -116,6 +118,7 @@ pub struct Service {
     turns: Arc<Turns>,
     keygate: Arc<KeyGate>,
     opens: Arc<OpenVolumes>,
+    suspensions: Suspensions,
     leases: lease::Leases,
     allowed: access::Allowed,
     jobs: snapshot::Jobs,
@@ -207,6 +210,9 @@ impl Service {
             failed_syncs: failed_syncs.clone(),
             housekeeper: housekeeper.clone(),
         });
+        let opens = Arc::new(opens);
+        let suspensions =
+            Suspensions::new(kms.clone(), records.clone(), keys.clone(), keygate.clone(), turns.clone(), opens.clone());
         let service = Arc::new(Self {
             env,
             data,
@@ -224,7 +230,8 @@ impl Service {
             stores,
             turns,
             keygate,
-            opens: Arc::new(opens),
+            opens,
+            suspensions,
             leases: lease::Leases::new(opening.lease_grace),
             allowed: access::Allowed::default(),
             jobs: snapshot::Jobs::default(),

@@ -4,6 +4,7 @@ use super::super::api::{Reply, Request};
 use super::super::opening::Need;
 use super::super::testing::{Fixture, request};
 use super::*;
+use crate::units::VolumeId;
 use serde_json::json;
 
 fn disable(on: &Fixture) {
