@@ -16,6 +16,6 @@ impl Chores for Service {
         if let Err(err) = self.kms.purge_due() {
             tracing::error!("delete CMKs whose time has come: {}", err.line());
         }
-        self.settle_left();
+        self.unsettled.settle();
     }
 }

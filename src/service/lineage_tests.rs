@@ -4,9 +4,9 @@ use super::Service;
 use super::api::{Grade, Reply, Request, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
 use super::datadir::DataDir;
+use super::jobs::{Begun, Job};
 use super::opening::Need;
 use super::records::VolumeRecord;
-use super::snapshot::{Begun, Job};
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
@@ -117,7 +117,7 @@ fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
 }
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
-    service.begin(&caller(service), &place.record(service), String::new()).unwrap()
+    service.jobs.begin(&caller(service), &place.record(service), String::new()).unwrap()
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
@@ -147,8 +147,8 @@ fn the_older_of_two_that_completes_last_takes_nothing_back() {
     write(&place, &service, MIB, MIB, 2);
     let younger = begin(&place, &service);
     let (a, b) = (older.record.id, younger.record.id);
-    service.run_job(younger, &Job::default());
-    service.run_job(older, &Job::default());
+    service.jobs.run_job(younger, &Job::default());
+    service.jobs.run_job(older, &Job::default());
     assert_eq!(base_on(&place, &service), Some(b), "ref and header move together, to the newer alone");
     delete(&service, b).unwrap();
     write(&place, &service, 2 * MIB, MIB, 3);

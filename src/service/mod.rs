@@ -16,6 +16,7 @@ mod failed_syncs;
 mod filler;
 mod grant;
 mod housekeeping;
+mod jobs;
 mod key;
 mod keygate;
 mod lease;
@@ -50,6 +51,7 @@ pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
+pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
@@ -64,11 +66,12 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
-use api::{Progress, Reply, Request, StatusInfo};
+use api::{Reply, Request, StatusInfo};
 use bases::Bases;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
 use housekeeping::{Chores, Housekeeper};
+use jobs::Jobs;
 use keygate::KeyGate;
 use lineage::Lineages;
 use logs::Logs;
@@ -76,6 +79,7 @@ use opening::OpenVolumes;
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
+use settling::Unsettled;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -107,7 +111,6 @@ pub struct Service {
     keys: Arc<VolumeKeys>,
     repository: Arc<Repository>,
     logs: Arc<Logs>,
-    bases: Arc<Bases>,
     lineages: Arc<Lineages>,
     stored: Arc<StoredVolumes>,
     strangers: Arc<Strangers>,
@@ -121,7 +124,8 @@ pub struct Service {
     suspensions: Suspensions,
     leases: lease::Leases,
     allowed: access::Allowed,
-    jobs: snapshot::Jobs,
+    unsettled: Arc<Unsettled>,
+    jobs: Arc<Jobs>,
     views: view::Views,
     endpoints: Mutex<Vec<String>>,
     housekeeper: Arc<Housekeeper>,
@@ -129,9 +133,6 @@ pub struct Service {
     leftovers: AtomicBool,
     lock: Arc<DirLock>,
 }
-
-/// Where a verb says how far it is. `false` asks it to stop.
-pub type Report<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
 impl Service {
     /// Makes a new installation.
@@ -213,6 +214,25 @@ impl Service {
         let opens = Arc::new(opens);
         let suspensions =
             Suspensions::new(kms.clone(), records.clone(), keys.clone(), keygate.clone(), turns.clone(), opens.clone());
+        let unsettled = Arc::new(Unsettled::new(
+            records.clone(),
+            repository.clone(),
+            logs.clone(),
+            bases.clone(),
+            lineages.clone(),
+            opens.clone(),
+        ));
+        let jobs = Jobs::new(jobs::On {
+            env: env.clone(),
+            role: opening.role,
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            bases: bases.clone(),
+            opens: opens.clone(),
+            turns: turns.clone(),
+            unsettled: unsettled.clone(),
+        });
         let service = Arc::new(Self {
             env,
             data,
@@ -221,7 +241,6 @@ impl Service {
             kms,
             repository,
             logs,
-            bases,
             lineages,
             stored,
             strangers,
@@ -234,7 +253,8 @@ impl Service {
             suspensions,
             leases: lease::Leases::new(opening.lease_grace),
             allowed: access::Allowed::default(),
-            jobs: snapshot::Jobs::default(),
+            unsettled,
+            jobs: Arc::new(jobs),
             views: view::Views::default(),
             endpoints: Mutex::default(),
             housekeeper,
@@ -242,7 +262,7 @@ impl Service {
             lock,
         });
         service.settle_volumes();
-        service.settle_snapshots();
+        service.unsettled.look();
         if opening.role == Role::Daemon {
             service.keep_leases();
             service.opens.start_hydration();
@@ -415,7 +435,7 @@ impl Service {
 
     /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
     pub fn shut_down(self: &Arc<Self>) {
-        self.stop_jobs();
+        self.jobs.stop_all();
         self.opens.close_all();
         self.failed_syncs.wait();
     }
