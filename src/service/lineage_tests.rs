@@ -425,7 +425,7 @@ impl Service {
     fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
         self.logs.check(record.lineage).unwrap();
-        assert_eq!(self.wrapped_keys_of(&record).unwrap().len(), record.data_keys.len());
+        assert_eq!(self.snapshot_keys.wrapped(&record).unwrap().len(), record.data_keys.len());
     }
 }
 

@@ -30,6 +30,7 @@ mod recovery;
 mod settings;
 mod settling;
 mod snapshot;
+mod snapshot_keys;
 mod stage;
 mod stored;
 #[cfg(test)]
@@ -80,6 +81,7 @@ use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
 use settling::Unsettled;
+use snapshot_keys::SnapshotKeys;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -88,6 +90,7 @@ use stored::StoredVolumes;
 use strangers::Strangers;
 use suspensions::Suspensions;
 use turns::Turns;
+use view::Views;
 use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
@@ -126,7 +129,8 @@ pub struct Service {
     allowed: access::Allowed,
     unsettled: Arc<Unsettled>,
     jobs: Arc<Jobs>,
-    views: view::Views,
+    snapshot_keys: Arc<SnapshotKeys>,
+    views: Views,
     endpoints: Mutex<Vec<String>>,
     housekeeper: Arc<Housekeeper>,
     /// A verb of this process left something half done that it could not undo.
@@ -233,6 +237,15 @@ impl Service {
             turns: turns.clone(),
             unsettled: unsettled.clone(),
         });
+        let snapshot_keys = Arc::new(SnapshotKeys::new(records.clone(), repository.clone(), opens.clone()));
+        let views = Views::new(
+            records.clone(),
+            repository.clone(),
+            logs.clone(),
+            keys.clone(),
+            snapshot_keys.clone(),
+            keygate.clone(),
+        );
         let service = Arc::new(Self {
             env,
             data,
@@ -255,7 +268,8 @@ impl Service {
             allowed: access::Allowed::default(),
             unsettled,
             jobs: Arc::new(jobs),
-            views: view::Views::default(),
+            snapshot_keys,
+            views,
             endpoints: Mutex::default(),
             housekeeper,
             leftovers: AtomicBool::new(false),

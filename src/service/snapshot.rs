@@ -10,7 +10,7 @@ use super::datadir::DataDir;
 use super::jobs::Jobs;
 use super::records::DELETING;
 pub(super) use super::records::SnapshotRecord;
-use super::{Report, Role, Service};
+use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
@@ -75,6 +75,26 @@ impl Service {
         Ok(self.records.find_snapshot(&id.to_string())?.info())
     }
 
+    /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that
+    /// each is asked for and audited.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
+    pub fn open_view(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
+        self.views.open(snapshot, caller)
+    }
+
+    /// What a snapshot would be as an export.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
+    pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
+        let record = self.records.find_snapshot(&snapshot.to_string())?;
+        record.must_be_completed()?;
+        let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
+        Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
+    }
+
     /// Waits for the snapshots under way. Where `report` says to stop, they are given up. Answers those that did not complete.
     ///
     /// # Errors
@@ -119,7 +139,7 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
                 .hint("wait until it is completed"));
         }
-        self.refuse_if_viewed(record.id)?;
+        self.views.refuse_if_open(record.id)?;
         self.logs.check(record.lineage)?;
         if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
             return Err(Error::new(Kind::InvalidState, format!("snapshot {} is held against deletion", record.id)));
@@ -144,7 +164,7 @@ impl Service {
         if let Some(why) = &swept.blind {
             said += &format!("; more is kept, for what cannot be read may need it ({why}): see `coffer doctor`");
         }
-        if self.refuse_if_viewed(id).is_err() {
+        if self.views.refuse_if_open(id).is_err() {
             said += "; an NBD client still reads it";
         }
         for (held, on) in &swept.refs {

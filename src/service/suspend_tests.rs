@@ -21,7 +21,7 @@ fn snapshot(on: &Fixture) -> crate::units::SnapshotId {
 fn a_snapshot_that_is_being_opened_while_its_key_is_disabled_is_not_opened() {
     let on = Fixture::with_volume(1 << 20);
     let (snapshot, caller) = (snapshot(&on), on.caller());
-    let opened = on.service.open_view_then(snapshot, &caller, || disable(&on));
+    let opened = on.service.views.open_then(snapshot, &caller, || disable(&on));
     assert_eq!(opened.err().unwrap().kind(), Kind::KeyUnavailable);
     on.ask(request(json!({"action": "key-enable", "key": "alias/k"}))).unwrap();
     let view = on.service.open_view(snapshot, &caller).unwrap();

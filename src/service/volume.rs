@@ -98,7 +98,7 @@ impl Service {
         let context = context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
-        for (i, (data_key, blob)) in self.wrapped_keys_of(from)?.into_iter().enumerate() {
+        for (i, (data_key, blob)) in self.snapshot_keys.wrapped(from)?.into_iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
             unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, data_key, &caller)?));
             let arn = self.kms.blob_info(&blob)?.key_arn;
