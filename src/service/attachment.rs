@@ -204,17 +204,17 @@ impl Service {
             Holder::Remote(_) => self.leases.is_let_in(id, &holder),
             // A process may have become another user since.
             Holder::Process { .. } | Holder::Address(_) | Holder::Connection(_) => {
-                self.leases.is_let_in(id, &holder) && self.is_open_for(id, &caller.principal)
+                self.leases.is_let_in(id, &holder) && self.opens.is_open_for(id, &caller.principal)
             }
         };
         let opened = self.keys.as_holder(id, &holder, had_it, caller).and_then(|now| {
             self.keys.ask_for_lease(&record, &now)?;
-            self.acquire(&record, Need::Key(&now))
+            self.opens.acquire(&record, Need::Key(&now))
         });
         let used = match opened {
             Err(err) if err.kind() == Kind::KeyUnavailable && had_it => {
                 tracing::warn!("{name_shown} is attached suspended: {}", err.line(), name_shown = record.shown());
-                self.acquire(&record, Need::Later)
+                self.opens.acquire(&record, Need::Later)
             }
             other => other,
         };
@@ -359,7 +359,7 @@ impl Service {
         }
         // The key is asked for now, so that a disabled CMK is the caller's error and not a failed mount.
         self.keys.ask_for_lease(&record, caller)?;
-        let given = self.keys.lease_grants(&self.acquire(&record, Need::Key(caller))?.volume, caller)?;
+        let given = self.keys.lease_grants(&self.opens.acquire(&record, Need::Key(caller))?.volume, caller)?;
         let mut raw = [0u8; 16];
         self.env.rng.fill(&mut raw);
         let id = format!("{PREFIX}{}", &hex::encode(raw)[..17]);

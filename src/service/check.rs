@@ -8,7 +8,7 @@ use super::records::{SnapshotRecord, VolumeRecord};
 use crate::error::{Error, Result};
 use crate::kms::{KeyState, RootUnlock};
 use crate::snapshot::repository::Repository;
-use crate::units::{LineageId, RepositoryId, VolumeId};
+use crate::units::{LineageId, RepositoryId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ impl Service {
         let volumes = self.records.volumes().ok()?;
         let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
         parents.or_else(|| {
-            let used = volumes.iter().filter_map(|v| self.acquire(v, Need::Sealed).ok());
+            let used = volumes.iter().filter_map(|v| self.opens.acquire(v, Need::Sealed).ok());
             used.filter_map(|u| u.volume.base()).map(|b| b.repository).next()
         })
     }
@@ -209,7 +209,7 @@ impl Service {
         let states: HashMap<String, KeyState> =
             self.kms.list_keys()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
         for record in self.records.volumes()? {
-            let waits = self.is_waiting(record.id);
+            let waits = self.opens.is_waiting(record.id);
             if record.suspended {
                 let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
                 out.add(Grade::Warning, "volume", format!("{} is {resume}", record.shown()));
@@ -233,11 +233,6 @@ impl Service {
         Ok(())
     }
 
-    /// Whether somebody uses an open volume, and waits for its key.
-    pub(super) fn is_waiting(&self, id: VolumeId) -> bool {
-        self.opens.lock().get(&id).is_some_and(|o| o.suspended)
-    }
-
     fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
         let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
@@ -254,7 +249,7 @@ impl Service {
                 out.add(Grade::Ok, "volume", format!("{} is being created or deleted", record.shown()));
                 continue;
             }
-            match self.acquire(&record, Need::Sealed) {
+            match self.opens.acquire(&record, Need::Sealed) {
                 Ok(used) => {
                     if let Some((grade, message)) = self.look_at_volume(&record, &used) {
                         out.add(grade, "volume", message);
@@ -315,7 +310,7 @@ impl Service {
             return Some((Grade::Error, format!("{shown}: {what}: {}", err.line())));
         }
         let cannot_be_opened = || self.kms.must_be_usable(&record.key_arn, "look").is_err();
-        let is_told = record.suspended || self.is_waiting(record.id) || cannot_be_opened();
+        let is_told = record.suspended || self.opens.is_waiting(record.id) || cannot_be_opened();
         (!is_told).then_some((Grade::Ok, shown))
     }
 }

@@ -30,11 +30,12 @@ impl Service {
     ) -> Result<String> {
         let record = self.records.find_volume(what)?;
         let turn = self
+            .opens
             .close_unused(&record)
             .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
         self.refuse_if_attached_elsewhere(&record)?;
         drop(turn);
-        let used = self.acquire(&record, Need::Key(caller))?;
+        let used = self.opens.acquire(&record, Need::Key(caller))?;
         let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));
         let mut filled = 0u64;
         loop {
@@ -76,7 +77,7 @@ impl Service {
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
     pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<String> {
         let record = self.records.find_volume(what)?;
-        let used = self.acquire(&record, Need::Sealed)?;
+        let used = self.opens.acquire(&record, Need::Sealed)?;
         self.keys.ask_for_export(&used.volume, caller)?;
         let keys = self.keys.unwrap(&used.volume, caller)?;
         let [(_, key)] = &keys[..] else {

@@ -1,14 +1,20 @@
-//! What a daemon does by itself, on one thread: closes volumes that nobody came back to, deletes CMKs whose time has come,
-//! settles what of snapshots could not be settled before.
+//! The thread on which a daemon does by itself what nobody asks for.
 
-use super::Service;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How often it looks for CMKs to delete.
-const PURGE: Duration = Duration::from_secs(60);
+/// How often it does what is not urgent.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What it does.
+pub(super) trait Chores: Send + Sync {
+    /// Closes volumes that nobody came back to; when it has to look again, if there are others.
+    fn close_idle(self: Arc<Self>) -> Option<Instant>;
+    /// What is done once a minute.
+    fn each_minute(self: Arc<Self>);
+}
 
 /// The thread, once it was started.
 #[derive(Default)]
@@ -19,9 +25,10 @@ pub(super) struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Starts it; it ends with the service.
-    pub(super) fn start(&self, service: Weak<Service>) {
-        let spawned = std::thread::Builder::new().name("coffer-keep".into()).spawn(move || keep(&service));
+    /// Starts it; it ends with whoever has the chores done.
+    pub(super) fn start(self: &Arc<Self>, chores: Weak<dyn Chores>) {
+        let this = self.clone();
+        let spawned = std::thread::Builder::new().name("coffer-keep".into()).spawn(move || this.keep(&chores));
         match spawned {
             Ok(handle) => drop(self.thread.set(handle.thread().clone())),
             Err(err) => tracing::error!("start the housekeeping thread: {err}; idle volumes stay open"),
@@ -36,26 +43,22 @@ impl Housekeeper {
             thread.unpark();
         }
     }
-}
 
-fn keep(service: &Weak<Service>) {
-    let mut purge = Instant::now() + PURGE;
-    loop {
-        let Some(here) = service.upgrade() else { return };
-        // Before it looks: a volume that becomes idle behind the look wakes it.
-        here.housekeeper.soon.store(false, Ordering::SeqCst);
-        let next = here.close_idle();
-        here.housekeeper.soon.fetch_or(next.is_some(), Ordering::SeqCst);
-        if purge <= Instant::now() {
-            here.settle_leftovers();
-            if let Err(err) = here.kms.purge_due() {
-                tracing::error!("delete CMKs whose time has come: {}", err.line());
+    fn keep(&self, chores: &Weak<dyn Chores>) {
+        let mut due = Instant::now() + MINUTE;
+        loop {
+            let Some(here) = chores.upgrade() else { return };
+            // Before it looks: a volume that becomes idle behind the look wakes it.
+            self.soon.store(false, Ordering::SeqCst);
+            let next = here.clone().close_idle();
+            self.soon.fetch_or(next.is_some(), Ordering::SeqCst);
+            if due <= Instant::now() {
+                here.clone().each_minute();
+                due = Instant::now() + MINUTE;
             }
-            here.settle_left();
-            purge = Instant::now() + PURGE;
+            drop(here);
+            let until = next.map_or(due, |t| t.min(due));
+            std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
         }
-        drop(here);
-        let until = next.map_or(purge, |t| t.min(purge));
-        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
     }
 }

@@ -4,10 +4,10 @@ use super::Service;
 use super::api::{Grade, Reply, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
 use super::datadir::DataDir;
+use super::jobs::{Begun, Job};
 use super::opening::Need;
 use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
 use super::records::VolumeRecord;
-use super::snapshot::{Begun, Job};
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
@@ -101,7 +101,7 @@ fn ask(service: &Arc<Service>, request: Request) -> Result<Reply> {
 
 fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     let record = place.record(service);
-    let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
+    let used = service.opens.acquire(&record, Need::Key(&caller(service))).unwrap();
     for piece in 0..len / MIB {
         let mut data = vec![byte; MIB as usize];
         data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
@@ -119,7 +119,7 @@ fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
 }
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
-    service.begin(&caller(service), &place.record(service), String::new()).unwrap()
+    service.jobs.begin(&caller(service), &place.record(service), String::new()).unwrap()
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
@@ -149,8 +149,8 @@ fn the_older_of_two_that_completes_last_takes_nothing_back() {
     write(&place, &service, MIB, MIB, 2);
     let younger = begin(&place, &service);
     let (a, b) = (older.record.id, younger.record.id);
-    service.run_job(younger, &Job::default());
-    service.run_job(older, &Job::default());
+    service.jobs.run_job(younger, &Job::default());
+    service.jobs.run_job(older, &Job::default());
     assert_eq!(base_on(&place, &service), Some(b), "ref and header move together, to the newer alone");
     delete(&service, b).unwrap();
     write(&place, &service, 2 * MIB, MIB, 3);
@@ -213,7 +213,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     let said = delete(&service, parent.id).unwrap();
     assert!(said.contains("until volume w (vol-"), "{said}");
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -248,7 +248,7 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
     delete(&service, parent).unwrap();
     assert!(!filled.files("/packs/").is_empty(), "it is needed until then");
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -273,7 +273,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     let manifest = || filled.files(&format!("/manifests/{kept}")).len();
     assert_eq!(manifest(), 1);
     {
-        let used = service.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
@@ -364,7 +364,7 @@ fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
     }
     let good = take(&place, &service);
     verify(&service, good.id);
-    let used = service.acquire(&place.record(&service), Need::Sealed).unwrap();
+    let used = service.opens.acquire(&place.record(&service), Need::Sealed).unwrap();
     assert_eq!(used.volume.pending_records(), []);
 }
 
@@ -427,7 +427,7 @@ impl Service {
     fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
         self.logs.check(record.lineage).unwrap();
-        assert_eq!(self.wrapped_keys_of(&record).unwrap().len(), record.data_keys.len());
+        assert_eq!(self.snapshot_keys.wrapped(&record).unwrap().len(), record.data_keys.len());
     }
 }
 

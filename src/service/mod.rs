@@ -8,12 +8,14 @@ pub mod api;
 mod attachment;
 mod bases;
 mod check;
+mod chores;
 mod contexts;
 pub mod datadir;
 mod export;
 mod failed_syncs;
-mod grant;
+mod filler;
 mod housekeeping;
+mod jobs;
 mod key;
 mod keygate;
 mod lease;
@@ -29,12 +31,14 @@ mod refusal;
 mod settings;
 mod settling;
 mod snapshot;
+mod snapshot_keys;
 mod stage;
 mod stored;
 #[cfg(test)]
 mod stores_tests;
 mod strangers;
 mod suspend;
+mod suspensions;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -48,6 +52,7 @@ pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
+pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
@@ -62,23 +67,30 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
-use crate::units::VolumeId;
-use api::{Progress, Reply, StatusInfo};
+use api::{Reply, StatusInfo};
 use bases::Bases;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
+use housekeeping::{Chores, Housekeeper};
+use jobs::Jobs;
+use keygate::KeyGate;
 use lineage::Lineages;
 use logs::Logs;
+use opening::OpenVolumes;
 use operations::{Call, Request};
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
-use std::collections::HashMap;
+use settling::Unsettled;
+use snapshot_keys::SnapshotKeys;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
 use strangers::Strangers;
+use suspensions::Suspensions;
+use turns::Turns;
+use view::Views;
 use volume_keys::{VolumeKeys, context_of};
 
 /// How a data directory is opened.
@@ -102,7 +114,6 @@ pub struct Service {
     keys: Arc<VolumeKeys>,
     repository: Arc<Repository>,
     logs: Arc<Logs>,
-    bases: Arc<Bases>,
     lineages: Arc<Lineages>,
     stored: Arc<StoredVolumes>,
     strangers: Arc<Strangers>,
@@ -110,23 +121,22 @@ pub struct Service {
     role: Role,
     /// What volumes are kept in.
     stores: Arc<dyn Stores>,
-    /// Never held over the disk, the audit, or a wait for another volume.
-    opens: Mutex<HashMap<VolumeId, opening::Open>>,
-    turns: turns::Turns,
-    keygate: keygate::KeyGate,
+    turns: Arc<Turns>,
+    keygate: Arc<KeyGate>,
+    opens: Arc<OpenVolumes>,
+    suspensions: Suspensions,
     leases: lease::Leases,
     allowed: access::Allowed,
-    jobs: snapshot::Jobs,
-    views: view::Views,
+    unsettled: Arc<Unsettled>,
+    jobs: Arc<Jobs>,
+    snapshot_keys: Arc<SnapshotKeys>,
+    views: Views,
     endpoints: Mutex<Vec<String>>,
-    housekeeper: housekeeping::Housekeeper,
+    housekeeper: Arc<Housekeeper>,
     /// A verb of this process left something half done that it could not undo.
     leftovers: AtomicBool,
     lock: Arc<DirLock>,
 }
-
-/// Where a verb says how far it is. `false` asks it to stop.
-pub type Report<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
 impl Service {
     /// Makes a new installation.
@@ -188,41 +198,90 @@ impl Service {
         let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
         let lineages = Arc::new(lineages);
         let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
-        let strangers = Strangers::new(env.clone(), records.clone(), stores.clone());
-        let failed_syncs = FailedSyncs::new(records.clone());
+        let stored = Arc::new(stored);
+        let strangers = Arc::new(Strangers::new(env.clone(), records.clone(), stores.clone()));
+        let failed_syncs = Arc::new(FailedSyncs::new(records.clone()));
+        let (turns, keygate) = (Arc::<Turns>::default(), Arc::<KeyGate>::default());
+        let (keys, housekeeper) =
+            (Arc::new(VolumeKeys::new(kms.clone(), records.clone())), Arc::<Housekeeper>::default());
+        let opens = OpenVolumes::new(opening::On {
+            role: opening.role,
+            records: records.clone(),
+            keys: keys.clone(),
+            keygate: keygate.clone(),
+            turns: turns.clone(),
+            lineages: lineages.clone(),
+            stored: stored.clone(),
+            strangers: strangers.clone(),
+            failed_syncs: failed_syncs.clone(),
+            housekeeper: housekeeper.clone(),
+        });
+        let opens = Arc::new(opens);
+        let suspensions =
+            Suspensions::new(kms.clone(), records.clone(), keys.clone(), keygate.clone(), turns.clone(), opens.clone());
+        let unsettled = Arc::new(Unsettled::new(
+            records.clone(),
+            repository.clone(),
+            logs.clone(),
+            bases.clone(),
+            lineages.clone(),
+            opens.clone(),
+        ));
+        let jobs = Jobs::new(jobs::On {
+            env: env.clone(),
+            role: opening.role,
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            bases: bases.clone(),
+            opens: opens.clone(),
+            turns: turns.clone(),
+            unsettled: unsettled.clone(),
+        });
+        let snapshot_keys = Arc::new(SnapshotKeys::new(records.clone(), repository.clone(), opens.clone()));
+        let views = Views::new(
+            records.clone(),
+            repository.clone(),
+            logs.clone(),
+            keys.clone(),
+            snapshot_keys.clone(),
+            keygate.clone(),
+        );
         let service = Arc::new(Self {
             env,
             data,
-            keys: Arc::new(VolumeKeys::new(kms.clone(), records.clone())),
+            keys,
             records,
             kms,
             repository,
             logs,
-            bases,
             lineages,
-            stored: Arc::new(stored),
-            strangers: Arc::new(strangers),
-            failed_syncs: Arc::new(failed_syncs),
+            stored,
+            strangers,
+            failed_syncs,
             role: opening.role,
             stores,
-            opens: Mutex::default(),
-            turns: turns::Turns::default(),
-            keygate: keygate::KeyGate::default(),
+            turns,
+            keygate,
+            opens,
+            suspensions,
             leases: lease::Leases::new(opening.lease_grace),
             allowed: access::Allowed::default(),
-            jobs: snapshot::Jobs::default(),
-            views: view::Views::default(),
+            unsettled,
+            jobs: Arc::new(jobs),
+            snapshot_keys,
+            views,
             endpoints: Mutex::default(),
-            housekeeper: housekeeping::Housekeeper::default(),
+            housekeeper,
             leftovers: AtomicBool::new(false),
             lock,
         });
         service.settle_volumes();
-        service.settle_snapshots();
+        service.unsettled.look();
         if opening.role == Role::Daemon {
             service.keep_leases();
-            service.start_hydration();
-            service.housekeeper.start(Arc::downgrade(&service));
+            service.opens.start_hydration();
+            service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
         }
         Ok(service)
     }
@@ -308,8 +367,8 @@ impl Service {
 
     /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
     pub fn shut_down(self: &Arc<Self>) {
-        self.stop_jobs();
-        self.close_all();
+        self.jobs.stop_all();
+        self.opens.close_all();
         self.failed_syncs.wait();
     }
 }

@@ -4,31 +4,31 @@
 //! once (or another of the same principal) costs nothing then. A daemon also keeps those open that still have to be filled
 //! from a snapshot.
 
-use super::keygate::Ticket;
-use super::records::VolumeRecord;
+use super::datadir::Role;
+use super::failed_syncs::FailedSyncs;
+use super::filler::{self, Filler};
+use super::housekeeping::Housekeeper;
+use super::keygate::{KeyGate, Ticket};
+use super::lineage::Lineages;
+use super::records::{Records, VolumeRecord};
 use super::settings::Settings;
-use super::stored::Standing;
-use super::turns::Turn;
-use super::{Role, Service};
+use super::stored::{Standing, StoredVolumes};
+use super::strangers::Strangers;
+use super::turns::{Turn, Turns};
+use super::volume_keys::VolumeKeys;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
 use crate::units::VolumeId;
 use crate::volume::Volume;
-use parking_lot::{Condvar, Mutex};
-use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Chunks filled between two syncs: 8 MiB.
-const FILL_BATCH: usize = 16;
-/// How long the filling waits after a batch while clients wait for chunks themselves.
-const FILL_YIELD: Duration = Duration::from_millis(50);
 /// How long a daemon keeps a volume open, with its key, after its last user.
 const LINGER: Duration = Duration::from_secs(1);
 /// How soon a volume is looked at again that could not be closed when it was due.
 const CLOSE_AGAIN: Duration = Duration::from_millis(20);
-/// How long the filling waits after an error.
-const FILL_RETRY: Duration = Duration::from_secs(5);
 
 /// An open volume and its users.
 pub(super) struct Open {
@@ -48,6 +48,12 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// It is unlocked: what was held for it goes on.
+    pub(super) fn resume(&mut self) {
+        self.suspended = false;
+        self.settings.tell();
+    }
+
     /// Whether somebody waits for its key, should that be away.
     pub(super) const fn is_used(&self) -> bool {
         self.users > 0
@@ -74,14 +80,9 @@ impl Open {
     }
 }
 
-struct Filler {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: JoinHandle<()>,
-}
-
 /// A use of an open volume; the last one that is dropped closes it.
 pub struct InUse {
-    service: Arc<Service>,
+    opens: Arc<OpenVolumes>,
     id: VolumeId,
     /// The volume.
     pub volume: Arc<Volume>,
@@ -91,7 +92,7 @@ pub struct InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.service.release(self.id);
+        self.opens.release(self.id);
     }
 }
 
@@ -106,20 +107,61 @@ pub(super) enum Need<'a> {
     Later,
 }
 
-impl Service {
+/// What the open volumes stand on.
+pub(super) struct On {
+    /// Whether they linger, and are filled.
+    pub(super) role: Role,
+    /// What the catalog says of them.
+    pub(super) records: Arc<Records>,
+    /// Where their keys come from.
+    pub(super) keys: Arc<VolumeKeys>,
+    /// What keys must pass that are put in place.
+    pub(super) keygate: Arc<KeyGate>,
+    /// One at a time for each volume.
+    pub(super) turns: Arc<Turns>,
+    /// What they are filled from.
+    pub(super) lineages: Arc<Lineages>,
+    /// What they are opened from.
+    pub(super) stored: Arc<StoredVolumes>,
+    /// What may be a copy of one.
+    pub(super) strangers: Arc<Strangers>,
+    /// Told when a sync of one fails.
+    pub(super) failed_syncs: Arc<FailedSyncs>,
+    /// Told when one becomes idle.
+    pub(super) housekeeper: Arc<Housekeeper>,
+}
+
+/// The volumes that are open.
+pub(super) struct OpenVolumes {
+    on: On,
+    /// Never held over the disk, the audit, or a wait for another volume.
+    table: Mutex<HashMap<VolumeId, Open>>,
+}
+
+impl OpenVolumes {
+    /// None yet.
+    pub(super) fn new(on: On) -> Self {
+        Self { on, table: Mutex::default() }
+    }
+
+    /// The table itself, by volume: for what is in memory alone.
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Open>> {
+        self.table.lock()
+    }
+
     /// Opens a volume, or joins those who have it open.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
-        let turn = self.turns.take(record.id);
+        let turn = self.on.turns.take(record.id);
         // Before the record is read: a suspension that it does not show yet closes the gate later.
-        let ticket = self.keygate.ticket();
+        let ticket = self.on.keygate.ticket();
         // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
-        let record = &self.records.find_volume(&record.id.to_string())?;
+        let record = &self.on.records.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
         // From here on it is open and has this user; `opens` is not held over the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need, ticket);
         // Looked at without `opens`: it may have to wait for a piece that is being sealed.
         let waits = matches!(need, Need::Later) && !volume.is_unlocked();
-        let mut opens = self.opens.lock();
+        let mut opens = self.table.lock();
         match (ready, opens.get_mut(&record.id)) {
             (Ok(()), Some(open)) => {
                 if let Need::Key(caller) = need {
@@ -127,11 +169,11 @@ impl Service {
                     open.principals.push(caller.principal.clone());
                 }
                 open.suspended |= waits;
-                if self.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
-                    open.filler = start_filler(Arc::downgrade(self), volume.clone());
+                if self.on.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
+                    open.filler = self.start_filler(&volume);
                 }
                 let settings = open.settings.clone();
-                Ok(InUse { service: self.clone(), id: record.id, volume, settings })
+                Ok(InUse { opens: self.clone(), id: record.id, volume, settings })
             }
             (Ok(()), None) => Err(Error::new(Kind::Busy, format!("volume {} was closed meanwhile", record.shown()))),
             (Err(err), _) => {
@@ -144,35 +186,35 @@ impl Service {
 
     /// Counts a user of an open volume, which is opened for the first one. The caller has the volume's turn.
     fn join(self: &Arc<Self>, record: &VolumeRecord) -> Result<Arc<Volume>> {
-        if let Some(open) = self.opens.lock().get_mut(&record.id) {
+        if let Some(open) = self.table.lock().get_mut(&record.id) {
             open.users += 1;
             open.idle_since = None;
             return Ok(open.volume.clone());
         }
-        self.strangers.refuse_copies(record)?;
-        let volume = Arc::new(self.stored.open(record)?);
-        self.failed_syncs.watch(&volume);
+        self.on.strangers.refuse_copies(record)?;
+        let volume = Arc::new(self.on.stored.open(record)?);
+        self.on.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
         settings.set(record.on_key_loss, record.iops, record.throughput);
         let open = Open {
             volume: volume.clone(),
             settings,
             suspended: false,
-            cmks: self.keys.cmks_of(&volume),
+            cmks: self.on.keys.cmks_of(&volume),
             users: 1,
             principals: Vec::new(),
             idle_since: None,
             filler: None,
         };
-        self.opens.lock().insert(record.id, open);
+        self.table.lock().insert(record.id, open);
         Ok(volume)
     }
 
     /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
     fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
-        let standing = self.stored.compare(record, volume)?;
+        let standing = self.on.stored.compare(record, volume)?;
         if standing == Standing::Announced {
-            self.stored.catch_up(record, volume)?;
+            self.on.stored.catch_up(record, volume)?;
         }
         let locked = !volume.is_unlocked();
         let Need::Key(caller) = need else {
@@ -184,26 +226,26 @@ impl Service {
             return Ok(());
         };
         let (suspended, is_new) =
-            self.opens.lock().get(&record.id).map_or((false, true), |o| (o.suspended, o.is_new_to(caller)));
+            self.table.lock().get(&record.id).map_or((false, true), |o| (o.suspended, o.is_new_to(caller)));
         if locked {
             if record.suspended {
                 let what = format!("volume {} is suspended by hand", record.shown());
                 return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
             }
             if suspended {
-                self.keys.refuse_if_revoked(record, caller)?;
+                self.on.keys.refuse_if_revoked(record, caller)?;
             }
             self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
                 // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
-                self.stored.catch_up(record, volume)?;
+                self.on.stored.catch_up(record, volume)?;
             }
-            if let Some(open) = self.opens.lock().get_mut(&record.id) {
-                super::suspend::resumed(open);
+            if let Some(open) = self.table.lock().get_mut(&record.id) {
+                open.resume();
             }
         } else if is_new {
             // It is open, but not for this one: asked and audited as if it were not.
-            self.keys.unwrap(volume, caller)?;
+            self.on.keys.unwrap(volume, caller)?;
         }
         Ok(())
     }
@@ -223,36 +265,56 @@ impl Service {
         unwrapped: impl FnOnce(),
     ) -> Result<()> {
         let id = volume.id().to_string();
-        let keys = self.keys.unwrap(volume, caller)?;
+        let keys = self.on.keys.unwrap(volume, caller)?;
         unwrapped();
-        let cmks = self.opens.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();
-        volume.unlock_if(&keys, || self.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
+        let cmks = self.table.lock().get(&volume.id()).map(|o| o.cmks.clone()).unwrap_or_default();
+        volume.unlock_if(&keys, || self.on.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
+    }
+
+    /// Whether a volume is open.
+    pub(super) fn is_open(&self, id: VolumeId) -> bool {
+        self.table.lock().contains_key(&id)
+    }
+
+    /// Whether somebody uses an open volume, and waits for its key.
+    pub(super) fn is_waiting(&self, id: VolumeId) -> bool {
+        self.table.lock().get(&id).is_some_and(|o| o.suspended)
+    }
+
+    /// Whether a volume is open, and filled.
+    pub(super) fn is_hydrated(&self, id: VolumeId) -> bool {
+        self.table.lock().get(&id).is_some_and(|o| o.volume.is_hydrated())
+    }
+
+    /// What may change of an open volume.
+    pub(super) fn settings_of(&self, id: VolumeId) -> Option<Arc<Settings>> {
+        self.table.lock().get(&id).map(|o| o.settings.clone())
     }
 
     /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
     pub(super) fn is_open_for(&self, id: VolumeId, principal: &str) -> bool {
-        self.opens.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
+        self.table.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
     }
 
     /// A user has gone. The last one of a command's volume closes it.
     fn release(&self, id: VolumeId) {
-        if self.role == Role::Daemon {
+        if self.on.role == Role::Daemon {
             return self.count_out(id);
         }
-        let turn = self.turns.take(id);
+        let turn = self.on.turns.take(id);
         self.leave(&turn);
     }
 
     /// The same for who has the volume's turn.
     fn leave(&self, turn: &Turn<'_>) {
         self.count_out(turn.id());
-        if self.role == Role::Command {
+        if self.on.role == Role::Command {
             self.close_if(turn, Open::is_unused);
         }
     }
 
     fn count_out(&self, id: VolumeId) {
-        let mut opens = self.opens.lock();
+        let mut opens = self.table.lock();
         let Some(open) = opens.get_mut(&id) else { return };
         open.users -= 1;
         if open.users == 0 {
@@ -263,14 +325,14 @@ impl Service {
         if open.is_unused() {
             open.idle_since = Some(Instant::now());
             drop(opens);
-            self.housekeeper.wake();
+            self.on.housekeeper.wake();
         }
     }
 
     /// Closes an open volume if it is as the caller wants it; whether it is closed, or was never open.
     fn close_if(&self, turn: &Turn<'_>, wanted: impl FnOnce(&Open) -> bool) -> bool {
         let open = {
-            let mut opens = self.opens.lock();
+            let mut opens = self.table.lock();
             match opens.get(&turn.id()) {
                 Some(open) if wanted(open) => opens.remove(&turn.id()),
                 Some(_) => return false,
@@ -286,16 +348,16 @@ impl Service {
     /// Closes the volumes that nobody has used for [`LINGER`]; when it has to look again, if there are others.
     pub(super) fn close_idle(&self) -> Option<Instant> {
         let due: Vec<(VolumeId, Arc<Volume>)> =
-            self.opens.lock().iter().filter(|(_, o)| o.is_over()).map(|(id, o)| (*id, o.volume.clone())).collect();
+            self.table.lock().iter().filter(|(_, o)| o.is_over()).map(|(id, o)| (*id, o.volume.clone())).collect();
         for (id, volume) in due {
             // The long part of closing, while others may open theirs. What fails here fails again below, and is told there.
             let _ = volume.flush();
             // Who has its turn now uses it.
-            if let Some(turn) = self.turns.try_take(id) {
+            if let Some(turn) = self.on.turns.try_take(id) {
                 self.close_if(&turn, Open::is_over);
             }
         }
-        let next = self.opens.lock().values().filter(|o| o.is_unused()).filter_map(Open::ends).min();
+        let next = self.table.lock().values().filter(|o| o.is_unused()).filter_map(Open::ends).min();
         next.map(|at| at.max(Instant::now() + CLOSE_AGAIN))
     }
 
@@ -304,7 +366,7 @@ impl Service {
     /// # Errors
     /// [`Kind::Busy`] if somebody uses it.
     pub(super) fn close_unused(&self, record: &VolumeRecord) -> Result<Turn<'_>> {
-        let turn = self.turns.take(record.id);
+        let turn = self.on.turns.take(record.id);
         if self.close_if(&turn, |o| o.users == 0) {
             return Ok(turn);
         }
@@ -313,38 +375,48 @@ impl Service {
 
     /// Starts filling what an earlier process left half filled.
     pub(super) fn start_hydration(self: &Arc<Self>) {
-        let records = match self.records.volumes() {
+        let records = match self.on.records.volumes() {
             Ok(records) => records,
             Err(err) => return tracing::error!("look for volumes to fill: {}", err.line()),
         };
         for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
             match self.acquire(record, Need::Sealed) {
-                Ok(used) if used.volume.is_hydrated() => self.lineages.note_hydrated(record.id),
+                Ok(used) if used.volume.is_hydrated() => self.on.lineages.note_hydrated(record.id),
                 Ok(_) => {}
                 Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
             }
         }
     }
 
+    fn start_filler(self: &Arc<Self>, volume: &Arc<Volume>) -> Option<Filler> {
+        let (this, id) = (Arc::downgrade(self), volume.id());
+        filler::start(volume.clone(), move || {
+            if let Some(this) = this.upgrade() {
+                this.filled(id);
+            }
+        })
+    }
+
     /// A volume's filling has ended: its snapshot is not needed for that any more, and it is closed if nobody uses it.
     fn filled(&self, id: VolumeId) {
-        self.lineages.note_hydrated(id);
-        let mut opens = self.opens.lock();
+        self.on.lineages.note_hydrated(id);
+        let mut opens = self.table.lock();
         if let Some(open) = opens.get_mut(&id) {
             open.filler = None; // this very thread: it ends by itself
             if open.is_unused() {
                 // Closing it is the housekeeper's: who closes it now waits for this thread.
                 open.idle_since = Some(Instant::now());
                 drop(opens);
-                self.housekeeper.wake();
+                self.on.housekeeper.wake();
             }
         }
     }
 
+    /// Closes all of them.
     pub(super) fn close_all(&self) {
-        let all: Vec<VolumeId> = self.opens.lock().keys().copied().collect();
+        let all: Vec<VolumeId> = self.table.lock().keys().copied().collect();
         for id in all {
-            self.close_if(&self.turns.take(id), |_| true);
+            self.close_if(&self.on.turns.take(id), |_| true);
         }
     }
 }
@@ -352,92 +424,9 @@ impl Service {
 /// Ends its filling and closes it. Not while `opens` is held: the filling asks for it at its end.
 fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
-        *filler.stop.0.lock() = true;
-        filler.stop.1.notify_all();
-        let _ = filler.thread.join();
+        filler.end();
     }
     if let Err(err) = open.volume.close() {
         tracing::error!("close {id}: {}; the next open will find it unclean", err.line());
-    }
-}
-
-/// What the log has of a filling that fails. It is tried every few seconds, and finds a few missing chunks more each time.
-#[derive(Default)]
-struct Told {
-    words: String,
-    missing: usize,
-    /// Missing chunks at the last try.
-    before: usize,
-}
-
-impl Told {
-    /// Whether the log needs a line: for another failure, for twice as many missing chunks, and for their last number.
-    fn is_news(&mut self, err: &Error, missing: usize) -> bool {
-        let settled = missing == std::mem::replace(&mut self.before, missing) && missing != self.missing;
-        let news = match missing {
-            0 => self.words != err.line(),
-            n => self.missing == 0 || n >= 2 * self.missing || settled,
-        };
-        if news {
-            (self.words, self.missing) = (err.line(), missing);
-        }
-        news
-    }
-}
-
-/// `None`: there is no thread for it now; the volume's next user tries again.
-fn start_filler(service: Weak<Service>, volume: Arc<Volume>) -> Option<Filler> {
-    let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
-    let seen = stop.clone();
-    let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(move || {
-        let mut told = Told::default();
-        while !*seen.0.lock() {
-            let touched = volume.first_touches();
-            match volume.hydrate_some(FILL_BATCH) {
-                Ok(step) if step.done => {
-                    if let Some(service) = service.upgrade() {
-                        service.filled(volume.id());
-                    }
-                    return;
-                }
-                Ok(_) if volume.first_touches() != touched => {
-                    let mut stopped = seen.0.lock();
-                    if !*stopped {
-                        let _ = seen.1.wait_for(&mut stopped, FILL_YIELD);
-                    }
-                }
-                Ok(_) => {}
-                Err(err) => {
-                    if told.is_news(&err, volume.missing_chunks().len()) {
-                        tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
-                    }
-                    let mut stopped = seen.0.lock();
-                    if !*stopped {
-                        let _ = seen.1.wait_for(&mut stopped, FILL_RETRY);
-                    }
-                }
-            }
-        }
-    });
-    match thread {
-        Ok(thread) => Some(Filler { stop, thread }),
-        Err(err) => {
-            tracing::error!("{id} is not filled now: no thread: {err}");
-            None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filling_that_fails_again_and_again_is_logged_where_that_is_news() {
-        let mut told = Told::default();
-        let mut news = |words: &str, missing| told.is_news(&Error::new(Kind::Io, words), missing);
-        let all = [16, 32, 48, 64, 80, 90, 90, 90].map(|n| news("missing", n));
-        assert_eq!(all, [true, true, false, true, false, false, true, false]);
-        assert!(news("the store fails", 0) && !news("the store fails", 0) && news("it fails otherwise", 0));
     }
 }

@@ -170,6 +170,16 @@ impl Records {
         }
         Ok(self.ledger().catalog().get::<LeaseRecord>(&id.to_string())?.map(|f| f.record.grants))
     }
+
+    /// The volumes whose durable lease lives by a grant.
+    pub(super) fn leased_under(&self, grant: &str) -> Result<Vec<VolumeId>> {
+        let lived = |grants: &[String]| grants.iter().any(|g| g == grant);
+        let attached = self.ledger().catalog().list::<AttachmentRecord>()?.records;
+        let leased = self.ledger().catalog().list::<LeaseRecord>()?.records;
+        let attached = attached.into_iter().filter(|a| lived(&a.record.grants)).map(|a| a.record.volume);
+        let leased = leased.into_iter().filter(|l| lived(&l.record.grants)).map(|l| l.record.volume);
+        Ok(attached.chain(leased).collect())
+    }
 }
 
 /// What the catalog keeps of a volume. The header wins where they differ and its MAC is good.

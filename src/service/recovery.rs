@@ -11,7 +11,7 @@ impl Service {
     /// Takes the header as it is, if its MAC is good, as the one that the catalog knows from now on.
     pub(super) fn accept_rollback(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
-        let _turn = self.close_unused(&record)?;
+        let _turn = self.opens.close_unused(&record)?;
         let volume = self.stored.open(&record)?;
         let (id, lineage) = volume.with_header(|h| (h.identity().volume_id, h.identity().lineage));
         if (id, lineage) != (record.id, record.lineage) {
@@ -29,7 +29,7 @@ impl Service {
     /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
     pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
-        let turn = self.close_unused(&record)?;
+        let turn = self.opens.close_unused(&record)?;
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);
         self.ledger().record(caller, act, Ok(()))?;
         // By itself: whoever joins an open volume gets it as it was opened, read-only, for as long as it stays open.

@@ -1,15 +1,26 @@
-//! Snapshots that an earlier process, or a full disk, left under way.
+//! Snapshots that an earlier process, or a full disk, left under way: completed if the log has them, else in error; and deletes
+//! that were cut off.
 
-use super::Service;
-use super::opening::Need;
+use super::bases::Bases;
+use super::lineage::Lineages;
+use super::logs::Logs;
+use super::opening::{Need, OpenVolumes};
+use super::records::Records;
 use crate::error::Result;
+use crate::snapshot::repository::Repository;
 use crate::units::{CHUNK, LineageId, SnapshotId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
 /// What is still to be settled, and was not possible yet.
-#[derive(Default)]
-pub(super) struct Left {
+pub(super) struct Unsettled {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+    logs: Arc<Logs>,
+    bases: Arc<Bases>,
+    lineages: Arc<Lineages>,
+    opens: Arc<OpenVolumes>,
     /// Snapshots that are neither completed nor in error nor gone, though nobody works on them; why, if it is known.
     snapshots: Mutex<BTreeMap<SnapshotId, Option<String>>>,
     /// Deletes that were finished for whoever had begun them.
@@ -18,26 +29,38 @@ pub(super) struct Left {
     at_work: Mutex<()>,
 }
 
-impl Left {
+impl Unsettled {
+    /// Nothing yet.
+    pub(super) fn new(
+        records: Arc<Records>,
+        repository: Arc<Repository>,
+        logs: Arc<Logs>,
+        bases: Arc<Bases>,
+        lineages: Arc<Lineages>,
+        opens: Arc<OpenVolumes>,
+    ) -> Self {
+        let (snapshots, finished, at_work) = Default::default();
+        Self { records, repository, logs, bases, lineages, opens, snapshots, finished, at_work }
+    }
+
+    /// A snapshot is left to be settled, and something of its lineage may be unreachable.
+    pub(super) fn add(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
+        self.snapshots.lock().insert(snapshot, why);
+        self.lineages.sweep_later(lineage);
+    }
+
+    /// Whether the delete of a snapshot was finished by settling.
     pub(super) fn has_finished(&self, snapshot: SnapshotId) -> bool {
         self.finished.lock().contains(&snapshot)
-    }
-}
-
-impl Service {
-    /// A snapshot is left to be settled, and something of its lineage may be unreachable.
-    pub(super) fn leave_unsettled(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
-        self.jobs.left.snapshots.lock().insert(snapshot, why);
-        self.lineages.sweep_later(lineage);
     }
 
     /// Settles snapshots that an earlier process left under way: completed if the log has them, else in error; and deletes
     /// that it left half done.
-    pub(super) fn settle_snapshots(self: &Arc<Self>) {
+    pub(super) fn look(&self) {
         match self.records.snapshots() {
             Ok(all) => {
                 for record in all.iter().filter(|s| s.state == "pending" || s.is_deleting()) {
-                    self.leave_unsettled(record.lineage, record.id, None);
+                    self.add(record.lineage, record.id, None);
                 }
             }
             Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
@@ -45,28 +68,28 @@ impl Service {
         for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.lineages.holds_parent(v)) {
             self.lineages.sweep_later(record.lineage);
         }
-        self.settle_left();
+        self.settle();
     }
 
     /// Tries again to settle what could not be. Costs nothing when there is nothing.
-    pub(super) fn settle_left(self: &Arc<Self>) {
-        let Some(_alone) = self.jobs.left.at_work.try_lock() else { return };
-        let left = self.jobs.left.snapshots.lock().clone();
+    pub(super) fn settle(&self) {
+        let Some(_alone) = self.at_work.try_lock() else { return };
+        let left = self.snapshots.lock().clone();
         for (id, why) in left {
-            match self.settle(id, why.as_deref()) {
-                Ok(()) => drop(self.jobs.left.snapshots.lock().remove(&id)),
+            match self.settle_one(id, why.as_deref()) {
+                Ok(()) => drop(self.snapshots.lock().remove(&id)),
                 Err(err) => tracing::error!("settle snapshot {id}: {}", err.line()),
             }
         }
         self.lineages.sweep_left();
     }
 
-    fn settle(self: &Arc<Self>, id: SnapshotId, why: Option<&str>) -> Result<()> {
+    fn settle_one(&self, id: SnapshotId, why: Option<&str>) -> Result<()> {
         let Some(record) = self.records.snapshot(id)? else { return Ok(()) };
         if record.is_deleting() {
             self.logs.check(record.lineage)?;
             self.lineages.finish_delete(&record)?;
-            self.jobs.left.finished.lock().insert(id);
+            self.finished.lock().insert(id);
             return Ok(());
         }
         if record.state != "pending" {
@@ -76,7 +99,7 @@ impl Service {
         let completed = self.repository.live(record.lineage, id)?.is_some();
         let volume = self.records.volume(record.volume)?;
         // One that cannot be opened is settled when it can be: `settle_header`.
-        if let Some(Ok(used)) = volume.map(|v| self.acquire(&v, Need::Sealed)) {
+        if let Some(Ok(used)) = volume.map(|v| self.opens.acquire(&v, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
             match pending {
                 Some(pending) if completed => self.bases.take(&used.volume, record.lineage, &pending)?,

@@ -83,7 +83,7 @@ impl Service {
     /// The header has the announced identity, or still the one before: both are vouched for, so its other slot can be made
     /// good without the key.
     fn settle_grow(&self, record: &VolumeRecord) -> Result<()> {
-        if self.opens.lock().contains_key(&record.id) {
+        if self.opens.is_open(record.id) {
             return Ok(()); // whoever uses it has caught up
         }
         let volume = self.stored.open(record)?;

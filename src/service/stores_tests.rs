@@ -97,14 +97,14 @@ fn doctor(service: &Arc<Service>) -> Vec<Finding> {
 
 fn write(service: &Arc<Service>, id: VolumeId, at: u64, byte: u8) -> Result<()> {
     let record = service.records.find_volume(&id.to_string())?;
-    let used = service.acquire(&record, Need::Key(&caller(service)))?;
+    let used = service.opens.acquire(&record, Need::Key(&caller(service)))?;
     assert_eq!(used.volume.write(at, &mut vec![byte; MIB as usize], Blocking::Allowed)?, Attempt::Done);
     used.volume.flush()
 }
 
 fn read(service: &Arc<Service>, id: VolumeId, at: u64) -> Vec<u8> {
     let record = service.records.find_volume(&id.to_string()).unwrap();
-    let used = service.acquire(&record, Need::Key(&caller(service))).unwrap();
+    let used = service.opens.acquire(&record, Need::Key(&caller(service))).unwrap();
     let mut out = vec![0xee; MIB as usize];
     assert_eq!(used.volume.read(at, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
     out

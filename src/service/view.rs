@@ -4,16 +4,18 @@
 //! number of clients share one view; nobody holds a lease, for nothing can be changed. While a view is open its snapshot
 //! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
 
-use super::keygate::{HeldCiphers, KeyHolder};
-use super::opening::Need;
-use super::records::SnapshotRecord;
-use super::{ServedExport, Service};
+use super::keygate::{HeldCiphers, KeyGate, KeyHolder};
+use super::logs::Logs;
+use super::records::{Records, SnapshotRecord};
+use super::snapshot_keys::SnapshotKeys;
+use super::volume_keys::VolumeKeys;
 use crate::cipher::xts::{At, XtsCipher};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
-use crate::units::{CHUNK, ChunkNo, DataKeyId, KeyTag, LineageId, SECTOR, SUBSECTOR, SnapshotId};
+use crate::snapshot::repository::Repository;
+use crate::units::{CHUNK, ChunkNo, KeyTag, LineageId, SECTOR, SUBSECTOR, SnapshotId};
 use crate::volume::chunk_cache::{Body, ChunkCache};
 use crate::volume::extents::{Run, Runs};
 use crate::volume::parent::Parent;
@@ -27,9 +29,17 @@ const RECENT: usize = 16;
 /// Chunks that one look at the tree goes through at most: 8 GiB of the volume.
 const CHUNKS: u64 = 16 * 1024;
 
-/// All views that are open, each once.
-#[derive(Default)]
-pub(super) struct Views(Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>);
+/// All views.
+pub(super) struct Views {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+    logs: Arc<Logs>,
+    keys: Arc<VolumeKeys>,
+    snapshot_keys: Arc<SnapshotKeys>,
+    keygate: Arc<KeyGate>,
+    /// Those that are open, each once.
+    open: Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>,
+}
 
 /// One open snapshot.
 pub struct SnapshotView {
@@ -214,19 +224,31 @@ pub(super) fn differ(one: &SnapshotReader, other: &SnapshotReader, chunk: ChunkN
     Ok(one.hash_of(chunk)? != other.hash_of(chunk)? || one.sectors(chunk)? != other.sectors(chunk)?)
 }
 
-impl Service {
+impl Views {
+    /// None yet.
+    pub(super) fn new(
+        records: Arc<Records>,
+        repository: Arc<Repository>,
+        logs: Arc<Logs>,
+        keys: Arc<VolumeKeys>,
+        snapshot_keys: Arc<SnapshotKeys>,
+        keygate: Arc<KeyGate>,
+    ) -> Self {
+        Self { records, repository, logs, keys, snapshot_keys, keygate, open: Mutex::default() }
+    }
+
     /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that
     /// each is asked for and audited.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
-    pub fn open_view(self: &Arc<Self>, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
-        self.open_view_then(snapshot, caller, || ())
+    pub(super) fn open(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
+        self.open_then(snapshot, caller, || ())
     }
 
     /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
-    pub(super) fn open_view_then(
-        self: &Arc<Self>,
+    pub(super) fn open_then(
+        &self,
         snapshot: SnapshotId,
         caller: &Caller,
         unwrapped: impl FnOnce(),
@@ -235,11 +257,11 @@ impl Service {
         record.must_be_completed()?;
         self.logs.check(record.lineage)?;
         let ticket = self.keygate.ticket();
-        let blobs = self.wrapped_keys_of(&record)?;
-        let cmks = blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect::<Result<_>>()?;
+        let blobs = self.snapshot_keys.wrapped(&record)?;
+        let cmks = self.keys.cmks_of_blobs(&blobs)?;
         let keys = self.keys.unwrap_blobs(&record, blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
-        self.ledger().record(caller, act, Ok(()))?;
+        self.records.ledger().record(caller, act, Ok(()))?;
         unwrapped();
         let view = self.view_of(&record, cmks)?;
         let built = || keys.iter().map(|(id, key)| (id.tag(), XtsCipher::new(key))).collect();
@@ -249,7 +271,7 @@ impl Service {
 
     /// The open view of a snapshot, without ciphers if it is new.
     fn view_of(&self, record: &SnapshotRecord, cmks: Vec<String>) -> Result<Arc<SnapshotView>> {
-        let mut views = self.views.0.lock();
+        let mut views = self.open.lock();
         views.retain(|_, view| view.strong_count() > 0);
         if let Some(view) = views.get(&record.id).and_then(Weak::upgrade) {
             return Ok(view);
@@ -264,45 +286,9 @@ impl Service {
         Ok(view)
     }
 
-    /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
-    pub(super) fn wrapped_keys_of(self: &Arc<Self>, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
-        let blobs = self.repository.keys(record.lineage)?;
-        let find = |id: &DataKeyId| {
-            let found = blobs.get(id).map(|k| k.blob.clone());
-            let found = found.or_else(|| self.key_from_a_header(record.lineage, *id));
-            found.map(|blob| (*id, blob)).ok_or_else(|| {
-                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
-            })
-        };
-        record.data_keys.iter().map(find).collect()
-    }
-
-    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
-    pub(super) fn key_from_a_header(self: &Arc<Self>, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
-        let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
-        volumes.filter_map(|v| self.acquire(&v, Need::Sealed).ok()).find_map(|used| {
-            used.volume.with_header(|h| {
-                let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
-                let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
-                wrapped.into_iter().find(|k| k.epoch == epoch).map(|k| k.blob.clone())
-            })
-        })
-    }
-
-    /// What a snapshot would be as an export.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
-    pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
-        let record = self.records.find_snapshot(&snapshot.to_string())?;
-        record.must_be_completed()?;
-        let description = format!("coffer snapshot of {}, taken {}", record.volume, record.created);
-        Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
-    }
-
     /// Refuses what must not happen to a snapshot while somebody reads it.
-    pub(super) fn refuse_if_viewed(&self, snapshot: SnapshotId) -> Result<()> {
-        let viewed = self.views.0.lock().get(&snapshot).is_some_and(|view| view.strong_count() > 0);
+    pub(super) fn refuse_if_open(&self, snapshot: SnapshotId) -> Result<()> {
+        let viewed = self.open.lock().get(&snapshot).is_some_and(|view| view.strong_count() > 0);
         if viewed {
             return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being read by an NBD client"))
                 .hint("disconnect it first"));

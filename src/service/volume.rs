@@ -98,7 +98,7 @@ impl Service {
         let context = context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
-        for (i, (data_key, blob)) in self.wrapped_keys_of(from)?.into_iter().enumerate() {
+        for (i, (data_key, blob)) in self.snapshot_keys.wrapped(from)?.into_iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
             unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, data_key, &caller)?));
             let arn = self.kms.blob_info(&blob)?.key_arn;
@@ -163,7 +163,7 @@ impl Service {
         drop(turn);
         if !record.hydrated {
             // A daemon begins to fill it now; a single command leaves that to the next server.
-            drop(self.acquire(&record, Need::Sealed)?);
+            drop(self.opens.acquire(&record, Need::Sealed)?);
         }
         self.volume_info(&record)
     }
@@ -208,7 +208,7 @@ impl Service {
     pub(super) fn show_volume(self: &Arc<Self>, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
-        let used = self.acquire(&record, Need::Sealed)?;
+        let used = self.opens.acquire(&record, Need::Sealed)?;
         let path = self.stores.place(record.id).into();
         info.hydrated = used.volume.is_hydrated();
         let units = used.volume.sealed_units().iter().map(|(_, n)| n).sum();
@@ -240,7 +240,7 @@ impl Service {
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let room = self.stores.room(record.id);
         let holder = self.holder_of(record.id)?;
-        let suspended = record.suspended || self.is_waiting(record.id);
+        let suspended = record.suspended || self.opens.is_waiting(record.id);
         let state = match (&room, &holder) {
             (Err(_), _) => "error",
             (Ok(room), _) if room.size < file_size(record.size) => "error",
@@ -256,7 +256,7 @@ impl Service {
             state: state.to_owned(),
             key: record.key_arn.clone(),
             snapshot: record.parent.as_ref().map(|p| p.snapshot),
-            hydrated: record.hydrated || self.opens.lock().get(&record.id).is_some_and(|o| o.volume.is_hydrated()),
+            hydrated: record.hydrated || self.opens.is_hydrated(record.id),
             created: record.created,
             holder,
             on_key_loss: record.on_key_loss,
@@ -281,7 +281,7 @@ impl Service {
             return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
                 .hint("wait until it is completed"));
         }
-        let _turn = self.close_unused(&record)?;
+        let _turn = self.opens.close_unused(&record)?;
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
         let gone = self.ledger().audited(caller, act, |tx| {
             let id = record.id.to_string();
@@ -307,7 +307,7 @@ impl Service {
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         self.refuse_if_attached_elsewhere(&record)?;
-        let used = self.acquire(&record, Need::Key(caller))?;
+        let used = self.opens.acquire(&record, Need::Key(caller))?;
         // One at a time up to the last word of the catalog: what one announces, another must not take back.
         let _turn = self.turns.take(record.id);
         let keys = self.keys.unwrap(&used.volume, caller)?;

@@ -70,6 +70,11 @@ impl VolumeKeys {
         Ok(out)
     }
 
+    /// ARNs of the CMKs that wrap a snapshot's data keys.
+    pub(super) fn cmks_of_blobs(&self, blobs: &[(DataKeyId, Vec<u8>)]) -> Result<Vec<String>> {
+        blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect()
+    }
+
     /// Unwraps a snapshot's data keys, for a caller who is asked for and audited.
     ///
     /// # Errors

@@ -181,7 +181,7 @@ impl Operation for RevokeGrant {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let gone = call.service.kms.revoke_grant(&self.key.parse()?, &self.grant, call.caller)?;
-        call.service.suspend_lease_of(&gone);
+        call.service.suspensions.suspend_lease_of(&gone);
         Ok(Done(format!("grant {} is revoked", gone.id)))
     }
 }
@@ -209,7 +209,7 @@ impl Operation for RetireGrant {
         let key = self.key.as_deref().map(str::parse).transpose()?;
         let (id, token) = (self.grant.as_deref(), self.token.as_deref());
         let gone = call.service.kms.retire_grant(key.as_ref(), id, token, call.caller)?;
-        call.service.suspend_lease_of(&gone);
+        call.service.suspensions.suspend_lease_of(&gone);
         Ok(Done(format!("grant {} is retired", gone.id)))
     }
 }

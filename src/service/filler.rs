@@ -1,0 +1,107 @@
+//! The thread that fills a volume from its snapshot, in the background.
+
+use crate::error::Error;
+use crate::volume::Volume;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Chunks filled between two syncs: 8 MiB.
+const FILL_BATCH: usize = 16;
+/// How long the filling waits after a batch while clients wait for chunks themselves.
+const FILL_YIELD: Duration = Duration::from_millis(50);
+/// How long the filling waits after an error.
+const FILL_RETRY: Duration = Duration::from_secs(5);
+
+/// The thread that fills a volume.
+pub(super) struct Filler {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+impl Filler {
+    /// Ends the filling, and waits for that.
+    pub(super) fn end(self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+        let _ = self.thread.join();
+    }
+}
+
+/// Fills a volume in a thread of its own, which calls `filled` at its end. `None`: there is no thread for it now; the volume's next user tries again.
+pub(super) fn start(volume: Arc<Volume>, filled: impl FnOnce() + Send + 'static) -> Option<Filler> {
+    let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
+    let seen = stop.clone();
+    let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(move || {
+        let mut told = Told::default();
+        while !*seen.0.lock() {
+            let touched = volume.first_touches();
+            match volume.hydrate_some(FILL_BATCH) {
+                Ok(step) if step.done => return filled(),
+                Ok(_) if volume.first_touches() != touched => {
+                    let mut stopped = seen.0.lock();
+                    if !*stopped {
+                        let _ = seen.1.wait_for(&mut stopped, FILL_YIELD);
+                    }
+                }
+                Ok(_) => {}
+                Err(err) => {
+                    if told.is_news(&err, volume.missing_chunks().len()) {
+                        tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
+                    }
+                    let mut stopped = seen.0.lock();
+                    if !*stopped {
+                        let _ = seen.1.wait_for(&mut stopped, FILL_RETRY);
+                    }
+                }
+            }
+        }
+    });
+    match thread {
+        Ok(thread) => Some(Filler { stop, thread }),
+        Err(err) => {
+            tracing::error!("{id} is not filled now: no thread: {err}");
+            None
+        }
+    }
+}
+
+/// What the log has of a filling that fails. It is tried every few seconds, and finds a few missing chunks more each time.
+#[derive(Default)]
+struct Told {
+    words: String,
+    missing: usize,
+    /// Missing chunks at the last try.
+    before: usize,
+}
+
+impl Told {
+    /// Whether the log needs a line: for another failure, for twice as many missing chunks, and for their last number.
+    fn is_news(&mut self, err: &Error, missing: usize) -> bool {
+        let settled = missing == std::mem::replace(&mut self.before, missing) && missing != self.missing;
+        let news = match missing {
+            0 => self.words != err.line(),
+            n => self.missing == 0 || n >= 2 * self.missing || settled,
+        };
+        if news {
+            (self.words, self.missing) = (err.line(), missing);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_filling_that_fails_again_and_again_is_logged_where_that_is_news() {
+        let mut told = Told::default();
+        let mut news = |words: &str, missing| told.is_news(&Error::new(Kind::Io, words), missing);
+        let all = [16, 32, 48, 64, 80, 90, 90, 90].map(|n| news("missing", n));
+        assert_eq!(all, [true, true, false, true, false, false, true, false]);
+        assert!(news("the store fails", 0) && !news("the store fails", 0) && news("it fails otherwise", 0));
+    }
+}

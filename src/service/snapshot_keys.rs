@@ -1,0 +1,50 @@
+//! The wrapped data keys of snapshots.
+
+use super::opening::{Need, OpenVolumes};
+use super::records::{Records, SnapshotRecord};
+use crate::error::{Error, Kind, Result};
+use crate::snapshot::repository::Repository;
+use crate::units::{DataKeyId, LineageId};
+use std::sync::Arc;
+
+/// Finds the wrapped data keys of snapshots: in the repository's log, else in a volume's header.
+pub(super) struct SnapshotKeys {
+    records: Arc<Records>,
+    repository: Arc<Repository>,
+    opens: Arc<OpenVolumes>,
+}
+
+impl SnapshotKeys {
+    /// Those in this repository, and in the headers of these volumes.
+    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>, opens: Arc<OpenVolumes>) -> Self {
+        Self { records, repository, opens }
+    }
+
+    /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if neither the log nor a header has one of them.
+    pub(super) fn wrapped(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
+        let blobs = self.repository.keys(record.lineage)?;
+        let find = |id: &DataKeyId| {
+            let found = blobs.get(id).map(|k| k.blob.clone());
+            let found = found.or_else(|| self.key_from_a_header(record.lineage, *id));
+            found.map(|blob| (*id, blob)).ok_or_else(|| {
+                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
+            })
+        };
+        record.data_keys.iter().map(find).collect()
+    }
+
+    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
+    fn key_from_a_header(&self, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
+        let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
+        volumes.filter_map(|v| self.opens.acquire(&v, Need::Sealed).ok()).find_map(|used| {
+            used.volume.with_header(|h| {
+                let epoch = h.identity().key_epochs.iter().find(|k| k.data_key_id == key)?.epoch;
+                let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| &k.keys).collect();
+                wrapped.into_iter().find(|k| k.epoch == epoch).map(|k| k.blob.clone())
+            })
+        })
+    }
+}
