@@ -46,4 +46,5 @@ pub mod volume;
 pub mod api;
 pub mod attach;
 pub mod cli;
+pub mod measure;
 pub mod nbd;

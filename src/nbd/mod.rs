@@ -29,6 +29,7 @@ pub mod serve;
 pub mod session;
 mod spin;
 pub mod tls;
+pub mod uri;
 pub mod volumes;
 mod wire;
 

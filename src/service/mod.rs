@@ -233,7 +233,7 @@ impl Service {
             records: records.clone(),
             repository: repository.clone(),
             logs: logs.clone(),
-            bases: bases.clone(),
+            bases,
             opens: opens.clone(),
             turns: turns.clone(),
             unsettled: unsettled.clone(),
