@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Engine, Firsts, Tweak, Way, check};
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use crate::sys::Locked;
 use crate::units::SUBSECTOR;
 use std::arch::aarch64::*;
@@ -71,8 +71,9 @@ impl Engine for ArmAes {
 
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
-        let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
         let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
+        // In place, both come from one borrow: a second one would end the first.
+        let from = src.map_or(to.cast_const(), <[u8]>::as_ptr);
         // SAFETY: features and buffers: see [`Engine`].
         unsafe {
             match way {

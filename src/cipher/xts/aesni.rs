@@ -5,8 +5,8 @@
 
 #![allow(unsafe_code)]
 
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use super::x86::{Keys, ROUNDS, Schedule};
-use super::{Engine, Firsts, Tweak, Way, check};
 use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
@@ -47,8 +47,9 @@ impl Engine for AesNi {
 
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
-        let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
         let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
+        // In place, both come from one borrow: a second one would end the first.
+        let from = src.map_or(to.cast_const(), <[u8]>::as_ptr);
         // SAFETY: features and buffers: see [`Engine`].
         unsafe {
             match way {

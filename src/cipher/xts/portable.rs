@@ -2,7 +2,7 @@
 //! bitsliced, chosen at run time), tweaks by 128-bit arithmetic, in eight independent chains that advance by a
 //! multiplication by x^8 in GF(2^128). The other kernels are tested against it.
 
-use super::{Engine, Firsts, Tweak, Way, check};
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use crate::sys::Locked;
 use crate::units::{SECTOR, SUBSECTOR};
 use aes::{Aes256Dec, Aes256Enc};
