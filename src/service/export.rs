@@ -33,7 +33,7 @@ impl Service {
             .opens
             .close_unused(&record)
             .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
-        self.refuse_if_attached_elsewhere(&record)?;
+        self.attachments.refuse_if_elsewhere(&record)?;
         drop(turn);
         let used = self.opens.acquire(&record, Need::Key(caller))?;
         let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));

@@ -135,8 +135,6 @@ pub(super) struct Leases {
     read: Condvar,
     disconnect: RwLock<Option<Disconnect>>,
     grace: Duration,
-    /// Held while the catalog's records of leases are changed.
-    pub(super) records: Mutex<()>,
 }
 
 impl Leases {
@@ -148,7 +146,6 @@ impl Leases {
             read: Condvar::new(),
             disconnect: RwLock::default(),
             grace,
-            records: Mutex::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 mod access;
 pub mod api;
 mod attachment;
+mod attachments;
 mod bases;
 mod check;
 mod chores;
@@ -17,6 +18,7 @@ mod filler;
 mod grant;
 mod housekeeping;
 mod jobs;
+mod kept;
 mod key;
 mod keygate;
 mod lease;
@@ -68,12 +70,15 @@ use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
 use api::{Reply, Request, StatusInfo};
+use attachments::Attachments;
 use bases::Bases;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
 use housekeeping::{Chores, Housekeeper};
 use jobs::Jobs;
+use kept::KeptLeases;
 use keygate::KeyGate;
+use lease::Leases;
 use lineage::Lineages;
 use logs::Logs;
 use opening::OpenVolumes;
@@ -125,7 +130,9 @@ pub struct Service {
     keygate: Arc<KeyGate>,
     opens: Arc<OpenVolumes>,
     suspensions: Suspensions,
-    leases: lease::Leases,
+    leases: Arc<Leases>,
+    kept: Arc<KeptLeases>,
+    attachments: Attachments,
     allowed: access::Allowed,
     unsettled: Arc<Unsettled>,
     jobs: Arc<Jobs>,
@@ -246,6 +253,9 @@ impl Service {
             snapshot_keys.clone(),
             keygate.clone(),
         );
+        let leases = Arc::new(Leases::new(opening.lease_grace));
+        let kept = KeptLeases::new(env.clone(), records.clone(), keys.clone(), leases.clone());
+        let attachments = Attachments::new(env.clone(), opening.role, records.clone(), leases.clone());
         let service = Arc::new(Self {
             env,
             data,
@@ -264,7 +274,9 @@ impl Service {
             keygate,
             opens,
             suspensions,
-            leases: lease::Leases::new(opening.lease_grace),
+            leases,
+            kept: Arc::new(kept),
+            attachments,
             allowed: access::Allowed::default(),
             unsettled,
             jobs: Arc::new(jobs),
@@ -278,7 +290,7 @@ impl Service {
         service.settle_volumes();
         service.unsettled.look();
         if opening.role == Role::Daemon {
-            service.keep_leases();
+            service.kept.keep_all();
             service.opens.start_hydration();
             service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
         }

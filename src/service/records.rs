@@ -385,3 +385,8 @@ impl Record for LeaseRecord {
         self.volume.to_string()
     }
 }
+
+/// An act, with the grants that begin with it.
+pub(super) fn with_grants(act: Act, grants: &[String]) -> Act {
+    act.detail("grant", grants.join(" "))
+}

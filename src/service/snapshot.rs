@@ -56,7 +56,7 @@ impl Service {
     ) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         let volume = self.records.find_volume(volume)?;
-        self.refuse_if_attached_elsewhere(&volume)?;
+        self.attachments.refuse_if_elsewhere(&volume)?;
         let (id, job) = self.jobs.start(caller, &volume, description)?;
         if wait || self.role == Role::Command {
             if !self.jobs.wait_for(&job, report) {

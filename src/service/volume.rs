@@ -239,7 +239,7 @@ impl Service {
 
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let room = self.stores.room(record.id);
-        let holder = self.holder_of(record.id)?;
+        let holder = self.attachments.holder_of(record.id)?;
         let suspended = record.suspended || self.opens.is_waiting(record.id);
         let state = match (&room, &holder) {
             (Err(_), _) => "error",
@@ -272,7 +272,7 @@ impl Service {
             Some(record) => record,
             None => self.records.find_volume(what)?,
         };
-        if let Some(holder) = self.holder_of(record.id)? {
+        if let Some(holder) = self.attachments.holder_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
                 "`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away",
             ));
@@ -306,7 +306,7 @@ impl Service {
     /// for, whichever of the two it is.
     pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
-        self.refuse_if_attached_elsewhere(&record)?;
+        self.attachments.refuse_if_elsewhere(&record)?;
         let used = self.opens.acquire(&record, Need::Key(caller))?;
         // One at a time up to the last word of the catalog: what one announces, another must not take back.
         let _turn = self.turns.take(record.id);
