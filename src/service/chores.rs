@@ -12,7 +12,7 @@ impl Chores for Service {
     }
 
     fn each_minute(self: Arc<Self>) {
-        self.settle_leftovers();
+        self.leftovers.settle_if_any();
         if let Err(err) = self.kms.purge_due() {
             tracing::error!("delete CMKs whose time has come: {}", err.line());
         }

@@ -54,6 +54,7 @@ pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
+pub(crate) use datadir::lies_inside;
 pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
@@ -69,9 +70,10 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
-use api::{Reply, Request, StatusInfo};
+use api::{Finding, Reply, Request, StatusInfo};
 use attachments::Attachments;
 use bases::Bases;
+use check::Doctor;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
 use housekeeping::{Chores, Housekeeper};
@@ -87,9 +89,8 @@ use records::{Records, SnapshotRecord, VolumeRecord};
 use settings::Changes;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
+use stage::Leftovers;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
 use strangers::Strangers;
@@ -121,7 +122,6 @@ pub struct Service {
     logs: Arc<Logs>,
     lineages: Arc<Lineages>,
     stored: Arc<StoredVolumes>,
-    strangers: Arc<Strangers>,
     failed_syncs: Arc<FailedSyncs>,
     role: Role,
     /// What volumes are kept in.
@@ -140,8 +140,8 @@ pub struct Service {
     views: Views,
     endpoints: Mutex<Vec<String>>,
     housekeeper: Arc<Housekeeper>,
-    /// A verb of this process left something half done that it could not undo.
-    leftovers: AtomicBool,
+    leftovers: Leftovers,
+    doctor: Doctor,
     lock: Arc<DirLock>,
 }
 
@@ -256,6 +256,25 @@ impl Service {
         let leases = Arc::new(Leases::new(opening.lease_grace));
         let kept = KeptLeases::new(env.clone(), records.clone(), keys.clone(), leases.clone());
         let attachments = Attachments::new(env.clone(), opening.role, records.clone(), leases.clone());
+        let leftovers = Leftovers::new(
+            records.clone(),
+            lineages.clone(),
+            stores.clone(),
+            stored.clone(),
+            turns.clone(),
+            opens.clone(),
+        );
+        let doctor = Doctor {
+            data: data.clone(),
+            env: env.clone(),
+            kms: kms.clone(),
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            stores: stores.clone(),
+            strangers: strangers.clone(),
+            opens: opens.clone(),
+        };
         let service = Arc::new(Self {
             env,
             data,
@@ -266,7 +285,6 @@ impl Service {
             logs,
             lineages,
             stored,
-            strangers,
             failed_syncs,
             role: opening.role,
             stores,
@@ -284,10 +302,11 @@ impl Service {
             views,
             endpoints: Mutex::default(),
             housekeeper,
-            leftovers: AtomicBool::new(false),
+            leftovers,
+            doctor,
             lock,
         });
-        service.settle_volumes();
+        service.leftovers.settle();
         service.unsettled.look();
         if opening.role == Role::Daemon {
             service.kept.keep_all();
@@ -342,6 +361,11 @@ impl Service {
     /// The records and the audit.
     fn ledger(&self) -> &Ledger {
         self.kms.ledger()
+    }
+
+    /// Before a verb: settles what an earlier one in this process left, if one did.
+    fn settle_leftovers(&self) {
+        self.leftovers.settle_if_any();
     }
 
     fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
@@ -454,6 +478,10 @@ impl Service {
         }
     }
 
+    fn doctor(&self) -> Result<Vec<Finding>> {
+        self.doctor.look()
+    }
+
     fn status(&self) -> StatusInfo {
         let daemon = (self.role == Role::Daemon).then(std::process::id);
         status(&self.kms, &self.data, self.endpoints.lock().clone(), daemon)
@@ -478,12 +506,6 @@ fn status(kms: &Kms, data: &DataDir, nbd: Vec<String>, daemon: Option<u32>) -> S
         nbd,
         daemon,
     }
-}
-
-/// Whether a path lies inside a folder, for refusing key files beside what they open.
-pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
-    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
-    real(path.parent().unwrap_or(path)).starts_with(real(folder))
 }
 
 /// The installation's signing key, as the repository uses it. The private half stays in the KMS.

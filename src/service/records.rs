@@ -58,6 +58,17 @@ impl Records {
         Ok(listing.records.into_iter().map(|r| r.record).filter(|r| r.stage.is_ready()).collect())
     }
 
+    /// All records of volumes, those of cut-off creates and deletes too.
+    pub(super) fn staged_volumes(&self) -> Result<Vec<VolumeRecord>> {
+        Ok(self.ledger().catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
+    }
+
+    /// The record of a volume whose delete was cut off or failed.
+    pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
+        let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
+        Ok(self.volume(id)?.filter(|r| r.stage == Stage::Deleting))
+    }
+
     /// The volume of that id or name.
     pub(super) fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
         let catalog = self.ledger().catalog();

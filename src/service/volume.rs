@@ -155,7 +155,7 @@ impl Service {
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
         self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
         if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
-            if let Err(left) = self.remove_volume(&record) {
+            if let Err(left) = self.leftovers.remove(&record) {
                 tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
             }
             return Err(err.context(format!("create volume {id}")));
@@ -268,7 +268,7 @@ impl Service {
 
     /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
     pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
-        let record = match self.find_deleting(what)? {
+        let record = match self.records.find_deleting(what)? {
             Some(record) => record,
             None => self.records.find_volume(what)?,
         };
@@ -295,7 +295,7 @@ impl Service {
             let gone = VolumeRecord { stage: Stage::Deleting, name: None, ..found.record };
             Ok(tx.update(&gone, found.version)?.record)
         })?;
-        self.remove_volume(&gone).map_err(|e| {
+        self.leftovers.remove(&gone).map_err(|e| {
             let what = format!("volume {} is deleted, but what it consists of is not all removed yet", record.shown());
             e.context(what).hint(format!("it is removed at the next start, or by: coffer volume delete {}", record.id))
         })?;
