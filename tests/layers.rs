@@ -23,9 +23,9 @@ const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];
 const LONGEST: usize = 800;
 /// Most files of one layer that may import one another in a circle. Those with more have it from before this was checked: the
-/// numbers only go down.
+/// numbers only go down. A layer without any stays so.
 const CIRCLE: usize = 3;
-const LARGER_CIRCLES: [(&str, usize); 5] = [("cipher", 6), ("kms", 4), ("volume", 5), ("service", 12), ("cli", 28)];
+const LARGER_CIRCLES: [(&str, usize); 5] = [("cipher", 6), ("kms", 4), ("volume", 5), ("service", 0), ("cli", 28)];
 
 fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -296,7 +296,7 @@ fn few_files_import_one_another_in_a_circle() {
     // What has become smaller stays so.
     for (name, most) in LARGER_CIRCLES {
         let now = circles.iter().filter(|c| layer(c) == name).map(Vec::len).max();
-        assert_eq!(now, Some(most), "the largest circle of {name} has changed: write its size down");
+        assert_eq!(now.unwrap_or(0), most, "the largest circle of {name} has changed: write its size down");
     }
 }
 

@@ -29,6 +29,7 @@ mod logs;
 mod opening;
 mod records;
 mod recovery;
+mod remote;
 mod settings;
 mod settling;
 mod snapshot;
@@ -70,6 +71,7 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
+use access::Access;
 use api::{Finding, Reply, Request, StatusInfo};
 use attachments::Attachments;
 use bases::Bases;
@@ -133,7 +135,7 @@ pub struct Service {
     leases: Arc<Leases>,
     kept: Arc<KeptLeases>,
     attachments: Attachments,
-    allowed: access::Allowed,
+    access: Access,
     unsettled: Arc<Unsettled>,
     jobs: Arc<Jobs>,
     snapshot_keys: Arc<SnapshotKeys>,
@@ -275,6 +277,7 @@ impl Service {
             strangers: strangers.clone(),
             opens: opens.clone(),
         };
+        let access = Access::new(env.clone(), kms.clone(), records.clone());
         let service = Arc::new(Self {
             env,
             data,
@@ -295,7 +298,7 @@ impl Service {
             leases,
             kept: Arc::new(kept),
             attachments,
-            allowed: access::Allowed::default(),
+            access,
             unsettled,
             jobs: Arc::new(jobs),
             snapshot_keys,
