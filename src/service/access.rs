@@ -120,8 +120,8 @@ fn shown(name: &str) -> String {
 
 impl Access {
     /// What these records allow, to users of the account of this KMS.
-    pub(super) const fn new(env: Env, kms: Arc<Kms>, records: Arc<Records>) -> Self {
-        Self { env, kms, records, known: Mutex::new(None) }
+    pub(super) fn new(env: &Env, kms: &Arc<Kms>, records: &Arc<Records>) -> Self {
+        Self { env: env.clone(), kms: kms.clone(), records: records.clone(), known: Mutex::new(None) }
     }
 
     /// Who a client is, as far as it is known before anything of what it asks for is: of a name in its certificate that is

@@ -141,7 +141,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::Busy`] while its readers are sent away.
-    pub fn reading(self: &Arc<Self>, snapshot: SnapshotId, asking: ConnectRequest) -> Result<Reading> {
+    pub fn reading(&self, snapshot: SnapshotId, asking: ConnectRequest) -> Result<Reading> {
         self.leases.join_readers(snapshot, asking.connection, asking.peer)?;
         Ok(Reading { leases: self.leases.clone(), snapshot, connection: asking.connection })
     }
@@ -190,7 +190,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
-    pub fn attach(self: &Arc<Self>, name: &str, asking: ConnectRequest, caller: &Caller) -> Result<Attached> {
+    pub fn attach(&self, name: &str, asking: ConnectRequest, caller: &Caller) -> Result<Attached> {
         let record = self.records.exported(name)?;
         let asked = ExportName::parse(name)?;
         let holder = self.attachments.holder_for(&record, asked.token, asking.peer)?;
@@ -247,12 +247,7 @@ impl Service {
         self.leases.set_disconnect(Box::new(disconnect));
     }
 
-    pub(super) fn begin_attachment(
-        self: &Arc<Self>,
-        caller: &Caller,
-        what: &str,
-        device: &str,
-    ) -> Result<AttachmentInfo> {
+    pub(super) fn begin_attachment(&self, caller: &Caller, what: &str, device: &str) -> Result<AttachmentInfo> {
         let record = self.records.find_volume(what)?;
         if let Some(holder) = self.attachments.holder_of(record.id)? {
             return Err(busy(&record, &holder));

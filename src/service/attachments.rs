@@ -26,8 +26,8 @@ pub(super) struct Attachments {
 
 impl Attachments {
     /// Those of these records; who else holds a volume, the leases know.
-    pub(super) const fn new(env: Env, role: Role, records: Arc<Records>, leases: Arc<Leases>) -> Self {
-        Self { env, role, records, leases }
+    pub(super) fn new(env: &Env, role: Role, records: &Arc<Records>, leases: &Arc<Leases>) -> Self {
+        Self { env: env.clone(), role, records: records.clone(), leases: leases.clone() }
     }
 
     /// Without a server, a volume whose attachment lives is left alone: its kernel waits to connect again.

@@ -130,12 +130,7 @@ impl Jobs {
     }
 
     /// Fixes the point in time, and writes down that the snapshot is pending.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        caller: &Caller,
-        volume: &VolumeRecord,
-        description: String,
-    ) -> Result<Begun> {
+    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         self.on.logs.check(volume.lineage)?;
         self.on.bases.settle_header(volume, &used.volume);
@@ -205,7 +200,7 @@ impl Jobs {
         Ok(Begun { used, pending, sink, record })
     }
 
-    fn run_begun(self: &Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
+    fn run_begun(&self, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
         let Some(begun) = begun.lock().take() else { return };
         self.run_job(begun, job);
         self.running.lock().remove(&id);
@@ -213,7 +208,7 @@ impl Jobs {
         job.changed.notify_all();
     }
 
-    pub(super) fn run_job(self: &Arc<Self>, begun: Begun, job: &Job) {
+    pub(super) fn run_job(&self, begun: Begun, job: &Job) {
         let Begun { used, pending, sink, record } = begun;
         let copied = used.volume.copy_pending(&pending, |n| {
             job.copied.store(n, Ordering::Relaxed);

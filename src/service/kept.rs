@@ -25,8 +25,14 @@ pub(super) struct KeptLeases {
 
 impl KeptLeases {
     /// Those of these leases.
-    pub(super) const fn new(env: Env, records: Arc<Records>, keys: Arc<VolumeKeys>, leases: Arc<Leases>) -> Self {
-        Self { env, records, keys, leases, turn: Mutex::new(()) }
+    pub(super) fn new(env: &Env, records: &Arc<Records>, keys: &Arc<VolumeKeys>, leases: &Arc<Leases>) -> Self {
+        Self {
+            env: env.clone(),
+            records: records.clone(),
+            keys: keys.clone(),
+            leases: leases.clone(),
+            turn: Mutex::new(()),
+        }
     }
 
     /// A lease has begun: a client over TLS has the volume from now on, also when the server is started again; what an earlier

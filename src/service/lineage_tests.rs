@@ -422,7 +422,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
 
 impl Service {
     /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
-    fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
+    fn keys_for_test(&self, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
         self.logs.check(record.lineage).unwrap();
         assert_eq!(self.snapshot_keys.wrapped(&record).unwrap().len(), record.data_keys.len());

@@ -5,6 +5,7 @@
 
 mod access;
 pub mod api;
+mod assemble;
 mod attachment;
 mod attachments;
 mod bases;
@@ -74,7 +75,6 @@ use crate::store::files::FileStores;
 use access::Access;
 use api::{Finding, Reply, Request, StatusInfo};
 use attachments::Attachments;
-use bases::Bases;
 use check::Doctor;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
@@ -95,7 +95,6 @@ use stage::Leftovers;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
-use strangers::Strangers;
 use suspensions::Suspensions;
 use turns::Turns;
 use view::Views;
@@ -111,6 +110,17 @@ pub struct OpenAs {
     /// How long a client over TLS that went without a farewell keeps its volume, and how long after a start one keeps what
     /// it had before (see [`GRACE`]).
     pub lease_grace: std::time::Duration,
+}
+
+/// What a service is built over.
+struct Base {
+    env: Env,
+    data: DataDir,
+    kms: Arc<Kms>,
+    repository: Arc<Repository>,
+    stores: Arc<dyn Stores>,
+    lock: Arc<DirLock>,
+    opening: OpenAs,
 }
 
 /// One open data directory.
@@ -196,119 +206,11 @@ impl Service {
         unlock: &RootUnlock,
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
-        let (kms, lock) = (Arc::new(Kms::open(data.path(), env.clone(), unlock)?), Arc::new(lock));
-        let records = Arc::new(Records::new(kms.clone(), lock.clone()));
+        let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
-        let repository = Arc::new(repository);
-        let logs = Arc::new(Logs::new(records.clone(), repository.clone()));
-        let bases = Arc::new(Bases::new(records.clone(), repository.clone()));
-        let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
-        let lineages = Arc::new(lineages);
-        let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
-        let stored = Arc::new(stored);
-        let strangers = Arc::new(Strangers::new(env.clone(), records.clone(), stores.clone()));
-        let failed_syncs = Arc::new(FailedSyncs::new(records.clone()));
-        let (turns, keygate) = (Arc::<Turns>::default(), Arc::<KeyGate>::default());
-        let (keys, housekeeper) =
-            (Arc::new(VolumeKeys::new(kms.clone(), records.clone())), Arc::<Housekeeper>::default());
-        let opens = OpenVolumes::new(opening::On {
-            role: opening.role,
-            records: records.clone(),
-            keys: keys.clone(),
-            keygate: keygate.clone(),
-            turns: turns.clone(),
-            lineages: lineages.clone(),
-            stored: stored.clone(),
-            strangers: strangers.clone(),
-            failed_syncs: failed_syncs.clone(),
-            housekeeper: housekeeper.clone(),
-        });
-        let opens = Arc::new(opens);
-        let suspensions =
-            Suspensions::new(kms.clone(), records.clone(), keys.clone(), keygate.clone(), turns.clone(), opens.clone());
-        let unsettled = Arc::new(Unsettled::new(
-            records.clone(),
-            repository.clone(),
-            logs.clone(),
-            bases.clone(),
-            lineages.clone(),
-            opens.clone(),
-        ));
-        let jobs = Jobs::new(jobs::On {
-            env: env.clone(),
-            role: opening.role,
-            records: records.clone(),
-            repository: repository.clone(),
-            logs: logs.clone(),
-            bases: bases.clone(),
-            opens: opens.clone(),
-            turns: turns.clone(),
-            unsettled: unsettled.clone(),
-        });
-        let snapshot_keys = Arc::new(SnapshotKeys::new(records.clone(), repository.clone(), opens.clone()));
-        let views = Views::new(
-            records.clone(),
-            repository.clone(),
-            logs.clone(),
-            keys.clone(),
-            snapshot_keys.clone(),
-            keygate.clone(),
-        );
-        let leases = Arc::new(Leases::new(opening.lease_grace));
-        let kept = KeptLeases::new(env.clone(), records.clone(), keys.clone(), leases.clone());
-        let attachments = Attachments::new(env.clone(), opening.role, records.clone(), leases.clone());
-        let leftovers = Leftovers::new(
-            records.clone(),
-            lineages.clone(),
-            stores.clone(),
-            stored.clone(),
-            turns.clone(),
-            opens.clone(),
-        );
-        let doctor = Doctor {
-            data: data.clone(),
-            env: env.clone(),
-            kms: kms.clone(),
-            records: records.clone(),
-            repository: repository.clone(),
-            logs: logs.clone(),
-            stores: stores.clone(),
-            strangers: strangers.clone(),
-            opens: opens.clone(),
-        };
-        let access = Access::new(env.clone(), kms.clone(), records.clone());
-        let service = Arc::new(Self {
-            env,
-            data,
-            keys,
-            records,
-            kms,
-            repository,
-            logs,
-            lineages,
-            stored,
-            failed_syncs,
-            role: opening.role,
-            stores,
-            turns,
-            keygate,
-            opens,
-            suspensions,
-            leases,
-            kept: Arc::new(kept),
-            attachments,
-            access,
-            unsettled,
-            jobs: Arc::new(jobs),
-            snapshot_keys,
-            views,
-            endpoints: Mutex::default(),
-            housekeeper,
-            leftovers,
-            doctor,
-            lock,
-        });
+        let repository = Arc::new(Repository::open_later(&data.repository(), env.clone(), Some(author))?);
+        let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
+        let service = Arc::new(Self::assemble(base));
         service.leftovers.settle();
         service.unsettled.look();
         if opening.role == Role::Daemon {
@@ -491,7 +393,7 @@ impl Service {
     }
 
     /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
-    pub fn shut_down(self: &Arc<Self>) {
+    pub fn shut_down(&self) {
         self.jobs.stop_all();
         self.opens.close_all();
         self.failed_syncs.wait();

@@ -30,8 +30,8 @@ pub(super) struct Records {
 
 impl Records {
     /// Those in the ledger of a KMS, whose data directory is locked.
-    pub(super) const fn new(kms: Arc<Kms>, lock: Arc<DirLock>) -> Self {
-        Self { kms, _lock: lock }
+    pub(super) fn new(kms: &Arc<Kms>, lock: &Arc<DirLock>) -> Self {
+        Self { kms: kms.clone(), _lock: lock.clone() }
     }
 
     /// The ledger, for records that only one component has.

@@ -7,7 +7,6 @@ use super::token::ExportName;
 use super::{Attached, ConnectRequest, Holder, Remote, ServedExport, Service};
 use crate::error::Result;
 use crate::kms::Caller;
-use std::sync::Arc;
 
 impl Service {
     /// What a client over TLS may open with its certificate.
@@ -32,7 +31,7 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::remote_export`] and [`Service::attach`].
-    pub fn remote_attach(self: &Arc<Self>, name: &str, remote: &Remote) -> Result<Attached> {
+    pub fn remote_attach(&self, name: &str, remote: &Remote) -> Result<Attached> {
         let (access, volume) = self.access.admit(name, remote)?;
         let caller = self.access.caller(&access, remote, &volume.key_arn);
         // Its own token is no attachment's.

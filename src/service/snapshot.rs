@@ -41,13 +41,13 @@ impl SnapshotRecord {
 }
 
 impl Service {
-    pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
+    pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle();
         Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
     pub(super) fn create_snapshot(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         volume: &str,
         description: String,
@@ -99,7 +99,7 @@ impl Service {
     ///
     /// # Errors
     /// When the catalog cannot be read.
-    pub fn wait_for_snapshots(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<SnapshotId>> {
+    pub fn wait_for_snapshots(&self, report: Report<'_>) -> Result<Vec<SnapshotId>> {
         let mut failed = Vec::new();
         for (id, job) in self.jobs.under_way() {
             Jobs::wait_out(&job, report);
@@ -110,7 +110,7 @@ impl Service {
         Ok(failed)
     }
 
-    pub(super) fn list_snapshots(self: &Arc<Self>) -> Result<Vec<SnapshotInfo>> {
+    pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         self.unsettled.settle();
         let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
@@ -118,13 +118,13 @@ impl Service {
         Ok(all.iter().map(SnapshotRecord::info).collect())
     }
 
-    pub(super) fn show_snapshot(self: &Arc<Self>, what: &str) -> Result<SnapshotInfo> {
+    pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         Ok(self.records.find_snapshot(what)?.info())
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
-    pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
+    pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<Reply> {
         let id: SnapshotId = what.parse()?;
         self.unsettled.settle();
         let record = match self.records.snapshot(id)? {

@@ -41,15 +41,23 @@ pub(super) struct Leftovers {
 
 impl Leftovers {
     /// None is known yet.
-    pub(super) const fn new(
-        records: Arc<Records>,
-        lineages: Arc<Lineages>,
-        stores: Arc<dyn Stores>,
-        stored: Arc<StoredVolumes>,
-        turns: Arc<Turns>,
-        opens: Arc<OpenVolumes>,
+    pub(super) fn new(
+        records: &Arc<Records>,
+        lineages: &Arc<Lineages>,
+        stores: &Arc<dyn Stores>,
+        stored: &Arc<StoredVolumes>,
+        turns: &Arc<Turns>,
+        opens: &Arc<OpenVolumes>,
     ) -> Self {
-        Self { records, lineages, stores, stored, turns, opens, some: AtomicBool::new(false) }
+        Self {
+            records: records.clone(),
+            lineages: lineages.clone(),
+            stores: stores.clone(),
+            stored: stored.clone(),
+            turns: turns.clone(),
+            opens: opens.clone(),
+            some: AtomicBool::new(false),
+        }
     }
 
     /// Before a verb: settles what an earlier one in this process left, if one did.

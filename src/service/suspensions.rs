@@ -25,15 +25,22 @@ pub(super) struct Suspensions {
 
 impl Suspensions {
     /// Of these open volumes.
-    pub(super) const fn new(
-        kms: Arc<Kms>,
-        records: Arc<Records>,
-        keys: Arc<VolumeKeys>,
-        keygate: Arc<KeyGate>,
-        turns: Arc<Turns>,
-        opens: Arc<OpenVolumes>,
+    pub(super) fn new(
+        kms: &Arc<Kms>,
+        records: &Arc<Records>,
+        keys: &Arc<VolumeKeys>,
+        keygate: &Arc<KeyGate>,
+        turns: &Arc<Turns>,
+        opens: &Arc<OpenVolumes>,
     ) -> Self {
-        Self { kms, records, keys, keygate, turns, opens }
+        Self {
+            kms: kms.clone(),
+            records: records.clone(),
+            keys: keys.clone(),
+            keygate: keygate.clone(),
+            turns: turns.clone(),
+            opens: opens.clone(),
+        }
     }
 
     /// Wipes a volume's data key until it is resumed by hand.

@@ -16,7 +16,6 @@ use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What a new volume is made under.
 struct Keyed {
@@ -30,7 +29,7 @@ struct Keyed {
 
 impl Service {
     pub(super) fn create_volume(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         name: Option<String>,
         size: Option<u64>,
@@ -82,7 +81,7 @@ impl Service {
     }
 
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
-    fn keys_of_snapshot(self: &Arc<Self>, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
+    fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
         self.logs.check(from.lineage)?;
         if let Some(key) = key {
@@ -122,7 +121,7 @@ impl Service {
 
     /// The record first, as one that is being created; then refs and store; then the record says that it is ready.
     fn make_volume(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         id: VolumeId,
         name: Option<String>,
@@ -199,13 +198,13 @@ impl Service {
         Ok(())
     }
 
-    pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
+    pub(super) fn list_volumes(&self) -> Result<Vec<VolumeInfo>> {
         let mut records = self.records.volumes()?;
         records.sort_by_key(|r| (r.created, r.id));
         records.iter().map(|r| self.volume_info(r)).collect()
     }
 
-    pub(super) fn show_volume(self: &Arc<Self>, what: &str) -> Result<VolumeInfo> {
+    pub(super) fn show_volume(&self, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
         let used = self.opens.acquire(&record, Need::Sealed)?;
@@ -267,7 +266,7 @@ impl Service {
     }
 
     /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
-    pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<Reply> {
+    pub(super) fn delete_volume(&self, caller: &Caller, what: &str) -> Result<Reply> {
         let record = match self.records.find_deleting(what)? {
             Some(record) => record,
             None => self.records.find_volume(what)?,
@@ -304,7 +303,7 @@ impl Service {
 
     /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches
     /// for, whichever of the two it is.
-    pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
+    pub(super) fn grow_volume(&self, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         self.attachments.refuse_if_elsewhere(&record)?;
         let used = self.opens.acquire(&record, Need::Key(caller))?;
