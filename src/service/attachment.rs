@@ -175,6 +175,7 @@ impl Service {
         Ok(ServedExport { read_only, ..self.served(&self.records.exported(name)?)? })
     }
 
+    /// A volume as an export.
     pub(super) fn served(&self, record: &VolumeRecord) -> Result<ServedExport> {
         Ok(ServedExport {
             name: record.name.clone().unwrap_or_else(|| record.id.to_string()),
@@ -247,6 +248,7 @@ impl Service {
         self.leases.set_disconnect(Box::new(disconnect));
     }
 
+    /// Registers an attachment: the CMK is asked, and its grants and token are made.
     pub(super) fn begin_attachment(&self, caller: &Caller, what: &str, device: &str) -> Result<AttachmentInfo> {
         let record = self.records.find_volume(what)?;
         if let Some(holder) = self.attachments.holder_of(record.id)? {
@@ -284,6 +286,7 @@ impl Service {
         Ok(format!("volume {} is taken from {holder}", record.shown()))
     }
 
+    /// Removes an attachment.
     pub(super) fn end_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
         let att = self.attachments.find(what)?;
         self.attachments.remove(&att, caller)?;
@@ -291,6 +294,7 @@ impl Service {
         Ok(self.attachment_info(&att, record.as_ref(), None))
     }
 
+    /// All attachments.
     pub(super) fn list_attachments(&self) -> Result<Vec<AttachmentInfo>> {
         let all = self.attachments.all()?;
         all.iter().map(|att| Ok(self.attachment_info(att, self.records.volume(att.volume)?.as_ref(), None))).collect()

@@ -208,6 +208,7 @@ impl Jobs {
         job.changed.notify_all();
     }
 
+    /// Copies a snapshot that was begun, to its end.
     pub(super) fn run_job(&self, begun: Begun, job: &Job) {
         let Begun { used, pending, sink, record } = begun;
         let copied = used.volume.copy_pending(&pending, |n| {

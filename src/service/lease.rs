@@ -138,6 +138,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
+    /// None yet. Clients over TLS that go without a farewell keep theirs for `grace`.
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             held: Mutex::default(),
@@ -149,6 +150,7 @@ impl Leases {
         }
     }
 
+    /// Has connections of the server ended by `disconnect`.
     pub(super) fn set_disconnect(&self, disconnect: Disconnect) {
         *self.disconnect.write() = Some(disconnect);
     }
@@ -385,6 +387,7 @@ impl Leases {
     }
 }
 
+/// The error for a volume that somebody else holds.
 pub(super) fn busy(record: &VolumeRecord, holder: &str) -> Error {
     Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
         .hint("`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away")

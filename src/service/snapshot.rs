@@ -41,11 +41,13 @@ impl SnapshotRecord {
 }
 
 impl Service {
+    /// The snapshot that is being taken of a volume.
     pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle();
         Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
+    /// Takes a snapshot; waits for its end if asked to, and in a command always.
     pub(super) fn create_snapshot(
         &self,
         caller: &Caller,
@@ -110,6 +112,7 @@ impl Service {
         Ok(failed)
     }
 
+    /// All snapshots that are not hidden, oldest first.
     pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         self.unsettled.settle();
         let mut all = self.records.snapshots()?;
@@ -118,6 +121,7 @@ impl Service {
         Ok(all.iter().map(SnapshotRecord::info).collect())
     }
 
+    /// One snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         Ok(self.records.find_snapshot(what)?.info())
@@ -188,6 +192,7 @@ impl Service {
         said
     }
 
+    /// Reads all of a completed snapshot and checks it.
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;

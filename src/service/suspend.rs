@@ -27,6 +27,7 @@ pub(super) fn check_limits(changes: &Changes) -> Result<()> {
 }
 
 impl VolumeRecord {
+    /// Takes over what is asked to be changed.
     pub(super) fn apply(&mut self, changes: &Changes) {
         self.on_key_loss = changes.on_key_loss.unwrap_or(self.on_key_loss);
         self.iops = changes.iops.unwrap_or(self.iops);

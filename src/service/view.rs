@@ -70,6 +70,7 @@ impl SnapshotView {
         self.reader.size()
     }
 
+    /// Its tree and chunks in the repository.
     pub(super) const fn reader(&self) -> &SnapshotReader {
         &self.reader
     }

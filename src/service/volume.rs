@@ -28,6 +28,7 @@ struct Keyed {
 }
 
 impl Service {
+    /// Makes a volume, empty or filled from a snapshot.
     pub(super) fn create_volume(
         &self,
         caller: &Caller,
@@ -198,12 +199,14 @@ impl Service {
         Ok(())
     }
 
+    /// All volumes, oldest first.
     pub(super) fn list_volumes(&self) -> Result<Vec<VolumeInfo>> {
         let mut records = self.records.volumes()?;
         records.sort_by_key(|r| (r.created, r.id));
         records.iter().map(|r| self.volume_info(r)).collect()
     }
 
+    /// One volume, with what its header says.
     pub(super) fn show_volume(&self, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
@@ -236,6 +239,7 @@ impl Service {
         Ok(info)
     }
 
+    /// What is answered of a volume, without a look at its header.
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let room = self.stores.room(record.id);
         let holder = self.attachments.holder_of(record.id)?;
