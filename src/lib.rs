@@ -16,7 +16,7 @@
 //! ```
 //! # Three paths to read first
 //! - What happens to a write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` -> `store::file`.
-//! - What happens to `snapshot create`: `service::snapshot` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
+//! - What happens to `snapshot create`: `service::jobs` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
 //! - What happens to Decrypt: `service::key` -> `kms::data` -> `kms::authority` -> `kms::policy` -> `cipher::wrap`; each use is in
 //!   the audit (`ledger::audit`) before its answer.
 //!

@@ -186,7 +186,7 @@ impl Service {
     }
 
     /// Attaches one connection: takes or joins the lease, asks the policy of the CMK whether the caller may have the volume,
-    /// unwraps the data key. A holder that had the volume already is not asked again (`service/grant.rs`), and gets it
+    /// unwraps the data key. A holder that had the volume already is not asked again (`service/volume_keys.rs`), and gets it
     /// without its key too, if that cannot be had now: requests are held then until it can.
     ///
     /// # Errors

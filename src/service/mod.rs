@@ -123,37 +123,40 @@ struct Base {
     opening: OpenAs,
 }
 
-/// One open data directory.
+/// One open data directory: its components, and what its verbs need besides.
 pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    records: Arc<Records>,
-    keys: Arc<VolumeKeys>,
     repository: Arc<Repository>,
+    /// What volumes are kept in.
+    stores: Arc<dyn Stores>,
+    role: Role,
+    // The components, each above those that it knows (docs/decisions/0031).
+    records: Arc<Records>,
+    leases: Arc<Leases>,
+    keygate: Arc<KeyGate>,
+    turns: Arc<Turns>,
+    keys: Arc<VolumeKeys>,
     logs: Arc<Logs>,
     lineages: Arc<Lineages>,
     stored: Arc<StoredVolumes>,
     failed_syncs: Arc<FailedSyncs>,
-    role: Role,
-    /// What volumes are kept in.
-    stores: Arc<dyn Stores>,
-    turns: Arc<Turns>,
-    keygate: Arc<KeyGate>,
+    housekeeper: Arc<Housekeeper>,
     opens: Arc<OpenVolumes>,
     suspensions: Suspensions,
-    leases: Arc<Leases>,
     kept: Arc<KeptLeases>,
     attachments: Attachments,
-    access: Access,
-    unsettled: Arc<Unsettled>,
-    jobs: Arc<Jobs>,
     snapshot_keys: Arc<SnapshotKeys>,
     views: Views,
-    endpoints: Mutex<Vec<String>>,
-    housekeeper: Arc<Housekeeper>,
+    unsettled: Arc<Unsettled>,
+    jobs: Arc<Jobs>,
     leftovers: Leftovers,
+    access: Access,
     doctor: Doctor,
+    /// Where NBD is served.
+    endpoints: Mutex<Vec<String>>,
+    /// Last: nobody else opens the directory before all of the above is gone.
     lock: Arc<DirLock>,
 }
 
@@ -272,6 +275,8 @@ impl Service {
     fn settle_leftovers(&self) {
         self.leftovers.settle_if_any();
     }
+
+    // What key.rs and `perform` ask for by these names.
 
     fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
         self.records.volumes()
