@@ -124,7 +124,7 @@ impl Jobs {
         };
         if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
             tracing::warn!("start a thread for snapshot {id}: {err}; its caller's thread copies");
-            self.run_begun(id, &begun, &job);
+            self.clone().run_begun(id, &begun, &job);
         }
         Ok((id, job))
     }
@@ -200,10 +200,12 @@ impl Jobs {
         Ok(Begun { used, pending, sink, record })
     }
 
-    fn run_begun(&self, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
+    fn run_begun(self: Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
         let Some(begun) = begun.lock().take() else { return };
         self.run_job(begun, job);
         self.running.lock().remove(&id);
+        // Who hears of the end may open the data directory anew: this thread must not be what keeps its lock.
+        drop(self);
         *job.over.lock() = true;
         job.changed.notify_all();
     }
