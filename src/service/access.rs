@@ -6,12 +6,12 @@
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
 use super::api::AccessInfo;
-use super::records::VolumeRecord;
+use super::lease::Holder;
+use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::token::{self, ExportName};
-use super::{Attached, ConnectRequest, Holder, ServedExport, Service};
-use crate::env::Timestamp;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Authority, Caller};
+use crate::kms::{Authority, Caller, Kms};
 use crate::ledger::{Act, Record};
 use crate::units::VolumeId;
 use parking_lot::Mutex;
@@ -42,9 +42,10 @@ pub struct Remote {
     pub connection: u64,
 }
 
+/// What the catalog keeps of a client that is allowed something.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct AccessRecord {
-    name: String,
+pub(super) struct AccessRecord {
+    pub(super) name: String,
     user: String,
     /// None: all.
     volumes: Option<BTreeSet<VolumeId>>,
@@ -61,7 +62,8 @@ impl Record for AccessRecord {
 }
 
 impl AccessRecord {
-    fn allows(&self, id: VolumeId) -> bool {
+    /// Whether it may use a volume.
+    pub(super) fn allows(&self, id: VolumeId) -> bool {
         self.volumes.as_ref().is_none_or(|v| v.contains(&id))
     }
 }
@@ -86,12 +88,17 @@ fn means(record: &str, shown: &str) -> bool {
     kinds.iter().any(|kind| shown.strip_prefix(kind) == Some(record))
 }
 
-/// All that is allowed, as it was when the catalog's records of it had been changed that often.
-#[derive(Default)]
-pub(super) struct Allowed(Mutex<Option<(u64, Arc<Vec<AccessRecord>>)>>);
+/// Who is allowed what.
+pub(super) struct Access {
+    env: Env,
+    kms: Arc<Kms>,
+    records: Arc<Records>,
+    /// All of it, as it was when the catalog's records of it had been changed that often.
+    known: Mutex<Option<(u64, Arc<Vec<AccessRecord>>)>>,
+}
 
 /// The token in an export's name, and the name without it.
-fn split_token(name: &str) -> Result<(String, Option<&str>)> {
+pub(super) fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     let token = ExportName::parse(name)?.token.filter(|t| t.starts_with(TOKEN));
     let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else {
         return Ok((name.to_owned(), None));
@@ -111,49 +118,22 @@ fn shown(name: &str) -> String {
     shown_whole(name.strip_prefix("cn:").unwrap_or(name)).to_owned()
 }
 
-impl Service {
-    /// What a client over TLS may open with its certificate.
-    ///
-    /// # Errors
-    /// When the catalog cannot be read.
-    pub fn remote_exports(&self, remote: &Remote) -> Result<Vec<ServedExport>> {
-        let Some(access) = self.access_of(remote, None)? else { return Ok(Vec::new()) };
-        self.records.volumes()?.iter().filter(|r| access.allows(r.id)).map(|r| self.served(r)).collect()
-    }
-
-    /// What one export would be to a client over TLS.
-    ///
-    /// # Errors
-    /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
-    pub fn remote_export(&self, name: &str, remote: &Remote) -> Result<ServedExport> {
-        let read_only = ExportName::parse(name)?.read_only;
-        Ok(ServedExport { read_only, ..self.served(&self.admit(name, remote)?.1)? })
-    }
-
-    /// Attaches one connection of a client over TLS.
-    ///
-    /// # Errors
-    /// As [`Service::remote_export`] and [`Service::attach`].
-    pub fn remote_attach(self: &Arc<Self>, name: &str, remote: &Remote) -> Result<Attached> {
-        let (access, volume) = self.admit(name, remote)?;
-        let caller = self.remote_caller(&access, remote, &volume.key_arn);
-        // Its own token is no attachment's.
-        let peer = remote.process.clone().unwrap_or(Holder::Remote(access.name));
-        let asking = ConnectRequest { peer, connection: remote.connection };
-        self.opening(name, &caller, || self.attach(&split_token(name)?.0, asking, &caller))
+impl Access {
+    /// What these records allow, to users of the account of this KMS.
+    pub(super) fn new(env: &Env, kms: &Arc<Kms>, records: &Arc<Records>) -> Self {
+        Self { env: env.clone(), kms: kms.clone(), records: records.clone(), known: Mutex::new(None) }
     }
 
     /// Who a client is, as far as it is known before anything of what it asks for is: of a name in its certificate that is
     /// allowed something, else nobody.
-    #[must_use]
-    pub fn remote_identity(&self, remote: &Remote) -> Caller {
-        let access = self.access_of(remote, None).ok().flatten();
+    pub(super) fn identity_of(&self, remote: &Remote) -> Caller {
+        let access = self.of(remote, None).ok().flatten();
         self.identity(access.as_ref(), remote)
     }
 
     fn identity(&self, access: Option<&AccessRecord>, remote: &Remote) -> Caller {
         match access {
-            Some(access) => self.remote_caller(access, remote, ""),
+            Some(access) => self.caller(access, remote, ""),
             None => {
                 let (principal, client, authority) =
                     ("anonymous".to_owned(), remote.client.clone(), Authority::Nothing);
@@ -163,7 +143,7 @@ impl Service {
     }
 
     /// A client as a caller that wants what is sealed under this key.
-    fn remote_caller(&self, access: &AccessRecord, remote: &Remote, key_arn: &str) -> Caller {
+    pub(super) fn caller(&self, access: &AccessRecord, remote: &Remote, key_arn: &str) -> Caller {
         let client = format!("{}, {} {}", remote.client, by(access), access.name);
         let authority = Authority::Volumes(vec![key_arn.to_owned()]);
         Caller { principal: self.user_arn(&access.user), via_service: None, client, authority }
@@ -174,7 +154,7 @@ impl Service {
     }
 
     /// The record that lets a client in: its token's, else that of the first name in its certificate that has one.
-    fn access_of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
+    pub(super) fn of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
         if token.is_none() && remote.names.is_empty() {
             return Ok(None);
         }
@@ -192,20 +172,24 @@ impl Service {
 
     /// All that is allowed. Read from the catalog once after each change: one connection may ask a thousand times.
     fn allowed(&self) -> Result<Arc<Vec<AccessRecord>>> {
-        let changes = self.ledger().catalog().changes_of(AccessRecord::KIND);
-        let mut known = self.allowed.0.lock();
+        let changes = self.records.ledger().catalog().changes_of(AccessRecord::KIND);
+        let mut known = self.known.lock();
         if let Some((_, all)) = known.as_ref().filter(|(then, _)| *then == changes) {
             return Ok(all.clone());
         }
-        let all = self.ledger().catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
+        let all = self.records.ledger().catalog().list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
         let all = Arc::new(all.collect::<Vec<_>>());
         *known = Some((changes, all.clone()));
         Ok(all)
     }
 
-    fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
+    /// The volume that a client asks for, and the record that allows it.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
+    pub(super) fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
         let (plain, token) = split_token(name)?;
-        let access = self.access_of(remote, token)?;
+        let access = self.of(remote, token)?;
         let wanted = ExportName::parse(&plain)?.volume;
         let volume = match (&access, self.records.exported(&plain)) {
             (Some(access), Ok(volume)) if access.allows(volume.id) => return Ok((access.clone(), volume)),
@@ -216,23 +200,24 @@ impl Service {
         Err(self.turned_away(access.as_ref(), remote, token, (wanted, volume)))
     }
 
-    /// A client over TLS asks for a snapshot: who may use the volume that it was taken of may read it.
+    /// The snapshot that a client asks for: who may use the volume that it was taken of may read it.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], whether or not there is such a snapshot; audited.
-    pub fn remote_snapshot(&self, name: &str, remote: &Remote) -> Result<(ServedExport, Caller)> {
+    pub(super) fn admit_snapshot(&self, name: &str, remote: &Remote) -> Result<(SnapshotRecord, Caller)> {
         let (plain, token) = split_token(name)?;
-        let access = self.access_of(remote, token)?;
+        let access = self.of(remote, token)?;
         let wanted = ExportName::parse(&plain)?.volume;
         let record = match self.records.find_snapshot(wanted) {
             Err(err) if err.kind() != Kind::NotFound => return Err(err),
             record => record.ok(),
         };
-        match (&access, &record) {
+        match (&access, record) {
             (Some(access), Some(record)) if access.allows(record.volume) => {
-                Ok((self.snapshot_export(record.id)?, self.remote_caller(access, remote, &record.key_arn)))
+                let caller = self.caller(access, remote, &record.key_arn);
+                Ok((record, caller))
             }
-            _ => Err(self.turned_away(access.as_ref(), remote, token, (wanted, record.map(|r| r.volume)))),
+            (_, record) => Err(self.turned_away(access.as_ref(), remote, token, (wanted, record.map(|r| r.volume)))),
         }
     }
 
@@ -259,7 +244,7 @@ impl Service {
 
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
         // With a token that nobody has, it is still whom its certificate or its uid says.
-        let caller = access.map_or_else(|| self.remote_identity(remote), |access| self.identity(Some(access), remote));
+        let caller = access.map_or_else(|| self.identity_of(remote), |access| self.identity(Some(access), remote));
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {
             act = act.detail("volume", volume);
@@ -270,11 +255,11 @@ impl Service {
         if let Some(fingerprint) = remote.names.iter().find(|n| n.starts_with(FINGERPRINT)) {
             act = act.detail("fingerprint", fingerprint);
         }
-        self.ledger().record_refusal(act, &caller, err);
+        self.records.ledger().record_refusal(act, &caller, err);
     }
 
     /// Lets the bearer of a certificate use volumes.
-    pub(super) fn allow_client(
+    pub(super) fn allow(
         &self,
         caller: &Caller,
         name: &str,
@@ -285,7 +270,7 @@ impl Service {
         check_name(name, By::Name)?;
         let record = self.new_access(name, user, volumes, all)?;
         let act = self.act_on("coffer:AllowTlsClient", &record);
-        self.ledger().audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
+        self.records.ledger().audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
             Some(found) if found.record.token.is_some() => Err(exists(name)),
             Some(found) => tx.update(&record, found.version).map(drop),
             None => tx.insert(&record).map(drop),
@@ -305,7 +290,7 @@ impl Service {
         check_name(name, By::Token)?;
         let token = token::draw(TOKEN);
         let record = AccessRecord { token: Some(token::hash(&token)), ..self.new_access(name, user, volumes, all)? };
-        self.ledger().audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
+        self.records.ledger().audited(caller, self.act_on("coffer:MakeTlsToken", &record), |tx| {
             if tx.get::<AccessRecord>(name)?.is_some() {
                 return Err(exists(name));
             }
@@ -315,11 +300,11 @@ impl Service {
     }
 
     /// Takes back what was allowed.
-    pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<AccessInfo> {
+    pub(super) fn deny(&self, caller: &Caller, name: &str) -> Result<AccessInfo> {
         // Before the transaction, which asks the same catalog.
         let unknown = self.not_listed(name);
         let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
-        let gone = self.ledger().audited(caller, act, |tx| {
+        let gone = self.records.ledger().audited(caller, act, |tx| {
             let found = tx.get::<AccessRecord>(name)?.ok_or_else(|| unknown.replay())?;
             tx.delete::<AccessRecord>(name, found.version)?;
             Ok(found.record)
@@ -342,8 +327,9 @@ impl Service {
         }
     }
 
-    pub(super) fn list_clients(&self) -> Result<Vec<AccessInfo>> {
-        let all = self.ledger().catalog().list::<AccessRecord>()?.records;
+    /// All that is allowed, as it is shown.
+    pub(super) fn list(&self) -> Result<Vec<AccessInfo>> {
+        let all = self.records.ledger().catalog().list::<AccessRecord>()?.records;
         all.iter().map(|r| self.client_info(&r.record, None)).collect()
     }
 
@@ -463,6 +449,8 @@ fn exists(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::datadir::{DataDir, Role};
+    use super::super::{GRACE, OpenAs, Service};
     use super::*;
 
     #[test]
@@ -477,21 +465,17 @@ mod tests {
     #[test]
     fn asking_a_thousand_times_reads_what_is_allowed_once() {
         let (place, key) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let env = crate::env::Env::system();
-        let data = super::super::datadir::DataDir::at(&place.path().join("data")).unwrap();
+        let env = Env::system();
+        let data = DataDir::at(&place.path().join("data")).unwrap();
         let (root, config) = (crate::kms::RootChoice::File(key.path().join("key")), Default::default());
         Service::init(&data, &env, &root, &config).unwrap();
         let lock = data.try_lock(&env, "test").unwrap().unwrap();
-        let opening = super::super::OpenAs {
-            role: super::super::Role::Command,
-            single_host: false,
-            lease_grace: super::super::GRACE,
-        };
+        let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
         let unlock = crate::kms::RootUnlock::Automatic;
         let service = Service::open(data, env, lock, &unlock, opening).unwrap();
         let owner = service.caller_of(0, "test").unwrap();
         for n in 0..50 {
-            service.allow_client(&owner, &format!("c{n}"), None, &[], true).unwrap();
+            service.access.allow(&owner, &format!("c{n}"), None, &[], true).unwrap();
         }
         let remote = |name: Option<&str>| Remote {
             names: name.map(str::to_owned).into_iter().collect(),
@@ -507,10 +491,10 @@ mod tests {
         assert_eq!(cost(&remote(None)), 0, "who shows nothing is allowed nothing");
         assert_eq!(cost(&remote(Some("cn:stranger"))), 50);
         assert_eq!(cost(&remote(Some("cn:c7"))), 0, "there is no volume, and what is allowed is known");
-        service.deny_client(&owner, "c7").unwrap();
+        service.access.deny(&owner, "c7").unwrap();
         assert_eq!(cost(&remote(Some("cn:c7"))), 49);
-        assert!(service.access_of(&remote(Some("cn:c7")), None).unwrap().is_none());
-        assert!(service.access_of(&remote(Some("dns:c8")), None).unwrap().is_some());
+        assert!(service.access.of(&remote(Some("cn:c7")), None).unwrap().is_none());
+        assert!(service.access.of(&remote(Some("dns:c8")), None).unwrap().is_some());
     }
 
     /// The names of a certificate are its own to choose: in one kind they say nothing about another.

@@ -22,8 +22,8 @@ pub(super) struct Bases {
 
 impl Bases {
     /// Those that this repository has refs on.
-    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>) -> Self {
-        Self { records, repository, turn: Mutex::new(()) }
+    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
+        Self { records: records.clone(), repository: repository.clone(), turn: Mutex::new(()) }
     }
 
     /// Keeps all bases as they are until it is dropped: a point in time is fixed on one of them.

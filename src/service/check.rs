@@ -1,13 +1,16 @@
 //! `coffer doctor`: what is wrong with this installation and this machine, and what to do about it.
 
-use super::Service;
 use super::api::{Finding, Grade};
-use super::datadir::DataDir;
-use super::opening::{InUse, Need};
-use super::records::{SnapshotRecord, VolumeRecord};
+use super::datadir::{DataDir, lies_inside};
+use super::logs::Logs;
+use super::opening::{InUse, Need, OpenVolumes};
+use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::strangers::Strangers;
+use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::kms::{KeyState, RootUnlock};
+use crate::kms::{KeyState, Kms, RootUnlock};
 use crate::snapshot::repository::Repository;
+use crate::store::factory::Stores;
 use crate::units::{LineageId, RepositoryId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -56,8 +59,31 @@ impl Findings {
     }
 }
 
-impl Service {
-    pub(super) fn doctor(self: &Arc<Self>) -> Result<Vec<Finding>> {
+/// Looks at all of an open installation.
+pub(super) struct Doctor {
+    /// Where it lies.
+    pub(super) data: DataDir,
+    /// Its clock.
+    pub(super) env: Env,
+    /// Its root key and CMKs.
+    pub(super) kms: Arc<Kms>,
+    /// What its catalog says.
+    pub(super) records: Arc<Records>,
+    /// Its snapshots.
+    pub(super) repository: Arc<Repository>,
+    /// How far their logs are to be.
+    pub(super) logs: Arc<Logs>,
+    /// Its volumes.
+    pub(super) stores: Arc<dyn Stores>,
+    /// What lies beside them.
+    pub(super) strangers: Arc<Strangers>,
+    /// Those that are open.
+    pub(super) opens: Arc<OpenVolumes>,
+}
+
+impl Doctor {
+    /// What is wrong, and what is not.
+    pub(super) fn look(&self) -> Result<Vec<Finding>> {
         let mut out = Findings(Vec::new());
         machine(&mut out);
         files(&self.data, &mut out);
@@ -71,7 +97,7 @@ impl Service {
     }
 
     /// The repository as `coffer doctor` sees it.
-    pub(super) fn check_repository(self: &Arc<Self>) -> Vec<Finding> {
+    pub(super) fn check_repository(&self) -> Vec<Finding> {
         let mut out = Vec::new();
         let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
         if let Err(err) = self.repository.id() {
@@ -137,7 +163,7 @@ impl Service {
     }
 
     /// The repository's id, as headers of volumes have it.
-    fn repository_of_a_header(self: &Arc<Self>) -> Option<RepositoryId> {
+    fn repository_of_a_header(&self) -> Option<RepositoryId> {
         let volumes = self.records.volumes().ok()?;
         let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
         parents.or_else(|| {
@@ -157,7 +183,7 @@ impl Service {
         for slot in slots {
             let at = Path::new(&slot.note);
             match slot.kind.as_str() {
-                "file" if super::lies_inside(at, self.data.path()) => out.add(
+                "file" if lies_inside(at, self.data.path()) => out.add(
                     Grade::Error,
                     "root key",
                     format!("the key file {} lies in the data directory: whoever takes that takes all", slot.note),
@@ -178,7 +204,7 @@ impl Service {
     }
 
     fn check_audit(&self, out: &mut Findings) {
-        match self.ledger().verify_audit() {
+        match self.records.ledger().verify_audit() {
             Ok(report) => match report.trouble {
                 None => out.add(
                     Grade::Ok,
@@ -233,11 +259,11 @@ impl Service {
         Ok(())
     }
 
-    fn check_volumes(self: &Arc<Self>, out: &mut Findings) -> Result<()> {
-        let listing = self.ledger().catalog().list::<VolumeRecord>()?;
+    fn check_volumes(&self, out: &mut Findings) -> Result<()> {
+        let listing = self.records.ledger().catalog().list::<VolumeRecord>()?;
         let mut damaged = self.kms.list_keys()?.damaged;
         damaged.extend(self.kms.list_aliases(None)?.damaged);
-        damaged.extend(self.ledger().catalog().list::<SnapshotRecord>()?.damaged);
+        damaged.extend(self.records.ledger().catalog().list::<SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
             out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));

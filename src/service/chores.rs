@@ -3,16 +3,15 @@
 
 use super::Service;
 use super::housekeeping::Chores;
-use std::sync::Arc;
 use std::time::Instant;
 
 impl Chores for Service {
-    fn close_idle(self: Arc<Self>) -> Option<Instant> {
+    fn close_idle(&self) -> Option<Instant> {
         self.opens.close_idle()
     }
 
-    fn each_minute(self: Arc<Self>) {
-        self.settle_leftovers();
+    fn each_minute(&self) {
+        self.leftovers.settle_if_any();
         if let Err(err) = self.kms.purge_due() {
             tracing::error!("delete CMKs whose time has come: {}", err.line());
         }

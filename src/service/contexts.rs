@@ -12,6 +12,7 @@ use super::view::{SnapshotView, differ};
 use super::{Attached, Service};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
+use crate::snapshot::repository::Repository;
 use crate::store::Stored;
 use crate::units::{ChunkNo, Epoch, LineageId, SnapshotId};
 use crate::volume::Volume;
@@ -65,12 +66,12 @@ const DIRTY: u32 = 1;
 pub struct Compared(Mutex<Vec<(SnapshotId, Arc<SnapshotReader>)>>);
 
 impl Compared {
-    fn open(&self, service: &Service, lineage: LineageId, id: SnapshotId) -> Result<Arc<SnapshotReader>> {
+    fn open(&self, repository: &Repository, lineage: LineageId, id: SnapshotId) -> Result<Arc<SnapshotReader>> {
         let mut open = self.0.lock();
         if let Some((_, reader)) = open.iter().find(|(known, _)| *known == id) {
             return Ok(reader.clone());
         }
-        let reader = Arc::new(service.repository.open_snapshot(lineage, id)?);
+        let reader = Arc::new(repository.open_snapshot(lineage, id)?);
         open.push((id, reader.clone()));
         Ok(reader)
     }
@@ -113,7 +114,7 @@ impl Service {
             Context::Diff(id) => Some(id),
         };
         // A predecessor that was deleted and swept compares with nothing: then everything that is there counts as changed.
-        let other = match against.map(|id| compared.open(self, view.lineage(), id)).transpose() {
+        let other = match against.map(|id| compared.open(&self.repository, view.lineage(), id)).transpose() {
             Err(err) if err.kind() == Kind::NotFound => None,
             other => other?,
         };
@@ -144,12 +145,12 @@ impl Attached {
         range: (u64, u64),
         most: usize,
     ) -> Result<Vec<Run>> {
-        let (service, volume) = (self.service(), self.volume());
+        let (repository, volume) = (self.repository(), self.volume());
         let lineage = volume.with_header(|h| h.identity().lineage);
-        let here = service.repository.id().ok();
+        let here = repository.id().ok();
         let base = volume.base().filter(|b| Some(b.repository) == here);
         let since = match since {
-            Some(id) => compared.open(service, lineage, id)?,
+            Some(id) => compared.open(repository, lineage, id)?,
             None => match &base {
                 Some(base) if point_is_trusted(volume, base.p) => {
                     return volume.changed_after(base.p, range, most, None);
@@ -164,7 +165,7 @@ impl Attached {
             return volume.changed_after(point, range, most, None);
         }
         let Some(base) = base.filter(|b| point_is_trusted(volume, b.p)) else { return Ok(all(range)) };
-        let base_reader = compared.open(service, lineage, base.snapshot)?;
+        let base_reader = compared.open(repository, lineage, base.snapshot)?;
         let mut differs = |chunk: ChunkNo| differ(&since, &base_reader, chunk);
         volume.changed_after(base.p, range, most, Some(&mut differs))
     }

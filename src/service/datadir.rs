@@ -325,6 +325,12 @@ impl DataDir {
     }
 }
 
+/// Whether a path lies inside a folder, for refusing key files beside what they open.
+pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
+    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
+    real(path.parent().unwrap_or(path)).starts_with(real(folder))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ impl Service {
     /// Writes the sealed sectors, from the volume's first byte on, to a new file. With `fill_holes` zeros are sealed into
     /// holes, which needs the key: dm-crypt knows no holes and would show noise there.
     pub(super) fn export_volume(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         what: &str,
         out: &Path,
@@ -33,7 +33,7 @@ impl Service {
             .opens
             .close_unused(&record)
             .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
-        self.refuse_if_attached_elsewhere(&record)?;
+        self.attachments.refuse_if_elsewhere(&record)?;
         drop(turn);
         let used = self.opens.acquire(&record, Need::Key(caller))?;
         let stopped = || Error::new(Kind::Interrupted, format!("export to {} was stopped", out.display()));
@@ -75,7 +75,7 @@ impl Service {
     }
 
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
-    pub(super) fn export_key(self: &Arc<Self>, caller: &Caller, what: &str, out: &Path) -> Result<String> {
+    pub(super) fn export_key(&self, caller: &Caller, what: &str, out: &Path) -> Result<String> {
         let record = self.records.find_volume(what)?;
         let used = self.opens.acquire(&record, Need::Sealed)?;
         self.keys.ask_for_export(&used.volume, caller)?;

@@ -18,8 +18,8 @@ pub(super) struct FailedSyncs {
 
 impl FailedSyncs {
     /// Notes them in these records.
-    pub(super) const fn new(records: Arc<Records>) -> Self {
-        Self { records, telling: Mutex::new(Vec::new()) }
+    pub(super) fn new(records: &Arc<Records>) -> Self {
+        Self { records: records.clone(), telling: Mutex::new(Vec::new()) }
     }
 
     /// Has the catalog told when a sync of this volume fails: the header is on the disk that just failed.

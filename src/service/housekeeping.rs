@@ -11,9 +11,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// What it does.
 pub(super) trait Chores: Send + Sync {
     /// Closes volumes that nobody came back to; when it has to look again, if there are others.
-    fn close_idle(self: Arc<Self>) -> Option<Instant>;
+    fn close_idle(&self) -> Option<Instant>;
     /// What is done once a minute.
-    fn each_minute(self: Arc<Self>);
+    fn each_minute(&self);
 }
 
 /// The thread, once it was started.
@@ -50,10 +50,10 @@ impl Housekeeper {
             let Some(here) = chores.upgrade() else { return };
             // Before it looks: a volume that becomes idle behind the look wakes it.
             self.soon.store(false, Ordering::SeqCst);
-            let next = here.clone().close_idle();
+            let next = here.close_idle();
             self.soon.fetch_or(next.is_some(), Ordering::SeqCst);
             if due <= Instant::now() {
-                here.clone().each_minute();
+                here.each_minute();
                 due = Instant::now() + MINUTE;
             }
             drop(here);

@@ -124,18 +124,13 @@ impl Jobs {
         };
         if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
             tracing::warn!("start a thread for snapshot {id}: {err}; its caller's thread copies");
-            self.run_begun(id, &begun, &job);
+            self.clone().run_begun(id, &begun, &job);
         }
         Ok((id, job))
     }
 
     /// Fixes the point in time, and writes down that the snapshot is pending.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        caller: &Caller,
-        volume: &VolumeRecord,
-        description: String,
-    ) -> Result<Begun> {
+    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         self.on.logs.check(volume.lineage)?;
         self.on.bases.settle_header(volume, &used.volume);
@@ -205,15 +200,18 @@ impl Jobs {
         Ok(Begun { used, pending, sink, record })
     }
 
-    fn run_begun(self: &Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
+    fn run_begun(self: Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
         let Some(begun) = begun.lock().take() else { return };
         self.run_job(begun, job);
         self.running.lock().remove(&id);
+        // Who hears of the end may open the data directory anew: this thread must not be what keeps its lock.
+        drop(self);
         *job.over.lock() = true;
         job.changed.notify_all();
     }
 
-    pub(super) fn run_job(self: &Arc<Self>, begun: Begun, job: &Job) {
+    /// Copies a snapshot that was begun, to its end.
+    pub(super) fn run_job(&self, begun: Begun, job: &Job) {
         let Begun { used, pending, sink, record } = begun;
         let copied = used.volume.copy_pending(&pending, |n| {
             job.copied.store(n, Ordering::Relaxed);

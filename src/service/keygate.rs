@@ -29,6 +29,7 @@ struct Closed {
 }
 
 impl KeyGate {
+    /// This moment, for whoever unwraps keys after it.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket(self.closed.lock().moment)
     }

@@ -135,11 +135,10 @@ pub(super) struct Leases {
     read: Condvar,
     disconnect: RwLock<Option<Disconnect>>,
     grace: Duration,
-    /// Held while the catalog's records of leases are changed.
-    pub(super) records: Mutex<()>,
 }
 
 impl Leases {
+    /// None yet. Clients over TLS that go without a farewell keep theirs for `grace`.
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             held: Mutex::default(),
@@ -148,10 +147,10 @@ impl Leases {
             read: Condvar::new(),
             disconnect: RwLock::default(),
             grace,
-            records: Mutex::default(),
         }
     }
 
+    /// Has connections of the server ended by `disconnect`.
     pub(super) fn set_disconnect(&self, disconnect: Disconnect) {
         *self.disconnect.write() = Some(disconnect);
     }
@@ -388,6 +387,7 @@ impl Leases {
     }
 }
 
+/// The error for a volume that somebody else holds.
 pub(super) fn busy(record: &VolumeRecord, holder: &str) -> Error {
     Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
         .hint("`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away")

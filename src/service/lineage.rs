@@ -30,14 +30,21 @@ pub(super) struct Lineages {
 
 impl Lineages {
     /// Those of this repository; a volume that is in none of the records counts if it is in the stores.
-    pub(super) const fn new(
-        records: Arc<Records>,
-        repository: Arc<Repository>,
-        logs: Arc<Logs>,
-        bases: Arc<Bases>,
-        stores: Arc<dyn Stores>,
+    pub(super) fn new(
+        records: &Arc<Records>,
+        repository: &Arc<Repository>,
+        logs: &Arc<Logs>,
+        bases: &Arc<Bases>,
+        stores: &Arc<dyn Stores>,
     ) -> Self {
-        Self { records, repository, logs, bases, stores, unswept: Mutex::new(BTreeSet::new()) }
+        Self {
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            bases: bases.clone(),
+            stores: stores.clone(),
+            unswept: Mutex::new(BTreeSet::new()),
+        }
     }
 
     /// The snapshot that a volume is filled from.

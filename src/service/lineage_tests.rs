@@ -288,7 +288,7 @@ fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
         let one = take(&place, &service);
         let lost = place.files(part).remove(0);
         std::fs::remove_file(&lost).unwrap();
-        let findings = service.check_repository();
+        let findings = service.doctor.check_repository();
         let named = lost.file_name().unwrap().to_str().unwrap();
         assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
         write(&place, &service, 0, MIB, 2);
@@ -323,7 +323,7 @@ fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     let service = place.reopen(service);
     assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
     delete(&service, one.id).map_or_else(|e| assert_eq!(e.kind(), Kind::NotFound, "{}", e.line()), drop);
-    assert_eq!(service.check_repository(), [], "the record behind it makes up for it");
+    assert_eq!(service.doctor.check_repository(), [], "the record behind it makes up for it");
     assert_eq!(place.files("/manifests/").len(), 1);
     verify(&service, two.id);
     assert_eq!(delete(&service, SnapshotId::draw(&crate::env::SystemRng)).unwrap_err().kind(), Kind::NotFound);
@@ -404,7 +404,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
         bytes[120] ^= 0x5a;
         std::fs::write(&log[number], bytes).unwrap();
         let service = place.reopen(service);
-        let named = service.check_repository();
+        let named = service.doctor.check_repository();
         let name = log[number].file_name().unwrap().to_str().unwrap();
         assert!(named.iter().any(|f| f.message.contains(name) && f.grade == Grade::Warning), "{number}: {named:?}");
         verify(&service, taken[1]);
@@ -417,14 +417,14 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
         [taken[2], next.id].iter().for_each(|id| verify(&service, *id));
         // Mended: a reader that knows no catalog takes the log as it is.
         let service = place.reopen(service);
-        assert!(service.check_repository().iter().all(|f| f.grade == Grade::Ok), "{number}");
+        assert!(service.doctor.check_repository().iter().all(|f| f.grade == Grade::Ok), "{number}");
         assert!(delete(&service, taken[0]).is_err(), "nothing came back");
     }
 }
 
 impl Service {
     /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
-    fn keys_for_test(self: &Arc<Self>, id: SnapshotId) {
+    fn keys_for_test(&self, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
         self.logs.check(record.lineage).unwrap();
         assert_eq!(self.snapshot_keys.wrapped(&record).unwrap().len(), record.data_keys.len());
@@ -454,7 +454,7 @@ fn without_the_description_volumes_work_and_doctor_says_how_to_mend_it() {
     assert_eq!(service.list_volumes().unwrap().len(), 1);
     write(&place, &service, MIB, MIB, 2);
     assert_eq!(delete(&service, one.id).unwrap_err().kind(), Kind::Integrity);
-    let found = service.check_repository();
+    let found = service.doctor.check_repository();
     let json = found
         .iter()
         .find_map(|f| f.message.split_once("coffer-repository.json: {").map(|(_, json)| format!("{{{json}")));

@@ -31,8 +31,8 @@ pub(super) struct Logs {
 
 impl Logs {
     /// The logs of this repository.
-    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>) -> Self {
-        Self { records, repository }
+    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
+        Self { records: records.clone(), repository: repository.clone() }
     }
 
     /// Refuses a repository folder that is older than this installation left it.

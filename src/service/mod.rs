@@ -5,7 +5,9 @@
 
 mod access;
 pub mod api;
+mod assemble;
 mod attachment;
+mod attachments;
 mod bases;
 mod check;
 mod chores;
@@ -16,6 +18,7 @@ mod failed_syncs;
 mod filler;
 mod housekeeping;
 mod jobs;
+mod kept;
 mod key;
 mod keygate;
 mod lease;
@@ -28,6 +31,7 @@ pub mod operations;
 mod records;
 mod recovery;
 mod refusal;
+mod remote;
 mod settings;
 mod settling;
 mod snapshot;
@@ -52,6 +56,7 @@ pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
+pub(crate) use datadir::lies_inside;
 pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
@@ -67,13 +72,17 @@ use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
-use api::{Reply, StatusInfo};
-use bases::Bases;
+use access::Access;
+use api::{Finding, Reply, StatusInfo};
+use attachments::Attachments;
+use check::Doctor;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
 use housekeeping::{Chores, Housekeeper};
 use jobs::Jobs;
+use kept::KeptLeases;
 use keygate::KeyGate;
+use lease::Leases;
 use lineage::Lineages;
 use logs::Logs;
 use opening::OpenVolumes;
@@ -82,12 +91,10 @@ use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
+use stage::Leftovers;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
-use strangers::Strangers;
 use suspensions::Suspensions;
 use turns::Turns;
 use view::Views;
@@ -105,36 +112,51 @@ pub struct OpenAs {
     pub lease_grace: std::time::Duration,
 }
 
-/// One open data directory.
+/// What a service is built over.
+struct Base {
+    env: Env,
+    data: DataDir,
+    kms: Arc<Kms>,
+    repository: Arc<Repository>,
+    stores: Arc<dyn Stores>,
+    lock: Arc<DirLock>,
+    opening: OpenAs,
+}
+
+/// One open data directory: its components, and what its verbs need besides.
 pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    records: Arc<Records>,
-    keys: Arc<VolumeKeys>,
     repository: Arc<Repository>,
+    /// What volumes are kept in.
+    stores: Arc<dyn Stores>,
+    role: Role,
+    // The components, each above those that it knows (docs/decisions/0031).
+    records: Arc<Records>,
+    leases: Arc<Leases>,
+    keygate: Arc<KeyGate>,
+    turns: Arc<Turns>,
+    keys: Arc<VolumeKeys>,
     logs: Arc<Logs>,
     lineages: Arc<Lineages>,
     stored: Arc<StoredVolumes>,
-    strangers: Arc<Strangers>,
     failed_syncs: Arc<FailedSyncs>,
-    role: Role,
-    /// What volumes are kept in.
-    stores: Arc<dyn Stores>,
-    turns: Arc<Turns>,
-    keygate: Arc<KeyGate>,
+    housekeeper: Arc<Housekeeper>,
     opens: Arc<OpenVolumes>,
     suspensions: Suspensions,
-    leases: lease::Leases,
-    allowed: access::Allowed,
-    unsettled: Arc<Unsettled>,
-    jobs: Arc<Jobs>,
+    kept: Arc<KeptLeases>,
+    attachments: Attachments,
     snapshot_keys: Arc<SnapshotKeys>,
     views: Views,
+    unsettled: Arc<Unsettled>,
+    jobs: Arc<Jobs>,
+    leftovers: Leftovers,
+    access: Access,
+    doctor: Doctor,
+    /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
-    housekeeper: Arc<Housekeeper>,
-    /// A verb of this process left something half done that it could not undo.
-    leftovers: AtomicBool,
+    /// Last: nobody else opens the directory before all of the above is gone.
     lock: Arc<DirLock>,
 }
 
@@ -188,98 +210,15 @@ impl Service {
         unlock: &RootUnlock,
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
-        let (kms, lock) = (Arc::new(Kms::open(data.path(), env.clone(), unlock)?), Arc::new(lock));
-        let records = Arc::new(Records::new(kms.clone(), lock.clone()));
+        let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Repository::open_later(&data.repository(), env.clone(), Some(author))?;
-        let repository = Arc::new(repository);
-        let logs = Arc::new(Logs::new(records.clone(), repository.clone()));
-        let bases = Arc::new(Bases::new(records.clone(), repository.clone()));
-        let lineages = Lineages::new(records.clone(), repository.clone(), logs.clone(), bases.clone(), stores.clone());
-        let lineages = Arc::new(lineages);
-        let stored = StoredVolumes::new(env.clone(), records.clone(), lineages.clone(), stores.clone());
-        let stored = Arc::new(stored);
-        let strangers = Arc::new(Strangers::new(env.clone(), records.clone(), stores.clone()));
-        let failed_syncs = Arc::new(FailedSyncs::new(records.clone()));
-        let (turns, keygate) = (Arc::<Turns>::default(), Arc::<KeyGate>::default());
-        let (keys, housekeeper) =
-            (Arc::new(VolumeKeys::new(kms.clone(), records.clone())), Arc::<Housekeeper>::default());
-        let opens = OpenVolumes::new(opening::On {
-            role: opening.role,
-            records: records.clone(),
-            keys: keys.clone(),
-            keygate: keygate.clone(),
-            turns: turns.clone(),
-            lineages: lineages.clone(),
-            stored: stored.clone(),
-            strangers: strangers.clone(),
-            failed_syncs: failed_syncs.clone(),
-            housekeeper: housekeeper.clone(),
-        });
-        let opens = Arc::new(opens);
-        let suspensions =
-            Suspensions::new(kms.clone(), records.clone(), keys.clone(), keygate.clone(), turns.clone(), opens.clone());
-        let unsettled = Arc::new(Unsettled::new(
-            records.clone(),
-            repository.clone(),
-            logs.clone(),
-            bases.clone(),
-            lineages.clone(),
-            opens.clone(),
-        ));
-        let jobs = Jobs::new(jobs::On {
-            env: env.clone(),
-            role: opening.role,
-            records: records.clone(),
-            repository: repository.clone(),
-            logs: logs.clone(),
-            bases,
-            opens: opens.clone(),
-            turns: turns.clone(),
-            unsettled: unsettled.clone(),
-        });
-        let snapshot_keys = Arc::new(SnapshotKeys::new(records.clone(), repository.clone(), opens.clone()));
-        let views = Views::new(
-            records.clone(),
-            repository.clone(),
-            logs.clone(),
-            keys.clone(),
-            snapshot_keys.clone(),
-            keygate.clone(),
-        );
-        let service = Arc::new(Self {
-            env,
-            data,
-            keys,
-            records,
-            kms,
-            repository,
-            logs,
-            lineages,
-            stored,
-            strangers,
-            failed_syncs,
-            role: opening.role,
-            stores,
-            turns,
-            keygate,
-            opens,
-            suspensions,
-            leases: lease::Leases::new(opening.lease_grace),
-            allowed: access::Allowed::default(),
-            unsettled,
-            jobs: Arc::new(jobs),
-            snapshot_keys,
-            views,
-            endpoints: Mutex::default(),
-            housekeeper,
-            leftovers: AtomicBool::new(false),
-            lock,
-        });
-        service.settle_volumes();
+        let repository = Arc::new(Repository::open_later(&data.repository(), env.clone(), Some(author))?);
+        let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
+        let service = Arc::new(Self::assemble(base));
+        service.leftovers.settle();
         service.unsettled.look();
         if opening.role == Role::Daemon {
-            service.keep_leases();
+            service.kept.keep_all();
             service.opens.start_hydration();
             service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
         }
@@ -333,6 +272,13 @@ impl Service {
         self.kms.ledger()
     }
 
+    /// Before a verb: settles what an earlier one in this process left, if one did.
+    fn settle_leftovers(&self) {
+        self.leftovers.settle_if_any();
+    }
+
+    // What key.rs and `perform` ask for by these names.
+
     fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
         self.records.volumes()
     }
@@ -360,13 +306,17 @@ impl Service {
         request.route(Call { service: self, caller, report })
     }
 
+    fn doctor(&self) -> Result<Vec<Finding>> {
+        self.doctor.look()
+    }
+
     fn status(&self) -> StatusInfo {
         let daemon = (self.role == Role::Daemon).then(std::process::id);
         status(&self.kms, &self.data, self.endpoints.lock().clone(), daemon)
     }
 
     /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
-    pub fn shut_down(self: &Arc<Self>) {
+    pub fn shut_down(&self) {
         self.jobs.stop_all();
         self.opens.close_all();
         self.failed_syncs.wait();
@@ -384,12 +334,6 @@ fn status(kms: &Kms, data: &DataDir, nbd: Vec<String>, daemon: Option<u32>) -> S
         nbd,
         daemon,
     }
-}
-
-/// Whether a path lies inside a folder, for refusing key files beside what they open.
-pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
-    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
-    real(path.parent().unwrap_or(path)).starts_with(real(folder))
 }
 
 /// The installation's signing key, as the repository uses it. The private half stays in the KMS.

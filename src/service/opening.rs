@@ -49,7 +49,7 @@ pub(super) struct Open {
 
 impl Open {
     /// It is unlocked: what was held for it goes on.
-    pub(super) fn resume(&mut self) {
+    fn resume(&mut self) {
         self.suspended = false;
         self.settings.tell();
     }
@@ -144,7 +144,7 @@ impl OpenVolumes {
         Self { on, table: Mutex::default() }
     }
 
-    /// The table itself, by volume: for what is in memory alone.
+    /// The table itself, by volume: for a look at what is in memory alone.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Open>> {
         self.table.lock()
     }
@@ -240,9 +240,7 @@ impl OpenVolumes {
                 // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
                 self.on.stored.catch_up(record, volume)?;
             }
-            if let Some(open) = self.table.lock().get_mut(&record.id) {
-                open.resume();
-            }
+            self.resume(record.id);
         } else if is_new {
             // It is open, but not for this one: asked and audited as if it were not.
             self.on.keys.unwrap(volume, caller)?;
@@ -343,6 +341,44 @@ impl OpenVolumes {
             close(turn.id(), open);
         }
         true
+    }
+
+    /// Wipes the data keys of those open volumes for which `why` has a reason. What is not unlocked yet is kept from it by
+    /// the key gate, which the caller closes before.
+    pub(super) fn wipe(&self, why: impl Fn(VolumeId, &Open) -> Option<String>) {
+        let mut those = Vec::new();
+        for (id, open) in self.table.lock().iter_mut() {
+            if let Some(why) = why(*id, open) {
+                those.push((*id, open.volume.clone(), why));
+            }
+        }
+        // Without the table: a piece that waits for its disk keeps nobody from opening or closing another volume.
+        for (id, volume, why) in those {
+            if volume.suspend() {
+                tracing::warn!("{id} is suspended: {why}");
+                let away = !volume.is_unlocked();
+                if let Some(open) = self.table.lock().get_mut(&id).filter(|o| Arc::ptr_eq(&o.volume, &volume)) {
+                    open.suspended = open.is_used() && away;
+                }
+            }
+        }
+    }
+
+    /// An open volume that somebody uses, and that waits for its key.
+    pub(super) fn waiting(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        self.table.lock().get(&id).filter(|o| o.suspended).map(|o| o.volume.clone())
+    }
+
+    /// All such volumes that `which` wants.
+    pub(super) fn all_waiting(&self, which: impl Fn(&Open) -> bool) -> Vec<VolumeId> {
+        self.table.lock().iter().filter(|(_, o)| o.suspended && which(o)).map(|(id, _)| *id).collect()
+    }
+
+    /// A volume is unlocked: what was held for it goes on.
+    pub(super) fn resume(&self, id: VolumeId) {
+        if let Some(open) = self.table.lock().get_mut(&id) {
+            open.resume();
+        }
     }
 
     /// Closes the volumes that nobody has used for [`LINGER`]; when it has to look again, if there are others.

@@ -30,8 +30,8 @@ pub(super) struct Records {
 
 impl Records {
     /// Those in the ledger of a KMS, whose data directory is locked.
-    pub(super) const fn new(kms: Arc<Kms>, lock: Arc<DirLock>) -> Self {
-        Self { kms, _lock: lock }
+    pub(super) fn new(kms: &Arc<Kms>, lock: &Arc<DirLock>) -> Self {
+        Self { kms: kms.clone(), _lock: lock.clone() }
     }
 
     /// The ledger, for records that only one component has.
@@ -56,6 +56,17 @@ impl Records {
             tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
         }
         Ok(listing.records.into_iter().map(|r| r.record).filter(|r| r.stage.is_ready()).collect())
+    }
+
+    /// All records of volumes, those of cut-off creates and deletes too.
+    pub(super) fn staged_volumes(&self) -> Result<Vec<VolumeRecord>> {
+        Ok(self.ledger().catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
+    }
+
+    /// The record of a volume whose delete was cut off or failed.
+    pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
+        let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
+        Ok(self.volume(id)?.filter(|r| r.stage == Stage::Deleting))
     }
 
     /// The volume of that id or name.
@@ -384,4 +395,9 @@ impl Record for LeaseRecord {
     fn id(&self) -> String {
         self.volume.to_string()
     }
+}
+
+/// An act, with the grants that begin with it.
+pub(super) fn with_grants(act: Act, grants: &[String]) -> Act {
+    act.detail("grant", grants.join(" "))
 }

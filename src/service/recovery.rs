@@ -5,11 +5,10 @@ use super::api::VolumeInfo;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use std::sync::Arc;
 
 impl Service {
     /// Takes the header as it is, if its MAC is good, as the one that the catalog knows from now on.
-    pub(super) fn accept_rollback(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+    pub(super) fn accept_rollback(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let _turn = self.opens.close_unused(&record)?;
         let volume = self.stored.open(&record)?;
@@ -27,7 +26,7 @@ impl Service {
     }
 
     /// Makes a volume writable again whose sync failed: what was not flushed before may be lost for good.
-    pub(super) fn accept_lost_writes(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+    pub(super) fn accept_lost_writes(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let turn = self.opens.close_unused(&record)?;
         let act = Act::new("coffer:AcceptLostWrites").key(record.key_arn.clone()).detail("volume", record.id);

@@ -73,6 +73,7 @@ impl Settings {
         self.throughput.load(Ordering::Acquire)
     }
 
+    /// Sets all of them. Nobody is told.
     pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64) {
         self.on_key_loss.store(on_key_loss as u8, Ordering::Release);
         self.iops.store(iops, Ordering::Release);

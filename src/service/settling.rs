@@ -32,15 +32,25 @@ pub(super) struct Unsettled {
 impl Unsettled {
     /// Nothing yet.
     pub(super) fn new(
-        records: Arc<Records>,
-        repository: Arc<Repository>,
-        logs: Arc<Logs>,
-        bases: Arc<Bases>,
-        lineages: Arc<Lineages>,
-        opens: Arc<OpenVolumes>,
+        records: &Arc<Records>,
+        repository: &Arc<Repository>,
+        logs: &Arc<Logs>,
+        bases: &Arc<Bases>,
+        lineages: &Arc<Lineages>,
+        opens: &Arc<OpenVolumes>,
     ) -> Self {
         let (snapshots, finished, at_work) = Default::default();
-        Self { records, repository, logs, bases, lineages, opens, snapshots, finished, at_work }
+        Self {
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            bases: bases.clone(),
+            lineages: lineages.clone(),
+            opens: opens.clone(),
+            snapshots,
+            finished,
+            at_work,
+        }
     }
 
     /// A snapshot is left to be settled, and something of its lineage may be unreachable.

@@ -41,13 +41,15 @@ impl SnapshotRecord {
 }
 
 impl Service {
-    pub(super) fn pending_of(self: &Arc<Self>, volume: VolumeId) -> Result<Option<SnapshotId>> {
+    /// The snapshot that is being taken of a volume.
+    pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle();
         Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
     }
 
+    /// Takes a snapshot; waits for its end if asked to, and in a command always.
     pub(super) fn create_snapshot(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         volume: &str,
         description: String,
@@ -56,7 +58,7 @@ impl Service {
     ) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         let volume = self.records.find_volume(volume)?;
-        self.refuse_if_attached_elsewhere(&volume)?;
+        self.attachments.refuse_if_elsewhere(&volume)?;
         let (id, job) = self.jobs.start(caller, &volume, description)?;
         if wait || self.role == Role::Command {
             if !self.jobs.wait_for(&job, report) {
@@ -99,7 +101,7 @@ impl Service {
     ///
     /// # Errors
     /// When the catalog cannot be read.
-    pub fn wait_for_snapshots(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<SnapshotId>> {
+    pub fn wait_for_snapshots(&self, report: Report<'_>) -> Result<Vec<SnapshotId>> {
         let mut failed = Vec::new();
         for (id, job) in self.jobs.under_way() {
             Jobs::wait_out(&job, report);
@@ -110,7 +112,8 @@ impl Service {
         Ok(failed)
     }
 
-    pub(super) fn list_snapshots(self: &Arc<Self>) -> Result<Vec<SnapshotInfo>> {
+    /// All snapshots that are not hidden, oldest first.
+    pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         self.unsettled.settle();
         let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
@@ -118,13 +121,14 @@ impl Service {
         Ok(all.iter().map(SnapshotRecord::info).collect())
     }
 
-    pub(super) fn show_snapshot(self: &Arc<Self>, what: &str) -> Result<SnapshotInfo> {
+    /// One snapshot.
+    pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         Ok(self.records.find_snapshot(what)?.info())
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
-    pub(super) fn delete_snapshot(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<String> {
+    pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         self.unsettled.settle();
         let record = match self.records.snapshot(id)? {
@@ -188,6 +192,7 @@ impl Service {
         said
     }
 
+    /// Reads all of a completed snapshot and checks it.
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;

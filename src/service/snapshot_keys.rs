@@ -16,8 +16,8 @@ pub(super) struct SnapshotKeys {
 
 impl SnapshotKeys {
     /// Those in this repository, and in the headers of these volumes.
-    pub(super) const fn new(records: Arc<Records>, repository: Arc<Repository>, opens: Arc<OpenVolumes>) -> Self {
-        Self { records, repository, opens }
+    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>, opens: &Arc<OpenVolumes>) -> Self {
+        Self { records: records.clone(), repository: repository.clone(), opens: opens.clone() }
     }
 
     /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.

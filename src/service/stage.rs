@@ -10,13 +10,16 @@
 //! Only *ready* volumes are listed and found. What is left is settled when the data directory is opened, and by a daemon's
 //! housekeeping.
 
-use super::Service;
-use super::records::{Stage, VolumeRecord};
-use super::stored::Standing;
+use super::lineage::Lineages;
+use super::opening::OpenVolumes;
+use super::records::{Records, Stage, VolumeRecord};
+use super::stored::{Standing, StoredVolumes};
+use super::turns::Turns;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
-use crate::units::VolumeId;
-use std::sync::atomic::Ordering;
+use crate::store::factory::Stores;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl VolumeRecord {
     fn is_settled(&self) -> bool {
@@ -24,24 +27,51 @@ impl VolumeRecord {
     }
 }
 
-impl Service {
-    /// All records of volumes, those of cut-off creates and deletes too.
-    fn staged_records(&self) -> Result<Vec<VolumeRecord>> {
-        Ok(self.ledger().catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
+/// What verbs of volumes left half done.
+pub(super) struct Leftovers {
+    records: Arc<Records>,
+    lineages: Arc<Lineages>,
+    stores: Arc<dyn Stores>,
+    stored: Arc<StoredVolumes>,
+    turns: Arc<Turns>,
+    opens: Arc<OpenVolumes>,
+    /// A verb of this process left something half done that it could not undo.
+    some: AtomicBool,
+}
+
+impl Leftovers {
+    /// None is known yet.
+    pub(super) fn new(
+        records: &Arc<Records>,
+        lineages: &Arc<Lineages>,
+        stores: &Arc<dyn Stores>,
+        stored: &Arc<StoredVolumes>,
+        turns: &Arc<Turns>,
+        opens: &Arc<OpenVolumes>,
+    ) -> Self {
+        Self {
+            records: records.clone(),
+            lineages: lineages.clone(),
+            stores: stores.clone(),
+            stored: stored.clone(),
+            turns: turns.clone(),
+            opens: opens.clone(),
+            some: AtomicBool::new(false),
+        }
     }
 
     /// Before a verb: settles what an earlier one in this process left, if one did.
-    pub(super) fn settle_leftovers(&self) {
-        if self.leftovers.load(Ordering::Acquire) {
-            self.settle_volumes();
+    pub(super) fn settle_if_any(&self) {
+        if self.some.load(Ordering::Acquire) {
+            self.settle();
         }
     }
 
     /// Finishes or undoes what an earlier process, or a verb that failed, left half done. What cannot be settled now is left
     /// for the next verb, and the next start.
-    pub(super) fn settle_volumes(&self) {
-        self.leftovers.store(false, Ordering::Release);
-        let all = match self.staged_records() {
+    pub(super) fn settle(&self) {
+        self.some.store(false, Ordering::Release);
+        let all = match self.records.staged_volumes() {
             Ok(all) => all,
             Err(err) => return tracing::error!("look for unfinished volumes: {}", err.line()),
         };
@@ -49,23 +79,23 @@ impl Service {
             // Somebody is at it in this very process.
             let Some(_turn) = self.turns.try_take(record.id) else { continue };
             if let Err(err) = self.settle_volume(&record) {
-                self.leftovers.store(true, Ordering::Release);
+                self.some.store(true, Ordering::Release);
                 tracing::error!("settle volume {}: {}", record.shown(), err.line());
             }
         }
     }
 
     /// The caller has the volume's turn.
-    pub(super) fn settle_volume(&self, record: &VolumeRecord) -> Result<()> {
+    fn settle_volume(&self, record: &VolumeRecord) -> Result<()> {
         match record.stage {
-            Stage::Creating | Stage::Deleting => self.remove_volume(record),
+            Stage::Creating | Stage::Deleting => self.remove(record),
             Stage::Ready => self.settle_grow(record),
         }
     }
 
     /// Removes all that a volume consists of, its record last. The caller has its turn, and nobody uses it.
-    pub(super) fn remove_volume(&self, record: &VolumeRecord) -> Result<()> {
-        self.remove_parts(record).inspect_err(|_| self.leftovers.store(true, Ordering::Release))
+    pub(super) fn remove(&self, record: &VolumeRecord) -> Result<()> {
+        self.remove_parts(record).inspect_err(|_| self.some.store(true, Ordering::Release))
     }
 
     fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
@@ -73,7 +103,7 @@ impl Service {
         self.lineages.release_all(record.lineage, record.id)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
-        self.ledger().audited(&self.records.own_caller("settle"), act, |tx| {
+        self.records.ledger().audited(&self.records.own_caller("settle"), act, |tx| {
             let id = record.id.to_string();
             let Some(found) = tx.get::<VolumeRecord>(&id)? else { return Ok(()) };
             tx.delete::<VolumeRecord>(&id, found.version)
@@ -97,11 +127,5 @@ impl Service {
         volume.mend_sealed(volume.with_header(crate::volume::header::Header::identity_hash))?;
         self.stored.catch_up(record, &volume)?;
         volume.close()
-    }
-
-    /// The record of a volume whose delete was cut off or failed.
-    pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
-        let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
-        Ok(self.records.volume(id)?.filter(|r| r.stage == Stage::Deleting))
     }
 }

@@ -32,8 +32,8 @@ pub(super) struct StoredVolumes {
 
 impl StoredVolumes {
     /// Volumes in these stores, filled from snapshots of these lineages.
-    pub(super) const fn new(env: Env, records: Arc<Records>, lineages: Arc<Lineages>, stores: Arc<dyn Stores>) -> Self {
-        Self { env, records, lineages, stores }
+    pub(super) fn new(env: &Env, records: &Arc<Records>, lineages: &Arc<Lineages>, stores: &Arc<dyn Stores>) -> Self {
+        Self { env: env.clone(), records: records.clone(), lineages: lineages.clone(), stores: stores.clone() }
     }
 
     /// Opens a volume, locked, to use it.

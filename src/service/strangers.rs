@@ -20,8 +20,8 @@ pub(super) struct Strangers {
 
 impl Strangers {
     /// Those of these stores.
-    pub(super) const fn new(env: Env, records: Arc<Records>, stores: Arc<dyn Stores>) -> Self {
-        Self { env, records, stores, seen: Mutex::new(None) }
+    pub(super) fn new(env: &Env, records: &Arc<Records>, stores: &Arc<dyn Stores>) -> Self {
+        Self { env: env.clone(), records: records.clone(), stores: stores.clone(), seen: Mutex::new(None) }
     }
 
     /// The volume id in the header of a store that is not opened.

@@ -7,7 +7,6 @@ use super::settings::Changes;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use std::sync::Arc;
 
 /// Fewest requests a second that may be set: with less, a client's queue outlives its request timeout.
 const MIN_IOPS: u64 = 100;
@@ -28,6 +27,7 @@ pub(super) fn check_limits(changes: &Changes) -> Result<()> {
 }
 
 impl VolumeRecord {
+    /// Takes over what is asked to be changed.
     pub(super) fn apply(&mut self, changes: &Changes) {
         self.on_key_loss = changes.on_key_loss.unwrap_or(self.on_key_loss);
         self.iops = changes.iops.unwrap_or(self.iops);
@@ -37,12 +37,7 @@ impl VolumeRecord {
 
 impl Service {
     /// Changes settings; they hold at once for those who have the volume attached.
-    pub(super) fn modify_volume(
-        self: &Arc<Self>,
-        caller: &Caller,
-        what: &str,
-        changes: &Changes,
-    ) -> Result<VolumeInfo> {
+    pub(super) fn modify_volume(&self, caller: &Caller, what: &str, changes: &Changes) -> Result<VolumeInfo> {
         check_limits(changes)?;
         let record = self.records.find_volume(what)?;
         let mut act = Act::new("ec2:ModifyVolume").key(record.key_arn.clone()).detail("volume", record.id);
@@ -64,14 +59,14 @@ impl Service {
     }
 
     /// Wipes a volume's data key until it is resumed by hand. Reads and writes are held, or fail, as it is set.
-    pub(super) fn suspend_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+    pub(super) fn suspend_volume(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let next = self.suspensions.suspend_by_hand(&record, caller)?;
         self.volume_info(&next)
     }
 
     /// The end of that.
-    pub(super) fn resume_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<VolumeInfo> {
+    pub(super) fn resume_volume(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let next = self.suspensions.resume_by_hand(&record, caller)?;
         self.volume_info(&next)

@@ -70,6 +70,7 @@ impl SnapshotView {
         self.reader.size()
     }
 
+    /// Its tree and chunks in the repository.
     pub(super) const fn reader(&self) -> &SnapshotReader {
         &self.reader
     }
@@ -227,14 +228,22 @@ pub(super) fn differ(one: &SnapshotReader, other: &SnapshotReader, chunk: ChunkN
 impl Views {
     /// None yet.
     pub(super) fn new(
-        records: Arc<Records>,
-        repository: Arc<Repository>,
-        logs: Arc<Logs>,
-        keys: Arc<VolumeKeys>,
-        snapshot_keys: Arc<SnapshotKeys>,
-        keygate: Arc<KeyGate>,
+        records: &Arc<Records>,
+        repository: &Arc<Repository>,
+        logs: &Arc<Logs>,
+        keys: &Arc<VolumeKeys>,
+        snapshot_keys: &Arc<SnapshotKeys>,
+        keygate: &Arc<KeyGate>,
     ) -> Self {
-        Self { records, repository, logs, keys, snapshot_keys, keygate, open: Mutex::default() }
+        Self {
+            records: records.clone(),
+            repository: repository.clone(),
+            logs: logs.clone(),
+            keys: keys.clone(),
+            snapshot_keys: snapshot_keys.clone(),
+            keygate: keygate.clone(),
+            open: Mutex::default(),
+        }
     }
 
     /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that

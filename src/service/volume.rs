@@ -16,7 +16,6 @@ use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What a new volume is made under.
 struct Keyed {
@@ -29,8 +28,9 @@ struct Keyed {
 }
 
 impl Service {
+    /// Makes a volume, empty or filled from a snapshot.
     pub(super) fn create_volume(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         name: Option<String>,
         size: Option<u64>,
@@ -82,7 +82,7 @@ impl Service {
     }
 
     /// A volume made from a snapshot has the same wrapped data keys, under the same context.
-    fn keys_of_snapshot(self: &Arc<Self>, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
+    fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
         self.logs.check(from.lineage)?;
         if let Some(key) = key {
@@ -122,7 +122,7 @@ impl Service {
 
     /// The record first, as one that is being created; then refs and store; then the record says that it is ready.
     fn make_volume(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         id: VolumeId,
         name: Option<String>,
@@ -155,7 +155,7 @@ impl Service {
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
         self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
         if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
-            if let Err(left) = self.remove_volume(&record) {
+            if let Err(left) = self.leftovers.remove(&record) {
                 tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
             }
             return Err(err.context(format!("create volume {id}")));
@@ -199,13 +199,15 @@ impl Service {
         Ok(())
     }
 
-    pub(super) fn list_volumes(self: &Arc<Self>) -> Result<Vec<VolumeInfo>> {
+    /// All volumes, oldest first.
+    pub(super) fn list_volumes(&self) -> Result<Vec<VolumeInfo>> {
         let mut records = self.records.volumes()?;
         records.sort_by_key(|r| (r.created, r.id));
         records.iter().map(|r| self.volume_info(r)).collect()
     }
 
-    pub(super) fn show_volume(self: &Arc<Self>, what: &str) -> Result<VolumeInfo> {
+    /// One volume, with what its header says.
+    pub(super) fn show_volume(&self, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
         let used = self.opens.acquire(&record, Need::Sealed)?;
@@ -237,9 +239,10 @@ impl Service {
         Ok(info)
     }
 
+    /// What is answered of a volume, without a look at its header.
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let room = self.stores.room(record.id);
-        let holder = self.holder_of(record.id)?;
+        let holder = self.attachments.holder_of(record.id)?;
         let suspended = record.suspended || self.opens.is_waiting(record.id);
         let state = match (&room, &holder) {
             (Err(_), _) => "error",
@@ -267,12 +270,12 @@ impl Service {
     }
 
     /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
-    pub(super) fn delete_volume(self: &Arc<Self>, caller: &Caller, what: &str) -> Result<String> {
-        let record = match self.find_deleting(what)? {
+    pub(super) fn delete_volume(&self, caller: &Caller, what: &str) -> Result<String> {
+        let record = match self.records.find_deleting(what)? {
             Some(record) => record,
             None => self.records.find_volume(what)?,
         };
-        if let Some(holder) = self.holder_of(record.id)? {
+        if let Some(holder) = self.attachments.holder_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
                 "`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away",
             ));
@@ -295,7 +298,7 @@ impl Service {
             let gone = VolumeRecord { stage: Stage::Deleting, name: None, ..found.record };
             Ok(tx.update(&gone, found.version)?.record)
         })?;
-        self.remove_volume(&gone).map_err(|e| {
+        self.leftovers.remove(&gone).map_err(|e| {
             let what = format!("volume {} is deleted, but what it consists of is not all removed yet", record.shown());
             e.context(what).hint(format!("it is removed at the next start, or by: coffer volume delete {}", record.id))
         })?;
@@ -304,9 +307,9 @@ impl Service {
 
     /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches
     /// for, whichever of the two it is.
-    pub(super) fn grow_volume(self: &Arc<Self>, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
+    pub(super) fn grow_volume(&self, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
-        self.refuse_if_attached_elsewhere(&record)?;
+        self.attachments.refuse_if_elsewhere(&record)?;
         let used = self.opens.acquire(&record, Need::Key(caller))?;
         // One at a time up to the last word of the catalog: what one announces, another must not take back.
         let _turn = self.turns.take(record.id);

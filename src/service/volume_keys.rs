@@ -24,8 +24,8 @@ pub(super) struct VolumeKeys {
 
 impl VolumeKeys {
     /// Keys out of this KMS, under the grants that the records name.
-    pub(super) const fn new(kms: Arc<Kms>, records: Arc<Records>) -> Self {
-        Self { kms, records }
+    pub(super) fn new(kms: &Arc<Kms>, records: &Arc<Records>) -> Self {
+        Self { kms: kms.clone(), records: records.clone() }
     }
 
     /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.

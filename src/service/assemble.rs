@@ -1,0 +1,153 @@
+//! Builds a service: each component over those below it, in the order of docs/decisions/0031.
+
+use super::access::Access;
+use super::attachments::Attachments;
+use super::bases::Bases;
+use super::check::Doctor;
+use super::failed_syncs::FailedSyncs;
+use super::housekeeping::Housekeeper;
+use super::jobs::{self, Jobs};
+use super::kept::KeptLeases;
+use super::keygate::KeyGate;
+use super::lease::Leases;
+use super::lineage::Lineages;
+use super::logs::Logs;
+use super::opening::{self, OpenVolumes};
+use super::records::Records;
+use super::settling::Unsettled;
+use super::snapshot_keys::SnapshotKeys;
+use super::stage::Leftovers;
+use super::stored::StoredVolumes;
+use super::strangers::Strangers;
+use super::suspensions::Suspensions;
+use super::turns::Turns;
+use super::view::Views;
+use super::volume_keys::VolumeKeys;
+use super::{Base, Service};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What the repository keeps.
+struct Snapshots {
+    logs: Arc<Logs>,
+    bases: Arc<Bases>,
+    lineages: Arc<Lineages>,
+}
+
+impl Snapshots {
+    fn over(base: &Base, records: &Arc<Records>) -> Self {
+        let logs = Arc::new(Logs::new(records, &base.repository));
+        let bases = Arc::new(Bases::new(records, &base.repository));
+        let lineages = Arc::new(Lineages::new(records, &base.repository, &logs, &bases, &base.stores));
+        Self { logs, bases, lineages }
+    }
+}
+
+/// What opening a volume takes.
+struct Volumes {
+    turns: Arc<Turns>,
+    keygate: Arc<KeyGate>,
+    keys: Arc<VolumeKeys>,
+    stored: Arc<StoredVolumes>,
+    strangers: Arc<Strangers>,
+    failed_syncs: Arc<FailedSyncs>,
+    housekeeper: Arc<Housekeeper>,
+    opens: Arc<OpenVolumes>,
+}
+
+impl Volumes {
+    fn over(base: &Base, records: &Arc<Records>, lineages: &Arc<Lineages>) -> Self {
+        let (turns, keygate, housekeeper) = Default::default();
+        let keys = Arc::new(VolumeKeys::new(&base.kms, records));
+        let stored = Arc::new(StoredVolumes::new(&base.env, records, lineages, &base.stores));
+        let strangers = Arc::new(Strangers::new(&base.env, records, &base.stores));
+        let failed_syncs = Arc::new(FailedSyncs::new(records));
+        let opens = Arc::new(OpenVolumes::new(opening::On {
+            role: base.opening.role,
+            records: records.clone(),
+            keys: Arc::clone(&keys),
+            keygate: Arc::clone(&keygate),
+            turns: Arc::clone(&turns),
+            lineages: lineages.clone(),
+            stored: Arc::clone(&stored),
+            strangers: Arc::clone(&strangers),
+            failed_syncs: Arc::clone(&failed_syncs),
+            housekeeper: Arc::clone(&housekeeper),
+        }));
+        Self { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens }
+    }
+}
+
+/// The snapshots that are being taken, and what became of those that were.
+fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Volumes) -> (Arc<Unsettled>, Arc<Jobs>) {
+    let Snapshots { logs, bases, lineages } = snapshots;
+    let unsettled = Arc::new(Unsettled::new(records, &base.repository, logs, bases, lineages, &volumes.opens));
+    let jobs = Jobs::new(jobs::On {
+        env: base.env.clone(),
+        role: base.opening.role,
+        records: records.clone(),
+        repository: base.repository.clone(),
+        logs: logs.clone(),
+        bases: bases.clone(),
+        opens: volumes.opens.clone(),
+        turns: volumes.turns.clone(),
+        unsettled: unsettled.clone(),
+    });
+    (unsettled, Arc::new(jobs))
+}
+
+impl Service {
+    /// All components of a service.
+    pub(super) fn assemble(base: Base) -> Self {
+        let records = Arc::new(Records::new(&base.kms, &base.lock));
+        let snapshots = Snapshots::over(&base, &records);
+        let volumes = Volumes::over(&base, &records, &snapshots.lineages);
+        let (unsettled, jobs) = jobs(&base, &records, &snapshots, &volumes);
+        let Base { env, data, kms, repository, stores, lock, opening } = base;
+        let Snapshots { logs, lineages, .. } = snapshots;
+        let Volumes { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens } = volumes;
+        let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &repository, &opens));
+        let leases = Arc::new(Leases::new(opening.lease_grace));
+        Self {
+            role: opening.role,
+            suspensions: Suspensions::new(&kms, &records, &keys, &keygate, &turns, &opens),
+            kept: Arc::new(KeptLeases::new(&env, &records, &keys, &leases)),
+            attachments: Attachments::new(&env, opening.role, &records, &leases),
+            access: Access::new(&env, &kms, &records),
+            views: Views::new(&records, &repository, &logs, &keys, &snapshot_keys, &keygate),
+            leftovers: Leftovers::new(&records, &lineages, &stores, &stored, &turns, &opens),
+            doctor: Doctor {
+                data: data.clone(),
+                env: env.clone(),
+                kms: kms.clone(),
+                records: records.clone(),
+                repository: repository.clone(),
+                logs: logs.clone(),
+                stores: stores.clone(),
+                strangers,
+                opens: opens.clone(),
+            },
+            endpoints: Mutex::default(),
+            env,
+            data,
+            kms,
+            records,
+            keys,
+            repository,
+            logs,
+            lineages,
+            stored,
+            failed_syncs,
+            stores,
+            turns,
+            keygate,
+            opens,
+            leases,
+            unsettled,
+            jobs,
+            snapshot_keys,
+            housekeeper,
+            lock,
+        }
+    }
+}
