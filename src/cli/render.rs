@@ -164,6 +164,11 @@ fn counted(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
+/// Returns a state as programs read it.
+fn word(state: impl serde::Serialize) -> String {
+    serde_json::to_value(state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn show_key(k: &KeyInfo) {
     let deletion = match k.days_held {
         Some(days) => {
@@ -174,9 +179,9 @@ fn show_key(k: &KeyInfo) {
     facts(&[
         ("key", k.id.clone()),
         ("arn", k.arn.clone()),
-        ("state", k.state.clone()),
-        ("manager", k.manager.clone()),
-        ("spec", k.spec.clone()),
+        ("state", word(k.state)),
+        ("manager", word(k.manager)),
+        ("spec", k.spec.to_string()),
         ("aliases", if k.aliases.is_empty() { "-".to_owned() } else { k.aliases.join(", ") }),
         ("description", k.description.clone()),
         ("created", k.created.to_string()),
@@ -215,7 +220,7 @@ fn list_grants(grants: &[GrantInfo]) {
 fn show_client(c: &AccessInfo) {
     let mut rows = vec![
         ("name", c.name.clone()),
-        ("by", c.by.clone()),
+        ("by", c.by.to_string()),
         ("principal", c.principal.clone()),
         ("volumes", volumes_of(c)),
     ];
@@ -243,17 +248,17 @@ fn volumes_of(c: &AccessInfo) -> String {
 }
 
 fn list_clients(clients: &[AccessInfo]) {
-    let row =
-        |c: &AccessInfo| vec![c.name.clone(), c.by.clone(), c.principal.clone(), volumes_of(c), c.created.to_string()];
+    let row = |c: &AccessInfo| {
+        vec![c.name.clone(), c.by.to_string(), c.principal.clone(), volumes_of(c), c.created.to_string()]
+    };
     table(&["name", "by", "principal", "volumes", "created"], clients.iter().map(row));
 }
 
 fn list_keys(keys: &[KeyInfo]) {
     table(
         &["key", "state", "manager", "aliases", "created"],
-        keys.iter().map(|k| {
-            vec![k.id.clone(), k.state.clone(), k.manager.clone(), k.aliases.join(" "), k.created.to_string()]
-        }),
+        keys.iter()
+            .map(|k| vec![k.id.clone(), word(k.state), word(k.manager), k.aliases.join(" "), k.created.to_string()]),
     );
 }
 
@@ -265,7 +270,7 @@ fn show_volume(v: &VolumeInfo) {
     let mut rows = vec![
         ("volume", v.id.to_string()),
         ("name", or_dash(v.name.as_ref())),
-        ("state", v.state.clone()),
+        ("state", v.state.to_string()),
         ("size", exact(v.size)),
         ("on disk", v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string())),
         ("key", v.key.clone()),
@@ -283,7 +288,7 @@ fn show_volume(v: &VolumeInfo) {
             ("lineage", h.lineage.clone()),
             ("epoch", h.epoch.to_string()),
             ("clean", h.clean.to_string()),
-            ("map untrusted", h.changed_untrusted.clone()),
+            ("map untrusted", word(h.changed_untrusted)),
             ("writes lost", h.write_failed.to_string()),
             ("sealed units", format!("{} (a key's scope is 2^36 of 4 KiB by IEEE 1619)", h.sealed_units)),
         ]);
@@ -320,7 +325,7 @@ fn list_volumes(volumes: &[VolumeInfo]) {
                 or_dash(v.name.as_ref()),
                 ByteLen(v.size).to_string(),
                 stored,
-                v.state.clone(),
+                v.state.to_string(),
                 or_dash(v.snapshot.as_ref()),
             ]
         }),
@@ -331,7 +336,7 @@ fn show_snapshot(s: &SnapshotInfo) {
     facts(&[
         ("snapshot", s.id.to_string()),
         ("volume", s.volume.to_string()),
-        ("state", s.state.clone()),
+        ("state", s.state.to_string()),
         ("error", or_dash(s.error.as_ref())),
         ("size", ByteLen(s.size).to_string()),
         ("changed", ByteLen(s.changed).to_string()),
@@ -350,7 +355,7 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
             vec![
                 s.id.to_string(),
                 s.volume.to_string(),
-                s.state.clone(),
+                s.state.to_string(),
                 ByteLen(s.size).to_string(),
                 ByteLen(s.changed).to_string(),
                 ByteLen(s.stored).to_string(),

@@ -5,7 +5,7 @@
 //! says which user of this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
 //! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
 
-use super::api::AccessInfo;
+use super::api::{AccessInfo, AccessKind};
 use super::lease::Holder;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::token::{self, ExportName};
@@ -383,7 +383,7 @@ impl Access {
         };
         Ok(AccessInfo {
             name: record.name.clone(),
-            by: by(record).to_owned(),
+            by: by(record),
             principal: self.user_arn(&record.user),
             volumes: record.volumes.as_ref().map(|v| v.iter().map(name).collect()),
             created: record.created,
@@ -434,11 +434,11 @@ fn check_name(name: &str, by: By) -> Result<()> {
     Ok(())
 }
 
-fn by(record: &AccessRecord) -> &'static str {
+fn by(record: &AccessRecord) -> AccessKind {
     match (&record.token, record.name.starts_with(UID)) {
-        (Some(_), _) => "token",
-        (None, true) => "local user",
-        (None, false) => "certificate",
+        (Some(_), _) => AccessKind::Token,
+        (None, true) => AccessKind::LocalUser,
+        (None, false) => AccessKind::Certificate,
     }
 }
 

@@ -3,14 +3,17 @@
 
 mod grant;
 mod key;
+mod state;
 
 pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
+pub use state::{AccessKind, KeySpec, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
 use crate::units::{SnapshotId, VolumeId};
+use crate::volume::format::Untrusted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -179,7 +182,7 @@ pub struct VolumeInfo {
     /// Bytes its file takes on disk, where that is known.
     pub stored: Option<u64>,
     /// available, in-use, suspended, error.
-    pub state: String,
+    pub state: VolumeState,
     /// ARN of the CMK that wraps its data key.
     pub key: String,
     /// The snapshot it was made from.
@@ -218,7 +221,7 @@ pub struct HeaderInfo {
     /// Closed in order.
     pub clean: bool,
     /// Whether the next snapshot compares everything: no, intent, all.
-    pub changed_untrusted: String,
+    pub changed_untrusted: Untrusted,
     /// A sync failed.
     pub write_failed: bool,
     /// XTS units sealed so far (IEEE 1619 scopes a key to 2^44 blocks of 16 bytes).
@@ -235,7 +238,7 @@ pub struct SnapshotInfo {
     /// The volume it was taken of.
     pub volume: VolumeId,
     /// pending, completed, error.
-    pub state: String,
+    pub state: SnapshotState,
     /// Why it is in error.
     pub error: Option<String>,
     /// The volume's bytes at that time.
@@ -287,7 +290,7 @@ pub struct AccessInfo {
     /// A name in its certificate, or what its token is called.
     pub name: String,
     /// `certificate` or `token`.
-    pub by: String,
+    pub by: AccessKind,
     /// Whom it acts as.
     pub principal: String,
     /// Which volumes it may use; none: all.

@@ -1,5 +1,6 @@
 //! The base of a volume's next snapshot: held by a ref, named in the volume's header, and never moved back.
 
+use super::api::SnapshotState;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
 use crate::error::{Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
@@ -36,8 +37,8 @@ impl Bases {
     pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
         for pending in volume.pending_records() {
             let settled = self.records.snapshot(pending.snapshot).and_then(|found| match found {
-                Some(r) if r.state == "pending" => Ok(()),
-                Some(r) if r.state == "completed" => self.take(volume, record.lineage, &pending),
+                Some(r) if r.state == SnapshotState::Pending => Ok(()),
+                Some(r) if r.state == SnapshotState::Completed => self.take(volume, record.lineage, &pending),
                 _ => volume.drop_snapshot(pending.snapshot),
             });
             if let Err(err) = settled {
@@ -115,8 +116,9 @@ impl Bases {
         let _turn = self.turn.lock();
         let snapshots = self.records.snapshots()?;
         for volume in self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage) {
-            let counts =
-                |s: &&SnapshotRecord| s.volume == volume.id && (s.state == "completed" || s.state == "pending");
+            let counts = |s: &&SnapshotRecord| {
+                s.volume == volume.id && (s.state == SnapshotState::Completed || s.state == SnapshotState::Pending)
+            };
             if snapshots.iter().any(|s| counts(&s)) {
                 continue;
             }

@@ -1,5 +1,6 @@
 //! `coffer doctor`: what is wrong with this installation and this machine, and what to do about it.
 
+use super::api::SnapshotState;
 use super::api::{Finding, Grade};
 use super::datadir::{DataDir, lies_inside};
 use super::logs::Logs;
@@ -139,7 +140,7 @@ impl Doctor {
         if let Err(err) = self.logs.check(lineage) {
             return add(Grade::Error, err.line());
         }
-        for record in records.iter().filter(|r| r.lineage == lineage && r.state == "completed") {
+        for record in records.iter().filter(|r| r.lineage == lineage && r.state == SnapshotState::Completed) {
             match self.repository.live(lineage, record.id) {
                 Ok(None) => add(
                     Grade::Error,
@@ -251,7 +252,7 @@ impl Doctor {
 
     /// Snapshots that failed: they hold nothing, and whoever counts on them should know.
     fn check_snapshots(&self, out: &mut Findings) -> Result<()> {
-        for failed in self.records.snapshots()?.into_iter().filter(|s| s.state == "error") {
+        for failed in self.records.snapshots()?.into_iter().filter(|s| s.state == SnapshotState::Error) {
             let why = failed.error.as_deref().unwrap_or("no reason is known");
             let next = format!("take another, and remove it: `coffer snapshot delete {}`", failed.id);
             out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));

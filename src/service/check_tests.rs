@@ -1,4 +1,5 @@
 use super::super::api::Reply;
+use super::super::api::SnapshotState;
 use super::super::testing::{Fixture, request};
 use super::*;
 use crate::service::operations::{DeleteSnapshot, Doctor};
@@ -15,7 +16,7 @@ fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     let Reply::Snapshot(info) = made.unwrap() else { panic!("another answer") };
     assert_eq!(about(), []);
     let fail = |r: &mut SnapshotRecord| {
-        (r.state, r.error) = ("error".to_owned(), Some("the disk was full".to_owned()));
+        (r.state, r.error) = (SnapshotState::Error, Some("the disk was full".to_owned()));
     };
     on.service.records.note_snapshot(info.id, fail).unwrap();
     let [found] = &about()[..] else { panic!("{:?}", about()) };

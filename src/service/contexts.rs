@@ -7,6 +7,7 @@
 //! Changes are told by the chunk, 512 KiB. Where the map cannot tell of a point in time, the trees of two snapshots are
 //! compared; where they cannot either, all is told as changed: a backup then copies too much, never too little.
 
+use super::api::SnapshotState;
 use super::records::SnapshotRecord;
 use super::view::{SnapshotView, differ};
 use super::{Attached, Service};
@@ -88,7 +89,8 @@ impl Service {
             Err(_) => (self.records.exported(export)?.lineage, None),
         };
         let mut names = vec![ALLOCATION.to_owned(), CHANGED.to_owned()];
-        let others = |s: &SnapshotRecord| s.lineage == lineage && s.state == "completed" && Some(s.id) != own;
+        let others =
+            |s: &SnapshotRecord| s.lineage == lineage && s.state == SnapshotState::Completed && Some(s.id) != own;
         names.extend(self.records.snapshots()?.into_iter().filter(others).map(|s| format!("{DIFF}{}", s.id)));
         Ok(names)
     }

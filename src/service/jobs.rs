@@ -1,6 +1,7 @@
 //! Snapshots under way: each fixes its point in time under its volume's header, then copies in a thread of its own.
 
 use super::api::Progress;
+use super::api::SnapshotState;
 use super::bases::Bases;
 use super::datadir::Role;
 use super::logs::Logs;
@@ -163,7 +164,7 @@ impl Jobs {
             id,
             volume: volume.id,
             lineage: volume.lineage,
-            state: "pending".to_owned(),
+            state: SnapshotState::Pending,
             error: None,
             size: spec.size,
             changed: 0,
@@ -254,7 +255,7 @@ impl Jobs {
             );
         }
         let noted = self.on.records.note_snapshot(record.id, |r| {
-            (r.state, r.changed, r.stored) = ("completed".to_owned(), changed, stored);
+            (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
         });
         if noted.is_err() {
             self.on.unsettled.add(record.lineage, record.id, None);

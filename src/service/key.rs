@@ -1,6 +1,6 @@
 //! CMKs as operations show them, and what disabling one does to open volumes.
 
-use super::api::{Dependents, KeyInfo};
+use super::api::{Dependents, KeyInfo, KeySpec, SnapshotState};
 use super::{OnKeyLoss, Service};
 use crate::cipher::wrap::KeyId;
 use crate::env::Timestamp;
@@ -16,8 +16,9 @@ impl Service {
         let volumes = self.volume_records()?.iter().filter(|v| v.key_arn == arn).count();
         let all = self.snapshot_records()?;
         // One in error never held anything that could be read.
-        let readable =
-            |s: &&super::snapshot::SnapshotRecord| s.key_arn == arn && !s.is_deleting() && s.state != "error";
+        let readable = |s: &&super::snapshot::SnapshotRecord| {
+            s.key_arn == arn && !s.is_deleting() && s.state != SnapshotState::Error
+        };
         Ok(Dependents { volumes, snapshots: all.iter().filter(readable).count() })
     }
 
@@ -48,9 +49,9 @@ impl Service {
         Ok(KeyInfo {
             id: meta.key_id.to_string(),
             arn: meta.arn,
-            state: word(&meta.key_state),
-            manager: word(&meta.key_manager),
-            spec: meta.key_spec.to_owned(),
+            state: meta.key_state,
+            manager: meta.key_manager,
+            spec: KeySpec::SymmetricDefault,
             description: meta.description,
             aliases: aliases.aliases.into_iter().map(|a| a.alias_name).collect(),
             created: meta.creation_date,
@@ -70,9 +71,4 @@ impl Service {
         let pending = self.kms.pending_deletion(key, at)?;
         Ok(pending.is_held(now).then(|| pending.days_left()))
     }
-}
-
-/// A state or manager as AWS writes it.
-fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! What a lineage's snapshots are kept for: what volumes are filled from, bases, and deletes that are not finished. What nobody
 //! needs is swept.
 
+use super::api::SnapshotState;
 use super::bases::{Bases, base_ref, drop_ref};
 use super::logs::Logs;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
@@ -57,7 +58,7 @@ impl Lineages {
         self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
         self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
         // Hidden meanwhile, its objects may be going before the log says so.
-        if self.records.snapshot(parent)?.is_some_and(|r| r.state == "completed") {
+        if self.records.snapshot(parent)?.is_some_and(|r| r.state == SnapshotState::Completed) {
             return Ok(());
         }
         drop_ref(&self.repository, lineage, &fill_ref(volume))?;

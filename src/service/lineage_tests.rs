@@ -1,6 +1,7 @@
 //! Snapshots, what they are kept for, and what kills and damage leave of them.
 
 use super::Service;
+use super::api::SnapshotState;
 use super::api::{Grade, Reply, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
 use super::datadir::DataDir;
@@ -133,7 +134,7 @@ fn verify(service: &Arc<Service>, id: SnapshotId) {
     ask(service, VerifySnapshot { snapshot: id.to_string(), trust: None }.into()).unwrap();
 }
 
-fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, String)> {
+fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, SnapshotState)> {
     service.list_snapshots().unwrap().into_iter().map(|s| (s.id, s.state)).collect()
 }
 
@@ -317,11 +318,11 @@ fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     let err = delete(&service, one.id).unwrap_err();
     assert!(err.line().contains("hidden"), "{}", err.line());
     // By the next command that is a damaged record like another, and what was to be put goes behind it.
-    assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
+    assert_eq!(listed(&service), [(two.id, SnapshotState::Completed)]);
     assert_eq!(service.show_snapshot(&one.id.to_string()).unwrap_err().kind(), Kind::NotFound);
     verify(&service, two.id);
     let service = place.reopen(service);
-    assert_eq!(listed(&service), [(two.id, "completed".to_owned())]);
+    assert_eq!(listed(&service), [(two.id, SnapshotState::Completed)]);
     delete(&service, one.id).map_or_else(|e| assert_eq!(e.kind(), Kind::NotFound, "{}", e.line()), drop);
     assert_eq!(service.doctor.check_repository(), [], "the record behind it makes up for it");
     assert_eq!(place.files("/manifests/").len(), 1);
@@ -359,7 +360,7 @@ fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
         let away = file.with_extension("away");
         std::fs::rename(&file, &away).unwrap();
         service = place.reopen(service);
-        assert!(listed(&service).iter().all(|(_, state)| state == "error"));
+        assert!(listed(&service).iter().all(|(_, state)| *state == SnapshotState::Error));
         std::fs::rename(&away, &file).unwrap();
     }
     let good = take(&place, &service);

@@ -1,5 +1,6 @@
 //! How far this installation wrote a lineage's log, which the repository's must not be behind.
 
+use super::api::SnapshotState;
 use super::records::{Records, SnapshotRecord};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Record;
@@ -86,7 +87,7 @@ impl Logs {
         }
         let mut sets = (BTreeSet::new(), BTreeSet::new());
         for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.lineage == lineage) {
-            if record.state == "completed" {
+            if record.state == SnapshotState::Completed {
                 sets.0.insert(record.id)
             } else {
                 sets.1.insert(record.id)

@@ -3,6 +3,7 @@
 //! All else of the service stands on this. A record is changed by an audited act; what the service changes by itself is
 //! audited in its own name.
 
+use super::api::SnapshotState;
 use super::datadir::DirLock;
 use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
@@ -290,16 +291,13 @@ impl NextIdentity {
     }
 }
 
-/// State of a snapshot that is hidden from every list, and of which something may be left.
-pub(super) const DELETING: &str = "deleting";
-
 /// What the catalog keeps of a snapshot; for its contents the repository's log wins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SnapshotRecord {
     pub(super) id: SnapshotId,
     pub(super) volume: VolumeId,
     pub(super) lineage: LineageId,
-    pub(super) state: String,
+    pub(super) state: SnapshotState,
     pub(super) error: Option<String>,
     pub(super) size: u64,
     pub(super) changed: u64,
@@ -325,9 +323,9 @@ impl SnapshotRecord {
     /// # Errors
     /// [`Kind::InvalidState`] with its state.
     pub(super) fn must_be_completed(&self) -> Result<()> {
-        match self.state.as_str() {
-            "completed" => Ok(()),
-            "error" => Err(Error::new(
+        match self.state {
+            SnapshotState::Completed => Ok(()),
+            SnapshotState::Error => Err(Error::new(
                 Kind::InvalidState,
                 format!("snapshot {} failed: {}", self.id, self.error.as_deref().unwrap_or("no reason is known")),
             )
@@ -339,7 +337,7 @@ impl SnapshotRecord {
 
     /// Hidden: what is left of it goes.
     pub(super) fn is_deleting(&self) -> bool {
-        self.state == DELETING
+        self.state == SnapshotState::Deleting
     }
 }
 

@@ -1,6 +1,7 @@
 //! Snapshots that an earlier process, or a full disk, left under way: completed if the log has them, else in error; and deletes
 //! that were cut off.
 
+use super::api::SnapshotState;
 use super::bases::Bases;
 use super::lineage::Lineages;
 use super::logs::Logs;
@@ -69,7 +70,7 @@ impl Unsettled {
     pub(super) fn look(&self) {
         match self.records.snapshots() {
             Ok(all) => {
-                for record in all.iter().filter(|s| s.state == "pending" || s.is_deleting()) {
+                for record in all.iter().filter(|s| s.state == SnapshotState::Pending || s.is_deleting()) {
                     self.add(record.lineage, record.id, None);
                 }
             }
@@ -102,7 +103,7 @@ impl Unsettled {
             self.finished.lock().insert(id);
             return Ok(());
         }
-        if record.state != "pending" {
+        if record.state != SnapshotState::Pending {
             return Ok(());
         }
         self.logs.check(record.lineage)?;
@@ -119,13 +120,13 @@ impl Unsettled {
         }
         if !completed {
             let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
-            return self.records.note_snapshot(id, |r| (r.state, r.error) = ("error".to_owned(), Some(why.clone())));
+            return self.records.note_snapshot(id, |r| (r.state, r.error) = (SnapshotState::Error, Some(why.clone())));
         }
         // What a damaged manifest says is not needed to know that it is completed.
         let at = self.repository.locate(record.lineage, id).ok();
         let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
         self.records.note_snapshot(id, |r| {
-            r.state = "completed".to_owned();
+            r.state = SnapshotState::Completed;
             (r.changed, r.stored) = counts;
         })
     }

@@ -5,10 +5,10 @@
 //! process, or a full disk, left of either is settled at the next open, and by housekeeping and the next verb
 //! ([`super::lineage`]).
 
+use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
 use super::datadir::DataDir;
 use super::jobs::Jobs;
-use super::records::DELETING;
 pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::env::Env;
@@ -27,7 +27,7 @@ impl SnapshotRecord {
         SnapshotInfo {
             id: self.id,
             volume: self.volume,
-            state: self.state.clone(),
+            state: self.state,
             error: self.error.clone(),
             size: self.size,
             changed: self.changed,
@@ -44,7 +44,12 @@ impl Service {
     /// The snapshot that is being taken of a volume.
     pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle();
-        Ok(self.records.snapshots()?.into_iter().find(|s| s.volume == volume && s.state == "pending").map(|s| s.id))
+        Ok(self
+            .records
+            .snapshots()?
+            .into_iter()
+            .find(|s| s.volume == volume && s.state == SnapshotState::Pending)
+            .map(|s| s.id))
     }
 
     /// Takes a snapshot; waits for its end if asked to, and in a command always.
@@ -66,7 +71,7 @@ impl Service {
                 return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
             }
             let record = self.records.find_snapshot(&id.to_string())?;
-            if record.state == "error" && job.is_stopped() && self.role == Role::Command {
+            if record.state == SnapshotState::Error && job.is_stopped() && self.role == Role::Command {
                 // Whoever waited for it has stopped it, and nobody else has heard of it.
                 self.delete_snapshot(caller, &id.to_string())?;
                 return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
@@ -105,7 +110,7 @@ impl Service {
         let mut failed = Vec::new();
         for (id, job) in self.jobs.under_way() {
             Jobs::wait_out(&job, report);
-            if self.records.snapshot(id)?.is_some_and(|r| r.state != "completed" && !r.is_deleting()) {
+            if self.records.snapshot(id)?.is_some_and(|r| r.state != SnapshotState::Completed && !r.is_deleting()) {
                 failed.push(id);
             }
         }
@@ -139,7 +144,7 @@ impl Service {
             Some(record) if record.is_deleting() => record,
             _ => self.records.find_snapshot(what)?,
         };
-        if record.state == "pending" {
+        if record.state == SnapshotState::Pending {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
                 .hint("wait until it is completed"));
         }
@@ -151,7 +156,7 @@ impl Service {
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
         self.ledger().audited(caller, act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
-            tx.update(&SnapshotRecord { state: DELETING.to_owned(), ..found.record }, found.version).map(drop)
+            tx.update(&SnapshotRecord { state: SnapshotState::Deleting, ..found.record }, found.version).map(drop)
         })?;
         let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
             self.unsettled.add(record.lineage, record.id, None);

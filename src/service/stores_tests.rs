@@ -118,7 +118,7 @@ fn full(byte: u8) -> Vec<u8> {
 fn a_volume_goes_through_its_life_in_a_store_that_is_not_a_file() {
     let (place, service) = Place::new();
     let made = create(&service, "v");
-    assert_eq!((made.state.as_str(), made.stored), ("available", None));
+    assert_eq!((made.state.word(), made.stored), ("available", None));
     write(&service, made.id, MIB, 7).unwrap();
     let taken = snapshot(&service, made.id);
     write(&service, made.id, MIB, 8).unwrap();
@@ -164,7 +164,7 @@ fn a_lost_store_affects_its_own_volume_only() {
     write(&service, kept.id, 0, 1).unwrap();
     place.memory.remove(lost.id).unwrap();
     let Reply::Volumes { volumes } = ask(&service, json!({"action": "volume-list"})).unwrap() else { panic!() };
-    let states: Vec<_> = volumes.iter().map(|v| (v.id, v.state.as_str())).collect();
+    let states: Vec<_> = volumes.iter().map(|v| (v.id, v.state.word())).collect();
     assert_eq!(states, [(lost.id, "error"), (kept.id, "available")]);
     assert_eq!(write(&service, lost.id, 0, 1).unwrap_err().kind(), Kind::NotFound);
     assert!(read(&service, kept.id, 0) == full(1));

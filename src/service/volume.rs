@@ -1,6 +1,6 @@
 //! Volume verbs: create, list, show, delete, grow.
 
-use super::api::{HeaderInfo, VolumeInfo};
+use super::api::{HeaderInfo, VolumeInfo, VolumeState};
 use super::check::words_for_missing;
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
@@ -230,7 +230,7 @@ impl Service {
                 context: id.context.clone(),
                 epoch: state.epoch.0,
                 clean: state.clean,
-                changed_untrusted: format!("{:?}", state.changed_untrusted).to_lowercase(),
+                changed_untrusted: state.changed_untrusted,
                 write_failed: state.write_failed || record.write_failed,
                 sealed_units: units,
                 damage: h.damage().or_else(|| (missing > 0).then(|| words_for_missing(missing))),
@@ -245,18 +245,18 @@ impl Service {
         let holder = self.attachments.holder_of(record.id)?;
         let suspended = record.suspended || self.opens.is_waiting(record.id);
         let state = match (&room, &holder) {
-            (Err(_), _) => "error",
-            (Ok(room), _) if room.size < file_size(record.size) => "error",
-            _ if suspended => "suspended",
-            (_, Some(_)) => "in-use",
-            _ => "available",
+            (Err(_), _) => VolumeState::Error,
+            (Ok(room), _) if room.size < file_size(record.size) => VolumeState::Error,
+            _ if suspended => VolumeState::Suspended,
+            (_, Some(_)) => VolumeState::InUse,
+            _ => VolumeState::Available,
         };
         Ok(VolumeInfo {
             id: record.id,
             name: record.name.clone(),
             size: record.size,
             stored: room.ok().and_then(|r| r.taken),
-            state: state.to_owned(),
+            state,
             key: record.key_arn.clone(),
             snapshot: record.parent.as_ref().map(|p| p.snapshot),
             hydrated: record.hydrated || self.opens.is_hydrated(record.id),

@@ -1,6 +1,8 @@
 //! Customer master keys, as they are shown.
 
+use super::state::KeySpec;
 use crate::env::Timestamp;
+use crate::kms::{KeyManager, KeyState};
 use serde::{Deserialize, Serialize};
 
 /// A CMK.
@@ -11,11 +13,11 @@ pub struct KeyInfo {
     /// Its ARN.
     pub arn: String,
     /// Enabled, Disabled, PendingDeletion, Unavailable.
-    pub state: String,
+    pub state: KeyState,
     /// CUSTOMER or AWS.
-    pub manager: String,
+    pub manager: KeyManager,
     /// SYMMETRIC_DEFAULT.
-    pub spec: String,
+    pub spec: KeySpec,
     /// For people.
     pub description: String,
     /// Aliases that point at it.
