@@ -152,6 +152,7 @@ fn a_name_with_a_misspelt_parameter_opens_nothing() {
         assert!(said.starts_with("0x80000003") && said.contains("the export's name"), "{query}: {said}");
     }
     assert_eq!(server.connect("web?ro").try_write(0, b"x", false).unwrap(), Err(1), "EPERM");
+    wait_until("the reader is gone", || s.json(&["volume", "show", "web"])["holder"].is_null());
     server.connect("web").write(0, b"x");
     let snapshot = s.id(&["snapshot", "create", "web", "--wait"]);
     assert!(refused(&s, &format!("{snapshot}?RO")).contains("no parameter RO"));
