@@ -1,6 +1,6 @@
-//! AES-256-XTS beside memcpy, the bare block cipher, OpenSSL and `xts-mode`: in place, out of place, and the hole rule on
-//! read. First a table of every kernel that the processor has, in interleaved rounds, with the bars that coffer has set
-//! itself; then criterion's own measurements of the kernel that is taken.
+//! AES-256-XTS compared with memcpy, the bare block cipher, OpenSSL and `xts-mode`: in place, out of place, and with
+//! the hole rule on read. First a table of every kernel that the processor supports, in interleaved rounds, with
+//! coffer's own targets; then criterion's measurements of the kernel in use.
 
 #[path = "support/bare.rs"]
 mod bare;
@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 const SECTOR: usize = 4096;
-/// Rounds of the table, and bytes that each sample of a round goes through.
+/// Rounds of the table, and bytes processed per sample of a round.
 const ROUNDS: usize = 41;
 const BYTES: usize = 2 << 20;
 const AT: At = At::sector(SectorNo(11));
@@ -30,7 +30,7 @@ fn key() -> Unwrapped<DataKey> {
     backing.new_data_key(&EncryptionContext::new(), &SystemRng).expect("a data key").1
 }
 
-/// OpenSSL's XTS, one call a sector. Time does not depend on the key; equal halves are not allowed.
+/// OpenSSL's XTS, one call per sector. Its time does not depend on the key; equal halves are not allowed.
 fn openssl() -> impl FnMut(&[u8], &mut [u8]) {
     let key: [u8; 64] = std::array::from_fn(|i| i as u8);
     let mut ctx = CipherCtx::new().expect("a context");
@@ -43,7 +43,7 @@ fn openssl() -> impl FnMut(&[u8], &mut [u8]) {
     }
 }
 
-/// GB/s of one sample.
+/// Returns the rate of one sample in GB/s.
 fn rate(size: usize, mut act: impl FnMut()) -> f64 {
     let times = BYTES / size;
     let started = Instant::now();
@@ -56,7 +56,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A column of the table: what is measured, and what it is measured against.
+/// A column of the table: the operation, and its baseline.
 struct Column {
     rates: Vec<f64>,
     ratios: Vec<f64>,
@@ -116,7 +116,8 @@ fn row(xts: &XtsCipher, kernel: Kernel, size: usize) {
         None => format!("{rate:.2}"),
     };
     let over = theirs.1.map_or(f64::NAN, |r| 1.0 / r);
-    // The bars: 0.85 of the bare rate from 16 KiB on, 0.6 for one sector; AES-NI alone at least OpenSSL.
+    // The targets: 0.85 of the bare rate from 16 KiB on, 0.6 for one sector; AES-NI without vector extensions at least
+    // OpenSSL's rate.
     let least = if size == SECTOR { 0.6 } else { 0.85 };
     let met = match kernel {
         Kernel::Avx512 | Kernel::Vaes => Some([seal, open, parts, to].iter().all(|c| c.1.is_some_and(|r| r >= least))),

@@ -1,5 +1,6 @@
-//! The first read of a volume made from a snapshot, beside a warm one and beside the floor: for each chunk fetch its body
-//! from the pack, hash it, write it into a file, open it, and nothing else. Ratios are printed from interleaved rounds first.
+//! The first read of a volume made from a snapshot, compared with a warm one and with the floor: for each chunk fetch
+//! its body from the pack, hash it, write it into a file, open it, and nothing else. Prints ratios from interleaved
+//! rounds first.
 
 #[path = "support/settings.rs"]
 mod settings;
@@ -22,14 +23,14 @@ use std::time::{Duration, Instant};
 use support::SIZE;
 
 const ROUNDS: usize = 9;
-/// As the volume's file is written.
+/// Bytes per write, as in a volume's file.
 const WRITE_STEP: usize = 32 << 10;
-/// A large request. Two that are under way at once need different chunks, unlike two of [`PIECE`].
+/// A large request. Two concurrent ones need different chunks, unlike two of [`PIECE`].
 const LARGE: u64 = 1 << 20;
 /// Bytes of a body's head in its pack.
 const HEAD: u64 = 64;
 
-/// A snapshot, and what its chunks are opened and checked with.
+/// A snapshot, and what is needed to open and check its chunks.
 struct Made {
     dir: PathBuf,
     keys: support::Keys,
@@ -38,14 +39,14 @@ struct Made {
     /// Each chunk's entry and pack.
     chunks: Vec<(ChunkNo, LeafEntry, PathBuf)>,
     cipher: XtsCipher,
-    /// The snapshot's source: every byte here.
+    /// The snapshot's source: every chunk is present.
     warm: Volume,
 }
 
 fn made(dir: &Path) -> Made {
     let keys = support::keys();
     let warm = support::volume_of(&dir.join("volume"), &keys, None);
-    // No two chunks alike, and none of them a hole.
+    // No two chunks are alike, and none is a hole.
     for at in (0..SIZE).step_by(1 << 20) {
         let _done = warm.write(at, &mut vec![(at >> 20) as u8; 1 << 20], Blocking::Allowed).expect("a write");
     }
@@ -67,7 +68,7 @@ fn made(dir: &Path) -> Made {
 }
 
 impl Made {
-    /// A file for the floor to write to, as empty as a volume's.
+    /// Makes a file for the floor to write to, as empty as a volume's.
     fn empty_file(&self) -> File {
         let path = self.dir.join("plain");
         let _ = std::fs::remove_file(&path);
@@ -76,7 +77,7 @@ impl Made {
         file
     }
 
-    /// What the floor does to each chunk; without `to` nothing is written.
+    /// Does the floor's work for each chunk; without `to` nothing is written.
     fn floor(&self, threads: usize, to: Option<&File>) {
         let next = AtomicU64::new(0);
         std::thread::scope(|scope| {
@@ -98,7 +99,7 @@ impl Made {
         });
     }
 
-    /// A volume made from the snapshot, nothing of it here yet.
+    /// Makes a volume from the snapshot, with every chunk absent.
     fn untouched(&self) -> Volume {
         let path = self.dir.join("first");
         let _ = std::fs::remove_file(&path);
@@ -106,7 +107,7 @@ impl Made {
     }
 }
 
-/// Reads all of a volume in order, the threads taking turns request by request.
+/// Reads a whole volume in order, the threads taking turns request by request.
 fn read(volume: &Volume, threads: usize, request: u64) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -125,7 +126,8 @@ fn read(volume: &Volume, threads: usize, request: u64) {
     });
 }
 
-/// Reads all of a volume while it is filled behind, as a server fills it: 16 chunks, then 50 ms for the clients.
+/// Reads a whole volume while it is hydrated in the background, as a server does it: 16 chunks, then 50 ms for the
+/// clients.
 fn read_while_filling(volume: &Volume, threads: usize, request: u64) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

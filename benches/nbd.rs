@@ -1,5 +1,5 @@
-//! One request after another through the NBD server over a Unix socket, to memory (the protocol's own cost), beside a
-//! bare echo of the same bytes over such a socket.
+//! Sequential requests through the NBD server over a Unix socket, to memory (the cost of the protocol itself), compared
+//! with a bare echo of the same bytes over such a socket.
 
 #[path = "support/settings.rs"]
 mod settings;

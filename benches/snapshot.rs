@@ -1,4 +1,5 @@
-//! A full snapshot of a volume into a local repository, beside hashing the same bytes and beside writing and syncing them.
+//! A full snapshot of a volume into a local repository, compared with hashing the same bytes and with writing and
+//! syncing them.
 
 #[path = "support/settings.rs"]
 mod settings;

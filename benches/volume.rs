@@ -1,4 +1,4 @@
-//! A volume's reads and writes in one thread, beside the same reads and writes of a plain file.
+//! A volume's reads and writes in one thread, compared with those of a plain file.
 
 #[path = "support/settings.rs"]
 mod settings;

@@ -1,7 +1,7 @@
-//! The only place that asks the operating system for the time, for random numbers, or which boot this is.
+//! Wall clock, boot clock, random numbers and boot id: the only module that gets them from the operating system.
 //!
-//! Each is handed in as a value, so that tests can say what time it is. Key material does not come from here: it comes
-//! from [`crate::secret::Secret::random`], which always asks the operating system.
+//! They are passed as values, so that tests can control them. Key material does not come from here but from
+//! [`crate::secret::Secret::random`], which always uses the operating system's generator.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub struct Timestamp(pub i64);
 
 impl std::fmt::Display for Timestamp {
-    /// RFC 3339 in UTC, to the second.
+    /// Formats as RFC 3339 in UTC, to the second.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(t) => write!(f, "{}", t.strftime("%Y-%m-%dT%H:%M:%SZ")),
@@ -22,20 +22,20 @@ impl std::fmt::Display for Timestamp {
 
 /// A source of time.
 pub trait Clock: Send + Sync {
-    /// The time now, by the wall clock: somebody may set it.
+    /// Returns the wall-clock time, which an administrator can set.
     fn now(&self) -> Timestamp;
-    /// Milliseconds since the machine was started, the time that it slept included. Nobody can set this clock; it says nothing
-    /// about other boots ([`Env::boot_id`]).
+    /// Returns milliseconds since boot, including time asleep. Nobody can set this clock; values from different boots
+    /// ([`Env::boot_id`]) are not comparable.
     fn since_boot(&self) -> i64;
 }
 
-/// A source of random numbers for ids and nonces (never for keys).
+/// A source of random numbers for ids and nonces (never keys).
 pub trait Rng: Send + Sync {
-    /// Fills `out`.
+    /// Fills `out` with random bytes.
     fn fill(&self, out: &mut [u8]);
 }
 
-/// The operating system's clock.
+/// The operating system's clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock;
 
@@ -52,7 +52,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// The operating system's random numbers (getrandom).
+/// The operating system's random number generator (getrandom).
 #[derive(Debug, Clone, Copy)]
 pub struct SystemRng;
 
@@ -62,26 +62,26 @@ impl Rng for SystemRng {
     }
 }
 
-/// Clock and randomness, as every part of coffer gets them.
+/// The clock, random numbers and boot id that coffer runs with.
 #[derive(Clone)]
 pub struct Env {
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Random numbers for ids and nonces.
     pub rng: Arc<dyn Rng>,
-    /// Which boot of the machine this is (`/proc/sys/kernel/random/boot_id`), 36 characters.
+    /// The id of the current boot (`/proc/sys/kernel/random/boot_id`), 36 characters.
     pub boot_id: Arc<str>,
 }
 
 impl Env {
-    /// The real ones.
+    /// Returns the operating system's clock and random numbers.
     #[must_use]
     pub fn system() -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng), boot_id: boot.trim().into() }
     }
 
-    /// The time now.
+    /// Returns the wall-clock time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -1,67 +1,68 @@
 //! The one error type of coffer.
 //!
-//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Its [`Kind`] is what programs act on,
-//! with a [`Reason`] where AWS tells kinds apart more finely; the words are for people and hold no codes. Each edge maps kinds
-//! exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. Module-private enums may exist, but what crosses a module boundary is
-//! this type. Secrets never enter one: there is no constructor that takes bytes.
+//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Programs act on its
+//! [`Kind`], and on a [`Reason`] where AWS has a finer code; the text is for people and holds no codes. Each edge maps
+//! kinds exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. A module may have
+//! private error enums, but only this type crosses a module boundary. Secrets never enter an error: no constructor
+//! takes bytes.
 
 use crate::redact;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The result of everything in coffer that can fail.
+/// The result of every fallible operation in coffer.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to do about a full disk.
+/// The hint for a full disk.
 pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots and volumes that are not needed: `coffer \
                               snapshot delete` and `coffer volume delete` work on a full disk too";
 
-/// What to do about EFBIG: which of the two limits it was the operating system does not say.
+/// The hint for EFBIG, which does not tell which of the two limits was exceeded.
 const TOO_LARGE: &str = "the file is larger than this process may write (`ulimit -f`; LimitFSIZE= of a systemd service), or than its \
                          file system can hold (ext4: 16 TiB): raise the limit, or keep it on another file system";
 
-/// What sort of failure it is: fixes the exit code, the AWS error code and NBD's error.
+/// The class of a failure: determines the exit code, the AWS error code and the NBD error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Nothing more specific is known; the source says more.
+    /// None of the other kinds applies; the source says more.
     Failed,
-    /// The caller asked for something that is malformed or not possible as asked.
+    /// The request is malformed or not possible.
     Usage,
-    /// Some of what was asked was done, and some was not.
+    /// The request was carried out in part.
     Partial,
-    /// The named thing is not there.
+    /// The named object does not exist.
     NotFound,
-    /// A thing of that name is there already.
+    /// An object of that name exists.
     Exists,
-    /// Somebody else holds what is needed.
+    /// Another user, process or host holds what is needed.
     Busy,
     /// The key's state forbids its use (disabled, pending deletion, expired, unavailable).
     KeyUnavailable,
-    /// The caller may not do this.
+    /// The caller is not allowed to do this.
     AccessDenied,
-    /// A ciphertext blob, or a key that it unwraps to, is not what it should be.
+    /// A ciphertext blob, or the key it unwraps to, is invalid.
     InvalidCiphertext,
     /// Bytes on disk or in a repository are damaged, forged or rolled back.
     Integrity,
     /// The object is not in a state that allows this.
     InvalidState,
-    /// A file system or a quota is full.
+    /// A file system is full or a quota is exhausted.
     NoSpace,
-    /// The file, folder or export may be read only.
+    /// The file, directory or export is read-only.
     ReadOnly,
-    /// The operating system failed an input or output operation.
+    /// The operating system failed an I/O operation.
     Io,
-    /// This program, or this machine, cannot do it.
+    /// This build, or this machine, does not support it.
     Unsupported,
-    /// The server that should answer does not.
+    /// The server does not answer.
     Unreachable,
-    /// The user stopped it.
+    /// The user interrupted it.
     Interrupted,
 }
 
 impl Kind {
-    /// The exit code of a command that failed so.
+    /// Returns the exit code of a command that failed with this kind.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -78,7 +79,8 @@ impl Kind {
         }
     }
 
-    /// The AWS error code of an error without a [`Reason`] (KMS API Reference, "Common Errors" and per-action errors).
+    /// Returns the AWS error code of an error without a [`Reason`] (KMS API Reference, "Common Errors" and per-action
+    /// errors).
     #[must_use]
     pub const fn aws(self) -> &'static str {
         match self {
@@ -97,25 +99,25 @@ impl Kind {
     }
 }
 
-/// Why, where AWS has an error code that is finer than that of the error's kind.
+/// A finer cause than the error's kind, where AWS has a code for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The KMS key is disabled.
     KeyDisabled,
-    /// The ciphertext is another KMS key's.
+    /// The ciphertext belongs to another KMS key.
     IncorrectKey,
-    /// There are as many as there may be.
+    /// A quota is reached.
     LimitExceeded,
-    /// A key policy is malformed, or would lock its writer out.
+    /// A key policy is malformed, or would lock out the caller that sets it.
     MalformedPolicy,
-    /// The name of an alias is against the rules, or reserved.
+    /// An alias name is malformed or reserved.
     InvalidAliasName,
-    /// An ARN is malformed, or not of the right sort.
+    /// An ARN is malformed, or of the wrong resource type.
     InvalidArn,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 6] = [
         Self::KeyDisabled,
         Self::IncorrectKey,
@@ -125,7 +127,7 @@ impl Reason {
         Self::InvalidArn,
     ];
 
-    /// Its AWS error code (KMS API Reference).
+    /// Returns its AWS error code (KMS API Reference).
     #[must_use]
     pub const fn aws(self) -> &'static str {
         match self {
@@ -138,14 +140,14 @@ impl Reason {
         }
     }
 
-    /// The reason that has this AWS error code.
+    /// Returns the reason with this AWS error code.
     #[must_use]
     pub fn of_aws(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.aws() == code)
     }
 }
 
-/// What failed, on what, why, and what to do next.
+/// A failure: what failed, on what, why, and what to do next.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -155,7 +157,7 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// No message has a token in it, whoever wrote it there.
+/// Masks tokens in a message, whatever put them there.
 fn masked(text: String) -> String {
     match redact::tokens(&text) {
         Cow::Borrowed(_) => text,
@@ -164,41 +166,41 @@ fn masked(text: String) -> String {
 }
 
 impl Error {
-    /// An error of `kind`; `what` names the operation and its object, as in "open volume web (vol-…): slot A …".
+    /// Makes an error of `kind`; `what` names the operation and its object, as in "open volume web (vol-…): slot A …".
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, reason: None, what: masked(what.into()), hint: None, source: None }
     }
 
-    /// Says why more finely than its kind does.
+    /// Sets a reason, which is finer than the kind.
     #[must_use]
     pub const fn reason(mut self, reason: Reason) -> Self {
         self.reason = Some(reason);
         self
     }
 
-    /// Adds what the user can do next, one imperative sentence without a full stop.
+    /// Adds a hint: what the user can do next, one imperative sentence without a full stop.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(masked(hint.into()));
         self
     }
 
-    /// Adds why: the error below this one.
+    /// Adds the cause: the error below this one.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Wraps this error in a wider one: "attach web: open volume …". The kind and the hint stay.
+    /// Wraps this error in a wider one: "attach web: open volume …". Keeps the kind and the hint.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
         self.what = masked(format!("{what}: {}", self.what));
         self
     }
 
-    /// An I/O error on a named thing. ENOSPC, EROFS, ENOENT, EACCES keep their meaning.
+    /// Makes an error from an I/O error on a named object. ENOSPC, EROFS, ENOENT, EACCES map to their kinds.
     #[must_use]
     pub fn io(what: impl Into<String>, err: std::io::Error) -> Self {
         let (kind, hint) = match err.raw_os_error() {
@@ -215,37 +217,38 @@ impl Error {
         Self { kind, reason: None, what, hint, source: Some(Box::new(err)) }
     }
 
-    /// The kind: what programs act on.
+    /// Returns the kind, which is what programs act on.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Why, where AWS tells that more finely than the kind does.
+    /// Returns the reason, where AWS has a finer code than the kind's.
     #[must_use]
     pub const fn why(&self) -> Option<Reason> {
         self.reason
     }
 
-    /// The AWS error code: its reason's, else its kind's.
+    /// Returns the AWS error code: the reason's if there is one, else the kind's.
     #[must_use]
     pub fn aws(&self) -> &'static str {
         self.reason.map_or(self.kind.aws(), Reason::aws)
     }
 
-    /// What failed, without cause and advice.
+    /// Returns what failed, without the cause or the hint.
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// The advice, when there is one.
+    /// Returns the hint, if there is one.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Everything in one line: what, each cause, the advice. What the command line prints and the socket carries.
+    /// Formats the whole error as one line: what failed, each cause, the hint. The command line prints it and the
+    /// control socket carries it.
     #[must_use]
     pub fn line(&self) -> String {
         let mut out = self.what.clone();
@@ -260,10 +263,12 @@ impl Error {
             out.push_str(hint);
             out.push(')');
         }
-        out
+        // Causes are other libraries' texts, and may repeat what they were given.
+        masked(out)
     }
 
-    /// A copy for a second waiter on the same failure (a latched sync error, say): the cause becomes words.
+    /// Copies the error for a second waiter on the same failure (a latched sync error, say): the cause is flattened
+    /// into text.
     #[must_use]
     pub fn replay(&self) -> Self {
         let mut what = self.what.clone();
@@ -272,7 +277,7 @@ impl Error {
             what = format!("{what}: {err}");
             cause = err.source();
         }
-        Self { kind: self.kind, reason: self.reason, what, hint: self.hint.clone(), source: None }
+        Self { kind: self.kind, reason: self.reason, what: masked(what), hint: self.hint.clone(), source: None }
     }
 }
 
@@ -288,9 +293,9 @@ impl std::error::Error for Error {
     }
 }
 
-/// Puts the name of a thing on a bare `std::io::Result`.
+/// Adds context to a bare `std::io::Result`.
 pub trait IoContext<T> {
-    /// Turns an I/O error into an [`Error`] that names what was being done, and on what.
+    /// Turns an I/O error into an [`Error`] that says what was being done, and on what.
     fn on(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 
@@ -310,7 +315,7 @@ impl<T> IoContext<T> for std::result::Result<T, rustix::io::Errno> {
 mod tests {
     use super::*;
 
-    /// docs/architecture.md, "Exit codes".
+    /// The page is docs/architecture.md, "Exit codes".
     #[test]
     fn exit_codes_are_the_documented_ones() {
         let page = include_str!("../docs/architecture.md");

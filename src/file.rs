@@ -1,7 +1,7 @@
-//! Opening files in folders that others may have written to: never a symbolic link, a FIFO, a device or a folder.
+//! Opens files in directories that others may have written to: never a symbolic link, a FIFO, a device or a directory.
 //!
-//! A plain `open(2)` follows symbolic links, waits for ever on a FIFO, and succeeds on a folder. What is looked at here is the
-//! open file, not the path: nothing can be swapped in between.
+//! A plain `open(2)` follows symbolic links, blocks for ever on a FIFO, and succeeds on a directory. The checks here
+//! are made on the open file, not on the path, so nothing can be swapped in between.
 
 use crate::error::{Error, IoContext, Kind, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, statat};
@@ -11,12 +11,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
-/// Syncs a folder, so that names in it survive power loss.
+/// Syncs a directory, so that names in it survive power loss.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|d| d.sync_all()).on(|| format!("sync the folder {}", path.display()))
 }
 
-/// How [`open_regular`] opens a file, and what the file must be.
+/// How [`open_regular`] opens a file, and what it requires of the file.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenHow<'a> {
     write: bool,
@@ -30,62 +30,63 @@ pub struct OpenHow<'a> {
 }
 
 impl<'a> OpenHow<'a> {
-    /// For reading a file that is there.
+    /// Opens an existing file for reading.
     #[must_use]
     pub const fn read() -> Self {
         let (write, create, new, follow, private) = (false, false, false, false, false);
         Self { write, create, new, mode: 0o600, follow, owner: None, private, beneath: None }
     }
 
-    /// For reading and writing a file that is there. It is not truncated: do that on the open file.
+    /// Opens an existing file for reading and writing. Does not truncate it: do that on the open file.
     #[must_use]
     pub const fn write() -> Self {
         Self { write: true, ..Self::read() }
     }
 
-    /// Makes it, mode 0600, if it is missing.
+    /// Creates the file, mode 0600, if it is missing.
     #[must_use]
     pub const fn create(mut self) -> Self {
         self.create = true;
         self
     }
 
-    /// Makes it, mode 0600; fails with [`Kind::Exists`] if anything has that name.
+    /// Creates the file, mode 0600; fails with [`Kind::Exists`] if anything has that name.
     #[must_use]
     pub const fn create_new(mut self) -> Self {
         self.new = true;
         self
     }
 
-    /// The mode that a new file gets, less the umask; 0600 by default.
+    /// Sets the mode of a new file, less the umask; 0600 by default.
     #[must_use]
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Follows symbolic links: for a path that a person gave on the command line.
+    /// Follows symbolic links: for a path given on the command line.
     #[must_use]
     pub const fn follow(mut self) -> Self {
         self.follow = true;
         self
     }
 
-    /// Refuses a file that belongs to another user than this one.
+    /// Rejects a file that is not owned by `uid`.
     #[must_use]
     pub const fn owned_by(mut self, uid: u32) -> Self {
         self.owner = Some(uid);
         self
     }
 
-    /// Refuses a file that group or others may read or write.
+    /// Rejects a file that group or others can read or write.
     #[must_use]
     pub const fn private(mut self) -> Self {
         self.private = true;
         self
     }
 
-    /// Refuses symbolic links in all of the path below `folder`, not only at its end. The path must lie below `folder`.
+    /// Rejects symbolic links in every component of the path below `folder`, not only the last. The path must be below
+    /// `folder`.
     #[must_use]
     pub const fn beneath(mut self, folder: &'a Path) -> Self {
         self.beneath = Some(folder);
@@ -93,11 +94,11 @@ impl<'a> OpenHow<'a> {
     }
 }
 
-/// Opens a regular file, close-on-exec, without ever waiting and without following a symbolic link at the path's end.
+/// Opens a regular file, close-on-exec, without blocking and without following a symbolic link in the last component.
 ///
 /// # Errors
-/// [`Kind::Integrity`] naming what is there, if it is no regular file; [`Kind::AccessDenied`] for the wrong owner or mode; what
-/// the operating system reports.
+/// [`Kind::Integrity`], naming the type, if it is not a regular file; [`Kind::AccessDenied`] for the wrong owner or
+/// mode; else what the operating system reports.
 pub fn open_regular(path: &Path, how: &OpenHow<'_>) -> Result<File> {
     let what = || format!("open {}", path.display());
     let mut flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -136,7 +137,7 @@ pub fn open_regular(path: &Path, how: &OpenHow<'_>) -> Result<File> {
     Ok(file)
 }
 
-/// Opens `path` one name after the other, starting at `folder`.
+/// Opens `path` one component at a time, starting at `folder`.
 fn open_beneath(folder: &Path, path: &Path, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
     let below = path.strip_prefix(folder).map_err(|_| Errno::XDEV)?;
     let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -148,7 +149,7 @@ fn open_beneath(folder: &Path, path: &Path, flags: OFlags, mode: u32) -> rustix:
             return openat(&at, name, flags | OFlags::NOFOLLOW, Mode::from_raw_mode(mode));
         }
         at = openat(&at, name, step | OFlags::NOFOLLOW, Mode::empty())?;
-        // O_PATH opens a symbolic link itself where O_DIRECTORY does not already refuse it.
+        // Where O_DIRECTORY does not already reject it, O_PATH opens the symbolic link itself.
         if rustix::fs::FileType::from_raw_mode(fstat(&at)?.st_mode) != rustix::fs::FileType::Directory {
             return Err(Errno::NOTDIR);
         }
@@ -156,7 +157,7 @@ fn open_beneath(folder: &Path, path: &Path, flags: OFlags, mode: u32) -> rustix:
     Err(Errno::ISDIR)
 }
 
-/// The error for something that is no regular file, saying what it is.
+/// Makes the error for something that is not a regular file, naming its type.
 fn irregular(path: &Path) -> Error {
     use rustix::fs::FileType;
     let is = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map(|s| FileType::from_raw_mode(s.st_mode));

@@ -1,4 +1,4 @@
-//! The `coffer` program: parse, run, print, exit code. All of it is in the library.
+//! The `coffer` program: a thin wrapper that calls the library and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,13 +1,13 @@
-//! Takes tokens out of texts that came from outside and are recorded, logged or answered.
+//! Masks tokens in text from outside that is recorded, logged or sent in an answer.
 
 use std::borrow::Cow;
 
-/// Hexadecimal digits in a row, from which on they may be a token's. Ids have 17.
+/// The shortest run of hexadecimal digits that may be a token's. Ids have 17.
 const TOKEN_DIGITS: usize = 18;
 
-/// A text that came from outside, without the tokens in it: for what is recorded, logged and answered. A token is `tok-` or
-/// `att-` and 64 hexadecimal digits; where it is known for one by what stands up to six characters before the digits (`tok`,
-/// `att`, `t=`, in any case), so that a cut or mistyped one, or one whose dash is %-encoded, is masked as well.
+/// Masks the tokens in text from outside, before it is recorded, logged or sent in an answer. A token is `tok-` or
+/// `att-` and 64 hexadecimal digits. It is recognised by what precedes the digits by at most six characters (`tok`,
+/// `att`, `t=`, in any case), so that a truncated or mistyped token, or one whose dash is %-encoded, is masked as well.
 #[must_use]
 pub fn tokens(text: &str) -> Cow<'_, str> {
     let digits = |at: usize| text.as_bytes()[at..].iter().take_while(|b| b.is_ascii_hexdigit()).count();

@@ -1,8 +1,8 @@
-//! Key bytes: one type, one door.
+//! Key bytes: one type, one accessor.
 //!
-//! A [`Secret`] lies in the pool of locked, no-dump, no-fork pages ([`crate::sys::Locked`]), is wiped when dropped,
-//! cannot be cloned, compared by `==`, printed or serialised. What this does not cover: copies a library keeps on its
-//! stack while it runs, registers saved by a context switch, and hibernation images (see docs/threat-model.md).
+//! A [`Secret`] is kept in the pool of locked, no-dump, no-fork pages ([`crate::sys::Locked`]), is wiped when dropped,
+//! and cannot be cloned, compared by `==`, printed or serialised. Not covered: copies a library keeps on its stack
+//! while it runs, registers saved by a context switch, and hibernation images (see docs/threat-model.md).
 
 use crate::sys::Locked;
 use subtle::ConstantTimeEq;
@@ -12,13 +12,13 @@ use zeroize::Zeroize;
 pub struct Secret<const N: usize>(Locked<[u8; N]>);
 
 impl<const N: usize> Secret<N> {
-    /// N bytes of the operating system's random numbers, drawn in place.
+    /// Draws N bytes from the operating system's random numbers, in place.
     #[must_use]
     pub fn random() -> Self {
         Self::build(crate::sys::random)
     }
 
-    /// N bytes that `fill` writes in place.
+    /// Makes a secret whose N bytes `fill` writes in place.
     #[must_use]
     pub fn build(fill: impl FnOnce(&mut [u8])) -> Self {
         let mut room = Locked::<[u8; N]>::zeroed();
@@ -26,17 +26,17 @@ impl<const N: usize> Secret<N> {
         Self(room)
     }
 
-    /// N bytes that `fill` writes in place, unless it fails.
+    /// Makes a secret whose N bytes `fill` writes in place, unless it fails.
     ///
     /// # Errors
-    /// What `fill` says.
+    /// The error of `fill`.
     pub fn try_build<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut room = Locked::<[u8; N]>::zeroed();
         fill(&mut room[..])?;
         Ok(Self(room))
     }
 
-    /// Takes the bytes out of `from`, which is wiped. `None` if it has not N bytes (it is wiped all the same).
+    /// Moves the bytes out of `from`, which is wiped. `None` if it does not have N bytes (it is wiped all the same).
     #[must_use]
     pub fn take(from: &mut [u8]) -> Option<Self> {
         let made = (from.len() == N).then(|| Self::build(|out| out.copy_from_slice(from)));
@@ -44,7 +44,7 @@ impl<const N: usize> Secret<N> {
         made
     }
 
-    /// The bytes: the one door. Callers keep the borrow short and copy nothing out.
+    /// Returns the bytes: the only accessor. Callers keep the borrow short and copy nothing out.
     #[must_use]
     pub fn expose(&self) -> &[u8; N] {
         &self.0

@@ -1,6 +1,7 @@
-//! The operating system, where it takes `unsafe` or raw calls: locked memory, OFD locks, hole punching, peer credentials.
+//! The operating system, where it takes `unsafe` or raw calls: locked memory, OFD locks, hole punching, peer
+//! credentials.
 //!
-//! This file and the cipher's SIMD kernels hold the only `unsafe` of coffer.
+//! The only `unsafe` of coffer is in this file and the cipher's SIMD kernels.
 
 #![allow(unsafe_code)]
 
@@ -16,10 +17,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Fills `out` with random bytes of the operating system (`getrandom(2)`).
+/// Fills `out` with random bytes from the operating system (`getrandom(2)`).
 ///
 /// # Panics
-/// When the kernel has no random numbers, which Linux documents not to happen after boot: going on would make weak keys.
+/// If the kernel has no random numbers, which Linux documents not to happen after boot: continuing would make weak
+/// keys.
 pub fn random(out: &mut [u8]) {
     let mut done = 0;
     while done < out.len() {
@@ -31,14 +33,14 @@ pub fn random(out: &mut [u8]) {
     }
 }
 
-/// Makes this process leave no core dump and be closed to ptrace by others of its user.
+/// Disables core dumps of this process and ptrace of it by other processes of its user.
 pub fn harden_process() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// Root acting as another user; dropped, root is itself again.
+/// Root acting as another user, until dropped.
 #[derive(Debug)]
 pub struct ActingAs {
     groups: Vec<libc::gid_t>,
@@ -54,11 +56,11 @@ fn set_groups(groups: &[libc::gid_t]) -> io::Result<()> {
 }
 
 impl ActingAs {
-    /// Takes on a user's and a group's identity, for all threads and all that is opened from now on. Root keeps its real user id,
-    /// so that user may not trace or signal this process, and [`as_started`] works.
+    /// Switches the effective user and group of all threads. Root keeps its real user id, so that the user may not
+    /// trace or signal this process, and [`as_started`] works.
     ///
     /// # Errors
-    /// What the operating system reports, as for a process that is not root.
+    /// What the operating system reports; a process that is not root gets EPERM.
     pub fn user(uid: u32, gid: u32) -> io::Result<Self> {
         let groups = rustix::process::getgroups()?.into_iter().map(|g| g.as_raw()).collect();
         let acting = Self { groups };
@@ -75,15 +77,15 @@ impl Drop for ActingAs {
     fn drop(&mut self) {
         // SAFETY: plain numbers; the C library sets the ids of all threads.
         let back = unsafe { done(libc::seteuid(libc::getuid())).and_then(|()| done(libc::setegid(libc::getgid()))) };
-        // Where that fails, the process goes on with fewer rights, and says so when it lacks them.
+        // If that fails, the process continues with fewer privileges and reports each operation that lacks them.
         let _ = back.and_then(|()| set_groups(&self.groups));
     }
 }
 
-/// Runs `act` on this thread with the identity that the process was started with: for a path that a person gave on the command
-/// line, which lies outside the data directory. It must start no thread.
+/// Runs `act` on this thread with the identity that the process was started with: for a path from the command line,
+/// outside the data directory. `act` must not start a thread.
 pub fn as_started<R>(act: impl FnOnce() -> R) -> R {
-    /// Gives this thread an effective user id; the system call, unlike the C library's function, is about one thread.
+    /// Sets this thread's effective user id; unlike the C library's function, the system call affects one thread.
     fn become_user(uid: rustix::process::Uid) -> bool {
         let keep = libc::uid_t::MAX;
         // SAFETY: plain numbers; no memory is involved.
@@ -100,8 +102,8 @@ pub fn as_started<R>(act: impl FnOnce() -> R) -> R {
     act()
 }
 
-/// Raises this process's limit of open files to its hard limit: a server holds a file and a socket per volume. How many it may
-/// open then.
+/// Raises this process's limit of open files to the hard limit, and returns it: a server holds a file and a socket per
+/// volume.
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -112,9 +114,9 @@ pub fn raise_file_limit() -> u64 {
 // ---------------------------------------------------------------------------------------------------------------------
 // Locked memory
 
-/// Bytes of one pool region: RLIMIT_MEMLOCK is 8 MiB on many machines, so regions are small.
+/// Bytes in a pool region. RLIMIT_MEMLOCK is 8 MiB on many machines, so regions are small.
 const REGION: usize = 64 * 1024;
-/// Bytes of one granule of a region.
+/// Bytes in a granule of a region.
 const GRANULE: usize = 64;
 
 struct Region {
@@ -124,8 +126,8 @@ struct Region {
     locked: bool,
 }
 
-// SAFETY: a region is plain memory that only the pool's holder touches through the pool's mutex; pointers into it that
-// were handed out belong to one `Locked<T>` each.
+// SAFETY: a region is plain memory that is accessed only under the pool's mutex; each pointer into it that was handed
+// out belongs to one `Locked<T>`.
 unsafe impl Send for Region {}
 
 static POOL: Mutex<Vec<Region>> = Mutex::new(Vec::new());
@@ -141,7 +143,7 @@ impl Region {
             .ok()
             .and_then(|p| NonNull::new(p.cast::<u8>()))
             .unwrap_or_else(|| std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; REGION]>()));
-        // SAFETY: base..base+REGION was mapped just now and is ours.
+        // SAFETY: base..base+REGION was mapped above and is ours.
         let locked = unsafe {
             let ptr = base.as_ptr().cast();
             let _ = madvise(ptr, REGION, Advice::LinuxDontDump);
@@ -151,7 +153,7 @@ impl Region {
         Self { base, used: [0; REGION / GRANULE / 64], locked }
     }
 
-    /// First granule of a free run of `count`, if there is one.
+    /// Returns the first granule of a free run of `count`.
     fn find(&self, count: usize) -> Option<usize> {
         let mut run = 0;
         for i in 0..REGION / GRANULE {
@@ -176,8 +178,8 @@ impl Region {
 
 /// A value in the pool of locked, no-dump, no-fork pages; its bytes are wiped when it is dropped.
 ///
-/// The value is moved in, so the stack copy it came from is the caller's to wipe; build large ones from the pool's own
-/// zeroed state with [`Locked::zeroed`].
+/// [`Locked::new`] moves the value in, so wiping the stack copy is up to the caller; build large values in place from
+/// [`Locked::zeroed`].
 pub struct Locked<T> {
     ptr: NonNull<T>,
 }
@@ -200,7 +202,7 @@ impl<T> Locked<T> {
             (pool.len() - 1, 0)
         });
         pool[r].mark(g, Self::COUNT, true);
-        // SAFETY: g * GRANULE lies inside the region (find or a fresh region said so).
+        // SAFETY: g * GRANULE is inside the region: g comes from find or is 0 in a fresh region.
         unsafe { pool[r].base.add(g * GRANULE).cast() }
     }
 
@@ -214,7 +216,7 @@ impl<T> Locked<T> {
 }
 
 impl<const N: usize> Locked<[u8; N]> {
-    /// N zero bytes in the pool, to be filled in place.
+    /// Returns N zero bytes in the pool, to be filled in place.
     #[must_use]
     pub fn zeroed() -> Self {
         let ptr = Self::room();
@@ -241,7 +243,7 @@ impl<T> std::ops::DerefMut for Locked<T> {
 
 impl<T> Drop for Locked<T> {
     fn drop(&mut self) {
-        // SAFETY: the T is dropped once, here; its bytes stay ours until the granules are given back below.
+        // SAFETY: the T is dropped once, here; its bytes stay ours until the granules are freed below.
         let bytes = unsafe {
             self.ptr.as_ptr().drop_in_place();
             std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<u8>(), Self::COUNT * GRANULE)
@@ -259,8 +261,8 @@ impl<T> Drop for Locked<T> {
     }
 }
 
-/// Zeroed pages of the kernel's, which go back to it when they are dropped: an allocator would keep some of them for later, and
-/// a bound on buffers would be none on memory. Left out of core dumps, for they hold plain data.
+/// Zeroed pages mapped from the kernel and unmapped on drop: an allocator would keep some of them, and a bound on
+/// buffers would not bound memory. Excluded from core dumps, for they hold plaintext.
 pub struct Pages {
     base: NonNull<u8>,
     len: usize,
@@ -272,7 +274,7 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// `len` bytes, rounded up to pages; must not be 0.
+    /// Maps `len` bytes, rounded up to pages; `len` must not be 0.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
@@ -283,13 +285,13 @@ impl Pages {
         let base = raw.ok().and_then(|p| NonNull::new(p.cast::<u8>()));
         let layout = std::alloc::Layout::array::<u8>(len).unwrap_or(std::alloc::Layout::new::<u8>());
         let base = base.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        // SAFETY: base..base+len was mapped just now and is ours.
+        // SAFETY: base..base+len was mapped above and is ours.
         let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontDump) };
         Self { base, len }
     }
 }
 
-/// One of the parts that [`Pages::split`] made; the mapping goes when the last of them does.
+/// One of the parts made by [`Pages::split`]; the mapping is freed with the last of them.
 pub struct PagesPart {
     whole: Arc<Pages>,
     start: usize,
@@ -297,7 +299,8 @@ pub struct PagesPart {
 }
 
 impl Pages {
-    /// Parts of these lengths, in order from the start, for several threads to write at once. What does not fit is left out.
+    /// Splits the pages into parts of these lengths, in order from the start, for several threads to write at once. A
+    /// part is cut off where the pages end.
     #[must_use]
     pub fn split(self, lens: impl Iterator<Item = usize>) -> Vec<PagesPart> {
         let (whole, mut start) = (Arc::new(self), 0);
@@ -311,7 +314,7 @@ impl Pages {
 }
 
 impl PagesPart {
-    /// Gives this part up; the last one of a mapping gets it back.
+    /// Drops this part; the last part of a mapping returns the whole.
     #[must_use]
     pub fn give_up(self) -> Option<Pages> {
         Arc::into_inner(self.whole)
@@ -321,9 +324,9 @@ impl PagesPart {
 impl std::ops::Deref for PagesPart {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: start..start+len lies in the mapping (see split), which lives as long as the Arc. Nobody has a reference
-        // into it but through the part that owns those bytes: split consumed the whole, gave disjoint ranges, and the
-        // Pages in the Arc is never dereferenced before it is alone again.
+        // SAFETY: start..start+len is inside the mapping (see split), which lives as long as the Arc. The only
+        // references into it go through the part that owns those bytes: split consumed the whole and handed out
+        // disjoint ranges, and the Pages in the Arc is not dereferenced before it is the sole owner again.
         unsafe { std::slice::from_raw_parts(self.whole.base.as_ptr().add(self.start), self.len) }
     }
 }
@@ -357,7 +360,7 @@ impl Drop for Pages {
     }
 }
 
-/// Whether every page of the secrets' pool is locked in memory (`mlock(2)` may fail at RLIMIT_MEMLOCK).
+/// Whether every page of the secrets pool is locked in memory (`mlock(2)` can fail at RLIMIT_MEMLOCK).
 #[must_use]
 pub fn secrets_are_locked() -> bool {
     drop(Locked::<[u8; 64]>::zeroed());
@@ -367,13 +370,13 @@ pub fn secrets_are_locked() -> bool {
 // ---------------------------------------------------------------------------------------------------------------------
 // Processes
 
-/// Processor time that all threads of a process have used so far, those that ended too. `None` if there is none of that
-/// id.
+/// Returns the processor time used by all threads of a process, including those that have ended. `None` if there is no
+/// such process.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
     let mut clock: libc::clockid_t = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write to a local of their own type alone.
+    // SAFETY: each call writes only to a local of its own type.
     let done = unsafe {
         libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) == 0
             && libc::clock_gettime(clock, &raw mut time) == 0
@@ -382,11 +385,11 @@ pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
     Some(std::time::Duration::new(whole, u32::try_from(time.tv_nsec).ok()?))
 }
 
-/// Which of the descriptors 0, 1 and 2 this process was started without, a bit each. Rust's runtime opens `/dev/null` in their
-/// place before `main`, so that no file gets such a number: then it is too late to ask.
+/// Which of descriptors 0, 1 and 2 were closed when this process started, one bit each. Rust's runtime opens
+/// `/dev/null` in their place before `main`, so that no file gets such a number; after that it is too late to check.
 static CLOSED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// The loader calls what stands in this section before the program begins.
+/// The loader calls the functions in this section before `main`.
 #[used]
 // SAFETY: the section holds pointers to functions of this form (the ELF gABI, "Initialization and Termination Functions").
 #[unsafe(link_section = ".init_array")]
@@ -401,7 +404,7 @@ extern "C" fn look_for_closed() {
     }
 }
 
-/// Whether this process was started without this descriptor of 0, 1 and 2: what is written there now goes nowhere.
+/// Whether descriptor `fd` (0, 1 or 2) was closed when this process started: output written there is lost.
 #[must_use]
 pub fn was_closed(fd: u8) -> bool {
     CLOSED.load(std::sync::atomic::Ordering::Relaxed) & (1 << fd) != 0
@@ -410,25 +413,25 @@ pub fn was_closed(fd: u8) -> bool {
 // ---------------------------------------------------------------------------------------------------------------------
 // Files
 
-/// How an OFD lock is taken.
+/// The mode of an OFD lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// Many may hold it.
+    /// Any number of holders.
     Shared,
-    /// One holds it.
+    /// One holder.
     Exclusive,
 }
 
 /// Takes an open-file-description lock (`fcntl(2)`, F_OFD_SETLK) on bytes `start..start+len` (len 0: to the end)
-/// without waiting. Ends with the last descriptor of this open file. `Ok(false)`: somebody else holds it.
+/// without waiting. The lock ends with the last descriptor of this open file. `Ok(false)`: there is a conflicting lock.
 ///
 /// # Errors
-/// What `fcntl` reports, but for a conflict.
+/// What `fcntl` reports, other than a conflict.
 pub fn ofd_lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<bool> {
     ofd(file, if kind == LockKind::Shared { libc::F_RDLCK } else { libc::F_WRLCK }, start, len)
 }
 
-/// Whether another open of the file holds a lock on any of these bytes.
+/// Whether another open file description holds a lock on any of these bytes.
 ///
 /// # Errors
 /// What `fcntl` reports.
@@ -444,19 +447,19 @@ pub fn ofd_is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
 /// A run of a file's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Its first byte.
+    /// First byte.
     pub start: u64,
-    /// The byte behind it.
+    /// End, exclusive.
     pub end: u64,
-    /// Its room is taken and nothing was written there: it reads as zeros.
+    /// Allocated and never written: it reads as zeros.
     pub unwritten: bool,
 }
 
-/// The first run of blocks that a file has from `offset` on, within `len` bytes (ioctl FS_IOC_FIEMAP). `None`: there is none, or
-/// the file system does not tell.
+/// Returns the first extent of a file at or after `offset`, within `len` bytes (ioctl FS_IOC_FIEMAP). `None`: there is
+/// none, or the file system does not support the ioctl.
 ///
 /// # Errors
-/// What the ioctl reports otherwise.
+/// Any other error of the ioctl.
 pub fn first_extent(file: &File, offset: u64, len: u64) -> io::Result<Option<Extent>> {
     /// `struct fiemap` with room for one `struct fiemap_extent` (linux/fiemap.h).
     #[repr(C)]
@@ -478,7 +481,7 @@ pub fn first_extent(file: &File, offset: u64, len: u64) -> io::Result<Option<Ext
     const FIEMAP: libc::c_ulong = 0xc020_660b; // _IOWR('f', 11, struct fiemap)
     const UNWRITTEN: u32 = 0x800;
     let mut request = Request { start: offset, length: len, count: 1, ..Request::default() };
-    // SAFETY: the ioctl writes one extent at most, as `count` says, and there is room for it right behind the head.
+    // SAFETY: the ioctl writes at most one extent, as `count` says, and there is room for it right after the header.
     if unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP as _, &raw mut request) } != 0 {
         let err = io::Error::last_os_error();
         return match err.raw_os_error() {
@@ -493,11 +496,11 @@ pub fn first_extent(file: &File, offset: u64, len: u64) -> io::Result<Option<Ext
     }))
 }
 
-/// Has the kernel begin to write a range of dirty pages to the disk (`sync_file_range(2)`, SYNC_FILE_RANGE_WRITE). Neither waits
-/// nor makes anything durable: a later `fdatasync` has less to do.
+/// Starts writing a range of dirty pages to the disk (`sync_file_range(2)`, SYNC_FILE_RANGE_WRITE). Neither waits nor
+/// makes anything durable; it leaves less work to a later `fdatasync`.
 ///
 /// # Errors
-/// What the kernel reports; an error of the disk is reported by the next sync too.
+/// What the kernel reports; the next sync reports an error of the disk too.
 pub fn start_writeback(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let (offset, len) = (file_offset(offset)?, file_offset(len)?);
     // SAFETY: the call takes no pointers, and the descriptor is open.
@@ -507,7 +510,7 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives back what [`ofd_lock`] took.
+/// Releases a lock taken by [`ofd_lock`].
 ///
 /// # Errors
 /// What `fcntl` reports.
@@ -515,7 +518,7 @@ pub fn ofd_unlock(file: &File, start: u64, len: u64) -> io::Result<()> {
     ofd(file, libc::F_UNLCK, start, len).map(|_| ())
 }
 
-/// A place or a length in a file, as the kernel takes it.
+/// Converts an offset or length in a file to the kernel's type.
 fn file_offset(n: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
@@ -543,19 +546,20 @@ fn ofd(file: &File, kind: i32, start: u64, len: u64) -> io::Result<bool> {
     }
 }
 
-/// Who is at the other end of a Unix socket (`SO_PEERCRED`): taken when it connected.
+/// The process at the other end of a Unix socket (`SO_PEERCRED`), as of when it connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerCred {
-    /// Process id; 0: the process is in a PID namespace that this one does not see, as the host's is in a container.
+    /// Process id. 0: the process is in a PID namespace that is not visible from this one, such as the host's from a
+    /// container.
     pub pid: i32,
     /// Effective user id.
     pub uid: u32,
 }
 
-/// The credentials of the process that connected `socket`.
+/// Returns the credentials of the process that connected `socket`.
 ///
 /// # Errors
-/// What `getsockopt(2)` reports; `PermissionDenied` for a user without a number in this user namespace.
+/// What `getsockopt(2)` reports; `PermissionDenied` for a user that is not mapped in this user namespace.
 pub fn peer_cred(socket: impl AsFd) -> io::Result<PeerCred> {
     static SOME_USERS_ALONE: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
     let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
@@ -575,14 +579,15 @@ pub fn peer_cred(socket: impl AsFd) -> io::Result<PeerCred> {
     known(&cred, *nobody)
 }
 
-/// The number that stands for every user whom this user namespace has no number for; `None`: it has one for each.
+/// Returns the overflow uid, which stands for every user not mapped in this user namespace. `None`: all users are
+/// mapped.
 fn nobody_in(uid_map: &str, overflow: &str) -> Option<u32> {
     let mut lines = uid_map.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let all = lines.any(|line| line == ["0", "0", "4294967295"]);
     (!all).then(|| overflow.trim().parse().unwrap_or(65534))
 }
 
-/// The credentials, unless they are those of anybody.
+/// Returns the credentials, unless their uid is the overflow uid.
 fn known(cred: &libc::ucred, nobody: Option<u32>) -> io::Result<PeerCred> {
     if cred.uid == u32::MAX || nobody == Some(cred.uid) {
         let why = "the peer's user has no number in this user namespace";
@@ -591,27 +596,27 @@ fn known(cred: &libc::ucred, nobody: Option<u32>) -> io::Result<PeerCred> {
     Ok(PeerCred { pid: cred.pid.max(0), uid: cred.uid })
 }
 
-/// Asks the kernel for `bytes` of socket buffer in both directions; it may give less.
+/// Requests `bytes` of socket buffer in both directions; the kernel may grant less.
 pub fn socket_buffers(socket: impl AsFd, bytes: usize) {
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), bytes);
     let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), bytes);
 }
 
-/// Replaces this process by `command`, which finds `sockets` as its descriptors 3, 4, … (sd_listen_fds(3)). Answers only
-/// when that failed; the caller has to end the process then, for descriptors may have lost their owners.
+/// Replaces this process by `command`, which inherits `sockets` as descriptors 3, 4, … (sd_listen_fds(3)). Returns only
+/// on failure; the caller must then exit, for descriptors may have lost their owners.
 pub fn exec_with_sockets(command: &mut std::process::Command, sockets: &[std::os::fd::OwnedFd]) -> io::Error {
     use std::os::unix::process::CommandExt;
     let first = 3;
     let above = first + sockets.len() as i32;
-    // Out of the way first, so that none is overwritten before it has its place.
+    // Duplicate all of them above the range first, so that none is overwritten before it is moved.
     let moved: Result<Vec<_>, _> = sockets.iter().map(|s| rustix::io::fcntl_dupfd_cloexec(s, above)).collect();
     let moved = match moved {
         Ok(moved) => moved,
         Err(err) => return err.into(),
     };
     for (place, socket) in (first..above).zip(&moved) {
-        // SAFETY: both numbers are plain descriptors. Whoever owned `place` is closed by exec in the same moment, or, if that
-        // fails, by the end of the process.
+        // SAFETY: both numbers are plain descriptors. Whatever owned `place` is closed by the exec that follows or, if
+        // that fails, by process exit.
         if unsafe { libc::dup2(socket.as_raw_fd(), place) } < 0 {
             return io::Error::last_os_error();
         }
@@ -633,10 +638,10 @@ pub fn join_netlink_group(socket: impl AsFd, group: u32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes every descriptor from 3 on when another program is executed, also those that this process was given.
+/// Sets close-on-exec on every descriptor from 3 on, including inherited ones.
 pub fn keep_descriptors_from_children() {
-    // SAFETY: CLOSE_RANGE_CLOEXEC sets a flag of descriptors; none is closed, and nothing else is read or written.
-    // Linux before 5.11 does not know it, and then they are inherited.
+    // SAFETY: CLOSE_RANGE_CLOEXEC sets a flag of descriptors; none is closed, and no memory is read or written. Linux
+    // before 5.11 does not know the flag, and there they are inherited.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }

@@ -1,6 +1,6 @@
 //! Units as types: a sector number cannot be mistaken for a chunk number, nor a key epoch for an epoch.
 //!
-//! Sizes are bytes unless the name says otherwise. Identifiers follow AWS's shapes: `vol-` and `snap-` with 17
+//! Sizes are in bytes unless the name says otherwise. Identifiers have AWS's form: `vol-` and `snap-` with 17
 //! hexadecimal digits (EC2 long resource ids), UUIDs for keys.
 
 use crate::env::Rng;
@@ -11,15 +11,15 @@ use std::str::FromStr;
 
 /// Bytes in a sector: the XTS data unit.
 pub const SECTOR: usize = 4096;
-/// Bytes in a subsector: the unit of the hole rule, and the smallest that is sealed by itself.
+/// Bytes in a subsector: the unit of the hole rule, and the smallest unit that is sealed independently.
 pub const SUBSECTOR: usize = 512;
-/// Bytes in a chunk: the unit of change tracking, snapshots and hydration (as the EBS direct APIs' block).
+/// Bytes in a chunk: the unit of change tracking, snapshots and hydration (the block of the EBS direct APIs).
 pub const CHUNK: usize = 512 * 1024;
 /// Sectors in a chunk.
 pub const SECTORS_PER_CHUNK: usize = CHUNK / SECTOR;
-/// The largest volume, bytes (64 TiB, as EBS io2 Block Express).
+/// Size limit of a volume, in bytes (64 TiB, as EBS io2 Block Express).
 pub const MAX_VOLUME: u64 = 64 << 40;
-/// One GiB: what a bit of the write-intent map stands for.
+/// One GiB: the range that one bit of the write-intent map covers.
 pub const GIB: u64 = 1 << 30;
 
 macro_rules! number {
@@ -37,48 +37,49 @@ macro_rules! number {
 }
 
 number! {
-    /// A sector of a volume, counted from its first byte of data. The XTS tweak is made from this alone.
+    /// A sector number, counted from the first byte of the volume's data. The XTS tweak is derived from it and nothing
+    /// else.
     SectorNo(u64)
 }
 number! {
-    /// A chunk of a volume (512 KiB), counted from its first byte of data.
+    /// A chunk number (512 KiB each), counted from the first byte of the volume's data.
     ChunkNo(u64)
 }
 number! {
-    /// A volume's point-in-time counter. 0 is before the first; a new volume is at 1.
+    /// A volume's point-in-time counter. A new volume is at 1; 0 is before the first.
     Epoch(u32)
 }
 number! {
-    /// Which of a volume's data keys sealed a chunk. Local to one header, never reused.
+    /// The number of the data key that sealed a chunk. Local to one header, never reused.
     KeyEpoch(u8)
 }
 
 impl ChunkNo {
-    /// Offset of the chunk's first byte in the volume's data.
+    /// Returns the byte offset of the chunk in the volume's data.
     #[must_use]
     pub const fn offset(self) -> u64 {
         self.0 * CHUNK as u64
     }
-    /// The chunk that byte `offset` lies in.
+    /// Returns the chunk that contains byte `offset`.
     #[must_use]
     pub const fn of(offset: u64) -> Self {
         Self(offset / CHUNK as u64)
     }
-    /// The chunk's first sector.
+    /// Returns the chunk's first sector.
     #[must_use]
     pub const fn first_sector(self) -> SectorNo {
         SectorNo(self.0 * SECTORS_PER_CHUNK as u64)
     }
 }
 
-/// How many chunks a volume of `size` bytes has.
+/// Returns the number of chunks in a volume of `size` bytes.
 #[must_use]
 pub const fn chunks_in(size: u64) -> u64 {
     size.div_ceil(CHUNK as u64)
 }
 
-/// Which sectors of a chunk hold something: bit `i` of byte `i / 8` is sector `i` of the chunk (LSB first).
-/// A clear bit is a hole: the sector reads as zeros.
+/// The sectors of a chunk that hold data: bit `i` of byte `i / 8` is sector `i` of the chunk (LSB first). A clear bit
+/// is a hole: the sector reads as zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct SectorMap(pub [u8; 16]);
 
@@ -87,18 +88,18 @@ impl SectorMap {
     pub const fn set(&mut self, i: usize) {
         self.0[i / 8] |= 1 << (i % 8);
     }
-    /// Whether sector `i` (0 to 127) holds something.
+    /// Whether sector `i` (0 to 127) holds data.
     #[must_use]
     pub const fn has(&self, i: usize) -> bool {
         self.0[i / 8] & (1 << (i % 8)) != 0
     }
-    /// Whether sector `i` (0 to 127) holds something, and how many sectors from there on are like it.
+    /// Whether sector `i` (0 to 127) holds data, and the length in sectors of the run of equal state that starts there.
     #[must_use]
     pub fn run(&self, i: usize) -> (bool, usize) {
         let full = self.has(i);
         (full, (i..self.0.len() * 8).take_while(|j| self.has(*j) == full).count())
     }
-    /// How many sectors hold something.
+    /// Returns the number of sectors that hold data.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.iter().map(|b| b.count_ones() as usize).sum()
@@ -122,7 +123,7 @@ macro_rules! resource_id {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
         impl $name {
-            /// What every id of this sort starts with.
+            /// The prefix of every id of this type.
             pub const PREFIX: &'static str = $prefix;
             /// Draws a new id: 68 random bits, shown as 17 hexadecimal digits.
             #[must_use]
@@ -187,7 +188,7 @@ macro_rules! bytes_id {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 16]);
         impl $name {
-            /// Draws a new one: 128 random bits.
+            /// Draws a new id: 128 random bits.
             #[must_use]
             pub fn draw(rng: &dyn Rng) -> Self {
                 let mut raw = [0u8; 16];
@@ -229,7 +230,7 @@ macro_rules! bytes_id {
 }
 
 bytes_id! {
-    /// A volume, its snapshots and every volume made from those under the same data keys.
+    /// A lineage: a volume, its snapshots, and every volume made from those under the same data keys.
     LineageId
 }
 bytes_id! {
@@ -237,7 +238,8 @@ bytes_id! {
     InstallationId
 }
 bytes_id! {
-    /// First 16 bytes of HKDF-SHA-256(data key, info "coffer/data-key-id/v1"): tells a wrong unwrap before a byte is decrypted.
+    /// First 16 bytes of HKDF-SHA-256(data key, info "coffer/data-key-id/v1"): detects a wrong unwrapped key before
+    /// anything is decrypted.
     DataKeyId
 }
 bytes_id! {
@@ -250,7 +252,7 @@ bytes_id! {
 }
 
 impl DataKeyId {
-    /// The key tag that stands for this data key in leaves and packs: its first four bytes, unique in a lineage.
+    /// Returns the key tag for this data key in leaves and packs: its first four bytes, unique within a lineage.
     #[must_use]
     pub const fn tag(&self) -> KeyTag {
         KeyTag([self.0[0], self.0[1], self.0[2], self.0[3]])
@@ -266,12 +268,12 @@ pub struct KeyTag(pub [u8; 4]);
 pub struct Hash32(pub [u8; 32]);
 
 impl Hash32 {
-    /// The hash of `bytes`.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
-    /// Whether it is all zeros, which stands for "nothing there" in trees.
+    /// Whether the hash is all zeros, which means "absent" in trees.
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.0 == [0; 32]
@@ -312,9 +314,9 @@ impl<'de> Deserialize<'de> for Hash32 {
     }
 }
 
-/// A size in bytes that people write as `20GiB`, `512MiB`, `1TiB`, `4096`, or decimal as `20GB`.
+/// A size in bytes, written as `20GiB`, `512MiB`, `1TiB`, `4096`, or decimal as `20GB`.
 ///
-/// `GiB` and `G` are powers of 1024, `GB` of 1000. Fractions and bits (`Gb`) are refused.
+/// `GiB` and `G` are powers of 1024, `GB` is a power of 1000. Fractions and bits (`Gb`) are rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ByteLen(pub u64);
@@ -350,7 +352,7 @@ impl FromStr for ByteLen {
 }
 
 impl ByteLen {
-    /// As it can be given on a command line: in the largest unit that says it exactly, without a space.
+    /// Formats it for a command line: in the largest unit that is exact, without a space.
     #[must_use]
     pub fn argument(self) -> String {
         let unit = UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
@@ -373,10 +375,10 @@ impl fmt::Display for ByteLen {
     }
 }
 
-/// A volume's name: `[A-Za-z0-9._-]`, 1 to 128, first a letter or digit, and not of an id's form.
+/// Checks a volume's name: 1 to 128 of `[A-Za-z0-9._-]`, the first a letter or digit, and not in the form of an id.
 ///
 /// # Errors
-/// [`Kind::Usage`] naming the rule that is broken.
+/// [`Kind::Usage`] naming the rule that is violated.
 pub fn check_volume_name(name: &str) -> Result<()> {
     let rule = if name.is_empty() || name.len() > 128 {
         "must have 1 to 128 characters"

@@ -1,5 +1,5 @@
-//! In steady state the server allocates nothing for a request: buffers are used again. Counted over a real volume, with the
-//! server in this process and a client that allocates nothing itself.
+//! In steady state the server allocates nothing per request: buffers are reused. Counted over a real volume, with the
+//! server in this process and a client that does not allocate.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -23,7 +23,7 @@ const SIZE: u64 = 16 << 20;
 /// Requests in flight at once.
 const DEPTH: u64 = 16;
 
-/// A client with all its memory made beforehand.
+/// A client with all its memory preallocated.
 struct Client {
     socket: UnixStream,
     out: Vec<u8>,
@@ -39,7 +39,7 @@ impl Client {
         self.seed % below
     }
 
-    /// Sends this many requests of one length at random places, [`DEPTH`] at a time, and takes their replies.
+    /// Sends this many requests of one length at random offsets, [`DEPTH`] at a time, and reads their replies.
     fn load(&mut self, command: u16, fua: u16, len: usize, count: u64) {
         for _ in 0..count / DEPTH {
             self.out.clear();
@@ -66,7 +66,7 @@ impl Client {
     }
 }
 
-/// The volumes of a scratch directory, served in this process.
+/// Serves the volumes of a scratch directory in this process.
 fn serve(s: &Scratch) -> (Arc<Service>, Server) {
     let service = s.opened(Role::Daemon);
     let exports = Arc::new(VolumeExports::new(service.clone(), Vec::new()));
@@ -85,12 +85,12 @@ fn requests_allocate_nothing_in_steady_state() {
     let cases = [(raw::READ, 0, 4096), (raw::WRITE, 0, 4096), (raw::READ, 0, 128 << 10), (raw::WRITE, 0, 128 << 10)];
     let made_durable = (raw::WRITE, 1, 4096);
     for (command, fua, len) in cases.into_iter().chain([made_durable]) {
-        // Warm: every buffer that will be needed has been there once, every chunk of the volume is written.
+        // Warm up: every buffer that will be needed has been allocated once, every chunk of the volume is written.
         client.load(command, fua, len, 4096);
         let region = Region::new(ALLOCATOR);
         client.load(command, fua, len, 4096);
         let seen = region.change();
-        // What else runs here (a tick, the test's own thread) may allocate now and then; one a request would be 4096.
+        // Other threads (a tick, the test's own) may allocate now and then; one allocation a request would be 4096.
         assert!(seen.allocations < 64, "command {command}, {len} bytes: {seen:?}");
     }
     drop(client);

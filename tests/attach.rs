@@ -1,5 +1,5 @@
-//! What `coffer attach` does on its side of the kernel: connections to a real server, up to where a kernel takes them over.
-//! The kernel's side is tested in a guest (`tools/vm`).
+//! The user-space side of `coffer attach`: connections to a real server, up to the point where a kernel takes them
+//! over. The kernel's side is tested in a guest (`tools/vm`).
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -8,7 +8,9 @@ mod common;
 use coffer::api::control;
 use coffer::attach::dial::{Dial, Dialed, Server};
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::Request;
+use coffer::service::operations::{AttachVolume, RenewAttachment};
 use common::*;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -25,7 +27,7 @@ fn server_of(att: &AttachmentInfo) -> Server {
     Server { socket: att.socket.clone(), export: Zeroizing::new(att.export.clone()) }
 }
 
-/// What a kernel does with a connection that it was handed: one request at a time.
+/// Does what a kernel does with a connection that it was handed: one request at a time.
 struct Kernel(UnixStream);
 
 impl Kernel {
@@ -62,13 +64,13 @@ fn connections_come_back_after_a_killed_server_and_nobody_else_gets_in() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut server = server_of(&att);
     let mut kernels: Vec<_> = (0..4)
         .map(|slot| {
             let dialed = server.dial(slot).unwrap();
             assert_eq!(dialed.facts.size, 4 << 20);
-            // Flags, flush, FUA, trim, several connections.
+            // Flags, flush, FUA, trim, multi-conn.
             assert_eq!(dialed.facts.flags & 0x12d, 0x12d);
             Kernel::new(dialed)
         })
@@ -96,7 +98,7 @@ fn a_look_sees_a_volume_grow_and_holds_nothing() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let _running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut server = server_of(&att);
     assert_eq!(server.look().unwrap().size, 4 << 20);
     s.ok(&["volume", "grow", "web", "--size", "6MiB"]);
@@ -110,10 +112,10 @@ fn who_has_lost_its_helper_gets_a_new_token_and_the_old_one_is_void() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "4MiB", "--name", "web"]);
     let _running = s.serve();
-    let att = ask(&s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() });
+    let att = ask(&s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into());
     let mut old = server_of(&att);
     let mut kernel = Kernel::new(old.dial(0).unwrap());
-    let mut new = server_of(&ask(&s, &Request::AttachRenew { what: "web".into() }));
+    let mut new = server_of(&ask(&s, &RenewAttachment { what: "web".into() }.into()));
     assert!(old.dial(1).is_err());
     kernel.read(0, 4096);
     let mut taken_over = Kernel::new(new.dial(0).unwrap());

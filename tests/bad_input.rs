@@ -1,4 +1,4 @@
-//! Damaged, foreign, missing, full, read-only: each is named, nothing wrong is read, and the rest goes on.
+//! Damaged, foreign, missing, full, read-only: each is named, no wrong data is read, and the rest keeps working.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -182,7 +182,7 @@ fn one_damaged_root_file_is_survived_and_two_are_refused() {
 fn a_damaged_catalog_is_refused() {
     let (s, data) = with_volume("v");
     let db = s.data.join("catalog.db");
-    // A server's last threads may leave SQLite's log behind; a command takes it in and ends it.
+    // A server's last threads may leave SQLite's log behind; a command recovers and removes it.
     s.ok(&["volume", "list"]);
     let good = std::fs::read(&db).unwrap();
     assert!(!s.data.join("catalog.db-wal").exists(), "the catalog was not closed");
@@ -250,7 +250,7 @@ fn a_cut_audit_makes_keys_unavailable() {
     assert_eq!(s.coffer(&["audit", "verify"]).code, 7);
     std::fs::write(&log, &whole).unwrap();
     assert_eq!(s.serve().connect("v").read(0, 8192), data);
-    // Or somebody takes the loss: from then on it works, and the chain says so.
+    // Or someone accepts the loss: from then on it works, and the chain records it.
     s.ok(&["audit", "verify"]);
     std::fs::write(&log, &whole[..whole.len() / 2]).unwrap();
     s.ok(&["audit", "accept"]);
@@ -301,7 +301,7 @@ fn impossible_sizes_are_refused_and_leave_nothing() {
     assert!(c.try_read(0, 513).unwrap().is_err());
 }
 
-/// A mount that goes when this is dropped.
+/// A mount that is unmounted when this is dropped.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -401,7 +401,7 @@ fn a_second_server_is_told_who_is_the_first() {
     assert!(!s.data.join("control.sock").exists() && !s.socket().exists());
 }
 
-/// A volume of 4 MiB and a snapshot of it; the files of the repository that hold `what`.
+/// Makes a volume of 4 MiB and a snapshot of it; returns the files of the repository that contain `what`.
 fn with_snapshot() -> (Scratch, Vec<u8>, String) {
     let s = Scratch::new();
     let data = noise(21, 4 << 20);
@@ -480,7 +480,8 @@ fn damage_in_a_log_record_is_named_and_costs_nothing_that_the_catalog_knows() {
     assert_eq!(server.connect("v").read(0, 4096), data[..4096]);
 }
 
-/// strace makes each write to the volume's file and each sync of it fail, as a dying disk does: the header cannot be told.
+/// strace makes each write to the volume's file and each sync of it fail, like a dying disk: the header cannot record
+/// it.
 #[test]
 fn a_failed_sync_is_remembered_by_the_catalog_until_it_is_accepted() {
     if !requires("strace") || !requires("qemu-io") {
@@ -509,7 +510,7 @@ fn a_failed_sync_is_remembered_by_the_catalog_until_it_is_accepted() {
     assert_eq!(client.read(0, 8192), data, "what was there can be read");
     assert!(client.try_write(0, &[1; 512], false).unwrap().is_err(), "and not changed");
     drop(client);
-    // Accepted while the server has it open still, read-only, for a client that comes back: the next one may write.
+    // Accepted while the server still has it open, read-only, for a client that comes back: the next one may write.
     wait_until("nobody uses it", || s.json(&["volume", "show", "v"])["state"] == "available");
     s.ok(&["volume", "accept-lost-writes", "v"]);
     server.connect("v").write(0, &[2; 512]);

@@ -65,7 +65,7 @@ fn the_main_job_without_a_server() {
     assert_eq!(s.json(&["audit", "list", "--limit", "3"])["events"].as_array().unwrap().len(), 3);
 }
 
-/// Ids and times take names by the order in which they appear: what is left must be the same in any two installations.
+/// Replaces ids and times by names in order of appearance: the rest must be the same in any two installations.
 fn plain(seen: &mut HashMap<String, String>, text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -356,7 +356,7 @@ fn a_disabled_key_refuses_and_suspends_until_it_is_enabled() {
     if is_root() {
         s.fails(6, &["attach", "v"], &["isabled"]);
     }
-    // A look and a snapshot need no key.
+    // Showing a volume and taking a snapshot need no key.
     assert_eq!(s.json(&["volume", "show", "v"])["name"], json!("v"));
     s.ok(&["snapshot", "create", "v", "--wait"]);
     s.ok(&["key", "enable", "alias/d"]);
@@ -439,7 +439,7 @@ fn exports_are_private_and_never_overwrite() {
     assert!(events.contains("ExportKey") && events.contains("ExportVolume"), "{events}");
 }
 
-/// Only root attaches; what is refused before that is refused to all.
+/// Only root may attach; refusals before that check apply to everyone.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -458,7 +458,7 @@ fn attach_needs_a_server_and_detach_an_attachment() {
     if !is_root() {
         s.fails(6, &["attach", "v"], &["run as root"]);
     } else if !std::path::Path::new("/sys/module/nbd").exists() {
-        // What the kernel cannot attach is taken back.
+        // If the kernel cannot attach it, the registration is undone.
         s.fails(4, &["attach", "v"], &["modprobe nbd"]);
     }
     assert!(s.ids(&["attachments"]).is_empty());
@@ -487,7 +487,7 @@ fn a_snapshot_of_a_volume_made_from_one_holds_what_changed() {
     assert_eq!((&second["base"], &second["size"]), (&json!(first), &json!(9 * MIB)));
     assert_eq!(second["changed"], json!(MIB / 2), "one chunk changed");
     assert!(second["stored"].as_u64().unwrap() < MIB, "{second}");
-    // The second does not need the first to be shown, and is complete by itself.
+    // The second does not need the first to be listed, and is complete by itself.
     s.ok(&["snapshot", "delete", &first]);
     let id = second["id"].as_str().unwrap();
     s.ok(&["snapshot", "verify", id]);
@@ -518,7 +518,7 @@ fn deleting_a_snapshot_frees_what_nobody_needs() {
     assert!(full > 4 * MIB, "{full}");
     s.ok(&["volume", "create", "--snapshot", &snap, "--name", "copy"]);
     s.ok(&["volume", "delete", "v"]);
-    // The copy is empty yet: it has to find its bytes all the same.
+    // The copy is still empty: it must find its bytes all the same.
     s.ok(&["snapshot", "delete", &snap]);
     s.fails(4, &["snapshot", "show", &snap], &[&snap]);
     assert!(bytes_in(&repository) > 4 * MIB, "the copy still needs them");
@@ -608,7 +608,7 @@ fn another_user_is_told_so() {
         assert!(out.stderr.contains("run as the owner"), "{}", out.stderr);
         drop(server);
     }
-    // The directory opened by mistake: the socket alone still admits nobody else.
+    // The directory opened by mistake: the socket by itself still admits no one else.
     for dir in [&s.data, &s.data.join("volumes")] {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -652,7 +652,7 @@ fn a_long_job_gives_way_to_a_server_and_is_done_by_it() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its progress fills the pipe, which stops it, until we read on: so it is at work while the server comes.
+    // Its progress fills the pipe, which blocks it until we read on: so it is at work while the server comes.
     let pipe = export.stderr.take().unwrap();
     rustix::pipe::fcntl_setpipe_size(&pipe, 4096).unwrap();
     let mut progress = BufReader::with_capacity(128, pipe);

@@ -1,4 +1,4 @@
-//! `coffer serve` against clients that others wrote: the nbd crate, libnbd and its tools, qemu, fio, a kernel file system.
+//! `coffer serve` against third-party clients: the nbd crate, libnbd and its tools, qemu, fio, a kernel file system.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -27,7 +27,7 @@ fn with_volume(size: &str) -> Scratch {
     scratch
 }
 
-/// Runs a client to its end; it must succeed. Answers its standard output.
+/// Runs a client to its end; it must succeed. Returns its standard output.
 #[track_caller]
 fn good(command: &mut Command) -> String {
     let out = output(command);
@@ -35,7 +35,7 @@ fn good(command: &mut Command) -> String {
     out.stdout
 }
 
-/// It must fail and say all of these words.
+/// Runs a client that must fail and print all of these words.
 #[track_caller]
 fn bad(command: &mut Command, words: &[&str]) {
     let out = output(command);
@@ -57,7 +57,7 @@ fn hash_of(path: &Path) -> String {
     hasher.finalize().to_string()
 }
 
-/// The whole volume, read by the hand-made client.
+/// Reads the whole volume with the hand-written client.
 fn content(served: &Served<'_>, size: u64) -> Vec<u8> {
     let mut nbd = served.connect("web");
     let all = (0..size).step_by(MIB as usize).flat_map(|at| nbd.read(at, MIB.min(size - at) as u32)).collect();
@@ -115,7 +115,7 @@ fn plain_tcp_is_served_on_loopback_when_asked_for_alone() {
         let said = good(&mut run("qemu-io", &write));
         assert!(said.contains("wrote 70000/70000") && said.contains("read 70000/70000"), "{said}");
     }
-    // Its Unix socket was not asked for.
+    // Its Unix socket was not requested.
     assert!(UnixStream::connect(s.socket()).is_err());
     assert_eq!(served.stop(), 0);
 }
@@ -131,7 +131,7 @@ fn one_client_after_another() {
     first.write(0, b"mine");
     let me = format!("process {}", std::process::id());
     shell::refused(&s.uri("web"), &["volume web", &me]);
-    // Another connection of the holder's process is welcome.
+    // Another connection of the holder's process is accepted.
     let mut second = served.connect("web");
     first.flush();
     assert_eq!(second.read(0, 4), b"mine");
@@ -158,13 +158,13 @@ fn what_stands_where_the_socket_should_is_left_alone() {
     let out = other.coffer(&["serve", "--listen", &place]);
     assert!(out.code != 0 && out.stderr.contains("nbd.sock"), "{out:?}");
     served.connect("web").close();
-    // What a killed server left is replaced.
+    // A killed server's socket is replaced.
     served.kill9();
     assert!(s.socket().exists());
     s.serve().connect("web").close();
 }
 
-/// A user who is neither owner nor root: nothing without a word, then what was allowed alone. Both are in the audit.
+/// A user who is neither owner nor root: nothing by default, then only what was allowed. Both are in the audit.
 #[test]
 fn other_users_of_this_machine_use_what_they_were_allowed() {
     if !shell::requires_shell() || !requires("setpriv") {
@@ -176,7 +176,7 @@ fn other_users_of_this_machine_use_what_they_were_allowed() {
     }
     let s = with_volume("1MiB");
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "db"]);
-    // The data directory is its owner's alone; the socket lies where others may reach it.
+    // Only its owner may enter the data directory; the socket is where others can reach it.
     let open =
         tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let socket = open.path().join("nbd.sock");
@@ -200,6 +200,6 @@ fn other_users_of_this_machine_use_what_they_were_allowed() {
     assert!(audit.contains("user/uid-65534"), "{audit}");
     s.ok(&["access", "deny", "uid:65534"]);
     bad(&mut nobody("web", "h.pread(1, 0)"), &["may not use volume web"]);
-    // Root is served as ever.
+    // Root is served as before.
     good(&mut shell::command(&uri("web"), "assert h.pread(6, 0) == b'theirs'"));
 }

@@ -1,4 +1,4 @@
-//! The control socket under clients, cleaners and shortages that a server must outlive.
+//! The control socket under clients, cleaners and shortages that a server must survive.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -7,7 +7,8 @@ mod common;
 use coffer::api::control::{ControlServer, Limits, ask};
 use coffer::error::{Error, Kind};
 use coffer::service::Role;
-use coffer::service::api::{Reply, Request};
+use coffer::service::api::Reply;
+use coffer::service::operations::{CreateKey, DescribeVolumes};
 use common::*;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -36,21 +37,21 @@ impl Here {
     }
 
     fn ask(&self) -> Result<Option<Reply>, Error> {
-        ask(&self.path(), &Request::VolumeList {}, &mut |_| ())
+        ask(&self.path(), &DescribeVolumes {}.into(), &mut |_| ())
     }
 
-    /// Another client sends this much, and no more for now.
+    /// Connects another client that sends these bytes, and no more for now.
     fn client(&self, sends: &[u8]) -> UnixStream {
         let mut client = UnixStream::connect(self.path()).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        let _ = client.write_all(sends); // one that was refused already is told so by what it reads
+        let _ = client.write_all(sends); // one that was refused already learns it from what it reads
         client
     }
 }
 
 fn said(mut client: UnixStream) -> String {
     let mut text = Vec::new();
-    // Its end may be a reset: the server does not read what it has refused.
+    // It may end with a reset: the server does not read a refused request.
     let _ = client.read_to_end(&mut text);
     String::from_utf8(text).unwrap()
 }
@@ -82,7 +83,7 @@ fn half_a_request_is_not_waited_for_however_it_trickles() {
     let reader = client.try_clone().unwrap();
     let reading = std::thread::spawn(move || said(reader));
     let until = Instant::now() + PATIENCE;
-    // A byte now and then: each alone comes in time. It ends when the server hangs up.
+    // A byte now and then: each by itself is in time. Ends when the server hangs up.
     while client.write_all(b" ").is_ok() {
         assert!(Instant::now() < until, "the server still reads");
         std::thread::sleep(Duration::from_millis(10));
@@ -125,14 +126,10 @@ fn too_many_clients_are_told_so_and_those_before_go_on() {
 #[test]
 fn a_client_that_does_not_read_its_answer_is_given_up() {
     let here = Here::with(Limits { connections: 1, answer: Duration::from_millis(50), ..Limits::default() });
-    // An answer that no socket's buffer holds.
+    // An answer that exceeds any socket's buffer.
     for n in 0..120 {
-        let request = Request::KeyCreate {
-            alias: None,
-            description: "x".repeat(4000),
-            policy: None,
-            bypass_lockout_check: false,
-        };
+        let request =
+            CreateKey { alias: None, description: "x".repeat(4000), policy: None, bypass_lockout_check: false }.into();
         wait_until("the one before has ended", || match ask(&here.path(), &request, &mut |_| ()) {
             Ok(_) => true,
             Err(e) => {
@@ -148,7 +145,7 @@ fn a_client_that_does_not_read_its_answer_is_given_up() {
     assert!(!text.ends_with(b"\n"), "it was cut off");
 }
 
-/// A client that got the one place there is.
+/// A client that got the only place.
 fn wait_for_place(here: &Here, sends: &[u8]) -> UnixStream {
     let mut found = None;
     wait_until("there is a place", || {
@@ -179,11 +176,11 @@ fn a_socket_that_was_removed_or_replaced_comes_back_and_does_not_hinder_the_end(
     drop(here.control.take());
     assert!(!path.exists(), "an orderly end removes it");
 
-    // Gone when the end comes, and nobody looks before that.
+    // Gone when the server stops, and no one checks before that.
     let mut here = Here::with(Limits { look: Duration::from_secs(3600), ..Limits::default() });
     std::fs::remove_file(here.path()).unwrap();
     drop(here.control.take());
-    // Another's by then: that is not this server's to remove.
+    // Another server's by then: this one must not remove it.
     let mut here = Here::with(Limits { look: Duration::from_secs(3600), ..Limits::default() });
     std::fs::remove_file(here.path()).unwrap();
     let _other = UnixListener::bind(here.path()).unwrap();
@@ -196,7 +193,7 @@ fn a_server_whose_socket_is_gone_ends_on_sigterm_and_commands_find_it_before() {
     let s = Scratch::new();
     let server = s.serve();
     std::fs::remove_file(s.data.join("control.sock")).unwrap();
-    // It waits for the directory's lock, and asks for the socket meanwhile.
+    // It waits for the directory's lock, and tries the socket meanwhile.
     s.ok(&["volume", "list"]);
     std::fs::remove_file(s.data.join("control.sock")).unwrap();
     assert_eq!(server.stop(), 0);

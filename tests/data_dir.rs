@@ -1,4 +1,4 @@
-//! Whose a data directory is, what lies in it, and what doctor says of one that does not open.
+//! Ownership of a data directory, its contents, and what doctor reports of one that does not open.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -13,7 +13,8 @@ use std::process::Command;
 /// A user that is not root.
 const USER: u32 = 12_345;
 
-/// A scratch place that another user may enter, with an empty data directory of that user's. `None` where we are not root.
+/// A scratch directory that another user may enter, with an empty data directory of that user. `None` if we are not
+/// root.
 fn users_place() -> Option<Scratch> {
     if !rustix::process::geteuid().is_root() {
         skip("root");
@@ -53,7 +54,7 @@ fn what_root_makes_in_a_users_directory_is_the_users() {
     // The user's own commands work with it.
     let mine = output(s.command(&["volume", "list"]).uid(USER).gid(USER));
     assert!(mine.code == 0 && mine.stdout.contains("vol-"), "{mine:?}");
-    // Root is still who asks, and files elsewhere are root's to open.
+    // Root is still the caller, and files elsewhere are opened as root.
     let (folder, image) = (s.path("roots"), s.path("roots/image"));
     std::fs::create_dir(&folder).unwrap();
     std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).unwrap();
@@ -96,7 +97,7 @@ fn root_follows_no_link_in_a_users_directory() {
     s.ok(&["volume", "list"]);
 }
 
-/// Who may write `root.json`, or put a link in the way, leads root to nothing that is not theirs.
+/// Someone who may write `root.json`, or place a link, cannot lead root to anything that is not theirs.
 #[test]
 fn root_is_led_to_no_key_file_and_no_directory_by_a_user() {
     let Some(s) = users_place() else { return };
@@ -116,7 +117,7 @@ fn root_is_led_to_no_key_file_and_no_directory_by_a_user() {
     let refused = list(&link);
     assert_eq!(refused.code, 6, "{refused:?}");
     assert!(refused.stderr.contains("symbolic link") && refused.stderr.contains("12345"), "{refused:?}");
-    // And one on the way, behind a link of root's own.
+    // And one in the middle of a path, after a link of root's own.
     let (way, mine_too) = (s.path("way"), s.path("way/data"));
     symlink(s.path(""), s.path("theirs")).unwrap();
     lchown(s.path("theirs"), Some(USER), Some(USER)).unwrap();
@@ -137,6 +138,24 @@ fn init_refuses_a_directory_that_others_may_write_to() {
     assert!(!s.key.exists());
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
     s.init();
+}
+
+#[test]
+fn init_refuses_a_directory_with_other_files_and_closes_an_empty_one() {
+    let s = Scratch::empty();
+    let key = s.key.to_str().unwrap();
+    std::fs::create_dir(&s.data).unwrap();
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir(s.data.join("lost+found")).unwrap();
+    std::fs::write(s.data.join("photos"), "").unwrap();
+    s.fails(1, &["init", "--key-file", key], &["photos", "empty or a new directory"]);
+    assert!(!s.key.exists() && !s.data.join("lock").exists());
+    std::fs::remove_file(s.data.join("photos")).unwrap();
+    s.ok(&["init", "--key-file", key]);
+    assert_eq!(std::fs::metadata(&s.data).unwrap().permissions().mode() & 0o777, 0o700);
+    std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o750)).unwrap();
+    let said = s.coffer(&["doctor"]);
+    assert!(said.code == 1 && said.stdout.contains("chmod 700"), "{said:?}");
 }
 
 #[test]
@@ -177,7 +196,7 @@ fn an_init_killed_before_its_last_steps_is_finished_by_another() {
         s.ok(&["snapshot", "create", "v", "--wait"]);
         s.ok(&["doctor"]);
     }
-    // A repository that is no killed init's is not taken over.
+    // A repository that no killed init left is not taken over.
     let s = Scratch::empty();
     std::fs::create_dir_all(s.data.join("repository")).unwrap();
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
@@ -257,7 +276,7 @@ fn what_root_asks_for_reaches_no_other_server_by_a_users_link() {
     s.fails(6, &["volume", "delete", "v"], &["uid 0 listens there", "link to another server"]);
     own.ok(&["volume", "show", "v"]);
     drop(server);
-    // Nobody listens behind it any more: the directory is root's to use, as its owner.
+    // No one listens on it any more: root may use the directory, as its owner.
     s.ok(&["volume", "list"]);
 }
 

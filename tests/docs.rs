@@ -1,5 +1,5 @@
-//! The README's tour is run as it stands: every command succeeds and prints what the README shows, ids and times apart.
-//! And the README names every verb that the program has.
+//! Runs the README's tour as written: every command succeeds and prints what the README shows, except ids and times.
+//! And checks that the README mentions every verb of the program.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn steps(readme: &str) -> Vec<Step> {
     out
 }
 
-/// Words that hold a digit become `#`, runs of spaces become one, paths and lines that name the machine go.
+/// Words with a digit become `#`, runs of spaces become one; paths and lines that name the machine are removed.
 fn masked(text: &str) -> Vec<String> {
     let about_the_machine = ["memory:", "swap:", "kernel:", "file system:"];
     let mut lines: Vec<String> = text
@@ -60,7 +60,7 @@ fn the_tour_prints_what_the_readme_shows() {
     let dir = tempfile::tempdir().unwrap();
     let bin = Path::new(env!("CARGO_BIN_EXE_coffer")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    // One shell for all of it, as a reader would have; a line of its own tells where each step's output ends.
+    // One shell for all of it, as a reader would have; a marker line ends each step's output.
     let mut script = String::from("exec 2>&1\n");
     for step in &steps {
         script.push_str(&format!("{}\necho \"=== step ended: $?\"\n", step.command));

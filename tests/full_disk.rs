@@ -1,4 +1,5 @@
-//! A full disk: what frees space or takes rights away works, with a server and without; the rest says what to do.
+//! A full disk: what frees space or takes rights away works, with and without a server; everything else says what to
+//! do.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -16,7 +17,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// `None` where this user may not mount.
+    /// `None` if this user may not mount.
     fn new(block: u32) -> Option<Self> {
         let s = Scratch::empty();
         let image = s.path("image");
@@ -35,12 +36,12 @@ impl Disk {
         Some(disk)
     }
 
-    /// Takes the last byte.
+    /// Fills it to the last byte.
     fn fill(&self) {
         let path = self.s.data.join("filler");
         let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
         for len in [1 << 20, 64 << 10, 4 << 10, 1 << 10] {
-            // What was deleted a moment ago is free only after the journal's next commit.
+            // Recently deleted space is free only after the journal's next commit.
             for _ in 0..3 {
                 while file.write_all(&vec![1; len]).is_ok() {}
                 let _ = file.sync_all();
@@ -64,7 +65,7 @@ impl Drop for Disk {
     }
 }
 
-/// Acts that restrict, free space or only look, one after the other.
+/// Acts that restrict, free space or only read, one after the other.
 fn acts(s: &Scratch, keys: &[String], volume: &str, snapshot: &str) {
     for _ in 0..3 {
         s.ok(&["volume", "list"]);
@@ -79,10 +80,10 @@ fn acts(s: &Scratch, keys: &[String], volume: &str, snapshot: &str) {
     s.ok(&["audit", "verify"]);
 }
 
-/// What cannot be done says so in words.
+/// What cannot be done fails with a useful message.
 fn refused_in_words(s: &Scratch) {
     let mut said = None;
-    // Space taken in advance lasts for some.
+    // Preallocated space lasts for some.
     for _ in 0..2000 {
         let out = s.coffer(&["key", "create"]);
         if out.code != 0 {
@@ -108,7 +109,7 @@ fn full_disk(block: u32, served: bool) {
     disk.fill();
     acts(s, &keys[..3], "w", &snapshots[0]);
     assert!(!s.data.join("catalog.db-shm").exists());
-    // The same again when even what was freed is taken.
+    // The same again when even what was freed is used up.
     disk.fill();
     acts(s, &keys[3..], "x", &snapshots[1]);
     if served {
@@ -145,7 +146,7 @@ fn the_same_where_blocks_are_small_with_a_server() {
     full_disk(1024, true);
 }
 
-/// The installation was made before space was taken in advance, or another program took it.
+/// The installation predates preallocation, or another program used the space.
 #[test]
 fn without_space_taken_in_advance_the_reserve_opens_and_disables() {
     let Some(disk) = Disk::new(4096) else { return };

@@ -1,4 +1,4 @@
-//! SIGKILL at many moments: what was acknowledged is there, a snapshot is whole or in error, a filling goes on.
+//! SIGKILL at many moments: what was acknowledged is there, a snapshot is complete or in error, a hydration continues.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const MIB: u64 = 1 << 20;
 const STEP: usize = 1 << 20;
 
-/// Numbers for offsets and lengths.
+/// A generator for offsets and lengths.
 struct Draw(u64);
 
 impl Draw {
@@ -28,9 +28,9 @@ impl Draw {
 /// What one client wrote into its part of the volume.
 struct Part {
     start: u64,
-    /// All that was acknowledged.
+    /// Everything that was acknowledged.
     now: Vec<u8>,
-    /// What was sent last, if no answer came: each sector of it may be old or new.
+    /// The last request, if it was not answered: each sector of it may be old or new.
     flying: Option<(usize, Vec<u8>)>,
 }
 
@@ -100,7 +100,7 @@ fn what_was_acknowledged_survives_sigkill() {
         });
         assert_eq!(s.json(&["volume", "show", "v"])["header"]["clean"], json!(false), "round {round}");
     }
-    // A snapshot after all that holds the same.
+    // A later snapshot has the same contents.
     let server = s.serve();
     let mut reader = server.connect("v");
     parts.iter().for_each(|p| check(&mut p.lock().unwrap(), &mut reader, 99));
@@ -124,7 +124,7 @@ fn state_of(s: &Scratch, snap: &str) -> Value {
     s.json(&["snapshot", "show", snap])["state"].clone()
 }
 
-/// A completed snapshot holds exactly this.
+/// Checks the exact contents of a completed snapshot.
 fn must_hold(s: &Scratch, server: &Served<'_>, snap: &str, want: &[u8], when: &str) {
     s.ok(&["snapshot", "verify", snap]);
     let copy = s.id(&["volume", "create", "--snapshot", snap]);
@@ -148,7 +148,7 @@ fn a_snapshot_whose_server_is_killed_is_whole_or_in_error() {
         write_all(&mut c, &data);
         let before = bytes_in(&repository);
         let snap = s.id(&["snapshot", "create", "v"]);
-        // Writes behind the point in time: chunks that are not copied yet must keep what they held.
+        // Writes after the point in time: chunks that are not copied yet must keep their contents.
         let at_the_point = data.clone();
         for at in [0, LEN / 2, LEN - STEP] {
             let new = noise(200 + round, STEP);
@@ -237,7 +237,7 @@ fn a_filling_that_is_killed_goes_on() {
     for round in 0..4u64 {
         let server = s.serve();
         let mut c = server.connect("copy");
-        // A write while it is filled, in another place each time.
+        // A write during hydration, to another place each time.
         let at = (round as usize * 7 + 3) << 20;
         let new = noise(500 + round, 5000);
         c.write(at as u64 + 100, &new);
@@ -267,7 +267,7 @@ fn sigterm_ends_in_order() {
     let server = s.serve();
     let mut c = server.connect("v");
     write_all(&mut c, &data);
-    // The client is still there, and has not flushed.
+    // The client is still connected, and has not flushed.
     assert_eq!(server.stop(), 0);
     let shown = s.json(&["volume", "show", "v"]);
     assert_eq!((&shown["header"]["clean"], &shown["state"]), (&json!(true), &json!("available")));

@@ -1,4 +1,4 @@
-//! Who holds a volume: attachments by their token, slots, leases that are broken, and readers that share.
+//! Who holds a volume: attachments with their token, slots, broken leases, and shared readers.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -6,7 +6,9 @@ mod common;
 
 use coffer::api::control;
 use coffer::kms::Caller;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::Request;
+use coffer::service::operations::{AttachVolume, DeleteVolume, ListAuditEvents, RenewAttachment};
 use coffer::service::{ConnectRequest, Holder, Role};
 use common::*;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ fn attachment(reply: Reply) -> AttachmentInfo {
 
 /// Registers an attachment of `web`, as `coffer attach` does before it hands sockets to the kernel.
 fn begin(s: &Scratch) -> AttachmentInfo {
-    attachment(ask(s, &Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() }))
+    attachment(ask(s, &AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into()))
 }
 
 fn rig() -> Scratch {
@@ -74,13 +76,13 @@ fn a_renewed_token_takes_the_place_of_the_old_one_and_connections_go_on() {
     let server = s.serve();
     let old = begin(&s);
     let mut c = server.connect(&old.export);
-    let new = attachment(ask(&s, &Request::AttachRenew { what: "web".into() }));
+    let new = attachment(ask(&s, &RenewAttachment { what: "web".into() }.into()));
     assert_eq!((&new.id, &new.device), (&old.id, &old.device));
     assert_ne!(new.export, old.export);
     refused(&s, &old.export);
     c.write(0, b"on");
     assert_eq!(server.connect(&new.export).read(0, 2), b"on");
-    let gone = control::ask(&s.data.join("control.sock"), &Request::AttachRenew { what: "no".into() }, &mut |_| ());
+    let gone = control::ask(&s.data.join("control.sock"), &RenewAttachment { what: "no".into() }.into(), &mut |_| ());
     assert!(gone.unwrap_err().line().contains("not attached"));
 }
 
@@ -177,7 +179,7 @@ fn force_takes_a_snapshot_from_its_readers() {
     s.ok(&["snapshot", "delete", &snapshot]);
 }
 
-/// A server in a container, and a client on its host: the kernel tells the one no process id of the other.
+/// A server in a container, and a client on its host: the kernel does not show the client's process id to the server.
 #[test]
 fn a_client_from_another_pid_namespace_holds_a_volume_by_its_connection() {
     let s = rig();
@@ -204,7 +206,7 @@ fn a_client_from_another_pid_namespace_holds_a_volume_by_its_connection() {
     server.wait().unwrap();
 }
 
-/// `coffer attach` gives the kernel a request timeout of 10 s; nothing is known of other clients'.
+/// `coffer attach` gives the kernel a request timeout of 10 s; those of other clients are unknown.
 #[test]
 fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let s = rig();
@@ -212,7 +214,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     let caller = service.caller_of(rustix::process::geteuid().as_raw(), "test").unwrap();
     let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     assert_eq!(service.attach("web", asking(1), &caller).unwrap().stale_after(), None);
-    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let begin = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     let att = attachment(service.handle(&caller, begin, &mut |_| true).unwrap());
     let of = |name: &str, connection| service.attach(name, asking(connection), &caller).unwrap().stale_after();
     assert_eq!(of(&format!("{}&c=0", att.export), 2), Some(Duration::from_secs(5)));
@@ -220,7 +222,7 @@ fn requests_of_an_attached_device_are_not_applied_after_half_its_timeout() {
     service.shut_down();
 }
 
-/// A connection's thread may still be putting away what it had when the next client comes.
+/// A connection's thread may still be closing what it had when the next client comes.
 #[test]
 fn a_closed_volume_opens_again_while_something_refers_to_it() {
     let s = rig();
@@ -236,7 +238,8 @@ fn a_closed_volume_opens_again_while_something_refers_to_it() {
     service.shut_down();
 }
 
-/// A server keeps a volume open for a moment: coming back costs no key, but somebody else's coming does.
+/// A server keeps a volume open for a moment: reconnecting costs no use of the key, but another principal's connection
+/// does.
 #[test]
 fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let s = rig();
@@ -247,7 +250,7 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };
@@ -261,11 +264,12 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
         assert_eq!(unwraps(), expected, "connection {connection}");
     }
     // It is nobody's now, though it is open.
-    service.handle(&owner, Request::VolumeDelete { volume: "web".into() }, &mut |_| true).unwrap();
+    service.handle(&owner, DeleteVolume { volume: "web".into() }.into(), &mut |_| true).unwrap();
     service.shut_down();
 }
 
-/// A volume that is open already is no back door: every lease and every principal is asked and audited at its first connection.
+/// A volume that is already open is no back door: every lease and every principal is authorised and audited at its
+/// first connection.
 #[test]
 fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let s = rig();
@@ -276,12 +280,12 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
         Caller { principal: format!("arn:aws:iam::{account}:user/{name}"), ..owner.clone() }
     };
     let (other, third) = (user("other"), user("third"));
-    // The key of volumes is for everybody in the account.
+    // The volumes' default key is usable by everyone in the account.
     let nobody = Caller { principal: "arn:aws:iam::999999999999:user/eve".into(), ..owner.clone() };
     let asking = |pid, connection| ConnectRequest { peer: Holder::Process { pid, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, Request::AuditList { limit: 1000 }, &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };
@@ -295,12 +299,12 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let mut attached = Vec::new();
     for (connection, (pid, caller, expected)) in [
         (1, &owner, 1),
-        (1, &owner, 1), // one lease, and one more connection of it
+        (1, &owner, 1), // one lease, and another connection of it
         (2, &other, 2),
         (2, &other, 2),
         (3, &owner, 3), // another lease of the same principal
         (1, &owner, 3),
-        (1, &third, 4), // the process has become another user
+        (1, &third, 4), // the process has changed its user
         (1, &third, 4),
     ]
     .into_iter()
@@ -314,7 +318,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     }
     let refused = service.attach("web?ro", asking(4, 100), &nobody).map(drop).unwrap_err();
     assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
-    // Also as a process that holds the volume already, as somebody else.
+    // Also as a process that already holds the volume, under another identity.
     let refused = service.attach("web?ro", asking(1, 101), &nobody).map(drop).unwrap_err();
     assert_eq!(refused.kind(), coffer::error::Kind::AccessDenied);
     drop(attached);

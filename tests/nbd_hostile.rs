@@ -1,5 +1,5 @@
-//! Hostile NBD clients against a live server: whatever one of them does, the server lives, another client is served
-//! meanwhile, and nothing stays behind.
+//! Hostile NBD clients against a live server: whatever one of them does, the server survives, another client is served
+//! meanwhile, and nothing is left over.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -25,7 +25,7 @@ use client::{DISC, FLUSH, READ, Raw, WRITE, option, query, request};
 
 const SIZE: usize = 64 << 20;
 
-/// Handles that are open, and an event when that changes.
+/// Number of open handles, and an event when that changes.
 #[derive(Default)]
 struct Open {
     count: Mutex<usize>,
@@ -142,7 +142,7 @@ impl Rig {
         Raw::open(&self.path, "m")
     }
 
-    /// The others are served.
+    /// Checks that the others are served.
     fn check(&mut self) {
         assert_eq!(self.good.ask(WRITE, 1, 5, 3, b"abc"), 0);
         assert_eq!(self.good.read(5, 3), b"abc");
@@ -150,7 +150,7 @@ impl Rig {
         assert_eq!(self.good.ask(WRITE, 0, 8192, 1 << 20, &vec![1; 1 << 20]), 0);
     }
 
-    /// The others are served, and once all are gone nothing is left.
+    /// Checks that the others are served, and that nothing is left once all have disconnected.
     fn finish(mut self) {
         self.check();
         self.open.wait_for(1);
@@ -239,7 +239,7 @@ fn a_flood_of_options_ends() {
     let mut c = rig.connect();
     push(&mut c, &option(99, &[7; 5000]).repeat(5000));
     c.expect_hangup();
-    // The same from a client that reads no answer and goes away.
+    // The same from a client that reads no reply and goes away.
     let mut c = rig.connect();
     push(&mut c, &option(3, &[]).repeat(200));
     drop(c);
@@ -305,7 +305,7 @@ fn bad_requests_whose_answers_are_not_read_use_bounded_memory() {
     let mut c = rig.open();
     c.0.set_nonblocking(true).unwrap();
     let flood = request(99, 0, 1, 0, 0).repeat(1000);
-    // The server must stop reading: the client's side fills up before a gigabyte went through.
+    // The server must stop reading: the client's side must fill up before a gigabyte was sent.
     let filled = (0..40_000).any(|_| {
         matches!(c.0.write(&flood), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock) && {
             rig.check();
@@ -342,14 +342,14 @@ fn data_after_a_farewell_is_not_looked_at() {
     rig.finish();
 }
 
-/// An option's data that asks for these metadata contexts of `m`.
+/// The data of an option that requests these metadata contexts of `m`.
 fn contexts(queries: &[&[u8]]) -> Vec<u8> {
     let string = |text: &[u8]| [&(text.len() as u32).to_be_bytes(), text].concat();
     let all: Vec<u8> = queries.iter().flat_map(|q| string(q)).collect();
     [&string(b"m")[..], &(queries.len() as u32).to_be_bytes(), &all].concat()
 }
 
-/// The head of a request under extended headers.
+/// The header of a request under extended headers.
 fn extended(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
     let mut out = 0x21e4_1c71u32.to_be_bytes().to_vec();
     out.extend(flags.to_be_bytes());
@@ -361,7 +361,7 @@ fn extended(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
 }
 
 impl Rig {
-    /// A client that has negotiated these options, each of which must be acknowledged, and gone to the export.
+    /// A client that has negotiated these options, each of which must be acknowledged, and entered transmission.
     fn negotiated(&self, options: &[(u32, &[u8])]) -> Raw {
         let mut c = self.connect();
         for (number, data) in options.iter().chain([&(7, &query("m", &[])[..])]) {
@@ -378,7 +378,7 @@ impl Rig {
     }
 }
 
-/// Type, flags and payload of the next chunk of a structured reply.
+/// Reads type, flags and payload of the next chunk of a structured reply.
 fn chunk(c: &mut Raw) -> (u16, u16, Vec<u8>) {
     let head = c.get(20);
     assert_eq!(head[..4], 0x668e_33efu32.to_be_bytes());
@@ -387,7 +387,7 @@ fn chunk(c: &mut Raw) -> (u16, u16, Vec<u8>) {
     (half(6), half(4), c.get(len as usize))
 }
 
-/// The same under extended headers, which must give the request's offset back.
+/// The same under extended headers, which must return the request's offset.
 fn extended_chunk(c: &mut Raw, offset: u64) -> (u16, Vec<u8>) {
     let head = c.get(32);
     assert_eq!(head[..4], 0x6e8a_278cu32.to_be_bytes());
@@ -452,7 +452,7 @@ fn payloads_and_lengths_under_extended_headers_that_lie() {
     let rig = Rig::new();
     let chosen = contexts(&[b"base:allocation"]);
     let mut c = rig.negotiated(&[EXTENDED, (10, &chosen)]);
-    // Refused by number, payload skipped: the next one is served.
+    // Rejected with an error, payload discarded: the next one is served.
     let cases: [(u16, u16, u64, u64, Vec<u8>); 6] = [
         (READ, 32, 0, 100, vec![9; 100]),
         (4, 32, 0, 1, vec![9]),
@@ -466,7 +466,7 @@ fn payloads_and_lengths_under_extended_headers_that_lie() {
         let (kind, error) = extended_chunk(&mut c, offset);
         assert_eq!((kind, &error[..4]), (0x8001, &22u32.to_be_bytes()[..]), "{command} {flags} {len}");
     }
-    // The data of a WRITE that does not say that it has a payload is data all the same: here it looks like a request.
+    // The data of a WRITE without NBD_CMD_FLAG_PAYLOAD_LEN is data all the same: here it looks like a request.
     let data = extended(READ, 0, 0, 4096);
     c.put(&[extended(WRITE, 0, 1 << 20, data.len() as u64), data.clone()].concat());
     assert_eq!(extended_chunk(&mut c, 1 << 20).0, 0);
@@ -482,11 +482,12 @@ fn payloads_and_lengths_under_extended_headers_that_lie() {
     rig.finish();
 }
 
-/// Asks for the status of all again and again and reads no answer: the server stops reading, and serves the others.
+/// Requests the status of everything again and again and reads no reply: the server stops reading, and serves the
+/// others.
 #[test]
 fn status_that_nobody_reads_uses_bounded_memory() {
     let mut rig = Rig::new();
-    // As fragmented as it gets: every other sector is data.
+    // As fragmented as possible: every other sector is data.
     let mut c = rig.open();
     for at in (0..4u64 << 20).step_by(8192) {
         assert_eq!(c.ask(WRITE, 0, at, 1, &[1]), 0);

@@ -1,4 +1,5 @@
-//! What coffer writes, read by another reader: tools/oracle, in Python, written from the format's description alone.
+//! Reads what coffer writes with an independent reader: tools/oracle, in Python, written only from the format's
+//! description.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -30,7 +31,7 @@ fn reads(args: &[&str]) -> String {
     out.stdout
 }
 
-/// The reader must find damage, and say all of these words.
+/// Checks that the reader finds damage, and prints all of these words.
 #[track_caller]
 fn finds(args: &[&str], words: &[&str]) {
     let out = output(&mut reader(args));
@@ -44,7 +45,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A volume, with a copy in memory of what it should hold.
+/// A volume, with a copy in memory of its expected contents.
 struct Volume<'a> {
     scratch: &'a Scratch,
     name: &'static str,
@@ -57,7 +58,7 @@ impl<'a> Volume<'a> {
         Self { scratch, name, model: vec![0; mib * MIB] }
     }
 
-    /// Writes noise (seed 0: zeros, by WRITE) at these places, and trims at those.
+    /// Writes noise (seed 0: zeros, by WRITE) and trims, at these places.
     fn change(&mut self, writes: &[(u64, usize, usize)], trims: &[(usize, usize)]) {
         let served = self.scratch.serve();
         let mut nbd = served.connect(self.name);
@@ -140,7 +141,7 @@ fn volumes_fresh_written_and_grown() {
     let id = s.id(&["volume", "show", "web"]);
     assert!(shown["slots"].as_array().unwrap().iter().all(|slot| slot["volume_id"] == id.as_str()));
 
-    // Whole sectors, parts of sectors, odd bytes over a chunk's edge, zeros, the last bytes.
+    // Whole sectors, parts of sectors, odd bytes across the end of a chunk, zeros, the last bytes.
     let writes = [
         (1, 8192, 8192),
         (2, 20 * 4096 + 512, 512),
@@ -197,7 +198,7 @@ fn snapshots_full_and_incremental_and_what_is_made_from_them() {
     reads(&["repo", "extract", text(&repository), &second, text(&out)]);
     assert!(std::fs::read(&out).unwrap() == std::fs::read(&sealed).unwrap());
 
-    // A volume from the first one, larger: until it is filled, the reader says where the rest is.
+    // A volume from the first one, larger: until it is hydrated, the reader says where the rest is.
     s.ok(&["volume", "create", "--snapshot", &first, "--name", "copy", "--size", "8MiB"]);
     let mut copy = Volume { scratch: &s, name: "copy", model: model_then };
     copy.model.resize(8 * MIB, 0);
@@ -213,7 +214,7 @@ fn snapshots_full_and_incremental_and_what_is_made_from_them() {
     copy.check(&[(0, 8 * MIB)]);
 }
 
-/// A volume with something in it, and a snapshot of it.
+/// A volume with some data, and a snapshot of it.
 fn snapshotted(s: &Scratch) -> (Volume<'_>, String) {
     let mut vol = Volume::create(s, "web", 2);
     vol.change(&[(1, 4096, 20_000), (2, MIB, 600_000)], &[]);
@@ -267,7 +268,7 @@ fn a_flipped_byte_of_a_header_is_found_by_both() {
     for (what, at) in places {
         let one = Flipped::at(&file, at);
         finds(&["volume", "verify", text(&file)], &["slot A", what, "checksum"]);
-        // The other slot opens the volume. A look does not repair.
+        // The other slot opens the volume. Showing it repairs nothing.
         let shown = s.json(&["volume", "show", "web"]);
         assert!(shown["header"]["damage"].is_string(), "{what}: {shown}");
         let two = Flipped::at(&file, 65536 + at);

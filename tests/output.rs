@@ -1,4 +1,4 @@
-//! What the command line does when its output cannot be written, when descriptors are missing, and when it is interrupted.
+//! The command line when its output cannot be written, when descriptors are missing, and when it is interrupted.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Runs `coffer ARGS` behind a shell's redirections.
+/// Runs `coffer ARGS` under a shell's redirections.
 fn shell(s: &Scratch, redirect: &str, args: &[&str]) -> Output {
     let inner = s.command(args);
     let mut outer = Command::new("/bin/sh");
@@ -20,7 +20,7 @@ fn shell(s: &Scratch, redirect: &str, args: &[&str]) -> Output {
     output(outer.env_remove("COFFER_DATA").stdin(Stdio::null()))
 }
 
-/// Runs it with its output in a pipe that nobody reads.
+/// Runs it with its output in a pipe that no one reads.
 fn unread(s: &Scratch, args: &[&str]) -> Output {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -60,7 +60,7 @@ fn what_cannot_be_printed_is_no_success() {
             assert!(out.stderr.contains("write to standard output") && out.stderr.contains(why), "{args:?}: {out:?}");
         }
     }
-    // Who has closed a pipe wanted no more.
+    // Whoever closed a pipe wanted no more.
     for args in [&["volume", "list"][..], &["--help"], &["--json", "status"]] {
         let out = unread(&s, args);
         assert_eq!((out.code, &*out.stderr), (0, ""), "{args:?}");
@@ -99,7 +99,7 @@ fn a_token_that_nobody_saw_is_taken_back() {
     let server = s.serve();
     session(&s);
     drop(server);
-    // One that is shown stays. That of a grant with a name can be had again: nothing of it is taken back.
+    // One that was printed stays. The token of a named grant can be issued again: nothing is revoked.
     assert!(s.id(&token("ci")).starts_with("tok-"));
     let named = [&grant[..], &["--name", "mine"]].concat();
     let before = s.json(&named);
@@ -116,7 +116,7 @@ fn a_client_that_is_gone_before_its_token_comes_leaves_none() {
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
     let _server = s.serve();
     let mut client = std::os::unix::net::UnixStream::connect(s.data.join("control.sock")).unwrap();
-    let request = r#"{"request":{"action":"tls-token","name":"ci","user":null,"volumes":["v"],"all":false}}"#;
+    let request = r#"{"request":{"action":"access-token","name":"ci","user":null,"volumes":["v"],"all":false}}"#;
     client.write_all(request.as_bytes()).unwrap();
     client.shutdown(std::net::Shutdown::Read).unwrap();
     client.write_all(b"\n").unwrap();
@@ -137,7 +137,7 @@ fn nothing_panics_when_standard_error_takes_nothing() {
     let out = s.path("image");
     let export = ["--json", "volume", "export", "v", "--sealed", out.to_str().unwrap()];
     assert_eq!(shell(&s, "2>/dev/full", &export).code, 0, "progress is not what was asked for");
-    // A server whose log goes nowhere serves all the same.
+    // A server whose log cannot be written serves all the same.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut server = s.command(&["serve"]).stderr(writer).spawn().unwrap();
@@ -178,7 +178,7 @@ fn a_passphrase_is_not_asked_for_where_there_is_no_terminal() {
     assert!(!s.data.join("root.json").exists());
 }
 
-/// A terminal: the side that a person has, and the side that programs have.
+/// A pseudoterminal: the person's side and the programs' side.
 fn terminal() -> (File, File) {
     use std::os::fd::AsRawFd;
     let open = |path: &str| File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).unwrap();
@@ -193,7 +193,7 @@ fn terminal() -> (File, File) {
     (person, open(&format!("/dev/pts/{number}")))
 }
 
-/// What appears on a terminal, up to these words.
+/// Reads what appears on a terminal, up to these words.
 fn shown(person: &mut File, words: &str) -> String {
     let mut text = String::new();
     while !text.contains(words) {
@@ -319,7 +319,7 @@ fn an_interrupted_demo_takes_down_what_it_put_up_and_the_next_one_does_it_for_a_
     let scratch = s.path("scratch");
     for signal in [Signal::INT, Signal::TERM] {
         let mut demo = demo_at_work(&s, &scratch);
-        // Nobody reads on: it must not end by that.
+        // No one reads on: that must not end it.
         let mut rest = demo.stdout.take().unwrap();
         let reading = std::thread::spawn(move || rest.read_to_end(&mut Vec::new()).unwrap());
         assert_eq!(end(&mut demo, signal), 130);
@@ -383,6 +383,6 @@ fn doctor_says_what_it_can_of_an_installation_that_does_not_open() {
     let all = findings(&s, 1);
     has(&all, "root file", "error", "root.json");
     has(&all, "files", "error", "chmod 700");
-    // Where there is nothing to look at it says so, as before.
+    // Where there is nothing to examine, it says so, as before.
     Scratch::empty().fails(4, &["doctor"], &["no coffer data directory"]);
 }

@@ -1,4 +1,5 @@
-//! Key policies and grants with real volumes: who may open one, under which right it stays open, and what takes it away.
+//! Key policies and grants with real volumes: who may open one, under which authority it stays open, and what revokes
+//! that.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -6,7 +7,8 @@ mod common;
 
 use coffer::api::control;
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::{AttachVolume, DetachVolume};
 use common::raw::{self, DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
 use std::io::{Read, Write};
@@ -32,14 +34,14 @@ fn account(s: &Scratch) -> String {
     s.json(&["status"])["account"].as_str().unwrap().to_owned()
 }
 
-/// Who runs these tests, as a principal.
+/// The user who runs these tests, as a principal.
 fn me(s: &Scratch) -> String {
     let uid = rustix::process::geteuid();
     let name = if uid.is_root() { "root".to_owned() } else { format!("user/uid-{}", uid.as_raw()) };
     format!("arn:aws:iam::{}:{name}", account(s))
 }
 
-/// A policy under which who runs these tests manages the key but does not use it; `more`: further statements.
+/// A policy that lets the user who runs these tests manage the key but not use it; `more`: further statements.
 fn managed(s: &Scratch, more: &[String]) -> String {
     let manage = r#"["kms:*KeyPolicy", "kms:ListGrants", "kms:RevokeGrant", "kms:DescribeKey", "kms:EnableKey", "kms:DisableKey"]"#;
     let all = [&[allow(&me(s), manage, "")], more].concat();
@@ -60,7 +62,7 @@ fn set_policy(s: &Scratch, policy: &str) {
 }
 
 fn begin(s: &Scratch) -> coffer::error::Result<AttachmentInfo> {
-    let request = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let request = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     match control::ask(&s.data.join("control.sock"), &request, &mut |_| ())? {
         Some(Reply::Attachment(att)) => Ok(att),
         other => panic!("{other:?}"),
@@ -68,7 +70,7 @@ fn begin(s: &Scratch) -> coffer::error::Result<AttachmentInfo> {
 }
 
 fn end(s: &Scratch) {
-    control::ask(&s.data.join("control.sock"), &Request::AttachEnd { what: "web".into() }, &mut |_| ()).unwrap();
+    control::ask(&s.data.join("control.sock"), &DetachVolume { what: "web".into() }.into(), &mut |_| ()).unwrap();
 }
 
 fn state(s: &Scratch) -> String {
@@ -83,12 +85,12 @@ fn refused(socket: &Path, name: &str, words: &[&str]) {
     }
 }
 
-/// Does something on a thread that is another user's.
+/// Runs `act` on a thread with another user's id.
 fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
     let uid = rustix::process::Uid::from_raw(uid);
     std::thread::scope(|scope| {
         let become_and_act = move || {
-            // Of this thread alone, as the system call has it; the socket's peer is told its user.
+            // Only this thread's, as the raw system call does; the socket's peer sees its user.
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             act()
         };
@@ -123,7 +125,7 @@ fn a_listed_user_opens_a_volume_by_the_default_policy_and_by_one_that_names_it()
     };
     opens();
 
-    // Without the account's delegation, what she may by herself does not count.
+    // Without the account's delegation, her own permissions do not count.
     set_policy(&s, &managed(&s, &[]));
     let words = [ERR_POLICY, &alice, "kms:CreateGrant", "no resource-based policy allows"];
     as_user(NOBODY, || refused(&socket, "web", &words));
@@ -139,7 +141,7 @@ fn a_listed_user_opens_a_volume_by_the_default_policy_and_by_one_that_names_it()
     );
     assert!(found[0]["caller"]["client"].as_str().unwrap().contains("vol-"), "{found:?}");
 
-    // A statement that names her is enough, and half of one is not.
+    // A statement that names her is enough, but not one for half of the actions.
     let decrypt = allow(&alice, r#""kms:Decrypt""#, "");
     set_policy(&s, &managed(&s, std::slice::from_ref(&decrypt)));
     as_user(NOBODY, || refused(&socket, "web", &[ERR_POLICY, "kms:CreateGrant"]));
@@ -171,7 +173,7 @@ fn a_reader_is_asked_too_while_the_volume_is_open_for_others() {
         account(&s)
     );
     set_policy(&s, &managed(&s, &[uses, deny]));
-    // Another process holds it open for reading: this one is no second connection of the same holder.
+    // Another process holds it open for reading: this one is not a second connection of the same holder.
     let program =
         "import sys, nbd; h = nbd.NBD(); h.connect_uri(sys.argv[1]); print(h.get_size(), flush=True); sys.stdin.read()";
     if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
@@ -254,7 +256,7 @@ fn a_revoked_grant_suspends_its_volume_until_it_is_attached_again() {
     assert!(acts.contains(&"kms:RevokeGrant".into()) && acts.contains(&"kms:UnwrapVolumeKey".into()), "{acts:?}");
 }
 
-/// As when its key is disabled, `--on-key-loss` says what a revoked grant means for who has the volume.
+/// As when its key is disabled, `--on-key-loss` decides what a revoked grant means for the volume's holder.
 #[test]
 fn a_volume_may_go_on_without_its_grant_until_it_is_closed_or_fail() {
     let s = rig();
@@ -281,7 +283,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     let mut process = server.connect(&att.export);
     process.write(0, b"mine");
     set_policy(&s, &managed(&s, &[]));
-    // Nothing changes for who has it: more connections, a key that was away, a server that was killed.
+    // Nothing changes for the holder: more connections, a key that was unavailable, a server that was killed.
     assert_eq!(server.connect(&att.export).read(0, 4), b"mine");
     s.ok(&["key", "disable", "alias/k"]);
     s.ok(&["key", "enable", "alias/k"]);
@@ -293,7 +295,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     assert_eq!(c.read(0, 4), b"mine");
     c.close();
     drop(process);
-    // A first attach is another matter.
+    // A first attach is authorised again.
     end(&s);
     let err = begin(&s).unwrap_err();
     assert_eq!((err.kind(), err.kind().exit_code()), (Kind::AccessDenied, 6), "{}", err.line());
@@ -302,7 +304,7 @@ fn an_attached_volume_comes_back_after_a_restart_though_its_policy_was_tightened
     assert!(s.ids(&["attachments"]).is_empty());
 }
 
-/// A process holds its lease by its connections: the policy is asked at the first of them.
+/// A process holds its lease through its connections: the policy is evaluated at the first of them.
 #[test]
 fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
     let s = rig();
@@ -322,7 +324,7 @@ fn a_process_that_has_a_volume_keeps_it_and_gets_more_connections() {
     refused(&s.socket(), "web", &[ERR_POLICY]);
 }
 
-/// The first connection of a holder is still being asked when its next ones come: they are asked as well.
+/// The first connection of a holder is still being authorised when its next ones come: they are authorised as well.
 #[test]
 fn nobody_slips_in_beside_a_connection_that_is_being_refused() {
     let s = rig();
@@ -464,7 +466,7 @@ fn grants_are_made_listed_and_taken_back_with_a_server_and_without() {
     }
 }
 
-/// A farewell ends a process's lease, also of a volume that was suspended under it.
+/// A clean disconnect ends a process's lease, even of a volume that was suspended under it.
 #[test]
 fn a_suspended_attachment_can_be_detached() {
     let s = rig();
@@ -481,7 +483,7 @@ fn a_suspended_attachment_can_be_detached() {
     s.ok(&["volume", "delete", "web"]);
 }
 
-/// Whatever is wrong with a request, its refusal leaves one record that says who asked for what.
+/// Whatever is wrong with a request, its refusal leaves one record of who requested what.
 #[test]
 fn a_refused_request_leaves_one_record() {
     let s = rig();
@@ -557,7 +559,7 @@ fn a_refused_request_leaves_one_record() {
     }
 }
 
-/// So does a name that is refused over NBD, by whoever asked for it, and a request that cannot be read.
+/// So does a name that is refused over NBD, whoever requested it, and a malformed request.
 #[test]
 fn a_refused_name_and_an_unreadable_request_leave_one_record() {
     let s = rig();
@@ -598,14 +600,14 @@ fn a_refused_name_and_an_unreadable_request_leave_one_record() {
         return;
     }
     let alice = format!("arn:aws:iam::{}:user/alice", account(&s));
-    for name in ["none", "web?ro=1", "web?t=att-0123"] {
+    for name in ["none", "web?ro=1", "web?t=att-0123", "web?t=tok-0123"] {
         leaves_one(&alice, "ec2:AttachVolume", None, &|| {
             as_user(NOBODY, || assert!(Nbd::open(&socket, name).is_err()))
         });
     }
 }
 
-/// Of what asks for an export and cannot be read, the record names nothing.
+/// A malformed request for an export is recorded without a name.
 #[test]
 fn a_malformed_request_for_an_export_leaves_one_record() {
     let s = rig();
@@ -624,7 +626,7 @@ fn a_malformed_request_for_an_export_leaves_one_record() {
     ] {
         let before = refused().len();
         let mut client = Raw::connect(&s.socket());
-        // It may be hung up on before all of it is out.
+        // The server may hang up before all of it is sent.
         let _ = client.0.write_all(&raw::option(number, data));
         let _ = client.0.read(&mut [0; 64]);
         let found = refused();
@@ -635,7 +637,7 @@ fn a_malformed_request_for_an_export_leaves_one_record() {
     assert_eq!(server.stop(), 0);
 }
 
-/// A token that stands where a name does is neither recorded nor logged, however it got there.
+/// A token in place of a name is neither recorded nor logged, however it got there.
 #[test]
 fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
     let s = rig();
@@ -663,8 +665,18 @@ fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
         assert_ne!(out.code, 0, "{args:?}");
         assert!(!out.stderr.contains(&hex[..20]), "{args:?}: {}", out.stderr);
     }
+    // Where serde says what is wrong, it repeats it.
+    let fields =
+        ["action\": \"T", "action\": \"key-disable\", \"T\": \"", "action\": \"volume-create\", \"size\": \"T"];
+    for asks in fields.map(|f| format!("{{\"request\": {{\"{}\"}}}}\n", f.replace('T', &token))) {
+        let mut control = UnixStream::connect(s.data.join("control.sock")).unwrap();
+        control.write_all(asks.as_bytes()).unwrap();
+        let mut said = String::new();
+        control.read_to_string(&mut said).unwrap();
+        assert!(said.contains("not one of this version") && !said.contains(&hex[..20]), "{said}");
+    }
     let recorded = events(&s);
-    assert!(recorded.iter().filter(|e| e["result"] == "refused").count() >= 26, "{recorded:?}");
+    assert!(recorded.iter().filter(|e| e["result"] == "refused").count() >= 29, "{recorded:?}");
     let shown = |text: &str| text.contains(&hex[..20]);
     assert!(!recorded.iter().any(|e| shown(&e.to_string())), "{recorded:?}");
     assert_eq!(server.stop(), 0);
@@ -672,7 +684,7 @@ fn a_token_where_a_name_belongs_is_neither_recorded_nor_logged() {
     assert!(s.log().contains("is refused"), "{}", s.log());
 }
 
-/// Taking the data key out is asked of the policy by a name of its own.
+/// The policy has a separate action for exporting the data key.
 #[test]
 fn a_policy_can_refuse_the_clear_data_key_to_who_may_use_the_volume() {
     let s = rig();
@@ -700,7 +712,7 @@ fn a_policy_can_refuse_the_clear_data_key_to_who_may_use_the_volume() {
     assert!(events(&s).iter().any(|e| e["act"] == "coffer:ExportKey" && e["result"] == "ok"));
 }
 
-/// Who disables a key is told what stands still from then on, and what does not.
+/// Whoever disables a key is told what is suspended from then on, and what is not.
 #[test]
 fn what_a_key_takes_with_it_is_said_when_it_goes_and_by_doctor() {
     let s = rig();

@@ -1,4 +1,4 @@
-//! After a whole session no secret and no plaintext lies in the data directory, in any output or in the server's process.
+//! After a whole session no secret and no plaintext is in the data directory, in any output or in the server's process.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -18,7 +18,7 @@ struct Needle {
 }
 
 fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> Vec<u8> {
-    // Whole groups of three alone: what stands before and behind does not change them.
+    // Only whole groups of three: the bytes before and after do not affect them.
     let group = |g: &[u8]| {
         let n = u32::from(g[0]) << 16 | u32::from(g[1]) << 8 | u32::from(g[2]);
         [18, 12, 6, 0].map(|shift| alphabet[(n >> shift) as usize & 63])
@@ -50,9 +50,9 @@ fn has(hay: &[u8], needle: &[u8]) -> bool {
     needle.len() <= hay.len() && hay.windows(needle.len()).any(|w| w == needle)
 }
 
-/// What of the secrets stands in these bytes.
+/// Returns which of the secrets occur in these bytes.
 fn found(needles: &[Needle], place: &str, bytes: &[u8]) -> Vec<String> {
-    // Windows of a needle's first bytes are looked for all at once: the files are large.
+    // Searches for the first bytes of all needles at once: the files are large.
     let firsts: std::collections::HashSet<[u8; 8]> = needles.iter().map(|n| n.bytes[..8].try_into().unwrap()).collect();
     if !bytes.windows(8).any(|w| firsts.contains(w)) {
         return Vec::new();
@@ -74,7 +74,7 @@ fn the_search_finds_each_form() {
     assert_eq!(base64(b"foobar", alphabet), b"Zm9vYmFy");
 }
 
-/// A marker in every 512 bytes, whatever the alignment of what reads it.
+/// A marker in every 512 bytes, whatever the reader's alignment.
 fn marked(len: usize) -> Vec<u8> {
     let mut out = noise(3, len);
     for part in out.chunks_mut(512) {
@@ -89,7 +89,7 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
     let mut said = String::new();
     let mut run = |args: &[&str]| {
         for flag in [&[][..], &["--json"], &["-q"]] {
-            // A second of the same may fail; what it says then is looked at too.
+            // A repeat may fail; its message is checked too.
             let out = s.coffer(&[flag, args].concat());
             said.push_str(&out.stdout);
             said.push_str(&out.stderr);
@@ -151,7 +151,7 @@ fn no_secret_and_no_plaintext_is_left_anywhere() {
     let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
 
-    // Once while the server runs, once after it was killed, and once after an orderly end.
+    // Once while the server runs, once after it was killed, and once after a clean shutdown.
     let search = |when: &str| {
         let all_files = files(&s.data);
         let of = |part: &str| all_files.iter().any(|f| f.to_string_lossy().contains(part));
@@ -196,7 +196,7 @@ fn a_passphrase_stays_out_of_everything() {
     }
 }
 
-/// What a living process has in its anonymous and heap memory.
+/// Returns a living process's anonymous and heap memory.
 fn memory(pid: u32) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -230,7 +230,7 @@ fn plaintext_of_the_key_verbs_does_not_stay_in_the_server() {
     let s = Scratch::new();
     s.ok(&["key", "create", "--alias", "alias/k", "--description", "a text that stays in memory 55e1"]);
     let at = |name: &str| s.path(name).to_str().unwrap().to_owned();
-    // Short and long: lines that fit into a first buffer and lines that do not, and more than one of a kind.
+    // Short and long: lines that fit into an initial buffer and lines that do not, and more than one of each kind.
     let texts: Vec<Vec<u8>> = [64, 1000, 4096].iter().enumerate().map(|(i, n)| noise(90 + i as u64, *n)).collect();
     let server = s.serve();
     for (i, text) in texts.iter().enumerate() {
@@ -245,12 +245,12 @@ fn plaintext_of_the_key_verbs_does_not_stay_in_the_server() {
     s.ok(&["key", "generate-data-key", "alias/k", "--bytes", "64", "--out", &blob, "--plaintext-out", &clear]);
     let mut all = needles("a data key", &std::fs::read(&clear).unwrap());
     for text in &texts {
-        // Any part of it that is long enough to be told.
+        // Any part of it that is long enough to be recognised.
         for part in text.chunks_exact(64) {
             all.extend(needles("plaintext", part).into_iter().filter(|n| ["raw", "hex"].contains(&n.form)));
         }
     }
-    // Two more verbs, so that all buffers of those before are given back.
+    // Two more verbs, so that all buffers of the earlier ones are freed.
     let shown = s.ok(&["key", "show", "alias/k"]).stdout;
     assert!(shown.contains("55e1"));
     let seen = memory(server.pid());

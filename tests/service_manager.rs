@@ -1,4 +1,4 @@
-//! `coffer serve` under a service manager: sockets that it is given, what it tells, and a server that takes its own place.
+//! `coffer serve` under a service manager: inherited sockets, notifications, and a server that replaces itself.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -16,7 +16,7 @@ fn with_volume() -> Scratch {
     scratch
 }
 
-/// Ends a process that the test started, whatever becomes of the test.
+/// Ends a process that the test started, whatever happens to the test.
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -30,7 +30,7 @@ fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
 }
 
-/// systemd's own program listens, and starts coffer with the socket when somebody connects.
+/// systemd's own program listens, and starts coffer with the socket when a client connects.
 #[test]
 fn sockets_that_systemd_opened_are_served() {
     if !requires("systemd-socket-activate") {
@@ -43,7 +43,8 @@ fn sockets_that_systemd_opened_are_served() {
     activate.arg("--data").arg(&s.data).arg("serve").stdin(Stdio::null());
     let log = std::fs::File::create(s.path("serve.log")).unwrap();
     let mut server = Ended(activate.stderr(log).spawn().unwrap());
-    // The one that makes it start is served like any other. A socket that has its name does not listen yet.
+    // The client that triggers the start is served like any other. A socket file may exist before anything listens on
+    // it.
     let mut first = None;
     wait_until("systemd listens", || {
         first = match Nbd::open(&socket, "web") {
@@ -63,7 +64,7 @@ fn sockets_that_systemd_opened_are_served() {
     assert!(socket.exists(), "the socket is systemd's to remove");
 }
 
-/// A TCP socket that was given obeys the rules of one that is asked for.
+/// An inherited TCP socket obeys the rules of one that is requested.
 #[test]
 fn plain_tcp_that_was_given_needs_the_same_words() {
     if !requires("systemd-socket-activate") {
@@ -111,8 +112,8 @@ fn the_service_manager_hears_when_it_is_ready_and_when_it_stops() {
     assert!(server.0.wait().unwrap().success());
 }
 
-/// An upgrade: the server executes itself anew in the same process. Nobody who connects meanwhile is turned away, and what was
-/// acknowledged before is there after.
+/// An upgrade: the server executes a new image in the same process. No one who connects meanwhile is rejected, and what
+/// was acknowledged before is there afterwards.
 #[test]
 fn a_server_that_takes_its_own_place_turns_nobody_away() {
     let s = with_volume();
@@ -125,7 +126,7 @@ fn a_server_that_takes_its_own_place_turns_nobody_away() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
-                // The greeting comes from the old server or the new one; a refusal would be a client's error.
+                // The greeting comes from the old server or the new one; a refusal would be an error of the client.
                 let mut stream = UnixStream::connect(s.socket()).expect("a server listens at every moment");
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut first = [0; 1];
@@ -139,7 +140,7 @@ fn a_server_that_takes_its_own_place_turns_nobody_away() {
             let seen = connects.load(Ordering::SeqCst);
             wait_until("somebody connects", || connects.load(Ordering::SeqCst) > seen);
             signal(pid, "USR2");
-            // The old server ends this connection; the next one is made to the new server.
+            // The old server ends this connection; the next one reaches the new server.
             while nbd.try_read(0, 1).is_ok() {}
             let mut nbd = Nbd::open(&s.socket(), "web").unwrap();
             for old in 0..=round {
@@ -156,7 +157,7 @@ fn a_server_that_takes_its_own_place_turns_nobody_away() {
     assert!(!s.socket().exists());
 }
 
-/// systemd reads the units of tools/systemd without a complaint, and finds little to reproach the service for.
+/// systemd loads the units of tools/systemd without warnings, and rates the service's hardening as good.
 #[test]
 fn the_units_are_good_and_hardened() {
     if !requires("systemd-analyze") {
@@ -165,7 +166,7 @@ fn the_units_are_good_and_hardened() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["coffer.service", "coffer.socket"] {
         let text = std::fs::read_to_string(format!("{}/tools/systemd/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        // The program and the manual lie elsewhere here.
+        // The program and the manual are elsewhere here.
         let text = text.replace("/usr/bin/coffer --data", &format!("{COFFER} --data"));
         let text: String = text.lines().filter(|l| !l.starts_with("Documentation")).map(|l| format!("{l}\n")).collect();
         std::fs::write(dir.path().join(name), text).unwrap();
@@ -174,7 +175,7 @@ fn the_units_are_good_and_hardened() {
     let verify = output(Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&unit));
     let complaints: Vec<_> = verify.stderr.lines().filter(|l| l.contains("coffer")).collect();
     assert!(verify.code == 0 && complaints.is_empty(), "{verify:?}");
-    // 10 is a service with no protection at all; systemd calls up to 2 OK or better.
+    // 10 is a service without any protection; systemd calls up to 2 OK or better.
     let mut security = Command::new("systemd-analyze");
     let said = output(security.args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(&unit));
     assert_eq!(said.code, 0, "{}", said.stdout.lines().last().unwrap_or(&said.stderr));

@@ -1,4 +1,4 @@
-//! `coffer serve` as a process: what it refuses to start with, what it survives, and what its clients and its log are told.
+//! `coffer serve` as a process: what prevents its start, what it survives, and what its clients and its log are told.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -15,7 +15,7 @@ fn rig() -> Scratch {
     s
 }
 
-/// Runs `coffer` below a shell that has changed its limits first.
+/// Runs `coffer` from a shell that has changed its limits.
 fn limited(s: &Scratch, limits: &str, args: &[&str]) -> Output {
     let inner = s.command(args);
     let mut shell = Command::new("/bin/sh");
@@ -75,7 +75,7 @@ fn too_few_descriptors_are_said_at_the_start() {
 #[test]
 fn more_clients_than_descriptors_are_turned_away_and_the_rest_is_served() {
     let s = rig();
-    // What is over for connections is less than what comes.
+    // There are fewer descriptors left for connections than clients.
     let script = "ulimit -n 120; exec \"$0\" \"$@\"";
     let inner = s.command(&["serve"]);
     let log = std::fs::File::create(s.path("few.log")).unwrap();
@@ -88,7 +88,7 @@ fn more_clients_than_descriptors_are_turned_away_and_the_rest_is_served() {
     let mut first = first.unwrap();
     assert_eq!(first.read(0, 4), [0; 4], "who is in stays in");
     assert!(many.iter().any(Result::is_err), "all 200 got in");
-    // Verbs go on: not every descriptor is a client's.
+    // Verbs still work: some descriptors are not available to clients.
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "more"]);
     drop((many, first));
     wait_until("another gets in", || Nbd::open(&s.socket(), "web").is_ok());
@@ -117,7 +117,7 @@ fn signals_that_mean_nothing_do_not_end_a_server() {
 #[test]
 fn a_limit_on_the_size_of_files_is_an_error_and_no_end() {
     let s = rig();
-    // 512-byte blocks: what is there fits, a volume of 1 GiB does not.
+    // 512-byte blocks: the existing files fit, a volume of 1 GiB does not.
     let out = limited(&s, "ulimit -f 20000", &["volume", "create", "--size", "1GiB", "--name", "big"]);
     assert!(out.code > 0 && out.code < 128, "killed by a signal: {out:?}");
     assert!(out.stderr.contains("File too large"), "{}", out.stderr);
@@ -138,7 +138,7 @@ fn a_damaged_volume_is_refused_as_what_it_is_and_logged_once() {
     std::fs::remove_file(s.file("web")).unwrap();
     let said = Nbd::open(&s.socket(), "web").err().unwrap().to_string();
     assert!(said.starts_with("0x80000002") && said.contains("missing"), "{said}");
-    // A name that is none is what it was; a token is not logged.
+    // An unknown name gets the same error as before; a token is not logged.
     assert!(Nbd::open(&s.socket(), "none?t=tok-secret").err().unwrap().to_string().starts_with("0x80000006"));
     wait_until("it is logged", || s.log().contains("\"none\""));
     assert!(!s.log().contains("secret"), "{}", s.log());

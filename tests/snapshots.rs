@@ -1,4 +1,4 @@
-//! Snapshots from the command line: what needs no key, and what outlives who asked for it.
+//! Snapshots from the command line: what needs no key, and what outlives its caller.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -36,7 +36,7 @@ fn a_server_for_one_command_finishes_the_snapshots_that_it_began() {
     }
 }
 
-/// A thread that does not run until this is dropped.
+/// A thread that is stopped until this is dropped.
 struct Held(Pid);
 
 impl Drop for Held {
@@ -50,8 +50,8 @@ fn threads(process: Pid) -> BTreeSet<Pid> {
     all.map(|task| Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap())).collect()
 }
 
-/// Stops the thread of a process that will have this name, once `begin` made the process start it; all others run on. `None`:
-/// this user may not trace it.
+/// Stops the thread with this name in a process, once `begin` made the process start it; all others run on. `None`:
+/// this user may not trace the process.
 fn hold(process: u32, name: &str, begin: impl FnOnce()) -> Option<Held> {
     let process = Pid::from_raw(process as i32);
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
@@ -78,7 +78,7 @@ fn hold(process: u32, name: &str, begin: impl FnOnce()) -> Option<Held> {
     };
     let mut let_go = BTreeSet::from([held]);
     while let Some(thread) = threads(process).difference(&let_go).next().copied() {
-        // One that was started by a thread which is not traced any more is none of ours.
+        // A thread started by one that is no longer traced is not one of ours.
         if ptrace::interrupt(thread).is_ok() && waitpid(thread, Some(flags)).is_ok() {
             let _ = ptrace::detach(thread, None);
         }
@@ -116,7 +116,8 @@ fn ctrl_c_without_a_server_takes_the_snapshot_back() {
     };
     line();
     interrupt(&create);
-    // A line that may be as old as the signal, one by a thread that has seen it, and one after it has acted on it.
+    // One line may be as old as the signal, one is from a thread that has seen it, and one comes after it has acted on
+    // it.
     (0..3).for_each(|_| line());
     drop(held);
     let mut rest = String::new();
@@ -125,7 +126,7 @@ fn ctrl_c_without_a_server_takes_the_snapshot_back() {
     assert!(rest.contains("was stopped"), "{rest}");
     assert!(s.ids(&["snapshot", "list"]).is_empty());
     assert!(!s.ok(&["doctor"]).stdout.contains("snap-"));
-    // Another one is not disturbed by what was begun.
+    // Another one is not affected by the one that was begun.
     let next = s.id(&["snapshot", "create", "v"]);
     s.ok(&["snapshot", "verify", &next]);
 }
@@ -156,7 +157,7 @@ fn ctrl_c_with_a_server_ends_the_waiting_and_not_the_snapshot() {
     s.ok(&["snapshot", "verify", &id]);
 }
 
-/// Where threads are short, a snapshot must not fail for want of those of a runtime that local files do not need.
+/// Where threads are scarce, a snapshot must not fail for lack of runtime threads that local files do not need.
 #[test]
 fn a_local_repository_takes_no_threads_of_its_own() {
     let s = Scratch::new();

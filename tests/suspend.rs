@@ -1,4 +1,5 @@
-//! Volumes whose key goes away under their clients: held, going on, or failing, as they are set; by CMK and by hand.
+//! Volumes whose key goes away under their clients: requests are held, continue, or fail, by policy; through the CMK
+//! and by hand.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -6,7 +7,8 @@ mod common;
 
 use coffer::api::control;
 use coffer::error::Kind;
-use coffer::service::api::{AttachmentInfo, Reply, Request};
+use coffer::service::api::{AttachmentInfo, Reply};
+use coffer::service::operations::AttachVolume;
 use common::raw::{DISC, FLUSH, READ, Raw, WRITE, request};
 use common::*;
 use serde_json::json;
@@ -22,7 +24,7 @@ fn rig(more: &[&str]) -> Scratch {
 }
 
 fn attach(s: &Scratch) -> AttachmentInfo {
-    let request = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let request = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     match control::ask(&s.data.join("control.sock"), &request, &mut |_| ()).unwrap() {
         Some(Reply::Attachment(att)) => att,
         other => panic!("{other:?}"),
@@ -33,12 +35,12 @@ fn state(s: &Scratch) -> String {
     s.json(&["volume", "show", "web"])["state"].as_str().unwrap().to_owned()
 }
 
-/// Sends a write, and does not wait for its answer.
+/// Sends a write, without waiting for its reply.
 fn send(c: &mut Raw, cookie: u64, offset: u64, data: &[u8]) {
     c.put(&[request(WRITE, 0, cookie, offset, data.len() as u32), data.to_vec()].concat());
 }
 
-/// Replies with these cookies, in any order, all good.
+/// Checks that replies with these cookies arrive, in any order, all successful.
 #[track_caller]
 fn all_answered(c: &mut Raw, cookies: &[u64]) {
     let mut got: Vec<_> = cookies.iter().map(|_| c.reply()).collect();
@@ -58,7 +60,7 @@ fn a_suspended_volume_holds_reads_and_writes_and_goes_on_where_it_was() {
     send(&mut c, 1, 4096, &new);
     send(&mut c, 2, 8192, b"newer");
     c.put(&request(WRITE_ZEROES, 0, 3, 8193, 1));
-    // These go on without the key. What they answer comes before what is held.
+    // These work without the key. Their replies come before those of held requests.
     for (command, len) in [(FLUSH, 0), (TRIM, 4096)] {
         assert_eq!(c.ask(command, 0, 0, len, &[]), 0);
     }
@@ -73,7 +75,7 @@ fn a_suspended_volume_holds_reads_and_writes_and_goes_on_where_it_was() {
     assert_eq!(c.read(8192, 5), b"n\0wer");
     assert_eq!(c.read(8197, 4000), new[4101..8101]);
     assert_eq!(state(&s), "in-use");
-    // A farewell does not wait for the key, and the lease ends with it.
+    // A clean disconnect does not wait for the key, and ends the lease.
     s.ok(&["key", "disable", "alias/k"]);
     send(&mut c, 4, 0, b"lost");
     c.put(&request(DISC, 0, 0, 0, 0));
@@ -93,7 +95,7 @@ fn an_attached_client_comes_back_to_a_suspended_volume_and_a_first_one_does_not(
     server.kill9();
     s.ok(&["key", "disable", "alias/k"]);
     let server = s.serve();
-    // The kernel dials again, sends again, and waits.
+    // The kernel reconnects, resends, and waits.
     let mut c = Raw::open(&s.socket(), &att.export);
     send(&mut c, 1, 2, b"ys");
     c.put(&request(READ, 0, 2, 0, 4));
@@ -114,7 +116,7 @@ fn an_attached_client_comes_back_to_a_suspended_volume_and_a_first_one_does_not(
     drop(c);
     s.ok(&["detach", "--force", "web"]);
     s.ok(&["key", "disable", "alias/k"]);
-    let begin = Request::AttachBegin { volume: "web".into(), device: "/dev/nbd7".into() };
+    let begin = AttachVolume { volume: "web".into(), device: "/dev/nbd7".into() }.into();
     let refused = control::ask(&s.data.join("control.sock"), &begin, &mut |_| ()).unwrap_err();
     assert_eq!(refused.kind(), Kind::KeyUnavailable, "exit code 6");
     assert!(Nbd::open(&s.socket(), "web").err().unwrap().to_string().contains("isabled"));
@@ -136,7 +138,7 @@ fn a_volume_may_go_on_without_its_cmk_or_fail() {
     assert_eq!(c.try_write(0, b"x", false).unwrap(), Err(5));
     s.ok(&["key", "enable", "alias/k"]);
     assert_eq!(c.read(0, 2), b"as");
-    // What is held fails once the volume is told to.
+    // Held requests fail once the volume's policy says so.
     s.ok(&["volume", "modify", "web", "--on-key-loss", "suspend"]);
     c.close();
     let mut c = Raw::open(&s.socket(), "web");
@@ -172,12 +174,12 @@ fn a_volume_is_suspended_and_resumed_by_hand_under_any_key() {
     let events = s.json(&["audit", "list"]).to_string();
     assert!(events.contains("coffer:SuspendVolume") && events.contains("coffer:ResumeVolume"));
     drop((c, server));
-    // Without a server, and for one that nobody has open.
+    // Without a server, and for a volume that no one has open.
     s.ok(&["detach", "--force", "web"]);
     s.ok(&["volume", "suspend", "web"]);
     s.fails(6, &["serve", "web", "--run", "nbdinfo \"$uri\" || exit 6"], &[]);
     s.ok(&["volume", "resume", "web"]);
-    // Enabling a CMK does not end what was done by hand.
+    // Enabling a CMK does not undo a manual suspend.
     s.ok(&["key", "create", "--alias", "alias/k"]);
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "own", "--key", "alias/k"]);
     let server = s.serve();

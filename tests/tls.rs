@@ -1,4 +1,4 @@
-//! NBD over TLS: foreign clients, who may open what, and hostile clients, of which none may hold up the others.
+//! NBD over TLS: third-party clients, who may open what, and hostile clients, none of which may hold up the others.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -73,7 +73,7 @@ fn good(program: &str, args: &[&str]) -> String {
     out.stdout
 }
 
-/// A client that speaks NBD by hand, plain or under OpenSSL's TLS.
+/// A client that speaks NBD by hand, plain or over OpenSSL's TLS.
 struct Hand<S: Read + Write>(S);
 
 impl Hand<TcpStream> {
@@ -86,7 +86,7 @@ impl Hand<TcpStream> {
         hand
     }
 
-    /// Asks for TLS and does the handshake; TLS 1.3's client is done before the server has judged its certificate.
+    /// Starts TLS and does the handshake; TLS 1.3's client is done before the server has verified its certificate.
     fn secure(
         mut self,
         folder: &Path,
@@ -115,7 +115,7 @@ impl<S: Read + Write> Hand<S> {
         self.0.write_all(bytes).unwrap();
     }
 
-    /// The first reply to an option that is no information, and its words.
+    /// Returns the first reply to an option that is not information, and its text.
     fn ask(&mut self, option: u32, data: &[u8]) -> (u32, String) {
         self.put(&raw::option(option, data));
         loop {
@@ -138,7 +138,7 @@ impl<S: Read + Write> Hand<S> {
         self.get(len as usize)
     }
 
-    /// The server ends the connection; what it says before is dropped.
+    /// Waits for the server to hang up, discarding whatever it sent before.
     fn expect_hangup(&mut self) {
         let mut sink = [0; 4096];
         loop {
@@ -189,7 +189,7 @@ fn libnbd_and_nbdkit_copy_there_and_back() {
     assert_eq!(served.stop(), 0);
 }
 
-/// nbd-client has nothing newer. Who may open what is the same, and nothing older is taken.
+/// nbd-client supports nothing newer. The access rules are the same, and nothing older is accepted.
 #[test]
 fn tls_1_2_is_spoken_when_asked_for_alone() {
     let s = rig();
@@ -231,7 +231,7 @@ fn qemu_reads_and_writes() {
     good("qemu-img", &["convert", "--object", &creds, "--image-opts", &image, "-O", "raw", out.to_str().unwrap()]);
     let got = std::fs::read(out).unwrap();
     assert!(got.len() == 16 * MIB && got[1000..701_000].iter().all(|b| *b == 0x5a) && got[701_000] == 0);
-    // qemu-nbd asks for the list, and describes each export with its contexts.
+    // qemu-nbd requests the list, and describes each export with its contexts.
     let place = ["-L", "-b", "localhost", "-p", &port.to_string()].map(str::to_owned);
     let place: Vec<_> = place.iter().map(String::as_str).chain(["--object", &creds, "--tls-creds=t"]).collect();
     let listed = good("qemu-nbd", &place);
@@ -256,7 +256,7 @@ fn strangers_are_refused_and_audited_and_a_token_lets_in() {
     assert_eq!(hand.ask(LIST, &[]), (ACK, String::new()));
     for (name, words) in [
         ("web".to_owned(), "without certificate or token may not use volume web"),
-        // The same whether or not there is such a volume.
+        // The same whether or not such a volume exists.
         ("none".to_owned(), "without certificate or token may not use volume none"),
         ("web?t=tok-00".to_owned(), "unknown token"),
         (format!("db?t={token}"), "laptop may not use volume db"),
@@ -267,7 +267,7 @@ fn strangers_are_refused_and_audited_and_a_token_lets_in() {
     assert_eq!(hand.go(&format!("web?t={token}")).0, ACK);
     let mut other = Hand::connect(port).secure(&s.path("tls/clients/other"), |_| {}).unwrap();
     assert!(other.go("web").1.contains("a client with the certificate other may not use volume web"));
-    // Allowed, but somebody holds it.
+    // Allowed, but someone else holds it.
     let mut late = Hand::connect(port).secure(&client_dir(&s), |_| {}).unwrap();
     assert!(late.go("web").1.contains("held by the TLS client laptop"));
 
@@ -277,7 +277,7 @@ fn strangers_are_refused_and_audited_and_a_token_lets_in() {
         assert!(events.contains(&words), "{words}: {events}");
     }
     assert!(!events.contains(&token) && !s.log().contains(&token));
-    // A second open by the holder is welcome; once it is denied, no more.
+    // A second open by the holder is accepted; once it is denied, no more.
     s.ok(&["tls", "deny", "laptop"]);
     let mut hand = Hand::connect(port).secure(&anonymous, |_| {}).unwrap();
     assert!(hand.go(&format!("web?t={token}")).1.contains("unknown token"));
@@ -303,11 +303,11 @@ fn nothing_is_done_before_tls_and_nothing_plain_is_kept() {
     assert_eq!(hand.ask(STARTTLS, b"x").0, ERR_INVALID);
     assert_eq!(hand.ask(2, &[]).0, ACK);
     hand.expect_hangup();
-    // It has no reply that could say so.
+    // It has no error reply.
     let mut hand = Hand::connect(port);
     hand.put(&raw::option(1, b"web"));
     hand.expect_hangup();
-    // What somebody on the way puts behind STARTTLS must not be taken for the client's own words.
+    // Bytes injected by an attacker after STARTTLS must not be taken for the client's own.
     for smuggled in [raw::option(LIST, &[]), raw::option(GO, &raw::query("web", &[])), vec![0x16, 3, 1]] {
         let mut hand = Hand::connect(port);
         hand.put(&[raw::option(STARTTLS, &[]), smuggled].concat());
@@ -317,7 +317,7 @@ fn nothing_is_done_before_tls_and_nothing_plain_is_kept() {
     assert_eq!(hand.ask(STARTTLS, &[]).0, ACK);
     hand.put(&raw::option(GO, &raw::query("web", &[])));
     hand.expect_hangup();
-    // Under TLS there is no second one, and the negotiation goes on.
+    // Under TLS there is no second STARTTLS, and the negotiation continues.
     let mut hand = Hand::connect(port).secure(&client_dir(&s), |_| {}).unwrap();
     assert_eq!(hand.ask(STARTTLS, &[]).0, ERR_INVALID);
     assert_eq!(hand.go("web").0, ACK);
@@ -333,7 +333,7 @@ fn bad_handshakes_end_and_hold_up_nobody() {
     let old =
         Hand::connect(port).secure(&client_dir(&s), |b| b.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap());
     assert!(old.err().unwrap().contains("protocol version"));
-    // The certificates below are judged after the client thinks that it is done.
+    // The server verifies the certificates below after the client considers the handshake done.
     let refused = |folder: &Path| {
         if let Ok(mut hand) = Hand::connect(port).secure(folder, |b| b.set_ca_file(s.path("tls/ca-cert.pem")).unwrap())
         {
@@ -348,7 +348,7 @@ fn bad_handshakes_end_and_hold_up_nobody() {
     certificate(&s.path("tls"), &s.path("early"), "client", 10, 20);
     refused(&s.path("early"));
     assert!(s.log().contains("xpired"), "{}", s.log());
-    // Half a record, then nothing; and one that is cut off and goes on as noise.
+    // Half a record, then nothing; and one that is cut off and continues as noise.
     let half = secured(&s, port);
     half.0.get_ref().write_all(&[0x17, 3, 3, 0x40, 0, 1, 2, 3]).unwrap();
     let mut noisy = secured(&s, port);
@@ -363,7 +363,7 @@ fn bad_handshakes_end_and_hold_up_nobody() {
     drop(half);
 }
 
-/// Makes a certificate whose validity begins and ends so many days from now, and a client's folder.
+/// Makes a certificate whose validity begins and ends so many days from now, and a client's directory.
 fn certificate(ca: &Path, folder: &Path, name: &str, from: i64, to: i64) {
     certificate_with(ca, folder, name, (from, to), None);
 }
@@ -411,8 +411,8 @@ fn certificate_with(ca: &Path, folder: &Path, name: &str, (from, to): (i64, i64)
     }
 }
 
-/// A client chooses the names in its request for a certificate: none of one kind stands for one of another, above all not for
-/// the fingerprint of somebody else's certificate, nor for a user of the server's machine.
+/// A client chooses the names in its certificate request: a name of one kind must not match one of another, above all
+/// not the fingerprint of someone else's certificate, nor a user of the server's machine.
 #[test]
 fn a_name_of_one_kind_does_not_pass_for_another() {
     let s = rig();
@@ -466,7 +466,7 @@ fn a_handshake_has_a_time_limit() {
     let mut silent = Hand::connect(port);
     assert_eq!(silent.ask(STARTTLS, &[]).0, ACK);
     silent.expect_hangup();
-    // With a handshake that is done and no export chosen it is the same limit.
+    // The same limit applies after the handshake, until an export is selected.
     let mut idle = Hand::connect(port).secure(&s.path("tls/clients/client"), |_| {}).unwrap();
     idle.expect_hangup();
     assert!(server.shutdown(PATIENCE));
@@ -483,13 +483,14 @@ fn requests_in_any_records_are_served_and_replies_that_wait_are_whole() {
         hand.put(part);
         assert_eq!(hand.get(16)[4..8], [0; 4]);
     }
-    // A record for every byte.
+    // One record per byte.
     for byte in raw::request(raw::READ, 0, 9, 5, 100) {
         hand.put(&[byte]);
     }
     assert_eq!(hand.get(16)[8..], 9u64.to_be_bytes());
     assert_eq!(hand.get(100), data[5..105]);
-    // More replies than all buffers hold, before the first is read; another connection of the holder is served meanwhile.
+    // More replies than all buffers hold, before the first is read; another connection of the holder is served
+    // meanwhile.
     let asked: Vec<u8> = (0..64).flat_map(|i| raw::request(raw::READ, 0, i, i % 16 * MIB as u64, MIB as u32)).collect();
     hand.put(&asked);
     assert_eq!(secured(&s, port).read_at(77, 1000), data[77..1077]);
@@ -502,7 +503,7 @@ fn requests_in_any_records_are_served_and_replies_that_wait_are_whole() {
         assert!(hand.get(MIB) == data[at..at + MIB], "reply {cookie}");
         assert!(seen.insert(cookie));
     }
-    // A farewell is answered by TLS's own.
+    // A clean disconnect is answered by close_notify.
     hand.put(&raw::request(raw::DISC, 0, 0, 0, 0));
     assert_eq!(hand.0.read(&mut [0; 16]).unwrap(), 0);
     assert!(hand.0.get_shutdown().contains(openssl::ssl::ShutdownState::RECEIVED));
@@ -514,7 +515,7 @@ fn new_certificates_are_taken_without_a_restart_and_bad_ones_are_not() {
     make_ca(&s, "next");
     let (_served, port) = serve(&s);
     let mut before = secured(&s, port);
-    // Half of an exchange: the certificate and the key do not fit.
+    // Half of an exchange: certificate and key do not match.
     let put = |name: &str| {
         std::fs::copy(s.path("next").join(name), s.path("new.pem")).unwrap();
         std::fs::rename(s.path("new.pem"), s.path("tls").join(name)).unwrap();
@@ -593,7 +594,7 @@ fn the_uri_of_a_captive_command_has_the_real_port() {
     assert_eq!(out.code, 0, "{out:?}");
 }
 
-/// The lease of a client over TLS lives by a grant: the policy is asked when it begins, and not again.
+/// The lease of a TLS client is based on a grant: the policy is evaluated when it begins, and not again.
 #[test]
 fn a_client_that_was_let_in_comes_back_by_its_grant_and_not_without_it() {
     let s = rig();
@@ -621,7 +622,7 @@ fn a_client_that_was_let_in_comes_back_by_its_grant_and_not_without_it() {
     s.ok(&["key", "grant", "revoke", "alias/k", &grants()[0]]);
     let (code, words) = go(port);
     assert!(code == ERR_POLICY && words.contains("was revoked"), "{words}");
-    // Once its lease is over, it is asked as anybody: and refused.
+    // Once its lease has ended, it is authorised like anyone else: and refused.
     s.ok(&["detach", "--force", "mine"]);
     let (code, words) = go(port);
     assert!(code == ERR_POLICY && words.contains("kms:CreateGrant") && words.contains("user/alice"), "{words}");

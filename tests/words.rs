@@ -1,4 +1,4 @@
-//! What people are told: why something is refused, what a verb did, and what to do next.
+//! Messages for people: why something is refused, what a verb did, and what to do next.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -38,7 +38,7 @@ fn names_that_no_client_can_have_are_refused_with_the_right_ones() {
     s.ok(&["access", "allow", &whole, "--volume", "web", "--user", "ann"]);
     s.ok(&["access", "allow", "uid:7", "--volume", "web"]);
     s.ok(&["access", "allow", "uid:0", "--volume", "web"]);
-    // A token is for who comes over the network: it makes nobody a user of this machine.
+    // A token is for network clients: it makes no one a user of this machine.
     for args in [&["uid:1000"][..], &["uid:1000", "--user", "bob"], &["uid:1000", "--user", "uid-1000"], &[&whole]] {
         let args = [&["access", "token"], args, &["--volume", "web"]].concat();
         s.fails(2, &args, &["remote client", "call it by the client's name"]);
@@ -205,7 +205,7 @@ fn advice_is_about_what_failed() {
     let said = String::from_utf8(out.unwrap().wait_with_output().unwrap().stderr).unwrap();
     assert!(said.contains("No space left") && said.contains("redirected"), "{said}");
     assert!(!said.contains("snapshot delete"), "{said}");
-    // A passphrase, and nobody at a terminal who could be asked.
+    // A passphrase, and no one at a terminal to ask.
     let s = Scratch::empty();
     assert_eq!(with_passphrase(&s, "a passphrase of many words", &["init"]).code, 0);
     for verb in ["status", "serve"] {

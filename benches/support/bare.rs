@@ -1,17 +1,17 @@
-//! The bare cipher: AES-256 over independent blocks of a buffer, nothing else, one loop for each width of register. What
-//! XTS could reach if tweaks cost nothing. The key is zeros: the time does not depend on it.
+//! The bare cipher: AES-256 over independent blocks of a buffer, nothing else, one loop for each register width. The
+//! rate that XTS could reach if tweaks cost nothing. The key is zeros: the time does not depend on it.
 
 #![allow(unsafe_code)]
 
 use coffer::cipher::xts::Kernel;
 
-/// Seals or opens a buffer, whole steps of 512 bytes, block by block. `None` where the processor has no such registers.
+/// Seals or opens a buffer, in whole steps of 512 bytes, block by block. `None` if the processor has no such registers.
 pub fn loop_of(kernel: Kernel, seal: bool) -> Option<fn(&mut [u8])> {
     #[cfg(target_arch = "x86_64")]
     if Kernel::available().any(|k| k == kernel) {
         macro_rules! safe {
             ($name:ident, $seal:literal) => {
-                // SAFETY: the processor has what the kernel needs, which is more than the loop needs.
+                // SAFETY: the processor supports the kernel, which needs every feature that the loop needs.
                 Some(|buf| unsafe { x86::$name::<$seal>(buf) })
             };
         }
@@ -43,7 +43,7 @@ mod x86 {
                 for step in buf.chunks_exact_mut(8 * width) {
                     let mut lanes = [$zero(); 8];
                     for (i, lane) in lanes.iter_mut().enumerate() {
-                        // SAFETY: lane i lies within the step; the load needs no alignment.
+                        // SAFETY: lane i is inside the step; the load needs no alignment.
                         *lane = $xor(unsafe { $load(step.as_ptr().add(i * width).cast()) }, keys[0]);
                     }
                     for key in &keys[1..14] {

@@ -1,4 +1,4 @@
-//! What the benches share: a volume in a file of a scratch directory, under a key of its own, and a snapshot of it.
+//! Shared by the benchmarks: a volume in a file of a scratch directory, under a key of its own, and a snapshot of it.
 
 #![allow(dead_code)]
 
@@ -31,14 +31,14 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").expect("a scratch directory")
 }
 
-/// A new data key.
+/// Generates a data key.
 pub fn keys() -> Keys {
     let backing = BackingKey::generate(KeyId::draw(&SystemRng));
     let (_, key) = backing.new_data_key(&EncryptionContext::new(), &SystemRng).expect("a data key");
     [(KeyEpoch(0), key)]
 }
 
-/// A volume of [`SIZE`] bytes, every byte written once.
+/// Makes a volume of [`SIZE`] bytes, every byte written once.
 pub fn volume(dir: &Path) -> Volume {
     let volume = volume_of(&dir.join("volume"), &keys(), None);
     for at in (0..SIZE).step_by(1 << 20) {
@@ -47,7 +47,7 @@ pub fn volume(dir: &Path) -> Volume {
     volume
 }
 
-/// A volume of [`SIZE`] bytes in a new file: empty, or to be filled from a snapshot.
+/// Makes a volume of [`SIZE`] bytes in a new file: empty, or to be hydrated from a snapshot.
 pub fn volume_of(path: &Path, keys: &Keys, parent: Option<(ParentRef, Arc<dyn Parent>)>) -> Volume {
     let mut store = FileStore::create_unnamed(path, file_size(SIZE), false).expect("a file");
     let (named, parent) = parent.unzip();
@@ -69,7 +69,7 @@ pub fn volume_of(path: &Path, keys: &Keys, parent: Option<(ParentRef, Arc<dyn Pa
     volume
 }
 
-/// A new repository in a folder.
+/// Makes a repository in a directory.
 pub fn repository(root: &Path) -> Repository {
     let env = Env::system();
     Repository::init(root, &env).expect("a repository");
@@ -89,7 +89,7 @@ impl ChunkSink for Sink {
     }
 }
 
-/// A full snapshot of a volume, in a lineage of its own: nothing is there yet.
+/// Takes a full snapshot of a volume, in a lineage of its own: nothing is there yet.
 pub fn snapshot(volume: &Volume, repository: &Repository) -> (LineageId, SnapshotId) {
     let (id, lineage) = (SnapshotId::draw(&SystemRng), LineageId::draw(&SystemRng));
     let data_key = volume.with_header(|h| h.identity().key_epochs[0].data_key_id);

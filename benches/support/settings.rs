@@ -1,4 +1,4 @@
-//! How long criterion measures: `cargo bench` as a whole takes a few minutes, not half an hour.
+//! Criterion's measurement times: `cargo bench` as a whole takes a few minutes, not half an hour.
 
 use criterion::Criterion;
 use std::time::Duration;

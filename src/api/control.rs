@@ -1,18 +1,19 @@
-//! Verbs over a Unix socket in the data directory: one JSON object a line.
+//! The control protocol: verbs over a Unix socket in the data directory, one JSON object a line.
 //!
 //! ```text
 //! client -> {"request": {"action": "volume-list"}}                  one a connection
 //! server -> {"progress": {"what": …, "done": …, "total": …}}        any number
 //! server -> {"reply": {…}}  or  {"error": {"kind": …, "message": …, "hint": …}}
 //! ```
-//! SO_PEERCRED says who calls, before a byte is read. A client that hangs up while it waits asks its job to stop; one that
-//! does not read its progress misses some of it. Both sides wipe what they read and wrote: it may be plaintext.
+//! SO_PEERCRED identifies the caller before a byte is read. A client that hangs up while it waits stops its job; one
+//! that does not read its progress misses some of it. Both sides wipe what they read and wrote: it may be plaintext.
 
 use super::line::{self, Lines};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::service::Service;
-use crate::service::api::{Progress, Reply, Request, WireError};
+use crate::service::api::{Progress, Reply, WireError};
+use crate::service::operations::Request;
 use crate::sys::peer_cred;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -26,15 +27,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Longest answer that a client reads: a list of thousands of volumes fits.
+/// Size limit of an answer that a client reads, in bytes: a list of thousands of volumes fits.
 const ANSWER: usize = 64 << 20;
-/// Longest request that a server reads: a key policy, the longest text in one, has 32 KiB.
+/// Size limit of a request that a server reads, in bytes: a key policy, the longest text in one, has at most 32 KiB.
 const REQUEST: usize = 1 << 20;
-/// Longest path of a Unix socket.
+/// Length limit of a Unix socket's path, in bytes.
 const PATH: usize = 107;
-/// Clients that may wait to be accepted.
+/// Maximum number of clients waiting to be accepted.
 const BACKLOG: i32 = 128;
-/// How long it waits after a failed accept: the cause is most often one that lasts.
+/// Pause after a failed accept: the cause usually persists.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Deserialize)]
@@ -55,18 +56,18 @@ enum Answer {
     Error(WireError),
 }
 
-/// What a connection is served by, and how that is started.
+/// The work of a connection's thread.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Bounds of the control socket.
+/// Limits of the control socket.
 pub struct Limits {
-    /// Connections at once; more are told that the server is busy.
+    /// Concurrent connections; more are told that the server is busy.
     pub connections: usize,
-    /// How long a client has for its request, from the connection on.
+    /// Time for a client to send its request, from when it connected.
     pub request: Duration,
-    /// How long a client has to read its answer.
+    /// Time for a client to read its answer.
     pub answer: Duration,
-    /// How often the server looks whether the socket is still at its path.
+    /// How often the server checks that its socket is still at its path.
     pub look: Duration,
     /// Starts a thread.
     pub spawn: Box<dyn Fn(Job) -> std::io::Result<()> + Send>,
@@ -84,16 +85,16 @@ impl Default for Limits {
     }
 }
 
-/// The listening side.
+/// The server side of the control socket.
 pub struct ControlServer {
-    /// Its end wakes the accepting thread. Not a connection to the path, which may be gone.
+    /// Dropping it wakes the accepting thread. Not a connection to the path, which may be gone.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ControlServer {
-    /// Listens on `path` (mode 0600), replacing what a dead daemon left there. The caller holds the data directory's lock,
-    /// so nobody else listens.
+    /// Listens on `path` (mode 0600), replacing a dead daemon's socket. The caller holds the data directory's lock, so
+    /// no one else listens.
     ///
     /// # Errors
     /// [`Kind::Usage`] if the path is too long for a Unix socket (107 bytes).
@@ -101,7 +102,7 @@ impl ControlServer {
         Self::start_with(path, service, Limits::default())
     }
 
-    /// The same, with other bounds.
+    /// Listens with other limits.
     ///
     /// # Errors
     /// As [`ControlServer::start`].
@@ -131,7 +132,7 @@ impl Drop for ControlServer {
     }
 }
 
-/// A listening socket, and which file it is.
+/// A listening socket, and the identity of its file.
 struct Bound {
     listener: UnixListener,
     file: (u64, u64),
@@ -142,7 +143,7 @@ impl Bound {
         let _ = std::fs::remove_file(path);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // The file takes the socket's mode: it is never open to others, not for a moment.
+        // The file gets the socket's mode: it is never accessible to others, not even for a moment.
         rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, BACKLOG)?;
@@ -159,7 +160,7 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// What fails is said when it begins, not each time.
+/// Logs a failure when it begins, not each time.
 #[derive(Default)]
 struct Failing(Option<String>);
 
@@ -175,7 +176,7 @@ impl Failing {
     }
 }
 
-/// What the accepting thread has.
+/// The state of the accepting thread.
 struct Accepting {
     path: PathBuf,
     bound: Bound,
@@ -186,7 +187,7 @@ struct Accepting {
     failing: Failing,
 }
 
-/// One of the connections that are counted.
+/// A place among the counted connections.
 struct ConnectionSlot(Arc<AtomicUsize>);
 
 impl Drop for ConnectionSlot {
@@ -206,7 +207,7 @@ impl Accepting {
         }
     }
 
-    /// Waits for a client or for the end.
+    /// Waits for a client or for the stop; returns whether it is stopping.
     fn is_stopped(&self, time: Duration, or_client: bool) -> bool {
         let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
@@ -228,12 +229,12 @@ impl Accepting {
         };
         self.failing.note("accept a command's connection", &outcome);
         if outcome.is_err() {
-            // No descriptor is free: the client waits, and so does this thread, unless the end comes.
+            // No descriptor is free: the client waits, and so does this thread, unless it is told to stop.
             self.is_stopped(PAUSE, false);
         }
     }
 
-    /// A connection to a thread of its own, or told why not.
+    /// Gives a connection a thread of its own, or tells it why not.
     fn admit(&self, connection: UnixStream) {
         let caller = peer_cred(&connection).on(|| "ask who calls".to_owned());
         let caller = match caller.and_then(|peer| self.service.caller_of(peer.uid, "command line")) {
@@ -246,7 +247,7 @@ impl Accepting {
         if before >= self.limits.connections {
             return refuse(&connection, &busy(format!("the server has {before} commands under way already")));
         }
-        // Shared, so that it is still here if there is no thread.
+        // Shared, so that it still exists if no thread can be started.
         let connection = Arc::new(connection);
         let (service, theirs) = (self.service.clone(), connection.clone());
         let (request, answer) = (Instant::now() + self.limits.request, self.limits.answer);
@@ -260,7 +261,7 @@ impl Accepting {
         }
     }
 
-    /// Somebody may have removed or replaced the socket's file: commands would not find this server any more.
+    /// Rebinds the socket if its file was removed or replaced: otherwise commands would not find this server.
     fn stay_at_path(&mut self) {
         if self.bound.is_at(&self.path) {
             return;
@@ -280,7 +281,7 @@ impl Accepting {
     }
 }
 
-/// Says no, on the accepting thread, which waits for nobody.
+/// Sends an error from the accepting thread, without blocking.
 fn refuse(connection: &UnixStream, err: &Error) {
     if connection.set_nonblocking(true).is_ok()
         && let Ok(line) = line::encode(&Answer::Error(WireError::from(err)))
@@ -328,15 +329,20 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
             return Err(Error::new(Kind::Usage, why).because(e));
         }
     };
+    // serde's own words repeat what they are about: that may be a secret in the wrong place.
     let call: Call = serde_json::from_slice(line).map_err(|e| {
-        Error::new(Kind::Usage, "this request is not one of this version")
-            .because(e)
-            .hint("use the server's own coffer")
+        let sort = match e.classify() {
+            serde_json::error::Category::Data => "an action or a field of it is unknown, missing or of another type",
+            _ => "it is not valid JSON",
+        };
+        let what = format!("this request is not one of this version: {sort} (column {})", e.column());
+        Error::new(Kind::Usage, what).hint("use the server's own coffer")
     })?;
     Ok(Some(call.request))
 }
 
-/// Sends progress, unless the client has not read what it was sent: a job does not wait for who looks on. `false`: it hung up.
+/// Sends progress, unless the client has not read the previous one: a job does not wait for an observer. `false`: it
+/// hung up.
 fn tell(connection: &UnixStream, progress: Progress) -> bool {
     let mut fds = [PollFd::new(connection, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -348,14 +354,14 @@ fn tell(connection: &UnixStream, progress: Progress) -> bool {
     }
 }
 
-/// Whether a daemon listens there.
+/// Whether a daemon listens on `path`.
 #[must_use]
 pub fn daemon_answers(path: &Path) -> bool {
     connect(path).is_ok_and(|connection| connection.is_some())
 }
 
-/// Connects to a control socket. `None`: nobody listens there. What root asks for must not reach another server by a link that the
-/// data directory's owner made: who listens has to be that owner.
+/// Connects to a control socket. `None`: no one listens there. Root's request must not reach another server through a
+/// link made by the data directory's owner: the listener has to run as that owner.
 fn connect(path: &Path) -> Result<Option<UnixStream>> {
     let Ok(connection) = UnixStream::connect(path) else { return Ok(None) };
     if rustix::process::geteuid().is_root() {
@@ -371,10 +377,10 @@ fn connect(path: &Path) -> Result<Option<UnixStream>> {
     Ok(Some(connection))
 }
 
-/// Asks the daemon that listens on `path`. `None`: nobody listens there.
+/// Sends a request to the daemon on `path`. `None`: no one listens there.
 ///
 /// # Errors
-/// What the verb says; [`Kind::Unreachable`] if the daemon goes away in the middle.
+/// The verb's error; [`Kind::Unreachable`] if the daemon goes away in the middle.
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
     let Some(connection) = connect(path)? else { return Ok(None) };
     let gone = |why: &str| {
@@ -384,7 +390,7 @@ pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> 
     let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, None));
     let mut lines = Lines::new(&connection, ANSWER, None);
     loop {
-        // It may have said no without reading what it was asked.
+        // It may have refused without reading the request.
         let line = match (lines.next(), &sent) {
             (Ok(Some(line)), _) => line,
             (_, Err(e)) => return Err(gone("hung up").because(std::io::Error::from(e.kind()))),

@@ -1,4 +1,5 @@
-//! Lines of JSON on a socket: within a deadline, at most so long, and wiped behind: they may hold plaintext.
+//! Lines of JSON on a socket: with a deadline, a length limit, and buffers that are wiped, for they may contain
+//! plaintext.
 
 use serde::Serialize;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -6,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes of room that a reader begins with: nearly every line fits.
+/// Initial size of a reader's buffer, in bytes: nearly every line fits.
 const ROOM: usize = 32 * 1024;
 
-/// Counts what is written.
+/// Counts the bytes written.
 struct Count(usize);
 
 impl Write for Count {
@@ -22,7 +23,7 @@ impl Write for Count {
     }
 }
 
-/// A value as one line. It is measured first: a buffer that grows leaves copies behind that nobody wipes.
+/// Encodes a value as one line. Measures it first: a growing buffer would leave copies behind that are never wiped.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
     let mut length = Count(1);
     serde_json::to_writer(&mut length, value)?;
@@ -32,7 +33,7 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-/// Writes all of it by then, or for as long as it takes.
+/// Writes all bytes before the deadline, or for as long as it takes.
 pub(super) fn write(mut to: &UnixStream, mut bytes: &[u8], until: Option<Instant>) -> Result<()> {
     while !bytes.is_empty() {
         to.set_write_timeout(until.map(left).transpose()?)?;
@@ -46,7 +47,7 @@ pub(super) fn write(mut to: &UnixStream, mut bytes: &[u8], until: Option<Instant
     Ok(())
 }
 
-/// How long it is until then.
+/// Returns the time left.
 fn left(until: Instant) -> Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_millis(1))) }
@@ -60,7 +61,7 @@ fn timed(e: Error) -> Error {
 pub(super) struct Lines<'a> {
     from: &'a UnixStream,
     buf: Zeroizing<Vec<u8>>,
-    /// What is read and not yet given out.
+    /// Start of the bytes that are read and not yet returned.
     start: usize,
     end: usize,
     most: usize,
@@ -68,13 +69,13 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Lines of at most `most` bytes; all that are asked for come before `until`.
+    /// Reads lines of at most `most` bytes, all of them before `until`.
     pub(super) fn new(from: &'a UnixStream, most: usize, until: Option<Instant>) -> Self {
         let buf = Zeroizing::new(vec![0; ROOM.min(most)]);
         Self { from, buf, start: 0, end: 0, most, until }
     }
 
-    /// The next one, without its end. `None`: there is no more.
+    /// Returns the next line, without its end. `None`: end of stream.
     ///
     /// # Errors
     /// [`ErrorKind::UnexpectedEof`] in the middle of a line, [`ErrorKind::InvalidData`] for one that is too long,
@@ -100,7 +101,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// The unread part to the front, and room behind it.
+    /// Moves the unread part to the front, and makes room after it.
     fn make_room(&mut self) -> Result<()> {
         self.buf.copy_within(self.start..self.end, 0);
         self.end -= std::mem::take(&mut self.start);
@@ -150,7 +151,7 @@ mod tests {
         write(&a, b"half", None).unwrap();
         let soon = Instant::now() + Duration::from_millis(5);
         assert_eq!(Lines::new(&b, 100, Some(soon)).next().unwrap_err().kind(), ErrorKind::TimedOut);
-        // Nobody reads: what does not fit into the socket's buffer is given up.
+        // No one reads: what does not fit into the socket's buffer is dropped.
         let all = vec![0; 8 << 20];
         let soon = Some(Instant::now() + Duration::from_millis(5));
         assert_eq!(write(&a, &all, soon).unwrap_err().kind(), ErrorKind::TimedOut);

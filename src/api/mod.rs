@@ -1,4 +1,4 @@
-//! The daemon's socket: the same verbs, from another process.
+//! The control socket: the same verbs, for other processes.
 
 pub mod control;
 pub(crate) mod line;

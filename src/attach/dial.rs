@@ -1,5 +1,5 @@
-//! Connections to the server, up to where the kernel takes them over: the client's half of the NBD negotiation
-//! (proto.md, "Newstyle negotiation"; `NBD_OPT_GO` and `NBD_OPT_INFO`).
+//! Connections to the server, up to the point where the kernel takes them over: the client's side of the NBD
+//! negotiation (proto.md, "Newstyle negotiation"; `NBD_OPT_GO` and `NBD_OPT_INFO`).
 
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::codec::{
@@ -13,19 +13,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long the server may take for each word of the negotiation. It has ten seconds for all of it.
+/// Timeout for each message of the negotiation. The server allows ten seconds for all of it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of socket buffer asked for: a large request leaves in one go.
+/// Socket buffer size requested, in bytes: a large request is sent at once.
 const SOCKET_BUFFER: usize = 1 << 20;
-/// The longest data of a reply that is read; the longest string of the protocol is 4096.
+/// Size limit of a reply's data, in bytes; the longest string of the protocol is 4096.
 const LONGEST: usize = 64 * 1024;
-/// The most replies to one option: an export has a handful of facts.
+/// Maximum number of replies to one option: an export has a handful of information types.
 const MOST_REPLIES: usize = 64;
 
-/// What the server says of an export.
+/// What the server reports about an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Transmission flags.
     pub flags: u16,
@@ -36,19 +36,19 @@ pub struct Facts {
 pub struct Dialed {
     /// The socket, without timeouts.
     pub socket: OwnedFd,
-    /// What the server said.
+    /// The server's information.
     pub facts: Facts,
 }
 
-/// Who can be dialed.
+/// A server that can be dialed.
 pub trait Dial {
-    /// Opens the connection for a slot; the server ends an older one there.
+    /// Opens the connection for a slot; the server ends an older one in that slot.
     ///
     /// # Errors
-    /// [`Kind::Unreachable`] if nobody answers; what the server says.
+    /// [`Kind::Unreachable`] if no server answers; what the server reports.
     fn dial(&mut self, slot: u32) -> Result<Dialed>;
 
-    /// Asks for the export's facts alone, which takes no lease.
+    /// Queries the export's information, which takes no lease.
     ///
     /// # Errors
     /// As [`Dial::dial`].
@@ -57,9 +57,9 @@ pub trait Dial {
 
 /// A server on a Unix socket.
 pub struct Server {
-    /// Its socket.
+    /// The path of its socket.
     pub socket: PathBuf,
-    /// The export's name, with the attachment's token in it.
+    /// The export's name, including the attachment's token.
     pub export: Zeroizing<String>,
 }
 
@@ -69,7 +69,7 @@ impl Dial for Server {
         let mark = if self.export.contains('?') { '&' } else { '?' };
         let name = Zeroizing::new(format!("{}{mark}c={slot}", *self.export));
         let facts = negotiate(&mut stream, option::GO, &name)?;
-        // The kernel keeps to the socket's timeouts, and would end a connection that is idle for so long.
+        // The kernel observes the socket's timeouts, and would end a connection that is idle that long.
         let untimed = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
         untimed.on(|| "prepare a connection for the kernel".to_owned())?;
         crate::sys::socket_buffers(&stream, SOCKET_BUFFER);
@@ -116,7 +116,7 @@ fn take<const N: usize>(stream: &mut impl Read) -> Result<[u8; N]> {
     Ok(out)
 }
 
-/// From the greeting to the answer to one option.
+/// Negotiates from the greeting to the reply to one option.
 fn negotiate(stream: &mut (impl Read + Write), asked: u32, name: &str) -> Result<Facts> {
     let greeting: [u8; 18] = take(stream)?;
     let mut r = Reader::new(&greeting);

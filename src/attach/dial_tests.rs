@@ -3,7 +3,7 @@ use crate::nbd::codec::{greeting, option_reply};
 use proptest::prelude::*;
 use std::io::Cursor;
 
-/// A server whose words are fixed before; what the client says is kept.
+/// A server with fixed messages, which records what the client sends.
 struct Script {
     words: Cursor<Vec<u8>>,
     heard: Vec<u8>,
@@ -35,7 +35,7 @@ fn export(size: u64, flags: u16) -> Vec<u8> {
     [&info::EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &flags.to_be_bytes()].concat()
 }
 
-/// Greeting and replies to GO: kind and data of each.
+/// Greeting and replies to GO: type and data of each.
 fn words(replies: &[(u32, &[u8])]) -> Vec<u8> {
     let mut out = greeting(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
     replies.iter().for_each(|(kind, data)| option_reply(&mut out, option::GO, *kind, &[data]));

@@ -1,8 +1,8 @@
-//! The process that keeps a device connected: how it is started, what it is told, what it says of itself.
+//! The process that keeps a device connected: how it is started, how it gets its job, how it publishes its state.
 //!
-//! One helper a device: it holds a lock on `/run/coffer-attach/nbdN`, where its state stands as JSON. What it has to know, the
-//! attachment's token among it, comes over a socket that is its standard input, not by arguments or environment. Its log is
-//! `/run/coffer-attach/nbdN.log`: on a file system that needs no disk.
+//! One helper per device. It holds a lock on `/run/coffer-attach/nbdN`, which contains its state as JSON. Its job,
+//! including the attachment's token, comes over a socket that is its standard input, not in arguments or environment.
+//! Its log is `/run/coffer-attach/nbdN.log`: on a file system that needs no disk.
 
 use super::dial::Server;
 use super::keeper::{Keeper, News, Turn};
@@ -30,41 +30,42 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
-/// Where helpers keep their files.
+/// The directory of the helpers' files.
 const RUN: &str = "/run/coffer-attach";
-/// The longest message between a command and its helper.
+/// Size limit of a message between a command and its helper, in bytes.
 const MESSAGE: usize = 64 * 1024;
-/// Bytes of log after which the next helper begins a new one.
+/// Size in bytes at which the next helper truncates the log.
 const LONG_LOG: u64 = 1 << 20;
 
-/// What a helper says of itself.
+/// The state that a helper publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelperState {
     /// Its process id.
     pub pid: u32,
-    /// The attachment.
+    /// The attachment's id.
     pub attachment: String,
-    /// Connections that it keeps.
+    /// Number of connections that it maintains.
     pub connections: u32,
-    /// How many of them the kernel is known to have alive.
+    /// How many of them the kernel is known to use.
     pub alive: u32,
     /// When it was started.
     pub since: Timestamp,
 }
 
-/// A device's place in the folder of helpers.
+/// The files of a device's helper.
 #[derive(Debug, Clone)]
 pub struct HelperPlace {
     dir: PathBuf,
     device: Device,
 }
 
-/// The right to keep a device: nobody else has it while this lives, in this process or one that it was handed to.
+/// The exclusive right to maintain a device: no one else has it while this lives, in this process or one that it was
+/// handed to.
 #[derive(Debug)]
 pub struct Held(File);
 
 impl HelperPlace {
-    /// That of a device of this machine.
+    /// Returns the files of a device of this machine.
     #[must_use]
     pub fn of(device: Device) -> Self {
         Self { dir: RUN.into(), device }
@@ -74,13 +75,13 @@ impl HelperPlace {
         self.dir.join(self.device.name())
     }
 
-    /// Where its helper's log is.
+    /// Returns the path of its helper's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.dir.join(format!("{}.log", self.device.name()))
     }
 
-    /// Takes the right to keep the device. `None`: somebody has it.
+    /// Takes the right to the device. `None`: someone else has it.
     ///
     /// # Errors
     /// What the operating system reports.
@@ -93,12 +94,12 @@ impl HelperPlace {
         if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
             return Ok(None);
         }
-        // What the last one said of itself is not so any more; its process id may be another's now.
+        // The last helper's state is out of date; its process id may be another process's now.
         file.set_len(0).on(what)?;
         Ok(Some(Held(file)))
     }
 
-    /// What the last helper said of itself, living or not. Whoever takes the right to the device removes it.
+    /// Returns the last helper's state, whether it lives or not. Taking the right to the device removes it.
     #[must_use]
     pub fn last(&self) -> Option<HelperState> {
         serde_json::from_slice(&std::fs::read(self.file()).ok()?).ok()
@@ -110,13 +111,13 @@ impl HelperPlace {
         File::open(self.file()).is_ok_and(|f| ofd_is_locked(&f, 0, 1).unwrap_or(true))
     }
 
-    /// What a living helper says of itself.
+    /// Returns the state of a living helper.
     #[must_use]
     pub fn living(&self) -> Option<HelperState> {
         self.is_held().then(|| self.last()).flatten()
     }
 
-    /// Ends the helper that lives, and takes its right.
+    /// Ends the living helper, and takes its right.
     ///
     /// # Errors
     /// [`Kind::Busy`] if it does not end.
@@ -143,7 +144,7 @@ fn process(state: &HelperState) -> Option<rustix::process::Pid> {
 }
 
 impl HelperState {
-    /// Tells the helper that the volume has a new size. `false`: this process may not.
+    /// Tells the helper that the volume has a new size. `false`: this process lacks permission.
     #[must_use]
     pub fn tell_of_size(&self) -> bool {
         let told = process(self).map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::USR1));
@@ -161,29 +162,29 @@ impl Held {
     }
 }
 
-/// What a helper is to do. Holds the attachment's token.
+/// A helper's job. Contains the attachment's token.
 #[derive(Serialize, Deserialize)]
 pub struct Job {
-    /// Which device.
+    /// The device.
     pub device: Device,
     /// The attachment's id.
     pub attachment: String,
-    /// The server's socket.
+    /// The path of the server's socket.
     pub socket: PathBuf,
-    /// The export's name, with the token.
+    /// The export's name, including the token.
     pub export: Zeroizing<String>,
-    /// How many connections.
+    /// Number of connections.
     pub connections: u32,
     /// The device is connected already.
     pub adopt: bool,
 }
 
-/// What a helper answers when it is up.
+/// A helper's answer when it is up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Up {
-    /// The device's bytes.
+    /// Size of the device in bytes.
     pub size: u64,
-    /// Its connections.
+    /// Number of its connections.
     pub connections: u32,
 }
 
@@ -194,23 +195,23 @@ enum Answer {
     Error(WireError),
 }
 
-/// What the kernel keeps with the device, so that a helper knows its own.
+/// Returns the identifier that the kernel stores with the device, so that a helper recognises its own.
 #[must_use]
 pub fn backend(attachment: &str) -> String {
     format!("coffer {attachment}")
 }
 
-/// Whether that is what [`backend`] makes.
+/// Whether an identifier was made by [`backend`].
 #[must_use]
 pub fn is_ours(backend: &str) -> bool {
     backend.starts_with("coffer att-")
 }
 
-/// Starts the helper, hands it the job and the right to the device, and waits until it is up. `shown` stands in its list of
-/// arguments.
+/// Starts the helper, hands it the job and the right to the device, and waits until it is up. `shown` appears in its
+/// argument list.
 ///
 /// # Errors
-/// What it reports; then nothing is attached.
+/// What the helper reports; then nothing is attached.
 pub fn start(job: &Job, held: Held, shown: &str) -> Result<Up> {
     let what = || "start the attachment's helper".to_owned();
     crate::sys::keep_descriptors_from_children();
@@ -273,10 +274,10 @@ fn hear_answer(from: &OwnedFd) -> Option<Answer> {
     }
 }
 
-/// The helper's whole life. `Ok`: the device was disconnected.
+/// Runs the helper. Returns `Ok` when the device has been disconnected.
 ///
 /// # Errors
-/// If it was not started by [`start`]. What fails later goes to the log.
+/// If it was not started by [`start`]. Later failures go to the log.
 pub fn run() -> Result<()> {
     let (job, held) = take_job()?;
     settle(job.device);
@@ -297,7 +298,7 @@ pub fn run() -> Result<()> {
         }
         Err(err) => {
             tracing::warn!("{}: {}", job.device, err.line());
-            // The command may take the device again as soon as it has heard.
+            // The command may take the device again as soon as it has the answer.
             drop(held);
             answer(&Answer::Error(WireError::from(&err)));
             Ok(())
@@ -321,8 +322,8 @@ fn take_job() -> Result<(Job, Held)> {
     Ok((job, Held(File::from(lock.ok_or_else(by_hand)?))))
 }
 
-/// Apart from the shell that started it, and able to go on when memory is short: the kernel may be waiting for this process
-/// to write that memory out.
+/// Detaches from the shell that started it, and prepares for running when memory is short: the kernel may be waiting
+/// for this process to write that memory out.
 fn settle(device: Device) {
     let _ = rustix::process::setsid();
     if let Ok(name) = std::ffi::CString::new(format!("coffer:{}", device.name())) {
@@ -360,7 +361,7 @@ fn begin(job: &Job) -> Result<(Keeper<NbdDriver, Server>, Events)> {
     Ok((keeper, events))
 }
 
-/// The kernel makes the device file, or udev does.
+/// Waits for the device file, which the kernel or udev creates.
 fn wait_for(device: Device, machine: &Machine) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     while machine.size(device) == 0 || !device.path().exists() {
@@ -408,7 +409,7 @@ fn keep(
     }
 }
 
-/// Sleeps until a socket ends, the driver or a signal has something to tell, or it is time.
+/// Sleeps until a socket ends, the driver or a signal has news, or until the given time.
 fn sleep(keeper: &Keeper<NbdDriver, Server>, events: &Events, woken: &UnixStream, until: Instant) {
     let left = until.saturating_duration_since(Instant::now());
     let time = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };

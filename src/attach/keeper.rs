@@ -1,8 +1,8 @@
-//! What keeps a device connected: which connections have ended, when to dial again, what the kernel is offered.
+//! Keeps a device connected: detects ended connections, decides when to dial again, and offers sockets to the kernel.
 //!
-//! A state machine that is given the time and does one round of work at each turn; [`super::helper`] waits between turns.
-//! The keeper has a descriptor of each socket that the kernel uses. Whoever ends a connection, the server by going away or
-//! the kernel by shutting it down after a timeout, that descriptor says so.
+//! A state machine that is given the time and does one round of work per turn; [`super::helper`] waits between turns.
+//! The keeper has a descriptor of each socket that the kernel uses, which shows the end of a connection, whether the
+//! server went away or the kernel shut it down after a timeout.
 
 use super::dial::{Dial, Dialed};
 use super::{Device, Driver, NewDisk};
@@ -11,22 +11,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The first pause after a failure; every further one is twice as long.
+/// The first pause after a failure; each further one is twice as long.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The longest pause while nobody answers: dialing a dead socket costs next to nothing.
+/// The longest pause while no one answers: dialing a dead socket costs next to nothing.
 const NOBODY_THERE: Duration = Duration::from_secs(1);
-/// The longest pause after a refusal that may pass: the server works for it.
+/// The longest pause after a refusal that may be temporary: it costs the server work.
 const REFUSED: Duration = Duration::from_secs(5);
-/// The longest pause where the server does not know us, which it records in its audit.
+/// The longest pause if the server does not know the export or rejects the token, which it records in its audit.
 const UNKNOWN: Duration = Duration::from_secs(30);
-/// The longest pause before the kernel is offered a socket again that it had no dead one for.
+/// The longest pause before a socket is offered again for which the kernel had no dead one.
 const NOT_WANTED: Duration = Duration::from_secs(5);
-/// After so long without a failure the next one is a first one.
+/// After this long without a failure, the next one counts as the first.
 const CALM: Duration = Duration::from_secs(5);
 /// How often the server is asked for the volume's size.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// When to try again.
+/// A pause that grows with each failure.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
     last: Option<Duration>,
@@ -49,14 +49,14 @@ impl Pause {
     }
 }
 
-/// One connection of the device.
+/// A connection of the device.
 #[derive(Debug)]
 enum Slot {
-    /// There is none that the keeper knows of.
+    /// No connection that the keeper knows of.
     Empty,
     /// A connection that the kernel has not taken yet.
     Offered(OwnedFd),
-    /// The kernel uses it.
+    /// A connection that the kernel uses.
     Held(OwnedFd),
 }
 
@@ -69,21 +69,21 @@ impl Slot {
     }
 }
 
-/// What the keeper was woken by.
+/// What woke the keeper.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct News {
-    /// The kernel says that a connection of the device has ended.
+    /// The kernel reported that a connection of the device has ended.
     pub link_dead: bool,
-    /// Somebody says that the volume has a new size.
+    /// Someone reported that the volume has a new size.
     pub size: bool,
 }
 
-/// What is next.
+/// The result of a turn.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Another turn at this time, or when a socket ends.
+    /// Take another turn at this time, or when a socket ends.
     Wait(Instant),
-    /// The device is not ours any more; why.
+    /// The device is no longer ours; the reason.
     Ended(String),
 }
 
@@ -94,12 +94,12 @@ pub struct Keeper<D, S> {
     device: Device,
     backend: String,
     slots: Vec<Slot>,
-    /// Bytes, as the kernel has been told.
+    /// Size in bytes, as the kernel knows it.
     size: u64,
     dialing: Pause,
     offering: Pause,
     looking: Instant,
-    /// What was said last of why there is no connection.
+    /// The last logged reason why there is no connection.
     said: Option<String>,
 }
 
@@ -125,8 +125,8 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Ok(Self::with(driver, server, device, backend, slots, facts.size, now))
     }
 
-    /// Takes over a device that is connected already. Its sockets are not known: all are dialed anew, and the kernel takes
-    /// each when the server has ended its predecessor.
+    /// Takes over a device that is already connected. Its sockets are unknown: all are dialed anew, and the kernel
+    /// takes each one when the server has ended its predecessor.
     pub fn adopt(
         driver: D,
         server: S,
@@ -145,24 +145,24 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Self { driver, server, device, backend, slots, size, dialing, offering, looking: now + LOOK, said: None }
     }
 
-    /// How many connections the kernel is known to have alive.
+    /// Returns how many connections the kernel is known to use.
     #[must_use]
     pub fn alive(&self) -> u32 {
         u32::try_from(self.slots.iter().filter(|s| matches!(s, Slot::Held(_))).count()).unwrap_or(u32::MAX)
     }
 
-    /// The device's size in bytes.
+    /// Returns the device's size in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// What to wait for: each of these sockets that ends wants a turn.
+    /// Returns the sockets to wait for: the end of any of them requires a turn.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.slots.iter().filter_map(Slot::socket)
     }
 
-    /// One round of work.
+    /// Does one round of work.
     pub fn turn(&mut self, now: Instant, news: News) -> Turn {
         self.forget_ended(now);
         if news.link_dead {
@@ -200,7 +200,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         }
         if now >= self.looking {
             self.looking = now + LOOK;
-            // Who does not answer is dialed again when its connections end.
+            // A server that does not answer is dialed again when its connections end.
             if let Ok(facts) = self.server.look() {
                 self.follow(facts.size);
             }
@@ -208,12 +208,12 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Ok(())
     }
 
-    /// Every connection is with the kernel.
+    /// Whether the kernel has every connection.
     fn is_whole(&self) -> bool {
         self.slots.iter().all(|s| matches!(s, Slot::Held(_)))
     }
 
-    /// When something is due again without anything having happened.
+    /// Returns when the next turn is due if nothing happens before.
     fn next(&self, now: Instant) -> Instant {
         let has = |slot: fn(&Slot) -> bool| self.slots.iter().any(slot);
         let dial = has(|s| matches!(s, Slot::Empty)).then_some(self.dialing.until);
@@ -221,8 +221,8 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         [dial, offer].into_iter().flatten().fold(self.looking, Instant::min).max(now)
     }
 
-    /// A connection that has ended is no use, whoever has it. Those of a server that ends them at once are dialed ever more
-    /// slowly.
+    /// Forgets connections that have ended, whoever uses them. If the server keeps ending them at once, dialing slows
+    /// down.
     fn forget_ended(&mut self, now: Instant) {
         let mut some = false;
         for slot in &mut self.slots {
@@ -236,7 +236,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         }
     }
 
-    /// The kernel may not have noticed that a connection is dead when it was offered a new one.
+    /// Offers sockets again: the kernel may not have noticed a dead connection when it was offered a new one.
     fn offer_again(&mut self, now: Instant) -> Result<()> {
         for slot in &mut self.slots {
             let Slot::Offered(socket) = slot else { continue };
@@ -251,7 +251,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Ok(())
     }
 
-    /// Dials for every slot that is empty, up to the first failure.
+    /// Dials for every empty slot, until the first failure.
     fn fill(&mut self, now: Instant) -> Result<()> {
         for i in 0..self.slots.len() {
             if !matches!(self.slots[i], Slot::Empty) {
@@ -286,8 +286,8 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         Ok(())
     }
 
-    /// Volumes grow; a device never shrinks under its file system. A size that the kernel refuses is offered again later, and
-    /// does not end anything.
+    /// Follows the growth of the volume; a device never shrinks under its file system. A size that the kernel refuses
+    /// is offered again later, and ends nothing.
     fn follow(&mut self, size: u64) {
         if size <= self.size {
             return;
@@ -301,7 +301,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         }
     }
 
-    /// Once for each reason, not for each attempt.
+    /// Logs each reason once, not for each attempt.
     fn say(&mut self, err: &Error) {
         let line = err.line();
         if self.said.as_ref() != Some(&line) {
@@ -311,7 +311,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
     }
 }
 
-/// Whether a socket's other end is gone, or the kernel has shut it down.
+/// Whether a socket's peer is gone, or the kernel has shut it down.
 fn has_ended(socket: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -29,7 +29,7 @@ struct World {
 }
 
 impl World {
-    /// The kernel looks at its sockets.
+    /// Makes the kernel check its sockets.
     fn notice(&mut self) -> News {
         let mut news = News::default();
         for (socket, dead) in &mut self.sockets {
@@ -148,7 +148,7 @@ impl Scene {
         Self { world, keeper, now }
     }
 
-    /// The helper was killed, and a new one takes the device over.
+    /// Kills the helper; a new one takes the device over.
     fn adopt(self) -> Self {
         let Self { world, now, keeper } = self;
         let connections = keeper.slots.len() as u32;
@@ -162,7 +162,7 @@ impl Scene {
         self.keeper.turn(self.now, news)
     }
 
-    /// Turns, with the time going on as the keeper wishes and the kernel noticing what it can, for this long.
+    /// Takes turns for this long, with time advancing as the keeper asks and the kernel noticing what it can.
     fn run(&mut self, span: Duration) -> usize {
         let end = self.now + span;
         let mut turns = 0;
@@ -278,7 +278,7 @@ fn a_socket_that_comes_before_the_kernel_has_noticed_is_offered_again() {
     s.turn(News::default());
     assert_eq!((s.keeper.alive(), s.world.borrow().offers), (0, 1), "dialed and offered, not taken");
     assert_eq!(s.world.borrow().dials, 2);
-    // The kernel's own word comes before the pause is over.
+    // The kernel's own report comes before the pause is over.
     let news = s.world.borrow_mut().notice();
     s.turn(news);
     s.is_whole(1);
@@ -311,7 +311,7 @@ fn a_device_that_is_disconnected_or_anothers_ends_the_keeper() {
     s.world.borrow_mut().backend = "another".to_owned();
     s.world.borrow_mut().slots.clear();
     assert!(matches!(s.turn(News::default()), Turn::Ended(_)));
-    // Between the look and the offer.
+    // Between the status query and the offer.
     let mut s = Scene::new(2);
     s.world.borrow_mut().slots.clear();
     s.world.borrow_mut().trouble = Some(Kind::InvalidState);
@@ -344,7 +344,7 @@ fn a_volume_that_grows_is_followed_at_once_on_a_word_and_soon_without_one() {
     s.world.borrow_mut().size = 1 << 30;
     s.run(LOOK * 3);
     assert_eq!(s.world.borrow().kernel_size, 3 << 30, "never smaller");
-    // It grew while the server was away.
+    // It grew while the server was down.
     s.world.borrow_mut().kill_server();
     s.run(SECOND);
     (s.world.borrow_mut().size, s.world.borrow_mut().up) = (4 << 30, true);

@@ -1,23 +1,23 @@
-//! What this machine's kernel says of its nbd devices in `/sys` and `/proc`.
+//! The state of this machine's nbd devices in `/sys` and `/proc`.
 
 use super::{BLOCK, Device};
 use crate::error::{Error, IoContext, Kind, Result};
 use std::path::{Path, PathBuf};
 
-/// KiB of one request to the server. Requests are begun before they are sent, and time runs from there: with 128 of them in
-/// a queue, larger ones could time out for want of a turn.
+/// Size limit of a request to the server, in KiB. The kernel starts a request's timeout before it is sent: with 128 of
+/// them queued, larger ones could time out while waiting for their turn.
 const REQUEST_KIB: u64 = 1024;
-/// KiB that are read ahead of a reader: several requests at once.
+/// Read-ahead in KiB: several requests at once.
 const READ_AHEAD_KIB: u64 = 4096;
 
-/// A machine by its root directory.
+/// A machine, given by its root directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     root: PathBuf,
 }
 
 impl Machine {
-    /// The one this runs on.
+    /// Returns the machine that this runs on.
     #[must_use]
     pub fn this() -> Self {
         Self { root: "/".into() }
@@ -36,38 +36,39 @@ impl Machine {
         std::fs::read_to_string(self.root.join(name)).unwrap_or_default()
     }
 
-    /// Whether the device has a server: then the driver shows the process that connected it.
+    /// Whether the device has a server: then the driver shows the pid of the process that connected it.
     #[must_use]
     pub fn is_connected(&self, device: Device) -> bool {
         self.block(device).join("pid").exists()
     }
 
-    /// Whether a new server may be connected to it.
+    /// Whether a new server can be connected to it.
     #[must_use]
     pub fn is_free(&self, device: Device) -> bool {
         !self.is_connected(device) && self.size(device) == 0
     }
 
-    /// Bytes; 0 without a server.
+    /// Returns the size in bytes; 0 without a server.
     #[must_use]
     pub fn size(&self, device: Device) -> u64 {
         self.fact(device, "size").and_then(|s| s.parse::<u64>().ok()).map_or(0, |sectors| sectors.saturating_mul(512))
     }
 
-    /// Who connected it, as it was said then (Linux 5.14 and later).
+    /// Returns the identifier set when it was connected (Linux 5.14 and later).
     #[must_use]
     pub fn backend(&self, device: Device) -> Option<String> {
         self.fact(device, "backend")
     }
 
-    /// How many connections it has, dead ones among them: the driver makes a queue of each, up to one a CPU.
+    /// Returns the number of its connections, including dead ones: the driver makes a queue for each, up to one per
+    /// CPU.
     #[must_use]
     pub fn queues(&self, device: Device) -> u32 {
         let all = std::fs::read_dir(self.block(device).join("mq")).map(|d| d.flatten().count()).unwrap_or(0);
         u32::try_from(all).unwrap_or(u32::MAX)
     }
 
-    /// Sets sizes of requests and of reading ahead. The kernel's own are for slower devices.
+    /// Sets request size and read-ahead. The kernel's defaults are for slower devices.
     ///
     /// # Errors
     /// What writing to `/sys` reports.
@@ -79,7 +80,7 @@ impl Machine {
         })
     }
 
-    /// Says who uses the device: file systems, swap, device mapper, loop devices.
+    /// Checks that nothing uses the device: file systems, swap, device mapper, loop devices.
     ///
     /// # Errors
     /// [`Kind::Busy`] naming the user.
@@ -110,7 +111,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The device and its partitions, as folders of `/sys`.
+    /// Returns the directories in `/sys` of the device and its partitions.
     fn parts(&self, device: Device) -> Vec<PathBuf> {
         let (own, name) = (self.block(device), device.name());
         let inside = std::fs::read_dir(&own).into_iter().flatten().flatten().map(|e| e.path());
@@ -141,17 +142,17 @@ impl Machine {
     }
 }
 
-/// Whether a path is that of the device or of a partition of it.
+/// Whether a path is that of the device or of one of its partitions.
 fn is_part(path: &str, device: &Path) -> bool {
     let Some(rest) = path.strip_prefix(device.to_str().unwrap_or_default()) else { return false };
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     rest.is_empty() || rest.strip_prefix('p').is_some_and(digits)
 }
 
-/// Takes the device for this process alone, so that nobody begins to use it (open(2), O_EXCL on a block device).
+/// Opens the device exclusively, so that no one starts using it (open(2), O_EXCL on a block device).
 ///
 /// # Errors
-/// [`Kind::Busy`] if somebody uses it, in whichever mount namespace.
+/// [`Kind::Busy`] if it is in use, in whichever mount namespace.
 pub fn claim(device: Device) -> Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = std::fs::File::options().read(true).custom_flags(libc::O_EXCL).open(device.path());

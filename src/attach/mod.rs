@@ -1,8 +1,8 @@
-//! A volume as a disk of this machine: what `coffer attach` has to do with the kernel.
+//! A volume as a disk of this machine: the kernel side of `coffer attach`.
 //!
-//! Read in this order: [`Driver`] (what a kernel driver has to offer), [`netlink`] (the nbd driver's messages as bytes),
-//! [`nbd`] (the nbd driver), [`machine`] (what `/sys` and `/proc` say of its devices), [`dial`] (connections to the server),
-//! [`keeper`] (what is done when connections end) and [`helper`] (the process that does it).
+//! Read in this order: [`Driver`] (what a kernel driver must offer), [`netlink`] (the nbd driver's messages as bytes),
+//! [`nbd`] (the nbd driver), [`machine`] (its devices in `/sys` and `/proc`), [`dial`] (connections to the server),
+//! [`keeper`] (keeps a device connected) and [`helper`] (the process that does).
 
 pub mod dial;
 pub mod helper;
@@ -17,25 +17,25 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bytes of the device's blocks: one sector of a volume.
+/// Block size of the device in bytes: one sector of a volume.
 pub const BLOCK: u64 = 4096;
-/// How long the kernel waits for a reply before it sends a request again, on another connection.
+/// How long the kernel waits for a reply before it resends a request, over another connection.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests wait for a connection before they fail.
 pub const DEAD_CONNECTION: Duration = Duration::from_secs(24 * 3600);
-/// The most connections of one device.
+/// Maximum number of connections of a device.
 pub const MOST_CONNECTIONS: u32 = 16;
 
-/// An nbd device, by its number.
+/// The number of an nbd device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Device(pub u32);
 
 impl Device {
-    /// The device at a path, as `/dev/nbd0`.
+    /// Returns the device at a path, such as `/dev/nbd0`.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for another name.
+    /// [`Kind::Usage`] for any other name.
     pub fn at(path: &Path) -> Result<Self> {
         let name = path.strip_prefix("/dev").unwrap_or(path).to_str().unwrap_or_default();
         let number = name.strip_prefix("nbd").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
@@ -45,13 +45,13 @@ impl Device {
         })
     }
 
-    /// Its name below `/sys/block`.
+    /// Returns its name in `/sys/block`.
     #[must_use]
     pub fn name(self) -> String {
         format!("nbd{}", self.0)
     }
 
-    /// Its path.
+    /// Returns its path.
     #[must_use]
     pub fn path(self) -> PathBuf {
         Path::new("/dev").join(self.name())
@@ -64,47 +64,47 @@ impl std::fmt::Display for Device {
     }
 }
 
-/// What a new device is to be.
+/// The parameters of a new device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDisk {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// The server's transmission flags (NBD, "Transmission flags").
     pub flags: u16,
-    /// What tells this attachment from any other: the kernel keeps it with the device.
+    /// Identifies this attachment: the kernel stores it with the device.
     pub backend: String,
 }
 
-/// A kernel driver that makes a block device of connections to a server.
+/// A kernel driver that makes a block device from connections to a server.
 pub trait Driver {
-    /// Shows the device. The kernel takes copies of the sockets, which must have no timeouts set.
+    /// Connects the device. The kernel duplicates the sockets, which must have no timeouts set.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if the device is in use; what the kernel says.
+    /// [`Kind::Busy`] if the device is in use; what the kernel reports.
     fn connect(&mut self, device: Device, disk: &NewDisk, sockets: &[BorrowedFd<'_>]) -> Result<()>;
 
-    /// Offers a socket in the place of a dead one. `false`: none is dead, and the kernel has not taken it.
+    /// Offers a socket as a replacement for a dead one. `false`: none is dead, and the kernel has not taken it.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] if the device is not connected, or is another's now; what the kernel says.
+    /// [`Kind::InvalidState`] if the device is not connected, or by another attachment; what the kernel reports.
     fn replace(&mut self, device: Device, backend: &str, socket: BorrowedFd<'_>) -> Result<bool>;
 
-    /// Gives the device a new size in bytes.
+    /// Sets the device's size in bytes.
     ///
     /// # Errors
     /// As [`Driver::replace`].
     fn resize(&mut self, device: Device, backend: &str, size: u64) -> Result<()>;
 
-    /// Takes the device away; what was not answered fails.
+    /// Disconnects the device; unanswered requests fail.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// What the kernel reports.
     fn disconnect(&mut self, device: Device) -> Result<()>;
 
-    /// Whether the device is connected, and by this attachment where the kernel can tell.
+    /// Whether the device is connected, and by this attachment if the kernel can tell.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// What the kernel reports.
     fn is_connected(&mut self, device: Device, backend: &str) -> Result<bool>;
 }
 

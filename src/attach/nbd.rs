@@ -1,4 +1,4 @@
-//! The kernel's nbd driver, spoken to over generic netlink (`drivers/block/nbd.c`).
+//! The kernel's nbd driver, controlled over generic netlink (`drivers/block/nbd.c`).
 
 use super::machine::Machine;
 use super::netlink::{Family, Heard, What, get_family, hear};
@@ -11,10 +11,10 @@ use rustix::net::sockopt::{Timeout, socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The largest datagram that the kernel sends: it makes them from pages of its own, 32 KiB at most.
+/// Size limit of a datagram from the kernel, in bytes: it builds them in pages of its own, at most 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
 
-/// Requests to the driver. Every one takes CAP_SYS_ADMIN, but for the status.
+/// Requests to the driver. All but the status query need CAP_SYS_ADMIN.
 pub struct NbdDriver {
     socket: OwnedFd,
     family: Family,
@@ -50,7 +50,7 @@ impl NbdDriver {
         Ok(driver)
     }
 
-    /// Listens to the driver's events.
+    /// Subscribes to the driver's events.
     ///
     /// # Errors
     /// What the kernel reports.
@@ -62,7 +62,7 @@ impl NbdDriver {
         Ok(Events { socket, family: self.family })
     }
 
-    /// Sends one request and reads to its end; what was answered before that.
+    /// Sends a request and reads until its end; returns the answers before that.
     fn ask(&mut self, what: &str, request: impl FnOnce(u32) -> Vec<u8>) -> Result<Vec<What>> {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let bytes = request(self.sequence);
@@ -112,8 +112,8 @@ impl Driver for NbdDriver {
     fn replace(&mut self, device: Device, backend: &str, socket: BorrowedFd<'_>) -> Result<bool> {
         let (family, what) = (self.family, format!("give {device} a new connection"));
         self.ask(&what, |n| family.replace(n, device, backend, socket))?;
-        // The kernel says nothing if no connection was dead, and forgets the socket. One that it takes gets the request
-        // timeout for its sends (nbd_reconnect_socket), and the option is seen on our descriptor of it.
+        // If no connection was dead, the kernel reports nothing and drops the socket. If it takes the socket, it sets
+        // the request timeout as its send timeout (nbd_reconnect_socket), which is visible on our descriptor of it.
         Ok(socket_timeout(socket, Timeout::Send).on(|| what)?.is_some())
     }
 
@@ -130,14 +130,14 @@ impl Driver for NbdDriver {
     fn is_connected(&mut self, device: Device, backend: &str) -> Result<bool> {
         let family = self.family;
         let answers = self.ask(&format!("look at {device}"), |n| family.status(n, device))?;
-        // The driver counts who merely has the device open too; with a server, it has a pid.
+        // The driver also counts processes that only have the device open; with a server, it has a pid.
         Ok(answers.iter().any(|a| a.says_connected(family, device))
             && self.machine.is_connected(device)
             && self.machine.backend(device).is_none_or(|b| b == backend))
     }
 }
 
-/// What the driver tells without being asked.
+/// The driver's events.
 pub struct Events {
     socket: OwnedFd,
     family: Family,
@@ -150,7 +150,7 @@ impl AsFd for Events {
 }
 
 impl Events {
-    /// Takes all events that wait; whether one says that a connection of this device has ended, or some were lost.
+    /// Reads all pending events; returns whether a connection of this device has ended, or events were lost.
     #[must_use]
     pub fn tell_of(&self, device: Device) -> bool {
         let mut buffer = vec![0; DATAGRAM];
@@ -174,7 +174,7 @@ impl Events {
 mod tests {
     use super::*;
 
-    /// The controller answers on every Linux; the driver may be missing, and then that is said.
+    /// The controller answers on every Linux; the driver may be missing, and then the error says so.
     #[test]
     fn the_driver_is_found_or_said_to_be_missing() {
         match NbdDriver::open() {

@@ -1,7 +1,7 @@
 //! Messages of the kernel's nbd driver over generic netlink: bytes in, bytes out, no sockets.
 //!
-//! Sources: `include/uapi/linux/nbd-netlink.h`, `include/uapi/linux/genetlink.h` and netlink(7). Numbers are in the
-//! machine's byte order, attributes are padded to four bytes.
+//! Sources: `include/uapi/linux/nbd-netlink.h`, `include/uapi/linux/genetlink.h` and netlink(7). Numbers are in native
+//! byte order; attributes are padded to four bytes.
 
 use super::{BLOCK, DEAD_CONNECTION, Device, NewDisk, REQUEST_TIMEOUT};
 use crate::error::{Error, Kind, Result};
@@ -13,13 +13,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The family's name (`NBD_GENL_FAMILY_NAME`).
 pub const FAMILY: &str = "nbd";
-/// Its group of events (`NBD_GENL_MCAST_GROUP_NAME`).
+/// Its multicast group for events (`NBD_GENL_MCAST_GROUP_NAME`).
 pub const EVENTS: &str = "nbd_mc_group";
 
 const GENL_ID_CTRL: u16 = 0x10;
-/// Bytes of `struct genlmsghdr`: command, version, two unused.
+/// Bytes in `struct genlmsghdr`: command, version, two unused.
 const GENL_HEADER: usize = 4;
-/// Bytes of `struct nlmsghdr`.
+/// Bytes in `struct nlmsghdr`.
 const HEADER: usize = 16;
 
 /// `CTRL_CMD_*`, `CTRL_ATTR_*`.
@@ -34,15 +34,15 @@ mod ctrl {
 
 /// `NBD_CMD_*`.
 pub mod command {
-    /// Shows a new device.
+    /// Connects a device.
     pub const CONNECT: u8 = 1;
-    /// Takes a device away.
+    /// Disconnects a device.
     pub const DISCONNECT: u8 = 2;
-    /// Changes a device: size, sockets for dead ones.
+    /// Changes a device: size, replacements for dead sockets.
     pub const RECONFIGURE: u8 = 3;
     /// An event: a connection has ended.
     pub const LINK_DEAD: u8 = 4;
-    /// Which devices there are.
+    /// Queries the devices.
     pub const STATUS: u8 = 5;
 }
 
@@ -57,7 +57,7 @@ mod attribute {
     pub(super) const SOCKETS: u16 = 7;
     pub(super) const DEAD_CONN_TIMEOUT: u16 = 8;
     pub(super) const DEVICE_LIST: u16 = 9;
-    /// Linux 5.14 and later; older ones read over it.
+    /// Linux 5.14 and later; older kernels ignore it.
     pub(super) const BACKEND: u16 = 10;
     pub(super) const ITEM: u16 = 1;
     pub(super) const SOCKET_FD: u16 = 1;
@@ -65,7 +65,7 @@ mod attribute {
     pub(super) const DEVICE_CONNECTED: u16 = 2;
 }
 
-/// The driver's family, as this kernel numbers it.
+/// The driver's netlink family on this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family {
     /// Message type of its messages.
@@ -74,7 +74,7 @@ pub struct Family {
     pub events: u32,
 }
 
-/// A message to the kernel, with an acknowledgement asked for.
+/// Makes a message to the kernel, requesting an acknowledgement.
 fn message(kind: u16, command: u8, version: u8, sequence: u32, attributes: &[DefaultNla]) -> Vec<u8> {
     let length = HEADER + GENL_HEADER + attributes.buffer_len();
     let mut header = NetlinkHeader::default();
@@ -115,7 +115,7 @@ fn sockets(all: &[BorrowedFd<'_>]) -> DefaultNla {
     nested(attribute::SOCKETS, &items)
 }
 
-/// Asks the controller for the driver's family.
+/// Makes a query to the controller for the driver's family.
 #[must_use]
 pub fn get_family(sequence: u32) -> Vec<u8> {
     message(GENL_ID_CTRL, ctrl::GET_FAMILY, 2, sequence, &[string(ctrl::FAMILY_NAME, FAMILY)])
@@ -126,7 +126,7 @@ impl Family {
         message(self.id, command, 1, sequence, attributes)
     }
 
-    /// `NBD_CMD_CONNECT`.
+    /// Makes an `NBD_CMD_CONNECT`.
     #[must_use]
     pub fn connect(self, sequence: u32, device: Device, disk: &NewDisk, all: &[BorrowedFd<'_>]) -> Vec<u8> {
         let attributes = [
@@ -136,7 +136,7 @@ impl Family {
             number64(attribute::TIMEOUT, REQUEST_TIMEOUT.as_secs()),
             number64(attribute::DEAD_CONN_TIMEOUT, DEAD_CONNECTION.as_secs()),
             number64(attribute::SERVER_FLAGS, disk.flags.into()),
-            // Neither away with its last user, nor destroyed with its disconnection.
+            // The device stays when its last user closes it, and is not destroyed when it is disconnected.
             number64(attribute::CLIENT_FLAGS, 0),
             string(attribute::BACKEND, &disk.backend),
             sockets(all),
@@ -144,7 +144,7 @@ impl Family {
         self.message(command::CONNECT, sequence, &attributes)
     }
 
-    /// `NBD_CMD_RECONFIGURE` with a socket in the place of a dead one.
+    /// Makes an `NBD_CMD_RECONFIGURE` with a socket that replaces a dead one.
     #[must_use]
     pub fn replace(self, sequence: u32, device: Device, backend: &str, socket: BorrowedFd<'_>) -> Vec<u8> {
         let attributes =
@@ -152,7 +152,7 @@ impl Family {
         self.message(command::RECONFIGURE, sequence, &attributes)
     }
 
-    /// `NBD_CMD_RECONFIGURE` with a new size in bytes.
+    /// Makes an `NBD_CMD_RECONFIGURE` with a new size in bytes.
     #[must_use]
     pub fn resize(self, sequence: u32, device: Device, backend: &str, size: u64) -> Vec<u8> {
         let attributes = [
@@ -163,13 +163,13 @@ impl Family {
         self.message(command::RECONFIGURE, sequence, &attributes)
     }
 
-    /// `NBD_CMD_DISCONNECT`.
+    /// Makes an `NBD_CMD_DISCONNECT`.
     #[must_use]
     pub fn disconnect(self, sequence: u32, device: Device) -> Vec<u8> {
         self.message(command::DISCONNECT, sequence, &[number32(attribute::INDEX, device.0)])
     }
 
-    /// `NBD_CMD_STATUS` of one device.
+    /// Makes an `NBD_CMD_STATUS` for one device.
     #[must_use]
     pub fn status(self, sequence: u32, device: Device) -> Vec<u8> {
         self.message(command::STATUS, sequence, &[number32(attribute::INDEX, device.0)])
@@ -181,14 +181,14 @@ impl Family {
 pub struct Heard {
     /// The request that it answers; 0 for an event.
     pub sequence: u32,
-    /// What it says.
+    /// Its contents.
     pub what: What,
 }
 
-/// What a message from the kernel says.
+/// The contents of a message from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// The request is done, or failed with this errno.
+    /// The request has completed, or failed with this errno.
     End(Option<i32>),
     /// An answer or event of a family.
     Told {
@@ -201,10 +201,10 @@ pub enum What {
     },
 }
 
-/// The messages of one datagram.
+/// Parses the messages of one datagram.
 ///
 /// # Errors
-/// [`Kind::Failed`] if a length does not fit.
+/// [`Kind::Failed`] if a length is invalid.
 pub fn hear(mut datagram: &[u8]) -> Result<Vec<Heard>> {
     let bad = |e| Error::new(Kind::Failed, "netlink: a message of the kernel is malformed").because(e);
     let mut all = Vec::new();
@@ -248,7 +248,7 @@ fn find32(all: &[(u16, Vec<u8>)], kind: u16) -> Option<u32> {
 }
 
 impl What {
-    /// The family that the controller tells of.
+    /// Returns the family in the controller's answer.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
         let Self::Told { kind: GENL_ID_CTRL, attributes: all, .. } = self else { return None };
@@ -262,7 +262,7 @@ impl What {
         Some(Family { id, events: events.unwrap_or(0) })
     }
 
-    /// The device, one of whose connections has ended (`NBD_CMD_LINK_DEAD`).
+    /// Returns the device of which a connection has ended (`NBD_CMD_LINK_DEAD`).
     #[must_use]
     pub fn link_dead(&self, family: Family) -> Option<Device> {
         match self {

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 const NBD: Family = Family { id: 0x1f, events: 9 };
 
-/// What the kernel would see of a request: command and attributes.
+/// Parses a request as the kernel would: command and attributes.
 fn seen(bytes: &[u8]) -> (u16, u8, Vec<(u16, Vec<u8>)>) {
     match hear(bytes).unwrap().pop().unwrap().what {
         What::Told { kind, command, attributes } => (kind, command, attributes),
@@ -18,7 +18,7 @@ fn told(kind: u16, command: u8, all: &[DefaultNla]) -> What {
     heard.remove(0).what
 }
 
-/// Bytes as Linux on a little-endian machine wants them, written down by hand from the kernel's headers.
+/// The bytes that Linux expects on a little-endian machine, written by hand from the kernel's headers.
 #[test]
 #[cfg(target_endian = "little")]
 fn a_disconnect_is_these_bytes() {
@@ -111,7 +111,7 @@ proptest! {
         read_all(&bytes);
     }
 
-    /// Bytes that look like a message get further in.
+    /// Bytes that resemble a message get further into the parser.
     #[test]
     fn no_message_panics(kind in prop_oneof![Just(GENL_ID_CTRL), Just(NBD.id), Just(NLMSG_ERROR), any::<u16>()],
                          body in prop::collection::vec(0u8..24, 0..120)) {

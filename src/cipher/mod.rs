@@ -1,7 +1,7 @@
-//! Where clear keys become ciphers: the types that keep plain and sealed bytes apart, and a data key unwrapped or not.
+//! Where clear keys become ciphers: the types that keep plain and sealed bytes apart, and unwrapped data keys.
 //!
-//! - [`Sealed`] bytes are XTS ciphertext or holes; stores and snapshots accept only those (see [`sealed`]).
-//! - An [`Unwrapped`] key can be made by `cipher::wrap` alone, and is the only thing an open cipher is built from.
+//! - [`Sealed`] bytes are XTS ciphertext or holes; stores and snapshots accept nothing else (see [`sealed`]).
+//! - An [`Unwrapped`] key is made only by `cipher::wrap`, and an open cipher is built from nothing else.
 
 pub mod sealed;
 pub mod wrap;
@@ -17,12 +17,12 @@ use aws_lc_rs::hkdf;
 #[derive(Debug)]
 pub struct DataKey(Secret<64>);
 
-/// Proof that a key was made or unwrapped by the KMS: only `cipher::wrap` makes one.
+/// Proof that the KMS made or unwrapped a key: only `cipher::wrap` makes one.
 #[derive(Debug)]
 pub struct Unwrapped<T>(T);
 
 impl<T> Unwrapped<T> {
-    /// The key.
+    /// Returns the key.
     pub const fn get(&self) -> &T {
         &self.0
     }
@@ -35,7 +35,7 @@ impl hkdf::KeyType for Len {
     }
 }
 
-/// HKDF-SHA-256 (RFC 5869) of `ikm` into `out` (at most 255 * 32 bytes).
+/// Computes HKDF-SHA-256 (RFC 5869) of `ikm` into `out` (at most 255 * 32 bytes).
 pub(crate) fn hkdf_sha256(ikm: &[u8], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(ikm);
     let okm = prk.expand(info, Len(out.len())).expect("out is far below 255 * 32 bytes");
@@ -43,7 +43,7 @@ pub(crate) fn hkdf_sha256(ikm: &[u8], salt: &[u8], info: &[&[u8]], out: &mut [u8
 }
 
 impl DataKey {
-    /// The key's public name (see [`DataKeyId`]).
+    /// Returns the key's public id (see [`DataKeyId`]).
     #[must_use]
     pub fn id(&self) -> DataKeyId {
         let mut id = [0u8; 16];
@@ -51,14 +51,14 @@ impl DataKey {
         DataKeyId(id)
     }
 
-    /// Whether both halves are equal, which XTS forbids (FIPS 140-3 IG C.I).
+    /// Whether both halves are equal, which XTS does not allow (FIPS 140-3 IG C.I).
     #[must_use]
     pub fn halves_are_equal(&self) -> bool {
         let (a, b) = self.0.expose().split_at(32);
         subtle::ConstantTimeEq::ct_eq(a, b).into()
     }
 
-    /// Writes the 64 clear bytes to a file: the audited way out, for `volume export-key` alone.
+    /// Writes the 64 clear bytes to a file: the audited exit, used only by `volume export-key`.
     ///
     /// # Errors
     /// What the file system reports.
@@ -66,14 +66,14 @@ impl DataKey {
         std::os::unix::fs::FileExt::write_all_at(file, self.0.expose(), 0)
     }
 
-    /// HKDF-SHA-256 of the key with `salt` and `info`: for MAC keys that depend on it.
+    /// Derives a MAC key from the data key: HKDF-SHA-256 with `salt` and `info`.
     #[must_use]
     pub fn derive(&self, salt: &[u8], info: &[&[u8]]) -> Secret<32> {
         Secret::build(|out| hkdf_sha256(self.0.expose(), salt, info, out))
     }
 }
 
-/// A key for tests of the layers above, made of one repeated pattern.
+/// Makes a key of one repeated pattern, for tests of the layers above.
 #[cfg(test)]
 pub(crate) fn test_key(seed: u8) -> Unwrapped<DataKey> {
     Unwrapped(DataKey(Secret::build(|out| {

@@ -19,9 +19,9 @@
 //!      …     16  tag
 //! ```
 //! Suite 1: `K || C = HKDF-SHA-256(ikm = backing key, salt = nonce, info = "coffer/blob/v1" || bytes 0..57, 64 bytes)`
-//! (RFC 5869). C is the commitment: compared first, in constant time, so that one blob cannot open under two keys. Then
-//! AES-256-GCM (NIST SP 800-38D) with K, a nonce of twelve zeros (K is used once), AAD = every byte before the ciphertext
-//! followed by the context's canonical bytes. The blob holds no account, region or ARN.
+//! (RFC 5869). C is the commitment: compared first, in constant time, so that no blob opens under two keys. Then
+//! AES-256-GCM (NIST SP 800-38D) with K, a nonce of twelve zeros (K is used once), AAD = every byte before the
+//! ciphertext followed by the context's canonical bytes. The blob holds no account, region or ARN.
 //!
 //! # Encryption context, canonical bytes
 //! `u32 count`, then the pairs sorted by the bytes of the key, each string `u32 length || UTF-8`; integers little-endian;
@@ -34,7 +34,7 @@
 //! 13 n   AES-256-GCM ciphertext under HKDF-SHA-256(root key, no salt, "coffer/local-seal/v1"), AAD by the caller
 //!    16  tag
 //! ```
-//! Some dozens of seals are made under one root key; random 96-bit nonces allow 2^32 (SP 800-38D, 8.3).
+//! A root key makes a few dozen seals; random 96-bit nonces allow 2^32 (SP 800-38D, 8.3).
 
 use super::{DataKey, Unwrapped, hkdf_sha256};
 use crate::env::Rng;
@@ -50,13 +50,13 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// First bytes of a blob.
+/// The first bytes of a blob.
 pub const MAGIC: [u8; 4] = *b"COFB";
-/// The largest blob that is looked at, bytes (KMS API Reference, Decrypt: CiphertextBlob).
+/// Size limit of a blob, in bytes (KMS API Reference, Decrypt: CiphertextBlob).
 pub const MAX_BLOB: usize = 6144;
-/// The largest plaintext of the public verbs, bytes (KMS API Reference, Encrypt: Plaintext).
+/// Size limit of plaintext in the public verbs, in bytes (KMS API Reference, Encrypt: Plaintext).
 pub const MAX_PLAINTEXT: usize = 4096;
-/// The largest encryption context, canonical bytes.
+/// Size limit of an encryption context, in canonical bytes.
 pub const MAX_CONTEXT: usize = 8192;
 
 const HEAD: usize = 57;
@@ -78,7 +78,7 @@ pub struct KeyId {
 }
 
 impl KeyId {
-    /// Draws a new one: a version 4 UUID (RFC 9562, 5.4).
+    /// Draws a new key id: a version 4 UUID (RFC 9562, 5.4).
     #[must_use]
     pub fn draw(rng: &dyn Rng) -> Self {
         let mut raw = [0u8; 16];
@@ -86,7 +86,7 @@ impl KeyId {
         Self { multi_region: false, bytes: *uuid::Builder::from_random_bytes(raw).as_uuid().as_bytes() }
     }
 
-    /// The 16 bytes behind the text.
+    /// Returns the 16 bytes that the text encodes.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 16] {
         &self.bytes
@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
-/// Which backing key (version of a KMS key) something was made with: SHA-256("coffer/kmid/v1" || key id || material).
+/// The id of a backing key (a version of a KMS key): SHA-256("coffer/kmid/v1" || key id || material).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyMaterialId(pub [u8; 32]);
 
@@ -171,19 +171,19 @@ impl<'de> Deserialize<'de> for KeyMaterialId {
 // ---------------------------------------------------------------------------------------------------------------------
 // Encryption context
 
-/// Non-secret pairs that are bound to a ciphertext and must be given again to open it. One type feeds the AAD, the
-/// policy and the audit.
+/// Non-secret pairs bound to a ciphertext, which must be given again to open it. The AAD, the policy and the audit all
+/// take this one type.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 
 impl EncryptionContext {
-    /// An empty context, which is the same as none.
+    /// Makes an empty context, which is the same as no context.
     #[must_use]
     pub const fn new() -> Self {
         Self(BTreeMap::new())
     }
 
-    /// A context of one pair, such as `aws:ebs:id` and a volume's id.
+    /// Makes a context of one pair, such as `aws:ebs:id` and a volume's id.
     #[must_use]
     pub fn of(key: impl Into<String>, value: impl Into<String>) -> Self {
         Self(BTreeMap::from([(key.into(), value.into())]))
@@ -192,7 +192,7 @@ impl EncryptionContext {
     /// Adds a pair.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a key that is there already, an empty key, or a context above [`MAX_CONTEXT`] bytes.
+    /// [`Kind::Usage`] for a duplicate key, an empty key, or a context above [`MAX_CONTEXT`] bytes.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
         let (key, value) = (key.into(), value.into());
         if key.is_empty() {
@@ -208,33 +208,33 @@ impl EncryptionContext {
         Ok(())
     }
 
-    /// Reads a JSON object of strings, as the KMS API carries it.
+    /// Parses a JSON object of strings, as the KMS API carries it.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for anything else, and for a key that comes twice.
+    /// [`Kind::Usage`] for anything else, and for a duplicate key.
     pub fn from_json(json: &str) -> Result<Self> {
         serde_json::from_str(json)
             .map_err(|e| Error::new(Kind::Usage, "encryption context: not a JSON object of strings").because(e))
     }
 
-    /// The JSON object of strings, keys sorted.
+    /// Formats it as a JSON object of strings, keys sorted.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_value(&self.0).map(|v| v.to_string()).unwrap_or_default()
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
-    /// The pairs, sorted by key.
+    /// Iterates over the pairs, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
-    /// Whether there is no pair.
+    /// Whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -244,7 +244,7 @@ impl EncryptionContext {
         4 + self.0.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>()
     }
 
-    /// The canonical bytes (see the module's head): what the AAD holds.
+    /// Returns the canonical bytes (see the module's documentation), which are part of the AAD.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.canonical_len());
@@ -257,7 +257,7 @@ impl EncryptionContext {
     }
 }
 
-/// A length as four little-endian bytes; every caller has bounded it far below 2^32.
+/// Encodes a length as four little-endian bytes; every caller has bounded it far below 2^32.
 fn len32(len: usize) -> [u8; 4] {
     u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
@@ -291,13 +291,13 @@ impl<'de> Deserialize<'de> for EncryptionContext {
 // ---------------------------------------------------------------------------------------------------------------------
 // The blob
 
-/// What a blob may be opened for.
+/// The purpose of a blob, which limits who may open it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
     /// Made by a public verb (Encrypt, GenerateDataKey); the public Decrypt opens it.
     General,
-    /// A volume's data key: made and opened in this process alone.
+    /// A volume's data key: made and opened only inside this process.
     Volume,
 }
 
@@ -310,14 +310,14 @@ impl Purpose {
     }
 }
 
-/// A blob, taken apart and not yet believed: nothing of it is authenticated before it was opened.
+/// A parsed blob. Nothing in it is authenticated until it has been opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Blob<'a> {
     bytes: &'a [u8],
     purpose: Purpose,
     key_id: KeyId,
     material: KeyMaterialId,
-    /// Where the commitment starts.
+    /// Offset of the commitment.
     commitment_at: usize,
 }
 
@@ -326,10 +326,10 @@ fn bad(why: impl fmt::Display) -> Error {
 }
 
 impl<'a> Blob<'a> {
-    /// Takes `bytes` apart. Every length is bounded by what is there.
+    /// Parses `bytes`. Every length is checked against the bytes that are left.
     ///
     /// # Errors
-    /// [`Kind::InvalidCiphertext`] naming the first field that is not as format 1 has it.
+    /// [`Kind::InvalidCiphertext`] naming the first field that violates format 1.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         if bytes.len() > MAX_BLOB {
             return Err(bad(format_args!("{} bytes, more than {MAX_BLOB}", bytes.len())));
@@ -370,19 +370,19 @@ impl<'a> Blob<'a> {
         })
     }
 
-    /// What it may be opened for.
+    /// Returns its purpose.
     #[must_use]
     pub const fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// The KMS key that it names.
+    /// Returns the id of the KMS key that it names.
     #[must_use]
     pub const fn key_id(&self) -> KeyId {
         self.key_id
     }
 
-    /// The backing key that it names.
+    /// Returns the id of the backing key that it names.
     #[must_use]
     pub const fn material(&self) -> KeyMaterialId {
         self.material
@@ -392,14 +392,14 @@ impl<'a> Blob<'a> {
         self.commitment_at + COMMITMENT
     }
 
-    /// Bytes of plaintext inside.
+    /// Returns the length of the plaintext, in bytes.
     #[must_use]
     pub fn plaintext_len(&self) -> usize {
         self.bytes.len() - self.ciphertext_at() - TAG
     }
 }
 
-/// K || C of one blob.
+/// Derives K || C of a blob.
 fn message_keys(backing: &Secret<32>, head: &[u8], nonce: &[u8]) -> Secret<64> {
     Secret::build(|out| hkdf_sha256(backing.expose(), nonce, &[BLOB_INFO, head], out))
 }
@@ -419,7 +419,7 @@ fn seal_in_place(key: &[u8], nonce: [u8; 12], aad: &[u8], bytes: &mut [u8]) -> R
     Ok(out)
 }
 
-/// Opens `bytes` in place; false if the tag does not fit (then `bytes` hold nothing of use).
+/// Opens `bytes` in place; false if the tag does not match (then the contents of `bytes` must not be used).
 fn open_in_place(key: &[u8], nonce: [u8; 12], aad: &[u8], tag: &[u8], bytes: &mut [u8]) -> Result<bool> {
     let nonce = Nonce::assume_unique_for_key(nonce);
     Ok(gcm(key)?.open_in_place_separate_tag(nonce, Aad::from(aad), tag, bytes).is_ok())
@@ -428,7 +428,7 @@ fn open_in_place(key: &[u8], nonce: [u8; 12], aad: &[u8], tag: &[u8], bytes: &mu
 // ---------------------------------------------------------------------------------------------------------------------
 // Backing keys
 
-/// One version of a KMS key: 256 bits that wrap, and the names they go by.
+/// A version of a KMS key: 256 bits of wrapping key, and its ids.
 #[derive(Debug)]
 pub struct BackingKey {
     key_id: KeyId,
@@ -437,7 +437,7 @@ pub struct BackingKey {
 }
 
 impl BackingKey {
-    /// The backing key of `key_id` with this material.
+    /// Makes the backing key of `key_id` with this material.
     #[must_use]
     pub fn new(key_id: KeyId, secret: Secret<32>) -> Self {
         let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
@@ -449,19 +449,19 @@ impl BackingKey {
         Self { key_id, material: KeyMaterialId(id), secret }
     }
 
-    /// A new one for `key_id`, of the operating system's random numbers.
+    /// Generates a backing key for `key_id` from the operating system's random numbers.
     #[must_use]
     pub fn generate(key_id: KeyId) -> Self {
         Self::new(key_id, Secret::random())
     }
 
-    /// Its material id.
+    /// Returns its material id.
     #[must_use]
     pub const fn material(&self) -> KeyMaterialId {
         self.material
     }
 
-    /// The material, sealed under the root key `root` with `aad`.
+    /// Seals the material under the root key `root` with `aad`.
     ///
     /// # Errors
     /// [`Kind::Failed`] if the cipher cannot be set up.
@@ -494,7 +494,7 @@ impl BackingKey {
         Ok(blob)
     }
 
-    /// Opens `blob` into `out`, which has [`Blob::plaintext_len`] bytes.
+    /// Opens `blob` into `out`, which must be [`Blob::plaintext_len`] bytes long.
     fn open(&self, blob: &Blob<'_>, context: &EncryptionContext, out: &mut [u8]) -> Result<()> {
         if blob.key_id != self.key_id || blob.material != self.material {
             return Err(bad(format_args!("it was made with key material {}, not {}", blob.material, self.material)));
@@ -514,10 +514,10 @@ impl BackingKey {
         Ok(())
     }
 
-    /// Seals bytes of a public caller: purpose general.
+    /// Seals the bytes of a public caller: purpose general.
     ///
     /// # Errors
-    /// [`Kind::Usage`] above [`MAX_PLAINTEXT`] bytes or without any.
+    /// [`Kind::Usage`] for more than [`MAX_PLAINTEXT`] bytes or none.
     pub fn seal_bytes(&self, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
         if plain.is_empty() || plain.len() > MAX_PLAINTEXT {
             let what = format!("encrypt: a plaintext has 1 to {MAX_PLAINTEXT} bytes, not {}", plain.len());
@@ -539,16 +539,16 @@ impl BackingKey {
         Ok(out)
     }
 
-    /// Makes a volume's data key, and its blob under `context`.
+    /// Generates a volume's data key, and its blob under `context`.
     ///
     /// # Errors
-    /// [`Kind::Failed`] if the operating system's random numbers came out with equal halves.
+    /// [`Kind::Failed`] if the random numbers came out with equal halves.
     pub fn new_data_key(&self, context: &EncryptionContext, rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
         let key = checked(Secret::random(), Kind::Failed)?;
         Ok((self.wrap_data_key(&key, context, rng)?, key))
     }
 
-    /// Wraps an open data key once more: for rewrapping under another KMS key or a newer version.
+    /// Wraps an open data key again: under another KMS key or a newer version.
     ///
     /// # Errors
     /// [`Kind::Failed`] if the cipher cannot be set up.
@@ -559,8 +559,8 @@ impl BackingKey {
     /// Opens a volume's data key: the only way from a blob to a cipher.
     ///
     /// # Errors
-    /// [`Kind::InvalidCiphertext`] for a blob of another purpose, key, context or length, an altered one, one whose halves
-    /// are equal, or one whose key is not `expected`.
+    /// [`Kind::InvalidCiphertext`] for a blob of another purpose, key, context or length, an altered one, one whose
+    /// halves are equal, or one whose key is not `expected`.
     pub fn open_data_key(
         &self,
         blob: &Blob<'_>,
@@ -579,7 +579,7 @@ impl BackingKey {
     }
 }
 
-/// The one place where 64 bytes become a data key that ciphers are built from.
+/// Makes a data key of 64 bytes, if its halves differ. Every key that a cipher is built from comes through here.
 fn checked(secret: Secret<64>, kind: Kind) -> Result<Unwrapped<DataKey>> {
     let key = DataKey(secret);
     if key.halves_are_equal() {
@@ -595,7 +595,7 @@ fn local_key(root: &Secret<32>) -> Secret<32> {
     Secret::build(|out| hkdf_sha256(root.expose(), &[], &[LOCAL_INFO], out))
 }
 
-/// Seals `plain` (a secret of this installation) under `root`; `aad` says what it is and whose.
+/// Seals `plain` (a secret of this installation) under `root`; `aad` binds its kind and owner.
 ///
 /// # Errors
 /// [`Kind::Failed`] if the cipher cannot be set up.
@@ -611,7 +611,7 @@ pub fn seal_local(root: &Secret<32>, aad: &[u8], plain: &[u8], rng: &dyn Rng) ->
     Ok(out)
 }
 
-/// Opens what [`seal_local`] made of `N` bytes.
+/// Opens `N` bytes sealed by [`seal_local`].
 ///
 /// # Errors
 /// [`Kind::Integrity`] if it was altered, has another length, or was sealed under another key or `aad`.

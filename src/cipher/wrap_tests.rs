@@ -2,7 +2,7 @@ use super::*;
 use crate::env::SystemRng;
 use proptest::prelude::*;
 
-/// Made once with Python's `cryptography` 48 (HKDF, AESGCM) and hashlib from the layout in the module's head.
+/// Made with Python's `cryptography` 48 (HKDF, AESGCM) and hashlib from the layout in the module's documentation.
 const KNOWN_BLOB: &str = "434f464201010100001234abcd12ab34cda6ef1234567890abff6b4371a2b413997141416facebcba474e312317493a2f176a8b836903e5ea36465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182830000311eefa51eacafa51d40b5c5a87a9d07a392c6aa5568a370ac069b9c0f0f169966a785a8e430c52bfce975c013192917b9320c8f54fd4790f19f92e8331f";
 const KNOWN_CONTEXT: &str =
     "020000000a0000006177733a6562733a696415000000766f6c2d303132333435363738396162636465663002000000c38402000000c3b6";
@@ -108,7 +108,7 @@ fn contexts_refuse_what_two_readers_would_read_differently() {
     let ctx = EncryptionContext::from_json(r#"{"b":"2","a":"1"}"#).unwrap();
     assert_eq!(ctx.to_json(), r#"{"a":"1","b":"2"}"#);
     assert_eq!(EncryptionContext::new().canonical(), [0; 4]);
-    // No two contexts share canonical bytes: the border between key and value is in them.
+    // No two contexts share canonical bytes: these include the boundary between key and value.
     assert_ne!(EncryptionContext::of("ab", "c").canonical(), EncryptionContext::of("a", "bc").canonical());
 }
 

@@ -9,7 +9,10 @@ use crate::attach::machine::{Machine, claim};
 use crate::attach::nbd::NbdDriver;
 use crate::attach::{Device, Driver, MOST_CONNECTIONS};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::service::api::{AttachmentInfo, Reply, Request, VolumeInfo};
+use crate::service::api::{AttachmentInfo, Reply, VolumeInfo};
+use crate::service::operations::{
+    Answer, AttachVolume, BreakLease, DescribeVolume, DetachVolume, ListAttachments, RenewAttachment,
+};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -58,19 +61,17 @@ pub(super) fn attach(common: &Common, args: &AttachArgs) -> Result<u8> {
             return Err(Error::new(Kind::Busy, format!("{} is being attached as {device}", args.volume)).hint("wait"));
         };
         // The device it was for is gone: this kernel was started since, or somebody disconnected it.
-        client::call(common, Request::AttachEnd { what: att.id })?;
+        client::call(common, DetachVolume { what: att.id })?;
     }
     let (device, held) = choose(wanted)?;
     end_stale(common, device)?;
-    let begin = Request::AttachBegin { volume: args.volume.clone(), device: device.to_string() };
-    let reply = client::call(common, begin)?;
-    let Reply::Attachment(att) = reply else { return Ok(render::reply(&reply, common)) };
+    let att = client::call(common, AttachVolume { volume: args.volume.clone(), device: device.to_string() })?;
     let usual = std::thread::available_parallelism().map_or(1, usize::from).min(USUAL_CONNECTIONS);
     let connections = args.connections.unwrap_or_else(|| u32::try_from(usual).unwrap_or(1));
     match helper::start(&job(&att, device, connections, false), held, &render::shown(&att)) {
         Ok(up) => Ok(show(common, att, &up, false)),
         Err(err) => {
-            let _ = client::call(common, Request::AttachEnd { what: att.id });
+            let _ = client::call(common, DetachVolume { what: att.id });
             Err(err.context(format!("attach {} as {device}", args.volume)))
         }
     }
@@ -128,20 +129,14 @@ fn adopt(common: &Common, att: &AttachmentInfo, device: Device, wanted: Option<D
     };
     let connections = last.map_or_else(|| Machine::this().queues(device), |s| s.connections);
     // The old token went with the old helper.
-    let renewed = match client::call(common, Request::AttachRenew { what: att.id.clone() })? {
-        Reply::Attachment(renewed) => renewed,
-        other => return Ok(render::reply(&other, common)),
-    };
+    let renewed = client::call(common, RenewAttachment { what: att.id.clone() })?;
     let job = job(&renewed, device, connections.clamp(1, MOST_CONNECTIONS), true);
     let up = helper::start(&job, held, &render::shown(att))?;
     Ok(show(common, renewed, &up, true))
 }
 
 fn all(common: &Common) -> Result<Vec<AttachmentInfo>> {
-    match client::call(common, Request::AttachmentList {})? {
-        Reply::Attachments { attachments } => Ok(attachments),
-        _ => Err(Error::new(Kind::Failed, "the server answered something else")),
-    }
+    client::call(common, ListAttachments {})
 }
 
 /// The attachment of a volume.
@@ -172,16 +167,13 @@ fn choose(wanted: Option<Device>) -> Result<(Device, Held)> {
 fn end_stale(common: &Common, device: Device) -> Result<()> {
     let name = device.to_string();
     let stale = all(common)?.into_iter().filter(|a| a.device == name);
-    stale.into_iter().try_for_each(|a| client::call(common, Request::AttachEnd { what: a.id }).map(drop))
+    stale.into_iter().try_for_each(|a| client::call(common, DetachVolume { what: a.id }).map(drop))
 }
 
 /// The attachment of a volume or device, or of that id.
 fn find(common: &Common, what: &str) -> Result<Option<AttachmentInfo>> {
     let attachments = all(common)?;
-    let volume = match client::call(common, Request::VolumeShow { volume: what.to_owned() }) {
-        Ok(Reply::Volume(v)) => Some(v.id),
-        _ => None,
-    };
+    let volume = client::call(common, DescribeVolume { volume: what.to_owned() }).ok().map(|v| v.id);
     Ok(attachments.into_iter().find(|a| a.id == what || a.device == what || Some(a.volume) == volume))
 }
 
@@ -197,10 +189,10 @@ pub(super) fn detach(common: &Common, args: &DetachArgs) -> Result<u8> {
     })?;
     let device = Device::at(Path::new(&att.device))?;
     let flushed = if belongs(device, &att) { take_away(common, device)? } else { Ok(()) };
-    let ended = client::call(common, Request::AttachEnd { what: att.id.clone() })?;
+    let ended = client::call(common, DetachVolume { what: att.id.clone() })?;
     flushed.map_err(|e| e.context(format!("{what} is detached, but what was not synced before is lost")))?;
     if common.json || common.quiet {
-        return Ok(render::reply(&ended, common));
+        return Ok(render::reply(&Reply::Attachment(ended), common));
     }
     render::line(format!("{} is detached from {device}", render::shown(&att)));
     Ok(0)
@@ -252,8 +244,8 @@ fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> R
             return Ok(render::reply(&Reply::Done { message }, common));
         }
     }
-    let reply = client::call(common, Request::LeaseBreak { what: what.to_owned() })?;
-    Ok(render::reply(&reply, common))
+    let done = client::call(common, BreakLease { what: what.to_owned() })?;
+    Ok(render::reply(&done.into_reply(), common))
 }
 
 /// What the service knows of attachments, and what this machine knows of their devices.

@@ -5,26 +5,18 @@
 //! cipher, a plain `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is measured beside other
 //! servers (`compare`). Figures of one run belong together; the machine is named.
 
-mod cases;
-mod compare;
-mod load;
 mod local;
-mod peers;
-mod plot;
 mod scale;
-mod verdict;
 
-use super::demo::session::Session;
 use super::{Common, render};
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::measure::load::{self, Connection, Op, Pattern, Until};
+use crate::measure::session::Session;
+use crate::measure::{interrupted, machine, stop_on_signals};
 use crate::units::ByteLen;
 use clap::Args;
-use load::{Connection, Op, Pattern, Until};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
@@ -32,50 +24,15 @@ pub(super) struct BenchArgs {
     /// Directory on the disk to be measured; scratch files in it are removed afterwards
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
-    /// Bytes of the volume that are used [default: 512MiB; with --against 256MiB]
+    /// Bytes of the volume that are used [default: 512MiB]
     #[arg(long)]
     size: Option<ByteLen>,
-    /// Seconds for each measurement [default: 3; with --against 0.3]
+    /// Seconds for each measurement [default: 3]
     #[arg(long)]
     seconds: Option<f64>,
     /// Idle volumes that are made, opened and left alone, at most 1000; 0: none
-    #[arg(long, default_value_t = 1000, conflicts_with = "against")]
+    #[arg(long, default_value_t = 1000)]
     volumes: usize,
-    /// Measure beside these servers, in alternating rounds
-    #[arg(long, value_name = "SERVERS", value_delimiter = ',', value_enum)]
-    against: Vec<peers::Peer>,
-    /// Counted rounds
-    #[arg(long, default_value_t = 5, requires = "against")]
-    rounds: usize,
-    /// Only cases whose names contain one of these
-    #[arg(long, value_name = "CASES", value_delimiter = ',', requires = "against")]
-    only: Vec<String>,
-    /// Write all samples to this file, as JSON
-    #[arg(long, value_name = "FILE", requires = "against")]
-    samples: Option<PathBuf>,
-    /// Measure nothing: show the samples of this file, as a table and as plots
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "dir", "size", "seconds"])]
-    plot: Option<PathBuf>,
-    /// Folder for the plots, which are SVG
-    #[arg(long, value_name = "DIR", requires = "plot")]
-    out: Option<PathBuf>,
-}
-
-/// Set by SIGINT and SIGTERM while something is measured.
-static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-
-/// Whether the user asked to stop. Scratch files and servers go away on the way out.
-fn interrupted() -> bool {
-    STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
-}
-
-fn stop_on_signals() -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = STOP.get_or_init(Arc::default);
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone()).on(|| "catch signals".to_owned())?;
-    }
-    Ok(())
 }
 
 /// One measurement.
@@ -110,18 +67,10 @@ struct Outcome {
 }
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
-    if let Some(file) = &args.plot {
-        let comparison = compare::read(file)?;
-        verdict::show(&comparison);
-        if let Some(out) = &args.out {
-            plot::write(&comparison, out)?.iter().for_each(|path| render::line(path.display()));
-        }
-        return Ok(0);
-    }
     stop_on_signals()?;
     let scratch = args.dir.join(format!("coffer-bench-{}", std::process::id()));
     std::fs::create_dir(&scratch).on(|| format!("create {}", scratch.display()))?;
-    let done = if args.against.is_empty() { alone(common, &scratch, args) } else { beside(common, &scratch, args) };
+    let done = alone(common, &scratch, args);
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
         // What a signal has broken off fails in many ways.
@@ -131,14 +80,14 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
 }
 
 /// How long one measurement takes.
-fn seconds(args: &BenchArgs, default: f64) -> Result<Duration> {
-    let asked = args.seconds.unwrap_or(default);
+fn seconds(args: &BenchArgs) -> Result<Duration> {
+    let asked = args.seconds.unwrap_or(3.0);
     let time = Duration::try_from_secs_f64(asked).ok().filter(|t| *t >= Duration::from_millis(50));
     time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: at least 0.05 are needed")))
 }
 
 fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
-    let outcome = measure(scratch, args.size.map_or(512 << 20, |s| s.0), seconds(args, 3.0)?, args.volumes)?;
+    let outcome = measure(scratch, args.size.map_or(512 << 20, |s| s.0), seconds(args)?, args.volumes)?;
     if common.json {
         render::line(serde_json::to_string_pretty(&outcome).unwrap_or_default());
     } else {
@@ -147,27 +96,8 @@ fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn beside(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
-    let size = args.size.map_or(256 << 20, |s| s.0) >> 20 << 20;
-    if size < 2 * cases::TRIM_ROOM {
-        return Err(Error::new(Kind::Usage, "--size: at least 128MiB are needed"));
-    }
-    let (peers, only) = (&args.against[..], &args.only[..]);
-    let plan = compare::Plan { peers, rounds: args.rounds.max(1), time: seconds(args, 0.3)?, size, only };
-    let comparison = compare::run(scratch, &plan)?;
-    if let Some(path) = &args.samples {
-        compare::save(&comparison, path)?;
-    }
-    if common.json {
-        render::line(serde_json::to_string_pretty(&comparison).unwrap_or_default());
-    } else {
-        verdict::show(&comparison);
-    }
-    Ok(())
-}
-
 fn measure(scratch: &Path, size: u64, time: Duration, volumes: usize) -> Result<Outcome> {
-    let load_before = local::load_average();
+    let load_before = machine::load_average();
     let mut rows = local::cipher(time)?;
     let floors = local::file(scratch, size, time)?;
     rows.extend(floors.iter().cloned());
@@ -187,7 +117,7 @@ fn measure(scratch: &Path, size: u64, time: Duration, volumes: usize) -> Result<
     drop(connection);
     let idle = (volumes > 0).then(|| scale::idle_volumes(&mut coffer, volumes)).transpose()?;
     coffer.stop()?;
-    Ok(Outcome { machine: local::machine(), load_before, rows, resident, start_up, under_load, idle })
+    Ok(Outcome { machine: machine::machine(), load_before, rows, resident, start_up, under_load, idle })
 }
 
 fn served(
@@ -287,9 +217,4 @@ fn show(outcome: &Outcome) {
             idle.start_up * 1e3,
         ));
     }
-}
-
-/// An error of a measurement that cannot be made.
-fn cannot(what: impl Into<String>) -> Error {
-    Error::new(Kind::Failed, what)
 }

@@ -6,8 +6,10 @@ use crate::api::control;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Passphrase, RootUnlock};
-use crate::service::api::{Progress, Reply, Request};
+use crate::service::api::{Progress, Reply};
 use crate::service::datadir::{DataDir, Wanting};
+use crate::service::operations::Request;
+use crate::service::operations::{Answer, Operation};
 use crate::service::{GRACE, OpenAs, Role, Service};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -43,8 +45,14 @@ pub(super) fn config_folder() -> Result<PathBuf> {
     Ok(home("XDG_CONFIG_HOME", ".config")?.join("coffer"))
 }
 
-/// Does one verb.
-pub(super) fn call(common: &Common, request: Request) -> Result<Reply> {
+/// Performs an operation.
+pub(super) fn call<O: Operation>(common: &Common, operation: O) -> Result<O::Answer> {
+    let other = || Error::new(Kind::Failed, "the server answered something else").hint("run the server's own version");
+    O::Answer::of_reply(ask(common, operation.into())?).ok_or_else(other)
+}
+
+/// Performs what was asked for, and answers it as it travels.
+pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
     let data = data_dir(common)?;
     let mut bar = render::Progressing::new(common);
     if let Some(reply) = control::ask(&data.control_socket(), &request, &mut |p| bar.show(&p))? {
@@ -92,13 +100,13 @@ fn call_here(
     request: &Request,
     bar: &mut render::Progressing,
 ) -> Result<Option<Reply>> {
-    let (env, socket, verb) = (Env::system(), data.control_socket(), verb_of(request));
+    let (env, socket, verb) = (Env::system(), data.control_socket(), request.name());
     let _owner = data.act_as_owner()?;
-    let Some(lock) = data.lock(&env, &verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
+    let Some(lock) = data.lock(&env, verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
-    if matches!(request, Request::SnapshotCreate { .. }) {
+    if matches!(request, Request::CreateSnapshot(_)) {
         // There is nobody else who would go on with it.
         super::serve::stop_on_interrupt()?;
     }
@@ -136,13 +144,6 @@ pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut 
 /// How this process opens the data directory.
 pub(super) const fn open_as(common: &Common, role: Role) -> OpenAs {
     OpenAs { role, single_host: common.single_host_i_know, lease_grace: GRACE }
-}
-
-fn verb_of(request: &Request) -> String {
-    serde_json::to_value(request)
-        .ok()
-        .and_then(|v| v.get("action").and_then(|a| a.as_str()).map(str::to_owned))
-        .unwrap_or_default()
 }
 
 /// How this process gets at the root key.

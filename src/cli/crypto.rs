@@ -3,7 +3,9 @@
 
 use super::{Common, client, out, render};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::service::api::{CryptoInfo, Plain, Reply, Request};
+use crate::service::api::{CryptoInfo, Plain, Reply};
+use crate::service::operations::Request;
+use crate::service::operations::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
 use crate::sys::draft::Draft;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
@@ -82,23 +84,23 @@ pub(super) enum CryptoVerb {
 }
 
 pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
-    let (request, out, clear_out) = match verb {
+    let (request, out, clear_out): (Request, _, _) = match verb {
         CryptoVerb::Encrypt { key, files, context } => {
             let plaintext = Plain::of(&read(files.input.as_deref())?);
-            (Request::KeyEncrypt { key, plaintext, context: pairs(&context)? }, files.out, None)
+            (Encrypt { key, plaintext, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::Decrypt { files, context, key } => {
             let blob = hex::encode(read(files.input.as_deref())?);
-            (Request::KeyDecrypt { key, blob, context: pairs(&context)? }, files.out, None)
+            (Decrypt { key, blob, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::ReEncrypt { key, files, context, new_context } => {
             let (blob, context) = (hex::encode(read(files.input.as_deref())?), pairs(&context)?);
             let new_context = if new_context.is_empty() { context.clone() } else { pairs(&new_context)? };
-            (Request::KeyReEncrypt { key, blob, context, new_context }, files.out, None)
+            (ReEncrypt { key, blob, context, new_context }.into(), files.out, None)
         }
         CryptoVerb::GenerateDataKey { key, out, plaintext_out, bytes, context } => {
             let plaintext = plaintext_out.is_some();
-            (Request::KeyGenerateDataKey { key, bytes, plaintext, context: pairs(&context)? }, out, plaintext_out)
+            (GenerateDataKey { key, bytes, plaintext, context: pairs(&context)? }.into(), out, plaintext_out)
         }
     };
     if common.json && out.is_none() {
@@ -108,7 +110,7 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
     // Before the key is used: a use that is audited and then cannot be written would be lost.
     let clear_file = clear_out.as_deref().map(Draft::new).transpose()?;
     let sink = out.as_deref().map(Draft::new).transpose()?;
-    let facts = deliver(client::call(common, request)?, sink, clear_file)?;
+    let facts = deliver(client::ask(common, request)?, sink, clear_file)?;
     Ok(if common.json { render::reply(&Reply::Crypto(facts), common) } else { 0 })
 }
 

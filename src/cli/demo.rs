@@ -5,14 +5,13 @@
 
 mod left;
 mod mount;
-pub(super) mod session;
 
 use super::Common;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::measure::session::Session;
 use crate::units::ByteLen;
 use clap::Args;
 use left::Scratch;
-use session::Session;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

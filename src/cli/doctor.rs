@@ -5,8 +5,9 @@ use super::{Common, client, render};
 use crate::error::{Error, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use crate::kms::RootUnlock;
-use crate::service::api::{Finding, Grade, Reply, Request};
+use crate::service::api::{Finding, Grade, Reply};
 use crate::service::datadir::DataDir;
+use crate::service::operations::Doctor;
 use std::io::Read;
 use std::path::Path;
 
@@ -14,8 +15,8 @@ use std::path::Path;
 const SMALL: u64 = 1 << 20;
 
 pub(super) fn run(common: &Common) -> Result<u8> {
-    match client::call(common, Request::Doctor {}) {
-        Ok(reply) => Ok(render::reply(&reply, common)),
+    match client::call(common, Doctor {}) {
+        Ok(findings) => Ok(render::reply(&Reply::Findings { findings }, common)),
         // Somebody else has it, or there is nothing to look at.
         Err(err) if matches!(err.kind(), Kind::Busy | Kind::Unreachable | Kind::Usage | Kind::Interrupted) => Err(err),
         Err(err) => {

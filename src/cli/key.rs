@@ -3,7 +3,10 @@
 use super::crypto::pairs;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::policy::MAX_POLICY;
-use crate::service::api::Request;
+use crate::service::operations::Request;
+use crate::service::operations::{
+    CreateGrant, GetKeyPolicy, ListGrants, ListRetirableGrants, PutKeyPolicy, ResetKeyPolicy, RetireGrant, RevokeGrant,
+};
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -132,12 +135,12 @@ pub(super) fn read_policy(file: &Path) -> Result<String> {
 
 pub(super) fn policy_request(verb: PolicyVerb) -> Result<Request> {
     Ok(match verb {
-        PolicyVerb::Show { key } => Request::KeyPolicyShow { key },
+        PolicyVerb::Show { key } => GetKeyPolicy { key }.into(),
         PolicyVerb::Set { key, file, lockout } => {
             let bypass_lockout_check = lockout.is_bypassed();
-            Request::KeyPolicySet { key, policy: read_policy(&file)?, bypass_lockout_check }
+            PutKeyPolicy { key, policy: read_policy(&file)?, bypass_lockout_check }.into()
         }
-        PolicyVerb::Reset { key } => Request::KeyPolicyReset { key },
+        PolicyVerb::Reset { key } => ResetKeyPolicy { key }.into(),
     })
 }
 
@@ -149,13 +152,13 @@ pub(super) fn grant_request(verb: GrantVerb) -> Result<Request> {
     Ok(match verb {
         GrantVerb::Create { key, grantee, operations, retiring, constraint, name } => {
             let (equals, subset) = (given(&constraint.context_equals)?, given(&constraint.context_subset)?);
-            Request::GrantCreate { key, grantee, retiring, operations, equals, subset, name }
+            CreateGrant { key, grantee, retiring, operations, equals, subset, name }.into()
         }
         GrantVerb::List { key, id, grantee, retirable_by } => match (key, retirable_by) {
-            (_, Some(retiring)) => Request::GrantListRetirable { retiring },
-            (key, None) => Request::GrantList { key: key.unwrap_or_default(), grant: id, grantee },
+            (_, Some(retiring)) => ListRetirableGrants { retiring }.into(),
+            (key, None) => ListGrants { key: key.unwrap_or_default(), grant: id, grantee }.into(),
         },
-        GrantVerb::Revoke { key, grant } => Request::GrantRevoke { key, grant },
-        GrantVerb::Retire { key, grant, token } => Request::GrantRetire { key, grant, token },
+        GrantVerb::Revoke { key, grant } => RevokeGrant { key, grant }.into(),
+        GrantVerb::Retire { key, grant, token } => RetireGrant { key, grant, token }.into(),
     })
 }

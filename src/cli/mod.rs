@@ -20,7 +20,15 @@ pub(crate) use out::Log as LogWriter;
 
 use crate::error::{Error, Kind, Result};
 use crate::service::OnKeyLoss;
-use crate::service::api::{Reply, Request};
+use crate::service::api::Reply;
+use crate::service::operations::Request;
+use crate::service::operations::{
+    AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateSnapshot,
+    CreateVolume, DeleteAlias, DeleteSnapshot, DeleteVolume, DescribeKey, DescribeSnapshot, DescribeSnapshots,
+    DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume, ExportVolumeKey, GetStatus, GrowVolume,
+    ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume, RotateKeyOnDemand, ScheduleKeyDeletion,
+    SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
+};
 use crate::units::ByteLen;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
@@ -427,16 +435,16 @@ fn run(cli: Cli) -> Result<u8> {
             snapshot_request(verb)
         }
         Verb::Doctor => return doctor::run(&common),
-        Verb::Status => Request::Status {},
-        Verb::Audit(AuditVerb::List { limit }) => Request::AuditList { limit },
-        Verb::Audit(AuditVerb::Verify) => Request::AuditVerify {},
-        Verb::Audit(AuditVerb::Accept) => Request::AuditAccept {},
+        Verb::Status => GetStatus {}.into(),
+        Verb::Audit(AuditVerb::List { limit }) => ListAuditEvents { limit }.into(),
+        Verb::Audit(AuditVerb::Verify) => VerifyAudit {}.into(),
+        Verb::Audit(AuditVerb::Accept) => AcceptAudit {}.into(),
     };
-    let grows = matches!(request, Request::VolumeGrow { .. });
-    let denies = matches!(request, Request::AccessDeny { .. });
+    let grows = matches!(request, Request::GrowVolume(_));
+    let denies = matches!(request, Request::DenyAccess(_));
     let once = request.shows_once();
     out::must_be_there(once)?;
-    let reply = client::call(&common, request)?;
+    let reply = client::ask(&common, request)?;
     if let Reply::Volume(volume) = &reply
         && grows
     {
@@ -451,21 +459,21 @@ fn key_request(verb: KeyVerb) -> Result<Request> {
     Ok(match verb {
         KeyVerb::Create { alias, description, policy, lockout } => {
             let policy = policy.as_deref().map(key::read_policy).transpose()?;
-            Request::KeyCreate { alias, description, policy, bypass_lockout_check: lockout.is_bypassed() }
+            CreateKey { alias, description, policy, bypass_lockout_check: lockout.is_bypassed() }.into()
         }
         KeyVerb::Policy(verb) => key::policy_request(verb)?,
         KeyVerb::Grant(verb) => key::grant_request(verb)?,
-        KeyVerb::List => Request::KeyList {},
-        KeyVerb::Show { key } => Request::KeyShow { key },
-        KeyVerb::Enable { key } => Request::KeyEnable { key },
-        KeyVerb::Disable { key } => Request::KeyDisable { key },
-        KeyVerb::Rotate { key } => Request::KeyRotate { key },
-        KeyVerb::ScheduleDeletion { key, days } => Request::KeyScheduleDeletion { key, days },
-        KeyVerb::CancelDeletion { key } => Request::KeyCancelDeletion { key },
-        KeyVerb::Alias(AliasVerb::Create { alias, key }) => Request::AliasCreate { alias, key },
-        KeyVerb::Alias(AliasVerb::Update { alias, key }) => Request::AliasUpdate { alias, key },
-        KeyVerb::Alias(AliasVerb::Delete { alias }) => Request::AliasDelete { alias },
-        KeyVerb::Alias(AliasVerb::List) => Request::AliasList {},
+        KeyVerb::List => ListKeys {}.into(),
+        KeyVerb::Show { key } => DescribeKey { key }.into(),
+        KeyVerb::Enable { key } => EnableKey { key }.into(),
+        KeyVerb::Disable { key } => DisableKey { key }.into(),
+        KeyVerb::Rotate { key } => RotateKeyOnDemand { key }.into(),
+        KeyVerb::ScheduleDeletion { key, days } => ScheduleKeyDeletion { key, days }.into(),
+        KeyVerb::CancelDeletion { key } => CancelKeyDeletion { key }.into(),
+        KeyVerb::Alias(AliasVerb::Create { alias, key }) => CreateAlias { alias, key }.into(),
+        KeyVerb::Alias(AliasVerb::Update { alias, key }) => UpdateAlias { alias, key }.into(),
+        KeyVerb::Alias(AliasVerb::Delete { alias }) => DeleteAlias { alias }.into(),
+        KeyVerb::Alias(AliasVerb::List) => ListAliases {}.into(),
         KeyVerb::Crypto(_) => return Err(Error::new(Kind::Failed, "this verb has a way of its own")),
     })
 }
@@ -477,37 +485,37 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
     Ok(match verb {
         VolumeVerb::Create { size, key, name, snapshot, settings } => {
             let SettingsArgs { on_key_loss, iops, throughput } = settings;
-            Request::VolumeCreate { name, size: size.map(|s| s.0), key, snapshot, on_key_loss, iops, throughput }
+            CreateVolume { name, size: size.map(|s| s.0), key, snapshot, on_key_loss, iops, throughput }.into()
         }
         VolumeVerb::Modify { volume, settings: SettingsArgs { on_key_loss, iops, throughput } } => {
             if (on_key_loss, iops, throughput) == (None, None, None) {
                 return Err(Error::new(Kind::Usage, format!("nothing of {volume} is to be changed"))
                     .hint("say --on-key-loss, --iops or --throughput"));
             }
-            Request::VolumeModify { volume, on_key_loss, iops, throughput }
+            ModifyVolume { volume, on_key_loss, iops, throughput }.into()
         }
-        VolumeVerb::Suspend { volume } => Request::VolumeSuspend { volume },
-        VolumeVerb::Resume { volume } => Request::VolumeResume { volume },
-        VolumeVerb::List => Request::VolumeList {},
-        VolumeVerb::Show { volume } => Request::VolumeShow { volume },
-        VolumeVerb::Delete { volume } => Request::VolumeDelete { volume },
-        VolumeVerb::Grow { volume, size } => Request::VolumeGrow { volume, size: size.0 },
+        VolumeVerb::Suspend { volume } => SuspendVolume { volume }.into(),
+        VolumeVerb::Resume { volume } => ResumeVolume { volume }.into(),
+        VolumeVerb::List => DescribeVolumes {}.into(),
+        VolumeVerb::Show { volume } => DescribeVolume { volume }.into(),
+        VolumeVerb::Delete { volume } => DeleteVolume { volume }.into(),
+        VolumeVerb::Grow { volume, size } => GrowVolume { volume, size: size.0 }.into(),
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
-            Request::VolumeExport { volume, out: absolute(out)?, fill_holes }
+            ExportVolume { volume, out: absolute(out)?, fill_holes }.into()
         }
-        VolumeVerb::AcceptRollback { volume } => Request::VolumeAcceptRollback { volume },
-        VolumeVerb::AcceptLostWrites { volume } => Request::VolumeAcceptLostWrites { volume },
-        VolumeVerb::ExportKey { volume, out } => Request::VolumeExportKey { volume, out: absolute(out)? },
+        VolumeVerb::AcceptRollback { volume } => AcceptRollback { volume }.into(),
+        VolumeVerb::AcceptLostWrites { volume } => AcceptLostWrites { volume }.into(),
+        VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: absolute(out)? }.into(),
     })
 }
 
 fn snapshot_request(verb: SnapshotVerb) -> Request {
     match verb {
-        SnapshotVerb::Create { volume, wait, description } => Request::SnapshotCreate { volume, description, wait },
-        SnapshotVerb::List => Request::SnapshotList {},
-        SnapshotVerb::Show { snapshot } => Request::SnapshotShow { snapshot },
-        SnapshotVerb::Delete { snapshot } => Request::SnapshotDelete { snapshot },
-        SnapshotVerb::Verify { snapshot, trust } => Request::SnapshotVerify { snapshot, trust },
+        SnapshotVerb::Create { volume, wait, description } => CreateSnapshot { volume, description, wait }.into(),
+        SnapshotVerb::List => DescribeSnapshots {}.into(),
+        SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
+        SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
+        SnapshotVerb::Verify { snapshot, trust } => VerifySnapshot { snapshot, trust }.into(),
     }
 }
 

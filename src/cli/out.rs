@@ -5,7 +5,8 @@ use super::Common;
 use super::client;
 use crate::error::{Error, Kind, Result};
 use crate::redact;
-use crate::service::api::{Reply, ShownOnce};
+use crate::service::api::Reply;
+use crate::service::operations::ShownOnce;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Write};
@@ -82,7 +83,7 @@ pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply)
     let Some(undo) = once.taken_back_by(reply) else { return Ok(()) };
     let Some(err) = FAILED.lock().take() else { return Ok(()) };
     let err = unwritten(err);
-    Err(match client::call(common, undo) {
+    Err(match client::ask(common, undo) {
         Ok(_) => err.context("the token could not be shown and was taken back"),
         Err(failed) => err
             .context(format!("the token could not be shown, and is still valid: {}", failed.line()))

@@ -2,11 +2,12 @@
 
 use super::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
-use super::sockets::{Open, Plan, Successor, uri};
+use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::tls::Oldest;
+use crate::nbd::uri::uri;
 use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;

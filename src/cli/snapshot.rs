@@ -6,21 +6,23 @@ use super::render;
 use crate::api::control;
 use crate::env::Env;
 use crate::error::{IoContext, Result};
-use crate::service::api::{Reply, Request};
+use crate::service::api::Reply;
 use crate::service::datadir::Wanting;
+use crate::service::operations::Request;
+use crate::service::operations::VerifySnapshot;
 use crate::service::verify_unopened;
 
 /// `snapshot verify`: the server's answer, or, without one, read from the repository alone.
 pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -> Result<Reply> {
     let data = data_dir(common)?;
     let mut bar = render::Progressing::new(common);
-    let request = Request::SnapshotVerify { snapshot: snapshot.clone(), trust: trust.clone() };
+    let request: Request = VerifySnapshot { snapshot: snapshot.clone(), trust: trust.clone() }.into();
     let socket = data.control_socket();
     if let Some(reply) = control::ask(&socket, &request, &mut |p| bar.show(&p))? {
         return Ok(reply);
     }
     if !data.is_initialised() {
-        return super::client::call(common, request); // says what is missing
+        return super::client::ask(common, request); // says what is missing
     }
     let env = Env::system();
     let lock = data.lock(&env, "snapshot-verify", Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
@@ -32,7 +34,7 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
         !gave_way
     });
     drop(lock);
-    if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified }
+    if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified.map(|message| Reply::Done { message }) }
 }
 
 /// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server there

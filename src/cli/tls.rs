@@ -5,7 +5,8 @@ use super::{Common, render};
 use crate::env::Env;
 use crate::error::{IoContext, Result};
 use crate::nbd::pki;
-use crate::service::api::Request;
+use crate::service::operations::Request;
+use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -103,13 +104,13 @@ pub(super) fn run(common: &Common, verb: TlsVerb) -> Result<Option<Request>> {
 pub(super) fn access(verb: AccessVerb) -> Request {
     match verb {
         AccessVerb::Allow { name, what: What { volumes, all_volumes: all, user } } => {
-            Request::AccessAllow { name, user, volumes, all }
+            AllowAccess { name, user, volumes, all }.into()
         }
         AccessVerb::Token { name, what: What { volumes, all_volumes: all, user } } => {
-            Request::AccessToken { name, user, volumes, all }
+            CreateAccessToken { name, user, volumes, all }.into()
         }
-        AccessVerb::Deny { name } => Request::AccessDeny { name },
-        AccessVerb::List => Request::AccessList {},
+        AccessVerb::Deny { name } => DenyAccess { name }.into(),
+        AccessVerb::List => ListAccess {}.into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request becomes calls of its device.
+//! Turns requests into calls of their device.
 
 use super::device::{Attempt, Blocking, Device, PIECE, Zeroing};
 use super::done::Failure;
@@ -7,11 +7,11 @@ use crate::error::{Error, Kind, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Failure {
-    /// What an error is to the client; logged.
+    /// Logs an error and converts it to what the client is told.
     #[must_use]
     pub fn of(request: &Request, err: &Error) -> Self {
         let text = err.line();
-        // Told to the client, who asked whether it would be fast; nothing is amiss.
+        // The client asked whether it would be fast, and is told; nothing is wrong.
         if err.kind() != Kind::Unsupported {
             tracing::warn!(op = ?request.op, offset = request.offset, len = request.len, "{text}");
         }
@@ -23,17 +23,18 @@ impl Failure {
         Self { kind: Kind::Failed, text: "a fault in the server".to_owned() }
     }
 
-    /// Full blocking has no WouldBlock; were it taken for done, a READ would send whatever lay in its buffer.
+    /// An attempt that may block never returns WouldBlock; if it were taken for done, a READ would send whatever was in
+    /// its buffer.
     #[must_use]
     pub fn unfinished() -> Self {
         Self { kind: Kind::Failed, text: "the request was not finished".to_owned() }
     }
 }
 
-/// Calls what lies below. A panic there becomes a failure: one broken volume must not take the other connections along.
+/// Calls the layers below. A panic there becomes a failure: one broken volume must not take the other connections down.
 ///
 /// # Errors
-/// What `call` reports, as the client hears it.
+/// The error of `call`, as told to the client.
 pub fn guarded<R>(request: &Request, call: impl FnOnce() -> Result<R>) -> std::result::Result<R, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(outcome) => outcome.map_err(|err| Failure::of(request, &err)),
@@ -41,8 +42,8 @@ pub fn guarded<R>(request: &Request, call: impl FnOnce() -> Result<R>) -> std::r
     }
 }
 
-/// Does a request, waiting as long as it takes; a WRITE from its byte `done` on. `None`: its key is away, and it may be tried again
-/// later.
+/// Does a request, waiting as long as it takes; a WRITE from its byte `done` on. `None`: its key is unavailable, and
+/// the request can be retried later.
 pub(super) fn finish(
     device: &dyn Device,
     request: &Request,
@@ -57,8 +58,8 @@ pub(super) fn finish(
     }
 }
 
-/// Does a request, a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
-/// server's other connections along.
+/// Does a request; a WRITE from its byte `done` on. A panic below becomes an error: one broken volume must not take the
+/// server's other connections down.
 pub(super) fn apply(
     device: &dyn Device,
     request: &Request,
@@ -74,7 +75,7 @@ pub(super) fn apply(
     }
 }
 
-/// Makes all that was written durable, for this request and others.
+/// Makes everything durable that was written, by this request and others.
 pub(super) fn flush(device: &dyn Device, request: &Request) -> std::result::Result<(), Failure> {
     guarded(request, || device.flush())
 }
@@ -97,7 +98,7 @@ fn call(
         (Op::WriteZeroes, _) => {
             device.write_zeroes(offset, len, Zeroing { no_hole: request.no_hole, fast: request.fast, fua })?;
         }
-        // A payload always comes with a buffer; without one nothing could have been read or written.
+        // A request with a payload always has a buffer; without one nothing could have been read or written.
         (Op::Read | Op::Write | Op::Query, _) => {
             return Err(Error::new(Kind::Failed, "request without its buffer"));
         }
@@ -105,7 +106,7 @@ fn call(
     Ok(Attempt::Done)
 }
 
-/// Writes piece by piece, so that what is not written when the key goes away, or would have to wait, is known.
+/// Writes piece by piece, so that `done` is exact when the key is suspended or the next piece would block.
 fn write(
     device: &dyn Device,
     request: &Request,

@@ -1,14 +1,15 @@
-//! One budget of payload memory for a server, and the pool of buffers that it is spent on.
+//! The payload memory of a server: one budget, and the pool of buffers it is spent on.
 //!
-//! Every payload, in or out, lies in a [`Buf`] from here until its reply is sent. When the budget is spent, a connection
-//! stops reading its socket. It is fair: one client, with all its connections to a volume, gets three quarters at most, and
-//! those that wait are served in the order they came.
+//! Every payload, in or out, is in a [`Buf`] from here until its reply is sent. When the budget is spent, connections
+//! stop reading their sockets. It is fair: one client, with all its connections to a volume, gets at most three
+//! quarters, and waiting connections are served in the order they came.
 //!
-//! It cannot deadlock: a connection that holds nothing goes beyond the budget, so that each can finish a request whatever
-//! slow readers hold. With a `SMALL` buffer always; with a larger one while that fits into a reserve of twice the budget or
-//! twice `LARGEST`, and its client has gone beyond its share by no more than one `LARGEST`. So all connections together hold no more
-//! than budget, reserve and one small buffer each. Who holds something and waits needs nothing to let go of what it has, but that its
-//! client reads and sends; a connection on which neither goes on while others wait for the reserve is ended (see [`super::Queue`]).
+//! It cannot deadlock: a connection that holds nothing may exceed the budget, so that each can finish a request
+//! whatever slow readers hold. It always gets a `SMALL` buffer; a larger one only while that fits into a reserve of
+//! twice the budget or twice `LARGEST`, and while its client exceeds its share by at most one `LARGEST`. So all
+//! connections together hold at most budget, reserve and one small buffer each. A connection that holds buffers and
+//! waits can release them as soon as its client reads and sends; one on which neither happens while others wait for the
+//! reserve is ended (see [`super::Queue`]).
 
 use crate::sys::{Pages, PagesPart};
 use parking_lot::Mutex;
@@ -16,13 +17,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a buffer's alignment, and of the smallest buffer.
+/// Alignment of buffers, and size of the smallest one, in bytes.
 pub const ALIGN: usize = 4096;
 /// Size classes: 4 KiB, 8 KiB, … 32 MiB.
 const CLASSES: usize = 14;
-/// Bytes of the largest buffer.
+/// Size of the largest buffer, in bytes.
 const LARGEST: usize = ALIGN << (CLASSES - 1);
-/// What a connection that holds nothing gets in any case, bytes.
+/// Buffer size that a connection holding nothing always gets, in bytes.
 const SMALL: usize = 64 * 1024;
 
 /// The budget of one server.
@@ -33,18 +34,18 @@ pub struct Budget {
 
 struct BudgetState {
     used: usize,
-    /// Those that hold something and want more.
+    /// Connections that hold something and want more.
     waiting: VecDeque<Arc<BudgetShare>>,
-    /// Those that hold nothing and want what is beyond the reserve.
+    /// Connections that hold nothing and want more than the reserve has.
     starving: VecDeque<Arc<BudgetShare>>,
     free: [Vec<Pages>; CLASSES],
-    /// Bytes lying in `free`.
+    /// Bytes in `free`.
     idle: usize,
 }
 
 impl BudgetState {
-    /// Takes from the idle buffers, first where most lies, until they and the used ones are within the budget: memory follows
-    /// the sizes that are asked for now.
+    /// Frees idle buffers, from the class with the most bytes first, until idle and used ones are within the budget:
+    /// memory follows the sizes in demand.
     fn make_room(&mut self, total: usize) -> Vec<Pages> {
         let mut surplus = Vec::new();
         while self.used + self.idle > total {
@@ -56,7 +57,7 @@ impl BudgetState {
         surplus
     }
 
-    /// Takes a holder out of the queues, but for the one it is `to` stand in, if any. Whether it left one.
+    /// Moves a holder to the queue `to`, keeping its place if it is there, or out of both. Returns whether it left one.
     fn line_up(&mut self, holder: &Arc<BudgetShare>, to: Option<Queue>) -> bool {
         let before = self.waiting.len() + self.starving.len();
         let mut came = 0;
@@ -71,7 +72,7 @@ impl BudgetState {
         self.waiting.len() + self.starving.len() < before + came
     }
 
-    /// Those whose turn it is.
+    /// Returns the heads of both queues.
     fn first(&self) -> [Option<Arc<BudgetShare>>; 2] {
         [self.waiting.front().cloned(), self.starving.front().cloned()]
     }
@@ -87,17 +88,17 @@ fn wake(holders: [Option<Arc<BudgetShare>>; 2]) {
     holders.into_iter().flatten().for_each(|holder| (holder.wake)());
 }
 
-/// One connection's part in the budget.
+/// A connection's account with the budget.
 pub struct BudgetShare {
     budget: Arc<Budget>,
     held: AtomicUsize,
     waiting: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
-    /// Its client's, once that is known.
+    /// Its client's account, once that is known.
     share: OnceLock<Arc<Share>>,
 }
 
-/// What all connections of one client hold together. Changed under the budget's lock.
+/// What all connections of one client hold together. Changed only under the budget's lock.
 #[derive(Default)]
 pub struct Share {
     held: AtomicUsize,
@@ -106,7 +107,7 @@ pub struct Share {
 }
 
 impl Budget {
-    /// A budget of `total` bytes.
+    /// Makes a budget of `total` bytes.
     #[must_use]
     pub fn new(total: usize) -> Arc<Self> {
         let (waiting, starving) = (VecDeque::new(), VecDeque::new());
@@ -114,7 +115,7 @@ impl Budget {
         Arc::new(Self { total, state: Mutex::new(state) })
     }
 
-    /// A connection's part; `wake` is called when a [`BudgetShare::take`] that was refused may succeed.
+    /// Opens an account for a connection; `wake` is called when a refused [`BudgetShare::take`] may succeed.
     pub fn join(self: &Arc<Self>, wake: impl Fn() + Send + Sync + 'static) -> Arc<BudgetShare> {
         Arc::new(BudgetShare {
             budget: Arc::clone(self),
@@ -125,30 +126,30 @@ impl Budget {
         })
     }
 
-    /// Bytes held by requests and replies now.
+    /// Returns the bytes now held by requests and replies.
     #[must_use]
     pub fn used(&self) -> usize {
         self.state.lock().used
     }
 
-    /// Whether somebody waits who holds nothing.
+    /// Whether a connection that holds nothing is waiting.
     #[must_use]
     pub fn is_short(&self) -> bool {
         !self.state.lock().starving.is_empty()
     }
 
-    /// What connections that hold nothing may have beyond the budget with buffers that are not small.
+    /// Returns how far connections that hold nothing may exceed the budget with buffers that are not small.
     fn reserve(&self) -> usize {
         2 * self.total.max(LARGEST)
     }
 
-    /// Most that one client gets with connections that hold something already.
+    /// Returns the limit of one client, for connections that hold something already.
     const fn share(&self) -> usize {
         self.total - self.total / 4
     }
 }
 
-/// Class of a buffer of `len` bytes, and the class's bytes. Longer ones do not reach here and would get the last class.
+/// Returns the class of a buffer of `len` bytes, and the class's size. Callers never ask for more than the last class.
 const fn class(len: usize) -> (usize, usize) {
     let mut class = 0;
     while class + 1 < CLASSES && (ALIGN << class) < len {
@@ -158,17 +159,17 @@ const fn class(len: usize) -> (usize, usize) {
 }
 
 impl BudgetShare {
-    /// From now on what it holds counts as its client's. To be called while it holds nothing.
+    /// Counts what it holds as its client's from now on. Call it while it holds nothing.
     pub fn join(&self, share: &Arc<Share>) {
         let _ = self.share.set(Arc::clone(share));
     }
 
-    /// Bytes that its client holds.
+    /// Returns the bytes held by its client.
     fn held_by_client(&self) -> usize {
         self.share.get().map_or(&self.held, |s| &s.held).load(Ordering::Relaxed)
     }
 
-    /// A buffer of `len` bytes (at most 32 MiB), or `None`: stop reading until woken. Its content is undefined.
+    /// Takes a buffer of `len` bytes (at most 32 MiB). `None`: stop reading until woken. Its contents are undefined.
     pub fn take(self: &Arc<Self>, len: usize) -> Option<Buf> {
         let (class, bytes) = class(len);
         let len = len.min(bytes);
@@ -186,7 +187,7 @@ impl BudgetShare {
         let fits = state.used + bytes <= all && within_share && my_turn;
         if !(fits || (held == 0 && bytes <= SMALL)) {
             self.waiting.store(true, Ordering::Relaxed);
-            // Who has used up its share waits for itself, and must not stand in the way of others.
+            // A client that has used up its share waits for itself, and must not block others.
             let moved = state.line_up(self, within_share.then_some(queue));
             if let Some(share) = self.share.get().filter(|_| !within_share) {
                 let mut waiting = share.waiting.lock();
@@ -194,7 +195,7 @@ impl BudgetShare {
                     waiting.push(Arc::clone(self));
                 }
             }
-            // Somebody else may be in front of the queue that it left.
+            // Leaving a queue may have put another holder at its head.
             let next = moved.then(|| state.first().map(|first| first.filter(|first| !Arc::ptr_eq(first, self))));
             drop(state);
             wake(next.unwrap_or_default());
@@ -216,7 +217,7 @@ impl BudgetShare {
         } else {
             surplus = state.make_room(budget.total);
         }
-        // The next in line may fit too; without this it would wait for another release.
+        // The next in line may fit too; otherwise it would wait for another release.
         let next = waited.then(|| state.first());
         drop(state);
         drop(surplus);
@@ -225,13 +226,13 @@ impl BudgetShare {
         Some(Buf { memory: Memory::Whole(memory), len, class, holder: Arc::clone(self) })
     }
 
-    /// Bytes this connection holds.
+    /// Returns the bytes that this connection holds.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Leaves the queue, when the connection ends.
+    /// Leaves the queues, when the connection ends.
     pub fn leave(self: &Arc<Self>) {
         let mut state = self.budget.state.lock();
         state.line_up(self, None);
@@ -245,8 +246,8 @@ impl BudgetShare {
     }
 }
 
-/// A buffer aligned to [`ALIGN`], or a part of one; goes back to the pool, and its bytes to the budget, when it is dropped,
-/// with its last part.
+/// A buffer aligned to [`ALIGN`], or a part of one. Dropping it, or its last part, returns it to the pool and its bytes
+/// to the budget.
 pub struct Buf {
     memory: Memory,
     len: usize,
@@ -262,7 +263,7 @@ enum Memory {
 }
 
 impl Buf {
-    /// Parts of these lengths, in order, for several threads.
+    /// Splits it into parts of these lengths, in order, for several threads.
     #[must_use]
     pub fn split(mut self, lens: impl Iterator<Item = usize>) -> Vec<Self> {
         let Memory::Whole(pages) = std::mem::replace(&mut self.memory, Memory::Gone) else { return Vec::new() };
@@ -295,7 +296,7 @@ impl std::ops::DerefMut for Buf {
 }
 
 impl std::fmt::Debug for Buf {
-    /// Its length alone: the bytes are a client's plain data.
+    /// Shows only its length: the bytes are a client's plaintext.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Buf").field("len", &self.len).finish_non_exhaustive()
     }
@@ -326,7 +327,7 @@ impl Drop for Buf {
         let first = state.first();
         drop(state);
         drop(surplus);
-        // The first in line may now fit, and so may this connection, when it held its share or holds nothing now.
+        // The heads of the queues may now fit, and so may this connection, if it held its share or holds nothing now.
         wake(first);
         siblings.iter().for_each(|sibling| (sibling.wake)());
         if self.holder.waiting.load(Ordering::Relaxed) {
@@ -476,7 +477,7 @@ mod tests {
         assert!(many[9].0.take(LARGEST).is_some());
     }
 
-    /// One connection of the model: what it holds, and what it waits for until it is woken.
+    /// A connection of the model: what it holds, and what it waits for until it is woken.
     struct Model {
         holder: Arc<BudgetShare>,
         woken: Arc<AtomicUsize>,
@@ -502,8 +503,8 @@ mod tests {
         }
     }
 
-    /// In any schedule of requests and replies memory stays bounded, and when replies go out everybody who waits is woken and
-    /// gets its buffer: nobody waits for who waits.
+    /// In any schedule of requests and replies memory stays bounded, and once replies are sent everyone who waits is
+    /// woken and gets its buffer: there is no circular wait.
     #[test]
     fn memory_is_bounded_and_everybody_gets_its_turn_in_any_schedule() {
         const TOTAL: usize = 8 << 20;
@@ -530,7 +531,7 @@ mod tests {
                 }
                 assert!(budget.used() <= bound, "seed {seed} step {step}: {}", budget.used());
             }
-            // From now on replies go out and nobody asks for more.
+            // From now on replies are sent and no one takes more.
             for _ in 0..20_000 {
                 let Some(one) = all.iter_mut().find(|one| one.was_woken() || !one.held.is_empty()) else { break };
                 match one.wants.filter(|_| one.was_woken()) {

@@ -1,14 +1,14 @@
-//! The clock that requests age by.
+//! The clock for the age of requests.
 
 use std::time::{Duration, Instant};
 
-/// A monotonic clock: time since some fixed point.
+/// A monotonic clock.
 pub trait Ticks: Send + Sync {
-    /// The time now.
+    /// Returns the time since some fixed point.
     fn now(&self) -> Duration;
 }
 
-/// The operating system's monotonic clock, from when this was made.
+/// The operating system's monotonic clock, counted from when this was created.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemTicks(Instant);
 

@@ -1,8 +1,8 @@
-//! What is to be made durable is made so together: FLUSH, and WRITE with FUA whose bytes are in the volume's file already.
+//! Group commit: FLUSH, and WRITE with FUA whose bytes are in the volume's file already.
 //!
-//! All connections of a volume share one [`Commit`]. What one read of a socket brings joins at once; one thread at a time flushes
-//! for all that wait by then, and completes them together for each connection. Who joins meanwhile is covered by the next
-//! flush, which begins after.
+//! All connections of a volume share one [`Commit`]. All that one read of a socket brings joins at once; one thread at
+//! a time flushes for everything waiting by then, and completes it together for each connection. Requests that join
+//! meanwhile are covered by the next flush, which begins later.
 
 use super::apply;
 use super::device::Device;
@@ -12,10 +12,10 @@ use super::request::Request;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Commits after one that kept other requests waiting, before a connection's thread does one itself again.
+/// Commits that are left to the workers after one that kept other requests waiting.
 const BACK_OFF: u32 = 1000;
 
-/// A request that needs nothing but a flush. Counted in its queue's `in_flight`.
+/// A request that needs only a flush. Counted in its queue's `in_flight`.
 pub(super) struct Waiting {
     pub(super) queue: Arc<Queue>,
     pub(super) device: Arc<dyn Device>,
@@ -25,27 +25,28 @@ pub(super) struct Waiting {
 #[derive(Default)]
 struct CommitState {
     waiting: Vec<Waiting>,
-    /// Somebody flushes, or is about to.
+    /// A thread is flushing, or about to.
     running: bool,
-    /// Empty, for their room.
+    /// Empty vectors, kept for their capacity.
     spare: Vec<Waiting>,
     ended: Vec<(Arc<Queue>, Done)>,
 }
 
-/// See the module.
+/// The flushes of a volume; see the module's documentation.
 #[derive(Default)]
 pub(super) struct Commit(Mutex<CommitState>);
 
 impl Commit {
-    /// Takes all of `batch`. True: nobody flushes, and the caller has to see to it by [`Commit::run_once`].
+    /// Adds all of `batch`. Returns true if no thread is flushing: the caller must then see that [`Commit::run_once`]
+    /// runs.
     pub(super) fn join(&self, batch: &mut Vec<Waiting>) -> bool {
         let mut state = self.0.lock();
         state.waiting.append(batch);
         !std::mem::replace(&mut state.running, true)
     }
 
-    /// Flushes for all that wait and answers them; `between` is called between the two. True: others have joined meanwhile, and
-    /// somebody has to call this again.
+    /// Flushes for all that wait, calls `between`, and completes them. Returns true if others have joined meanwhile: it
+    /// must then be called again.
     pub(super) fn run_once(&self, between: impl FnOnce()) -> bool {
         let (mut batch, mut ended) = {
             let mut state = self.0.lock();
@@ -55,7 +56,8 @@ impl Commit {
         if let Some(first) = batch.first() {
             let outcome = apply::flush(&*first.device, &first.request);
             between();
-            // Devices go first: when a connection's thread sees nothing in flight, it holds the last one.
+            // Drop the devices first: when a connection's thread sees nothing in flight, it must hold the last
+            // reference.
             ended.extend(batch.drain(..).map(|w| (w.queue, Done::new(&w.request, outcome.clone(), None))));
             complete(&mut ended);
         }
@@ -68,7 +70,7 @@ impl Commit {
     }
 }
 
-/// Completes requests, those of one connection that follow one another together.
+/// Completes requests; consecutive ones of the same connection together.
 fn complete(ended: &mut Vec<(Arc<Queue>, Done)>) {
     let mut rest = ended.drain(..).peekable();
     while let Some((queue, first)) = rest.next() {
@@ -83,21 +85,21 @@ fn complete(ended: &mut Vec<(Arc<Queue>, Done)>) {
     }
 }
 
-/// Whether a connection's thread flushes itself, when nothing else is in flight: that saves a client with one request at a time
-/// the way to a worker and back, and makes one that sends another meanwhile wait.
+/// Whether a connection's thread flushes itself, when nothing else is in flight: that saves a client with one request
+/// at a time the trip to a worker and back, but delays a client that sends another request meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Alone {
     back_off: u32,
 }
 
 impl Alone {
-    /// Whether to try it with this one.
+    /// Whether to do this one here.
     pub(super) fn pays(&mut self) -> bool {
         self.back_off = self.back_off.saturating_sub(1);
         self.back_off == 0
     }
 
-    /// It was done; `held_up`: something else came meanwhile.
+    /// Records the result; `held_up`: something else arrived meanwhile.
     pub(super) fn was(&mut self, held_up: bool) {
         if held_up {
             self.back_off = BACK_OFF;

@@ -1,4 +1,4 @@
-//! What lies below the engine: a volume as one connection holds it, in plain bytes.
+//! The interface to the layers below: a volume as one connection holds it, in plain bytes.
 
 use crate::error::{Error, Kind, Result};
 use crate::units::VolumeId;
@@ -7,25 +7,25 @@ use std::time::Duration;
 
 pub use crate::volume::{Attempt, Blocking, PIECE};
 
-/// One open volume or snapshot. Offsets and lengths are bytes, any alignment, inside [`Device::size`] and not empty; many threads
-/// call at once.
+/// An open volume or snapshot. Offsets and lengths are in bytes, of any alignment, inside [`Device::size`] and not
+/// empty; many threads call at once.
 ///
-/// What a call has finished is visible to every connection of the same volume: a flush on one covers what was acknowledged on
-/// all.
+/// The effect of a completed call is visible to every connection of the same volume, and a flush on one covers what was
+/// acknowledged on all.
 pub trait Device: Send + Sync {
-    /// Which volume it is: devices of one volume share a [`super::VolumeScheduler`]. `None`: it shares nothing.
+    /// Returns the volume's id: devices of one volume share a [`super::VolumeScheduler`]. `None`: it shares nothing.
     fn volume(&self) -> Option<VolumeId> {
         None
     }
-    /// Called before the volume's first request, once for each scheduler: to set its limits, and to keep it for
+    /// Called before the volume's first request, once for each scheduler: sets its limits, and may keep it for
     /// [`VolumeControl::release`].
     fn scheduled(&self, _scheduler: &Arc<dyn VolumeControl>) {}
-    /// Bytes; may grow while it is open, never shrinks.
+    /// Returns the size in bytes; it may grow while it is open, and never shrinks.
     fn size(&self) -> u64;
-    /// Whether writes are refused.
+    /// Whether writes are rejected.
     fn read_only(&self) -> bool;
-    /// How long after a request was read it may still be applied, when this client's request timeout is known (half of
-    /// it). `None`: the engine's default.
+    /// Returns how long after it was read a request may still be applied, if this client's request timeout is known
+    /// (half of it). `None`: the engine's default.
     fn stale_after(&self) -> Option<Duration> {
         None
     }
@@ -33,46 +33,46 @@ pub trait Device: Send + Sync {
     fn waits_for_key(&self) -> bool {
         false
     }
-    /// Whether the key is at hand. When it comes back, [`VolumeControl::release`] is called after that.
+    /// Whether the key is available. [`VolumeControl::release`] is called after it came back.
     fn has_key(&self) -> bool {
         true
     }
-    /// Fills `out` from `offset`.
+    /// Reads `out.len()` bytes at `offset`.
     ///
     /// # Errors
     /// What the layers below report.
     fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt>;
-    /// Writes `data` at `offset`. The bytes are plain and lie in the engine's own buffer: the callee may seal them in
-    /// place, so they are undefined after Done or an error and untouched after WouldBlock. `fua`: durable before it returns,
-    /// with what was written before. It is called with at most one aligned [`PIECE`] at a time, and there `KeyUnavailable`
-    /// leaves volume and data untouched.
+    /// Writes `data` at `offset`. The data is plaintext in the engine's own buffer, which may be sealed in place: its
+    /// contents are undefined after Done or an error, and unchanged after WouldBlock. `fua`: durable on return,
+    /// together with everything written before. Called with at most one aligned [`PIECE`] at a time, for which
+    /// `KeyUnavailable` leaves volume and data unchanged.
     ///
     /// # Errors
     /// What the layers below report.
     fn write(&self, offset: u64, data: &mut [u8], fua: bool, blocking: Blocking) -> Result<Attempt>;
-    /// Makes everything durable that was finished before the call.
+    /// Makes everything durable that completed before the call.
     ///
     /// # Errors
     /// What the layers below report.
     fn flush(&self) -> Result<()>;
-    /// The range is no longer needed.
+    /// Discards a range.
     ///
     /// # Errors
     /// What the layers below report.
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<()>;
-    /// The range shall read as zeroes.
+    /// Makes a range read as zeroes.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`], before anything is changed, when it was to be `fast` and would not be; what the layers below
+    /// [`Kind::Unsupported`], before anything is changed, if it must be `fast` and would not be; what the layers below
     /// report.
     fn write_zeroes(&self, offset: u64, len: u64, how: Zeroing) -> Result<()>;
-    /// The range will be needed soon.
+    /// Prefetches a range.
     ///
     /// # Errors
     /// What the layers below report.
     fn cache(&self, offset: u64, len: u64) -> Result<()>;
-    /// What the metadata context of that name says from `offset` on: at least one extent, at most `most`, in all no more
-    /// than `len` bytes, perhaps less.
+    /// Returns the extents of the metadata context of that name, from `offset` on: at least one, at most `most`, at
+    /// most `len` bytes in all, possibly fewer.
     ///
     /// # Errors
     /// [`Kind::Unsupported`] for a context that it does not have; what the layers below report.
@@ -82,30 +82,30 @@ pub trait Device: Send + Sync {
     }
 }
 
-/// How a volume's device steers what all connections of the volume share.
+/// Controls what all connections of a volume share; used by the volume's device.
 pub trait VolumeControl: Send + Sync {
-    /// Limits the volume to so many requests and bytes a second; 0: no limit. Holds from the next request on.
+    /// Limits the volume to this many requests and bytes a second; 0: no limit. Applies from the next request on.
     fn set_limits(&self, requests: u64, bytes: u64);
-    /// Retries held requests: the key is back, or what the volume does without it was changed.
+    /// Retries held requests: the key is back, or the key-loss policy changed.
     fn release(&self);
 }
 
-/// How a range is zeroed.
+/// Options of a write of zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Zeroing {
     /// Its space stays allocated.
     pub no_hole: bool,
-    /// Only if it takes less time than writing it.
+    /// Only if it is faster than writing the range.
     pub fast: bool,
     /// Durable before the call returns.
     pub fua: bool,
 }
 
-/// A run of bytes of which a metadata context says the same.
+/// A run of bytes with the same status in a metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes; never 0.
+    /// Length in bytes; never 0.
     pub len: u64,
-    /// What the context says of them.
+    /// Status flags, as the context defines them.
     pub flags: u32,
 }

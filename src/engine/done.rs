@@ -1,42 +1,42 @@
-//! What became of a request.
+//! The results of requests.
 
 use super::budget::Buf;
 use super::request::{Op, Request};
 use crate::error::Kind;
 
-/// Why a request failed, as its client hears it.
+/// The failure of a request, as told to its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What sort of failure.
+    /// The kind of the error.
     pub kind: Kind,
-    /// In words.
+    /// The message.
     pub text: String,
 }
 
-/// A request that has ended.
+/// A completed request.
 #[derive(Debug)]
 pub struct Done {
-    /// The request as it was put; of one in parts, the whole.
+    /// The request as submitted; for one in parts, the whole.
     pub request: Request,
-    /// What came of it.
+    /// Its result.
     pub outcome: Result<(), Failure>,
-    /// What was read.
+    /// The bytes read.
     pub data: Data,
 }
 
 /// The bytes of a READ.
 #[derive(Debug)]
 pub enum Data {
-    /// There are none.
+    /// No data.
     None,
-    /// All of them.
+    /// All of it.
     Whole(Buf),
-    /// All of them, in order.
+    /// All of it, in order.
     Parts(Vec<Buf>),
 }
 
 impl Done {
-    /// The end of a request whose buffer, if it has one, is `buf`.
+    /// Makes the result of a request whose buffer, if it has one, is `buf`.
     pub(super) fn new(request: &Request, outcome: Result<(), Failure>, buf: Option<Buf>) -> Self {
         let read = buf.filter(|_| request.op == Op::Read && outcome.is_ok());
         Self { request: *request, outcome, data: read.map_or(Data::None, Data::Whole) }

@@ -1,4 +1,4 @@
-//! The engine on a front end in memory: order, resends, fairness, waiting for a key, flushes in groups, parts.
+//! The engine under a front end in memory: order, resends, fairness, waiting for a key, group commit, parts.
 
 use super::testing::{Client, FREE, Led, Local, Rig};
 use super::*;
@@ -7,7 +7,7 @@ fn plain() -> Rig {
     Rig::new(8, 16 << 20, None)
 }
 
-/// In flight is counted down right after a request was answered.
+/// The counter of requests in flight is decremented right after a request was answered.
 #[track_caller]
 fn settled(clients: &[Client]) {
     let until = Instant::now() + Duration::from_secs(30);
@@ -24,7 +24,7 @@ fn a_copy_on_another_connection_waits_for_what_is_being_applied() {
     a.write(1, 100, 1);
     r.led.steps.wait_for(|s| s.begun == [1]);
     b.write(2, 100, 2);
-    // Zeroing and trimming are writes as well.
+    // Zeroing and trimming are writes too.
     b.put(3, Request::new(Op::WriteZeroes, 99, 2), 0).unwrap();
     b.write(4, 4096, 4);
     r.led.steps.wait_for(|s| s.begun == [1, 4]);
@@ -57,7 +57,7 @@ fn what_a_cut_connection_has_not_begun_is_dropped_and_its_copy_applied() {
     r.end(clients);
 }
 
-/// Its requests are read after it hung up, as those that lay in a socket.
+/// Its requests are read after it hung up, like those that were still in a socket.
 #[test]
 fn what_a_client_left_behind_never_lands_on_what_was_answered_since() {
     let r = plain();
@@ -134,7 +134,7 @@ fn what_needs_the_key_is_held_and_done_in_order_when_it_is_back() {
         assert!(Instant::now() < until, "waited too long");
         std::thread::yield_now();
     }
-    // It waits as long as it takes: its client sends nothing again.
+    // It waits as long as it takes: its client does not resend.
     r.clock.0.store(3_600_000, Ordering::SeqCst);
     r.engine.tick(Duration::from_secs(3600), Duration::ZERO);
     a.put(5, Request::new(Op::Flush, 0, 0), 0).unwrap();
@@ -283,7 +283,7 @@ fn limits_are_the_volumes_and_changing_them_lets_who_waits_ask_again() {
     r.end(vec![a, b]);
 }
 
-/// Two devices of one volume share a scheduler; it goes with the last connection.
+/// Two devices of one volume share a scheduler, which is dropped with the last connection.
 #[test]
 fn connections_of_one_volume_share_a_scheduler_whatever_front_they_came_by() {
     let r = plain();

@@ -1,4 +1,5 @@
-//! A request that left its connection's thread: with the workers, in the order of writes, or waiting for its key.
+//! A request that has left its connection's thread: queued for the workers, in the order of writes, or waiting for its
+//! key.
 
 use super::apply;
 use super::budget::Buf;
@@ -12,7 +13,7 @@ use super::scheduler::{Turn, VolumeScheduler};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// See the module. Counted in its queue's `in_flight` until its end.
+/// A request outside its connection's thread. Counted in its queue's `in_flight` until it ends.
 pub(super) struct Job {
     pub(super) queue: Arc<Queue>,
     pub(super) device: Arc<dyn Device>,
@@ -21,34 +22,35 @@ pub(super) struct Job {
     /// When the request was read, on the engine's clock.
     pub(super) read_at: Duration,
     pub(super) stale_after: Duration,
-    /// Payload bytes of a WRITE that are applied.
+    /// Payload bytes of a WRITE that are applied already.
     pub(super) done: usize,
     pub(super) scheduler: Arc<VolumeScheduler>,
-    /// Of a write: its place in the order, which it leaves when it is applied or dropped.
+    /// A write's place in the order, left when it is applied or dropped.
     pub(super) turn: Option<Turn>,
-    /// What it counts against the volume's limit while requests are held.
+    /// Its load on the volume's limit of held payload.
     pub(super) load: Option<Load>,
     /// It is this part of a larger request.
     pub(super) part: Option<Part>,
 }
 
-/// How a worker's attempt ended.
+/// The result of a worker's attempt.
 pub(super) enum Ended {
     Outcome(Result<(), Failure>),
-    /// It is for the front end to answer.
+    /// The front end must answer it.
     Question,
 }
 
 impl Job {
-    /// It waits for a key, or in the order of writes for what does. How long makes no difference to the order, for it has its
-    /// place there. Only a client whose request timeout is known sends it again meanwhile: of that one it gets too old.
+    /// Disables the age limit, for a job that waits for a key, or in the order of writes for one that does. Waiting
+    /// does not endanger the order, for it keeps its place there. Only a client whose request timeout is known resends
+    /// meanwhile: its jobs keep the limit.
     pub(super) fn wait_patiently(&mut self) {
         if self.device.stale_after().is_none() {
             self.stale_after = Duration::MAX;
         }
     }
 
-    /// Does it, as far as it is not done. `None`: its key is away.
+    /// Does what is left of it. `None`: its key is unavailable.
     pub(super) fn attempt(&mut self) -> Option<Ended> {
         if self.request.op == Op::Query {
             return Some(Ended::Question);

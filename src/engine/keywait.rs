@@ -1,10 +1,10 @@
-//! What waits for a volume's key: requests are held while it is away, instead of failing.
+//! Requests held while their volume's key is unavailable, instead of failing.
 //!
-//! A held request keeps its buffer and its place in the order of writes, and no thread. When the key is back, all are given to
-//! the workers again. Of a client whose request timeout is known, one that grows too old is dropped with its connection: that
-//! client sends it again, and the copy takes its place. Of any other it waits as long as the key is away. So that a suspended
-//! volume does not use up the buffers of the others, a connection is not read on where what is held would pass the volume's
-//! limit.
+//! A held request keeps its buffer and its place in the order of writes, but no thread. When the key is back, all are
+//! queued for the workers again. If its client's request timeout is known, a request that grows too old is dropped with
+//! its connection: that client resends it, and the copy takes its place. Any other waits as long as the key is
+//! unavailable. So that a suspended volume does not use up the buffers of the others, its connections are no longer
+//! read once the held payload reaches the volume's limit.
 
 use super::job::Job;
 use super::queue::{Queue, Severed};
@@ -17,20 +17,20 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct KeyWait {
     state: Mutex<WaitState>,
-    /// Requests held now.
+    /// Number of requests held now.
     count: AtomicUsize,
-    /// Payload bytes of what is held, and of what was read since.
+    /// Payload bytes of held requests, and of those read since.
     bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct WaitState {
     held: Vec<Job>,
-    /// Connections that are not read on.
+    /// Connections that are not read at present.
     stalled: Vec<Arc<Queue>>,
 }
 
-/// Payload bytes that count against a volume's limit, until dropped.
+/// Payload bytes charged to a volume's limit until dropped.
 #[derive(Debug)]
 pub struct Load {
     all: Arc<AtomicUsize>,
@@ -43,35 +43,36 @@ impl Drop for Load {
     }
 }
 
-/// What becomes of a request whose key was away.
+/// What happened to a request whose key was unavailable.
 pub(super) enum Held {
-    /// It waits.
+    /// It is held.
     Waits,
-    /// The key is back: try again.
+    /// The key is back: retry.
     Again(Job),
-    /// Its connection ends: it is dropped.
+    /// Its connection is ending: drop it.
     Dropped(Job),
 }
 
 impl KeyWait {
-    /// Whether something is held: then what is read has to ask for [`KeyWait::load`].
+    /// Whether requests are held: then each request that is read needs [`KeyWait::load`].
     pub(super) fn is_holding(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 
-    /// Requests held now.
+    /// Returns the number of requests held now.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Takes a request that cannot be done without the key.
+    /// Holds a request that cannot be done without the key.
     pub(super) fn put(&self, mut job: Job) -> Held {
         let mut state = self.state.lock();
         if job.queue.severed().is_some() || job.queue.is_leaving() {
             return Held::Dropped(job);
         }
-        // Under the lock: whoever brings the key back releases what is held after that, and so sees this one.
+        // Under the lock: the key is made available before held requests are released, so a release that misses this
+        // one implies that the key is seen here.
         if job.device.has_key() || !job.device.waits_for_key() {
             return Held::Again(job);
         }
@@ -90,8 +91,8 @@ impl KeyWait {
         Load { all: Arc::clone(&self.bytes), bytes }
     }
 
-    /// Room for a request of `bytes` that is about to be read while others are held, at most `limit` in all. `None`: `queue`
-    /// is to be left unread until woken.
+    /// Charges a request of `bytes` that is about to be read while others are held, if the total stays within `limit`.
+    /// `None`: `queue` must not be read until woken.
     pub(super) fn load(&self, queue: &Arc<Queue>, bytes: usize, limit: usize) -> Option<Load> {
         let mut state = self.state.lock();
         if !state.held.is_empty() && self.bytes.load(Ordering::SeqCst) + bytes > limit {
@@ -103,7 +104,7 @@ impl KeyWait {
         Some(self.count_load(bytes))
     }
 
-    /// Takes out everything: the key is back, or held requests are to be tried again for another reason.
+    /// Takes out everything held: the key is back, or held requests are to be retried for another reason.
     pub(super) fn release(&self) -> Vec<Job> {
         self.take(|_| true)
     }

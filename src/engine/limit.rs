@@ -1,8 +1,8 @@
-//! How fast a volume may go: requests and bytes a second, over all its connections.
+//! Rate limits of a volume: requests and bytes a second, over all its connections.
 //!
-//! A request beyond the rate is put off before its buffer is taken: its connection is not read on until then, and no worker
-//! waits. Each rate is a clock that runs ahead by what every request costs; a request may begin when that clock is at most
-//! [`BURST`] ahead of the real one. So a request larger than a whole burst goes through, and what comes after it waits.
+//! A request above the rate is delayed before its buffer is taken: its connection is not read until then, and no worker
+//! waits. Each rate is a virtual clock that advances by the cost of every request; a request may begin when that clock
+//! is at most [`BURST`] ahead of real time. So a request larger than a whole burst passes, and those after it wait.
 
 use super::request::{Op, Request};
 use parking_lot::Mutex;
@@ -25,20 +25,20 @@ pub(super) struct Limit {
 struct LimitState {
     requests: Rate,
     bytes: Rate,
-    /// Goes up with every change: whoever waits asks again.
+    /// Incremented by each change, so that those who wait ask again.
     generation: u64,
 }
 
-/// A rate, and how far ahead it is used.
+/// A rate, and how far ahead of real time it is used.
 #[derive(Default)]
 struct Rate {
-    /// A second; 0: no limit.
+    /// Limit per second; 0: none.
     per_second: u64,
     ahead: Duration,
 }
 
 impl Rate {
-    /// Uses up `n`; when that may begin.
+    /// Charges `n`, and returns when that may begin.
     fn take(&mut self, now: Duration, n: u64) -> Duration {
         if self.per_second == 0 || n == 0 {
             return now;
@@ -50,16 +50,16 @@ impl Rate {
     }
 }
 
-/// When a request may begin.
+/// A delay of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delay {
-    /// On the engine's clock.
+    /// When the request may begin, on the engine's clock.
     pub until: Duration,
     generation: u64,
 }
 
 impl Limit {
-    /// Sets both; 0: no limit. What waits under the old ones asks again.
+    /// Sets both limits; 0: none. Delayed requests ask again.
     pub(super) fn set(&self, requests: u64, bytes: u64) {
         let mut state = self.state.lock();
         if (state.requests.per_second, state.bytes.per_second) == (requests, bytes) {
@@ -71,7 +71,7 @@ impl Limit {
         self.any.store(requests > 0 || bytes > 0, Ordering::Release);
     }
 
-    /// Takes what a request costs; `None`: it may begin now.
+    /// Charges a request's cost. `None`: it may begin now.
     pub(super) fn delay(&self, now: Duration, request: &Request) -> Option<Delay> {
         if !self.any.load(Ordering::Acquire) {
             return None;
@@ -82,13 +82,13 @@ impl Limit {
         (until > now).then_some(Delay { until, generation: state.generation })
     }
 
-    /// Whether the limits have changed since.
+    /// Whether the limits have changed since the delay was computed.
     pub(super) fn has_changed(&self, since: &Delay) -> bool {
         self.state.lock().generation != since.generation
     }
 }
 
-/// Requests and bytes that a request counts as. FLUSH counts as nothing.
+/// Returns the requests and bytes that a request counts as. FLUSH costs nothing.
 fn cost(request: &Request) -> (u64, u64) {
     let len = request.len;
     match request.op {
@@ -108,7 +108,7 @@ mod tests {
         Request::new(op, 0, len.into())
     }
 
-    /// Requests that begin within a second, on a clock that goes on to when the next may begin.
+    /// Counts the requests that begin within a second, on a clock that jumps to when the next may begin.
     fn in_a_second(limit: &Limit, one: &Request) -> u32 {
         let (mut now, mut count) = (Duration::ZERO, 0);
         while now < Duration::from_secs(1) {

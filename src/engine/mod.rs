@@ -1,19 +1,19 @@
-//! The engine between front ends and volumes: which request is done when, by which thread, and in which order.
+//! The engine between front ends and volumes: schedules requests, on which thread and in which order.
 //!
-//! A front end (NBD; ublk and vhost-user later) parses requests and sends answers. It has one [`Submitter`] for each connection,
-//! which its own thread drives, and implements [`Front`], by which the engine completes what the workers did. Below is a
-//! [`Device`], a volume or a snapshot in plain bytes. All devices of one volume share a [`VolumeScheduler`], whatever front ends
-//! they are opened by; [`Engine`] keeps them.
+//! A front end (NBD; ublk and vhost-user later) parses requests and sends replies. It drives one [`Submitter`] for each
+//! connection from that connection's thread, and implements [`Front`], through which the engine completes what the
+//! workers did. Below is a [`Device`], a volume or a snapshot in plain bytes. All devices of one volume share a
+//! [`VolumeScheduler`], whatever front ends opened them; [`Engine`] keeps these.
 //!
-//! # The way of a request
+//! # The path of a request
 //! ```text
-//! Submitter::delay     limit       beyond the volume's limits: later
+//! Submitter::delay     limit       above the volume's limits: later
 //! Submitter::buffer    budget      payload memory, or: later
 //! Submitter::submit    order       a write's place; one that overlaps an earlier write waits for it
-//!                      apply       done by the connection's thread, if that needs no waiting, or
-//!   Front::complete    workers     by a worker: job, parts, keywait (its key is away), commit (flushes in groups)
+//!                      apply       done by the connection's thread if it need not wait, or
+//!   Front::complete    workers     by a worker: job, parts, keywait (no key), commit (flushes in groups)
 //! ```
-//! [`budget`] bounds payload memory, [`Queue`] is one connection as its thread and the workers share it.
+//! [`budget`] bounds payload memory, [`Queue`] is a connection as its thread and the workers share it.
 
 mod apply;
 pub mod budget;
@@ -58,28 +58,28 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use workers::Workers;
 
-/// How long a client may let buffers lie while others wait who hold none.
+/// How long a client may leave buffers idle while others wait that have none.
 const REST: Duration = Duration::from_secs(30);
 
-/// How threads are made, by name.
+/// How threads are spawned, by name.
 pub type Spawn = Box<dyn Fn(&str, Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> + Send + Sync>;
 
-/// Makes a thread as the standard library does.
+/// Spawns a thread as the standard library does.
 ///
 /// # Errors
-/// When there are no more threads.
+/// If no thread can be created.
 pub fn spawn(name: &str, run: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
-/// How an engine behaves.
+/// Configuration of an engine.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// Bytes of payload buffers for all connections.
+    /// Payload buffers of all connections, in bytes.
     pub budget: usize,
-    /// Threads for requests that wait.
+    /// Threads for requests that have to wait.
     pub workers: usize,
-    /// Age at which a request is not applied any more, unless the device says otherwise.
+    /// Age above which a request is no longer applied, unless the device says otherwise.
     pub stale_after: Duration,
     /// The clock.
     pub ticks: Arc<dyn Ticks>,
@@ -94,7 +94,7 @@ struct Counters {
     delays: AtomicU64,
 }
 
-/// What [`Engine::stats`] answers.
+/// The result of [`Engine::stats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineStats {
     /// Requests done by their connection's own thread.
@@ -103,22 +103,22 @@ pub struct EngineStats {
     pub queued: u64,
     /// Times a connection had to wait for payload memory.
     pub stalls: u64,
-    /// Requests that were put off because their volume was at its limits.
+    /// Requests delayed by their volume's limits.
     pub delays: u64,
     /// Bytes of payload memory in use now.
     pub budget_used: u64,
 }
 
-/// See the module.
+/// The engine; see the module's documentation.
 pub struct Engine {
     config: EngineConfig,
     budget: Arc<Budget>,
     workers: Arc<Workers>,
     counters: Counters,
-    /// Of each volume that is open.
+    /// One for each open volume.
     schedulers: Mutex<HashMap<VolumeId, Weak<VolumeScheduler>>>,
     queues: Mutex<HashMap<u64, Arc<Queue>>>,
-    /// Told when a connection ends, and when the engine stops.
+    /// Notified when a connection ends, and when the engine stops.
     changed: Condvar,
     next_id: AtomicU64,
     stopping: AtomicBool,
@@ -135,7 +135,7 @@ impl Engine {
     /// Starts the workers and the tick.
     ///
     /// # Errors
-    /// When a thread cannot be made; those that were are ended.
+    /// If a thread cannot be created; those started before are stopped.
     pub fn start(config: EngineConfig, spawn: &Spawn) -> std::io::Result<Arc<Self>> {
         let engine = Arc::new(Self {
             budget: Budget::new(config.budget),
@@ -163,7 +163,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins to end: wakes all connections, which see it by [`Engine::is_stopping`].
+    /// Starts shutting down: wakes all connections, which see it through [`Engine::is_stopping`].
     pub fn drain(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         let queues = self.queues.lock();
@@ -171,8 +171,8 @@ impl Engine {
         self.changed.notify_all();
     }
 
-    /// Ends the threads, once what they do is done; `wait`: and waits for that. With a request stuck below, its worker could not be
-    /// waited for; it ends with the process.
+    /// Stops the threads, after their current work; `wait`: waits for that. A worker stuck below could not be waited
+    /// for; it ends with the process.
     pub fn stop(&self, wait: bool) {
         self.drain();
         self.workers.stop();
@@ -192,12 +192,12 @@ impl Engine {
         self.config.ticks.now()
     }
 
-    /// A number for a connection, never given twice.
+    /// Returns a connection id that was never used before.
     pub fn draw_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a connection. `None`: there are `most` already.
+    /// Registers a connection. `None`: there are `most` already.
     pub fn connect(self: &Arc<Self>, id: u64, front: Arc<dyn Front>, most: usize) -> Option<Submitter> {
         let queue = Arc::new(Queue::new(id, front, &self.budget));
         {
@@ -210,31 +210,31 @@ impl Engine {
         Some(Submitter::new(Arc::clone(self), queue))
     }
 
-    /// Takes a connection off the list, which has ended.
+    /// Unregisters a connection that has ended.
     fn disconnected(&self, id: u64) {
         self.queues.lock().remove(&id);
         self.changed.notify_all();
     }
 
-    /// Connections now.
+    /// Returns the number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.queues.lock().len()
     }
 
-    /// The connection of that number.
+    /// Returns the connection with this id.
     #[must_use]
     pub fn queue(&self, id: u64) -> Option<Arc<Queue>> {
         self.queues.lock().get(&id).cloned()
     }
 
-    /// All connections.
+    /// Returns all connections.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<Queue>> {
         self.queues.lock().values().cloned().collect()
     }
 
-    /// Waits until there are no connections, `limit` at most. Whether there are none.
+    /// Waits for at most `limit` until there are no connections. Returns whether there are none.
     pub fn wait_for_connections(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut queues = self.queues.lock();
@@ -246,12 +246,12 @@ impl Engine {
         true
     }
 
-    /// Whether a connection's client is gone; severs it then, so that what it has not begun is dropped.
+    /// Whether a connection's client is gone; if so severs it, so that what it has not begun is dropped.
     fn has_hung_up(&self, id: u64) -> bool {
         self.queue(id).is_none_or(|queue| queue.severed().is_some() || queue.look_for_hangup().is_err())
     }
 
-    /// What the connections of a device's volume share.
+    /// Returns the scheduler of a device's volume.
     fn scheduler_of(&self, device: &dyn Device) -> Arc<VolumeScheduler> {
         let new = || {
             let scheduler = VolumeScheduler::new(Arc::clone(&self.workers) as _);
@@ -266,13 +266,13 @@ impl Engine {
         scheduler
     }
 
-    /// What the connections of a volume share, if it has any.
+    /// Returns the scheduler of a volume, if it has one.
     #[cfg(test)]
     pub(crate) fn scheduler(&self, volume: VolumeId) -> Option<Arc<VolumeScheduler>> {
         self.schedulers.lock().get(&volume).and_then(Weak::upgrade)
     }
 
-    /// Counters since the start.
+    /// Returns the counters since the start.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -286,14 +286,14 @@ impl Engine {
         }
     }
 
-    /// The payload memory.
+    /// Returns the payload budget.
     #[must_use]
     pub const fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// The tick: after a gap (a stopped process, a paused machine) everything read before may have been sent again already.
-    /// And what waits for a key does not wait for ever.
+    /// Runs once a second: after a gap (a stopped process, a paused machine) every request read before may have been
+    /// resent already. Also severs connections whose held requests are too old.
     pub(crate) fn tick(&self, now: Duration, gap: Duration) {
         let short = self.budget.is_short();
         for queue in self.queues.lock().values() {

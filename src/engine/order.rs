@@ -1,16 +1,17 @@
-//! Writes that overlap are applied in the order in which they were read, whatever connections they came by.
+//! Orders overlapping writes: they are applied as they were read, whatever connections they came by.
 //!
-//! A client that gets no answer sends its request again, by another connection or by a new one. The first copy may lie here
-//! still: queued, held, or in the middle of a `pwrite`. Were it applied after the second copy was answered, it could undo a
-//! newer write. So every write is entered here before anything of it is applied, and leaves when it is applied or dropped;
-//! one that overlaps an earlier one waits for that to leave. All connections of a volume share one [`Order`].
+//! A client that gets no reply resends its request, over another connection or a new one. The first copy may still be
+//! here: queued, held, or in the middle of a `pwrite`. If it were applied after the second copy was answered, it could
+//! undo a newer write. So every write is entered here before any of it is applied, and leaves when it is applied or
+//! dropped; one that overlaps an earlier one waits until that leaves. All connections of a volume share one [`Order`].
 //!
-//! What lies unread in the socket of a client that hung up has no place yet, and must not get one behind a request that was
-//! answered meanwhile. So whoever has entered a write looks for the hang-up after that, and drops the write if there was one.
-//! Entering first makes it exact: a request that the client sent after the hang-up arrived either after the write, and waits
-//! for it, or before it, and then the hang-up came before the look. [`Watch`] spares the look while nobody else sent anything.
+//! Unread requests in the socket of a client that hung up have no place yet, and must not get one after a request that
+//! was answered meanwhile. So whoever has entered a write then checks for a hang-up, and drops the write if there was
+//! one. Entering first makes this exact: a request that the client sent after the hang-up arrived either after the
+//! write, and waits for it, or before it, and then the hang-up precedes the check. [`Watch`] saves the check while no
+//! one else sent anything.
 //!
-//! Entering and leaving cost two uncontended locks; what waits does so without a thread.
+//! Entering and leaving cost two uncontended locks; waiting takes no thread.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The writes of a volume that are not applied yet, and what waits for them.
 pub(super) struct Order<T> {
     state: Mutex<OrderState<T>>,
-    /// Requests that arrived, of any kind and connection.
+    /// Number of requests that arrived, of any kind and connection.
     arrivals: AtomicU64,
 }
 
@@ -33,9 +34,9 @@ struct Entry<T> {
     queue: u64,
     start: u64,
     end: u64,
-    /// Of a barrier: the connections whose writes it waits for.
+    /// For a barrier: the connections whose writes it waits for.
     behind: Vec<u64>,
-    /// Earlier entries that it waits for.
+    /// Number of earlier entries that it waits for.
     before: usize,
     waiting: Option<T>,
 }
@@ -45,7 +46,7 @@ impl<T> Entry<T> {
         self.start < end && start < self.end
     }
 
-    /// Whether it waits for an earlier one.
+    /// Whether it must wait for an earlier one.
     fn follows(&self, earlier: &Self) -> bool {
         self.overlaps(earlier.start, earlier.end) || self.behind.contains(&earlier.queue)
     }
@@ -57,45 +58,45 @@ impl<T> Default for Order<T> {
     }
 }
 
-/// What [`Order::enter`] answers.
+/// A place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OrderTicket {
-    /// The name to leave by.
+    /// The number to leave by.
     pub(super) number: u64,
-    /// Nothing has to be waited for.
+    /// There is nothing to wait for.
     pub(super) free: bool,
-    /// See [`Watch::has_company`].
+    /// Its arrival number, for [`Watch::has_company`].
     pub(super) arrival: u64,
 }
 
-/// Whether other connections of the volume have sent anything since this one looked for its client's hang-up.
+/// Whether other connections of the volume have sent anything since this one checked for its client's hang-up.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// The arrival that is this connection's own if nobody else sent anything.
+    /// The next arrival number, if no one else sends anything.
     next: Option<u64>,
 }
 
 impl Watch {
-    /// Notes an arrival that applies nothing.
+    /// Notes an arrival that changes nothing.
     pub(super) fn passed(&mut self, arrival: u64) {
         if self.next == Some(arrival) {
             self.next = Some(arrival + 1);
         }
     }
 
-    /// Notes the arrival of a change. True: somebody else came in between, and the caller looks for the hang-up now.
+    /// Notes the arrival of a change. Returns true if others came in between: the caller must then check for a hang-up.
     pub(super) fn has_company(&mut self, arrival: u64) -> bool {
         self.next.replace(arrival + 1) != Some(arrival)
     }
 }
 
 impl<T> Order<T> {
-    /// Enters a write of connection `queue`, behind all that are here.
+    /// Enters a write of connection `queue`, after all that are here.
     pub(super) fn enter(&self, queue: u64, offset: u64, len: u64) -> OrderTicket {
         self.put(queue, (offset, offset.saturating_add(len)), Vec::new())
     }
 
-    /// Enters what writes nothing and waits for all that is here of the connections `behind`.
+    /// Enters a barrier: it writes nothing, and waits for all writes here of the connections `behind`.
     pub(super) fn enter_behind(&self, queue: u64, behind: Vec<u64>) -> OrderTicket {
         self.put(queue, (0, 0), behind)
     }
@@ -111,12 +112,12 @@ impl<T> Order<T> {
         OrderTicket { number, free, arrival: self.arrive() }
     }
 
-    /// Counts a request that has no place here; its number among all.
+    /// Counts a request that needs no place; returns its arrival number.
     pub(super) fn arrive(&self) -> u64 {
         self.arrivals.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Other connections that have writes here.
+    /// Returns the other connections that have entries here.
     pub(super) fn others(&self, queue: u64) -> Vec<u64> {
         let state = self.state.lock();
         let mut all: Vec<u64> = state.entries.iter().filter(|e| e.queue != queue).map(|e| e.queue).collect();
@@ -125,7 +126,7 @@ impl<T> Order<T> {
         all
     }
 
-    /// Lets `what` wait for its turn; given back: its turn is now.
+    /// Parks `what` until its turn. Returns it if its turn is now.
     pub(super) fn wait(&self, number: u64, what: T) -> Option<T> {
         let mut state = self.state.lock();
         match state.entries.iter_mut().find(|e| e.number == number) {
@@ -137,7 +138,7 @@ impl<T> Order<T> {
         }
     }
 
-    /// A write is applied or dropped; those whose turn is now.
+    /// Removes a write that was applied or dropped; returns those whose turn it is now.
     pub(super) fn leave(&self, number: u64) -> Vec<T> {
         let mut state = self.state.lock();
         let Some(at) = state.entries.iter().position(|e| e.number == number) else { return Vec::new() };
@@ -154,13 +155,13 @@ impl<T> Order<T> {
         ready
     }
 
-    /// Takes out what waits of a connection. Each has its entry still, and is to leave.
+    /// Takes out what a connection has parked. Each still has its entry, and must leave.
     pub(super) fn cancel(&self, queue: u64) -> Vec<T> {
         let mut state = self.state.lock();
         state.entries.iter_mut().filter(|e| e.queue == queue).filter_map(|e| e.waiting.take()).collect()
     }
 
-    /// Writes that are here.
+    /// Returns the number of entries.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.state.lock().entries.len()

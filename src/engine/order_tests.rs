@@ -55,15 +55,15 @@ fn a_barrier_waits_for_some_connections_and_nobody_waits_for_it() {
 /// A client's connection in the model of hang-ups.
 #[derive(Default)]
 struct Line {
-    /// Sent and not read yet, with the moment of sending.
+    /// Sent and not yet read, with the time of sending.
     socket: Vec<(u64, usize, usize)>,
     closed: Option<u64>,
     dead: bool,
     watch: Watch,
 }
 
-/// Any schedule of connections that send, hang up, are read and applied: nothing that a client has sent before it hung up is
-/// applied once a request was answered that it sent after that.
+/// In any schedule of connections that send, hang up, are read and applied: nothing that a client sent before it hung
+/// up is applied once a request was answered that it sent afterwards.
 #[test]
 fn what_a_client_left_behind_is_never_applied_after_a_newer_answer() {
     const BYTES: u64 = 12;
@@ -73,7 +73,8 @@ fn what_a_client_left_behind_is_never_applied_after_a_newer_answer() {
         let mut rng = Seeded(seed);
         let order = Order::<u64>::default();
         let mut lines: Vec<Line> = (0..LINES).map(|_| Line::default()).collect();
-        // Entered: connection, when it was sent, bytes. The moments at which the newest answered write of each byte was sent.
+        // Entered: connection, when it was sent, bytes. Then the times at which the newest answered write of each byte
+        // was sent.
         let mut entered = BTreeMap::<u64, (usize, u64, usize, usize)>::new();
         let (mut ready, mut answered) = (Vec::<u64>::new(), vec![0u64; BYTES as usize]);
         for now in 1..400u64 {
@@ -84,7 +85,7 @@ fn what_a_client_left_behind_is_never_applied_after_a_newer_answer() {
                     lines[n].socket.push((now, start as usize, (start + len).min(BYTES) as usize));
                 }
                 2 if rng.below(6) == 0 => lines[n].closed = lines[n].closed.or(Some(now)),
-                // The server reads a request: place first, then the look.
+                // The server reads a request: place first, then the check.
                 3 | 4 if !lines[n].dead && !lines[n].socket.is_empty() => {
                     let (sent, start, end) = lines[n].socket.remove(0);
                     let place = order.enter(n as u64, start as u64, (end - start) as u64);
@@ -127,8 +128,8 @@ struct Write {
     end: usize,
 }
 
-/// Any schedule of arrivals, applications and lost connections: each byte is written by the applied writes in the order in
-/// which they arrived, and nothing is left behind.
+/// In any schedule of arrivals, applications and lost connections: each byte is written by the applied writes in the
+/// order in which they arrived, and no write is left over.
 #[test]
 fn overlapping_writes_are_applied_in_order_in_any_schedule() {
     const BYTES: u64 = 24;
@@ -154,7 +155,7 @@ fn overlapping_writes_are_applied_in_order_in_any_schedule() {
                     ready.extend(order.wait(place.number, place.number));
                 }
             } else if step == 5 {
-                // A connection is lost: what of it has not begun is dropped.
+                // A connection is lost: its requests that have not begun are dropped.
                 let queue = rng.below(3);
                 let queued: Vec<u64> = ready.iter().copied().filter(|n| all[n].queue == queue).collect();
                 ready.retain(|n| all[n].queue != queue);

@@ -1,10 +1,10 @@
-//! A READ or WRITE too large for one thread goes in parts: workers serve them at once, those of a WRITE while the rest of its
-//! payload is on its way still.
+//! Large READs and WRITEs in parts: workers serve them concurrently, those of a WRITE while the rest of its payload is
+//! still arriving.
 //!
-//! A part is a request like any other, with a part of the request's buffer and a place of its own in the order of writes. What
-//! is different is the end: where the front end streams, a READ's parts are handed to it as they are done, and the end follows
-//! without data; else the request completes when all parts are done. The first failure is the request's. A connection that ends in the
-//! midst of a WRITE leaves those parts applied that had come, as any write that was cut off may be.
+//! A part is a request like any other, with its share of the request's buffer and a place of its own in the order of
+//! writes. Only the end differs: if the front end streams, it gets a READ's parts as they are done, and then the end
+//! without data; else the request completes when all parts are done. The first failure is the request's. A connection
+//! that ends in the middle of a WRITE leaves those parts applied that had arrived, as any interrupted write may.
 
 use super::budget::Buf;
 use super::done::{Data, Done, Failure};
@@ -15,14 +15,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Largest READ or WRITE that is served as one, and largest part, bytes. Parts end at multiples of it.
+/// Size limit of a READ or WRITE served as one, and of a part, in bytes. Parts end at multiples of it.
 pub const LARGEST_PART: u64 = 1 << 20;
 
 /// A request in parts, shared by them.
 #[derive(Debug)]
 struct Whole {
     request: Request,
-    /// Parts that have not ended, and the end itself.
+    /// Number of parts that have not ended.
     left: AtomicUsize,
     state: Mutex<PartsState>,
 }
@@ -30,7 +30,7 @@ struct Whole {
 #[derive(Debug, Default)]
 struct PartsState {
     failure: Option<Failure>,
-    /// A READ's, in order, where they are sent together.
+    /// The data of a READ, in order, if it is sent together.
     bodies: Vec<Option<Buf>>,
 }
 
@@ -41,7 +41,7 @@ pub struct Part {
     index: usize,
 }
 
-/// Divides a request: each part with its bytes of the buffer.
+/// Divides a request into parts, each with its share of the buffer.
 pub fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part)> {
     let end = request.offset + request.len;
     let bounds = |at: &u64| (*at < end).then(|| ((at / LARGEST_PART + 1) * LARGEST_PART).min(end));
@@ -58,13 +58,13 @@ pub fn divide(request: Request, buf: Buf) -> VecDeque<(Request, Buf, Part)> {
 }
 
 impl Part {
-    /// Whether the request is to be durable when it is answered.
+    /// Whether the request must be durable when it is answered.
     pub(super) fn is_durable(&self) -> bool {
         self.whole.request.fua && self.whole.request.op == Op::Write
     }
 
-    /// The part ended so; `request` and `buf` are its own. The last one to end answers the client, or gives the WRITE back that is
-    /// to be made durable and then answered.
+    /// Ends the part; `request` and `buf` are its own. The last one to end completes the request, or returns the WRITE
+    /// that has to be made durable first.
     #[must_use]
     pub(super) fn end(
         self,
@@ -85,7 +85,7 @@ impl Part {
             (Ok(()), Some(body)) => whole.state.lock().bodies[self.index] = Some(body),
             (Ok(()), None) => {}
         }
-        // After that: what ends the request has to be behind all parts.
+        // After handing over the data: the end of the request must follow all parts.
         if whole.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return None;
         }

@@ -1,4 +1,4 @@
-//! The requests of one connection, as its own thread and the workers share them: how many are in flight, and what ends them.
+//! A connection as its own thread and the workers share it: its requests in flight, and what ends it.
 
 use super::budget::{Budget, BudgetShare, Buf};
 use super::device::Device;
@@ -12,21 +12,22 @@ use std::time::Duration;
 /// Bytes that count as progress.
 const ENOUGH: u64 = 64 * 1024;
 
-/// What a front end does for one of its connections. Called from any thread.
+/// A front end's side of a connection. Called from any thread.
 pub trait Front: Send + Sync {
-    /// These requests have ended: answer them, together where they can go out together.
+    /// Answers completed requests, together where they can be sent together.
     fn complete(&self, done: &mut dyn Iterator<Item = Done>);
-    /// Whether it takes the parts of this READ as they come, by [`Front::part`], and its end without data after them.
+    /// Whether it takes the parts of this READ as they come, through [`Front::part`], and then its end without data.
     fn streams(&self, request: &Request) -> bool;
-    /// Part of a READ that streams: the bytes from `offset` on.
+    /// Sends a part of a READ that streams: the bytes from `offset` on.
     fn part(&self, request: &Request, offset: u64, data: Buf);
     /// Answers a [`super::Op::Query`].
     fn query(&self, request: &Request, device: &dyn Device);
-    /// Whether its client is gone, though requests of it may be unread.
+    /// Whether its client is gone, even if requests of it are still unread.
     fn has_hung_up(&self) -> bool;
-    /// Nothing of it is applied any more that has not begun: it is to end, and answers go nowhere. May be called again.
+    /// Called when the connection is severed: nothing that has not begun is applied any more, it must end, and replies
+    /// are dropped. May be called again.
     fn severed(&self, why: Severed);
-    /// Bytes that came in and went out so far.
+    /// Returns the bytes received and sent so far.
     fn moved(&self) -> u64;
     /// Wakes the connection's own thread.
     fn wake(&self);
@@ -35,38 +36,38 @@ pub trait Front: Send + Sync {
 /// Why nothing more of a connection is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Severed {
-    /// A request was read too long ago to be applied safely; the client is to send it again.
+    /// A request was read too long ago to be applied safely; the client must resend it.
     #[error("request too old to apply")]
     Stale,
-    /// Its client is gone, or broke the front end's protocol.
+    /// Its client is gone, or violated the front end's protocol.
     #[error("connection lost")]
     Lost,
-    /// It let buffers lie that others waited for.
+    /// It left buffers idle that others were waiting for.
     #[error("replies left unread or a payload unsent while others waited for buffers")]
     Resting,
-    /// Its lease was broken, or a newer connection took its place.
+    /// Its lease was broken, or a newer connection replaced it.
     #[error("connection displaced")]
     Displaced,
-    /// The engine ends.
+    /// The engine is stopping.
     #[error("server shutdown")]
     Shutdown,
 }
 
-/// See the module.
+/// A connection's shared state; see the module's documentation.
 pub struct Queue {
     pub(super) id: u64,
     pub(super) front: Arc<dyn Front>,
-    /// Its part in the budget.
+    /// Its account with the payload budget.
     pub(super) holder: Arc<BudgetShare>,
     in_flight: AtomicUsize,
-    /// The connection's thread wants to hear of each completion.
+    /// The connection's thread wants to be woken by each completion.
     eager: AtomicBool,
     severed: OnceLock<Severed>,
-    /// How old a request may get, once a device is open.
+    /// Age limit of requests, once a device is open.
     pub(super) stale_after: OnceLock<Duration>,
-    /// What [`Front::moved`] said when enough had moved, and when that was.
+    /// The value of [`Front::moved`] at the last progress, and when that was.
     resting: Mutex<(u64, Duration)>,
-    /// It ends in order: nothing of it is held for a key any more.
+    /// It is disconnecting cleanly: nothing of it is held for a key any more.
     leaving: AtomicBool,
 }
 
@@ -78,7 +79,7 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     pub(super) fn new(id: u64, front: Arc<dyn Front>, budget: &Arc<Budget>) -> Self {
-        // Not the front itself: replies that it has not sent hold the holder.
+        // Not the front end itself: its unsent replies hold buffers, and these the account.
         let woken = Arc::downgrade(&front);
         let holder = budget.join(move || {
             let _ = woken.upgrade().map(|front| front.wake());
@@ -96,19 +97,19 @@ impl Queue {
         }
     }
 
-    /// From now on nothing of this connection is applied that has not begun.
+    /// Severs the connection: nothing that has not begun is applied any more.
     pub fn sever(&self, why: Severed) {
         let _ = self.severed.set(why);
         self.front.severed(why);
     }
 
-    /// Why it is severed, if it is.
+    /// Returns why it is severed, if it is.
     #[must_use]
     pub fn severed(&self) -> Option<Severed> {
         self.severed.get().copied()
     }
 
-    /// Severs it if its client is gone, though requests of it may be unread.
+    /// Severs it if its client is gone, even if requests of it are still unread.
     pub(super) fn look_for_hangup(&self) -> Result<(), Severed> {
         if self.front.has_hung_up() {
             self.sever(Severed::Lost);
@@ -117,8 +118,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether a request that was read at `read_at` may be applied now. Of a change this is asked when it has its place in the
-    /// order of writes, never before: whatever is newer and overlaps it waits then until it is applied or dropped.
+    /// Whether a request that was read at `read_at` may be applied now. For a change, call it only once it has its
+    /// place in the order of writes: then anything newer that overlaps it waits until it is applied or dropped.
     pub(super) fn may_apply(&self, now: Duration, read_at: Duration, stale_after: Duration) -> Result<(), Severed> {
         if now.saturating_sub(read_at) > stale_after {
             self.sever(Severed::Stale);
@@ -126,8 +127,8 @@ impl Queue {
         self.severed().map_or(Ok(()), Err)
     }
 
-    /// For how long its client has let buffers lie: replies that it does not read, or a payload that it does not send, while
-    /// nothing of it is being done. Asked every second.
+    /// Returns how long its client has left buffers idle: unread replies or an unsent payload, while nothing of it is
+    /// in progress. Called every second.
     pub(super) fn rests(&self, now: Duration) -> Duration {
         let moved = self.front.moved();
         let mut resting = self.resting.lock();
@@ -137,7 +138,7 @@ impl Queue {
         now.saturating_sub(resting.1)
     }
 
-    /// Whether it ends in order.
+    /// Whether it is disconnecting cleanly.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::SeqCst)
     }
@@ -146,7 +147,7 @@ impl Queue {
         self.leaving.store(true, Ordering::SeqCst);
     }
 
-    /// Requests handed to the workers and not finished.
+    /// Returns the number of requests handed to the workers and not finished.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::SeqCst)
@@ -156,7 +157,7 @@ impl Queue {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// `n` requests ended: answered, or dropped.
+    /// Called after `n` requests were answered or dropped.
     pub(super) fn finished(&self, n: usize) {
         self.in_flight.fetch_sub(n, Ordering::SeqCst);
         if self.eager.load(Ordering::SeqCst) {
@@ -164,12 +165,12 @@ impl Queue {
         }
     }
 
-    /// Whether each completion shall wake the connection's thread. Set it before looking at [`Queue::in_flight`].
+    /// Sets whether each completion wakes the connection's thread. Set it before checking [`Queue::in_flight`].
     pub fn set_eager(&self, eager: bool) {
         self.eager.store(eager, Ordering::SeqCst);
     }
 
-    /// Makes its thread look again.
+    /// Wakes the connection's thread.
     pub fn wake(&self) {
         self.front.wake();
     }

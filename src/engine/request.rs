@@ -1,32 +1,32 @@
-//! A request as every front end puts it.
+//! Requests, independent of the front end.
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// Data out.
+    /// Reads data.
     Read,
-    /// Data in.
+    /// Writes data.
     Write,
-    /// Make durable what was acknowledged.
+    /// Makes durable what was acknowledged.
     Flush,
-    /// Discard.
+    /// Discards a range.
     Trim,
-    /// Prefetch.
+    /// Prefetches a range.
     Cache,
-    /// Zero.
+    /// Writes zeroes.
     WriteZeroes,
-    /// A question about the device that only the front end understands ([`super::Front::query`]).
+    /// Asks something about the device that only the front end understands ([`super::Front::query`]).
     Query,
 }
 
 /// A request inside the device's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// What it asks for.
+    /// The operation.
     pub op: Op,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes; may be 0. At most 32 MiB where they are carried.
+    /// Length in bytes; may be 0. At most 32 MiB if it has a payload.
     pub len: u64,
     /// Durable before it completes.
     pub fua: bool,
@@ -34,36 +34,36 @@ pub struct Request {
     pub no_hole: bool,
     /// Only if it is faster than writing ([`Op::WriteZeroes`] only).
     pub fast: bool,
-    /// The front end's own.
+    /// The front end's own data.
     pub tag: Tag,
 }
 
-/// What a front end gets back with the outcome. The engine does not look at it.
+/// Opaque data that a front end gets back with the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Tag {
-    /// As the client's name for the request.
+    /// Such as the client's id of the request.
     pub id: u64,
-    /// As a set.
+    /// Such as a set.
     pub set: u64,
-    /// As how the reply is to look.
+    /// Such as the format of the reply.
     pub flags: u32,
 }
 
 impl Request {
-    /// A request of that kind, without any flag.
+    /// Makes a request without flags.
     #[must_use]
     pub const fn new(op: Op, offset: u64, len: u64) -> Self {
         let tag = Tag { id: 0, set: 0, flags: 0 };
         Self { op, offset, len, fua: false, no_hole: false, fast: false, tag }
     }
 
-    /// Whether it comes with a buffer.
+    /// Whether it has a payload buffer.
     #[must_use]
     pub const fn carries(&self) -> bool {
         self.len > 0 && matches!(self.op, Op::Read | Op::Write)
     }
 
-    /// Whether it changes what the volume holds.
+    /// Whether it changes the volume's contents.
     #[must_use]
     pub const fn changes(&self) -> bool {
         self.len > 0 && matches!(self.op, Op::Write | Op::WriteZeroes | Op::Trim)

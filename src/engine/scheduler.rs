@@ -1,5 +1,5 @@
-//! What all connections of one volume share: the order of its writes, what waits for a flush or for its key, its limits, its
-//! share of the buffers.
+//! The state that all connections of a volume share: the order of its writes, its flushes, what waits for its key, its
+//! limits, its share of the buffers.
 
 use super::budget::Share;
 use super::commit::Commit;
@@ -11,22 +11,22 @@ use super::order::Order;
 use super::queue::Queue;
 use std::sync::Arc;
 
-/// Who does what a scheduler lets go.
+/// Runs what a scheduler releases.
 pub(super) trait Runner: Send + Sync {
-    /// Does a request whose turn it is.
+    /// Queues a request whose turn it is.
     fn enqueue(&self, job: Job);
-    /// Has the volume's [`Commit`] run until nothing waits.
+    /// Runs the volume's [`Commit`] until nothing waits.
     fn commit(&self, scheduler: Arc<VolumeScheduler>);
 }
 
-/// See the module.
+/// The shared state of a volume's connections; see the module's documentation.
 pub struct VolumeScheduler {
     runner: Arc<dyn Runner>,
     pub(super) order: Order<Job>,
     pub(super) commit: Commit,
     pub(super) key_wait: KeyWait,
     pub(super) limit: Limit,
-    /// Of the payload buffers.
+    /// Its account with the payload budget.
     pub(super) share: Arc<Share>,
 }
 
@@ -64,12 +64,12 @@ impl VolumeScheduler {
         Arc::new(Self { runner, order, commit, key_wait, limit, share })
     }
 
-    /// A write is applied or dropped: the workers get those that waited for it.
+    /// Removes a write that was applied or dropped, and queues those that waited for it.
     pub(super) fn leave(&self, number: u64) {
         self.order.leave(number).into_iter().for_each(|job| self.runner.enqueue(job));
     }
 
-    /// Holds a request whose key is away; given back: it is to be tried again.
+    /// Holds a request whose key is unavailable. Returns it if it is to be retried.
     pub(super) fn hold(&self, job: Job) -> Option<Job> {
         match self.key_wait.put(job) {
             Held::Waits => None,
@@ -91,7 +91,7 @@ impl VolumeScheduler {
         queue.finished(count);
     }
 
-    /// Drops what of a connection that ends waits for a key.
+    /// Drops what of a disconnecting connection waits for a key.
     pub(super) fn let_go(&self, queue: &Queue) {
         queue.leave();
         if self.key_wait.is_holding() {
@@ -99,13 +99,13 @@ impl VolumeScheduler {
         }
     }
 
-    /// Requests that wait for the key now.
+    /// Returns the number of requests that wait for the key.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.key_wait.len()
     }
 
-    /// Writes that are not applied yet.
+    /// Returns the number of writes that are not applied yet.
     #[cfg(test)]
     pub(crate) fn in_order(&self) -> usize {
         self.order.len()

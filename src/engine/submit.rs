@@ -1,4 +1,4 @@
-//! One connection's way into the engine, driven by the connection's own thread.
+//! A connection's interface to the engine, driven by the connection's own thread.
 
 use super::Engine;
 use super::apply;
@@ -18,45 +18,45 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Smallest READ or WRITE that is worth handing to a worker while this thread serves the next one, bytes.
+/// Smallest READ or WRITE that is handed to a worker while this thread serves the next one, in bytes.
 const SHARE_MIN: u64 = 64 * 1024;
 
-/// What a request has with it besides itself.
+/// What comes with a request.
 #[derive(Debug, Default)]
 pub struct Payload {
-    /// Of a READ or WRITE of more than 0 bytes.
+    /// The buffer of a READ or WRITE of more than 0 bytes.
     pub buf: Option<Buf>,
-    /// See [`Submitter::buffer`].
+    /// The charge from [`Submitter::buffer`].
     pub load: Option<Load>,
     /// It is a part of a larger request.
     pub part: Option<Part>,
 }
 
-/// A request, with what it needs to be done.
+/// A request that is ready to be done.
 #[derive(Debug)]
 pub struct Ready {
-    /// What is asked for.
+    /// The request.
     pub request: Request,
-    /// With what.
+    /// Its payload.
     pub payload: Payload,
-    /// When it was read, by [`Submitter::now`].
+    /// When it was read, on the engine's clock.
     pub read_at: Duration,
 }
 
-/// An open device, and what its volume's connections share.
+/// An open device, and the state shared by its volume's connections.
 struct Open {
     device: Arc<dyn Device>,
     scheduler: Arc<VolumeScheduler>,
     stale_after: Duration,
 }
 
-/// See the module. Dropped when the connection has ended.
+/// A connection's interface to the engine. Drop it when the connection has ended.
 pub struct Submitter {
     engine: Arc<Engine>,
     queue: Arc<Queue>,
     open: Option<Open>,
     watch: Watch,
-    /// What is to be made durable, once all that was read has been looked at.
+    /// Requests to be made durable, once all that was read has been processed.
     commits: Vec<Waiting>,
     alone: Alone,
 }
@@ -73,19 +73,19 @@ impl Submitter {
         Self { engine, queue, open: None, watch, commits: Vec::new(), alone }
     }
 
-    /// The connection as the workers see it.
+    /// Returns the connection as the workers see it.
     #[must_use]
     pub const fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
 
-    /// The time, on the engine's clock.
+    /// Returns the time on the engine's clock.
     #[must_use]
     pub fn now(&self) -> Duration {
         self.engine.now()
     }
 
-    /// From now on requests are for `device`. To be called once, before the first of them.
+    /// Sets the device of all requests. Call it once, before the first of them.
     pub fn open(&mut self, device: Arc<dyn Device>) {
         let scheduler = self.engine.scheduler_of(&*device);
         let stale_after = device.stale_after().unwrap_or(self.engine.config.stale_after);
@@ -94,7 +94,7 @@ impl Submitter {
         self.open = Some(Open { device, scheduler, stale_after });
     }
 
-    /// Age at which a request is not applied any more.
+    /// Returns the age above which a request is no longer applied.
     #[must_use]
     pub fn stale_after(&self) -> Duration {
         self.open.as_ref().map_or(self.engine.config.stale_after, |open| open.stale_after)
@@ -106,7 +106,7 @@ impl Submitter {
         self.open.as_ref().is_some_and(|open| open.scheduler.key_wait.is_holding())
     }
 
-    /// When a request may begin, if the volume's limits put it off. To be asked once a request.
+    /// Returns when a request may begin, if the volume's limits delay it. Call it once per request.
     #[must_use]
     pub fn delay(&self, request: &Request) -> Option<Delay> {
         let delay = self.open.as_ref()?.scheduler.limit.delay(self.now(), request)?;
@@ -114,14 +114,14 @@ impl Submitter {
         Some(delay)
     }
 
-    /// Whether the limits have changed since: [`Submitter::delay`] is to be asked again.
+    /// Whether the limits have changed since: then [`Submitter::delay`] must be called again.
     #[must_use]
     pub fn has_changed(&self, delay: &Delay) -> bool {
         self.open.as_ref().is_none_or(|open| open.scheduler.limit.has_changed(delay))
     }
 
-    /// A buffer for a request that carries `len` bytes, and what it counts against the volume while requests of it wait for
-    /// their key. `None`: nothing more is to be read until [`super::Front::wake`].
+    /// Takes a buffer for a payload of `len` bytes, and the charge to the volume's limit while requests wait for its
+    /// key. `None`: read nothing more until [`super::Front::wake`].
     #[must_use]
     pub fn buffer(&self, len: usize) -> Option<(Buf, Option<Load>)> {
         let found = self.try_buffer(len);
@@ -141,11 +141,11 @@ impl Submitter {
         Some((self.queue.holder.take(len)?, load))
     }
 
-    /// Does a request, here if that needs no waiting, and then it is answered by its [`Done`]; else by the workers. `more`: this
-    /// thread has other things to do than the request, if a worker would do it.
+    /// Does a request: here if it need not wait, and then its [`Done`] is returned; else by the workers. `more`: this
+    /// thread has other things to do if a worker takes the request.
     ///
     /// # Errors
-    /// The connection is severed.
+    /// The reason why the connection is severed.
     pub fn submit(&mut self, ready: Ready, more: bool) -> Result<Option<Done>, Severed> {
         let Ready { request, payload, read_at } = ready;
         let place = self.take_place(&request, read_at)?;
@@ -160,9 +160,9 @@ impl Submitter {
             return Ok(None);
         }
         let Payload { mut buf, load, part } = payload;
-        // Parts are the workers': they are many, and this thread is to hear what else its client asks for.
+        // Parts go to the workers: they are many, and this thread must see what else its client asks for.
         let small = request.carries() && request.len <= LARGEST_PART && part.is_none();
-        // With more behind it, a large one is left to a worker, and both go on at once.
+        // If more is pending, a large request goes to a worker, so that both proceed at once.
         let shared = request.len >= SHARE_MIN && more && self.engine.workers.has_room(request.len);
         let mut done = 0;
         if (request.len == 0 || (small && !shared)) && place.is_none_or(|p| p.free) {
@@ -177,7 +177,7 @@ impl Submitter {
 
     fn try_here(&self, request: &Request, buf: Option<&mut [u8]>, done: &mut usize) -> Result<Attempt, Failure> {
         let Some(open) = &self.open else { return Err(Failure::unfinished()) };
-        // What is to be durable is written here, and flushed together with others.
+        // A WRITE with FUA is written here, and flushed together with others.
         let plain = Request { fua: request.fua && !is_durable(request), ..*request };
         apply::apply(&*open.device, &plain, buf, done, Blocking::Never)
     }
@@ -200,8 +200,8 @@ impl Submitter {
         Some(Done::new(request, outcome, buf))
     }
 
-    /// Counts a request in, a change with its place in the order. Only then it is asked whether it may still be applied: what was
-    /// found out before might not be so any more, and a newer write answered meanwhile.
+    /// Registers a request, a change with its place in the order. Only then checks whether it may still be applied: an
+    /// earlier check could be outdated by now, and a newer write already answered.
     fn take_place(&mut self, request: &Request, read_at: Duration) -> Result<Option<OrderTicket>, Severed> {
         let Some(Open { scheduler, stale_after, .. }) = &self.open else { return Err(Severed::Lost) };
         let place = request.changes().then(|| scheduler.order.enter(self.queue.id, request.offset, request.len));
@@ -220,7 +220,8 @@ impl Submitter {
         may.map(|()| place)
     }
 
-    /// A place behind the writes of clients that have hung up: once a FLUSH is answered, none of them may land any more.
+    /// Takes a place after the writes of clients that have hung up: once a FLUSH is answered, none of them may be
+    /// applied any more.
     fn behind_the_gone(&self) -> Option<OrderTicket> {
         let order = &self.open.as_ref()?.scheduler.order;
         let mut others = order.others(self.queue.id);
@@ -228,7 +229,7 @@ impl Submitter {
         (!others.is_empty()).then(|| order.enter_behind(self.queue.id, others))
     }
 
-    /// Leaves a request to the workers; of a WRITE, `done` bytes are applied.
+    /// Hands a request to the workers; `done` bytes of a WRITE are applied already.
     fn hand_over(&self, ready: Ready, place: Option<OrderTicket>, done: usize) {
         let Some(Open { device, scheduler, stale_after }) = &self.open else { return };
         self.engine.counters.queued.fetch_add(1, Ordering::Relaxed);
@@ -247,8 +248,9 @@ impl Submitter {
         self.commits.push(Waiting { queue, device, request });
     }
 
-    /// Has what was collected made durable: by a worker, or, where there is nothing else to do, here. To be called when all that was
-    /// read has been submitted. `more`: there is something else to do; `came`: whether by now there is.
+    /// Makes the collected requests durable: by a worker, or here if there is nothing else to do. Call it when
+    /// everything that was read has been submitted. `more`: there is something else to do; `came`: whether there is by
+    /// now.
     pub fn commit(&mut self, more: bool, came: impl FnOnce() -> bool) {
         let Some(open) = self.open.as_ref().filter(|_| !self.commits.is_empty()) else { return };
         let only = self.commits.len() == 1 && !more && self.queue.in_flight() == 1;
@@ -266,24 +268,24 @@ impl Submitter {
         self.alone.was(held_up);
     }
 
-    /// The client ends the connection in order: what waits for a key is dropped, what is in flight else ends.
+    /// Disconnects cleanly: drops what waits for a key; everything else in flight finishes.
     pub fn leave(&self) {
         if let Some(open) = &self.open {
             open.scheduler.let_go(&self.queue);
         }
     }
 
-    /// The connection is cut: what has not begun is dropped.
+    /// Cancels what has not begun, when the connection is cut.
     pub fn cancel(&mut self) {
         self.queue.finished(self.commits.drain(..).count());
-        // What waits for its turn goes first: else what is queued makes way for it, into the queue.
+        // What waits for its turn first: if queued jobs were dropped before it, it would move into the queue.
         if let Some(open) = &self.open {
             open.scheduler.cancel(&self.queue);
         }
         self.engine.workers.cancel(&self.queue);
     }
 
-    /// Nothing is in flight any more: lets go of the device and of the place in the budget.
+    /// Releases the device and the account with the budget, when nothing is in flight any more.
     pub fn close(&mut self) {
         self.engine.workers.forget(&self.queue);
         self.queue.holder.leave();
@@ -297,7 +299,7 @@ impl Drop for Submitter {
     }
 }
 
-/// Whether a request is a WRITE that is to be durable.
+/// Whether a request is a WRITE that must be durable.
 const fn is_durable(request: &Request) -> bool {
     request.fua && request.carries() && matches!(request.op, Op::Write)
 }

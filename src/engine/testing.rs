@@ -1,5 +1,5 @@
-//! A front end in memory and a device that a test leads step by step: what the engine's own tests run on. No socket, and no thread
-//! but the test's and the engine's.
+//! A front end in memory and a device that a test controls step by step, for the engine's own tests. No sockets, and no
+//! threads but the test's and the engine's.
 
 use super::*;
 use crate::error::{Error, Kind, Result};
@@ -38,18 +38,18 @@ impl Ticks for Hand {
     }
 }
 
-/// What a test leads a device by, and sees of it.
+/// How a test controls a device, and what it observes.
 #[derive(Default)]
 pub(super) struct Steps {
     /// First bytes of the writes that a worker has begun, in order.
     pub(super) begun: Vec<u8>,
-    /// So many of them may end.
+    /// How many of them may finish.
     pub(super) allowed: usize,
     /// First bytes of the writes that were applied, in order.
     pub(super) applied: Vec<u8>,
     pub(super) key_away: bool,
     pub(super) flushes: usize,
-    /// So many of them may end.
+    /// How many of them may finish.
     pub(super) flushes_allowed: usize,
     /// READs that a worker has begun.
     pub(super) reads: usize,
@@ -86,7 +86,7 @@ impl Led {
         if away { Err(Error::new(Kind::KeyUnavailable, "the key is away")) } else { Ok(()) }
     }
 
-    /// The key first, then what waits for it.
+    /// Brings back the key first, then releases what waits for it.
     pub(super) fn bring_key_back(&self) {
         self.steps.update(|s| s.key_away = false);
         self.control.get().unwrap().release();
@@ -169,19 +169,19 @@ impl Device for Led {
     }
 }
 
-/// What a client has been told.
+/// What a client was sent.
 #[derive(Default)]
 pub(super) struct Told {
-    /// Requests that ended, by their tag's id, and what they read.
+    /// Completed requests, by their tag's id, and what they read.
     pub(super) ended: Vec<(u64, std::result::Result<Vec<u8>, Kind>)>,
-    /// Parts of a READ: where each begins.
+    /// Offsets of the parts of a READ.
     pub(super) parts: Vec<u64>,
     pub(super) questions: Vec<u64>,
     pub(super) severed: Option<Severed>,
     pub(super) wakes: usize,
 }
 
-/// One connection's front.
+/// One connection's front end.
 #[derive(Default)]
 pub(super) struct Local {
     pub(super) told: Watched<Told>,
@@ -200,7 +200,7 @@ impl Local {
         self.told.update(|t| t.ended.push((done.request.tag.id, outcome)));
     }
 
-    /// The ids of what has ended well, sorted.
+    /// Returns the ids of the successful requests, sorted.
     #[track_caller]
     pub(super) fn ended(&self, count: usize) -> Vec<u64> {
         self.told.wait_for(|t| t.ended.len() >= count);
@@ -245,7 +245,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Puts a request; a WRITE of this byte.
+    /// Submits a request; a WRITE writes this byte.
     pub(super) fn put(&mut self, id: u64, request: Request, byte: u8) -> std::result::Result<(), Severed> {
         let read_at = self.io.now();
         let request = Request { tag: Tag { id, ..Tag::default() }, ..request };
@@ -266,7 +266,7 @@ impl Client {
         self.put(id, Request::new(Op::Write, offset, 1), byte).unwrap();
     }
 
-    /// Ends it as a front does whose client is gone.
+    /// Ends it like a front end whose client is gone.
     pub(super) fn cut(mut self) {
         self.io.queue().sever(Severed::Lost);
         self.io.cancel();
@@ -305,12 +305,12 @@ impl Rig {
         Client { io, front }
     }
 
-    /// What the device's connections share.
+    /// Returns the scheduler of the device.
     pub(super) fn scheduler(&self) -> Arc<VolumeScheduler> {
         self.engine.scheduler(self.led.id).unwrap()
     }
 
-    /// All is done and let go of.
+    /// Checks that everything is done and released.
     #[track_caller]
     pub(super) fn end(self, clients: Vec<Client>) {
         for mut client in clients {

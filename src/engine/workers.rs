@@ -1,6 +1,6 @@
-//! The workers: they do what would make a connection's thread wait, and answer as they finish.
+//! The workers: they do what would make a connection's thread wait, and complete requests as they finish.
 //!
-//! Each connection has a lane; workers take from the lanes in turn, and one lane occupies at most three quarters of the
+//! Each connection has a lane; workers serve the lanes in turn, and a lane occupies at most three quarters of the
 //! workers, so that a connection with many slow requests does not stall the others.
 
 use super::clock::Ticks;
@@ -14,14 +14,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Payload for which the price of another thread is small, bytes.
+/// Payload size from which the cost of another thread is small, in bytes.
 const WORTH_A_PROCESSOR: u64 = 512 * 1024;
 
 #[derive(Default)]
 struct Lane {
     jobs: VecDeque<Job>,
     running: usize,
-    /// Whether the lane stands in `turn`.
+    /// Whether the lane is in `turn`.
     queued: bool,
 }
 
@@ -32,27 +32,27 @@ struct WorkersState {
     stopping: bool,
 }
 
-/// Whose turn it is.
+/// An entry of the queue of turns.
 enum Next {
     /// A connection's lane, for one request.
     Lane(u64),
-    /// A volume with something to be made durable, for one flush.
+    /// A volume with waiting flushes, for one of them.
     Commit(Arc<VolumeScheduler>),
 }
 
-/// What a worker does.
+/// What a worker does next.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, and a box would be an allocation for each request")]
 enum Task {
     Serve(Job),
     Commit(Arc<VolumeScheduler>),
 }
 
-/// What the workers have to do.
+/// The queues of the workers.
 pub(super) struct Workers {
     state: Mutex<WorkersState>,
     work: Condvar,
     lane_limit: usize,
-    /// Requests that are queued or being done.
+    /// Requests that are queued or in progress.
     busy: AtomicUsize,
     processors: usize,
     ticks: Arc<dyn Ticks>,
@@ -70,7 +70,7 @@ impl Workers {
         }
     }
 
-    /// Takes a request, which waits for its turn first if an earlier write overlaps it.
+    /// Queues a request; if it overlaps an earlier write, it waits for its turn first.
     pub(super) fn push(&self, mut job: Job) {
         job.queue.began();
         let now = match &job.turn {
@@ -87,14 +87,14 @@ impl Workers {
         }
     }
 
-    /// Whether a connection's thread gains by leaving a request with a payload of `len` bytes to a worker. What is handed over has
-    /// its price: large ones may take all processors, smaller ones half of them.
+    /// Whether a connection's thread gains by handing a request with a payload of `len` bytes to a worker. Handing over
+    /// has a cost: large requests may use all processors, smaller ones half of them.
     pub(super) fn has_room(&self, len: u64) -> bool {
         let most = if len >= WORTH_A_PROCESSOR { self.processors } else { (self.processors / 2).max(1) };
         self.busy.load(Ordering::Relaxed) < most
     }
 
-    /// Puts a lane in turn when it has work and may use another worker.
+    /// Gives a lane a turn if it has work and may use another worker.
     fn line_up(&self, state: &mut WorkersState, id: u64) {
         let Some(lane) = state.lanes.get_mut(&id) else { return };
         if !lane.queued && !lane.jobs.is_empty() && lane.running < self.lane_limit {
@@ -118,13 +118,13 @@ impl Workers {
         self.state.lock().lanes.remove(&queue.id);
     }
 
-    /// Ends the workers once they are idle.
+    /// Stops the workers once they are idle.
     pub(super) fn stop(&self) {
         self.state.lock().stopping = true;
         self.work.notify_all();
     }
 
-    /// A worker's life.
+    /// Runs a worker, until it is stopped.
     pub(super) fn work(&self) {
         while let Some(task) = self.next() {
             let job = match task {
@@ -187,7 +187,7 @@ impl Workers {
         queue.finished(1);
     }
 
-    /// Completes it, or hands over to who will.
+    /// Completes it, or hands it to the commit of its volume.
     fn end(&self, mut job: Job, ended: Option<Ended>) {
         let (queue, request) = (Arc::clone(&job.queue), job.request);
         let (part, buf) = (job.part.take(), job.buf.take());
@@ -196,8 +196,8 @@ impl Workers {
         if matches!(ended, Some(Ended::Question)) {
             queue.front.query(&request, &*job.device);
         }
-        // Its place in the order and the device go first: who is answered may send what overlaps, and when the connection's
-        // thread sees nothing in flight, it holds the last device.
+        // Leave the order and drop the device first: a client that got its reply may send an overlapping write, and
+        // when the connection's thread sees nothing in flight, it must hold the last reference.
         drop(job);
         let Some(Ended::Outcome(outcome)) = ended else { return };
         let Some(part) = part else {
@@ -213,7 +213,7 @@ impl Workers {
 }
 
 impl Runner for Workers {
-    /// Takes a request whose turn it is.
+    /// Queues a request whose turn it is.
     fn enqueue(&self, job: Job) {
         self.busy.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
@@ -222,7 +222,7 @@ impl Runner for Workers {
         self.line_up(&mut state, id);
     }
 
-    /// Others have their turn between two flushes.
+    /// At the end of the queue: others get their turn between two flushes.
     fn commit(&self, scheduler: Arc<VolumeScheduler>) {
         self.state.lock().turn.push_back(Next::Commit(scheduler));
         self.work.notify_one();

@@ -149,7 +149,7 @@ fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
     assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
     drop(kms);
 
-    for name in ["catalog.db", "catalog.db-wal"] {
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-journal", "catalog.db-shm"] {
         let (place, _, _) = used();
         put(&place.data().join(name));
         let err = place.open().unwrap_err();

@@ -68,6 +68,8 @@ pub fn open_to_others(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     if folder.mode() & 0o022 != 0 {
         found.push(format!("{0}: other users may write to it (chmod 700 {0})", dir.display()));
+    } else if folder.mode() & 0o077 != 0 {
+        found.push(format!("{0}: other users may look into it (chmod 700 {0})", dir.display()));
     }
     let inside: Vec<PathBuf> = [root::FILES[0], root::FILES[1], CATALOG, "catalog.db-wal", AUDIT, "volumes", "lock"]
         .into_iter()

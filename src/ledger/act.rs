@@ -1,4 +1,4 @@
-//! What is about to be done, as the audit tells it.
+//! An act, as the audit records it.
 
 use super::audit::{Body, Identity};
 use crate::cipher::wrap::EncryptionContext;
@@ -6,10 +6,11 @@ use crate::env::Timestamp;
 use crate::redact;
 use std::collections::BTreeMap;
 
-/// Acts that free disk space, or are a step of that: they may use the audit's reserve on a full disk, as those that restrict.
+/// Acts that free disk space, or are a step of that: like restrictive acts, they may use the audit's reserve on a full
+/// disk.
 const FREES_SPACE: [&str; 3] = ["ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:SnapshotNotification"];
 
-/// An act: its name and what it concerns. Holds nothing secret: all of it goes into the audit.
+/// An act: its name and what it affects. Holds nothing secret: all of it goes into the audit.
 #[derive(Debug, Clone)]
 pub struct Act {
     name: String,
@@ -20,7 +21,8 @@ pub struct Act {
 }
 
 impl Act {
-    /// An act of that name: the service's prefix and the AWS operation, as `kms:Decrypt` or `ebs:AttachVolume`.
+    /// Makes an act from its name: the service's prefix and the AWS operation, such as `kms:Decrypt` or
+    /// `ebs:AttachVolume`.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         let context = EncryptionContext::new();
@@ -29,41 +31,42 @@ impl Act {
         Self { name, key: None, context, detail: BTreeMap::new(), urgent }
     }
 
-    /// Names the KMS key concerned, by ARN.
+    /// Sets the KMS key concerned, by ARN.
     #[must_use]
     pub fn key(mut self, arn: String) -> Self {
         self.key = Some(arn);
         self
     }
 
-    /// Says under which encryption context.
+    /// Sets the encryption context.
     #[must_use]
     pub fn context(mut self, context: &EncryptionContext) -> Self {
         self.context = context.clone();
         self
     }
 
-    /// Adds a particular, such as `volume`.
+    /// Adds a detail, such as `volume`.
     #[must_use]
     pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
         self.detail.insert(what.into(), redact::tokens(&value.to_string()).into_owned());
         self
     }
 
-    /// It takes rights away (disable, revoke, detach, suspend): it may use the audit's reserve on a full disk.
+    /// Marks the act as restrictive (disable, revoke, detach, suspend), so that it may use the audit's reserve on a
+    /// full disk.
     #[must_use]
     pub const fn restrictive(mut self) -> Self {
         self.urgent = true;
         self
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it may use the reserve.
+    /// Whether it may use the audit's reserve.
     pub(super) const fn is_urgent(&self) -> bool {
         self.urgent
     }

@@ -1,4 +1,4 @@
-//! The audit: who asked for what, on which key, and how it ended; a chain of hashes in DATA/audit/.
+//! The audit log: who did what with which key, and the result; a hash chain in DATA/audit/.
 //!
 //! # Segment `<first sequence, 16 hex digits>.log`; record version 1 (since coffer 0.1)
 //! ```text
@@ -12,26 +12,28 @@
 //!     48      n  body, canonical JSON (see [`Body`])
 //!   48+n      4  CRC32C of all before
 //! ```
-//! An act that changes the catalog is an *intent* (with the hash of each change) made durable before the catalog's commit,
+//! An act that changes the catalog is an *intent* (with the hash of each change), durable before the catalog's commit,
 //! and an *outcome* after it. A use of a key changes nothing: it is one *event*, durable before key bytes leave. The
-//! catalog keeps count and head (under its MAC): with the intent in the act's own transaction, with an event right after it.
+//! catalog stores the log's count and head (under its MAC): for an intent in the act's own transaction, for an event
+//! right after it.
 //!
 //! # At open
 //! | found | done |
 //! |---|---|
-//! | a torn record behind the catalog's head | cut: it was never answered |
-//! | an intent without outcome | closed: `ok` if the catalog has its changes, else `interrupted`; it may stay without on a full disk (see `known`) |
+//! | a torn record after the catalog's head | cut: no answer was sent for it |
+//! | an intent without outcome | closed as `ok` or `interrupted`, by what the catalog has; left open on a full disk (see `known`) |
 //! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
-//! | an object of an audited kind at another version, or with another hash, than the log's last act on it left | trouble: the catalog was rolled back, or the log cut |
+//! | an audited object whose version or hash differs from the log's last act on it | trouble: catalog rolled back, or log cut |
 //! | an object that no record names, or one that is missing | the same |
 //!
-//! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and says so in the
-//! chain. The chain alone proves nothing against somebody who is root here: only heads kept elsewhere do.
+//! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and records
+//! that in the chain. The chain proves nothing against root on this machine: only heads kept elsewhere do.
 //!
 //! # On a full disk
-//! Disk space is taken ahead of the newest segment's end, so that uses of keys are recorded for a while. `reserve` is 1 MiB
-//! kept free for acts that restrict or free space (disable, schedule deletion, detach, delete): on a full disk it is given
-//! up for them and for opening, and nothing else is recorded until it could be made again, which each act tries.
+//! Disk space is allocated ahead of the newest segment's end, so that uses of keys can be recorded for a while.
+//! `reserve` is 1 MiB kept for acts that restrict or free space (disable, schedule deletion, detach, delete). On a full
+//! disk it is released for them and for opening; nothing else is recorded until it has been allocated again, which each
+//! act tries.
 
 mod known;
 
@@ -52,28 +54,28 @@ use std::path::{Path, PathBuf};
 
 const HEAD: usize = 48;
 const CRC: usize = 4;
-/// The largest record, bytes.
+/// Size limit of a record, in bytes.
 const MAX_RECORD: usize = 1 << 20;
-/// A segment is ended above this many bytes.
+/// Bytes in a segment after which the next one is begun.
 const SEGMENT: u64 = 16 << 20;
-/// Bytes kept free for acts that restrict or free space.
+/// Bytes reserved for acts that restrict or free space.
 pub(crate) const RESERVE: u64 = 1 << 20;
-/// Disk space taken ahead of the newest segment's end: some hundreds of records.
+/// Bytes allocated ahead of the newest segment's end: room for some hundred records.
 const AHEAD: u64 = 256 << 10;
 const RESERVE_FILE: &str = "reserve";
 
-/// Who asks, as the edge established it; goes into every record.
+/// The caller as established by the edge; part of every record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// An ARN, as `arn:aws:iam::111122223333:root` or `…:user/alice`.
+    /// An ARN, such as `arn:aws:iam::111122223333:root` or `…:user/alice`.
     pub principal: String,
-    /// The service acting for the principal (`kms:ViaService`); set by coffer's service layer, never from a request.
+    /// The service that acts for the principal (`kms:ViaService`); set by coffer's service layer, never from a request.
     pub via_service: Option<String>,
-    /// Where the request came from: address, process, command.
+    /// Origin of the request: address, process, command.
     pub client: String,
 }
 
-/// What sort of record it is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordKind {
@@ -81,11 +83,11 @@ pub enum RecordKind {
     Genesis,
     /// An act that is about to change the catalog.
     Intent,
-    /// How an intent ended.
+    /// The result of an intent.
     Outcome,
-    /// An act that changed nothing in the catalog: the use of a key, a refusal.
+    /// An act that changed nothing in the catalog: a use of a key, or a refusal.
     Event,
-    /// A person accepted the log as it was found.
+    /// Someone accepted the log as it was found.
     Accept,
 }
 
@@ -103,30 +105,30 @@ impl RecordKind {
     }
 }
 
-/// What a record says. Absent fields are left out of the JSON; fields come in this order.
+/// The body of a record. Absent fields are left out of the JSON; fields are in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
-    /// When, milliseconds since 1970.
+    /// Time of the record, milliseconds since 1970.
     pub at: Timestamp,
-    /// The act, as `kms:Decrypt`, `ebs:AttachVolume`.
+    /// Name of the act, such as `kms:Decrypt`, `ebs:AttachVolume`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub act: String,
-    /// Who asked.
+    /// The caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<Identity>,
     /// ARN of the KMS key concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The encryption context of a use.
+    /// The encryption context of a key's use.
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     pub context: EncryptionContext,
-    /// Further particulars: key material, volume, alias.
+    /// Further details: key material, volume, alias.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub detail: BTreeMap<String, String>,
-    /// What an intent changes in the catalog.
+    /// The catalog changes of an intent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
-    /// Of an outcome: its intent's sequence.
+    /// In an outcome: the sequence of its intent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<u64>,
     /// `ok`, `refused`, `failed`, `interrupted`.
@@ -157,21 +159,21 @@ impl Body {
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditRecord {
-    /// Its number, from 0.
+    /// Its sequence, from 0.
     pub sequence: u64,
     /// Its kind.
     pub kind: RecordKind,
-    /// What it says.
+    /// Its body.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// Count and head of the log, as the catalog remembers them.
+/// Count and head of the log, as stored in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditHead {
-    /// How many records there are at least.
+    /// The number of records that the log has at least.
     pub count: u64,
-    /// SHA-256 of the last of those, hexadecimal: worth keeping elsewhere.
+    /// SHA-256 of the last of those, hexadecimal. Keep a copy elsewhere to detect tampering by root.
     pub hash: String,
 }
 
@@ -206,7 +208,7 @@ fn encode(sequence: u64, previous: &Hash, kind: RecordKind, body: &Body) -> Resu
     Ok(out)
 }
 
-/// Reads one record; `None` at the end. Says why it is bad, if it is.
+/// Reads one record; `None` at the end. The error says what is wrong with a bad one.
 fn decode(from: &mut impl Read, sequence: u64, previous: &Hash) -> Result<Option<(AuditRecord, Vec<u8>)>, String> {
     let mut bytes = Vec::new();
     let got = from.by_ref().take(HEAD as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
@@ -242,7 +244,7 @@ fn decode(from: &mut impl Read, sequence: u64, previous: &Hash) -> Result<Option
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading
 
-/// The segments of `dir`, by first sequence.
+/// Lists the segments of `dir`, by first sequence.
 fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     if !dir.exists() {
@@ -259,7 +261,7 @@ fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Reads the log in order, checking checksums and chain; ends behind the first bad record, which is an error.
+/// Reads the log in order, checking checksums and chain; stops at the first bad record, which is an error.
 pub struct Reader {
     segments: std::vec::IntoIter<(u64, PathBuf)>,
     current: Option<(PathBuf, BufReader<File>)>,
@@ -269,7 +271,7 @@ pub struct Reader {
     ended: bool,
     /// Whole segments are missing before the current one.
     gap: bool,
-    /// How many records to read at most.
+    /// Maximum number of records to read.
     until: u64,
 }
 
@@ -292,7 +294,7 @@ impl Reader {
         })
     }
 
-    /// Reads one segment, taking the first record's word for what is before it.
+    /// Starts at a segment, trusting its first record's hash of the record before it.
     fn at_segment(first: u64, path: PathBuf) -> Result<Self> {
         let mut previous = [0; 32];
         let file = open_regular(&path, &OpenHow::read())?;
@@ -352,8 +354,8 @@ impl Reader {
     }
 }
 
-/// The newest `limit` records of the first `count`, oldest of them first, and read from the newest segments alone: that the
-/// chain holds before those is not checked here.
+/// Returns the newest `limit` of the first `count` records, oldest first. Reads only the newest segments: the chain
+/// before those is not checked.
 pub(super) fn newest(dir: &Path, limit: usize, count: u64) -> Result<Vec<AuditRecord>> {
     let mut newest: VecDeque<AuditRecord> = VecDeque::new();
     for (first, path) in segments(dir)?.into_iter().rev().filter(|(first, _)| *first < count) {
@@ -387,17 +389,17 @@ impl Iterator for Reader {
     }
 }
 
-/// What one pass over the log found.
+/// The result of one pass over the log.
 pub(super) struct Scan {
     pub(super) count: u64,
     pub(super) hash: Hash,
-    /// Where appending would go on: segment, byte.
+    /// Where to continue appending: segment, byte.
     tail: Option<(PathBuf, u64)>,
-    /// The first bad record, if any, and whether only the newest segment is concerned.
+    /// The first bad record, if any, and whether only the newest segment is affected.
     pub(super) bad: Option<(String, bool)>,
     /// Hash after as many records as the catalog's head counts.
     at_head: Option<Hash>,
-    /// What the catalog must hold.
+    /// What the catalog must contain.
     pub(super) known: Known,
 }
 
@@ -435,7 +437,7 @@ impl Scan {
         Ok(scan)
     }
 
-    /// What is wrong with the log against the catalog's head, if something is.
+    /// Returns how the log contradicts the catalog's head, if it does.
     pub(super) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
         let Some(head) = head else { return Some("the catalog does not say how long the audit is".into()) };
         if self.count < head.count {
@@ -460,11 +462,11 @@ pub(super) struct Log {
     dir: PathBuf,
     file: File,
     length: u64,
-    /// Up to where disk space is taken for the newest segment.
+    /// End of the space allocated for the newest segment.
     ahead: u64,
     next: u64,
     previous: Hash,
-    /// Set by a failed sync: what is on disk is then unknown until the next start looks.
+    /// Set by a failed sync: what is on disk is then unknown until the next start reads it.
     failed: bool,
     reserve: bool,
 }
@@ -484,14 +486,14 @@ impl Log {
         Self { dir: dir.into(), file, length, ahead: 0, next, previous, failed: false, reserve: false }
     }
 
-    /// Goes on behind what `scan` found good; what is torn behind that is cut.
+    /// Continues after the last good record of `scan`; cuts a torn record after that.
     pub(super) fn resume(dir: &Path, scan: &Scan) -> Result<Self> {
         let (file, length) = match &scan.tail {
             Some((path, length)) => (open_regular(path, &OpenHow::write())?, *length),
             None => (new_segment(dir, scan.count)?, 0),
         };
         let cut = || "cut the audit's torn tail".to_owned();
-        // Setting the length frees the space that was taken behind it, even where the length is the same.
+        // Setting the length frees space allocated past it, even if the length does not change.
         if file.metadata().on(cut)?.len() != length {
             file.set_len(length).and_then(|()| file.sync_all()).on(cut)?;
         }
@@ -500,7 +502,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Takes the space for what comes next and for the reserve, as far as there is some.
+    /// Allocates space ahead and the reserve, as far as there is room.
     pub(super) fn take_space(&mut self) {
         self.take_ahead();
         if !self.reserve {
@@ -516,7 +518,7 @@ impl Log {
         }
     }
 
-    /// Moves everything behind the last good record out of the way, keeping it under `set-aside-…`.
+    /// Moves everything after the last good record aside, and keeps it as `set-aside-…`.
     pub(super) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
         std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
         let Some((tail, good)) = scan.tail.as_ref().filter(|_| scan.bad.is_some()) else { return Ok(()) };
@@ -536,19 +538,19 @@ impl Log {
         sync_dir(dir)
     }
 
-    /// Where the log stands.
+    /// Returns the log's count and head.
     pub(super) fn head(&self) -> AuditHead {
         AuditHead { count: self.next, hash: hex::encode(self.previous) }
     }
 
-    /// Makes sure that the reserve is there, which acts that do not restrict must leave alone.
+    /// Makes sure that the reserve is allocated, before an act that must not use it.
     pub(super) fn reserve(&mut self) -> Result<()> {
         if self.reserve {
             return Ok(());
         }
         let path = self.dir.join(RESERVE_FILE);
         let file = match open_regular(&path, &OpenHow::write().create()) {
-            // It holds nothing but its place.
+            // The file's contents do not matter, only its space.
             Err(e) if e.kind() == Kind::Integrity && std::fs::remove_file(&path).is_ok() => {
                 open_regular(&path, &OpenHow::write().create())
             }
@@ -558,14 +560,14 @@ impl Log {
             Err(rustix::io::Errno::OPNOTSUPP) => file.write_all_at(&vec![0; RESERVE as usize], 0),
             other => other.map_err(Into::into),
         }
-        // Part of it would be of no use, and in the way of those that it is for.
+        // A partial reserve would be of no use, and take space from the acts it is for.
         .inspect_err(|_| drop(file.set_len(0)))
         .on(|| format!("reserve {RESERVE} bytes in {}", path.display()))?;
         self.reserve = true;
         Ok(())
     }
 
-    /// Gives the reserve up: for an act that restricts or frees space, on a full disk.
+    /// Releases the reserve, for an act that restricts or frees space on a full disk.
     pub(super) fn give_up_reserve(&mut self) -> Result<()> {
         self.reserve = false;
         give_up_reserve(&self.dir)?;
@@ -573,7 +575,7 @@ impl Log {
         Ok(())
     }
 
-    /// Does a step that must work on a full disk: if there is no space, the reserve is given up for it.
+    /// Runs a step that must work on a full disk: if there is no space, releases the reserve and retries.
     pub(super) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
         match step(self) {
             Err(e) if e.kind() == Kind::NoSpace => {
@@ -584,7 +586,7 @@ impl Log {
         }
     }
 
-    /// Does an act's step: one that may use the reserve, or one that must leave it alone. Then takes space anew.
+    /// Runs an act's step, which may use the reserve or not. Then allocates space again.
     pub(super) fn with_space<R>(&mut self, may_use: bool, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
         if !may_use {
             self.reserve()?;
@@ -594,7 +596,7 @@ impl Log {
         result
     }
 
-    /// Goes on in a new segment; on a full disk in the old one, which has space ahead.
+    /// Starts a new segment; on a full disk continues the old one, which has space ahead.
     fn begin_segment(&mut self) -> Result<()> {
         let file = match new_segment(&self.dir, self.next) {
             Err(e) if e.kind() == Kind::NoSpace => return Ok(()),
@@ -608,7 +610,7 @@ impl Log {
         Ok(())
     }
 
-    /// Appends records and syncs them: durable when this returns. Gives the first one's sequence.
+    /// Appends records and syncs them: durable on return. Returns the first one's sequence.
     pub(super) fn append(&mut self, records: &[(RecordKind, &Body)]) -> Result<u64> {
         if self.failed {
             let what = "audit: an earlier sync failed, so nothing more is recorded, and no key is used";
@@ -627,7 +629,7 @@ impl Log {
         }
         self.take_ahead();
         if let Err(e) = self.file.write_all_at(&bytes, self.length) {
-            // What was written of it is torn: cut, or else nothing more may follow it.
+            // What was written of it is torn: if it cannot be cut off, nothing may be appended any more.
             self.failed = self.file.set_len(self.length).is_err();
             self.ahead = 0;
             return Err(Error::io("write the audit", e));
@@ -652,13 +654,13 @@ const fn is_full(error: rustix::io::Errno) -> bool {
 
 fn new_segment(dir: &Path, first: u64) -> Result<File> {
     let path = segment_path(dir, first);
-    // One that is there already is empty: its creation was the last thing before a kill.
+    // A file that exists already is empty: a kill followed its creation.
     let file = open_regular(&path, &OpenHow::write().create())?;
     sync_dir(dir)?;
     Ok(file)
 }
 
-/// Gives up the reserve of the log in `dir`, if it is there.
+/// Removes the reserve of the log in `dir`, if it exists.
 pub(super) fn give_up_reserve(dir: &Path) -> Result<()> {
     let file = match open_regular(&dir.join(RESERVE_FILE), &OpenHow::write()) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),

@@ -39,7 +39,7 @@ fn the_newest_records_are_read_from_the_newest_segments_alone() {
     assert_eq!(numbers(3, 7), [4, 5, 6]);
     assert_eq!(numbers(3, 6), [3, 4, 5], "what is being appended is not read");
     assert_eq!(numbers(50, 7), [0, 1, 2, 3, 4, 5, 6]);
-    // A damaged old segment costs what lies in it, and no more.
+    // A damaged old segment costs its own records, and no more.
     std::fs::write(dir.join("0000000000000000.log"), b"damaged, as it is no record at all, though it is long enough")
         .unwrap();
     assert_eq!(numbers(6, 7), [1, 2, 3, 4, 5, 6]);

@@ -1,12 +1,12 @@
 //! The catalog: every object of the installation as one authenticated record, in a `RecordStore`.
 //!
 //! `body` is the object's canonical JSON, kept and checked as stored. `mac` = HMAC-SHA-256 under HKDF-SHA-256(root key,
-//! no salt, "coffer/catalog/v1") over kind, id, version (u64, little-endian) and body, each preceded by its length as u32.
-//! A row whose MAC does not fit is *damaged*: it is named and refused, the others go on. An old row put back has a good
-//! MAC; the audit's chain is what tells (see [`super::audit`]).
+//! no salt, "coffer/catalog/v1") over kind, id, version (u64, little-endian) and body, each preceded by its length as
+//! u32. A row whose MAC does not match is *damaged*: it is named and rejected, the others stay usable. A restored old
+//! row has a valid MAC; only the audit's chain detects it (see [`super::audit`]).
 //!
-//! Names, and indexes on fields of bodies ([`Record::INDEXES`]), are hints that are never believed. Rows that were read stay in
-//! memory until the store says that somebody else changed something (see `cache`).
+//! Names, and indexes on fields of bodies ([`Record::INDEXES`]), are hints that are never trusted. Rows that were read
+//! stay in memory until the store says that another process changed something (see `cache`).
 
 mod cache;
 mod index;
@@ -27,11 +27,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// The kind of what a catalog begins with: it is never changed.
+/// The kind of the record that a catalog begins with, which is never changed.
 pub(crate) const INSTALLATION: &str = "installation";
 
-/// Kinds whose changes the audit's chain does not tell: the audit's own head; a log's head, which the repository's own log
-/// tells; how long keys have waited for their deletion, which the clock changes; what a catalog begins with.
+/// Kinds whose changes are not in the audit's chain: the audit's own head; a repository log's head, which that log
+/// proves; how long keys have waited for deletion, which the clock changes; the record that a catalog begins with.
 const UNAUDITED: &[&str] = &[
     "audit-head",
     "kms-clock",
@@ -46,30 +46,30 @@ pub(super) fn is_audited(kind: &str) -> bool {
     !UNAUDITED.contains(&kind)
 }
 
-/// Something that the catalog keeps: one object, one record.
+/// A type of object that the catalog stores, one record each.
 pub trait Record: Serialize + DeserializeOwned {
-    /// The table it is in, as in `volume`. Part of the MAC: never renamed.
+    /// The kind, such as `volume`. Part of the MAC: never renamed.
     const KIND: &'static str;
-    /// Fields of its body that [`Catalog::list_of`] finds it by, each list with an index of its own.
+    /// Fields of the body that [`Catalog::list_of`] searches by, an index for each list.
     const INDEXES: &'static [&'static [&'static str]] = &[];
-    /// Its id, unique within the kind.
+    /// Returns its id, unique within the kind.
     fn id(&self) -> String;
-    /// A second, unique, changeable name that it is found by.
+    /// Returns a second, unique, changeable name that it can be found by.
     fn name(&self) -> Option<String> {
         None
     }
 }
 
-/// A record as it was read, and the version that a later update must find unchanged.
+/// A record, and the version that a later update must find unchanged.
 #[derive(Debug, Clone)]
 pub struct Versioned<T> {
     /// The record.
     pub record: T,
-    /// Its version: 1 when inserted, one more with each update.
+    /// Its version: 1 when inserted, incremented by each update.
     pub version: u64,
 }
 
-/// A row that cannot be believed.
+/// A row that failed authentication or does not parse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damaged {
     /// The record's kind.
@@ -80,30 +80,30 @@ pub struct Damaged {
     pub why: String,
 }
 
-/// What [`Catalog::list`] found.
+/// The result of [`Catalog::list`].
 #[derive(Debug)]
 pub struct Listing<T> {
-    /// The good records, sorted by id.
+    /// The valid records, sorted by id.
     pub records: Vec<Versioned<T>>,
-    /// The rows that cannot be believed.
+    /// The damaged rows.
     pub damaged: Vec<Damaged>,
 }
 
-/// One change of a record: what the audit's chain remembers of it.
+/// A change of a record, as the audit's chain records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The record's kind.
     pub kind: String,
     /// The record's id.
     pub id: String,
-    /// The version it came to; of a removed record, the one after its last.
+    /// The version after the change; for a removed record, its last version plus one.
     pub version: u64,
-    /// SHA-256 of its body in hexadecimal; absent when it was removed.
+    /// SHA-256 of its body in hexadecimal; absent for a removed record.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hash: Option<String>,
 }
 
-/// What a row says of itself: version and hash, or that it is damaged.
+/// A row as the audit's chain sees it: its version and hash, or damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stamp {
     At(u64, String),
@@ -113,14 +113,14 @@ pub(super) enum Stamp {
 // ---------------------------------------------------------------------------------------------------------------------
 // The catalog
 
-/// The transaction that runs, if one does.
+/// The transaction that is running, if any.
 type Running = RefCell<Option<Box<dyn Transaction>>>;
 
-/// The installation's records. Any thread may call it; transactions of this process follow one another.
+/// The installation's records. Any thread may call it; transactions of this process run one after another.
 pub struct Catalog {
     store: Arc<dyn RecordStore>,
     mac_key: Secret<32>,
-    /// Held for the length of a transaction.
+    /// Held for the duration of a transaction.
     turn: ReentrantMutex<Running>,
     cache: Mutex<Cache>,
     rows_read: AtomicU64,
@@ -133,7 +133,7 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Makes an empty catalog at `path`, mode 0600.
+    /// Creates an empty catalog at `path`, mode 0600.
     ///
     /// # Errors
     /// [`Kind::Exists`] if something is there; what the file system and SQLite report.
@@ -144,13 +144,14 @@ impl Catalog {
     /// Opens the catalog at `path` and has SQLite check it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for one
-    /// that a newer coffer wrote.
+    /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for
+    /// one written by a newer coffer.
     pub fn open(path: &Path, root: &Secret<32>) -> Result<Self> {
         Self::over(Arc::new(Sqlite::open(path)?), root)
     }
 
-    /// Opens the catalog at `path` for a look, when it cannot be opened: nothing is written, and what the WAL holds is not seen.
+    /// Opens the catalog at `path` for examination, when it cannot be opened normally: writes nothing, and does not see
+    /// what the WAL holds.
     ///
     /// # Errors
     /// As [`Catalog::open`].
@@ -158,12 +159,12 @@ impl Catalog {
         Self::over(Arc::new(Sqlite::look(path)?), root)
     }
 
-    /// The same without the key that the rows are authenticated under.
+    /// The same without the key that authenticates the rows.
     pub(super) fn look_without_key(path: &Path) -> Result<()> {
         Sqlite::look(path).map(drop)
     }
 
-    /// The records of a store.
+    /// Makes a catalog of the records of a store.
     ///
     /// # Errors
     /// What the store reports.
@@ -173,7 +174,7 @@ impl Catalog {
         Ok(Self { store, mac_key: mac_key(root), turn, cache, rows_read })
     }
 
-    /// Reads in this thread's transaction, or else what was committed.
+    /// Reads in this thread's transaction if there is one, else what was committed.
     fn reading<R>(&self, read: impl FnOnce(&dyn Rows) -> Result<R>) -> Result<R> {
         let turn = self.turn.lock();
         match &*turn.borrow() {
@@ -182,7 +183,7 @@ impl Catalog {
         }
     }
 
-    /// The cache, without what somebody else may have changed.
+    /// Returns the cache, without anything that others may have changed.
     fn cache(&self) -> Result<MutexGuard<'_, Cache>> {
         let changes = self.store.changes()?;
         let mut cache = self.cache.lock();
@@ -216,10 +217,10 @@ impl Catalog {
         self.reading(|rows| rows.get(kind, id)).inspect(|found| self.count(usize::from(found.is_some())))
     }
 
-    /// The record of that id, if there is one.
+    /// Returns the record with this id, if there is one.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the row cannot be believed; what the store reports.
+    /// [`Kind::Integrity`] for a damaged row; what the store reports.
     pub fn get<T: Record>(&self, id: &str) -> Result<Option<Versioned<T>>> {
         let turn = self.turn.lock();
         let inside = turn.borrow().is_some();
@@ -235,7 +236,8 @@ impl Catalog {
         Ok(found)
     }
 
-    /// The record of that name, if there is one. The index is a hint: what it leads to must bear the name.
+    /// Returns the record with this name, if there is one. The index is a hint: the record it leads to must have the
+    /// name.
     ///
     /// # Errors
     /// As [`Catalog::get`].
@@ -267,10 +269,10 @@ impl Catalog {
         Ok(self.get::<T>(id)?.filter(|found| found.record.name().as_deref() == Some(name)))
     }
 
-    /// All records of a kind, sorted by id, and the rows that cannot be believed; always read from the store.
+    /// Lists all records of a kind, sorted by id, and the damaged rows; always reads the store.
     ///
     /// # Errors
-    /// What the store reports; a damaged row is no error here.
+    /// What the store reports; a damaged row is not an error here.
     pub fn list<T: Record>(&self) -> Result<Listing<T>> {
         let turn = self.turn.lock();
         let mut listing = Listing { records: Vec::new(), damaged: Vec::new() };
@@ -293,7 +295,7 @@ impl Catalog {
         Ok(listing)
     }
 
-    /// Every row's version and hash, by kind and id: what the audit's chain is compared with.
+    /// Returns every row's version and hash, by kind and id, to compare with the audit's chain.
     pub(super) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
         let stamp = |(kind, row): (String, Row)| {
             let good = self.genuine(&kind, &row);
@@ -303,7 +305,7 @@ impl Catalog {
         Ok(self.reading(|rows| rows.all())?.into_iter().map(stamp).collect())
     }
 
-    /// Overwrites what was removed, where the store still has it.
+    /// Overwrites removed data that the store still holds.
     pub(crate) fn erase_removed(&self) -> Result<()> {
         let turn = self.turn.lock();
         if turn.borrow().is_some() {
@@ -317,11 +319,11 @@ impl Catalog {
         self.turn.is_owned_by_current_thread()
     }
 
-    /// Runs `act` in a transaction that is durable when this returns, and undone if `act` fails. For bookkeeping that the
-    /// audit need not tell; whatever a person would ask about goes through an audited one, as does every removal.
+    /// Runs `act` in a transaction that is durable on return, and undone if `act` fails. For bookkeeping that need not
+    /// be in the audit; anything that a person would ask about needs an audited one, and so does every removal.
     ///
     /// # Errors
-    /// What `act` says; [`Kind::InvalidState`] inside another transaction; what the store reports.
+    /// The error of `act`; [`Kind::InvalidState`] inside another transaction; what the store reports.
     pub fn transaction<R>(&self, act: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         self.begin(false, act)
     }
@@ -344,7 +346,7 @@ fn nested() -> Error {
     Error::new(Kind::InvalidState, "catalog: a transaction inside a transaction")
 }
 
-/// Makes the key that rows are authenticated under.
+/// Derives the key that authenticates rows.
 fn mac_key(root: &Secret<32>) -> Secret<32> {
     Secret::build(|out| hkdf_sha256(root.expose(), &[], &[b"coffer/catalog/v1"], out))
 }
@@ -353,7 +355,7 @@ fn damaged<T: Record>(row: &Row, why: String) -> Damaged {
     Damaged { kind: T::KIND.into(), id: row.id.clone(), why }
 }
 
-/// The record of a genuine row.
+/// Parses the record of an authenticated row.
 fn parse<T: Record>(row: &Row) -> Result<Versioned<T>, Damaged> {
     let record: T =
         serde_json::from_slice(&row.body).map_err(|e| damaged::<T>(row, format!("its body cannot be read: {e}")))?;
@@ -369,7 +371,7 @@ fn refuse(damaged: Damaged) -> Error {
         .hint("restore the data directory from a backup, or run `coffer doctor`")
 }
 
-/// SHA-256 of `bytes` in hexadecimal.
+/// Returns the SHA-256 of `bytes` in hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
@@ -383,7 +385,7 @@ pub struct Tx<'a> {
     running: &'a Running,
     audited: bool,
     changes: Vec<Change>,
-    /// Kind and id of each row that may be another afterwards.
+    /// Kind and id of each row that may differ afterwards.
     touched: Vec<(&'static str, String)>,
 }
 
@@ -407,7 +409,7 @@ impl Tx<'_> {
         step(&mut **self.running.borrow_mut().as_mut().ok_or_else(ended)?)
     }
 
-    /// Makes it durable. Of what it did not touch, the cache stays good, if nobody else changed anything meanwhile.
+    /// Makes it durable. The cache keeps what the transaction did not touch, unless others changed something meanwhile.
     fn commit(self) -> Result<()> {
         if let Some(running) = self.running.take() {
             let changes = running.commit()?;
@@ -416,7 +418,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// As [`Catalog::get`], seeing this transaction's own changes.
+    /// Like [`Catalog::get`], but sees this transaction's own changes.
     ///
     /// # Errors
     /// As [`Catalog::get`].
@@ -424,7 +426,7 @@ impl Tx<'_> {
         self.catalog.get(id)
     }
 
-    /// As [`Catalog::find`], seeing this transaction's own changes.
+    /// Like [`Catalog::find`], but sees this transaction's own changes.
     ///
     /// # Errors
     /// As [`Catalog::find`].
@@ -432,7 +434,7 @@ impl Tx<'_> {
         self.catalog.find(name)
     }
 
-    /// As [`Catalog::list`], seeing this transaction's own changes.
+    /// Like [`Catalog::list`], but sees this transaction's own changes.
     ///
     /// # Errors
     /// As [`Catalog::list`].
@@ -440,7 +442,7 @@ impl Tx<'_> {
         self.catalog.list()
     }
 
-    /// As [`Catalog::list_of`], seeing this transaction's own changes.
+    /// Like [`Catalog::list_of`], but sees this transaction's own changes.
     ///
     /// # Errors
     /// As [`Catalog::list_of`].
@@ -448,7 +450,7 @@ impl Tx<'_> {
         self.catalog.list_of(wanted)
     }
 
-    /// How many records of a kind have this value in a field, the first of an index.
+    /// Counts the records of a kind that have this value in a field, the first of an index.
     ///
     /// # Errors
     /// What the store reports.
@@ -461,15 +463,15 @@ impl Tx<'_> {
     /// # Errors
     /// [`Kind::Exists`] if its id or its name is taken.
     pub fn insert<T: Record>(&mut self, record: &T) -> Result<Versioned<T>> {
-        // A row that cannot be believed still holds its place: it is not overwritten by chance.
+        // A damaged row still occupies its place: it is not overwritten by accident.
         self.write(record, 1, Over::Nothing)
     }
 
     /// Replaces the record that was read as `version`.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if somebody changed it since, [`Kind::NotFound`] if it is gone, [`Kind::Exists`] if its new name is
-    /// taken, [`Kind::Integrity`] if the row cannot be believed.
+    /// [`Kind::Busy`] if it has changed since, [`Kind::NotFound`] if it is gone, [`Kind::Exists`] if its new name is
+    /// taken, [`Kind::Integrity`] for a damaged row.
     pub fn update<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
         self.expect::<T>(&record.id(), version)?;
         self.write(record, version + 1, Over::Version(version))
@@ -478,8 +480,8 @@ impl Tx<'_> {
     /// Removes the record that was read as `version`.
     ///
     /// # Errors
-    /// As [`Tx::update`]; [`Kind::InvalidState`] in a transaction that is not audited: a removal that the audit's chain
-    /// does not know looks like a catalog rolled back.
+    /// As [`Tx::update`]; [`Kind::InvalidState`] in a transaction that is not audited: a removal that is not in the
+    /// audit's chain looks like a rolled-back catalog.
     pub fn delete<T: Record>(&mut self, id: &str, version: u64) -> Result<()> {
         if !self.audited {
             let what = format!("catalog: remove {} {id}: only an audited transaction removes", T::KIND);
@@ -493,15 +495,15 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Writes a record whatever is there, a damaged row included, and leaves it out of [`Tx::changes`]: for the audit's own
-    /// head, which cannot be in the chain that it is the head of.
+    /// Writes a record over whatever is there, even a damaged row, and leaves it out of [`Tx::changes`]: for the
+    /// audit's own head, which cannot be in the chain that it is the head of.
     pub(crate) fn put_head<T: Record>(&mut self, record: &T) -> Result<()> {
         self.write(record, 1, Over::Anything)?;
         self.changes.pop();
         Ok(())
     }
 
-    /// What this transaction changed so far, in order.
+    /// Returns the changes of this transaction so far, in order.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
         &self.changes
@@ -537,7 +539,7 @@ impl Tx<'_> {
     }
 }
 
-/// What a write that was not done says.
+/// Turns a write that was not done into its error.
 fn done<T: Record>(wrote: Wrote, id: &str, name: Option<&str>, over: Over) -> Result<()> {
     match (wrote, over) {
         (Wrote::Done, _) => Ok(()),

@@ -32,7 +32,7 @@ fn fresh() -> (tempfile::TempDir, Catalog) {
     (dir, catalog)
 }
 
-/// Runs SQL behind coffer's back.
+/// Runs SQL on the catalog's file, bypassing coffer.
 fn tamper(dir: &tempfile::TempDir, statement: &str) {
     sqlite::tamper(&dir.path().join("catalog.db"), statement.into()).unwrap();
 }
@@ -189,7 +189,7 @@ fn a_transaction_inside_a_transaction_is_refused_and_a_panic_undoes() {
     catalog.transaction(|tx| tx.insert(&thing("a", None, 1))).unwrap();
 }
 
-/// Reads come from memory, from the index or from all rows; they agree with a model whatever was changed, undone or renamed.
+/// Reads come from the cache, the index or all rows; they agree with a model after any change, rollback or renaming.
 #[test]
 fn reads_agree_with_a_model_through_changes_renames_and_failed_transactions() {
     let (_dir, catalog) = fresh();

@@ -1,4 +1,4 @@
-//! A look at catalog and audit, each by itself, for when they cannot be opened. Nothing is written.
+//! Examines catalog and audit separately, for when they cannot be opened. Writes nothing.
 
 use super::audit::Scan;
 use super::catalog::Stamp;
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
 use std::path::Path;
 
-/// Looks at the catalog and the audit in `dir`; without the root key, less is said of the catalog.
+/// Examines the catalog and the audit in `dir`; without the root key, the catalog's records are not checked.
 pub(crate) fn examine(dir: &Path, root: Option<&Secret<32>>) -> [(&'static str, Result<String>); 2] {
     let path = dir.join(CATALOG);
     let opened = match root {

@@ -18,7 +18,7 @@ impl Record for Object {
     }
 }
 
-/// Of a kind that the audit does not tell about.
+/// A kind that the audit does not cover.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Note(String);
 
@@ -54,7 +54,7 @@ fn reopen(dir: &tempfile::TempDir, store: &Arc<Memory>) -> Ledger {
     ledger
 }
 
-/// Act and result of each record; of an outcome, its result.
+/// Returns the act and result of each record; for an outcome, its result.
 fn told(ledger: &Ledger) -> Vec<(String, String)> {
     ledger.audit_records().unwrap().map(|r| r.unwrap().body).map(|b| (b.act, b.result)).collect()
 }
@@ -79,7 +79,7 @@ fn a_change_and_its_record_are_both_there_or_neither() {
     assert_eq!((ledger.audit_trouble(), ledger.verify_audit().unwrap().trouble), (None, None));
     assert_eq!(ledger.catalog().get::<Object>("a").unwrap().unwrap().record, object("a", 1));
     assert!(ledger.catalog().get::<Object>("b").unwrap().is_none());
-    // What the log does not know is noticed over any store.
+    // A change that is not in the log is noticed over any store.
     process(&store).begin(true, |tx| tx.delete::<Object>("a", 1)).unwrap();
     assert!(ledger.verify_audit().unwrap().trouble.unwrap().contains("object a"));
 }

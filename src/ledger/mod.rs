@@ -6,13 +6,13 @@
 //! catalog.spare            disk space for catalog.db-wal               store::sqlite
 //! audit/                   who did what, chained                       audit
 //! ```
-//! What the records are about, and who may do what, the layers above know. They bring their [`Record`] types, an [`Act`], and
-//! who it is recorded for ([`Asker`]).
+//! The layers above know what the records mean, and who may do what. They supply their [`Record`] types, an [`Act`],
+//! and the caller it is recorded for ([`Asker`]).
 //!
 //! # Order of an audited change
-//! The transaction's writes -> intent record, synced -> head into the same transaction -> commit -> outcome record.
-//! A kill between any two leaves either no change and an intent that the next start closes as interrupted, or the change
-//! and an intent that the next start closes as done. An outcome may stay missing (a full disk, a failed commit).
+//! The transaction's writes -> intent record, synced -> head into the same transaction -> commit -> outcome record. A
+//! kill between any two leaves either no change and an intent that the next start closes as interrupted, or the change
+//! and an intent that the next start closes as done. An outcome may be missing for good (a full disk, a failed commit).
 
 mod act;
 pub mod audit;
@@ -39,24 +39,24 @@ use std::path::{Path, PathBuf};
 
 /// The catalog's file in the data directory.
 pub(crate) const CATALOG: &str = "catalog.db";
-/// The audit's folder there.
+/// The audit's subdirectory.
 pub(crate) const AUDIT: &str = "audit";
 
-/// Bytes that should be free: the reserve and the space ahead of audit and catalog (2 MiB), and a day's work with its records.
-/// With less, `doctor` warns.
+/// Bytes that should be free: the reserve and the space ahead of audit and catalog (2 MiB), and a day's records. With
+/// less, `doctor` warns.
 pub const WANTED_SPACE: u64 = 32 << 20;
 
-/// Who an act is recorded for.
+/// The caller that an act is recorded for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
-    /// What the record says of it.
+    /// The identity in the record.
     pub identity: Identity,
-    /// It writes records at will, so that more of its refusals are recorded.
+    /// It can write records at will, so its refusals have a higher limit.
     pub administrator: bool,
 }
 
-/// The records and the audit of one data directory. The caller holds the directory's lock. Any thread may call it, but not from
-/// inside [`Catalog::transaction`].
+/// The records and the audit of one data directory. The caller holds the directory's lock. Any thread may call it, but
+/// not from inside [`Catalog::transaction`].
 pub struct Ledger {
     dir: PathBuf,
     env: Env,
@@ -65,7 +65,7 @@ pub struct Ledger {
     refusals: Refusals,
 }
 
-/// The log, or why nothing may be changed and no key used.
+/// The log, or why nothing can be changed and no key used.
 enum Audit {
     Ready(Box<Log>),
     Trouble(String),
@@ -84,12 +84,12 @@ impl Audit {
     }
 }
 
-/// What [`Ledger::verify_audit`] found.
+/// The result of [`Ledger::verify_audit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
-    /// How many good records there are, and the hash of the last: worth keeping elsewhere.
+    /// The number of good records, and the hash of the last. Keep a copy elsewhere to detect tampering by root.
     pub head: AuditHead,
-    /// What is wrong, if something is.
+    /// What is wrong, if anything.
     pub trouble: Option<String>,
 }
 
@@ -108,10 +108,11 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Makes an empty catalog and an audit that begins with `genesis`, in `dir`. What a catalog begins with, `first` writes.
+    /// Creates in `dir` an empty catalog and an audit that begins with `genesis`. `first` writes the catalog's first
+    /// records.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if there is one; what `first` says; what the file system reports.
+    /// [`Kind::Exists`] if there is one; the error of `first`; what the file system reports.
     pub fn create(
         dir: &Path,
         env: Env,
@@ -139,10 +140,10 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens the catalog in `dir`. It can be read; nothing can be changed before [`Ledger::take_up_audit`].
+    /// Opens the catalog in `dir` for reading; nothing can be changed before [`Ledger::take_up_audit`].
     ///
     /// # Errors
-    /// [`Kind::Integrity`] for a missing or damaged catalog; as [`Catalog::open`].
+    /// [`Kind::Integrity`] for a missing or damaged catalog; otherwise as [`Catalog::open`].
     pub fn open(dir: &Path, env: Env, root: &Secret<32>) -> Result<Self> {
         let catalog = with_reserve(dir, || Catalog::open(&dir.join(CATALOG), root)).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
@@ -158,8 +159,8 @@ impl Ledger {
         Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() }
     }
 
-    /// Looks at the log as it was left, and opens it for appending, or keeps what is wrong with it (see [`audit`] for what is
-    /// repaired and what is trouble; trouble does not fail this, it makes keys unavailable).
+    /// Reads the log and opens it for appending, or keeps what is wrong with it. See [`audit`] for what is repaired and
+    /// what is trouble; trouble is not an error here, but makes keys unavailable.
     ///
     /// # Errors
     /// What the file system and the catalog report.
@@ -190,7 +191,8 @@ impl Ledger {
         Ok((scan, compared))
     }
 
-    /// Closes intents that a kill or a full disk left without outcome. Where that is full still, the next start tries.
+    /// Closes intents left without outcome by a kill or a full disk. If the disk is still full, the next start tries
+    /// again.
     fn close_interrupted(&self, log: &mut Log, compared: &Compared) {
         let close = |(sequence, happened): (&u64, &bool)| {
             let mut outcome = Body::at(self.env.now(), "");
@@ -207,7 +209,8 @@ impl Ledger {
         }
     }
 
-    /// Accepts the log and the catalog as they were found; damaged records are set aside, not removed. Keys are usable again.
+    /// Accepts the log and the catalog as they were found; damaged records are set aside, not removed. Keys are usable
+    /// again.
     ///
     /// # Errors
     /// [`Kind::InvalidState`] if nothing is wrong; what the file system reports.
@@ -234,10 +237,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Why all keys are unavailable, if they are: the audit waits to be accepted.
+    /// Returns why all keys are unavailable, if the audit is waiting to be accepted.
     #[must_use]
     pub fn audit_trouble(&self) -> Option<String> {
-        // Inside a transaction the lock may be this thread's own, or wait for it; an audited one runs without trouble only.
+        // Inside a transaction, this thread may hold the lock, or its holder may wait for this thread; an audited
+        // transaction runs only without trouble.
         let audit = if self.catalog.in_transaction() { self.audit.try_lock()? } else { self.audit.lock() };
         match &*audit {
             Audit::Ready(_) => None,
@@ -245,7 +249,7 @@ impl Ledger {
         }
     }
 
-    /// Reads the whole log again and holds it against the catalog.
+    /// Reads the whole log again and compares it with the catalog.
     ///
     /// # Errors
     /// What the file system reports; what is wrong with the log is in the report.
@@ -253,12 +257,12 @@ impl Ledger {
         self.outside_transaction()?;
         let _audit = self.audit.lock();
         let (scan, compared) = self.look_at_audit()?;
-        // With nothing being written, a torn tail is damage too.
+        // Nothing is being written, so a torn tail is damage too.
         let trouble = compared.trouble.or_else(|| scan.bad.as_ref().map(|(why, _)| why.clone()));
         Ok(AuditReport { head: AuditHead { count: scan.count, hash: hex::encode(scan.hash) }, trouble })
     }
 
-    /// The log's records from the first on; ends behind the first bad one, which is an error.
+    /// Iterates over the log's records, from the first; stops at the first bad one, which is an error.
     ///
     /// # Errors
     /// What the file system reports.
@@ -266,15 +270,15 @@ impl Ledger {
         Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(self.readable()?))
     }
 
-    /// The newest `limit` records, oldest of them first.
+    /// Returns the newest `limit` records, oldest first.
     ///
     /// # Errors
-    /// What the file system reports; [`Kind::Integrity`] for a damaged record among the segments that were read.
+    /// What the file system reports; [`Kind::Integrity`] for a damaged record in the segments that were read.
     pub fn newest_audit_records(&self, limit: usize) -> Result<Vec<AuditRecord>> {
         audit::newest(&self.dir.join(AUDIT), limit, self.readable()?)
     }
 
-    /// How many records may be read: one that is being appended right now is not the reader's.
+    /// Returns the number of complete records: excludes one being appended at the moment.
     fn readable(&self) -> Result<u64> {
         self.outside_transaction()?;
         Ok(match &*self.audit.lock() {
@@ -283,11 +287,12 @@ impl Ledger {
         })
     }
 
-    /// Changes the catalog and says so in the audit: either both, or neither. `change` runs again if the first try found the
-    /// disk full and `act` restricts or frees space. A refusal of `change` is recorded as such.
+    /// Changes the catalog and records that in the audit: both, or neither. `change` runs again if the first attempt
+    /// found the disk full and `act` restricts or frees space. A refusal by `change` is recorded as one.
     ///
     /// # Errors
-    /// What `change` says; [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
+    /// The error of `change`; [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog
+    /// report.
     pub fn audited<R>(
         &self,
         by: impl Into<Asker>,
@@ -300,8 +305,8 @@ impl Ledger {
         log.with_space(act.is_urgent(), |log| self.attempt(log, &by, &act, &mut change))
     }
 
-    /// Does a step that frees space, outside of catalog and audit: on a full disk with the audit's reserve, which the next
-    /// audited act makes good again. The step must not use the audit.
+    /// Runs a step outside catalog and audit that frees space: on a full disk it uses the audit's reserve, which the
+    /// next audited act allocates again. The step must not use the audit.
     ///
     /// # Errors
     /// The step's.
@@ -335,7 +340,8 @@ impl Ledger {
             Ok(done)
         });
         let (kind, mut body) = match intent {
-            // Whether a commit that failed took place, only the next start can see; one that was in another's way did not.
+            // Only the next start can tell whether a failed commit took effect; one refused because of a conflict did
+            // not.
             Some(_) if committing && result.as_ref().is_err_and(|e| e.kind() != Kind::Busy) => return result,
             Some(_) => (RecordKind::Outcome, Body::at(self.env.now(), "")),
             None => (RecordKind::Event, act_body()),
@@ -353,16 +359,16 @@ impl Ledger {
         }
         let append = |log: &mut Log| log.append(&[(kind, &body)]);
         let recorded = if act.is_urgent() && result.is_ok() { log.with_reserve(append) } else { append(log) };
-        // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
-        // what was done.
+        // The intent is durable, and enough for the next start: failing to write an outcome must not deny what was
+        // done.
         if let Err(e) = recorded {
             tracing::warn!(error = %e.line(), act = act.name(), "the outcome of an act could not be recorded");
         }
         result
     }
 
-    /// Records an act that changes nothing in the catalog, or a refusal; durable when this returns. Refusals of one principal are
-    /// recorded at a bounded rate, and those left out are counted.
+    /// Records an act that changes nothing in the catalog, or a refusal; durable on return. Refusals of one principal
+    /// are recorded at a bounded rate, and those left out are counted.
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
@@ -378,7 +384,7 @@ impl Ledger {
         let mut audit = self.audit.lock();
         let log = audit.ready()?;
         let mut appended = false;
-        // A refusal restricts nothing and frees nothing: the reserve is not for it.
+        // A refusal neither restricts nor frees anything: it may not use the reserve.
         log.with_space(act.is_urgent() && outcome.is_ok(), |log| {
             if !appended {
                 log.append(&[(RecordKind::Event, &body)])?;
@@ -388,18 +394,19 @@ impl Ledger {
         })
     }
 
-    /// Puts a refusal into the audit: that it cannot be written is no reason to say anything else to the caller.
+    /// Records a refusal; if that fails, the caller still gets the refusal.
     pub fn record_refusal(&self, act: Act, by: impl Into<Asker>, err: &Error) {
         if let Err(lost) = self.record(by, act, Err(err)) {
             tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
         }
     }
 
-    /// Does a verb, and sees to it that its refusal is in the audit: whatever is wrong with a request and wherever that was
-    /// found, one record says that `by` asked for `act` and why it was refused. Who stops a verb is not refused.
+    /// Runs a verb, and makes sure that a refusal of it is in the audit: whatever is wrong with a request and wherever
+    /// that was detected, one record says that `by` asked for `act` and why it was refused. Interrupting a verb is not
+    /// a refusal.
     ///
     /// # Errors
-    /// What the verb says.
+    /// The verb's.
     pub fn verb<R>(&self, act: Act, by: impl Into<Asker>, verb: impl FnOnce() -> Result<R>) -> Result<R> {
         let before = refusals::seen();
         verb().inspect_err(|e| {
@@ -419,7 +426,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The records.
+    /// Returns the catalog.
     #[must_use]
     pub const fn catalog(&self) -> &Catalog {
         &self.catalog
@@ -442,7 +449,7 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Does a step that must work on a full disk: if there is no space, the audit's reserve is given up for it.
+/// Runs a step that must work on a full disk: if there is no space, releases the audit's reserve and retries.
 fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R> {
     match step() {
         Err(e) if e.kind() == Kind::NoSpace => {

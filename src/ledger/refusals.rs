@@ -1,7 +1,7 @@
-//! Refusals in the audit: each once, at a bounded rate for each principal.
+//! Rate limit of refusals in the audit, by principal.
 //!
-//! Anybody who reaches coffer can be refused as often as they like, and each record is a write that stays for ever. So each
-//! principal has a bucket of its own: what does not fit in is left out, and the next record says how many were.
+//! Anyone who reaches coffer can be refused any number of times, and each record is a write that is kept for ever. So
+//! each principal has a token bucket: refusals above it are left out, and the next record says how many were.
 
 use super::Asker;
 use super::audit::Body;
@@ -10,24 +10,24 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// Refusals of one principal that are audited at once; then one a second.
+/// Bucket size of a principal, in refusals; it refills at one a second.
 const BURST: f64 = 20.0;
-/// The same for the account's administrators, who write records at will anyway.
+/// Bucket size of the account's administrators, who can write records at will anyway.
 const BURST_OF_ADMINISTRATORS: f64 = 1000.0;
-/// Principals that are counted each by itself; further ones share a bucket.
+/// Principals with a bucket of their own; the rest share one.
 const MAX_PRINCIPALS: usize = 1024;
 
 thread_local! {
-    /// Refusals that were put before the audit on this thread, recorded or left out.
+    /// Refusals submitted to the audit on this thread, recorded or not.
     static SEEN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many refusals were put before the audit on this thread so far.
+/// Returns how many refusals were submitted to the audit on this thread so far.
 pub(super) fn seen() -> u64 {
     SEEN.get()
 }
 
-/// How many refusals of whom may be audited now, and how many were not.
+/// The buckets by principal, and how many refusals each left out.
 #[derive(Default)]
 pub(super) struct Refusals(Mutex<HashMap<String, Bucket>>);
 
@@ -56,11 +56,11 @@ impl Bucket {
 }
 
 impl Refusals {
-    /// Whether this one is audited; how many of the same principal before it were not.
+    /// Takes a token: returns how many refusals of the principal were left out before, or `None` if this one is.
     fn next(&self, principal: &str, burst: f64, now: Instant) -> Option<u64> {
         let mut buckets = self.0.lock();
         if buckets.len() >= MAX_PRINCIPALS && !buckets.contains_key(principal) {
-            // Who has been quiet for long enough begins anew.
+            // Full buckets can be dropped: a new one starts full.
             buckets.retain(|_, b| {
                 b.fill(now);
                 b.left < b.burst || b.left_out > 0
@@ -72,7 +72,7 @@ impl Refusals {
         buckets.entry(who.to_owned()).or_insert_with(new).next(now)
     }
 
-    /// Whether a refusal is recorded; says in it how many were left out before it.
+    /// Whether a refusal is recorded; if so, adds to it how many were left out before it.
     pub(super) fn admit(&self, by: &Asker, body: &mut Body) -> bool {
         SEEN.set(SEEN.get() + 1);
         let burst = if by.administrator { BURST_OF_ADMINISTRATORS } else { BURST };

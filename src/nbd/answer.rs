@@ -1,4 +1,4 @@
-//! What became of a request, as its client hears it.
+//! Turns completed requests into replies.
 
 use super::errno;
 use super::outgoing::Outgoing;
@@ -7,10 +7,10 @@ use super::request::{Refusal, Wish};
 use crate::engine::{Buf, Data, Device, Done, Extent, Failure, Op, Request, guarded};
 use std::ops::Range;
 
-/// Most extents of one context in one reply: at 16 bytes each, 256 KiB.
+/// Maximum number of extents of one context in a reply: at 16 bytes each, 256 KiB.
 const MAX_EXTENTS: usize = 16 * 1024;
 
-/// The reply to a request that was done, or failed.
+/// Makes the reply to a completed request.
 pub(super) fn answer(done: Done) -> Outgoing {
     let request = done.request;
     let wish = Wish::of(&request);
@@ -27,7 +27,7 @@ pub(super) fn answer(done: Done) -> Outgoing {
 }
 
 fn failed(request: &Request, to: To, failure: &Failure) -> Outgoing {
-    // A FLUSH has no place; every other command's failure is told at its start, before which nothing failed.
+    // A FLUSH has no offset; any other failed command reports its start, before which nothing failed.
     let at = (request.op != Op::Flush).then_some(request.offset);
     Outgoing::Bytes(to.error(errno::row(failure.kind).errno, &failure.text, at))
 }
@@ -38,12 +38,12 @@ pub(super) fn streams(request: &Request) -> bool {
     wish.to.style != Style::Simple && !wish.unfragmented
 }
 
-/// A part of a READ that streams.
+/// Makes the reply for a part of a READ that streams.
 pub(super) fn part(request: &Request, offset: u64, data: Buf) -> Outgoing {
     content(&Wish::of(request), offset, data, false)
 }
 
-/// What was read at `offset`, as one chunk or several; `last`: nothing follows them.
+/// Makes the reply for what was read at `offset`, as one chunk or several; `last`: no chunk follows.
 fn content(wish: &Wish, offset: u64, body: Buf, last: bool) -> Outgoing {
     let to = wish.to;
     let whole = |body: Buf| Outgoing::Reply { head: to.data(offset, body.len(), last), body: Some(body) };
@@ -64,12 +64,12 @@ fn content(wish: &Wish, offset: u64, body: Buf, last: bool) -> Outgoing {
     }
 }
 
-/// The reply to a request that the rules do not allow.
+/// Makes the reply to a request that violates the rules.
 pub(super) fn refuse(to: To, refusal: Refusal) -> Outgoing {
     Outgoing::Bytes(to.error(refusal.errno, refusal.why, None))
 }
 
-/// BLOCK_STATUS: a chunk for each context asked for.
+/// Answers BLOCK_STATUS: a chunk for each context asked for.
 pub(super) fn status(device: &dyn Device, request: &Request, contexts: &[String]) -> Outgoing {
     let wish = Wish::of(request);
     let most = if wish.one { 1 } else { MAX_EXTENTS };

@@ -1,6 +1,6 @@
-//! NBD's wire types: every number big-endian, encode beside decode, every read bounds-checked.
+//! NBD's wire types: all numbers big-endian, encoder next to decoder, every read bounds-checked.
 //!
-//! Nothing here knows order or meaning; that is [`super::session`]. Section names are those of proto.md.
+//! Nothing here knows about order or meaning; that is [`super::session`]. Section names are those of proto.md.
 
 use super::errno::Errno;
 
@@ -23,32 +23,32 @@ pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flags ("Handshake flags"): the server speaks fixed newstyle.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
-/// Handshake flags: the server can leave out the 124 zeroes after `NBD_OPT_EXPORT_NAME`.
+/// Handshake flags: the server can omit the 124 zeroes after `NBD_OPT_EXPORT_NAME`.
 pub const FLAG_NO_ZEROES: u16 = 2;
 /// Client flags ("Client flags"): the client speaks fixed newstyle.
 pub const CLIENT_FIXED_NEWSTYLE: u32 = 1;
-/// Client flags: the client wants no 124 zeroes.
+/// Client flags: the client wants the 124 zeroes omitted.
 pub const CLIENT_NO_ZEROES: u32 = 2;
 
 /// Option numbers ("Option types").
 pub mod option {
-    /// Choose an export and go on, with no way to hear why not.
+    /// Select an export and enter transmission; has no error reply.
     pub const EXPORT_NAME: u32 = 1;
     /// End the negotiation.
     pub const ABORT: u32 = 2;
-    /// Name the exports.
+    /// List the exports.
     pub const LIST: u32 = 3;
-    /// Go on under TLS.
+    /// Switch to TLS.
     pub const STARTTLS: u32 = 5;
     /// Describe an export.
     pub const INFO: u32 = 6;
-    /// Describe an export and go on with it.
+    /// Describe an export and enter transmission with it.
     pub const GO: u32 = 7;
     /// Use structured replies.
     pub const STRUCTURED_REPLY: u32 = 8;
-    /// Name the metadata contexts.
+    /// List metadata contexts.
     pub const LIST_META_CONTEXT: u32 = 9;
-    /// Choose metadata contexts.
+    /// Select metadata contexts.
     pub const SET_META_CONTEXT: u32 = 10;
     /// Use 64-bit request headers.
     pub const EXTENDED_HEADERS: u32 = 11;
@@ -58,29 +58,29 @@ pub mod option {
 pub mod reply {
     /// Accepted, or end of a list.
     pub const ACK: u32 = 1;
-    /// One export of a list.
+    /// One export of the list.
     pub const SERVER: u32 = 2;
-    /// One fact about an export.
+    /// One piece of information about an export.
     pub const INFO: u32 = 3;
     /// One metadata context.
     pub const META_CONTEXT: u32 = 4;
     /// This server does not know the option.
     pub const ERR_UNSUP: u32 = (1 << 31) + 1;
-    /// This server will not.
+    /// The server does not allow it.
     pub const ERR_POLICY: u32 = (1 << 31) + 2;
     /// The option's data is malformed.
     pub const ERR_INVALID: u32 = (1 << 31) + 3;
-    /// This build or machine cannot.
+    /// This build or machine does not support it.
     pub const ERR_PLATFORM: u32 = (1 << 31) + 4;
-    /// Not before TLS.
+    /// TLS is required first.
     pub const ERR_TLS_REQD: u32 = (1 << 31) + 5;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = (1 << 31) + 6;
-    /// The server is going down.
+    /// The server is shutting down.
     pub const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
     /// The option, or its answer, is too large.
     pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
-    /// Extended headers are on, which this option would turn off.
+    /// Extended headers are in use, which this option would turn off.
     pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
@@ -90,7 +90,7 @@ pub mod info {
     pub const EXPORT: u16 = 0;
     /// The export's canonical name.
     pub const NAME: u16 = 1;
-    /// Words for people.
+    /// Description for people.
     pub const DESCRIPTION: u16 = 2;
     /// Smallest, preferred and largest request.
     pub const BLOCK_SIZE: u16 = 3;
@@ -100,25 +100,25 @@ pub mod info {
 pub mod transmission {
     /// Always set.
     pub const HAS_FLAGS: u16 = 1;
-    /// Writes are refused.
+    /// Writes are rejected.
     pub const READ_ONLY: u16 = 1 << 1;
-    /// `NBD_CMD_FLUSH` is there.
+    /// `NBD_CMD_FLUSH` is supported.
     pub const SEND_FLUSH: u16 = 1 << 2;
-    /// `NBD_CMD_FLAG_FUA` is there.
+    /// `NBD_CMD_FLAG_FUA` is supported.
     pub const SEND_FUA: u16 = 1 << 3;
-    /// `NBD_CMD_TRIM` is there.
+    /// `NBD_CMD_TRIM` is supported.
     pub const SEND_TRIM: u16 = 1 << 5;
-    /// `NBD_CMD_WRITE_ZEROES` is there.
+    /// `NBD_CMD_WRITE_ZEROES` is supported.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
-    /// `NBD_CMD_FLAG_DF` is there.
+    /// `NBD_CMD_FLAG_DF` is supported.
     pub const SEND_DF: u16 = 1 << 7;
-    /// Connections to one export see one state.
+    /// All connections to the export see the same state.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
-    /// `NBD_CMD_CACHE` is there.
+    /// `NBD_CMD_CACHE` is supported.
     pub const SEND_CACHE: u16 = 1 << 10;
-    /// `NBD_CMD_FLAG_FAST_ZERO` is there.
+    /// `NBD_CMD_FLAG_FAST_ZERO` is supported.
     pub const SEND_FAST_ZERO: u16 = 1 << 11;
-    /// `NBD_CMD_BLOCK_STATUS` may name the contexts that it asks for.
+    /// `NBD_CMD_BLOCK_STATUS` may have a payload that names its contexts.
     pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
@@ -132,21 +132,21 @@ pub mod command {
     pub const DISC: u16 = 2;
     /// Make durable what was acknowledged.
     pub const FLUSH: u16 = 3;
-    /// The range is no longer needed.
+    /// Discard a range.
     pub const TRIM: u16 = 4;
-    /// The range will be needed soon.
+    /// Prefetch a range.
     pub const CACHE: u16 = 5;
-    /// The range shall read as zeroes.
+    /// Write zeroes.
     pub const WRITE_ZEROES: u16 = 6;
-    /// What the metadata contexts say of the range.
+    /// Report the metadata contexts' status of a range.
     pub const BLOCK_STATUS: u16 = 7;
 }
 
 /// Types of the chunks of a structured or extended reply ("Structured reply types").
 pub mod chunk {
-    /// Nothing more; the request is done.
+    /// No payload; the request is done.
     pub const NONE: u16 = 0;
-    /// Bytes, and where they lie.
+    /// Data, and its offset.
     pub const OFFSET_DATA: u16 = 1;
     /// A range that reads as zeroes.
     pub const OFFSET_HOLE: u16 = 2;
@@ -154,11 +154,11 @@ pub mod chunk {
     pub const BLOCK_STATUS: u16 = 5;
     /// Extents of one metadata context, 64-bit lengths.
     pub const BLOCK_STATUS_EXT: u16 = 6;
-    /// What went wrong.
+    /// An error.
     pub const ERROR: u16 = (1 << 15) + 1;
-    /// What went wrong, and where.
+    /// An error, and its offset.
     pub const ERROR_OFFSET: u16 = (1 << 15) + 2;
-    /// Reply flags: no chunk follows.
+    /// Reply flags: the last chunk.
     pub const DONE: u16 = 1;
 }
 
@@ -172,24 +172,24 @@ pub const CMD_DF: u16 = 4;
 pub const CMD_REQ_ONE: u16 = 8;
 /// Command flags: write zeroes only if that is faster than writing.
 pub const CMD_FAST_ZERO: u16 = 16;
-/// Command flags: the length is a payload's (extended headers alone).
+/// Command flags: the length is that of a payload (extended headers only).
 pub const CMD_PAYLOAD_LEN: u16 = 32;
 
-/// Longest string of the protocol, bytes ("Values" of proto.md: 4096).
+/// Length limit of a string of the protocol, in bytes ("Values" of proto.md: 4096).
 pub const MAX_STRING: usize = 4096;
 
-/// Reads big-endian numbers and byte runs off a slice; `None` when it is too short.
+/// Reads big-endian numbers and byte runs from a slice; `None` if it is too short.
 #[derive(Debug, Clone)]
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads from the start of `bytes`.
+    /// Starts at the beginning of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// The next `n` bytes.
+    /// Reads `n` bytes.
     pub fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
@@ -202,29 +202,29 @@ impl<'a> Reader<'a> {
         Some(*head)
     }
 
-    /// The next 16-bit number.
+    /// Reads a 16-bit number.
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// The next 32-bit number.
+    /// Reads a 32-bit number.
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// The next 64-bit number.
+    /// Reads a 64-bit number.
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// Whether everything was read.
+    /// Whether everything has been read.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The server's first words: magic, magic, handshake flags.
+/// Encodes the server's greeting: magic, magic, handshake flags.
 #[must_use]
 pub fn greeting(flags: u16) -> Vec<u8> {
     let mut out = Vec::with_capacity(18);
@@ -234,20 +234,20 @@ pub fn greeting(flags: u16) -> Vec<u8> {
     out
 }
 
-/// The head of an option, as the client sends it.
+/// The header of an option from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionHeader {
-    /// Which option, see [`option`].
+    /// The option number, see [`option`].
     pub option: u32,
-    /// Bytes of data that follow.
+    /// Length of its data in bytes.
     pub len: u32,
 }
 
 impl OptionHeader {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const SIZE: usize = 16;
 
-    /// Reads one; `None` when the magic is wrong or bytes are missing.
+    /// Decodes one; `None` if the magic is wrong or bytes are missing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
@@ -266,14 +266,14 @@ impl OptionHeader {
 /// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportQuery {
-    /// The export asked for; empty: the default one.
+    /// The export's name; empty: the default export.
     pub name: String,
-    /// The facts asked for, see [`info`].
+    /// The information types requested, see [`info`].
     pub wants: Vec<u16>,
 }
 
 impl ExportQuery {
-    /// Reads one; `None` when a length does not fit, bytes are left over, or the name is not UTF-8.
+    /// Decodes one; `None` if a length does not fit, bytes are left over, or the name is not UTF-8.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
@@ -284,7 +284,8 @@ impl ExportQuery {
         r.is_empty().then_some(Self { name, wants })
     }
 
-    /// Appends it to `out`. The name must be at most [`MAX_STRING`] bytes and the wants at most 65,535, as decoded ones are.
+    /// Appends it to `out`. The name must be at most [`MAX_STRING`] bytes and the wants at most 65,535, as decoded ones
+    /// are.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&len32(self.name.len()).to_be_bytes());
         out.extend_from_slice(self.name.as_bytes());
@@ -298,14 +299,15 @@ impl ExportQuery {
 /// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetaQuery {
-    /// The export asked about.
+    /// The export's name; empty: the default export.
     pub name: String,
-    /// Contexts, or wildcards, asked for.
+    /// The contexts or wildcards requested.
     pub queries: Vec<String>,
 }
 
 impl MetaQuery {
-    /// Reads one; `None` when a length does not fit, bytes are left over, or a string is none of the protocol's.
+    /// Decodes one; `None` if a length does not fit, bytes are left over, or a string is not a valid string of the
+    /// protocol.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
@@ -315,7 +317,7 @@ impl MetaQuery {
         };
         let name = string(&mut r)?;
         let count = r.u32()?;
-        // Not from the count: it is whatever the client says.
+        // No capacity from the count: the client chooses it.
         let mut queries = Vec::new();
         for _ in 0..count {
             queries.push(string(&mut r)?);
@@ -337,7 +339,7 @@ impl MetaQuery {
     }
 }
 
-/// An export's name off the wire: UTF-8, at most [`MAX_STRING`] bytes, no NUL.
+/// Decodes an export's name: UTF-8, at most [`MAX_STRING`] bytes, no NUL.
 #[must_use]
 pub fn decode_name(bytes: &[u8]) -> Option<String> {
     (bytes.len() <= MAX_STRING && !bytes.contains(&0)).then_some(())?;
@@ -348,7 +350,7 @@ fn len32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// Appends a reply to an option: `parts` are its data, one after the other.
+/// Appends a reply to an option; its data is the concatenation of `parts`.
 pub fn option_reply(out: &mut Vec<u8>, option: u32, kind: u32, parts: &[&[u8]]) {
     out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
     out.extend_from_slice(&option.to_be_bytes());
@@ -359,28 +361,28 @@ pub fn option_reply(out: &mut Vec<u8>, option: u32, kind: u32, parts: &[&[u8]]) 
     }
 }
 
-/// The head of a request.
+/// The header of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHeader {
     /// Command flags.
     pub flags: u16,
-    /// Command, see [`command`].
+    /// Command number, see [`command`].
     pub command: u16,
-    /// The client's name for the request, given back in the reply.
+    /// The client's id of the request, returned in the reply.
     pub cookie: u64,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes: at most 32 bits of them without extended headers.
+    /// Length in bytes; without extended headers at most 32 bits.
     pub len: u64,
 }
 
 impl RequestHeader {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const SIZE: usize = 28;
-    /// Bytes on the wire under extended headers.
+    /// Length on the wire in bytes, with extended headers.
     pub const EXTENDED_SIZE: usize = 32;
 
-    /// Reads one; `None` when the magic is wrong or bytes are missing.
+    /// Decodes one; `None` if the magic is wrong or bytes are missing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
@@ -388,7 +390,7 @@ impl RequestHeader {
         Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u32()?.into() })
     }
 
-    /// Reads one of extended headers; `None` as in [`RequestHeader::decode`].
+    /// Decodes one with extended headers; `None` as in [`RequestHeader::decode`].
     #[must_use]
     pub fn decode_extended(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
@@ -396,14 +398,14 @@ impl RequestHeader {
         Some(Self { flags: r.u16()?, command: r.u16()?, cookie: r.u64()?, offset: r.u64()?, len: r.u64()? })
     }
 
-    /// Appends it to `out`. A length of more than 32 bits is cut to the largest: it needs extended headers.
+    /// Appends it to `out`. A length of more than 32 bits becomes the largest: it needs extended headers.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
         self.encode_middle(out);
         out.extend_from_slice(&u32::try_from(self.len).unwrap_or(u32::MAX).to_be_bytes());
     }
 
-    /// Appends it to `out` as extended headers have it.
+    /// Appends it to `out`, with extended headers.
     pub fn encode_extended(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
         self.encode_middle(out);
@@ -418,20 +420,20 @@ impl RequestHeader {
     }
 }
 
-/// The head of a simple reply; the data of a good READ follows it.
+/// The header of a simple reply; the data of a successful READ follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimpleReply {
-    /// What went wrong, if anything.
+    /// The error, if it failed.
     pub error: Option<Errno>,
     /// The request's cookie.
     pub cookie: u64,
 }
 
 impl SimpleReply {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const SIZE: usize = 16;
 
-    /// Its bytes.
+    /// Encodes it.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
@@ -441,7 +443,7 @@ impl SimpleReply {
         out
     }
 
-    /// Reads one; `None` when the magic or the error number is not the protocol's, or bytes are missing.
+    /// Decodes one; `None` if the magic or the error number is not the protocol's, or bytes are missing.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);

@@ -1,4 +1,4 @@
-//! FLUSH and FUA in groups: over a live server, on an export whose flushes a test leads.
+//! FLUSH and FUA in groups: over a live server, on an export whose flushes a test controls.
 
 use super::*;
 
@@ -14,13 +14,13 @@ enum Did {
 struct Log {
     did: Vec<Did>,
     flushes: usize,
-    /// So many flushes may end.
+    /// How many flushes may end.
     allowed: usize,
     /// Flushes fail.
     fails: bool,
-    /// From this one on writes wait.
+    /// Writes wait from this one on.
     held_from: Option<usize>,
-    /// Writes that have begun.
+    /// Number of writes that have begun.
     begun: usize,
 }
 
@@ -107,7 +107,7 @@ fn fua(cookie: u64) -> Vec<u8> {
     [request(WRITE, 1, cookie, cookie * 4096, 4), vec![cookie as u8; 4]].concat()
 }
 
-/// FUA writes of `count` cookies, all in the server's hands before the flush that runs has ended.
+/// Sends `count` FUA writes, and returns when the server has all of them before the running flush has ended.
 fn pile_up(server: &Server, to: &mut Raw, from: u64, count: u64) {
     let before = server.stats().requests;
     to.put(&(from..from + count).flat_map(fua).collect::<Vec<_>>());
@@ -152,7 +152,7 @@ fn a_connection_that_sends_behind_its_flush_is_not_kept_waiting_by_the_next() {
     assert_eq!(a.reply(), (0, 1));
     assert_eq!(a.reply(), (0, 2));
     assert_eq!(a.get(4), [1; 4]);
-    // From now on a worker flushes, and what comes meanwhile is answered.
+    // From now on a worker flushes, and later requests are answered meanwhile.
     a.put(&fua(3));
     disk.log.wait_for(|l| l.flushes == 2);
     a.put(&request(READ, 0, 4, 3 * 4096, 4));
@@ -248,7 +248,7 @@ fn write(cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     [request(WRITE, 0, cookie, offset, len), vec![cookie as u8; len as usize]].concat()
 }
 
-/// 32 KiB are large enough to wait for more, and too small for a worker.
+/// 32 KiB are large enough to be deferred, and too small for a worker.
 #[test]
 fn a_large_write_lets_reads_pass_and_nothing_that_it_matters_to() {
     let (_dir, path, server, disk) = disk();

@@ -1,4 +1,4 @@
-//! One connection's thread: reads all that a `recv` brings, serves it inline while that needs no waiting, sends all replies in
+//! A connection's thread: reads all that a `recv` returns, serves it inline if that need not wait, sends all replies in
 //! one `sendmsg`, and hands the rest to the workers.
 
 use super::answer;
@@ -22,60 +22,62 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Bytes read ahead of the requests being parsed: 32 writes of 4 KiB with their headers.
+/// Read-ahead buffer, in bytes: 32 writes of 4 KiB with their headers.
 const READ_AHEAD: usize = 160 * 1024;
-/// Read-ahead behind a large payload, so that the next one's bytes come into their own buffer: some headers.
+/// Read-ahead after a large payload, in bytes: a few headers, so that the next payload is received directly into its
+/// own buffer.
 const READ_AHEAD_BEHIND_LARGE: usize = 4096;
-/// Payload that counts as large for that.
+/// Smallest payload that counts as large for that, in bytes.
 const LARGE_WRITE: u64 = 32 * 1024;
-/// Reply bytes after which a batch is sent, so that the client works on them meanwhile.
+/// Reply bytes after which a batch is sent, so that the client can work on them meanwhile.
 const BATCH_BYTES: usize = 256 * 1024;
-/// Unsent replies at which a connection is not read any more.
+/// Number of unsent replies at which a connection is no longer read.
 const MAX_UNSENT: usize = 1024;
-/// Payload of whole writes that wait while the socket is emptied, at most.
+/// Maximum payload of complete writes that wait while the socket is drained, in bytes.
 const MAX_READY: usize = 512 * 1024;
-/// Longest sleep where something is being waited for, so that time limits are seen.
+/// Longest sleep while something is waited for, so that time limits are noticed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Whether a request is worth emptying the socket before it is begun. Parts of a request are the workers'.
+/// Whether draining the socket before beginning the request is worthwhile. Parts go to the workers.
 fn is_large(ready: &Ready) -> bool {
     ready.request.op == Op::Write && ready.request.len >= LARGE_WRITE && ready.payload.part.is_none()
 }
 
-/// A WRITE whose payload is on its way.
+/// A WRITE whose payload is arriving.
 struct Incoming {
     write: Ready,
     filled: usize,
 }
 
 impl Incoming {
-    /// Where the next bytes go.
+    /// Returns where the next bytes go.
     fn rest(&mut self) -> &mut [u8] {
         self.write.payload.buf.as_deref_mut().map_or(&mut [], |b| &mut b[self.filled..])
     }
 }
 
-/// Where a connection stands.
+/// The stage of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Reading.
     Open,
-    /// Finishing what is in flight, reading nothing.
+    /// Finishing what is in flight, without reading.
     Ending,
 }
 
-/// The state that only the connection's own thread touches.
+/// The state that only the connection's own thread uses.
 pub(super) struct Conn {
     shared: Arc<Shared>,
     out: Arc<Output>,
-    /// The same connection as the engine has it.
+    /// The same connection in the engine.
     queue: Arc<Queue>,
     client: Client,
-    /// What TLS begins with, where the listener requires it.
+    /// The configuration of TLS, where the listener requires it.
     tls: Option<Arc<TlsServer>>,
     session: Session,
     export: Option<Arc<dyn Export>>,
-    /// Its client waits for a key as long as it takes, and its hang-up is seen at once: time spent so makes nothing too old.
+    /// Its client waits for a key as long as it takes, and its hang-up is noticed at once: time spent waiting does not
+    /// age requests.
     patient: bool,
     began: Duration,
     stage: Stage,
@@ -85,20 +87,21 @@ pub(super) struct Conn {
     /// When the newest bytes of `rx` were read.
     read_at: Duration,
     incoming: Option<Incoming>,
-    /// The parts of that WRITE whose payload comes after.
+    /// The remaining parts of that WRITE.
     following: VecDeque<(Request, Buf, Part)>,
-    /// Large writes, and what came behind them, while the socket is emptied.
+    /// Large writes, and requests that must not overtake them, while the socket is drained.
     ready: VecDeque<Ready>,
     /// A request that waits for a buffer.
     stalled: Option<Request>,
-    /// A request that is beyond the volume's limits.
+    /// A request delayed by the volume's limits.
     delayed: Option<(Request, Delay)>,
     spin: Spin,
-    /// Since when the socket has been readable and not read.
+    /// Since when the socket has been readable but not read.
     unread_since: Option<Duration>,
     batch: Vec<Outgoing>,
     batch_bytes: usize,
-    /// Behind all else: with it the connection is off the engine's list, and holds no buffer then.
+    /// Last, so that it is dropped last: dropping it removes the connection from the engine, and then it holds no
+    /// buffer any more.
     io: Submitter,
 }
 
@@ -139,7 +142,7 @@ impl Conn {
         }
     }
 
-    /// Serves the connection to its end; then everything in flight has ended and the export is dropped.
+    /// Serves the connection until it ends; on return everything in flight has ended and the export is dropped.
     pub(super) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         shared.spinners.wakes();
@@ -203,7 +206,7 @@ impl Conn {
         }
     }
 
-    /// Whether the socket is left alone: no buffer, too much in flight, or replies that the client does not take.
+    /// Whether the socket must not be read: no buffer, too much in flight, or replies that the client does not read.
     fn is_held_up(&self) -> bool {
         let limit = if self.export.is_some() { MAX_UNSENT } else { 1 };
         self.stalled.is_some()
@@ -212,7 +215,7 @@ impl Conn {
             || self.out.unsent() >= limit
     }
 
-    /// Parses and serves what has been read.
+    /// Parses and serves the bytes that were read.
     fn consume(&mut self) -> Result<(), Hangup> {
         if let Some(export) = &self.export {
             self.session.set_size(export.size());
@@ -253,7 +256,8 @@ impl Conn {
     }
 
     fn event(&mut self, event: Event) -> Result<(), Hangup> {
-        // The session lets nothing pass before TLS; who slipped through it would be taken for a local client.
+        // Defence in depth: the session rejects these before TLS, and a client without TLS would be taken for a local
+        // one.
         if self.tls.is_some()
             && self.client.tls.is_none()
             && matches!(event, Event::List | Event::Contexts { .. } | Event::Choose { .. })
@@ -297,12 +301,12 @@ impl Conn {
         Ok(())
     }
 
-    /// Goes over to TLS: the reply to STARTTLS is out, and nothing that came before the handshake counts.
+    /// Starts TLS, once the reply to STARTTLS is out; nothing received before the handshake counts.
     fn start_tls(&mut self) -> Result<(), Hangup> {
         self.queue_output();
         let Some(tls) = &self.tls else { return Err(Hangup::Tls) };
-        // A client waits for the reply. What came without waiting was put there by somebody else, to be taken for the
-        // client's own words once TLS is on.
+        // A client waits for the reply. Bytes that came without waiting were injected by someone else, to be taken for
+        // the client's own once TLS is on.
         if self.start < self.end {
             return Err(Hangup::Injection);
         }
@@ -349,7 +353,7 @@ impl Conn {
         Ok(info)
     }
 
-    /// Begins a request, or puts it off if the volume is at its limits. False: it waits.
+    /// Begins a request, or delays it if the volume is at its limits. Returns false if it waits.
     fn within_limits(&mut self, request: Request) -> Result<bool, Hangup> {
         match self.io.delay(&request) {
             None => self.begin(request),
@@ -360,7 +364,7 @@ impl Conn {
         }
     }
 
-    /// Begins a request that was put off, if its time has come.
+    /// Begins a delayed request, if its time has come.
     fn after_delay(&mut self, request: Request, delay: Delay) -> Result<bool, Hangup> {
         if self.io.has_changed(&delay) {
             return self.within_limits(request);
@@ -372,7 +376,7 @@ impl Conn {
         self.begin(request)
     }
 
-    /// Gets a request its buffer and serves it, or lets it wait for its payload. False: it waits for a buffer.
+    /// Takes a buffer for a request and serves it, or waits for its payload. Returns false if it waits for a buffer.
     fn begin(&mut self, request: Request) -> Result<bool, Hangup> {
         if !request.carries() {
             self.line_up(Ready { request, payload: Payload::default(), read_at: self.read_at })?;
@@ -392,7 +396,7 @@ impl Conn {
         Ok(true)
     }
 
-    /// Goes on with a request in parts: all of a READ, one part of a WRITE, whose payload is to come.
+    /// Continues a request in parts: all of a READ, or one part of a WRITE, whose payload is to come.
     fn next_part(&mut self, read_at: Duration) -> Result<(), Hangup> {
         while let Some((request, buf, part)) = self.following.pop_front() {
             self.expect(Ready { request, payload: Payload { buf: Some(buf), load: None, part: Some(part) }, read_at })?;
@@ -403,7 +407,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Goes on with a request that has its buffer: a READ at once, a WRITE when its payload is there.
+    /// Continues a request that has its buffer: serves a READ at once, a WRITE when its payload is complete.
     fn expect(&mut self, ready: Ready) -> Result<(), Hangup> {
         if ready.request.op == Op::Read {
             return self.line_up(ready);
@@ -412,7 +416,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Moves payload from the read-ahead into its buffer; true when the WRITE is whole and was served.
+    /// Moves payload from the read-ahead into its buffer; true when the WRITE is complete and was served.
     fn fill_from_read_ahead(&mut self) -> Result<bool, Hangup> {
         while let Some(incoming) = &mut self.incoming {
             let ahead = &self.rx[self.start..self.end];
@@ -435,8 +439,9 @@ impl Conn {
         Ok(true)
     }
 
-    /// Serves a whole request, unless it is a large write: those wait until the socket is empty, for a client whose bytes are
-    /// taken goes on while they are written. What changes something does not overtake them, nor does a FLUSH.
+    /// Serves a complete request, or queues it if it is a large write: those wait until the socket is drained, for a
+    /// client whose bytes are taken continues while they are written. Neither changes nor a FLUSH overtake queued
+    /// writes.
     fn line_up(&mut self, ready: Ready) -> Result<(), Hangup> {
         let follows = ready.request.changes() || ready.request.op == Op::Flush;
         if is_large(&ready) || (follows && !self.ready.is_empty()) {
@@ -446,8 +451,7 @@ impl Conn {
         self.dispatch(ready)
     }
 
-    /// With writes at hand: reads what has come meanwhile, or else serves the first of them, and all behind it up to the next
-    /// large one.
+    /// Drains the socket first, then serves queued writes up to the next large one.
     fn read_or_serve(&mut self) -> Result<(), Hangup> {
         let waiting: usize = self.ready.iter().filter_map(|r| r.payload.buf.as_deref()).map(<[u8]>::len).sum();
         let reading = self.stage == Stage::Open && waiting < MAX_READY && !self.is_held_up();
@@ -463,8 +467,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Serves a whole request: here when that needs no waiting, else by the workers. Where connections compete for processors
-    /// already, nothing is gained by another thread.
+    /// Serves a complete request: here if it need not wait, else by the workers. If connections already compete for
+    /// processors, another thread gains nothing.
     fn dispatch(&mut self, ready: Ready) -> Result<(), Hangup> {
         let more = self.has_more() && self.shared.spinners.is_quiet();
         if let Some(done) = self.io.submit(ready, more)? {
@@ -473,12 +477,12 @@ impl Conn {
         Ok(())
     }
 
-    /// Whether more of what the client asks for is at hand, or on its way.
+    /// Whether more of the client's requests are pending or arriving.
     fn has_more(&self) -> bool {
         self.start < self.end || self.incoming.is_some() || !self.ready.is_empty()
     }
 
-    /// Has what is to be durable made so.
+    /// Starts or joins the commit of the requests to be made durable.
     fn commit(&mut self) {
         let more = self.has_more() || self.stage != Stage::Open;
         let out = Arc::clone(&self.out);
@@ -525,7 +529,7 @@ impl Conn {
         if reading && self.export.is_some() && self.look_again()? {
             return Ok(());
         }
-        // Under TLS what was received may not all be taken yet, and the socket would not say so.
+        // Under TLS, received bytes may not all have been used yet, which a poll of the socket does not report.
         let held = watching && self.out.wire.holds_input();
         let asleep = Instant::now();
         let seen = if held { PollFlags::IN } else { self.sleep(events, timeout) };
@@ -546,7 +550,7 @@ impl Conn {
         self.read().map(drop)
     }
 
-    /// What has been read, or lies unread, is not too old for having waited for a key.
+    /// Resets the age of requests, read or unread, that were waiting for a key.
     fn forgive(&mut self) {
         if !self.patient {
             return;
@@ -559,7 +563,7 @@ impl Conn {
         }
     }
 
-    /// Reads without waiting, a few times, where that has paid. `false`: nothing came.
+    /// Busy-polls the socket, while recent polls succeed. `false`: nothing came.
     fn look_again(&mut self) -> Result<bool, Hangup> {
         let (mut spin, shared) = (std::mem::take(&mut self.spin), Arc::clone(&self.shared));
         let found = spin.look(&shared.spinners, Instant::now, || self.read());
@@ -567,7 +571,7 @@ impl Conn {
         found
     }
 
-    /// Time left of the negotiation.
+    /// Returns the time left for the negotiation.
     fn handshake_left(&self) -> Result<Duration, Hangup> {
         let spent = self.shared.now().saturating_sub(self.began);
         match self.shared.config.handshake.checked_sub(spent) {
@@ -577,8 +581,8 @@ impl Conn {
         }
     }
 
-    /// Polls the socket (left out when `events` is empty: a hang-up would return at once, for ever) and the waker; what the
-    /// socket has.
+    /// Polls the waker and the socket, and returns the socket's events. Leaves the socket out if `events` is empty: a
+    /// hang-up would make every poll return at once.
     fn sleep(&self, events: PollFlags, timeout: Option<Duration>) -> PollFlags {
         let mut fds = [
             PollFd::from_borrowed_fd(self.out.waker.fd(), PollFlags::IN),
@@ -598,7 +602,7 @@ impl Conn {
         if count == 2 { fds[1].revents() } else { PollFlags::empty() }
     }
 
-    /// Reads once: the rest of a payload into its buffer, and ahead. `false`: the socket has nothing.
+    /// Reads once: the rest of a payload into its buffer, then the read-ahead. `false`: the socket has nothing.
     fn read(&mut self) -> Result<bool, Hangup> {
         let now = self.shared.now();
         if let Some(since) = self.unread_since.take()
@@ -645,7 +649,7 @@ impl Conn {
     }
 }
 
-/// Whether the socket has something by now.
+/// Whether the socket is readable now.
 fn is_readable(out: &Output) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(out.wire.fd(), PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

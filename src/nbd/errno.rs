@@ -1,5 +1,5 @@
 //! The two kinds of failure of a connection: an [`Errno`] goes into a reply, a [`Hangup`] ends the link. And the one
-//! table from coffer's [`Kind`] to both the errors of requests and the error replies to options.
+//! table that maps coffer's [`Kind`] to both the errors of requests and the error replies to options.
 
 use super::codec::reply;
 use crate::error::{Error, Kind};
@@ -7,24 +7,24 @@ use crate::error::{Error, Kind};
 /// An error number of the protocol ("Error values" of proto.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Errno {
-    /// Not permitted: a write to a read-only export, or a caller that may not.
+    /// EPERM: a write to a read-only export, or a caller that lacks permission.
     Perm,
-    /// The bytes could not be read or written.
+    /// EIO: the data could not be read or written.
     Io,
-    /// The request is malformed or out of bounds.
+    /// EINVAL: the request is malformed or out of bounds.
     Inval,
-    /// Nothing left to write to, or a write past the end.
+    /// ENOSPC: no space left, or a write past the end.
     NoSpc,
-    /// A request without payload that is too large.
+    /// EOVERFLOW: a request without payload that is too large.
     Overflow,
-    /// Not there in this server.
+    /// ENOTSUP: not supported by this server.
     NotSup,
-    /// The server is going down.
+    /// ESHUTDOWN: the server is shutting down.
     Shutdown,
 }
 
 impl Errno {
-    /// Its number on the wire.
+    /// Returns its number on the wire.
     #[must_use]
     pub const fn wire(self) -> u32 {
         match self {
@@ -38,7 +38,7 @@ impl Errno {
         }
     }
 
-    /// The error of a number on the wire; `None` for a number this server never sends.
+    /// Returns the error with this number on the wire; `None` for a number that this server never sends.
     #[must_use]
     pub const fn from_wire(n: u32) -> Option<Self> {
         Some(match n {
@@ -54,30 +54,30 @@ impl Errno {
     }
 }
 
-/// One row: what a [`Kind`] is to a request and to an option.
+/// The errors that a [`Kind`] maps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The error of a request's reply.
+    /// The error in the reply to a request.
     pub errno: Errno,
-    /// The reply type to an option that failed so.
+    /// The error reply type to an option.
     pub option: u32,
 }
 
-/// The table. `Kind` is open to growth, but a new kind in this crate does not compile until it has a row.
+/// Maps a kind. `Kind` is non-exhaustive for other crates, but in this one a new kind does not compile without a row.
 #[must_use]
 pub const fn row(kind: Kind) -> Row {
     const fn row(errno: Errno, option: u32) -> Row {
         Row { errno, option }
     }
     match kind {
-        // ERR_UNKNOWN says that there is no such export, and clients say nothing else then: what is there and cannot be opened is
-        // not that.
+        // Not ERR_UNKNOWN: it means that there is no such export, and is all that clients then report. An export that
+        // exists but cannot be opened is another case.
         Kind::Failed | Kind::Partial | Kind::Io => row(Errno::Io, reply::ERR_POLICY),
         Kind::Integrity | Kind::InvalidCiphertext => row(Errno::Io, reply::ERR_POLICY),
         Kind::Unreachable => row(Errno::Io, reply::ERR_POLICY),
         Kind::NotFound => row(Errno::Io, reply::ERR_UNKNOWN),
         Kind::Usage => row(Errno::Inval, reply::ERR_INVALID),
-        // A lease held by somebody else, a name taken, a state that forbids: known, and not allowed now.
+        // A lease held by someone else, a name taken, a state that does not allow it: known, and not allowed now.
         Kind::Busy | Kind::Exists | Kind::InvalidState => row(Errno::Io, reply::ERR_POLICY),
         Kind::AccessDenied | Kind::ReadOnly => row(Errno::Perm, reply::ERR_POLICY),
         Kind::KeyUnavailable => row(Errno::Io, reply::ERR_POLICY),
@@ -93,55 +93,55 @@ impl From<&Error> for Errno {
     }
 }
 
-/// Why a link is cut: the client broke the protocol so that no reply can be placed, or went away.
+/// Why a link is cut: the client violated the protocol so that no reply is possible, or went away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Hangup {
-    /// The client set flags this server did not offer.
+    /// The client set flags that this server did not offer.
     #[error("unknown client flags")]
     ClientFlags,
     /// An option does not start with its magic.
     #[error("bad option magic")]
     OptionMagic,
-    /// More options than a negotiation may have.
+    /// More options than a negotiation may contain.
     #[error("too many options")]
     TooManyOptions,
-    /// An option with more data than is worth skipping.
+    /// An option with more data than is worth discarding.
     #[error("option too long")]
     OptionTooLong,
     /// A client without fixed newstyle sent something other than an export's name.
     #[error("option needs fixed newstyle")]
     NotFixed,
-    /// `NBD_OPT_EXPORT_NAME` failed, which has no error reply.
+    /// `NBD_OPT_EXPORT_NAME` failed, and has no error reply.
     #[error("export refused")]
     Refused,
     /// A request does not start with its magic.
     #[error("bad request magic")]
     RequestMagic,
-    /// A WRITE with more payload than is worth skipping.
+    /// A WRITE with more payload than is worth discarding.
     #[error("payload too long")]
     PayloadTooLong,
-    /// `NBD_OPT_EXPORT_NAME`, which has no error reply, where TLS is required and has not begun.
+    /// `NBD_OPT_EXPORT_NAME` where TLS is required and not started; it has no error reply.
     #[error("export asked for without TLS")]
     NotSecure,
-    /// Plain bytes behind `NBD_OPT_STARTTLS`.
+    /// Plaintext bytes after `NBD_OPT_STARTTLS`.
     #[error("bytes between STARTTLS and TLS")]
     Injection,
-    /// The TLS handshake or a record was not good.
+    /// The TLS handshake or a record is invalid.
     #[error("TLS failed")]
     Tls,
-    /// The negotiation took longer than it may.
+    /// The negotiation exceeded its time limit.
     #[error("negotiation timed out")]
     HandshakeTimeout,
-    /// A request was read too long ago to be applied safely; the client is to send it again.
+    /// A request was read too long ago to be applied safely; the client must resend it.
     #[error("request too old to apply")]
     Stale,
     /// The socket failed.
     #[error("connection lost")]
     Lost,
-    /// It let buffers lie that others waited for.
+    /// It left buffers idle that others were waiting for.
     #[error("replies left unread or a payload unsent while others waited for buffers")]
     Resting,
-    /// Its lease was broken, or a newer connection took its place.
+    /// Its lease was broken, or a newer connection replaced it.
     #[error("connection displaced")]
     Displaced,
     /// The server ends the connection.

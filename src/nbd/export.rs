@@ -1,4 +1,4 @@
-//! What lies below the NBD server: something that lists exports, and an export that reads and writes plain bytes.
+//! The interface below the NBD server: lists of exports, and exports that read and write plain bytes.
 //!
 //! The service layer implements both; tests use one in memory.
 
@@ -8,88 +8,88 @@ use crate::error::{Error, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// One open export, as one connection holds it: a device, for which NBD's `NBD_FLAG_CAN_MULTI_CONN` holds.
+/// An open export, as one connection holds it: a device for which `NBD_FLAG_CAN_MULTI_CONN` holds.
 pub trait Export: Device {
-    /// The client has said goodbye on this connection (`NBD_CMD_DISC`); what is in flight ends still.
+    /// Called when the client disconnects cleanly (`NBD_CMD_DISC`); requests in flight still finish.
     fn farewell(&self) {}
 }
 
-/// `base:allocation`: the range takes no space.
+/// `base:allocation`: the range is not allocated.
 pub const STATE_HOLE: u32 = 1;
 /// `base:allocation`: the range reads as zeroes.
 pub const STATE_ZERO: u32 = 2;
-/// Name of the context that tells holes and zeroes ("The `base:` metadata namespace").
+/// The metadata context for holes and zeroes ("The `base:` metadata namespace").
 pub const ALLOCATION: &str = "base:allocation";
 
-/// A line of `NBD_OPT_LIST`.
+/// An entry in the reply to `NBD_OPT_LIST`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportEntry {
-    /// The name to ask for.
+    /// The export's name.
     pub name: String,
-    /// Words for people; may be empty.
+    /// Description for people; may be empty.
     pub description: String,
 }
 
-/// What `NBD_OPT_INFO` tells.
+/// The reply to `NBD_OPT_INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportInfo {
     /// The canonical name (without a token).
     pub name: String,
-    /// Words for people; may be empty.
+    /// Description for people; may be empty.
     pub description: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Whether writes are refused.
+    /// Whether writes are rejected.
     pub read_only: bool,
 }
 
 /// All exports of a server.
 pub trait Exports: Send + Sync {
-    /// Told once, before the first connection, how connections of the server can be ended.
+    /// Called once, before the first connection, with a handle for ending connections.
     fn served_by(&self, _server: Controller) {}
-    /// The exports that this client may know of.
+    /// Lists the exports that this client may see.
     fn list(&self, client: &Client) -> Vec<ExportEntry>;
-    /// Describes an export; takes no lease.
+    /// Describes an export, without taking a lease.
     ///
     /// # Errors
-    /// `NotFound`, `AccessDenied`, `Busy`, … as the client is to hear them.
+    /// `NotFound`, `AccessDenied`, `Busy`, … as they are reported to the client.
     fn info(&self, name: &str, client: &Client) -> Result<ExportInfo>;
-    /// Told that a client asked for an export in a way that cannot be read, and was refused.
+    /// Called when a malformed request for an export was refused.
     fn refuse(&self, _client: &Client, _why: &Error) {}
-    /// The metadata contexts of an export; takes no lease.
+    /// Lists the metadata contexts of an export, without taking a lease.
     ///
     /// # Errors
     /// As [`Exports::info`].
     fn contexts(&self, name: &str, client: &Client) -> Result<Vec<String>> {
         self.info(name, client).map(|_| Vec::new())
     }
-    /// Opens an export and takes its lease; dropping the last Arc of that connection ends it. The server drops its own
-    /// after everything in flight on the connection has ended.
+    /// Opens an export and takes its lease, which ends when the connection's last Arc is dropped. The server drops its
+    /// own after everything in flight on the connection has ended.
     ///
     /// # Errors
     /// As [`Exports::info`].
     fn open(&self, name: &str, client: &Client) -> Result<Arc<dyn Export>>;
 }
 
-/// Who is at the other end of a connection.
+/// The client of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
-    /// The other end.
+    /// Its address or process.
     pub peer: Peer,
-    /// This server's number of the connection, never given twice.
+    /// The server's id of the connection, never reused.
     pub connection: u64,
-    /// What TLS says of it, once TLS is on.
+    /// Its TLS identity, once TLS is on.
     pub tls: Option<TlsPeer>,
 }
 
-/// The other end of a TLS connection.
+/// The identity of a TLS client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPeer {
-    /// The client's certificate, if it showed one: verified against the CA for clients.
+    /// The client's certificate, if it sent one: verified against the client CA.
     pub certificate: Option<Certificate>,
 }
 
-/// What a certificate says of whom it was made for.
+/// The subject of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// Common name, then the alternative names, each with its kind: `cn:`, `dns:`, `email:`, `uri:`.
@@ -98,19 +98,19 @@ pub struct Certificate {
     pub fingerprint: String,
 }
 
-/// The other end of a socket.
+/// The peer of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// A process on this machine, as the kernel knows it (`SO_PEERCRED`).
+    /// A process on this machine, according to the kernel (`SO_PEERCRED`).
     Unix {
-        /// Process id when it connected.
+        /// Process id when it connected; 0: not visible from this PID namespace.
         pid: i32,
         /// Effective user id when it connected.
         uid: u32,
-        /// When the process started, clock ticks since boot (`/proc/PID/stat`, field 22); 0 when it had ended already.
+        /// Start time of the process, clock ticks since boot (`/proc/PID/stat`, field 22); 0 if it had ended already.
         start_time: u64,
     },
-    /// An address.
+    /// A TCP client.
     Tcp {
         /// The remote address and port.
         addr: SocketAddr,
@@ -118,7 +118,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The process at the other end of a Unix socket.
+    /// Makes the peer of a Unix socket.
     pub(super) fn of_unix(cred: crate::sys::PeerCred) -> Self {
         let start_time = crate::sys::ProcessStat::of(cred.pid).map_or(0, |stat| stat.start_time);
         Self::Unix { pid: cred.pid, uid: cred.uid, start_time }

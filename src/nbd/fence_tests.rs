@@ -1,11 +1,11 @@
-//! What a client that hung up has left behind, in a socket or half done, and what newer requests are answered meanwhile: over a
-//! live server, whose thread for the old connection a test stops where it likes.
+//! Requests left behind by a client that hung up, in a socket or half done, and what newer requests are answered
+//! meanwhile: over a live server, whose thread for the old connection a test stops where it likes.
 
 use super::*;
 
 /// A READ here stops the thread that serves it until the test says so.
 const HALT: u64 = 8 << 20;
-/// A write that begins with this byte is left to a worker, and stops there.
+/// A write that begins with this byte goes to a worker, and stops there.
 const SLOWLY: u8 = 0xaa;
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -26,7 +26,7 @@ struct Stage {
     seen: Arc<Watched<Seen>>,
 }
 
-/// One connection's.
+/// One connection's handle.
 struct Handle(Stage);
 
 impl Drop for Handle {
@@ -134,7 +134,7 @@ fn changes() -> Vec<Vec<u8>> {
     vec![write(512, OLD), write(LEN, OLD), request(WRITE_ZEROES, 0, 1, 0, LEN), request(TRIM, 0, 1, 0, LEN)]
 }
 
-/// What a newer connection may be answered meanwhile.
+/// Does what a newer connection may be answered meanwhile.
 fn be_answered(newer: &mut Raw, how: usize) {
     match how {
         0 => assert_eq!(newer.ask(WRITE, 0, 0, LEN, &vec![NEW; LEN as usize]), 0),
@@ -143,7 +143,7 @@ fn be_answered(newer: &mut Raw, how: usize) {
     }
 }
 
-/// The old client asks for a READ that stops the server's thread, and for a change behind it, `together` or after the server has
+/// The old client requests a READ that stops the server's thread, and then a change, `together` or after the server has
 /// read the first; then it hangs up.
 fn leave_behind(change: &[u8], together: bool, how: usize) {
     let r = stage(ServerConfig::default());
@@ -179,7 +179,7 @@ fn what_a_closed_connection_left_behind_never_lands_on_what_was_answered_since()
     }
 }
 
-/// The rule is about who hung up: an open connection's change is applied, however late.
+/// The rule is about clients that hung up: an open connection's change is applied, however late.
 #[test]
 fn a_change_of_an_open_connection_is_applied_though_others_were_answered_first() {
     let r = stage(ServerConfig::default());
@@ -230,7 +230,7 @@ fn a_flush_waits_for_what_is_being_applied_of_a_client_that_hung_up_and_for_no_o
     assert_nothing_held(r.server);
 }
 
-/// A clock that notes how many writes have their place in the order when a connection's thread asks for the time.
+/// A clock that records how many writes have their place in the order when a connection's thread reads the time.
 #[derive(Default)]
 struct Noting {
     scheduler: std::sync::OnceLock<Arc<VolumeScheduler>>,

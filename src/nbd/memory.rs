@@ -1,4 +1,4 @@
-//! An export in memory: the floor that benches compare with, and what tests serve.
+//! An export in memory: the baseline of benchmarks, and what tests serve.
 
 use super::export::{ALLOCATION, Client, Export, ExportEntry, ExportInfo, Exports, STATE_HOLE, STATE_ZERO};
 use crate::engine::{Attempt, Blocking, Device, Extent, VolumeControl, Zeroing};
@@ -24,21 +24,21 @@ impl std::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// `size` zero bytes.
+    /// Makes an export of `size` zero bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
         let (id, bytes) = (VolumeId::draw(&SystemRng), RwLock::new(vec![0; size]));
         Self { id, bytes, read_only: false, control: Mutex::default() }
     }
 
-    /// The same, refusing writes.
+    /// Makes it reject writes.
     #[must_use]
     pub const fn as_read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 
-    /// Makes it `size` bytes long, if it was shorter.
+    /// Grows it to `size` bytes, if it was shorter.
     pub fn grow(&self, size: usize) {
         let mut bytes = self.bytes.write();
         if bytes.len() < size {
@@ -46,7 +46,7 @@ impl Memory {
         }
     }
 
-    /// By this its limits are set, once a connection was open.
+    /// Returns the control for its limits, once a connection was open.
     #[must_use]
     pub fn control(&self) -> Option<Arc<dyn VolumeControl>> {
         self.control.lock().clone()
@@ -114,7 +114,7 @@ impl Device for Memory {
         Ok(())
     }
 
-    /// Holes are bytes that are zero.
+    /// Zero bytes are holes.
     fn extents(&self, _: &str, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
         let bytes = self.bytes.read();
         let mut out: Vec<Extent> = Vec::new();
@@ -131,12 +131,12 @@ impl Device for Memory {
     }
 }
 
-/// Exports by name, open to everybody.
+/// Exports by name, open to everyone.
 #[derive(Default)]
 pub struct Fixed(BTreeMap<String, Arc<dyn Export>>);
 
 impl Fixed {
-    /// Adds one.
+    /// Adds an export.
     #[must_use]
     pub fn with(mut self, name: &str, export: Arc<dyn Export>) -> Self {
         self.0.insert(name.to_owned(), export);

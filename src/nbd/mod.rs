@@ -2,14 +2,14 @@
 //! simple and structured replies and extended headers. A front end of [`crate::engine`].
 //!
 //! Read in this order: [`codec`] (bytes on the wire), [`session`] (the protocol as a state machine, without sockets),
-//! [`errno`] (what an error looks like to a client), [`export`] (what is served), `conn` (one connection's thread: it reads and
-//! submits), `output` (what is sent, by that thread and by the engine's workers) and [`serve`] (listeners and the server as a
-//! whole).
+//! [`errno`] (how errors are reported to a client), [`export`] (what is served), `conn` (a connection's thread: reads
+//! and submits), `output` (sending, by that thread and by the engine's workers) and [`serve`] (listeners and the server
+//! as a whole).
 //!
-//! `wire` is the transport, bare or TLS; [`tls`] has the server's certificates, [`pki`] makes some.
+//! `wire` is the transport, plain or TLS; [`tls`] has the server's certificates, [`pki`] makes them.
 //!
-//! [`request`] has the rules of requests, [`reply`] the three shapes of replies; `answer` goes from a request that ended to its
-//! reply.
+//! [`request`] has the rules of requests, [`reply`] the three formats of replies; `answer` turns a completed request
+//! into its reply.
 
 mod answer;
 pub mod codec;
@@ -29,6 +29,7 @@ pub mod serve;
 pub mod session;
 mod spin;
 pub mod tls;
+pub mod uri;
 pub mod volumes;
 mod wire;
 

@@ -1,24 +1,24 @@
-//! What a connection sends, without copying what was read.
+//! Data queued for sending, without a copy of what was read.
 
 use super::reply::Head;
 use crate::engine::Buf;
 use std::ops::Range;
 
-/// Something to send.
+/// An entry of the send queue.
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// Handshake bytes, or a reply without a READ's data.
     Bytes(Vec<u8>),
-    /// A reply of one piece, with a READ's data.
+    /// A reply of one chunk, with a READ's data.
     Reply { head: Head, body: Option<Buf> },
-    /// A reply of one piece, with a READ's data in several buffers.
+    /// A reply of one chunk, with a READ's data in several buffers.
     Pieces { head: Head, bodies: Vec<Buf> },
-    /// A READ's data in several chunks: each has a head, and bytes of the buffer, or none.
+    /// A READ's data in several chunks: each has a header, and a range of the buffer, which may be empty.
     Chunks { chunks: Vec<(Head, Range<usize>)>, body: Buf },
 }
 
 impl Outgoing {
-    /// Its parts, in order; `None` behind the last one.
+    /// Returns its slices, in order; `None` after the last.
     fn part(&self, i: usize) -> Option<&[u8]> {
         match self {
             Self::Bytes(bytes) => (i == 0).then_some(bytes),
@@ -37,7 +37,7 @@ impl Outgoing {
         (0..).map_while(|i| self.part(i))
     }
 
-    /// Bytes on the wire.
+    /// Returns its length on the wire, in bytes.
     pub(super) fn len(&self) -> usize {
         self.parts().map(<[u8]>::len).sum()
     }

@@ -1,4 +1,4 @@
-//! The sending side of a connection, which its own thread and the engine's workers share, and the flags that end it.
+//! The sending side of a connection, shared by its own thread and the engine's workers, and the flags that end it.
 
 use super::answer;
 use super::errno::Hangup;
@@ -15,13 +15,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; beyond 64 replies a call's cost is spread.
+/// Slices in one `sendmsg(2)`: two for each reply of one chunk. The kernel's limit is 1024; with 64 replies the cost of
+/// the call is spread thin enough.
 const SLICES: usize = 128;
 
-/// What a socket says once its client sends nothing more.
+/// Poll events of a socket whose client sends nothing more.
 pub(super) const HUNG_UP: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
 
-/// Something another thread can be woken by while it polls.
+/// Wakes a thread that polls it.
 #[derive(Debug)]
 pub(super) struct Waker(OwnedFd);
 
@@ -30,12 +31,12 @@ impl Waker {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// Makes the polling side return, now or at its next poll.
+    /// Makes the polling thread return, now or at its next poll.
     pub(super) fn wake(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Forgets what was woken so far.
+    /// Resets it.
     pub(super) fn clear(&self) {
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
@@ -48,23 +49,23 @@ impl Waker {
 #[derive(Default)]
 struct Outbox {
     queue: VecDeque<Outgoing>,
-    /// Bytes of the first entry that are sent.
+    /// Bytes of the first entry that have been sent.
     sent: usize,
 }
 
-/// See the module.
+/// The output of a connection; see the module's documentation.
 pub(super) struct Output {
     pub(super) id: u64,
     pub(super) wire: Wire,
     pub(super) waker: Waker,
     out: Mutex<Outbox>,
-    /// Nothing can be sent any more; replies are dropped.
+    /// Sending has failed; replies are dropped.
     broken: AtomicBool,
-    /// Why nothing more may be applied, once that is so.
+    /// Why nothing more may be applied, once set.
     condemned: OnceLock<Hangup>,
-    /// The metadata contexts that the client chose, once an export is open.
+    /// The metadata contexts selected by the client, once an export is open.
     pub(super) contexts: OnceLock<Vec<String>>,
-    /// Bytes that came and went.
+    /// Bytes received and sent.
     pub(super) moved: AtomicU64,
 }
 
@@ -82,26 +83,26 @@ impl Output {
         })
     }
 
-    /// Sends all of `batch`, behind what waits already, as far as the socket takes it. True: everything is out.
+    /// Sends all of `batch`, after what is queued, as far as the socket takes it. Returns true if everything was sent.
     pub(super) fn send(&self, batch: impl Iterator<Item = Outgoing>) -> bool {
         let mut out = self.out.lock();
         out.queue.extend(batch);
         self.push_out(&mut out)
     }
 
-    /// Sends from a worker: what the socket does not take now, the connection's thread is woken for.
+    /// Sends from a worker: wakes the connection's thread for what the socket does not take now.
     fn answer(&self, batch: impl Iterator<Item = Outgoing>) {
         if !self.send(batch) {
             self.waker.wake();
         }
     }
 
-    /// Things that wait to be sent.
+    /// Returns the number of queued entries.
     pub(super) fn unsent(&self) -> usize {
         self.out.lock().queue.len() + usize::from(self.wire.owes())
     }
 
-    /// Gives the buffers of replies back that are not sent any more.
+    /// Drops replies that will not be sent, to release their buffers.
     pub(super) fn drop_unsent(&self) {
         let mut out = self.out.lock();
         out.queue.clear();
@@ -133,12 +134,12 @@ impl Output {
         }
     }
 
-    /// Whether the client can no longer be answered.
+    /// Whether the client can no longer be sent anything.
     pub(super) fn broken(&self) -> bool {
         self.broken.load(Ordering::SeqCst)
     }
 
-    /// Answers go nowhere from now on; the connection's thread ends it.
+    /// Ends the connection: replies are dropped from now on, and its thread closes it.
     pub(super) fn condemn(&self, why: Hangup) {
         let _ = self.condemned.set(why);
         self.broken.store(true, Ordering::SeqCst);
@@ -146,7 +147,7 @@ impl Output {
         self.waker.wake();
     }
 
-    /// Why the connection is condemned, if it is.
+    /// Returns why the connection was condemned, if it was.
     pub(super) fn condemned(&self) -> Option<Hangup> {
         self.condemned.get().copied()
     }
@@ -170,7 +171,7 @@ impl Front for Output {
         self.answer(std::iter::once(answer::status(device, request, contexts)));
     }
 
-    /// Of a client on this machine that is known as soon as its `close(2)` has returned.
+    /// For a client on this machine, the answer is known as soon as its `close(2)` has returned.
     fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.wire.fd(), HUNG_UP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -202,7 +203,7 @@ impl From<Severed> for Hangup {
     }
 }
 
-/// Fills `slices` with the head of the queue; how many.
+/// Fills `slices` from the head of the queue; returns how many.
 fn gather<'a>(queue: &'a VecDeque<Outgoing>, sent: usize, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
     let mut count = 0;
     let mut skip = sent;

@@ -4,12 +4,12 @@ use super::*;
 
 const M1: u64 = 1 << 20;
 
-/// Bytes that tell where they belong.
+/// Bytes that identify their offset.
 fn noise(from: u64, len: u64) -> Vec<u8> {
     (from..from + len).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
-/// A connection that has asked for structured replies.
+/// Opens a connection with structured replies.
 fn structured(path: &Path) -> Raw {
     let mut raw = Raw::connect(path);
     raw.put(&option(8, &[]));
@@ -19,7 +19,7 @@ fn structured(path: &Path) -> Raw {
     raw
 }
 
-/// One chunk: whether it is the last, its type, its payload.
+/// Reads one chunk: whether it is the last, its type, its payload.
 fn chunk(from: &mut Raw) -> (bool, u16, Vec<u8>) {
     let head = from.get(20);
     assert_eq!(head[..4], 0x668e_33efu32.to_be_bytes());
@@ -28,7 +28,7 @@ fn chunk(from: &mut Raw) -> (bool, u16, Vec<u8>) {
     (short(4) & 1 == 1, short(6), from.get(len as usize))
 }
 
-/// Reads a structured reply to its end, and puts its data together. Holes are left as they are.
+/// Reads a structured reply to its end, and assembles its data. Holes are left as they are.
 fn gathered(from: &mut Raw, offset: u64, len: u64) -> (Vec<u8>, usize) {
     let (mut out, mut chunks) = (vec![0xee; len as usize], 0);
     loop {

@@ -1,15 +1,15 @@
-//! A small private CA: what `coffer tls init` and `coffer tls client` make.
+//! A small private CA, for `coffer tls init` and `coffer tls client`.
 //!
 //! ```text
 //! DIR                      0700
-//!   ca-key.pem             0600: signs; may be kept elsewhere once all certificates are made
-//!   ca-cert.pem            to be given to every client
+//!   ca-key.pem             0600: signs; can be moved elsewhere once all certificates are made
+//!   ca-cert.pem            for every client
 //!   server-key.pem         0600
 //!   server-cert.pem
-//!   clients/NAME           0700: what one client gets, whole, under the names that libnbd and QEMU look for
+//!   clients/NAME           0700: all that one client needs, under the names that libnbd and QEMU look for
 //!     ca-cert.pem client-key.pem client-cert.pem
 //! ```
-//! Keys are ECDSA over P-256, which every TLS library has.
+//! Keys are ECDSA over P-256, which every TLS library supports.
 
 use super::tls::{CA_CERT, SERVER_CERT, SERVER_KEY};
 use crate::env::{Env, Timestamp};
@@ -30,18 +30,18 @@ pub const CLIENT_CERT: &str = "client-cert.pem";
 /// A client's private key, PEM.
 pub const CLIENT_KEY: &str = "client-key.pem";
 
-/// Days that the CA is valid: ten years.
+/// Validity of the CA in days: ten years.
 const CA_DAYS: i64 = 3652;
-/// Days that the certificates of server and clients are valid: a little over two years, the most that clients at large take.
+/// Validity of server and client certificates in days: a little over two years, the most that common clients accept.
 const DAYS: i64 = 825;
 const DAY_MS: i64 = 24 * 3600 * 1000;
-/// How long before now validity begins, milliseconds: clocks differ.
+/// How long before now validity begins, in milliseconds: clocks differ.
 const EARLY_MS: i64 = 3600 * 1000;
 
-/// Makes a CA in `folder`, and a certificate for a server that is reached by `hosts` (names and addresses).
+/// Makes a CA in `folder`, and a certificate for a server reachable as `hosts` (names and addresses).
 ///
 /// # Errors
-/// [`Kind::Exists`] if one of the files is there; [`Kind::Usage`] for a host that is no name; what the file system reports.
+/// [`Kind::Exists`] if one of the files exists; [`Kind::Usage`] for an invalid host; what the file system reports.
 pub fn init(folder: &Path, hosts: &[String], env: &Env) -> Result<()> {
     for name in [CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY] {
         let path = folder.join(name);
@@ -66,10 +66,10 @@ pub fn init(folder: &Path, hosts: &[String], env: &Env) -> Result<()> {
     issue(server, ExtendedKeyUsagePurpose::ServerAuth, &issuer, &pair)
 }
 
-/// Makes a certificate for the client `name` (its common name), and a folder that has all it needs.
+/// Makes a certificate for the client `name` (its common name), and a directory with all it needs.
 ///
 /// # Errors
-/// [`Kind::Exists`] if it has one; [`Kind::NotFound`] without a CA; [`Kind::Usage`] for a name that is none.
+/// [`Kind::Exists`] if it has one; [`Kind::NotFound`] without a CA; [`Kind::Usage`] for an invalid name.
 pub fn client(folder: &Path, name: &str, env: &Env) -> Result<PathBuf> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) || name.starts_with('.') {
@@ -118,7 +118,7 @@ fn new_key() -> Result<Zeroizing<KeyPair>> {
     KeyPair::generate().map(Zeroizing::new).map_err(failed)
 }
 
-/// Makes a key and its certificate, and writes both: certificate, key.
+/// Makes a key and its certificate, and writes both.
 fn issue(
     mut params: CertificateParams,
     purpose: ExtendedKeyUsagePurpose,

@@ -1,4 +1,4 @@
-//! Log lines that anybody may cause: some at once, then one a second, and how many were left out.
+//! Rate limit of log lines that anyone can cause: a burst, then one a second, with a count of those left out.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 /// Lines that are logged at once.
 const BURST: u32 = 10;
 
-/// See the module.
+/// A rate limit; see the module's documentation.
 #[derive(Default)]
 pub(super) struct Quiet(Mutex<QuietState>);
 
 #[derive(Default)]
 struct QuietState {
     used: u32,
-    /// When `used` was last made less.
+    /// When `used` was last reduced.
     since: Duration,
     left_out: u64,
 }
 
 impl Quiet {
-    /// Whether to log one more, and how many before it were not.
+    /// Takes one: returns how many were left out before it, or `None` if this one is.
     pub(super) fn next(&self, now: Duration) -> Option<u64> {
         let mut state = self.0.lock();
         let seconds = u32::try_from(now.saturating_sub(state.since).as_secs()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! Drives a session with made-up input: what the fuzzer, the corpus test and the property tests share.
+//! Drives a session with generated input: shared by the fuzzer, the corpus test and the property tests.
 
 use super::codec::{ExportQuery, MetaQuery, OptionHeader, RequestHeader, SimpleReply};
 use super::errno::Hangup;
@@ -9,9 +9,9 @@ use crate::error::{Error, Kind};
 /// Everything a session did with some input, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Transcript {
-    /// What it reported.
+    /// The events it reported.
     pub events: Vec<Event>,
-    /// What it would have sent in the handshake.
+    /// The handshake bytes it would have sent.
     pub output: Vec<u8>,
     /// Payload bytes of accepted WRITEs.
     pub payload: Vec<u8>,
@@ -19,11 +19,11 @@ pub struct Transcript {
     pub hangup: Option<Hangup>,
 }
 
-/// The metadata contexts of every export here.
+/// The metadata contexts of every export.
 const CONTEXTS: [&str; 3] = ["base:allocation", "coffer:changed", "coffer:diff:snap-1"];
 
-/// Feeds `input` to a session in pieces whose sizes come from `seed` (0: in one piece). The one export, `disk`, has 64 KiB;
-/// `ro` is the same and read-only; `full` fails for want of space.
+/// Feeds `input` to a session in pieces whose sizes are derived from `seed` (0: one piece). The export `disk` has 64
+/// KiB; `ro` is the same but read-only; `full` fails for lack of space.
 #[must_use]
 pub fn drive(input: &[u8], seed: u64) -> Transcript {
     let mut out = Transcript::default();
@@ -42,7 +42,7 @@ pub fn drive(input: &[u8], seed: u64) -> Transcript {
     out
 }
 
-/// A piece's size, 1 to 64 bytes, small ones often (xorshift64*).
+/// Returns a piece's size, 1 to 64 bytes, small ones often (xorshift64*).
 fn piece(state: &mut u64) -> usize {
     *state ^= *state >> 12;
     *state ^= *state << 25;
@@ -102,7 +102,7 @@ fn export(how: Choice, name: &str) -> Result<ExportInfo, Error> {
     }
 }
 
-/// Decodes `bytes` as every wire type and encodes what came out; false when that differs from what was decoded.
+/// Decodes `bytes` as every wire type and encodes the result; false if that differs from the input.
 #[must_use]
 pub fn encodes_back(bytes: &[u8]) -> bool {
     let mut again = Vec::new();

@@ -1,4 +1,4 @@
-//! Replies to requests, in the three shapes that a client may have asked for. All numbers big-endian.
+//! Replies to requests, in the three formats that a client can negotiate. All numbers big-endian.
 //!
 //! ```text
 //! simple      0x67446698 | error u32 | cookie u64 | a READ's data
@@ -9,46 +9,46 @@
 //!             count u32, {length u64, flags u64}…
 //! ```
 //! Sections "Structured reply chunk message" and "Structured reply types" of proto.md, and the extension for extended
-//! headers. Where a structured reply has no payload, a simple one takes its place, as the specification allows.
+//! headers. A reply without payload is simple even if structured replies were negotiated, as the specification allows.
 
 use super::codec::{self, SimpleReply, chunk};
 use super::errno::Errno;
 use crate::engine::Extent;
 use std::ops::Range;
 
-/// Sector that zeroes are looked for in, bytes.
+/// Unit of the search for zeroes, in bytes.
 const SECTOR: usize = 4096;
-/// Shortest run of zeroes that is sent as a hole, unless all that was asked for is zero, bytes.
+/// Shortest run of zeroes sent as a hole, unless everything requested is zero, in bytes.
 const HOLE_MIN: usize = 32 * 1024;
-/// Most chunks of one reply to a READ; what is in more pieces is sent as data.
+/// Maximum number of chunks in a reply to a READ; data in more runs is sent as data.
 const MAX_CHUNKS: usize = 64;
-/// Longest text of an error, bytes (the protocol's limit is 4096).
+/// Length limit of an error's text, in bytes (the protocol's limit is 4096).
 const MAX_TEXT: usize = 1024;
 
-/// The shape of the replies of one connection.
+/// The reply format of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Style {
-    /// What every client takes.
+    /// Simple replies, which every client supports.
     #[default]
     Simple,
-    /// `NBD_OPT_STRUCTURED_REPLY`.
+    /// Structured replies (`NBD_OPT_STRUCTURED_REPLY`).
     Structured,
-    /// `NBD_OPT_EXTENDED_HEADERS`.
+    /// Extended replies (`NBD_OPT_EXTENDED_HEADERS`).
     Extended,
 }
 
-/// The request that a reply is for.
+/// The request that a reply answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct To {
-    /// How its connection wants its replies.
+    /// The connection's reply format.
     pub style: Style,
-    /// The client's name for it.
+    /// The client's id of the request.
     pub cookie: u64,
-    /// Its offset, which extended headers give back.
+    /// Its offset, which extended headers return.
     pub offset: u64,
 }
 
-/// The fixed part of a reply, which the bytes of a READ may follow.
+/// The fixed part of a reply, which the data of a READ may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     bytes: [u8; Self::MAX],
@@ -78,7 +78,7 @@ impl std::ops::Deref for Head {
 }
 
 impl To {
-    /// The head of a chunk whose payload has `len` bytes.
+    /// Makes the header of a chunk whose payload has `len` bytes.
     fn chunk(&self, kind: u16, len: usize, last: bool) -> Head {
         let flags = if last { chunk::DONE } else { 0 };
         let (cookie, flags, kind) = (self.cookie.to_be_bytes(), flags.to_be_bytes(), kind.to_be_bytes());
@@ -91,7 +91,7 @@ impl To {
         head.put(&codec::STRUCTURED_REPLY_MAGIC.to_be_bytes()).put(&flags).put(&kind).put(&cookie).put(&len)
     }
 
-    /// The request is done, and there are no bytes to it. Not for a READ of more than 0 bytes.
+    /// Makes the reply to a completed request without data. Not for a READ of more than 0 bytes.
     #[must_use]
     pub fn done(&self) -> Head {
         match self.style {
@@ -102,13 +102,13 @@ impl To {
         }
     }
 
-    /// A READ of no bytes is done.
+    /// Makes the reply to a READ of no bytes.
     #[must_use]
     pub fn nothing_read(&self) -> Head {
         if self.style == Style::Structured { self.chunk(chunk::NONE, 0, true) } else { self.done() }
     }
 
-    /// What precedes `len` bytes of a READ that lie at `at`. A simple reply has all of them.
+    /// Makes the header for `len` bytes of a READ at offset `at`. A simple reply has all of them.
     #[must_use]
     pub fn data(&self, at: u64, len: usize, last: bool) -> Head {
         match self.style {
@@ -117,13 +117,13 @@ impl To {
         }
     }
 
-    /// `len` bytes at `at` read as zeroes. Not for simple replies.
+    /// Makes a hole: `len` bytes at `at` that read as zeroes. Not for simple replies.
     #[must_use]
     pub fn hole(&self, at: u64, len: u32, last: bool) -> Head {
         self.chunk(chunk::OFFSET_HOLE, 12, last).put(&at.to_be_bytes()).put(&len.to_be_bytes())
     }
 
-    /// The request failed, at `at` if that says something. A simple reply has room for the number alone.
+    /// Makes an error reply, with the offset `at` if there is one. A simple reply has room only for the number.
     #[must_use]
     pub fn error(&self, errno: Errno, text: &str, at: Option<u64>) -> Vec<u8> {
         if self.style == Style::Simple {
@@ -139,7 +139,8 @@ impl To {
         out
     }
 
-    /// What the context with this id says. There must be an extent; not for simple replies.
+    /// Makes the status of a range in the context with this id. There must be at least one extent; not for simple
+    /// replies.
     #[must_use]
     pub fn status(&self, context: u32, extents: &[Extent], last: bool) -> Vec<u8> {
         if self.style == Style::Extended {
@@ -152,7 +153,7 @@ impl To {
             }
             return out;
         }
-        // An extent of 4 GiB and more has no room here: its first part is told, and the client asks on from there.
+        // An extent of 4 GiB or more does not fit: its first part is reported, and the client asks again from there.
         let told = extents.iter().position(|e| e.len > u64::from(u32::MAX)).map_or(extents.len(), |i| i + 1);
         let mut out = self.chunk(chunk::BLOCK_STATUS, 4 + 8 * told, last).to_vec();
         out.extend_from_slice(&context.to_be_bytes());
@@ -165,19 +166,19 @@ impl To {
     }
 }
 
-/// What the bytes of a READ are, for its reply.
+/// The form in which a READ's data is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// To be sent as they are.
+    /// All of it as data.
     Data,
     /// All zero.
     Zeroes,
-    /// Some runs of zeroes among them: runs in order, each with whether it is zero.
+    /// Mixed: runs in order, each with whether it is zero.
     Mixed(Vec<(Range<usize>, bool)>),
 }
 
 impl Content {
-    /// Looks for zeroes in what was read at `offset`. Data costs a look at 16 bytes of each sector.
+    /// Searches what was read at `offset` for zeroes. Data costs a check of 16 bytes of each sector.
     #[must_use]
     pub fn of(data: &[u8], offset: u64) -> Self {
         let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
@@ -187,7 +188,7 @@ impl Content {
             let zero = is_zero(&data[at..end]);
             match runs.last_mut() {
                 Some((run, was)) if *was == zero => run.end = end,
-                // Nothing is allocated for the usual case, one run of data.
+                // The usual case, one run of data, allocates nothing.
                 None if !zero => {
                     let Some(first) = first_zero_sector(data, offset, end) else { return Self::Data };
                     runs.push((at..first, false));
@@ -205,7 +206,7 @@ impl Content {
     }
 }
 
-/// Start of the first sector from `at` on that is zero.
+/// Returns the start of the first zero sector at or after `at`.
 fn first_zero_sector(data: &[u8], offset: u64, mut at: usize) -> Option<usize> {
     while at < data.len() {
         let end = (at + SECTOR - ((offset + at as u64) % SECTOR as u64) as usize).min(data.len());
@@ -217,7 +218,7 @@ fn first_zero_sector(data: &[u8], offset: u64, mut at: usize) -> Option<usize> {
     None
 }
 
-/// Zeroes that are not worth a chunk become data again.
+/// Turns runs of zeroes that are too short for a chunk back into data.
 fn merged(runs: Vec<(Range<usize>, bool)>) -> Content {
     let mut out: Vec<(Range<usize>, bool)> = Vec::new();
     for (run, zero) in runs {

@@ -1,4 +1,4 @@
-//! Replies byte for byte, written out by hand after the specification.
+//! Replies byte for byte, written by hand from the specification.
 
 use super::*;
 
@@ -77,7 +77,7 @@ fn an_extent_too_long_for_32_bits_ends_the_answer_short() {
     assert!(len > 1 << 31 && len.is_multiple_of(4096));
 }
 
-/// Puts the runs together again.
+/// Joins the runs again.
 fn covered(content: &Content, len: usize) -> Vec<(usize, usize, bool)> {
     match content {
         Content::Data => vec![(0, len, false)],
@@ -101,7 +101,7 @@ fn zeroes_are_found_where_they_are_worth_it() {
     *data.last_mut().unwrap() = 1;
     let found = covered(&Content::of(&data, 0), data.len());
     assert_eq!(found, [(0, 252 << 10, true), (252 << 10, 256 << 10, false)]);
-    // From an odd offset, holes lie at sectors of the export all the same.
+    // Even if the read starts at an odd offset, holes are aligned to sectors of the export.
     let found = covered(&Content::of(&data, 512), data.len());
     assert_eq!(found, [(0, (256 << 10) - 512, true), ((256 << 10) - 512, 256 << 10, false)]);
 }

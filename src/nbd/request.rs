@@ -1,45 +1,45 @@
-//! The rules of requests: which commands and flags an export takes, and within which bounds ("Request types", "Command
-//! flags", "Error values" of proto.md).
+//! The rules of requests: which commands and flags an export supports, and within which bounds ("Request types",
+//! "Command flags", "Error values" of proto.md).
 
 use super::codec::{self, RequestHeader, command, transmission};
 use super::errno::Errno;
 use super::reply::{Style, To};
 use crate::engine::{self, Op, Tag};
 
-/// Largest payload of a request, bytes ("Size constraints": at least 32 MiB for clients that do not ask).
+/// Size limit of a request's payload, in bytes ("Size constraints": at least 32 MiB for clients that do not ask).
 pub const MAX_PAYLOAD: u32 = 32 << 20;
 
-/// What a request asks for.
+/// The command of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Data out.
+    /// Reads data.
     Read,
-    /// Data in.
+    /// Writes data.
     Write,
-    /// Make durable.
+    /// Makes completed writes durable.
     Flush,
-    /// Discard.
+    /// Discards a range.
     Trim,
-    /// Prefetch.
+    /// Prefetches a range.
     Cache,
-    /// Zero.
+    /// Writes zeroes.
     WriteZeroes,
-    /// Say what the chosen contexts know.
+    /// Reports the status of a range in the selected contexts.
     BlockStatus,
 }
 
-/// A request inside the export's bounds, with flags that fit its command.
+/// A request inside the export's bounds, with flags that are valid for its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// What it asks for.
+    /// The command.
     pub command: Command,
-    /// How it wants its reply.
+    /// The reply format.
     pub style: Style,
-    /// The client's name for it.
+    /// The client's id of the request.
     pub cookie: u64,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes; may be 0. At most [`MAX_PAYLOAD`] where they are carried.
+    /// Length in bytes; may be 0. At most [`MAX_PAYLOAD`] if it has a payload.
     pub len: u64,
     /// Durable before the reply.
     pub fua: bool,
@@ -47,16 +47,16 @@ pub struct Request {
     pub no_hole: bool,
     /// Only if it is faster than writing (WRITE_ZEROES only).
     pub fast: bool,
-    /// One chunk of content (READ only).
+    /// Send the data as one chunk (READ only).
     pub unfragmented: bool,
-    /// One extent a context (BLOCK_STATUS only).
+    /// Send one extent per context (BLOCK_STATUS only).
     pub one: bool,
-    /// The contexts asked for, a bit for each chosen one (BLOCK_STATUS only).
+    /// The requested contexts, one bit for each selected one (BLOCK_STATUS only).
     pub contexts: u64,
 }
 
 impl Request {
-    /// A READ of nothing, for tests to change.
+    /// A READ of nothing, for tests to modify.
     #[cfg(test)]
     pub(super) const PLAIN: Self = Self {
         command: Command::Read,
@@ -72,7 +72,7 @@ impl Request {
         contexts: 0,
     };
 
-    /// Whom the reply is for.
+    /// Returns what the reply needs to name the request.
     #[must_use]
     pub const fn to(&self) -> To {
         To { style: self.style, cookie: self.cookie, offset: self.offset }
@@ -80,7 +80,7 @@ impl Request {
 }
 
 impl Request {
-    /// The request as the engine does it; what only the reply needs is in its tag.
+    /// Returns the request for the engine; what only the reply needs is in its tag.
     #[must_use]
     pub const fn io(&self) -> engine::Request {
         let op = match self.command {
@@ -111,21 +111,21 @@ const EXTENDED: u32 = 2;
 const UNFRAGMENTED: u32 = 4;
 const ONE: u32 = 8;
 
-/// How a request wants its reply.
+/// The reply that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wish {
-    /// Whom it is for.
+    /// The request it answers.
     pub to: To,
-    /// One chunk of content (READ only).
+    /// Send the data as one chunk (READ only).
     pub unfragmented: bool,
-    /// One extent a context (BLOCK_STATUS only).
+    /// Send one extent per context (BLOCK_STATUS only).
     pub one: bool,
-    /// The contexts asked for, a bit for each chosen one (BLOCK_STATUS only).
+    /// The requested contexts, one bit for each selected one (BLOCK_STATUS only).
     pub contexts: u64,
 }
 
 impl Wish {
-    /// What [`Request::io`] put into the tag.
+    /// Decodes the tag made by [`Request::io`].
     #[must_use]
     pub const fn of(request: &engine::Request) -> Self {
         let Tag { id, set, flags } = request.tag;
@@ -139,12 +139,12 @@ impl Wish {
     }
 }
 
-/// Why a request is not served.
+/// The reason why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
     /// The error to reply with.
     pub errno: Errno,
-    /// The rule, in words.
+    /// The rule that it violates.
     pub why: &'static str,
 }
 
@@ -152,21 +152,21 @@ const fn refuse<T>(errno: Errno, why: &'static str) -> Result<T, Refusal> {
     Err(Refusal { errno, why })
 }
 
-/// What was agreed on for the transmission.
+/// The negotiated parameters of the transmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// Bytes of the export.
+    /// Size of the export in bytes.
     pub size: u64,
-    /// Whether it takes no changes.
+    /// Whether changes are rejected.
     pub read_only: bool,
-    /// How replies look.
+    /// The reply format.
     pub style: Style,
-    /// Metadata contexts that were chosen; at most 64.
+    /// Number of selected metadata contexts; at most 64.
     pub contexts: u32,
 }
 
 impl Terms {
-    /// The transmission flags of the export.
+    /// Returns the transmission flags of the export.
     #[must_use]
     pub const fn flags(&self) -> u16 {
         use transmission as t;
@@ -185,15 +185,15 @@ impl Terms {
         flags
     }
 
-    /// All contexts that were chosen, a bit each.
+    /// Returns a bit for each selected context.
     #[must_use]
     pub const fn all_contexts(&self) -> u64 {
         if self.contexts >= 64 { u64::MAX } else { (1 << self.contexts) - 1 }
     }
 
-    /// Bytes of payload behind a request's header. A WRITE always has one: under extended headers it should say so by
-    /// `NBD_CMD_FLAG_PAYLOAD_LEN`, and qemu (8.2 to 10.0 at least) does not. Its data, taken for requests, would be what a guest
-    /// chooses.
+    /// Returns the length of the payload after a request's header. A WRITE always has one: under extended headers it
+    /// should set `NBD_CMD_FLAG_PAYLOAD_LEN`, but qemu (8.2 to 10.0 at least) does not. Otherwise its data, which a
+    /// guest chooses, would be parsed as requests.
     #[must_use]
     pub const fn payload(&self, header: &RequestHeader) -> u64 {
         let says_so = matches!(self.style, Style::Extended) && header.flags & codec::CMD_PAYLOAD_LEN != 0;
@@ -226,7 +226,7 @@ impl Terms {
         })
     }
 
-    /// The command, and the flags that it has besides FUA, which goes with every command.
+    /// Returns the command, and the flags that it allows besides FUA, which every command allows.
     fn rules(&self, header: &RequestHeader) -> Result<(Command, u16), Refusal> {
         let structured = self.style != Style::Simple;
         let payload = if self.style == Style::Extended { codec::CMD_PAYLOAD_LEN } else { 0 };
@@ -254,12 +254,12 @@ impl Terms {
             return refuse(Errno::Inval, "a BLOCK_STATUS of no bytes");
         }
         if matches!(kind, Command::Read | Command::Write) && len > u64::from(MAX_PAYLOAD) {
-            // EOVERFLOW is what a client may expect of a READ that could have been split; others know EINVAL alone.
+            // EOVERFLOW is allowed for a READ that could have been split; other clients expect only EINVAL.
             let split = kind == Command::Read && self.style != Style::Simple;
             let errno = if split { Errno::Overflow } else { Errno::Inval };
             return refuse(errno, "more than 32 MiB in one request");
         }
-        // No sum that could wrap: a hostile offset is as good as any other here.
+        // Compare without a sum, which a hostile offset could overflow.
         if offset > self.size || len > self.size - offset {
             let past_end = matches!(kind, Command::Write | Command::WriteZeroes);
             return refuse(if past_end { Errno::NoSpc } else { Errno::Inval }, "past the end of the export");

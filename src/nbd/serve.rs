@@ -1,4 +1,4 @@
-//! The server as a whole: listeners, connections, the one-second tick, and going down.
+//! The server as a whole: listeners, connections, and shutdown.
 
 use super::conn::Conn;
 use super::controller::Controller;
@@ -21,33 +21,36 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Socket buffer asked for in each direction, bytes: a batch of replies fits, so that the client can drain it meanwhile.
+/// Socket buffer size requested in each direction, in bytes: it fits a batch of replies, so that the client can read it
+/// meanwhile.
 const SOCKET_BUFFER: usize = 1 << 20;
 
-/// Silence after which a TCP client is asked whether it is there.
+/// Idle time after which a TCP client is probed.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// How often it is asked again.
+/// Interval between further probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Questions without an answer after which it is gone: 30 s after its last sign of life.
+/// Unanswered probes after which an idle client counts as dead; since TCP_USER_TIMEOUT is set too, the kernel uses that
+/// instead (tcp(7)).
 const KEEPALIVE_COUNT: u32 = 4;
-/// How long a TCP client may leave unacknowledged or unread what was sent to it.
+/// How long a TCP client may leave sent data unacknowledged or unread, and probes unanswered.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// How a server behaves.
+/// Configuration of a server.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// Bytes of payload buffers for all connections (48 MiB).
+    /// Payload buffers of all connections, in bytes (48 MiB).
     pub budget: usize,
-    /// Threads for requests that wait (32): as many of one connection's as its three quarters of them can share one sync.
+    /// Threads for requests that have to wait (32): three quarters of them can serve one connection, and then share one
+    /// sync.
     pub workers: usize,
-    /// Longest negotiation (10 s).
+    /// Time limit of the negotiation (10 s).
     pub handshake: Duration,
-    /// Age at which a request is not applied any more and its connection is closed, unless the export says otherwise (15 s,
-    /// half the Linux client's default request timeout).
+    /// Age above which a request is no longer applied and its connection is closed, unless the export says otherwise
+    /// (15 s, half the Linux client's default request timeout).
     pub stale_after: Duration,
-    /// Connections at once; more are closed as they come (1024).
+    /// Maximum number of concurrent connections; more are closed at once (1024).
     pub max_connections: usize,
-    /// Requests of one connection with the workers at once (256).
+    /// Maximum number of a connection's requests handed to the workers (256).
     pub max_in_flight: usize,
     /// The clock.
     pub ticks: Arc<dyn Ticks>,
@@ -67,28 +70,29 @@ impl Default for ServerConfig {
     }
 }
 
-/// Where connections come from.
+/// A source of connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// A Unix socket, and its path, if that is to be removed when the server ends.
+    /// A Unix socket, and its path if the server removes it at the end.
     Unix(UnixListener, Option<PathBuf>),
-    /// A TCP socket that somebody else bound; who may use it is for [`Exports`] to decide.
+    /// A TCP socket bound by the caller; [`Exports`] decides who may use it.
     Tcp(TcpListener),
-    /// The same, where nothing is served without TLS.
+    /// The same, with TLS required.
     Tls(TcpListener, Arc<TlsServer>),
 }
 
 impl Listener {
-    /// Binds a Unix socket that its owner alone can connect to (mode 0600 from its first moment). A socket file that
-    /// nobody listens on any more is replaced.
+    /// Binds a Unix socket that only its owner can connect to (mode 0600 from the start). Replaces a socket file that
+    /// no one listens on any more.
     ///
     /// # Errors
-    /// `Busy` when somebody listens there; what the operating system reports.
+    /// `Busy` if someone listens there; what the operating system reports.
     pub fn unix(path: &Path) -> Result<Self> {
         Self::unix_with_mode(path, 0o600)
     }
 
-    /// The same with another mode, whatever the umask: who may connect. What they may do then is for [`Exports`] to decide.
+    /// Binds a Unix socket with another mode, whatever the umask: it decides who may connect. [`Exports`] decides what
+    /// they may do.
     ///
     /// # Errors
     /// As [`Listener::unix`].
@@ -96,7 +100,7 @@ impl Listener {
         let what = || format!("listen on {}", path.display());
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on(what)?;
-        // The mode of the socket itself becomes, less the umask, the mode of the file that bind makes.
+        // bind creates the file with the socket's own mode, less the umask.
         rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).on(what)?;
         let address = SocketAddrUnix::new(path).map_err(|e| {
             Error::new(Kind::Usage, what())
@@ -119,7 +123,7 @@ impl Listener {
                 _ => return Err(Error::new(Kind::Busy, what()).hint("stop the server that listens there")),
             }
         }
-        // The umask took its part away at bind; nobody listens yet, so nobody gets in too early.
+        // The umask removed some bits at bind; no one can connect yet, since nothing listens.
         rustix::fs::chmod(path, rustix::fs::Mode::from_bits_truncate(mode)).on(what)?;
         rustix::net::listen(&socket, 128).on(what)?;
         Ok(Self::Unix(UnixListener::from(socket), Some(path.to_owned())))
@@ -132,10 +136,10 @@ impl Listener {
         }
     }
 
-    /// Another descriptor of the same socket.
+    /// Duplicates the socket's descriptor.
     ///
     /// # Errors
-    /// When there are no more descriptors.
+    /// If there are no more descriptors.
     pub fn try_clone(&self) -> std::io::Result<OwnedFd> {
         self.fd().try_clone_to_owned()
     }
@@ -147,7 +151,7 @@ impl Listener {
         }
     }
 
-    /// The address of a TCP listener, with the port that it got.
+    /// Returns the address of a TCP listener, with its actual port.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
@@ -163,7 +167,7 @@ impl Listener {
         }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     fn accept(&self) -> std::io::Result<Accepted> {
         match self {
             Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
@@ -172,14 +176,14 @@ impl Listener {
     }
 }
 
-/// A connection whose other end is not looked at yet.
+/// A connection whose peer has not been examined yet.
 enum Accepted {
     Unix(UnixStream),
     Tcp(TcpStream, SocketAddr),
 }
 
 impl Accepted {
-    /// Ready for use, and who is at the other end. What fails here is this connection's alone.
+    /// Prepares the socket and determines its peer. A failure affects only this connection.
     fn ready(self) -> std::io::Result<(OwnedFd, Peer)> {
         match self {
             Self::Unix(stream) => {
@@ -199,9 +203,10 @@ impl Accepted {
     }
 }
 
-/// Has a TCP connection ended when its other end is gone: a client whose machine vanished sends nothing, and would keep its
-/// lease for ever. An idle one is asked after [`KEEPALIVE_IDLE`], then every [`KEEPALIVE_INTERVAL`]. That is not
-/// done while replies are on their way, and one that lives may leave them unread for a while: they have [`UNACKNOWLEDGED`].
+/// Makes the kernel end a TCP connection whose peer is gone: a client whose machine vanished sends nothing, and would
+/// keep its lease for ever. An idle client is probed after [`KEEPALIVE_IDLE`], then every [`KEEPALIVE_INTERVAL`].
+/// Probes are not sent while replies are on their way, and a live client may leave those unread for a while: up to
+/// [`UNACKNOWLEDGED`].
 fn notice_the_dead(stream: &impl AsFd) -> std::io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -217,11 +222,11 @@ fn notice_the_dead(stream: &impl AsFd) -> std::io::Result<()> {
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections that ended by a [`super::Hangup`], not by the client's farewell.
+    /// Connections that ended with a [`super::Hangup`]: disconnected uncleanly.
     pub hangups: u64,
-    /// Requests taken.
+    /// Requests accepted.
     pub requests: u64,
-    /// Requests refused by the protocol's rules.
+    /// Requests rejected by the protocol's rules.
     pub refused: u64,
     /// Requests served by the connection's own thread.
     pub inline: u64,
@@ -229,7 +234,7 @@ pub struct Stats {
     pub queued: u64,
     /// Times a connection had to wait for the budget.
     pub stalls: u64,
-    /// Requests that were put off because their volume was at its limits.
+    /// Requests delayed by their volume's limits.
     pub delays: u64,
     /// Bytes received.
     pub bytes_in: u64,
@@ -253,12 +258,12 @@ pub(super) struct Shared {
     pub(super) engine: Arc<Engine>,
     pub(super) stats: Counters,
     pub(super) spinners: Spinners,
-    /// For what clients may cause to be logged.
+    /// Rate limit of log lines that clients can cause.
     pub(super) quiet: Quiet,
     spawn: Spawn,
     /// No more connections are accepted.
     closed: AtomicBool,
-    /// Its sockets live on in another server: their files stay.
+    /// Another server took over the sockets: do not remove their files.
     handing_on: AtomicBool,
 }
 
@@ -267,7 +272,7 @@ impl Shared {
         self.config.ticks.now()
     }
 
-    /// Logs what any client may cause, again and again.
+    /// Logs a line that any client can cause, at a limited rate.
     pub(super) fn warn(&self, line: &str) {
         match self.quiet.next(self.now()) {
             Some(0) => tracing::warn!("{line}"),
@@ -285,7 +290,7 @@ impl Shared {
     }
 }
 
-/// A running server. Dropping it is [`Server::shutdown`] without patience.
+/// A running server. Dropping it is [`Server::shutdown`] without a drain period.
 pub struct Server {
     shared: Arc<Shared>,
     stop: Arc<Waker>,
@@ -296,7 +301,7 @@ impl Server {
     /// Serves `exports` on `listeners`.
     ///
     /// # Errors
-    /// When a thread or a descriptor cannot be made.
+    /// If a thread or a descriptor cannot be created.
     pub fn start(listeners: Vec<Listener>, exports: Arc<dyn Exports>, config: ServerConfig) -> Result<Self> {
         Self::start_with(listeners, exports, config, Box::new(spawn))
     }
@@ -333,19 +338,19 @@ impl Server {
         Ok(server)
     }
 
-    /// A handle that ends single connections.
+    /// Returns a handle for ending single connections.
     #[must_use]
     pub fn controller(&self) -> Controller {
         Controller::new(Arc::downgrade(&self.shared.engine))
     }
 
-    /// Connections now.
+    /// Returns the number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.engine.connections()
     }
 
-    /// Counters since the start.
+    /// Returns the counters since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let s = &self.shared.stats;
@@ -365,16 +370,15 @@ impl Server {
         }
     }
 
-    /// Stops accepting and reading, lets what is in flight finish and its replies go out for up to `drain`, then cuts what
-    /// is left and waits as long again. Requests that were not begun are not answered: a kernel client sends them again to
-    /// the next server, whereas an error reply would reach its file system. True: every connection has ended and let go of
-    /// its export.
+    /// Stops accepting and reading, lets requests in flight finish and their replies be sent for up to `drain`, then
+    /// cuts the remaining connections and waits as long again. Requests that were not begun are not answered: a kernel
+    /// client resends them to the next server, whereas an error reply would reach its file system. Returns true if
+    /// every connection has ended and dropped its export.
     pub fn shutdown(mut self, drain: Duration) -> bool {
         self.stop(drain)
     }
 
-    /// As [`Server::shutdown`], but somebody else has the listening sockets too and goes on with them: files of Unix sockets
-    /// stay.
+    /// Like [`Server::shutdown`], but another server took over the listening sockets: files of Unix sockets stay.
     pub fn hand_on(mut self, drain: Duration) -> bool {
         self.shared.handing_on.store(true, Ordering::SeqCst);
         self.stop(drain)
@@ -385,7 +389,8 @@ impl Server {
         if shared.closed.swap(true, Ordering::SeqCst) {
             return true;
         }
-        // The sockets first: a client that is ended here and comes back at once must not meet this server again.
+        // The listeners first: a client that is disconnected here and reconnects at once must not reach this server
+        // again.
         self.stop.wake();
         for thread in self.accepting.drain(..) {
             let _ = thread.join();
@@ -408,12 +413,13 @@ impl Drop for Server {
     }
 }
 
-/// One listener's life.
+/// Accepts the connections of a listener.
 struct Acceptor<'a> {
     shared: &'a Arc<Shared>,
     listener: &'a Listener,
     stop: &'a Waker,
-    /// Given up for a moment when there are no more descriptors, so that a client can be turned away instead of left waiting.
+    /// Closed for a moment when there are no more descriptors, so that a client can be turned away instead of left
+    /// waiting.
     reserve: Option<OwnedFd>,
 }
 
@@ -449,7 +455,7 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// A connection could not be accepted. Without descriptors it is turned away by the one in reserve.
+    /// Handles a failed accept. If there are no descriptors, turns the client away by means of the reserve.
     fn failed(&mut self, err: &std::io::Error) {
         let none_left = matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         let hint = if none_left { " (raise RLIMIT_NOFILE: `ulimit -n`, LimitNOFILE= of the service)" } else { "" };
@@ -460,14 +466,14 @@ impl<'a> Acceptor<'a> {
             return;
         }
         self.reserve = self.reserve.take().or_else(reserve);
-        // The connection stays readable: wait a little before asking again.
+        // The connection stays pending: pause before trying again.
         let mut fds = [PollFd::from_borrowed_fd(self.stop.fd(), PollFlags::IN)];
         let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         let _ = poll(&mut fds, Some(&pause));
     }
 }
 
-/// A descriptor to spare.
+/// Opens a descriptor to keep in reserve.
 fn reserve() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }

@@ -25,7 +25,7 @@ struct GateState {
     dropped: usize,
 }
 
-/// State that a test changes or waits for, and what it leads does too.
+/// State that a test changes or waits for, as does the code that it controls.
 #[derive(Default)]
 struct Watched<T> {
     state: Mutex<T>,
@@ -163,7 +163,7 @@ fn rig(config: ServerConfig) -> Rig {
     Rig { _dir: dir, path, server, gate, memory }
 }
 
-/// Ends the server and checks that all payload memory came back.
+/// Shuts the server down and checks that all payload memory was returned.
 fn assert_nothing_held(server: Server) {
     let budget = Arc::clone(server.shared.engine.budget());
     assert!(server.shutdown(Duration::from_secs(30)));
@@ -317,7 +317,7 @@ fn a_spent_budget_pauses_one_and_stalls_nobody() {
     assert!(r.server.stats().stalls > 0);
 }
 
-/// Exports of their own, so that each has a share of its own.
+/// Separate exports, so that each has a share of its own.
 fn three(config: ServerConfig) -> (TempDir, PathBuf, Server) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("nbd.sock");
@@ -388,7 +388,7 @@ fn without_descriptors_a_client_is_turned_away_and_the_listener_lives() {
         client.expect_hangup();
         assert!(acceptor.reserve.is_some(), "for the next one");
     }
-    // Other failures, and those with nothing in reserve: it waits a little, or until it is to stop, and gets its reserve again.
+    // Other failures, and those without a reserve: it pauses, or until it is told to stop, and opens a reserve again.
     stop.wake();
     acceptor.reserve = None;
     let _waiting = UnixStream::connect(&path).unwrap();
@@ -456,13 +456,13 @@ fn a_request_that_waited_too_long_is_not_applied() {
     let mut c = Raw::open(&r.path, "gated");
     c.put(&[request(READ, 0, 1, SLOW, 1), request(WRITE, 0, 2, SLOW + 100, 1), b"x".to_vec()].concat());
     r.gate.wait_for(|s| s.entered == 1);
-    // An inline read behind them shows that the WRITE was read and queued before the clock moves.
+    // An inline read after them shows that the WRITE was read and queued before the clock moves.
     assert_eq!(c.read(0, 1), [0]);
     clock.0.store(16, Ordering::SeqCst);
     r.gate.update(|s| s.open = true);
     c.expect_hangup();
     r.gate.wait_for(|s| s.dropped == 1);
-    // Asked below the server: its tick may have seen the clock's leap, and condemns who comes before that.
+    // Sent without the server: its tick may have seen the clock's jump, and severs earlier connections.
     let mut byte = [9];
     let _done = r.memory.read(SLOW + 100, &mut byte, Blocking::Allowed).unwrap();
     assert_eq!(byte, [0]);
@@ -600,7 +600,7 @@ fn too_many_connections_are_turned_away() {
     assert_eq!(r.server.connections(), 1);
 }
 
-/// Runs a foreign client; `None`, said aloud, when it is not installed.
+/// Runs another client; `None`, with a message, if it is not installed.
 fn run(program: &str, args: &[&str]) -> Option<String> {
     let out = match std::process::Command::new(program).args(args).output() {
         Ok(out) => out,

@@ -6,14 +6,14 @@
 //!                  v
 //!              Transmission <-> Payload | Drain          -> Ended (NBD_CMD_DISC, NBD_OPT_ABORT)
 //! ```
-//! The caller feeds bytes with [`Session::step`] until it says that all are used and nothing happened. While
-//! [`Session::payload_left`] is not zero, the next bytes are a WRITE's payload: the caller puts them where it wants them and
-//! reports them by [`Session::payload_received`], so that they need not pass through here.
+//! The caller feeds bytes with [`Session::step`] until it has used all and nothing happened. While
+//! [`Session::payload_left`] is not zero, the next bytes are a WRITE's payload: the caller puts them where it wants and
+//! reports them with [`Session::payload_received`], so that they need not be copied through here.
 //!
-//! Where TLS is required (FORCEDTLS of proto.md), nothing but STARTTLS and ABORT is done before it; [`Event::StartTls`] tells
-//! the caller to begin it, and [`Session::tls_started`] forgets all that was negotiated before.
+//! Where TLS is required (FORCEDTLS of proto.md), only STARTTLS and ABORT are allowed before it; [`Event::StartTls`]
+//! tells the caller to start it, and [`Session::tls_started`] discards all that was negotiated before.
 //!
-//! What a request may be is for [`super::request`] to say, how replies look for [`super::reply`].
+//! [`super::request`] has the rules of requests, [`super::reply`] the format of replies.
 
 use super::codec::{self, ExportQuery, MetaQuery, OptionHeader, RequestHeader, info, option, reply};
 use super::errno::{self, Errno, Hangup};
@@ -23,25 +23,25 @@ use crate::error::Error;
 
 pub use super::request::{Command, MAX_PAYLOAD, Refusal, Request, Terms};
 
-/// Smallest request, bytes (`NBD_INFO_BLOCK_SIZE`).
+/// Smallest request, in bytes (`NBD_INFO_BLOCK_SIZE`).
 pub const MIN_BLOCK: u32 = 1;
-/// Preferred request size and alignment, bytes: a sector.
+/// Preferred request size and alignment, in bytes: a sector.
 pub const PREFERRED_BLOCK: u32 = 4096;
-/// Largest payload that is read and thrown away to keep a connection, bytes; a longer one is hung up on.
+/// Largest payload that is discarded to keep a connection, in bytes; a longer one is hung up on.
 pub const MAX_DRAIN: u64 = 64 << 20;
-/// Options in one negotiation. Well-behaved clients send fewer than ten, or two per export when they list.
+/// Maximum number of options in a negotiation. Well-behaved clients send fewer than ten, or two per export when they list.
 pub const MAX_OPTIONS: u32 = 1024;
-/// Longest option data that is looked at, bytes: a name, and room for every information request or many contexts.
+/// Longest option data that is parsed, in bytes: a name, and room for every information request or many contexts.
 pub const MAX_OPTION: u32 = 16 * 1024;
-/// Metadata contexts that can be chosen at once.
+/// Maximum number of metadata contexts selected at once.
 pub const MAX_CONTEXTS: usize = 64;
-/// Longest option data that is skipped and answered; a longer one is hung up on.
+/// Longest option data that is discarded and answered, in bytes; a longer one is hung up on.
 pub const MAX_OPTION_SKIP: u32 = 1 << 20;
 
-/// What a client without TLS is told where it is required.
+/// The error message for a client that has not started required TLS.
 const NOT_BEFORE_TLS: &str = "this listener serves nothing without TLS";
 
-/// How an export is asked for.
+/// How an export is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// `NBD_OPT_INFO`: describe it.
@@ -52,51 +52,51 @@ pub enum Choice {
     ExportName,
 }
 
-/// What the bytes amounted to.
+/// An event for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The client wants the exports; answer with [`Session::answer_list`].
+    /// The client lists the exports; answer with [`Session::answer_list`].
     List,
-    /// The client asks for an export; answer with [`Session::answer_choice`].
+    /// The client requests an export; answer with [`Session::answer_choice`].
     Choose {
-        /// How it asks.
+        /// How it requests it.
         how: Choice,
-        /// Which; empty: the default.
+        /// The export's name; empty: the default.
         name: String,
     },
-    /// The client asked for an export in a way that cannot be read. It has its answer, or gets none.
+    /// The client sent a malformed request for an export. It has been answered, or gets no answer.
     Malformed {
         /// What is wrong.
         why: &'static str,
-        /// Cut the link for it: `NBD_OPT_EXPORT_NAME` has no error reply.
+        /// Cut the link because of it: `NBD_OPT_EXPORT_NAME` has no error reply.
         hangup: Option<Hangup>,
     },
     /// The client asks which metadata contexts an export has; answer with [`Session::answer_contexts`].
     Contexts {
-        /// Which; empty: the default.
+        /// The export's name; empty: the default.
         name: String,
     },
-    /// Serve this. After a WRITE of len > 0 its payload follows, see [`Session::payload_left`].
+    /// Serve this request. The payload of a WRITE of len > 0 follows, see [`Session::payload_left`].
     Request(Request),
-    /// Reply with this error. The payload, if there was one, is skipped already.
+    /// Reply with this error. A payload has been discarded already.
     Refused {
         /// The request.
         to: To,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
-    /// Send what [`Session::take_output`] has, then begin TLS and say so by [`Session::tls_started`].
+    /// Send the bytes of [`Session::take_output`], then start TLS and call [`Session::tls_started`].
     StartTls,
-    /// The client ends the connection: finish what is in flight, then close.
+    /// The client disconnects cleanly: finish what is in flight, then close.
     End,
 }
 
-/// What [`Session::step`] did.
+/// The result of [`Session::step`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Bytes of the input that were used.
     pub used: usize,
-    /// What happened, if anything.
+    /// The event, if there is one.
     pub event: Option<Event>,
 }
 
@@ -115,7 +115,7 @@ enum Phase {
         how: Choice,
         wants: Vec<u16>,
     },
-    /// A list, or a choice, of metadata contexts that waits for what the export has.
+    /// A list or selection of metadata contexts that waits for the contexts of the export.
     Contexts {
         option: u32,
         query: MetaQuery,
@@ -124,7 +124,7 @@ enum Phase {
     Payload(u64),
     /// A BLOCK_STATUS whose payload names its contexts.
     StatusPayload(RequestHeader),
-    /// A refused request's payload, and what to answer once it is gone.
+    /// A rejected request's payload, and the answer once it is discarded.
     Drain {
         left: u64,
         to: To,
@@ -133,29 +133,29 @@ enum Phase {
     Ended,
 }
 
-/// Where a session stands with TLS ("TLS support").
+/// The TLS state of a session ("TLS support").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tls {
     /// NOTLS.
     Absent,
-    /// FORCEDTLS, and not begun.
+    /// FORCEDTLS, not started.
     Required,
-    /// Begun.
+    /// Started.
     On,
 }
 
-/// One connection's protocol state.
+/// The protocol state of a connection.
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
-    /// The start of a header or option that has not come whole.
+    /// The start of an incomplete header or option.
     partial: Vec<u8>,
     out: Vec<u8>,
     options: u32,
     tls: Tls,
     fixed: bool,
     no_zeroes: bool,
-    /// Metadata contexts chosen last, and the export that they were chosen for.
+    /// The metadata contexts selected last, and the export that they were selected for.
     chosen: Option<(String, Vec<String>)>,
     terms: Terms,
 }
@@ -167,7 +167,7 @@ impl Default for Session {
 }
 
 impl Session {
-    /// A session whose greeting waits in [`Session::take_output`].
+    /// Makes a session; its greeting is in [`Session::take_output`].
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -183,26 +183,26 @@ impl Session {
         }
     }
 
-    /// The same, on a listener that serves nothing without TLS.
+    /// Makes a session for a listener that requires TLS.
     #[must_use]
     pub fn requiring_tls() -> Self {
         Self { tls: Tls::Required, ..Self::new() }
     }
 
-    /// Tells the session that from now on its bytes come and go by TLS. What was negotiated before is forgotten, but for
-    /// the client's flags, which it does not send again, and the count of options.
+    /// Records that all further bytes are exchanged over TLS. Discards what was negotiated before, except the client's
+    /// flags, which are not sent again, and the count of options.
     pub fn tls_started(&mut self) {
         let (options, fixed, no_zeroes) = (self.options, self.fixed, self.no_zeroes);
         let (phase, tls) = (Phase::Option, Tls::On);
         *self = Self { phase, tls, options, fixed, no_zeroes, out: Vec::new(), ..Self::new() };
     }
 
-    /// Whether an option has to wait for TLS.
+    /// Whether an option must wait for TLS.
     fn too_early(&self, number: u32) -> bool {
         self.tls == Tls::Required && !matches!(number, option::STARTTLS | option::ABORT)
     }
 
-    /// Handshake bytes to send, in order. Empty in transmission.
+    /// Returns handshake bytes to send, in order. Empty in transmission.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
@@ -213,24 +213,24 @@ impl Session {
         matches!(self.phase, Phase::Transmission | Phase::Payload(_) | Phase::StatusPayload(_) | Phase::Drain { .. })
     }
 
-    /// Whether the client has ended the connection; bytes after that are not looked at.
+    /// Whether the client has disconnected; bytes after that are ignored.
     #[must_use]
     pub const fn ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Tells the session that the export has grown.
+    /// Updates the size of an export that has grown.
     pub const fn set_size(&mut self, bytes: u64) {
         self.terms.size = bytes;
     }
 
-    /// The metadata contexts of the transmission; a context's id is its place.
+    /// Returns the metadata contexts of the transmission; a context's id is its index.
     #[must_use]
     pub fn contexts(&self) -> &[String] {
         self.chosen.as_ref().map_or(&[], |(_, contexts)| contexts)
     }
 
-    /// Bytes of the last WRITE's payload that have not come yet.
+    /// Returns how many bytes of the last WRITE's payload have not been received.
     #[must_use]
     pub const fn payload_left(&self) -> usize {
         match self.phase {
@@ -239,7 +239,7 @@ impl Session {
         }
     }
 
-    /// Tells the session that the caller has taken `n` bytes of payload off the stream.
+    /// Records that the caller has taken `n` bytes of payload off the stream.
     pub fn payload_received(&mut self, n: usize) {
         if let Phase::Payload(left) = self.phase {
             let left = left.saturating_sub(n as u64);
@@ -247,11 +247,11 @@ impl Session {
         }
     }
 
-    /// Uses bytes up to the next event, or all of them. Uses none while the caller owes an answer or a payload, and after
-    /// the end.
+    /// Uses bytes up to the next event, or all of them. Uses none while the caller owes an answer or a payload, and
+    /// after the end.
     ///
     /// # Errors
-    /// When the link must be cut.
+    /// If the link must be cut.
     pub fn step(&mut self, input: &[u8]) -> Result<Step, Hangup> {
         let mut used = 0;
         loop {
@@ -296,7 +296,7 @@ impl Session {
         }
     }
 
-    /// Collects `need` bytes from `input` behind what was kept before; true when they are whole (in `partial`).
+    /// Collects `need` bytes from `input` in `partial`, after those kept before. True when they are complete.
     fn gather(&mut self, input: &[u8], need: usize) -> (usize, bool) {
         let took = input.len().min(need.saturating_sub(self.partial.len()));
         self.partial.extend_from_slice(&input[..took]);
@@ -359,7 +359,7 @@ impl Session {
         Ok((took, if whole { self.option(header)? } else { None }))
     }
 
-    /// An option whose data lies whole in `partial`.
+    /// Handles an option whose data is complete in `partial`.
     fn option(&mut self, header: OptionHeader) -> Result<Option<Event>, Hangup> {
         let data = std::mem::take(&mut self.partial);
         self.phase = Phase::Option;
@@ -370,7 +370,7 @@ impl Session {
         match header.option {
             option::STARTTLS if self.tls != Tls::Absent => Ok(self.start_tls()),
             option::EXPORT_NAME => {
-                // Its short answer has no place for what extended headers changed.
+                // Its short reply has no room for what extended headers changed.
                 if self.terms.style == Style::Extended {
                     return Ok(Some(unnamed("EXPORT_NAME after extended headers", Hangup::Refused)));
                 }
@@ -404,7 +404,7 @@ impl Session {
     }
 
     fn choose(&mut self, how: Choice, query: ExportQuery) -> Event {
-        // Contexts hold for the export that they were chosen for. One that is only asked about changes nothing.
+        // Contexts apply to the export that they were selected for. A mere query changes nothing.
         let same = self.chosen.as_ref().filter(|(name, _)| *name == query.name);
         self.terms.contexts = same.map_or(0, |(_, contexts)| contexts.len() as u32);
         self.phase = Phase::Choosing { how, wants: query.wants };
@@ -457,13 +457,13 @@ impl Session {
         Event::End
     }
 
-    /// Answers an option whose data was thrown away.
+    /// Answers an option whose data was discarded.
     fn end_of_skip(&mut self) -> Option<Event> {
         let Phase::Skip { header, left: 0 } = self.phase else { return None };
         self.phase = Phase::Option;
         match header.option {
             early if self.too_early(early) => self.say(early, reply::ERR_TLS_REQD, NOT_BEFORE_TLS),
-            // Data of ABORT is to be ignored.
+            // The data of ABORT is ignored.
             option::ABORT => return Some(self.abort()),
             option::INFO | option::GO | option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
                 if header.option == option::SET_META_CONTEXT {
@@ -483,13 +483,13 @@ impl Session {
         codec::option_reply(&mut self.out, option, kind, &[text.as_bytes()]);
     }
 
-    /// Answers an option that asks for an export and cannot be read.
+    /// Answers a malformed option that requests an export.
     fn refuse(&mut self, option: u32, kind: u32, why: &'static str) -> Event {
         self.say(option, kind, why);
         Event::Malformed { why, hangup: None }
     }
 
-    /// Answers [`Event::List`]. Names longer than the protocol allows are left out.
+    /// Answers [`Event::List`]. Leaves out names longer than the protocol allows.
     pub fn answer_list(&mut self, entries: &[ExportEntry]) {
         for entry in entries.iter().filter(|e| e.name.len() <= codec::MAX_STRING) {
             let len = (entry.name.len() as u32).to_be_bytes();
@@ -500,7 +500,7 @@ impl Session {
         self.phase = Phase::Option;
     }
 
-    /// Answers [`Event::Contexts`] with all that the export has, or why it cannot be told.
+    /// Answers [`Event::Contexts`] with all contexts of the export, or the error.
     pub fn answer_contexts(&mut self, answer: Result<&[String], &Error>) {
         let Phase::Contexts { option: number, query } = std::mem::replace(&mut self.phase, Phase::Option) else {
             return;
@@ -522,7 +522,7 @@ impl Session {
             return self.say(number, reply::ERR_TOO_BIG, "too many metadata contexts");
         }
         for (i, name) in found.iter().enumerate() {
-            // In a list the id says nothing.
+            // In a list the id has no meaning.
             let id = if choosing { i as u32 } else { 0 };
             codec::option_reply(
                 &mut self.out,
@@ -537,10 +537,10 @@ impl Session {
         }
     }
 
-    /// Answers [`Event::Choose`]. After a good GO or EXPORT_NAME the session is in transmission.
+    /// Answers [`Event::Choose`]. After a successful GO or EXPORT_NAME the session is in transmission.
     ///
     /// # Errors
-    /// When the link must be cut, because EXPORT_NAME has no error reply.
+    /// If the link must be cut, because EXPORT_NAME has no error reply.
     pub fn answer_choice(&mut self, answer: Result<&ExportInfo, &Error>) -> Result<(), Hangup> {
         let Phase::Choosing { how, wants } = std::mem::replace(&mut self.phase, Phase::Option) else { return Ok(()) };
         let number = if how == Choice::Go { option::GO } else { option::INFO };
@@ -616,7 +616,7 @@ impl Session {
         Ok((took, self.requested(&header)?))
     }
 
-    /// A request whose header is here: what it is, and what its payload is to become.
+    /// Handles a request whose header is complete: what it is, and what its payload becomes.
     fn requested(&mut self, header: &RequestHeader) -> Result<Option<Event>, Hangup> {
         let payload = self.terms.payload(header);
         if payload > MAX_DRAIN {
@@ -638,7 +638,7 @@ impl Session {
                 }
                 Ok(Some(Event::Request(request)))
             }
-            // Answered when the payload is gone: libnbd takes a reply to what it is still sending for a stray one.
+            // Answered once the payload is discarded: libnbd rejects a reply to a request that it is still sending.
             Err(refusal) if payload > 0 => {
                 self.phase = Phase::Drain { left: payload, to, refusal };
                 Ok(None)
@@ -647,7 +647,8 @@ impl Session {
         }
     }
 
-    /// The payload of a BLOCK_STATUS ("Request types" of the extension): the length that counts, and contexts by id.
+    /// Handles the payload of a BLOCK_STATUS ("Request types" of the extension): the effective length, and contexts by
+    /// id.
     fn status_payload(&mut self, header: RequestHeader, input: &[u8]) -> (usize, Option<Event>) {
         let (took, whole) = self.gather(input, header.len as usize);
         if !whole {
@@ -669,7 +670,7 @@ impl Session {
         (took, Some(event))
     }
 
-    /// Length and contexts in the payload of a BLOCK_STATUS; no contexts: one is unknown, or named twice.
+    /// Returns length and contexts in the payload of a BLOCK_STATUS; no contexts: one is unknown, or named twice.
     fn chosen_of(&self, data: &[u8]) -> (u64, Option<u64>) {
         let mut r = codec::Reader::new(data);
         let len = r.u64().unwrap_or(0);
@@ -693,12 +694,12 @@ const fn asks_for_export(number: u32) -> bool {
     )
 }
 
-/// A request for an export that cannot be read, nor answered.
+/// Makes the event of a malformed request for an export that cannot be answered.
 const fn unnamed(why: &'static str, hangup: Hangup) -> Event {
     Event::Malformed { why, hangup: Some(hangup) }
 }
 
-/// The longest start of `text` that is a string of the protocol.
+/// Returns the longest prefix of `text` that is a valid string of the protocol.
 fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(codec::MAX_STRING)]
 }

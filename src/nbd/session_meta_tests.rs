@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What every export of [`drive`] has.
+/// The contexts of every export of [`drive`].
 pub(super) const CONTEXTS: [&str; 3] = ["base:allocation", "coffer:changed", "coffer:diff:snap-1"];
 
 /// The data of LIST_META_CONTEXT and SET_META_CONTEXT.
@@ -18,7 +18,7 @@ fn extended(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
     out
 }
 
-/// Names and ids of the contexts in a reply's list, and its last reply.
+/// Returns names and ids of the contexts in a reply's list, and its last reply type.
 fn contexts(replies: &[(u32, Vec<u8>)]) -> (Vec<(u32, String)>, u32) {
     let listed = replies.iter().filter(|r| r.0 == reply::META_CONTEXT);
     let one = |r: &(u32, Vec<u8>)| {
@@ -27,7 +27,7 @@ fn contexts(replies: &[(u32, Vec<u8>)]) -> (Vec<(u32, String)>, u32) {
     (listed.map(one).collect(), replies.last().unwrap().0)
 }
 
-/// The transmission after these options and GO for `disk`.
+/// Runs the transmission after these options and GO for `disk`.
 fn after(options: &[Vec<u8>], requests: &[Vec<u8>]) -> super::super::super::replay::Transcript {
     let go = option_bytes(opt::GO, &query("disk", &[]));
     drive(&[&FLAGS[..], &options.concat(), &go, &requests.concat()].concat(), 0)
@@ -41,7 +41,7 @@ fn headers() -> Vec<u8> {
     option_bytes(opt::EXTENDED_HEADERS, &[])
 }
 
-/// The transmission flags that GO told.
+/// Returns the transmission flags in the reply to GO.
 fn told_flags(options: &[Vec<u8>], name: &str) -> u16 {
     let got = negotiate(&[options, &[option_bytes(opt::GO, &query(name, &[]))]].concat());
     let export = got.iter().find(|r| r.0 == reply::INFO && r.1[..2] == [0, 0]).unwrap();
@@ -110,7 +110,7 @@ fn what_is_no_question_about_contexts_is_refused() {
         for bad in [&[][..], &[0, 0, 0, 9, b'x'], &good[..good.len() - 1], &[&good[..], b"x"].concat()] {
             assert_eq!(kind(&[structured(), option_bytes(number, bad)]), reply::ERR_INVALID);
         }
-        // Four billion queries that are not there.
+        // Four billion queries that do not follow.
         let flood = [&0u32.to_be_bytes()[..], &u32::MAX.to_be_bytes()].concat();
         assert_eq!(kind(&[structured(), option_bytes(number, &flood)]), reply::ERR_INVALID);
         assert_eq!(kind(&[structured(), option_bytes(number, &meta("nope", &[]))]), reply::ERR_UNKNOWN);
@@ -138,7 +138,7 @@ fn block_status_needs_contexts_of_the_same_export_chosen_last() {
     ] {
         assert_eq!(refused(&answer(&options)), Some(Errno::Inval), "{options:?}");
     }
-    // Listing changes nothing of what was chosen.
+    // Listing does not change the selection.
     let listed = option_bytes(opt::LIST_META_CONTEXT, &meta("disk", &[]));
     assert!(matches!(answer(&[structured(), choose("disk", alloc), listed]), Event::Request(_)));
 }
@@ -182,19 +182,19 @@ fn extended_headers_carry_lengths_of_64_bits_and_say_where_a_payload_is() {
     let whole = RequestHeader { flags: 0, command: TRIM, cookie: 9, offset: 0, len: 64 << 40 };
     assert_eq!(terms.admit(&whole).unwrap().len, 64 << 40);
 
-    // A WRITE has a payload, also where it does not say so, as qemu's does not.
+    // A WRITE has a payload even if it does not say so, like qemu's.
     let got = after(&[headers()], &[extended(WRITE, 0, 10, 3), b"abc".to_vec(), extended(READ, 0, 0, 1)]);
     assert!(matches!(got.events[1], Event::Request(Request { command: Command::Write, len: 3, .. })));
     assert!(matches!(got.events[2], Event::Request(Request { command: Command::Read, len: 1, .. })));
     assert_eq!(got.payload, b"abc");
-    // A payload where none belongs is skipped and refused.
+    // A payload where there must be none is discarded and rejected.
     let stray = [extended(READ, payload, 0, 5), vec![9; 5], extended(READ, 0, 0, 1)].concat();
     let got = after(&[headers()], &[stray]);
     assert_eq!(refused(&got.events[1]), Some(Errno::Inval));
     assert!(matches!(got.events[2], Event::Request(_)));
     let huge = after(&[headers()], &[extended(READ, payload, 0, u64::MAX)]);
     assert_eq!(huge.hangup, Some(Hangup::PayloadTooLong));
-    // A compact header is none here, nor the other way round.
+    // A compact header is invalid here, and vice versa.
     assert_eq!(after(&[headers()], &[vec![0x25, 0x60, 0x95, 0x13], vec![0; 28]]).hangup, Some(Hangup::RequestMagic));
     assert_eq!(after(&[], &[extended(READ, 0, 0, 1)]).hangup, Some(Hangup::RequestMagic));
 }

@@ -29,7 +29,7 @@ fn flags(read_only: bool) -> u16 {
     Terms { size: 0, read_only, style: Style::Simple, contexts: 0 }.flags()
 }
 
-/// Types and data of the replies in a transcript's output, behind the greeting.
+/// Returns types and data of the replies in a transcript's output, after the greeting.
 fn replies(output: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let mut r = codec::Reader::new(&output[18..]);
     let mut out = Vec::new();
@@ -138,7 +138,7 @@ fn export_name_answers_bare_with_and_without_zeroes() {
     assert_eq!(drive(&long, 0).hangup, Some(Hangup::OptionTooLong));
 }
 
-/// Each request for an export that cannot be read is told to the caller, once: it is a refusal, and refusals are recorded.
+/// Each malformed request for an export is reported to the caller, once: it is a refusal, and refusals are recorded.
 #[test]
 fn malformed_requests_for_an_export_are_reported() {
     let malformed = |number: u32, data: &[u8]| {

@@ -1,31 +1,31 @@
-//! Whether a connection's thread asks its socket a few times more before it sleeps.
+//! Adaptive busy-polling of a connection's socket.
 //!
-//! Going to sleep and being woken costs more than a small request does, most of all in a virtual machine, where an idle
-//! processor is given back to the host. So a thread whose client answers quickly looks again for [`LONGEST`] before it
-//! sleeps. It does so only while that pays: after a wait that took longer it sleeps at once, until a wait was short again.
+//! Sleeping and waking up cost more than a small request, most of all in a virtual machine, which gives an idle
+//! processor back to the host. So a thread whose client responds quickly busy-polls for up to [`LONGEST`] before it
+//! sleeps. It does so only while that pays: after a longer wait it sleeps at once, until a wait was short again.
 //!
-//! While more connections' threads are awake, it included, than one for every two processors, it lets others run between its
-//! looks: what it finds when its turn comes is more, and cheaper for each request.
+//! While more connection threads are awake, itself included, than half the processors, it yields between its polls: by
+//! the time it runs again there is more to read, at a lower cost per request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks again.
+/// Longest busy-poll before sleeping.
 pub(super) const LONGEST: Duration = Duration::from_micros(50);
 
-/// How many connections' threads of a server may be awake for one of them to keep its processor, and how many are.
+/// How many of a server's connection threads may be awake for one of them to spin without yielding, and how many are.
 pub(super) struct Spinners {
     most: usize,
     awake: AtomicUsize,
 }
 
 impl Spinners {
-    /// A connection's thread begins, or wakes.
+    /// Called when a connection's thread starts or wakes up.
     pub(super) fn wakes(&self) {
         self.awake.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It sleeps, or ends.
+    /// Called when it sleeps or ends.
     pub(super) fn sleeps(&self) {
         self.awake.fetch_sub(1, Ordering::Relaxed);
     }
@@ -43,7 +43,7 @@ impl Default for Spinners {
     }
 }
 
-/// One connection's experience.
+/// The polling state of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Spin {
     /// Its last wait was short.
@@ -51,8 +51,8 @@ pub(super) struct Spin {
 }
 
 impl Spin {
-    /// Looks again and again, by `look`, which answers whether it found something. `false`: nothing came, and it is time to
-    /// sleep, by the clock `now`.
+    /// Calls `look` until it returns true or fails, for up to [`LONGEST`] by the clock `now`. `false`: nothing came,
+    /// and it is time to sleep.
     pub(super) fn look<E>(
         &mut self,
         spinners: &Spinners,
@@ -76,7 +76,7 @@ impl Spin {
         }
     }
 
-    /// A sleep of this length found something.
+    /// Records that a sleep of this length ended with input.
     pub(super) fn slept(&mut self, time: Duration) {
         self.pays = time < LONGEST;
     }
@@ -88,7 +88,7 @@ mod tests {
 
     const FINE: Result<bool, ()> = Ok(true);
 
-    /// A clock that a quarter of the time has gone by on, each time that somebody looks at it.
+    /// A clock that advances by a quarter of the limit each time it is read.
     fn ticking() -> impl Fn() -> Instant {
         let (start, looks) = (Instant::now(), std::cell::Cell::new(0));
         move || {

@@ -1,4 +1,5 @@
-// A client that speaks NBD by hand, so that tests can also speak it badly. Included by path; knows nothing of coffer.
+// A client that speaks NBD by hand, so that tests can also violate the protocol. Included by path; independent of
+// coffer.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -46,7 +47,7 @@ impl Raw {
         raw
     }
 
-    /// Connects and goes to an export.
+    /// Connects and enters transmission with an export.
     pub(crate) fn open(path: &Path, name: &str) -> Self {
         let mut raw = Self::connect(path);
         raw.put(&option(7, &query(name, &[])));
@@ -64,7 +65,7 @@ impl Raw {
         out
     }
 
-    /// Type and data of the next reply to an option.
+    /// Reads type and data of the next reply to an option.
     pub(crate) fn option_reply(&mut self) -> (u32, Vec<u8>) {
         let head = self.get(20);
         assert_eq!(head[..8], 0x0003_e889_0455_65a9u64.to_be_bytes());
@@ -72,7 +73,7 @@ impl Raw {
         (word(12), self.get(word(16) as usize))
     }
 
-    /// Error and cookie of the next reply to a request.
+    /// Reads error and cookie of the next reply to a request.
     pub(crate) fn reply(&mut self) -> (u32, u64) {
         let head = self.get(16);
         assert_eq!(head[..4], 0x6744_6698u32.to_be_bytes());
@@ -80,7 +81,7 @@ impl Raw {
         (error, u64::from_be_bytes(head[8..].try_into().unwrap()))
     }
 
-    /// Sends one request and gets its reply's error.
+    /// Sends a request and returns the error of its reply.
     pub(crate) fn ask(&mut self, command: u16, flags: u16, offset: u64, len: u32, payload: &[u8]) -> u32 {
         let mut bytes = request(command, flags, 77, offset, len);
         bytes.extend(payload);
@@ -95,7 +96,7 @@ impl Raw {
         self.get(len as usize)
     }
 
-    /// Waits for the server to hang up; whatever it had sent still is dropped.
+    /// Waits for the server to hang up, discarding whatever it sent before.
     pub(crate) fn expect_hangup(&mut self) {
         let mut sink = [0; 4096];
         while matches!(self.0.read(&mut sink), Ok(n) if n > 0) {}

@@ -1,10 +1,10 @@
-//! The server's side of TLS: certificates from a folder, read again when they change; TLS 1.3, and 1.2 if that was asked for.
+//! The server side of TLS: certificates from a directory, reloaded when they change; TLS 1.3, and 1.2 on request.
 //!
-//! The folder has the names that libnbd, nbdkit and QEMU use: `server-cert.pem`, `server-key.pem`, and `ca-cert.pem` for the
-//! certificates of clients. Without the last no client is asked for a certificate. A client may come without one; what it
-//! may open then is for [`super::Exports`] to decide.
+//! The files have the names that libnbd, nbdkit and QEMU use: `server-cert.pem`, `server-key.pem`, and `ca-cert.pem`
+//! for verifying client certificates. Without the last, no client certificate is requested. A client may come without
+//! one; [`super::Exports`] decides what it may open then.
 //!
-//! Nothing is resumed and no early data is taken: every connection shows its certificate anew.
+//! No session resumption and no early data: every connection presents its certificate again.
 
 use super::export::Certificate;
 use crate::env::{Env, Timestamp};
@@ -20,19 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// The CA that certificates are verified against, PEM.
+/// The CA that client certificates are verified against, PEM.
 pub const CA_CERT: &str = "ca-cert.pem";
-/// The server's certificate, and what leads from it to the CA, PEM.
+/// The server's certificate and chain up to the CA, PEM.
 pub const SERVER_CERT: &str = "server-cert.pem";
 /// The server's private key, PEM.
 pub const SERVER_KEY: &str = "server-key.pem";
 
-/// The oldest version that a listener speaks.
+/// The oldest TLS version that a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Oldest {
-    /// For clients that have nothing newer, as nbd-client 3.24: with forward secrecy and authenticated encryption alone.
+    /// For clients without TLS 1.3, such as nbd-client 3.24: only with forward secrecy and authenticated encryption.
     Tls12,
-    /// What should be used.
+    /// The recommended version.
     #[default]
     Tls13,
 }
@@ -46,7 +46,7 @@ impl Oldest {
     }
 }
 
-/// A folder of certificates that a listener uses.
+/// The certificate directory of a listener.
 pub struct TlsServer {
     folder: PathBuf,
     env: Env,
@@ -56,11 +56,11 @@ pub struct TlsServer {
 
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// The files as they were at the last try to load them, good or bad.
+    /// The files' state at the last attempt to load them, successful or not.
     seen: Stamps,
 }
 
-/// Device, inode, bytes and last change of each file.
+/// Device, inode, size and last change of each file.
 type Stamps = [Option<(u64, u64, u64, i64, i64)>; 3];
 
 impl std::fmt::Debug for TlsServer {
@@ -70,19 +70,19 @@ impl std::fmt::Debug for TlsServer {
 }
 
 impl TlsServer {
-    /// Reads the certificates in `folder`.
+    /// Loads the certificates in `folder`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] for a missing file, [`Kind::Usage`] for one that is no certificate or key, for a key of another
-    /// certificate or one that everybody may read, [`Kind::InvalidState`] for a certificate that is not valid now.
+    /// [`Kind::NotFound`] for a missing file; [`Kind::Usage`] for an invalid certificate or key, for a key of another
+    /// certificate or one that everyone may read; [`Kind::InvalidState`] for a certificate that is not valid now.
     pub fn open(folder: &Path, env: Env, oldest: Oldest) -> Result<Self> {
         let seen = stamps(folder);
         let config = load(folder, env.now(), oldest)?;
         Ok(Self { folder: folder.to_owned(), env, oldest, loaded: Mutex::new(Loaded { config, seen }) })
     }
 
-    /// A new connection's TLS, under the certificates as they are now. Files that have changed and are not good leave the
-    /// ones before in use.
+    /// Makes the TLS state of a new connection, with the current certificates. If changed files are invalid, the
+    /// previous ones stay in use.
     pub(super) fn accept(&self) -> Option<ServerConnection> {
         let config = {
             let mut loaded = self.loaded.lock();
@@ -146,7 +146,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// All certificates of a file; the first must be valid now.
+/// Reads all certificates of a file; the first must be valid now.
 fn certificates(path: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>> {
     let bad = |why: String| {
         Error::new(Kind::Usage, format!("TLS: {}: {why}", path.display())).hint("it has to be a certificate in PEM")
@@ -183,8 +183,8 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
-/// Whom a certificate was made for: each name with its kind before it, so that none can pass for one of another kind, or for a
-/// fingerprint. Names that are no text are left out.
+/// Lists the subjects of a certificate: each name prefixed by its kind, so that none can be confused with one of
+/// another kind, or with a fingerprint. Leaves out names that are not text.
 pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
     let fingerprint = format!("sha256:{}", hex::encode(digest(&SHA256, der)));
     let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Certificate { names: Vec::new(), fingerprint } };

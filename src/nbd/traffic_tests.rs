@@ -1,4 +1,5 @@
-//! Requests that are sent again, and requests whose key is away: over a live server, on an export that a test leads step by step.
+//! Resent requests, and requests whose key is unavailable: over a live server, on an export that a test controls step
+//! by step.
 
 use super::*;
 
@@ -6,15 +7,15 @@ use super::*;
 struct Steps {
     /// First bytes of the writes that a worker has begun, in order.
     begun: Vec<u8>,
-    /// So many of them may go on.
+    /// How many of them may continue.
     allowed: usize,
     /// First bytes of the writes that were applied, in order.
     applied: Vec<u8>,
-    /// The key is away.
+    /// The key is unavailable.
     key_away: bool,
-    /// What it does then: hold, or fail.
+    /// Whether requests then fail, rather than wait.
     fails: bool,
-    /// Its clients send again what is as old as this.
+    /// The age at which its clients resend.
     stale_after: Option<Duration>,
     dropped: usize,
 }
@@ -32,7 +33,7 @@ impl Led {
         if away { Err(Error::new(Kind::KeyUnavailable, "the key is away")) } else { Ok(()) }
     }
 
-    /// As the service does it: the key first, then what waits for it.
+    /// Brings back the key first, then releases what waits for it, as the service does.
     fn bring_key_back(&self) {
         self.steps.update(|s| s.key_away = false);
         self.memory.control().unwrap().release();
@@ -45,7 +46,7 @@ impl Led {
     }
 }
 
-/// One connection's.
+/// One connection's handle.
 struct Handle(Led);
 
 impl Drop for Handle {
@@ -154,12 +155,12 @@ impl LedRig {
     }
 }
 
-/// Sends a write of one byte, and does not wait for its answer.
+/// Sends a write of one byte, without waiting for its reply.
 fn send(c: &mut Raw, cookie: u64, offset: u64, byte: u8) {
     c.put(&[request(WRITE, 0, cookie, offset, 1), vec![byte]].concat());
 }
 
-/// What was sent before on this connection has been taken by the server when this returns: a flush has no turn to wait for.
+/// Returns when the server has read everything sent before on this connection: a flush need not wait for its turn.
 fn taken(c: &mut Raw) {
     assert_eq!(c.ask(FLUSH, 0, 0, 0, &[]), 0);
 }
@@ -174,7 +175,7 @@ fn a_copy_on_a_new_connection_waits_for_the_one_that_is_being_applied() {
     r.led.steps.wait_for(|s| s.begun == [1]);
     assert!(r.server.controller().disconnect(1));
     old.expect_hangup();
-    // The client sends the same again, elsewhere. (It is 2 here, so that the two can be told apart.)
+    // The client resends the same request, over another connection. (It is 2 here, so that the two can be told apart.)
     let mut new = r.open();
     send(&mut new, 2, 100, 2);
     send(&mut new, 9, 4096, 9);
@@ -198,7 +199,7 @@ fn a_copy_on_a_connection_alive_already_waits_too() {
     send(&mut a, 1, 100, 1);
     r.led.steps.wait_for(|s| s.begun == [1]);
     send(&mut b, 2, 100, 2);
-    // Zeroing and trimming are writes as well.
+    // Zeroing and trimming are writes too.
     b.put(&request(6, 0, 3, 99, 2));
     taken(&mut b);
     assert_eq!(r.led.steps.state.lock().begun, [1], "the copy has its turn after the first");
@@ -206,7 +207,7 @@ fn a_copy_on_a_connection_alive_already_waits_too() {
     assert_eq!(a.reply(), (0, 1));
     r.led.steps.wait_for(|s| s.begun == [1, 2]);
     r.led.steps.update(|s| s.allowed = FREE);
-    // Applied in order; the answers may cross.
+    // Applied in order; the replies may cross.
     let answered = [b.reply(), b.reply()];
     assert!(answered.contains(&(0, 2)) && answered.contains(&(0, 3)), "{answered:?}");
     assert_eq!(r.led.byte(100), 0, "the newest is what counts");
@@ -220,7 +221,7 @@ fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
     let (mut busy, mut old) = (r.open(), r.open());
     send(&mut busy, 8, 4096, 8);
     r.led.steps.wait_for(|s| s.begun == [8]);
-    // Read from the socket before the connection ends, as its answered neighbour shows; queued behind the one worker.
+    // Read from the socket before the connection ends, as its answered neighbour shows; queued for the one worker.
     send(&mut old, 1, 100, 1);
     send(&mut old, 2, 100, 2);
     assert_eq!(old.read(0, 1), [0]);
@@ -239,7 +240,7 @@ fn a_request_that_has_not_begun_is_dropped_with_its_connection() {
 
 #[test]
 fn any_bytes_from_many_connections_are_in_order() {
-    // Every connection writes the whole of one place again and again; the last answered is what is there, whole.
+    // Every connection overwrites one place repeatedly; in the end it holds the last answered write, whole.
     let r = led(ServerConfig::default());
     r.led.steps.update(|s| s.allowed = FREE);
     let mut all: Vec<Raw> = (0..4).map(|_| r.open()).collect();
@@ -267,7 +268,7 @@ fn what_needs_the_key_is_held_and_done_when_it_is_back_and_the_rest_goes_on() {
     c.put(&request(READ, 0, 4, 5000, 1));
     taken(&mut c);
     assert_eq!(c.ask(4, 0, 8192, 512, &[]), 0, "TRIM");
-    // Requests that were taken after the key is back wait for those before them.
+    // Requests read after the key is back wait for those before them.
     let mut other = r.open();
     send(&mut other, 5, 100, 5);
     taken(&mut other);
@@ -301,7 +302,7 @@ fn a_suspended_volume_holds_an_eighth_of_the_buffers_and_reads_no_further() {
     let big = |cookie: u64| [request(WRITE, 0, cookie, cookie << 18, 256 << 10), vec![7; 256 << 10]].concat();
     a.put(&big(0));
     r.held(1);
-    // More than the socket's own buffers take, so that a thread has to wait with it.
+    // More than the socket's own buffers hold, so that a thread has to wait with it.
     let mut rest = Raw(a.0.try_clone().unwrap());
     let writing = std::thread::spawn(move || (1..20).for_each(|i| rest.put(&big(i))));
     wait_until(|| r.server.stats().stalls > 0);
@@ -320,7 +321,7 @@ fn a_suspended_volume_holds_an_eighth_of_the_buffers_and_reads_no_further() {
     assert_nothing_held(r.server);
 }
 
-/// For what has no event of its own: the server's counters.
+/// For conditions without an event of their own: polls the server's counters.
 #[track_caller]
 pub(super) fn wait_until(so: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
@@ -338,7 +339,7 @@ fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     let (mut old, mut young) = (r.open(), r.open());
     send(&mut old, 1, 100, 1);
     r.held(1);
-    // The server's own tick sees the clock's leap as well: it has to be shorter than what condemns everybody.
+    // The server's own tick sees the clock jump too: the jump must be shorter than what severs every connection.
     clock.0.store(8, Ordering::SeqCst);
     send(&mut young, 2, 100, 2);
     taken(&mut young);
@@ -353,11 +354,11 @@ fn what_is_held_too_long_ends_its_connection_and_the_copy_takes_its_place() {
     assert_eq!(r.led.steps.state.lock().applied, [2]);
 }
 
-/// A clock that the server's own tick does not see leap.
+/// A clock whose jump the server's own tick does not see.
 #[derive(Default)]
 struct Leaping {
     now: AtomicU64,
-    /// Threads of connections that have seen it leap.
+    /// Connection threads that have seen it jump.
     seen: Mutex<std::collections::HashSet<std::thread::ThreadId>>,
 }
 
@@ -380,12 +381,12 @@ fn a_client_that_sends_nothing_again_waits_for_its_key_as_long_as_it_takes() {
     let r = led(ServerConfig { ticks, budget: 8 << 20, max_in_flight: 4, ..ServerConfig::default() });
     r.led.steps.update(|s| (s.key_away, s.allowed) = (true, FREE));
     let (mut a, mut b) = (r.open(), r.open());
-    // Held, waiting for the held one in the order of writes, read and waiting for room, unread.
+    // Held; waiting for the held one in the order of writes; read and waiting for room; unread.
     for cookie in 0..8 {
         send(&mut a, cookie, 100, cookie as u8 + 1);
     }
     wait_until(|| r.server.stats().queued == 4);
-    // From then on what is read counts against the volume's room.
+    // From then on what is read is charged to the volume's limit.
     r.held(1);
     let big = |cookie: u64| [request(WRITE, 0, cookie, 1 << 20, 900 << 10), vec![7; 900 << 10]].concat();
     let mut writer = Raw(b.0.try_clone().unwrap());
@@ -436,7 +437,7 @@ fn a_volume_may_fail_without_its_key_instead() {
     assert_eq!(c.ask(READ, 0, 0, 1, &[]), 5);
     r.led.bring_key_back();
     assert_eq!(c.ask(WRITE, 0, 0, 1, &[1]), 0);
-    // What is held fails when the volume is told to.
+    // Held requests fail when the volume's policy changes.
     r.led.steps.update(|s| (s.key_away, s.fails) = (true, false));
     send(&mut c, 2, 0, 2);
     r.held(1);
@@ -497,7 +498,7 @@ fn a_volume_at_its_limits_is_read_later_and_others_are_not_stalled() {
     ask(&mut a);
     answered(&mut a, 11);
     wait_until(|| server.stats().delays == 1);
-    // The other connection of the volume waits behind it; those of other volumes, and a flush, wait for nothing.
+    // The volume's other connection waits after it; those of other volumes, and a flush, wait for nothing.
     assert_eq!(b.ask(FLUSH, 0, 0, 0, &[]), 0);
     ask(&mut b);
     wait_until(|| server.stats().delays == 2);
@@ -508,7 +509,7 @@ fn a_volume_at_its_limits_is_read_later_and_others_are_not_stalled() {
     clock.0.store(20, Ordering::SeqCst);
     answered(&mut a, 1);
     answered(&mut b, 1);
-    // Changed while requests wait: what is waiting goes by the new limits.
+    // Changed while requests wait: the new limits apply to them.
     slow.control().unwrap().set_limits(0, 0);
     answered(&mut a, 18);
     answered(&mut b, 29);

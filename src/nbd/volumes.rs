@@ -1,4 +1,4 @@
-//! The volumes of a service as exports: names and callers come in, reads and writes go down. No logic.
+//! A service's volumes as exports: maps names and callers to the service, reads and writes to the volume. No logic.
 
 use super::Controller;
 use super::export::{Client, Export, ExportEntry, ExportInfo, Exports, Peer};
@@ -15,14 +15,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The exports of one service; only some of its volumes, if some were named.
+/// The exports of a service: all of its volumes, or only those named.
 pub struct VolumeExports {
     service: Arc<Service>,
     only: Option<BTreeSet<String>>,
 }
 
 impl VolumeExports {
-    /// Exports `only` these volumes (by name or id), or all.
+    /// Exports `only` these volumes (by name or id), or all if it is empty.
     #[must_use]
     pub fn new(service: Arc<Service>, only: Vec<String>) -> Self {
         Self { service, only: (!only.is_empty()).then(|| only.into_iter().collect()) }
@@ -38,7 +38,7 @@ impl VolumeExports {
         }
     }
 
-    /// With only some volumes served, no snapshot is: it may be another volume's.
+    /// If only some volumes are served, snapshots are not: a snapshot may be another volume's.
     fn serves_snapshots(&self) -> Result<()> {
         match &self.only {
             Some(_) => Err(Error::new(Kind::NotFound, "snapshots are not served here")
@@ -53,7 +53,7 @@ impl VolumeExports {
             Peer::Unix { pid, uid, .. } => {
                 self.service.caller_of(uid, &format!("NBD connection {connection}, {}", process(pid)))
             }
-            // Plain TCP is served by --insecure-loopback alone: whoever reaches it acts for the installation's owner.
+            // Plain TCP exists only with --insecure-loopback: whoever connects acts for the installation's owner.
             Peer::Tcp { addr } => self.service.caller_of(0, &format!("NBD connection {connection}, {addr}")),
         }
     }
@@ -61,7 +61,7 @@ impl VolumeExports {
 
 fn asking(client: &Client) -> ConnectRequest {
     let peer = match client.peer {
-        // Nothing tells it from other processes that this server does not see.
+        // Nothing distinguishes it from other processes that are not visible to this server.
         Peer::Unix { pid: 0, .. } => Holder::Connection(client.connection),
         Peer::Unix { pid, start_time, .. } => Holder::Process { pid, start: start_time },
         Peer::Tcp { addr } => Holder::Address(addr.ip()),
@@ -69,12 +69,12 @@ fn asking(client: &Client) -> ConnectRequest {
     ConnectRequest { peer, connection: client.connection }
 }
 
-/// A process of this machine, for the audit.
+/// Describes a process of this machine, for the audit.
 fn process(pid: i32) -> String {
     if pid == 0 { "a process of another PID namespace".to_owned() } else { format!("pid {pid}") }
 }
 
-/// An export whose file is gone is not one that there never was.
+/// Distinguishes an export whose file is missing from one that does not exist.
 fn known(err: Error) -> Error {
     let cause = std::error::Error::source(&err).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     if err.kind() == Kind::NotFound && cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound) {
@@ -87,13 +87,14 @@ fn info(served: ServedExport) -> ExportInfo {
     ExportInfo { name: served.name, description: served.description, size: served.size, read_only: served.read_only }
 }
 
-/// A snapshot that an export's name asks for.
+/// Returns the snapshot that an export's name refers to.
 fn snapshot(name: &str) -> Result<Option<SnapshotId>> {
     named(name).map(|plain| plain.parse().ok())
 }
 
 impl VolumeExports {
-    /// A client that may use what it was allowed alone, as the service knows it. None: it acts for the installation's owner.
+    /// Returns a client that is limited to what it was allowed, as the service identifies it. `None`: it acts for the
+    /// installation's owner.
     fn remote(&self, client: &Client) -> Option<Remote> {
         let connection = client.connection;
         let (peer, process) = match client.peer {
@@ -136,12 +137,12 @@ impl VolumeExports {
 }
 
 impl VolumeExports {
-    /// Sees to it that a refusal is in the audit.
+    /// Runs a request, and makes sure that a refusal of it is in the audit.
     fn recording<R>(&self, name: &str, client: &Client, asked: impl FnOnce() -> Result<R>) -> Result<R> {
         self.service.opening(name, &self.asker(client)?, asked)
     }
 
-    /// Who asks, as far as it is known before what it asks for is.
+    /// Returns the caller, as far as it is known before the request is examined.
     fn asker(&self, client: &Client) -> Result<Caller> {
         match self.remote(client) {
             Some(remote) => Ok(self.service.remote_identity(&remote)),
@@ -222,12 +223,12 @@ fn extents(found: Vec<Status>) -> Vec<Extent> {
     found.into_iter().map(|s| Extent { len: s.len, flags: s.flags }).collect()
 }
 
-/// One connection's snapshot.
+/// A snapshot, as one connection holds it.
 struct SnapshotExport {
     service: Arc<Service>,
     view: Arc<SnapshotView>,
     compared: Compared,
-    /// Behind the view, which is to be closed when this is dropped.
+    /// Last, so that it is dropped after the view.
     _reading: Reading,
 }
 
@@ -237,7 +238,7 @@ impl SnapshotExport {
     }
 }
 
-/// It shares nothing: nothing of one reader bears on another.
+/// Readers of a snapshot do not affect each other: no scheduler is shared.
 impl Export for SnapshotExport {}
 
 impl Device for SnapshotExport {
@@ -278,7 +279,7 @@ impl Device for SnapshotExport {
     }
 }
 
-/// One connection's volume.
+/// A volume, as one connection holds it.
 struct VolumeExport {
     attached: Attached,
     compared: Compared,
@@ -309,7 +310,7 @@ impl Device for VolumeExport {
             scheduler.release();
             true
         });
-        // After that: a change in between is seen one way or the other.
+        // After the watch: a change in between takes effect either way.
         scheduler.set_limits(settings.iops(), settings.throughput());
     }
 
@@ -366,7 +367,7 @@ impl Device for VolumeExport {
         if how.fua { self.flush() } else { Ok(()) }
     }
 
-    /// Reads ahead: the bytes come into the page cache, absent chunks into the volume's hands.
+    /// Reads ahead: pages come into the page cache, absent chunks into the volume's chunk cache.
     fn cache(&self, offset: u64, len: u64) -> Result<()> {
         if !self.has_key() {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The transport of a connection: the bare socket, or TLS over it once the client has asked for that.
+//! The transport of a connection: the plain socket, or TLS over it once the client has requested that.
 //!
-//! A bare socket is read by one `readv(2)` and written by one `sendmsg(2)`. Under TLS the same calls move records: the
-//! connection's thread reads, any thread sends, and one lock keeps the two halves of the TLS state together. What may lie
-//! here is bounded: [`SEALED`] bytes that were received, [`UNSENT`] bytes and one batch of handshake records to be sent.
+//! A plain socket is read by one `readv(2)` and written by one `sendmsg(2)`. Under TLS the same calls transfer records:
+//! the connection's thread reads, any thread sends, and one lock protects the TLS state of both directions. Its buffers
+//! are bounded: [`SEALED`] bytes received, [`UNSENT`] bytes and one batch of handshake records to be sent.
 
 use super::errno::Hangup;
 use super::export::TlsPeer;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes received from the socket at once under TLS: eight of the largest records.
 const SEALED: usize = 128 * 1024;
-/// Plain bytes that are sealed ahead of what the socket takes.
+/// Maximum number of plaintext bytes encrypted before the socket takes them.
 const UNSENT: usize = 128 * 1024;
 
 /// A connection's socket, and TLS over it.
@@ -29,17 +29,17 @@ pub(super) struct Wire {
 
 struct Tls {
     state: Mutex<WireState>,
-    /// Sealed bytes wait for the socket.
+    /// Encrypted bytes are waiting for the socket.
     owes: AtomicBool,
-    /// A read may find something without asking the socket. Only the connection's thread looks.
+    /// A read may return data without a read of the socket. Used only by the connection's thread.
     holds: AtomicBool,
 }
 
 struct WireState {
     connection: ServerConnection,
-    /// Who it is, for the log.
+    /// The peer, for the log.
     peer: String,
-    /// What was received and not opened yet: `sealed[start..end]`.
+    /// Bytes received and not yet decrypted: `sealed[start..end]`.
     sealed: Vec<u8>,
     start: usize,
     end: usize,
@@ -54,7 +54,8 @@ impl Wire {
         self.socket.as_fd()
     }
 
-    /// From now on all bytes are TLS records. The caller has sent everything plain, and holds no plain bytes.
+    /// Switches to TLS for all further bytes. The caller has sent everything in plaintext, and holds no plaintext
+    /// bytes.
     pub(super) fn start_tls(&self, mut connection: ServerConnection, peer: String) {
         connection.set_buffer_limit(Some(UNSENT));
         let state = WireState { connection, peer, sealed: vec![0; SEALED], start: 0, end: 0 };
@@ -62,7 +63,7 @@ impl Wire {
         let _ = self.tls.set(tls);
     }
 
-    /// Reads what there is, one slice after the other, asking the socket once. 0: nothing now.
+    /// Reads what is available into the slices, in order, reading the socket at most once. 0: nothing now.
     pub(super) fn read(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Hangup> {
         match self.tls.get() {
             Some(tls) => tls.read(&self.socket, slices),
@@ -75,13 +76,13 @@ impl Wire {
         }
     }
 
-    /// Whether a read may find something though the socket has nothing.
+    /// Whether a read may return data though the socket has none.
     pub(super) fn holds_input(&self) -> bool {
         self.tls.get().is_some_and(|tls| tls.holds.load(Ordering::Relaxed))
     }
 
-    /// Sends from `slices` what is taken at once; how many bytes of them. Under TLS they may be on their way still, see
-    /// [`Wire::flush`].
+    /// Sends what is accepted at once from `slices`; returns how many bytes. Under TLS they may not all be in the
+    /// socket yet, see [`Wire::flush`].
     pub(super) fn send(&self, slices: &[IoSlice<'_>]) -> Result<usize, Os> {
         match self.tls.get() {
             Some(tls) => tls.send(&self.socket, slices),
@@ -89,18 +90,18 @@ impl Wire {
         }
     }
 
-    /// Sends what [`Wire::send`] and TLS itself have left; whether nothing is left.
+    /// Sends what [`Wire::send`] and TLS itself have left over; returns whether nothing is left.
     pub(super) fn flush(&self) -> Result<bool, Os> {
         let Some(tls) = self.tls.get().filter(|tls| tls.owes.load(Ordering::SeqCst)) else { return Ok(true) };
         tls.flush(&self.socket, &mut tls.state.lock())
     }
 
-    /// Whether there is something to flush.
+    /// Whether there is anything to flush.
     pub(super) fn owes(&self) -> bool {
         self.tls.get().is_some_and(|tls| tls.owes.load(Ordering::SeqCst))
     }
 
-    /// Who the client is, once a byte has been read under TLS: the handshake is over then.
+    /// Returns the client's TLS identity. Valid once a byte has been read under TLS: the handshake is complete then.
     pub(super) fn tls_peer(&self) -> Option<TlsPeer> {
         let state = self.tls.get()?.state.lock();
         let chain = state.connection.peer_certificates();
@@ -108,7 +109,7 @@ impl Wire {
         Some(TlsPeer { certificate })
     }
 
-    /// Says goodbye, so that the client can tell an end from a cut; no matter whether it still hears it.
+    /// Sends close_notify, so that the client can tell a clean end from a cut; whether it arrives does not matter.
     pub(super) fn close(&self) {
         if let Some(tls) = self.tls.get() {
             let mut state = tls.state.lock();
@@ -138,14 +139,14 @@ impl Tls {
                 }
             };
             if over {
-                // What came before the end is served first; the next read finds the end again.
+                // Data before the end is returned first; the next read sees the end again.
                 return if got > 0 { Ok(got) } else { Err(Hangup::Lost) };
             }
             if state.start == state.end {
                 break;
             }
             let opened = state.open();
-            // Handshake answers, or the alert that says why not.
+            // Handshake messages, or the alert with the reason.
             let flushed = self.flush(socket, state);
             opened?;
             flushed.map_err(|_| Hangup::Lost)?;
@@ -182,7 +183,7 @@ impl Tls {
 }
 
 impl WireState {
-    /// Moves opened bytes into `slices`, behind the first `got`. False: the client has ended the stream.
+    /// Moves decrypted bytes into `slices`, after the first `got`. Returns false at the end of the client's stream.
     fn take(&mut self, slices: &mut [IoSliceMut<'_>], got: &mut usize) -> bool {
         let mut skip = *got;
         for slice in slices {
@@ -198,7 +199,7 @@ impl WireState {
         true
     }
 
-    /// Asks the socket. False: it has ended.
+    /// Reads the socket. Returns false at its end.
     fn receive(&mut self, socket: &OwnedFd) -> Result<bool, Hangup> {
         match rustix::net::recv(socket, &mut self.sealed[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Ok(false),
@@ -211,11 +212,11 @@ impl WireState {
         }
     }
 
-    /// Opens some of what was received.
+    /// Decrypts some of what was received.
     fn open(&mut self) -> Result<(), Hangup> {
         let mut input = &self.sealed[self.start..self.end];
         let Ok(used) = self.connection.read_tls(&mut input) else { return Err(Hangup::Tls) };
-        // Nothing is taken behind the client's farewell.
+        // Nothing after the client's close_notify is used.
         self.start = if used == 0 { self.end } else { self.start + used };
         match self.connection.process_new_packets() {
             Ok(_) => Ok(()),
@@ -232,7 +233,7 @@ fn send(socket: &OwnedFd, slices: &[IoSlice<'_>]) -> Result<usize, Os> {
     rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)
 }
 
-/// A socket that never waits, as a writer.
+/// A nonblocking socket, as a writer.
 struct Out<'a>(&'a OwnedFd);
 
 impl Write for Out<'_> {

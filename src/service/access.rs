@@ -243,7 +243,8 @@ impl Access {
     }
 
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
-        let caller = self.identity(access, remote);
+        // With a token that nobody has, it is still whom its certificate or its uid says.
+        let caller = access.map_or_else(|| self.identity_of(remote), |access| self.identity(Some(access), remote));
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {
             act = act.detail("volume", volume);

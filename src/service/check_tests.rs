@@ -1,13 +1,14 @@
-use super::super::api::{Reply, Request};
+use super::super::api::Reply;
 use super::super::testing::{Fixture, request};
 use super::*;
+use crate::service::operations::{DeleteSnapshot, Doctor};
 use serde_json::json;
 
 #[test]
 fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     let on = Fixture::with_volume(1 << 20);
     let about = || {
-        let Reply::Findings { findings } = on.ask(Request::Doctor {}).unwrap() else { panic!("another answer") };
+        let Reply::Findings { findings } = on.ask(Doctor {}.into()).unwrap() else { panic!("another answer") };
         findings.into_iter().filter(|f| f.check == "snapshot").collect::<Vec<_>>()
     };
     let made = on.ask(request(json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true})));
@@ -22,6 +23,6 @@ fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     for words in [&info.id.to_string(), &info.volume.to_string(), "the disk was full", "coffer snapshot delete"] {
         assert!(found.message.contains(words), "{}", found.message);
     }
-    on.ask(Request::SnapshotDelete { snapshot: info.id.to_string() }).unwrap();
+    on.ask(DeleteSnapshot { snapshot: info.id.to_string() }.into()).unwrap();
     assert_eq!(about(), []);
 }

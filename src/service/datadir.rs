@@ -9,7 +9,7 @@ use crate::file::{OpenHow, open_regular};
 use crate::sys::{ActingAs, LockKind, ofd_is_locked, ofd_lock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,22 @@ fn refuse_foreign_links(path: &Path, owner: u32, left: u32) -> Result<()> {
     }
     Ok(())
 }
+
+/// What coffer has in a data directory, beside the catalog's files; and what a file system begins with.
+const OWN: [&str; 12] = [
+    "root.json",
+    "root.b.json",
+    "audit",
+    "volumes",
+    "repository",
+    "lock",
+    "control.sock",
+    "nbd.sock",
+    crate::kms::UNFINISHED,
+    "root.json.new",
+    "root.b.json.new",
+    "lost+found",
+];
 
 impl DataDir {
     /// The directory at `path`, made absolute.
@@ -182,12 +198,44 @@ impl DataDir {
         Ok(())
     }
 
+    /// Refuses a directory that holds what is not coffer's: an installation is not made around other files.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] naming one of them.
+    pub fn refuse_foreign(&self) -> Result<()> {
+        let (shown, what) = (self.0.display(), || format!("look into {}", self.0.display()));
+        let entries = match std::fs::read_dir(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.on(what)?,
+        };
+        for entry in entries {
+            let name = entry.on(what)?.file_name();
+            if !OWN.iter().any(|own| name == *own) && !name.as_encoded_bytes().starts_with(b"catalog.") {
+                let what = format!("init {shown}: it holds other files, such as {}", Path::new(&name).display());
+                return Err(Error::new(Kind::Exists, what).hint("name an empty or a new directory with --data"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an existing directory accessible to its owner only: files of the repository have the umask's mode.
+    fn close_to_others(&self) -> Result<()> {
+        let what = || format!("change the mode of {} to 0700", self.0.display());
+        match std::fs::metadata(&self.0) {
+            Ok(meta) if meta.mode() & 0o077 != 0 => {
+                std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o700)).on(what)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directory, readable by its owner alone.
     ///
     /// # Errors
     /// [`DataDir::check_private`]'s; what the operating system reports.
     pub fn create(&self) -> Result<()> {
         self.check_private()?;
+        self.close_to_others()?;
         for dir in [self.0.clone(), self.volumes()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -333,13 +381,16 @@ mod tests {
 
     #[test]
     fn a_directory_that_others_may_write_to_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::at(dir.path()).unwrap();
         for (mode, refused) in [(0o777, true), (0o1777, true), (0o720, true), (0o755, false), (0o700, false)] {
             std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
             let checked = data.create();
             assert_eq!(checked.is_err(), refused, "{mode:o}");
+            if checked.is_ok() {
+                let now = std::fs::metadata(dir.path()).unwrap().mode() & 0o7777;
+                assert_eq!(now, 0o700, "{mode:o}: what others could look into is closed to them");
+            }
             if let Err(err) = checked {
                 assert!(err.kind() == Kind::AccessDenied && err.line().contains("chmod 700"), "{}", err.line());
             }

@@ -1,6 +1,6 @@
 //! The ways out: sealed sectors in a file that other tools open, and the clear data key, audited.
 
-use super::api::{Progress, Reply};
+use super::api::Progress;
 use super::keygate::{HeldCiphers, KeyHolder};
 use super::opening::Need;
 use super::{Report, Service};
@@ -27,7 +27,7 @@ impl Service {
         out: &Path,
         fill_holes: bool,
         report: Report<'_>,
-    ) -> Result<Reply> {
+    ) -> Result<String> {
         let record = self.records.find_volume(what)?;
         let turn = self
             .opens
@@ -60,7 +60,7 @@ impl Service {
         let size = used.volume.size();
         write_sealed(&used.volume, draft.file(), out, ciphers.as_deref(), report)?;
         self.as_asked(|| draft.publish())?;
-        Ok(Reply::Done { message: format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()) })
+        Ok(format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()))
     }
 
     /// A volume's ciphers beside its own, which are wiped when a CMK that wraps its keys is lost.
@@ -75,7 +75,7 @@ impl Service {
     }
 
     /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
-    pub(super) fn export_key(&self, caller: &Caller, what: &str, out: &Path) -> Result<Reply> {
+    pub(super) fn export_key(&self, caller: &Caller, what: &str, out: &Path) -> Result<String> {
         let record = self.records.find_volume(what)?;
         let used = self.opens.acquire(&record, Need::Sealed)?;
         self.keys.ask_for_export(&used.volume, caller)?;
@@ -92,13 +92,7 @@ impl Service {
         let draft = self.as_asked(|| Draft::new(out))?;
         key.get().write_clear(draft.file()).on(|| format!("write {}", out.display()))?;
         self.as_asked(|| draft.publish())?;
-        Ok(Reply::Done {
-            message: format!(
-                "the clear data key of {} is in {}: whoever has it reads the volume",
-                record.shown(),
-                out.display()
-            ),
-        })
+        Ok(format!("the clear data key of {} is in {}: whoever has it reads the volume", record.shown(), out.display()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Snapshots, what they are kept for, and what kills and damage leave of them.
 
 use super::Service;
-use super::api::{Grade, Reply, Request, SnapshotInfo};
+use super::api::{Grade, Reply, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
 use super::datadir::DataDir;
 use super::jobs::{Begun, Job};
 use super::opening::Need;
+use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
 use super::records::VolumeRecord;
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
@@ -31,7 +32,7 @@ impl Place {
         let choice = RootChoice::File(place.key());
         Service::init(&place.data(), &Env::system(), &choice, &InstallationConfig::default()).unwrap();
         let service = place.open();
-        let create = Request::VolumeCreate {
+        let create = CreateVolume {
             name: Some("v".to_owned()),
             size: Some(64 * MIB),
             key: None,
@@ -39,7 +40,8 @@ impl Place {
             on_key_loss: None,
             iops: None,
             throughput: None,
-        };
+        }
+        .into();
         let Reply::Volume(made) = ask(&service, create).unwrap() else { panic!("no volume") };
         (Self { volume: made.id, ..place }, service)
     }
@@ -109,7 +111,7 @@ fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
 }
 
 fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
-    let create = Request::SnapshotCreate { volume: place.volume.to_string(), description: String::new(), wait: true };
+    let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
     match ask(service, create).unwrap() {
         Reply::Snapshot(made) => made,
         other => panic!("{other:?}"),
@@ -121,14 +123,14 @@ fn begin(place: &Place, service: &Arc<Service>) -> Begun {
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
-    match ask(service, Request::SnapshotDelete { snapshot: id.to_string() })? {
+    match ask(service, DeleteSnapshot { snapshot: id.to_string() }.into())? {
         Reply::Done { message } => Ok(message),
         other => panic!("{other:?}"),
     }
 }
 
 fn verify(service: &Arc<Service>, id: SnapshotId) {
-    ask(service, Request::SnapshotVerify { snapshot: id.to_string(), trust: None }).unwrap();
+    ask(service, VerifySnapshot { snapshot: id.to_string(), trust: None }.into()).unwrap();
 }
 
 fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, String)> {
@@ -222,7 +224,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
 }
 
 fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId {
-    let create = Request::VolumeCreate {
+    let create = CreateVolume {
         name: Some(name.to_owned()),
         size: None,
         key: None,
@@ -230,7 +232,8 @@ fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId
         on_key_loss: None,
         iops: None,
         throughput: None,
-    };
+    }
+    .into();
     let Reply::Volume(made) = ask(service, create).unwrap() else { panic!("no volume") };
     made.id
 }
@@ -241,7 +244,7 @@ fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
     write(&place, &service, 0, 3 * MIB, 1);
     let parent = take(&place, &service).id;
     let filled = Place { volume: restore(&service, parent, "w"), ..place };
-    ask(&service, Request::VolumeDelete { volume: place.volume.to_string() }).unwrap();
+    ask(&service, DeleteVolume { volume: place.volume.to_string() }.into()).unwrap();
     delete(&service, parent).unwrap();
     assert!(!filled.files("/packs/").is_empty(), "it is needed until then");
     {
@@ -260,7 +263,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     write(&place, &service, 0, 3 * MIB, 1);
     let parent = take(&place, &service).id;
     let filled = Place { volume: restore(&service, parent, "w"), ..place };
-    ask(&service, Request::VolumeDelete { volume: place.volume.to_string() }).unwrap();
+    ask(&service, DeleteVolume { volume: place.volume.to_string() }.into()).unwrap();
     delete(&service, parent).unwrap();
     let kept = take(&filled, &service).id;
     // All that holds it besides the log's last record, which is taken away.
@@ -289,8 +292,7 @@ fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
         let named = lost.file_name().unwrap().to_str().unwrap();
         assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
         write(&place, &service, 0, MIB, 2);
-        let create =
-            Request::SnapshotCreate { volume: place.volume.to_string(), description: String::new(), wait: true };
+        let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
         let err = ask(&service, create).unwrap_err();
         assert!(err.line().contains("is missing") || err.line().contains("no object"), "{}", err.line());
         let full = take(&place, &service);
@@ -474,9 +476,7 @@ fn verify_needs_no_key() {
     let check = |id: SnapshotId, trust: Option<&str>| {
         super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
     };
-    assert!(
-        matches!(check(one.id, Some(&key)), Ok(Reply::Done { message }) if message.contains("attested by the key"))
-    );
+    assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the key")));
     check(one.id, None).unwrap();
     assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);

@@ -16,7 +16,6 @@ pub mod datadir;
 mod export;
 mod failed_syncs;
 mod filler;
-mod grant;
 mod housekeeping;
 mod jobs;
 mod kept;
@@ -28,8 +27,10 @@ mod lineage;
 mod lineage_tests;
 mod logs;
 mod opening;
+pub mod operations;
 mod records;
 mod recovery;
+mod refusal;
 mod remote;
 mod settings;
 mod settling;
@@ -46,7 +47,6 @@ mod suspensions;
 mod testing;
 mod token;
 mod turns;
-mod verbs;
 mod view;
 mod volume;
 mod volume_keys;
@@ -73,7 +73,7 @@ use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
 use crate::store::files::FileStores;
 use access::Access;
-use api::{Finding, Reply, Request, StatusInfo};
+use api::{Finding, Reply, StatusInfo};
 use attachments::Attachments;
 use check::Doctor;
 use datadir::{DataDir, DirLock};
@@ -86,9 +86,9 @@ use lease::Leases;
 use lineage::Lineages;
 use logs::Logs;
 use opening::OpenVolumes;
+use operations::{Call, Request};
 use parking_lot::Mutex;
 use records::{Records, SnapshotRecord, VolumeRecord};
-use settings::Changes;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
 use stage::Leftovers;
@@ -166,6 +166,7 @@ impl Service {
     /// # Errors
     /// [`Kind::Exists`] if there is one.
     pub fn init(data: &DataDir, env: &Env, root: &RootChoice, config: &InstallationConfig) -> Result<StatusInfo> {
+        data.refuse_foreign()?;
         data.create()?;
         let lock = data
             .try_lock(env, "init")?
@@ -296,96 +297,13 @@ impl Service {
         Ok(meta.uid())
     }
 
-    /// Does one verb.
+    /// Performs an operation.
     ///
     /// # Errors
-    /// What the verb says.
+    /// [`Kind::AccessDenied`] if the caller may not ask for it; what the operation says. A refusal is in the audit.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
         self.settle_leftovers();
-        match self.act_of(&request) {
-            Some(act) => self.ledger().verb(act, caller, || self.perform(caller, request, report)),
-            None => self.perform(caller, request, report),
-        }
-    }
-
-    fn perform(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
-        use Request as R;
-        match request {
-            R::Status {} => Ok(Reply::Status(self.status())),
-            R::KeyCreate { .. }
-            | R::KeyList {}
-            | R::KeyShow { .. }
-            | R::KeyEnable { .. }
-            | R::KeyDisable { .. }
-            | R::KeyRotate { .. }
-            | R::KeyEncrypt { .. }
-            | R::KeyDecrypt { .. }
-            | R::KeyReEncrypt { .. }
-            | R::KeyGenerateDataKey { .. }
-            | R::KeyScheduleDeletion { .. }
-            | R::KeyCancelDeletion { .. }
-            | R::AliasCreate { .. }
-            | R::AliasUpdate { .. }
-            | R::AliasDelete { .. }
-            | R::AliasList {} => self.handle_key(caller, request),
-            R::KeyPolicyShow { .. }
-            | R::KeyPolicySet { .. }
-            | R::KeyPolicyReset { .. }
-            | R::GrantCreate { .. }
-            | R::GrantList { .. }
-            | R::GrantListRetirable { .. }
-            | R::GrantRevoke { .. }
-            | R::GrantRetire { .. } => self.handle_policy(caller, request),
-            R::VolumeCreate { name, size, key, snapshot, on_key_loss, iops, throughput } => {
-                let settings = Changes { on_key_loss, iops, throughput };
-                self.create_volume(caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
-                    .map(Reply::Volume)
-            }
-            R::VolumeModify { volume, on_key_loss, iops, throughput } => {
-                let changes = Changes { on_key_loss, iops, throughput };
-                self.modify_volume(caller, &volume, &changes).map(Reply::Volume)
-            }
-            R::VolumeSuspend { volume } => self.suspend_volume(caller, &volume).map(Reply::Volume),
-            R::VolumeResume { volume } => self.resume_volume(caller, &volume).map(Reply::Volume),
-            R::VolumeList {} => self.list_volumes().map(|volumes| Reply::Volumes { volumes }),
-            R::VolumeShow { volume } => self.show_volume(&volume).map(Reply::Volume),
-            R::VolumeDelete { volume } => self.delete_volume(caller, &volume),
-            R::VolumeGrow { volume, size } => self.grow_volume(caller, &volume, size).map(Reply::Volume),
-            R::VolumeExport { volume, out, fill_holes } => {
-                self.export_volume(caller, &volume, &out, fill_holes, report)
-            }
-            R::VolumeExportKey { volume, out } => self.export_key(caller, &volume, &out),
-            R::VolumeAcceptRollback { volume } => self.accept_rollback(caller, &volume).map(Reply::Volume),
-            R::VolumeAcceptLostWrites { volume } => self.accept_lost_writes(caller, &volume).map(Reply::Volume),
-            R::SnapshotCreate { volume, description, wait } => {
-                self.create_snapshot(caller, &volume, description, wait, report).map(Reply::Snapshot)
-            }
-            R::SnapshotList {} => self.list_snapshots().map(|snapshots| Reply::Snapshots { snapshots }),
-            R::SnapshotShow { snapshot } => self.show_snapshot(&snapshot).map(Reply::Snapshot),
-            R::SnapshotDelete { snapshot } => self.delete_snapshot(caller, &snapshot),
-            R::SnapshotVerify { snapshot, trust } => self.verify_snapshot(&snapshot, trust.as_deref(), report),
-            R::AttachBegin { volume, device } => self.begin_attachment(caller, &volume, &device).map(Reply::Attachment),
-            R::AttachRenew { what } => self.renew_attachment(caller, &what).map(Reply::Attachment),
-            R::LeaseBreak { what } => self.break_lease(caller, &what).map(|message| Reply::Done { message }),
-            R::AttachEnd { what } => self.end_attachment(caller, &what).map(Reply::Attachment),
-            R::AttachmentList {} => self.list_attachments().map(|attachments| Reply::Attachments { attachments }),
-            R::AccessAllow { name, user, volumes, all } => {
-                self.allow_client(caller, &name, user, &volumes, all).map(Reply::Access)
-            }
-            R::AccessToken { name, user, volumes, all } => {
-                self.make_token(caller, &name, user, &volumes, all).map(Reply::Access)
-            }
-            R::AccessDeny { name } => self.deny_client(caller, &name).map(Reply::Access),
-            R::AccessList {} => self.list_clients().map(|clients| Reply::AccessList { clients }),
-            R::Doctor {} => self.doctor().map(|findings| Reply::Findings { findings }),
-            R::AuditVerify {} => self.verify_audit(),
-            R::AuditAccept {} => {
-                self.ledger().accept_audit(caller)?;
-                self.resume_all_volumes();
-                Ok(Reply::Done { message: "the audit goes on; what was damaged is set aside in audit/".to_owned() })
-            }
-            R::AuditList { limit } => self.list_events(limit),
-        }
+        request.route(Call { service: self, caller, report })
     }
 
     fn doctor(&self) -> Result<Vec<Finding>> {

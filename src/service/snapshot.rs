@@ -5,7 +5,7 @@
 //! process, or a full disk, left of either is settled at the next open, and by housekeeping and the next verb
 //! ([`super::settling`]).
 
-use super::api::{Progress, Reply, SnapshotInfo};
+use super::api::{Progress, SnapshotInfo};
 use super::datadir::DataDir;
 use super::jobs::Jobs;
 use super::records::DELETING;
@@ -128,13 +128,13 @@ impl Service {
     }
 
     /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
-    pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<Reply> {
+    pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         self.unsettled.settle();
         let record = match self.records.snapshot(id)? {
             // What a kill or a full disk had cut off was finished just now, or when this process began.
             None if self.unsettled.has_finished(id) => {
-                return Ok(Reply::Done { message: format!("snapshot {id} is deleted") });
+                return Ok(format!("snapshot {id} is deleted"));
             }
             Some(record) if record.is_deleting() => record,
             _ => self.records.find_snapshot(what)?,
@@ -159,7 +159,7 @@ impl Service {
         let swept = swept.map_err(|e| {
             e.context(format!("snapshot {} is hidden, but not all of it could be removed yet", record.id))
         })?;
-        Ok(Reply::Done { message: self.say_deleted(record.id, &swept) })
+        Ok(self.say_deleted(record.id, &swept))
     }
 
     /// What a delete came to, and what still holds space.
@@ -193,7 +193,7 @@ impl Service {
     }
 
     /// Reads all of a completed snapshot and checks it.
-    pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
+    pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
         verify(&self.repository, record.lineage, record.id, trust, report)
@@ -205,7 +205,13 @@ impl Service {
 ///
 /// # Errors
 /// [`Kind::NotFound`]; [`Kind::Integrity`] for what is bad.
-pub fn verify_unopened(data: &DataDir, env: Env, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<Reply> {
+pub fn verify_unopened(
+    data: &DataDir,
+    env: Env,
+    what: &str,
+    trust: Option<&str>,
+    report: Report<'_>,
+) -> Result<String> {
     let id: SnapshotId = what.parse()?;
     let repository = Repository::open(&data.repository(), env, None)?;
     let mut damage = None;
@@ -233,7 +239,7 @@ fn verify(
     id: SnapshotId,
     trust: Option<&str>,
     report: Report<'_>,
-) -> Result<Reply> {
+) -> Result<String> {
     let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0));
     let pinned = pinned.transpose().map_err(|e| {
         e.context("the key to trust")
@@ -258,5 +264,5 @@ fn verify(
         Trust::Unattested => format!("consistent but unattested; pin --trust {}", hex::encode(verified.public_key)),
     };
     let message = format!("snapshot {id}: {} chunks, {} bytes, {trust}", verified.chunks, verified.bytes);
-    Ok(Reply::Done { message })
+    Ok(message)
 }

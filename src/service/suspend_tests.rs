@@ -1,9 +1,10 @@
 //! A key is lost while somebody is about to use it.
 
-use super::super::api::{Reply, Request};
+use super::super::api::Reply;
 use super::super::opening::Need;
 use super::super::testing::{Fixture, request};
 use super::*;
+use crate::service::operations::ExportVolume;
 use crate::units::VolumeId;
 use serde_json::json;
 
@@ -45,7 +46,7 @@ fn a_volume_that_is_being_unlocked_while_its_key_is_disabled_stays_locked() {
 fn an_export_ends_when_its_key_is_disabled() {
     let on = Fixture::with_volume(66 << 20);
     let out = on.path("image");
-    let export = Request::VolumeExport { volume: "v".into(), out: out.clone(), fill_holes: true };
+    let export = ExportVolume { volume: "v".into(), out: out.clone(), fill_holes: true }.into();
     let mut reports = 0;
     let done = on.service.handle(&on.caller(), export, &mut |progress| {
         if progress.what == "export" {

@@ -1,7 +1,8 @@
 //! A service over a scratch directory, for tests of this layer.
 
-use super::api::{Reply, Request};
+use super::api::Reply;
 use super::datadir::DataDir;
+use super::operations::Request;
 use super::records::VolumeRecord;
 use super::{GRACE, OpenAs, Role, Service};
 use crate::env::Env;

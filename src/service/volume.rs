@@ -1,6 +1,6 @@
 //! Volume verbs: create, list, show, delete, grow.
 
-use super::api::{HeaderInfo, Reply, VolumeInfo};
+use super::api::{HeaderInfo, VolumeInfo};
 use super::check::words_for_missing;
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
@@ -270,7 +270,7 @@ impl Service {
     }
 
     /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
-    pub(super) fn delete_volume(&self, caller: &Caller, what: &str) -> Result<Reply> {
+    pub(super) fn delete_volume(&self, caller: &Caller, what: &str) -> Result<String> {
         let record = match self.records.find_deleting(what)? {
             Some(record) => record,
             None => self.records.find_volume(what)?,
@@ -302,7 +302,7 @@ impl Service {
             let what = format!("volume {} is deleted, but what it consists of is not all removed yet", record.shown());
             e.context(what).hint(format!("it is removed at the next start, or by: coffer volume delete {}", record.id))
         })?;
-        Ok(Reply::Done { message: format!("volume {} is deleted; its snapshots are not", record.shown()) })
+        Ok(format!("volume {} is deleted; its snapshots are not", record.shown()))
     }
 
     /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches

@@ -1,9 +1,9 @@
-//! Creates that run, and what a sweep that runs at the same time has to spare.
+//! Running creates, and what a concurrent sweep must spare for them.
 //!
-//! A create announces each object before it puts it. A sweep deletes nothing that a create has announced since the sweep
-//! began, whether that create still runs or has ended meanwhile: what completed after the log was read for the mark is not
-//! in the mark. Their bases are marked before the first delete; from then on a create takes no base that is neither live
-//! nor marked. So neither waits for the other.
+//! A create announces each object before it puts it. A sweep deletes nothing that a create has announced since the
+//! sweep began, whether that create still runs or has ended meanwhile: a snapshot completed after the log was read is
+//! not in the mark. The creates' bases are marked before the first delete; from then on a create accepts only a base
+//! that is live or marked. So neither waits for the other.
 
 use super::Folder;
 use super::repository::Located;
@@ -12,7 +12,7 @@ use crate::units::{Hash32, PackId, SnapshotId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// A create that runs: what it is built on, and the objects it has put.
+/// A running create: its base, and the objects it has announced.
 #[derive(Debug)]
 struct Running {
     folder: Folder,
@@ -20,11 +20,11 @@ struct Running {
     names: HashSet<String>,
 }
 
-/// A sweep that runs.
+/// A running sweep.
 #[derive(Debug)]
 struct Sweep {
     folder: Folder,
-    /// What creates had announced that ended since it began, and what they were built on.
+    /// Announcements and bases of creates that have ended since it began.
     names: HashSet<String>,
     bases: Vec<Arc<Located>>,
     /// Manifests it keeps, once it has begun to delete.
@@ -53,7 +53,7 @@ impl Creates {
         }
     }
 
-    /// The create is over, completed or not.
+    /// Ends a create, completed or not.
     pub(super) fn end(&mut self, snapshot: SnapshotId) {
         let Some(was) = self.running.remove(&snapshot) else { return };
         if let Some(sweep) = self.sweep.as_mut().filter(|s| s.folder == was.folder) {
@@ -70,14 +70,14 @@ impl Creates {
         self.sweep = None;
     }
 
-    /// Snapshots whose manifests must stay for the sake of creates in the sweep's folder.
+    /// Returns the snapshots whose manifests must stay because a create in the sweep's folder is making them.
     pub(super) fn manifests(&self) -> Vec<SnapshotId> {
         let Some(sweep) = &self.sweep else { return Vec::new() };
         self.running.iter().filter(|(_, r)| r.folder == sweep.folder).map(|(id, _)| *id).collect()
     }
 
-    /// Bases that creates stand on and that are not among `marked`. With none, deleting begins: what `keeps` does not
-    /// name is no base from now on.
+    /// Returns bases of creates that are not among `marked`. If there are none, deleting begins: from now on, only
+    /// snapshots in `keeps` are accepted as bases.
     pub(super) fn seal(
         &mut self,
         marked: &HashSet<(Folder, SnapshotId)>,
@@ -93,33 +93,33 @@ impl Creates {
         new
     }
 
-    /// Whether a snapshot that is deleted may be going right now.
+    /// Whether a deleted snapshot may be being swept right now.
     pub(super) fn dooms(&self, folder: Folder, snapshot: SnapshotId) -> bool {
         let sweep = self.sweep.as_ref().filter(|s| s.folder == folder);
         sweep.and_then(|s| s.keeps.as_ref()).is_some_and(|keeps| !keeps.contains(&snapshot))
     }
 
-    /// Whether an object is a create's, which may not be in the mark.
+    /// Whether a create has announced the object, which may not be in the mark.
     pub(super) fn spares(&self, path: &str) -> bool {
         let ended = self.sweep.as_ref().is_some_and(|s| s.names.contains(path));
         ended || self.running.values().any(|r| r.names.contains(path))
     }
 }
 
-/// Pages whose shape is kept: at most 16 KiB each, most of them far less.
+/// Maximum number of pages whose shape is kept: at most 16 KiB each, most of them far less.
 const SHAPES: usize = 4096;
 
-/// What a page leads to.
+/// What a page references.
 #[derive(Debug)]
 pub(super) enum Shape {
-    /// Pages below, each with its index in its level.
+    /// Child pages, each with its index in its level.
     Pages(Vec<(u64, Hash32)>),
     /// Packs.
     Packs(HashSet<PackId>),
 }
 
-/// What sweeps remember, so that one more does not read again what all before it have read: pages by name, which never
-/// change, and manifests by the hash that the log has.
+/// A cache of sweeps, so that a page or manifest is read only once: shapes of pages by name, which never change, and
+/// manifests by the hash in the log.
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     pages: HashMap<Hash32, Arc<Shape>>,
@@ -137,7 +137,7 @@ impl Shapes {
         }
     }
 
-    /// Forgets pages that a sweep has not met.
+    /// Forgets pages and manifests that a sweep has not reached.
     pub(super) fn retain(&mut self, folder: Folder, pages: &HashSet<Hash32>, manifests: &HashSet<SnapshotId>) {
         if self.pages.len() >= SHAPES {
             self.pages.retain(|name, _| pages.contains(name));

@@ -1,5 +1,5 @@
-//! An installation's log of one lineage: signed records `log/%016x`, each naming its predecessor's hash (see
-//! [`super::record`] for the envelope). The record's kind is in the envelope, what it says in a JSON body:
+//! An installation's log of one lineage: signed records `log/%016x`, each with its predecessor's hash (see
+//! [`super::record`] for the envelope). The envelope holds the record's kind; its body is JSON:
 //!
 //! ```text
 //! 1 genesis     { public_key hex, time }                     number 0, previous zeros; signed by that key
@@ -7,16 +7,16 @@
 //! 3 delete      { snapshot, time }                           hides it at once
 //! 4 hold        { snapshot, held, time }                     a held snapshot cannot be deleted
 //! 5 key         { data_key, blob hex, time }                 the wrapped key; the newest per data-key id wins
-//! 6 checkpoint  { live, deleted, keys }                      each number that is a multiple of 256: all that counts
-//! 7 mend        { unreadable [number], live, deleted, keys } all that counts, though those records cannot be read
+//! 6 checkpoint  { live, deleted, keys }                      at each multiple of 256: the whole state
+//! 7 mend        { unreadable [number], live, deleted, keys } the whole state, though those records are unreadable
 //! ```
-//! A reader takes genesis for the key, the newest checkpoint, and verifies the chain from there: a gap, a wrong hash, a
-//! wrong signature are errors. *deleted* holds those whose objects were not swept yet.
+//! A reader takes the key from genesis, starts at the newest checkpoint, and verifies the chain from there: a gap, a
+//! wrong hash or a wrong signature is an error. *deleted* holds snapshots whose objects were not swept yet.
 //!
-//! The log's own installation sets a record that cannot be read aside: the others are signed and numbered, so they stand,
-//! and what the lost one said is settled by the installation's catalog ([`Log::vouch`]). It then writes a *mend*. Its
-//! *previous* is zeros if the record before it is one of the unreadable. A record that is signed but does not follow the
-//! one before it is a fork, never set aside.
+//! The log's own installation sets an unreadable record aside: the others are signed and numbered, so they remain
+//! valid, and what the lost one contained is settled by the installation's catalog ([`Log::vouch`]). It then writes a
+//! *mend*, whose *previous* is zeros if the record before it is one of the unreadable. A signed record that does not
+//! follow the one before it is a fork, and is never set aside.
 
 use super::manifest::Manifest;
 use super::objects::{Objects, put_same};
@@ -29,11 +29,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A checkpoint stands at each multiple of this.
+/// Interval of checkpoints: there is one at each multiple.
 pub const CHECKPOINT_EVERY: u64 = 256;
-/// The longest blob of a wrapped key, bytes (FORMATS 5: a blob stays under 6144).
+/// Size limit of a wrapped key's blob, in bytes (a ciphertext blob is at most 6144: docs/format.md, section 6).
 pub const BLOB_MAX: usize = 8192;
-/// The most records that are set aside in one log.
+/// Maximum number of records set aside in one log.
 const UNREADABLE_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,72 +43,72 @@ struct Genesis {
     time: Timestamp,
 }
 
-/// A snapshot that the log shows as completed and not deleted.
+/// A completed snapshot that is not deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {
     /// Hash of its manifest.
     pub manifest: Hash32,
-    /// When it was added.
+    /// Time of its add record.
     pub time: Timestamp,
-    /// Whether it may not be deleted.
+    /// Whether it is held against deletion.
     pub held: bool,
 }
 
-/// A snapshot that was deleted and whose objects may still be there.
+/// A deleted snapshot whose objects may still exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deleted {
     /// Hash of its manifest.
     pub manifest: Hash32,
-    /// When it was deleted.
+    /// Time of its delete record.
     pub time: Timestamp,
 }
 
-/// A data key's wrapped form.
+/// A wrapped data key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrappedKey {
     /// The ciphertext blob.
     #[serde(with = "hex_bytes")]
     pub blob: Vec<u8>,
-    /// When it was put.
+    /// Time of its record.
     pub time: Timestamp,
 }
 
-/// What a record says, but for genesis and checkpoints, which this file writes by itself.
+/// A record's contents. Genesis, checkpoints and mends, which only this file writes, are not among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// A snapshot is completed.
+    /// A snapshot was completed.
     Add {
-        /// Which.
+        /// The snapshot.
         snapshot: SnapshotId,
         /// Hash of its manifest.
         manifest: Hash32,
         /// Time of the record.
         time: Timestamp,
     },
-    /// A snapshot is deleted.
+    /// A snapshot was deleted.
     Delete {
-        /// Which.
+        /// The snapshot.
         snapshot: SnapshotId,
         /// Time of the record.
         time: Timestamp,
     },
-    /// A snapshot is held, or no longer.
+    /// A snapshot was held or released.
     Hold {
-        /// Which.
+        /// The snapshot.
         snapshot: SnapshotId,
-        /// Held from now on, or not.
+        /// Whether it is held from now on.
         held: bool,
         /// Time of the record.
         time: Timestamp,
     },
-    /// A data key's wrapped form, new or newly wrapped.
+    /// A data key was wrapped, for the first time or again.
     Key {
-        /// Which data key.
+        /// The data key.
         data_key: DataKeyId,
-        /// Its blob.
+        /// The ciphertext blob.
         blob: Vec<u8>,
         /// Time of the record.
         time: Timestamp,
@@ -162,20 +162,20 @@ const KEY: u16 = 5;
 const CHECKPOINT: u16 = 6;
 const MEND: u16 = 7;
 
-/// What a log amounts to; also a checkpoint's body.
+/// The state that a log's records add up to; also a checkpoint's body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogState {
-    /// Snapshots that are completed and not deleted.
+    /// Completed snapshots that are not deleted.
     pub live: BTreeMap<SnapshotId, Live>,
-    /// Snapshots that were deleted and not swept.
+    /// Deleted snapshots that are not swept.
     pub deleted: BTreeMap<SnapshotId, Deleted>,
     /// Wrapped keys.
     pub keys: BTreeMap<DataKeyId, WrappedKey>,
 }
 
 impl LogState {
-    /// Applies `entry`, or says why it cannot be.
+    /// Applies `entry`, or returns why it does not fit.
     fn apply(&mut self, entry: &Entry) -> std::result::Result<(), String> {
         match entry {
             Entry::Add { snapshot, manifest, time } => {
@@ -209,33 +209,33 @@ impl LogState {
     }
 }
 
-/// A log that was read and verified.
+/// A verified log.
 #[derive(Debug, Clone)]
 pub struct Log {
-    /// Whose and of which lineage.
+    /// Its folder: lineage and installation.
     pub folder: Folder,
-    /// The key that genesis shows.
+    /// The public key in genesis.
     pub public_key: PublicKey,
-    /// What the log amounts to.
+    /// The current state.
     pub state: LogState,
     /// The last record's number.
     pub last: u64,
-    /// Records that cannot be read and that no later one makes up for.
+    /// Unreadable records that no later record replaces.
     pub unreadable: Vec<Unreadable>,
-    /// Snapshots that a readable record deletes, though the one that added them was not read.
+    /// Snapshots that a readable record deletes, though their add record is unreadable.
     gone: BTreeSet<SnapshotId>,
-    /// The state was settled with what the installation's catalog knows.
+    /// The state was settled from the installation's catalog.
     vouched: bool,
-    /// Hash of the last record; zeros when that one cannot be read.
+    /// Hash of the last record; zeros if that is unreadable.
     head: Hash32,
 }
 
-/// A record that cannot be read.
+/// An unreadable record.
 #[derive(Debug, Clone)]
 pub struct Unreadable {
     /// Its number.
     pub number: u64,
-    /// Why.
+    /// Why it is unreadable.
     pub error: Arc<Error>,
 }
 
@@ -249,10 +249,10 @@ struct MendBody {
 }
 
 impl Log {
-    /// Reads and verifies the log of `folder`; `None` when there is none.
+    /// Reads and verifies the log of `folder`; `None` if there is none.
     ///
     /// # Errors
-    /// Integrity for a gap, a wrong hash, signature or body; what the store says.
+    /// [`Kind::Integrity`] for a gap, a wrong hash, signature or body; what the store reports.
     pub fn load(objects: &dyn Objects, folder: Folder) -> Result<Option<Self>> {
         let log = Self::load_readable(objects, folder, None)?;
         match log.as_ref().and_then(|l| l.unreadable.first()) {
@@ -261,11 +261,11 @@ impl Log {
         }
     }
 
-    /// As [`Log::load`], but records that cannot be read are set aside, and named in the answer. For the folder's own
-    /// installation, whose public key is `own`, and for readers that change nothing.
+    /// Like [`Log::load`], but sets unreadable records aside and lists them. For the folder's own installation, whose
+    /// public key is `own`, and for readers that change nothing.
     ///
     /// # Errors
-    /// Integrity when records contradict each other, or too many cannot be read; what the store says.
+    /// [`Kind::Integrity`] if records contradict each other, or too many are unreadable; what the store reports.
     pub fn load_readable(objects: &dyn Objects, folder: Folder, own: Option<PublicKey>) -> Result<Option<Self>> {
         let all = numbers(objects, folder)?;
         if all.is_empty() {
@@ -287,7 +287,7 @@ impl Log {
                     log.start_at(&record)?;
                     break;
                 }
-                // It says no more than the records before it, which are all there still.
+                // It contains no more than the records before it, which all still exist.
                 Err(e) if is_damage(&e) => checkpoint -= CHECKPOINT_EVERY,
                 Err(e) => return Err(e),
             }
@@ -320,15 +320,15 @@ impl Log {
         Ok(Self::empty(folder, public_key, genesis.hash()))
     }
 
-    /// Starts with a checkpoint instead of all that lies before it.
+    /// Starts with a checkpoint, skipping everything before it.
     fn start_at(&mut self, record: &Record) -> Result<()> {
         self.last = record.envelope.number - 1;
         self.head = record.envelope.previous;
         self.follow(record)
     }
 
-    /// The number of the last record: the highest that is authentic, and those right behind it that cannot be read. A
-    /// file with any other number is no record.
+    /// Returns the number of the last record: the highest authentic one, plus unreadable ones that directly follow it.
+    /// A file with any other number is not a record.
     fn find_last(&self, objects: &dyn Objects, all: &BTreeSet<u64>) -> Result<u64> {
         let mut last = 0;
         for number in all.iter().rev().copied().take(UNREADABLE_MAX) {
@@ -352,18 +352,18 @@ impl Log {
         (self.last, self.head) = (number, Hash32::default());
     }
 
-    /// Whether something that the log said is not known: a record that is neither genesis nor a checkpoint is lost.
+    /// Whether part of the state is unknown: an unreadable record is neither genesis nor a checkpoint.
     #[must_use]
     pub fn lacks_something(&self) -> bool {
         !self.vouched && self.unreadable.iter().any(|u| !u.number.is_multiple_of(CHECKPOINT_EVERY))
     }
 
-    /// Settles what unreadable records may have said with what the installation's catalog knows. `completed` are there if
-    /// their manifest is, for it is signed and an id is used once; those of `unclear` stay what the log says; all others
-    /// were deleted.
+    /// Settles, from the installation's catalog, what unreadable records may have contained. Snapshots in `completed`
+    /// exist if their manifest does, for it is signed and an id is used only once; for those in `unclear` the log
+    /// decides; all others were deleted.
     ///
     /// # Errors
-    /// What the store says, but for a manifest that is missing or damaged: that costs its snapshot.
+    /// What the store reports, except for a missing or damaged manifest, which affects only its snapshot.
     pub fn vouch(
         &mut self,
         objects: &dyn Objects,
@@ -378,7 +378,7 @@ impl Log {
             }
             let (manifest, time) = match signed_manifest(objects, self.folder, *id, &self.public_key) {
                 Ok((manifest, hash)) => (hash, manifest.time),
-                // Kept, with all that it may need, until it is deleted or its manifest is put back.
+                // Kept, with all that it may need, until it is deleted or its manifest is restored.
                 Err(e) if is_damage(&e) || e.kind() == Kind::NotFound => (Hash32::default(), now),
                 Err(e) => return Err(e),
             };
@@ -398,7 +398,7 @@ impl Log {
     /// Starts a log: puts genesis.
     ///
     /// # Errors
-    /// Integrity when another genesis is there; what the store says.
+    /// [`Kind::Integrity`] if there is another genesis; what the store reports.
     pub fn start(objects: &dyn Objects, folder: Folder, signer: &dyn Signer, time: Timestamp) -> Result<Self> {
         let public_key = signer.public_key();
         let body = json(&Genesis { public_key: Hash32(public_key), time })?;
@@ -407,7 +407,7 @@ impl Log {
         Ok(Self::empty(folder, public_key, record.hash()))
     }
 
-    /// Takes over one record whose signature is good. What is wrong with it otherwise is no damage, but a fork or a fault.
+    /// Applies one authentic record. Anything else wrong with it is not damage, but a fork or a bug.
     fn follow(&mut self, record: &Record) -> Result<()> {
         let object = path(self.folder, record.envelope.number);
         let behind_gap = self.unreadable.last().is_some_and(|u| u.number == self.last);
@@ -421,7 +421,7 @@ impl Log {
         }
         if at_checkpoint {
             self.replace(record.body(&object)?);
-            // A checkpoint is written after all before it was settled.
+            // A checkpoint is written only after everything before it was settled.
             self.unreadable.clear();
         } else if record.envelope.kind == MEND {
             let MendBody { unreadable, live, deleted, keys } = record.body(&object)?;
@@ -446,7 +446,7 @@ impl Log {
         self.gone.clear();
     }
 
-    /// Takes over an entry that refers to one which was lost.
+    /// Applies an entry that refers to a lost one.
     fn apply_anyway(&mut self, entry: &Entry) {
         match entry {
             Entry::Add { snapshot, manifest, time } => {
@@ -463,11 +463,12 @@ impl Log {
         }
     }
 
-    /// Appends `entry`; before each multiple of 256, a checkpoint. Durable when it returns. A repeat with the same entry
-    /// after a failure whose put did land finds its own bytes.
+    /// Appends `entry`, and before it a checkpoint if its number would be a multiple of 256. Durable on return.
+    /// Repeating it after a failure whose put took effect finds the same bytes.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] when the entry does not fit the log; Integrity when somebody else wrote the next record.
+    /// [`Kind::InvalidState`] if the entry does not fit the log; [`Kind::Integrity`] if someone else wrote the next
+    /// record.
     pub fn append(&mut self, objects: &dyn Objects, signer: &dyn Signer, entry: &Entry) -> Result<()> {
         let mut fits = self.state.clone();
         fits.apply(entry)
@@ -483,7 +484,7 @@ impl Log {
         Ok(())
     }
 
-    /// Makes up for unreadable records, so that other readers need not set them aside.
+    /// Replaces unreadable records, so that other readers need not set them aside.
     fn mend(&mut self, objects: &dyn Objects, signer: &dyn Signer) -> Result<()> {
         let Some(first) = self.unreadable.first() else { return Ok(()) };
         if self.lacks_something() {
@@ -510,7 +511,7 @@ impl Log {
     }
 }
 
-/// Numbers of the records that are there. Names of staged puts that were cut off are no records.
+/// Returns the numbers of the existing records. Names of interrupted staged puts are not records.
 fn numbers(objects: &dyn Objects, folder: Folder) -> Result<BTreeSet<u64>> {
     let mut all = objects.list(&folder.sort("log"))?;
     // A FIFO in a record's place is a damaged record, not the end of the log.
@@ -519,14 +520,14 @@ fn numbers(objects: &dyn Objects, folder: Folder) -> Result<BTreeSet<u64>> {
     Ok(all.iter().filter_map(|object| number(object.name())).collect())
 }
 
-/// Whether an object cannot be read for what it is or what it lies on, and not for want of rights, descriptors or a newer
-/// program.
+/// Whether an object is unreadable because it or its disk is damaged, rather than for lack of permission, descriptors
+/// or a newer program.
 pub(super) fn is_damage(error: &Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
     error.kind() == Kind::Integrity || cause.and_then(std::io::Error::raw_os_error) == Some(libc::EIO)
 }
 
-/// The manifest of a snapshot of `folder`, checked against the folder's key alone.
+/// Reads the manifest of a snapshot of `folder`, checked only against the folder's key.
 pub(super) fn signed_manifest(
     objects: &dyn Objects,
     folder: Folder,
@@ -547,7 +548,7 @@ const fn envelope(folder: Folder, kind: u16, number: u64, previous: Hash32) -> E
     Envelope { family: Family::Log, kind, lineage: folder.lineage, number, previous, signer: folder.installation }
 }
 
-/// A record of that number that `key` has signed.
+/// Reads the record of that number, signed by `key`.
 fn read(objects: &dyn Objects, folder: Folder, number: u64, key: &PublicKey) -> Result<Record> {
     let record = read_any(objects, folder, number)?;
     record.verify(&path(folder, number), key)?;

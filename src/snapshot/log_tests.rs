@@ -25,7 +25,7 @@ fn a_log_over_a_checkpoint_is_read_back_from_there() {
     log.append(&*objects, &*by.signer, &Entry::Key { data_key: KEY, blob: vec![9], time: Timestamp(5) }).unwrap();
     let read = Log::load(&*objects, log.folder).unwrap().unwrap();
     assert_eq!((read.last, &read.state, read.head), (264, &log.state, log.head));
-    // What lies before the checkpoint is not needed to know the state.
+    // Records before the checkpoint are not needed to know the state.
     objects.delete(&path(log.folder, 17)).unwrap();
     assert_eq!(Log::load(&*objects, log.folder).unwrap().unwrap().state, log.state);
 }
@@ -54,7 +54,7 @@ fn gaps_forgeries_and_clones_are_found() {
     assert_eq!(Log::load(&*objects, log.folder).unwrap().unwrap().last, 5);
 }
 
-/// What took a record's place is named, wherever it stands; it is not the end of the log.
+/// Whatever replaced a record is named, wherever it is; it is not the end of the log.
 #[test]
 fn what_is_no_file_in_a_records_place_is_a_damaged_record() {
     use super::super::objects::StoreObjects;
@@ -126,7 +126,7 @@ fn any_record_may_be_damaged_or_missing_and_the_catalog_settles_what_it_said() {
     for number in 0..=8 {
         for missing in [false, true] {
             if missing && number == 8 {
-                continue; // a shorter log, which the catalog's own count finds
+                continue; // a shorter log, which the catalog's own count detects
             }
             let objects = memory();
             let whole = eventful(&*objects);
@@ -169,7 +169,7 @@ const ENVELOPE_BODY: usize = super::super::record::ENVELOPE + 4;
 fn a_hidden_delete_resurrects_nothing_and_a_lost_add_without_manifest_keeps_its_objects() {
     let objects = memory();
     let whole = eventful(&*objects);
-    // The delete of 2 and the add of 5 cannot be read, and 5's manifest is away for now.
+    // The delete of 2 and the add of 5 are unreadable, and 5's manifest is missing for now.
     for number in [5, 7] {
         objects.put_over(&path(whole.folder, number), Bytes::from_static(b"x")).unwrap();
     }
@@ -195,7 +195,7 @@ fn forks_are_never_set_aside() {
         let add = Entry::Add { snapshot: snap(n), manifest: Hash32([1; 32]), time: Timestamp(1) };
         clone.append(&*other, &*by.signer, &add).unwrap();
     }
-    // A record that the same key has signed, of a log that went another way.
+    // A record signed by the same key, of a log that diverged.
     let foreign = other.get(&path(whole.folder, 5), RECORD_MAX).unwrap();
     objects.put_over(&path(whole.folder, 5), foreign).unwrap();
     let key = author(1).signer.public_key();
@@ -210,7 +210,7 @@ fn a_damaged_checkpoint_costs_nothing() {
     let key = author(1).signer.public_key();
     let read = Log::load_readable(&*objects, log.folder, Some(key)).unwrap().unwrap();
     assert_eq!((read.last, &read.state, read.lacks_something()), (log.last, &log.state, false));
-    // Files that were never records are none.
+    // Files that were never records are not counted.
     objects.put_new(&path(log.folder, u64::MAX), Bytes::from_static(b"x")).unwrap();
     assert_eq!(Log::load_readable(&*objects, log.folder, Some(key)).unwrap().unwrap().last, log.last);
 }

@@ -1,4 +1,4 @@
-//! A snapshot's manifest: what belongs together. Immutable, signed (see [`super::record`]), kind 1, number 0.
+//! A snapshot's manifest: metadata and root of its tree. Immutable, signed (see [`super::record`]), kind 1, number 0.
 //!
 //! The envelope's *previous* is the BLAKE3 of the parent's manifest (zeros without a parent). The body is JSON:
 //! ```text
@@ -6,8 +6,9 @@
 //! map_generation | parent (snapshot id or null) | keys { key tag hex: data-key id } | folders [installation id] |
 //! chunks | changed_chunks | stored_bytes | source (or null)
 //! ```
-//! *chunks* counts those that are not holes; *changed_chunks* and *stored_bytes* say what this snapshot added. *folders*
-//! are those, in the same lineage, that the tree's pages and packs lie in, its own first. No wrapped key is in it.
+//! *chunks* counts those that are not holes; *changed_chunks* and *stored_bytes* are what this snapshot added.
+//! *folders* are the folders of the same lineage that contain the tree's pages and packs, its own first. It contains no
+//! wrapped key.
 
 use super::page::{DEPTH_MAX, depth_of};
 use super::record::{Envelope, Family, Record};
@@ -21,59 +22,59 @@ use std::collections::BTreeMap;
 
 const KIND: u16 = 1;
 const FORMAT: u32 = 1;
-/// The most folders that one tree may lie in.
+/// Maximum number of folders that one tree may span.
 pub const FOLDERS_MAX: usize = 64;
-/// The most data keys that one tree may use.
+/// Maximum number of data keys that one tree may use.
 pub const KEYS_MAX: usize = 4096;
 
-/// What a manifest says.
+/// The body of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of the body.
     pub format: u32,
-    /// The snapshot.
+    /// The snapshot's id.
     pub snapshot: SnapshotId,
-    /// Who made it: its folder.
+    /// The installation that made it, and in whose folder it is.
     pub installation: InstallationId,
-    /// The volume it was taken of.
+    /// The volume.
     pub volume: Option<VolumeId>,
-    /// That volume's size then, bytes.
+    /// The volume's size at that time, in bytes.
     pub size: u64,
-    /// Hash of the tree's root page; zeros when all is a hole.
+    /// Hash of the tree's root page; zeros if everything is a hole.
     pub root: Hash32,
     /// Levels of the tree.
     pub depth: u8,
-    /// The point in time.
+    /// The time of the point in time.
     pub time: Timestamp,
-    /// The volume's epoch that the snapshot holds (all pieces of this epoch and older).
+    /// The volume's epoch at the point in time: the snapshot contains all pieces of this epoch and older.
     pub point: u32,
-    /// The volume's map generation then: points of different generations do not compare.
+    /// The volume's map generation then: epochs of different generations are not comparable.
     pub map_generation: u32,
-    /// The snapshot it is built on.
+    /// The snapshot it is an increment to.
     pub parent: Option<SnapshotId>,
     /// Key tag (8 hexadecimal digits) to data-key id, for each key that the tree uses.
     pub keys: BTreeMap<String, DataKeyId>,
-    /// Folders that the tree's pages and packs lie in, this installation's first.
+    /// The folders of the tree's pages and packs, this installation's first.
     pub folders: Vec<InstallationId>,
     /// Chunks that are not holes.
     pub chunks: u64,
-    /// Chunks that differ from the parent's.
+    /// Chunks that differ from the parent.
     pub changed_chunks: u64,
     /// Bytes of sectors that this snapshot put into packs.
     pub stored_bytes: u64,
-    /// What it was copied from, for a copy: free words of the copying service.
+    /// The source of a copy: free text of the copying service.
     pub source: Option<String>,
 }
 
 impl Manifest {
-    /// Version of the body that is written.
+    /// The version of the body that is written.
     pub const FORMAT: u32 = FORMAT;
 
     /// Signs it.
     ///
     /// # Errors
-    /// When it cannot be written as JSON, or is too long.
+    /// If it cannot be serialised as JSON, or is too long.
     pub fn sign(&self, folder: Folder, previous: Hash32, signer: &dyn Signer) -> Result<Record> {
         let body = serde_json::to_vec(self)
             .map_err(|e| Error::new(Kind::Failed, format!("write the manifest of {}", self.snapshot)).because(e))?;
@@ -88,11 +89,11 @@ impl Manifest {
         Record::sign(envelope, &body, signer)
     }
 
-    /// Reads the manifest of `snapshot` in `folder` and checks all but its signature, which
-    /// [`Record::verify`] on the answer's record does.
+    /// Parses the manifest of `snapshot` in `folder` and checks everything except its signature, which
+    /// [`Record::verify`] on the returned record does.
     ///
     /// # Errors
-    /// Integrity naming what is wrong; Unsupported for a newer version.
+    /// [`Kind::Integrity`] naming what is wrong; [`Kind::Unsupported`] for a newer version.
     pub fn parse(object: &str, folder: Folder, snapshot: SnapshotId, raw: Bytes) -> Result<(Self, Record)> {
         let record = Record::parse(object, Family::Manifest, raw)?;
         let e = &record.envelope;
@@ -131,7 +132,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// The data key that `tag` stands for.
+    /// Returns the data key with this `tag`.
     #[must_use]
     pub fn key_of(&self, tag: KeyTag) -> Option<DataKeyId> {
         self.keys.get(&hex::encode(tag.0)).copied()

@@ -1,14 +1,15 @@
-//! Snapshots: sealed chunks in a repository, a signed tree of hashes over them, and what may be deleted.
+//! Snapshots: sealed chunks in a repository, a signed hash tree over them, and garbage collection.
 //!
-//! This layer copies [`crate::cipher::Sealed`] bytes and opens nothing. It keeps no state outside the repository's folder.
+//! This layer copies [`crate::cipher::Sealed`] bytes and decrypts nothing. It keeps no state outside the repository's
+//! directory.
 //! ```text
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
-//! pack page record manifest log redirect refs: the formats          writer      a snapshot being made
-//! tree        from a root to a chunk's entry, diff                   reader      a snapshot being read, verify
-//! creates     that run, and what a sweep spares of them             sweep       what nothing reaches any more
+//! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
+//! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
+//! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
 //! ```
-//! Orders that must hold: packs and pages are durable and confirmed before the manifest is put; the manifest is read
-//! back before the log's `add`, which is the commit point.
+//! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
+//! before the log's `add`, which is the commit point.
 
 mod creates;
 pub mod log;
@@ -35,28 +36,28 @@ use crate::secret::Secret;
 use crate::units::{InstallationId, LineageId};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-/// An Ed25519 public key, as genesis shows it and a verifier pins it.
+/// An Ed25519 public key, as genesis has it and a verifier pins it.
 pub type PublicKey = [u8; 32];
 
-/// An installation's signing key. The private half stays with whoever implements this.
+/// An installation's signing key. The private half stays inside the implementation.
 pub trait Signer: Send + Sync {
-    /// The Ed25519 signature of `message` (RFC 8032).
+    /// Signs `message` with Ed25519 (RFC 8032).
     ///
     /// # Errors
-    /// When the private half cannot be had.
+    /// If the private half is unavailable.
     fn sign(&self, message: &[u8]) -> Result<[u8; 64]>;
-    /// The public half.
+    /// Returns the public half.
     fn public_key(&self) -> PublicKey;
 }
 
-/// A [`Signer`] over an Ed25519 seed. The expanded key lies in the library's own memory, not in the locked pool.
+/// A [`Signer`] from an Ed25519 seed. The expanded key is in the library's own memory, not in the locked pool.
 pub struct SeedSigner(Ed25519KeyPair);
 
 impl SeedSigner {
-    /// The signing key whose seed is `seed`.
+    /// Makes the signing key with this `seed`.
     ///
     /// # Errors
-    /// [`Kind::Failed`] when the library refuses the seed.
+    /// [`Kind::Failed`] if the library rejects the seed.
     pub fn new(seed: &Secret<32>) -> Result<Self> {
         Ed25519KeyPair::from_seed_unchecked(seed.expose())
             .map(Self)
@@ -78,7 +79,8 @@ pub(crate) fn signature_is_good(key: &PublicKey, message: &[u8], signature: &[u8
     UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok()
 }
 
-/// `N` bytes at `at`; zeros where `bytes` is too short, so that a parser cannot panic (callers check lengths first).
+/// Returns `N` bytes at `at`; zeros if `bytes` is too short, so that a parser cannot panic (callers check lengths
+/// first).
 pub(crate) fn arr<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     if let Some(from) = bytes.get(at..at.saturating_add(N)) {
@@ -97,33 +99,33 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(arr(bytes, at))
 }
 
-/// An integrity error: which object, at which offset, why.
+/// Makes an integrity error: which object, at which offset, why.
 pub(crate) fn damaged(object: &str, offset: usize, why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Integrity, format!("{object}: at byte {offset}: {why}"))
         .hint("put that object back from a copy of the repository, or delete the snapshots that need it")
 }
 
-/// An error for a format version, kind or flag that this program is too old for.
+/// Makes an error for a format version, kind or flag that this program is too old for.
 pub(crate) fn too_new(object: &str, what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Unsupported, format!("{object}: {what} is not known to this program")).hint("use a newer coffer")
 }
 
-/// The folder in which one installation keeps what it wrote of one lineage.
+/// The folder that contains everything one installation wrote of one lineage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Folder {
     /// The lineage.
     pub lineage: LineageId,
-    /// Whose folder.
+    /// The installation.
     pub installation: InstallationId,
 }
 
 impl Folder {
-    /// Path of the object `name` of sort `sort` ("packs", "pages", …).
+    /// Returns the path of the object `name` of type `sort` ("packs", "pages", …).
     #[must_use]
     pub fn path(&self, sort: &str, name: impl std::fmt::Display) -> String {
         format!("{}/{}/{sort}/{name}", self.lineage, self.installation)
     }
-    /// Path of the folder of `sort`.
+    /// Returns the path of the subfolder of `sort`.
     #[must_use]
     pub fn sort(&self, sort: &str) -> String {
         format!("{}/{}/{sort}", self.lineage, self.installation)

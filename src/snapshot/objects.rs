@@ -1,9 +1,10 @@
-//! The door to the object store: durable puts, put-if-absent, ranges, lists. Blocking, usable from any thread.
+//! The interface to the object store: durable puts, put-if-absent, ranges, lists. Blocking, usable from any thread.
 //!
-//! Over the `object_store` crate. Its local store, with `with_fsync(true)`, does what FORMATS asks of local files: write a
-//! staged file, sync it, link it (put-if-absent) or rename it (overwrite), sync the folder and each folder it made. What
-//! it leaves open is closed here: a put that finds the object there syncs the folder before it says so, for a killed
-//! process may have linked it without a sync (docs/decisions/0003-object-store.md).
+//! Based on the `object_store` crate. Its local store, with `with_fsync(true)`, does what docs/format.md requires of
+//! local files: write a staged file, sync it, link it (put-if-absent) or rename it (overwrite), sync the directory and
+//! each directory it created. One gap is closed here: a put that finds the object already there syncs the directory
+//! before it reports that, for a killed process may have linked it without a sync
+//! (docs/decisions/0003-object-store.md).
 
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -21,19 +22,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use tokio::runtime::Handle;
 
-/// One object in a list.
+/// An entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// Its path from the repository's root.
     pub path: String,
-    /// Its length, bytes.
+    /// Its length in bytes.
     pub size: u64,
-    /// When it was written, as the store says: for people, never for decisions.
+    /// When it was written, according to the store: for people, never for decisions.
     pub modified: Timestamp,
 }
 
 impl Listed {
-    /// The last part of the path.
+    /// Returns the last component of the path.
     #[must_use]
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
@@ -45,72 +46,73 @@ pub trait Objects: Send + Sync {
     /// Puts a new object.
     ///
     /// # Errors
-    /// [`Kind::Exists`] when there is one at `path` (durably); else what the store says.
+    /// [`Kind::Exists`] if there is one at `path` (durably); else what the store reports.
     fn put_new(&self, path: &str, bytes: Bytes) -> Result<()>;
-    /// Puts an object, over an older one if there is one.
+    /// Puts an object, replacing an existing one.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn put_over(&self, path: &str, bytes: Bytes) -> Result<()>;
-    /// The whole object, at most `limit` bytes.
+    /// Reads the whole object, at most `limit` bytes.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Integrity`] when it is longer than `limit`.
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] if it is longer than `limit`.
     fn get(&self, path: &str, limit: usize) -> Result<Bytes>;
-    /// Some of an object: exactly that range.
+    /// Reads exactly this range of an object.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Integrity`] when the object ends before the range does.
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] if the object ends before the range does.
     fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes>;
-    /// As [`Objects::get_range`], from `start` on, into buffers that follow each other in the object. After an error they
-    /// hold nothing to be used.
+    /// Like [`Objects::get_range`], from `start` on, into consecutive buffers. After an error their contents must not
+    /// be used.
     ///
     /// # Errors
     /// As [`Objects::get_range`].
     fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
         by_range(self, path, start, parts)
     }
-    /// The object's length, or `None` when there is none.
+    /// Returns the object's length, or `None` if there is none.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn head(&self, path: &str) -> Result<Option<u64>>;
-    /// All objects under a folder (empty: all).
+    /// Lists all objects under a folder (empty: all).
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn list(&self, folder: &str) -> Result<Vec<Listed>>;
-    /// What stands directly in `folder` under an object's name and can be none: a FIFO, a socket, a device, a folder, a link
-    /// that leads nowhere. [`Objects::list`] leaves it out; reading it is [`Kind::Integrity`]. Of most stores: nothing.
+    /// Lists entries directly in `folder` that have an object's name but cannot be one: a FIFO, a socket, a device, a
+    /// directory, a dangling link. [`Objects::list`] leaves them out; reading one is [`Kind::Integrity`]. Most stores
+    /// have none.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn irregular(&self, folder: &str) -> Result<Vec<Listed>> {
         let _ = folder;
         Ok(Vec::new())
     }
-    /// The names of the folders directly in `folder` (empty: the root).
+    /// Lists the names of the folders directly in `folder` (empty: the root).
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn folders(&self, folder: &str) -> Result<Vec<String>>;
-    /// Deletes an object; that it is not there is no error. May come back after power loss: sweeps repeat.
+    /// Deletes an object; a missing one is not an error. It may reappear after power loss: sweeps repeat.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn delete(&self, path: &str) -> Result<()>;
-    /// Makes durable what a killed process may have left half done in `folder`, and deletes what it left staged under
-    /// names that begin with `prefix`. Only for the one writer of those names, before it puts any.
+    /// Makes durable what a killed process may have left unsynced in `folder`, and deletes its staged files with names
+    /// that begin with `prefix`. Only for the sole writer of those names, before it puts any.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     fn settle(&self, folder: &str, prefix: &str) -> Result<()>;
 }
 
-/// Puts an object that only ever has these bytes. One that is there already must have them: it is then one's own.
+/// Puts an object that never has any other bytes. An existing one must have the same bytes: then it counts as put.
 ///
 /// # Errors
-/// [`Kind::Integrity`] when other bytes are there; else what the store says.
+/// [`Kind::Integrity`] if it has other bytes; else what the store reports.
 pub fn put_same(objects: &dyn Objects, path: &str, bytes: &Bytes) -> Result<()> {
     match objects.put_new(path, bytes.clone()) {
         Err(e) if e.kind() == Kind::Exists => {}
@@ -142,17 +144,17 @@ fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
         .hint("two installations may write this folder (a cloned data directory): stop one, then run doctor")
 }
 
-/// An object store of the `object_store` crate behind [`Objects`].
+/// Implements [`Objects`] over a store of the `object_store` crate.
 pub struct StoreObjects {
     store: Arc<dyn ObjectStore>,
     root: Option<PathBuf>,
 }
 
 impl StoreObjects {
-    /// Objects as files under `root`, which must exist.
+    /// Keeps objects as files under `root`, which must exist.
     ///
     /// # Errors
-    /// When the folder cannot be used.
+    /// If the directory cannot be used.
     pub fn local(root: &Path) -> Result<Self> {
         let what = || format!("open repository folder {}", root.display());
         let root = std::fs::canonicalize(root).map_err(|e| Error::io(what(), e))?;
@@ -160,7 +162,7 @@ impl StoreObjects {
         Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root) })
     }
 
-    /// Any other store of that crate. It must be durable when a put returns.
+    /// Uses any other store of that crate. A put must be durable when it returns.
     #[must_use]
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
         Self { store, root: None }
@@ -177,7 +179,7 @@ impl StoreObjects {
         Err(of_store(format!("put {path}"), e))
     }
 
-    /// Does `work` and waits for it. The local store works in the thread that waits, so that nothing of it needs another one.
+    /// Runs `work` and waits for it. The local store runs in the waiting thread, so that it needs no other one.
     fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
         if self.root.is_some() && Handle::try_current().is_err() {
             return Ok(futures::executor::block_on(work));
@@ -185,7 +187,7 @@ impl StoreObjects {
         run(runtime()?, work)
     }
 
-    /// Syncs the folder of `path`.
+    /// Syncs the directory of `path`.
     fn sync_folder_of(&self, path: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
         let file = root.join(path);
@@ -199,7 +201,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
     opened.and_then(|f| f.sync_all()).map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
 }
 
-/// Opens an object's file. A FIFO, device, socket or folder in its place is damage, and must not be waited for.
+/// Opens an object's file. A FIFO, device, socket or directory in its place is damage, and must not block.
 fn open_file(root: &Path, path: &str, what: &str) -> Result<(std::fs::File, u64)> {
     let file = open_regular(&root.join(path), &OpenHow::read()).map_err(|e| e.context(what))?;
     let size = file.metadata().map_err(|e| Error::io(what, e))?.len();
@@ -269,8 +271,8 @@ impl Objects for StoreObjects {
             },
         }
     }
-    /// Files are read by the thread that asks: the way over the store's threads costs two switches and a new buffer, which
-    /// for a chunk is as long as reading it.
+    /// Reads files in the calling thread: going through the store's threads costs two switches and a new buffer, which
+    /// for a chunk takes as long as reading it.
     fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
         let Some(root) = &self.root else { return by_range(self, path, start, parts) };
         let what = || format!("get bytes from {start} on of {path}");
@@ -330,7 +332,7 @@ impl Objects for StoreObjects {
         for entry in entries {
             let entry = entry.on(what)?;
             let kind = entry.file_type().on(what)?;
-            // A link that leads to a file is listed; staged files have a '#'.
+            // A link to a file is listed; staged files have a '#'.
             let listed = kind.is_file() || kind.is_symlink() && entry.path().is_file();
             let name = entry.file_name().to_string_lossy().into_owned();
             if !listed && !name.contains('#') {
@@ -369,13 +371,13 @@ impl Objects for StoreObjects {
             }
         }
         sync_folder(&folder)?;
-        // The folder's own name may be as new as what is in it.
+        // The directory's own name may be as new as its contents.
         folder.ancestors().skip(1).take_while(|up| up.starts_with(root)).try_for_each(sync_folder)
     }
 }
 
-/// Runs `work` on this file's own runtime and waits. Unlike `Runtime::block_on` it may be called from any thread, one
-/// that belongs to another runtime included.
+/// Runs `work` on this file's own runtime and waits. Unlike `Runtime::block_on` it may be called from any thread, even
+/// one of another runtime.
 fn run<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
     let (tell, told) = mpsc::sync_channel(1);
     runtime.spawn(async move {
@@ -384,7 +386,8 @@ fn run<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = T> + Send
     told.recv().map_err(|e| Error::new(Kind::Failed, "an object store operation broke off").because(e))
 }
 
-/// This file's own runtime. Where it could not be started, for want of descriptors or threads, the next call tries again.
+/// Returns this file's own runtime. If it could not be started, for lack of descriptors or threads, the next call tries
+/// again.
 fn runtime() -> Result<&'static Handle> {
     static RUNTIME: OnceLock<Handle> = OnceLock::new();
     static STARTING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
@@ -396,10 +399,10 @@ fn runtime() -> Result<&'static Handle> {
     Ok(RUNTIME.get_or_init(|| made))
 }
 
-/// What a runtime's thread does.
+/// The main function of a runtime's thread.
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A runtime in a thread of its own, which `spawn` starts. Tokio would start it by itself, and panic where there is none.
+/// Starts a runtime in a thread of its own, made by `spawn`. Tokio would spawn one itself, and panic if that fails.
 fn start_runtime(spawn: impl FnOnce(String, Work) -> std::io::Result<()>) -> Result<Handle> {
     let what = || "start the object store's thread".to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().thread_name("coffer-objects").enable_all().build();
@@ -409,7 +412,7 @@ fn start_runtime(spawn: impl FnOnce(String, Work) -> std::io::Result<()>) -> Res
     Ok(handle)
 }
 
-/// The store's error in our words; what the operating system said keeps its meaning.
+/// Converts an error of the store; an error of the operating system keeps its kind.
 fn of_store(what: String, err: object_store::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&err);
     while let Some(e) = cause {

@@ -1,4 +1,4 @@
-//! A pack: some 32 MiB of chunk bodies, self-describing. Version 1. Integers are little-endian.
+//! Packs: about 32 MiB of chunk bodies each, self-describing. Version 1. Integers are little-endian.
 //!
 //! ```text
 //! 0    header 64   magic 8 "COFPACK1" | version u16 = 1 | flags u16 = 0 | pack id 16 | lineage 16 | zeros 16 | CRC32C u32
@@ -10,20 +10,20 @@
 //!                  CRC32C u32 over those
 //!      tail 16     count u32 | F u32 | magic 8 "COFPEND1"
 //! ```
-//! Bit `i % 8` of byte `i / 8` of a sector map says that sector `i` of the chunk is stored. A leaf entry's *offset* is that
-//! of the body's head; its *length* is that of the sectors alone.
+//! Bit `i % 8` of byte `i / 8` of a sector map: sector `i` of the chunk is stored. A leaf entry's *offset* is that of
+//! the body's head; its *length* is that of only the sectors.
 
 use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
 use crate::error::{Error, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap};
 
-/// Bytes of a pack's header.
+/// Bytes in a pack's header.
 pub const HEADER: usize = 64;
-/// Bytes of a body's head.
+/// Bytes in a body's head.
 pub const HEAD: usize = 64;
-/// Bytes of bodies after which a pack is closed.
+/// Size in bytes at which a pack is closed.
 pub const PACK_TARGET: usize = 32 << 20;
-/// The largest pack that a reader accepts, bytes.
+/// Size limit of a pack that a reader accepts, in bytes.
 pub const PACK_MAX: usize = 256 << 20;
 
 const MAGIC: &[u8; 8] = b"COFPACK1";
@@ -33,7 +33,8 @@ const FOOT: usize = HEAD + 4;
 const TAIL: usize = 16;
 static ZERO_SECTOR: [u8; SECTOR] = [0; SECTOR];
 
-/// The map of a chunk's sealed bytes: a sector whose bytes are all zero is a hole (FORMATS, hole rule).
+/// Returns the sector map of a chunk's sealed bytes: a sector whose bytes are all zero is a hole (docs/format.md,
+/// section 1).
 #[must_use]
 pub fn map_of(sealed: &[u8]) -> SectorMap {
     let mut map = SectorMap::default();
@@ -45,18 +46,18 @@ pub fn map_of(sealed: &[u8]) -> SectorMap {
     map
 }
 
-/// Bytes of the sectors that `map` names.
+/// Returns the total size in bytes of the sectors in `map`.
 #[must_use]
 pub fn stored_len(map: SectorMap) -> u32 {
     (map.count() * SECTOR) as u32
 }
 
-/// The numbers, within the chunk, of the sectors that `map` names, ascending.
+/// Iterates over the indices, within the chunk, of the sectors in `map`, ascending.
 pub fn sectors(map: SectorMap) -> impl Iterator<Item = usize> {
     (0..SECTORS_PER_CHUNK).filter(move |i| map.has(*i))
 }
 
-/// BLAKE3 of the sectors of `sealed` that `map` names, ascending: a body's and a leaf entry's hash.
+/// Computes the BLAKE3 hash of the sectors of `sealed` in `map`, ascending: a body's and a leaf entry's hash.
 #[must_use]
 pub fn body_hash(sealed: &[u8], map: SectorMap) -> Hash32 {
     let mut hasher = blake3::Hasher::new();
@@ -66,18 +67,18 @@ pub fn body_hash(sealed: &[u8], map: SectorMap) -> Hash32 {
     Hash32(*hasher.finalize().as_bytes())
 }
 
-/// What stands before a body.
+/// The head of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyHead {
-    /// Which chunk.
+    /// The chunk.
     pub chunk: ChunkNo,
-    /// Its sectors that are stored.
+    /// The sectors that are stored.
     pub map: SectorMap,
-    /// The key that sealed them.
+    /// The tag of the key that sealed them.
     pub tag: KeyTag,
     /// Bytes of sectors that follow.
     pub length: u32,
-    /// BLAKE3 of those.
+    /// BLAKE3 of those sectors.
     pub hash: Hash32,
 }
 
@@ -102,7 +103,7 @@ impl BodyHead {
     }
 }
 
-/// A pack being filled, in memory.
+/// A pack that is being filled, in memory.
 #[derive(Debug)]
 pub struct PackBuilder {
     id: PackId,
@@ -112,7 +113,7 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack.
+    /// Makes an empty pack.
     #[must_use]
     pub fn new(id: PackId, lineage: LineageId) -> Self {
         let mut bytes = Vec::with_capacity(PACK_TARGET + CHUNK + HEAD);
@@ -126,25 +127,25 @@ impl PackBuilder {
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         Self { id, bytes, footer: Vec::new(), count: 0 }
     }
-    /// Its id.
+    /// Returns its id.
     #[must_use]
     pub const fn id(&self) -> PackId {
         self.id
     }
-    /// Whether nothing was appended.
+    /// Whether nothing has been appended.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
-    /// Whether it should be closed.
+    /// Whether it has reached [`PACK_TARGET`].
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.bytes.len() >= PACK_TARGET
     }
-    /// Appends the sectors of `sealed` (one chunk) that `map` names. Answers the offset of the body's head.
+    /// Appends those sectors of `sealed` (one chunk) that are in `map`. Returns the offset of the body's head.
     ///
     /// # Errors
-    /// [`Kind::Usage`] when the pack would grow past [`PACK_MAX`].
+    /// [`Kind::Usage`] if the pack would grow past [`PACK_MAX`].
     pub fn append(&mut self, chunk: ChunkNo, map: SectorMap, tag: KeyTag, hash: Hash32, sealed: &[u8]) -> Result<u32> {
         let offset = u32::try_from(self.bytes.len()).ok().filter(|o| (*o as usize) < PACK_MAX - 2 * CHUNK);
         let offset = offset.ok_or_else(|| {
@@ -160,7 +161,7 @@ impl PackBuilder {
         self.count += 1;
         Ok(offset)
     }
-    /// Writes footer and tail: the pack's bytes.
+    /// Writes footer and tail, and returns the pack's bytes.
     #[must_use]
     pub fn seal(self) -> Vec<u8> {
         let mut bytes = self.bytes;
@@ -174,7 +175,7 @@ impl PackBuilder {
     }
 }
 
-/// What a whole pack says of itself.
+/// The index of a whole pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackIndex {
     /// Its id.
@@ -185,7 +186,7 @@ pub struct PackIndex {
     pub bodies: Vec<(BodyHead, u32)>,
 }
 
-/// Reads a body (head and sectors) and checks head, lengths and hash. `object` and `offset` are for errors.
+/// Parses a body (head and sectors) and checks head, lengths and hash. `object` and `offset` are for errors.
 ///
 /// # Errors
 /// [`Kind::Integrity`] naming what is wrong.
@@ -220,10 +221,10 @@ pub fn check_body(object: &str, offset: usize, head: &[u8; HEAD], sectors: &[u8]
     Ok(head)
 }
 
-/// Reads and checks a whole pack: header, every body and its hash, footer, tail.
+/// Parses and checks a whole pack: header, every body and its hash, footer, tail.
 ///
 /// # Errors
-/// [`Kind::Integrity`] naming the first thing that is wrong; [`Kind::Unsupported`] for a newer version.
+/// [`Kind::Integrity`] naming the first error; [`Kind::Unsupported`] for a newer version.
 pub fn parse_pack(object: &str, bytes: &[u8]) -> Result<PackIndex> {
     let (id, lineage) = parse_header(object, bytes)?;
     let tail = bytes.len() - TAIL;

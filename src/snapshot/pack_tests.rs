@@ -25,7 +25,7 @@ fn what_was_packed_is_read_back() {
 
 #[test]
 fn every_changed_byte_is_found() {
-    // One small body: each byte of the pack outside its sectors, and some inside.
+    // One small body: every byte of the pack outside its sectors, and some inside.
     let raw = made(&[1]);
     let inside = HEADER + HEAD..HEADER + HEAD + 2 * SECTOR;
     for i in (0..raw.len()).filter(|i| !inside.contains(i) || i % 997 == 0) {

@@ -1,4 +1,4 @@
-//! A page of a snapshot's tree: 256 entries, named by its BLAKE3. Version 1. Integers are little-endian.
+//! Pages of a snapshot's tree: 256 entries each, named by BLAKE3. Version 1. Integers are little-endian.
 //!
 //! ```text
 //! 0   head 32    magic 8 "COFPAGE1" | version u16 = 1 | level u8 | 0 u8 | count u32 | index u64 | zeros 8
@@ -7,9 +7,9 @@
 //!       flags u16 = 0 | 0 u16.   All zeros: the chunk is a hole.
 //!     Level 1 and up (interior), 32 bytes, one a child: the child page's BLAKE3. All zeros: all holes.
 //! ```
-//! Page `index` of a level covers entries `index * 256 ..`. Entries past *count* are zeros; the last one stored is not, so
-//! a tree has one encoding, and a page does not change when its volume grows. A page without entries has no object. Depth
-//! is the least `d >= 1` with 256^d >= chunks; the root is page 0 of level d - 1.
+//! Page `index` of a level covers entries `index * 256 ..`. Entries past *count* are zeros and the last stored one is
+//! not, so a tree has exactly one encoding, and a page does not change when its volume grows. A page without entries
+//! has no object. Depth is the least `d >= 1` with 256^d >= chunks; the root is page 0 of level d - 1.
 
 use super::pack::{HEAD, stored_len};
 use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
@@ -17,23 +17,23 @@ use crate::error::Result;
 use crate::units::{Hash32, KeyTag, PackId, SectorMap, chunks_in};
 use bytes::Bytes;
 
-/// Entries of a page.
+/// Entries in a page.
 pub const FAN: usize = 256;
-/// Bytes of a leaf entry.
+/// Bytes in a leaf entry.
 pub const LEAF: usize = 80;
-/// Bytes of an interior entry.
+/// Bytes in an interior entry.
 pub const INTERIOR: usize = 32;
-/// Bytes of a page's head.
+/// Bytes in a page's head.
 pub const PAGE_HEAD: usize = 32;
-/// The largest page, bytes.
+/// Size limit of a page, in bytes.
 pub const PAGE_MAX: usize = PAGE_HEAD + FAN * LEAF;
-/// The deepest tree: 256^4 chunks are 2 PiB, more than a volume may have.
+/// Maximum depth of a tree: 256^4 chunks are 2 PiB, more than a volume may have.
 pub const DEPTH_MAX: u8 = 4;
 
 const MAGIC: &[u8; 8] = b"COFPAGE1";
 const VERSION: u16 = 1;
 
-/// How many levels the tree of a volume of `size` bytes has.
+/// Returns the number of levels in the tree of a volume of `size` bytes.
 #[must_use]
 pub const fn depth_of(size: u64) -> u8 {
     let (mut depth, mut reach) = (1, FAN as u64);
@@ -44,20 +44,20 @@ pub const fn depth_of(size: u64) -> u8 {
     depth
 }
 
-/// All that is known about a chunk.
+/// The entry of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LeafEntry {
     /// BLAKE3 of the stored sectors.
     pub hash: Hash32,
-    /// The pack they lie in (as written; a redirect may say otherwise).
+    /// The pack that contains them (as written; a redirect may replace it).
     pub pack: [u8; 16],
     /// Offset of the body's head in the pack.
     pub offset: u32,
-    /// Bytes of sectors.
+    /// Total size of the stored sectors, in bytes.
     pub length: u32,
-    /// Which sectors are stored.
+    /// The sectors that are stored.
     pub map: SectorMap,
-    /// The key that sealed them.
+    /// The tag of the key that sealed them.
     pub tag: KeyTag,
 }
 
@@ -67,12 +67,12 @@ impl LeafEntry {
     pub fn is_hole(&self) -> bool {
         self.map.is_empty()
     }
-    /// The pack's id.
+    /// Returns the pack's id.
     #[must_use]
     pub const fn pack(&self) -> PackId {
         PackId(self.pack)
     }
-    /// Whether both stand for the same sealed bytes under the same key, wherever they lie.
+    /// Whether both describe the same sealed bytes under the same key, wherever they are stored.
     #[must_use]
     pub fn same_content(&self, other: &Self) -> bool {
         self.hash == other.hash && self.map == other.map && self.tag == other.tag
@@ -99,7 +99,7 @@ impl LeafEntry {
     }
 }
 
-/// A page that was read and checked.
+/// A parsed and verified page.
 #[derive(Debug, Clone)]
 pub struct Page {
     level: u8,
@@ -108,10 +108,11 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads the page that should be named `name` and be page `index` of `level`; checks everything about it.
+    /// Parses a page and verifies that its hash is `name` and that it is page `index` of `level`.
     ///
     /// # Errors
-    /// Integrity, naming what is wrong and where; Unsupported for a newer version or unknown flags.
+    /// [`Kind::Integrity`](crate::error::Kind::Integrity), naming what is wrong and where;
+    /// [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version or unknown flags.
     pub fn parse(object: &str, bytes: Bytes, name: Hash32, level: u8, index: u64) -> Result<Self> {
         if Hash32::of(&bytes) != name {
             return Err(damaged(object, 0, format_args!("the page's hash is not {name}")));
@@ -159,36 +160,36 @@ impl Page {
         Ok(())
     }
 
-    /// Which level it stands on; 0: a leaf.
+    /// Returns its level; 0: a leaf.
     #[must_use]
     pub const fn level(&self) -> u8 {
         self.level
     }
-    /// Which page of its level.
+    /// Returns its index in its level.
     #[must_use]
     pub const fn index(&self) -> u64 {
         self.index
     }
-    /// Entry `i` of a leaf page; a hole past the count.
+    /// Returns entry `i` of a leaf page; a hole past the count.
     #[must_use]
     pub fn leaf(&self, i: usize) -> LeafEntry {
         LeafEntry::decode(&self.bytes, PAGE_HEAD + i * LEAF)
     }
-    /// Entry `i` of an interior page; zeros past the count.
+    /// Returns entry `i` of an interior page; zeros past the count.
     #[must_use]
     pub fn child(&self, i: usize) -> Hash32 {
         Hash32(arr(&self.bytes, PAGE_HEAD + i * INTERIOR))
     }
 }
 
-/// The bytes of leaf page `index`, or `None` when all entries are holes.
+/// Encodes leaf page `index`; `None` if all entries are holes.
 #[must_use]
 pub fn encode_leaf(index: u64, entries: &[LeafEntry]) -> Option<Vec<u8>> {
     let count = entries.iter().rposition(|e| !e.is_hole())? + 1;
     Some(encode(0, index, count, entries.iter().map(LeafEntry::encode)))
 }
 
-/// The bytes of interior page `index` of `level`, or `None` when all children are zeros.
+/// Encodes interior page `index` of `level`; `None` if all children are zeros.
 #[must_use]
 pub fn encode_interior(level: u8, index: u64, children: &[Hash32]) -> Option<Vec<u8>> {
     let count = children.iter().rposition(|h| !h.is_zero())? + 1;

@@ -1,4 +1,4 @@
-//! Creates, deletes, refs and sweeps in between each other: what happens at each call of the store is scripted.
+//! Interleavings of creates, deletes, refs and sweeps: what happens at each call of the store is scripted.
 
 use super::super::objects::Objects;
 use super::super::refs::{Ref, RefKind};
@@ -37,7 +37,7 @@ fn is_whole(repo: &Repository, id: u64) {
     assert!(verified.bad.is_empty(), "snapshot {id}: {:?}", verified.bad);
 }
 
-/// Runs `then` at the first call like that, once.
+/// Runs `then` at the first call that matches, once.
 fn at(op: &'static str, part: &'static str, then: impl FnOnce() + 'static) {
     let then = Cell::new(Some(then));
     Hooked::call(move |o, path| {
@@ -64,7 +64,7 @@ fn what_completes_after_the_log_was_read_for_the_mark_is_kept() {
             writer.put_chunk(ChunkNo(n), Sealed::made_up(&vec![5; CHUNK]), KEY).unwrap();
         }
         repo.delete(LINEAGE, snap(1)).unwrap();
-        // The creates have read the pages themselves; the sweep is to do so again.
+        // The creates have read the pages themselves; the sweep must read them again.
         *repo.inner.shapes.lock() = Default::default();
         repo.inner.cache.clear();
         let called = Rc::new(Cell::new(false));
@@ -91,7 +91,7 @@ fn a_base_that_is_deleted_while_its_heir_completes_during_a_sweep_leaves_the_hei
         make(&repo, 9, None, &[(1, 1)]);
         let again = repo.clone();
         at(op, part, move || {
-            // All of it between two calls of the sweep: begun on what is live still, then that is deleted.
+            // All of it between two calls of the sweep: begun on a base that is still live, which is then deleted.
             let writer = again.begin(spec(2, CHUNKS, Some(1))).unwrap();
             writer.put_chunk(ChunkNo(4), Sealed::made_up(&chunk(3)), KEY).unwrap();
             again.delete(LINEAGE, snap(1)).unwrap();
@@ -131,7 +131,7 @@ fn a_base_whose_deleting_has_begun_is_refused_and_creates_do_not_wait_for_it() {
 
 type Content = BTreeMap<u64, u8>;
 
-/// What should be there, and the dice.
+/// The expected contents, and the dice.
 struct World {
     repo: Repository,
     dice: Cell<u64>,
@@ -145,7 +145,7 @@ struct World {
 
 impl World {
     fn roll(&self, sides: u32) -> u32 {
-        // PCG's step: all that is asked of it is that a seed always rolls the same.
+        // A step of PCG: it only has to be reproducible from the seed.
         let state = self.dice.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.dice.set(state);
         (state >> 33) as u32 % sides
@@ -317,7 +317,7 @@ fn what_cannot_be_read_costs_its_snapshot_and_no_other() {
         assert_eq!(objects.list("").unwrap().len(), before, "it may need anything");
         make(&repo, 4, Some(3), &[(9, 1)]);
         is_whole(&repo, 4);
-        // Mended, all is whole and the rest goes; or the damaged one is deleted.
+        // After a repair everything is whole and the rest is swept; or the damaged one is deleted.
         if what == "pages" {
             objects.put_over(&bad, good).unwrap();
             is_whole(&repo, 1);
@@ -356,7 +356,7 @@ fn a_damaged_ref_is_what_the_catalog_says_or_stops_deleting_alone() {
     assert!(repo.sweep_for(LINEAGE, &Says(Need::Drop)).unwrap().deleted > 0);
     assert!(objects.head(&path).unwrap().is_none());
     is_whole(&repo, 2);
-    // One can be put over a damaged one too.
+    // A damaged one can be replaced too.
     objects.put_over(&path, bytes::Bytes::from_static(b"{")).unwrap();
     repo.put_ref(LINEAGE, "v-fill", RefKind::Volume, snap(2)).unwrap();
     assert_eq!(repo.ref_on(LINEAGE, "v-fill").unwrap(), Some(snap(2)));

@@ -1,4 +1,5 @@
-//! A snapshot being read: chunks whole, their hash checked before a byte is given out; and verify, which reads them all.
+//! Reading snapshots: whole chunks, their hash checked before any byte is returned; and verify, which reads all of
+//! them.
 
 use super::pack::{self, BodyHead, check_body};
 use super::page::LeafEntry;
@@ -14,7 +15,7 @@ use crate::units::{
 use crate::volume::parent::Parent;
 use std::sync::Arc;
 
-/// A snapshot, open for reading from many threads.
+/// An open snapshot. Can be read from many threads.
 #[derive(Clone)]
 pub struct SnapshotReader {
     repo: Arc<Inner>,
@@ -25,54 +26,54 @@ pub struct SnapshotReader {
 /// How far a signature can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// The signing key is the one that the verifier pinned.
+    /// Signed by the key that the verifier pinned.
     Attested,
-    /// All fits together, but nobody said beforehand whose key it should be.
+    /// Consistent, but no key was pinned.
     Unattested,
 }
 
 /// Chunks that cannot be restored, and why.
 #[derive(Debug)]
 pub struct Bad {
-    /// The first.
+    /// The first chunk.
     pub first: ChunkNo,
-    /// How many (more than one when a page is damaged: then holes among them count too).
+    /// Their number (more than one if a page is damaged: then holes among them count too).
     pub count: u64,
-    /// Why.
+    /// The error.
     pub error: Error,
 }
 
-/// What verify found.
+/// The result of verify.
 #[derive(Debug)]
 pub struct Verified {
     /// Whether the signing key was the pinned one.
     pub trust: Trust,
     /// The key that signed.
     pub public_key: PublicKey,
-    /// Chunks whose sectors were read and found good.
+    /// Chunks whose sectors were read and verified.
     pub chunks: u64,
-    /// Bytes of their sectors.
+    /// Size of their sectors in bytes.
     pub bytes: u64,
-    /// What is bad; empty: the snapshot restores bit for bit.
+    /// Chunks that are bad; if empty, the snapshot restores bit for bit.
     pub bad: Vec<Bad>,
 }
 
 impl Repository {
-    /// Opens a snapshot in whichever folder of the lineage it lies; its manifest is verified. One that was deleted opens
-    /// as long as its manifest is there, for volumes that still fill from it.
+    /// Opens a snapshot in whichever folder of the lineage it is, and verifies its manifest. A deleted one opens as
+    /// long as its manifest exists, for volumes that still hydrate from it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; Integrity when the manifest's signature, hash or content are wrong.
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] if the manifest's signature, hash or content is wrong.
     pub fn open_snapshot(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<SnapshotReader> {
         let at = self.inner.locate(lineage, snapshot)?;
         let tree = self.inner.tree(&at);
         Ok(SnapshotReader { repo: self.inner.clone(), at, tree })
     }
 
-    /// Reads all of a snapshot and says which chunks are bad. `pinned`: the public key that should have signed.
+    /// Reads a whole snapshot and reports which chunks are bad. `pinned`: the public key that must have signed it.
     ///
     /// # Errors
-    /// Integrity when the manifest is bad, or signed by another key than `pinned`; what the store says.
+    /// [`Kind::Integrity`] if the manifest is bad, or signed by another key than `pinned`; what the store reports.
     pub fn verify(
         &self,
         lineage: LineageId,
@@ -102,11 +103,11 @@ impl Repository {
         Ok(Verified { trust, public_key, chunks, bytes, bad })
     }
 
-    /// Calls `each` with every chunk that differs between two snapshots of a lineage, reading only what differs of their
-    /// trees. The boolean says whether the chunk holds any sector in `to`.
+    /// Calls `each` with every chunk that differs between two snapshots of a lineage, reading only the differing parts
+    /// of their trees. The boolean says whether the chunk has any sector in `to`.
     ///
     /// # Errors
-    /// As [`Repository::open_snapshot`]; when a page cannot be read; what `each` says.
+    /// As [`Repository::open_snapshot`]; if a page cannot be read; the error of `each`.
     pub fn diff(
         &self,
         lineage: LineageId,
@@ -126,7 +127,7 @@ struct Check<'a> {
     bytes: u64,
     entries: u64,
     bad: Vec<Bad>,
-    /// For one chunk's sectors.
+    /// A buffer for one chunk's sectors.
     room: Vec<u8>,
 }
 
@@ -154,22 +155,22 @@ impl Visit for Check<'_> {
 }
 
 impl SnapshotReader {
-    /// Its manifest and where it lies.
+    /// Returns its manifest and where that is.
     #[must_use]
     pub const fn located(&self) -> &Located {
         &self.at
     }
 
-    /// Its tree.
+    /// Returns its tree.
     #[must_use]
     pub const fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// The numbers of the chunks that are not holes, ascending.
+    /// Calls `each` with the number of every chunk that is not a hole, ascending.
     ///
     /// # Errors
-    /// When a page cannot be read; what `each` says.
+    /// If a page cannot be read; the error of `each`.
     pub fn for_each_chunk(&self, each: &mut dyn FnMut(ChunkNo) -> Result<()>) -> Result<()> {
         struct Each<'a>(&'a mut dyn FnMut(ChunkNo) -> Result<()>);
         impl Visit for Each<'_> {
@@ -180,7 +181,7 @@ impl SnapshotReader {
         self.tree.walk(&mut Each(each))
     }
 
-    /// The sectors of a chunk that is not a hole, one after the other into `out`, checked against its entry.
+    /// Reads the sectors of a chunk that is not a hole, consecutively into `out`, and verifies them against its entry.
     fn body(&self, chunk: ChunkNo, entry: &LeafEntry, out: &mut [u8]) -> Result<()> {
         let mut raw = [0u8; pack::HEAD];
         let (object, offset) = self.find(entry, &mut raw, out)?;
@@ -196,7 +197,7 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// Reads where the entry says; if the pack is in none of the folders, where a redirect says, once.
+    /// Reads where the entry says; if the pack is in none of the folders, follows a redirect, once.
     fn find(&self, entry: &LeafEntry, head: &mut [u8], out: &mut [u8]) -> Result<(String, usize)> {
         let parts = &mut [head, out];
         if let Some(found) = self.read(entry.pack(), entry.offset, parts)? {
@@ -236,23 +237,23 @@ impl SnapshotReader {
         Ok(None)
     }
 
-    /// The chunk's hash in the signed tree; `None` when all of it is a hole.
+    /// Returns the chunk's hash in the signed tree; `None` if all of it is a hole.
     ///
     /// # Errors
-    /// When a page cannot be read.
+    /// If a page cannot be read.
     pub fn hash_of(&self, chunk: ChunkNo) -> Result<Option<Hash32>> {
         let entry = self.tree.entry(chunk)?;
         Ok((!entry.is_hole()).then_some(entry.hash))
     }
 }
 
-/// Moves the sectors that `map` names from the front of a chunk to their places; what is not named becomes zeros.
+/// Moves the sectors in `map` from the front of a chunk to their places, and fills the rest with zeros.
 fn spread(map: SectorMap, out: &mut [u8]) {
     let mut packed = map.count();
     if packed == SECTORS_PER_CHUNK {
         return;
     }
-    // From the end on: what is still to be moved lies before where it goes.
+    // From the end: what is still to be moved is before its destination.
     for i in (0..SECTORS_PER_CHUNK).rev() {
         let to = i * SECTOR;
         if map.has(i) {
@@ -264,7 +265,8 @@ fn spread(map: SectorMap, out: &mut [u8]) {
     }
 }
 
-/// A pack's bodies were sealed when [`super::writer::SnapshotWriter::put_chunk`] took them, and their hash is checked.
+/// Vouches for packs: bodies were sealed when [`super::writer::SnapshotWriter::put_chunk`] took them, and their hash is
+/// checked.
 struct OfPack;
 impl AtRest for OfPack {}
 
@@ -292,7 +294,7 @@ impl Parent for SnapshotReader {
         }
         let out = out.room(&OfPack);
         let what = || format!("snapshot {}", self.at.manifest.snapshot);
-        // A page whose entry has another length than its map is damaged, and was refused when it was read.
+        // Safe: a page whose entry has another length than its map was rejected as damaged when it was read.
         self.body(chunk, &entry, &mut out[..entry.length as usize]).map_err(|e| e.context(what()))?;
         spread(entry.map, out);
         Ok(Some(entry.tag))

@@ -55,7 +55,7 @@ fn verify_names_the_bad_chunk_and_who_signed() {
 #[test]
 fn a_damaged_page_is_named_by_its_chunks() {
     let (repo, objects) = made();
-    // Opened anew, so that no page is in the cache.
+    // Reopened, so that no page is in the cache.
     for object in objects.list("").unwrap().iter().filter(|o| o.path.contains("/pages/")) {
         let raw = objects.get(&object.path, 1 << 20).unwrap();
         let mut bad = raw.to_vec();
@@ -101,7 +101,7 @@ fn a_moved_pack_is_found_through_its_redirect() {
     assert!(objects.head(&folder.path("packs", new)).unwrap().is_some());
 }
 
-/// By seeds: whichever sectors are stored, each comes to its place, whatever lay in the buffer before.
+/// By seeds: whichever sectors are stored, each ends up in its place, whatever the buffer contained before.
 #[test]
 fn stored_sectors_are_spread_to_their_places() {
     let mut rng = crate::volume::testing::Seeded(7);

@@ -1,4 +1,4 @@
-//! The envelope of what is signed: log records and manifests. Version 1. Integers are little-endian.
+//! The envelope of signed objects: log records and manifests. Version 1. Integers are little-endian.
 //!
 //! ```text
 //! 0    magic 8 ("COFLOGR1" or "COFMANI1") | version u16 = 1 | kind u16 | body length u32 | lineage 16 | number u64 |
@@ -6,8 +6,8 @@
 //! 88   body: JSON
 //!      Ed25519 64 over "coffer/log/v1" or "coffer/manifest/v1" || all bytes before the signature
 //! ```
-//! A record is verified as it is stored and never serialised again. Its hash, which the next record or a log entry names,
-//! is the BLAKE3 of all its bytes, signature included.
+//! A record is verified as stored and never reserialised. Its hash, which the next record or a log entry contains, is
+//! the BLAKE3 of all its bytes, signature included.
 
 use super::{PublicKey, Signer, arr, damaged, signature_is_good, too_new, u16_at, u32_at, u64_at};
 use crate::error::{Error, Kind, Result};
@@ -18,14 +18,14 @@ use bytes::Bytes;
 pub const ENVELOPE: usize = 88;
 /// Bytes of the signature.
 pub const SIGNATURE: usize = 64;
-/// The longest body that is written or read, bytes.
+/// Size limit of a body, in bytes.
 pub const BODY_MAX: usize = 16 << 20;
-/// The longest record, bytes.
+/// Size limit of a record, in bytes.
 pub const RECORD_MAX: usize = ENVELOPE + BODY_MAX + SIGNATURE;
 
 const VERSION: u16 = 1;
 
-/// What a record is: fixes the magic and what the signature is bound to.
+/// The type of a record: determines the magic and the signature's context string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// A record of an installation's log.
@@ -49,7 +49,7 @@ impl Family {
     }
 }
 
-/// What the envelope says.
+/// The fields of the envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Envelope {
     /// Log record or manifest.
@@ -60,13 +60,13 @@ pub struct Envelope {
     pub lineage: LineageId,
     /// A log record's number; 0 for a manifest.
     pub number: u64,
-    /// The hash of the log record before, or of the parent's manifest; zeros where there is none.
+    /// The hash of the preceding log record, or of the parent's manifest; zeros if there is none.
     pub previous: Hash32,
     /// The installation that signed.
     pub signer: InstallationId,
 }
 
-/// A record as stored. Its signature is good only after [`Record::verify`] said so.
+/// A record as stored. Its signature counts as valid only after [`Record::verify`].
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The envelope.
@@ -78,7 +78,7 @@ impl Record {
     /// Signs `body` under `envelope`.
     ///
     /// # Errors
-    /// [`Kind::Usage`] when the body is longer than [`BODY_MAX`].
+    /// [`Kind::Usage`] if the body is longer than [`BODY_MAX`].
     pub fn sign(envelope: Envelope, body: &[u8], signer: &dyn Signer) -> Result<Self> {
         if body.len() > BODY_MAX {
             return Err(Error::new(Kind::Usage, format!("a signed record of {} bytes is too long", body.len())));
@@ -100,10 +100,10 @@ impl Record {
         Ok(Self { envelope, raw: Bytes::from(all).slice(domain.len()..) })
     }
 
-    /// Reads an envelope and checks its lengths. The signature is not looked at yet.
+    /// Parses an envelope and checks its lengths, but not the signature.
     ///
     /// # Errors
-    /// Integrity when it is not such a record; Unsupported for a newer version.
+    /// [`Kind::Integrity`] if it is not such a record; [`Kind::Unsupported`] for a newer version.
     pub fn parse(object: &str, family: Family, raw: Bytes) -> Result<Self> {
         if raw.len() < ENVELOPE + SIGNATURE || raw[..8] != *family.magic() {
             return Err(damaged(object, 0, "not such a record: wrong magic or too short"));
@@ -126,10 +126,10 @@ impl Record {
         Ok(Self { envelope, raw })
     }
 
-    /// Checks the signature.
+    /// Verifies the signature.
     ///
     /// # Errors
-    /// Integrity when it is not `key`'s.
+    /// [`Kind::Integrity`] if it is not `key`'s.
     pub fn verify(&self, object: &str, key: &PublicKey) -> Result<()> {
         let (signed, signature) = self.raw.split_at(self.raw.len().saturating_sub(SIGNATURE));
         let message = [self.envelope.family.domain(), signed].concat();
@@ -139,21 +139,21 @@ impl Record {
         Err(damaged(object, signed.len(), format_args!("the signature is not that of key {}", hex::encode(key))))
     }
 
-    /// Reads the body as `T`.
+    /// Parses the body as `T`.
     ///
     /// # Errors
-    /// Integrity when the JSON is not a `T`.
+    /// [`Kind::Integrity`] if the JSON is not a `T`.
     pub fn body<T: serde::de::DeserializeOwned>(&self, object: &str) -> Result<T> {
         let body = self.raw.get(ENVELOPE..self.raw.len().saturating_sub(SIGNATURE)).unwrap_or_default();
         serde_json::from_slice(body).map_err(|e| damaged(object, ENVELOPE, "the body is not as expected").because(e))
     }
 
-    /// All bytes, as stored.
+    /// Returns all bytes, as stored.
     #[must_use]
     pub const fn raw(&self) -> &Bytes {
         &self.raw
     }
-    /// BLAKE3 of all bytes.
+    /// Returns the BLAKE3 hash of all bytes.
     #[must_use]
     pub fn hash(&self) -> Hash32 {
         Hash32::of(&self.raw)

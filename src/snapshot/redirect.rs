@@ -1,10 +1,10 @@
-//! A redirect: where the bodies of a compacted pack went. Version 1. Integers are little-endian.
+//! Redirects: the new locations of a compacted pack's bodies. Version 1. Integers are little-endian.
 //!
 //! ```text
 //! 0    head 64   magic 8 "COFREDIR" | version u16 = 1 | 0 u16 | count u32 | old pack 16 | BLAKE3 32 (of all, this field zero)
 //! 64   count times { offset u32 | length u32 | new pack 16 | new offset u32 | 0 u32 }, 32 bytes, ascending by offset
 //! ```
-//! Offsets and lengths mean what a leaf entry's mean. A redirect always names final places: a reader follows one, once.
+//! Offsets and lengths are those of leaf entries. A redirect always names final locations: a reader follows one, once.
 
 use super::{arr, damaged, too_new, u16_at, u32_at};
 use crate::error::Result;
@@ -14,35 +14,35 @@ const MAGIC: &[u8; 8] = b"COFREDIR";
 const VERSION: u16 = 1;
 const HEAD: usize = 64;
 const MOVE: usize = 32;
-/// The most bodies of one pack that a redirect may name.
+/// Maximum number of bodies of one pack that a redirect may name.
 pub const MOVES_MAX: usize = 1 << 20;
-/// The longest redirect, bytes.
+/// Size limit of a redirect, in bytes.
 pub const REDIRECT_MAX: usize = HEAD + MOVES_MAX * MOVE;
 
-/// One body's move.
+/// The move of one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Move {
-    /// Where the leaf says that its head lies.
+    /// Offset of its head, as the leaf entry has it.
     pub offset: u32,
-    /// Bytes of sectors.
+    /// Total size of its sectors, in bytes.
     pub length: u32,
-    /// The pack it lies in now.
+    /// The pack that contains it now.
     pub pack: PackId,
-    /// Where in that.
+    /// Offset of its head in that pack.
     pub new_offset: u32,
 }
 
-/// Where the bodies of one pack went.
+/// The new locations of the bodies of one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// The pack that was compacted.
     pub old: PackId,
-    /// Its bodies' moves, ascending by offset.
+    /// The moves of its bodies, ascending by offset.
     pub moves: Vec<Move>,
 }
 
 impl Redirect {
-    /// The bytes to store. Moves are sorted here.
+    /// Sorts the moves and encodes the redirect.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut moves = self.moves.clone();
@@ -66,10 +66,11 @@ impl Redirect {
         out
     }
 
-    /// Reads and checks the redirect of pack `old`.
+    /// Parses and checks the redirect of pack `old`.
     ///
     /// # Errors
-    /// Integrity naming what is wrong; Unsupported for a newer version.
+    /// [`Kind::Integrity`](crate::error::Kind::Integrity) naming what is wrong;
+    /// [`Kind::Unsupported`](crate::error::Kind::Unsupported) for a newer version.
     pub fn parse(object: &str, old: PackId, bytes: &[u8]) -> Result<Self> {
         if bytes.len() < HEAD || bytes.len() > REDIRECT_MAX || bytes[..8] != *MAGIC {
             return Err(damaged(object, 0, "not a redirect: wrong magic or length"));
@@ -92,7 +93,7 @@ impl Redirect {
         }
     }
 
-    /// Where the body at `offset` with `length` bytes of sectors went.
+    /// Returns the move of the body at `offset` with `length` bytes of sectors.
     #[must_use]
     pub fn find(&self, offset: u32, length: u32) -> Option<Move> {
         let i = self.moves.binary_search_by_key(&offset, |m| m.offset).ok()?;

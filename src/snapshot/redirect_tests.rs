@@ -30,7 +30,7 @@ proptest! {
             let hash = Hash32::of(&raw);
             raw[32..64].copy_from_slice(&hash.0);
         }
-        // What is taken is whole: it writes as the same bytes.
+        // Whatever is accepted is complete: it encodes to the same bytes.
         if let Ok(redirect) = Redirect::parse("r", PackId([0; 16]), &raw) {
             prop_assert_eq!(redirect.encode(), raw);
         }

@@ -1,11 +1,11 @@
-//! Refs: what somebody's volume or job needs of a snapshot. JSON in `<lineage>/refs/<installation>-<id>`, at most 4 KiB.
+//! Refs: declare that a volume or job needs a snapshot. JSON in `<lineage>/refs/<installation>-<id>`, at most 4 KiB.
 //!
 //! ```text
 //! { "format": 1, "kind": "volume" | "job", "installation": owner of the ref, "id": [A-Za-z0-9._-]{1,64},
 //!   "snapshot": snap-…, "folder": installation whose folder holds its manifest, "time": ms, "heartbeat": ms }
 //! ```
-//! A volume ref never expires. A job ref is void once its heartbeat is [`JOB_REF_LIFE`] old. A ref is put first, and then
-//! its putter looks whether the owner's log shows a delete: if it does, the ref does not count and is taken back.
+//! A volume ref never expires. A job ref is void once its heartbeat is [`JOB_REF_LIFE`] old. After putting a ref, its
+//! putter checks whether the owner's log has a delete: if so, the ref does not count and is removed again.
 
 use super::{Folder, damaged};
 use crate::env::Timestamp;
@@ -13,18 +13,18 @@ use crate::error::{Error, Kind, Result};
 use crate::units::{InstallationId, LineageId, SnapshotId};
 use serde::{Deserialize, Serialize};
 
-/// The longest ref, bytes.
+/// Size limit of a ref, in bytes.
 pub const REF_MAX: usize = 4096;
-/// How old a job ref's heartbeat may be, milliseconds (24 h).
+/// Maximum age of a job ref's heartbeat, in milliseconds (24 h).
 pub const JOB_REF_LIFE: i64 = 24 * 3600 * 1000;
 
-/// Who needs it.
+/// The kind of user that needs the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RefKind {
-    /// A volume: it hydrates from the snapshot, or the snapshot is its base. Ended by its owner alone.
+    /// A volume: it hydrates from the snapshot, or the snapshot is its base. Removed only by its owner.
     Volume,
-    /// A job that runs: it has a heartbeat.
+    /// A running job: it has a heartbeat.
     Job,
 }
 
@@ -32,29 +32,29 @@ pub enum RefKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ref {
-    /// Version: 1.
+    /// Version of the format: 1.
     pub format: u32,
     /// Volume or job.
     pub kind: RefKind,
-    /// Whose ref it is.
+    /// The owner's installation.
     pub installation: InstallationId,
     /// The volume's or job's id.
     pub id: String,
-    /// The snapshot that is needed.
+    /// The snapshot that it needs.
     pub snapshot: SnapshotId,
     /// The installation whose folder holds the snapshot's manifest.
     pub folder: InstallationId,
-    /// When it was first put.
+    /// Time of the first put.
     pub time: Timestamp,
-    /// When its owner last said that it is needed.
+    /// When its owner last confirmed that it is needed.
     pub heartbeat: Timestamp,
 }
 
 impl Ref {
-    /// The path of the ref `id` of `installation`.
+    /// Returns the path of the ref `id` of `installation`.
     ///
     /// # Errors
-    /// [`Kind::Usage`] when the id breaks the rule for ids.
+    /// [`Kind::Usage`] if the id violates the rule for ids.
     pub fn path(lineage: LineageId, installation: InstallationId, id: &str) -> Result<String> {
         let good = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !good {
@@ -64,10 +64,10 @@ impl Ref {
         Ok(format!("{lineage}/refs/{installation}-{id}"))
     }
 
-    /// Reads a ref that lies at `path`.
+    /// Parses the ref at `path`.
     ///
     /// # Errors
-    /// Integrity when it is not a ref, or another's.
+    /// [`Kind::Integrity`] if it is not a ref, or belongs to another path.
     pub fn parse(path: &str, lineage: LineageId, bytes: &[u8]) -> Result<Self> {
         if bytes.len() > REF_MAX {
             return Err(damaged(path, REF_MAX, "too long for a ref"));
@@ -82,10 +82,10 @@ impl Ref {
         Ok(found)
     }
 
-    /// The bytes to store.
+    /// Encodes it.
     ///
     /// # Errors
-    /// Never in practice; the JSON library may say so.
+    /// Never in practice; the JSON library can return one.
     pub fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|e| Error::new(Kind::Failed, format!("write ref {}", self.id)).because(e))
     }
@@ -99,7 +99,7 @@ impl Ref {
         }
     }
 
-    /// The folder that holds the snapshot's manifest.
+    /// Returns the folder that contains the snapshot's manifest.
     #[must_use]
     pub const fn home(&self, lineage: LineageId) -> Folder {
         Folder { lineage, installation: self.folder }

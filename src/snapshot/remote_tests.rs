@@ -1,5 +1,5 @@
-//! A remote repository whose calls take time and may fail: each operation reports the failure, damages nothing and can be
-//! repeated.
+//! A remote repository whose calls take time and may fail: each operation reports the failure, damages nothing and can
+//! be repeated.
 
 use super::objects::Objects;
 use super::repository::Repository;
@@ -10,13 +10,13 @@ use crate::units::{CHUNK, ChunkNo};
 use crate::volume::parent::Parent;
 use std::sync::Arc;
 
-/// Milliseconds that a call takes.
+/// Latency of a call in milliseconds.
 const LATENCY: i64 = 250;
 const CHUNKS: u64 = 600;
 const FIRST: [(u64, u8); 3] = [(3, 1), (4, 9), (500, 0)];
 const SECOND: [(u64, u8); 3] = [(3, 1), (4, 2), (500, 3)];
 
-/// A repository with the snapshot 1, and perhaps 2 on top of it; opened anew, so that nothing of it is in memory.
+/// A repository with the snapshot 1, and perhaps 2 on top of it; reopened, so that nothing of it is in memory.
 struct World {
     below: Arc<dyn Objects>,
     remote: Arc<Remote>,
@@ -37,7 +37,7 @@ impl World {
         Self { below, remote, repo }
     }
 
-    /// Another process, which finds what is there.
+    /// Opens it as another process would.
     fn another(&self) -> Repository {
         Repository::open_in(self.below.clone(), env().0, Some(author(1))).unwrap()
     }
@@ -66,7 +66,7 @@ fn restore(repo: &Repository, id: u64, content: &[(u64, u8)]) -> Result<()> {
     Ok(())
 }
 
-/// The first error, of the whole or of a chunk.
+/// Returns the first error, of the snapshot or of a chunk.
 fn verify(repo: &Repository, id: u64) -> Result<()> {
     let found = repo.verify(LINEAGE, snap(id), None, &mut |_| true)?;
     found.bad.into_iter().next().map_or(Ok(()), |bad| Err(bad.error))
@@ -77,8 +77,8 @@ fn is_good(repo: &Repository, id: u64, content: &[(u64, u8)]) {
     verify(repo, id).unwrap();
 }
 
-/// Runs `act` with each call of each kind failing in turn, before or after it takes effect, then `again` with a working store.
-/// Checks that an error of `act` is the store's own. Returns how many faults were hit.
+/// Runs `act` with each call of each kind failing in turn, before or after it takes effect, then `again` with a working
+/// store. Checks that an error of `act` is the store's own. Returns how many faults were hit.
 fn at_every_call(
     snapshots: u64,
     act: impl Fn(&Repository) -> Result<()>,
@@ -168,7 +168,7 @@ fn a_restore_fails_or_gives_the_right_bytes_and_can_be_repeated() {
 fn a_delete_that_failed_is_done_again_and_takes_nothing_of_its_neighbour() {
     let delete = |repo: &Repository| {
         match repo.delete(LINEAGE, snap(2)) {
-            Err(err) if err.kind() == Kind::InvalidState => {} // an earlier one took effect
+            Err(err) if err.kind() == Kind::InvalidState => {} // an earlier attempt took effect
             other => other?,
         }
         repo.sweep(LINEAGE).map(drop)

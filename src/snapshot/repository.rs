@@ -1,11 +1,11 @@
 //! A repository: its description, its folders, its logs, its wrapped keys, its snapshots.
 //!
 //! `coffer-repository.json` at the root is { "format": "coffer-repository", "version": 1, "repository": hex id,
-//! "incompatible": [], "read_only_compatible": [], "compatible": [] }: an unknown incompatible feature is refused, an
-//! unknown read-only-compatible one opens the repository for reading alone.
+//! "incompatible": [], "read_only_compatible": [], "compatible": [] }: with an unknown incompatible feature the
+//! repository is rejected, with an unknown read-only-compatible one it opens read-only.
 //!
-//! An installation writes in its own folder of a lineage alone. That no second process does is its data directory's
-//! lock; a cloned data directory is found by put-if-absent on the log.
+//! An installation writes only in its own folder of a lineage. Its data directory's lock ensures that no second process
+//! does; a cloned data directory is detected by put-if-absent on the log.
 
 use super::creates::{Creates, Shapes};
 use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
@@ -41,7 +41,7 @@ struct Description {
     compatible: Vec<String>,
 }
 
-/// Who writes: an installation and its signing key.
+/// A writer: an installation and its signing key.
 #[derive(Clone)]
 pub struct Author {
     /// The installation.
@@ -55,38 +55,38 @@ pub struct Author {
 pub struct Listing {
     /// Its id.
     pub id: SnapshotId,
-    /// Whose folder it lies in.
+    /// The installation whose folder contains it.
     pub installation: InstallationId,
-    /// The volume it was taken of.
+    /// The volume.
     pub volume: Option<VolumeId>,
-    /// The point in time.
+    /// The time of the point in time.
     pub time: Timestamp,
-    /// The volume's size then, bytes.
+    /// The volume's size at that time, in bytes.
     pub size: u64,
-    /// The snapshot it is built on.
+    /// The snapshot it is an increment to.
     pub parent: Option<SnapshotId>,
     /// Chunks that are not holes.
     pub chunks: u64,
-    /// Chunks that differ from the parent's.
+    /// Chunks that differ from the parent.
     pub changed_chunks: u64,
-    /// Bytes it put into packs.
+    /// Bytes of sectors that it put into packs.
     pub stored_bytes: u64,
     /// Whether it is held against deletion.
     pub held: bool,
 }
 
-/// A snapshot's manifest, read and verified.
+/// A verified manifest.
 #[derive(Debug, Clone)]
 pub struct Located {
-    /// The folder it lies in.
+    /// The folder that contains it.
     pub folder: Folder,
-    /// What it says.
+    /// The manifest.
     pub manifest: Manifest,
     /// Hash of its bytes.
     pub hash: Hash32,
-    /// The key that signed it: that of its folder's genesis.
+    /// The key that signed it: the one in its folder's genesis.
     pub public_key: PublicKey,
-    /// Whether its folder's log shows it as live (else it is deleted, and something still needs it).
+    /// Whether it is live in its folder's log (else it is deleted, but something still needs it).
     pub live: bool,
 }
 
@@ -100,23 +100,23 @@ pub(super) struct Inner {
     pub(super) objects: Arc<dyn Objects>,
     pub(super) env: Env,
     pub(super) cache: Arc<PageCache>,
-    /// One sweep at a time.
+    /// Serialises sweeps.
     pub(super) sweeping: Mutex<()>,
     pub(super) creates: Mutex<Creates>,
-    /// What sweeps know of pages and manifests already.
+    /// The sweeps' cache of pages and manifests.
     pub(super) shapes: Mutex<Shapes>,
     about: OnceLock<About>,
     author: Option<Author>,
     logs: Mutex<HashMap<LineageId, Arc<Mutex<Option<Log>>>>>,
-    /// Lineages in which this process has settled what a killed one left: once each, before its first put there.
+    /// Lineages that this process has settled after a killed one: each once, before its first put there.
     settled: Mutex<HashSet<LineageId>>,
 }
 
-/// What the description says.
+/// The contents of the description.
 #[derive(Debug, Clone)]
 struct About {
     id: RepositoryId,
-    /// A feature for whose sake the repository may only be read.
+    /// The feature that makes the repository read-only.
     read_only: Option<String>,
 }
 
@@ -146,10 +146,10 @@ impl About {
 }
 
 impl Repository {
-    /// Makes a repository in the folder `root`, which is made if it is not there.
+    /// Makes a repository in the directory `root`, which is created if necessary.
     ///
     /// # Errors
-    /// [`Kind::Exists`] when there is one; what the file system says.
+    /// [`Kind::Exists`] if there is one; what the file system reports.
     pub fn init(root: &Path, env: &Env) -> Result<RepositoryId> {
         std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
         Self::init_in(&StoreObjects::local(root)?, env)
@@ -158,20 +158,20 @@ impl Repository {
     /// Makes a repository in `objects`.
     ///
     /// # Errors
-    /// [`Kind::Exists`] when there is one; what the store says.
+    /// [`Kind::Exists`] if there is one; what the store reports.
     pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
         let repository = RepositoryId::draw(&*env.rng);
         let json = Self::description_of(repository)?;
-        // An init that was killed may have left one staged.
+        // A killed init may have left one staged.
         objects.settle("", DESCRIPTION)?;
         objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
         Ok(repository)
     }
 
-    /// What `coffer-repository.json` of the repository with this id says.
+    /// Returns the contents of `coffer-repository.json` for the repository with this id.
     ///
     /// # Errors
-    /// Never in practice; the JSON library may say so.
+    /// Never in practice; the JSON library can return one.
     pub fn description_of(repository: RepositoryId) -> Result<String> {
         let description = Description {
             format: "coffer-repository".into(),
@@ -184,19 +184,20 @@ impl Repository {
         serde_json::to_string(&description).map_err(|e| Error::new(Kind::Failed, "describe the repository").because(e))
     }
 
-    /// Opens the repository in the folder `root`; without an author, for reading alone.
+    /// Opens the repository in the directory `root`; without an author, read-only.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when there is none; Unsupported for a newer one; Integrity for a damaged one.
+    /// [`Kind::NotFound`] if there is none; [`Kind::Unsupported`] for a newer one; [`Kind::Integrity`] for a damaged
+    /// one.
     pub fn open(root: &Path, env: Env, author: Option<Author>) -> Result<Self> {
         Self::open_in(Arc::new(StoreObjects::local(root)?), env, author)
     }
 
-    /// As [`Repository::open`], but the description is read at the first use: what needs no snapshot can be done though
-    /// it is missing or damaged.
+    /// Like [`Repository::open`], but reads the description at its first use: operations that need no snapshot work
+    /// even if it is missing or damaged.
     ///
     /// # Errors
-    /// When the folder cannot be used.
+    /// If the directory cannot be used.
     pub fn open_later(root: &Path, env: Env, author: Option<Author>) -> Result<Self> {
         if !root.exists() {
             std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
@@ -204,7 +205,7 @@ impl Repository {
         Ok(Self::over(Arc::new(StoreObjects::local(root)?), env, author))
     }
 
-    /// Opens the repository in `objects`; without an author, for reading alone.
+    /// Opens the repository in `objects`; without an author, read-only.
     ///
     /// # Errors
     /// As [`Repository::open`].
@@ -230,47 +231,48 @@ impl Repository {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The repository's id.
+    /// Returns the repository's id.
     ///
     /// # Errors
-    /// When the description is missing or damaged.
+    /// If the description is missing or damaged.
     pub fn id(&self) -> Result<RepositoryId> {
         Ok(self.inner.about()?.id)
     }
 
-    /// The lineages that have a folder here.
+    /// Lists the lineages that have a folder here.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     pub fn lineages(&self) -> Result<Vec<LineageId>> {
         self.inner.about()?;
         Ok(self.inner.objects.folders("")?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The number of the last record of this installation's log of `lineage`; `None` without a log. A catalog that knows
-    /// a higher one has found a rolled-back folder.
+    /// Returns the number of the last record of this installation's log of `lineage`; `None` without a log. If the
+    /// catalog has a higher number, the folder was rolled back.
     ///
     /// # Errors
-    /// When the log cannot be read or verified.
+    /// If the log cannot be read or verified.
     pub fn last_log_number(&self, lineage: LineageId) -> Result<Option<u64>> {
         let own = self.inner.own(lineage)?;
         self.inner.with_log(own, |log| Ok(log.as_ref().map(|l| l.last)))
     }
 
-    /// Records of this installation's log of `lineage` that cannot be read, and whether it is unknown what they said
+    /// Returns the unreadable records of this installation's log of `lineage`, and whether part of the state is unknown
     /// until [`Repository::vouch`] settles it.
     ///
     /// # Errors
-    /// When what can be read of the log contradicts itself; what the store says.
+    /// If the readable records contradict each other; what the store reports.
     pub fn unreadable(&self, lineage: LineageId) -> Result<(Vec<Unreadable>, bool)> {
         let found = |l: &Log| (l.unreadable.clone(), l.lacks_something());
         self.inner.with_log(self.inner.own(lineage)?, |log| Ok(log.as_ref().map(found).unwrap_or_default()))
     }
 
-    /// Records of `lineage` that cannot be read, in the log of whatever installation, for a reader that changes nothing.
+    /// Returns the unreadable records of `lineage`, in the logs of all installations, for a reader that changes
+    /// nothing.
     ///
     /// # Errors
-    /// When what can be read of a log contradicts itself; what the store says.
+    /// If the readable records of a log contradict each other; what the store reports.
     pub fn unreadable_by_anyone(&self, lineage: LineageId) -> Result<Vec<Unreadable>> {
         let mut all = Vec::new();
         for folder in self.inner.folders(lineage)? {
@@ -279,11 +281,11 @@ impl Repository {
         Ok(all)
     }
 
-    /// Settles, with what the installation's catalog knows, what unreadable records of its log may have said
-    /// ([`Log::vouch`]). The next record that is written makes up for them.
+    /// Settles, from the installation's catalog, what unreadable records of its log may have contained
+    /// ([`Log::vouch`]). The next record that is written replaces them.
     ///
     /// # Errors
-    /// When a manifest cannot be looked at; what the store says.
+    /// If a manifest cannot be checked; what the store reports.
     pub fn vouch(
         &self,
         lineage: LineageId,
@@ -297,36 +299,36 @@ impl Repository {
         })
     }
 
-    /// What this installation's log says of `snapshot`; `None`: it is not live.
+    /// Returns the state of `snapshot` in this installation's log; `None`: it is not live.
     ///
     /// # Errors
-    /// When the log cannot be read, or something that it said is not known.
+    /// If the log cannot be read, or part of its state is unknown.
     pub fn live(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Option<Live>> {
         let own = self.inner.own(lineage)?;
         Ok(self.inner.settled_state(own)?.live.remove(&snapshot))
     }
 
-    /// Looks whether a snapshot's manifest, pages and packs are there; of the packs' bytes it reads none.
+    /// Checks that a snapshot's manifest, pages and packs exist, without reading the packs.
     ///
     /// # Errors
-    /// Which of them is missing or damaged.
+    /// The first that is missing or damaged.
     pub fn check_reach(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
         self.inner.check_reach(&self.inner.locate(lineage, snapshot)?)
     }
 
-    /// The snapshot that this installation's ref `id` is on. `None`: there is none, or it cannot be read.
+    /// Returns the snapshot that this installation's ref `id` is on. `None`: there is no such ref, or it is unreadable.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     pub fn ref_on(&self, lineage: LineageId, id: &str) -> Result<Option<SnapshotId>> {
         let path = Ref::path(lineage, self.inner.author()?.installation, id)?;
         Ok(self.inner.read_ref(lineage, &path)?.map(|r| r.snapshot))
     }
 
-    /// Every live snapshot of `lineage`, in all folders, oldest first.
+    /// Lists every live snapshot of `lineage`, in all folders, oldest first.
     ///
     /// # Errors
-    /// When a log or a manifest cannot be read or verified.
+    /// If a log or a manifest cannot be read or verified.
     pub fn list(&self, lineage: LineageId) -> Result<Vec<Listing>> {
         let mut all = Vec::new();
         for folder in self.inner.folders(lineage)? {
@@ -351,10 +353,10 @@ impl Repository {
         Ok(all)
     }
 
-    /// The wrapped data keys of `lineage`; of several for one data key, the newest in any folder.
+    /// Returns the wrapped data keys of `lineage`; for each data key, the newest in any folder.
     ///
     /// # Errors
-    /// When a log cannot be read or verified.
+    /// If a log cannot be read or verified.
     pub fn keys(&self, lineage: LineageId) -> Result<BTreeMap<DataKeyId, WrappedKey>> {
         let mut all: BTreeMap<DataKeyId, WrappedKey> = BTreeMap::new();
         for folder in self.inner.folders(lineage)? {
@@ -367,49 +369,49 @@ impl Repository {
         Ok(all)
     }
 
-    /// Puts a data key's wrapped form, new or newly wrapped: it serves every snapshot that uses the key.
+    /// Puts a wrapped data key, new or rewrapped: it serves every snapshot that uses the key.
     ///
     /// # Errors
-    /// What [`Log::append`] says; ReadOnly without an author.
+    /// As [`Log::append`]; [`Kind::ReadOnly`] without an author.
     pub fn put_key(&self, lineage: LineageId, data_key: DataKeyId, blob: &[u8]) -> Result<()> {
         let entry = Entry::Key { data_key, blob: blob.to_vec(), time: self.inner.env.now() };
         self.inner.append(self.inner.own(lineage)?, &entry)
     }
 
-    /// Holds a snapshot against deletion, or ends that.
+    /// Holds a snapshot against deletion, or releases it.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] when it is not live in this installation's folder.
+    /// [`Kind::InvalidState`] if it is not live in this installation's folder.
     pub fn hold(&self, lineage: LineageId, snapshot: SnapshotId, held: bool) -> Result<()> {
         self.inner.append(self.inner.own(lineage)?, &Entry::Hold { snapshot, held, time: self.inner.env.now() })
     }
 
-    /// Deletes a snapshot: it is hidden at once. Its objects go at a [`Repository::sweep`].
+    /// Deletes a snapshot: it is hidden at once. A later [`Repository::sweep`] deletes its objects.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] when it is not live in this installation's folder, or held.
+    /// [`Kind::InvalidState`] if it is not live in this installation's folder, or held.
     pub fn delete(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<()> {
         self.inner.append(self.inner.own(lineage)?, &Entry::Delete { snapshot, time: self.inner.env.now() })
     }
 
-    /// The manifest of `snapshot`, in whichever folder of the lineage it lies, verified.
+    /// Returns the verified manifest of `snapshot`, in whichever folder of the lineage it is.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; Integrity when signature, hash or content are wrong.
+    /// [`Kind::NotFound`]; [`Kind::Integrity`] if signature, hash or content is wrong.
     pub fn locate(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<Located> {
         self.inner.locate(lineage, snapshot)
     }
 
-    /// Puts (or renews the heartbeat of) this installation's ref `id` on `snapshot`.
+    /// Puts this installation's ref `id` on `snapshot`, or renews its heartbeat.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when the snapshot is not live (any more): then the ref was taken back.
+    /// [`Kind::NotFound`] if the snapshot is not live, or no longer: then the ref was removed again.
     pub fn put_ref(&self, lineage: LineageId, id: &str, kind: RefKind, snapshot: SnapshotId) -> Result<()> {
         let author = self.inner.author()?;
         let at = self.inner.locate(lineage, snapshot)?;
         let path = Ref::path(lineage, author.installation, id)?;
         self.inner.settle(Folder { lineage, installation: author.installation })?;
-        // One that cannot be read is replaced.
+        // An unreadable one is replaced.
         let old = self.inner.read_ref(lineage, &path)?;
         let renewed = old.as_ref().is_some_and(|o| o.snapshot == snapshot && o.folder == at.folder.installation);
         let now = self.inner.env.now();
@@ -435,26 +437,26 @@ impl Repository {
         Err(Error::new(Kind::NotFound, format!("put ref {id} on {snapshot}: the snapshot was deleted")))
     }
 
-    /// Ends this installation's ref `id`. That there is none is no error.
+    /// Removes this installation's ref `id`. A missing one is not an error.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     pub fn delete_ref(&self, lineage: LineageId, id: &str) -> Result<()> {
         self.inner.objects.delete(&Ref::path(lineage, self.inner.author()?.installation, id)?)
     }
 
-    /// Ends anybody's ref, for an audited `repository unref --force`.
+    /// Removes any installation's ref, for an audited `repository unref --force`.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store reports.
     pub fn delete_ref_of(&self, lineage: LineageId, installation: InstallationId, id: &str) -> Result<()> {
         self.inner.objects.delete(&Ref::path(lineage, installation, id)?)
     }
 
-    /// All refs of `lineage`, those that no longer count included ([`Ref::counts`]).
+    /// Lists all refs of `lineage`, including those that no longer count ([`Ref::counts`]).
     ///
     /// # Errors
-    /// When one cannot be read, or is damaged: nothing may be swept then.
+    /// If one is unreadable or damaged: nothing may be swept then.
     pub fn refs(&self, lineage: LineageId) -> Result<Vec<Ref>> {
         self.inner.refs(lineage)
     }
@@ -473,7 +475,7 @@ impl Inner {
         })
     }
 
-    /// What the description says, read at its first use.
+    /// Returns the description, read at its first use.
     fn about(&self) -> Result<&About> {
         if let Some(about) = self.about.get() {
             return Ok(about);
@@ -482,12 +484,12 @@ impl Inner {
         Ok(self.about.get_or_init(|| found))
     }
 
-    /// This installation's folder of `lineage`.
+    /// Returns this installation's folder of `lineage`.
     pub(super) fn own(&self, lineage: LineageId) -> Result<Folder> {
         Ok(Folder { lineage, installation: self.author()?.installation })
     }
 
-    /// All folders of `lineage`, this installation's first.
+    /// Lists all folders of `lineage`, this installation's first.
     pub(super) fn folders(&self, lineage: LineageId) -> Result<Vec<Folder>> {
         self.about()?;
         let own = self.author.as_ref().map(|a| a.installation);
@@ -497,15 +499,15 @@ impl Inner {
         Ok(all.into_iter().map(|installation| Folder { lineage, installation }).collect())
     }
 
-    /// Settles this installation's part of a lineage, if this process has not yet: before its first put there.
+    /// Settles this installation's part of a lineage, once per process, before its first put there.
     fn settle(&self, own: Folder) -> Result<()> {
         let mut settled = self.settled.lock();
         if settled.contains(&own.lineage) {
             return Ok(());
         }
-        // A killed process may have linked a record without syncing its folder: believed now, lost at power loss.
+        // A killed process may have linked a record without syncing the directory: visible now, lost at power loss.
         ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
-        // All installations' refs share a folder: only what this one staged is its to delete.
+        // The refs of all installations share a folder: this one may delete only what it staged itself.
         self.objects.settle(&format!("{}/refs", own.lineage), &own.installation.to_string())?;
         settled.insert(own.lineage);
         Ok(())
@@ -514,7 +516,7 @@ impl Inner {
     /// Runs `work` on this installation's log of a lineage, read and verified at its first use.
     pub(super) fn with_log<T>(&self, own: Folder, work: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
         self.settle(own)?;
-        // `None`: not read yet, not there, or to be read again after a failed put.
+        // `None`: not read yet, missing, or to be reread after a failed put.
         let slot = self.logs.lock().entry(own.lineage).or_default().clone();
         let log = &mut *slot.lock();
         if log.is_none() {
@@ -533,7 +535,7 @@ impl Inner {
         work(log)
     }
 
-    /// Appends to this installation's log, which is started if it is not there.
+    /// Appends to this installation's log, starting one if necessary.
     pub(super) fn append(&self, own: Folder, entry: &Entry) -> Result<()> {
         let signer = self.author()?.signer.clone();
         self.with_log(own, |slot| {
@@ -541,14 +543,14 @@ impl Inner {
                 Some(log) => log,
                 None => Log::start(&*self.objects, own, &*signer, self.env.now())?,
             };
-            // After a failure the slot stays empty: whether the put landed is found by reading the log again.
+            // After a failure the slot stays empty: rereading the log shows whether the put took effect.
             log.append(&*self.objects, &*signer, entry)?;
             *slot = Some(log);
             Ok(())
         })
     }
 
-    /// The state of this installation's log, all of which is known.
+    /// Returns the state of this installation's log, if no part of it is unknown.
     pub(super) fn settled_state(&self, own: Folder) -> Result<LogState> {
         self.with_log(own, |log| match log {
             Some(log) if log.lacks_something() => Err(log
@@ -559,19 +561,19 @@ impl Inner {
         })
     }
 
-    /// The state of this installation's log.
+    /// Returns the state of this installation's log.
     pub(super) fn own_state(&self, own: Folder) -> Result<LogState> {
         self.with_log(own, |log| Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()))
     }
 
-    /// A folder's log: one's own as it is known, another's read anew.
+    /// Returns a folder's log: this installation's from memory, another's freshly read.
     pub(super) fn log(&self, folder: Folder) -> Result<Option<Log>> {
         match &self.author {
             Some(a) if a.installation == folder.installation && self.about()?.read_only.is_none() => {
                 self.with_log(folder, |log| Ok(log.clone()))
             }
             Some(_) => Log::load(&*self.objects, folder),
-            // Who only reads can be shown what there is.
+            // A mere reader can be shown what is readable.
             None => Log::load_readable(&*self.objects, folder, None),
         }
     }
@@ -586,7 +588,7 @@ impl Inner {
         Err(Error::new(Kind::NotFound, what))
     }
 
-    /// A snapshot that was added to the folder's log and whose manifest is still there.
+    /// Returns a snapshot that the folder's log has added and whose manifest still exists.
     pub(super) fn locate_in(&self, folder: Folder, snapshot: SnapshotId) -> Result<Option<Located>> {
         let Some(log) = self.log(folder)? else { return Ok(None) };
         let known = log.state.live.contains_key(&snapshot) || log.state.deleted.contains_key(&snapshot);
@@ -603,7 +605,7 @@ impl Inner {
         }
     }
 
-    /// A snapshot whose `add` may be among the records that cannot be read: its manifest is signed.
+    /// Returns a snapshot whose `add` may be among the unreadable records: its manifest is signed.
     fn attested(&self, log: &Log, snapshot: SnapshotId) -> Result<Option<Located>> {
         match signed_manifest(&*self.objects, log.folder, snapshot, &log.public_key) {
             Ok((manifest, hash)) => {
@@ -614,7 +616,7 @@ impl Inner {
         }
     }
 
-    /// The manifest of a snapshot that `log` names, checked against hash and signature.
+    /// Returns the manifest of a snapshot in `log`, verified against hash and signature.
     pub(super) fn manifest(&self, log: &Log, snapshot: SnapshotId) -> Result<Located> {
         let (live, gone) = (log.state.live.get(&snapshot), log.state.deleted.get(&snapshot));
         let object = log.folder.path("manifests", snapshot);
@@ -627,7 +629,7 @@ impl Inner {
         })?;
         let (manifest, record) = Manifest::parse(&object, log.folder, snapshot, raw)?;
         let hash = record.hash();
-        // Zeros: the record that said it is lost, and the signature alone counts.
+        // Zeros: the record with the hash is lost, and only the signature counts.
         let said = live.map(|l| l.manifest).or(gone.map(|d| d.manifest));
         if said.is_none_or(|said| said != hash && !said.is_zero()) {
             return Err(damaged(&object, 0, format_args!("the manifest's hash {hash} is not the log's")));
@@ -641,7 +643,7 @@ impl Inner {
         Tree::new(self.objects.clone(), self.cache.clone(), at.folder.lineage, m.folders.clone(), m.root, m.depth)
     }
 
-    /// The refs of a lineage. What is no file in a ref's place is one that cannot be read: it may need anything.
+    /// Lists the refs of a lineage. Anything else in a ref's place counts as an unreadable ref: it may need anything.
     pub(super) fn ref_objects(&self, lineage: LineageId) -> Result<Vec<Listed>> {
         let folder = format!("{lineage}/refs");
         let mut all = self.objects.list(&folder)?;
@@ -661,7 +663,7 @@ impl Inner {
         Ok(all)
     }
 
-    /// A ref, if there is one that can be read.
+    /// Returns a ref, if there is a readable one.
     fn read_ref(&self, lineage: LineageId, path: &str) -> Result<Option<Ref>> {
         match self.objects.get(path, REF_MAX).and_then(|raw| Ref::parse(path, lineage, &raw)) {
             Ok(found) => Ok(Some(found)),
@@ -670,12 +672,12 @@ impl Inner {
         }
     }
 
-    /// Says that `snapshot`'s create is about to put `name`: from now on no sweep takes it.
+    /// Announces that `snapshot`'s create is about to put `name`: from now on no sweep deletes it.
     pub(super) fn announce(&self, snapshot: SnapshotId, name: &str) {
         self.creates.lock().announce(snapshot, name);
     }
 
-    /// Announces and puts an object that only ever has these bytes.
+    /// Announces and puts an object that never has any other bytes.
     pub(super) fn put_for(&self, snapshot: SnapshotId, name: &str, bytes: &Bytes) -> Result<()> {
         self.announce(snapshot, name);
         put_same(&*self.objects, name, bytes)

@@ -1,11 +1,11 @@
-//! What nothing reaches any more goes: manifests, pages, packs and redirects of this installation's own folder.
+//! Garbage collection: deletes unreachable manifests, pages, packs and redirects in this installation's own folder.
 //!
-//! Order: list what is there, then what is live by the log, then the refs, then the bases of creates; mark from those;
-//! delete what was listed and not marked, and not announced by a create meanwhile (`creates.rs`). An object put after
-//! the list is not in it; a ref put after the refs were read is put by somebody who then sees the delete in the log.
+//! Order: list the objects, then read the log's live snapshots, then the refs, then the bases of creates; mark from
+//! those; delete what was listed and neither marked nor announced by a create meanwhile (`creates.rs`). An object put
+//! after the listing is not in it; whoever puts a ref after the refs were read then sees the delete in the log.
 //!
-//! What cannot be read while marking may reach anything: then nothing is deleted, and the answer says for what reason.
-//! A sweep reads each page and each manifest once, and the next one reads what is new.
+//! Something unreadable while marking might reach anything: then nothing is deleted, and the result says why. A sweep
+//! reads each page and each manifest once, and the next one reads only what is new.
 
 use super::Folder;
 use super::creates::Shape;
@@ -20,51 +20,51 @@ use crate::units::{Hash32, LineageId, PackId, SnapshotId};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// How long a deleted snapshot's objects stay when the repository has other installations, milliseconds (24 h).
+/// How long a deleted snapshot's objects are kept if the repository has other installations, in milliseconds (24 h).
 pub const GRACE: i64 = 24 * 3600 * 1000;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Objects deleted.
     pub deleted: u64,
-    /// Their bytes.
+    /// Size of the deleted objects in bytes.
     pub freed: u64,
-    /// Deleted snapshots that a ref, a running create or the 24 hours still keep.
+    /// Deleted snapshots that are still kept by a ref, a running create or the 24 hours.
     pub kept: u64,
-    /// Refs that keep a deleted snapshot: their ids, and which.
+    /// Refs that keep a deleted snapshot: ref id and snapshot.
     pub refs: Vec<(String, SnapshotId)>,
-    /// Why nothing could be deleted: something that cannot be read may need it.
+    /// Why nothing could be deleted: something unreadable may need it.
     pub blind: Option<String>,
 }
 
-/// What an installation says of one of its own refs.
+/// What an installation knows of one of its own refs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// It counts.
+    /// It is needed.
     Keep,
-    /// Nobody needs it: it goes, after all that it alone held.
+    /// It is not needed: it is removed, after everything that only it held.
     Drop,
-    /// It is to be on this snapshot, and is put anew.
+    /// It must be on this snapshot, and is put again.
     On(SnapshotId),
 }
 
-/// What an installation's catalog says of its refs, asked by a sweep.
+/// An installation's knowledge of its refs, from its catalog.
 pub trait Needs {
-    /// What becomes of the ref `id`; `found`: what it says, if it can be read.
+    /// Decides about the ref `id`; `found`: its contents, if readable.
     fn of(&self, id: &str, found: Option<&Ref>) -> Need;
-    /// Snapshots that are needed, whether there is a ref or not.
+    /// Returns the snapshots that are needed, with or without a ref.
     fn roots(&self) -> Vec<SnapshotId> {
         Vec::new()
     }
-    /// Whether a snapshot is being deleted, though the log has no room yet to say so.
+    /// Whether a snapshot is being deleted, though the log had no space yet to record it.
     fn is_going(&self, snapshot: SnapshotId) -> bool {
         let _ = snapshot;
         false
     }
 }
 
-/// Every ref counts, and one that cannot be read may be on anything.
+/// Every ref counts, and an unreadable one may be on anything.
 struct All;
 
 impl Needs for All {
@@ -78,16 +78,16 @@ struct Marks {
     pages: HashSet<Hash32>,
     packs: HashSet<PackId>,
     manifests: HashSet<SnapshotId>,
-    /// Snapshots that were marked from.
+    /// Snapshots that have been marked from.
     roots: HashSet<(Folder, SnapshotId)>,
     refs: Vec<(String, SnapshotId)>,
-    /// Paths of one's own refs that go.
+    /// Paths of own refs to remove.
     dropped: Vec<String>,
     blind: Option<String>,
 }
 
 impl Marks {
-    /// Takes an answer; what is damaged or missing blinds the sweep.
+    /// Unwraps a result; a damaged or missing object blinds the sweep.
     fn see<T>(&mut self, found: Result<T>) -> Result<Option<T>> {
         match found {
             Ok(found) => Ok(Some(found)),
@@ -118,11 +118,11 @@ impl Repository {
         self.sweep_for(lineage, &All)
     }
 
-    /// As [`Repository::sweep`], with the installation's word on its own refs.
+    /// Like [`Repository::sweep`], but the installation decides about its own refs.
     ///
     /// # Errors
-    /// When something that the log said is not known, or the store fails: then nothing was deleted. What the store says of
-    /// a delete: then some was, and a repeat goes on.
+    /// If part of the log's state is unknown, or the store fails: then nothing was deleted. If the store fails at a
+    /// delete, some objects were, and a repeat continues.
     pub fn sweep_for(&self, lineage: LineageId, needs: &dyn Needs) -> Result<Swept> {
         let inner = &*self.inner;
         let own = inner.own(lineage)?;
@@ -137,7 +137,7 @@ impl Repository {
             return Ok(swept);
         }
         inner.shapes.lock().retain(own, &marks.pages, &marks.manifests);
-        // Manifests first: a sweep that breaks off leaves none whose pages or packs are gone.
+        // Manifests first: an interrupted sweep leaves none whose pages or packs are gone.
         for o in &there.manifests {
             if o.name().parse().is_ok_and(|id| !marks.manifests.contains(&id)) {
                 inner.take(o, &mut swept)?;
@@ -154,7 +154,7 @@ impl Repository {
             }
         }
         swept.kept = inner.forget(own, &there, &marks)?;
-        // Refs last: as long as one is there, it shows that what it held may be there too.
+        // Refs last: as long as one exists, what it held may exist too.
         marks.dropped.iter().try_for_each(|path| inner.objects.delete(path))?;
         Ok(swept)
     }
@@ -221,7 +221,7 @@ impl Inner {
         }
     }
 
-    /// A manifest, read and verified once.
+    /// Returns a manifest, read and verified only once.
     fn known_manifest(&self, log: &super::log::Log, id: SnapshotId) -> Result<Arc<Located>> {
         let said = log.state.live.get(&id).map(|l| l.manifest).or(log.state.deleted.get(&id).map(|d| d.manifest));
         let known = self.shapes.lock().manifests.get(&(log.folder, id)).cloned();
@@ -233,7 +233,7 @@ impl Inner {
         Ok(read)
     }
 
-    /// Marks all that a snapshot reaches.
+    /// Marks everything that a snapshot reaches.
     fn mark_root(&self, own: Folder, root: &Located, marks: &mut Marks) -> Result<()> {
         if !marks.roots.insert((root.folder, root.manifest.snapshot)) {
             return Ok(());
@@ -273,7 +273,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Looks whether all pages and packs that a snapshot reaches are there. A page is read once; one that was read before
+    /// Checks that all pages and packs that a snapshot reaches exist. A page is read once; one that was read before
     /// only has to be in its folder still.
     ///
     /// # Errors
@@ -290,7 +290,7 @@ impl Inner {
             let folder = Folder { lineage: root.folder.lineage, installation: *installation };
             let names = |sort: &str| self.objects.list(&folder.sort(sort));
             pages.extend(names("pages")?.iter().filter_map(|o| o.name().parse::<Hash32>().ok()));
-            // A pack that is gone and has a redirect was moved.
+            // A missing pack that has a redirect was moved.
             packs.extend(
                 names("packs")?.iter().chain(&names("redirects")?).filter_map(|o| o.name().parse::<PackId>().ok()),
             );
@@ -310,8 +310,8 @@ impl Inner {
         Ok(false)
     }
 
-    /// Snapshots that refs need, in any folder, and those that the catalog knows to be needed. One whose manifest is gone
-    /// was void before the ref was put.
+    /// Marks the snapshots that refs need, in any folder, and those that the catalog needs. A ref on a snapshot whose
+    /// manifest is gone was void when it was put.
     fn mark_refs(&self, own: Folder, needs: &dyn Needs, lost: &HashSet<SnapshotId>, marks: &mut Marks) -> Result<()> {
         let now = self.env.now();
         let mut homes: Vec<(Folder, SnapshotId)> = Vec::new();
@@ -347,7 +347,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts a ref of one's own anew that cannot be read.
+    /// Puts an unreadable ref of this installation again.
     fn renew_ref(&self, own: Folder, id: &str, snapshot: SnapshotId) -> Result<()> {
         let path = Ref::path(own.lineage, own.installation, id)?;
         let now = self.env.now();
@@ -358,7 +358,7 @@ impl Inner {
         self.objects.put_over(&path, bytes::Bytes::from(renewed.encode()?))
     }
 
-    /// Live snapshots of other installations whose trees reach into our folder.
+    /// Marks live snapshots of other installations whose trees reach into this folder.
     fn mark_others(&self, own: Folder, marks: &mut Marks) -> Result<()> {
         for folder in self.folders(own.lineage)?.into_iter().filter(|f| *f != own) {
             let Some(Some(log)) = marks.see(self.log(folder))? else { continue };
@@ -372,7 +372,7 @@ impl Inner {
         Ok(())
     }
 
-    /// A pack that is reached through a redirect keeps the redirect and the packs it names.
+    /// Marks packs named by redirects: a pack reached through a redirect keeps the redirect and the packs it names.
     fn mark_redirects(&self, own: Folder, there: &Listing, marks: &mut Marks) -> Result<()> {
         for o in &there.redirects {
             let Some(old) = o.name().parse::<PackId>().ok().filter(|old| marks.packs.contains(old)) else { continue };
@@ -385,8 +385,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Deletes one object, unless a create has announced it meanwhile. Their lock is held over the delete, so a create that
-    /// comes after it puts the object anew.
+    /// Deletes one object, unless a create has announced it meanwhile. Holds the creates' lock during the delete, so
+    /// that a later create puts the object again.
     fn take(&self, object: &Listed, swept: &mut Swept) -> Result<()> {
         let creates = self.creates.lock();
         if creates.spares(&object.path) {
@@ -398,8 +398,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops, from what the log's next checkpoint will say, the deleted snapshots whose manifests are gone. Answers how
-    /// many deleted ones are still kept.
+    /// Removes deleted snapshots whose manifests are gone from the state that the log's next checkpoint will record.
+    /// Returns how many deleted ones are still kept.
     fn forget(&self, own: Folder, there: &Listing, marks: &Marks) -> Result<u64> {
         let listed: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
         self.with_log(own, |log| {

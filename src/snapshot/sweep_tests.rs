@@ -174,7 +174,7 @@ fn with_other_installations_a_day_passes_first() {
     clock.0.fetch_add(GRACE, Ordering::SeqCst);
     assert_eq!(ours.sweep(LINEAGE).unwrap().kept, 1);
     holds(&theirs, 1, &[(0, 1), (1, 0)].into());
-    // The ref ends; the other installation's own snapshot still stands on our pages.
+    // The ref is removed; the other installation's own snapshot still uses our pages.
     theirs.delete_ref(LINEAGE, "vol").unwrap();
     ours.sweep(LINEAGE).unwrap();
     holds(&theirs, 3, &[(0, 1), (256, 3)].into());

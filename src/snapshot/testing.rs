@@ -1,4 +1,4 @@
-//! What the tests of this layer share: a memory store, a store that fails as told, an author, made-up chunks.
+//! Shared by the tests of this layer: a memory store, stores that fail as scripted, an author, generated chunks.
 
 use super::SeedSigner;
 use super::objects::{Listed, Objects, StoreObjects};
@@ -65,7 +65,7 @@ pub(crate) fn spec(n: u64, chunks: u64, base: Option<u64>) -> SnapshotSpec {
     }
 }
 
-/// A chunk with some sectors that follow from `seed`; all holes for 0.
+/// Makes a chunk with some sectors derived from `seed`; all holes for 0.
 pub(crate) fn chunk(seed: u8) -> Vec<u8> {
     let mut out = vec![0; CHUNK];
     if seed != 0 {
@@ -76,7 +76,7 @@ pub(crate) fn chunk(seed: u8) -> Vec<u8> {
     out
 }
 
-/// A store whose puts fail from the nth on (0: the first), before or after they took effect, until it is mended.
+/// A store whose puts fail from the nth on (0: the first), before or after they take effect, until it is repaired.
 pub(crate) struct Faulty {
     pub(crate) below: Arc<dyn Objects>,
     pub(crate) puts: AtomicU64,
@@ -131,8 +131,8 @@ impl Objects for Faulty {
     }
 }
 
-/// A store that calls back before what is done to it, on the thread that does it: a script of what happens in between.
-/// Not while the caller holds a lock of the repository: before deletes, and before what is done to a log.
+/// A store that calls a hook before each operation, on the same thread: a script of what happens in between. Not while
+/// the caller holds a lock of the repository: before deletes, and before operations on a log.
 pub(crate) struct Hooked(pub(crate) Arc<dyn Objects>);
 
 type Hook = std::rc::Rc<dyn Fn(&str, &str)>;
@@ -143,14 +143,14 @@ thread_local! {
 }
 
 impl Hooked {
-    /// From now on, on this thread.
+    /// Sets the hook of this thread.
     pub(crate) fn call(hook: impl Fn(&str, &str) + 'static) {
         HOOK.set(Some(std::rc::Rc::new(hook)));
     }
     pub(crate) fn call_none() {
         HOOK.set(None);
     }
-    /// Objects that this thread has read since it asked last.
+    /// Returns the number of objects that this thread has read since the last call.
     pub(crate) fn reads() -> u64 {
         READS.replace(0)
     }
@@ -219,18 +219,18 @@ impl Call {
     pub(crate) const ALL: [Self; 6] = [Self::Put, Self::Get, Self::Head, Self::List, Self::Delete, Self::Settle];
 }
 
-/// A call that is to fail, once.
+/// A fault, which happens once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) call: Call,
-    /// How many such calls succeed before.
+    /// How many such calls succeed first.
     pub(crate) after: u64,
     pub(crate) kind: Kind,
-    /// It is carried out all the same, and only the answer is lost.
+    /// The call takes effect, and only its result is lost.
     pub(crate) took_effect: bool,
 }
 
-/// A remote store: each call takes time by the test's clock, and one fails as scripted.
+/// A remote store: each call takes time on the test's clock, and one fails as scripted.
 pub(crate) struct Remote {
     below: Arc<dyn Objects>,
     clock: Arc<TestClock>,
@@ -243,12 +243,12 @@ impl Remote {
         Arc::new(Self { below, clock, latency, fault: parking_lot::Mutex::default() })
     }
 
-    /// From now on.
+    /// Sets the fault.
     pub(crate) fn fail(&self, fault: Fault) {
         *self.fault.lock() = Some(fault);
     }
 
-    /// Removes the fault. Whether it was hit.
+    /// Removes the fault. Returns whether it was hit.
     pub(crate) fn mend(&self) -> bool {
         self.fault.lock().take().is_none()
     }

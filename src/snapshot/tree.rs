@@ -1,4 +1,4 @@
-//! A snapshot's tree, from its root to a chunk's entry: look up, walk, compare. Pages come through a bounded cache.
+//! A snapshot's tree, from its root to a chunk's entry: lookup, walk, diff. Pages are read through a bounded cache.
 
 use super::creates::Shape;
 use super::objects::Objects;
@@ -13,17 +13,17 @@ use std::sync::Arc;
 /// Pages that a repository keeps in memory (at most 20 KiB each: 10 MiB).
 pub const CACHE_PAGES: usize = 512;
 
-/// The pages last used, by name. What is in it was checked.
+/// The most recently used pages, by name. Cached pages have been verified.
 pub struct PageCache {
     room: usize,
     held: Mutex<Held>,
 }
 
-/// Pages by name, each with the tick of its last use; and the tick now.
+/// Pages by name, each with the tick of its last use; and the current tick.
 type Held = (HashMap<Hash32, (Page, u64)>, u64);
 
 impl PageCache {
-    /// A cache with room for `room` pages.
+    /// Makes a cache for `room` pages.
     #[must_use]
     pub fn new(room: usize) -> Self {
         Self { room: room.max(1), held: Mutex::new((HashMap::new(), 0)) }
@@ -44,7 +44,7 @@ impl PageCache {
         let mut held = self.held.lock();
         let (map, tick) = &mut *held;
         if map.len() >= self.room {
-            // A scan: the cache is small, and a miss has just cost a read.
+            // A linear scan: the cache is small, and a miss has just cost a read.
             if let Some(oldest) = map.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name) {
                 map.remove(&oldest);
             }
@@ -54,29 +54,29 @@ impl PageCache {
     }
 }
 
-/// What a walk over a tree meets.
+/// A visitor of a tree.
 pub trait Visit {
-    /// A page, before it is read. `false`: not to be entered.
+    /// Called for a page, before it is read. `false`: skip it.
     fn page(&mut self, name: Hash32) -> bool {
         let _ = name;
         true
     }
-    /// A chunk that is not a hole.
+    /// Called for a chunk that is not a hole.
     ///
     /// # Errors
     /// Ends the walk.
     fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()>;
-    /// A page that cannot be had, and the chunks that it speaks for.
+    /// Called for a page that cannot be read, and the chunks that it covers.
     ///
     /// # Errors
-    /// Ends the walk; so by default.
+    /// Ends the walk, which is the default.
     fn damaged(&mut self, first: ChunkNo, count: u64, error: Error) -> Result<()> {
         let _ = (first, count);
         Err(error)
     }
 }
 
-/// A tree.
+/// A snapshot's tree.
 #[derive(Clone)]
 pub struct Tree {
     objects: Arc<dyn Objects>,
@@ -87,7 +87,7 @@ pub struct Tree {
     depth: u8,
 }
 
-/// A node at some level: a tree that is less deep than asked for has its root as first child, all the way up.
+/// A node at some level: above the root of a shallower tree there are virtual nodes whose first child is the root.
 enum Node {
     Nothing,
     Above(Hash32),
@@ -110,13 +110,13 @@ impl Node {
     }
 }
 
-/// How many chunks a page of `level` speaks for.
+/// Returns the number of chunks that a page of `level` covers.
 const fn span(level: u8) -> u64 {
     (FAN as u64).pow(level as u32 + 1)
 }
 
 impl Tree {
-    /// The tree with that root and depth whose pages lie in one of `folders`.
+    /// Makes the tree with that root and depth, whose pages are in one of `folders`.
     #[must_use]
     pub fn new(
         objects: Arc<dyn Objects>,
@@ -128,12 +128,12 @@ impl Tree {
     ) -> Self {
         Self { objects, cache, lineage, folders, root, depth }
     }
-    /// Hash of the root page.
+    /// Returns the hash of the root page.
     #[must_use]
     pub const fn root(&self) -> Hash32 {
         self.root
     }
-    /// Levels.
+    /// Returns the number of levels.
     #[must_use]
     pub const fn depth(&self) -> u8 {
         self.depth
@@ -141,7 +141,8 @@ impl Tree {
 
     fn page(&self, level: u8, index: u64, name: Hash32) -> Result<Page> {
         if let Some(page) = self.cache.get(&name) {
-            // A tree may name a page at a place that is not its own; its bytes alone are not what was checked.
+            // A tree may reference a page at a wrong place: a page from the cache was checked for its own level and
+            // index.
             if page.level() == level && page.index() == index {
                 return Ok(page);
             }
@@ -172,7 +173,7 @@ impl Tree {
         }
     }
 
-    /// What page `index` of `level`, which has this name, leads to.
+    /// Returns what page `index` of `level`, with this name, references.
     pub(super) fn shape(&self, level: u8, index: u64, name: Hash32) -> Result<Shape> {
         let node = self.node(level, index, name)?;
         let first = index * FAN as u64;
@@ -184,10 +185,11 @@ impl Tree {
         Ok(Shape::Pages(children.filter(|(_, name)| !name.is_zero()).collect()))
     }
 
-    /// The name of page `index` of `level`; zeros when it is all holes. For a level above the root, the root's (index 0).
+    /// Returns the name of page `index` of `level`; zeros if it is all holes. For a level above the root, the root's
+    /// (index 0).
     ///
     /// # Errors
-    /// When a page cannot be read.
+    /// If a page cannot be read.
     pub fn name_of(&self, level: u8, index: u64) -> Result<Hash32> {
         let mut name = self.root;
         if level >= self.depth {
@@ -204,10 +206,10 @@ impl Tree {
         Ok(name)
     }
 
-    /// What is known about `chunk`; a hole past the tree's end.
+    /// Returns the entry of `chunk`; a hole past the tree's end.
     ///
     /// # Errors
-    /// When a page cannot be read, or is damaged.
+    /// If a page cannot be read, or is damaged.
     pub fn entry(&self, chunk: ChunkNo) -> Result<LeafEntry> {
         let index = chunk.0 / FAN as u64;
         if chunk.0 >= span(self.depth - 1) {
@@ -217,25 +219,26 @@ impl Tree {
         Ok(self.node(0, index, name)?.leaf((chunk.0 % FAN as u64) as usize))
     }
 
-    /// All 256 entries of leaf page `index`.
+    /// Returns all 256 entries of leaf page `index`.
     ///
     /// # Errors
-    /// When a page cannot be read.
+    /// If a page cannot be read.
     pub fn leaves(&self, index: u64) -> Result<Vec<LeafEntry>> {
         let node = self.node(0, index, self.name_of(0, index)?)?;
         Ok((0..FAN).map(|i| node.leaf(i)).collect())
     }
 
-    /// All 256 children of interior page `index` of `level`.
+    /// Returns all 256 children of interior page `index` of `level`.
     ///
     /// # Errors
-    /// When a page cannot be read.
+    /// If a page cannot be read.
     pub fn children(&self, level: u8, index: u64) -> Result<Vec<Hash32>> {
         let node = self.node(level, index, self.name_of(level, index)?)?;
         Ok((0..FAN).map(|i| node.child(i)).collect())
     }
 
-    /// First chunk at or after `from` that is not a hole; `None`: only holes up to the end. Reads the pages on the way alone.
+    /// Returns the first chunk at or after `from` that is not a hole; `None`: only holes up to the end. Reads only the
+    /// pages on the way.
     ///
     /// # Errors
     /// As [`Tree::entry`].
@@ -252,7 +255,7 @@ impl Tree {
         }
         let node = self.node(level, index, self.name_of(level, index)?)?;
         let first = index * FAN as u64;
-        // What lies before `from` is skipped without a look.
+        // Skip what is before `from` without reading it.
         for child in (from / span(level - 1)).max(first)..first + FAN as u64 {
             if node.child((child - first) as usize).is_zero() {
                 continue;
@@ -264,10 +267,10 @@ impl Tree {
         Ok(None)
     }
 
-    /// Shows every page and every chunk that is not a hole to `visit`, in order.
+    /// Visits every page and every chunk that is not a hole, in order.
     ///
     /// # Errors
-    /// What `visit` says.
+    /// The error of `visit`.
     pub fn walk(&self, visit: &mut dyn Visit) -> Result<()> {
         self.walk_node(self.depth - 1, 0, self.root, visit)
     }
@@ -294,11 +297,11 @@ impl Tree {
         Ok(())
     }
 
-    /// Calls `each` with every chunk whose content differs, its entry here and its entry in `other`. Subtrees with
-    /// equal hashes are not read.
+    /// Calls `each` with every chunk whose content differs, its entry here and its entry in `other`. Does not read
+    /// subtrees with equal hashes.
     ///
     /// # Errors
-    /// When a page cannot be read; what `each` says.
+    /// If a page cannot be read; the error of `each`.
     pub fn diff(&self, other: &Self, each: Differs<'_>) -> Result<()> {
         let top = self.depth.max(other.depth) - 1;
         self.diff_node(other, (top, 0), (self.root, other.root), each)
@@ -311,8 +314,8 @@ impl Tree {
         (ours, theirs): (Hash32, Hash32),
         each: Differs<'_>,
     ) -> Result<()> {
-        // A root that stands above its own level covers child 0 only, so equal names mean equal subtrees just when both
-        // stand for the same level.
+        // A root above its own level covers only child 0, so equal names mean equal subtrees only if both are at the
+        // same level.
         let same_level = (level >= self.depth) == (level >= other.depth);
         if ours == theirs && (same_level || ours.is_zero()) {
             return Ok(());
@@ -333,7 +336,7 @@ impl Tree {
     }
 }
 
-/// What [`Tree::diff`] calls.
+/// The callback of [`Tree::diff`].
 pub type Differs<'a> = &'a mut dyn FnMut(ChunkNo, &LeafEntry, &LeafEntry) -> Result<()>;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::volume::parent::Parent;
 use crate::volume::testing::Seeded;
 use std::collections::BTreeSet;
 
-/// The chunks of a sparse tree: some anywhere, some in runs, some at the edges of pages and at both ends.
+/// The chunks of a sparse tree: some scattered, some in runs, some at the edges of pages and at both ends.
 fn some_chunks(random: &mut Seeded, chunks: u64) -> BTreeSet<u64> {
     let mut set = BTreeSet::new();
     for _ in 0..random.below(6) {

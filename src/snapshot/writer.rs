@@ -1,7 +1,7 @@
-//! A snapshot being made: chunks in, packs and pages out, a signed manifest, one log record.
+//! Making a snapshot: chunks in; packs, pages, a signed manifest and one log record out.
 //!
-//! Memory follows changed chunks (one leaf entry each) and holds at most two packs: the one being filled and the one
-//! being put. Nothing is visible before the log's `add`; what a killed create leaves is unreachable and goes at a sweep.
+//! Memory use is one leaf entry per changed chunk and at most two packs: the one being filled and the one being put.
+//! Nothing is visible before the log's `add`; what a killed create leaves is unreachable, and a sweep deletes it.
 
 use super::log::Entry;
 use super::manifest::Manifest;
@@ -22,43 +22,43 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a snapshot is to be.
+/// The parameters of a snapshot.
 #[derive(Debug, Clone)]
 pub struct SnapshotSpec {
     /// Its id.
     pub id: SnapshotId,
     /// The lineage it belongs to.
     pub lineage: LineageId,
-    /// The volume it is taken of.
+    /// The volume.
     pub volume: Option<VolumeId>,
-    /// The volume's size, bytes.
+    /// The volume's size in bytes.
     pub size: u64,
-    /// The point in time.
+    /// The time of the point in time.
     pub time: Timestamp,
-    /// The volume's epoch that it holds.
+    /// The volume's epoch at the point in time.
     pub point: u32,
     /// The volume's map generation.
     pub map_generation: u32,
-    /// The snapshot it is built on: chunks that are not put are as there. Live, or deleted and kept by a ref. `None`: holes.
+    /// The base: chunks that are not put are the same as there. Live, or deleted and kept by a ref. `None`: holes.
     pub base: Option<SnapshotId>,
     /// Data keys in use and their blobs: a `key` record is put for each that the log does not have yet.
     pub keys: Vec<(DataKeyId, Vec<u8>)>,
-    /// What it is a copy of, in free words.
+    /// The source of a copy, as free text.
     pub source: Option<String>,
 }
 
-/// What a create amounted to.
+/// Statistics of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Chunks of the snapshot that are not holes.
     pub chunks: u64,
-    /// Chunks that differ from the base's.
+    /// Chunks that differ from the base.
     pub changed: u64,
     /// Bytes of sectors put into packs.
     pub stored_bytes: u64,
     /// Packs put.
     pub packs: u64,
-    /// Pages put, or found there.
+    /// Pages put, or already there.
     pub pages: u64,
 }
 
@@ -67,11 +67,11 @@ pub struct Stats {
 pub struct Completed {
     /// Its manifest.
     pub manifest: Manifest,
-    /// The manifest's hash, as the log has it.
+    /// The manifest's hash, as in the log.
     pub hash: Hash32,
-    /// The tree's root.
+    /// Hash of the tree's root page.
     pub root: Hash32,
-    /// Counts.
+    /// Statistics.
     pub stats: Stats,
 }
 
@@ -93,32 +93,33 @@ struct Filling {
     changed: BTreeMap<u64, LeafEntry>,
     tags: BTreeMap<[u8; 4], DataKeyId>,
     stored_bytes: u64,
-    /// Set by the first finish: no chunk comes after.
+    /// Set by the first finish: no more chunks are accepted.
     closed: bool,
 }
 
 #[derive(Default)]
 struct Sent {
     packs: Vec<(PackId, u64)>,
-    /// A pack whose put failed: sent again, the same bytes, before anything else.
+    /// A pack whose put failed: put again, with the same bytes, before anything else.
     unsent: Option<(PackId, Bytes)>,
 }
 
-/// What a finish that broke off had got to: a repeat goes on with the same bytes.
+/// The state of an interrupted finish: a repeat continues with the same bytes.
 #[derive(Default)]
 struct Finishing {
     manifest: Option<(Manifest, Record)>,
     pages: Vec<(String, u64)>,
-    /// It counts among those that run.
+    /// It is registered as a running create.
     begun: bool,
     done: bool,
 }
 
 impl Repository {
-    /// Begins a snapshot in this installation's folder. What a killed create of the same id left is replaced.
+    /// Begins a snapshot in this installation's folder. Replaces what a killed create of the same id left.
     ///
     /// # Errors
-    /// [`Kind::Exists`] when it is completed already; [`Kind::Busy`] while it is being made; NotFound without its base.
+    /// [`Kind::Exists`] if it is completed already; [`Kind::Busy`] while it is being made; [`Kind::NotFound`] without
+    /// its base.
     pub fn begin(&self, spec: SnapshotSpec) -> Result<SnapshotWriter> {
         let folder = self.inner.own(spec.lineage)?;
         if spec.size == 0 || spec.size > MAX_VOLUME || !spec.size.is_multiple_of(512) {
@@ -160,8 +161,8 @@ impl Repository {
 }
 
 impl Inner {
-    /// Makes sure that the base of a create, which counts as running by now, is not being swept: it is live, or was
-    /// deleted and a sweep that has begun to delete keeps it.
+    /// Makes sure that the base of a create, which is registered by now, is not being swept: it is live, or was deleted
+    /// and a sweep that has begun to delete keeps it.
     fn take_hold(&self, base: &Located) -> Result<()> {
         let id = base.manifest.snapshot;
         if self.own_state(base.folder)?.live.contains_key(&id) {
@@ -176,17 +177,17 @@ impl Inner {
 }
 
 impl SnapshotWriter {
-    /// The snapshot's id.
+    /// Returns the snapshot's id.
     #[must_use]
     pub const fn id(&self) -> SnapshotId {
         self.spec.id
     }
 
-    /// Gives the chunk's sealed bytes: a whole chunk, zeros past the volume's end. What equals the base's is not stored
-    /// again. May be called from several threads; a chunk given twice is what it was given last.
+    /// Adds a chunk's sealed bytes: a whole chunk, zeros past the volume's end. What equals the base is not stored
+    /// again. May be called from several threads; if a chunk is put twice, the last one counts.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a chunk past the end or of a wrong length; what the store says when a pack was put.
+    /// [`Kind::Usage`] for a chunk past the end or of a wrong length; what the store reports when a pack is put.
     pub fn put_chunk(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
         let bytes = sealed.bytes();
         if bytes.len() != CHUNK || chunk.0 >= chunks_in(self.spec.size) {
@@ -214,7 +215,7 @@ impl SnapshotWriter {
         self.store(chunk, entry, bytes, key)
     }
 
-    /// What is being filled, unless finish has taken it.
+    /// Locks the state being filled, unless finish has taken it.
     fn filling(&self) -> Result<MutexGuard<'_, Filling>> {
         let filling = self.filling.lock();
         if filling.closed {
@@ -272,12 +273,12 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Completes the snapshot, in FORMATS' order: packs and pages durable and confirmed; the manifest put, read back and
-    /// compared; key records; the log's `add`, which is the commit point. After an error it may be called again, and goes
-    /// on with the same bytes. No chunk can be put after the first call.
+    /// Completes the snapshot, in the order of docs/format.md, section 5: packs and pages durable and confirmed; the
+    /// manifest put, read back and compared; key records; the log's `add`, which is the commit point. After an error it
+    /// may be called again, and continues with the same bytes. No chunk can be put after the first call.
     ///
     /// # Errors
-    /// What the store says; Integrity when an object is missing or not what was put.
+    /// What the store reports; [`Kind::Integrity`] if an object is missing or differs from what was put.
     pub fn finish(&self) -> Result<Completed> {
         let mut state = self.finishing.lock();
         if state.manifest.is_none() {
@@ -304,7 +305,7 @@ impl SnapshotWriter {
         Ok(Completed { root: manifest.root, hash: record.hash(), manifest, stats })
     }
 
-    /// What was not copied is the base's: all of it must be there still.
+    /// Checks that all objects of the base still exist: what was not copied is in them.
     fn check_base(&self, manifest: &Manifest, hash: Hash32) -> Result<()> {
         let Some(base) = &self.base else { return Ok(()) };
         let public_key = self.repo.author()?.signer.public_key();
@@ -316,7 +317,7 @@ impl SnapshotWriter {
         })
     }
 
-    /// Puts the last pack and the pages; answers the manifest.
+    /// Puts the last pack and the pages; returns the manifest.
     fn build(&self, state: &mut Finishing) -> Result<Manifest> {
         let mut filling = self.filling.lock();
         filling.closed = true;
@@ -354,7 +355,8 @@ impl SnapshotWriter {
         })
     }
 
-    /// Puts every page that differs from the base's, leaves first. Answers the root and how many chunks are no holes.
+    /// Puts every page that differs from the base's, leaves first. Returns the root and the number of chunks that are
+    /// not holes.
     fn put_pages(&self, changed: &BTreeMap<u64, LeafEntry>, put: &mut Vec<(String, u64)>) -> Result<(Hash32, u64)> {
         let mut chunks = self.base.as_ref().map_or(0, |b| b.manifest.chunks);
         let mut above: BTreeMap<u64, Hash32> = BTreeMap::new();
@@ -382,7 +384,7 @@ impl SnapshotWriter {
         Ok((above.get(&0).copied().unwrap_or_else(untouched), chunks))
     }
 
-    /// Puts the pages of `level` over the children that changed.
+    /// Puts the pages of `level` above the children that changed.
     fn put_level(
         &self,
         level: u8,
@@ -414,7 +416,7 @@ impl SnapshotWriter {
         Ok(name)
     }
 
-    /// Confirms that every pack and page is there, at its length. Answers the number of packs.
+    /// Confirms that every pack and page exists, with its length. Returns the number of packs.
     fn confirm(&self, pages: &[(String, u64)]) -> Result<u64> {
         let packs = self.sending.lock().packs.clone();
         let packs_put = packs.iter().map(|(id, length)| (self.folder.path("packs", id), *length));
@@ -445,11 +447,11 @@ impl SnapshotWriter {
         self.repo.append(self.folder, &entry)
     }
 
-    /// Gives the snapshot up and deletes what it had put, unless it was completed. Pages that a live tree may share stay
-    /// for the next sweep to judge.
+    /// Aborts the snapshot and deletes what it had put, unless it was completed. Pages that a live tree may share are
+    /// left to the next sweep.
     ///
     /// # Errors
-    /// What the store says; what is left then goes at a sweep.
+    /// What the store reports; a sweep deletes what is left then.
     pub fn abort(self) -> Result<()> {
         let own = self.repo.own_state(self.folder)?;
         if self.finishing.lock().done || own.live.contains_key(&self.spec.id) {

@@ -138,7 +138,7 @@ fn abort_leaves_nothing_but_what_was_there() {
     assert_eq!(objects.list("").unwrap().len(), before);
 }
 
-/// Fails at every put in turn: afterwards the snapshot is completed and right, or absent; and can be made again.
+/// Fails at every put in turn: afterwards the snapshot is completed and correct, or absent and can be made again.
 fn kill_at_every_put(after_effect: bool) {
     for nth in 0.. {
         let below = memory();
@@ -164,7 +164,7 @@ fn kill_at_every_put(after_effect: bool) {
             Err(e) => assert_eq!(e.kind(), Kind::NotFound),
         }
         holds(&killed, 1, &[(3, 1), (4, 0)]);
-        // In the same process a repeat goes on; in half of the runs the create begins anew in another one.
+        // In the same process a repeat continues; in half of the runs another process starts the create over.
         faulty.fail_from.store(u64::MAX, Ordering::SeqCst);
         if nth % 2 == 0 {
             writer.finish().unwrap();

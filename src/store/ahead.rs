@@ -1,23 +1,24 @@
-//! Reading ahead of somebody who reads a volume's file in order, where its pages are not in the page cache.
+//! Read-ahead for sequential reads of a volume's file whose pages are not in the page cache.
 //!
-//! The kernel's own read-ahead is off for these files ([`Advice::Random`](rustix::fs::Advice)): it fills the page cache with
-//! folios of up to 2 MiB, and on ext4 each later small write into one walks all of its blocks. What is read ahead by
-//! request comes in single pages (docs/performance.md has the figures). The price is that somebody has to notice order.
+//! The kernel's own read-ahead is off for these files ([`Advice::Random`](rustix::fs::Advice)): it fills the page cache
+//! with folios of up to 2 MiB, and on ext4 each later small write into one walks all of its blocks. Pages fetched on
+//! request are single pages (docs/performance.md has the figures). The price is that sequential access must be detected
+//! here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How far ahead, bytes.
+/// Read-ahead window, in bytes.
 const WINDOW: u64 = 2 << 20;
-/// How far behind or before the expected place a read may be: several requests in order overtake each other.
+/// How far before or after the expected offset a read may be, in bytes: concurrent requests overtake each other.
 const SLACK: u64 = 2 << 20;
 
-/// Up to where reads in order have been read ahead.
+/// The offset that sequential reads have been read ahead to.
 #[derive(Debug, Default)]
 pub(super) struct Ahead(AtomicU64);
 
 impl Ahead {
-    /// A read had to wait for the disk: the range that is to be fetched meanwhile. Threads may race here: a range more or less
-    /// is fetched, and nothing else.
+    /// Called for a read that had to wait for the disk; returns the range to fetch meanwhile. Racing threads are
+    /// harmless: at worst a range is fetched that was not needed, or not fetched.
     pub(super) fn after_miss(&self, offset: u64, len: u64) -> Option<(u64, u64)> {
         let (end, until) = (offset + len, self.0.load(Ordering::Relaxed));
         let in_order = offset + WINDOW + SLACK >= until && offset <= until + SLACK && until > 0;
@@ -26,7 +27,7 @@ impl Ahead {
             return None;
         }
         let (from, to) = (until.max(end), end + WINDOW);
-        // By halves of the window: a call for each request would cost more than it fetches.
+        // Fetch at least half a window: a call per request would cost more than it saves.
         if from + WINDOW / 2 > to {
             return None;
         }
@@ -41,7 +42,7 @@ mod tests {
 
     const K256: u64 = 256 << 10;
 
-    /// What is fetched for these misses, as (from, to) in units of 256 KiB.
+    /// Returns the ranges fetched for these misses, as (from, to) in units of 256 KiB.
     fn fetched(ahead: &Ahead, misses: &[u64]) -> Vec<(u64, u64)> {
         let of = |n: &u64| ahead.after_miss(n * K256, K256);
         misses.iter().filter_map(of).map(|(at, len)| (at / K256, (at + len) / K256)).collect()

@@ -1,5 +1,5 @@
-//! The contract of stores and of their factories. Each test runs on all implementations: files, memory, and both with faults
-//! injected.
+//! The contract of stores and their factories. Each test runs on all implementations: files, memory, and both with
+//! injected faults.
 
 use super::factory::{Access, Stores};
 use super::files::FileStores;
@@ -18,7 +18,7 @@ struct Subject {
     name: &'static str,
     stores: Arc<dyn Stores>,
     script: Option<Script>,
-    /// Where power can be lost.
+    /// The implementation that can lose power.
     memory: Option<MemoryStores>,
     _dir: Option<tempfile::TempDir>,
 }
@@ -26,7 +26,7 @@ struct Subject {
 impl Subject {
     fn all() -> Vec<Self> {
         let files = |name, script| {
-            // On the disk that the tests are built on: /tmp may be a file system of another kind.
+            // On the disk of the build: /tmp may be another kind of file system.
             let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
             let stores = Arc::new(FileStores::of(dir.path(), true));
             Self { name, stores, script, memory: None, _dir: Some(dir) }
@@ -89,8 +89,8 @@ fn what_was_written_is_read_back_and_all_else_is_zeros() {
         let mut like = vec![0; SIZE as usize];
         let writes = [
             (0, 4096),
-            (65_536 - 512, 1 << 20), // longer than any step, and at none
-            (70_001, 3),             // a few bytes of it once more
+            (65_536 - 512, 1 << 20), // longer than any step, and aligned to none
+            (70_001, 3),             // a few bytes of it again
             (2 << 20, 200_000),
             (SIZE - 512, 512),
         ];
@@ -257,7 +257,7 @@ fn a_failed_sync_is_not_latched_and_the_next_one_does_not_make_it_good() {
         store.sync().unwrap();
         assert_eq!(read(&*store, 4096, 512), [2; 512], "{}", on.name);
     }
-    // The disk's own failure: what it lost stays lost, what is written and synced after it does not.
+    // A failure of the disk itself: what it lost stays lost, what is written and synced afterwards does not.
     let memory = MemoryStores::default();
     let id = VolumeId::draw(&SystemRng);
     memory.create(id, SIZE, &mut |_| Ok(())).unwrap();
@@ -311,7 +311,7 @@ fn each_operation_reports_its_error_changes_nothing_and_works_again() {
     }
 }
 
-/// Undoes what the first, successful call changed, with the script paused.
+/// Undoes the effect of the first, successful call, with the script paused.
 fn put_back(store: &dyn BlockStore, script: &Script) {
     let told = script.lock().take();
     put(store, 0, &[1; 512]);
@@ -366,7 +366,7 @@ fn a_store_appears_when_it_is_complete_and_not_before() {
         let remains = stores.list().unwrap();
         assert!(remains.iter().all(|f| f.named == Some(id) && !f.published), "{}: {remains:?}", on.name);
         assert_eq!(stores.has_any(id), !remains.is_empty(), "{}", on.name);
-        // The next one begins anew.
+        // The next case starts fresh.
         let mut seen = None;
         let filled = stores.create(id, SIZE, &mut |store| {
             assert_eq!(read(store, 0, 512), [0; 512], "{}", on.name);

@@ -18,13 +18,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes written in one `pwrite(2)`, at most, and its alignment.
+/// Size limit of one `pwrite(2)`, in bytes, and its alignment.
 ///
-/// The length of the first write to a range decides how large the page cache's folios are there (ext4 since Linux 6.16, XFS for
-/// longer), and ext4 walks all blocks of a folio for each later write into it: after 256 KiB writes a random 4 KiB write
-/// costs three times what it costs after 32 KiB writes (docs/performance.md has the figures).
+/// The length of the first write to a range decides how large the page cache's folios are there (ext4 since Linux 6.16,
+/// XFS for longer), and ext4 walks all blocks of a folio for each later write into it: after 256 KiB writes a random 4
+/// KiB write costs three times as much as after 32 KiB writes (docs/performance.md has the figures).
 const WRITE_STEP: u64 = 16 * 1024;
-/// The same where such writes made the pages before.
+/// The same limit where the pages were made by such writes already.
 const REWRITE_STEP: u64 = 64 * 1024;
 
 /// The file of one volume, open and locked.
@@ -34,7 +34,7 @@ pub struct FileStore {
     path: PathBuf,
     ahead: Ahead,
     folio_hints: Arc<FolioHints>,
-    /// Held between looking at the file's length and changing it.
+    /// Held from checking the file's length to changing it.
     growing: Mutex<()>,
 }
 
@@ -53,10 +53,10 @@ impl FileStore {
         Self { file, path, ahead: Ahead::default(), folio_hints: Arc::default(), growing: Mutex::default() }
     }
 
-    /// Opens and locks a volume file. `writable` takes the lock exclusively; else it is shared with other readers.
+    /// Opens and locks a volume file: exclusively if `writable`, else shared with other readers.
     ///
-    /// The lock is taken before a byte is read, and the path is looked at again after it: a file that was replaced or
-    /// unlinked meanwhile is not the volume any more.
+    /// The lock is taken before a byte is read, and the path is checked again after it: a file that was replaced or
+    /// unlinked meanwhile is no longer the volume.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Busy`] if another process holds it; [`Kind::Unsupported`] on a shared file system,
@@ -77,21 +77,22 @@ impl FileStore {
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) || held.nlink() == 0 {
             return Err(Error::new(Kind::Busy, format!("{}: it was replaced while it was being opened", what())));
         }
-        // Where the file system knows no such advice, it reads ahead as it likes.
+        // A file system that does not support this advice uses its own read-ahead.
         let _ = fadvise(&file, 0, None, Advice::Random);
         Ok(Self::of(file, path.to_owned()))
     }
 
-    /// The same with what is known of the file's pages since it was open before.
+    /// Adds what is known about the file's pages from the last time it was open.
     #[must_use]
     pub fn with_folio_hints(self, folio_hints: Arc<FolioHints>) -> Self {
         Self { folio_hints, ..self }
     }
 
-    /// Makes a new, locked file of `size` bytes without a name, in the folder of `path`; [`FileStore::publish`] names it.
+    /// Creates a locked file of `size` bytes under the temporary name `.new` beside `path`, replacing a leftover;
+    /// [`FileStore::publish`] gives it the name `path`.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] if the file system cannot hold a file of that size; as [`FileStore::open`].
+    /// [`Kind::NoSpace`] if the file system cannot hold a file of that size; otherwise as [`FileStore::open`].
     pub fn create_unnamed(path: &Path, size: u64, single_host: bool) -> Result<Self> {
         let what = || format!("create volume file {}", path.display());
         let temporary = path.with_extension("new");
@@ -121,7 +122,7 @@ impl FileStore {
         })
     }
 
-    /// Gives the finished file its name: sync, link (which fails if the name is taken), sync the folder.
+    /// Gives the finished file its name: sync, link (which fails if the name is taken), sync the directory.
     ///
     /// # Errors
     /// [`Kind::Exists`] if something has that name.
@@ -135,7 +136,7 @@ impl FileStore {
     }
 }
 
-/// Syncs the folder that `path` lies in, so that its name survives power loss.
+/// Syncs the directory that contains `path`, so that its name survives power loss.
 ///
 /// # Errors
 /// What the operating system reports.
@@ -144,12 +145,12 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).on(|| format!("sync folder {}", folder.display()))
 }
 
-/// Scratch room in a folder: files without names.
+/// Scratch space in a directory: files without names.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// In this one.
+    /// Makes scratch space in the directory `path`.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self(path.to_owned())
@@ -210,7 +211,7 @@ impl BlockStore for FileStore {
     fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
         let (mut at, mut rest) = (offset, data.bytes());
         let len = rest.len() as u64;
-        // A small one has no use for what is known.
+        // Hints do not matter to small writes.
         let pages = if len > WRITE_STEP { self.folio_hints.write(offset, len) } else { Pages::Unknown };
         if pages == Pages::ToBeMade {
             let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
@@ -275,7 +276,7 @@ impl BlockStore for FileStore {
     fn grow(&self, size: u64) -> io::Result<()> {
         let _one_at_a_time = self.growing.lock();
         if self.file.metadata()?.len() >= size {
-            return Ok(()); // ftruncate(2) would make it shorter
+            return Ok(()); // ftruncate(2) would shrink it
         }
         self.file.set_len(size)
     }
@@ -285,7 +286,8 @@ impl BlockStore for FileStore {
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {
-        // Where the file system cannot, the sync does it all; where the disk fails, the sync says so.
+        // Best effort: where the file system cannot do it, the sync does all the work; a disk error is reported by the
+        // sync.
         let _ = crate::sys::start_writeback(&self.file, offset, len);
     }
 
@@ -367,7 +369,7 @@ mod tests {
 
     #[test]
     fn room_that_is_kept_is_told_from_a_hole() {
-        // On the disk that the tests are built on: /tmp may be a file system of another kind.
+        // On the disk of the build: /tmp may be another kind of file system.
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let store = FileStore::create_unnamed(&dir.path().join("v"), 1 << 20, true).unwrap();
         let told = |at| store.stored(at, 65_536).unwrap();

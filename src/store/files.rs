@@ -1,4 +1,4 @@
-//! Stores as files in one folder, `<volume id>.coffer`.
+//! Stores as files in one directory, `<volume id>.coffer`.
 
 use super::factory::{Access, Found, Room, Stores};
 use super::file::{FileStore, Folder, sync_parent};
@@ -13,23 +13,23 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// See the module.
+/// Stores in a directory; see the module's documentation.
 #[derive(Debug)]
 pub struct FileStores {
     folder: PathBuf,
     single_host: bool,
-    /// How the files of volumes that were open lie in the page cache.
+    /// Folio hints of recently opened volumes.
     folio_hints: FolioHintCache,
 }
 
 impl FileStores {
-    /// The stores in a folder. `single_host`: no other host opens them, even if the file system is shared.
+    /// Uses the stores in a directory. `single_host`: no other host opens them, even if the file system is shared.
     #[must_use]
     pub fn of(folder: &Path, single_host: bool) -> Self {
         Self { folder: folder.to_owned(), single_host, folio_hints: FolioHintCache::default() }
     }
 
-    /// The file of a volume.
+    /// Returns the path of a volume's file.
     #[must_use]
     pub fn path(&self, id: VolumeId) -> PathBuf {
         self.folder.join(file_name(id))
@@ -71,7 +71,7 @@ impl Stores for FileStores {
         let path = self.path(id);
         remove_file(&path.with_extension("new"))?;
         remove_file(&path)?;
-        // A name that came back after power loss would be a file of no volume.
+        // A name that reappeared after power loss would be a file without a volume.
         sync_parent(&path)
     }
 

@@ -1,34 +1,34 @@
-//! Which ranges of a file lie in the page cache in single pages, perhaps, and had better not.
+//! Tracks which ranges of a file may be in the page cache as single pages and should not be.
 //!
-//! What is read from the disk comes in single pages (see `ahead.rs`), and large reads and writes of them cost up to
-//! twice what they cost in larger folios. How large a folio is, its first write decides. So the first large write to a
-//! range since the file was opened, or since the range was read from the disk, puts the range's pages out of the cache first, and
-//! makes its own. Pages that are dirty stay: only their way to the disk begins. What is known outlives the closing of the file
-//! (see [`FolioHintCache`]), as the pages do.
+//! Reads from the disk bring in single pages (see `ahead.rs`), and large reads and writes of them cost up to twice what
+//! they cost in larger folios. The first write to a folio decides its size. So the first large write to a range since
+//! the file was opened, or since the range was read from the disk, first evicts the range's pages, then creates its
+//! own. Dirty pages stay: eviction only starts their writeback. Hints outlive closing the file (see
+//! [`FolioHintCache`]), as the pages do.
 
 use crate::units::VolumeId;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of a window: a write is large if it covers one.
+/// Bytes in a window: a write is large if it covers one.
 const WINDOW: u64 = 128 << 10;
-/// Windows with one word of bits: 8 MiB.
+/// Windows in one word of bits: 8 MiB.
 const GROUP: u64 = 64;
-/// Groups remembered, at most; with more, all are forgotten.
+/// Maximum number of groups remembered per file; when it is reached, all are forgotten.
 const MAX_WINDOWS: usize = 65_536;
 
-/// Volumes whose folio_hints is remembered: of each, 2 MiB at most (half a TiB of data).
+/// Volumes whose hints are kept: each takes at most 2 MiB (for half a TiB of data).
 const KEPT: usize = 16;
 
-/// What is known of the pages that a write goes to.
+/// The state of the pages that a write goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pages {
-    /// Large writes made them all.
+    /// All were made by large writes.
     Made,
-    /// This one is large, and makes those anew that were not made by one.
+    /// This write is large: it replaces those that were not made by one.
     ToBeMade,
-    /// Nothing.
+    /// Not known.
     Unknown,
 }
 
@@ -36,12 +36,12 @@ pub(super) enum Pages {
 #[derive(Debug, Default)]
 pub struct FolioHints(Mutex<HashMap<u64, u64>>);
 
-/// The folio_hints of the volumes that a server opened last, for when they are opened again.
+/// Hints of the volumes that a server opened last, for when they are opened again.
 #[derive(Debug, Default)]
 pub struct FolioHintCache(Mutex<VecDeque<(VolumeId, Arc<FolioHints>)>>);
 
 impl FolioHintCache {
-    /// What is known of a volume's file.
+    /// Returns the hints for a volume's file.
     pub fn of(&self, id: VolumeId) -> Arc<FolioHints> {
         let mut kept = self.0.lock();
         let known = kept.iter().position(|(i, _)| *i == id).and_then(|at| kept.remove(at));
@@ -52,7 +52,7 @@ impl FolioHintCache {
     }
 }
 
-/// The words of a range of windows, as (group, bits).
+/// Returns the bits of a range of windows, as (group, bits).
 fn words(first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
     (first / GROUP..end.div_ceil(GROUP)).map(move |group| {
         let (from, to) = (first.max(group * GROUP) % GROUP, end.min((group + 1) * GROUP) - group * GROUP);
@@ -61,7 +61,7 @@ fn words(first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 impl FolioHints {
-    /// What a write finds. The windows that it covers are made by it.
+    /// Returns the state of the pages that a write goes to, and marks the windows that it covers as made by it.
     pub(super) fn write(&self, offset: u64, len: u64) -> Pages {
         let mut all = self.0.lock();
         let mut touched = words(offset / WINDOW, (offset + len).div_ceil(WINDOW));
@@ -81,12 +81,12 @@ impl FolioHints {
         Pages::ToBeMade
     }
 
-    /// A range was read from the disk.
+    /// Forgets a range that was read from the disk.
     pub(super) fn forget(&self, offset: u64, len: u64) {
         self.clear(offset / WINDOW, (offset + len).div_ceil(WINDOW));
     }
 
-    /// A range has no pages any more. What is left of a window at its ends is as it was.
+    /// Forgets a range whose pages are gone. Windows only partly in it keep their state.
     pub(super) fn gone(&self, offset: u64, len: u64) {
         self.clear(offset.div_ceil(WINDOW), (offset + len) / WINDOW);
     }

@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-/// See the module. Clones share the disks.
+/// Simulated disks in memory. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryStores(Arc<Mutex<Shelf>>);
 
 #[derive(Default)]
 struct Shelf {
     kept: BTreeMap<VolumeId, Kept>,
-    /// Not published.
+    /// Unpublished disks.
     half: BTreeMap<VolumeId, SimStore>,
-    /// Disks that belong to nobody, by name.
+    /// Disks that belong to no volume, by name.
     strangers: BTreeMap<String, SimStore>,
     no_scratch: bool,
-    /// New disks have no room.
+    /// New disks have no free space.
     full: bool,
 }
 
@@ -33,14 +33,14 @@ struct Kept {
     fence: Arc<Mutex<Fence>>,
 }
 
-/// Who holds a disk's lock.
+/// The holders of a disk's lock.
 #[derive(Default)]
 struct Fence {
     readers: usize,
     writer: bool,
 }
 
-/// A handle's share of the lock, released when it is unlocked or dropped.
+/// A handle's share of the lock, released by unlock or drop.
 struct Held {
     fence: Arc<Mutex<Fence>>,
     access: Mutex<Option<Access>>,
@@ -74,7 +74,7 @@ impl Drop for Held {
 }
 
 impl MemoryStores {
-    /// The disk of a volume, to break or inspect it while it is in use.
+    /// Returns a volume's disk, to break or inspect it while it is in use.
     pub(crate) fn disk(&self, id: VolumeId) -> SimStore {
         self.0.lock().kept[&id].disk.clone()
     }
@@ -88,17 +88,17 @@ impl MemoryStores {
         shelf.half.clear();
     }
 
-    /// Puts a disk beside the volumes'.
+    /// Puts a disk among those of the volumes.
     pub(crate) fn put_stranger(&self, name: &str, disk: SimStore) {
         self.0.lock().strangers.insert(name.to_owned(), disk);
     }
 
-    /// Whether disks that are made from now on have no room for anything.
+    /// Sets whether disks created from now on have no free space.
     pub(crate) fn make_full(&self, full: bool) {
         self.0.lock().full = full;
     }
 
-    /// From now on there is no room for scratch.
+    /// Makes scratch space fail from now on.
     pub(crate) fn without_scratch(&self) {
         self.0.lock().no_scratch = true;
     }

@@ -1,4 +1,4 @@
-//! Room for sealed bytes that need not outlive this process: what writers set aside for a snapshot under way.
+//! Space for sealed bytes that need not outlive this process: the sectors that writers preserve for a pending snapshot.
 
 use super::AT_REST;
 use crate::cipher::{Sealed, SealedMut};
@@ -6,21 +6,21 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// A source of scratch room.
+/// A source of scratch space.
 pub trait ScratchSpace: Send + Sync {
-    /// Makes empty room, which lasts until it is dropped or the process ends.
+    /// Makes empty scratch space, which lasts until it is dropped or the process ends.
     ///
     /// # Errors
     /// What the operating system reports.
     fn scratch(&self) -> io::Result<Scratch>;
 }
 
-/// A file without a name on a disk of this host, wherever the volume itself lies.
+/// A file without a name on a disk of this host, wherever the volume itself is.
 #[derive(Debug)]
 pub struct Scratch(File);
 
 impl Scratch {
-    /// Over a file that nobody else uses.
+    /// Uses a file that nobody else uses.
     pub(super) const fn over(file: File) -> Self {
         Self(file)
     }
@@ -33,12 +33,12 @@ impl Scratch {
     /// Writes sealed bytes.
     ///
     /// # Errors
-    /// What the operating system reports; so for all below.
+    /// What the operating system reports; so for all methods below.
     pub fn write_at(&self, data: Sealed<'_>, offset: u64) -> io::Result<()> {
         self.0.write_all_at(data.bytes(), offset)
     }
 
-    /// Reads them back.
+    /// Reads sealed bytes back.
     ///
     /// # Errors
     /// `UnexpectedEof` past what was written.
@@ -46,7 +46,7 @@ impl Scratch {
         self.0.read_exact_at(out.room(&AT_REST), offset)
     }
 
-    /// Whether its disk has less than a twentieth of its room left.
+    /// Whether its disk has less than a twentieth of its capacity free.
     ///
     /// # Errors
     /// As above.

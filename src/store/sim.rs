@@ -1,4 +1,4 @@
-//! A disk in memory that a test crashes: what was synced stays, what was not may stay, vanish or tear at 512 bytes.
+//! A disk in memory that tests crash: synced data stays; unsynced data may stay, vanish or tear at 512 bytes.
 //!
 //! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
 
@@ -10,22 +10,22 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const PAGE: usize = 512;
-/// Bytes that the simulated file system gives out at a time.
+/// Bytes in an allocation block of the simulated file system.
 const BLOCK: u64 = 4096;
 type Page = Box<[u8; PAGE]>;
 
 #[derive(Default)]
 struct Disk {
     size: u64,
-    /// Which disk it is.
+    /// The disk's identity.
     number: u64,
-    /// What reads see.
+    /// What reads return.
     now: BTreeMap<u64, Page>,
-    /// What survives power loss for certain.
+    /// What is sure to survive power loss.
     durable: BTreeMap<u64, Page>,
-    /// Pages written since the last sync, in order, with each content they had.
+    /// Pages written since the last sync, in order, with every content they had.
     pending: Vec<(u64, Page)>,
-    /// The same of before a sync that failed: they may be on the disk or not, and no later sync brings them there.
+    /// Pages written before a sync that failed: they may be on the disk or not, and no later sync puts them there.
     lost: Vec<(u64, Page)>,
     /// Fails the operation when it reaches zero.
     fail_in: Option<(u64, bool)>,
@@ -33,33 +33,33 @@ struct Disk {
     /// The next sync fails.
     bad_sync: bool,
     no_scratch: bool,
-    /// Nothing is at hand: a read that may not wait gets nothing.
+    /// Nothing is cached: a read that may not wait gets nothing.
     cold: bool,
-    /// 4 KiB blocks that have room on the disk; what is punched gives its back.
+    /// 4 KiB blocks that are allocated; punching frees them.
     allocated: BTreeSet<u64>,
-    /// No room for more of them.
+    /// No free space for more blocks.
     full: bool,
-    /// 512-byte sectors that cannot be read until they are written.
+    /// 512-byte sectors that are unreadable until written.
     bad: BTreeSet<u64>,
-    /// What [`BlockStore::next_data`] tells.
+    /// The answers of [`BlockStore::next_data`].
     seek: Seek,
     /// Runs before the next grow.
     before_grow: Option<Box<dyn FnOnce() + Send>>,
-    /// Runs before the next read of so many bytes.
+    /// Runs before the next read of this many bytes.
     before_read: Option<(usize, Box<dyn FnOnce() + Send>)>,
     writes: u64,
     syncs: u64,
 }
 
-/// What the file system says of holes.
+/// How the file system reports holes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Seek {
-    /// What was never written.
+    /// What was never written is a hole.
     #[default]
     Truth,
-    /// There are none, as where SEEK_DATA is not known.
+    /// No holes, as where SEEK_DATA is not supported.
     AllData,
-    /// There is nothing else, though it is not so.
+    /// Nothing but holes, which is wrong.
     AllHoles,
 }
 
@@ -76,8 +76,8 @@ impl SimStore {
         sim
     }
 
-    /// The disk after power loss: of the writes since the last sync, each 512-byte page independently keeps any prefix
-    /// of its history, as `pick(n)` says (a number below n).
+    /// Returns the disk after power loss: of the writes since the last sync, each 512-byte page independently keeps a
+    /// prefix of its history, chosen by `pick(n)` (a number below n).
     pub(crate) fn power_loss(&self, mut pick: impl FnMut(usize) -> usize) -> Self {
         let disk = self.0.lock();
         let mut after = Disk { size: disk.size, durable: disk.durable.clone(), ..disk.kept() };
@@ -95,7 +95,7 @@ impl SimStore {
         Self(std::sync::Arc::new(Mutex::new(after)))
     }
 
-    /// The disk after SIGKILL: every write that returned is there.
+    /// Returns the disk after SIGKILL: every write that returned is there.
     pub(crate) fn killed(&self) -> Self {
         let disk = self.0.lock();
         let after = Disk {
@@ -109,32 +109,32 @@ impl SimStore {
         Self(std::sync::Arc::new(Mutex::new(after)))
     }
 
-    /// The `n`-th write or sync from now fails (0: the next); `for_good`: so does everything after it.
+    /// Makes the `n`-th write or sync from now fail (0: the next); `for_good`: and everything after it.
     pub(crate) fn fail_in(&self, n: u64, for_good: bool) {
         self.0.lock().fail_in = Some((n, for_good));
     }
 
-    /// The next sync fails, and what it should have made durable is lost.
+    /// Makes the next sync fail, and lose what it should have made durable.
     pub(crate) fn fail_sync(&self) {
         self.0.lock().bad_sync = true;
     }
 
-    /// From now on [`ScratchSpace::scratch`] fails.
+    /// Makes [`ScratchSpace::scratch`] fail from now on.
     pub(crate) fn without_scratch(&self) {
         self.0.lock().no_scratch = true;
     }
 
-    /// Whether writes find no room but where something lies.
+    /// Sets whether writes fail that would allocate a block.
     pub(crate) fn set_full(&self, full: bool) {
         self.0.lock().full = full;
     }
 
-    /// The sector that `offset` lies in cannot be read until it is written.
+    /// Makes the sector that contains `offset` unreadable until it is written.
     pub(crate) fn spoil(&self, offset: u64) {
         self.0.lock().bad.insert(offset / PAGE as u64);
     }
 
-    /// Loses a range: it reads as zeros, has no room, and is a hole.
+    /// Loses a range: it reads as zeros, is not allocated, and is a hole.
     pub(crate) fn punch(&self, offset: u64, len: u64) {
         let mut disk = self.0.lock();
         let pages = offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64);
@@ -146,7 +146,7 @@ impl SimStore {
         disk.allocated.retain(|b| !blocks.contains(b));
     }
 
-    /// Cuts the disk off, as a store itself never does.
+    /// Truncates the disk, which a store never does itself.
     pub(crate) fn truncate(&self, size: u64) {
         let mut disk = self.0.lock();
         disk.size = size;
@@ -157,22 +157,22 @@ impl SimStore {
         disk.lost.retain(|(at, _)| *at < end);
     }
 
-    /// What it tells of holes from now on.
+    /// Sets how it reports holes from now on.
     pub(crate) fn set_seek(&self, seek: Seek) {
         self.0.lock().seek = seek;
     }
 
-    /// Has `act` run, once, before the next grow.
+    /// Runs `act` once, before the next grow.
     pub(crate) fn before_grow(&self, act: impl FnOnce() + Send + 'static) {
         self.0.lock().before_grow = Some(Box::new(act));
     }
 
-    /// Whether reads have to wait for the disk from now on.
+    /// Sets whether reads have to wait for the disk from now on.
     pub(crate) fn set_cold(&self, cold: bool) {
         self.0.lock().cold = cold;
     }
 
-    /// Has `act` run, once, before the next read of `len` bytes.
+    /// Runs `act` once, before the next read of `len` bytes.
     pub(crate) fn before_read(&self, len: usize, act: impl FnOnce() + Send + 'static) {
         self.0.lock().before_read = Some((len, Box::new(act)));
     }
@@ -185,7 +185,7 @@ impl SimStore {
         self.0.lock().writes
     }
 
-    /// All bytes that are not zero, for asserting that nothing changed.
+    /// Flips bits of one byte on the disk: what reads return and what survives power loss.
     pub(crate) fn poke(&self, offset: u64, xor: u8) {
         let mut disk = self.0.lock();
         let at = offset / PAGE as u64;
@@ -197,7 +197,7 @@ impl SimStore {
 }
 
 impl Disk {
-    /// What a crash leaves as it is.
+    /// Copies what a crash does not change.
     fn kept(&self) -> Self {
         let (allocated, bad) = (self.allocated.clone(), self.bad.clone());
         Self { allocated, bad, full: self.full, seek: self.seek, number: self.number, ..Self::default() }
@@ -379,7 +379,7 @@ impl BlockStore for SimStore {
 }
 
 impl ScratchSpace for SimStore {
-    /// Outside the simulated disk, and its faults.
+    /// Not on the simulated disk, and not subject to its faults.
     fn scratch(&self) -> io::Result<Scratch> {
         if self.0.lock().no_scratch {
             return Err(io::ErrorKind::StorageFull.into());

@@ -1,4 +1,4 @@
-//! A store that calls back before each operation, which may refuse it: for scripted faults and read-only handles.
+//! A store that calls a hook before each operation, which may reject it: for scripted faults and read-only handles.
 
 use super::{BlockStore, StoreIdentity, Stored};
 use crate::cipher::Sealed;
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 
-/// One of a store's operations.
+/// An operation of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Size,
@@ -41,7 +41,7 @@ impl Op {
     }
 }
 
-/// See the module.
+/// A store with a hook; see the module's documentation.
 pub(crate) struct Watched<F> {
     below: Arc<dyn BlockStore>,
     before: F,
@@ -53,10 +53,10 @@ impl<F: Fn(Op) -> io::Result<()> + Send + Sync> Watched<F> {
     }
 }
 
-/// What is to fail, once: an operation, how many of its calls succeed before, and the error number.
+/// The scripted failure, which happens once: the operation, how many of its calls succeed first, and the error number.
 pub(crate) type Script = Arc<Mutex<Option<(Op, u64, i32)>>>;
 
-/// A store that fails as scripted.
+/// Wraps a store so that it fails as scripted.
 pub(crate) fn faulty(below: Arc<dyn BlockStore>, script: Script) -> Arc<dyn BlockStore> {
     Arc::new(Watched::over(below, move |op| {
         let mut script = script.lock();

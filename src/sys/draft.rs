@@ -1,7 +1,8 @@
-//! A new file that is there whole or not at all: it has no name until it is complete and synced.
+//! Writes a new file that appears complete or not at all: it has no name until it is complete and synced.
 //!
-//! Where the file system can, the draft is a file without a name (O_TMPFILE): whatever ends the process, nothing is left.
-//! Elsewhere it is called `NAME.partial`, and locked while its writer lives; what a killed one left is replaced by the next.
+//! Where the file system supports it, the draft is an unnamed file (O_TMPFILE): however the process ends, nothing is
+//! left. Elsewhere it is called `NAME.partial`, and locked while its writer lives; the next draft replaces one that a
+//! killed process left.
 
 use super::{LockKind, ofd_lock};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -12,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A file that is being written. Dropped before [`Draft::publish`], it leaves nothing.
+/// A file being written. Dropped before [`Draft::publish`], it leaves nothing.
 pub struct Draft {
     file: File,
     path: PathBuf,
@@ -20,7 +21,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A draft of a file of mode 0600 at `path`, where there must be none.
+    /// Starts a file of mode 0600 at `path`, where there must be none.
     ///
     /// # Errors
     /// [`Kind::Exists`] if something is there; [`Kind::Busy`] if another process is writing the same file.
@@ -32,7 +33,7 @@ impl Draft {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(folder_of(path), flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), partial: None }),
-            // A kernel or a file system that has no such files.
+            // The kernel or the file system has no O_TMPFILE.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
                 Self::named(path)
             }
@@ -40,7 +41,7 @@ impl Draft {
         }
     }
 
-    /// The same under a name of its own.
+    /// Starts it under the name `NAME.partial`.
     fn named(path: &Path) -> Result<Self> {
         let mut name = OsString::from(path);
         name.push(".partial");
@@ -64,22 +65,23 @@ impl Draft {
         Ok(Self { file, path: path.to_owned(), partial: Some(partial) })
     }
 
-    /// What is written to.
+    /// Returns the file to write to.
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
     }
 
-    /// Where it will be.
+    /// Returns the path that it will be published at.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Syncs the file, gives it its name and syncs that.
+    /// Syncs the file, gives it its name and syncs the directory.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if there is something by now; what the operating system reports. Then nothing is left.
+    /// [`Kind::Exists`] if something has taken the name; else what the operating system reports. Nothing is left
+    /// behind.
     pub fn publish(mut self) -> Result<()> {
         let what = || format!("write {}", self.path.display());
         self.file.sync_all().on(what)?;
@@ -96,7 +98,7 @@ impl Draft {
     fn link(&self) -> rustix::io::Result<()> {
         let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         match rustix::fs::linkat(CWD, own, CWD, &self.path, AtFlags::SYMLINK_FOLLOW) {
-            // Without /proc; for root, or Linux 6.10 and newer.
+            // Without /proc. Needs root, or Linux 6.10 or newer.
             Err(rustix::io::Errno::NOENT) => rustix::fs::linkat(&self.file, "", CWD, &self.path, AtFlags::EMPTY_PATH),
             done => done,
         }

@@ -1,30 +1,30 @@
 //! Other processes, as proc_pid_stat(5) shows them.
 
-/// What `/proc/PID/stat` says of a process.
+/// Fields of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessStat {
-    /// Field 3: `R`, `S`, …; `Z` and `X` when it has ended.
+    /// Field 3, state: `R`, `S`, …; `Z` and `X` are ended processes.
     pub state: char,
-    /// Field 22: when it started, clock ticks since boot.
+    /// Field 22, start time: clock ticks since boot.
     pub start_time: u64,
 }
 
 impl ProcessStat {
-    /// Of the process with this id; `None`: there is none.
+    /// Reads the fields of process `pid`. `None`: there is no such process.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The second field is a name in parentheses that may itself hold blanks and parentheses, so fields are counted from the
-    /// last one.
+    /// Field 2 is a name in parentheses that may itself contain spaces and parentheses, so fields are counted from the
+    /// last closing one.
     fn parse(stat: &str) -> Option<Self> {
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?.chars().next()?;
         Some(Self { state, start_time: fields.nth(18)?.parse().ok()? })
     }
 
-    /// Whether the process has ended, though its parent may not have seen that yet.
+    /// Whether the process has ended, reaped by its parent or not.
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')

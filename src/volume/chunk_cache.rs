@@ -1,8 +1,9 @@
-//! Chunks fetched from a snapshot: each once, however many need it at a time, and the last ones kept for who comes next.
+//! A cache of chunks fetched from a snapshot: concurrent readers of a chunk share one fetch, and the last chunks are
+//! kept.
 //!
-//! Who needs a chunk that another fetches waits for that one alone, and is handed it even if it is kept no longer by then.
-//! A fetch that fails is its caller's: the others try themselves, and get an error of their own or the chunk. The buffers
-//! go round: a new one costs as much in page faults as the copy into it.
+//! A reader that waits for another's fetch is handed that chunk, even if it has been evicted by then. If the fetch
+//! fails, its error goes to its caller; the waiting readers then fetch for themselves. Buffers are reused: a new one
+//! costs as much in page faults as the copy into it.
 
 use crate::cipher::{SealedBuf, SealedMut};
 use crate::error::Result;
@@ -12,19 +13,19 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Buffers kept for fetches to come.
+/// Buffers kept for future fetches.
 const SPARE: usize = 4;
 
-/// A chunk's sealed bytes ([`CHUNK`] of them), and what is known of the key that sealed them.
+/// A chunk's sealed bytes ([`CHUNK`] of them), and the key that sealed them.
 #[derive(Clone)]
 pub struct Body<K> {
-    /// The bytes, holes as zeros.
+    /// The sealed bytes, holes as zeros.
     pub sealed: Arc<SealedBuf<Pages>>,
-    /// The key.
+    /// The key, as the caller identifies it.
     pub key: K,
 }
 
-/// Chunks fetched last, and those that somebody fetches now.
+/// The chunks fetched last, and the fetches under way.
 pub struct ChunkCache<K> {
     state: Mutex<CacheState<K>>,
 }
@@ -40,7 +41,7 @@ struct CacheState<K> {
 /// A fetch under way.
 struct Turn<K> {
     chunk: ChunkNo,
-    /// Set when it has ended; `None` within: it failed.
+    /// Set when the fetch has ended; an inner `None`: it failed.
     end: Mutex<Option<Option<Body<K>>>>,
     ended: Condvar,
 }
@@ -57,7 +58,7 @@ impl<K: Copy> Turn<K> {
     }
 }
 
-/// Ends a turn, also when the fetch panics.
+/// Ends a turn, even if the fetch panics.
 struct Ending<'a, K: Copy> {
     fetched: &'a ChunkCache<K>,
     turn: Arc<Turn<K>>,
@@ -89,23 +90,23 @@ impl<K> CacheState<K> {
 }
 
 impl<K: Copy> ChunkCache<K> {
-    /// Keeps the last `room` chunks.
+    /// Makes a cache of the last `room` chunks.
     #[must_use]
     pub fn new(room: usize) -> Self {
         let state = CacheState { kept: VecDeque::new(), room, under_way: Vec::new(), spare: Vec::new() };
         Self { state: Mutex::new(state) }
     }
 
-    /// The chunk, if it is kept.
+    /// Returns the chunk, if it is cached.
     #[must_use]
     pub fn peek(&self, chunk: ChunkNo) -> Option<Body<K>> {
         self.state.lock().kept.iter().find(|(c, _)| *c == chunk).map(|(_, body)| body.clone())
     }
 
-    /// The chunk: kept, or from somebody's fetch under way, or from `fetch`, which fills all of the buffer it is given.
+    /// Returns the chunk: from the cache, from a fetch under way, or by `fetch`, which must fill the whole buffer.
     ///
     /// # Errors
-    /// What `fetch` says.
+    /// The error of `fetch`.
     pub fn get(&self, chunk: ChunkNo, fetch: impl FnOnce(SealedMut<'_>) -> Result<K>) -> Result<Body<K>> {
         let (turn, spare) = loop {
             let mut state = self.state.lock();
@@ -130,7 +131,7 @@ impl<K: Copy> ChunkCache<K> {
         Ok(body)
     }
 
-    /// Gives its memory back and keeps nothing from now on.
+    /// Frees its memory and caches nothing from now on.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.room = 0;

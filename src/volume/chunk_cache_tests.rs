@@ -1,4 +1,4 @@
-//! Scripted: each thread waits for a word of the test, never for time.
+//! Scripted: each thread waits for a message from the test, never for time.
 
 use super::*;
 use crate::cipher::Sealed;
@@ -16,7 +16,7 @@ fn filled(n: u64) -> impl FnOnce(SealedMut<'_>) -> Result<u64> {
     }
 }
 
-/// A fetch that says when it began, and ends when it is told how.
+/// A fetch that reports when it begins, and ends with the result it is sent.
 fn told(began: Sender<()>, end: Receiver<Result<u64>>) -> impl FnOnce(SealedMut<'_>) -> Result<u64> {
     move |mut out: SealedMut<'_>| {
         began.send(()).unwrap();
@@ -26,7 +26,8 @@ fn told(began: Sender<()>, end: Receiver<Result<u64>>) -> impl FnOnce(SealedMut<
     }
 }
 
-/// Until so many wait for the fetch of [`ONE`]: the turn is held by the list, the one who fetches, and those who wait.
+/// Waits until so many wait for the fetch of [`ONE`]: its turn is referenced by the list, the fetching thread, and
+/// those who wait.
 fn until_waiting(fetched: &ChunkCache<u64>, waiting: usize) {
     loop {
         let state = fetched.state.lock();
@@ -39,8 +40,8 @@ fn until_waiting(fetched: &ChunkCache<u64>, waiting: usize) {
     }
 }
 
-/// One thread fetches, `waiting` others wait for it; then the fetch ends as told. What the first got, and the others, whose
-/// own fetches would answer 7; and how often they fetched.
+/// One thread fetches, `waiting` others wait for it; then the fetch ends with `end`. Returns the results of the first
+/// and of the others, whose own fetches return 7, and how often they fetched.
 fn race(fetched: &ChunkCache<u64>, waiting: usize, end: Option<Result<u64>>) -> (Option<Result<u64>>, Vec<u64>, usize) {
     let (began, has_begun) = channel();
     let (say, said) = channel();
@@ -100,7 +101,7 @@ fn the_last_ones_are_kept_and_closing_keeps_none() {
     assert!(fetched.peek(ChunkNo(3)).is_none() && fetched.state.lock().spare.is_empty());
 }
 
-/// By seeds: whatever is fetched, held, let go and fails, a body that somebody holds is never written over.
+/// By seeds: whatever is fetched, held, dropped and fails, a body that someone holds is never overwritten.
 #[test]
 fn a_buffer_goes_round_only_when_nobody_holds_it() {
     for seed in 1..=20u64 {

@@ -1,6 +1,6 @@
 //! Random work, crashes and snapshots against a model, by seed. `COFFER_SEED=n cargo test crash` repeats one.
 //!
-//! The model knows, for each 512-byte part, which contents it may have after power loss: that of the last flush, or any
+//! The model tracks which contents each 512-byte subsector may have after power loss: that of the last flush, or any
 //! written since. After SIGKILL it must have the last acknowledged one.
 
 use super::pending::Begin;
@@ -17,10 +17,10 @@ struct World {
     disk: SimStore,
     volume: Volume,
     now: Vec<u8>,
-    /// Contents a part had since the last flush, oldest first; not there: only `now`.
+    /// Contents that a subsector had since the last flush, oldest first; no entry: only `now`.
     since: BTreeMap<usize, Vec<[u8; SUBSECTOR]>>,
     base: Option<Arc<Chunks>>,
-    /// What the volume was made from, if it was.
+    /// The parent, if the volume was made from a snapshot.
     parent: Option<Arc<Chunks>>,
     pending: Option<(Arc<Pending>, Arc<Chunks>, Vec<u8>)>,
     boot: u32,
@@ -34,7 +34,7 @@ impl World {
         Self::of(disk, volume, vec![0; SIZE], None, seed)
     }
 
-    /// A volume made from a snapshot that holds something in most chunks.
+    /// A volume made from a snapshot that has data in most chunks.
     fn restored(seed: u64) -> Self {
         let parent = Arc::new(Chunks { size: SIZE as u64, ..Chunks::default() });
         let content: Vec<u8> = (0..SIZE).map(|i| if (i / 70_000) % 5 == 0 { 0 } else { (i / 700) as u8 | 1 }).collect();
@@ -71,7 +71,7 @@ impl World {
         self.now[i * SUBSECTOR..(i + 1) * SUBSECTOR].try_into().unwrap()
     }
 
-    /// Remembers what the parts of a range held, before a change.
+    /// Remembers the contents of a range's subsectors before a change.
     fn remember(&mut self, at: usize, len: usize) {
         for i in at / SUBSECTOR..(at + len).div_ceil(SUBSECTOR) {
             let old = self.part(i);
@@ -112,7 +112,7 @@ impl World {
         }
     }
 
-    /// What is read is what was written last, wherever it comes from; without waiting, it may not be had.
+    /// Reads return what was written last, wherever it comes from; without blocking, they may return nothing.
     fn look(&mut self) {
         let (at, len) = self.span();
         let blocking = [Blocking::Never, Blocking::Allowed][self.rng.below(2) as usize];
@@ -188,7 +188,7 @@ impl World {
         }
         self.now = seen;
         if power {
-            // What is on the disk now is durable; what was allowed before is settled.
+            // What is on the disk now is durable; what was allowed before no longer is.
             self.since.clear();
         }
     }

@@ -1,9 +1,9 @@
-//! What is known of a range without reading it: where it is holes or zeros whose room is kept, and which chunks changed since
-//! some point in time.
+//! Allocation and changes of a range, found without reading its data: holes, allocated zeros, and which chunks changed
+//! since a point in time.
 //!
-//! Holes are what the file system says is none of its data, and the holes of the snapshot's tree where a chunk is not here
-//! yet; nothing is fetched. That is true to the sector as long as the file keeps its holes: a copy that wrote zeros in
-//! their place reads the same and is told as data.
+//! Holes are what the file system reports as no data, and the holes of the snapshot's tree for chunks not yet hydrated;
+//! nothing is fetched. The result is exact to the sector as long as the file keeps its holes: a copy that wrote zeros
+//! in their place reads the same and is reported as data.
 
 use super::Volume;
 use super::map::Entry;
@@ -11,19 +11,19 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::Stored;
 use crate::units::{CHUNK, ChunkNo, Epoch, SECTOR, SUBSECTOR, chunks_in};
 
-/// Chunks that one look at the map goes through at most: 32 GiB of the volume.
+/// Maximum number of map entries that one query reads: 32 GiB of the volume.
 const CHUNKS: u64 = 64 * 1024;
 
-/// Bytes that are alike.
+/// A run of bytes in the same state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run<T = bool> {
-    /// How many; never 0.
+    /// Length in bytes; never 0.
     pub len: u64,
-    /// What is asked about: whether it holds for them, or how they are.
+    /// The state: whether the queried property holds, or how the bytes are stored.
     pub yes: T,
 }
 
-/// Runs in order, neighbours that are alike made one.
+/// Runs in order; adjacent runs in the same state are merged.
 #[derive(Debug)]
 pub struct Runs<T = bool> {
     out: Vec<Run<T>>,
@@ -31,13 +31,13 @@ pub struct Runs<T = bool> {
 }
 
 impl<T: PartialEq> Runs<T> {
-    /// At most `most` of them.
+    /// Makes an empty list of at most `most` runs.
     #[must_use]
     pub const fn new(most: usize) -> Self {
         Self { out: Vec::new(), most }
     }
 
-    /// Adds one behind the others. `false`: there is no room for it.
+    /// Appends a run. `false`: the list is full.
     pub fn push(&mut self, len: u64, yes: T) -> bool {
         let full = self.out.len() == self.most;
         match self.out.last_mut() {
@@ -49,7 +49,7 @@ impl<T: PartialEq> Runs<T> {
         true
     }
 
-    /// All of them.
+    /// Returns the runs.
     #[must_use]
     pub fn done(self) -> Vec<Run<T>> {
         self.out
@@ -57,7 +57,7 @@ impl<T: PartialEq> Runs<T> {
 }
 
 impl Volume {
-    /// How a range is stored, from its start on: at most `most` runs.
+    /// Returns how a range is stored, from its start: at most `most` runs.
     ///
     /// # Errors
     /// [`Kind::Usage`] out of bounds; what map, snapshot or store report.
@@ -75,15 +75,16 @@ impl Volume {
         Ok(runs.done())
     }
 
-    /// The end of what lies at `at`, where the file has no data up to `end`; whether its room is kept.
+    /// Returns the end of the run at `at`, where the file has no data up to `end`, and whether its space is allocated.
     fn hole_at(&self, at: u64, end: u64) -> Result<(u64, Stored)> {
         let what = || format!("look for holes at {at} of {}", self.id);
         let (len, stored) = self.store.stored(self.data_offset + at, end - at).on(what)?;
-        // The file system's blocks end anywhere, what is told ends at a part.
+        // The file system's blocks end anywhere; a reported run ends at a subsector.
         Ok(((at + len.max(1)).next_multiple_of(SUBSECTOR as u64).min(end), stored))
     }
 
-    /// The end of what lies at `at`, not past `end` and not far past the chunk if chunks may differ; how it is stored.
+    /// Returns the end of the run at `at` and how it is stored; at most up to `end`, and to the end of the chunk if
+    /// chunks may differ.
     fn run_at(&self, at: u64, end: u64) -> Result<(u64, Stored)> {
         let chunk = ChunkNo::of(at);
         let border = (chunk.offset() + CHUNK as u64).min(end);
@@ -101,7 +102,7 @@ impl Volume {
         match data {
             Some(d) if d <= at => {
                 let hole = self.store.next_hole(self.data_offset + at).on(what)? - self.data_offset;
-                // A hole that was punched meanwhile must not make this run end where it begins.
+                // A hole punched meanwhile must not make this run empty.
                 Ok((hole.max(at + 1).next_multiple_of(SUBSECTOR as u64).min(limit), Stored::Data))
             }
             Some(d) => self.hole_at(at, d.min(limit)),
@@ -120,21 +121,22 @@ impl Volume {
         Ok((border.min(chunk.offset() + ((first + same) * SECTOR) as u64), stored))
     }
 
-    /// The point in time after which the map says of every chunk whether it changed; `None`: of no point it can be believed.
+    /// Returns the point in time since when the map knows all changes; `None`: the map cannot be trusted.
     pub fn trusted_from(&self) -> Option<Epoch> {
         let trusted = *self.untrusted.lock() == super::format::Untrusted::No && !self.map.was_rebuilt();
         trusted.then(|| self.header.lock().state().trust_p)
     }
 
-    /// The map's generation: points in time of another one do not compare.
+    /// Returns the map's generation: epochs of different generations are not comparable.
     pub const fn map_generation(&self) -> u32 {
         self.map_generation
     }
 
-    /// Which chunks of a range changed (yes) after epoch `p`, or differ for another reason that `else_differs` knows of.
-    /// From the chunk that `offset` lies in, at most `most` runs and 65,536 chunks.
+    /// Returns which chunks of a range changed (yes) after epoch `p`, or differ for another reason according to
+    /// `else_differs`. Starts at the chunk that contains `offset`, and returns at most `most` runs over 65,536 chunks.
     ///
     /// # Errors
+    /// As [`Volume::allocation`]; the error of `else_differs`.
     /// As [`Volume::allocation`]; what `else_differs` says.
     pub fn changed_after(
         &self,
@@ -151,7 +153,7 @@ impl Volume {
             let mut stop = chunk.offset() + CHUNK as u64;
             let mut changed = false;
             match self.map.next_mapped(&*self.store, chunk, ChunkNo(chunks_in(end))) {
-                // Blocks of the map that were never written: nothing changed there.
+                // Map blocks that were never written: nothing changed there.
                 None if else_differs.is_none() => stop = end,
                 Some(next) if else_differs.is_none() && next > chunk => stop = next.offset(),
                 _ => {
@@ -171,9 +173,10 @@ impl Volume {
         Ok(runs.done())
     }
 
-    /// Whether zeroing this range takes less time than writing it: nothing has to be copied, fetched or sealed for it.
+    /// Whether zeroing this range is faster than writing it: nothing has to be copied, fetched or sealed.
     ///
     /// # Errors
+    /// As [`Volume::allocation`].
     /// As [`Volume::allocation`].
     pub fn zeroes_fast(&self, offset: u64, len: u64) -> Result<bool> {
         self.bounds("zero", offset, len)?;
@@ -182,7 +185,7 @@ impl Volume {
         if !aligned(offset) || !(aligned(end) || end == self.size()) || !self.live.read().pending.is_empty() {
             return Ok(false);
         }
-        // A chunk that is covered in part and not here would have to be fetched.
+        // A partly covered chunk that is absent would have to be fetched.
         for edge in [offset, end] {
             let chunk = ChunkNo::of(edge);
             if edge != chunk.offset() && edge < self.size() {

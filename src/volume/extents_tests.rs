@@ -1,4 +1,4 @@
-//! Holes, data and changes as a client that asks for them sees them, on a file (a simulated disk has no holes to ask for).
+//! Holes, data and changes as a client sees them, on a file: a simulated disk has no file system to ask.
 
 use super::super::testing::*;
 use super::super::*;
@@ -14,7 +14,7 @@ use crate::volume::pending::Begin;
 const MIB: u64 = 1 << 20;
 
 fn on_file(size: u64, parent: Option<Arc<Chunks>>) -> (tempfile::TempDir, Volume) {
-    // On the disk that the tests are built on: /tmp may be a file system of another kind.
+    // On the disk of the build: /tmp may be another kind of file system.
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = dir.path().join("v");
     let mut store = FileStore::create_unnamed(&path, file_size(size), true).unwrap();
@@ -131,7 +131,7 @@ fn zeroing_is_fast_when_nothing_has_to_be_copied_or_sealed() {
 fn zeros_whose_room_is_kept_are_no_hole_and_zeros_for_as_long_as_nothing_is_written_there() {
     let store = disk(4 * MIB);
     let v = open_on(&store, "b", None).unwrap();
-    // This disk tells holes by what was never written, so nothing is to lie there before.
+    // This disk reports as holes what was never written, so there must be no data here before.
     v.write_zeroes(MIB, 64 << 10, true).unwrap();
     let told = |all: &[(u64, Stored)]| all.iter().map(|(len, yes)| Run { len: *len, yes: *yes }).collect::<Vec<_>>();
     let (kept, rest) = (64 << 10, 3 * MIB - (64 << 10));

@@ -1,4 +1,4 @@
-//! Disks that fail, lie or are full, and snapshots that are not whole: what the rest of a volume then still does.
+//! Disks that fail, lie or are full, and incomplete snapshots: what still works of the rest of a volume.
 
 use super::format::{ENTRIES, INTENT_OFFSET, MAP_OFFSET, META_BLOCK};
 use super::lifecycle::Opening;
@@ -24,7 +24,7 @@ fn put(v: &Volume, chunk: u64, fill: u8) {
     assert_eq!(write(v, chunk, fill).unwrap(), Attempt::Done);
 }
 
-/// Takes a snapshot as an increment to `base`.
+/// Takes a snapshot, incremental to `base`.
 fn snapshot_on(v: &Volume, base: Option<&Arc<Chunks>>) -> Arc<Chunks> {
     let sink = Arc::new(Chunks { size: v.size(), base: base.cloned(), ..Chunks::default() });
     let pending = begin(v, &sink);
@@ -33,14 +33,14 @@ fn snapshot_on(v: &Volume, base: Option<&Arc<Chunks>>) -> Arc<Chunks> {
     base.map_or_else(|| sink.clone(), |b| Arc::new(sink.over(b)))
 }
 
-/// A snapshot of `chunks` chunks, each of which begins with its number, modulo 200, plus one.
+/// Makes a snapshot of `chunks` chunks, each beginning with its number modulo 200, plus one.
 fn source(chunks: u64) -> Arc<Chunks> {
     let v = open_on(&disk(chunks * CHUNK64), "b", None).unwrap();
     (0..chunks).for_each(|c| put(&v, c, (c % 200) as u8 + 1));
     snapshot_on(&v, None)
 }
 
-/// What a snapshot in memory has at the beginning of a chunk.
+/// Returns the first byte of a chunk of a snapshot in memory.
 fn head_of(snapshot: &Chunks, chunk: u64) -> u8 {
     use crate::cipher::xts::{At, XtsCipher};
     let Some(mut sealed) = snapshot.map.lock().get(&chunk).map(|(sealed, _)| sealed[..512].to_vec()) else { return 0 };
@@ -48,7 +48,7 @@ fn head_of(snapshot: &Chunks, chunk: u64) -> u8 {
     sealed[0]
 }
 
-/// A parent some of whose chunks cannot be fetched, which counts what it is asked.
+/// A parent some of whose chunks cannot be fetched, which counts the requests.
 struct Torn {
     whole: Arc<Chunks>,
     bad: Mutex<BTreeSet<u64>>,
@@ -163,7 +163,7 @@ fn one_chunk_that_cannot_be_had_leaves_the_rest_filled_and_is_filled_when_it_can
     let absent: Vec<_> = (0..40).filter(|c| !v.map.entry(&store, ChunkNo(*c)).unwrap().present).collect();
     assert_eq!(absent, [3, 20], "the rest is here");
     assert_eq!(head(&v, 3).unwrap_err().kind(), Kind::Integrity, "an error, never zeros");
-    // One is written over whole, the other can be had again.
+    // One is overwritten entirely, the other can be fetched again.
     v.write_zeroes(20 * CHUNK64, CHUNK64, false).unwrap();
     torn.bad.lock().clear();
     let done = (0..70).any(|_| v.hydrate_some(16).is_ok_and(|step| step.done));
@@ -231,7 +231,7 @@ fn a_lost_map_block_of_a_filling_volume_is_an_error_for_its_chunks_and_the_rest_
     put(&v, 65, 98);
     v.flush().unwrap();
     drop(v);
-    // What was flushed lies there still, but which chunks were written is lost.
+    // What was flushed is still there, but which chunks were written is lost.
     store.punch(MAP_OFFSET, META_BLOCK as u64);
     let v = open_on(&store, "b", Some(snap)).unwrap();
     let err = head(&v, 5).unwrap_err();
@@ -290,7 +290,7 @@ fn a_comparing_snapshot_goes_on_when_the_volume_grows() {
     assert!(past == [0; 4096], "past its end there was nothing");
 }
 
-/// What was written, what became zeros since the base, and what the base alone has.
+/// What was written, what became zeros since the base, and what only the base has.
 fn compared(lie: impl Fn(&SimStore)) {
     let store = disk(200 * CHUNK64);
     let v = open_on(&store, "b", None).unwrap();
@@ -305,7 +305,7 @@ fn compared(lie: impl Fn(&SimStore)) {
     v.flush().unwrap();
     drop(v);
     lie(&store);
-    store.poke(70, 1); // a slot is lost: nothing in the map is believed
+    store.poke(70, 1); // a slot is lost: nothing in the map is trusted
     let v = open_on(&store, "b", None).unwrap();
     assert_eq!(*v.untrusted.lock(), Untrusted::All);
     let whole = snapshot_on(&v, Some(&base));
@@ -346,7 +346,7 @@ fn on_a_full_disk_a_volume_opens_reads_and_trims_and_a_reader_writes_nothing() {
         v.close().unwrap();
         drop(v);
         if made_without_room {
-            store.punch(INTENT_OFFSET, MAP_OFFSET - INTENT_OFFSET); // as volumes were made before
+            store.punch(INTENT_OFFSET, MAP_OFFSET - INTENT_OFFSET); // as in volumes of earlier versions
         }
         store.set_full(true);
         let (writes, syncs) = (store.writes(), store.syncs());

@@ -1,11 +1,11 @@
-//! The header of a volume file: two slots of 64 KiB, each of which opens the volume by itself.
+//! The header of a volume file: two slots of 64 KiB, each of which suffices to open the volume.
 //!
 //! Version 1. Integers are little-endian. A slot, offsets from its start:
 //! ```text
 //! 0       preamble, 4 KiB   0 magic "COFFERV1"   8 format u16   10 slot u8   11 0   12 flags 3 x u64 (incompatible,
 //!                           read-only-compatible, compatible)   36 volume id 24 (ASCII, zero padded)
 //!                           60 BLAKE3 32 of the 4 KiB with this field zero
-//! 4 KiB   identity, 24 KiB  block "CIDN"; behind its body 32 bytes of HMAC-SHA-256 over preamble bytes 0..10 and 11..60,
+//! 4 KiB   identity, 24 KiB  block "CIDN"; after its body 32 bytes of HMAC-SHA-256 over preamble bytes 0..10 and 11..60,
 //!                           then the body
 //! 28 KiB  keys, 32 KiB      block "CKEY"
 //! 60 KiB  state, 4 KiB      block "CSTA"; one write, so that it is old or new
@@ -27,17 +27,17 @@ use std::collections::BTreeMap;
 
 /// Bytes of a header slot.
 pub const SLOT: usize = 64 * 1024;
-/// Where the write-intent blocks start.
+/// Offset of the write-intent blocks in the file, in bytes.
 pub const INTENT_OFFSET: u64 = 128 * 1024;
-/// Where map segment 0 starts.
+/// Offset of map segment 0 in the file, in bytes.
 pub const MAP_OFFSET: u64 = 192 * 1024;
-/// Bytes of a map or intent block.
+/// Bytes in a map or intent block.
 pub const META_BLOCK: usize = 512;
 /// Map entries in a block.
 pub const ENTRIES: usize = 60;
 /// Map blocks reserved: enough for 64 TiB.
 pub const MAP_BLOCKS: u64 = (MAX_VOLUME / crate::units::CHUNK as u64).div_ceil(ENTRIES as u64);
-/// Where sealed sectors start, in the layout this version makes.
+/// Offset of the sealed sectors in the file, in the layout this version makes.
 pub const DATA_OFFSET: u64 = (MAP_OFFSET + MAP_BLOCKS * META_BLOCK as u64).div_ceil(1 << 20) << 20;
 
 const MAGIC: &[u8; 8] = b"COFFERV1";
@@ -47,82 +47,84 @@ const IDENTITY: (usize, usize, &[u8; 4]) = (4 * 1024, 24 * 1024, b"CIDN");
 const KEYS: (usize, usize, &[u8; 4]) = (28 * 1024, 32 * 1024, b"CKEY");
 pub(super) const STATE: (usize, usize, &[u8; 4]) = (60 * 1024, 4 * 1024, b"CSTA");
 const MAC: usize = 32;
-/// At most this many snapshots of one volume may be pending: their records must fit the state's 4 KiB.
+/// Maximum number of pending snapshots of a volume: their records must fit the state's 4 KiB.
 pub const MAX_PENDING: usize = 8;
 
-/// Feature flags: unknown ones of the first set refuse the volume, of the second make it read-only, of the third do nothing.
+/// Feature flags: an unknown one in the first set rejects the volume, in the second makes it read-only, in the third
+/// has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags {
-    /// A reader that does not know one of these cannot read the volume.
+    /// A reader that does not know all of these cannot read the volume.
     pub incompatible: u64,
-    /// A reader that does not know one of these may read and not write.
+    /// A reader that does not know all of these may read but not write.
     pub read_only_compatible: u64,
-    /// For information.
+    /// Informational.
     pub compatible: u64,
 }
 
-/// A region of the volume file: what lies where. Later formats add kinds, not layouts.
+/// A region of the volume file. Later formats add kinds, not layouts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
     /// `intent`, `map` or `data`.
     pub kind: String,
-    /// First byte in the file.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// Version of what lies there.
+    /// Version of the region's format.
     pub version: u16,
 }
 
-/// Version of a map whose blocks for the chunks of the parent were written when the volume was made: zeros there are damage.
+/// Version of a map whose blocks for the chunks of the parent were written when the volume was created: zeros there are
+/// damage.
 pub(super) const MAP_WRITTEN: u16 = 2;
 
-/// The snapshot that a volume was made from, and where it lies.
+/// The snapshot that a volume was made from, and its location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentRef {
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// The repository it lies in.
+    /// The repository that contains it.
     pub repository: RepositoryId,
-    /// The installation whose folder holds it.
+    /// The installation that owns the repository directory.
     pub installation: InstallationId,
-    /// Bytes of the volume when it was taken; chunks past it are holes.
+    /// Size of the snapshot's volume in bytes; chunks past it are holes.
     pub size: u64,
 }
 
-/// A data key of the volume, by the name it has in this header.
+/// A data key of the volume, and its number in this header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySlot {
-    /// The epoch that map entries name.
+    /// The key epoch in map entries.
     pub epoch: KeyEpoch,
-    /// Which key it is.
+    /// The key's id.
     pub data_key_id: DataKeyId,
 }
 
-/// What a volume is: protected by a MAC under its data key, changed only with the key at hand.
+/// The identity of a volume: protected by a MAC under its data key, and changed only with that key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Goes up by one at each change.
+    /// Incremented by each change.
     pub generation: u64,
-    /// The volume.
+    /// The volume's id.
     pub volume_id: VolumeId,
-    /// Bytes a user sees.
+    /// Size of the volume's data in bytes.
     pub size: u64,
     /// Bytes in an XTS data unit: 4096.
     pub sector_size: u32,
     /// Bytes in a chunk: 524288.
     pub chunk_size: u32,
-    /// Where sealed sectors start in the file; a multiple of 1 MiB.
+    /// Offset of the sealed sectors in the file, in bytes; a multiple of 1 MiB.
     pub data_offset: u64,
-    /// What lies where.
+    /// The regions of the file.
     pub regions: Vec<Region>,
-    /// Salt of the MAC key, and the repository folder of its snapshots.
+    /// The lineage: salt of the MAC key, and names the repository directory of its snapshots.
     pub lineage: LineageId,
-    /// What it is filled from.
+    /// The snapshot that it is hydrated from.
     pub parent: Option<ParentRef>,
-    /// Goes up at a rollback; map blocks of an older generation read as absent.
+    /// Incremented by a rollback; map blocks of an older generation read as absent.
     pub map_generation: u32,
-    /// The data keys, oldest first; the last seals new chunks.
+    /// The data keys, oldest first; new chunks are sealed under the last.
     pub key_epochs: Vec<KeySlot>,
     /// Encryption context of the wrapped keys.
     pub context: BTreeMap<String, String>,
@@ -130,7 +132,7 @@ pub struct Identity {
     pub mac_epoch: KeyEpoch,
 }
 
-/// One wrapped data key.
+/// A wrapped data key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
     /// Its epoch.
@@ -138,90 +140,90 @@ pub struct WrappedKey {
     /// The ciphertext blob, hexadecimal.
     #[serde(with = "hex::serde")]
     pub blob: Vec<u8>,
-    /// The CMK's ARN, for display only: authorisation goes by the key id in the blob.
+    /// The CMK's ARN, for display only: authorisation uses the key id in the blob.
     pub arn: String,
 }
 
-/// The wrapped data keys. Changed by rewrapping, without the data key.
+/// The wrapped data keys. Rewrapping changes them without the data key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Keys {
-    /// One for each epoch of the identity.
+    /// One for each key epoch of the identity.
     pub keys: Vec<WrappedKey>,
 }
 
-/// A snapshot that was begun and is not completed yet.
+/// A snapshot that was begun and is not yet completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingRecord {
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// It holds all pieces of this epoch and older ones.
+    /// Its point in time: it contains all pieces of this epoch and older.
     pub p: Epoch,
-    /// When it was begun, milliseconds since 1970.
+    /// Time of the begin, milliseconds since 1970.
     pub time: i64,
-    /// Where it goes.
+    /// The repository that it is written to.
     pub repository: RepositoryId,
-    /// What it is an increment to; none: a full copy.
+    /// The base of the increment; `None`: a full copy.
     pub base: Option<SnapshotId>,
-    /// The map generation it was begun in.
+    /// The map generation in which it was begun.
     pub map_generation: u32,
 }
 
-/// The newest completed snapshot, which the next one is an increment to.
+/// The newest completed snapshot, base of the next increment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseRecord {
     /// The snapshot.
     pub snapshot: SnapshotId,
     /// Its epoch in this volume; 0 for the parent of a volume made from a snapshot.
     pub p: Epoch,
-    /// Where it lies.
+    /// The repository that contains it.
     pub repository: RepositoryId,
-    /// The map generation it belongs to.
+    /// The map generation of its epoch.
     pub map_generation: u32,
 }
 
-/// How far the map's `changed` can be believed.
+/// Where the map's `changed` cannot be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Untrusted {
-    /// It can.
+    /// It is trusted everywhere.
     #[default]
     No,
-    /// Only outside the regions whose write-intent bit is set: the machine went down.
+    /// In the regions whose write-intent bit is set: the machine went down.
     Intent,
-    /// Nowhere.
+    /// Everywhere.
     All,
 }
 
-/// What changes without the key. Never trusted for secrecy.
+/// What changes without the key. Never relied on for secrecy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateBlock {
-    /// Closed in order; no write since.
+    /// Closed cleanly; no write since.
     pub clean: bool,
     /// The boot that last opened it for writing.
     pub boot_id: String,
-    /// The store it was opened as.
+    /// The identity of the store at that time.
     pub file: crate::store::StoreIdentity,
     /// The epoch of the next write.
     pub epoch: Epoch,
     /// Snapshots under way.
     pub pending: Vec<PendingRecord>,
-    /// What the next snapshot is an increment to.
+    /// The base of the next snapshot.
     pub base: Option<BaseRecord>,
-    /// The map tells changes since snapshots of this epoch and newer ones.
+    /// The map knows all changes since snapshots of this epoch and newer.
     pub trust_p: Epoch,
-    /// Whether only a comparing snapshot may rely on the map again.
+    /// Where the map cannot be trusted until a comparing snapshot has completed.
     pub changed_untrusted: Untrusted,
     /// A sync failed: acknowledged writes may be lost.
     pub write_failed: bool,
     /// XTS units sealed, by key epoch (IEEE 1619 scopes a key to 2^44 blocks).
     pub sealed_units: BTreeMap<u8, u64>,
-    /// Goes up with each durable lease.
+    /// Incremented by each durable lease.
     pub lease_generation: u64,
-    /// Every chunk of the parent is here.
+    /// Every chunk of the parent is in this file.
     pub hydrated: bool,
 }
 
-/// A whole slot, decoded and checked but for the MAC.
+/// A whole slot, decoded and checked except for the MAC.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) flags: Flags,
@@ -235,21 +237,21 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// What ties the slot's blocks together.
+    /// Returns the hash that ties the slot's blocks together.
     pub(super) fn identity_hash(&self) -> Hash32 {
         Hash32::of(&self.identity_raw)
     }
 
-    /// The bytes that the MAC is made over.
+    /// Returns the bytes that the MAC covers.
     pub(super) fn mac_input(&self) -> Vec<u8> {
         let preamble = encode_preamble(0, self.flags, self.identity.volume_id);
         [&preamble[..10], &preamble[11..60], &self.identity_raw].concat()
     }
 
-    /// The 64 KiB of this slot at place `slot` (0 or 1).
+    /// Encodes the slot for place `slot` (0 or 1), 64 KiB.
     ///
     /// # Errors
-    /// If a part outgrew its room.
+    /// [`Kind::NoSpace`] if a block has outgrown its space.
     pub(super) fn encode(&self, slot: u8) -> Result<Vec<u8>> {
         let hash = self.identity_hash();
         let mut out = vec![0u8; SLOT];
@@ -265,7 +267,7 @@ impl Slot {
         Ok(out)
     }
 
-    /// The state block alone, 4 KiB.
+    /// Encodes only the state block, 4 KiB.
     pub(super) fn encode_state(&self) -> Result<Vec<u8>> {
         let mut block =
             encode_block((STATE.1, STATE.2), self.state_generation, self.identity_hash(), &json(&self.state)?, &[])?;
@@ -273,7 +275,7 @@ impl Slot {
         Ok(block)
     }
 
-    /// Decodes and checks a slot. The error names the field and its offset within the slot.
+    /// Decodes and checks a slot. An error names the field and its offset within the slot.
     pub(super) fn decode(raw: &[u8]) -> Result<Self> {
         let (flags, volume) = decode_preamble(raw)?;
         let id = decode_block(raw, IDENTITY, MAC, "identity")?;
@@ -310,7 +312,7 @@ impl Slot {
     }
 }
 
-/// JSON of a structure of ours.
+/// Serialises one of our structures as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::new(Kind::Failed, "encode a volume header").because(e))
 }

@@ -1,11 +1,11 @@
-//! The two header slots as one thing: which one counts, how each part is changed, what is repaired.
+//! The pair of header slots: which one is current, how each part is changed, what is repaired.
 //!
-//! Orders: identity: into the slot with the older state, sync, into the other, sync. StateBlock: one 4 KiB write into the
-//! slot with the older state, sync. A slot that cannot be read, or that is behind, is made anew from the good one at the
-//! next open for writing.
+//! Write orders: a state is one 4 KiB write into the slot that is not current, then a sync. Identity and keys are
+//! written as a whole slot to the one that is not current, synced, then to the other, synced. A slot that is unreadable
+//! or behind is rewritten from the good one at the next open for writing.
 //!
-//! Memory says what the disk says after each write. A slot that is passed over may have been the newer one, so the state of
-//! the other is not believed: see `distrust`.
+//! After each write, memory matches the disk. A damaged slot that is skipped may have been the newer one, so the state
+//! of the other is not trusted: see `distrust`.
 
 use super::format::{Flags, INTENT_OFFSET, Identity, Keys, SLOT, STATE, Slot, StateBlock, Untrusted, json};
 use super::syncer::Syncer;
@@ -17,8 +17,8 @@ use crate::units::{Epoch, Hash32, VolumeId};
 use aws_lc_rs::hmac;
 use std::sync::Arc;
 
-/// Epochs by which the state of the slot that does not count may be behind, and one more. Each state write raises the epoch
-/// by one at most, and the slots take turns, so the other slot is one behind.
+/// How many epochs the state of the other slot may be behind, plus one. Each state write raises the epoch by at most
+/// one, and the slots alternate, so the other slot is one behind.
 const RESERVED_EPOCHS: u32 = 2;
 
 /// The header of an open volume file.
@@ -26,18 +26,18 @@ pub struct Header {
     store: Arc<dyn BlockStore>,
     syncer: Arc<Syncer>,
     now: Slot,
-    /// The slot (0, 1) that holds `now`'s state.
+    /// The slot (0 or 1) that holds the state in `now`.
     at: u8,
-    /// Why the other slot has to be made anew, if it has.
+    /// Why the other slot has to be rewritten, if it has to be.
     repair: Option<String>,
-    /// Keys as the other slot has them, when they differ.
+    /// The other slot's keys and their generation, where they differ.
     other_keys: Option<(u64, Keys)>,
     fallback: bool,
     /// The other slot's state lacks something that must survive the loss of this slot.
     behind: bool,
 }
 
-/// A new identity with its MAC, not written yet.
+/// A new identity with its MAC, not yet written.
 pub(super) struct NextIdentity {
     pub(super) identity: Identity,
     raw: Vec<u8>,
@@ -53,15 +53,15 @@ impl NextIdentity {
 /// The store and its one syncer.
 type Disk = (Arc<dyn BlockStore>, Arc<Syncer>);
 
-/// What a new volume starts as.
+/// The initial contents of a header.
 pub(super) struct NewHeader {
     pub(super) identity: Identity,
     pub(super) keys: Keys,
     pub(super) state: StateBlock,
 }
 
-/// The volume id in a header, if there is a coffer header at all; `read` reads what it may lie in, and says whether it could.
-/// Nothing else of it is looked at, and nothing of it is authenticated: for telling stores apart.
+/// Returns the volume id in a header, if there is a coffer header at all; `read` reads from the candidate, and returns
+/// whether it could. Nothing else is checked, and nothing is authenticated: for telling stores apart.
 #[must_use]
 pub fn id_in(read: impl Fn(&mut [u8], u64) -> bool) -> Option<VolumeId> {
     let mut raw = vec![0u8; SLOT];
@@ -92,10 +92,10 @@ impl Header {
         store.write_meta(&slot.encode(1)?, SLOT as u64).on(what)
     }
 
-    /// Reads both slots and takes the newer good one.
+    /// Reads both slots and uses the newer good one.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] when neither is good, naming the offset and field of each.
+    /// [`Kind::Integrity`] if neither is good, naming the offset and field of each.
     pub(super) fn load(store: Arc<dyn BlockStore>, syncer: Arc<Syncer>, name: &str) -> Result<Self> {
         let size = store.size().on(|| format!("open volume {name}"))?;
         if size < INTENT_OFFSET {
@@ -105,7 +105,7 @@ impl Header {
             )
             .hint("it was truncated, or is not a coffer volume; restore it from a snapshot"));
         }
-        // Each by itself: a sector that cannot be read costs its own slot alone.
+        // Read separately: an unreadable sector costs only its own slot.
         let slot = |at: u64| {
             let mut raw = vec![0u8; SLOT];
             store.read_at(&mut raw, at).on(|| format!("read 65536 bytes at {at}"))?;
@@ -138,31 +138,31 @@ impl Header {
     }
 
     fn one((store, syncer): Disk, mut good: Slot, at: u8, why: &Error) -> Self {
-        // What the damaged slot said is not known: it may have been the newer one.
+        // The contents of the damaged slot are unknown: it may have been the newer one.
         distrust(&mut good.state);
         let repair = Some(why.line());
         Self { store, syncer, now: good, at, repair, other_keys: None, fallback: true, behind: true }
     }
 
-    /// What the volume is.
+    /// Returns the volume's identity.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.now.identity
     }
 
-    /// Its feature flags.
+    /// Returns its feature flags.
     #[must_use]
     pub const fn flags(&self) -> Flags {
         self.now.flags
     }
 
-    /// BLAKE3 of the identity as it is stored.
+    /// Returns the BLAKE3 hash of the identity as stored.
     #[must_use]
     pub fn identity_hash(&self) -> Hash32 {
         self.now.identity_hash()
     }
 
-    /// The wrapped keys, newest first if the slots differ (a rewrap was cut off).
+    /// Returns the wrapped keys, newest first if the slots differ (a rewrap was interrupted).
     #[must_use]
     pub fn keys(&self) -> Vec<&Keys> {
         let mut all = vec![(self.now.keys_generation, &self.now.keys)];
@@ -171,25 +171,25 @@ impl Header {
         all.into_iter().map(|(_, k)| k).collect()
     }
 
-    /// What it was when it was last written.
+    /// Returns the state as of the last write.
     #[must_use]
     pub const fn state(&self) -> &StateBlock {
         &self.now.state
     }
 
-    /// Whether a damaged slot was passed over: then nothing in the state may be believed.
+    /// Whether a damaged slot was skipped: then nothing in the state can be trusted.
     #[must_use]
     pub const fn fell_back(&self) -> bool {
         self.fallback
     }
 
-    /// Whether the loss of the slot that counts would lose something that must not be lost: that the volume is filled, or that
-    /// a sync failed.
+    /// Whether the loss of the current slot would lose something that must survive: that the volume is hydrated, or
+    /// that a sync failed.
     pub(super) const fn is_behind(&self) -> bool {
         self.behind
     }
 
-    /// What is wrong with the other slot, for a warning.
+    /// Returns what is wrong with the other slot, for a warning.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
         let name = if self.at == 0 { "B" } else { "A" };
@@ -200,10 +200,10 @@ impl Header {
         self.now.identity.volume_id
     }
 
-    /// Checks the identity's MAC under the data key of its MAC epoch.
+    /// Verifies the identity's MAC under the data key of its MAC epoch.
     ///
     /// # Errors
-    /// [`Kind::Integrity`]: the header was changed by somebody without the key.
+    /// [`Kind::Integrity`]: the header was changed by someone without the key.
     pub(super) fn verify(&self, key: &Unwrapped<DataKey>) -> Result<()> {
         let expect = mac_key(&self.now, key);
         hmac::verify(&expect, &self.now.mac_input(), &self.now.mac).map_err(|_| {
@@ -215,7 +215,7 @@ impl Header {
         })
     }
 
-    /// By the volume's one syncer: a failure that is met here fails the client's next flush too.
+    /// Uses the volume's one syncer: a failure here also fails the client's next flush.
     fn sync(&self) -> Result<()> {
         self.syncer.sync(&*self.store, || self.volume().to_string())
     }
@@ -226,8 +226,8 @@ impl Header {
         self.store.write_meta(&slot.encode(to)?, u64::from(to) * SLOT as u64).on(what)
     }
 
-    /// Says in both slots that a sync failed. The syncer will not sync any more, so this one goes around it: whether it
-    /// became durable is not known, and nothing rests on it.
+    /// Records in both slots that a sync failed. The syncer refuses further syncs, so this one bypasses it: whether it
+    /// became durable is unknown, and nothing depends on it.
     pub(super) fn record_failure(&mut self) -> Result<()> {
         for _ in 0..2 {
             let mut next = self.now.clone();
@@ -246,7 +246,7 @@ impl Header {
     /// Writes a new state, durable on return.
     pub(super) fn write_state(&mut self, change: impl FnOnce(&mut StateBlock)) -> Result<()> {
         if self.fallback {
-            self.mend_slot()?; // what is not believed is so in both slots before an epoch or a flag builds on it
+            self.mend_slot()?; // both slots must say what is not trusted before an epoch or a flag builds on it
         }
         let mut next = self.now.clone();
         change(&mut next.state);
@@ -256,7 +256,7 @@ impl Header {
         self.put_state(next)
     }
 
-    /// As [`Header::write_state`], in both slots: what it says survives the loss of either.
+    /// Like [`Header::write_state`], but in both slots: it survives the loss of either.
     pub(super) fn write_state_twice(&mut self, change: impl FnOnce(&mut StateBlock)) -> Result<()> {
         self.write_state(change)?;
         self.catch_up()
@@ -271,7 +271,7 @@ impl Header {
         next.state_generation += 1;
         let to = 1 - self.at;
         let written = if self.repair.is_some() {
-            // The whole slot is made anew on this occasion: a state block alone would not make it good.
+            // Rewrite the whole slot on this occasion: a state block alone would not repair it.
             self.put_slot(&next, to)
         } else {
             let offset = u64::from(to) * SLOT as u64 + STATE.0 as u64;
@@ -279,18 +279,18 @@ impl Header {
             self.store.write_meta(&next.encode_state()?, offset).on(what)
         };
         if let Err(err) = written.and_then(|()| self.sync()) {
-            // It may hold the old state, the new one, or neither.
+            // The slot may contain the old state, the new one, or neither.
             self.repair.get_or_insert_with(|| "a write to it failed".to_owned());
             return Err(err);
         }
-        // After a fallback the slot that was good still says what is not believed.
+        // After a fallback, the slot that was good still holds the state that is not trusted.
         self.behind = self.fallback || lacks(&self.now.state, &next.state);
         self.fallback = false;
         (self.now, self.at, self.repair) = (next, to, None);
         Ok(())
     }
 
-    /// The identity that follows this one, with its MAC. Nothing is written.
+    /// Makes the identity that follows this one, with its MAC. Writes nothing.
     pub(super) fn next_identity(
         &self,
         key: &Unwrapped<DataKey>,
@@ -304,10 +304,10 @@ impl Header {
         Ok(NextIdentity { identity: next.identity, raw: next.identity_raw, mac })
     }
 
-    /// Writes a new identity into both slots, a sync after each.
+    /// Writes a new identity into both slots, with a sync after each.
     ///
     /// # Errors
-    /// What the store reports. The identity is then the one that the disk has: ask for it again.
+    /// What the store reports. The identity is then what the disk has: read it again.
     pub(super) fn write_identity(&mut self, new: NextIdentity) -> Result<()> {
         let mut next = self.now.clone();
         if new.identity.generation != next.identity.generation + 1 {
@@ -317,10 +317,10 @@ impl Header {
         self.write_both(next)
     }
 
-    /// Writes rewrapped keys into both slots, a sync after each.
+    /// Writes rewrapped keys into both slots, with a sync after each.
     ///
     /// # Errors
-    /// What the store reports; a cut-off rewrap is finished at the next open.
+    /// What the store reports; an interrupted rewrap is finished at the next open.
     pub fn write_keys(&mut self, keys: Keys) -> Result<()> {
         let mut next = self.now.clone();
         next.keys_generation = next.keys_generation.max(self.other_keys.as_ref().map_or(0, |(g, _)| *g)) + 1;
@@ -344,15 +344,15 @@ impl Header {
         Ok(())
     }
 
-    /// Makes the other slot good again from this one, if it has to be. No key is needed: it is a copy.
+    /// Repairs the other slot from this one, if necessary. Needs no key: it is a copy.
     pub(super) fn mend_slot(&mut self) -> Result<()> {
         if self.fallback {
-            self.put_state(self.now.clone())?; // the damaged one first: the good one is the only one
+            self.put_state(self.now.clone())?; // the damaged one first: there is only one good one
         }
         self.catch_up()
     }
 
-    /// The same for a volume that is open with its key: a cut-off rewrap is finished too.
+    /// The same for a volume that is unlocked; also finishes an interrupted rewrap.
     pub(super) fn mend(&mut self) -> Result<()> {
         if let Some(keys) = self.other_keys.take() {
             let newest = if keys.0 > self.now.keys_generation { keys.1 } else { self.now.keys.clone() };
@@ -362,8 +362,9 @@ impl Header {
     }
 }
 
-/// The slot that was passed over may have been the newer one: written to since, with newer epochs in the map. What is
-/// written from here on says so, a repair included, so that no later open believes the map again.
+/// Marks the state of the good slot as not trusted: the damaged slot may have been the newer one, with later writes and
+/// newer epochs in the map. Everything written from here on, even a repair, carries the mark, so that no later open
+/// trusts the map.
 fn distrust(state: &mut StateBlock) {
     state.clean = false;
     state.changed_untrusted = Untrusted::All;

@@ -1,4 +1,4 @@
-//! What the loss of a sector of a header slot costs, at each moment of a volume's life.
+//! What the loss of a sector of a header slot costs, at each point in a volume's life.
 
 use super::super::testing::*;
 use super::super::*;
@@ -15,12 +15,12 @@ fn write(v: &Volume, chunk: u64, fill: u8) {
     assert_eq!(v.write(chunk * CHUNK as u64, &mut data, Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
-/// The bytes that this test writes: the first 4 KiB of each chunk.
+/// Reads the bytes that this test writes: the first 4 KiB of each chunk.
 fn heads(v: &Volume) -> Vec<u8> {
     (0..chunks_in(v.size())).flat_map(|c| read(v, c * CHUNK as u64, 4096)).collect()
 }
 
-/// The same of a snapshot.
+/// The same from a snapshot.
 fn heads_of(chunks: &Chunks, count: u64) -> Vec<u8> {
     use crate::cipher::xts::{At, XtsCipher};
     let cipher = XtsCipher::new(&keys(1)[0].1);
@@ -33,14 +33,14 @@ fn heads_of(chunks: &Chunks, count: u64) -> Vec<u8> {
     out
 }
 
-/// A disk as it was after some step, with what the volume then held.
+/// A disk as it was after some step, and the contents of the volume then.
 struct Moment {
     what: &'static str,
     disk: SimStore,
     content: Vec<u8>,
 }
 
-/// A volume's life with all kinds of header writes, and the snapshots that were completed, whole.
+/// A volume's life with all kinds of header writes, and the completed snapshots.
 #[derive(Default)]
 struct Life {
     moments: Vec<Moment>,
@@ -98,7 +98,7 @@ impl Life {
         life
     }
 
-    /// A short life, up to the first step that fails.
+    /// A short life, up to the first failing step.
     fn short(&mut self, store: &SimStore) -> Result<()> {
         let v = open_on(store, "boot", None)?;
         for round in 0..2 {
@@ -133,7 +133,7 @@ impl Life {
         Ok(())
     }
 
-    /// The next snapshot of this disk holds what the volume holds.
+    /// Checks that the next snapshot of this disk contains what the volume does.
     fn check(&self, disk: &SimStore, boot: &str, content: &[u8], told: &str) {
         let v = open_on(disk, boot, None).unwrap();
         assert!(heads(&v) == content, "{told}: the content");
@@ -172,10 +172,11 @@ fn a_lost_sector_of_either_slot_costs_that_slot_and_no_snapshot_omits_anything()
                     } else {
                         disk.spoil(at)
                     }
-                    // The first open mends it and does nothing else; the second must not believe what the first did not.
+                    // The first open repairs the slot and does nothing else; the second must not trust what the first
+                    // did not.
                     drop(open_on(&disk, "boot", None).unwrap());
                     life.check(&disk.killed(), "boot", &moment.content, &told);
-                    // The same slot is lost once more after something was written.
+                    // The same slot is lost again after a write.
                     let v = open_on(&disk, "boot", None).unwrap();
                     write(&v, 5, 99);
                     let content = heads(&v);
@@ -267,7 +268,7 @@ fn memory_has_the_identity_that_the_disk_has_wherever_a_grow_fails() {
             return;
         }
         if v.is_writable() {
-            // It goes on as what it is, and says so to the next open.
+            // It keeps its state, and passes it to the next open.
             write(&v, 7, 2);
             v.grow(2 * SIZE as u64, &key[0].1).unwrap();
             write(&v, 15, 3);
@@ -314,7 +315,7 @@ fn a_filled_volume_stays_filled_whichever_slot_is_lost() {
     for slot in 0..2 {
         let disk = store.killed();
         disk.poke(slot * SLOT as u64 + 70, 1);
-        // The snapshot was let go of: it is not needed, and nothing is filled over what was written since.
+        // The snapshot's ref was dropped: it is not needed, and no fill overwrites what was written since.
         let v = open_on(&disk, "boot", None).unwrap();
         assert!(v.is_hydrated());
         assert_eq!(read(&v, CHUNK as u64, 4096), [8; 4096]);

@@ -1,10 +1,11 @@
-//! Filling a volume made from a snapshot: order 1 of docs/format.md.
+//! Hydration of a volume made from a snapshot (docs/format.md, section 3, "present").
 //!
-//! An absent chunk becomes present only when all its sealed bytes are durable. A read of one is answered from memory and
-//! leaves the storing to the background; a write fetches it whole, stores it, syncs, marks it, then goes on as any write.
-//! The background fills in batches, first what was read last: store several, one sync, mark those that are still absent.
-//! It never writes over a client's write, because it looks at the map again under the stripe, and it marks nothing as changed.
-//! A chunk that cannot be had is passed over and tried again later (`missing`); reads of it fail meanwhile, the rest is filled.
+//! An absent chunk becomes present only when all its sealed bytes are durable. A read of one is answered from memory
+//! and leaves storing it to the background; a write fetches the whole chunk, stores it, syncs, marks it, then continues
+//! as any write. The background fills in batches, recently read chunks first: store several, one sync, mark those that
+//! are still absent. It never overwrites a client's write, because it checks the map again under the stripe, and it
+//! marks nothing as changed. A chunk that cannot be fetched is skipped and retried later (`missing`); meanwhile reads
+//! of it fail and the rest is filled.
 
 use super::chunk_cache::{Body, ChunkCache};
 use super::io::Piece;
@@ -18,23 +19,23 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// ChunkCache chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order need
-/// two each, and those that their requests overtake.
+/// Fetched chunks kept for later reads, and for the background to store: 8 MiB a volume. Four sequential readers need
+/// two each, plus those that their overtaking requests touch.
 const RECENT: usize = 16;
-/// Chunks asked for by readers that wait to be stored.
+/// Maximum number of chunks that readers asked for and the background has not stored.
 const WANTED: usize = 1024;
 
-/// What is known of a volume's filling.
+/// The state of a volume's hydration.
 pub(super) struct Hydration {
     pub(super) done: AtomicBool,
     recent: ChunkCache<KeyEpoch>,
-    /// Chunks that readers asked for, the newest last.
+    /// Chunks that readers asked for, newest last.
     wanted: Mutex<VecDeque<ChunkNo>>,
     cursor: Mutex<ChunkNo>,
-    /// Where no chunk is absent any more, as far as somebody has looked.
+    /// Runs without absent chunks, as far as checked.
     present: Mutex<Present>,
     missing: Mutex<Missing>,
-    /// Chunks that clients had to wait for.
+    /// How many chunks clients had to wait for.
     touched: AtomicU64,
 }
 
@@ -51,7 +52,8 @@ impl Hydration {
         }
     }
 
-    /// A reader was answered from memory: the chunk is to be stored. Of too many the oldest are left to their place in order.
+    /// Queues a chunk for storing, after a reader was answered from memory. When the queue is full, the oldest is
+    /// dropped and filled in order later.
     fn want(&self, chunk: ChunkNo) {
         let mut wanted = self.wanted.lock();
         if wanted.back() == Some(&chunk) {
@@ -64,7 +66,7 @@ impl Hydration {
     }
 }
 
-/// What a step of the background filling did.
+/// The result of a step of background hydration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
     /// Chunks that became present.
@@ -74,7 +76,7 @@ pub struct Filled {
 }
 
 impl Volume {
-    /// Whether every chunk of the parent is here (or there is no parent).
+    /// Whether every chunk of the parent is in this file (or there is no parent).
     pub fn is_hydrated(&self) -> bool {
         self.parent.is_none() || self.hydration.done.load(Ordering::Acquire)
     }
@@ -91,14 +93,14 @@ impl Volume {
         Ok(entry.present || self.is_hydrated() || !self.parent_has(chunk)?)
     }
 
-    /// Whether this file may hold bytes at the chunk that are not the volume's any more: after a rollback, until its
-    /// first write. Such a chunk reads as zeros without looking.
+    /// Whether this file may hold stale bytes at the chunk: after a rollback, until its first write. Such a chunk reads
+    /// as zeros without reading the file.
     pub(super) fn is_virgin(&self, chunk: ChunkNo, entry: Entry) -> Result<bool> {
         Ok(self.map_generation > 1 && !entry.present && (self.is_hydrated() || !self.parent_has(chunk)?))
     }
 
-    /// First chunk at or after `from` that still has to be fetched, or of which that cannot be told: who touches it meets the
-    /// error. What was looked at once is not looked at again, so that a walk over all of a volume is linear.
+    /// Returns the first chunk at or after `from` that is absent, or whose state cannot be read: using it reports the
+    /// error. Remembers what it checked, so that a walk over the whole volume is linear.
     pub(super) fn next_absent(&self, from: ChunkNo) -> Option<ChunkNo> {
         let parent = self.parent.as_ref().filter(|_| !self.is_hydrated())?;
         let chunks = chunks_in(self.size());
@@ -113,7 +115,7 @@ impl Volume {
                     at = u64::MAX;
                     break None;
                 }
-                // All between holds nothing of the parent.
+                // The parent has nothing in between.
                 Ok(Some(chunk)) if chunk.0 > at => at = chunk.0,
                 Ok(Some(chunk)) if self.is_present(chunk) => at += 1,
                 Ok(Some(_)) | Err(_) => break Some(ChunkNo(at)),
@@ -123,20 +125,20 @@ impl Volume {
         found
     }
 
-    /// Whether the map says that a chunk is here; a damaged map block says nothing.
+    /// Whether the map says that a chunk is present; in a damaged map block none is.
     fn is_present(&self, chunk: ChunkNo) -> bool {
         self.map.entry(&*self.store, chunk).is_ok_and(|e| e.present)
     }
 
-    /// Reads the whole map. Whether a block of it was damaged, and is taken as all present and changed.
+    /// Reads the whole map. Returns whether a damaged block was rebuilt as present and changed.
     ///
     /// # Errors
-    /// Which block is damaged: its chunks cannot be used.
+    /// [`Kind::Integrity`] naming a block that is damaged and cannot be rebuilt: its chunks are unusable.
     pub fn check_map(&self) -> Result<bool> {
         self.map.check(&*self.store).map(|()| self.map.was_rebuilt())
     }
 
-    /// Chunks that could not be fetched so far while the rest was filled: reads of them fail.
+    /// Returns the chunks that could not be fetched so far: reads of them fail.
     pub fn missing_chunks(&self) -> Vec<ChunkNo> {
         self.hydration.missing.lock().all()
     }
@@ -150,7 +152,7 @@ impl Volume {
         })
     }
 
-    /// The sealed bytes of an absent chunk, from memory or from the parent.
+    /// Returns the sealed bytes of an absent chunk, from memory or from the parent.
     fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
         self.hydration.recent.get(chunk, |sealed| {
             let parent =
@@ -162,25 +164,28 @@ impl Volume {
         })
     }
 
-    /// How many chunks clients had to wait for so far: while that grows, the background leaves the processors to them.
+    /// Returns how many chunks clients have waited for so far: while it grows, the background leaves the processors to
+    /// them.
     pub fn first_touches(&self) -> u64 {
         self.hydration.touched.load(Ordering::Relaxed)
     }
 
-    /// The sealed bytes of an absent chunk, for a read; storing them is left to the background. `None`: they are not in
-    /// memory, and would have to be waited for.
+    /// Returns the sealed bytes of an absent chunk, for a read; storing them is left to the background. `None`: they
+    /// are not in memory, and would have to be waited for.
     pub(super) fn parents_bytes(&self, chunk: ChunkNo, blocking: Blocking) -> Result<Option<Body<KeyEpoch>>> {
         if blocking == Blocking::Never {
             return Ok(self.hydration.recent.peek(chunk));
         }
         self.hydration.touched.fetch_add(1, Ordering::Relaxed);
         let body = self.fetch(chunk)?;
-        // Not before: one that cannot be had would make the background pause for a chunk that is not due yet.
+        // Only after the fetch: a chunk that cannot be fetched would make the background pause for one that is not due
+        // yet.
         self.hydration.want(chunk);
         Ok(Some(body))
     }
 
-    /// Stores a fetched chunk where nothing of the volume lies yet: holes are made first, then what is none is written.
+    /// Stores a fetched chunk where the volume has no data yet: punches the whole chunk, then writes what is not a
+    /// hole.
     fn store_fetched(&self, chunk: ChunkNo, sealed: Sealed<'_>) -> Result<()> {
         let len = self.chunk_len(chunk);
         let at = self.data_offset + chunk.offset();
@@ -199,7 +204,7 @@ impl Volume {
         (self.size() - chunk.offset().min(self.size())).min(CHUNK as u64)
     }
 
-    /// Makes a chunk present for a write that follows. The stripe is held.
+    /// Makes a chunk present for a write. The stripe is held.
     pub(super) fn make_here(&self, chunk: ChunkNo, entry: Entry, epoch: Epoch) -> Result<Entry> {
         let here = |key| Entry { present: true, key, changed: entry.changed };
         if self.is_virgin(chunk, entry)? {
@@ -221,8 +226,8 @@ impl Volume {
         Ok(here(key))
     }
 
-    /// TRIM or WRITE_ZEROES over a whole absent chunk: nothing is fetched; it is cleared, synced and marked.
-    /// `keep`: its room stays taken.
+    /// TRIM or WRITE_ZEROES over a whole absent chunk: clears, syncs and marks it, without a fetch. `keep`: its space
+    /// stays allocated.
     pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool) -> Result<()> {
         let _held = self.stripe(chunk).lock.lock();
         self.mark_opened()?;
@@ -231,7 +236,8 @@ impl Volume {
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, chunk)?;
         if entry.present {
-            // An absent chunk is in every pending snapshot by its parent's entry: what lies here is not the volume's.
+            // An absent chunk is in every pending snapshot through its parent's entry: the bytes here are not the
+            // volume's.
             let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
             let _done = self.save_before_write(&live, piece, entry, Blocking::Allowed)?;
         }
@@ -239,7 +245,7 @@ impl Volume {
             self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
         };
         if entry.present {
-            // Somebody made it present meanwhile: an ordinary change of the whole chunk.
+            // It was made present meanwhile: an ordinary change of the whole chunk.
             self.map.mark(&*self.store, &[chunk], |_, e| Entry { changed: live.epoch, ..e })?;
             return zero();
         }
@@ -249,11 +255,12 @@ impl Volume {
         self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })
     }
 
-    /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not be had
-    /// before. One sync for all of them.
+    /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not
+    /// be fetched before. One sync for all of them.
     ///
     /// # Errors
-    /// When none of them could be had ([`Volume::missing_chunks`]), or the store fails; what was marked before stays.
+    /// If none of them could be fetched ([`Volume::missing_chunks`]), or the store fails; chunks marked before stay
+    /// marked.
     pub fn hydrate_some(&self, batch: usize) -> Result<Filled> {
         if self.is_hydrated() {
             return Ok(Filled { chunks: 0, done: true });
@@ -261,7 +268,7 @@ impl Volume {
         let mut cursor = self.hydration.cursor.lock();
         let (mut picked, mut next) = self.pick(*cursor, batch);
         if picked.is_empty() {
-            // From the start once more: a step that failed may have left some behind.
+            // Again from the start: a failed step may have left some behind.
             (picked, next) = self.pick(ChunkNo(0), batch);
         }
         if picked.is_empty() {
@@ -303,7 +310,8 @@ impl Volume {
         Ok(Filled { chunks: stored.len(), done: false })
     }
 
-    /// Fetches and stores a chunk, not marked yet. `Ok(None)`: it came here meanwhile. The inner error: it cannot be had now.
+    /// Fetches and stores a chunk without marking it. `Ok(None)`: it became present meanwhile. The inner error: it
+    /// cannot be fetched now.
     fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
         let Body { sealed, key } = match self.fetch(chunk) {
             Ok(body) => body,
@@ -319,11 +327,12 @@ impl Volume {
         Ok(Ok(Some(key)))
     }
 
-    /// Nothing is absent any more.
+    /// Ends hydration, when no chunk is absent any more.
     fn end_filling(&self) -> Result<Filled> {
         self.mark_opened()?;
         self.sync()?;
-        // In both slots before anybody lets go of the snapshot: the loss of one must not make it be needed again.
+        // In both slots before the ref on the snapshot is dropped: the loss of one must not make the snapshot necessary
+        // again.
         self.with_header_mut(|h| h.write_state_twice(|s| s.hydrated = true))?;
         self.hydration.done.store(true, Ordering::Release);
         self.hydration.recent.close();
@@ -332,7 +341,7 @@ impl Volume {
 
     fn pick(&self, cursor: ChunkNo, batch: usize) -> (Vec<ChunkNo>, ChunkNo) {
         let mut picked = Vec::with_capacity(batch);
-        // The newest first: they are in memory still. And no more than a batch, for clients wait meanwhile.
+        // The newest first: they are still in memory. At most a batch, for clients are waiting.
         while picked.len() < batch {
             let Some(chunk) = self.hydration.wanted.lock().pop_back() else { break };
             if !picked.contains(&chunk) && !self.is_present(chunk) {
@@ -356,7 +365,7 @@ fn round_up(len: u64) -> u64 {
     len.next_multiple_of(SUBSECTOR as u64)
 }
 
-/// Runs of sectors that are not all zero, as byte ranges.
+/// Returns the runs of sectors that are not all zero, as byte ranges.
 fn runs(sealed: &[u8]) -> Vec<(usize, usize)> {
     let mut out: Vec<(usize, usize)> = Vec::new();
     for (i, sector) in sealed.chunks(SECTOR).enumerate() {

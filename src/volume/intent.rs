@@ -1,12 +1,12 @@
-//! Write-intent: which GiB of the volume may have been written since the last orderly close.
+//! Write-intent map: which GiB of the volume may have been written since the last clean close.
 //!
 //! 18 blocks of 512 bytes from 128 KiB on; bit i of a block's body is GiB (block * 3840 + i), LSB first.
 //! ```text
 //! 0 magic "CINT"   4 version u16   6 0 u16   8 block u32   12 0 u32   16 volume tag 8   24 0 u32
 //! 28 CRC-32C u32 of the 512 bytes with this field zero   32 480 bytes of bits
 //! ```
-//! A bit is set and synced before a write to a region whose bit is clear. A block that cannot be read counts as all ones:
-//! it only makes more to compare after a crash.
+//! A bit is set and synced before a write to a region whose bit is clear. An unreadable block counts as all ones: that
+//! only means more to compare after a crash.
 
 use super::format::{INTENT_OFFSET, META_BLOCK, le32};
 use super::map::{check_meta_at, meta_head, seal_meta_at, volume_tag};
@@ -30,7 +30,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Reads all blocks (9 KiB), each by itself: one that cannot be read is a bad one.
+    /// Reads all blocks (9 KiB), separately: an unreadable one counts as bad.
     #[must_use]
     pub fn load(store: &dyn BlockStore, volume: VolumeId) -> Self {
         let raw: Vec<_> = (0..BLOCKS).map(|no| read_block(store, volume, no)).collect();
@@ -52,7 +52,7 @@ impl Intent {
         Self { volume, bits, lock: Mutex::new(()) }
     }
 
-    /// Writes the blocks of a new volume, all zeros: what is written later finds its room taken.
+    /// Writes the blocks of a new volume, all zeros, so that later writes find their space allocated.
     ///
     /// # Errors
     /// What the store reports.
@@ -61,7 +61,7 @@ impl Intent {
         store.write_meta(&zeros, INTENT_OFFSET).on(|| format!("write-intent map of {volume}"))
     }
 
-    /// Takes the room of blocks that were never written, for a volume that was made without it.
+    /// Allocates blocks that were never written, for a volume created without them.
     ///
     /// # Errors
     /// [`crate::error::Kind::NoSpace`]; what the store reports.
@@ -81,19 +81,19 @@ impl Intent {
         }
     }
 
-    /// Takes every GiB as one that may have been written.
+    /// Treats every GiB as possibly written, in memory only.
     pub fn assume_all(&self) {
         self.bits.iter().for_each(|w| w.store(u64::MAX, Ordering::Release));
     }
 
-    /// Whether the GiB that byte `offset` lies in may have been written.
+    /// Whether the GiB that contains byte `offset` may have been written.
     #[must_use]
     pub fn is_set(&self, offset: u64) -> bool {
         let region = offset / GIB;
         self.bits[region as usize / 64].load(Ordering::Acquire) & (1 << (region % 64)) != 0
     }
 
-    /// Sets the bit of the GiB that `offset` lies in and makes it durable, before the write that it announces.
+    /// Sets the bit of the GiB that contains `offset` and makes it durable, before the write that it announces.
     ///
     /// # Errors
     /// What the store reports: then the write must not happen.
@@ -148,7 +148,7 @@ impl Intent {
     }
 }
 
-/// A block as it lies there; a bad one where it cannot be read.
+/// Returns a block as stored; a bad one if it cannot be read.
 fn read_block(store: &dyn BlockStore, volume: VolumeId, no: u64) -> [u8; META_BLOCK] {
     let mut block = [0; META_BLOCK];
     if let Err(err) = store.read_at(&mut block, INTENT_OFFSET + no * META_BLOCK as u64) {

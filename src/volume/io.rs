@@ -1,9 +1,9 @@
 //! Read, write, zero, flush: bounds, map, cipher, store.
 //!
-//! A request is cut into pieces that lie in one chunk and have at most 256 KiB. A writing piece holds its chunk's stripe
-//! from the moment it reads the epoch to the end of its last `pwrite`. A reading piece holds nothing: it looks at the
-//! stripe's sequence before and after its `pread`, and reads again if a write was under way, so that it never opens a
-//! mix of old, new and zero bytes.
+//! A request is cut into pieces, each inside one chunk and at most 256 KiB. A writing piece holds its chunk's stripe
+//! from when it reads the epoch to the end of its last `pwrite`. A reading piece holds nothing: it checks the stripe's
+//! sequence before and after its `pread`, and reads again if a write was under way, so that it never opens a mix of
+//! old, new and zero bytes.
 
 use super::map::Entry;
 use super::{Attempt, Blocking, Ciphers, Live, PIECE, Volume};
@@ -14,17 +14,17 @@ use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 use std::sync::atomic::{Ordering, fence};
 
-/// Times a reader tries without the lock.
+/// Attempts of a reader without the lock.
 const TRIES: usize = 4;
 
-/// Bytes of a piece up to which its connection's own thread sets aside what a snapshot needs of them.
+/// Size limit of a piece for which the connection's own thread preserves sectors for a snapshot, in bytes.
 pub(super) const ASIDE_INLINE: usize = 64 << 10;
 
 /// A run of bytes in one chunk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
     pub(super) chunk: ChunkNo,
-    /// Offset in the volume.
+    /// Offset in the volume, in bytes.
     pub(super) offset: u64,
     pub(super) len: usize,
 }
@@ -41,7 +41,7 @@ fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// What a writing piece does to its parts.
+/// What a writing piece does to its subsectors.
 enum Change<'a> {
     Data(&'a mut [u8]),
     Zero { keep: bool },
@@ -51,8 +51,8 @@ impl Volume {
     /// Reads plain bytes.
     ///
     /// # Errors
-    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] without the key; [`Kind::Integrity`] where map, snapshot or
-    /// chunk are damaged; what the store reports.
+    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] without the key; [`Kind::Integrity`] where map, snapshot
+    /// or chunk are damaged; what the store reports.
     pub fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.bounds("read", offset, out.len() as u64)?;
         if !is_parts(offset, out.len()) {
@@ -69,7 +69,8 @@ impl Volume {
         Ok(Attempt::Done)
     }
 
-    /// A read that does not start or end at a part: the whole parts around it, then what was asked for.
+    /// A read that does not start or end at a subsector: reads the whole subsectors around it, and copies what was
+    /// asked for.
     fn read_ragged(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         let part = SUBSECTOR as u64;
         let (start, end) = (offset / part * part, (offset + out.len() as u64).div_ceil(part) * part);
@@ -104,8 +105,8 @@ impl Volume {
         Ok(Attempt::Done)
     }
 
-    /// Reads sealed bytes and the key epoch that they belong to. The map is looked at again after the bytes: a chunk's
-    /// first write names its key before it writes, so an entry that stayed the same is the bytes' own.
+    /// Reads sealed bytes and the key epoch that they belong to. Checks the map again after reading: the first write to
+    /// a chunk sets its key before it writes data, so if the entry has not changed, it belongs to the bytes.
     fn read_with_key(
         &self,
         piece: Piece,
@@ -156,8 +157,8 @@ impl Volume {
         self.read_sealed_held(offset, out, blocking)
     }
 
-    /// Reads sealed bytes as they lie there. The stripe is held, or looked at before and after. `false`: it would have had
-    /// to wait.
+    /// Reads sealed bytes without synchronisation: the stripe is held, or its sequence checked before and after.
+    /// `false`: it would have had to wait.
     pub(super) fn read_sealed_held(&self, offset: u64, out: SealedMut<'_>, blocking: Blocking) -> Result<bool> {
         let what = || format!("read at {offset} of {}", self.id);
         let at = self.data_offset + offset;
@@ -167,8 +168,8 @@ impl Volume {
         }
     }
 
-    /// Writes plain bytes. They are sealed in place: `data` holds nothing to be used afterwards, unless the answer is
-    /// [`Attempt::WouldBlock`], then it is as it was.
+    /// Writes plain bytes. Seals them in place: the contents of `data` must not be used afterwards, unless the result
+    /// is [`Attempt::WouldBlock`], which leaves it unchanged.
     ///
     /// # Errors
     /// As [`Volume::read`]; [`Kind::NoSpace`]; [`Kind::ReadOnly`]. After an error any part of it may have been written.
@@ -181,7 +182,7 @@ impl Volume {
         for piece in pieces(offset, rest.len() as u64) {
             let (now, later) = rest.split_at_mut(piece.len);
             rest = later;
-            // Once a piece is sealed in place and written, the request has to be finished here, at whatever blocking.
+            // Once a piece is sealed in place and written, the request has to be finished here, even if that blocks.
             let blocking = if piece.offset == offset { blocking } else { Blocking::Allowed };
             if self.change(piece, &mut Change::Data(now), blocking)? == Attempt::WouldBlock {
                 return Ok(Attempt::WouldBlock);
@@ -193,7 +194,7 @@ impl Volume {
         Ok(Attempt::Done)
     }
 
-    /// A look without locks at what would make an inline write wait.
+    /// Checks without locks for anything that would make an inline write wait.
     fn write_would_go_through(&self, offset: u64, len: u64) -> Result<bool> {
         let live = self.live.read().clone();
         if !self.opened.load(Ordering::Acquire) {
@@ -208,7 +209,7 @@ impl Volume {
         Ok(true)
     }
 
-    /// Whether a piece of data needs neither a fetch nor a sync, nor more to be set aside for a snapshot than takes moments.
+    /// Whether a piece of data needs neither a fetch nor a sync, and not more sectors preserved than takes moments.
     fn piece_is_plain(&self, live: &Live, piece: Piece, entry: Entry) -> Result<bool> {
         let Piece { chunk, len, .. } = piece;
         Ok(self.opened.load(Ordering::Acquire)
@@ -228,21 +229,21 @@ impl Volume {
         self.zero_range(offset, len, keep, false)
     }
 
-    /// Gives the space of a range back (TRIM); what it could not give back reads as before.
+    /// Frees the space of a range (TRIM); what could not be freed reads as before.
     ///
     /// # Errors
     /// As [`Volume::write`].
     pub fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.may_write("trim", offset, len)?;
         if !self.is_unlocked() {
-            return Ok(()); // suspended: a TRIM may be left undone
+            return Ok(()); // suspended: a TRIM may be ignored
         }
         let part = SUBSECTOR as u64;
         let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
         if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }
     }
 
-    /// Walks a range, skipping what holds nothing without touching it: trimming an empty 8 TiB costs one SEEK_DATA.
+    /// Walks a range, skipping holes without touching them: trimming an empty 8 TiB costs one SEEK_DATA.
     fn zero_range(&self, offset: u64, len: u64, keep: bool, advisory: bool) -> Result<()> {
         let (mut at, end) = (offset, offset + len);
         while at < end {
@@ -260,7 +261,8 @@ impl Volume {
         Ok(())
     }
 
-    /// First offset from `at` on that may hold something: data in this file, or an absent chunk of the parent.
+    /// Returns the first offset at or after `at` that may hold something: data in this file, or an absent chunk of the
+    /// parent.
     pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
         let what = || format!("look for data at {at} of {}", self.id);
         let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
@@ -286,7 +288,7 @@ impl Volume {
         if advisory {
             let live = self.live.read().clone();
             if live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)) {
-                return Ok(()); // a snapshot still needs it: a TRIM may be left undone
+                return Ok(()); // a snapshot still needs it: a TRIM may be ignored
             }
         }
         for piece in pieces(start, stop - start) {
@@ -295,7 +297,7 @@ impl Volume {
         Ok(())
     }
 
-    /// All earlier writes, of all connections, survive power loss when this returns.
+    /// Makes all completed writes, of all connections, survive power loss.
     ///
     /// # Errors
     /// The first sync error of this volume, now and for ever.
@@ -303,7 +305,7 @@ impl Volume {
         self.sync()
     }
 
-    /// One writing piece, under its chunk's stripe.
+    /// Does one writing piece, under its chunk's stripe.
     fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
         self.must_be_unlocked()?;
         let stripe = self.stripe(piece.chunk);
@@ -326,8 +328,8 @@ impl Volume {
             return Ok(Attempt::WouldBlock);
         }
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
-        // Not before: suspending waits for whoever holds them, and must not wait for a fetch or a sync. If they are gone by
-        // now, the chunk holds what it held, and is only marked as changed.
+        // Not earlier: suspending waits for those who hold the ciphers, and must not wait for a fetch or a sync. If
+        // they have been wiped by now, the chunk keeps its contents, and is only marked as changed.
         let ciphers = self.open_ciphers()?;
         match change {
             Change::Data(data) => self.put_data(&ciphers, key, piece, data)?,
@@ -337,12 +339,12 @@ impl Volume {
         Ok(Attempt::Done)
     }
 
-    /// Order 2: the map says "changed in this epoch" before the data that it announces.
+    /// Marks the chunk as changed in this epoch, before the data is written (docs/format.md, section 3, "changed").
     fn mark_changed(&self, chunk: ChunkNo, entry: Entry, epoch: Epoch) -> Result<KeyEpoch> {
         if entry.changed == epoch && entry.present {
             return Ok(entry.key);
         }
-        // A chunk that never held anything is sealed under the newest key; any other stays under its own.
+        // A chunk without data is sealed under the newest key; any other keeps its own.
         let key = if entry.changed.0 == 0 && !entry.present { self.current_key() } else { entry.key };
         self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: epoch })?;
         Ok(key)
@@ -371,7 +373,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Changes some bytes of one part: read, open, change, seal, write. The stripe is held.
+    /// Changes some bytes of one subsector: read, open, change, seal, write. The stripe is held.
     fn write_partial(&self, ciphers: &Ciphers, key: KeyEpoch, chunk: ChunkNo, offset: u64, bytes: &[u8]) -> Result<()> {
         let start = offset / SUBSECTOR as u64 * SUBSECTOR as u64;
         let mut part = [0u8; SUBSECTOR];
@@ -426,7 +428,7 @@ impl Volume {
         }
     }
 
-    /// The ciphers, held open while one piece is opened or sealed and stored: suspending waits for it.
+    /// Holds the ciphers while one piece is opened or sealed and stored: suspending waits for it.
     fn open_ciphers(&self) -> Result<MappedRwLockReadGuard<'_, Ciphers>> {
         RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| self.locked())
     }

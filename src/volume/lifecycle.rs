@@ -22,13 +22,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// What a new volume is made of.
+/// The parameters of a new volume.
 pub struct NewVolume<'a> {
     /// Its id.
     pub id: VolumeId,
-    /// Bytes a user will see: a multiple of 512, at most 64 TiB.
+    /// Size of the volume's data in bytes: a multiple of 512, at most 64 TiB.
     pub size: u64,
-    /// Its lineage: new, or its parent's.
+    /// Its lineage: a new one, or its parent's.
     pub lineage: LineageId,
     /// The wrapped data keys.
     pub keys: Vec<WrappedKey>,
@@ -36,27 +36,27 @@ pub struct NewVolume<'a> {
     pub unwrapped: &'a [(KeyEpoch, Unwrapped<DataKey>)],
     /// Encryption context of the wrapped keys.
     pub context: BTreeMap<String, String>,
-    /// What it is filled from.
+    /// The snapshot that it is hydrated from.
     pub parent: Option<ParentRef>,
 }
 
 /// How a volume file is opened.
 #[derive(Clone)]
 pub struct Opening {
-    /// For writing, too.
+    /// Open for writing too.
     pub writable: bool,
-    /// Where absent chunks come from; must be given if the header names a parent and it is not hydrated.
+    /// The source of absent chunks; required if the header names a parent and the volume is not hydrated.
     pub parent: Option<Arc<dyn Parent>>,
-    /// A sync failed earlier, whether or not the header could still be told (order 5).
+    /// A sync failed earlier, whether or not the header could record it (docs/format.md, section 3, "flush, FUA").
     pub write_failed: bool,
-    /// Where what writers set aside for a snapshot may lie.
+    /// Space for the sectors that writers preserve for a snapshot.
     pub scratch: Arc<dyn ScratchSpace>,
 }
 
-/// A volume that is about to grow: what its identity will be. Nothing is written yet, and nobody else grows it meanwhile.
+/// A planned growth: the volume's new identity. Nothing is written yet, and no other growth can start.
 pub struct GrowPlan<'a> {
     _turn: MutexGuard<'a, ()>,
-    /// None: it has that size already.
+    /// `None`: it has that size already.
     next: Option<NextIdentity>,
     generation: u64,
     hash: Hash32,
@@ -64,38 +64,38 @@ pub struct GrowPlan<'a> {
 }
 
 impl GrowPlan<'_> {
-    /// The identity's generation when it has grown.
+    /// Returns the identity's generation after the growth.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// BLAKE3 of the identity as it will be stored.
+    /// Returns the BLAKE3 hash of the identity as it will be stored.
     #[must_use]
     pub const fn hash(&self) -> Hash32 {
         self.hash
     }
 
-    /// Bytes that a user will see.
+    /// Returns the new size in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether it has another size now.
+    /// Whether the size changes.
     #[must_use]
     pub const fn is_change(&self) -> bool {
         self.next.is_some()
     }
 }
 
-/// Bytes of the file that holds a volume of `size` bytes.
+/// Returns the size in bytes of a file that holds a volume of `size` bytes.
 #[must_use]
 pub const fn file_size(size: u64) -> u64 {
     DATA_OFFSET + size.next_multiple_of(crate::units::SECTOR as u64)
 }
 
-/// The size that was probably meant, as it is to be written.
+/// Suggests the valid size that was probably meant, formatted for a command line.
 fn nearest_size(size: u64) -> String {
     const MIB: u64 = 1 << 20;
     match size {
@@ -109,10 +109,10 @@ fn nearest_size(size: u64) -> String {
     }
 }
 
-/// Refuses a size that no volume can have.
+/// Checks that a volume can have this size.
 ///
 /// # Errors
-/// [`Kind::Usage`] with the rule.
+/// [`Kind::Usage`] naming the rule.
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || size > MAX_VOLUME || !size.is_multiple_of(SUBSECTOR as u64) {
         return Err(Error::new(Kind::Usage, format!("a volume cannot have {size} bytes"))
@@ -124,7 +124,7 @@ pub fn check_size(size: u64) -> Result<()> {
 /// Writes the header of a new volume into a store of [`file_size`] bytes that reads as zeros.
 ///
 /// # Errors
-/// A size that no volume can have, or what the store reports.
+/// [`Kind::Usage`] for a size that no volume can have; what the store reports.
 pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<()> {
     check_size(new.size)?;
     let Some((mac_epoch, mac_key)) = new.unwrapped.last() else {
@@ -179,18 +179,19 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
     Header::create(store, NewHeader { identity, keys: Keys { keys: new.keys }, state }, mac_key)
 }
 
-/// Chunks, from the first on, whose map blocks were written when the volume was made: those of its snapshot.
+/// Returns how many of the first chunks had their map blocks written when the volume was created: those of its
+/// snapshot.
 fn chunks_written(id: &Identity) -> u64 {
     let written = id.regions.iter().any(|r| r.kind == "map" && r.version >= MAP_WRITTEN);
     id.parent.as_ref().filter(|_| written).map_or(0, |p| chunks_in(p.size))
 }
 
 impl Volume {
-    /// Opens a volume file without its key. Nothing is written yet.
+    /// Opens a volume file without its key. Writes nothing yet.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] for a damaged, foreign or truncated file, naming offset and field; [`Kind::Unsupported`] for one
-    /// of a later version.
+    /// [`Kind::Integrity`] for a damaged, foreign or truncated file, naming offset and field; [`Kind::Unsupported`] for
+    /// one of a later version.
     pub fn open(store: Arc<dyn BlockStore>, env: Env, opening: Opening, name: &str) -> Result<Self> {
         let syncer = Arc::new(Syncer::default());
         let header = Header::load(store.clone(), syncer.clone(), name)?;
@@ -211,12 +212,12 @@ impl Volume {
             return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand"))
                 .hint("it is not filled yet: give back the repository that holds the snapshot"));
         }
-        // One slot alone may say that it is filled: the step that ends the filling is done once more then, for both.
+        // Possibly only one slot says that it is hydrated: then the step that ends hydration is repeated, for both.
         let hydrated = state.hydrated && (!header.is_behind() || opening.parent.is_none());
         let write_failed = state.write_failed || opening.write_failed;
         let untrusted = if write_failed { Untrusted::All } else { judge_trust(&header, &*store, &env)? };
         let key_epochs: Vec<_> = id.key_epochs.iter().map(|k| (k.epoch, k.data_key_id)).collect();
-        // Where nothing has to be fetched, what a damaged map block says is known without it.
+        // If nothing has to be fetched, the contents of a damaged map block can be inferred.
         let rebuild = ((id.parent.is_none() || hydrated) && key_epochs.len() == 1).then(|| Entry {
             present: true,
             key: key_epochs[0].0,
@@ -253,18 +254,21 @@ impl Volume {
         })
     }
 
-    /// Hands in the unwrapped data keys: checks that they are the identity's, then its MAC, then mends the header.
+    /// Unlocks the volume with the unwrapped data keys: checks that they are the identity's, then its MAC, then repairs
+    /// the header.
     ///
     /// # Errors
-    /// [`Kind::InvalidCiphertext`] for a wrong key, [`Kind::Integrity`] for a header that was changed without it.
+    /// [`Kind::InvalidCiphertext`] for a wrong key, [`Kind::KeyUnavailable`] for a missing one, [`Kind::Integrity`] for
+    /// a header that was changed without the key.
     pub fn unlock(&self, keys: &[(KeyEpoch, Unwrapped<DataKey>)]) -> Result<()> {
         self.unlock_if(keys, || Ok(()))
     }
 
-    /// The same, if `admit` says so under the lock that [`Volume::suspend`] takes: what is wiped after it was asked is wiped.
+    /// The same, if `admit` agrees under the lock that [`Volume::suspend`] takes, so that a suspend after that check
+    /// wipes these ciphers.
     ///
     /// # Errors
-    /// As [`Volume::unlock`]; what `admit` says.
+    /// As [`Volume::unlock`]; the error of `admit`.
     pub fn unlock_if(&self, keys: &[(KeyEpoch, Unwrapped<DataKey>)], admit: impl FnOnce() -> Result<()>) -> Result<()> {
         for (epoch, id) in &self.key_epochs {
             let found = keys.iter().find(|(e, _)| e == epoch).map(|(_, k)| k.get());
@@ -296,7 +300,7 @@ impl Volume {
         if self.writable
             && let Err(err) = self.with_header_mut(Header::mend)
         {
-            // One slot is enough to read, and a write has to mend it first.
+            // One slot is enough to read, and a write has to repair it first.
             tracing::warn!("{}: its header could not be made good again: {}", self.id, err.line());
         }
         let built = keys.iter().map(|(e, k)| (*e, XtsCipher::new(k))).collect();
@@ -306,8 +310,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Order 4: the write-intent bit before the write. Where there is no room for its block, the map is believed nowhere
-    /// instead, which the state says in place: a full disk must not refuse the TRIM that frees it.
+    /// Sets the write-intent bit before the write (docs/format.md, section 3, "write-intent"). If there is no space for
+    /// its block, the state says instead, in place, that the map is trusted nowhere: a full disk must not refuse the
+    /// TRIM that frees it.
     pub(super) fn announce(&self, offset: u64) -> Result<()> {
         match self.intent.announce(&*self.store, offset, || self.sync()) {
             Err(err) if err.kind() == Kind::NoSpace => {
@@ -322,12 +327,13 @@ impl Volume {
         }
     }
 
-    /// Wipes the ciphers, after the pieces that use them. What follows fails until [`Volume::unlock`]. Whether there were any.
+    /// Wipes the ciphers, once no piece uses them. Later operations fail until [`Volume::unlock`]. Returns whether
+    /// there were any.
     pub fn suspend(&self) -> bool {
         self.ciphers.write().take().is_some()
     }
 
-    /// Order 6: before the first write, the state says durably that this file may differ from what it was.
+    /// Records durably, before the first write, that this file may change (docs/format.md, section 3, "open").
     pub(super) fn mark_opened(&self) -> Result<()> {
         if self.opened.load(Ordering::Acquire) {
             return Ok(());
@@ -353,8 +359,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Ends in order: what was written is durable, and the next open may believe the map. The key is wiped, and the file
-    /// can be opened again at once, whoever still refers to this volume. It is not used any more.
+    /// Closes cleanly: what was written is durable, and the next open can trust the map. Wipes the key, and unlocks the
+    /// file so that it can be opened again at once, even if this volume is still referenced. It must not be used any
+    /// more.
     ///
     /// # Errors
     /// What the store reports: then the next open finds an unclean volume.
@@ -379,7 +386,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes the volume larger: the file first, then the identity in both slots, then whoever asks for the size.
+    /// Grows the volume: first the file, then the identity in both slots, then the reported size.
     ///
     /// # Errors
     /// As [`Volume::plan_grow`] and [`Volume::grow_by`].
@@ -387,12 +394,12 @@ impl Volume {
         self.grow_by(self.plan_grow(size, mac_key)?)
     }
 
-    /// Says what the identity will be at that size, before anything is written. One grow at a time: the plan holds the
-    /// volume's turn to grow, and another plan waits for it.
+    /// Computes the identity of the volume at that size, before anything is written. One growth at a time: the plan
+    /// holds a lock, and another plan waits for it.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a smaller or impossible size, [`Kind::ReadOnly`], [`Kind::Integrity`] if something lies past the
-    /// old end.
+    /// [`Kind::Usage`] for a smaller or impossible size, [`Kind::ReadOnly`], [`Kind::Integrity`] if there is data past
+    /// the old end.
     pub fn plan_grow(&self, size: u64, mac_key: &Unwrapped<DataKey>) -> Result<GrowPlan<'_>> {
         check_size(size)?;
         let turn = self.grows.lock();
@@ -422,7 +429,7 @@ impl Volume {
         let GrowPlan { _turn, next, size, .. } = plan;
         let Some(next) = next else { return Ok(()) };
         let what = || format!("grow {} to {size} bytes", self.id);
-        // A grow that was cut off may have left it longer: it is never made shorter.
+        // An interrupted growth may have left it longer: it is never truncated.
         if self.store.size().on(what)? < file_size(size) {
             self.store.grow(file_size(size)).map_err(|e| {
                 Error::io(what(), e).hint("ext4 holds 16 TiB less the header in one file; choose a smaller size")
@@ -440,8 +447,8 @@ impl Volume {
         written
     }
 
-    /// Makes the header's other slot good again without the key, if the identity is the one that somebody vouches for: its
-    /// hash stands in for the MAC.
+    /// Repairs the header's other slot without the key, if the identity has the `expected` hash, which the caller
+    /// vouches for in place of the MAC.
     ///
     /// # Errors
     /// [`Kind::Integrity`] for another identity; what the store reports.
@@ -455,7 +462,7 @@ impl Volume {
         })
     }
 
-    /// Parts past the end were never written: growing must not bring anything to light.
+    /// Checks that there is no data past the end: growing must not expose any.
     fn check_tail(&self, old: u64) -> Result<()> {
         let end = file_size(old) - self.data_offset;
         let mut tail = vec![0u8; (end - old) as usize];
@@ -469,12 +476,13 @@ impl Volume {
         }
     }
 
-    /// Calls `act` when a sync fails, once; it may be called from any thread that writes, with locks of this volume held.
+    /// Calls `act` once, when a sync fails. It may be called from any thread that writes, with locks of this volume
+    /// held.
     pub fn on_failed_sync(&self, act: impl Fn() + Send + Sync + 'static) {
         let _ = self.on_failed_sync.set(Box::new(act));
     }
 
-    /// Forgets that a sync failed. The map is believed nowhere until a snapshot has compared everything.
+    /// Clears the record of a failed sync. The map is trusted nowhere until a snapshot has compared everything.
     ///
     /// # Errors
     /// What the store reports.
@@ -499,7 +507,7 @@ fn check_length(store: &dyn BlockStore, id: &Identity, name: &str) -> Result<()>
     Ok(())
 }
 
-/// Order 6: when the map's `changed` can be believed.
+/// Decides where the map's `changed` can be trusted (docs/format.md, section 3, "open").
 fn judge_trust(header: &Header, store: &dyn BlockStore, env: &Env) -> Result<Untrusted> {
     let state = header.state();
     if header.fell_back() || state.changed_untrusted == Untrusted::All {

@@ -1,4 +1,4 @@
-//! The chunk map: for each chunk whether it is here, which key sealed it, and when it last changed.
+//! The chunk map: for each chunk whether it is present, which key sealed it, and when it last changed.
 //!
 //! Map segment 0 starts at 192 KiB; a block has 512 bytes and 60 entries; chunk c is entry c % 60 of block c / 60.
 //! ```text
@@ -6,10 +6,11 @@
 //!        28 CRC-32C u32 of the 512 bytes with this field zero   32 60 entries of 8
 //! entry  0 flags u8 (bit 0: present)   1 key epoch u8   2 reserved u16   4 changed epoch u32
 //! ```
-//! The volume tag is the first 8 bytes of BLAKE3(volume id as ASCII). An all-zero block was never written: all absent. Where
-//! a volume was made with its first blocks written ([`Map::written`]), zeros there are damage.
-//! A block of an older map generation reads as all absent; of a newer one, the header was rolled back.
-//! Blocks are read on demand, written by pwrite under their lock, and never synced here: the orders say when.
+//! The volume tag is the first 8 bytes of BLAKE3(volume id as ASCII). An all-zero block was never written: all absent.
+//! If a volume was created with its first blocks written ([`Map::written`]), zeros there are damage. A block of an
+//! older map generation reads as all absent; one of a newer generation means that the header was rolled back. Blocks
+//! are read on demand, written by pwrite under their lock, and never synced here: the callers' write orders decide
+//! when.
 
 use super::format::{ENTRIES, MAP_OFFSET, META_BLOCK, le16, le32};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -20,10 +21,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const HEAD: usize = 32;
-/// Blocks in a group: groups are what memory is taken for.
+/// Blocks in a group, the unit of memory allocation.
 const GROUP: usize = 512;
 
-/// What the map says of a chunk.
+/// The map entry of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry {
     /// All its sealed bytes are in this file.
@@ -55,19 +56,19 @@ pub struct Map {
     groups: Vec<OnceLock<Group>>,
     volume: VolumeId,
     generation: u32,
-    /// What a damaged block is rebuilt as, where that is allowed: in a volume that is filled, under one data key.
+    /// What a damaged block is rebuilt as, where that is allowed: in a hydrated volume with one data key.
     rebuild: Option<Entry>,
     rebuilt: AtomicBool,
     chunks: AtomicU64,
-    /// Blocks from the first on that were written when the volume was made.
+    /// How many of the first blocks were written when the volume was created.
     written: u64,
 }
 
-/// Bytes of the map that are looked at in one read, at most.
+/// Maximum number of map bytes read at once.
 const WINDOW: u64 = 1 << 20;
 
 impl Map {
-    /// A map of `chunks` chunks; nothing is read yet.
+    /// Makes a map of `chunks` chunks; reads nothing yet.
     #[must_use]
     pub fn new(volume: VolumeId, generation: u32, chunks: u64, rebuild: Option<Entry>) -> Self {
         let blocks = crate::volume::format::MAP_BLOCKS as usize;
@@ -76,13 +77,14 @@ impl Map {
         Self { groups, volume, generation, rebuild, rebuilt, chunks: chunks.into(), written: 0 }
     }
 
-    /// The same of a volume whose map has never been zeros for its first `chunks` chunks.
+    /// Declares that the blocks of the first `chunks` chunks were written when the volume was created.
     #[must_use]
     pub fn written(self, chunks: u64) -> Self {
         Self { written: chunks.div_ceil(ENTRIES as u64), ..self }
     }
 
-    /// Writes the blocks of the first `chunks` chunks, all absent: they are told from lost ones then.
+    /// Writes the blocks of the first `chunks` chunks, all absent, so that a lost block can be told from an unwritten
+    /// one.
     ///
     /// # Errors
     /// What the store reports.
@@ -99,22 +101,22 @@ impl Map {
         Ok(())
     }
 
-    /// How many chunks the volume has.
+    /// Returns the number of chunks of the volume.
     pub fn chunks(&self) -> u64 {
         self.chunks.load(Ordering::Acquire)
     }
 
-    /// The volume has grown.
+    /// Extends the map of a volume that has grown.
     pub fn grow(&self, chunks: u64) {
         self.chunks.fetch_max(chunks, Ordering::AcqRel);
     }
 
-    /// Whether a damaged block was rebuilt: then `changed` cannot be believed.
+    /// Whether a damaged block was rebuilt: then `changed` cannot be trusted.
     pub fn was_rebuilt(&self) -> bool {
         self.rebuilt.load(Ordering::Acquire)
     }
 
-    /// What the map says of `chunk`.
+    /// Returns the entry of `chunk`.
     ///
     /// # Errors
     /// [`Kind::Integrity`] if its block is damaged or of a newer map generation.
@@ -123,10 +125,10 @@ impl Map {
         Ok(Entry::unpack(block.entries[(chunk.0 % ENTRIES as u64) as usize].load(Ordering::Acquire)))
     }
 
-    /// Changes the entries of some chunks and writes their blocks (pwrite, no sync) before anybody sees the change.
+    /// Changes the entries of some chunks, and writes their blocks (pwrite, no sync) before the change becomes visible.
     ///
     /// # Errors
-    /// What the store reports; then the map is as it was.
+    /// What the store reports; the block whose write failed is unchanged in memory.
     pub fn mark(
         &self,
         store: &dyn BlockStore,
@@ -155,8 +157,9 @@ impl Map {
         Ok(())
     }
 
-    /// First chunk from `from` on and before `end` whose map block may have been written. Blocks are judged by what they
-    /// hold, not by what the file system says of holes: what depends on this is whether a snapshot is whole.
+    /// Returns the first chunk at or after `from` and before `end` whose map block may have been written. Blocks are
+    /// judged by their contents, not by the holes that the file system reports: whether a snapshot is complete depends
+    /// on this.
     pub fn next_mapped(&self, store: &dyn BlockStore, from: ChunkNo, end: ChunkNo) -> Option<ChunkNo> {
         let size = META_BLOCK as u64;
         let end = end.0.min(self.chunks()).div_ceil(ENTRIES as u64);
@@ -176,7 +179,7 @@ impl Map {
                     no += count;
                     window = (window * 8).min(WINDOW / size);
                 }
-                // Who asks for an entry of that block meets the error.
+                // Reading an entry of that block reports the error.
                 Err(_) if count == 1 => return chunk(no),
                 Err(_) => window = 1,
             }
@@ -187,7 +190,7 @@ impl Map {
     /// Reads every block that was written.
     ///
     /// # Errors
-    /// Which one is damaged, where it cannot be rebuilt.
+    /// [`Kind::Integrity`] naming a block that is damaged and cannot be rebuilt.
     pub fn check(&self, store: &dyn BlockStore) -> Result<()> {
         let mut from = ChunkNo(0);
         while let Some(chunk) = self.next_mapped(store, from, ChunkNo(self.chunks())) {
@@ -231,7 +234,8 @@ impl Map {
                 None => return Err(err),
             },
         };
-        // Two threads may read the same block at once; both read the same bytes, for no writer has it before it is here.
+        // Two threads may read the same block at once; both read the same bytes, for no one writes it before it is in
+        // memory.
         Ok(cell.get_or_init(|| Box::new(Block { lock: Mutex::new(()), entries: entries.map(AtomicU64::new) })))
     }
 
@@ -281,13 +285,13 @@ impl Map {
     }
 }
 
-/// First 8 bytes of BLAKE3(volume id as ASCII): marks map and intent blocks as this volume's.
+/// Returns the first 8 bytes of BLAKE3(volume id as ASCII), which mark map and intent blocks as this volume's.
 pub(super) fn volume_tag(volume: VolumeId) -> [u8; 8] {
     let hash = Hash32::of(volume.to_string().as_bytes());
     std::array::from_fn(|i| hash.0[i])
 }
 
-/// The head that map and intent blocks share; `word` is at 12.
+/// Makes the header that map and intent blocks share; `word` is at 12.
 pub(super) fn meta_head(magic: [u8; 4], no: u32, word: u32, tag: [u8; 8]) -> [u8; META_BLOCK] {
     let mut out = [0u8; META_BLOCK];
     out[..4].copy_from_slice(&magic);
@@ -298,7 +302,7 @@ pub(super) fn meta_head(magic: [u8; 4], no: u32, word: u32, tag: [u8; 8]) -> [u8
     out
 }
 
-/// Puts the checksum into a block; `at` 28 for map blocks.
+/// Puts the checksum into a block, at 28.
 fn seal_meta(out: &mut [u8; META_BLOCK]) {
     seal_meta_at(out, 28);
 }

@@ -1,34 +1,34 @@
-//! Filling: where nothing is absent any more, and which chunks could not be had.
+//! Hydration's memory: where no chunk is absent any more, and which chunks could not be fetched.
 
 use crate::error::{Error, Kind};
 use crate::units::{ChunkNo, VolumeId};
 use std::collections::BTreeMap;
 
-/// Runs that are remembered at most; with more, looking begins anew.
+/// Maximum number of runs remembered; when it is reached, all are forgotten.
 const RUNS: usize = 4096;
-/// Chunks that are remembered at most: with more, the snapshot is not there at all.
+/// Maximum number of chunks remembered: beyond it, the whole snapshot is probably gone.
 const MAX_CHUNKS: usize = 65_536;
-/// Rounds that a chunk waits for its next try, at most.
+/// Upper bound of the rounds between two attempts at a chunk.
 const LONGEST_WAIT: u64 = 64;
-/// Chunks that are named in an error.
+/// Chunks that an error names.
 const NAMED: usize = 16;
 
-/// Runs of chunks in which none is absent: present, or no data in the parent. A chunk never becomes absent again.
+/// Runs of chunks of which none is absent: present, or without data in the parent. A chunk never becomes absent again.
 #[derive(Default)]
 pub(super) struct Present(BTreeMap<u64, u64>);
 
 impl Present {
-    /// The end of the run that `chunk` lies in.
+    /// Returns the end of the run that contains `chunk`.
     pub(super) fn end_of(&self, chunk: u64) -> Option<u64> {
         self.0.range(..=chunk).next_back().map(|(_, end)| *end).filter(|end| *end > chunk)
     }
 
-    /// Adds the run from `start` up to `end`, which is not in it.
+    /// Adds the run from `start` to `end`, exclusive.
     pub(super) fn add(&mut self, mut start: u64, mut end: u64) {
         if start >= end {
             return;
         }
-        // Those that it overlaps or touches become one with it.
+        // Merge the runs that it overlaps or touches.
         while let Some((s, e)) = self.0.range(..=end).next_back().map(|(s, e)| (*s, *e)).filter(|(_, e)| *e >= start) {
             (start, end) = (start.min(s), end.max(e));
             self.0.remove(&s);
@@ -42,21 +42,21 @@ impl Present {
 
 struct Tries {
     failed: u32,
-    /// Not tried again before this round.
+    /// The first round in which to try again.
     next: u64,
     why: String,
 }
 
-/// Chunks that could not be had, and when to try each again: after one round, two, four, up to [`LONGEST_WAIT`].
+/// Chunks that could not be fetched, and when to retry each: after one round, two, four, up to [`LONGEST_WAIT`].
 #[derive(Default)]
 pub(super) struct Missing {
     round: u64,
     chunks: BTreeMap<u64, Tries>,
-    /// Reasons that the log has: a lost pack takes hundreds of chunks with it.
+    /// Reasons logged already: a lost pack takes hundreds of chunks with it.
     told: Vec<Reason>,
 }
 
-/// What chunks that are lost by the same cause have in common: the error's kind and what the operating system says.
+/// A cause of loss that many chunks can share: the error's kind and errno.
 type Reason = (Kind, Option<i32>);
 
 impl Missing {
@@ -65,7 +65,7 @@ impl Missing {
     }
 
     pub(super) fn contains(&self, chunk: ChunkNo) -> bool {
-        // Past that many the rest is left where it is, absent, until a try succeeds.
+        // Beyond the limit the rest stays absent, until an attempt succeeds.
         self.chunks.contains_key(&chunk.0) || self.chunks.len() >= MAX_CHUNKS
     }
 
@@ -73,7 +73,7 @@ impl Missing {
         self.chunks.keys().map(|c| ChunkNo(*c)).collect()
     }
 
-    /// A try failed.
+    /// Records a failed attempt.
     pub(super) fn add(&mut self, volume: VolumeId, chunk: ChunkNo, why: &Error) {
         if self.is_new(why) {
             let more = "the rest is filled, and more chunks like this are counted alone";
@@ -102,19 +102,19 @@ impl Missing {
         new
     }
 
-    /// Forgets those that `is_present` knows.
+    /// Forgets the chunks for which `is_present` holds.
     pub(super) fn forget(&mut self, is_present: impl Fn(ChunkNo) -> bool) {
         self.chunks.retain(|chunk, _| !is_present(ChunkNo(*chunk)));
     }
 
-    /// A round begins: those that are to be tried in it, at most `most`.
+    /// Begins a round, and returns the chunks to retry in it, at most `most`.
     pub(super) fn due(&mut self, most: usize) -> Vec<ChunkNo> {
         self.round += 1;
         let due = self.chunks.iter().filter(|(_, t)| t.next <= self.round).map(|(c, _)| ChunkNo(*c));
         due.take(most).collect()
     }
 
-    /// What there is to say of them.
+    /// Makes the error that describes them.
     pub(super) fn error(&self, volume: VolumeId) -> Error {
         let named: Vec<_> = self.chunks.keys().take(NAMED).map(u64::to_string).collect();
         let more = if self.chunks.len() > NAMED { ", …" } else { "" };

@@ -1,16 +1,17 @@
 //! Volumes: where plaintext meets the store.
 //!
 //! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
-//! - [`pending`]: points in time; what a snapshot under way still needs is set aside (`aside`) before it is overwritten.
+//! - [`pending`]: points in time; sectors that a pending snapshot still needs are preserved (`preserved`) before they
+//!   are overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
-//! - [`fetched`]: what was fetched last, each chunk once.
-//! - [`extents`]: holes and changes, told without reading.
+//! - [`chunk_cache`]: the chunks fetched last, each fetched once.
+//! - [`extents`]: holes and changes, found without reading data.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
-//! - `writeback`: long runs of writes go to the disk before anybody flushes.
-//! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: what lies on disk and when it is durable.
+//! - `writeback`: starts long runs of writes on their way to the disk before anyone flushes.
+//! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: the file's structures, and when they are durable.
 //!
-//! Locks, in the order they are taken: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for
-//! a fetch or a sync; a reader never waits for a stripe unless a write to that chunk is being done.
+//! Locks, in acquisition order: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for a
+//! fetch or a sync; a reader waits for a stripe only while a write to that chunk is under way.
 
 mod blocking;
 pub mod chunk_cache;
@@ -70,14 +71,15 @@ struct Stripe {
     sequence: AtomicU64,
 }
 
-/// What pieces of requests look at: the epoch they belong to, and the snapshots that may still need what they overwrite.
+/// What each piece of a request needs: its epoch, and the snapshots that may still need what it overwrites.
 #[derive(Default)]
 struct Live {
     epoch: Epoch,
     pending: Vec<Arc<Pending>>,
 }
 
-/// An open volume file. Without its data key (before [`Volume::unlock`], or suspended) it can be snapshotted, not read.
+/// An open volume file. Without its data key (before [`Volume::unlock`], or suspended) it can be snapshotted, but not
+/// read.
 pub struct Volume {
     env: Env,
     store: Arc<dyn BlockStore>,
@@ -98,27 +100,27 @@ pub struct Volume {
     stripes: Box<[Stripe]>,
     parent: Option<Arc<dyn Parent>>,
     hydration: hydrate::Hydration,
-    /// The state on disk says that this volume may have been written.
+    /// The state on disk records that this volume may have been written.
     opened: AtomicBool,
     untrusted: Mutex<Untrusted>,
-    /// A write-intent bit could not be written: nothing but a new open makes the map believed again.
+    /// A write-intent bit could not be written: the map is not trusted again before the volume is reopened.
     unannounced: AtomicBool,
-    /// Held from the comparison of sizes until the new size is announced. Taken before the header.
+    /// Held from the comparison of sizes until the new size is published. Taken before the header.
     grows: Mutex<()>,
     /// A sync failed: no more writes.
     failed: AtomicBool,
-    /// Told of it, once.
+    /// Called once when that happens.
     on_failed_sync: OnceLock<Box<dyn Fn() + Send + Sync>>,
     sealed_units: Vec<AtomicU64>,
 }
 
 impl Volume {
-    /// The volume's id.
+    /// Returns the volume's id.
     pub const fn id(&self) -> VolumeId {
         self.id
     }
 
-    /// Bytes a user sees.
+    /// Returns the size of the volume's data, in bytes.
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
@@ -128,22 +130,22 @@ impl Volume {
         self.writable && !self.failed.load(Ordering::Acquire)
     }
 
-    /// Whether the data key is at hand.
+    /// Whether the volume has its data key.
     pub fn is_unlocked(&self) -> bool {
         self.ciphers.read().is_some()
     }
 
-    /// The header as it is now, for showing.
+    /// Calls `look` with the current header.
     pub fn with_header<T>(&self, look: impl FnOnce(&Header) -> T) -> T {
         look(&self.header.lock())
     }
 
-    /// The epoch of the next write.
+    /// Returns the epoch of the next write.
     pub fn epoch(&self) -> Epoch {
         self.live.read().epoch
     }
 
-    /// XTS units sealed so far under each data key, as (epoch, units).
+    /// Returns how many XTS units each data key has sealed so far, as (epoch, units).
     pub fn sealed_units(&self) -> Vec<(KeyEpoch, u64)> {
         self.key_epochs.iter().zip(&self.sealed_units).map(|((e, _), n)| (*e, n.load(Ordering::Relaxed))).collect()
     }
@@ -163,7 +165,7 @@ impl Volume {
         outcome
     }
 
-    /// Changes the header. Its syncs are the volume's: one that fails has the same consequences.
+    /// Changes the header. Its syncs are the volume's: a failed one has the same consequences.
     fn with_header_mut<T>(&self, change: impl FnOnce(&mut Header) -> Result<T>) -> Result<T> {
         let outcome = change(&mut self.header.lock());
         if outcome.is_err() {
@@ -172,14 +174,15 @@ impl Volume {
         outcome
     }
 
-    /// What follows from a failed sync, once, whoever met it. The header is not locked by the caller.
+    /// Handles a failed sync, once, whoever met it. The caller must not hold the header's lock.
     fn notice_failed_sync(&self) {
         if self.syncer.has_failed() && !self.failed.swap(true, Ordering::AcqRel) {
             self.record_failed_sync();
         }
     }
 
-    /// Order 5: the volume goes read-only, pending snapshots fail, and the state says so until somebody accepts it.
+    /// Makes the volume read-only, fails pending snapshots, and records that in the state until someone accepts it
+    /// (docs/format.md, section 3, "flush, FUA").
     fn record_failed_sync(&self) {
         tracing::error!("{}: a sync failed, acknowledged writes may be lost; the volume is read-only now", self.id);
         for pending in &self.live.read().pending {

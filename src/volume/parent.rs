@@ -1,18 +1,18 @@
-//! What a volume made from a snapshot is filled from: sealed chunks of the snapshot's tree.
+//! The source that a volume is hydrated from: sealed chunks of a snapshot's tree.
 
 use crate::cipher::SealedMut;
 use crate::error::Result;
 use crate::units::{ChunkNo, KeyTag, SectorMap};
 
-/// A source of sealed chunks: a snapshot, as a volume sees it. Implemented over a repository by the snapshot layer.
+/// A source of sealed chunks: a snapshot, as a volume sees it. The snapshot layer implements it over a repository.
 pub trait Parent: Send + Sync {
-    /// Size of the snapshot's volume when it was taken, bytes. Chunks past it are holes.
+    /// Returns the size in bytes of the snapshot's volume when it was taken. Chunks past it are holes.
     fn size(&self) -> u64;
 
-    /// Which sectors of the chunk are no holes. Reads the tree, fetches no data.
+    /// Returns which sectors of the chunk are not holes. Reads the tree, fetches no data.
     ///
     /// # Errors
-    /// When the tree cannot be read, or a page of it is damaged.
+    /// If the tree cannot be read, or a page of it is damaged.
     fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap>;
 
     /// Whether the chunk has any sector that is not a hole.
@@ -23,14 +23,14 @@ pub trait Parent: Send + Sync {
         Ok(!self.sectors(chunk)?.is_empty())
     }
 
-    /// Fetches the whole chunk ([`crate::units::CHUNK`] bytes) into `out`, holes as zeros, its hash checked before the
-    /// call returns. Answers the tag of the key that sealed it, or `None` if all of it is a hole.
+    /// Fetches the whole chunk ([`crate::units::CHUNK`] bytes) into `out`, holes as zeros, and verifies its hash.
+    /// Returns the tag of the key that sealed it, or `None` if all of it is a hole.
     ///
     /// # Errors
-    /// When the chunk cannot be had or its hash is wrong: then `out` holds nothing to be used.
+    /// If the chunk cannot be fetched or its hash is wrong: then the contents of `out` must not be used.
     fn fetch(&self, chunk: ChunkNo, out: SealedMut<'_>) -> Result<Option<KeyTag>>;
 
-    /// First chunk at or after `from` that has sectors; `None`: none up to the end.
+    /// Returns the first chunk at or after `from` that has sectors; `None`: none up to the end.
     ///
     /// # Errors
     /// As [`Parent::has_sectors`].

@@ -1,8 +1,10 @@
-//! A point in time, without stopping: section 3 of docs/format.md.
+//! Points in time without stopping I/O (docs/format.md, section 4).
 //!
-//! A snapshot's p is the epoch before its increment: it holds all pieces of epoch p and older. Taking one is a state
-//! write and a counter; the copying goes on behind it. A writing piece that finds a chunk which a pending snapshot still
-//! needs sets the old content of its sectors aside first, under the stripe, and the copier puts it over what it reads; or,
+//! A snapshot's p is the last epoch that it contains: all pieces of epoch p and older. Taking one is a state write and
+//! a counter; the copying continues in the background. A writing piece that finds a chunk which a pending snapshot
+//! still needs first preserves the old contents of its sectors, under the stripe, and the copier overlays them on what
+//! it reads; if that is not possible, the writer copies the chunk itself. Either way, the chunk is handed to the sink
+//! once, as it was at p.
 //! where that cannot be, copies the chunk itself. Whoever copies, the chunk is handed to the sink once, as it was at p.
 
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
@@ -19,33 +21,34 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Where the chunks of a snapshot go. Called from several threads.
+/// The destination of a snapshot's chunks. Called from several threads.
 pub trait ChunkSink: Send + Sync {
-    /// Takes a chunk as it was at the snapshot's point in time ([`CHUNK`] bytes, zeros past the volume's end).
+    /// Stores a chunk as it was at the snapshot's point in time ([`CHUNK`] bytes, zeros past the volume's end).
     ///
     /// # Errors
-    /// When it cannot be kept: the snapshot fails, the volume goes on.
+    /// If it cannot be stored: the snapshot fails, the volume is unaffected.
     fn put(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()>;
 
-    /// First chunk at or after `from` that the base has sectors for: a comparing snapshot must look at those too.
+    /// Returns the first chunk at or after `from` for which the base has sectors: a comparing snapshot must check those
+    /// too.
     ///
     /// # Errors
-    /// When the base's tree cannot be read.
+    /// If the base's tree cannot be read.
     fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
 
-    /// Chunks that it takes at most: those past them belong to a later size of the volume.
+    /// Returns how many chunks it takes at most: those past it belong to a later size of the volume.
     fn chunks(&self) -> u64 {
         u64::MAX
     }
 }
 
-/// A snapshot under way.
+/// A pending snapshot.
 pub struct Pending {
     record: PendingRecord,
-    /// Chunks changed after this epoch are looked at.
+    /// Chunks changed after this epoch are copied.
     base_p: Epoch,
     comparing: Untrusted,
-    /// Chunks that the volume had, and the snapshot has: it may grow meanwhile.
+    /// Number of chunks in the snapshot: the volume may grow meanwhile.
     chunks: u64,
     sink: Arc<dyn ChunkSink>,
     copied: Mutex<HashSet<u64>>,
@@ -54,17 +57,17 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Which snapshot this is.
+    /// Returns the snapshot's record in the header.
     pub const fn record(&self) -> &PendingRecord {
         &self.record
     }
 
-    /// Gives the snapshot up; the first reason is kept.
+    /// Fails the snapshot; the first reason is kept.
     pub fn fail(&self, why: &Error) {
         self.failed.lock().get_or_insert_with(|| why.replay());
     }
 
-    /// Why it was given up, if it was.
+    /// Returns why it failed, if it did.
     pub fn failure(&self) -> Option<Error> {
         self.failed.lock().as_ref().map(Error::replay)
     }
@@ -74,14 +77,16 @@ impl Pending {
         self.record.p < now && self.lacks(chunk, entry) && self.failed.lock().is_none()
     }
 
-    /// Whether a chunk is the snapshot's and not copied. What is set aside of it is so whatever the map says by now.
+    /// Whether a chunk belongs to the snapshot and is not copied yet. Preserved sectors imply that, whatever the map
+    /// says by now.
     fn lacks(&self, chunk: ChunkNo, entry: Entry) -> bool {
         chunk.0 < self.chunks
             && (self.covers(entry) || self.preserved.holds(chunk))
             && !self.copied.lock().contains(&chunk.0)
     }
 
-    /// Counts a chunk as copied, and answers what is to be put over its bytes as they are or were lately. Its stripe is held.
+    /// Marks a chunk as copied, and returns its preserved sectors, to be overlaid on the bytes read from it. Its stripe
+    /// is held.
     fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         self.copied.lock().insert(chunk.0);
         self.preserved.take(chunk)
@@ -92,22 +97,23 @@ impl Pending {
     }
 }
 
-/// What is asked of a snapshot to be begun.
+/// The parameters of a new snapshot.
 pub struct Begin {
     /// Its id.
     pub snapshot: SnapshotId,
-    /// When, milliseconds since 1970.
+    /// Time of the begin, milliseconds since 1970.
     pub time: i64,
-    /// Where it goes.
+    /// The repository that it is written to.
     pub repository: crate::units::RepositoryId,
-    /// The base it is an increment to; must be what [`Volume::base`] answered.
+    /// The base of the increment; must be what [`Volume::base`] returned.
     pub base: Option<BaseRecord>,
-    /// Where its chunks go.
+    /// The destination of its chunks.
     pub sink: Arc<dyn ChunkSink>,
 }
 
 impl Volume {
-    /// The newest completed snapshot of the present map generation, or the parent that the volume was made from.
+    /// Returns the newest completed snapshot of the present map generation, or the parent that the volume was made
+    /// from.
     pub fn base(&self) -> Option<BaseRecord> {
         let header = self.header.lock();
         let newest = header.state().base.clone().filter(|b| b.map_generation == self.map_generation);
@@ -118,7 +124,7 @@ impl Volume {
         })
     }
 
-    /// Snapshots that the header says are under way: at open, those that an earlier process left.
+    /// Returns the header's pending snapshots: at open, those that an earlier process left.
     pub fn pending_records(&self) -> Vec<PendingRecord> {
         self.header.lock().state().pending.clone()
     }
@@ -135,8 +141,8 @@ impl Volume {
             *self.untrusted.lock() = Untrusted::All;
         }
         self.with_header_mut(|header| {
-            // Chunks that were filled from a parent are marked as unchanged: without a base they have to be looked for. So has
-            // everything when the base is older than what the map tells.
+            // Chunks filled from a parent are marked as unchanged: without a base they have to be searched for. So does
+            // everything if the base is older than what the map knows.
             let base_p = begin.base.as_ref().map_or(Epoch(0), |b| b.p);
             let filled = begin.base.is_none() && header.identity().parent.is_some();
             let untold = filled || base_p < header.state().trust_p;
@@ -160,7 +166,7 @@ impl Volume {
         })
     }
 
-    /// The state write that fixes the point in time; the epoch that follows it.
+    /// Writes the state that fixes the point in time; returns its record and the next epoch.
     fn write_begin(&self, header: &mut Header, begin: &Begin) -> Result<(PendingRecord, Epoch)> {
         if header.state().pending.len() >= MAX_PENDING {
             return Err(Error::new(Kind::Busy, format!("{} has {MAX_PENDING} snapshots pending", self.id))
@@ -187,7 +193,7 @@ impl Volume {
         Ok((record, next))
     }
 
-    /// What a writing piece does before it changes a chunk: whoever still needs it gets what was there. The stripe is held.
+    /// Preserves what a writing piece is about to overwrite, for each snapshot that still needs it. The stripe is held.
     /// `false`: it would have had to wait.
     pub(super) fn save_before_write(
         &self,
@@ -210,7 +216,7 @@ impl Volume {
         Ok(true)
     }
 
-    /// Copies a chunk from a writer's thread. A failure is the snapshot's, never the client's write's.
+    /// Copies a chunk from a writer's thread. A failure fails the snapshot, never the client's write.
     fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
         let mut sealed = SealedBuf::holes(CHUNK);
         let copied = self.read_chunk(chunk, sealed.room()).and_then(|()| {
@@ -238,19 +244,21 @@ impl Volume {
         })
     }
 
-    /// Copies all that the snapshot still needs. Other I/O goes on between chunks. `progress` gets the number of chunks
-    /// copied so far, and may stop the copying by answering `false`.
+    /// Copies all that the snapshot still needs. Other I/O continues between chunks. `progress` gets the number of
+    /// chunks copied so far, and stops the copying by returning `false`.
     ///
     /// # Errors
     /// What made the snapshot fail.
     pub fn copy_pending(&self, pending: &Pending, mut progress: impl FnMut(u64) -> bool) -> Result<u64> {
-        // Pieces of epoch p that are still being done hold their stripes: once each was free, all of them are in the map.
+        // Pieces of epoch p that are under way hold their stripes: once each stripe was free, all of them are in the
+        // map.
         for stripe in &self.stripes {
             drop(stripe.lock.lock());
         }
         let (mut at, mut copied) = (ChunkNo(0), 0);
         let mut sealed = SealedBuf::holes(CHUNK);
-        // What was written meanwhile is behind the map's candidates, and all of it is set aside or copied by then.
+        // A chunk written meanwhile is no longer a candidate of the map, but by then its sectors are preserved or the
+        // chunk copied.
         while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.preserved.any()) {
             self.copy_one(pending, chunk, &mut sealed)?;
             if let Some(failed) = pending.failure() {
@@ -273,7 +281,8 @@ impl Volume {
         pending.failure().map_or(Ok(copied), Err)
     }
 
-    /// Reads a chunk without its stripe, so that no writer waits for that: what they change meanwhile they set aside.
+    /// Reads a chunk without its stripe, so that writers do not wait for that: they preserve what they change
+    /// meanwhile.
     fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut SealedBuf) -> Result<()> {
         let wanted = || -> Result<Option<Entry>> {
             let entry = self.map.entry(&*self.store, chunk)?;
@@ -289,12 +298,12 @@ impl Volume {
             self.read_chunk(chunk, sealed.room())?;
         }
         let taken = pending.take(chunk);
-        drop(held); // what they change from here on, the snapshot has
+        drop(held); // later changes do not matter: the chunk is read
         pending.preserved.overlay(taken, sealed.room())?;
         pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
     }
 
-    /// First chunk at or after `from` that may belong into the snapshot.
+    /// Returns the first chunk at or after `from` that may belong to the snapshot.
     fn next_candidate(&self, pending: &Pending, from: ChunkNo) -> Result<Option<ChunkNo>> {
         let next = if pending.comparing == Untrusted::No {
             self.next_marked(pending, from, |e| e.changed > pending.base_p && e.changed <= pending.record.p)
@@ -304,7 +313,7 @@ impl Volume {
         next.map(|found| found.filter(|c| c.0 < pending.chunks))
     }
 
-    /// First chunk whose map entry is `wanted`.
+    /// Returns the first chunk whose map entry is `wanted`.
     fn next_marked(
         &self,
         pending: &Pending,
@@ -323,8 +332,9 @@ impl Volume {
         Ok(None)
     }
 
-    /// The same where the map's `changed` cannot be believed: all that the map has as ever written, all data of the file, and
-    /// all that the base has. None of them stands alone: a file system may tell too few holes, or a map block be lost.
+    /// The same where the map's `changed` cannot be trusted: every chunk that the map has as ever written, all data of
+    /// the file, and all that the base has. None suffices alone: a file system may report data as holes, or a map block
+    /// may be lost.
     fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
         loop {
             let what = || format!("look for data of {}", self.id);
@@ -338,7 +348,7 @@ impl Volume {
                 Some(c) => {
                     let entry = self.map.entry(&*self.store, c)?;
                     if entry.changed > pending.base_p && entry.changed <= pending.record.p {
-                        return Ok(Some(c)); // its GiB was closed in order, so the map is right about it
+                        return Ok(Some(c)); // its GiB was closed cleanly, so the map is right about it
                     }
                     from = ChunkNo(c.0 + 1);
                 }
@@ -346,7 +356,7 @@ impl Volume {
         }
     }
 
-    /// The snapshot is in its repository for good: the next one is an increment to it.
+    /// Completes a snapshot that is durable in its repository: the next one is an increment to it.
     ///
     /// # Errors
     /// What the store reports.
@@ -382,7 +392,7 @@ impl Volume {
         Ok(())
     }
 
-    /// The snapshot is given up: it never becomes a base.
+    /// Drops a failed or cancelled snapshot: it never becomes a base.
     ///
     /// # Errors
     /// What the store reports.
@@ -401,7 +411,7 @@ impl Volume {
         self.key_epochs.iter().zip(&self.sealed_units).map(|((e, _), n)| (e.0, n.load(Ordering::Relaxed))).collect()
     }
 
-    /// Sealed bytes of a chunk as they are now, for an export: no key is needed. `None`: absent here.
+    /// Returns the current sealed bytes of a chunk, for an export: needs no key. `None`: the chunk is absent.
     ///
     /// # Errors
     /// What map or store report.

@@ -1,8 +1,8 @@
-//! What writers set aside for one pending snapshot: the old content of sectors that they change in chunks which the copier
-//! has not reached. The copier puts it over what it reads.
+//! Sectors preserved for one pending snapshot: writers save the old contents of sectors in chunks that the copier has
+//! not reached. The copier overlays them on what it reads.
 //!
-//! The sectors lie, sealed as they were, in scratch room ([`Scratch`]) that goes with its process, as the snapshot does: only a
-//! completed one outlives it. A chunk's entries are changed under that chunk's stripe alone.
+//! The sectors are kept, sealed as they were, in scratch space ([`Scratch`]) that ends with its process, as the
+//! snapshot does: only a completed one outlives it. A chunk's entries are changed only under that chunk's stripe.
 
 use super::io::Piece;
 use super::{Blocking, Volume};
@@ -15,22 +15,22 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The file system's free space is looked at each time the file has grown by so many bytes.
+/// Free space is checked each time the file has grown by this many bytes.
 const LOOK_EVERY: u64 = 16 << 20;
 
-/// Bytes that are set aside at most; what it takes to find them again, 16 bytes a sector, is in memory.
+/// Maximum number of preserved bytes; their index, 16 bytes a sector, is in memory.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// See the module.
+/// The preserved sectors of a snapshot; see the module's documentation.
 #[derive(Default)]
 pub(super) struct PreservedSectors(Mutex<PreservedState>);
 
 #[derive(Default)]
 struct PreservedState {
     file: Option<Arc<Scratch>>,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     end: u64,
-    /// Places in it that are free again.
+    /// Offsets in it that are free again.
     free: Vec<u64>,
     chunks: HashMap<u64, Saved>,
 }
@@ -38,37 +38,37 @@ struct PreservedState {
 /// The sectors of one chunk.
 #[derive(Default)]
 struct Saved {
-    /// A bit for each sector that is here.
+    /// A bit for each sector that is preserved.
     mask: u128,
     places: Places,
 }
 
-/// Sectors of a chunk, and where they lie.
+/// Sectors of a chunk, and their offsets in the file.
 type Places = Vec<(usize, u64)>;
 
-/// What lay here of a chunk, with the file that it lies in.
+/// The preserved sectors of a chunk, and the file that holds them.
 pub(super) type Taken = (Arc<Scratch>, Places);
 
 const _: () = assert!(SECTORS_PER_CHUNK == u128::BITS as usize);
 
 impl PreservedSectors {
-    /// Whether something of a chunk lies here.
+    /// Whether any sector of a chunk is preserved.
     pub(super) fn holds(&self, chunk: ChunkNo) -> bool {
         self.0.lock().chunks.contains_key(&chunk.0)
     }
 
-    /// Some chunk of which something lies here.
+    /// Returns some chunk that has preserved sectors.
     pub(super) fn any(&self) -> Option<ChunkNo> {
         self.0.lock().chunks.keys().next().map(|c| ChunkNo(*c))
     }
 
-    /// Those of a chunk's sectors that are not here.
+    /// Returns those of a chunk's sectors that are not preserved.
     fn missing(&self, chunk: ChunkNo, sectors: Range<usize>) -> Vec<usize> {
         let mask = self.0.lock().chunks.get(&chunk.0).map_or(0, |s| s.mask);
         sectors.filter(|s| mask & (1 << s) == 0).collect()
     }
 
-    /// Finds room for `count` sectors.
+    /// Allocates space for `count` sectors.
     fn reserve(
         &self,
         count: usize,
@@ -97,14 +97,14 @@ impl PreservedSectors {
         Ok((file, places))
     }
 
-    /// Takes what lies here of a chunk, for the copier to put it over what it has read.
+    /// Removes a chunk's preserved sectors, for the copier to overlay on what it has read.
     pub(super) fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         let mut state = self.0.lock();
         let saved = state.chunks.remove(&chunk.0)?;
         state.file.clone().map(|file| (file, saved.places))
     }
 
-    /// Puts what was taken over `sealed`, a chunk's bytes; its places are free then.
+    /// Overlays preserved sectors on `sealed`, a chunk's bytes, and frees their space.
     pub(super) fn overlay(&self, taken: Option<Taken>, mut sealed: SealedMut<'_>) -> Result<()> {
         let Some((file, places)) = taken else { return Ok(()) };
         for run in runs(&places) {
@@ -117,14 +117,14 @@ impl PreservedSectors {
     }
 }
 
-/// Those that follow each other, in the chunk and in the file.
+/// Splits them into runs that are contiguous in the chunk and in the file.
 fn runs(places: &[(usize, u64)]) -> impl Iterator<Item = &[(usize, u64)]> {
     places.chunk_by(|a, b| b.0 == a.0 + 1 && b.1 == a.1 + SECTOR as u64)
 }
 
 impl Volume {
-    /// Sets aside what a writing piece is about to change, as far as it is not here already. The chunk's stripe is held.
-    /// `false`: it would have had to wait for the disk.
+    /// Preserves what a writing piece is about to change, unless it is already. The chunk's stripe is held. `false`: it
+    /// would have had to wait for the disk.
     pub(super) fn set_aside(&self, aside: &PreservedSectors, piece: Piece, blocking: Blocking) -> Result<bool> {
         let chunk = piece.chunk;
         let first = (piece.offset - chunk.offset()) as usize / SECTOR;

@@ -26,7 +26,7 @@ fn begin(v: &Volume) -> (Arc<Pending>, Arc<Chunks>) {
     (testing::begin(v, &sink), sink)
 }
 
-/// A write of a random kind at a random place.
+/// Writes in a random way to a random place.
 fn scribble(v: &Volume, model: &mut [u8], rng: &mut Seeded) {
     let longest = [512, SECTOR as u64, 3 * SECTOR as u64, 300_000][rng.below(4) as usize];
     let at = rng.below(SIZE as u64) as usize;
@@ -86,7 +86,7 @@ fn whatever_is_written_before_between_and_after_the_copying_stays_out_of_the_sna
             v.complete_snapshot(pending.record()).unwrap();
         }
         assert!(open_chunks(&first.1, SIZE) == at_first, "seed {seed}: the first snapshot");
-        // The second is a full one too: it has no base that was completed when it began.
+        // The second is a full one too: no base had completed when it began.
         assert!(open_chunks(&second.1, SIZE) == at_second, "seed {seed}: the second snapshot");
         assert!(now(&v) == model, "seed {seed}: the volume");
         let places: usize = [&first, &second].iter().map(|(p, _)| p.preserved.0.lock().chunks.len()).sum();

@@ -1,7 +1,8 @@
 //! The one syncer of a volume: groups flushes into one `fdatasync` each, and never forgets a failure.
 //!
-//! A flush is answered by a sync that *started* after the flush was asked for. A sync error is latched: all waiting and
-//! later flushes fail with it. A failed sync is never repeated: the kernel may have dropped the pages it could not write.
+//! A flush is answered by a sync that *started* after the flush was requested. A sync error is latched: all waiting and
+//! later flushes fail with it. A failed sync is never retried: the kernel may have dropped the pages it could not
+//! write.
 
 use crate::error::{IoContext, Result};
 use crate::store::BlockStore;
@@ -12,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 struct Turn {
     /// Syncs begun so far.
     begun: u64,
-    /// Of those, the newest that has ended well.
+    /// The newest of those that succeeded.
     done: u64,
     running: bool,
     failed: Option<crate::error::Error>,
 }
 
-/// See the module.
+/// The syncer of a volume; see the module's documentation.
 #[derive(Default)]
 pub struct Syncer {
     turn: Mutex<Turn>,
@@ -33,7 +34,7 @@ impl Syncer {
     /// The first sync error of this volume, now and for ever.
     pub fn sync(&self, store: &dyn BlockStore, name: impl Fn() -> String) -> Result<()> {
         let mut turn = self.turn.lock();
-        // The sync that answers us must begin after now: the next one, if one is running.
+        // The sync that answers this call must begin after now: the next one, if one is running.
         let mine = turn.begun + 1;
         loop {
             if let Some(failed) = &turn.failed {
@@ -69,7 +70,7 @@ impl Syncer {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// The latched error, if there was one.
+    /// Returns the latched error, if there is one.
     #[must_use]
     pub fn failure(&self) -> Option<crate::error::Error> {
         self.turn.lock().failed.as_ref().map(crate::error::Error::replay)

@@ -1,4 +1,4 @@
-//! What the volume's tests share: a volume on a simulated disk, a snapshot sink and a parent in memory.
+//! Shared by the volume's tests: a volume on a simulated disk, a snapshot sink and a parent in memory.
 
 use super::format::WrappedKey;
 use super::lifecycle::{NewVolume, Opening, file_size, format};
@@ -43,7 +43,7 @@ pub(crate) fn new_volume<'a>(id: VolumeId, size: u64, keys: &'a [(KeyEpoch, Unwr
     }
 }
 
-/// A formatted disk with one data key and no parent.
+/// Makes a formatted disk with one data key and no parent.
 pub(crate) fn disk(size: u64) -> SimStore {
     let store = SimStore::new(file_size(size));
     format(&store, &env("boot-1"), new_volume(VolumeId::draw(&SystemRng), size, &keys(1))).unwrap();
@@ -62,14 +62,14 @@ pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Paren
     Ok(volume)
 }
 
-/// Plain bytes of a volume.
+/// Reads plain bytes of a volume.
 pub(crate) fn read(v: &Volume, at: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0xee; len];
     assert_eq!(v.read(at, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
     out
 }
 
-/// Fixes a point in time whose chunks go to `sink`.
+/// Begins a snapshot whose chunks go to `sink`.
 pub(crate) fn begin(v: &Volume, sink: &Arc<Chunks>) -> Arc<Pending> {
     let base = v.base();
     v.begin_snapshot(Begin {
@@ -89,12 +89,12 @@ pub(crate) struct Chunks {
     pub(crate) size: u64,
     pub(crate) fetches: AtomicU64,
     pub(crate) broken: AtomicBool,
-    /// What this snapshot is an increment to.
+    /// The base of this snapshot.
     pub(crate) base: Option<Arc<Self>>,
 }
 
 impl Chunks {
-    /// What a snapshot with these changes on top of `base` holds.
+    /// Merges these changes with the contents of `base`.
     pub(crate) fn over(&self, base: &Self) -> Self {
         let mut all = base.map.lock().clone();
         all.extend(self.map.lock().clone());
@@ -151,7 +151,7 @@ impl Parent for Chunks {
     }
 }
 
-/// The plain bytes that a snapshot in memory stands for.
+/// Returns the plain bytes of a snapshot in memory.
 pub(crate) fn open_chunks(chunks: &Chunks, size: usize) -> Vec<u8> {
     use crate::cipher::xts::{At, XtsCipher};
     let cipher = XtsCipher::new(&keys(1)[0].1);

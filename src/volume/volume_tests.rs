@@ -1,4 +1,4 @@
-//! What a user of one volume relies on, case by case. Crashes are in `crash_tests.rs`.
+//! What a user of a volume relies on, case by case. Crashes are in `crash_tests.rs`.
 
 use super::format::{DATA_OFFSET, SLOT};
 use super::lifecycle::{NewVolume, Opening, file_size, format};
@@ -120,7 +120,7 @@ fn a_snapshot_holds_its_point_in_time_whatever_is_written_meanwhile() {
     write(&v, 0, &first);
     let sink = Arc::new(Chunks { size: v.size(), ..Chunks::default() });
     let pending = begin(&v, &sink);
-    write(&v, 100, &pattern(2 << 20, 77)); // overwritten after the point in time, before the copier came by
+    write(&v, 100, &pattern(2 << 20, 77)); // overwritten after the point in time, before the copier reads it
     v.write_zeroes(3 * MIB, 4096, false).unwrap();
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
@@ -194,7 +194,7 @@ fn a_volume_from_a_snapshot_is_usable_at_once_and_fills_behind() {
     assert!(w.is_hydrated());
     w.close().unwrap();
     drop(w);
-    let again = open_on(&store, "b", None).unwrap(); // the snapshot is not needed any more
+    let again = open_on(&store, "b", None).unwrap(); // the snapshot is no longer needed
     assert_eq!(read(&again, 0, 9 << 20), model);
 }
 
@@ -367,7 +367,7 @@ fn two_grows_at_once_leave_the_larger_size_and_what_was_written_there() {
     let v = Arc::new(open_on(&store, "b", None).unwrap());
     let key = Arc::new(keys(1));
     let late = Arc::new(Mutex::new(None));
-    // The larger one comes between the smaller one's comparison and its change of the file.
+    // The larger growth comes between the smaller one's comparison and its change of the file.
     let (w, key_of_w, handle) = (v.clone(), key.clone(), late.clone());
     store.before_grow(move || {
         let other = w.clone();
@@ -412,7 +412,7 @@ fn a_plan_to_grow_says_what_the_identity_will_be_and_changes_nothing() {
     let again = v.plan_grow(3 * MIB, &key[0].1).unwrap();
     assert!(!again.is_change());
     assert_eq!((again.generation(), again.hash(), again.size()), told);
-    // A cut-off grow left the file longer than this one wants it.
+    // An interrupted growth left the file longer than this one needs it.
     drop(again);
     store.grow(file_size(9 * MIB)).unwrap();
     v.grow(4 * MIB, &key[0].1).unwrap();
@@ -485,7 +485,7 @@ fn a_sync_that_fails_in_the_header_fails_the_next_flush() {
     let store = disk(MIB);
     let v = open_on(&store, "b", None).unwrap();
     write(&v, 0, &[1; 4096]);
-    store.fail_in(1, false); // the state's write goes through, its sync does not
+    store.fail_in(1, false); // the state's write succeeds, its sync does not
     let sink = Arc::new(Chunks::default());
     let begin =
         Begin { snapshot: SnapshotId::draw(&SystemRng), time: 0, repository: RepositoryId([1; 16]), base: None, sink };
@@ -511,7 +511,7 @@ fn accepted_lost_writes_make_the_volume_writable_and_the_map_untrusted() {
     assert_eq!(*v.untrusted.lock(), Untrusted::All);
 }
 
-/// Order 9: after a rollback the file still holds bytes of the time before; none of them may be seen again.
+/// After a rollback the file still holds bytes from before it; none of them may be read again.
 #[test]
 fn after_a_rollback_old_bytes_are_never_seen_and_the_parents_are() {
     let v = open_on(&disk(4 * MIB), "b", None).unwrap();
@@ -565,7 +565,7 @@ fn what_was_fetched_is_read_without_waiting_and_stored_first_without_a_second_fe
     assert_eq!(w.read(4 * chunk, &mut out, Blocking::Never).unwrap_err().kind(), Kind::KeyUnavailable);
 }
 
-/// A parent whose chunks come when the test says so.
+/// A parent that delivers chunks when the test says so.
 struct Slow(Arc<Chunks>, std::sync::mpsc::Sender<()>, Mutex<std::sync::mpsc::Receiver<()>>);
 
 impl Parent for Slow {
@@ -603,7 +603,7 @@ fn suspending_waits_for_no_fetch_and_what_began_leaves_its_data_alone() {
             (outcome.map_err(|e| e.kind()), data)
         });
         on_asked.recv().unwrap();
-        // With the fetch under way. Were it waited for, this would never return.
+        // With the fetch under way: if suspend waited for it, this would never return.
         v.suspend();
         assert!(!v.is_unlocked());
         go.send(()).unwrap();

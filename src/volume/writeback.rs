@@ -1,28 +1,28 @@
-//! Long runs of writes are sent on their way to the disk before anybody flushes.
+//! Starts writing long runs of writes to the disk before anyone flushes.
 //!
-//! Left to itself the kernel begins to write when somebody syncs, or some seconds later: a copy into a volume with a
-//! flush at its end takes the time of copying and then the time of the disk. So when a large write completes a window
-//! of 4 MiB, that window's pages are handed to the disk (`sync_file_range(2)`, which does not wait). Once between two syncs:
-//! who writes the same place over and over without a flush pays for it once. Nothing is durable by it.
+//! By default the kernel starts to write at a sync, or some seconds later: a copy into a volume with a flush at its end
+//! takes the time of copying plus the time of the disk. So when a large write completes a window of 4 MiB, that
+//! window's pages are handed to the disk (`sync_file_range(2)`, which does not wait). Once between two syncs: rewriting
+//! the same place repeatedly without a flush costs this only once. It makes nothing durable.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes that are sent at a time.
+/// Bytes in a window.
 const WINDOW: u64 = 4 << 20;
-/// Smallest write that counts as part of a long run, bytes.
+/// Smallest write that counts as part of a long run, in bytes.
 const MIN_WRITE: usize = 64 << 10;
 
-/// The windows that were sent since the last sync.
+/// The windows handed to the disk since the last sync.
 #[derive(Default)]
 pub(super) struct WritebackWindows {
     any: AtomicBool,
-    /// A bit for each window, as far as needed.
+    /// One bit per window, grown as needed.
     windows: Mutex<Vec<u64>>,
 }
 
 impl WritebackWindows {
-    /// A write has ended: the range that should be sent now, if one should.
+    /// Returns the range to hand to the disk now, if any, after a write has ended.
     pub(super) fn after_write(&self, offset: u64, len: usize) -> Option<(u64, u64)> {
         let end = offset + len as u64;
         if len < MIN_WRITE || !end.is_multiple_of(WINDOW) {
@@ -42,7 +42,7 @@ impl WritebackWindows {
         Some((end - WINDOW, WINDOW))
     }
 
-    /// A sync begins: what is written from now on may be sent again.
+    /// Forgets the windows, when a sync begins: later writes may hand them over again.
     pub(super) fn forget(&self) {
         if self.any.swap(false, Ordering::AcqRel) {
             self.windows.lock().fill(0);

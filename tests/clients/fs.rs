@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A volume as a file, and the file system in it once mounted. Dropping it takes both away.
+/// A volume as a file, and the file system in it once mounted. Dropping it unmounts both.
 struct Mounted {
     file: PathBuf,
     at: PathBuf,
@@ -41,7 +41,7 @@ impl Mounted {
         self.mounted = false;
     }
 
-    /// What e2fsck says with these flags, by its exit code.
+    /// Runs e2fsck with these flags; returns its exit code.
     fn fsck(&self, flags: &str) -> i32 {
         let out = output(run("e2fsck", &["-f", flags]).arg(&self.file));
         println!("e2fsck {flags}: {out:?}");
@@ -61,7 +61,7 @@ impl Mounted {
             output(Command::new("umount").arg(&self.at));
         }
         if let Some(mut fuse) = self.fuse.take() {
-            // The loop device lets go of the file a little after its file system is gone.
+            // The loop device closes the file a little after its file system was unmounted.
             wait_until("nbdfuse's file is unmounted", || output(Command::new("umount").arg(&self.file)).code == 0);
             fuse.wait().unwrap();
         }
@@ -124,7 +124,7 @@ fn a_file_system_is_written_snapshotted_under_load_and_restored() {
         load.join().unwrap();
         snapshot
     });
-    // What comes after the snapshot must not be in it.
+    // Changes after the snapshot must not be in it.
     std::fs::write(disk.at.join("stable-3"), "changed since").unwrap();
     std::fs::write(disk.at.join("later"), "later").unwrap();
     disk.unmount();
@@ -145,7 +145,7 @@ fn a_file_system_is_written_snapshotted_under_load_and_restored() {
     copy.unmount();
     copy.end();
 
-    // And the first volume has what came later.
+    // And the first volume has the later changes.
     let mut disk = Mounted::show(&s, "web");
     disk.mount();
     assert_eq!(std::fs::read(disk.at.join("stable-3")).unwrap(), b"changed since");

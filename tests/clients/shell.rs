@@ -1,14 +1,14 @@
-//! libnbd from its Python shell: every command and flag that coffer offers, and what it refuses.
+//! libnbd from its Python shell: every command and flag that coffer supports, and what it rejects.
 
 use super::*;
 use std::os::unix::fs::MetadataExt;
 
-/// nbdsh, connected to `uri` as `h`, running a script. The interpreter is the one that libnbd's bindings are installed for.
+/// Runs a script in nbdsh, connected to `uri` as `h`, under the interpreter that libnbd's bindings are installed for.
 pub(super) fn command(uri: &str, script: &str) -> Command {
     run("/usr/bin/python3", &["-m", "nbd", "-u", uri, "-c", script])
 }
 
-/// It is refused the export; libnbd shows the server's own words only when it is asked to tell all.
+/// Checks that the export is refused; libnbd shows the server's message only with debugging on.
 #[track_caller]
 pub(super) fn refused(uri: &str, words: &[&str]) {
     bad(command(uri, "h.pread(1, 0)").env("LIBNBD_DEBUG", "1"), words);
@@ -46,7 +46,7 @@ assert sizes == [1, 4096, 32 << 20], sizes
     );
 }
 
-/// Random commands of every sort at odd places beside a copy in memory; whatever is read is compared with that.
+/// Random commands of every kind at odd offsets, mirrored in memory; every read is compared with the mirror.
 #[test]
 fn every_command_at_odd_places() {
     let s = with_volume("6MiB");
@@ -92,7 +92,7 @@ print(hashlib.sha256(whole).hexdigest())
 "#;
     let first = script(&s, text);
     assert_eq!(served.stop(), 0);
-    // And it is so for the next server.
+    // And the next server sees the same.
     let _served = s.serve();
     let again = "import hashlib\nprint(hashlib.sha256(h.pread(h.get_size(), 0)).hexdigest())";
     assert_eq!(script(&s, again), first);
@@ -105,7 +105,7 @@ fn zeroes_with_and_without_holes() {
     if !requires_shell() {
         return;
     }
-    // The file's own bookkeeping comes and goes by a few blocks.
+    // The file's own bookkeeping varies by a few blocks.
     let most = MIB - (64 << 10);
     let blocks = || std::fs::metadata(s.file("web")).unwrap().blocks() * 512;
     let empty = blocks();
@@ -125,7 +125,7 @@ fn zeroes_with_and_without_holes() {
     assert!(blocks() <= half - most, "{half} {}", blocks());
 }
 
-/// 32 MiB is the largest payload. What is longer or out of bounds is refused by number, and the connection goes on.
+/// 32 MiB is the largest payload. Longer or out-of-bounds requests get an error, and the connection continues.
 #[test]
 fn limits_and_refusals() {
     let s = with_volume("100MiB");
@@ -222,7 +222,7 @@ fn a_second_process_is_refused_by_name_while_the_first_lives() {
     if !requires_shell() {
         return;
     }
-    // The first one says that it is there, and stays until its standard input ends.
+    // The first one says when it is connected, and stays until its standard input ends.
     let mut first = command(&s.uri("web"), "import sys\nh.pwrite(b'1', 0)\nprint('in', flush=True)\nsys.stdin.read()");
     let mut first = first.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut said = [0; 3];
@@ -232,7 +232,7 @@ fn a_second_process_is_refused_by_name_while_the_first_lives() {
     refused(&s.uri("web"), &["volume web", &holder]);
     first.kill().unwrap();
     first.wait().unwrap();
-    // The server has not heard of it yet, perhaps; the next one waits for that, and is not refused.
+    // The server may not have noticed its end yet; the next one waits for that, and is not refused.
     for _ in 0..20 {
         good(&mut command(&s.uri("web"), "assert h.pread(1, 0) == b'1'\nh.pwrite(b'1', 0)"));
     }

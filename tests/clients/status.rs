@@ -1,9 +1,9 @@
-//! Structured replies, metadata contexts and snapshots as exports, through clients that others wrote.
+//! Structured replies, metadata contexts and snapshots as exports, with third-party clients.
 
 use super::shell::{command, refused, requires_shell};
 use super::*;
 
-/// nbdsh on an export, with these metadata contexts asked for.
+/// Runs a script in nbdsh on an export, with these metadata contexts requested.
 #[track_caller]
 fn script(s: &Scratch, export: &str, contexts: &[&str], text: &str) -> String {
     let ask: String = contexts.iter().map(|c| format!("h.add_meta_context('{c}')\n")).collect();
@@ -40,13 +40,13 @@ h.trim(8 << 20, 0)
 assert extents("base:allocation", 0, 8 << 20) == [(8 << 20, 3)]
 "#;
     script(&s, "web", &["base:allocation"], text);
-    // Without a context that was chosen it is a mistake, and the connection lives.
+    // Without a selected context it is an error, and the connection survives.
     let text = "import errno\nh.set_strict_mode(0)\ntry:\n    h.block_status(512, 0, lambda *a: 0)\n    assert False\n\
                 except nbd.Error as e:\n    assert e.errnum in (errno.EINVAL, errno.ENOTSUP), e\nassert h.pread(1, 0) == b'\\0'";
     script(&s, "web", &[], text);
 }
 
-/// The maps that libnbd's and QEMU's own tools print.
+/// The maps printed by libnbd's and QEMU's own tools.
 #[test]
 fn maps_of_nbdinfo_and_qemu_img() {
     if !requires("nbdinfo") || !requires("qemu-img") {
@@ -85,7 +85,7 @@ fn maps_of_nbdinfo_and_qemu_img() {
     assert_eq!(places, [(mib, data), (4 * mib, 4096)]);
 }
 
-/// A structured READ comes as holes and data; with DF in one piece. Either way the bytes are the same.
+/// A structured READ returns holes and data; with DF one chunk. Either way the bytes are the same.
 #[test]
 fn reads_come_in_chunks_of_data_and_holes() {
     let s = with_volume("4MiB");
@@ -126,7 +126,8 @@ for _ in range(100):
     script(&s, "web", &[], text);
 }
 
-/// Every snapshot is a context; changes are told by 512 KiB, from the point asked about, also by a volume filled from one.
+/// Every snapshot is a context; changes have a granularity of 512 KiB, since the requested point, also for a volume
+/// hydrated from one.
 #[test]
 fn changes_since_snapshots() {
     let s = with_volume("64MiB");
@@ -219,7 +220,7 @@ for call, args in ((h.pwrite, (b"x", 0)), (h.zero, (512, 0)), (h.trim, (512, 0))
         assert e.errnum == errno.EPERM, e
 "#;
     script(&s, &snap, &["base:allocation"], text);
-    // Also while a volume made from it is in use, by any number of clients; and it is not deleted under them.
+    // Also while a volume made from it is in use, by any number of clients; and it is not deleted while they use it.
     s.ok(&["volume", "create", "--snapshot", &snap, "--name", "copy"]);
     let mut copy = served.connect("copy");
     copy.write(0, b"mine");
@@ -258,7 +259,7 @@ fn a_disabled_key_closes_its_snapshots_too() {
     assert_eq!(again.read(0, 6), b"secret");
 }
 
-/// An incremental backup with qemu's tools alone: the first full, then what `coffer:changed` names.
+/// An incremental backup with only qemu's tools: the first full, then what `coffer:changed` reports.
 #[test]
 fn qemu_img_makes_an_incremental_backup() {
     if !requires("qemu-img") || !requires("qemu-io") {
@@ -352,7 +353,7 @@ fn nbdkit_as_a_proxy_with_its_filters() {
     through(&["--filter=delay"], &["rdelay=1ms"], &compare);
     through(&["--filter=nozero"], &[], &format!("nbdcopy {image} \"$uri\" && {compare}"));
     through(&["--filter=cow"], &[], &compare);
-    // An error that the proxy makes up is the client's, and coffer goes on.
+    // An error made up by the proxy affects only the client, and coffer continues.
     let failing =
         [&["-U", "-", "--filter=error", "nbd"][..], &[&uri, "error-pread=EIO", "error-pread-rate=100%"]].concat();
     let failing = [&failing[..], &["--run", "nbdcopy \"$uri\" null:"]].concat();

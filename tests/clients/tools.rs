@@ -61,7 +61,7 @@ fn nbdcopy_in_and_out_with_four_connections() {
     let s = with_volume("96MiB");
     let served = s.serve();
     let (image, back) = (s.path("image"), s.path("back"));
-    // Data, a hole, data that ends beside a sector, zeros.
+    // Data, a hole, data that does not end at a sector, zeros.
     let file = std::fs::File::create(&image).unwrap();
     file.set_len(96 * MIB).unwrap();
     let put = |seed, at: u64, len| std::os::unix::fs::FileExt::write_all_at(&file, &noise(seed, len), at).unwrap();
@@ -144,7 +144,7 @@ fn qemu_io_patterns_at_odd_places() {
         "read -P 0xa5 8000001 4000000",
         "read -P 0 12000001 4777215",
     ]);
-    // qemu-io says what did not match and exits with 1.
+    // qemu-io reports mismatches and exits with 1.
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(done.stdout.matches("read ").count(), 14, "{done:?}");
     assert!(!done.stdout.contains("failed"), "{done:?}");
@@ -178,7 +178,7 @@ fn fio_verifies_random_writes() {
         command
     };
     let said = good(&mut job("write", &["--do_verify=1", "--fsync=64"]));
-    // Some remarks may stand before the report.
+    // Some messages may precede the report.
     let report: serde_json::Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
     let job0 = &report["jobs"][0];
     assert_eq!(job0["error"], 0);

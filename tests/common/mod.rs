@@ -1,4 +1,4 @@
-//! What the integration tests share: a scratch data directory, the binary, a running server, a client that may fail.
+//! Shared by the integration tests: a scratch data directory, the binary, a running server, a client that may fail.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub const COFFER: &str = env!("CARGO_BIN_EXE_coffer");
-/// How long anything may take that is waited for.
+/// Timeout for anything that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Whether a tool is installed. A test may skip itself for want of it, but not where COFFER_NO_SKIP is set.
+/// Whether a tool is installed. A test may skip itself without it, but not if COFFER_NO_SKIP is set.
 pub fn requires(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(tool).exists()) {
@@ -31,14 +31,14 @@ pub fn requires(tool: &str) -> bool {
     skip(tool)
 }
 
-/// Says that a test is skipped for want of something; answers false.
+/// Prints that a test is skipped for lack of something; returns false.
 pub fn skip(what: &str) -> bool {
     assert!(std::env::var_os("COFFER_NO_SKIP").is_none(), "needs {what}, and COFFER_NO_SKIP is set");
     println!("SKIP: needs {what}");
     false
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
@@ -48,17 +48,17 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// What a command answered.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Output {
-    /// Exit code; 128 and the signal for a killed one.
+    /// Exit code; 128 plus the signal for a killed one.
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Output {
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
@@ -76,7 +76,7 @@ pub fn output(command: &mut Command) -> Output {
     }
 }
 
-/// A temporary directory with a data directory in it, and beside that the root key file.
+/// A temporary directory with a data directory in it, and the root key file beside that.
 pub struct Scratch {
     root: tempfile::TempDir,
     pub data: PathBuf,
@@ -84,7 +84,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Initialised, with its root key in a file.
+    /// Makes an initialised one, with its root key in a file.
     #[track_caller]
     pub fn new() -> Self {
         let scratch = Self::empty();
@@ -92,7 +92,7 @@ impl Scratch {
         scratch
     }
 
-    /// The service itself, opened in this process as a server or a command has it.
+    /// Opens the service in this process, as a server or a command does.
     #[track_caller]
     pub fn opened(&self, role: Role) -> Arc<Service> {
         let (data, env) = (DataDir::at(&self.data).unwrap(), Env::system());
@@ -101,7 +101,7 @@ impl Scratch {
         Service::open(data, env, lock, &RootUnlock::File(self.key.clone()), opening).unwrap()
     }
 
-    /// Not initialised.
+    /// Makes one that is not initialised.
     pub fn empty() -> Self {
         let root = tempfile::tempdir().unwrap();
         let (data, key) = (root.path().join("data"), root.path().join("root.key"));
@@ -114,12 +114,12 @@ impl Scratch {
         self.ok(&["init", "--key-file", key]);
     }
 
-    /// A path in the temporary directory, beside the data directory.
+    /// Returns a path in the temporary directory, beside the data directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// `coffer --data DATA ARGS`, without what the caller's environment says to coffer.
+    /// Makes `coffer --data DATA ARGS`, without coffer's variables of the caller's environment.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(COFFER);
         command.arg("--data").arg(&self.data).args(args).stdin(Stdio::null());
@@ -132,7 +132,7 @@ impl Scratch {
         output(&mut self.command(args))
     }
 
-    /// It must succeed.
+    /// Runs a command that must succeed.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Output {
         let out = self.coffer(args);
@@ -140,25 +140,25 @@ impl Scratch {
         out
     }
 
-    /// It must succeed and answer JSON.
+    /// Runs a command that must succeed, and parses its JSON.
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> serde_json::Value {
         self.ok(&[&["--json"], args].concat()).json()
     }
 
-    /// The ids that it answers with -q.
+    /// Returns the ids that a command prints with -q.
     #[track_caller]
     pub fn ids(&self, args: &[&str]) -> Vec<String> {
         self.ok(&[&["-q"], args].concat()).stdout.lines().map(str::to_owned).collect()
     }
 
-    /// The one id that it answers with -q.
+    /// Returns the one id that a command prints with -q.
     #[track_caller]
     pub fn id(&self, args: &[&str]) -> String {
         <[String; 1]>::try_from(self.ids(args)).unwrap_or_else(|all| panic!("{args:?}: {all:?}"))[0].clone()
     }
 
-    /// It must fail with this exit code, and say all of these words. Answers what it says.
+    /// Runs a command that must fail with this exit code and print all of these words. Returns its message.
     #[track_caller]
     pub fn fails(&self, code: i32, args: &[&str], words: &[&str]) -> String {
         let out = self.coffer(args);
@@ -170,7 +170,7 @@ impl Scratch {
         out.stderr
     }
 
-    /// A volume's file.
+    /// Returns the path of a volume's file.
     #[track_caller]
     pub fn file(&self, volume: &str) -> PathBuf {
         let all = self.json(&["volume", "list"])["volumes"].as_array().unwrap().clone();
@@ -183,18 +183,18 @@ impl Scratch {
         self.data.join("nbd.sock")
     }
 
-    /// How NBD clients name an export.
+    /// Returns an export's URI for NBD clients.
     pub fn uri(&self, name: &str) -> String {
         format!("nbd+unix:///{name}?socket={}", self.socket().display())
     }
 
-    /// A running `coffer serve`.
+    /// Starts `coffer serve`.
     #[track_caller]
     pub fn serve(&self) -> Served<'_> {
         self.serve_with(&[])
     }
 
-    /// The same, with more flags.
+    /// Starts `coffer serve` with more flags.
     #[track_caller]
     pub fn serve_with(&self, args: &[&str]) -> Served<'_> {
         let log = self.path("serve.log");
@@ -211,13 +211,13 @@ impl Scratch {
         served
     }
 
-    /// What servers wrote to standard error.
+    /// Returns the servers' standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("serve.log")).unwrap_or_default()
     }
 }
 
-/// A running `coffer serve`. Dropping it stops it in order.
+/// A running `coffer serve`. Dropping it stops it cleanly.
 pub struct Served<'a> {
     pub scratch: &'a Scratch,
     child: Option<Child>,
@@ -232,14 +232,14 @@ impl Served<'_> {
         self.scratch.uri(name)
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Kills it with SIGKILL, and waits until it is gone.
     pub fn kill9(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// SIGTERM, and its exit code.
+    /// Stops it with SIGTERM; returns its exit code.
     pub fn stop(mut self) -> i32 {
         let child = self.child.take().unwrap();
         end(child)
@@ -260,7 +260,7 @@ impl Drop for Served<'_> {
     }
 }
 
-/// SIGTERM, then SIGKILL for one that does not hear it; its exit code.
+/// Sends SIGTERM, then SIGKILL if that has no effect; returns the exit code.
 fn end(mut child: Child) -> i32 {
     let pid = rustix::process::Pid::from_child(&child);
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -278,10 +278,10 @@ fn end(mut child: Child) -> i32 {
     }
 }
 
-/// A client whose server may go away: everything answers, errors of the server as their number.
+/// A client whose server may go away: every call returns a result, with the server's errors as numbers.
 pub struct Nbd(UnixStream, u64);
 
-/// What became of a request: done, or the protocol's error number.
+/// The result of a request: success, or the protocol's error number.
 pub type Answer = std::io::Result<Result<(), u32>>;
 
 impl Nbd {
@@ -307,7 +307,7 @@ impl Nbd {
         }
     }
 
-    /// The export's size when it was opened.
+    /// Returns the export's size when it was opened.
     pub const fn size(&self) -> u64 {
         self.1
     }
@@ -362,14 +362,14 @@ impl Nbd {
         self.try_read(offset, len).unwrap().unwrap()
     }
 
-    /// Says goodbye and waits until the server has let go of the volume.
+    /// Disconnects cleanly, and waits until the server has released the volume.
     pub fn close(mut self) {
         let _ = self.0.write_all(&raw::request(raw::DISC, 0, 0, 0, 0));
         let _ = self.0.read_to_end(&mut Vec::new());
     }
 }
 
-/// Bytes that no two offsets and seeds share, and that do not compress.
+/// Returns incompressible bytes, different for any two seeds.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     let mut hasher = blake3::Hasher::new();
@@ -389,7 +389,7 @@ pub fn with_passphrase(scratch: &Scratch, words: &str, args: &[&str]) -> Output 
     output(outer.env_remove("COFFER_DATA").stdin(Stdio::null()))
 }
 
-/// All files below a folder.
+/// Returns all files below a directory.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -402,7 +402,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     out
 }
 
-/// Bytes in all files below a folder.
+/// Returns the total size of all files below a directory.
 pub fn bytes_in(folder: &Path) -> u64 {
     files(folder).iter().map(|f| f.metadata().map_or(0, |m| m.len())).sum()
 }
@@ -416,7 +416,7 @@ pub fn flip(file: &Path, at: u64) {
     open.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
 }
 
-/// What a file holds but for its holes: a volume's file has many.
+/// Returns a file's contents without its holes: a volume's file has many.
 pub fn contents(file: &Path) -> Vec<u8> {
     use rustix::fs::SeekFrom;
     use std::os::unix::fs::FileExt;

@@ -1,14 +1,14 @@
-//! What is done, and killed: every verb of the service, and what it does without being asked.
+//! The acts that are killed: every verb of the service, and what the service does on its own.
 
 use crate::world::{Copy, Open, request};
 use coffer::error::{Error, Kind, Result};
-use coffer::service::api::Request;
+use coffer::service::operations::Request;
 use coffer::service::{Remote, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// An act, as the process that is killed gets it.
+/// An act, as passed to the process that is killed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Act {
@@ -16,9 +16,9 @@ pub enum Act {
     Init,
     /// A verb in a process of its own.
     Verb(Request),
-    /// A server that starts, fills the volume that still has to be filled, and ends.
+    /// A server that starts, hydrates the volume that still needs it, and ends.
     Fill,
-    /// A server that takes a client over TLS, which leaves with a farewell or not.
+    /// A server that takes a client over TLS, which disconnects cleanly or not.
     Client { farewell: bool },
 }
 
@@ -44,14 +44,14 @@ fn fill(open: &Open) -> Result<()> {
     Ok(())
 }
 
-/// Whether the catalog knows that nothing is left to fill.
+/// Whether the catalog knows that hydration has ended.
 fn is_filled(open: &Open) -> bool {
     let all = open.json(json!({"action": "volume-list"}));
     all["volumes"].as_array().unwrap().iter().all(|v| v["hydrated"] == true)
 }
 
 fn client(open: &Open, farewell: bool) -> Result<()> {
-    // A server fills meanwhile: how far it is would be chance.
+    // A server hydrates meanwhile: its progress would be random.
     fill(open)?;
     let (names, client) = (vec!["cn:client".to_owned()], "192.0.2.1:7".to_owned());
     let remote = Remote { names, process: None, client, connection: 1 };
@@ -62,12 +62,12 @@ fn client(open: &Open, farewell: bool) -> Result<()> {
     Ok(())
 }
 
-/// An act, what it needs beforehand, and how a person who saw it cut off goes about it.
+/// An act, its setup, and how a person who saw it interrupted proceeds.
 pub struct Case {
     pub name: &'static str,
     pub prepare: fn(&Copy),
     pub act: fn(&Copy) -> Act,
-    /// Whether a person who looks finds that it is done, and does not do it again.
+    /// Whether a person who checks finds it done, and does not repeat it.
     pub is_done: fn(&Open) -> bool,
 }
 
@@ -81,70 +81,15 @@ impl Case {
     }
 }
 
-/// The case that covers a verb. No wildcard: a new verb has to be put here.
-const fn covered_by(request: &Request) -> &'static str {
-    use Request as R;
+/// Returns the case that covers a verb.
+fn covered_by(request: &Request) -> &'static str {
     match request {
-        R::Status {} => "status",
-        R::KeyCreate { .. } => "key-create",
-        R::KeyPolicyShow { .. } => "key-policy-show",
-        R::KeyPolicySet { .. } => "key-policy-set",
-        R::KeyPolicyReset { .. } => "key-policy-reset",
-        R::GrantCreate { .. } => "grant-create",
-        R::GrantList { .. } => "grant-list",
-        R::GrantListRetirable { .. } => "grant-list-retirable",
-        R::GrantRevoke { .. } => "grant-revoke",
-        R::GrantRetire { .. } => "grant-retire",
-        R::KeyList {} => "key-list",
-        R::KeyShow { .. } => "key-show",
-        R::KeyEnable { .. } => "key-enable",
-        R::KeyDisable { .. } => "key-disable",
-        R::KeyRotate { .. } => "key-rotate",
-        R::KeyEncrypt { .. } => "key-encrypt",
-        R::KeyDecrypt { .. } => "key-decrypt",
-        R::KeyReEncrypt { .. } => "key-re-encrypt",
-        R::KeyGenerateDataKey { .. } => "key-generate-data-key",
-        R::KeyScheduleDeletion { .. } => "key-schedule-deletion",
-        R::KeyCancelDeletion { .. } => "key-cancel-deletion",
-        R::AliasCreate { .. } => "alias-create",
-        R::AliasUpdate { .. } => "alias-update",
-        R::AliasDelete { .. } => "alias-delete",
-        R::AliasList {} => "alias-list",
-        R::VolumeCreate { snapshot: None, .. } => "volume-create",
-        R::VolumeCreate { .. } => "volume-create-from-snapshot",
-        R::VolumeModify { .. } => "volume-modify",
-        R::VolumeSuspend { .. } => "volume-suspend",
-        R::VolumeResume { .. } => "volume-resume",
-        R::VolumeList {} => "volume-list",
-        R::VolumeShow { .. } => "volume-show",
-        R::VolumeDelete { .. } => "volume-delete",
-        R::VolumeGrow { .. } => "volume-grow",
-        R::VolumeExport { .. } => "volume-export",
-        R::VolumeExportKey { .. } => "volume-export-key",
-        R::VolumeAcceptRollback { .. } => "volume-accept-rollback",
-        R::VolumeAcceptLostWrites { .. } => "volume-accept-lost-writes",
-        R::SnapshotCreate { .. } => "snapshot-create",
-        R::SnapshotList {} => "snapshot-list",
-        R::SnapshotShow { .. } => "snapshot-show",
-        R::SnapshotDelete { .. } => "snapshot-delete",
-        R::SnapshotVerify { .. } => "snapshot-verify",
-        R::AttachBegin { .. } => "attach-begin",
-        R::AttachRenew { .. } => "attach-renew",
-        R::LeaseBreak { .. } => "lease-break",
-        R::AttachEnd { .. } => "attach-end",
-        R::AttachmentList {} => "attachment-list",
-        R::AccessAllow { .. } => "tls-allow",
-        R::AccessToken { .. } => "tls-token",
-        R::AccessDeny { .. } => "tls-deny",
-        R::AccessList {} => "tls-list",
-        R::Doctor {} => "doctor",
-        R::AuditVerify {} => "audit-verify",
-        R::AuditAccept {} => "audit-accept",
-        R::AuditList { .. } => "audit-list",
+        Request::CreateVolume(new) if new.snapshot.is_some() => "volume-create-from-snapshot",
+        other => other.name(),
     }
 }
 
-/// The names of all verbs, as [`Request`] itself lists them in its error for one that it does not know.
+/// Returns the names of all verbs, as [`Request`] itself lists them in its error for an unknown one.
 pub fn covered() -> Vec<String> {
     let unknown = serde_json::from_value::<Request>(json!({"action": "no such verb"})).unwrap_err().to_string();
     let listed = unknown.split("expected one of ").nth(1).unwrap();
@@ -163,7 +108,7 @@ fn opened<T>(copy: &Copy, look: impl FnOnce(&Open) -> T) -> T {
     look(&copy.open(Role::Command).unwrap())
 }
 
-/// The snapshots of `v`, oldest first.
+/// Returns the snapshots of `v`, oldest first.
 fn snapshots_of_v(open: &Open) -> Vec<String> {
     let volume = open.json(json!({"action": "volume-show", "volume": "v"}))["id"].clone();
     let all = open.json(json!({"action": "snapshot-list"}));
@@ -186,7 +131,7 @@ fn default_policy(open: &Open) -> String {
     open.json(json!({"action": "key-policy-show", "key": "alias/k"}))["document"].as_str().unwrap().to_owned()
 }
 
-/// Makes an act of a verb's JSON.
+/// Makes an act from a verb's JSON.
 fn verb(json: Value) -> Act {
     Act::Verb(request(json))
 }
@@ -200,14 +145,14 @@ macro_rules! case {
     };
 }
 
-/// A verb that takes nothing but what is written here.
+/// A verb whose JSON is all given here.
 macro_rules! plain {
     ($name:literal $(, $($field:tt)*)?) => {
         case!($name, |_| verb(json!({"action": $name $(, $($field)*)?})))
     };
 }
 
-/// All acts.
+/// Returns all acts.
 pub fn cases() -> Vec<Case> {
     let mut all = keys();
     all.extend(volumes());
@@ -217,7 +162,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// The policy that a key has when none was put, with a statement more.
+/// Returns the default policy of a key, plus one statement.
 fn another_policy(open: &Open) -> String {
     let mut policy: Value = serde_json::from_str(&default_policy(open)).unwrap();
     policy["Statement"][0]["Sid"] = "another".into();
@@ -315,7 +260,7 @@ fn volumes() -> Vec<Case> {
         }),
         plain!("volume-accept-rollback", "volume": "v"),
         plain!("volume-accept-lost-writes", "volume": "v"),
-        // One that is filled from a snapshot, and one that snapshots are left of.
+        // One that is being hydrated from a snapshot, and one that leaves snapshots behind.
         case!("volume-delete/filling", |_| verb(json!({"action": "volume-delete", "volume": "filling"}))),
         case!("volume-delete/with-snapshots", |_| verb(json!({"action": "volume-delete", "volume": "v"}))),
     ]
@@ -350,7 +295,7 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-delete/newest", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[1]}))
         }),
-        // Nothing else needs it: its objects, and the volume's base, go with it.
+        // Nothing else needs it: its objects, and the volume's base, are deleted with it.
         case!(
             "snapshot-delete/last",
             leave_one_snapshot,
@@ -403,14 +348,14 @@ fn access() -> Vec<Case> {
         plain!("attach-end", "what": "held"),
         plain!("attachment-list"),
         plain!("lease-break", "what": "held"),
-        plain!("tls-allow", "name": "more", "volumes": ["v", "other"], "all": false),
-        plain!("tls-token", "name": "token", "volumes": [], "all": true),
-        plain!("tls-deny", "name": "client"),
-        plain!("tls-list"),
+        plain!("access-allow", "name": "more", "volumes": ["v", "other"], "all": false),
+        plain!("access-token", "name": "token", "volumes": [], "all": true),
+        plain!("access-deny", "name": "client"),
+        plain!("access-list"),
     ]
 }
 
-/// What is done without being asked for.
+/// What is done without a request.
 fn by_itself() -> Vec<Case> {
     vec![
         case!(
@@ -425,7 +370,7 @@ fn by_itself() -> Vec<Case> {
             never
         ),
         case!("fill", nothing, |_| Act::Fill, is_filled),
-        // What it is filled from is deleted: the filling's end frees it.
+        // Its parent snapshot is deleted: the end of hydration frees it.
         case!("fill/of-deleted", delete_what_it_is_filled_from, |_| Act::Fill, is_filled),
         case!("client-leaves", |_| Act::Client { farewell: true }),
         case!("client-is-cut-off", |_| Act::Client { farewell: false }),

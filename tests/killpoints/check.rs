@@ -1,4 +1,4 @@
-//! What must be so after a kill, and what an installation looks like, ids left out.
+//! What must hold after a kill, and the shape of an installation without its ids.
 
 use crate::acts::{Act, Case};
 use crate::world::{Copy, OTHER, Open, SIZE};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// All files below a folder.
+/// Returns all files below a directory.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -25,10 +25,11 @@ fn is_initialised(copy: &Copy) -> bool {
     copy.open(Role::Command).is_ok()
 }
 
-/// The installation opens; every volume, key and snapshot that the act was not about can be used; nothing is left over.
+/// Checks that the installation opens, that every volume, key and snapshot that the act did not concern is usable, and
+/// that nothing is left over.
 pub fn is_sound(case: &Case, copy: &Copy) -> Result<(), String> {
     let open = match copy.open(Role::Command) {
-        // An init that was cut off is no installation yet, and says so.
+        // An interrupted init is not an installation yet, and says so.
         Err(err) if case.name == "init" && matches!(err.kind(), Kind::NotFound | Kind::InvalidState) => return Ok(()),
         open => open.map_err(|e| format!("it does not open: {}", e.line()))?,
     };
@@ -44,7 +45,7 @@ pub fn is_sound(case: &Case, copy: &Copy) -> Result<(), String> {
     doctor_is_content(&open)
 }
 
-/// An installation that has nothing in it: init's.
+/// Whether an installation is empty: init's.
 fn is_another_world(open: &Open) -> bool {
     open.json(json!({"action": "volume-list"}))["volumes"].as_array().unwrap().is_empty()
 }
@@ -99,15 +100,15 @@ fn doctor_is_content(open: &Open) -> Result<(), String> {
     bad.map_or(Ok(()), |f| Err(format!("doctor: {}", f["message"])))
 }
 
-/// What doctor reports of the fixture and of the acts themselves: keys pending deletion, volumes that were suspended or whose key
-/// was disabled, a snapshot whose command was killed.
+/// Whether doctor reports this because of the fixture or the acts themselves: keys pending deletion, volumes that were
+/// suspended or whose key was disabled, a snapshot whose command was killed.
 fn is_told(finding: &Value) -> bool {
     let message = finding["message"].as_str().unwrap();
     let of_acts = ["is suspended", "cannot be attached: its CMK", "ended before it was completed"];
     ["key", "space"].contains(&finding["check"].as_str().unwrap()) || of_acts.iter().any(|m| message.contains(m))
 }
 
-/// Does an act again as somebody who was cut off would.
+/// Repeats an act as someone who was interrupted would.
 pub fn do_again(case: &Case, act: &Act, copy: &Copy) -> Result<(), String> {
     if matches!(act, Act::Init) {
         return if is_initialised(copy) { Ok(()) } else { act.run(copy).map_err(|e| e.line()) };
@@ -120,7 +121,7 @@ pub fn do_again(case: &Case, act: &Act, copy: &Copy) -> Result<(), String> {
         return Ok(());
     }
     match act.run(copy) {
-        // The first one had done it.
+        // The first attempt had done it.
         Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Exists | Kind::Busy) => Ok(()),
         other => other.map_err(|e| e.line()),
     }
@@ -136,7 +137,7 @@ fn drop_failed_snapshots(open: &Open) {
     }
 }
 
-/// What an installation is, without ids and times: what its lists say, and how many files of which sort it has.
+/// Describes an installation without ids and times: what its lists show, and how many files of which kind it has.
 pub fn shape(copy: &Copy) -> Vec<String> {
     let open = copy.open(Role::Command).unwrap();
     let mut out = Vec::new();
@@ -158,7 +159,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("volume", "volume-list", "volumes", &["name", "size", "state", "hydrated", "iops", "on_key_loss"]);
     add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
-    add("access", "tls-list", "clients", &["name", "by", "volumes"]);
+    add("access", "access-list", "clients", &["name", "by", "volumes"]);
     out.extend(grants(&open));
     drop(open);
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -166,7 +167,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
         let inside = file.strip_prefix(copy.root()).unwrap();
         let sort = inside.parent().unwrap().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let extension = inside.extension().map_or_else(String::new, |e| e.to_string_lossy().into_owned());
-        // The log grows with every try, and what is set aside stays.
+        // The log grows with every attempt, and what is set aside stays.
         if sort != "log" && sort != "audit" && sort != "data" {
             *counts.entry(format!("files in {sort} {extension}")).or_default() += 1;
         }
@@ -190,7 +191,7 @@ fn grants(open: &Open) -> Vec<String> {
     names
 }
 
-/// The lines that only one of two has.
+/// Returns the lines that only one of the two has.
 pub fn differs(wanted: &[String], found: &[String]) -> String {
     let gone = wanted.iter().filter(|l| !found.contains(l)).map(|l| format!("- {l}"));
     let new = found.iter().filter(|l| !wanted.contains(l)).map(|l| format!("+ {l}"));

@@ -1,12 +1,12 @@
 //! Every verb, killed at every durable step: the kill-point harness (docs/reliability.md).
 //!
-//! For each act the harness runs it once to the end and once for each of its steps, ended by SIGKILL right before that step;
-//! "right after" a step is "right before" the next one, for nothing durable lies between. A step is a system call that
-//! changes a file or a folder of the installation, seen from outside by ptrace(2), so that none can be left out; a call
-//! or a file that the harness has no name for fails its test. Then the installation is opened again, and must be sound
-//! ([`check`]); then the same act is done again, and must lead to what an act that nobody interrupted leads to.
+//! The harness runs each act once to the end and once for each of its steps, ended by SIGKILL right before that step;
+//! "right after" a step is "right before" the next one, for nothing durable is in between. A step is a system call that
+//! changes a file or a directory of the installation, observed from outside by ptrace(2), so that none can be missed; a
+//! call or a file that the harness has no name for fails its test. Then the installation is opened again and must be
+//! sound ([`check`]), and the act is repeated and must have the same result as if it had never been interrupted.
 //!
-//! An act that has no entry in [`acts::covered_by`] does not compile.
+//! An act without an entry in [`acts::covered_by`] does not compile.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -22,7 +22,7 @@ use std::time::Instant;
 use steps::End;
 use world::{Copy, World};
 
-/// Holds an act as JSON in the process that is to be killed.
+/// Passes an act as JSON to the process that is to be killed.
 const ACT: &str = "COFFER_KILLPOINTS_ACT";
 /// The directory it works in.
 const ROOT: &str = "COFFER_KILLPOINTS_ROOT";
@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
         return victim(&serde_json::from_str(&act).unwrap(), root.as_ref());
     }
     let mut args = Arguments::from_args();
-    // A process that another trial starts has this one's locks for a moment.
+    // A process started by another trial briefly has this one's locks.
     args.test_threads = Some(1);
     let mut trials: Vec<Trial> =
         acts::cases().into_iter().map(|case| Trial::test(case.name, move || kill_everywhere(&case))).collect();

@@ -1,7 +1,7 @@
 //! Runs a process and names each of its durable steps; kills it before one of them.
 //!
-//! Steps are counted over all threads, in the order in which the kernel is asked. What a step changes is not looked at:
-//! `fsync(2)` and its kind are none, for a kill loses nothing that was written.
+//! Steps are counted over all threads, in the order of the system calls. The data of a step is not examined: `fsync(2)`
+//! and the like are not steps, for a kill loses nothing that was written.
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
@@ -11,20 +11,20 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How a run ended.
+/// The ending of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Exited(i32),
     Killed,
 }
 
-/// A run: its steps, those up to the fatal one included, and its end.
+/// A run: its steps, including the fatal one, and its ending.
 pub struct Run {
     pub steps: Vec<String>,
     pub end: End,
 }
 
-/// Runs `command`, which stops itself at its start; with `kill_before`, until that step.
+/// Runs `command`, which stops itself at its start; with `kill_before`, up to that step.
 #[expect(clippy::zombie_processes, reason = "waitpid waits for it, and for its threads")]
 pub fn run(command: &mut Command, below: &Path, kill_before: Option<usize>) -> Run {
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -67,7 +67,7 @@ struct Call {
     args: [u64; 6],
 }
 
-/// The call that a thread stopped at; none: it stopped at the end of one.
+/// Returns the call at whose entry a thread stopped; `None`: it stopped at the end of one.
 fn entered(thread: Pid) -> Option<Call> {
     let info = ptrace::syscall_info(thread).ok()?;
     if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
@@ -82,12 +82,12 @@ fn entered(thread: Pid) -> Option<Call> {
 }
 
 impl Call {
-    /// The file behind a descriptor.
+    /// Returns the file of a descriptor argument.
     fn file(&self, arg: usize) -> Option<PathBuf> {
         std::fs::read_link(format!("/proc/{}/fd/{}", self.thread, self.args[arg] as i32)).ok()
     }
 
-    /// The path that an argument points at, below the folder that another is a descriptor of.
+    /// Returns the path that an argument points to, relative to the directory descriptor in another.
     fn path(&self, folder: Option<usize>, arg: usize) -> Option<PathBuf> {
         let memory = std::fs::File::open(format!("/proc/{}/mem", self.thread)).ok()?;
         let mut raw = [0u8; 4096];
@@ -101,7 +101,7 @@ impl Call {
         }
     }
 
-    /// The step's name, if the call changes a file or a folder below `below`.
+    /// Returns the step's name, if the call changes a file or a directory below `below`.
     fn step(&self, below: &Path) -> Option<String> {
         let (verb, path) = self.change()?;
         let path = path?;
@@ -141,7 +141,7 @@ impl Call {
         }
     }
 
-    /// The first eight bytes that an argument points at.
+    /// Returns the first eight bytes that an argument points to.
     fn word(&self, arg: usize) -> Option<u64> {
         let memory = std::fs::File::open(format!("/proc/{}/mem", self.thread)).ok()?;
         let mut raw = [0u8; 8];
@@ -149,12 +149,12 @@ impl Call {
         Some(u64::from_ne_bytes(raw))
     }
 
-    /// Opening a file is a step where it makes or empties one.
+    /// Opening a file is a step if it creates or truncates one.
     fn opening(&self, folder: Option<usize>, arg: usize, flags: u64) -> Option<(&'static str, Option<PathBuf>)> {
         let (flags, path) = (flags as i32, self.path(folder, arg)?);
         let there = path.symlink_metadata().is_ok();
         if flags & libc::O_TMPFILE == libc::O_TMPFILE {
-            return None; // it has no name: it goes with its process
+            return None; // it has no name: it ends with its process
         }
         if flags & libc::O_CREAT != 0 && !there {
             return Some(("make", Some(path)));
@@ -163,10 +163,10 @@ impl Call {
     }
 }
 
-/// What sort of file a path is, ids left out.
+/// Returns the kind of file that a path is, without ids.
 ///
 /// # Panics
-/// For a file that has no name here: the harness has to know what it kills.
+/// For a file of an unknown kind: the harness must know what it kills.
 fn class(inside: &Path) -> String {
     let text = inside.to_str().unwrap();
     if text.ends_with(" (deleted)") {

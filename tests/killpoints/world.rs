@@ -2,8 +2,9 @@
 
 use coffer::env::Env;
 use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use coffer::service::api::{Reply, Request};
+use coffer::service::api::Reply;
 use coffer::service::datadir::{DataDir, Wanting};
+use coffer::service::operations::Request;
 use coffer::service::{ConnectRequest, GRACE, Holder, OpenAs, Role, Service};
 use coffer::volume::Blocking;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of its volumes: nine chunks, the last one short.
+/// Size of its volumes in bytes: nine chunks, the last one short.
 pub const SIZE: u64 = 8 * 512 * 1024 + 65_536;
 
 /// The installation that is copied.
@@ -24,12 +25,12 @@ pub struct Copy {
 }
 
 fn scratch() -> tempfile::TempDir {
-    // Memory, where there is some: nothing here is about power loss.
+    // In memory if possible: nothing here is about power loss.
     let shared = Path::new("/dev/shm");
     if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.unwrap()
 }
 
-/// What a verb's JSON stands for.
+/// Parses a verb's JSON.
 pub fn request(json: Value) -> Request {
     serde_json::from_value(json).unwrap()
 }
@@ -59,7 +60,7 @@ impl Copy {
 
     pub fn open(&self, role: Role) -> coffer::error::Result<Open> {
         let (data, env) = (DataDir::at(&self.data())?, Env::system());
-        // A snapshot's thread may have it for a moment more.
+        // A snapshot's thread may hold it for a moment longer.
         let lock = data.lock(&env, "test", Wanting::Command, Duration::from_secs(10), || false)?.expect("a lock");
         let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
         let unlock = RootUnlock::File(self.root.join("root.key"));
@@ -67,7 +68,7 @@ impl Copy {
     }
 }
 
-/// An open installation; closed in order when it is dropped.
+/// An open installation; closed cleanly when it is dropped.
 pub struct Open(pub Arc<Service>);
 
 impl Drop for Open {
@@ -85,7 +86,7 @@ impl Open {
         self.0.handle(&self.caller(), request, &mut |_| true)
     }
 
-    /// A verb that must succeed; its answer as JSON.
+    /// Runs a verb that must succeed; returns its answer as JSON.
     #[track_caller]
     pub fn json(&self, verb: Value) -> Value {
         let reply = self.ask(request(verb.clone())).unwrap_or_else(|e| panic!("{verb}: {}", e.line()));
@@ -115,7 +116,7 @@ impl Open {
     }
 }
 
-/// What chunk `n` of `other` begins with.
+/// The first bytes of the chunks of `other`.
 pub const OTHER: u8 = 0x5a;
 
 impl World {
@@ -147,7 +148,7 @@ impl World {
         open.json(json!({"action": "attach-begin", "volume": "held", "device": "/dev/nbd7"}));
         open.json(json!({"action": "grant-create", "key": "alias/k", "grantee": "arn:aws:iam::111122223333:user/a",
             "operations": ["Decrypt"], "name": "g"}));
-        open.json(json!({"action": "tls-allow", "name": "client", "volumes": ["v"], "all": false}));
+        open.json(json!({"action": "access-allow", "name": "client", "volumes": ["v"], "all": false}));
         open.json(json!({"action": "key-disable", "key": "alias/off"}));
         open.json(json!({"action": "key-schedule-deletion", "key": "alias/dying", "days": 30}));
         drop(open);
@@ -161,7 +162,7 @@ impl World {
     }
 }
 
-/// Copies a folder, holes as holes.
+/// Copies a directory, keeping holes.
 fn copy_into(from: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;
     for entry in std::fs::read_dir(from).unwrap() {

@@ -1,19 +1,20 @@
-//! AES-256-XTS for x86-64 with AES-NI alone: one block to a register, four at a time, which leaves room for their tweaks in
-//! the sixteen registers (with eight, a tenth slower); the processor overlaps one four with the next. Each tweak is the one
-//! before times x, by a shift and a mask: that chain is shorter than the cipher's, so it hides behind it.
+//! AES-256-XTS for x86-64 with AES-NI and no vector extension of it: one block to a register, four at a time, which
+//! leaves room for their tweaks in the sixteen registers (eight at a time is a tenth slower); the processor overlaps
+//! consecutive groups of four. Each tweak is its predecessor times x, by a shift and a mask: that chain is shorter than
+//! the cipher's, so its latency is hidden.
 
 #![allow(unsafe_code)]
 
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use super::x86::{Keys, ROUNDS, Schedule};
-use super::{Engine, Firsts, Tweak, Way, check};
 use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
-/// Blocks that are worked on together.
+/// Blocks processed together.
 const LANES: usize = 4;
-/// Bytes of those.
+/// Bytes in a step.
 const STEP: usize = LANES * 16;
-/// Steps in a part.
+/// Steps in a subsector.
 const STEPS: usize = SUBSECTOR / STEP;
 
 pub(super) struct AesNi(Schedule);
@@ -30,7 +31,7 @@ impl AesNi {
 
 impl Engine for AesNi {
     fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts) {
-        // SAFETY: `new` found every feature.
+        // SAFETY: features: see [`Engine`].
         unsafe {
             match count {
                 0..=1 => first_tweaks::<1>(&self.0.tweak, unit, &mut out.0),
@@ -46,10 +47,10 @@ impl Engine for AesNi {
 
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
-        let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
         let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
-        // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
-        // place or do not overlap (a shared and a mutable borrow).
+        // In place, both come from one borrow: a second one would end the first.
+        let from = src.map_or(to.cast_const(), <[u8]>::as_ptr);
+        // SAFETY: features and buffers: see [`Engine`].
         unsafe {
             match way {
                 Way::Seal => parts::<true>(&self.0.seal, first, skip, from, to, count),
@@ -72,30 +73,31 @@ fn first_tweaks<const R: usize>(keys: &Keys, unit: u64, out: &mut [Tweak]) {
         }
     }
     for (lane, tweak) in lanes.iter().zip(out) {
-        // SAFETY: a tweak has 16 bytes; the store needs no alignment.
+        // SAFETY: tweaks: see [`Engine`].
         unsafe { _mm_storeu_si128(tweak.as_mut_ptr().cast(), _mm_aesenclast_si128(*lane, keys[ROUNDS - 1])) };
     }
 }
 
 #[target_feature(enable = "aes,sse2")]
 unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from: *const u8, to: *mut u8, count: usize) {
-    // SAFETY: first has 16 bytes; the load needs no alignment.
+    // SAFETY: tweaks: see [`Engine`].
     let mut next = unsafe { _mm_loadu_si128(first.as_ptr().cast()) };
     for _ in 0..skip * SUBSECTOR / 16 {
         next = times_x(next);
     }
     for step in 0..count * STEPS {
-        // Nothing of the keys is kept from step to step: they do not fit, and would be put on the stack.
+        // Hides the keys from the optimiser, which would load them before the loop: they do not fit, and would be
+        // spilled to the stack.
         let keys = std::hint::black_box(keys);
-        // SAFETY: the caller gives count * 512 bytes at both places.
+        // SAFETY: buffers: see [`Engine`].
         let (from, to) = unsafe { (from.add(step * STEP), to.add(step * STEP)) };
         let mut tweak = [_mm_setzero_si128(); LANES];
         let mut data = [_mm_setzero_si128(); LANES];
         for (i, (lane, t)) in data.iter_mut().zip(&mut tweak).enumerate() {
-            // SAFETY: as above: lane i is 16 bytes within the step; the load needs no alignment.
+            // SAFETY: lanes: see [`Engine`].
             let block = unsafe { _mm_loadu_si128(from.add(i * 16).cast()) };
             *lane = _mm_xor_si128(_mm_xor_si128(next, keys[0]), block);
-            // The last round ends in an exclusive-or with its key, so the tweak goes into that.
+            // The last round ends in an exclusive-or with its key, so the tweak is merged into that key.
             *t = _mm_xor_si128(next, keys[ROUNDS - 1]);
             next = times_x(next);
         }
@@ -106,14 +108,14 @@ unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from:
         }
         for (i, (lane, key)) in data.iter().zip(&tweak).enumerate() {
             let done = if SEAL { _mm_aesenclast_si128(*lane, *key) } else { _mm_aesdeclast_si128(*lane, *key) };
-            // SAFETY: as for the load.
+            // SAFETY: lanes: see [`Engine`].
             unsafe { _mm_storeu_si128(to.add(i * 16).cast(), done) };
         }
     }
 }
 
-/// `t * x` in GF(2^128): each half's top bit, spread over a word, selects what it carries to: the other half's lowest bit,
-/// or x^7 + x^2 + x + 1.
+/// `t * x` in GF(2^128): each half's top bit, spread over a word, selects what it carries into: the other half's lowest
+/// bit, or x^7 + x^2 + x + 1.
 #[target_feature(enable = "sse2")]
 fn times_x(t: __m128i) -> __m128i {
     let tops = _mm_shuffle_epi32::<0b00_01_00_11>(_mm_srai_epi32::<31>(t));

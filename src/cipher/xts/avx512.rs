@@ -1,18 +1,19 @@
 //! AES-256-XTS for x86-64 with AVX-512, VAES and VPCLMULQDQ.
 //!
-//! Thirty-two blocks (one part) at a time, four to a register: eight registers of data, eight of tweaks. Tweaks go from
-//! one part to the next by one multiplication by x^32 each: a shift by four bytes, and a carry-less multiplication of the
-//! four that leave by the polynomial, beside the cipher's chain of instructions. The round keys stay in locked memory and
-//! are read anew for each part: the reads cost nothing, and no copy of them lands on the stack.
+//! Thirty-two blocks (one subsector) at a time, four to a register: eight registers of data, eight of tweaks. Each
+//! tweak advances to the next subsector by one multiplication by x^32: a shift by four bytes, and a carry-less
+//! multiplication of the four bytes shifted out by the polynomial, in parallel with the cipher's chain of instructions.
+//! The round keys stay in locked memory and are reloaded for each subsector: the loads cost nothing, and no copy of the
+//! keys is put on the stack.
 
 #![allow(unsafe_code)]
 
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use super::x86::{Keys, ROUNDS, Schedule, each_lane};
-use super::{Engine, Firsts, Tweak, Way, check};
 use crate::units::SUBSECTOR;
 use std::arch::x86_64::*;
 
-/// Registers of four blocks in a part.
+/// Registers of four blocks in a subsector.
 const LANES: usize = SUBSECTOR / 64;
 
 pub(super) struct Avx512(Schedule);
@@ -33,7 +34,7 @@ impl Avx512 {
 
 impl Engine for Avx512 {
     fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts) {
-        // SAFETY: `new` found every feature.
+        // SAFETY: features: see [`Engine`].
         unsafe {
             match count {
                 0..=4 => first_tweaks::<1>(&self.0.tweak, unit, out),
@@ -44,10 +45,10 @@ impl Engine for Avx512 {
 
     fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         check(src, dst);
-        let from = src.map_or(dst.as_ptr(), <[u8]>::as_ptr);
         let (to, count) = (dst.as_mut_ptr(), dst.len() / SUBSECTOR);
-        // SAFETY: `new` found every feature; `from` and `to` are valid for count * 512 bytes, and are either the same
-        // place or do not overlap (a shared and a mutable borrow).
+        // In place, both come from one borrow: a second one would end the first.
+        let from = src.map_or(to.cast_const(), <[u8]>::as_ptr);
+        // SAFETY: features and buffers: see [`Engine`].
         unsafe {
             match way {
                 Way::Seal => parts::<true>(&self.0.seal, first, skip, from, to, count),
@@ -57,7 +58,7 @@ impl Engine for Avx512 {
     }
 }
 
-/// Key `i` in all four lanes.
+/// Broadcasts key `i` to all four lanes.
 #[target_feature(enable = "avx512f")]
 fn wide(keys: &Keys, i: usize) -> __m512i {
     _mm512_broadcast_i32x4(keys[i])
@@ -79,7 +80,7 @@ fn first_tweaks<const R: usize>(keys: &Keys, unit: u64, out: &mut Firsts) {
     }
     for (lane, four) in lanes.iter().zip(out.0.as_chunks_mut::<4>().0) {
         let sealed = _mm512_aesenclast_epi128(*lane, wide(keys, ROUNDS - 1));
-        // SAFETY: four tweaks are 64 bytes; the store needs no alignment.
+        // SAFETY: tweaks: see [`Engine`].
         unsafe { _mm512_storeu_si512(four.as_mut_ptr().cast(), sealed) };
     }
 }
@@ -92,13 +93,14 @@ unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from:
         each_lane!(i => { tweak[i] = times_x32(tweak[i], poly) });
     }
     for part in 0..count {
-        // Nothing of the keys is kept from part to part: 15 registers of them do not fit, and would be put on the stack.
+        // Hides the keys from the optimiser, which would load them before the loop: 15 registers of them do not fit,
+        // and would be spilled to the stack.
         let keys = std::hint::black_box(keys);
-        // SAFETY: the caller gives count * 512 bytes at both places.
+        // SAFETY: buffers: see [`Engine`].
         let (from, to) = unsafe { (from.add(part * SUBSECTOR), to.add(part * SUBSECTOR)) };
         let mut data = [_mm512_setzero_si512(); LANES];
         for (i, lane) in data.iter_mut().enumerate() {
-            // SAFETY: as above: lane i is 64 bytes within the part; the load needs no alignment.
+            // SAFETY: lanes: see [`Engine`].
             let block = unsafe { _mm512_loadu_si512(from.add(i * 64).cast()) };
             *lane = _mm512_ternarylogic_epi64::<XOR3>(block, tweak[i], wide(keys, 0));
         }
@@ -109,13 +111,13 @@ unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from:
             }
         }
         let last = wide(keys, ROUNDS - 1);
-        // Unrolled by hand: as a loop, data and tweaks would go through memory to be counted.
+        // Unrolled by hand: a loop would index data and tweaks in memory.
         each_lane!(i => {
-            // The last round ends in an exclusive-or with its key, so the tweak goes into that.
+            // The last round ends in an exclusive-or with its key, so the tweak is merged into that key.
             let key = _mm512_xor_si512(last, tweak[i]);
             let lane = data[i];
             let done = if SEAL { _mm512_aesenclast_epi128(lane, key) } else { _mm512_aesdeclast_epi128(lane, key) };
-            // SAFETY: as for the load.
+            // SAFETY: lanes: see [`Engine`].
             unsafe { _mm512_storeu_si512(to.add(i * 64).cast(), done) };
             tweak[i] = times_x32(tweak[i], poly);
         });
@@ -125,22 +127,22 @@ unsafe fn parts<const SEAL: bool>(keys: &Keys, first: &Tweak, skip: usize, from:
 /// The truth table of a ^ b ^ c.
 const XOR3: i32 = 0x96;
 
-/// Each lane times x^32 in GF(2^128): the four bytes that leave come back multiplied by x^7 + x^2 + x + 1.
+/// Each lane times x^32 in GF(2^128): the four bytes shifted out are added back, multiplied by x^7 + x^2 + x + 1.
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
 fn times_x32(t: __m512i, poly: __m512i) -> __m512i {
     let top = _mm512_bsrli_epi128::<12>(t);
     _mm512_xor_si512(_mm512_bslli_epi128::<4>(t), _mm512_clmulepi64_epi128::<0>(top, poly))
 }
 
-/// Tweaks of a part's 32 blocks: the first times x^0 to x^7, and those by whole bytes.
+/// Computes the tweaks of a subsector's 32 blocks: the first times x^0 to x^7, and those shifted by whole bytes.
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
 fn tweaks(first: &Tweak, poly: __m512i) -> [__m512i; LANES] {
-    // SAFETY: first has 16 bytes; the load needs no alignment.
+    // SAFETY: tweaks: see [`Engine`].
     let first = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(first.as_ptr().cast()) });
     let times = |bits: __m512i| {
         let left = _mm512_sub_epi64(_mm512_set1_epi64(64), bits);
         let carry = _mm512_srlv_epi64(first, left);
-        // The low half's carry goes to the high half, the high half's comes back reduced.
+        // The low half's carry goes to the high half; the high half's is reduced and added to the low half.
         let (up, back) = (_mm512_bslli_epi128::<8>(carry), _mm512_clmulepi64_epi128::<1>(carry, poly));
         _mm512_ternarylogic_epi64::<XOR3>(_mm512_sllv_epi64(first, bits), up, back)
     };

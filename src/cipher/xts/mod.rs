@@ -1,18 +1,19 @@
-//! AES-256-XTS (IEEE 1619-2018) over 4096-byte data units, the tweak of a unit being its number, little-endian, 128
-//! bits: dm-crypt's `aes-xts-plain64` with `sector_size:4096 iv_large_sectors`.
+//! AES-256-XTS (IEEE 1619-2018) over 4096-byte data units; the tweak of a unit is its number, 128 bits little-endian:
+//! dm-crypt's `aes-xts-plain64` with `sector_size:4096 iv_large_sectors`.
 //!
-//! The blocks go through a [`Kernel`] that is chosen at run time, the first that the processor has of: AVX-512 with VAES,
+//! The blocks go through a [`Kernel`] chosen at run time, the first that the processor supports of: AVX-512 with VAES,
 //! AVX2 with VAES, AES-NI, ARMv8 AES, and the `aes` crate. Each does two things: it seals the first tweaks of a run's
-//! units together, and it seals or opens blocks of one unit, the tweaks advancing in registers beside the cipher's own
-//! chain of instructions. What is common is here: runs, units that start or end in the middle, holes.
+//! units together, and it seals or opens blocks of one unit, advancing the tweaks in registers in parallel with the
+//! cipher's own chain of instructions. This module has what they share: runs, units that start or end in the middle,
+//! holes.
 //!
 //! # Constant time
-//! No kernel has a table, a branch or an address that depends on key, tweak or data. The processor's AES instructions take
-//! the same time for all data; the `aes` crate without them is bitsliced. What does depend on sealed bytes is whether a
-//! subsector is a hole, which a thief of the disk sees anyway.
+//! No kernel has a table, a branch or an address that depends on key, tweak or data. The processor's AES instructions
+//! take the same time for all data; without them, the `aes` crate is bitsliced. What does depend on sealed bytes is
+//! whether a subsector is a hole, which anyone who has the disk can see.
 //!
-//! Everything works on whole *subsectors* (512 bytes) and on runs of them that may start and end inside a unit: XTS blocks
-//! are independent given the tweak. Ciphertext stealing never happens: all lengths are multiples of 16.
+//! All operations take whole *subsectors* (512 bytes), in runs that may start and end inside a unit: XTS blocks are
+//! independent given the tweak. Ciphertext stealing never happens: all lengths are multiples of 16.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -20,6 +21,7 @@ mod aarch64;
 mod aesni;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod engine;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vaes;
@@ -28,13 +30,12 @@ mod x86;
 
 use super::{DataKey, Sealed, SealedMut, Unwrapped};
 use crate::units::{SECTOR, SUBSECTOR, SectorNo};
+use engine::{BATCH, Engine, Firsts, Tweak, Way, check};
 
-/// Units whose first tweaks are sealed in one call.
-const BATCH: usize = 16;
-/// Parts in a unit.
+/// Subsectors in a unit.
 const SUBSECTORS: usize = SECTOR / SUBSECTOR;
 
-/// How the blocks are sealed and opened.
+/// An implementation of the block operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// x86-64 with AVX-512, VAES and VPCLMULQDQ: four blocks an instruction.
@@ -50,10 +51,10 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// All there are, the fastest first.
+    /// All kernels, the fastest first.
     pub const ALL: [Self; 5] = [Self::Avx512, Self::Vaes, Self::AesNi, Self::ArmAes, Self::Portable];
 
-    /// Those that this processor has, the fastest first. [`Kernel::Portable`] is always among them.
+    /// Returns the kernels that this processor supports, the fastest first. [`Kernel::Portable`] is always among them.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|k| k.runs_here())
     }
@@ -73,7 +74,7 @@ impl Kernel {
         }
     }
 
-    /// The round keys of both halves, ready for this kernel. `None` if the processor does not have it.
+    /// Expands both keys for this kernel. `None` if the processor does not support it.
     fn engine(self, data: &[u8; 32], tweak: &[u8; 32]) -> Option<Box<dyn Engine>> {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -90,36 +91,7 @@ impl Kernel {
     }
 }
 
-/// Which way the blocks go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Seal,
-    Open,
-}
-
-/// A tweak as it lies in memory: little-endian.
-type Tweak = [u8; 16];
-
-/// First tweaks of a run's units. Kernels may fill more of it than they were asked for.
-#[repr(align(64))]
-struct Firsts([Tweak; BATCH]);
-
-/// One kernel under one key. Round keys lie in locked memory and are wiped on drop.
-trait Engine: Send + Sync {
-    /// Seals the numbers of `count` units (at most [`BATCH`]), from `unit` on, under key 2.
-    fn first_tweaks(&self, unit: u64, count: usize, out: &mut Firsts);
-
-    /// Seals or opens subsectors of one unit under key 1. `first` is the unit's first tweak; the subsectors start at subsector `skip`.
-    /// `src` and `dst` have the same length, a multiple of 512 bytes; without `src`, `dst` is changed in place.
-    fn unit(&self, way: Way, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]);
-}
-
-/// What an engine takes for granted of the bytes it is given, whoever calls it.
-fn check(src: Option<&[u8]>, dst: &[u8]) {
-    assert!(dst.len().is_multiple_of(SUBSECTOR) && src.is_none_or(|s| s.len() == dst.len()), "not whole subsectors");
-}
-
-/// An open cipher: it can seal and open sectors. Its key schedules lie in locked memory and are wiped on drop.
+/// An open cipher: it seals and opens sectors. Its key schedules are in locked memory and wiped on drop.
 pub struct XtsCipher {
     engine: Box<dyn Engine>,
     kernel: Kernel,
@@ -131,22 +103,22 @@ impl std::fmt::Debug for XtsCipher {
     }
 }
 
-/// Where a run of subsectors starts: a byte offset into the volume's data that is a multiple of [`SUBSECTOR`].
+/// The start of a run of subsectors: a byte offset into the volume's data, a multiple of [`SUBSECTOR`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At(u64);
 
 impl At {
-    /// Byte `offset` of the volume's data. `None` unless it is a multiple of 512.
+    /// Returns the place at byte `offset` of the volume's data. `None` unless it is a multiple of 512.
     #[must_use]
     pub const fn new(offset: u64) -> Option<Self> {
         if offset.is_multiple_of(SUBSECTOR as u64) { Some(Self(offset)) } else { None }
     }
-    /// The start of a sector.
+    /// Returns the start of a sector.
     #[must_use]
     pub const fn sector(no: SectorNo) -> Self {
         Self(no.0 * SECTOR as u64)
     }
-    /// The same, `bytes` further on; rounded down to a subsector.
+    /// Returns the place `bytes` further on, rounded down to a subsector.
     #[must_use]
     pub const fn plus(self, bytes: usize) -> Self {
         Self(self.0 + (bytes - bytes % SUBSECTOR) as u64)
@@ -154,14 +126,14 @@ impl At {
 }
 
 impl XtsCipher {
-    /// Builds the key schedules in locked memory, for the fastest kernel that this processor has.
+    /// Expands the key for the fastest kernel that this processor supports.
     #[must_use]
     pub fn new(key: &Unwrapped<DataKey>) -> Self {
         let made = Kernel::available().find_map(|kernel| Self::with_kernel(key, kernel));
         made.expect("the portable kernel runs everywhere")
     }
 
-    /// The same for one kernel: what tests compare and benches measure. `None` if this processor does not have it.
+    /// Expands the key for one kernel, for tests and benchmarks. `None` if this processor does not support it.
     #[must_use]
     pub fn with_kernel(key: &Unwrapped<DataKey>, kernel: Kernel) -> Option<Self> {
         let (data, tweak) = key.get().0.expose().split_at(32);
@@ -172,7 +144,7 @@ impl XtsCipher {
         Some(Self { engine: kernel.engine(data, tweak)?, kernel })
     }
 
-    /// The kernel that does the work.
+    /// Returns the kernel in use.
     #[must_use]
     pub const fn kernel(&self) -> Kernel {
         self.kernel
@@ -181,7 +153,7 @@ impl XtsCipher {
     /// Seals `buf` in place and returns it as sealed; it starts at `at` and is a whole number of subsectors.
     ///
     /// # Panics
-    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    /// If the length is not a multiple of 512: a bug in the caller, never caused by input.
     pub fn seal<'a>(&self, at: At, buf: &'a mut [u8]) -> Sealed<'a> {
         self.run(Way::Seal, at, None, buf, false);
         Sealed::by_cipher(buf)
@@ -190,16 +162,16 @@ impl XtsCipher {
     /// Seals `plain` into `out`, which has the same length, a whole number of subsectors.
     ///
     /// # Panics
-    /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
+    /// If the lengths differ or are not multiples of 512: a bug in the caller, never caused by input.
     pub fn seal_to<'a>(&self, at: At, plain: &[u8], out: &'a mut [u8]) -> Sealed<'a> {
         self.run(Way::Seal, at, Some(plain), out, false);
         Sealed::by_cipher(out)
     }
 
-    /// Seals zeros into each hole of `buf`, for readers that do not know holes.
+    /// Seals zeros into each hole of `buf`, for readers that do not know the hole rule.
     ///
     /// # Panics
-    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    /// If the length is not a multiple of 512: a bug in the caller, never caused by input.
     pub fn fill_holes(&self, at: At, buf: SealedMut<'_>) {
         let buf = buf.for_cipher();
         check(None, buf);
@@ -208,18 +180,19 @@ impl XtsCipher {
         }
     }
 
-    /// Opens `buf` in place. Does not know holes: see [`XtsCipher::open_parts`].
+    /// Opens `buf` in place, without the hole rule: see [`XtsCipher::open_parts`].
     ///
     /// # Panics
-    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    /// If the length is not a multiple of 512: a bug in the caller, never caused by input.
     pub fn open(&self, at: At, buf: &mut [u8]) {
         self.run(Way::Open, at, None, buf, false);
     }
 
-    /// Opens `buf` in place by the hole rule: an aligned 512-byte subsector whose sealed bytes are all zero stays zeros.
+    /// Opens `buf` in place by the hole rule: an aligned 512-byte subsector whose sealed bytes are all zero stays
+    /// zeros.
     ///
     /// # Panics
-    /// If the length is not a multiple of 512: a bug of the caller, never of input.
+    /// If the length is not a multiple of 512: a bug in the caller, never caused by input.
     pub fn open_parts(&self, at: At, buf: &mut [u8]) {
         self.run(Way::Open, at, None, buf, true);
     }
@@ -227,7 +200,7 @@ impl XtsCipher {
     /// Opens `sealed` into `out` by the hole rule, as [`XtsCipher::open_parts`] does in place.
     ///
     /// # Panics
-    /// If the lengths differ or are not multiples of 512: a bug of the caller, never of input.
+    /// If the lengths differ or are not multiples of 512: a bug in the caller, never caused by input.
     pub fn open_parts_to(&self, at: At, sealed: &[u8], out: &mut [u8]) {
         self.run(Way::Open, at, Some(sealed), out, true);
     }
@@ -257,7 +230,7 @@ impl XtsCipher {
         }
     }
 
-    /// Opens subsectors of a unit in runs between its holes.
+    /// Opens the subsectors of a unit between its holes, run by run.
     #[cold]
     fn unit_with_holes(&self, first: &Tweak, skip: usize, src: Option<&[u8]>, dst: &mut [u8]) {
         let mut holes = [false; SUBSECTORS];
@@ -288,7 +261,8 @@ fn may_have_holes(subsectors: &[u8]) -> bool {
         .any(|p| p.first_chunk::<16>().is_some_and(|head| u128::from_ne_bytes(*head) == 0))
 }
 
-/// Whether a subsector's sealed bytes are all zero, which stands for "nothing is here" (see [`super::sealed`]). The first 16 bytes settle it for almost every subsector.
+/// Whether a subsector's sealed bytes are all zero, which means "absent" (see [`super::sealed`]). The first 16 bytes
+/// settle it for almost every subsector.
 #[must_use]
 pub fn is_hole(subsector: &[u8]) -> bool {
     let (head, tail) = subsector.split_at(16.min(subsector.len()));

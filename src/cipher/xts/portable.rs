@@ -1,8 +1,8 @@
 //! The kernel that runs everywhere: blocks through the `aes` crate's parallel interface (AES-NI, VAES, ARMv8, or
-//! bitsliced, chosen at run time), tweaks by 128-bit arithmetic, eight chains at a time, each step a multiplication by x^8
-//! in GF(2^128), so that no step waits for the one before. The reference that the other kernels are held against.
+//! bitsliced, chosen at run time), tweaks by 128-bit arithmetic, in eight independent chains that advance by a
+//! multiplication by x^8 in GF(2^128). The other kernels are tested against it.
 
-use super::{Engine, Firsts, Tweak, Way, check};
+use super::engine::{Engine, Firsts, Tweak, Way, check};
 use crate::sys::Locked;
 use crate::units::{SECTOR, SUBSECTOR};
 use aes::{Aes256Dec, Aes256Enc};
@@ -60,13 +60,13 @@ const fn times_x(t: u128) -> u128 {
     (t << 1) ^ ((t >> 127) * 0x87)
 }
 
-/// `t * x^8`: the byte that leaves at the top comes back multiplied by x^7 + x^2 + x + 1.
+/// `t * x^8`: the byte shifted out at the top is added back, multiplied by x^7 + x^2 + x + 1.
 const fn times_x8(t: u128) -> u128 {
     let top = t >> 120;
     (t << 8) ^ top ^ (top << 1) ^ (top << 2) ^ (top << 7)
 }
 
-/// Tweaks of consecutive blocks, from the first on.
+/// Computes the tweaks of consecutive blocks, beginning with `first`.
 fn fill_tweaks(first: u128, out: &mut [u128]) {
     let mut t = first;
     for slot in out.iter_mut().take(8) {

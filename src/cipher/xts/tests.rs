@@ -12,7 +12,7 @@ fn cipher(key: &Key, kernel: Kernel) -> XtsCipher {
     XtsCipher::from_halves(half(&key[..32]), half(&key[32..]), kernel).unwrap()
 }
 
-/// The key under every kernel that this processor has.
+/// The key's cipher on every kernel that this processor supports.
 fn ciphers(key: &Key) -> Vec<XtsCipher> {
     Kernel::available().map(|kernel| cipher(key, kernel)).collect()
 }
@@ -67,8 +67,8 @@ fn the_fastest_kernel_is_taken_and_the_portable_one_is_always_there() {
     assert!(!is_x86_feature_detected!("aes") || all.contains(&Kernel::AesNi));
 }
 
-/// IEEE 1619-2018 Annex B, vectors 10 to 12: XTS-AES-256 with a 512-byte data unit, that is the first part of a unit.
-/// Key 1 is digits of e, key 2 digits of pi, the plaintext 00 01 … ff twice.
+/// IEEE 1619-2018 Annex B, vectors 10 to 12: XTS-AES-256 with a 512-byte data unit, that is the first subsector of a
+/// unit. Key 1 is digits of e, key 2 digits of pi, the plaintext 00 01 … ff twice.
 #[test]
 fn ieee_1619_vectors_10_to_12() {
     let mut key = counted_key();
@@ -91,7 +91,8 @@ fn ieee_1619_vectors_10_to_12() {
     }
 }
 
-/// Their units are shorter than a part. Blocks are independent given the tweak, so each is the head of a part.
+/// Their units are shorter than a subsector. Blocks are independent given the tweak, so each is the head of a
+/// subsector.
 #[test]
 fn nist_vectors() {
     let lines = include_str!("nist-xts-aes256.txt").lines().filter(|l| !l.starts_with('#'));
@@ -116,8 +117,8 @@ fn nist_vectors() {
     assert_eq!(seen, 24, "vectors");
 }
 
-/// Every alignment in parts, every length up to beyond a batch, at odd addresses too, in place and out of place; bytes
-/// around stay as they are.
+/// Every alignment in subsectors, every length up to beyond a batch, at odd addresses too, in place and out of place;
+/// adjacent bytes stay unchanged.
 #[test]
 fn every_kernel_equals_openssl_for_every_run_of_parts() {
     const MAX_UNITS: usize = (BATCH + 2) * SUBSECTORS;
@@ -129,7 +130,7 @@ fn every_kernel_equals_openssl_for_every_run_of_parts() {
     for cipher in ciphers(&key) {
         for skip in 0..SUBSECTORS {
             for parts in 1..=MAX_UNITS - skip {
-                // All lengths in three units; from there on those next to a unit's or a batch's end.
+                // All lengths up to three units; above that, only those next to the end of a unit or a batch.
                 if parts > 3 * SUBSECTORS && !matches!((skip + parts) % SUBSECTORS, 0 | 1 | 7) {
                     continue;
                 }
@@ -169,7 +170,7 @@ fn holes_stay_zeros_and_only_holes() {
         sealed[SECTOR..SECTOR + SUBSECTOR].fill(0);
         sealed[3 * SECTOR - SUBSECTOR..].fill(0);
         let mut almost = sealed.clone();
-        almost[SUBSECTOR + 500] = 1; // one byte set: no hole any more, so it opens to noise
+        almost[SUBSECTOR + 500] = 1; // one byte set: not a hole, so it opens to noise
         let mut apart = vec![0xee; sealed.len()];
         cipher.open_parts_to(at, &sealed, &mut apart);
         cipher.open_parts(at, &mut sealed);
@@ -186,7 +187,7 @@ fn holes_stay_zeros_and_only_holes() {
         cipher.open_parts(at, &mut almost);
         assert_ne!(almost[SUBSECTOR..2 * SUBSECTOR], [0; SUBSECTOR]);
         assert_eq!(almost[2 * SUBSECTOR..3 * SUBSECTOR], [0; SUBSECTOR]);
-        // From the middle of a unit, the first part is the unit's fourth.
+        // From the middle of a unit: the first subsector is the unit's fourth.
         let mut middle = plain[3 * SUBSECTOR..SECTOR].to_vec();
         cipher.seal(at.plus(3 * SUBSECTOR), &mut middle);
         middle[SUBSECTOR..2 * SUBSECTOR].fill(0);
@@ -197,13 +198,14 @@ fn holes_stay_zeros_and_only_holes() {
     }
 }
 
-/// A sealed part may begin with sixteen zero bytes by chance or by a client's choice of key and data; it is no hole then.
+/// A sealed subsector may begin with sixteen zero bytes by chance, or by a client's choice of key and data; it is not a
+/// hole then.
 #[test]
 fn a_part_that_only_begins_with_zeros_is_opened() {
     for cipher in ciphers(&counted_key()) {
         let at = At::sector(SectorNo(2));
         let mut plain = vec![0u8; SECTOR];
-        plain[SUBSECTOR..SUBSECTOR + 16].fill(0); // what it seals to is zeros: its plaintext is zeros opened
+        plain[SUBSECTOR..SUBSECTOR + 16].fill(0); // it seals to zeros: its plaintext is the opening of zeros
         cipher.open(at, &mut plain);
         let head = plain[SUBSECTOR..SUBSECTOR + 16].to_vec();
         let mut whole = noise(8, SECTOR);
@@ -217,8 +219,8 @@ fn a_part_that_only_begins_with_zeros_is_opened() {
 }
 
 #[test]
-#[should_panic(expected = "not whole parts")]
-fn a_run_that_is_no_whole_part_is_refused() {
+#[should_panic(expected = "not whole subsectors")]
+fn a_run_that_is_no_whole_subsector_is_refused() {
     cipher(&counted_key(), Kernel::Portable).seal(At::sector(SectorNo(0)), &mut [0; SUBSECTOR + 16]);
 }
 

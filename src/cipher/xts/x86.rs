@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 /// Round keys of AES-256 (FIPS 197: 14 rounds).
 pub(super) const ROUNDS: usize = 15;
 
-/// A step for each of eight registers, written out.
+/// Repeats a step for each of eight registers, unrolled.
 macro_rules! each_lane {
     ($i:ident => $step:block) => {
         each_lane!($i => $step, 0 1 2 3 4 5 6 7)
@@ -22,10 +22,10 @@ macro_rules! each_lane {
 }
 pub(super) use each_lane;
 
-/// Round keys as the processor's instructions take them, one way.
+/// AES-256 round keys in one direction, in the form that the instructions take.
 pub(super) type Keys = [__m128i; ROUNDS];
 
-/// Round keys for both ways of key 1, and for sealing under key 2.
+/// Round keys of key 1 in both directions, and of key 2 for sealing.
 pub(super) struct Schedule {
     pub(super) seal: Locked<Keys>,
     pub(super) open: Locked<Keys>,
@@ -33,14 +33,14 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Built in place. `None` without AES-NI.
+    /// Expands both keys, in place. `None` without AES-NI.
     pub(super) fn new(data: &[u8; 32], tweak: &[u8; 32]) -> Option<Self> {
         if !is_x86_feature_detected!("aes") {
             return None;
         }
         let zero = || Locked::new([const { zero() }; ROUNDS]);
         let mut made = Self { seal: zero(), open: zero(), tweak: zero() };
-        // SAFETY: the processor has AES-NI, which is all that these need.
+        // SAFETY: the processor has AES-NI, checked above; these functions need nothing else.
         unsafe {
             expand(data, &mut made.seal);
             expand(tweak, &mut made.tweak);
@@ -55,7 +55,7 @@ const fn zero() -> __m128i {
     unsafe { std::mem::zeroed() }
 }
 
-/// The key schedule (FIPS 197, 5.2), in place.
+/// Expands the key schedule (FIPS 197, 5.2), in place.
 #[target_feature(enable = "aes,sse2")]
 fn expand(key: &[u8; 32], keys: &mut Keys) {
     // SAFETY: key has 32 bytes; the loads need no alignment.
@@ -63,7 +63,7 @@ fn expand(key: &[u8; 32], keys: &mut Keys) {
         keys[0] = _mm_loadu_si128(key.as_ptr().cast());
         keys[1] = _mm_loadu_si128(key.as_ptr().add(16).cast());
     }
-    // Even keys take the rotated, substituted word with the round constant, odd ones the substituted word alone.
+    // Even keys take the rotated, substituted word with the round constant, odd ones only the substituted word.
     macro_rules! even {
         ($i:expr, $rcon:expr) => {
             keys[$i] = mix(keys[$i - 2], _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<$rcon>(keys[$i - 1])));
@@ -89,7 +89,7 @@ fn expand(key: &[u8; 32], keys: &mut Keys) {
     even!(14, 0x40);
 }
 
-/// Round keys of the equivalent inverse cipher (FIPS 197, 5.3.5).
+/// Computes the round keys of the equivalent inverse cipher (FIPS 197, 5.3.5).
 #[target_feature(enable = "aes,sse2")]
 fn invert(seal: &Keys, open: &mut Keys) {
     open[0] = seal[ROUNDS - 1];
@@ -99,7 +99,7 @@ fn invert(seal: &Keys, open: &mut Keys) {
     open[ROUNDS - 1] = seal[0];
 }
 
-/// One step of the schedule: the running sum of the words before, and the word that was substituted.
+/// One step of the schedule: the running sum of the preceding words, plus the substituted word.
 #[target_feature(enable = "sse2")]
 fn mix(before: __m128i, word: __m128i) -> __m128i {
     let mut t = before;

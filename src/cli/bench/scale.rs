@@ -1,8 +1,9 @@
 //! What a server does besides moving bytes: a snapshot of a volume that is being written to, and volumes that nobody uses.
 
-use super::load::{Connection, Op, Pattern, Seen, Until, load};
-use super::{Session, cannot, interrupted};
 use crate::error::{Error, Kind, Result};
+use crate::measure::load::{Connection, Op, Pattern, Seen, Until, load};
+use crate::measure::session::Session;
+use crate::measure::{cannot, interrupted};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

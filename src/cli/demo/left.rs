@@ -2,8 +2,8 @@
 //! for that, and the next demo removes it.
 
 use super::mount;
-use super::session::Session;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::measure::session::Session;
 use crate::service::datadir::DataDir;
 use crate::sys::{LockKind, ofd_is_locked, ofd_lock};
 use rustix::process::{Pid, Signal, kill_process};

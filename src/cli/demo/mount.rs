@@ -1,9 +1,9 @@
 //! How the demo mounts a volume: the kernel's nbd device, or nbdfuse and a loop device.
 
-use super::session::Session;
 use crate::attach::Device;
 use crate::attach::machine::Machine;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::measure::session::Session;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

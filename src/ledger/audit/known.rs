@@ -1,8 +1,8 @@
-//! What the log says that the catalog holds, object by object; the catalog is compared with this at each start.
+//! The catalog's expected contents according to the log, object by object; compared with the catalog at each start.
 //!
-//! An intent without outcome may have happened or not: a kill came between, or the disk was too full for the outcome. Until
-//! that is known, both states of its objects are acceptable, for all of its objects together. It becomes known by its
-//! outcome, else by the next act on one of its objects (a change says by its version what it found), else by the catalog.
+//! An intent without outcome may have happened or not: a kill came between, or the disk was too full for the outcome.
+//! Until that is known, both states are acceptable, for all of its objects together. It is decided by its outcome, else
+//! by the next act on one of its objects (whose version tells what it found), else by the catalog.
 
 use super::super::catalog::{Change, INSTALLATION, Stamp, is_audited};
 use super::{Body, RecordKind};
@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// Kind and id of an object.
 type Name = (String, String);
 
-/// How an object is, by the log.
+/// The state of an object, according to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Standing {
     Absent,
-    /// At this version; the hash is not known of one that was there when a person accepted the log.
+    /// Present at this version. The hash is unknown if the object was there when the log was accepted.
     At(u64, Option<String>),
 }
 
@@ -24,7 +24,7 @@ impl Standing {
         change.hash.as_ref().map_or(Self::Absent, |hash| Self::At(change.version, Some(hash.clone())))
     }
 
-    /// What the act found that made this change: a record begins at version 1, and each act counts on by one.
+    /// Returns what the act of this change found: a record begins at version 1, and each act increments it.
     fn before(change: &Change) -> Self {
         match change {
             Change { version: 1, hash: Some(_), .. } => Self::Absent,
@@ -32,7 +32,7 @@ impl Standing {
         }
     }
 
-    /// The same version, or both absent.
+    /// Whether both have the same version, or are absent.
     const fn has_version_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Absent, Self::Absent) => true,
@@ -43,7 +43,7 @@ impl Standing {
 
     fn fits(&self, stamp: Option<&Stamp>) -> bool {
         match (self, stamp) {
-            // A damaged row is that object's trouble alone.
+            // A damaged row is a problem of that object, not of the log.
             (_, Some(Stamp::Damaged)) | (Self::Absent, None) => true,
             (Self::At(version, hash), Some(Stamp::At(there, is))) => {
                 version == there && hash.as_ref().is_none_or(|hash| hash == is)
@@ -53,29 +53,29 @@ impl Standing {
     }
 }
 
-/// An object: how it certainly was, and how it is if the open intent happened.
+/// An object: its settled state, and the state it has if the open intent happened.
 #[derive(Debug)]
 struct Object {
     settled: Standing,
     open: Option<(u64, Standing)>,
 }
 
-/// What the log says that the catalog holds.
+/// The catalog's expected contents.
 #[derive(Debug, Default)]
 pub(in super::super) struct Known {
-    /// Not in here: absent, or after an accept, not known.
+    /// Missing objects are absent, or after an accept, unknown.
     objects: HashMap<Name, Object>,
-    /// Intents of which it is not known whether they happened.
+    /// Intents that may or may not have happened.
     open: BTreeMap<u64, Vec<Change>>,
-    /// Intents without outcome of which later acts tell whether they happened.
+    /// Intents without outcome that later acts decided, and whether they happened.
     told: BTreeMap<u64, bool>,
-    /// A person accepted the catalog as it was found: what no later record names is not compared.
+    /// The catalog was accepted as found: objects that no later record names are not compared.
     accepted: bool,
 }
 
-/// What comparing the catalog gave.
+/// The result of a comparison with the catalog.
 pub(in super::super) struct Compared {
-    /// What is wrong, if something is.
+    /// What is wrong, if anything.
     pub(in super::super) trouble: Option<String>,
     /// Each intent without outcome, and whether it happened.
     pub(in super::super) ends: BTreeMap<u64, bool>,
@@ -86,7 +86,7 @@ fn name(change: &Change) -> Name {
 }
 
 impl Known {
-    /// Takes in one record; they must come in order.
+    /// Adds one record; records must be added in order.
     pub(in super::super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
         match kind {
             RecordKind::Intent => self.intent(sequence, body.changes),
@@ -116,7 +116,7 @@ impl Known {
                 self.told.insert(earlier, happened);
             }
         }
-        // Where both states have that version, this object does not tell.
+        // Where both states have that version, this object decides nothing.
         for change in first {
             if let Some(object) = self.objects.get_mut(&name(change))
                 && let Some((_, state)) = object.open.take()
@@ -133,7 +133,7 @@ impl Known {
         self.open.insert(sequence, changes);
     }
 
-    /// It is known now whether this intent happened.
+    /// Settles the objects of an intent that happened or did not.
     fn decide(&mut self, sequence: u64, happened: bool) {
         for change in self.open.remove(&sequence).unwrap_or_default() {
             let Some(object) = self.objects.get_mut(&name(&change)) else { continue };
@@ -142,7 +142,7 @@ impl Known {
             {
                 object.settled = state;
             }
-            // After an accept, absent is more than not known.
+            // After an accept, absent says more than unknown.
             if !self.accepted && object.open.is_none() && object.settled == Standing::Absent {
                 self.objects.remove(&name(&change));
             }
@@ -174,14 +174,14 @@ impl Known {
         Compared { trouble, ends }
     }
 
-    /// What is wrong with an object of an intent that happened for some of its objects only.
+    /// Returns what is wrong with an object of an intent that happened for only some of its objects.
     fn half(&self, name: &Name, row: Option<&Stamp>) -> Option<String> {
         let (_, state) = self.objects.get(name)?.open.as_ref()?;
         let rows = row.map(|r| (name.clone(), r.clone())).into_iter().collect();
         (!state.fits(row)).then(|| differs(name, state, &rows))
     }
 
-    /// What is wrong with a row that no record names.
+    /// Returns what is wrong with a row that no record names.
     fn stray(&self, name: &Name, row: &Stamp) -> Option<String> {
         let Stamp::At(version, _) = row else { return None };
         let (kind, id) = name;

@@ -2,20 +2,20 @@ use super::*;
 
 const KINDS: [&str; 2] = ["volume", "kms-key"];
 
-/// A catalog and the log of what was done to it, by the rules of an audited transaction.
+/// A catalog and the log of its changes, by the rules of an audited transaction.
 #[derive(Default)]
 struct Model {
     rows: HashMap<Name, Stamp>,
     log: Vec<(u64, RecordKind, Body)>,
     /// The rows before the last act.
     before: HashMap<Name, Stamp>,
-    /// Names that an act ever touched, with the states that they left for good.
+    /// Names that an act ever touched, with their final past states.
     past: HashMap<Name, Vec<Option<Stamp>>>,
-    /// Acts may remove an object and make it again at once: with its outcome lost, one version then has two hashes.
+    /// Acts may remove an object and create it again at once: if the outcome is lost, one version then has two hashes.
     remakes: bool,
 }
 
-/// How an act ends.
+/// The ending of an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Committed { outcome: bool },
@@ -49,7 +49,7 @@ impl Model {
         sequence
     }
 
-    /// An act on one to three objects: inserts what is absent, updates or removes what is there.
+    /// Does an act on one to three objects: inserts absent ones, updates or removes present ones.
     fn act(&mut self, draw: &mut Draw, end: End) {
         let mut after = self.rows.clone();
         let mut changes = Vec::new();
@@ -99,7 +99,7 @@ impl Model {
         known
     }
 
-    /// What the next start does: it compares, and says how the open intents ended, if there is space to.
+    /// Does what the next start does: compares, and closes the open intents if there is space.
     fn restart(&mut self, writable: bool) {
         let compared = self.known().compare(&self.rows);
         assert_eq!(compared.trouble, None);
@@ -149,7 +149,7 @@ fn what_an_open_intent_did_is_told_as_it_was() {
         let end = if committed { End::Committed { outcome: false } } else { End::Failed { outcome: false } };
         model.act(draw, end);
         let ends = model.known().compare(&model.rows).ends;
-        // An act that leaves its objects as they were may be said to have happened or not.
+        // An act that leaves its objects unchanged may count as happened or not.
         assert_eq!(ends.len(), 1);
         let changes = &model.log.last().unwrap().2.changes;
         let kept = |n: &Name| changes.iter().filter(|c| name(c) == *n).count() > 1;
@@ -224,7 +224,7 @@ fn what_an_intent_did_to_one_object_it_did_to_the_other() {
     assert_eq!(known.compare(&rows(vec![])).trouble, None);
     assert_eq!(known.compare(&rows(vec![row("a", "x"), row("b", "y")])).trouble, None);
     assert!(known.compare(&rows(vec![row("a", "x")])).trouble.unwrap().contains("volume b"));
-    // A later act on a alone tells of b too.
+    // A later act on a decides for b too.
     model.record(RecordKind::Intent, |b| b.changes = vec![put("a", 2, "z")]);
     assert!(model.known().compare(&rows(vec![row("a", "x")])).trouble.unwrap().contains("volume b"));
 }

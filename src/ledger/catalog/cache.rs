@@ -1,44 +1,45 @@
-//! Rows of the catalog that were read and found genuine, kept in memory: opening a volume looks at a dozen of them.
+//! A cache of authenticated catalog rows: opening a volume reads a dozen of them.
 //!
-//! What is kept counts as long as the store's counter of changes says that nobody else changed anything. A transaction reads past
-//! the cache and, at its end, has the cache forget what it touched. Listing reads the store each time: `doctor` sees it as it is.
+//! The cache is valid as long as the store's change counter says that no one else changed anything. A transaction
+//! bypasses the cache and, when it ends, invalidates what it touched. Listing always reads the store, so that `doctor`
+//! sees its actual state.
 
 use super::Row;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rows kept of one kind, at most; with more, all of them are forgotten.
+/// Maximum number of rows kept per kind; when it is reached, all of them are dropped.
 const MAX_CACHED: usize = 4096;
 
-/// What is known of one kind.
+/// The cached rows of one kind.
 #[derive(Default)]
 struct Table {
     /// By id; `None`: there is no such row.
     rows: HashMap<String, Option<Arc<Row>>>,
-    /// Where a name led last. Never believed, as the index in the file is not.
+    /// Where a name led last. Never trusted, like the index in the file.
     names: HashMap<String, String>,
-    /// All rows are known.
+    /// All rows of the kind are cached.
     complete: bool,
 }
 
-/// What is known of all kinds, and how often records of each were changed.
+/// The cached rows of all kinds, and how often records of each were changed.
 #[derive(Default)]
 pub(super) struct Cache {
     tables: HashMap<&'static str, Table>,
-    /// By kind, changes of this process; of any kind, those of others.
+    /// Changes by this process, by kind; those by others are not told apart by kind.
     own: HashMap<String, u64>,
     others: u64,
-    /// The store's counter, as all of this takes it to be.
+    /// The store's change counter that the cache is valid for.
     seen: u64,
 }
 
 impl Cache {
-    /// Nothing, of a store whose counter is at `seen`.
+    /// Makes an empty cache of a store whose counter is at `seen`.
     pub(super) fn at(seen: u64) -> Self {
         Self { seen, ..Self::default() }
     }
 
-    /// The store's counter is at `now`: with another number than before, somebody else changed anything.
+    /// Updates the counter: if it has moved, someone else changed something, and the cache is dropped.
     pub(super) fn look_at(&mut self, now: u64) {
         if now != self.seen {
             self.forget_all();
@@ -51,7 +52,7 @@ impl Cache {
         self.others += 1;
     }
 
-    /// A transaction of this process brought the counter to `now`.
+    /// Updates the counter after a transaction of this process; if it moved by more than one, drops the cache.
     pub(super) fn own_change(&mut self, now: u64) {
         if now == self.seen + 1 {
             self.seen = now;
@@ -60,7 +61,7 @@ impl Cache {
         }
     }
 
-    /// A row, or that there is none; `None`: not known.
+    /// Returns a row, or that there is none; `None`: not cached.
     pub(super) fn row(&self, kind: &str, id: &str) -> Option<Option<Arc<Row>>> {
         let table = self.tables.get(kind)?;
         match table.rows.get(id) {
@@ -69,12 +70,12 @@ impl Cache {
         }
     }
 
-    /// The id that a name leads to.
+    /// Returns the id that a name leads to.
     pub(super) fn id_of(&self, kind: &str, name: &str) -> Option<&str> {
         self.tables.get(kind)?.names.get(name).map(String::as_str)
     }
 
-    /// Whether a name that leads nowhere here leads nowhere at all.
+    /// Whether a name that is not cached does not exist.
     pub(super) fn knows_all(&self, kind: &str) -> bool {
         self.tables.get(kind).is_some_and(|t| t.complete)
     }
@@ -95,7 +96,7 @@ impl Cache {
         table.rows.insert(id.to_owned(), row);
     }
 
-    /// All genuine rows of a kind, with their names; `complete`: there are no others.
+    /// Caches all authenticated rows of a kind, with their names; `complete`: there are no others.
     pub(super) fn keep_all(&mut self, kind: &'static str, rows: Vec<(Row, Option<String>)>, complete: bool) {
         if rows.len() >= MAX_CACHED {
             self.tables.remove(kind);
@@ -109,12 +110,12 @@ impl Cache {
         self.tables.insert(kind, table);
     }
 
-    /// How often a row of this kind was changed, or may have been.
+    /// Returns how often a row of this kind was changed, or may have been.
     pub(super) fn changes_of(&self, kind: &str) -> u64 {
         self.others + self.own.get(kind).copied().unwrap_or(0)
     }
 
-    /// A row was changed, or may have been.
+    /// Drops a row that was changed, or may have been.
     pub(super) fn forget(&mut self, kind: &str, id: &str) {
         *self.own.entry(kind.to_owned()).or_default() += 1;
         if let Some(table) = self.tables.get_mut(kind) {
@@ -158,7 +159,7 @@ mod tests {
         cache.look_at(9);
         assert!(cache.row("thing", "a").is_none());
         assert_ne!(cache.changes_of("thing"), before);
-        // Somebody else's came between this process's look and its own commit.
+        // Another process's change came between this process's check and its commit.
         cache.keep("thing", "a", None, None);
         cache.own_change(11);
         assert!(cache.row("thing", "a").is_none());

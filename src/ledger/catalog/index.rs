@@ -1,7 +1,7 @@
-//! Finding records by fields of their bodies, and what finding costs.
+//! Finding records by fields of their bodies, and what that costs.
 //!
-//! An index is a hint of the store, as the one of names is: what it leads to is authenticated as any row is, and held against what
-//! was asked for. An index that was tampered with can hide a record, as whoever can write the file can remove it.
+//! An index is a hint of the store, like the one of names: the rows it leads to are authenticated as usual and compared
+//! with the query. A forged index can hide a record, but whoever can write the file can also remove it.
 
 use super::{Catalog, Listing, Record};
 use crate::error::Result;
@@ -12,14 +12,14 @@ impl Catalog {
         self.rows_read.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    /// How many rows were read from the store so far: what a verb costs, told without a clock.
+    /// Returns how many rows were read from the store so far: the cost of a verb, without a clock.
     #[must_use]
     pub fn rows_read(&self) -> u64 {
         self.rows_read.load(Ordering::Relaxed)
     }
 
-    /// Makes the indexes of a kind that are missing. Without them its records are found all the same, by a look at each: a full
-    /// disk is no reason to stay closed.
+    /// Creates the missing indexes of a kind. Without them records are found by a full scan: a full disk does not
+    /// prevent opening.
     pub(crate) fn make_indexes<T: Record>(&self) {
         let _turn = self.turn.lock();
         for fields in T::INDEXES {
@@ -30,11 +30,11 @@ impl Catalog {
         }
     }
 
-    /// The records of a kind that have these values in the fields of an index of [`Record::INDEXES`], or in the first of them;
-    /// no others are read. The index may lead astray: what it leads to is still to be held against what was asked for.
+    /// Lists the records of a kind that have these values in the fields of an index of [`Record::INDEXES`], or in the
+    /// first of them; reads no others. The index is a hint: the caller must compare the records with the query.
     ///
     /// # Errors
-    /// What the store reports; a damaged row is no error here.
+    /// What the store reports; a damaged row is not an error here.
     pub fn list_of<T: Record>(&self, wanted: &[(&'static str, &str)]) -> Result<Listing<T>> {
         let rows = self.reading(|rows| rows.list_by(T::KIND, wanted))?;
         self.count(rows.len());
@@ -48,19 +48,19 @@ impl Catalog {
         Ok(listing)
     }
 
-    /// How many records [`Catalog::list_of`] would find, damaged ones among them.
+    /// Counts the records that [`Catalog::list_of`] would find, including damaged ones.
     pub(super) fn count_of<T: Record>(&self, field: &'static str, value: &str) -> Result<usize> {
         self.reading(|rows| rows.count_by(T::KIND, &[(field, value)]))
     }
 
-    /// A number that is another one after each change of a kind's records: for what is worked out of all of them.
+    /// Returns a number that differs after each change of a kind's records: for results derived from all of them.
     #[must_use]
     pub fn changes_of(&self, kind: &str) -> u64 {
         let changes = self.store.changes();
         let mut cache = self.cache.lock();
         match changes {
             Ok(now) => cache.look_at(now),
-            // Nobody knows: it counts as a change.
+            // Unknown: count it as a change.
             Err(_) => cache.forget_all(),
         }
         cache.changes_of(kind)

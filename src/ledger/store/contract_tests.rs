@@ -1,4 +1,4 @@
-//! What every store has to do, and what the catalog makes of it: each test runs over each implementation.
+//! The contract of record stores, and the catalog over each: each test runs over every implementation.
 
 use super::memory::Memory;
 use super::sqlite::Sqlite;
@@ -50,7 +50,7 @@ fn row(id: &str, version: u64, body: &str) -> Row {
     Row { id: id.into(), version, body: body.into(), mac: b"mac".to_vec() }
 }
 
-/// Does a transaction; again, if the store found it in another one's way.
+/// Does a transaction; retries if the store reports a conflict.
 fn commit<R>(store: &Store, mut act: impl FnMut(&mut dyn Transaction) -> R) -> (R, u64) {
     loop {
         let mut tx = store.clone().begin().unwrap();
@@ -122,7 +122,7 @@ fn names_are_unique_in_their_kind_follow_their_row_and_are_freed(store: Store) {
     commit(&store, |tx| {
         assert_eq!(tx.write("thing", &row("c", 1, "{}"), Some("web"), Over::Nothing).unwrap(), Wrote::NameTaken);
         assert_eq!(tx.write("thing", &row("b", 2, "{}"), Some("web"), Over::Version(1)).unwrap(), Wrote::NameTaken);
-        // A row that is there is told before a name that is taken.
+        // An existing row is reported before a taken name.
         assert_eq!(tx.write("thing", &row("b", 2, "{}"), Some("web"), Over::Version(3)).unwrap(), Wrote::At(1));
     });
     let of = |kind, name: &str| read(&store).id_of(kind, name).unwrap();
@@ -130,7 +130,7 @@ fn names_are_unique_in_their_kind_follow_their_row_and_are_freed(store: Store) {
     assert_eq!(read(&store).get("thing", "b").unwrap().unwrap().version, 1);
     assert_eq!((of("thing", "web").as_deref(), of("other", "web").as_deref()), (Some("a"), Some("x")));
     assert_eq!((of("thing", "db").as_deref(), of("thing", "none")), (Some("b"), None));
-    // It keeps its name, changes it, gives it up; the old one is free in the same transaction.
+    // It keeps its name, changes it, drops it; the old name is free within the same transaction.
     commit(&store, |tx| {
         assert_eq!(tx.write("thing", &row("a", 2, "{}"), Some("web"), Over::Version(1)).unwrap(), Wrote::Done);
         assert_eq!(tx.write("thing", &row("a", 3, "{}"), Some("app"), Over::Version(2)).unwrap(), Wrote::Done);
@@ -210,7 +210,7 @@ fn transactions_side_by_side_lose_no_change(store: Store) {
     assert_eq!(read(&store).get("thing", "n").unwrap(), Some(row("n", 21, "20")));
 }
 
-/// Of two lamps each may be put out while the other one burns: serially, one always does.
+/// Of two lamps each may be put out while the other one is lit: serially, one is always lit.
 fn no_two_transactions_act_on_what_the_other_one_changes(store: Store) {
     for _ in 0..20 {
         commit(&store, |tx| {
@@ -306,7 +306,7 @@ fn what_was_removed_is_erased_and_the_rest_stays(store: Store) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The catalog over each of them
+// The catalog over each store
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Thing {
@@ -329,7 +329,7 @@ fn thing(id: &str, name: &str, size: u64) -> Thing {
     Thing { id: id.into(), name: Some(name.into()), size }
 }
 
-/// The catalog as a process of its own has it.
+/// A catalog as a separate process has it.
 fn process(store: &Store) -> Catalog {
     Catalog::over(store.clone(), &Secret::build(|b| b.fill(5))).unwrap()
 }
@@ -372,7 +372,7 @@ fn what_one_process_changes_another_one_reads(store: Store) {
         tx.insert(&thing("b", "db", 1))
     })
     .unwrap();
-    // Both know it by heart: by id, by name, and that there are no others.
+    // Both have it cached: by id, by name, and that there are no others.
     for catalog in [&one, &two] {
         assert_eq!(catalog.list::<Thing>().unwrap().records.len(), 2);
         assert_eq!(catalog.find::<Thing>("web").unwrap().unwrap().record.id, "a");
@@ -391,7 +391,7 @@ fn what_one_process_changes_another_one_reads(store: Store) {
     assert_eq!(one.find::<Thing>("web").unwrap().unwrap().record.id, "b");
     assert_eq!(one.find::<Thing>("new").unwrap().unwrap().record.id, "c");
     assert!(one.find::<Thing>("db").unwrap().is_none());
-    // What was read before the other one's change is not written over it.
+    // An update based on a read before the other one's change does not overwrite it.
     assert_eq!(one.transaction(|tx| tx.update(&thing("a", "app", 9), 1)).unwrap_err().kind(), Kind::Busy);
     two.begin(true, |tx| tx.delete::<Thing>("c", 1)).unwrap();
     assert!(one.get::<Thing>("c").unwrap().is_none());
@@ -415,7 +415,7 @@ fn an_own_change_costs_the_cache_no_more_than_what_it_touched(store: Store) {
     assert_eq!(catalog.rows_read(), before + 1);
 }
 
-/// A store that has nobody wait refuses the later one; SQLite has it wait.
+/// A store that never blocks rejects the later one; SQLite makes it wait.
 #[test]
 fn a_commit_that_comes_too_late_is_refused_and_leaves_no_trace() {
     let store: Store = Arc::new(Memory::default());

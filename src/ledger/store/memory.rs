@@ -1,5 +1,5 @@
-//! Records in memory, for tests. Transactions run side by side and see the store as it was when they began; one that wrote
-//! something is refused at its commit if another was committed meanwhile, as serializable transactions of PostgreSQL are.
+//! Records in memory, for tests. Transactions run concurrently on a snapshot of the store; one that wrote something is
+//! rejected at commit if another has committed meanwhile, like a serializable transaction of PostgreSQL.
 
 use super::{Over, RecordStore, Row, Rows, Transaction, Wrote};
 use crate::error::{Error, Kind, Result};
@@ -17,7 +17,7 @@ struct Tables {
     changes: u64,
 }
 
-/// The store as it was at one moment, and what a transaction did to it since.
+/// A snapshot of the store, and what a transaction did to it since.
 struct View {
     store: Arc<Memory>,
     state: Tables,
@@ -30,7 +30,7 @@ impl View {
         Box::new(Self { store, state, wrote: false })
     }
 
-    /// What is in the place of a row, if a write may not go over it.
+    /// Returns the reason why a write may not replace what is there, if there is one.
     fn in_the_way(&self, kind: &'static str, id: &str, over: Over) -> Option<Wrote> {
         match (self.state.rows.get(&(kind, id.to_owned())).map(|row| row.version), over) {
             (_, Over::Anything) | (None, Over::Nothing) => None,

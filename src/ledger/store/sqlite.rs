@@ -5,12 +5,13 @@
 //! record(kind TEXT, id TEXT, version INTEGER, body BLOB, mac BLOB)   primary key (kind, id)
 //! name  (kind TEXT, name TEXT, id TEXT)                              primary key (kind, name)
 //! ```
-//! Indexes on fields of bodies are made when they are missing.
+//! Indexes on fields of bodies are created when missing.
 //!
-//! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. `locking_mode=EXCLUSIVE` keeps
-//! the WAL's index in this process's memory: there is no `-shm` file, whose mapped pages a full disk takes away (SIGBUS).
-//! Disk space for the WAL and for the database's growth is taken in advance (see `space`). The connection lives on a
-//! thread of its own with a private runtime, so that the catalog can be called from any thread, inside a runtime or not.
+//! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. `locking_mode=EXCLUSIVE`
+//! keeps the WAL's index in this process's memory: there is no `-shm` file, whose mapped pages would raise SIGBUS on a
+//! full disk. Disk space for the WAL and for the database's growth is allocated in advance (see `space`). The
+//! connection has a thread of its own with a private runtime, so that the catalog can be called from any thread, inside
+//! a runtime or not.
 
 mod space;
 
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use tokio::runtime::Runtime;
 
-/// The schema that this build reads and writes.
+/// The schema version that this build reads and writes.
 const SCHEMA: i64 = 1;
 /// `PRAGMA application_id`: "COFR".
 const APPLICATION: i64 = 0x434f_4652;
@@ -115,10 +116,11 @@ fn gone() -> Error {
     Error::new(Kind::Failed, "catalog: its thread has ended").hint("restart coffer")
 }
 
-/// Gives a database error its kind, by SQLite's primary result code (sqlite.org/rescode.html), and words for people.
+/// Maps a database error to a kind, by SQLite's primary result code (sqlite.org/rescode.html), and a message for
+/// people.
 fn sql(path: &Path, what: &str, err: sqlx::Error) -> Error {
     let code = match &err {
-        // A thread that could not be started.
+        // The thread could not be started.
         sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::WouldBlock => Some(5),
         sqlx::Error::Database(e) => e.code().and_then(|c| c.parse::<i64>().ok()),
         sqlx::Error::Io(_) => Some(10),
@@ -128,7 +130,7 @@ fn sql(path: &Path, what: &str, err: sqlx::Error) -> Error {
         Some((_, 1555 | 2067)) => (Kind::Exists, None),
         Some((5 | 6, _)) if matches!(err, sqlx::Error::Io(_)) => (Kind::Busy, Some(NO_THREAD)),
         Some((5 | 6, _)) => (Kind::Busy, Some("another program has the catalog open; stop it")),
-        // SQLite tells a full disk from a broken one only where a plain write met it.
+        // SQLite reports a full disk as such only from a plain write.
         Some((13, _)) => return no_space(path, what),
         Some((10 | 14, _)) if space::is_out(path) => return no_space(path, what),
         Some((8, _)) => (Kind::ReadOnly, Some("make the data directory writable")),
@@ -178,7 +180,7 @@ pub(in super::super) struct Sqlite {
     changes: AtomicU64,
 }
 
-/// Whose turn it is. Whoever has it may give it back on another thread.
+/// The turn at the connection. It may be released on another thread than the one that took it.
 #[derive(Default)]
 struct Turn {
     taken: Mutex<bool>,
@@ -201,7 +203,7 @@ impl Turn {
 }
 
 impl Sqlite {
-    /// Makes an empty one at `path`, mode 0600.
+    /// Creates an empty one at `path`, mode 0600.
     ///
     /// # Errors
     /// [`Kind::Exists`] if something is there; what the file system and SQLite report.
@@ -227,27 +229,29 @@ impl Sqlite {
     /// Opens the one at `path` and has SQLite check it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for one
-    /// that a newer coffer wrote.
+    /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for
+    /// one written by a newer coffer.
     pub(in super::super) fn open(path: &Path) -> Result<Self> {
         let opened = Self::on(Worker::start(path).map_err(|e| e.context(format!("open {}", path.display())))?);
         opened.check(path)?;
         Ok(opened)
     }
 
-    /// Opens it for a look, when it cannot be opened: nothing is written, and what the WAL holds is not seen.
+    /// Opens it for examination, when it cannot be opened normally: writes nothing, and does not see what the WAL
+    /// holds.
     ///
     /// # Errors
     /// As [`Sqlite::open`].
     pub(in super::super) fn look(path: &Path) -> Result<Self> {
         open_regular(path, &OpenHow::read())?;
+        space::refuse_specials(path)?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
         let opened = Self::on(Worker::with(path, options.disable_statement_logging(), false)?);
         opened.check(path)?;
         Ok(opened)
     }
 
-    /// Has SQLite check the file, and looks at whose it is.
+    /// Has SQLite check the file, and checks that it is a catalog of this schema.
     fn check(&self, path: &Path) -> Result<()> {
         let (worker, on) = (&self.worker, |e: Error| e.context(format!("open {}", path.display())));
         let application = worker.number("PRAGMA application_id").map_err(on)?;
@@ -306,11 +310,11 @@ impl RecordStore for Sqlite {
         })
     }
 
-    /// Moves what the write-ahead log holds into the database and empties it: what was removed is then overwritten there too.
+    /// Checkpoints the write-ahead log into the database and empties it: that overwrites removed data in both.
     fn erase_removed(&self) -> Result<()> {
         self.alone(|worker| {
             worker.execute("empty its write-ahead log", "PRAGMA wal_checkpoint(TRUNCATE)")?;
-            // That gave its disk space back.
+            // The checkpoint freed its disk space.
             space::take_for_wal(&worker.path);
             Ok(())
         })
@@ -329,10 +333,10 @@ impl Sqlite {
 // ---------------------------------------------------------------------------------------------------------------------
 // Reads and transactions
 
-/// The turn at the connection, for a read or for a transaction.
+/// A turn at the connection, for a read or a transaction.
 struct Held {
     store: Arc<Sqlite>,
-    /// A transaction was begun, and has not ended.
+    /// A transaction has begun and not ended.
     open: bool,
 }
 
@@ -365,12 +369,14 @@ fn version_of(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// A field of a body, as an index has it; a body that is no JSON has none, and does not stand in the others' way.
+/// The expression for a field of a body, as an index has it; a body that is not JSON has none, and does not affect the
+/// others.
 fn field(name: &str) -> String {
     format!("CASE WHEN json_valid(CAST(body AS TEXT)) THEN json_extract(CAST(body AS TEXT), '$.{name}') END")
 }
 
-/// A query for the rows of a kind whose fields are given. The kind is written out, or SQLite would not use the kind's index.
+/// A query for the rows of a kind with the given fields. The kind is a literal: with a parameter SQLite would not use
+/// the kind's index.
 fn select(what: &str, kind: &'static str, fields: &[(&'static str, &str)]) -> String {
     let equal: String = fields.iter().map(|(f, _)| format!(" AND {} = ?", field(f))).collect();
     format!("SELECT {what} FROM record WHERE kind = '{kind}'{equal}")
@@ -433,7 +439,7 @@ fn id_of(rt: &Runtime, c: &mut SqliteConnection, kind: &'static str, name: &str)
     rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get(0)).transpose()
 }
 
-/// What is in the place of a row, if a write may not go over it.
+/// Returns the reason why a write may not replace what is there, if there is one.
 fn in_the_way(
     rt: &Runtime,
     c: &mut SqliteConnection,
@@ -500,7 +506,7 @@ impl Transaction for Held {
     }
 }
 
-/// Runs SQL on the file at `path` behind coffer's back.
+/// Runs SQL on the file at `path`, bypassing coffer.
 #[cfg(test)]
 pub(crate) fn tamper(path: &Path, statement: String) -> Result<()> {
     let worker = Worker::start(path)?;

@@ -1,11 +1,11 @@
-//! Disk space for the catalog, taken in advance: on a full disk it can still be opened, read, and written for a while.
+//! Preallocated disk space for the catalog: on a full disk it can still be opened, read, and written for a while.
 //!
-//! SQLite removes the WAL when it closes the database and makes a new one at the next write, which a full disk would refuse.
-//! So the WAL is kept under another name, `catalog.spare`, with zeros in it (what was removed must not stay on disk), and
-//! is the WAL again before the next open: one that does not begin with SQLite's magic number is empty. Each step may be the
-//! last: a WAL that is there wins over a spare one.
+//! SQLite removes the WAL when it closes the database and creates a new one at the next write, which fails on a full
+//! disk. So the WAL is kept under another name, `catalog.spare`, overwritten with zeros (removed data must not stay on
+//! disk), and becomes the WAL again before the next open: to SQLite, a WAL that does not begin with the magic number is
+//! empty. A kill is possible after each step: an existing WAL takes precedence over a spare one.
 
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, openat};
 use rustix::io::Errno;
@@ -13,16 +13,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Pages after which SQLite moves the WAL's content into the database and starts it anew.
+/// Pages in the WAL at which SQLite checkpoints it into the database and restarts it.
 pub(super) const CHECKPOINT_PAGES: u32 = 128;
-/// Bytes of a WAL's head, which begins with the magic number.
+/// Bytes in a WAL's header, which begins with the magic number.
 const HEAD: usize = 32;
-/// Bytes taken for the WAL: as many pages with their heads, and the largest transaction.
+/// Bytes allocated for the WAL: that many pages with their headers, and the largest transaction.
 const WAL: u64 = 768 << 10;
-/// Bytes taken behind the database's end.
+/// Bytes allocated past the database's end.
 const GROWTH: u64 = 128 << 10;
 
-/// The WAL's name beside the database at `path`.
+/// Returns the path of the WAL of the database at `path`.
 fn wal(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
@@ -33,10 +33,11 @@ fn spare(path: &Path) -> PathBuf {
     path.with_extension("spare")
 }
 
-/// Sees that what SQLite will open are plain files, puts the spare WAL in place, and takes space.
+/// Checks that the files SQLite will open are plain files, puts the spare WAL in place, and allocates space.
 pub(super) fn before_open(path: &Path) -> Result<()> {
     let (wal, spare) = (wal(path), spare(path));
     open_regular(path, &OpenHow::read())?;
+    refuse_specials(path)?;
     if wal.symlink_metadata().is_ok() {
         open_regular(&wal, &OpenHow::read())?;
         if spare.symlink_metadata().is_ok() {
@@ -48,7 +49,7 @@ pub(super) fn before_open(path: &Path) -> Result<()> {
             .on(|| format!("take {} into use", spare.display()))?;
     }
     take_for_wal(path);
-    // Not while SQLite has it open: closing it here would end SQLite's locks, which are POSIX's.
+    // Not while SQLite has it open: closing it here would drop SQLite's locks, which are POSIX locks.
     if let Ok(file) = open_regular(path, &OpenHow::write())
         && let Ok(meta) = file.metadata()
     {
@@ -57,7 +58,20 @@ pub(super) fn before_open(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes space for the WAL, as far as there is some.
+/// Refuses what SQLite would open beside the database and is not a plain file: it waits on a FIFO, and follows a link.
+pub(super) fn refuse_specials(path: &Path) -> Result<()> {
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        match open_regular(Path::new(&beside), &OpenHow::read()) {
+            Err(err) if err.kind() == Kind::NotFound => {}
+            found => drop(found?),
+        }
+    }
+    Ok(())
+}
+
+/// Allocates space for the WAL, as far as there is room.
 pub(super) fn take_for_wal(path: &Path) {
     if let Ok(file) = open_regular(&wal(path), &OpenHow::write().create()) {
         let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, WAL);
@@ -70,7 +84,7 @@ pub(super) fn before_close(path: &Path) -> Option<(PathBuf, PathBuf)> {
     std::fs::hard_link(&wal, &spare).ok().map(|()| (wal, spare))
 }
 
-/// After the database was closed: the WAL is the spare one, unless SQLite still needs it.
+/// Called after the database was closed: the WAL becomes the spare one, unless SQLite still needs it.
 pub(super) fn after_close(names: Option<(PathBuf, PathBuf)>) {
     let Some((wal, spare)) = names else { return };
     let is_spare =
@@ -80,8 +94,8 @@ pub(super) fn after_close(names: Option<(PathBuf, PathBuf)>) {
     }
 }
 
-/// Overwrites a spare WAL with zeros, in the space that it has. Its head comes first, durably: a WAL of which only the rest is
-/// gone would put old pages over newer ones, if power loss brought its name back.
+/// Overwrites a spare WAL with zeros, in place. Its header is first, and synced: if power loss restored the name of a
+/// WAL of which only the rest is gone, old pages would replace newer ones.
 fn clear(file: &File) -> std::io::Result<()> {
     let end = file.metadata()?.len();
     let mut block = [0u8; 16 << 10];
@@ -89,7 +103,7 @@ fn clear(file: &File) -> std::io::Result<()> {
     while at < end {
         let part = &mut block[..(end - at).min(16 << 10) as usize];
         file.read_exact_at(part, at)?;
-        // Frames leave no block without a byte; behind the last one are the zeros of the last time.
+        // Every block with frames has nonzero bytes; after the last frame there are zeros from the last time.
         if part.iter().all(|b| *b == 0) {
             break;
         }
@@ -104,7 +118,7 @@ fn clear(file: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether the file system has no space left for even a few blocks, or the user's quota has none.
+/// Whether the file system, or the user's quota, has no space left for even a few blocks.
 pub(super) fn is_out(path: &Path) -> bool {
     let folder = path.parent().unwrap_or(path);
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -1,21 +1,21 @@
 //! The workloads of a comparison.
 
-use super::load::{Op, Pattern, Until};
+use coffer::measure::load::{Op, Pattern, Until};
 use std::time::Duration;
 
 /// Bytes at the end of each volume that the TRIM case fills and trims; nothing else touches them.
-pub(super) const TRIM_ROOM: u64 = 64 << 20;
+pub const TRIM_ROOM: u64 = 64 << 20;
 
 /// A client that is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copy {
+pub enum Copy {
     In,
     Out,
 }
 
 /// One workload.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Work {
+pub enum Work {
     /// Our own load generator: so many connections, each with `depth` requests in flight.
     Load {
         op: Op,
@@ -39,13 +39,13 @@ pub(super) enum Work {
 
 /// A workload and what it is called.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Case {
-    pub(super) name: &'static str,
-    pub(super) work: Work,
+pub struct Case {
+    pub name: &'static str,
+    pub work: Work,
     /// Whether the means and bars over all cases take it in.
-    pub(super) counts: bool,
+    pub counts: bool,
     /// Measured of coffer only.
-    pub(super) ours_alone: bool,
+    pub ours_alone: bool,
 }
 
 const fn case(name: &'static str, work: Work) -> Case {
@@ -61,12 +61,12 @@ const fn fio(name: &'static str, rw: &'static str, block: usize, depth: usize) -
 }
 
 /// The case that is also measured of the disk itself.
-pub(super) const COLD: &str = "cold read 1m d4";
+pub const COLD: &str = "cold read 1m d4";
 const K4: usize = 4 << 10;
 const K128: usize = 128 << 10;
 const M1: usize = 1 << 20;
 
-pub(super) const CASES: [Case; 34] = [
+pub const CASES: [Case; 34] = [
     load("read 1m d4", Op::Read, false, M1, 4, 1),
     load("write 1m d4", Op::Write, false, M1, 4, 1),
     load("read 128k d16", Op::Read, false, K128, 16, 1),
@@ -107,7 +107,7 @@ pub(super) const CASES: [Case; 34] = [
 
 impl Work {
     /// What our load generator is to do, where it is what works.
-    pub(super) fn pattern(self, size: u64, time: Duration) -> Option<(Pattern, usize)> {
+    pub fn pattern(self, size: u64, time: Duration) -> Option<(Pattern, usize)> {
         let (op, random, block, depth, connections) = match self {
             Self::Load { op, random, block, depth, connections } => (op, random, block, depth, connections),
             Self::Cold => (Op::Read, false, M1, 4, 1),
@@ -122,7 +122,7 @@ impl Work {
     }
 
     /// Bytes of one request. `None` where a request has no size.
-    pub(super) const fn block(self) -> Option<usize> {
+    pub const fn block(self) -> Option<usize> {
         match self {
             Self::Load { block, .. } | Self::Fio { block, .. } => Some(block),
             Self::Nbdcopy(_) => Some(256 << 10),
@@ -132,7 +132,7 @@ impl Work {
     }
 
     /// Whether bytes a second say more than requests a second.
-    pub(super) const fn is_bulk(self) -> bool {
+    pub const fn is_bulk(self) -> bool {
         match self {
             Self::Load { op: Op::Trim, .. } => false,
             Self::Connect => false,

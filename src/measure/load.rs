@@ -38,8 +38,10 @@ enum Command {
 
 /// What the requests do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Op {
+pub enum Op {
+    /// Reads.
     Read,
+    /// Writes.
     Write,
     /// Seven reads of ten, the rest writes.
     Mixed,
@@ -47,6 +49,7 @@ pub(super) enum Op {
     WriteFlush,
     /// Writes with FUA.
     Fua,
+    /// Trims.
     Trim,
 }
 
@@ -64,7 +67,8 @@ impl Op {
 
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Until {
+pub enum Until {
+    /// After this long.
     Time(Duration),
     /// So many requests on each connection.
     Count(u64),
@@ -74,30 +78,36 @@ pub(super) enum Until {
 
 /// What to ask for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pattern {
-    pub(super) op: Op,
-    pub(super) random: bool,
-    pub(super) block: usize,
+pub struct Pattern {
+    /// The requests.
+    pub op: Op,
+    /// At random offsets, instead of in order.
+    pub random: bool,
+    /// Bytes of each request.
+    pub block: usize,
     /// Requests in flight on each connection.
-    pub(super) depth: usize,
+    pub depth: usize,
     /// Where it begins in the export.
-    pub(super) start: u64,
+    pub start: u64,
     /// Bytes of the export that are used.
-    pub(super) size: u64,
-    pub(super) until: Until,
+    pub size: u64,
+    /// When to stop.
+    pub until: Until,
 }
 
 /// What came of it.
-pub(super) struct Seen {
-    pub(super) bytes: u64,
-    pub(super) elapsed: Duration,
+pub struct Seen {
+    /// Bytes read, written or trimmed.
+    pub bytes: u64,
+    /// From the first request to the last reply.
+    pub elapsed: Duration,
     /// Of each request, nanoseconds, sorted.
-    pub(super) latencies: Vec<u64>,
+    pub latencies: Vec<u64>,
 }
 
 impl Seen {
     /// Microseconds.
-    pub(super) fn percentile(&self, p: f64) -> f64 {
+    pub fn percentile(&self, p: f64) -> f64 {
         let at = (self.latencies.len() as f64 * p / 100.0) as usize;
         let found = self.latencies.get(at.min(self.latencies.len().saturating_sub(1)));
         found.map_or(0.0, |ns| *ns as f64 / 1e3)
@@ -130,7 +140,7 @@ impl Offsets {
 }
 
 /// A connection in its transmission phase.
-pub(super) struct Connection {
+pub struct Connection {
     socket: UnixStream,
     /// What the server offers (transmission flags).
     flags: u16,
@@ -139,7 +149,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(path: &Path, export: &str) -> Result<Self> {
+    /// Connects to an export with simple replies.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] if the server refuses the export or breaks the protocol; what the socket reports.
+    pub fn open(path: &Path, export: &str) -> Result<Self> {
         let what = || format!("connect to {}", path.display());
         let mut socket = UnixStream::connect(path).on(what)?;
         crate::sys::socket_buffers(&socket, 2 << 20);
@@ -158,7 +172,7 @@ impl Connection {
     }
 
     /// Whether the server offers what these requests need.
-    pub(super) fn can(&self, op: Op) -> bool {
+    pub fn can(&self, op: Op) -> bool {
         self.flags & op.needs() == op.needs()
     }
 
@@ -197,7 +211,7 @@ impl Connection {
     }
 
     /// One read by itself.
-    pub(super) fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
+    pub fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
         self.head(Command::Read, 0, 0, offset, len);
         self.send()?;
         let mut answer = vec![0; HEAD + len];
@@ -206,7 +220,7 @@ impl Connection {
     }
 
     /// One flush by itself.
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<()> {
         self.head(Command::Flush, 0, 0, 0, 0);
         self.send()?;
         let mut answer = [0; HEAD];
@@ -383,7 +397,7 @@ impl Run {
 }
 
 /// The pattern on all of the connections at once. Sequential ones each have a part of the range, in order.
-pub(super) fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<Seen> {
+pub fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<Seen> {
     let share = pattern.size / connections.len() as u64 / pattern.block as u64 * pattern.block as u64;
     let started = Instant::now();
     let seen = std::thread::scope(|scope| {

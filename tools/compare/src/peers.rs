@@ -1,11 +1,11 @@
 //! The servers that are compared: coffer and its peers, each a process of its own over a file on one disk, with a Unix
 //! socket in a private folder. All that was started is ended, and all files are removed, when this is dropped.
 
-use super::cannot;
-use super::load::Connection;
-use crate::cli::demo::session::Session;
-use crate::error::{Error, IoContext, Kind, Result};
 use clap::ValueEnum;
+use coffer::error::{Error, IoContext, Kind, Result};
+use coffer::measure::cannot;
+use coffer::measure::load::Connection;
+use coffer::measure::session::Session;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 const PASSPHRASE: &[u8] = b"bench";
 /// Bytes that a LUKS 1 header takes before the data, at most.
 const LUKS_HEADER: u64 = 4 << 20;
-const FLOOR: &str = include_str!("../../../tools/floor/floor.c");
+const FLOOR: &str = include_str!("../../floor/floor.c");
 
 /// What coffer can be measured against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Peer {
+pub enum Peer {
     /// nbdkit over a plain file, unencrypted
     Nbdkit,
     /// nbdkit with its LUKS filter
@@ -33,7 +33,7 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    pub(super) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Nbdkit => "nbdkit",
             Self::NbdkitLuks => "nbdkit-luks",
@@ -45,21 +45,21 @@ impl Peer {
 }
 
 /// A server that runs.
-pub(super) struct Server {
-    pub(super) name: &'static str,
-    pub(super) socket: PathBuf,
-    pub(super) export: &'static str,
-    pub(super) pid: u32,
+pub struct Server {
+    pub name: &'static str,
+    pub socket: PathBuf,
+    pub export: &'static str,
+    pub pid: u32,
     /// Where its bytes lie.
-    pub(super) file: PathBuf,
+    pub file: PathBuf,
 }
 
 impl Server {
-    pub(super) fn uri(&self) -> String {
+    pub fn uri(&self) -> String {
         format!("nbd+unix:///{}?socket={}", self.export, self.socket.display())
     }
 
-    pub(super) fn connect(&self) -> Result<Connection> {
+    pub fn connect(&self) -> Result<Connection> {
         Connection::open(&self.socket, self.export)
     }
 
@@ -68,17 +68,17 @@ impl Server {
     }
 
     /// Processor seconds used so far.
-    pub(super) fn cpu(&self) -> f64 {
-        crate::sys::cpu_time(self.pid).unwrap_or_default().as_secs_f64()
+    pub fn cpu(&self) -> f64 {
+        coffer::sys::cpu_time(self.pid).unwrap_or_default().as_secs_f64()
     }
 
     /// Forgets the peak of resident memory so far, where the kernel lets us.
-    pub(super) fn forget_peak(&self) {
+    pub fn forget_peak(&self) {
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
     }
 
     /// Puts the server's file out of the page cache.
-    pub(super) fn forget_pages(&self) -> Result<()> {
+    pub fn forget_pages(&self) -> Result<()> {
         let what = || format!("drop {} from the page cache", self.file.display());
         let file = File::open(&self.file).on(what)?;
         file.sync_all().on(what)?;
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// Peak of resident memory, bytes.
-    pub(super) fn peak(&self) -> u64 {
+    pub fn peak(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
@@ -94,18 +94,18 @@ impl Server {
 }
 
 /// All servers of a comparison.
-pub(super) struct Servers {
+pub struct Servers {
     folder: PathBuf,
-    pub(super) all: Vec<Server>,
+    pub all: Vec<Server>,
     children: Vec<Child>,
     coffer: Option<Session>,
 }
 
 impl Servers {
     /// Starts coffer and the peers over files of `size` bytes in `folder`, which has to be there and is the caller's.
-    pub(super) fn start(folder: &Path, peers: &[Peer], size: u64) -> Result<Self> {
+    pub fn start(coffer: &Path, folder: &Path, peers: &[Peer], size: u64) -> Result<Self> {
         let mut made = Self { folder: folder.to_owned(), all: Vec::new(), children: Vec::new(), coffer: None };
-        made.start_coffer(size)?;
+        made.start_coffer(coffer, size)?;
         let passphrase = made.folder.join("passphrase");
         std::fs::write(&passphrase, PASSPHRASE).on(|| format!("write {}", passphrase.display()))?;
         for peer in peers {
@@ -114,8 +114,8 @@ impl Servers {
         Ok(made)
     }
 
-    fn start_coffer(&mut self, size: u64) -> Result<()> {
-        let session = self.coffer.insert(Session::new(&self.folder)?);
+    fn start_coffer(&mut self, coffer: &Path, size: u64) -> Result<()> {
+        let session = self.coffer.insert(Session::with(coffer.to_owned(), &self.folder));
         session.init()?;
         let id = session.line(&["volume", "create", "-q", "--size", &size.to_string(), "--name", "bench"])?;
         session.serve()?;
@@ -235,12 +235,12 @@ fn missing(command: &Command, e: std::io::Error) -> Error {
 }
 
 /// Runs a command to its end; what it said, if it fails.
-pub(super) fn finish(command: &mut Command) -> Result<String> {
+pub fn finish(command: &mut Command) -> Result<String> {
     let out = command.stdin(Stdio::null()).output().map_err(|e| missing(command, e))?;
     if out.status.success() {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
-    if super::interrupted() {
+    if coffer::measure::interrupted() {
         return Err(Error::new(Kind::Interrupted, "stopped"));
     }
     let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();

@@ -1,20 +1,20 @@
 //! What the samples of a comparison say: medians, ratios, geometric means, and the bars that coffer has set itself.
 
-use super::super::render;
-use super::cases::{CASES, COLD, Case, Work};
-use super::compare::{Comparison, Sample};
-use super::load::Op;
+use crate::cases::{CASES, COLD, Case, Work};
+use crate::compare::{Comparison, Sample};
+use crate::line;
+use coffer::measure::load::Op;
 
 /// Medians of one case on one server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Median {
+pub struct Median {
     /// Requests a second.
-    pub(super) requests: f64,
+    pub requests: f64,
     /// Bytes a second.
-    pub(super) bytes: f64,
+    pub bytes: f64,
     p50: Option<f64>,
     p99: Option<f64>,
-    pub(super) cpu_per_million: f64,
+    pub cpu_per_million: f64,
     cpu_per_gib: Option<f64>,
     resident: f64,
 }
@@ -25,7 +25,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 impl Median {
-    pub(super) fn of(all: &Comparison, case: &str, server: &str) -> Option<Self> {
+    pub fn of(all: &Comparison, case: &str, server: &str) -> Option<Self> {
         let here: Vec<&Sample> = all.samples.iter().filter(|s| s.case == case && s.server == server).collect();
         let over = |f: &dyn Fn(&Sample) -> Option<f64>| median(here.iter().filter_map(|s| f(s)).collect());
         Some(Self {
@@ -52,16 +52,16 @@ fn ratio(all: &Comparison, case: &str, server: &str, value: impl Fn(&Sample) -> 
     median(ratios.collect())
 }
 
-pub(super) fn rate_ratio(all: &Comparison, case: &str, server: &str) -> Option<f64> {
+pub fn rate_ratio(all: &Comparison, case: &str, server: &str) -> Option<f64> {
     ratio(all, case, server, |s| s.requests)
 }
 
-pub(super) fn cpu_ratio(all: &Comparison, case: &str, server: &str) -> Option<f64> {
+pub fn cpu_ratio(all: &Comparison, case: &str, server: &str) -> Option<f64> {
     ratio(all, case, server, |s| s.cpu_per_million)
 }
 
 /// The cases that were measured, in their order.
-pub(super) fn measured(all: &Comparison) -> impl Iterator<Item = &'static Case> {
+pub fn measured(all: &Comparison) -> impl Iterator<Item = &'static Case> {
     CASES.iter().filter(|c| all.samples.iter().any(|s| s.case == c.name))
 }
 
@@ -83,9 +83,9 @@ fn mean(all: &Comparison, of: impl Fn(&str) -> Option<f64>) -> Option<f64> {
     geometric(&counted(all, of).into_iter().map(|(_, v)| v).collect::<Vec<_>>())
 }
 
-pub(super) fn show(all: &Comparison) {
-    render::line(format!("{}; Linux {}", all.machine, all.kernel));
-    render::line(format!(
+pub fn show(all: &Comparison) {
+    line(format!("{}; Linux {}", all.machine, all.kernel));
+    line(format!(
         "{} rounds of {} s, volumes of {} MiB; load before: {}; after: {}",
         all.rounds,
         all.seconds,
@@ -101,9 +101,9 @@ pub(super) fn show(all: &Comparison) {
 
 /// Rates, and coffer's over each server's.
 fn rates(all: &Comparison) {
-    render::line("");
+    line("");
     let header: String = all.servers.iter().map(|s| format!("{s:>18}")).collect();
-    render::line(format!("{:<21}{header}", "rate"));
+    line(format!("{:<21}{header}", "rate"));
     for case in measured(all) {
         let cell = |server: &String| {
             let Some(m) = Median::of(all, case.name, server) else { return format!("{:>18}", "-") };
@@ -112,25 +112,23 @@ fn rates(all: &Comparison) {
             format!("{rate:>10.0}{:>8}", ratio.map_or_else(String::new, |r| format!("x{r:.2}")))
         };
         let cells: String = all.servers.iter().map(cell).collect();
-        render::line(format!("{:<21}{cells}", case.name));
+        line(format!("{:<21}{cells}", case.name));
     }
-    render::line(
-        "MB/s for requests of 64 KiB and more, else requests a second; x: coffer's over that server's, median",
-    );
+    line("MB/s for requests of 64 KiB and more, else requests a second; x: coffer's over that server's, median");
 }
 
 /// Latency, processor time and memory of each server.
 fn details(all: &Comparison) {
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     let row = |title: &str, of: &dyn Fn(&Case, &Median) -> String| {
-        render::line("");
+        line("");
         let header: String = all.servers.iter().map(|s| format!("{s:>20}")).collect();
-        render::line(format!("{title:<21}{header}"));
+        line(format!("{title:<21}{header}"));
         for case in measured(all) {
             let cell =
                 |server: &String| Median::of(all, case.name, server).map_or_else(|| "-".to_owned(), |m| of(case, &m));
             let cells: String = all.servers.iter().map(|s| format!("{:>20}", cell(s))).collect();
-            render::line(format!("{:<21}{cells}", case.name));
+            line(format!("{:<21}{cells}", case.name));
         }
     };
     row("p50 / p99, us", &|_, m| format!("{} / {}", number(m.p50, 0), number(m.p99, 0)));
@@ -145,13 +143,13 @@ fn details(all: &Comparison) {
 }
 
 fn means(all: &Comparison) {
-    render::line("");
-    render::line("geometric means over all cases, coffer's over the server's:        rate    CPU for each request");
+    line("");
+    line("geometric means over all cases, coffer's over the server's:        rate    CPU for each request");
     for server in all.servers.iter().filter(|s| *s != "coffer") {
         let rate = mean(all, |case| rate_ratio(all, case, server));
         let cpu = mean(all, |case| cpu_ratio(all, case, server));
         let show = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-        render::line(format!("  {server:<60} {:>8} {:>12}", show(rate), show(cpu)));
+        line(format!("  {server:<60} {:>8} {:>12}", show(rate), show(cpu)));
     }
 }
 
@@ -163,13 +161,13 @@ fn bar(what: &str, reached: Option<f64>, least: f64) {
         } else {
             format!("missed by {:.0} %", (1.0 - reached / least) * 100.0)
         };
-        render::line(format!("  {what:<66} {reached:>6.2} of {least:.2}  {said}"));
+        line(format!("  {what:<66} {reached:>6.2} of {least:.2}  {said}"));
     }
 }
 
 fn bars(all: &Comparison) {
-    render::line("");
-    render::line("bars:");
+    line("");
+    line("bars:");
     bar("nbdcopy and fio over unencrypted nbdkit, the least", least_of_foreign(all, "nbdkit"), 0.5);
     bar("nbdcopy and fio over nbdkit --filter=luks, the least", least_of_foreign(all, "nbdkit-luks"), 2.0);
     let least = if all.vaes { 1.0 } else { 0.8 };
@@ -177,7 +175,7 @@ fn bars(all: &Comparison) {
     let worst = plain.iter().min_by(|a, b| a.1.total_cmp(&b.1));
     bar("rate over unencrypted nbdkit, the least of all cases", worst.map(|w| w.1), least);
     for (case, ratio) in plain.iter().filter(|(_, r)| *r < least) {
-        render::line(format!("    below: {case} {ratio:.2}"));
+        line(format!("    below: {case} {ratio:.2}"));
     }
     bar("rate over unencrypted nbdkit, geometric mean", mean(all, |c| rate_ratio(all, c, "nbdkit")), 1.5);
     bar("rate over nbdkit --filter=luks, geometric mean", mean(all, |c| rate_ratio(all, c, "nbdkit-luks")), 4.0);
@@ -198,7 +196,7 @@ fn bars(all: &Comparison) {
 }
 
 /// Whether a case makes data durable: such rates are the disk's.
-pub(super) const fn is_durable(case: &Case) -> bool {
+pub const fn is_durable(case: &Case) -> bool {
     matches!(case.work, Work::Load { op: Op::Fua | Op::WriteFlush, .. })
 }
 

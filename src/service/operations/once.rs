@@ -1,7 +1,8 @@
 //! Answers that hold a secret which is shown once. Who makes such a secret and cannot show it takes it back: else it would be in
 //! use, with nobody who knows it.
 
-use super::{Reply, Request};
+use super::{DenyAccess, DetachVolume, Request, RevokeGrant};
+use crate::service::api::Reply;
 
 /// The secret that a request makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,29 +17,16 @@ pub enum ShownOnce {
     Attachment,
 }
 
-impl Request {
-    /// Which secret its answer alone will show.
-    #[must_use]
-    pub const fn shows_once(&self) -> ShownOnce {
-        match self {
-            Self::AccessToken { .. } => ShownOnce::Token,
-            Self::GrantCreate { name: None, .. } => ShownOnce::Grant,
-            Self::AttachBegin { .. } => ShownOnce::Attachment,
-            _ => ShownOnce::Nothing,
-        }
-    }
-}
-
 impl ShownOnce {
     /// What voids the secret in this answer, when nobody has seen it.
     #[must_use]
     pub fn taken_back_by(self, reply: &Reply) -> Option<Request> {
         match (self, reply) {
-            (Self::Token, Reply::Access(client)) => Some(Request::AccessDeny { name: client.name.clone() }),
+            (Self::Token, Reply::Access(client)) => Some(DenyAccess { name: client.name.clone() }.into()),
             (Self::Grant, Reply::Grant(grant)) => {
-                Some(Request::GrantRevoke { key: grant.key.clone(), grant: grant.id.clone() })
+                Some(RevokeGrant { key: grant.key.clone(), grant: grant.id.clone() }.into())
             }
-            (Self::Attachment, Reply::Attachment(att)) => Some(Request::AttachEnd { what: att.id.clone() }),
+            (Self::Attachment, Reply::Attachment(att)) => Some(DetachVolume { what: att.id.clone() }.into()),
             _ => None,
         }
     }

@@ -1,16 +1,16 @@
-//! `coffer bench --against …`: coffer and its peers on one disk, by the same clients, in alternating rounds; medians.
+//! Coffer and its peers on one disk, by the same clients, in alternating rounds; medians.
 //!
 //! What makes such numbers lie, and what is done about it: another load on the machine (it is named; servers alternate
 //! within each case, and each round begins with another); a cold first round (it is run and not counted); a volume that is
 //! holes (each is written first); a client that costs more than the server (a lean one, two foreign ones beside it, and
 //! the server's own processor time).
 
-use super::cases::{CASES, COLD, Case, Copy, TRIM_ROOM, Work};
-use super::load::{Op, Pattern, Until, load};
-use super::peers::{Peer, Server, Servers, finish};
-use super::{cannot, interrupted, local};
-use crate::env::{Rng, SystemRng};
-use crate::error::{Error, IoContext, Kind, Result};
+use crate::cases::{CASES, COLD, Case, Copy, TRIM_ROOM, Work};
+use crate::peers::{Peer, Server, Servers, finish};
+use coffer::env::{Rng, SystemRng};
+use coffer::error::{Error, IoContext, Kind, Result};
+use coffer::measure::load::{Op, Pattern, Until, load};
+use coffer::measure::{cannot, interrupted, machine};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,55 +18,57 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What to do.
-pub(super) struct Plan<'a> {
-    pub(super) peers: &'a [Peer],
-    pub(super) rounds: usize,
-    pub(super) time: Duration,
+pub struct Plan<'a> {
+    /// The coffer binary.
+    pub coffer: &'a Path,
+    pub peers: &'a [Peer],
+    pub rounds: usize,
+    pub time: Duration,
     /// Bytes of each volume.
-    pub(super) size: u64,
+    pub size: u64,
     /// Parts of names of cases; all cases if there is none.
-    pub(super) only: &'a [String],
+    pub only: &'a [String],
 }
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Sample {
-    pub(super) case: String,
-    pub(super) server: String,
-    pub(super) round: usize,
+pub struct Sample {
+    pub case: String,
+    pub server: String,
+    pub round: usize,
     /// Requests a second (of nbdcopy: of its usual 256 KiB; of `connect`: connections).
-    pub(super) requests: f64,
+    pub requests: f64,
     /// Bytes a second.
-    pub(super) bytes: f64,
+    pub bytes: f64,
     /// Microseconds.
-    pub(super) p50: Option<f64>,
+    pub p50: Option<f64>,
     /// Microseconds.
-    pub(super) p99: Option<f64>,
+    pub p99: Option<f64>,
     /// Processor seconds of the server for each million requests.
-    pub(super) cpu_per_million: f64,
+    pub cpu_per_million: f64,
     /// Processor seconds of the server for each GiB.
-    pub(super) cpu_per_gib: Option<f64>,
+    pub cpu_per_gib: Option<f64>,
     /// Peak of the server's resident memory, bytes.
-    pub(super) resident: u64,
+    pub resident: u64,
 }
 
 /// A whole comparison.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Comparison {
-    pub(super) machine: String,
-    pub(super) kernel: String,
-    pub(super) vaes: bool,
-    pub(super) load_before: String,
-    pub(super) load_after: String,
-    pub(super) rounds: usize,
-    pub(super) seconds: f64,
-    pub(super) size: u64,
+pub struct Comparison {
+    pub machine: String,
+    pub kernel: String,
+    pub vaes: bool,
+    pub load_before: String,
+    pub load_after: String,
+    pub rounds: usize,
+    pub seconds: f64,
+    pub size: u64,
     /// coffer first.
-    pub(super) servers: Vec<String>,
-    pub(super) samples: Vec<Sample>,
+    pub servers: Vec<String>,
+    pub samples: Vec<Sample>,
 }
 
-pub(super) fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
+pub fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
     let cases: Vec<&Case> = CASES.iter().filter(|c| wanted(c, plan.only)).collect();
     if cases.is_empty() {
         return Err(Error::new(Kind::Usage, "no case has such a name")
@@ -74,8 +76,8 @@ pub(super) fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
     }
     let source = scratch.join("source");
     fill_with_noise(&source, plan.size - TRIM_ROOM)?;
-    let load_before = local::load_average();
-    let servers = Servers::start(scratch, plan.peers, plan.size)?;
+    let load_before = machine::load_average();
+    let servers = Servers::start(plan.coffer, scratch, plan.peers, plan.size)?;
     for server in &servers.all {
         fill(server, 0, plan.size)?;
     }
@@ -103,11 +105,11 @@ pub(super) fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
         let _ = writeln!(std::io::stderr(), "round {round} of {}{counted}", plan.rounds);
     }
     Ok(Comparison {
-        machine: local::machine(),
+        machine: machine::machine(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        vaes: local::machine().split(' ').any(|w| w == "vaes"),
+        vaes: machine::machine().split(' ').any(|w| w == "vaes"),
         load_before,
-        load_after: local::load_average(),
+        load_after: machine::load_average(),
         rounds: plan.rounds,
         seconds: plan.time.as_secs_f64(),
         size: plan.size,
@@ -315,13 +317,13 @@ fn fio_said(out: &str, write: bool) -> Result<Seen> {
 }
 
 /// Writes all samples to a file.
-pub(super) fn save(comparison: &Comparison, path: &Path) -> Result<()> {
+pub fn save(comparison: &Comparison, path: &Path) -> Result<()> {
     let text = serde_json::to_string(comparison).map_err(|e| cannot(format!("write the samples: {e}")))?;
     std::fs::write(path, text).on(|| format!("write {}", path.display()))
 }
 
 /// Reads what [`save`] wrote.
-pub(super) fn read(path: &PathBuf) -> Result<Comparison> {
+pub fn read(path: &PathBuf) -> Result<Comparison> {
     let text = std::fs::read_to_string(path).on(|| format!("read {}", path.display()))?;
     serde_json::from_str(&text).map_err(|e| cannot(format!("{} is no comparison: {e}", path.display())))
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A data directory, its key file, and its server.
-pub(in crate::cli) struct Session {
+pub struct Session {
     scratch: PathBuf,
     program: PathBuf,
     server: Option<Child>,
@@ -16,18 +16,30 @@ pub(in crate::cli) struct Session {
 }
 
 impl Session {
-    pub(in crate::cli) fn new(scratch: &Path) -> Result<Self> {
+    /// An installation in `scratch` that this program's own binary serves.
+    ///
+    /// # Errors
+    /// When the path of this program cannot be found.
+    pub fn new(scratch: &Path) -> Result<Self> {
         let program = std::env::current_exe().on(|| "find this program".to_owned())?;
-        Ok(Self { scratch: scratch.to_owned(), program, server: None, apart: false })
+        Ok(Self::with(program, scratch))
+    }
+
+    /// An installation in `scratch` that another coffer binary serves.
+    #[must_use]
+    pub fn with(program: PathBuf, scratch: &Path) -> Self {
+        Self { scratch: scratch.to_owned(), program, server: None, apart: false }
     }
 
     /// Keeps the server out of reach of the terminal's signals: the caller catches them, and stops it when nothing needs it.
-    pub(super) const fn apart(mut self) -> Self {
+    pub const fn apart(mut self) -> Self {
         self.apart = true;
         self
     }
 
-    pub(in crate::cli) fn scratch(&self) -> &Path {
+    /// The folder of the data directory and the key file.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
         &self.scratch
     }
 
@@ -46,7 +58,7 @@ impl Session {
     }
 
     /// What a command prints, without its last line end.
-    pub(in crate::cli) fn text(&self, args: &[&str]) -> Result<String> {
+    pub fn text(&self, args: &[&str]) -> Result<String> {
         let out = self.command(args).output().on(|| format!("run coffer {}", args.join(" ")))?;
         if out.status.success() {
             return Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_owned());
@@ -55,21 +67,33 @@ impl Session {
         Err(Error::new(Kind::Failed, format!("coffer {}: {said}", args.join(" "))))
     }
 
-    pub(in crate::cli) fn run(&self, args: &[&str]) -> Result<()> {
+    /// Runs a command and drops what it prints.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] with what it said, if it fails.
+    pub fn run(&self, args: &[&str]) -> Result<()> {
         self.text(args).map(drop)
     }
 
     /// The id that a command with -q prints.
-    pub(in crate::cli) fn line(&self, args: &[&str]) -> Result<String> {
+    pub fn line(&self, args: &[&str]) -> Result<String> {
         self.text(args)
     }
 
-    pub(in crate::cli) fn init(&self) -> Result<()> {
+    /// Makes the installation.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn init(&self) -> Result<()> {
         let file = self.key_file();
         self.run(&["init", "-q", "--key-file", &file.to_string_lossy()])
     }
 
-    pub(in crate::cli) fn serve(&mut self) -> Result<()> {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not answer in time.
+    pub fn serve(&mut self) -> Result<()> {
         let mut command = self.command(&["serve"]);
         if self.apart {
             command.process_group(0);
@@ -90,12 +114,14 @@ impl Session {
         Ok(())
     }
 
-    pub(in crate::cli) fn nbd_socket(&self) -> PathBuf {
+    /// The server's NBD socket.
+    #[must_use]
+    pub fn nbd_socket(&self) -> PathBuf {
         self.data().join("nbd.sock")
     }
 
     /// The server's process id; 0 without one.
-    pub(in crate::cli) fn server_pid(&self) -> u32 {
+    pub fn server_pid(&self) -> u32 {
         self.server.as_ref().map_or(0, Child::id)
     }
 
@@ -105,23 +131,25 @@ impl Session {
     }
 
     /// Processor seconds that the server has used.
-    pub(in crate::cli) fn server_cpu(&self) -> f64 {
+    pub fn server_cpu(&self) -> f64 {
         crate::sys::cpu_time(self.server_pid()).unwrap_or_default().as_secs_f64()
     }
 
     /// Resident memory of the server, bytes.
-    pub(in crate::cli) fn server_memory(&self) -> u64 {
+    pub fn server_memory(&self) -> u64 {
         let status = self.server_file("status");
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
-    pub(in crate::cli) fn uri(&self, volume: &str) -> String {
-        crate::cli::sockets::uri(&format!("unix:{}", self.nbd_socket().display()), volume, false).0
+    /// The NBD URI of a volume.
+    #[must_use]
+    pub fn uri(&self, volume: &str) -> String {
+        crate::nbd::uri::uri(&format!("unix:{}", self.nbd_socket().display()), volume, false).0
     }
 
     /// What ends an attachment later, without this session at hand.
-    pub(in crate::cli) fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
+    pub fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
         let mut command = self.command(&["detach", "-q", device]);
         Box::new(move || {
             let out = command.output().on(|| "run coffer detach".to_owned())?;
@@ -130,7 +158,11 @@ impl Session {
         })
     }
 
-    pub(in crate::cli) fn stop(&mut self) -> Result<()> {
+    /// Stops the server.
+    ///
+    /// # Errors
+    /// When it ends with another status than success.
+    pub fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.server.take() else { return Ok(()) };
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -140,7 +172,7 @@ impl Session {
     }
 
     /// Reads every byte under the data directory, looking for the marker and for each clear key of this installation.
-    pub(in crate::cli) fn search(&self, marker: &str) -> Result<String> {
+    pub fn search(&self, marker: &str) -> Result<String> {
         let exported = self.scratch.join("data-key");
         self.run(&["volume", "export-key", "web2", "--out", &exported.to_string_lossy()])?;
         let read = |p: &Path| std::fs::read(p).on(|| format!("read {}", p.display()));

@@ -1,9 +1,9 @@
 //! Plots of a comparison: plain SVG, bars for each case and server, written by hand because that is all they are.
 
-use super::cases::Case;
-use super::compare::Comparison;
-use super::verdict::{Median, is_durable, measured};
-use crate::error::{IoContext, Result};
+use crate::cases::Case;
+use crate::compare::Comparison;
+use crate::verdict::{Median, is_durable, measured};
+use coffer::error::{IoContext, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ struct Plot<'a> {
 }
 
 /// Writes the plots into a folder; answers their paths.
-pub(super) fn write(all: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
+pub fn write(all: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
     let rate = |case: &Case, server: &str| {
         let m = Median::of(all, case.name, server)?;

@@ -1,0 +1,37 @@
+//! What `coffer bench`, `coffer demo` and the comparison with other servers (tools/compare) share: an installation in a scratch
+//! folder, a load generator that speaks NBD, and the facts of the machine that belong to every figure.
+
+pub mod load;
+pub mod machine;
+pub mod session;
+
+use crate::error::{Error, IoContext, Kind, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Set by SIGINT and SIGTERM while something is measured.
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Returns whether the user asked to stop. Scratch files and servers are removed on the way out.
+pub fn interrupted() -> bool {
+    STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
+}
+
+/// Has SIGINT and SIGTERM ask to stop, instead of ending the process.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn stop_on_signals() -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = STOP.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).on(|| "catch signals".to_owned())?;
+    }
+    Ok(())
+}
+
+/// The error of a measurement that cannot be made.
+#[must_use]
+pub fn cannot(what: impl Into<String>) -> Error {
+    Error::new(Kind::Failed, what)
+}

@@ -1,0 +1,96 @@
+//! Operations on who may use which volumes: clients over TLS, and other users of this machine.
+
+use super::{Authorization, Call, Operation, ShownOnce, named};
+use crate::error::Result;
+use crate::ledger::Act;
+use crate::service::Service;
+use crate::service::api::AccessInfo;
+use serde::{Deserialize, Serialize};
+
+/// Allows the bearer of a certificate, or a local user, to use volumes; replaces what it was allowed before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowAccess {
+    /// A name in the certificate, its fingerprint as `sha256:…`, or a local user as `uid:1000`.
+    pub name: String,
+    /// The user of this account that it acts as. None: the same name.
+    pub user: Option<String>,
+    /// Names or ids of the volumes.
+    pub volumes: Vec<String>,
+    /// All volumes, later ones too, instead.
+    pub all: bool,
+}
+
+impl Operation for AllowAccess {
+    type Answer = AccessInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:AllowTlsClient", &self.name))
+    }
+    fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
+        call.service.allow_client(call.caller, &self.name, self.user, &self.volumes, self.all)
+    }
+}
+
+/// Makes a token that stands for a client certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateAccessToken {
+    /// What the token is called.
+    pub name: String,
+    /// The user of this account that its bearer acts as. None: the same name.
+    pub user: Option<String>,
+    /// Names or ids of the volumes.
+    pub volumes: Vec<String>,
+    /// All volumes, later ones too, instead.
+    pub all: bool,
+}
+
+impl Operation for CreateAccessToken {
+    type Answer = AccessInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:MakeTlsToken", &self.name))
+    }
+    fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
+        call.service.make_token(call.caller, &self.name, self.user, &self.volumes, self.all)
+    }
+    fn shows_once(&self) -> ShownOnce {
+        ShownOnce::Token
+    }
+}
+
+/// Revokes what a client was allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenyAccess {
+    /// The client's or the token's name, as it is listed.
+    pub name: String,
+}
+
+impl Operation for DenyAccess {
+    type Answer = AccessInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:DenyTlsClient", &self.name).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
+        call.service.deny_client(call.caller, &self.name)
+    }
+}
+
+/// Lists who may use which volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListAccess {}
+
+impl Operation for ListAccess {
+    type Answer = Vec<AccessInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<AccessInfo>> {
+        call.service.list_clients()
+    }
+}

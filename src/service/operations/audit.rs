@@ -1,0 +1,71 @@
+//! Operations on the audit.
+
+use super::{Authorization, Call, Done, Operation};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{Act, AuditRecord};
+use crate::service::Service;
+use crate::service::api::EventInfo;
+use serde::{Deserialize, Serialize};
+
+/// Checks the audit's chain against the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyAudit {}
+
+impl Operation for VerifyAudit {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        let report = call.service.ledger().verify_audit()?;
+        let (count, hash) = (report.head.count, report.head.hash);
+        match report.trouble {
+            None => Ok(Done(format!("{count} records, chained; head {hash}: worth keeping elsewhere"))),
+            Some(why) => Err(Error::new(Kind::Integrity, format!("audit: {why}"))
+                .hint("find out what happened (a restored backup?), then `coffer audit accept`")),
+        }
+    }
+}
+
+/// Accepts an audit that was found cut or forked; damaged records are set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptAudit {}
+
+impl Operation for AcceptAudit {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("coffer:AcceptAudit"))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.ledger().accept_audit(call.caller)?;
+        call.service.resume_all_volumes();
+        Ok(Done("the audit goes on; what was damaged is set aside in audit/".to_owned()))
+    }
+}
+
+/// Lists the newest audit records, oldest of them first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListAuditEvents {
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Operation for ListAuditEvents {
+    type Answer = Vec<EventInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<EventInfo>> {
+        let event = |record: AuditRecord| EventInfo {
+            sequence: record.sequence,
+            record: serde_json::to_value(&record).unwrap_or_default(),
+        };
+        Ok(call.service.ledger().newest_audit_records(self.limit.max(1))?.into_iter().map(event).collect())
+    }
+}

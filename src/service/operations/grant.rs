@@ -1,0 +1,253 @@
+//! Operations on key policies and grants.
+
+use super::{Authorization, Call, Done, Operation, ShownOnce, cut, on_key};
+use crate::cipher::wrap::EncryptionContext;
+use crate::error::{Error, Kind, Result};
+use crate::kms::policy::Policy;
+use crate::kms::{Constraint, Grant, GrantFilter, GrantSpec, KeyRef};
+use crate::ledger::Act;
+use crate::service::api::{GrantInfo, PolicyInfo};
+use crate::service::{Service, context_of};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Shows the policy of a CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetKeyPolicy {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for GetKeyPolicy {
+    type Answer = PolicyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "GetKeyPolicy", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<PolicyInfo> {
+        let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
+        let document = kms.get_key_policy(&key, call.caller)?;
+        let pretty = Policy::parse(&document)?.pretty();
+        Ok(PolicyInfo { key: kms.describe_key(&key)?.arn, document, pretty })
+    }
+}
+
+/// Replaces the policy of a CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutKeyPolicy {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+    /// The document, at most 32 KiB.
+    pub policy: String,
+    /// Accept one under which the caller could not put another.
+    pub bypass_lockout_check: bool,
+}
+
+impl Operation for PutKeyPolicy {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "PutKeyPolicy", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        let key = self.key.parse()?;
+        call.service.kms.put_key_policy(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
+        Ok(Done(format!("{} has this policy from now on; leases that are there go on", self.key)))
+    }
+}
+
+/// Gives a CMK the default policy again, whatever its policy says. Only the account's root may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetKeyPolicy {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for ResetKeyPolicy {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "PutKeyPolicy", &self.key).detail("reset", true))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.kms.reset_key_policy(&self.key.parse()?, call.caller)?;
+        Ok(Done(format!("{} has the default policy again: its account may do all", self.key)))
+    }
+}
+
+/// Makes a grant on a CMK. Asked again with the same name and particulars, it is the same grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateGrant {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+    /// ARN of the principal that it is for.
+    pub grantee: String,
+    /// ARN of a principal that may retire it.
+    pub retiring: Option<String>,
+    /// What it allows, as `Decrypt`.
+    pub operations: Vec<String>,
+    /// Only for this encryption context.
+    pub equals: Option<BTreeMap<String, String>>,
+    /// Only for encryption contexts that have these pairs.
+    pub subset: Option<BTreeMap<String, String>>,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+impl Operation for CreateGrant {
+    type Answer = GrantInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "CreateGrant", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<GrantInfo> {
+        let Self { key, grantee, retiring, operations, equals, subset, name } = self;
+        let operations = operations.iter().map(|o| o.parse()).collect::<Result<_>>()?;
+        let constraint = constraint(equals, subset)?;
+        let spec = GrantSpec { grantee, retiring, operations, constraint, name };
+        let (grant, token) = call.service.kms.create_grant(&key.parse()?, spec, call.caller)?;
+        Ok(info(call.service, &grant, Some(token)))
+    }
+    fn shows_once(&self) -> ShownOnce {
+        // That of a grant with a name is shown again to whoever asks for the same grant.
+        if self.name.is_none() { ShownOnce::Grant } else { ShownOnce::Nothing }
+    }
+}
+
+/// Lists the grants of a CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListGrants {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+    /// Only the grant of this id.
+    pub grant: Option<String>,
+    /// Only those for this principal.
+    pub grantee: Option<String>,
+}
+
+impl Operation for ListGrants {
+    type Answer = Vec<GrantInfo>;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "ListGrants", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
+        let filter = GrantFilter { id: self.grant, grantee: self.grantee };
+        let grants = call.service.kms.list_grants(&self.key.parse()?, &filter, call.caller)?;
+        Ok(grants.iter().map(|g| info(call.service, g, None)).collect())
+    }
+}
+
+/// Lists the grants that a principal may retire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListRetirableGrants {
+    /// ARN of the principal.
+    pub retiring: String,
+}
+
+impl Operation for ListRetirableGrants {
+    type Answer = Vec<GrantInfo>;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("kms:ListRetirableGrants"))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
+        let grants = call.service.kms.list_retirable_grants(&self.retiring, call.caller)?;
+        Ok(grants.iter().map(|g| info(call.service, g, None)).collect())
+    }
+}
+
+/// Revokes a grant; a volume whose lease depends on it is suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeGrant {
+    /// Id, ARN or alias of its CMK.
+    pub key: String,
+    /// Its id.
+    pub grant: String,
+}
+
+impl Operation for RevokeGrant {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "RevokeGrant", &self.key).detail("grant", cut(&self.grant)).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        let gone = call.service.kms.revoke_grant(&self.key.parse()?, &self.grant, call.caller)?;
+        call.service.suspensions.suspend_lease_of(&gone);
+        Ok(Done(format!("grant {} is revoked", gone.id)))
+    }
+}
+
+/// Retires a grant, named by its token, or by its CMK and id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetireGrant {
+    /// Id, ARN or alias of its CMK.
+    pub key: Option<String>,
+    /// Its id.
+    pub grant: Option<String>,
+    /// Its token.
+    pub token: Option<String>,
+}
+
+impl Operation for RetireGrant {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        let on = |key: &String| on_key(service, "RetireGrant", key);
+        Some(self.key.as_ref().map_or_else(|| Act::new("kms:RetireGrant"), on).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        let key = self.key.as_deref().map(str::parse).transpose()?;
+        let (id, token) = (self.grant.as_deref(), self.token.as_deref());
+        let gone = call.service.kms.retire_grant(key.as_ref(), id, token, call.caller)?;
+        call.service.suspensions.suspend_lease_of(&gone);
+        Ok(Done(format!("grant {} is retired", gone.id)))
+    }
+}
+
+fn info(service: &Service, grant: &Grant, token: Option<String>) -> GrantInfo {
+    let pairs =
+        |c: &EncryptionContext| Some(c.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>());
+    let (equals, subset) = match &grant.constraint {
+        Some(Constraint::Equals(c)) => (pairs(c), None),
+        Some(Constraint::Subset(c)) => (None, pairs(c)),
+        None => (None, None),
+    };
+    GrantInfo {
+        id: grant.id.clone(),
+        key: service.kms.key_arn(grant.key),
+        name: grant.name.clone(),
+        grantee: grant.grantee.clone(),
+        retiring: grant.retiring.clone(),
+        issuer: grant.issuer.clone(),
+        operations: grant.operations.iter().map(ToString::to_string).collect(),
+        equals,
+        subset,
+        created: grant.created,
+        token,
+    }
+}
+
+fn constraint(
+    equals: Option<BTreeMap<String, String>>,
+    subset: Option<BTreeMap<String, String>>,
+) -> Result<Option<Constraint>> {
+    match (equals, subset) {
+        (Some(_), Some(_)) => {
+            Err(Error::new(Kind::Usage, "CreateGrant: EncryptionContextEquals or EncryptionContextSubset")
+                .hint("leave one of them out"))
+        }
+        (Some(pairs), None) => Ok(Some(Constraint::Equals(context_of(&pairs)?))),
+        (None, Some(pairs)) => Ok(Some(Constraint::Subset(context_of(&pairs)?))),
+        (None, None) => Ok(None),
+    }
+}

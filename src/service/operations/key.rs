@@ -1,0 +1,266 @@
+//! Operations on CMKs and their aliases.
+
+use super::{Authorization, Call, Done, Operation, cut, on_key};
+use crate::error::Result;
+use crate::kms::alias::AliasMetadata;
+use crate::kms::{KeyRef, NewKey};
+use crate::ledger::Act;
+use crate::service::Service;
+use crate::service::api::{AliasInfo, KeyInfo};
+use serde::{Deserialize, Serialize};
+
+/// Makes a customer-managed CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// An alias to point at it, as `alias/…`.
+    pub alias: Option<String>,
+    /// For people.
+    pub description: String,
+    /// Its key policy. None: AWS's default.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// Accept a policy under which the caller could not put another one.
+    #[serde(default)]
+    pub bypass_lockout_check: bool,
+}
+
+impl Operation for CreateKey {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("kms:CreateKey"))
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        let Self { alias, description, policy, bypass_lockout_check } = self;
+        let (policy, alias) = (policy.as_deref(), alias.as_deref());
+        let new = NewKey { description: &description, policy, bypass_lockout_check, alias };
+        call.service.key_info(call.service.kms.create_key_with(&new, call.caller)?)
+    }
+}
+
+/// Lists the CMKs, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListKeys {}
+
+impl Operation for ListKeys {
+    type Answer = Vec<KeyInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("kms:ListKeys"))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<KeyInfo>> {
+        let listing = call.service.kms.list_keys()?;
+        for bad in &listing.damaged {
+            tracing::error!("{} {} is damaged and unavailable", bad.kind, bad.id);
+        }
+        let mut keys = listing.keys.into_iter().map(|m| call.service.key_info(m)).collect::<Result<Vec<_>>>()?;
+        keys.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(keys)
+    }
+}
+
+/// Describes one CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeKey {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for DescribeKey {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "DescribeKey", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
+        kms.ask(&key, "DescribeKey", call.caller)?;
+        call.service.key_info(kms.describe_key(&key)?)
+    }
+}
+
+/// Makes a CMK usable; volumes that wait for it are resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnableKey {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for EnableKey {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "EnableKey", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        let meta = call.service.kms.enable_key(&self.key.parse()?, call.caller)?;
+        call.service.resume_volumes(&meta.arn);
+        call.service.key_info(meta)
+    }
+}
+
+/// Makes a CMK unusable; volumes under it are suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisableKey {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for DisableKey {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "DisableKey", &self.key).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        let meta = call.service.kms.disable_key(&self.key.parse()?, call.caller)?;
+        call.service.without_key(meta)
+    }
+}
+
+/// Gives a CMK a new backing key; old ones are kept for decryption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeyOnDemand {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for RotateKeyOnDemand {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "RotateKeyOnDemand", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        call.service.key_info(call.service.kms.rotate_key_on_demand(&self.key.parse()?, call.caller)?)
+    }
+}
+
+/// Disables a CMK and deletes it after a waiting period. Volumes under it are suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleKeyDeletion {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+    /// The waiting period, 7 to 30 days.
+    pub days: u32,
+}
+
+impl Operation for ScheduleKeyDeletion {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "ScheduleKeyDeletion", &self.key).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        let meta = call.service.kms.schedule_key_deletion(&self.key.parse()?, self.days, call.caller)?;
+        let dependents = Some(call.service.dependents(&meta.arn)?);
+        Ok(KeyInfo { dependents, ..call.service.without_key(meta)? })
+    }
+}
+
+/// Cancels a scheduled deletion; the CMK stays disabled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelKeyDeletion {
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for CancelKeyDeletion {
+    type Answer = KeyInfo;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "CancelKeyDeletion", &self.key))
+    }
+    fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
+        call.service.key_info(call.service.kms.cancel_key_deletion(&self.key.parse()?, call.caller)?)
+    }
+}
+
+/// Points a new alias at a CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateAlias {
+    /// The alias, as `alias/…`.
+    pub alias: String,
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for CreateAlias {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "CreateAlias", &self.key).detail("alias", cut(&self.alias)))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.kms.create_alias(&self.alias, &self.key.parse()?, call.caller)?;
+        Ok(Done(format!("{} points at {}", self.alias, self.key)))
+    }
+}
+
+/// Points an alias at another CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateAlias {
+    /// The alias, as `alias/…`.
+    pub alias: String,
+    /// Id, ARN or alias of the CMK.
+    pub key: String,
+}
+
+impl Operation for UpdateAlias {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, service: &Service) -> Option<Act> {
+        Some(on_key(service, "UpdateAlias", &self.key).detail("alias", cut(&self.alias)))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.kms.update_alias(&self.alias, &self.key.parse()?, call.caller)?;
+        Ok(Done(format!("{} points at {}", self.alias, self.key)))
+    }
+}
+
+/// Deletes an alias; the CMK that it points at stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteAlias {
+    /// The alias, as `alias/…`.
+    pub alias: String,
+}
+
+impl Operation for DeleteAlias {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("kms:DeleteAlias").detail("alias", cut(&self.alias)))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.kms.delete_alias(&self.alias, call.caller)?;
+        Ok(Done(format!("{} is gone; the key it pointed at is not", self.alias)))
+    }
+}
+
+/// Lists the aliases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListAliases {}
+
+impl Operation for ListAliases {
+    type Answer = Vec<AliasInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(Act::new("kms:ListAliases"))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<AliasInfo>> {
+        let info = |a: AliasMetadata| AliasInfo { alias: a.alias_name, key: a.target_key_id.to_string() };
+        Ok(call.service.kms.list_aliases(None)?.aliases.into_iter().map(info).collect())
+    }
+}

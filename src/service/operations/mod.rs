@@ -1,0 +1,303 @@
+//! The operations of coffer: one struct each, with what it answers, who may ask for it, what the audit records of a refusal, and
+//! what it does.
+//!
+//! [`Request`] lists them all, under the names that they have on the control socket. The socket, the command line and other
+//! front ends route from it; an operation that is not in the list is no `Request`, and one in it that lacks a part does not
+//! compile.
+
+mod access;
+mod attachment;
+mod audit;
+mod crypto;
+mod grant;
+mod installation;
+mod key;
+mod once;
+mod snapshot;
+mod volume;
+
+pub use access::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
+pub use attachment::{AttachVolume, BreakLease, DetachVolume, ListAttachments, RenewAttachment};
+pub use audit::{AcceptAudit, ListAuditEvents, VerifyAudit};
+pub use crypto::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
+pub use grant::{
+    CreateGrant, GetKeyPolicy, ListGrants, ListRetirableGrants, PutKeyPolicy, ResetKeyPolicy, RetireGrant, RevokeGrant,
+};
+pub use installation::{Doctor, GetStatus};
+pub use key::{
+    CancelKeyDeletion, CreateAlias, CreateKey, DeleteAlias, DescribeKey, DisableKey, EnableKey, ListAliases, ListKeys,
+    RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
+};
+pub use once::ShownOnce;
+pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot};
+pub use volume::{
+    AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
+    ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
+};
+
+use super::api::{
+    AccessInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo, KeyInfo, PolicyInfo, Reply,
+    SnapshotInfo, StatusInfo, VolumeInfo,
+};
+use super::{Report, Service};
+use crate::error::{Error, Kind, Result};
+use crate::kms::{Authority, Caller, KeyRef};
+use crate::ledger::Act;
+use crate::redact;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Who may ask for an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// The owner of the data directory, and root. Where a CMK is used, its policy is evaluated as well.
+    Administrator,
+    /// Whoever the CMK's policy and grants allow it: the KMS evaluates them.
+    KeyPolicy,
+}
+
+/// What an operation runs with.
+pub struct Call<'a> {
+    pub(super) service: &'a Arc<Service>,
+    pub(super) caller: &'a Caller,
+    pub(super) report: Report<'a>,
+}
+
+/// One operation.
+pub trait Operation: Into<Request> {
+    /// What it answers.
+    type Answer: Answer;
+    /// Who may ask for it.
+    const AUTHORIZATION: Authorization;
+
+    /// What the audit records if it is refused. `None`: it only reads what no policy guards, and a refusal leaves no record.
+    fn act(&self, service: &Service) -> Option<Act>;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// What its documentation says.
+    fn perform(self, call: Call<'_>) -> Result<Self::Answer>;
+
+    /// The secret that its answer shows, and nothing else ever will.
+    fn shows_once(&self) -> ShownOnce {
+        ShownOnce::Nothing
+    }
+}
+
+/// What an operation answers, as a [`Reply`] and out of one.
+pub trait Answer: Sized {
+    /// As the reply that travels.
+    fn into_reply(self) -> Reply;
+    /// From such a reply; `None` if it answers something else.
+    fn of_reply(reply: Reply) -> Option<Self>;
+}
+
+/// That something was done, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done(pub String);
+
+macro_rules! answers {
+    ($($answer:ty: $value:ident => $reply:pat => $make:expr),* $(,)?) => {
+        $(impl Answer for $answer {
+            fn into_reply(self) -> Reply {
+                let $value = self;
+                $make
+            }
+            fn of_reply(reply: Reply) -> Option<Self> {
+                match reply {
+                    $reply => Some($value),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+answers! {
+    StatusInfo: status => Reply::Status(status) => Reply::Status(status),
+    KeyInfo: key => Reply::Key(key) => Reply::Key(key),
+    Vec<KeyInfo>: keys => Reply::Keys { keys } => Reply::Keys { keys },
+    PolicyInfo: policy => Reply::Policy(policy) => Reply::Policy(policy),
+    GrantInfo: grant => Reply::Grant(grant) => Reply::Grant(grant),
+    Vec<GrantInfo>: grants => Reply::Grants { grants } => Reply::Grants { grants },
+    CryptoInfo: crypto => Reply::Crypto(crypto) => Reply::Crypto(crypto),
+    Vec<AliasInfo>: aliases => Reply::Aliases { aliases } => Reply::Aliases { aliases },
+    VolumeInfo: volume => Reply::Volume(volume) => Reply::Volume(volume),
+    Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
+    SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
+    Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
+    AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
+    Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
+    AccessInfo: client => Reply::Access(client) => Reply::Access(client),
+    Vec<AccessInfo>: clients => Reply::AccessList { clients } => Reply::AccessList { clients },
+    Vec<Finding>: findings => Reply::Findings { findings } => Reply::Findings { findings },
+    Vec<EventInfo>: events => Reply::Events { events } => Reply::Events { events },
+}
+
+impl Answer for Done {
+    fn into_reply(self) -> Reply {
+        Reply::Done { message: self.0 }
+    }
+    fn of_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Done { message } => Some(Self(message)),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! operations {
+    ($($name:literal => $operation:ident),* $(,)?) => {
+        /// An operation and what it acts on. Volumes and snapshots are named by id or name, keys by id, ARN or alias.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "action")]
+        pub enum Request {
+            $(
+                #[doc = concat!("[`", stringify!($operation), "`]")]
+                #[serde(rename = $name)]
+                $operation($operation),
+            )*
+        }
+
+        $(impl From<$operation> for Request {
+            fn from(operation: $operation) -> Self {
+                Self::$operation(operation)
+            }
+        })*
+
+        impl Request {
+            /// Its name on the control socket, as `volume-create`.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$operation(_) => $name,)*
+                }
+            }
+
+            /// The secret that its answer shows, and nothing else ever will.
+            #[must_use]
+            pub fn shows_once(&self) -> ShownOnce {
+                match self {
+                    $(Self::$operation(operation) => operation.shows_once(),)*
+                }
+            }
+
+            /// Performs it.
+            pub(super) fn route(self, call: Call<'_>) -> Result<Reply> {
+                match self {
+                    $(Self::$operation(operation) => run(operation, call).map(Answer::into_reply),)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    "status" => GetStatus,
+    "key-create" => CreateKey,
+    "key-list" => ListKeys,
+    "key-show" => DescribeKey,
+    "key-enable" => EnableKey,
+    "key-disable" => DisableKey,
+    "key-rotate" => RotateKeyOnDemand,
+    "key-schedule-deletion" => ScheduleKeyDeletion,
+    "key-cancel-deletion" => CancelKeyDeletion,
+    "key-encrypt" => Encrypt,
+    "key-decrypt" => Decrypt,
+    "key-re-encrypt" => ReEncrypt,
+    "key-generate-data-key" => GenerateDataKey,
+    "key-policy-show" => GetKeyPolicy,
+    "key-policy-set" => PutKeyPolicy,
+    "key-policy-reset" => ResetKeyPolicy,
+    "grant-create" => CreateGrant,
+    "grant-list" => ListGrants,
+    "grant-list-retirable" => ListRetirableGrants,
+    "grant-revoke" => RevokeGrant,
+    "grant-retire" => RetireGrant,
+    "alias-create" => CreateAlias,
+    "alias-update" => UpdateAlias,
+    "alias-delete" => DeleteAlias,
+    "alias-list" => ListAliases,
+    "volume-create" => CreateVolume,
+    "volume-modify" => ModifyVolume,
+    "volume-suspend" => SuspendVolume,
+    "volume-resume" => ResumeVolume,
+    "volume-list" => DescribeVolumes,
+    "volume-show" => DescribeVolume,
+    "volume-delete" => DeleteVolume,
+    "volume-grow" => GrowVolume,
+    "volume-export" => ExportVolume,
+    "volume-export-key" => ExportVolumeKey,
+    "volume-accept-rollback" => AcceptRollback,
+    "volume-accept-lost-writes" => AcceptLostWrites,
+    "snapshot-create" => CreateSnapshot,
+    "snapshot-list" => DescribeSnapshots,
+    "snapshot-show" => DescribeSnapshot,
+    "snapshot-delete" => DeleteSnapshot,
+    "snapshot-verify" => VerifySnapshot,
+    "attach-begin" => AttachVolume,
+    "attach-renew" => RenewAttachment,
+    "attach-end" => DetachVolume,
+    "attachment-list" => ListAttachments,
+    "lease-break" => BreakLease,
+    "access-allow" => AllowAccess,
+    "access-token" => CreateAccessToken,
+    "access-deny" => DenyAccess,
+    "access-list" => ListAccess,
+    "doctor" => Doctor,
+    "audit-verify" => VerifyAudit,
+    "audit-accept" => AcceptAudit,
+    "audit-list" => ListAuditEvents,
+}
+
+/// Runs an operation for a caller, and sees to it that a refusal is in the audit.
+pub(super) fn run<O: Operation>(operation: O, call: Call<'_>) -> Result<O::Answer> {
+    let (service, caller, act) = (call.service, call.caller, operation.act(call.service));
+    let perform = || {
+        authorize::<O>(caller)?;
+        operation.perform(call)
+    };
+    match act {
+        Some(act) => service.ledger().verb(act, caller, perform),
+        None => perform(),
+    }
+}
+
+fn authorize<O: Operation>(caller: &Caller) -> Result<()> {
+    match O::AUTHORIZATION {
+        Authorization::KeyPolicy => Ok(()),
+        Authorization::Administrator if caller.authority == Authority::Administrator => Ok(()),
+        Authorization::Administrator => {
+            let what = format!("{} does not administer this installation", caller.principal);
+            Err(Error::new(Kind::AccessDenied, what).hint("run as the owner of the data directory, or as root"))
+        }
+    }
+}
+
+/// Longest name, as it was given, that is recorded; bytes.
+const NAMED: usize = 256;
+
+/// A name as it was given. Masked before it is cut, so that no part of a token is left that is not known for one.
+fn cut(text: &str) -> String {
+    let mut text = redact::tokens(text).into_owned();
+    text.truncate(text.floor_char_boundary(NAMED));
+    text
+}
+
+/// An act on something that the request names.
+pub(super) fn named(act: &str, what: &str) -> Act {
+    Act::new(act).detail("named", cut(what))
+}
+
+/// An act on a CMK: by its ARN where it is known, else as the request names it.
+fn on_key(service: &Service, operation: &str, key: &str) -> Act {
+    match key.parse::<KeyRef>() {
+        Ok(key) => service.kms.act_on(format!("kms:{operation}"), &key),
+        Err(_) => named(&format!("kms:{operation}"), key),
+    }
+}
+
+#[cfg(test)]
+#[path = "operations_tests.rs"]
+mod tests;

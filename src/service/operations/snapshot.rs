@@ -1,0 +1,106 @@
+//! Operations on snapshots.
+
+use super::{Authorization, Call, Done, Operation, named};
+use crate::error::Result;
+use crate::ledger::Act;
+use crate::service::Service;
+use crate::service::api::SnapshotInfo;
+use serde::{Deserialize, Serialize};
+
+/// Takes a snapshot of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshot {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// For people.
+    pub description: String,
+    /// Answer when it is completed, not when its point in time is fixed.
+    pub wait: bool,
+}
+
+impl Operation for CreateSnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("ec2:CreateSnapshot", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        call.service.create_snapshot(call.caller, &self.volume, self.description, self.wait, call.report)
+    }
+}
+
+/// Lists the snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeSnapshots {}
+
+impl Operation for DescribeSnapshots {
+    type Answer = Vec<SnapshotInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<SnapshotInfo>> {
+        call.service.list_snapshots()
+    }
+}
+
+/// Describes one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeSnapshot {
+    /// Id of the snapshot.
+    pub snapshot: String,
+}
+
+impl Operation for DescribeSnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        call.service.show_snapshot(&self.snapshot)
+    }
+}
+
+/// Deletes a snapshot; what other snapshots need of it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteSnapshot {
+    /// Id of the snapshot.
+    pub snapshot: String,
+}
+
+impl Operation for DeleteSnapshot {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("ec2:DeleteSnapshot", &self.snapshot))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.delete_snapshot(call.caller, &self.snapshot).map(Done)
+    }
+}
+
+/// Reads a snapshot's signature, tree and every chunk's hash; needs no key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySnapshot {
+    /// Id of the snapshot.
+    pub snapshot: String,
+    /// The installation's public key, hexadecimal, that it must be signed with.
+    pub trust: Option<String>,
+}
+
+impl Operation for VerifySnapshot {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.verify_snapshot(&self.snapshot, self.trust.as_deref(), call.report).map(Done)
+    }
+}

@@ -1,0 +1,271 @@
+//! Operations on volumes.
+
+use super::{Authorization, Call, Done, Operation, named};
+use crate::error::Result;
+use crate::ledger::Act;
+use crate::service::Service;
+use crate::service::api::VolumeInfo;
+use crate::service::settings::{Changes, OnKeyLoss};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Makes a volume: empty, or with the contents of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// A name that no other volume has.
+    pub name: Option<String>,
+    /// Bytes. From a snapshot: at least the snapshot's, which is also the default.
+    pub size: Option<u64>,
+    /// The CMK; default `alias/aws/ebs`. From a snapshot: the snapshot's, or none.
+    pub key: Option<String>,
+    /// Id of the snapshot to fill it from.
+    pub snapshot: Option<String>,
+    /// What it does when its CMK cannot be used any more.
+    #[serde(default)]
+    pub on_key_loss: Option<OnKeyLoss>,
+    /// Requests a second, at least 100; 0 or none: no limit.
+    #[serde(default)]
+    pub iops: Option<u64>,
+    /// Bytes a second, at least 1 MiB; 0 or none: no limit.
+    #[serde(default)]
+    pub throughput: Option<u64>,
+}
+
+impl Operation for CreateVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        let act = "ec2:CreateVolume";
+        Some(self.name.as_ref().map_or_else(|| Act::new(act), |name| named(act, name)))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        let Self { name, size, key, snapshot, on_key_loss, iops, throughput } = self;
+        let settings = Changes { on_key_loss, iops, throughput };
+        call.service.create_volume(call.caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
+    }
+}
+
+/// Changes the settings of a volume, also while it is attached. What is left out stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModifyVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// What it does when its CMK cannot be used any more.
+    #[serde(default)]
+    pub on_key_loss: Option<OnKeyLoss>,
+    /// Requests a second; 0: no limit.
+    #[serde(default)]
+    pub iops: Option<u64>,
+    /// Bytes a second; 0: no limit.
+    #[serde(default)]
+    pub throughput: Option<u64>,
+}
+
+impl Operation for ModifyVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("ec2:ModifyVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        let Self { volume, on_key_loss, iops, throughput } = self;
+        call.service.modify_volume(call.caller, &volume, &Changes { on_key_loss, iops, throughput })
+    }
+}
+
+/// Makes a volume larger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// Its new size, bytes.
+    pub size: u64,
+}
+
+impl Operation for GrowVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("ec2:ModifyVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.grow_volume(call.caller, &self.volume, self.size)
+    }
+}
+
+/// Wipes the data key of a volume until it is resumed: reads and writes wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for SuspendVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:SuspendVolume", &self.volume).restrictive())
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.suspend_volume(call.caller, &self.volume)
+    }
+}
+
+/// Unwraps the data key of a suspended volume again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for ResumeVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:ResumeVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.resume_volume(call.caller, &self.volume)
+    }
+}
+
+/// Lists the volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeVolumes {}
+
+impl Operation for DescribeVolumes {
+    type Answer = Vec<VolumeInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<VolumeInfo>> {
+        call.service.list_volumes()
+    }
+}
+
+/// Describes one volume, with what its header says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for DescribeVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.show_volume(&self.volume)
+    }
+}
+
+/// Deletes a volume that is not in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for DeleteVolume {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("ec2:DeleteVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.delete_volume(call.caller, &self.volume).map(Done)
+    }
+}
+
+/// Writes the sealed sectors of a volume to a file that other tools open with the data key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// The file, which must not exist; an absolute path.
+    pub out: PathBuf,
+    /// Seal zeros into holes, as dm-crypt expects; else holes stay holes.
+    pub fill_holes: bool,
+}
+
+impl Operation for ExportVolume {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:ExportVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.export_volume(call.caller, &self.volume, &self.out, self.fill_holes, call.report).map(Done)
+    }
+}
+
+/// Writes the clear data key of a volume, 64 bytes, to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportVolumeKey {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// The file, which must not exist; an absolute path.
+    pub out: PathBuf,
+}
+
+impl Operation for ExportVolumeKey {
+    type Answer = Done;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:ExportKey", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Done> {
+        call.service.export_key(call.caller, &self.volume, &self.out).map(Done)
+    }
+}
+
+/// Accepts the header of a volume as it is, though the catalog knows a newer one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRollback {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for AcceptRollback {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:AcceptRollback", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.accept_rollback(call.caller, &self.volume)
+    }
+}
+
+/// Makes a volume writable again whose sync failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptLostWrites {
+    /// Name or id of the volume.
+    pub volume: String,
+}
+
+impl Operation for AcceptLostWrites {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Service) -> Option<Act> {
+        Some(named("coffer:AcceptLostWrites", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
+        call.service.accept_lost_writes(call.caller, &self.volume)
+    }
+}
