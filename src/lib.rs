@@ -15,10 +15,12 @@
 //! edges     nbd, api, attach, cli           translate; no logic
 //! ```
 //! # Three paths to read first
-//! - A write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` -> `store::file`.
-//! - `snapshot create`: `service::jobs` -> `volume::pending` -> `snapshot::writer` -> `snapshot::repository`.
-//! - Decrypt: `service::key` -> `kms::data` -> `kms::authority` -> `kms::policy` -> `cipher::wrap`; `ledger::audit`
-//!   records each use durably before the answer is sent.
+//! - What happens to a write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` ->
+//!   `store::file`.
+//! - What happens to `snapshot create`: `service::operations::snapshot` -> `service::jobs` -> `volume::pending` ->
+//!   `snapshot::writer` -> `snapshot::repository`.
+//! - What happens to Decrypt: `service::operations::crypto` -> `kms::data` -> `kms::authority` -> `kms::policy` ->
+//!   `cipher::wrap`; `ledger::audit` records each use durably before the answer is sent.
 //!
 //! # What XTS cannot do
 //! Live data is confidential, not authenticated: see docs/threat-model.md.
