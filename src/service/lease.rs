@@ -1,7 +1,7 @@
 //! Leases: who holds a volume now, with which connections, and for how long after they are gone.
 //!
 //! A lease belongs to one holder that may write, or to any number that only read. What the catalog keeps beside it makes it
-//! durable: an attachment's record (see `attachment`), or a [`LeaseRecord`] for a client over TLS, so that after a restart
+//! durable: an attachment's record (`attachments.rs`), or a client's over TLS (`kept.rs`), so that after a restart
 //! of the server nobody gets in before the client that had the volume.
 
 use super::records::VolumeRecord;

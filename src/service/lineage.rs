@@ -177,7 +177,7 @@ impl Lineages {
 }
 
 /// Name of the ref on what a volume is filled from.
-pub(super) fn fill_ref(volume: VolumeId) -> String {
+fn fill_ref(volume: VolumeId) -> String {
     format!("{volume}-fill")
 }
 

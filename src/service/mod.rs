@@ -277,7 +277,7 @@ impl Service {
         self.leftovers.settle_if_any();
     }
 
-    // What key.rs and `perform` ask for by these names.
+    // key.rs uses these names.
 
     fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
         self.records.volumes()

@@ -157,9 +157,9 @@ impl OpenVolumes {
         // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
         let record = &self.on.records.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
-        // From here on it is open and has this user; `opens` is not held over the disk or the audit.
+        // From here on it is open and has this user; the table is not locked over the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need, ticket);
-        // Looked at without `opens`: it may have to wait for a piece that is being sealed.
+        // Looked at without the table: it may have to wait for a piece that is being sealed.
         let waits = matches!(need, Need::Later) && !volume.is_unlocked();
         let mut opens = self.table.lock();
         match (ready, opens.get_mut(&record.id)) {
@@ -457,7 +457,7 @@ impl OpenVolumes {
     }
 }
 
-/// Ends its filling and closes it. Not while `opens` is held: the filling asks for it at its end.
+/// Ends its filling and closes it. Not while the table is locked: the filling asks for it at its end.
 fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         filler.end();

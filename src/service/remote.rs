@@ -21,7 +21,7 @@ impl Service {
     /// What one export would be to a client over TLS.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
+    /// [`Kind::AccessDenied`](crate::error::Kind::AccessDenied), whether or not there is such a volume; audited.
     pub fn remote_export(&self, name: &str, remote: &Remote) -> Result<ServedExport> {
         let read_only = ExportName::parse(name)?.read_only;
         Ok(ServedExport { read_only, ..self.served(&self.access.admit(name, remote)?.1)? })
@@ -43,7 +43,7 @@ impl Service {
     /// A client over TLS asks for a snapshot: who may use the volume that it was taken of may read it.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`], whether or not there is such a snapshot; audited.
+    /// [`Kind::AccessDenied`](crate::error::Kind::AccessDenied), whether or not there is such a snapshot; audited.
     pub fn remote_snapshot(&self, name: &str, remote: &Remote) -> Result<(ServedExport, Caller)> {
         let (record, caller) = self.access.admit_snapshot(name, remote)?;
         Ok((self.snapshot_export(record.id)?, caller))

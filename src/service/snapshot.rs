@@ -3,7 +3,7 @@
 //! A create fixes its point in time under the volume's header, then copies in a thread of its own. A delete hides the
 //! snapshot in the catalog first; then the log says so, what nobody needs goes, and the catalog's record last. What a killed
 //! process, or a full disk, left of either is settled at the next open, and by housekeeping and the next verb
-//! ([`super::lineage`]).
+//! ([`super::settling`]).
 
 use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
