@@ -49,7 +49,10 @@ fn one_damaged_header_slot_is_named_and_mended() {
         let words = damage.as_str().unwrap_or_else(|| panic!("{field}: damage is passed over in silence"));
         assert!(words.contains(field) || words.contains("preamble"), "{field}: {words}");
         let doctor = s.ok(&["doctor"]).stdout;
-        assert!(doctor.contains("warning  volume:") && doctor.contains("attaching it mends that"), "{doctor}");
+        assert!(
+            doctor.contains("warning  volume:") && doctor.contains("attaching the volume repairs this"),
+            "{doctor}"
+        );
         let server = s.serve();
         let mut c = server.connect("v");
         assert_eq!(c.read(0, 8192), data, "{field}");

@@ -133,7 +133,7 @@ fn init_refuses_a_directory_that_others_may_write_to() {
     std::fs::create_dir(&s.data).unwrap();
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o777)).unwrap();
     let key = s.key.to_str().unwrap().to_owned();
-    s.fails(6, &["init", "--key-file", &key], &["other users may write", "chmod 700"]);
+    s.fails(6, &["init", "--key-file", &key], &["writable by other users", "chmod 700"]);
     assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0);
     assert!(!s.key.exists());
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();

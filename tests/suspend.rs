@@ -207,7 +207,7 @@ fn limits_are_set_shown_and_changed_while_a_volume_is_attached() {
     assert_eq!(c.read(0, 1), b"x");
     let shown = s.json(&["volume", "show", "web"]);
     assert_eq!((&shown["iops"], &shown["throughput"]), (&json!(null), &json!(200 << 20)));
-    s.fails(2, &["volume", "modify", "web", "--iops", "5"], &["at least 100"]);
-    s.fails(2, &["volume", "modify", "web", "--throughput", "5KiB"], &["at least 1 MiB"]);
+    s.fails(2, &["volume", "modify", "web", "--iops", "5"], &["lowest IOPS limit is 100"]);
+    s.fails(2, &["volume", "modify", "web", "--throughput", "5KiB"], &["lowest throughput limit is 1 MiB/s"]);
     drop(server);
 }

@@ -34,17 +34,17 @@ fn names_that_no_client_can_have_are_refused_with_the_right_ones() {
         s.fails(2, &["access", "allow", name, "--volume", "web", "--user", "ann"], words);
     }
     let whole = format!("sha256:{digits}");
-    s.fails(2, &["access", "allow", &whole, "--volume", "web"], &["say --user"]);
+    s.fails(2, &["access", "allow", &whole, "--volume", "web"], &["add --user"]);
     s.ok(&["access", "allow", &whole, "--volume", "web", "--user", "ann"]);
     s.ok(&["access", "allow", "uid:7", "--volume", "web"]);
     s.ok(&["access", "allow", "uid:0", "--volume", "web"]);
     // A token is for network clients: it makes no one a user of this machine.
     for args in [&["uid:1000"][..], &["uid:1000", "--user", "bob"], &["uid:1000", "--user", "uid-1000"], &[&whole]] {
         let args = [&["access", "token"], args, &["--volume", "web"]].concat();
-        s.fails(2, &args, &["remote client", "call it by the client's name"]);
+        s.fails(2, &args, &["remote client", "name it after the client"]);
     }
     for name in ["ci", "cn:ci"] {
-        s.fails(2, &["access", "token", name, "--volume", "web", "--user", "uid-1000"], &["a user of this machine"]);
+        s.fails(2, &["access", "token", name, "--volume", "web", "--user", "uid-1000"], &["reserved for a local user"]);
     }
     assert_eq!(s.ids(&["access", "list"]).len(), 3);
 }
@@ -58,7 +58,7 @@ fn a_deny_says_what_it_took_back_and_which_name_was_meant() {
     s.fails(4, &["access", "deny", "bob"], &["no client of that name", "access deny cn:bob", "access deny uri:bob"]);
     s.fails(4, &["access", "deny", "cn:ann"], &["access deny ann"]);
     let nobody = s.fails(4, &["access", "deny", "eve"], &["no client of that name", "access list"]);
-    assert!(!nobody.contains("perhaps"), "{nobody}");
+    assert!(!nobody.contains("try `coffer"), "{nobody}");
     assert_eq!(s.ids(&["access", "list"]).len(), 3, "nothing was taken back");
     let out = s.ok(&["access", "deny", "cn:bob"]).stdout;
     assert!(out.contains("cn:bob (certificate) is no longer allowed to use web"), "{out}");

@@ -1,8 +1,8 @@
-//! A lean NBD client for load: simple replies, a thread for each connection, a fixed number of requests in flight on each.
-//! It parses all replies that one `recv` brings and sends what follows them by one `send`, so that the server is what is
-//! measured.
+//! A lean NBD client for generating load: simple replies, one thread per connection, a fixed number of requests in flight on
+//! each. It parses all replies from one `recv` and sends the requests that follow them with one `send`, so that the server
+//! dominates the measurement.
 //!
-//! Wire facts: the NBD specification, "Fixed newstyle negotiation" (EXPORT_NAME) and "Transmission phase".
+//! Wire format: the NBD specification, "Fixed newstyle negotiation" (NBD_OPT_EXPORT_NAME) and "Transmission phase".
 
 use super::{cannot, interrupted};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 const OPTION_MAGIC: &[u8; 8] = b"IHAVEOPT";
 const OPT_EXPORT_NAME: u32 = 1;
-/// Fixed newstyle, no zeroes.
+/// NBD_FLAG_C_FIXED_NEWSTYLE and NBD_FLAG_C_NO_ZEROES.
 const CLIENT_FLAGS: u32 = 3;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
-/// Bytes of a reply's head.
+/// Bytes in the header of a simple reply.
 const HEAD: usize = 16;
 const FLAG_FUA: u16 = 1;
-/// Bytes that one `recv` may bring.
+/// Buffer size for one `recv`, in bytes.
 const ROOM: usize = 256 << 10;
-/// Payloads from this size on are sent from where they lie.
+/// Payloads of at least this size are sent without copying.
 const VECTORED: usize = 32 << 10;
 
 /// Commands on the wire.
@@ -36,16 +36,16 @@ enum Command {
     Trim = 4,
 }
 
-/// What the requests do.
+/// The kind of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// Reads.
     Read,
     /// Writes.
     Write,
-    /// Seven reads of ten, the rest writes.
+    /// 70 % reads, 30 % writes.
     Mixed,
-    /// A write, and when it is answered a flush: together one.
+    /// A write, and a flush once it is answered; the pair counts as one request.
     WriteFlush,
     /// Writes with FUA.
     Fua,
@@ -54,7 +54,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The transmission flags that the server has to offer.
+    /// Returns the transmission flags that the server must offer.
     fn needs(self) -> u16 {
         match self {
             Self::Read | Self::Write | Self::Mixed => 0,
@@ -68,45 +68,45 @@ impl Op {
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    /// After this long.
+    /// After this time.
     Time(Duration),
-    /// So many requests on each connection.
+    /// After this number of requests on each connection.
     Count(u64),
-    /// Until somebody sets this.
+    /// Once this is set.
     Set(&'static AtomicBool),
 }
 
-/// What to ask for.
+/// A workload.
 #[derive(Debug, Clone, Copy)]
 pub struct Pattern {
     /// The requests.
     pub op: Op,
-    /// At random offsets, instead of in order.
+    /// Whether offsets are random instead of sequential.
     pub random: bool,
-    /// Bytes of each request.
+    /// Bytes per request.
     pub block: usize,
     /// Requests in flight on each connection.
     pub depth: usize,
-    /// Where it begins in the export.
+    /// Start of the range in the export, in bytes.
     pub start: u64,
-    /// Bytes of the export that are used.
+    /// Length of the range, in bytes.
     pub size: u64,
     /// When to stop.
     pub until: Until,
 }
 
-/// What came of it.
+/// The results of a run.
 pub struct Seen {
     /// Bytes read, written or trimmed.
     pub bytes: u64,
-    /// From the first request to the last reply.
+    /// Time from the first request to the last reply.
     pub elapsed: Duration,
-    /// Of each request, nanoseconds, sorted.
+    /// Latency of each request in nanoseconds, sorted.
     pub latencies: Vec<u64>,
 }
 
 impl Seen {
-    /// Microseconds.
+    /// Returns the latency at percentile `p` (0 to 100), in microseconds.
     pub fn percentile(&self, p: f64) -> f64 {
         let at = (self.latencies.len() as f64 * p / 100.0) as usize;
         let found = self.latencies.get(at.min(self.latencies.len().saturating_sub(1)));
@@ -114,7 +114,7 @@ impl Seen {
     }
 }
 
-/// The offsets of a pattern: round and round, or xorshift64 from a fixed seed.
+/// The block numbers of a pattern: sequential with wraparound, or xorshift64 from a fixed seed.
 struct Offsets {
     at: u64,
     seed: u64,
@@ -142,17 +142,17 @@ impl Offsets {
 /// A connection in its transmission phase.
 pub struct Connection {
     socket: UnixStream,
-    /// What the server offers (transmission flags).
+    /// The transmission flags that the server offers.
     flags: u16,
     out: Vec<u8>,
     input: Vec<u8>,
 }
 
 impl Connection {
-    /// Connects to an export with simple replies.
+    /// Connects to an export, with simple replies.
     ///
     /// # Errors
-    /// [`Kind::Failed`] if the server refuses the export or breaks the protocol; what the socket reports.
+    /// [`Kind::Failed`] if the server refuses the export or violates the protocol; errors of the socket.
     pub fn open(path: &Path, export: &str) -> Result<Self> {
         let what = || format!("connect to {}", path.display());
         let mut socket = UnixStream::connect(path).on(what)?;
@@ -171,7 +171,7 @@ impl Connection {
         Ok(Self { socket, flags, out: Vec::new(), input: vec![0; ROOM] })
     }
 
-    /// Whether the server offers what these requests need.
+    /// Returns whether the server offers what these requests need.
     pub fn can(&self, op: Op) -> bool {
         self.flags & op.needs() == op.needs()
     }
@@ -185,7 +185,7 @@ impl Connection {
         self.out.extend_from_slice(&(len as u32).to_be_bytes());
     }
 
-    /// Queues a payload, or sends it with all that is queued before it.
+    /// Queues a payload, or sends it together with everything queued before it.
     fn payload(&mut self, payload: &[u8]) -> Result<()> {
         if payload.len() < VECTORED {
             self.out.extend_from_slice(payload);
@@ -210,7 +210,7 @@ impl Connection {
         Ok(())
     }
 
-    /// One read by itself.
+    /// Sends one read and waits for it.
     pub fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
         self.head(Command::Read, 0, 0, offset, len);
         self.send()?;
@@ -219,7 +219,7 @@ impl Connection {
         cookie(&answer[..HEAD]).map(drop)
     }
 
-    /// One flush by itself.
+    /// Sends one flush and waits for it.
     pub fn flush(&mut self) -> Result<()> {
         self.head(Command::Flush, 0, 0, 0, 0);
         self.send()?;
@@ -228,7 +228,7 @@ impl Connection {
         cookie(&answer).map(drop)
     }
 
-    /// Keeps `depth` requests in flight until it is over, then waits for the rest.
+    /// Keeps `depth` requests in flight until the pattern ends, then waits for the rest.
     fn load(&mut self, pattern: &Pattern, seed: u64, started: Instant) -> Result<Seen> {
         let mut run = Run::new(pattern, seed);
         for slot in 0..pattern.depth {
@@ -238,7 +238,7 @@ impl Connection {
         self.send()?;
         let (mut held, mut skip) = (0, 0);
         let mut asked = Vec::with_capacity(pattern.depth);
-        // The last answer's payload is taken too: the connection may be used again.
+        // Also reads the payload of the last reply: the connection may be used again.
         while run.flying > 0 || skip > 0 {
             let got = self.socket.read(&mut self.input[held..]).on(|| "read replies".to_owned())?;
             if got == 0 {
@@ -280,7 +280,7 @@ impl Drop for Connection {
     }
 }
 
-/// The cookie of a reply that is no error.
+/// Returns the cookie of a reply, which must not be an error.
 fn cookie(head: &[u8]) -> Result<u64> {
     let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     if word(0) != REPLY_MAGIC || word(4) != 0 {
@@ -289,7 +289,7 @@ fn cookie(head: &[u8]) -> Result<u64> {
     Ok(u64::from(word(8)) << 32 | u64::from(word(12)))
 }
 
-/// What a slot's request is about.
+/// The request in a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LoadState {
     Idle,
@@ -305,7 +305,7 @@ struct Slot {
     since: Instant,
 }
 
-/// One connection's way through a pattern.
+/// One connection's progress through a pattern.
 struct Run {
     pattern: Pattern,
     offsets: Offsets,
@@ -331,7 +331,7 @@ impl Run {
         }
     }
 
-    /// Whether a slot that is free takes another request.
+    /// Returns whether a free slot takes another request.
     fn goes_on(&self, elapsed: Duration) -> Result<bool> {
         if interrupted() {
             return Err(Error::new(Kind::Interrupted, "stopped"));
@@ -343,7 +343,7 @@ impl Run {
         })
     }
 
-    /// Queues the slot's next request.
+    /// Queues the next request of a slot.
     fn ask(&mut self, to: &mut Connection, slot: usize) -> Result<()> {
         let (len, id) = (self.pattern.block, slot as u64);
         if self.slots[slot].state == LoadState::Flushing {
@@ -369,7 +369,7 @@ impl Run {
         Ok(())
     }
 
-    /// Notes when requests were sent; a flush belongs to the write before it.
+    /// Records the time at which requests were sent. A flush belongs to the write before it.
     fn sent(&mut self, slots: &mut dyn Iterator<Item = usize>, now: Instant) {
         for slot in slots {
             if self.slots[slot].state != LoadState::Flushing {
@@ -378,7 +378,8 @@ impl Run {
         }
     }
 
-    /// A reply's head has come: the bytes that follow it. The slot is idle afterwards, or to be asked for again.
+    /// Handles the header of a reply, and returns the number of payload bytes after it. The slot is then idle, or ready for its
+    /// next request.
     fn answered(&mut self, slot: usize, now: Instant, goes_on: bool) -> Result<usize> {
         let number = slot;
         let slot = self.slots.get_mut(slot).filter(|s| s.state != LoadState::Idle);
@@ -396,7 +397,7 @@ impl Run {
     }
 }
 
-/// The pattern on all of the connections at once. Sequential ones each have a part of the range, in order.
+/// Runs a pattern on all connections at once. If it is sequential, each connection has its own part of the range.
 pub fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<Seen> {
     let share = pattern.size / connections.len() as u64 / pattern.block as u64 * pattern.block as u64;
     let started = Instant::now();

@@ -1,11 +1,11 @@
-//! The facts of the machine that belong to every figure.
+//! Facts about the machine to report with every measurement.
 
-/// The load averages, as the kernel has them.
+/// Returns the kernel's load averages.
 pub fn load_average() -> String {
     std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }
 
-/// What this machine is.
+/// Describes the processor of this machine.
 pub fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {

@@ -1,5 +1,5 @@
 //! What `coffer bench`, `coffer demo` and the comparison with other servers (tools/compare) share: an installation in a scratch
-//! folder, a load generator that speaks NBD, and the facts of the machine that belong to every figure.
+//! folder, an NBD load generator, and facts about the machine to report with every measurement.
 
 pub mod load;
 pub mod machine;
@@ -9,7 +9,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Set by SIGINT and SIGTERM while something is measured.
+/// Set by SIGINT and SIGTERM during a measurement.
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Returns whether the user asked to stop. Scratch files and servers are removed on the way out.
@@ -17,10 +17,10 @@ pub fn interrupted() -> bool {
     STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
 }
 
-/// Has SIGINT and SIGTERM ask to stop, instead of ending the process.
+/// Makes SIGINT and SIGTERM set a flag instead of ending the process.
 ///
 /// # Errors
-/// What the operating system reports.
+/// Errors of the operating system.
 pub fn stop_on_signals() -> Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = STOP.get_or_init(Arc::default);
@@ -30,7 +30,7 @@ pub fn stop_on_signals() -> Result<()> {
     Ok(())
 }
 
-/// The error of a measurement that cannot be made.
+/// Returns the error for a measurement that cannot be made.
 #[must_use]
 pub fn cannot(what: impl Into<String>) -> Error {
     Error::new(Kind::Failed, what)

@@ -1,4 +1,4 @@
-//! One installation of the demo: commands are run as a user would run them, by this same program.
+//! An installation in a scratch folder, whose commands are run by the program itself, as a user would run them.
 
 use crate::api::control::daemon_answers;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -16,28 +16,29 @@ pub struct Session {
 }
 
 impl Session {
-    /// An installation in `scratch` that this program's own binary serves.
+    /// Creates an installation in `scratch`, to be served by this program's own binary.
     ///
     /// # Errors
-    /// When the path of this program cannot be found.
+    /// If the path of this program cannot be determined.
     pub fn new(scratch: &Path) -> Result<Self> {
         let program = std::env::current_exe().on(|| "find this program".to_owned())?;
         Ok(Self::with(program, scratch))
     }
 
-    /// An installation in `scratch` that another coffer binary serves.
+    /// Creates an installation in `scratch`, to be served by another coffer binary.
     #[must_use]
     pub fn with(program: PathBuf, scratch: &Path) -> Self {
         Self { scratch: scratch.to_owned(), program, server: None, apart: false }
     }
 
-    /// Keeps the server out of reach of the terminal's signals: the caller catches them, and stops it when nothing needs it.
+    /// Puts the server into its own process group, out of reach of the terminal's signals. The caller handles those, and stops
+    /// the server when it is no longer needed.
     pub const fn apart(mut self) -> Self {
         self.apart = true;
         self
     }
 
-    /// The folder of the data directory and the key file.
+    /// Returns the folder with the data directory and the key file.
     #[must_use]
     pub fn scratch(&self) -> &Path {
         &self.scratch
@@ -57,7 +58,7 @@ impl Session {
         command
     }
 
-    /// What a command prints, without its last line end.
+    /// Runs a command and returns its output without the trailing newline.
     pub fn text(&self, args: &[&str]) -> Result<String> {
         let out = self.command(args).output().on(|| format!("run coffer {}", args.join(" ")))?;
         if out.status.success() {
@@ -67,23 +68,23 @@ impl Session {
         Err(Error::new(Kind::Failed, format!("coffer {}: {said}", args.join(" "))))
     }
 
-    /// Runs a command and drops what it prints.
+    /// Runs a command and discards its output.
     ///
     /// # Errors
-    /// [`Kind::Failed`] with what it said, if it fails.
+    /// [`Kind::Failed`] with its error output, if it fails.
     pub fn run(&self, args: &[&str]) -> Result<()> {
         self.text(args).map(drop)
     }
 
-    /// The id that a command with -q prints.
+    /// Runs a command with -q and returns the id that it prints.
     pub fn line(&self, args: &[&str]) -> Result<String> {
         self.text(args)
     }
 
-    /// Makes the installation.
+    /// Creates the installation.
     ///
     /// # Errors
-    /// As [`Session::run`].
+    /// The errors of [`Session::run`].
     pub fn init(&self) -> Result<()> {
         let file = self.key_file();
         self.run(&["init", "-q", "--key-file", &file.to_string_lossy()])
@@ -92,7 +93,7 @@ impl Session {
     /// Starts a server and waits until it answers.
     ///
     /// # Errors
-    /// When it ends, or does not answer in time.
+    /// If the server exits, or does not answer in 20 s.
     pub fn serve(&mut self) -> Result<()> {
         let mut command = self.command(&["serve"]);
         if self.apart {
@@ -114,13 +115,13 @@ impl Session {
         Ok(())
     }
 
-    /// The server's NBD socket.
+    /// Returns the server's NBD socket.
     #[must_use]
     pub fn nbd_socket(&self) -> PathBuf {
         self.data().join("nbd.sock")
     }
 
-    /// The server's process id; 0 without one.
+    /// Returns the server's process id; 0 without a server.
     pub fn server_pid(&self) -> u32 {
         self.server.as_ref().map_or(0, Child::id)
     }
@@ -130,25 +131,25 @@ impl Session {
         std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
     }
 
-    /// Processor seconds that the server has used.
+    /// Returns the processor time that the server has used, in seconds.
     pub fn server_cpu(&self) -> f64 {
         crate::sys::cpu_time(self.server_pid()).unwrap_or_default().as_secs_f64()
     }
 
-    /// Resident memory of the server, bytes.
+    /// Returns the resident memory of the server, in bytes.
     pub fn server_memory(&self) -> u64 {
         let status = self.server_file("status");
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
-    /// The NBD URI of a volume.
+    /// Returns the NBD URI of a volume.
     #[must_use]
     pub fn uri(&self, volume: &str) -> String {
         crate::nbd::uri::uri(&format!("unix:{}", self.nbd_socket().display()), volume, false).0
     }
 
-    /// What ends an attachment later, without this session at hand.
+    /// Returns a function that ends an attachment later, without this session.
     pub fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
         let mut command = self.command(&["detach", "-q", device]);
         Box::new(move || {
@@ -161,7 +162,7 @@ impl Session {
     /// Stops the server.
     ///
     /// # Errors
-    /// When it ends with another status than success.
+    /// If the server exits with a status other than success.
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.server.take() else { return Ok(()) };
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
@@ -171,7 +172,7 @@ impl Session {
         if status.success() { Ok(()) } else { Err(Error::new(Kind::Failed, format!("the server ended with {status}"))) }
     }
 
-    /// Reads every byte under the data directory, looking for the marker and for each clear key of this installation.
+    /// Searches every byte under the data directory for the marker and for the clear keys of this installation.
     pub fn search(&self, marker: &str) -> Result<String> {
         let exported = self.scratch.join("data-key");
         self.run(&["volume", "export-key", "web2", "--out", &exported.to_string_lossy()])?;
@@ -213,13 +214,13 @@ impl Drop for Session {
     }
 }
 
-/// The secret part of a key file: its longest word, or all of it when it is not text.
+/// Returns the secret part of a key file: its longest word, or the whole file if it is not text.
 fn longest_secret(file: &[u8]) -> &[u8] {
     let words = file.split(|b| b.is_ascii_whitespace() || *b == b':' || *b == b'"');
     words.max_by_key(|w| w.len()).filter(|w| file.is_ascii() && w.len() >= 32).unwrap_or(file)
 }
 
-/// Searches the data of a sparse file; answers how many bytes it read.
+/// Searches the data of a sparse file. Returns the number of bytes read.
 fn search_file(path: &Path, needles: &[(&str, &[u8])]) -> Result<usize> {
     use rustix::fs::{SeekFrom, seek};
     use std::os::unix::fs::FileExt;

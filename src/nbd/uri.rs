@@ -2,12 +2,13 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// All bytes but those that a URI takes as they are ("unreserved", RFC 3986).
+/// All bytes except those that a URI takes unencoded ("unreserved", RFC 3986).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// The same of a path.
+/// The same set, for a path: `/` stays unencoded too.
 const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
-/// Returns the NBD URI of an export at an endpoint (`unix:PATH` or `tcp:HOST:PORT`), and the path of its Unix socket, if it is one.
+/// Returns the NBD URI of an export at an endpoint (`unix:PATH` or `tcp:HOST:PORT`), and the path of its Unix socket; empty for
+/// TCP.
 #[must_use]
 pub fn uri(endpoint: &str, export: &str, tls: bool) -> (String, String) {
     let export = utf8_percent_encode(export, RESERVED);

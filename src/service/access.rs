@@ -1,9 +1,10 @@
-//! Who may use which volume: clients over TLS, the token that stands in for a certificate, and users of this machine other than
-//! the owner of the data and root.
+//! Access control for every client that does not administer the installation: which volumes a TLS client, the bearer of a token,
+//! or a local user other than root and the owner of the data directory may use.
 //!
-//! A record of the catalog allows one name: one that stands in a client's certificate, a token's, or `uid:` and a number. It
-//! says which user of this account the client acts as, and which volumes it may use. Who is not listed is refused, and so is a volume that is
-//! not there: a stranger does not learn which. Refusals are audited, at a bounded rate, for anybody may cause them.
+//! An access record of the catalog applies to one name: a name in a client's certificate, the name of a token, or `uid:` and a
+//! number. It states which user of this account the client acts as, and which volumes it may use. A client without a record gets
+//! the same error for a volume that exists as for one that does not, so that a stranger cannot probe for names. Refusals are
+//! audited at a bounded rate, because anyone can cause them.
 
 use super::api::{AccessInfo, AccessKind};
 use super::lease::Holder;
@@ -19,37 +20,38 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What a token begins with. An attachment's (`att-…`) is for its own machine's socket: over TLS it lets nobody in.
+/// Prefix of an access token. The token of an attachment (`att-…`) is valid only on this machine's socket: over TLS it grants
+/// nothing.
 const TOKEN: &str = "tok-";
-/// What the name of a user of this machine begins with.
+/// Prefix of the name of a local user.
 const UID: &str = "uid:";
-/// What a certificate's fingerprint begins with.
+/// Prefix of the fingerprint of a certificate.
 const FINGERPRINT: &str = "sha256:";
-/// Longest name off the wire that is audited, bytes.
+/// Longest name from the wire that is audited, in bytes.
 const SHOWN: usize = 128;
 
-/// A client that may use what it was allowed alone, as it shows itself: one over TLS, or another user of this machine.
+/// A client whose access is limited by records, as it identifies itself: a TLS client, or a local user.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// The names in its certificate, each with its kind (`cn:`, `dns:`, `email:`, `uri:`), and its fingerprint; none: it showed no
-    /// certificate. Of a local user: `uid:` and its number.
+    /// The names in its certificate, each with its kind (`cn:`, `dns:`, `email:`, `uri:`), and its fingerprint; empty without a
+    /// certificate. For a local user: `uid:` and the number.
     pub names: Vec<String>,
-    /// The process of a local user, which the lease is for; none: over TLS.
+    /// The process of a local user, which becomes the lease holder. `None` for a TLS client.
     pub process: Option<Holder>,
-    /// Its connection and address, for the audit.
+    /// The connection and its address, for the audit.
     pub client: String,
-    /// The server's number of the connection.
+    /// The server's number for the connection.
     pub connection: u64,
 }
 
-/// What the catalog keeps of a client that is allowed something.
+/// The catalog's record of what one client may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AccessRecord {
     pub(super) name: String,
     user: String,
-    /// None: all.
+    /// `None`: all volumes.
     volumes: Option<BTreeSet<VolumeId>>,
-    /// BLAKE3 of the token, hexadecimal; none: a certificate's name.
+    /// BLAKE3 hash of the token, in hexadecimal. `None`: the record is for a certificate or a local user.
     token: Option<String>,
     created: Timestamp,
 }
@@ -62,20 +64,21 @@ impl Record for AccessRecord {
 }
 
 impl AccessRecord {
-    /// Whether it may use a volume.
+    /// Returns whether the client may use a volume.
     pub(super) fn allows(&self, id: VolumeId) -> bool {
         self.volumes.as_ref().is_none_or(|v| v.contains(&id))
     }
 }
 
-/// Kinds of names. A name of one kind is never one of another: what a certificate says of itself in one place cannot stand for
-/// what a record means by another.
+/// Kinds of names. Names of different kinds never match: what a certificate claims in one field must not pass for what a record
+/// means by another.
 const KINDS: [&str; 6] = [FINGERPRINT, UID, "cn:", "dns:", "email:", "uri:"];
 
-/// Whether a record's name means a name that a client shows (`cn:web`, `dns:web.example`, `sha256:…`, `uid:1000`).
+/// Returns whether the name in a record matches a name that a client presents (`cn:web`, `dns:web.example`, `sha256:…`,
+/// `uid:1000`).
 ///
-/// A record may say the kind. One that does not, as those from before there were kinds, means what looks like it: with a colon
-/// a URI, with an `@` an e-mail address or a common name, else a DNS name or a common name.
+/// A record may state the kind. A record without one, such as a record from before kinds existed, is matched by its form: with a
+/// colon it is a URI, with an `@` an e-mail address or a common name, otherwise a DNS name or a common name.
 fn means(record: &str, shown: &str) -> bool {
     if KINDS.iter().any(|kind| record.starts_with(kind)) {
         return record == shown;
@@ -88,16 +91,16 @@ fn means(record: &str, shown: &str) -> bool {
     kinds.iter().any(|kind| shown.strip_prefix(kind) == Some(record))
 }
 
-/// Who is allowed what.
+/// The access records, and the checks against them.
 pub(super) struct Access {
     env: Env,
     kms: Arc<Kms>,
     records: Arc<Records>,
-    /// All of it, as it was when the catalog's records of it had been changed that often.
+    /// All access records, and the catalog's count of changes to them when they were read.
     known: Mutex<Option<(u64, Arc<Vec<AccessRecord>>)>>,
 }
 
-/// The token in an export's name, and the name without it.
+/// Splits an export name into the name without its access token, and the token.
 pub(super) fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     let token = ExportName::parse(name)?.token.filter(|t| t.starts_with(TOKEN));
     let (Some(token), Some((volume, query))) = (token, name.split_once('?')) else {
@@ -108,24 +111,24 @@ pub(super) fn split_token(name: &str) -> Result<(String, Option<&str>)> {
     Ok((name, Some(token)))
 }
 
-/// A name as it was given, cut where it is too long.
+/// Returns a name as it was given, cut to [`SHOWN`] bytes.
 fn shown_whole(name: &str) -> &str {
     &name[..name.floor_char_boundary(SHOWN)]
 }
 
-/// A name as people read it: a common name without its kind.
+/// Returns a name for display: a common name without its kind.
 fn shown(name: &str) -> String {
     shown_whole(name.strip_prefix("cn:").unwrap_or(name)).to_owned()
 }
 
 impl Access {
-    /// What these records allow, to users of the account of this KMS.
+    /// Creates the checks against these records. Clients act as users of the account of this KMS.
     pub(super) fn new(env: &Env, kms: &Arc<Kms>, records: &Arc<Records>) -> Self {
         Self { env: env.clone(), kms: kms.clone(), records: records.clone(), known: Mutex::new(None) }
     }
 
-    /// Who a client is, as far as it is known before anything of what it asks for is: of a name in its certificate that is
-    /// allowed something, else nobody.
+    /// Returns the identity of a client before it has named an export: that of the first name in its certificate with an access
+    /// record, else anonymous.
     pub(super) fn identity_of(&self, remote: &Remote) -> Caller {
         let access = self.of(remote, None).ok().flatten();
         self.identity(access.as_ref(), remote)
@@ -142,7 +145,7 @@ impl Access {
         }
     }
 
-    /// A client as a caller that wants what is sealed under this key.
+    /// Returns a client as a caller that may use what is sealed under this key.
     pub(super) fn caller(&self, access: &AccessRecord, remote: &Remote, key_arn: &str) -> Caller {
         let client = format!("{}, {} {}", remote.client, by(access), access.name);
         let authority = Authority::Volumes(vec![key_arn.to_owned()]);
@@ -153,24 +156,24 @@ impl Access {
         format!("arn:aws:iam::{}:user/{user}", self.kms.installation().account)
     }
 
-    /// The record that lets a client in: its token's, else that of the first name in its certificate that has one.
+    /// Returns the record that applies to a client: that of its token, else that of the first of its names with a record.
     pub(super) fn of(&self, remote: &Remote, token: Option<&str>) -> Result<Option<AccessRecord>> {
         if token.is_none() && remote.names.is_empty() {
             return Ok(None);
         }
         let all = self.allowed()?;
         if let Some(hash) = token.map(token::hash) {
-            // One from before such names were refused makes nobody a user of this machine either.
+            // A record from before such names were refused must not make the bearer of a token a local user either.
             let fits = |a: &&AccessRecord| a.token.as_ref() == Some(&hash) && !a.name.starts_with(UID);
             return Ok(all.iter().find(fits).cloned());
         }
-        // What a certificate says of itself makes nobody a user of this machine.
+        // Nothing in a certificate makes its bearer a local user.
         let fits = |a: &AccessRecord| a.token.is_none() && a.name.starts_with(UID) == remote.process.is_some();
         let of = |shown: &String| all.iter().find(|a| fits(a) && means(&a.name, shown)).cloned();
         Ok(remote.names.iter().find_map(of))
     }
 
-    /// All that is allowed. Read from the catalog once after each change: one connection may ask a thousand times.
+    /// Returns all access records. Reads the catalog once after each change: one connection may ask a thousand times.
     fn allowed(&self) -> Result<Arc<Vec<AccessRecord>>> {
         let changes = self.records.ledger().catalog().changes_of(AccessRecord::KIND);
         let mut known = self.known.lock();
@@ -183,10 +186,10 @@ impl Access {
         Ok(all)
     }
 
-    /// The volume that a client asks for, and the record that allows it.
+    /// Returns the volume that a client names, and the record that allows it.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`], whether or not there is such a volume; audited.
+    /// [`Kind::AccessDenied`], whether or not the volume exists; audited.
     pub(super) fn admit(&self, name: &str, remote: &Remote) -> Result<(AccessRecord, VolumeRecord)> {
         let (plain, token) = split_token(name)?;
         let access = self.of(remote, token)?;
@@ -200,10 +203,10 @@ impl Access {
         Err(self.turned_away(access.as_ref(), remote, token, (wanted, volume)))
     }
 
-    /// The snapshot that a client asks for: who may use the volume that it was taken of may read it.
+    /// Returns the snapshot that a client names. Whoever may use its source volume may read it.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`], whether or not there is such a snapshot; audited.
+    /// [`Kind::AccessDenied`], whether or not the snapshot exists; audited.
     pub(super) fn admit_snapshot(&self, name: &str, remote: &Remote) -> Result<(SnapshotRecord, Caller)> {
         let (plain, token) = split_token(name)?;
         let access = self.of(remote, token)?;
@@ -221,7 +224,7 @@ impl Access {
         }
     }
 
-    /// The refusal of a client, audited.
+    /// Audits the refusal of a client, and returns it as an error.
     fn turned_away(
         &self,
         access: Option<&AccessRecord>,
@@ -234,7 +237,7 @@ impl Access {
             (None, _, Some(_)) => "a client with an unknown token".to_owned(),
             (None, Some(uid), None) if remote.process.is_some() => format!("the local user {uid}"),
             (None, Some(name), None) => format!("a client with the certificate {}", shown(name)),
-            (None, None, None) => "a client without certificate or token".to_owned(),
+            (None, None, None) => "a client without a certificate or a token".to_owned(),
         };
         let err = Error::new(Kind::AccessDenied, format!("{who} may not use volume {}", shown(wanted)))
             .hint("allow it on the server: `coffer access allow NAME --volume VOLUME`");
@@ -243,7 +246,7 @@ impl Access {
     }
 
     fn record_refusal(&self, access: Option<&AccessRecord>, remote: &Remote, volume: Option<VolumeId>, err: &Error) {
-        // With a token that nobody has, it is still whom its certificate or its uid says.
+        // With an unknown token, the caller is still identified by its certificate or its uid.
         let caller = access.map_or_else(|| self.identity_of(remote), |access| self.identity(Some(access), remote));
         let mut act = Act::new("ec2:AttachVolume");
         if let Some(volume) = volume {
@@ -258,7 +261,7 @@ impl Access {
         self.records.ledger().record_refusal(act, &caller, err);
     }
 
-    /// Lets the bearer of a certificate use volumes.
+    /// Allows a client, by a name in its certificate or its uid, to use volumes. Replaces its earlier record.
     pub(super) fn allow(
         &self,
         caller: &Caller,
@@ -278,7 +281,7 @@ impl Access {
         self.client_info(&record, None)
     }
 
-    /// Makes a token. It is told in this answer alone; the catalog keeps its hash.
+    /// Creates an access token. Only this answer shows it; the catalog keeps its hash.
     pub(super) fn make_token(
         &self,
         caller: &Caller,
@@ -299,9 +302,9 @@ impl Access {
         self.client_info(&record, Some(token.to_string()))
     }
 
-    /// Takes back what was allowed.
+    /// Revokes the access of a client or a token.
     pub(super) fn deny(&self, caller: &Caller, name: &str) -> Result<AccessInfo> {
-        // Before the transaction, which asks the same catalog.
+        // Before the transaction: this queries the same catalog.
         let unknown = self.not_listed(name);
         let act = Act::new("coffer:DenyTlsClient").detail("name", shown(name)).restrictive();
         let gone = self.records.ledger().audited(caller, act, |tx| {
@@ -312,22 +315,23 @@ impl Access {
         self.client_info(&gone, None)
     }
 
-    /// The error for a name that no record has. A record may say the kind of a name, or leave it out: that is the likely slip.
+    /// Returns the error for a name without a record. A kind too many or too few is the likely slip, so the hint names the
+    /// records that differ only in that.
     fn not_listed(&self, name: &str) -> Error {
         let plain = |name: &str| KINDS.iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name).to_owned();
         let all = self.allowed().unwrap_or_default();
         let near = all.iter().map(|a| &a.name).filter(|listed| plain(listed) == plain(name));
         let near: Vec<String> = near.map(|listed| format!("`coffer access deny {listed}`")).collect();
-        let what = format!("nothing is allowed to {}: no client of that name is listed", shown_whole(name));
+        let what = format!("{} has no access: no client of that name is listed", shown_whole(name));
         let err = Error::new(Kind::NotFound, what);
         if near.is_empty() {
             err.hint("see `coffer access list`")
         } else {
-            err.hint(format!("perhaps {}", near.join(" or ")))
+            err.hint(format!("try {}", near.join(" or ")))
         }
     }
 
-    /// All that is allowed, as it is shown.
+    /// Returns all access records, as they are shown.
     pub(super) fn list(&self) -> Result<Vec<AccessInfo>> {
         let all = self.records.ledger().catalog().list::<AccessRecord>()?.records;
         all.iter().map(|r| self.client_info(&r.record, None)).collect()
@@ -340,27 +344,27 @@ impl Access {
             Some((FINGERPRINT, _)) | None => name.to_owned(),
             Some((_, plain)) => plain.to_owned(),
         });
-        // Policies know the users of this machine by these names: no certificate or token acts as one of them.
+        // Policies know local users by these names: no certificate or token may act as one of them.
         if user.strip_prefix("uid-").is_some_and(|number| name.strip_prefix(UID) != Some(number)) {
             return Err(Error::new(
                 Kind::Usage,
-                format!("the user {user} is a user of this machine, which {name} is not"),
+                format!("the user {user} is reserved for a local user, and {name} is not that user"),
             )
-            .hint("say another --user"));
+            .hint("choose another --user"));
         }
         let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
         if user.starts_with(FINGERPRINT) {
             return Err(
-                Error::new(Kind::Usage, format!("{name} says no user that the client acts as")).hint("say --user NAME")
+                Error::new(Kind::Usage, format!("{name} does not name the user to act as")).hint("add --user NAME")
             );
         }
         if user.is_empty() || user.len() > 64 || !user.chars().all(good) {
-            return Err(Error::new(Kind::Usage, format!("{user:?} is no name for a user"))
-                .hint("say --user NAME: letters, digits and + = , . @ _ -, at most 64"));
+            return Err(Error::new(Kind::Usage, format!("{user:?} is not a valid user name"))
+                .hint("use --user NAME with at most 64 letters, digits and + = , . @ _ -"));
         }
         if all != volumes.is_empty() {
-            return Err(Error::new(Kind::Usage, "allow a client: some volumes, or all")
-                .hint("say --volume VOLUME or --all-volumes"));
+            return Err(Error::new(Kind::Usage, "allow a client: give either some volumes or all")
+                .hint("use --volume VOLUME or --all-volumes"));
         }
         let ids = volumes.iter().map(|v| self.records.find_volume(v).map(|r| r.id)).collect::<Result<BTreeSet<_>>>()?;
         let volumes = (!all).then_some(ids);
@@ -392,32 +396,31 @@ impl Access {
     }
 }
 
-/// What a client shows that is to be let in.
+/// What a client presents to be granted access.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
-    /// A name: in its certificate, or of a user of this machine.
+    /// A name: in its certificate, or of a local user.
     Name,
     Token,
 }
 
-/// Refuses a name that no client can have, or that a token must not have.
+/// Refuses a name that no client can have, and one that a token must not have.
 fn check_name(name: &str, by: By) -> Result<()> {
     let bad = |what: String, next: &str| Err(Error::new(Kind::Usage, what).hint(next));
     if name.is_empty() || name.len() > SHOWN || name.chars().any(char::is_control) {
-        return Err(Error::new(Kind::Usage, "allow a client: its name has 1 to 128 bytes, none of them control"));
+        return Err(Error::new(Kind::Usage, "allow a client: a name has 1 to 128 bytes and no control characters"));
     }
     if by == By::Token && [UID, FINGERPRINT].iter().any(|kind| name.starts_with(kind)) {
-        let what = format!(
-            "a token cannot be called {name}: it is for a remote client, not for a local user or a certificate"
-        );
-        return bad(what, "call it by the client's name, as ci; `coffer access allow` takes uid: and sha256:");
+        let what =
+            format!("a token cannot be named {name}: it is for a remote client, not for a local user or a certificate");
+        return bad(what, "name it after the client, such as ci, or use `coffer access allow` for uid: and sha256:");
     }
     if let Some(uid) = name.strip_prefix(UID) {
         let number = uid.parse::<u32>().ok().filter(|n| *n != u32::MAX);
         return match number {
             Some(n) if n.to_string() == uid => Ok(()),
-            Some(n) => bad(format!("{name} is not how a uid is written"), &format!("say uid:{n}")),
-            None => bad(format!("{name} is not a uid"), "say uid: and a decimal number, as uid:1000"),
+            Some(n) => bad(format!("{name} is not the canonical form of a uid"), &format!("use uid:{n}")),
+            None => bad(format!("{name} is not a uid"), "use uid: and a decimal number, such as uid:1000"),
         };
     }
     if let Some(digits) = name.strip_prefix(FINGERPRINT) {
@@ -425,9 +428,9 @@ fn check_name(name: &str, by: By) -> Result<()> {
         if digits.len() != 64 || !digits.bytes().all(hexadecimal) {
             return bad(
                 format!(
-                    "{name} is not a certificate's fingerprint: that has 64 hexadecimal digits, in lower case, without colons"
+                    "{name} is not a certificate fingerprint: use 64 hexadecimal digits in lower case, without colons"
                 ),
-                "take it from the audit's record of a refused client, or from `openssl x509 -noout -fingerprint -sha256`",
+                "copy it from the audit record of the refused client, or from `openssl x509 -noout -fingerprint -sha256`",
             );
         }
     }
@@ -443,8 +446,8 @@ fn by(record: &AccessRecord) -> AccessKind {
 }
 
 fn exists(name: &str) -> Error {
-    Error::new(Kind::Exists, format!("something is allowed to {name} already"))
-        .hint("see `coffer access list`; `coffer access deny` takes it back")
+    Error::new(Kind::Exists, format!("{name} already has access"))
+        .hint("see `coffer access list`, or revoke it with `coffer access deny`")
 }
 
 #[cfg(test)]
@@ -461,7 +464,7 @@ mod tests {
         assert_eq!(split_token("web").unwrap(), ("web".to_owned(), None));
     }
 
-    /// What is allowed is read once, however often one client asks, and again after each change.
+    /// The access records are read once, however often one client asks, and again after each change.
     #[test]
     fn asking_a_thousand_times_reads_what_is_allowed_once() {
         let (place, key) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -488,16 +491,16 @@ mod tests {
             (0..1024).for_each(|_| assert!(service.remote_exports(remote).unwrap().is_empty()));
             service.ledger().catalog().rows_read() - before
         };
-        assert_eq!(cost(&remote(None)), 0, "who shows nothing is allowed nothing");
+        assert_eq!(cost(&remote(None)), 0, "a client that presents no name is allowed nothing");
         assert_eq!(cost(&remote(Some("cn:stranger"))), 50);
-        assert_eq!(cost(&remote(Some("cn:c7"))), 0, "there is no volume, and what is allowed is known");
+        assert_eq!(cost(&remote(Some("cn:c7"))), 0, "there is no volume, and the records are cached");
         service.access.deny(&owner, "c7").unwrap();
         assert_eq!(cost(&remote(Some("cn:c7"))), 49);
         assert!(service.access.of(&remote(Some("cn:c7")), None).unwrap().is_none());
         assert!(service.access.of(&remote(Some("dns:c8")), None).unwrap().is_some());
     }
 
-    /// The names of a certificate are its own to choose: in one kind they say nothing about another.
+    /// A certificate chooses its own names: a name of one kind must not match a record of another.
     #[test]
     fn names_of_one_kind_are_none_of_another() {
         for (record, shown, is) in [
@@ -513,7 +516,7 @@ mod tests {
             ("cn:db", "dns:db", false),
             ("uri:spiffe://a/b", "uri:spiffe://a/b", true),
             ("email:a@b", "cn:a@b", false),
-            // Records from before there were kinds.
+            // Records from before kinds existed.
             ("client", "cn:client", true),
             ("db.example", "dns:db.example", true),
             ("db.example", "email:db.example", false),

@@ -1,5 +1,5 @@
-//! What operations answer (see [`super::operations`]). Answers travel as JSON over the daemon's socket; a command that opens the
-//! data directory itself gets the same.
+//! The answers of operations (see [`super::operations`]). Answers travel as JSON over the daemon's socket; a command that opens
+//! the data directory itself gets the same.
 
 mod grant;
 mod key;
@@ -19,22 +19,22 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use zeroize::Zeroizing;
 
-/// What a verb answers.
+/// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Nothing but that it is done, in words.
+    /// Success without data.
     Done {
-        /// What was done.
+        /// A sentence for people that says what was done.
         message: String,
     },
-    /// What this installation is.
+    /// Identity and endpoints of this installation.
     Status(StatusInfo),
     /// One key.
     Key(KeyInfo),
     /// Keys.
     Keys {
-        /// All of them.
+        /// All matching keys.
         keys: Vec<KeyInfo>,
     },
     /// A key's policy.
@@ -43,47 +43,47 @@ pub enum Reply {
     Grant(GrantInfo),
     /// Grants.
     Grants {
-        /// All of them.
+        /// All matching grants.
         grants: Vec<GrantInfo>,
     },
-    /// What an encrypting or decrypting verb gives.
+    /// The result of an encrypting or decrypting operation.
     Crypto(CryptoInfo),
     /// Aliases.
     Aliases {
-        /// All of them.
+        /// All aliases.
         aliases: Vec<AliasInfo>,
     },
     /// One volume.
     Volume(VolumeInfo),
     /// Volumes.
     Volumes {
-        /// All of them.
+        /// All volumes.
         volumes: Vec<VolumeInfo>,
     },
     /// One snapshot.
     Snapshot(SnapshotInfo),
     /// Snapshots.
     Snapshots {
-        /// All of them.
+        /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
     },
     /// One attachment.
     Attachment(AttachmentInfo),
     /// Attachments.
     Attachments {
-        /// All of them.
+        /// All attachments.
         attachments: Vec<AttachmentInfo>,
     },
-    /// One client over TLS.
+    /// The access record of one client.
     Access(AccessInfo),
-    /// Clients over TLS.
+    /// The access records of clients.
     AccessList {
-        /// All of them.
+        /// All access records.
         clients: Vec<AccessInfo>,
     },
-    /// What a check found.
+    /// The findings of a check.
     Findings {
-        /// In the order they were checked.
+        /// In the order of the checks.
         findings: Vec<Finding>,
     },
     /// Audit events.
@@ -102,25 +102,25 @@ pub struct StatusInfo {
     pub account: String,
     /// AWS-like Region.
     pub region: String,
-    /// Public half of the signing key, hexadecimal: pin it to verify snapshots elsewhere.
+    /// Public half of the signing key, in hexadecimal. Pin it to verify snapshots elsewhere.
     pub signing_key: String,
     /// The data directory.
     pub data: PathBuf,
-    /// Where NBD is served, when it is.
+    /// The endpoints that serve NBD; empty without a server.
     pub nbd: Vec<String>,
-    /// The daemon's process id, when one answers.
+    /// Process id of the daemon; `None` if no daemon answers.
     pub daemon: Option<u32>,
 }
 
-/// Bytes that a caller hands in or is handed: hexadecimal on the way, never shown, wiped when dropped.
+/// Secret bytes from or for a caller: hexadecimal in transit, never shown, wiped on drop.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plain(Zeroizing<String>);
 
 impl Plain {
-    /// Of these bytes.
+    /// Encodes bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        // In one piece: what grows leaves copies behind that nobody wipes.
+        // Allocated once: a growing buffer would leave unwiped copies behind.
         let mut out = Zeroizing::new(String::with_capacity(2 * bytes.len()));
         for byte in bytes {
             for digit in [byte >> 4, byte & 15] {
@@ -130,10 +130,10 @@ impl Plain {
         Self(out)
     }
 
-    /// The bytes.
+    /// Decodes the bytes.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if it is no hexadecimal.
+    /// [`Kind::Usage`] if they are not hexadecimal.
     pub fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
         let mut out = Zeroizing::new(vec![0; self.0.len() / 2]);
         hex::decode_to_slice(self.0.as_bytes(), &mut out)
@@ -153,11 +153,11 @@ impl std::fmt::Debug for Plain {
 pub struct CryptoInfo {
     /// ARN of the CMK.
     pub key: String,
-    /// The version that was used, hexadecimal.
+    /// Id of the backing key that was used, in hexadecimal.
     pub key_material_id: String,
-    /// The ciphertext blob, hexadecimal, where one was made.
+    /// The ciphertext blob, in hexadecimal, if one was made.
     pub blob: Option<String>,
-    /// The plaintext, where it was asked for.
+    /// The plaintext, if it was requested.
     pub plaintext: Option<Plain>,
 }
 
@@ -166,7 +166,7 @@ pub struct CryptoInfo {
 pub struct AliasInfo {
     /// `alias/…`.
     pub alias: String,
-    /// Key id it points at.
+    /// Id of its target key.
     pub key: String,
 }
 
@@ -177,56 +177,56 @@ pub struct VolumeInfo {
     pub id: VolumeId,
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// Bytes a user sees.
+    /// Size in bytes, as a client sees it.
     pub size: u64,
-    /// Bytes its file takes on disk, where that is known.
+    /// Bytes that its store occupies on disk, if known.
     pub stored: Option<u64>,
-    /// available, in-use, suspended, error.
+    /// `available`, `in-use`, `suspended` or `error`.
     pub state: VolumeState,
     /// ARN of the CMK that wraps its data key.
     pub key: String,
-    /// The snapshot it was made from.
+    /// The snapshot that it was created from.
     pub snapshot: Option<SnapshotId>,
-    /// Whether all of that snapshot is here.
+    /// Whether all data of that snapshot has been copied; `true` for a volume without one.
     pub hydrated: bool,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
-    /// Who holds it.
+    /// The current holder, in words; `None` if nothing holds it.
     pub holder: Option<String>,
-    /// What it does when its CMK cannot be used any more.
+    /// What it does when its CMK becomes unusable.
     pub on_key_loss: OnKeyLoss,
-    /// Requests a second, if that is limited.
+    /// Limit in requests per second; `None`: no limit.
     pub iops: Option<u64>,
-    /// Bytes a second, if that is limited.
+    /// Limit in bytes per second; `None`: no limit.
     pub throughput: Option<u64>,
-    /// From the header: only in `show`.
+    /// Contents of the header. Only `show` fills this in.
     pub header: Option<HeaderInfo>,
 }
 
-/// What the header of a volume says.
+/// Contents of a volume's header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderInfo {
-    /// The volume's file.
+    /// Where the volume is stored; for a volume in a file, its path.
     pub path: PathBuf,
-    /// Identity generation.
+    /// Generation of the identity, which each change to it increments.
     pub generation: u64,
     /// Lineage id.
     pub lineage: String,
-    /// Data keys: id and ciphertext blob in hexadecimal.
+    /// Data keys: id, and ciphertext blob in hexadecimal.
     pub data_keys: Vec<(String, String)>,
-    /// Encryption context.
+    /// Encryption context of the data keys.
     pub context: BTreeMap<String, String>,
     /// The epoch of the next write.
     pub epoch: u32,
-    /// Closed in order.
+    /// Whether it was closed cleanly.
     pub clean: bool,
-    /// Whether the next snapshot compares everything: no, intent, all.
+    /// What the next snapshot has to compare in full: `no`, `intent` or `all`.
     pub changed_untrusted: Untrusted,
-    /// A sync failed.
+    /// Whether a sync failed, so that acknowledged writes may be lost.
     pub write_failed: bool,
-    /// XTS units sealed so far (IEEE 1619 scopes a key to 2^44 blocks of 16 bytes).
+    /// XTS units sealed so far (IEEE 1619 limits a key to 2^44 blocks of 16 bytes).
     pub sealed_units: u64,
-    /// Damage that was found and passed over.
+    /// Damage that was found and worked around.
     pub damage: Option<String>,
 }
 
@@ -235,96 +235,96 @@ pub struct HeaderInfo {
 pub struct SnapshotInfo {
     /// Its id.
     pub id: SnapshotId,
-    /// The volume it was taken of.
+    /// The source volume.
     pub volume: VolumeId,
-    /// pending, completed, error.
+    /// `pending`, `completed` or `error`.
     pub state: SnapshotState,
-    /// Why it is in error.
+    /// Why it is in `error`.
     pub error: Option<String>,
-    /// The volume's bytes at that time.
+    /// Size of the volume at the point in time, in bytes.
     pub size: u64,
-    /// Bytes of chunks that changed since its base.
+    /// Bytes in chunks that changed since its base.
     pub changed: u64,
-    /// Bytes it added to the repository.
+    /// Bytes that it added to the repository.
     pub stored: u64,
     /// When its point in time was fixed.
     pub created: Timestamp,
-    /// What it is an increment to.
+    /// The snapshot that it is an increment to; `None`: it is full.
     pub base: Option<SnapshotId>,
-    /// ARN of the CMK.
+    /// ARN of the CMK that wraps its data keys.
     pub key: String,
-    /// For people.
+    /// Free text for people.
     pub description: String,
 }
 
 /// An attachment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentInfo {
-    /// Its id: names the attachment, opens nothing.
+    /// Its id. It names the attachment and grants nothing.
     pub id: String,
-    /// The volume.
+    /// The attached volume.
     pub volume: VolumeId,
-    /// Its name.
+    /// Name of the volume, if it has one.
     pub name: Option<String>,
-    /// The device.
+    /// The device that it appears as.
     pub device: String,
-    /// Export name to connect with: with its token in the answer to `AttachBegin` and `AttachRenew` alone, else the volume's.
+    /// The export name to connect with. It contains the token only in the answers to `attach-begin` and `attach-renew`.
     pub export: String,
-    /// Socket to connect to.
+    /// The socket to connect to.
     pub socket: PathBuf,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
 }
 
 impl std::fmt::Debug for AttachmentInfo {
-    /// Without the token.
+    /// Leaves out the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { id, volume, device, .. } = self;
         write!(f, "AttachmentInfo({id}, {volume}, {device})")
     }
 }
 
-/// Who may use what over TLS.
+/// An access record: what one client may use.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessInfo {
-    /// A name in its certificate, or what its token is called.
+    /// A name in its certificate, `uid:` and a number, or the name of its token.
     pub name: String,
-    /// `certificate` or `token`.
+    /// `certificate`, `local user` or `token`.
     pub by: AccessKind,
-    /// Whom it acts as.
+    /// ARN of the user that it acts as.
     pub principal: String,
-    /// Which volumes it may use; none: all.
+    /// The volumes that it may use; `None`: all.
     pub volumes: Option<Vec<String>>,
-    /// When it was allowed.
+    /// When access was granted.
     pub created: Timestamp,
-    /// The token, in the answer to its making alone.
+    /// The token, only in the answer that created it.
     pub token: Option<String>,
 }
 
 impl std::fmt::Debug for AccessInfo {
-    /// Without the token.
+    /// Leaves out the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, by, principal, volumes, .. } = self;
         write!(f, "AccessInfo({name}, {by}, {principal}, {volumes:?})")
     }
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// As it should be.
     Ok,
-    /// Works, but mind it.
+    /// Works, but needs attention.
     Warning,
-    /// Has to be mended.
+    /// Needs repair.
     Error,
 }
 
-/// What a check found.
+/// One finding of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// How bad.
+    /// Its severity.
     pub grade: Grade,
     /// What was checked.
     pub check: String,
@@ -335,33 +335,33 @@ pub struct Finding {
 /// An audit event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventInfo {
-    /// Its number in the chain.
+    /// Its position in the audit chain.
     pub sequence: u64,
-    /// The record, as it stands in the chain.
+    /// The record, as it is in the chain.
     pub record: serde_json::Value,
 }
 
-/// How far a long job is.
+/// The progress of a long operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What is being done.
+    /// The current step.
     pub what: String,
-    /// So far.
+    /// Units done so far.
     pub done: u64,
-    /// Of how much, where that is known.
+    /// Units in total, if known.
     pub total: Option<u64>,
-    /// chunks, bytes.
+    /// The unit: `bytes`.
     pub unit: String,
 }
 
-/// An error as it travels.
+/// An error as it travels over the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireError {
     /// Its kind.
     pub kind: Kind,
-    /// AWS error code, for programs that know those.
+    /// AWS error code, for programs that know them.
     pub code: String,
-    /// What failed and why, one line.
+    /// What failed and why, in one line.
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,

@@ -1,4 +1,4 @@
-//! Builds a service: each component over those below it, in the order of docs/decisions/0031.
+//! Assembles a service: builds each component from those above it in the order of docs/decisions/0031.
 
 use super::access::Access;
 use super::attachments::Attachments;
@@ -27,7 +27,7 @@ use super::{Base, Service};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// What the repository keeps.
+/// The components for the repository.
 struct Snapshots {
     logs: Arc<Logs>,
     bases: Arc<Bases>,
@@ -43,7 +43,7 @@ impl Snapshots {
     }
 }
 
-/// What opening a volume takes.
+/// The components for opening a volume.
 struct Volumes {
     turns: Arc<Turns>,
     keygate: Arc<KeyGate>,
@@ -78,7 +78,7 @@ impl Volumes {
     }
 }
 
-/// The snapshots that are being taken, and what became of those that were.
+/// Creates the components for snapshots in progress and for unsettled ones.
 fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Volumes) -> (Arc<Unsettled>, Arc<Jobs>) {
     let Snapshots { logs, bases, lineages } = snapshots;
     let unsettled = Arc::new(Unsettled::new(records, &base.repository, logs, bases, lineages, &volumes.opens));
@@ -97,7 +97,7 @@ fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Vo
 }
 
 impl Service {
-    /// All components of a service.
+    /// Assembles all components of a service.
     pub(super) fn assemble(base: Base) -> Self {
         let records = Arc::new(Records::new(&base.kms, &base.lock));
         let snapshots = Snapshots::over(&base, &records);

@@ -1,9 +1,9 @@
-//! Attachments, and how a connection gets its volume: who it is, its lease, its key.
+//! Attachments, and how a connection gets its volume: identity, lease, key.
 //!
-//! A client is known by the token in its export's name (`web?t=att-…`, told once by [`Service::begin_attachment`] and kept
-//! hashed in the catalog), else by its certificate's name, else by its process on a Unix socket, else by its address on TCP.
-//! An attachment's lease lasts until `coffer detach`, also across restarts of the server; that of a client over TLS a grace
-//! beyond a connection that ended without a farewell; any other ends with its last connection (see [`super::lease`]).
+//! A client is identified by the token in its export name (`web?t=att-…`, shown once by [`Service::begin_attachment`] and kept as
+//! a hash in the catalog), else by the name in its certificate, else by its process on a Unix socket, else by its address on TCP.
+//! The lease of an attachment lasts until `coffer detach`, also across restarts of the server. That of a TLS client lasts for a
+//! grace period beyond a connection that ended uncleanly. Any other lease ends with its last connection (see [`super::lease`]).
 
 use super::api::AttachmentInfo;
 use super::attachments::not_attached;
@@ -23,33 +23,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How old a request of `coffer attach` may get before it is not applied any more: half the request timeout that it gives to
-/// the kernel.
+/// The age after which a request of `coffer attach` is no longer applied: half the request timeout that it sets in the kernel.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// A volume as the NBD edge sees it before it is opened.
+/// A volume or snapshot as the NBD front end sees it before it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedExport {
-    /// The name to ask for.
+    /// The export name to connect with.
     pub name: String,
-    /// For people.
+    /// Free text for people.
     pub description: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Whether writes will be refused.
+    /// Whether writes are refused.
     pub read_only: bool,
 }
 
-/// A connection that wants a volume, as the edge knows it.
+/// A connection that asks for a volume, as the front end knows it.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
-    /// Who it is without a token.
+    /// Its identity without a token.
     pub peer: Holder,
-    /// The server's number of the connection.
+    /// The server's number for the connection.
     pub connection: u64,
 }
 
-/// One connection's use of a volume. Dropping it gives the connection's part of the lease back.
+/// One connection's use of a volume. Dropping it releases the connection's part of the lease.
 pub struct Attached {
     leases: Arc<Leases>,
     kept: Arc<KeptLeases>,
@@ -58,27 +57,28 @@ pub struct Attached {
     id: VolumeId,
     connection: u64,
     read_only: bool,
-    /// It named its slot, as `coffer attach` does: what is dropped is sent again soon, and a closed connection dialled anew.
+    /// Whether it named its slot, as `coffer attach` does. Such a client soon resends what is dropped, and redials a closed
+    /// connection.
     redials: bool,
     farewell: AtomicBool,
 }
 
 impl Attached {
-    /// Where snapshots of the volume are.
+    /// Returns the repository of the volume's snapshots.
     pub(super) const fn repository(&self) -> &Arc<Repository> {
         &self.repository
     }
 
-    /// The volume.
+    /// Returns the volume.
     ///
     /// # Panics
-    /// Never: it is there until drop.
+    /// Never: it is set until drop.
     #[must_use]
     pub fn volume(&self) -> &Arc<Volume> {
         &self.used.as_ref().expect("held until drop").volume
     }
 
-    /// What of it may change while it is attached.
+    /// Returns the settings, which may change while the volume is attached.
     ///
     /// # Panics
     /// As [`Attached::volume`].
@@ -87,19 +87,19 @@ impl Attached {
         &self.used.as_ref().expect("held until drop").settings
     }
 
-    /// Whether this connection asked for reading alone.
+    /// Returns whether this connection asked for read-only access.
     #[must_use]
     pub const fn reads_only(&self) -> bool {
         self.read_only
     }
 
-    /// How old a request may get, if its client's request timeout is known.
+    /// Returns the age after which a request is no longer applied, if the client's request timeout is known.
     #[must_use]
     pub fn stale_after(&self) -> Option<Duration> {
         self.redials.then_some(STALE_AFTER)
     }
 
-    /// The client has said goodbye: its lease need not be kept for it.
+    /// Notes that the client disconnected cleanly, so that its lease need not be kept for it.
     pub fn farewell(&self) {
         self.farewell.store(true, Ordering::Release);
     }
@@ -115,15 +115,15 @@ impl Drop for Attached {
     }
 }
 
-/// The volume or snapshot that an export's name asks for, without the parameters behind it.
+/// Returns the volume or snapshot in an export name, without the parameters after the `?`.
 ///
 /// # Errors
-/// [`Kind::Usage`] for parameters that are not understood.
+/// [`Kind::Usage`] for unknown or malformed parameters.
 pub fn named(export: &str) -> Result<&str> {
     ExportName::parse(export).map(|name| name.volume)
 }
 
-/// One connection's use of a snapshot, which can be taken from it by force. To be dropped when nothing of the snapshot is open.
+/// One connection's use of a snapshot, which can be revoked by force. Drop it only after everything of the snapshot is closed.
 pub struct Reading {
     leases: Arc<Leases>,
     snapshot: SnapshotId,
@@ -137,45 +137,46 @@ impl Drop for Reading {
 }
 
 impl Service {
-    /// Notes who reads a snapshot.
+    /// Registers a reader of a snapshot.
     ///
     /// # Errors
-    /// [`Kind::Busy`] while its readers are sent away.
+    /// [`Kind::Busy`] while its readers are being disconnected.
     pub fn reading(&self, snapshot: SnapshotId, asking: ConnectRequest) -> Result<Reading> {
         self.leases.join_readers(snapshot, asking.connection, asking.peer)?;
         Ok(Reading { leases: self.leases.clone(), snapshot, connection: asking.connection })
     }
 
-    /// Sends all away who read a snapshot.
+    /// Disconnects all readers of a snapshot.
     fn break_reading(&self, caller: &Caller, snapshot: SnapshotId) -> Result<String> {
         let shown = snapshot.to_string();
         let holder = self.leases.readers_shown(snapshot).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{shown} is read by nobody")).hint("see `coffer snapshot list`")
+            Error::new(Kind::NotFound, format!("snapshot {shown}: no client is reading it"))
+                .hint("see `coffer snapshot list`")
         })?;
         let act = Act::new("coffer:BreakLease").detail("snapshot", snapshot).detail("holder", &holder).restrictive();
         self.ledger().audited(caller, act, |_| Ok(()))?;
         self.leases.break_readers(snapshot)?;
-        Ok(format!("snapshot {shown} is taken from {holder}"))
+        Ok(format!("snapshot {shown} was taken from {holder}"))
     }
 
-    /// What can be attached.
+    /// Returns all volumes, as exports.
     ///
     /// # Errors
-    /// When the catalog cannot be read.
+    /// If the catalog cannot be read.
     pub fn exports(&self) -> Result<Vec<ServedExport>> {
         self.records.volumes()?.iter().map(|r| self.served(r)).collect()
     }
 
-    /// What one export would be. An empty name stands for the only volume there is.
+    /// Describes one export. An empty name stands for the only volume.
     ///
     /// # Errors
-    /// [`Kind::NotFound`].
+    /// [`Kind::NotFound`] if there is no such volume; [`Kind::Usage`] for a malformed name.
     pub fn export(&self, name: &str) -> Result<ServedExport> {
         let read_only = ExportName::parse(name)?.read_only;
         Ok(ServedExport { read_only, ..self.served(&self.records.exported(name)?)? })
     }
 
-    /// A volume as an export.
+    /// Describes a volume as an export.
     pub(super) fn served(&self, record: &VolumeRecord) -> Result<ServedExport> {
         Ok(ServedExport {
             name: record.name.clone().unwrap_or_else(|| record.id.to_string()),
@@ -185,12 +186,13 @@ impl Service {
         })
     }
 
-    /// Attaches one connection: takes or joins the lease, asks the policy of the CMK whether the caller may have the volume,
-    /// unwraps the data key. A holder that had the volume already is not asked again (`service/volume_keys.rs`), and gets it
-    /// without its key too, if that cannot be had now: requests are held then until it can.
+    /// Attaches one connection: takes or joins the lease, checks the policy of the CMK for the caller, and unwraps the data key.
+    /// A holder that already has the volume is not checked again (`service/volume_keys.rs`). If its key is unavailable at the
+    /// moment, it gets the volume without the key, and its requests are held until the key is available.
     ///
     /// # Errors
-    /// [`Kind::Busy`] naming who holds the volume; [`Kind::AccessDenied`] by the CMK's policy; what the KMS says of its key; what opening reports.
+    /// [`Kind::Busy`] with the name of the holder; [`Kind::AccessDenied`] by the policy of the CMK; the KMS's errors for the key;
+    /// the errors of opening the volume.
     pub fn attach(&self, name: &str, asking: ConnectRequest, caller: &Caller) -> Result<Attached> {
         let record = self.records.exported(name)?;
         let asked = ExportName::parse(name)?;
@@ -204,11 +206,11 @@ impl Service {
         let (leases, kept, repository) = (self.leases.clone(), self.kept.clone(), self.repository.clone());
         let mut attached =
             Attached { leases, kept, repository, used: None, id, connection, read_only, redials, farewell };
-        // Who has only joined may be beside a connection that is being refused just now.
+        // Whoever has only joined may be beside a connection that is just being refused.
         let had_it = match holder {
             Holder::Attachment(_) => true,
             Holder::Remote(_) => self.leases.is_let_in(id, &holder),
-            // A process may have become another user since.
+            // A process may have changed its user since.
             Holder::Process { .. } | Holder::Address(_) | Holder::Connection(_) => {
                 self.leases.is_let_in(id, &holder) && self.opens.is_open_for(id, &caller.principal)
             }
@@ -227,7 +229,7 @@ impl Service {
         match used {
             Ok(used) => attached.used = Some(used),
             Err(err) => {
-                // Who does not get in has nothing to come back to.
+                // A client that was never admitted has no lease to return to.
                 if !self.leases.is_let_in(id, &holder) {
                     attached.farewell();
                 }
@@ -243,25 +245,25 @@ impl Service {
         Ok(attached)
     }
 
-    /// Has connections of the server ended by `disconnect`, when a newer one takes their slot or their lease is broken.
+    /// Sets the function that ends a connection of the server, for when a newer one takes its slot or its lease is broken.
     pub fn on_disconnect(&self, disconnect: impl Fn(u64) + Send + Sync + 'static) {
         self.leases.set_disconnect(Box::new(disconnect));
     }
 
-    /// Registers an attachment: the CMK is asked, and its grants and token are made.
+    /// Registers an attachment: checks the policy of the CMK, and creates the grants and the token.
     pub(super) fn begin_attachment(&self, caller: &Caller, what: &str, device: &str) -> Result<AttachmentInfo> {
         let record = self.records.find_volume(what)?;
         if let Some(holder) = self.attachments.holder_of(record.id)? {
             return Err(busy(&record, &holder));
         }
-        // The key is asked for now, so that a disabled CMK is the caller's error and not a failed mount.
+        // The key is unwrapped now, so that a disabled CMK fails this call and not a later mount.
         self.keys.ask_for_lease(&record, caller)?;
         let given = self.keys.lease_grants(&self.opens.acquire(&record, Need::Key(caller))?.volume, caller)?;
         let (att, secret) = self.attachments.add(&record, device, &given, caller)?;
         Ok(self.attachment_info(&att, Some(&record), Some(&secret)))
     }
 
-    /// A new token for an attachment that lives on: whoever had the old one cannot connect with it any more.
+    /// Replaces the token of an attachment. A client with the old token cannot connect any longer.
     pub(super) fn renew_attachment(&self, caller: &Caller, what: &str) -> Result<AttachmentInfo> {
         let att = self.attachments.find(what)?;
         let (renewed, secret) = self.attachments.renew(&att, what, caller)?;
@@ -269,7 +271,8 @@ impl Service {
         Ok(self.attachment_info(&renewed, record.as_ref(), Some(&secret)))
     }
 
-    /// Takes a volume from whoever holds it, attachment or not, or a snapshot from who reads it. Its connections are closed; what they were applying ends first.
+    /// Revokes the lease of a volume, whether an attachment's or another's, or disconnects the readers of a snapshot. Closes the
+    /// connections after the requests that they are applying.
     pub(super) fn break_lease(&self, caller: &Caller, what: &str) -> Result<String> {
         if let Ok(snapshot) = what.parse() {
             return self.break_reading(caller, snapshot);
@@ -283,7 +286,7 @@ impl Service {
         let act = Act::new("coffer:BreakLease").detail("volume", record.id).detail("holder", &holder).restrictive();
         self.kept.remove(caller, act, record.id, att.as_ref())?;
         self.leases.break_lease(&record)?;
-        Ok(format!("volume {} is taken from {holder}", record.shown()))
+        Ok(format!("volume {} was taken from {holder}", record.shown()))
     }
 
     /// Removes an attachment.
@@ -294,13 +297,13 @@ impl Service {
         Ok(self.attachment_info(&att, record.as_ref(), None))
     }
 
-    /// All attachments.
+    /// Returns all attachments.
     pub(super) fn list_attachments(&self) -> Result<Vec<AttachmentInfo>> {
         let all = self.attachments.all()?;
         all.iter().map(|att| Ok(self.attachment_info(att, self.records.volume(att.volume)?.as_ref(), None))).collect()
     }
 
-    /// `token`: of one just made.
+    /// `token`: that of a new or renewed attachment.
     fn attachment_info(
         &self,
         att: &AttachmentRecord,

@@ -1,5 +1,5 @@
-//! Attachments: what `coffer attach` registered, each with a token that is told once and kept hashed. The lease of one lasts
-//! until `coffer detach`, also while no server runs.
+//! Attachments: what `coffer attach` registered, each with a token that is shown once and kept as a hash. The lease of an
+//! attachment lasts until `coffer detach`, also while no server runs.
 
 use super::datadir::Role;
 use super::lease::{Holder, Leases, busy};
@@ -13,7 +13,7 @@ use crate::units::VolumeId;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// What an attachment's id and its token begin with.
+/// Prefix of an attachment's id and of its token.
 const PREFIX: &str = "att-";
 
 /// The attachments of all volumes.
@@ -25,12 +25,12 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
-    /// Those of these records; who else holds a volume, the leases know.
+    /// Creates the view of the attachments in these records; `leases` knows all other holders.
     pub(super) fn new(env: &Env, role: Role, records: &Arc<Records>, leases: &Arc<Leases>) -> Self {
         Self { env: env.clone(), role, records: records.clone(), leases: leases.clone() }
     }
 
-    /// Without a server, a volume whose attachment lives is left alone: its kernel waits to connect again.
+    /// Refuses a volume with an attachment unless this is the server: the attachment's kernel device waits to reconnect.
     pub(super) fn refuse_if_elsewhere(&self, record: &VolumeRecord) -> Result<()> {
         match self.records.attachment_of(record.id)? {
             Some(att) if self.role == Role::Command => Err(busy(record, &format!("an attachment as {}", att.device))),
@@ -38,7 +38,7 @@ impl Attachments {
         }
     }
 
-    /// Who holds a volume, in words.
+    /// Returns the holder of a volume, in words.
     pub(super) fn holder_of(&self, id: VolumeId) -> Result<Option<String>> {
         if let Some(att) = self.records.attachment_of(id)? {
             return Ok(Some(format!("attachment {} as {}", att.id, att.device)));
@@ -46,24 +46,27 @@ impl Attachments {
         Ok(self.leases.shown(id))
     }
 
-    /// Who a connection is: the attachment whose token it has, else its peer where there is no attachment.
+    /// Returns the holder for a connection: the attachment that its token belongs to, or its peer if the volume has no
+    /// attachment.
     ///
     /// # Errors
-    /// [`Kind::Busy`] without the attachment's token; [`Kind::NotFound`] for the token of one that is gone.
+    /// [`Kind::Busy`] if the volume has an attachment and the token is not its own; [`Kind::NotFound`] for a token without an
+    /// attachment.
     pub(super) fn holder_for(&self, record: &VolumeRecord, token: Option<&str>, peer: Holder) -> Result<Holder> {
         let registered = self.records.attachment_of(record.id)?;
         match (registered, token) {
             (Some(att), Some(token)) if att.is_opened_by(token) => Ok(Holder::Attachment(att.id)),
             (Some(att), _) => Err(busy(record, &format!("attachment {} as {}", att.id, att.device))),
-            (None, Some(_)) => {
-                Err(Error::new(Kind::NotFound, format!("volume {}: no attachment has this token", record.shown()))
-                    .hint("it was detached; attach again"))
-            }
+            (None, Some(_)) => Err(Error::new(
+                Kind::NotFound,
+                format!("volume {}: no attachment has this token; it was detached", record.shown()),
+            )
+            .hint("attach the volume again")),
             (None, None) => Ok(peer),
         }
     }
 
-    /// The attachment of that id, device or volume.
+    /// Returns the attachment with that id or device, or of that volume.
     pub(super) fn find(&self, what: &str) -> Result<AttachmentRecord> {
         let all = self.records.ledger().catalog().list::<AttachmentRecord>()?.records;
         let by_volume = self.records.find_volume(what).ok().map(|r| r.id);
@@ -73,13 +76,13 @@ impl Attachments {
             .ok_or_else(|| not_attached(what))
     }
 
-    /// All of them.
+    /// Returns all attachments.
     pub(super) fn all(&self) -> Result<Vec<AttachmentRecord>> {
         let all = self.records.ledger().catalog().list::<AttachmentRecord>()?.records;
         Ok(all.into_iter().map(|r| r.record).collect())
     }
 
-    /// Registers one that lives by these grants, and makes its token.
+    /// Registers an attachment with these grants, and creates its token.
     pub(super) fn add(
         &self,
         record: &VolumeRecord,
@@ -105,7 +108,7 @@ impl Attachments {
         Ok((att, secret))
     }
 
-    /// A new token for an attachment that lives on: whoever had the old one cannot connect with it any more.
+    /// Replaces the token of an attachment. A client with the old token cannot connect any longer.
     pub(super) fn renew(
         &self,
         att: &AttachmentRecord,
@@ -121,7 +124,7 @@ impl Attachments {
         Ok((renewed.record, secret))
     }
 
-    /// It is detached.
+    /// Removes an attachment and its grants.
     pub(super) fn remove(&self, att: &AttachmentRecord, caller: &Caller) -> Result<()> {
         let act = Act::new("ec2:DetachVolume").detail("volume", att.volume).detail("attachment", &att.id).restrictive();
         self.records.ledger().audited(caller, act, |tx| match tx.get::<AttachmentRecord>(&att.id)? {
@@ -134,7 +137,7 @@ impl Attachments {
     }
 }
 
-/// The error for what nobody holds.
+/// Returns the error for a volume without a holder.
 pub(super) fn not_attached(what: &str) -> Error {
     Error::new(Kind::NotFound, format!("{what} is not attached")).hint("see `coffer attachments`")
 }

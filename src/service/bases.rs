@@ -1,4 +1,4 @@
-//! The base of a volume's next snapshot: held by a ref, named in the volume's header, and never moved back.
+//! The base of a volume's next snapshot. A ref holds it, the volume's header names it, and it never moves backwards.
 
 use super::api::SnapshotState;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
@@ -22,18 +22,18 @@ pub(super) struct Bases {
 }
 
 impl Bases {
-    /// Those that this repository has refs on.
+    /// Creates the bases that have refs in this repository.
     pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
         Self { records: records.clone(), repository: repository.clone(), turn: Mutex::new(()) }
     }
 
-    /// Keeps all bases as they are until it is dropped: a point in time is fixed on one of them.
+    /// Keeps all bases in place until the guard is dropped, while a point in time is fixed on one of them.
     pub(super) fn keep(&self) -> MutexGuard<'_, ()> {
         self.turn.lock()
     }
 
-    /// Settles what the header of an open volume says of snapshots under way, before it gets another: only one that the
-    /// catalog has as pending may stay, for somebody works on it, or it is settled itself.
+    /// Settles the pending snapshots in the header of an open volume before another one begins. One that the catalog also lists
+    /// as pending stays: either it is being taken, or it is settled on its own.
     pub(super) fn settle_header(&self, record: &VolumeRecord, volume: &Volume) {
         for pending in volume.pending_records() {
             let settled = self.records.snapshot(pending.snapshot).and_then(|found| match found {
@@ -47,8 +47,8 @@ impl Bases {
         }
     }
 
-    /// A completed snapshot becomes the base of its volume's next one, if it is newer than what is that now: the ref first,
-    /// then the header, and never back. Where the ref cannot be put, the base stays what it is.
+    /// Makes a completed snapshot the base of its volume's next one if it is newer than the current base. Moves the ref first and
+    /// then the header, never backwards. If the ref cannot be written, the base stays.
     pub(super) fn take(&self, volume: &Volume, lineage: LineageId, pending: &PendingRecord) -> Result<()> {
         let _turn = self.turn.lock();
         let newer = volume.base().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
@@ -62,8 +62,8 @@ impl Bases {
         volume.complete_snapshot(pending)
     }
 
-    /// Begins a snapshot on the best base that there is: the one of the volume's header, if a ref holds it; the snapshot
-    /// that the volume is still filled from; or none, then the snapshot is a full one.
+    /// Begins a snapshot on the best available base: the one in the volume's header if a ref holds it, else the snapshot that the
+    /// volume is still being filled from, else none (the snapshot is then full).
     pub(super) fn begin(
         &self,
         volume: &Volume,
@@ -86,7 +86,7 @@ impl Bases {
             }
         }
         match last {
-            // What was not fetched yet is nowhere but in that snapshot.
+            // Only that snapshot has what was not fetched yet.
             Some(err) if !volume.is_hydrated() => Err(err),
             Some(err) => {
                 tracing::warn!("{}: {}; the snapshot is a full one", volume.id(), err.line());
@@ -102,16 +102,17 @@ impl Bases {
         Ok((writer, reader))
     }
 
-    /// A snapshot failed over something damaged, perhaps in its base: without a ref that counts as none, and the next one
-    /// is full.
+    /// Drops the ref on the base after a snapshot failed because of damage, which may be in the base. A base without a ref is not
+    /// used, so the next snapshot is full.
     pub(super) fn distrust(&self, record: &SnapshotRecord) {
         let _turn = self.turn.lock();
         if let Err(err) = drop_ref(&self.repository, record.lineage, &base_ref(record.volume)) {
-            tracing::warn!("let go of the base of {}: {}", record.volume, err.line());
+            tracing::warn!("release the base of {}: {}", record.volume, err.line());
         }
     }
 
-    /// Lets go of bases that are deleted and whose volume has no snapshot left: its next one is full.
+    /// Releases the bases of a lineage that are deleted and whose volume has no snapshots left. The next snapshot of such a
+    /// volume is full.
     pub(super) fn release_unneeded(&self, lineage: LineageId) -> Result<()> {
         let _turn = self.turn.lock();
         let snapshots = self.records.snapshots()?;
@@ -131,12 +132,12 @@ impl Bases {
     }
 }
 
-/// Name of the ref on the base of a volume's next snapshot.
+/// Returns the name of the ref on the base of a volume's next snapshot.
 pub(super) fn base_ref(volume: VolumeId) -> String {
     format!("{volume}-base")
 }
 
-/// Lets go of a ref, if it is there.
+/// Deletes a ref if it exists.
 pub(super) fn drop_ref(repository: &Repository, lineage: LineageId, id: &str) -> Result<()> {
     match repository.delete_ref(lineage, id) {
         Err(err) if err.kind() != Kind::NotFound => Err(err),

@@ -1,4 +1,4 @@
-//! `coffer doctor`: what is wrong with this installation and this machine, and what to do about it.
+//! `coffer doctor`: finds what is wrong with the installation and the machine, and what to do about it.
 
 use super::api::SnapshotState;
 use super::api::{Finding, Grade};
@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What can be said of an installation that does not open: each part is looked at by itself.
+/// Checks an installation that does not open, each part on its own.
 #[must_use]
 pub fn examine(data: &DataDir, unlock: &RootUnlock, refused: &Error) -> Vec<Finding> {
     let mut out = Findings(Vec::new());
@@ -33,7 +33,7 @@ pub fn examine(data: &DataDir, unlock: &RootUnlock, refused: &Error) -> Vec<Find
     out.0
 }
 
-/// Whose the files are, and how much space they have.
+/// Checks the ownership of the files, and the free space.
 fn files(data: &DataDir, out: &mut Findings) {
     for open in crate::kms::open_to_others(data.path()) {
         out.add(Grade::Error, "files", open);
@@ -44,11 +44,11 @@ fn files(data: &DataDir, out: &mut Findings) {
             if at.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
                 out.add(Grade::Error, "space", format!("the file system of {place} is mounted read-only"));
             } else if free < crate::ledger::WANTED_SPACE {
-                let message = format!("no more than {} MiB are free on the file system of {place}", free >> 20);
+                let message = format!("only {} MiB are free on the file system of {place}", free >> 20);
                 out.add(Grade::Warning, "space", format!("{message}: {}", crate::error::FREE_SPACE));
             }
         }
-        Err(e) => out.add(Grade::Error, "space", format!("look at {}: {e}", data.path().display())),
+        Err(e) => out.add(Grade::Error, "space", format!("check the free space of {}: {e}", data.path().display())),
     }
 }
 
@@ -60,30 +60,30 @@ impl Findings {
     }
 }
 
-/// Looks at all of an open installation.
+/// The checks of an open installation.
 pub(super) struct Doctor {
-    /// Where it lies.
+    /// Its data directory.
     pub(super) data: DataDir,
     /// Its clock.
     pub(super) env: Env,
     /// Its root key and CMKs.
     pub(super) kms: Arc<Kms>,
-    /// What its catalog says.
+    /// Its catalog.
     pub(super) records: Arc<Records>,
     /// Its snapshots.
     pub(super) repository: Arc<Repository>,
-    /// How far their logs are to be.
+    /// The expected length of each lineage's log.
     pub(super) logs: Arc<Logs>,
     /// Its volumes.
     pub(super) stores: Arc<dyn Stores>,
-    /// What lies beside them.
+    /// Stores without a record.
     pub(super) strangers: Arc<Strangers>,
-    /// Those that are open.
+    /// The open volumes.
     pub(super) opens: Arc<OpenVolumes>,
 }
 
 impl Doctor {
-    /// What is wrong, and what is not.
+    /// Runs all checks and returns their findings, good ones included.
     pub(super) fn look(&self) -> Result<Vec<Finding>> {
         let mut out = Findings(Vec::new());
         machine(&mut out);
@@ -97,17 +97,17 @@ impl Doctor {
         Ok(out.0)
     }
 
-    /// The repository as `coffer doctor` sees it.
+    /// Checks the repository.
     pub(super) fn check_repository(&self) -> Vec<Finding> {
         let mut out = Vec::new();
         let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
         if let Err(err) = self.repository.id() {
             let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
             let mend = mend.map_or_else(
-                || "put it back from a copy".to_owned(),
-                |json| format!("put it back from a copy, or write into repository/coffer-repository.json: {json}"),
+                || "restore it from a copy".to_owned(),
+                |json| format!("restore it from a copy, or write this into repository/coffer-repository.json: {json}"),
             );
-            add(Grade::Error, format!("{}; snapshots cannot be used until then: {mend}", err.line()));
+            add(Grade::Error, format!("{}; no snapshot can be used until it is repaired: {mend}", err.line()));
             return out;
         }
         let records = self.records.snapshots().unwrap_or_default();
@@ -117,7 +117,7 @@ impl Doctor {
             self.check_lineage(lineage, &records, &mut add);
         }
         for record in records.iter().filter(|r| r.is_deleting()) {
-            add(Grade::Warning, format!("snapshot {} is deleted, but not all of it could be removed yet", record.id));
+            add(Grade::Warning, format!("snapshot {} is deleted, but not all of its data is removed yet", record.id));
         }
         out
     }
@@ -129,13 +129,13 @@ impl Doctor {
                     add(
                         Grade::Warning,
                         format!(
-                            "{}; the catalog knows what counts, so nothing is lost: the next snapshot that is taken or deleted in this lineage writes a record that makes up for it",
+                            "{}; nothing is lost, because the catalog has the same facts: the next snapshot taken or deleted in this lineage writes a record that replaces it",
                             record.error.line()
                         ),
                     );
                 }
             }
-            Err(err) => return add(Grade::Error, format!("{}; put it back from a copy of the repository", err.line())),
+            Err(err) => return add(Grade::Error, format!("{}; restore it from a copy of the repository", err.line())),
         }
         if let Err(err) = self.logs.check(lineage) {
             return add(Grade::Error, err.line());
@@ -144,14 +144,17 @@ impl Doctor {
             match self.repository.live(lineage, record.id) {
                 Ok(None) => add(
                     Grade::Error,
-                    format!("snapshot {} is not in the repository any more: `coffer snapshot delete` it", record.id),
+                    format!(
+                        "snapshot {} is no longer in the repository: remove its record with `coffer snapshot delete`",
+                        record.id
+                    ),
                 ),
                 Ok(Some(_)) => {
                     if let Err(err) = self.repository.check_reach(lineage, record.id) {
                         add(
                             Grade::Error,
                             format!(
-                                "snapshot {}: {}; put that object back from a copy, or delete the snapshot: until then nothing of its lineage can be freed",
+                                "snapshot {}: {}; restore that object from a copy, or delete the snapshot: until then, no space in its lineage can be freed",
                                 record.id,
                                 err.line()
                             ),
@@ -163,7 +166,7 @@ impl Doctor {
         }
     }
 
-    /// The repository's id, as headers of volumes have it.
+    /// Returns the id of the repository, as a volume's record or header has it.
     fn repository_of_a_header(&self) -> Option<RepositoryId> {
         let volumes = self.records.volumes().ok()?;
         let parents = volumes.iter().find_map(|v| v.parent.as_ref().map(|p| p.repository));
@@ -187,13 +190,13 @@ impl Doctor {
                 "file" if lies_inside(at, self.data.path()) => out.add(
                     Grade::Error,
                     "root key",
-                    format!("the key file {} lies in the data directory: whoever takes that takes all", slot.note),
+                    format!("the key file {} is in the data directory: whoever copies the directory can read everything", slot.note),
                 ),
                 "file" => out.add(
                     Grade::Warning,
                     "root key",
                     format!(
-                        "the root key is in the file {}: whoever takes both it and the data directory takes all",
+                        "the root key is in the file {}: whoever copies both this file and the data directory can read everything",
                         slot.note
                     ),
                 ),
@@ -218,17 +221,17 @@ impl Doctor {
         }
     }
 
-    /// Keys that will be gone, and volumes that wait for theirs.
+    /// Checks for keys that are pending deletion, and for volumes that wait for their keys.
     fn check_keys(&self, out: &mut Findings) -> Result<()> {
         let now = self.env.now();
         for pending in self.kms.pending_deletions()? {
             let (key, at, days) = (pending.key, pending.at, pending.days_left());
             let mut message = format!(
-                "key {key} is pending deletion at {at}; what it wraps is lost then: `coffer key cancel-deletion {key}` keeps it"
+                "key {key} is pending deletion at {at}, and everything it wraps is lost then: `coffer key cancel-deletion {key}` keeps it"
             );
             if pending.is_held(now) {
                 message.push_str(&format!(
-                    "; its date has passed, but {days} days of its waiting time have not: was the clock set, or the machine off?"
+                    "; its date has passed, but {days} days of its waiting period have not: the clock was set, or the machine was off"
                 ));
             }
             out.add(Grade::Warning, "key", message);
@@ -238,10 +241,10 @@ impl Doctor {
         for record in self.records.volumes()? {
             let waits = self.opens.is_waiting(record.id);
             if record.suspended {
-                let resume = format!("suspended by hand: `coffer volume resume {}` ends that", record.id);
+                let resume = format!("suspended by hand: resume it with `coffer volume resume {}`", record.id);
                 out.add(Grade::Warning, "volume", format!("{} is {resume}", record.shown()));
             } else if waits {
-                let why = format!("is suspended until its CMK {} or its grant can be used again", record.key_arn);
+                let why = format!("is suspended until its CMK {} or its grant is usable again", record.key_arn);
                 out.add(Grade::Warning, "volume", format!("{} {why}: see `coffer key show`", record.shown()));
             } else if let Some(why) = cannot_be_opened(&record.key_arn, &states) {
                 out.add(Grade::Warning, "volume", format!("{} cannot be attached: {why}", record.shown()));
@@ -250,11 +253,11 @@ impl Doctor {
         Ok(())
     }
 
-    /// Snapshots that failed: they hold nothing, and whoever counts on them should know.
+    /// Checks for failed snapshots: they hold no data, which anyone who relies on them should know.
     fn check_snapshots(&self, out: &mut Findings) -> Result<()> {
         for failed in self.records.snapshots()?.into_iter().filter(|s| s.state == SnapshotState::Error) {
-            let why = failed.error.as_deref().unwrap_or("no reason is known");
-            let next = format!("take another, and remove it: `coffer snapshot delete {}`", failed.id);
+            let why = failed.error.as_deref().unwrap_or("unknown reason");
+            let next = format!("take another one, and delete this one with `coffer snapshot delete {}`", failed.id);
             out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));
         }
         Ok(())
@@ -267,7 +270,7 @@ impl Doctor {
         damaged.extend(self.records.ledger().catalog().list::<SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
-            out.add(Grade::Error, "catalog", format!("the record of {} {} cannot be believed", bad.kind, bad.id));
+            out.add(Grade::Error, "catalog", format!("the record of {} {} is damaged", bad.kind, bad.id));
         }
         let mut known = HashSet::new();
         for record in listing.records.into_iter().map(|r| r.record) {
@@ -295,34 +298,37 @@ impl Doctor {
                 Some(id) => out.add(
                     Grade::Error,
                     "volume",
-                    format!("{name} has the id of {id}, which is refused: move the wrong one of the two elsewhere"),
+                    format!(
+                        "{name} has the id of {id}, so neither can be opened: move the wrong one of the two elsewhere"
+                    ),
                 ),
                 None => out.add(
                     Grade::Warning,
                     "volume",
-                    format!("{name} is no volume of the catalog: a create was cut off, or it was copied here"),
+                    format!("{name} is not a volume of the catalog: a create was interrupted, or it was copied here"),
                 ),
             }
         }
         Ok(())
     }
 
-    /// The worst of what is wrong with an open volume. `None`: nothing, and what there is to say has been said.
+    /// Returns the worst problem of an open volume, or that it is good. `None`: it is good, but another check has a finding about
+    /// it.
     fn look_at_volume(&self, record: &VolumeRecord, used: &InUse) -> Option<(Grade, String)> {
         let (volume, shown) = (&used.volume, record.shown());
         let (damage, lost) = volume.with_header(|h| (h.damage(), h.state().write_failed || record.write_failed));
         if let Some(damage) = damage {
-            return Some((Grade::Warning, format!("{damage}; attaching it mends that")));
+            return Some((Grade::Warning, format!("{damage}; attaching the volume repairs this")));
         }
         if lost {
-            let what = "a sync failed, acknowledged writes may be lost; it is read-only";
+            let what = "a sync failed, so acknowledged writes may be lost; the volume is read-only";
             return Some((Grade::Error, format!("{shown}: {what}")));
         }
         match volume.check_map() {
             Err(err) => return Some((Grade::Error, format!("{shown}: {}", err.line()))),
             Ok(true) => {
-                let what = "a block of its map is damaged, and its chunks count as changed";
-                let next = "nothing is lost; writes mend it, and the next snapshot compares them";
+                let what = "a block of its map is damaged, so its chunks count as changed";
+                let next = "nothing is lost; writes repair the map, and the next snapshot compares these chunks";
                 return Some((Grade::Warning, format!("{shown}: {what}: {next}")));
             }
             Ok(false) => {}
@@ -342,7 +348,7 @@ impl Doctor {
     }
 }
 
-/// Why the CMK of a volume does not open it now, and what to do.
+/// Returns why the CMK of a volume does not unwrap its data key now, and what to do about it.
 fn cannot_be_opened(arn: &str, states: &HashMap<String, KeyState>) -> Option<String> {
     let id = arn.rsplit('/').next().unwrap_or(arn);
     match states.get(arn) {
@@ -364,12 +370,12 @@ fn machine(out: &mut Findings) {
     }
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
     match swaps.lines().skip(1).filter(|l| !l.starts_with("/dev/dm-") && !l.starts_with("/dev/zram")).count() {
-        0 => out.add(Grade::Ok, "swap", "no unencrypted swap is seen"),
+        0 => out.add(Grade::Ok, "swap", "no unencrypted swap found"),
         n => out.add(
             Grade::Warning,
             "swap",
             format!(
-                "{n} swap areas may be unencrypted: secrets of other programs, and transient copies, may reach them"
+                "{n} swap areas may be unencrypted: secrets of other programs and transient copies may be written there"
             ),
         ),
     }
@@ -378,7 +384,7 @@ fn machine(out: &mut Findings) {
         out.add(
             Grade::Error,
             "file system",
-            "an ext4 is mounted with data=writeback: after power loss old bytes may show; do not keep volumes there",
+            "an ext4 file system is mounted with data=writeback: stale data may appear after power loss; do not keep volumes there",
         );
     }
     let nbd = Path::new("/sys/module/nbd").exists();
@@ -386,13 +392,13 @@ fn machine(out: &mut Findings) {
         if nbd { Grade::Ok } else { Grade::Warning },
         "kernel",
         if nbd {
-            "the nbd module is there"
+            "the nbd module is loaded"
         } else {
-            "the nbd module is not loaded: `coffer attach` needs it (modprobe nbd)"
+            "the nbd module is not loaded, but `coffer attach` needs it: run `modprobe nbd`"
         },
     );
 }
-/// What is said of a volume that could not be filled.
+/// Returns the message for a volume that cannot be filled completely.
 pub(super) fn words_for_missing(chunks: usize) -> String {
     format!(
         "{chunks} chunks of its snapshot cannot be read, and reads of them fail: `coffer snapshot verify` shows why"

@@ -1,5 +1,5 @@
-//! What a daemon does by itself: closes volumes that nobody came back to, deletes CMKs whose time has come, settles what of
-//! snapshots could not be settled before.
+//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, and settles snapshots that could not
+//! be settled before.
 
 use super::Service;
 use super::housekeeping::Chores;
@@ -13,7 +13,7 @@ impl Chores for Service {
     fn each_minute(&self) {
         self.leftovers.settle_if_any();
         if let Err(err) = self.kms.purge_due() {
-            tracing::error!("delete CMKs whose time has come: {}", err.line());
+            tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());
         }
         self.unsettled.settle();
     }

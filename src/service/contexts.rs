@@ -1,11 +1,11 @@
-//! Metadata contexts: what an export tells of its ranges without giving out their bytes.
+//! Metadata contexts: what an export reports of its ranges without giving out their bytes.
 //!
-//! - `base:allocation`: holes (1) that read as zeroes (2); zeroes (2) whose room is kept.
-//! - `coffer:changed`: chunks changed (1) since the last completed snapshot; of a snapshot: since the one that it is built on.
+//! - `base:allocation`: a hole that reads as zeroes (3); allocated space that reads as zeroes (2); data (0).
+//! - `coffer:changed`: chunks changed (1) since the last completed snapshot; for a snapshot: since its base.
 //! - `coffer:diff:snap-…`: chunks changed (1) since that snapshot of the same lineage.
 //!
-//! Changes are told by the chunk, 512 KiB. Where the map cannot tell of a point in time, the trees of two snapshots are
-//! compared; where they cannot either, all is told as changed: a backup then copies too much, never too little.
+//! Changes are reported per chunk of 512 KiB. Where the map has no answer for a point in time, the trees of two snapshots are
+//! compared. Where that is impossible too, everything is reported as changed: a backup then copies too much, never too little.
 
 use super::api::SnapshotState;
 use super::records::SnapshotRecord;
@@ -46,23 +46,24 @@ impl Context {
     }
 }
 
-/// Bytes of an export, and what a context says of them ("The `base:` metadata namespace"; bit 0 of coffer's own: changed).
+/// A run of bytes of an export and its flags in a context ("The `base:` metadata namespace"; bit 0 of coffer's contexts:
+/// changed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// How many; never 0.
+    /// Length in bytes; never 0.
     pub len: u64,
-    /// The context's flags.
+    /// The flags of the context.
     pub flags: u32,
 }
 
-/// Room that is kept (WRITE_ZEROES with NO_HOLE), and reads as zeroes.
+/// Allocated space (WRITE_ZEROES with NO_HOLE) that reads as zeroes.
 const ZERO: u32 = 2;
 /// A hole that reads as zeroes.
 const HOLE_AND_ZERO: u32 = 3;
 /// Changed, in coffer's contexts.
 const DIRTY: u32 = 1;
 
-/// The snapshots that one export's contexts compare with, opened once.
+/// The snapshots that one export's contexts compare with, each opened once.
 #[derive(Default)]
 pub struct Compared(Mutex<Vec<(SnapshotId, Arc<SnapshotReader>)>>);
 
@@ -79,10 +80,10 @@ impl Compared {
 }
 
 impl Service {
-    /// Names of the contexts of a volume, or of a snapshot.
+    /// Returns the names of the contexts of a volume or a snapshot.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; when the catalog cannot be read.
+    /// [`Kind::NotFound`] if it does not exist; errors of the catalog.
     pub fn contexts(&self, export: &str) -> Result<Vec<String>> {
         let (lineage, own) = match export.parse::<SnapshotId>() {
             Ok(id) => (self.records.find_snapshot(export)?.lineage, Some(id)),
@@ -95,10 +96,10 @@ impl Service {
         Ok(names)
     }
 
-    /// What a context says of a snapshot that is open.
+    /// Returns at most `most` statuses of a context for a range of an open snapshot.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] for a context that there is none of; as [`SnapshotView::read`].
+    /// [`Kind::Unsupported`] for an unknown context; the errors of [`SnapshotView::read`].
     pub fn view_status(
         &self,
         view: &SnapshotView,
@@ -115,7 +116,7 @@ impl Service {
             Context::Changed => view.reader().located().manifest.parent,
             Context::Diff(id) => Some(id),
         };
-        // A predecessor that was deleted and swept compares with nothing: then everything that is there counts as changed.
+        // A deleted and swept predecessor compares with nothing: all existing data counts as changed.
         let other = match against.map(|id| compared.open(&self.repository, view.lineage(), id)).transpose() {
             Err(err) if err.kind() == Kind::NotFound => None,
             other => other?,
@@ -125,11 +126,11 @@ impl Service {
 }
 
 impl Attached {
-    /// What a context says of a range of the volume: at most `most` statuses, perhaps of less than was asked about.
+    /// Returns at most `most` statuses of a context for a range of the volume; they may cover less than the range.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] for a context that there is none of; [`Kind::NotFound`] for a snapshot that is gone; what map,
-    /// store or repository report.
+    /// [`Kind::Unsupported`] for an unknown context; [`Kind::NotFound`] for a snapshot that is gone; the errors of the map, the
+    /// store and the repository.
     pub fn status(&self, compared: &Compared, context: &str, range: (u64, u64), most: usize) -> Result<Vec<Status>> {
         let volume = self.volume();
         match Context::parse(context)? {
@@ -139,7 +140,7 @@ impl Attached {
         }
     }
 
-    /// Chunks changed since a snapshot, or since the last one.
+    /// Returns the chunks changed since a snapshot, or since the last one.
     fn changed(
         &self,
         compared: &Compared,
@@ -158,7 +159,7 @@ impl Attached {
                     return volume.changed_after(base.p, range, most, None);
                 }
                 Some(_) => return Ok(all(range)),
-                // Never snapshotted: all that was ever written.
+                // Never snapshotted: everything ever written is changed.
                 None => return volume.changed_after(Epoch(0), range, most, None),
             },
         };
@@ -173,7 +174,7 @@ impl Attached {
     }
 }
 
-/// The epoch that a snapshot holds, if it was taken of this volume and its present map.
+/// Returns the epoch of a snapshot, if it was taken of this volume with its present map.
 fn own_point(volume: &Volume, snapshot: &SnapshotReader) -> Option<Epoch> {
     let manifest = &snapshot.located().manifest;
     let own = manifest.volume == Some(volume.id()) && manifest.map_generation == volume.map_generation();
@@ -184,7 +185,7 @@ fn point_is_trusted(volume: &Volume, point: Epoch) -> bool {
     volume.trusted_from().is_some_and(|from| point >= from)
 }
 
-/// All of a range is changed, as far as is known.
+/// Reports a whole range as changed, for lack of knowledge.
 fn all((_, len): (u64, u64)) -> Vec<Run> {
     let mut runs = Runs::new(1);
     runs.push(len, true);

@@ -1,7 +1,8 @@
-//! The data directory: what lies where, and whose turn it is.
+//! The data directory: its layout and its lock.
 //!
-//! `lock`: byte 0 is held by whoever has the directory open, byte 1 by a server that waits for it; from 64 on stands, as JSON,
-//! who holds it {pid, start time, boot id, verb}, because an OFD lock does not tell its holder.
+//! In the file `lock`, byte 0 is locked by the process that has the directory open, and byte 1 by a server that waits for it.
+//! From offset 64 on, the file names the holder as JSON {pid, start time, boot id, verb}, because an OFD lock does not reveal its
+//! holder.
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -15,60 +16,60 @@ use std::time::{Duration, Instant};
 
 const TEXT_AT: u64 = 64;
 
-/// Paths inside a data directory.
+/// The path of a data directory, and the paths in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
 
-/// Who holds a data directory.
+/// The holder of a data directory's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {
     /// Process id.
     pub pid: u32,
-    /// When it took the lock, milliseconds since 1970.
+    /// When it took the lock, in milliseconds since 1970.
     pub start: i64,
-    /// The boot it belongs to.
+    /// Id of the boot in which it took the lock.
     pub boot: String,
-    /// What it does.
+    /// The verb that it runs.
     pub verb: String,
 }
 
-/// The lock, held until this is dropped.
+/// The lock on a data directory, held until this is dropped.
 #[derive(Debug)]
 pub struct DirLock {
     file: File,
 }
 
 impl DirLock {
-    /// Whether a server waits for this directory: a long job of a single command then gives way.
+    /// Returns whether a server waits for this directory. A long job of a single command then yields to it.
     #[must_use]
     pub fn is_asked_for(&self) -> bool {
         ofd_is_locked(&self.file, 1, 1).unwrap_or(false)
     }
 }
 
-/// What a data directory is opened for.
+/// The purpose for which a data directory is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// For one verb.
+    /// To run one verb.
     Command,
-    /// To serve: background work is started.
+    /// To serve; starts background work.
     Daemon,
 }
 
-/// Who wants the lock.
+/// The kind of process that waits for the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanting {
-    /// A command: it waits.
+    /// A command, which just waits.
     Command,
-    /// A server: long jobs give way to it.
+    /// A server, to which long jobs yield.
     Server,
 }
 
-/// Most symbolic links that a path may lead through, as in path_resolution(7).
+/// Limit on the symbolic links that a path may lead through, as in path_resolution(7).
 const LINKS: u32 = 40;
 
-/// Refuses a path that leads through a symbolic link which is neither root's nor `owner`'s: whoever made it decides where root's
-/// commands end up.
+/// Refuses a path that leads through a symbolic link owned by neither root nor `owner`: the owner of the link decides where
+/// root's commands end up.
 fn refuse_foreign_links(path: &Path, owner: u32, left: u32) -> Result<()> {
     let prefixes: Vec<&Path> = path.ancestors().collect();
     for place in prefixes.into_iter().rev() {
@@ -77,7 +78,7 @@ fn refuse_foreign_links(path: &Path, owner: u32, left: u32) -> Result<()> {
             continue;
         }
         if left == 0 || ![0, owner].contains(&meta.uid()) {
-            let what = format!("{} is a symbolic link that uid {} made", place.display(), meta.uid());
+            let what = format!("{} is a symbolic link owned by uid {}", place.display(), meta.uid());
             return Err(Error::new(Kind::AccessDenied, format!("data directory {}: {what}", path.display()))
                 .hint("name the directory itself with --data"));
         }
@@ -88,7 +89,7 @@ fn refuse_foreign_links(path: &Path, owner: u32, left: u32) -> Result<()> {
     Ok(())
 }
 
-/// What coffer has in a data directory, beside the catalog's files; and what a file system begins with.
+/// Names that coffer uses in a data directory besides the catalog's files, and `lost+found`, which a new file system has.
 const OWN: [&str; 12] = [
     "root.json",
     "root.b.json",
@@ -105,59 +106,60 @@ const OWN: [&str; 12] = [
 ];
 
 impl DataDir {
-    /// The directory at `path`, made absolute.
+    /// Returns the data directory at `path`, made absolute.
     ///
     /// # Errors
-    /// If the current directory is gone.
+    /// If the current directory does not exist.
     pub fn at(path: &Path) -> Result<Self> {
-        std::path::absolute(path).on(|| format!("find {}", path.display())).map(Self)
+        std::path::absolute(path).on(|| format!("resolve {}", path.display())).map(Self)
     }
-    /// The directory itself.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
-    /// The daemon's socket for verbs.
+    /// Returns the path of the control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.0.join("control.sock")
     }
-    /// The socket NBD is served on by default.
+    /// Returns the path of the default NBD socket.
     #[must_use]
     pub fn nbd_socket(&self) -> PathBuf {
         self.0.join("nbd.sock")
     }
-    /// Where volumes lie, if they are kept in files.
+    /// Returns the folder of the volumes that are stored in files.
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.0.join("volumes")
     }
-    /// The local snapshot repository.
+    /// Returns the folder of the local snapshot repository.
     #[must_use]
     pub fn repository(&self) -> PathBuf {
         self.0.join("repository")
     }
 
-    /// Whether `coffer init` was run here.
+    /// Returns whether `coffer init` was run here.
     #[must_use]
     pub fn is_initialised(&self) -> bool {
         self.0.join("root.json").exists() || self.0.join("root.b.json").exists()
     }
 
-    /// The user and the group that the directory belongs to.
+    /// Returns the user id and the group id of the directory's owner.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// Errors of the operating system.
     pub fn owner(&self) -> Result<(u32, u32)> {
-        let meta = std::fs::metadata(&self.0).on(|| format!("look at {}", self.0.display()))?;
+        let meta = std::fs::metadata(&self.0).on(|| format!("stat {}", self.0.display()))?;
         Ok((meta.uid(), meta.gid()))
     }
 
-    /// Has root act as the directory's owner until the answer is dropped, so that nothing in there (a symbolic link, a name that
-    /// changes under its hands) makes root touch what the owner may not, and what is made there is the owner's. Others: no change.
+    /// Makes root act as the owner of the directory until the result is dropped. Nothing in the directory (a symbolic link, a
+    /// name that changes during use) can then make root touch what the owner may not, and new files belong to the owner. Does
+    /// nothing for other users.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// [`Kind::AccessDenied`] for a path through another user's symbolic link; errors of the operating system.
     pub fn act_as_owner(&self) -> Result<Option<ActingAs>> {
         let (me, owner) = (rustix::process::geteuid(), self.owner());
         if let (true, Ok((uid, _))) = (me.is_root(), &owner) {
@@ -166,44 +168,44 @@ impl DataDir {
         match owner {
             Ok((uid, gid)) if me.is_root() && uid != 0 => {
                 let acting = ActingAs::user(uid, gid);
-                acting.on(|| format!("act as uid {uid}, who {} belongs to", self.0.display())).map(Some)
+                acting.on(|| format!("act as uid {uid}, the owner of {}", self.0.display())).map(Some)
             }
             Err(e) if e.kind() != Kind::NotFound => Err(e),
             _ => Ok(None),
         }
     }
 
-    /// Refuses a directory that others may write to, or that is another user's (root may use it: see
+    /// Refuses a directory that other users may write to, or that belongs to another user. Root may use any owner's (see
     /// [`DataDir::act_as_owner`]).
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] naming what to do.
+    /// [`Kind::AccessDenied`], with a hint.
     pub fn check_private(&self) -> Result<()> {
         let shown = self.0.display();
         let meta = match std::fs::metadata(&self.0) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            meta => meta.on(|| format!("look at {shown}"))?,
+            meta => meta.on(|| format!("stat {shown}"))?,
         };
         let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
         if mode & 0o022 != 0 {
-            let what = format!("data directory {shown}: other users may write to it (mode {mode:04o})");
+            let what = format!("data directory {shown} is writable by other users (mode {mode:04o})");
             return Err(Error::new(Kind::AccessDenied, what)
-                .hint(format!("run: chmod 700 {shown}; or name another directory with --data")));
+                .hint(format!("run `chmod 700 {shown}`, or name another directory with --data")));
         }
         let me = rustix::process::geteuid();
         if me.as_raw() != uid && !me.is_root() {
-            let what = format!("data directory {shown}: it belongs to another user, uid {uid}");
+            let what = format!("data directory {shown} belongs to another user, uid {uid}");
             return Err(Error::new(Kind::AccessDenied, what).hint("name a directory of your own with --data"));
         }
         Ok(())
     }
 
-    /// Refuses a directory that holds what is not coffer's: an installation is not made around other files.
+    /// Refuses a directory with files that are not coffer's: an installation is not created among other files.
     ///
     /// # Errors
-    /// [`Kind::Exists`] naming one of them.
+    /// [`Kind::Exists`] with the name of one such file.
     pub fn refuse_foreign(&self) -> Result<()> {
-        let (shown, what) = (self.0.display(), || format!("look into {}", self.0.display()));
+        let (shown, what) = (self.0.display(), || format!("list {}", self.0.display()));
         let entries = match std::fs::read_dir(&self.0) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             entries => entries.on(what)?,
@@ -211,14 +213,15 @@ impl DataDir {
         for entry in entries {
             let name = entry.on(what)?.file_name();
             if !OWN.iter().any(|own| name == *own) && !name.as_encoded_bytes().starts_with(b"catalog.") {
-                let what = format!("init {shown}: it holds other files, such as {}", Path::new(&name).display());
+                let what =
+                    format!("init {shown}: the directory contains other files, such as {}", Path::new(&name).display());
                 return Err(Error::new(Kind::Exists, what).hint("name an empty or a new directory with --data"));
             }
         }
         Ok(())
     }
 
-    /// Makes an existing directory accessible to its owner only: files of the repository have the umask's mode.
+    /// Makes an existing directory accessible only to its owner: the files of the repository have the umask's mode.
     fn close_to_others(&self) -> Result<()> {
         let what = || format!("change the mode of {} to 0700", self.0.display());
         match std::fs::metadata(&self.0) {
@@ -229,10 +232,10 @@ impl DataDir {
         }
     }
 
-    /// Makes the directory, readable by its owner alone.
+    /// Creates the directory, accessible only to its owner.
     ///
     /// # Errors
-    /// [`DataDir::check_private`]'s; what the operating system reports.
+    /// The errors of [`DataDir::check_private`] and of the operating system.
     pub fn create(&self) -> Result<()> {
         self.check_private()?;
         self.close_to_others()?;
@@ -246,10 +249,10 @@ impl DataDir {
         Ok(())
     }
 
-    /// Takes the directory's lock without waiting. `None`: somebody else holds it.
+    /// Takes the lock without waiting. `None`: another process holds it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no such directory.
+    /// [`Kind::NotFound`] if the directory does not exist.
     pub fn try_lock(&self, env: &Env, verb: &str) -> Result<Option<DirLock>> {
         let path = self.0.join("lock");
         let what = || format!("lock {}", path.display());
@@ -264,10 +267,10 @@ impl DataDir {
             verb: verb.to_owned(),
         };
         let text = serde_json::to_vec(&holder).map_err(|e| Error::new(Kind::Failed, what()).because(e))?;
-        // Who holds it is a courtesy: a full disk is no reason not to.
+        // The holder's entry is only informative: a full disk must not prevent locking.
         let written = file.set_len(TEXT_AT).and_then(|()| file.write_all_at(&text, TEXT_AT));
         if let Err(e) = written {
-            tracing::warn!("write into {}: {e}", path.display());
+            tracing::warn!("write the holder into {}: {e}", path.display());
         }
         Ok(Some(DirLock { file }))
     }
@@ -276,7 +279,7 @@ impl DataDir {
         open_regular(&self.0.join("lock"), &how.owned_by(self.owner()?.0))
     }
 
-    /// Who wrote themselves into the lock last.
+    /// Returns the last holder that wrote its entry into the lock file.
     #[must_use]
     pub fn holder(&self) -> Option<LockHolder> {
         let file = self.open_lock(OpenHow::read()).ok()?;
@@ -285,11 +288,11 @@ impl DataDir {
         serde_json::from_slice(&text[..n]).ok()
     }
 
-    /// Takes the lock, or waits up to `patience` for it, a server asking long jobs to give way; `stop` is asked in between
-    /// and ends the waiting (a daemon's socket has appeared).
+    /// Takes the lock, waiting up to `patience` for it. A server asks long jobs to yield. Calls `stop` in between, which ends the
+    /// wait by returning `true` (because the socket of a daemon has appeared).
     ///
     /// # Errors
-    /// [`Kind::Busy`] naming the holder.
+    /// [`Kind::Busy`] with the name of the holder.
     pub fn lock(
         &self,
         env: &Env,
@@ -317,7 +320,7 @@ impl DataDir {
                 let who = self
                     .holder()
                     .map_or_else(|| "another process".to_owned(), |h| format!("pid {} ({})", h.pid, h.verb));
-                return Err(Error::new(Kind::Busy, format!("{} is held by {who}", self.0.display()))
+                return Err(Error::new(Kind::Busy, format!("data directory {} is in use by {who}", self.0.display()))
                     .hint("wait for it, or stop it"));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -325,7 +328,7 @@ impl DataDir {
     }
 }
 
-/// Whether a path lies inside a folder, for refusing key files beside what they open.
+/// Returns whether a path is inside a folder. Used to refuse key files beside the data that they open.
 pub(crate) fn lies_inside(path: &Path, folder: &Path) -> bool {
     let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
     real(path.parent().unwrap_or(path)).starts_with(real(folder))

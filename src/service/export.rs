@@ -1,4 +1,4 @@
-//! The ways out: sealed sectors in a file that other tools open, and the clear data key, audited.
+//! Exports: the sealed sectors of a volume in a file that other tools can open, and its clear data key. Both are audited.
 
 use super::api::Progress;
 use super::keygate::{HeldCiphers, KeyHolder};
@@ -10,7 +10,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::sys::draft::Draft;
-use crate::units::{CHUNK, ChunkNo, DataKeyId, SECTOR, chunks_in};
+use crate::units::{ByteLen, CHUNK, ChunkNo, DataKeyId, SECTOR, chunks_in};
 use crate::volume::Volume;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,8 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 impl Service {
-    /// Writes the sealed sectors, from the volume's first byte on, to a new file. With `fill_holes` zeros are sealed into
-    /// holes, which needs the key: dm-crypt knows no holes and would show noise there.
+    /// Writes the sealed sectors, from the first byte of the volume on, to a new file. With `fill_holes`, seals zeros into the
+    /// holes, which needs the key: dm-crypt has no holes and would return noise for them.
     pub(super) fn export_volume(
         &self,
         caller: &Caller,
@@ -32,7 +32,7 @@ impl Service {
         let turn = self
             .opens
             .close_unused(&record)
-            .map_err(|e| e.hint("detach it, or export a volume made from a snapshot of it"))?;
+            .map_err(|e| e.hint("detach it, or export a volume created from a snapshot of it"))?;
         self.attachments.refuse_if_elsewhere(&record)?;
         drop(turn);
         let used = self.opens.acquire(&record, Need::Key(caller))?;
@@ -60,10 +60,10 @@ impl Service {
         let size = used.volume.size();
         write_sealed(&used.volume, draft.file(), out, ciphers.as_deref(), report)?;
         self.as_asked(|| draft.publish())?;
-        Ok(format!("{} sealed bytes of {} are in {}", size, record.shown(), out.display()))
+        Ok(format!("wrote {} of sealed data of {} to {}", ByteLen(size), record.shown(), out.display()))
     }
 
-    /// A volume's ciphers beside its own, which are wiped when a CMK that wraps its keys is lost.
+    /// Returns a second set of a volume's ciphers, registered to be wiped when a CMK that wraps its keys becomes unusable.
     fn held_ciphers(&self, volume: &Volume, caller: &Caller) -> Result<Arc<HeldCiphers<DataKeyId>>> {
         let ticket = self.keygate.ticket();
         let keys = self.keys.unwrap(volume, caller)?;
@@ -74,7 +74,7 @@ impl Service {
         Ok(held)
     }
 
-    /// Writes the clear data key, 64 bytes, to a new file of mode 0600.
+    /// Writes the clear data key, 64 bytes, to a new file with mode 0600.
     pub(super) fn export_key(&self, caller: &Caller, what: &str, out: &Path) -> Result<String> {
         let record = self.records.find_volume(what)?;
         let used = self.opens.acquire(&record, Need::Sealed)?;
@@ -82,7 +82,7 @@ impl Service {
         let keys = self.keys.unwrap(&used.volume, caller)?;
         let [(_, key)] = &keys[..] else {
             return Err(Error::new(Kind::Unsupported, format!("{} has {} data keys", record.shown(), keys.len()))
-                .hint("copy it to a new volume first: that has one"));
+                .hint("copy it to a new volume first, which has one data key"));
         };
         let act = Act::new("coffer:ExportKey")
             .key(record.key_arn.clone())
@@ -92,19 +92,23 @@ impl Service {
         let draft = self.as_asked(|| Draft::new(out))?;
         key.get().write_clear(draft.file()).on(|| format!("write {}", out.display()))?;
         self.as_asked(|| draft.publish())?;
-        Ok(format!("the clear data key of {} is in {}: whoever has it reads the volume", record.shown(), out.display()))
+        Ok(format!(
+            "wrote the clear data key of {} to {}: whoever has it can read the volume",
+            record.shown(),
+            out.display()
+        ))
     }
 }
 
 impl Service {
-    /// Makes or names a file at a path that a person gave: a command as the person who started it; a server as itself, for it
-    /// may be somebody else who asks.
+    /// Creates or renames a file at a path that a person gave. A command acts as the user who started it; a server acts as
+    /// itself, because another user may have asked.
     fn as_asked<R>(&self, act: impl FnOnce() -> R) -> R {
         if self.role == super::Role::Command { crate::sys::as_started(act) } else { act() }
     }
 }
 
-/// Writes all chunks; with `ciphers`, zeros are sealed into the holes.
+/// Writes all chunks. With `ciphers`, seals zeros into the holes.
 fn write_sealed(
     volume: &Volume,
     file: &File,
@@ -121,12 +125,12 @@ fn write_sealed(
         let chunk = ChunkNo(no);
         let key = volume.read_sealed_chunk(chunk, buf.room())?;
         if let Some(ciphers) = ciphers {
-            let missing = || Error::new(Kind::Integrity, format!("chunk {chunk}: its key is not at hand"));
+            let missing = || Error::new(Kind::Integrity, format!("chunk {chunk}: its data key is not available"));
             let name = key.ok_or_else(missing)?;
             ciphers
                 .with(&name, |cipher| {
                     let at =
-                        At::new(chunk.offset()).ok_or_else(|| Error::new(Kind::Failed, "a chunk is at no part"))?;
+                        At::new(chunk.offset()).ok_or_else(|| Error::new(Kind::Failed, "the chunk is not aligned"))?;
                     cipher.ok_or_else(missing)?.fill_holes(at, buf.room());
                     Ok::<_, Error>(())
                 })

@@ -1,4 +1,4 @@
-//! Syncs of volumes that failed: the catalog is told, for the header is on the disk that just failed.
+//! Failed syncs of volumes. They are recorded in the catalog, because the header is on the disk that just failed.
 
 use super::records::Records;
 use crate::error::Result;
@@ -9,45 +9,45 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Tells the catalog of failed syncs.
+/// Records failed syncs in the catalog.
 pub(super) struct FailedSyncs {
     records: Arc<Records>,
-    /// Threads that tell the catalog something which must not be lost.
+    /// The threads that record a failure which must not be lost.
     telling: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl FailedSyncs {
-    /// Notes them in these records.
+    /// Creates a recorder that writes to these records.
     pub(super) fn new(records: &Arc<Records>) -> Self {
         Self { records: records.clone(), telling: Mutex::new(Vec::new()) }
     }
 
-    /// Has the catalog told when a sync of this volume fails: the header is on the disk that just failed.
+    /// Records any failed sync of this volume in the catalog: its header is on the disk that just failed.
     pub(super) fn watch(self: &Arc<Self>, volume: &Volume) {
         let (this, id) = (Arc::downgrade(self), volume.id());
         volume.on_failed_sync(move || {
             let Some(this) = this.upgrade() else { return };
-            // In a thread of its own: whoever synced may hold the very locks that the catalog's change waits for.
+            // In a separate thread: the thread that synced may hold the very locks that the catalog's change waits for.
             let telling = this.clone();
             let tell = move || {
                 if let Err(err) = telling.note(id, true) {
-                    tracing::error!("{id}: the catalog could not be told of the failed sync: {}", err.line());
+                    tracing::error!("{id}: record the failed sync in the catalog: {}", err.line());
                 }
             };
             match std::thread::Builder::new().name("coffer-tell".into()).spawn(tell) {
                 Ok(thread) => this.telling.lock().push(thread),
-                Err(err) => tracing::error!("{id}: no thread to tell the catalog of the failed sync: {err}"),
+                Err(err) => tracing::error!("{id}: start a thread to record the failed sync: {err}"),
             }
         });
     }
 
-    /// Writes down that a volume's sync failed, or that this was accepted.
+    /// Records that a sync of a volume failed, or that its loss was accepted.
     pub(super) fn note(&self, id: VolumeId, failed: bool) -> Result<()> {
         let act = Act::new("coffer:NoteLostWrites").detail("volume", id).detail("lost", failed).restrictive();
         self.records.note_volume("sync", act, id, |r| r.write_failed = failed).map(drop)
     }
 
-    /// Waits until the catalog knows of all that failed so far.
+    /// Waits until all failures so far are recorded.
     pub(super) fn wait(&self) {
         let telling = std::mem::take(&mut *self.telling.lock());
         telling.into_iter().for_each(|thread| drop(thread.join()));

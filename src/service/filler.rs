@@ -1,4 +1,4 @@
-//! The thread that fills a volume from its snapshot, in the background.
+//! The background thread that fills a volume from its snapshot.
 
 use crate::error::Error;
 use crate::volume::Volume;
@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Chunks filled between two syncs: 8 MiB.
+/// Chunks to fill between two syncs: 8 MiB.
 const FILL_BATCH: usize = 16;
-/// How long the filling waits after a batch while clients wait for chunks themselves.
+/// Pause after a batch while clients wait for chunks themselves.
 const FILL_YIELD: Duration = Duration::from_millis(50);
-/// How long the filling waits after an error.
+/// Pause after an error.
 const FILL_RETRY: Duration = Duration::from_secs(5);
 
-/// The thread that fills a volume.
+/// A running thread that fills a volume.
 pub(super) struct Filler {
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: JoinHandle<()>,
 }
 
 impl Filler {
-    /// Ends the filling, and waits for that.
+    /// Stops the thread and waits for it.
     pub(super) fn end(self) {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();
@@ -29,7 +29,8 @@ impl Filler {
     }
 }
 
-/// Fills a volume in a thread of its own, which calls `filled` at its end. `None`: there is no thread for it now; the volume's next user tries again.
+/// Starts a thread that fills a volume and calls `filled` once it is complete. `None`: the thread could not be started; the
+/// volume's next user tries again.
 pub(super) fn start(volume: Arc<Volume>, filled: impl FnOnce() + Send + 'static) -> Option<Filler> {
     let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
     let seen = stop.clone();
@@ -48,7 +49,7 @@ pub(super) fn start(volume: Arc<Volume>, filled: impl FnOnce() + Send + 'static)
                 Ok(_) => {}
                 Err(err) => {
                     if told.is_news(&err, volume.missing_chunks().len()) {
-                        tracing::error!("fill {}: {}; trying again", volume.id(), err.line());
+                        tracing::error!("fill {}: {}; will retry", volume.id(), err.line());
                     }
                     let mut stopped = seen.0.lock();
                     if !*stopped {
@@ -61,23 +62,23 @@ pub(super) fn start(volume: Arc<Volume>, filled: impl FnOnce() + Send + 'static)
     match thread {
         Ok(thread) => Some(Filler { stop, thread }),
         Err(err) => {
-            tracing::error!("{id} is not filled now: no thread: {err}");
+            tracing::error!("start a thread to fill {id}: {err}");
             None
         }
     }
 }
 
-/// What the log has of a filling that fails. It is tried every few seconds, and finds a few missing chunks more each time.
+/// What was last logged of a fill that fails. It is retried every few seconds, and finds a few more missing chunks each time.
 #[derive(Default)]
 struct Told {
     words: String,
     missing: usize,
-    /// Missing chunks at the last try.
+    /// Missing chunks at the last attempt.
     before: usize,
 }
 
 impl Told {
-    /// Whether the log needs a line: for another failure, for twice as many missing chunks, and for their last number.
+    /// Returns whether to log a line: for a different failure, for twice as many missing chunks, and for their final number.
     fn is_news(&mut self, err: &Error, missing: usize) -> bool {
         let settled = missing == std::mem::replace(&mut self.before, missing) && missing != self.missing;
         let news = match missing {

@@ -1,31 +1,31 @@
-//! The thread on which a daemon does by itself what nobody asks for.
+//! The thread for a daemon's periodic chores.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How often it does what is not urgent.
+/// Interval of the chores that are not urgent.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What it does.
+/// The chores of a daemon.
 pub(super) trait Chores: Send + Sync {
-    /// Closes volumes that nobody came back to; when it has to look again, if there are others.
+    /// Closes volumes that have been idle for long enough. Returns when to look again, if others are idle.
     fn close_idle(&self) -> Option<Instant>;
-    /// What is done once a minute.
+    /// Runs the chores that are due once a minute.
     fn each_minute(&self);
 }
 
-/// The thread, once it was started.
+/// The thread, once it is started.
 #[derive(Default)]
 pub(super) struct Housekeeper {
     thread: OnceLock<Thread>,
-    /// It will look at the volumes again within a second: no need to wake it.
+    /// Set if the thread will look at the volumes within a second, so that it need not be woken.
     soon: AtomicBool,
 }
 
 impl Housekeeper {
-    /// Starts it; it ends with whoever has the chores done.
+    /// Starts the thread. It ends when `chores` is dropped.
     pub(super) fn start(self: &Arc<Self>, chores: Weak<dyn Chores>) {
         let this = self.clone();
         let spawned = std::thread::Builder::new().name("coffer-keep".into()).spawn(move || this.keep(&chores));
@@ -35,7 +35,7 @@ impl Housekeeper {
         }
     }
 
-    /// A volume has become idle.
+    /// Wakes the thread because a volume has become idle.
     pub(super) fn wake(&self) {
         if !self.soon.swap(true, Ordering::SeqCst)
             && let Some(thread) = self.thread.get()
@@ -48,7 +48,7 @@ impl Housekeeper {
         let mut due = Instant::now() + MINUTE;
         loop {
             let Some(here) = chores.upgrade() else { return };
-            // Before it looks: a volume that becomes idle behind the look wakes it.
+            // Cleared before the look: a volume that becomes idle after it wakes the thread.
             self.soon.store(false, Ordering::SeqCst);
             let next = here.close_idle();
             self.soon.fetch_or(next.is_some(), Ordering::SeqCst);

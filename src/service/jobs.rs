@@ -1,4 +1,4 @@
-//! Snapshots under way: each fixes its point in time under its volume's header, then copies in a thread of its own.
+//! Snapshots in progress: each fixes its point in time under its volume's header, then copies in its own thread.
 
 use super::api::Progress;
 use super::api::SnapshotState;
@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Where a verb says how far it is. `false` asks it to stop.
+/// Callback for the progress of a verb. Returning `false` asks the verb to stop.
 pub type Report<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
-/// A snapshot being copied in this process.
+/// A snapshot that this process is copying.
 #[derive(Default)]
 pub(super) struct Job {
     copied: AtomicU64,
@@ -40,43 +40,43 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Whether it was asked to stop.
+    /// Returns whether the snapshot was asked to stop.
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 }
 
-/// What the snapshots under way stand on.
+/// What [`Jobs`] depends on.
 pub(super) struct On {
     /// Clock and randomness.
     pub(super) env: Env,
-    /// Who waits for them ends them, or not.
+    /// Decides whether a waiter that leaves stops the snapshot.
     pub(super) role: Role,
-    /// What the catalog says of them.
+    /// The catalog's records.
     pub(super) records: Arc<Records>,
-    /// Where they are put.
+    /// The destination of the snapshots.
     pub(super) repository: Arc<Repository>,
-    /// What they lengthen.
+    /// The logs that the snapshots extend.
     pub(super) logs: Arc<Logs>,
-    /// What they are taken on.
+    /// The bases of the snapshots.
     pub(super) bases: Arc<Bases>,
-    /// What they are taken of.
+    /// The source volumes.
     pub(super) opens: Arc<OpenVolumes>,
-    /// One point in time at a time for each volume.
+    /// One point in time at a time per volume.
     pub(super) turns: Arc<Turns>,
-    /// Where those go that fail.
+    /// Where failed snapshots are left to be settled.
     pub(super) unsettled: Arc<Unsettled>,
 }
 
-/// All snapshots under way in this process.
+/// All snapshots in progress in this process.
 pub(super) struct Jobs {
     on: On,
     running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
 }
 
-/// Chunks go into the writer; the base is asked through its reader.
+/// Passes chunks to the writer, and looks up the base through its reader.
 struct Sink {
-    /// What the volume has at the point in time.
+    /// Chunks in the volume at the point in time.
     chunks: u64,
     writer: SnapshotWriter,
     base: Option<SnapshotReader>,
@@ -94,7 +94,7 @@ impl ChunkSink for Sink {
     }
 }
 
-/// A snapshot that was begun.
+/// A snapshot whose point in time is fixed.
 pub(super) struct Begun {
     used: InUse,
     pending: Arc<Pending>,
@@ -103,12 +103,12 @@ pub(super) struct Begun {
 }
 
 impl Jobs {
-    /// None yet.
+    /// Creates an empty set.
     pub(super) fn new(on: On) -> Self {
         Self { on, running: Mutex::default() }
     }
 
-    /// Begins a snapshot, and copies it in a thread of its own.
+    /// Begins a snapshot and copies it in its own thread.
     pub(super) fn start(
         self: &Arc<Self>,
         caller: &Caller,
@@ -124,18 +124,18 @@ impl Jobs {
             move || this.run_begun(id, &begun, &job)
         };
         if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
-            tracing::warn!("start a thread for snapshot {id}: {err}; its caller's thread copies");
+            tracing::warn!("start a thread for snapshot {id}: {err}; copying in the caller's thread");
             self.clone().run_begun(id, &begun, &job);
         }
         Ok((id, job))
     }
 
-    /// Fixes the point in time, and writes down that the snapshot is pending.
+    /// Fixes the point in time, and records the snapshot as pending.
     pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         self.on.logs.check(volume.lineage)?;
         self.on.bases.settle_header(volume, &used.volume);
-        // One at a time from here on: size, base and epoch must be what the volume has when its point in time is fixed.
+        // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
         let sized = self.on.turns.take(volume.id);
         let based = self.on.bases.keep();
         let id = SnapshotId::draw(&*self.on.env.rng);
@@ -205,13 +205,13 @@ impl Jobs {
         let Some(begun) = begun.lock().take() else { return };
         self.run_job(begun, job);
         self.running.lock().remove(&id);
-        // Who hears of the end may open the data directory anew: this thread must not be what keeps its lock.
+        // Whoever learns of the end may reopen the data directory: this thread must not be the one that keeps it locked.
         drop(self);
         *job.over.lock() = true;
         job.changed.notify_all();
     }
 
-    /// Copies a snapshot that was begun, to its end.
+    /// Copies a snapshot that was begun, and completes it or fails it.
     pub(super) fn run_job(&self, begun: Begun, job: &Job) {
         let Begun { used, pending, sink, record } = begun;
         let copied = used.volume.copy_pending(&pending, |n| {
@@ -230,7 +230,7 @@ impl Jobs {
                     tracing::error!("snapshot {}: {}", record.id, left.line());
                 }
                 drop(pending);
-                // A writer that others still hold leaves its objects to the next sweep.
+                // If the writer is still shared, the next sweep removes its objects.
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
@@ -241,14 +241,14 @@ impl Jobs {
         }
     }
 
-    /// The log has it: the volume's base moves, held by a ref, and the catalog says so.
+    /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.
     fn complete(&self, used: &InUse, pending: &PendingRecord, record: &SnapshotRecord, done: &Completed) {
         self.on.logs.note(record.lineage);
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
         if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending) {
             tracing::error!(
-                "snapshot {} is completed, but {} could not take it as its base: {}",
+                "snapshot {} is completed, but could not become the base of {}: {}",
                 record.id,
                 record.volume,
                 err.line()
@@ -262,22 +262,22 @@ impl Jobs {
         }
     }
 
-    /// Waits until a snapshot is over. `false`: who waited has gone, and it goes on.
+    /// Waits for the end of a snapshot. `false`: the waiter has left, and the snapshot continues.
     pub(super) fn wait_for(&self, job: &Job, report: Report<'_>) -> bool {
         wait_for(job, report, self.on.role)
     }
 
-    /// Waits until a snapshot is over, and gives it up where `report` says to stop.
+    /// Waits for the end of a snapshot, and stops it if `report` returns `false`.
     pub(super) fn wait_out(job: &Job, report: Report<'_>) {
         wait_for(job, report, Role::Command);
     }
 
-    /// Those under way now.
+    /// Returns the snapshots in progress.
     pub(super) fn under_way(&self) -> Vec<(SnapshotId, Arc<Job>)> {
         self.running.lock().iter().map(|(id, job)| (*id, job.clone())).collect()
     }
 
-    /// Asks all snapshots under way to stop, and waits until they have.
+    /// Asks all snapshots in progress to stop, and waits until they have.
     pub(super) fn stop_all(&self) {
         let jobs = self.under_way();
         for (_, job) in &jobs {
@@ -292,7 +292,8 @@ impl Jobs {
     }
 }
 
-/// Waits until a snapshot is over. `false`: who waited has gone. A server goes on without them; a command is all there is.
+/// Waits for the end of a snapshot. `false`: the waiter has left. A server continues without the waiter; a command stops the
+/// snapshot.
 fn wait_for(job: &Job, report: Report<'_>, role: Role) -> bool {
     let mut over = job.over.lock();
     while !*over {
@@ -318,10 +319,10 @@ mod tests {
     fn who_hangs_up_ends_the_waiting_and_only_a_command_the_snapshot() {
         let job = Arc::new(Job::default());
         assert!(!wait_for(&job, &mut |_| false, Role::Daemon));
-        assert!(!job.stop.load(Ordering::Relaxed), "the server goes on with it");
+        assert!(!job.stop.load(Ordering::Relaxed), "the server continues it");
         let other = job.clone();
         let mut gone = |_| {
-            // As its thread does when it has seen that it is to stop.
+            // Does what the snapshot's thread does once it sees that it should stop.
             let other = other.clone();
             drop(std::thread::spawn(move || {
                 *other.over.lock() = true;

@@ -1,5 +1,4 @@
-//! Leases of clients over TLS that the catalog keeps, so that nobody gets in before such a client when the server is started
-//! again.
+//! The catalog's records of leases of TLS clients. They reserve a volume for the client that had it when the server restarts.
 
 use super::lease::{Holder, Leases};
 use super::records::{AttachmentRecord, LeaseRecord, Records, VolumeRecord, with_grants};
@@ -24,7 +23,7 @@ pub(super) struct KeptLeases {
 }
 
 impl KeptLeases {
-    /// Those of these leases.
+    /// Creates the records of these leases.
     pub(super) fn new(env: &Env, records: &Arc<Records>, keys: &Arc<VolumeKeys>, leases: &Arc<Leases>) -> Self {
         Self {
             env: env.clone(),
@@ -35,8 +34,8 @@ impl KeptLeases {
         }
     }
 
-    /// A lease has begun: a client over TLS has the volume from now on, also when the server is started again; what an earlier
-    /// one left without a farewell counts no more.
+    /// Records the start of a lease. A TLS client keeps the volume from now on, also across a restart of the server; the record
+    /// of an earlier client that disconnected uncleanly is replaced or removed.
     pub(super) fn note(
         &self,
         record: &VolumeRecord,
@@ -84,7 +83,7 @@ impl KeptLeases {
         })
     }
 
-    /// Its lease has ended, by a farewell or by force.
+    /// Removes the record of a lease that ended because its client disconnected cleanly or because it was broken.
     pub(super) fn forget(&self, id: VolumeId, client: &str) {
         let _turn = self.turn.lock();
         if self.leases.is_held_by(id, &Holder::Remote(client.to_owned())) {
@@ -95,11 +94,14 @@ impl KeptLeases {
         }
         let forgotten = self.drop_record(id, client);
         if let Err(err) = forgotten {
-            tracing::warn!("{id} is kept for {client} at the next start, though it said goodbye: {}", err.line());
+            tracing::warn!(
+                "{id} will be kept for {client} at the next start, although its lease has ended: {}",
+                err.line()
+            );
         }
     }
 
-    /// After a restart: who had a volume over TLS gets it back before anybody else.
+    /// Restores the leases after a restart: a TLS client that had a volume gets it before anyone else.
     pub(super) fn keep_all(&self) {
         match self.records.ledger().catalog().list::<LeaseRecord>() {
             Ok(all) => {
@@ -107,11 +109,11 @@ impl KeptLeases {
                     self.leases.keep(lease.volume, Holder::Remote(lease.holder));
                 }
             }
-            Err(err) => tracing::error!("look for leases: {}", err.line()),
+            Err(err) => tracing::error!("list leases: {}", err.line()),
         }
     }
 
-    /// A volume is taken from whoever holds it, attachment or not: the catalog knows neither any more.
+    /// Removes the records of a volume's attachment and lease when it is taken from its holder.
     pub(super) fn remove(
         &self,
         caller: &Caller,

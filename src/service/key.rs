@@ -1,4 +1,4 @@
-//! CMKs as operations show them, and what disabling one does to open volumes.
+//! CMKs as operations show them, and the effect of disabling one on open volumes.
 
 use super::api::{Dependents, KeyInfo, KeySpec, SnapshotState};
 use super::{OnKeyLoss, Service};
@@ -11,25 +11,25 @@ use crate::volume::Volume;
 use std::sync::Arc;
 
 impl Service {
-    /// What nobody can read any more once a CMK is destroyed.
+    /// Counts what becomes unreadable once a CMK is destroyed.
     pub(super) fn dependents(&self, arn: &str) -> Result<Dependents> {
         let volumes = self.volume_records()?.iter().filter(|v| v.key_arn == arn).count();
         let all = self.snapshot_records()?;
-        // One in error never held anything that could be read.
+        // A snapshot in `error` never held readable data.
         let readable = |s: &&super::snapshot::SnapshotRecord| {
             s.key_arn == arn && !s.is_deleting() && s.state != SnapshotState::Error
         };
         Ok(Dependents { volumes, snapshots: all.iter().filter(readable).count() })
     }
 
-    /// A key cannot be used any more: suspends the volumes that are in use under it, and says which.
+    /// Suspends the volumes that are in use under a CMK which has become unusable, and describes the CMK with them.
     pub(super) fn without_key(&self, meta: KeyMetadata) -> Result<KeyInfo> {
         let (continuing, suspended) = self.in_use_under(&meta.arn);
         self.suspend_volumes(&meta.arn);
         Ok(KeyInfo { continuing, suspended, ..self.key_info(meta)? })
     }
 
-    /// The volumes that are in use under a CMK: those that go on without it, and those that do not.
+    /// Returns the volumes that are in use under a CMK: those that continue without it, and those that do not.
     fn in_use_under(&self, arn: &str) -> (Vec<String>, Vec<String>) {
         let mut here: Vec<(VolumeId, bool, Arc<Volume>)> = {
             let opens = self.opens.lock();
@@ -64,7 +64,7 @@ impl Service {
         })
     }
 
-    /// How many days a key is kept beyond its date, if that has passed by the wall clock alone.
+    /// Returns the days that a key is kept beyond its deletion date, if that date has passed only by the wall clock.
     fn days_held(&self, key: KeyId, deletion: Option<Timestamp>) -> Result<Option<i64>> {
         let now = self.env.now();
         let Some(at) = deletion.filter(|at| *at <= now) else { return Ok(None) };

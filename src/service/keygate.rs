@@ -1,8 +1,8 @@
-//! Between an unwrapped data key and its use lies a gate, which losing a CMK closes.
+//! The gate between unwrapping a data key and using it, which closes when a CMK becomes unusable.
 //!
-//! Whoever unwraps keys takes a [`Ticket`] first and shows it when the ciphers are put in place, under the lock that wiping
-//! them takes too. Whoever takes a key away closes the gate first and wipes what is in place afterwards. So a key that was
-//! unwrapped before its CMK was disabled, and would be put in place after everything was wiped, is refused.
+//! Before unwrapping keys, take a [`Ticket`]; show it when putting the ciphers in place, under the lock that wiping them also
+//! takes. To take a key away, close the gate first, then wipe the ciphers that are in place. A key that was unwrapped before its
+//! CMK was disabled, and would be put in place after everything was wiped, is thereby refused.
 
 use crate::cipher::xts::XtsCipher;
 use crate::error::{Error, Kind, Result};
@@ -14,7 +14,7 @@ use std::sync::Weak;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket(u64);
 
-/// What was closed, and when; and who holds ciphers beside the open volumes.
+/// When each key was last closed, and the holders of ciphers besides the open volumes.
 #[derive(Default)]
 pub(super) struct KeyGate {
     closed: Mutex<Closed>,
@@ -24,17 +24,18 @@ pub(super) struct KeyGate {
 #[derive(Default)]
 struct Closed {
     moment: u64,
-    /// By a CMK's ARN, or a volume's id.
+    /// The moment of the last close, by the ARN of a CMK or the id of a volume.
     last: HashMap<String, u64>,
 }
 
 impl KeyGate {
-    /// This moment, for whoever unwraps keys after it.
+    /// Takes a ticket for keys that are unwrapped after this moment.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket(self.closed.lock().moment)
     }
 
-    /// Nothing that was unwrapped before this moment under `name`, a CMK's ARN or a volume's id, is put in place any more.
+    /// Bars keys that were unwrapped before this moment under `name` (the ARN of a CMK, or the id of a volume) from being put in
+    /// place.
     pub(super) fn close(&self, name: &str) {
         let mut closed = self.closed.lock();
         closed.moment += 1;
@@ -42,57 +43,57 @@ impl KeyGate {
         closed.last.insert(name.to_owned(), moment);
     }
 
-    /// Whether what was unwrapped after the ticket was taken may be put in place.
+    /// Checks that keys which were unwrapped after the ticket was taken may be put in place.
     ///
     /// # Errors
-    /// [`Kind::KeyUnavailable`] if one of these was closed since.
+    /// [`Kind::KeyUnavailable`] if one of `names` was closed since.
     pub(super) fn admit<'a>(&self, ticket: Ticket, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let closed = self.closed.lock();
         match names.into_iter().find(|n| closed.last.get(*n).is_some_and(|at| *at > ticket.0)) {
             None => Ok(()),
-            Some(name) => Err(Error::new(Kind::KeyUnavailable, format!("{name} was taken away meanwhile"))
+            Some(name) => Err(Error::new(Kind::KeyUnavailable, format!("{name} was disabled or suspended meanwhile"))
                 .hint("enable the CMK, or resume the volume, then try again")),
         }
     }
 
-    /// Has `holder` wiped when one of its CMKs is lost.
+    /// Registers `holder` to be wiped when one of its CMKs becomes unusable.
     pub(super) fn register(&self, holder: Weak<dyn KeyHolder>) {
         let mut holders = self.holders.lock();
         holders.retain(|h| h.strong_count() > 0);
         holders.push(holder);
     }
 
-    /// Wipes the ciphers of all holders under a CMK; returns when none of them is used any more.
+    /// Wipes the ciphers of all holders under a CMK. Returns when none of those ciphers is in use.
     pub(super) fn wipe(&self, arn: &str) {
         let all: Vec<_> = self.holders.lock().iter().filter_map(Weak::upgrade).collect();
         all.iter().filter(|h| h.cmks().iter().any(|c| c == arn)).for_each(|h| h.wipe());
     }
 }
 
-/// Somebody with ciphers that a lost CMK takes away.
+/// A holder of ciphers that must be wiped when a CMK becomes unusable.
 pub(super) trait KeyHolder: Send + Sync {
-    /// ARNs of the CMKs that wrap its data keys, from the blobs.
+    /// Returns the ARNs of the CMKs that wrap its data keys, as the blobs name them.
     fn cmks(&self) -> &[String];
-    /// Wipes the ciphers, after whoever uses them.
+    /// Wipes the ciphers; waits for their users.
     fn wipe(&self);
 }
 
-/// Ciphers by the name `I` of their data key, and the CMKs that wrap those.
+/// Ciphers by the name `I` of their data key, and the CMKs that wrap those keys.
 pub(super) struct HeldCiphers<I> {
     cmks: Vec<String>,
     ciphers: RwLock<Option<Vec<(I, XtsCipher)>>>,
 }
 
 impl<I: PartialEq> HeldCiphers<I> {
-    /// None yet.
+    /// Creates a holder without ciphers.
     pub(super) const fn new(cmks: Vec<String>) -> Self {
         Self { cmks, ciphers: RwLock::new(None) }
     }
 
-    /// Puts ciphers in place where there are none.
+    /// Puts ciphers in place if there are none.
     ///
     /// # Errors
-    /// As [`KeyGate::admit`].
+    /// The errors of [`KeyGate::admit`].
     pub(super) fn put(&self, gate: &KeyGate, ticket: Ticket, make: impl FnOnce() -> Vec<(I, XtsCipher)>) -> Result<()> {
         let mut ciphers = self.ciphers.write();
         gate.admit(ticket, self.cmks.iter().map(String::as_str))?;
@@ -102,18 +103,18 @@ impl<I: PartialEq> HeldCiphers<I> {
         Ok(())
     }
 
-    /// Refuses what needs the key, where nothing of it is used: zeros of a hole are not read without it either.
+    /// Refuses an operation that requires the key without using it: even the zeros of a hole are not read without the key.
     ///
     /// # Errors
-    /// [`Kind::KeyUnavailable`] after the ciphers were wiped.
+    /// [`Kind::KeyUnavailable`] once the ciphers are wiped.
     pub(super) fn must_be_there(&self) -> Result<()> {
         if self.ciphers.read().is_some() { Ok(()) } else { Err(wiped()) }
     }
 
-    /// Uses the cipher of a data key; wiping waits for it. `None` within: there is none of that name.
+    /// Runs `act` with the cipher of a data key; wiping waits for it. `act` gets `None` if no cipher has that name.
     ///
     /// # Errors
-    /// [`Kind::KeyUnavailable`] after they were wiped.
+    /// [`Kind::KeyUnavailable`] once the ciphers are wiped.
     pub(super) fn with<T>(&self, name: &I, act: impl FnOnce(Option<&XtsCipher>) -> T) -> Result<T> {
         let ciphers = self.ciphers.read();
         let all = ciphers.as_ref().ok_or_else(wiped)?;
@@ -122,8 +123,8 @@ impl<I: PartialEq> HeldCiphers<I> {
 }
 
 fn wiped() -> Error {
-    Error::new(Kind::KeyUnavailable, "the data key was wiped: its CMK cannot be used")
-        .hint("enable the CMK, then open it again")
+    Error::new(Kind::KeyUnavailable, "the data key was wiped: its CMK is unusable")
+        .hint("enable the CMK, then open the export again")
 }
 
 impl<I: Send + Sync> KeyHolder for HeldCiphers<I> {

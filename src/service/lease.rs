@@ -1,8 +1,8 @@
-//! Leases: who holds a volume now, with which connections, and for how long after they are gone.
+//! Leases: who holds a volume, with which connections, and for how long after the last one has ended.
 //!
-//! A lease belongs to one holder that may write, or to any number that only read. What the catalog keeps beside it makes it
-//! durable: an attachment's record (`attachments.rs`), or a client's over TLS (`kept.rs`), so that after a restart
-//! of the server nobody gets in before the client that had the volume.
+//! A lease belongs to one holder that may write, or to any number of holders that only read. A record in the catalog makes it
+//! durable: that of an attachment (see `attachments.rs`), or the record of a lease (`kept.rs`) for a TLS client. After a restart of the server, the
+//! client that had the volume is then admitted before any other.
 
 use super::records::VolumeRecord;
 use crate::error::{Error, Kind, Result};
@@ -13,30 +13,31 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long the next client waits until the server has noticed that the one before is gone.
+/// How long the next client waits for the server to notice that the previous one has ended.
 const LAST_GOODBYES: Duration = Duration::from_secs(5);
-/// How long a connection waits until what the one before it in its slot was applying has ended.
+/// How long a connection waits for the requests of its predecessor in the same slot to finish.
 const SLOT_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a client over TLS that went without a farewell keeps its volume, if nothing else was said.
+/// How long a TLS client that disconnected uncleanly keeps its volume, by default.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// Who a lease belongs to.
+/// The holder of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// What `coffer attach` registered, by its public id.
+    /// An attachment registered by `coffer attach`, by its public id.
     Attachment(String),
     /// A process on a Unix socket.
     Process {
-        /// Its id.
+        /// Process id.
         pid: i32,
-        /// When it was started, in ticks since boot: process ids are used again.
+        /// Start time in ticks since boot, because process ids are reused.
         start: u64,
     },
-    /// One connection of a process that cannot be told from others: it is in a PID namespace that this server does not see.
+    /// One connection of a process that cannot be told from others, because it is in a PID namespace that this server does not
+    /// see.
     Connection(u64),
-    /// A client over TLS, by the name that it was allowed under (see `coffer tls allow`).
+    /// A TLS client, by the name of its access record (see `coffer access allow`).
     Remote(String),
-    /// All of one address, on plain TCP.
+    /// All connections from one address over plain TCP.
     Address(IpAddr),
 }
 
@@ -53,41 +54,41 @@ impl fmt::Display for Holder {
 }
 
 impl Holder {
-    /// Whether it is a process that is gone: its connections end as soon as the server gets to them.
+    /// Returns whether it is a process that has ended: its connections end as soon as the server handles that.
     fn has_ended(&self) -> bool {
         let Self::Process { pid, .. } = self else { return false };
         crate::sys::ProcessStat::of(*pid).is_none_or(|stat| stat.has_ended())
     }
 
-    /// Whether it can be told apart from everybody else for sure, so that it may have slots and outlive its connections.
+    /// Returns whether it can be reliably told apart from all others, so that it may have slots and outlive its connections.
     pub(super) const fn is_known(&self) -> bool {
         matches!(self, Self::Attachment(_) | Self::Remote(_))
     }
 }
 
-/// A connection that asks for its part of a lease.
+/// A connection's request to take or join a lease.
 #[derive(Debug, Clone)]
 pub(super) struct LeaseRequest {
     pub(super) holder: Holder,
-    /// The server's number of the connection.
+    /// The server's number for the connection.
     pub(super) connection: u64,
-    /// Its slot, of a holder that [`Holder::is_known`].
+    /// Its slot, if the holder [`Holder::is_known`].
     pub(super) slot: Option<u32>,
-    /// It will not write.
+    /// Whether it will not write.
     pub(super) reading: bool,
 }
 
-/// A held volume.
+/// The lease of one volume.
 struct Lease {
-    /// Of the first; of all, unless they are reading.
+    /// The first holder, and the only one unless the lease is for reading.
     holder: Holder,
     reading: bool,
     members: Vec<LeaseRequest>,
-    /// Those of its holders who were asked by what right, and had one: they are not asked again.
+    /// The holders that passed the policy check. They are not checked again.
     authorize: Vec<Holder>,
-    /// Its last connection went without a farewell: the lease is kept until then.
+    /// Until when the lease is kept, after its last connection ended uncleanly.
     kept_until: Option<Instant>,
-    /// Somebody breaks it: no more connections.
+    /// Set while the lease is being broken: it admits no more connections.
     broken: bool,
 }
 
@@ -108,37 +109,37 @@ impl Lease {
             holders.push(self.holder.to_string());
         }
         let how = if self.reading { " (reading)" } else { "" };
-        let gone = if self.members.is_empty() { ", which went without a farewell" } else { "" };
+        let gone = if self.members.is_empty() { ", which disconnected uncleanly" } else { "" };
         format!("{}{how}{gone}", holders.join(", "))
     }
 }
 
-/// What became of a lease when a connection left.
+/// The effect on a lease of a connection that left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Left {
-    /// Others go on, or it is kept for its holder.
+    /// The lease continues: others use it, or it is kept for its holder.
     Goes,
-    /// It has ended.
+    /// The lease has ended.
     Ended(Holder),
 }
 
-/// Ends a connection of the server, by its number; does not wait.
+/// Ends a connection of the server, by its number, without waiting.
 pub type Disconnect = Box<dyn Fn(u64) + Send + Sync>;
 
 /// All leases of a service.
 pub(super) struct Leases {
     held: Mutex<HashMap<VolumeId, Lease>>,
-    /// Told when a connection leaves a lease.
+    /// Notified when a connection leaves a lease.
     changed: Condvar,
     readers: Mutex<HashMap<SnapshotId, Readers>>,
-    /// Told when a reader of a snapshot leaves.
+    /// Notified when a reader of a snapshot leaves.
     read: Condvar,
     disconnect: RwLock<Option<Disconnect>>,
     grace: Duration,
 }
 
 impl Leases {
-    /// None yet. Clients over TLS that go without a farewell keep theirs for `grace`.
+    /// Creates an empty set. A TLS client that disconnects uncleanly keeps its lease for `grace`.
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             held: Mutex::default(),
@@ -150,7 +151,7 @@ impl Leases {
         }
     }
 
-    /// Has connections of the server ended by `disconnect`.
+    /// Sets the function that ends a connection of the server.
     pub(super) fn set_disconnect(&self, disconnect: Disconnect) {
         *self.disconnect.write() = Some(disconnect);
     }
@@ -161,10 +162,10 @@ impl Leases {
         }
     }
 
-    /// Takes or joins a volume's lease. A connection in the same slot is closed first, and what it was applying waited for.
+    /// Takes or joins the lease of a volume. First closes an older connection in the same slot and waits for its requests.
     ///
     /// # Errors
-    /// [`Kind::Busy`] naming who holds it.
+    /// [`Kind::Busy`] with the name of the holder.
     pub(super) fn join(&self, record: &VolumeRecord, one: LeaseRequest) -> Result<()> {
         let mut held = self.held.lock();
         let until = Instant::now() + LAST_GOODBYES;
@@ -197,13 +198,13 @@ impl Leases {
         lease.members.push(one);
         if let Err(held_up) = self.wait_out(held, record.id, &before) {
             self.leave(record.id, connection, false);
-            let what = format!("volume {}: connection {held_up}, in the same slot, has not ended", record.shown());
+            let what = format!("volume {}: connection {held_up}, in the same slot, has not closed", record.shown());
             return Err(Error::new(Kind::Busy, what).hint("connect again"));
         }
         Ok(())
     }
 
-    /// Closes connections and waits until they have left; else the one that has not.
+    /// Closes connections and waits until they have left. `Err`: the number of one that has not.
     fn wait_out(
         &self,
         mut held: MutexGuard<'_, HashMap<VolumeId, Lease>>,
@@ -227,7 +228,7 @@ impl Leases {
         Ok(())
     }
 
-    /// A connection has let go of its volume. `farewell`: the client said goodbye.
+    /// Removes a connection from the lease of its volume. `farewell`: it disconnected cleanly.
     pub(super) fn leave(&self, id: VolumeId, connection: u64, farewell: bool) -> Left {
         let mut held = self.held.lock();
         let Some(lease) = held.get_mut(&id) else { return Left::Goes };
@@ -245,7 +246,7 @@ impl Leases {
         held.remove(&id).map_or(Left::Goes, |lease| Left::Ended(lease.holder))
     }
 
-    /// Keeps a volume for a holder that had it when an earlier server ended.
+    /// Keeps a volume for the holder that had it when an earlier server ended.
     pub(super) fn keep(&self, id: VolumeId, holder: Holder) {
         let kept_until = Some(Instant::now() + self.grace);
         let authorize = vec![holder.clone()];
@@ -253,8 +254,8 @@ impl Leases {
         self.held.lock().insert(id, lease);
     }
 
-    /// A connection of this holder was asked by what right, and got its volume: the next ones are not asked. Whether it is the
-    /// first.
+    /// Records that a connection of this holder passed the policy check and got its volume, so that later ones are not checked.
+    /// Returns whether it was the first.
     pub(super) fn authorize(&self, id: VolumeId, holder: &Holder) -> bool {
         let mut held = self.held.lock();
         let Some(lease) = held.get_mut(&id).filter(|l| !l.authorize.contains(holder)) else { return false };
@@ -262,26 +263,27 @@ impl Leases {
         true
     }
 
-    /// Whether a connection of this holder was let in before. One that has only joined was not: it may yet be refused.
+    /// Returns whether a connection of this holder was admitted before. One that has only joined was not: it may still be
+    /// refused.
     pub(super) fn is_let_in(&self, id: VolumeId, holder: &Holder) -> bool {
         self.held.lock().get(&id).is_some_and(|l| l.authorize.contains(holder))
     }
 
-    /// Who holds a volume, in words.
+    /// Returns the holder of a volume, in words.
     pub(super) fn shown(&self, id: VolumeId) -> Option<String> {
         self.held.lock().get(&id).filter(|l| !l.has_lapsed()).map(Lease::shown)
     }
 
-    /// Whether this very holder has it.
+    /// Returns whether exactly this holder has the volume.
     pub(super) fn is_held_by(&self, id: VolumeId, holder: &Holder) -> bool {
         self.held.lock().get(&id).is_some_and(|l| !l.has_lapsed() && l.holder == *holder)
     }
 
-    /// Takes a volume from whoever holds it: their connections are closed, and what they were applying is waited for. Who it
-    /// was; `None`: nobody.
+    /// Revokes the lease of a volume: closes its connections, and waits for the requests that they are applying. Returns the
+    /// former holder; `None`: there was no lease.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if a connection does not end.
+    /// [`Kind::Busy`] if a connection does not close.
     pub(super) fn break_lease(&self, record: &VolumeRecord) -> Result<Option<String>> {
         let mut held = self.held.lock();
         let Some(lease) = held.get_mut(&record.id) else { return Ok(None) };
@@ -297,39 +299,39 @@ impl Leases {
             return Ok(Some(shown));
         }
         self.wait_out(held, record.id, &connections).map_err(|c| {
-            Error::new(Kind::Busy, format!("volume {}: its connection {c} has not ended", record.shown()))
-                .hint("what it is applying takes long; try again")
+            Error::new(Kind::Busy, format!("volume {}: its connection {c} has not closed", record.shown()))
+                .hint("try again once it has applied its requests")
         })?;
         Ok(Some(shown))
     }
 }
 
-/// Who reads a snapshot: nobody has a lease on it, but they can be sent away.
+/// The readers of a snapshot. They have no lease on it, but they can be disconnected.
 #[derive(Default)]
 struct Readers {
-    /// Numbers of their connections, and who they are.
+    /// The numbers of the connections, and who they belong to.
     all: Vec<(u64, Holder)>,
-    /// Somebody sends them away: no more come.
+    /// Set while the readers are being disconnected: no more are admitted.
     broken: bool,
 }
 
 impl Leases {
-    /// A connection begins to read a snapshot.
+    /// Registers a connection as a reader of a snapshot.
     ///
     /// # Errors
-    /// [`Kind::Busy`] while its readers are sent away.
+    /// [`Kind::Busy`] while the readers are being disconnected.
     pub(super) fn join_readers(&self, snapshot: SnapshotId, connection: u64, holder: Holder) -> Result<()> {
         let mut readers = self.readers.lock();
         let readers = readers.entry(snapshot).or_default();
         if readers.broken {
-            return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being taken from its readers"))
-                .hint("open it again"));
+            return Err(Error::new(Kind::Busy, format!("the readers of snapshot {snapshot} are being disconnected"))
+                .hint("try again"));
         }
         readers.all.push((connection, holder));
         Ok(())
     }
 
-    /// It has let go of the snapshot.
+    /// Removes a connection from the readers of a snapshot.
     pub(super) fn leave_readers(&self, snapshot: SnapshotId, connection: u64) {
         let mut all = self.readers.lock();
         if let Some(readers) = all.get_mut(&snapshot) {
@@ -341,7 +343,7 @@ impl Leases {
         self.read.notify_all();
     }
 
-    /// Who reads a snapshot, in words.
+    /// Returns the readers of a snapshot, in words.
     pub(super) fn readers_shown(&self, snapshot: SnapshotId) -> Option<String> {
         let readers = self.readers.lock();
         let mut shown: Vec<String> = readers.get(&snapshot)?.all.iter().map(|(_, holder)| holder.to_string()).collect();
@@ -350,10 +352,10 @@ impl Leases {
         (!shown.is_empty()).then(|| shown.join(", "))
     }
 
-    /// Closes the connections of all who read a snapshot, and waits until they have let go of it.
+    /// Closes the connections of all readers of a snapshot, and waits until they have left.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if one does not end.
+    /// [`Kind::Busy`] if one does not close.
     pub(super) fn break_readers(&self, snapshot: SnapshotId) -> Result<()> {
         let mut readers = self.readers.lock();
         let Some(found) = readers.get_mut(&snapshot) else { return Ok(()) };
@@ -380,17 +382,17 @@ impl Leases {
                 if let Some(found) = readers.get_mut(&snapshot) {
                     found.broken = false;
                 }
-                let what = format!("snapshot {snapshot}: its connection {connection} has not ended");
-                Err(Error::new(Kind::Busy, what).hint("what it is reading takes long; try again"))
+                let what = format!("snapshot {snapshot}: its connection {connection} has not closed");
+                Err(Error::new(Kind::Busy, what).hint("try again once its reads are done"))
             }
         }
     }
 }
 
-/// The error for a volume that somebody else holds.
+/// Returns the error for a volume with another holder.
 pub(super) fn busy(record: &VolumeRecord, holder: &str) -> Error {
     Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
-        .hint("`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away")
+        .hint("use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`")
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ fn newcomer(holder: Holder, connection: u64) -> LeaseRequest {
     LeaseRequest { holder, connection, slot: None, reading: false }
 }
 
-/// Joins and gets its volume. Whether the lease began with that for this holder.
+/// Joins, and gets the volume. Returns whether that started the lease for this holder.
 fn begins(leases: &Leases, web: &VolumeRecord, one: LeaseRequest) -> bool {
     let holder = one.holder.clone();
     leases.join(web, one).unwrap();
@@ -81,7 +81,7 @@ fn who_only_joined_was_not_let_in_and_who_was_is_until_its_lease_ends() {
     join(remote("a"), 3, false);
     leases.leave(web.id, 3, true);
     assert!(!leases.is_let_in(web.id, &remote("a")), "it said goodbye");
-    // Readers share a lease, each by its own right.
+    // Readers share a lease, but each is checked.
     join(living(), 4, true);
     join(remote("b"), 5, true);
     leases.authorize(web.id, &living());
@@ -101,7 +101,7 @@ fn a_tls_client_that_was_cut_off_comes_back_first_and_one_that_said_goodbye_is_g
     assert!(begins(&leases, &web, newcomer(remote("a"), 1)));
     assert_eq!(leases.leave(web.id, 1, false), Left::Goes);
     let refused = leases.join(&web, newcomer(living(), 2)).unwrap_err();
-    assert!(refused.line().contains("the TLS client a, which went without a farewell"), "{}", refused.line());
+    assert!(refused.line().contains("the TLS client a, which disconnected uncleanly"), "{}", refused.line());
     assert!(!begins(&leases, &web, newcomer(remote("a"), 3)));
     assert_eq!(leases.leave(web.id, 3, true), Left::Ended(remote("a")));
     assert!(begins(&leases, &web, newcomer(living(), 4)));
@@ -133,7 +133,7 @@ fn readers_share_and_neither_readers_nor_a_writer_let_the_other_in() {
     assert!(leases.join(&web, reading(remote("b"), 5)).is_err());
 }
 
-/// Leases whose hook ends a connection as a server does: at once, but from another thread.
+/// Leases whose hook ends a connection as a server does: at once, but in another thread.
 fn with_server(web: &VolumeRecord) -> (Arc<Leases>, Arc<Mutex<Vec<u64>>>) {
     let (leases, closed) = (Arc::new(Leases::new(GRACE)), Arc::new(Mutex::new(Vec::new())));
     let (weak, seen, id) = (Arc::downgrade(&leases), Arc::clone(&closed), web.id);

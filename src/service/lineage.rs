@@ -1,5 +1,4 @@
-//! What a lineage's snapshots are kept for: what volumes are filled from, bases, and deletes that are not finished. What nobody
-//! needs is swept.
+//! What a lineage's snapshots are kept for: filling volumes, bases, and unfinished deletes. Anything else is swept.
 
 use super::api::SnapshotState;
 use super::bases::{Bases, base_ref, drop_ref};
@@ -25,12 +24,12 @@ pub(super) struct Lineages {
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     stores: Arc<dyn Stores>,
-    /// Lineages in which something unreachable may lie.
+    /// Lineages that may contain unreachable objects.
     unswept: Mutex<BTreeSet<LineageId>>,
 }
 
 impl Lineages {
-    /// Those of this repository; a volume that is in none of the records counts if it is in the stores.
+    /// Creates the lineages of this repository. A volume without a record still counts if it is in the stores.
     pub(super) fn new(
         records: &Arc<Records>,
         repository: &Arc<Repository>,
@@ -48,16 +47,16 @@ impl Lineages {
         }
     }
 
-    /// The snapshot that a volume is filled from.
+    /// Opens the snapshot that a volume is filled from.
     pub(super) fn open_parent(&self, lineage: LineageId, parent: &ParentRef) -> Result<Arc<dyn Parent>> {
         Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
     }
 
-    /// What a volume needs of the repository: what it is filled from, and the base of its next snapshot.
+    /// Puts the refs that a volume needs: on the snapshot that it is filled from, and on the base of its next snapshot.
     pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: SnapshotId) -> Result<()> {
         self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
         self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
-        // Hidden meanwhile, its objects may be going before the log says so.
+        // If it was hidden meanwhile, its objects may be removed before the log says so.
         if self.records.snapshot(parent)?.is_some_and(|r| r.state == SnapshotState::Completed) {
             return Ok(());
         }
@@ -66,41 +65,41 @@ impl Lineages {
         Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
     }
 
-    /// The volume is filled, or gone.
+    /// Releases the snapshot of a volume that is filled or deleted.
     fn release_parent(&self, record: &VolumeRecord) {
         let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
         let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
         let released = match is_live {
             Ok(Some(_)) => drop_ref(&self.repository, lineage, &fill_ref(record.id)),
-            // It was kept for this volume alone; the ref goes last ([`Lineages::holds_parent`]).
+            // Only this volume kept it; the ref goes last ([`Lineages::holds_parent`]).
             Ok(None) => self.sweep_released(lineage),
             Err(err) => Err(err),
         };
         if let Err(err) = released {
-            tracing::warn!("{} is filled, but its hold on its snapshot stays: {}", record.shown(), err.line());
+            tracing::warn!("{} is filled, but still holds its snapshot: {}", record.shown(), err.line());
             self.sweep_later(lineage);
         }
     }
 
-    /// The catalog learns that a volume needs its snapshot no longer.
+    /// Records in the catalog that a volume no longer needs its snapshot.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
         let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
         let noted = self.records.note_volume("fill", act, id, |r| r.hydrated = true);
         match noted {
             Ok(Some(record)) => self.release_parent(&record),
             Ok(None) => {}
-            Err(err) => tracing::warn!("note that {id} is filled: {}", err.line()),
+            Err(err) => tracing::warn!("record that {id} is filled: {}", err.line()),
         }
     }
 
-    /// Whether a filled volume still has the ref that held its snapshot: it was cut off before that was let go.
+    /// Returns whether a filled volume still has the ref on its snapshot, because its release was interrupted.
     pub(super) fn holds_parent(&self, record: &VolumeRecord) -> bool {
         let fill = || self.repository.ref_on(record.lineage, &fill_ref(record.id));
         record.hydrated && record.parent.is_some() && fill().is_ok_and(|found| found.is_some())
     }
 
-    /// The volume is gone: what only it needed may go too. Where that cannot be now, it is tried again: refs of a volume that
-    /// the catalog does not know count for nothing.
+    /// Releases everything that only a deleted volume needed. What fails now is retried later: refs of a volume that the catalog
+    /// does not know are ignored.
     pub(super) fn release_all(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
         let released = drop_ref(&self.repository, lineage, &fill_ref(volume)).and_then(|()| {
             drop_ref(&self.repository, lineage, &base_ref(volume))?;
@@ -111,19 +110,20 @@ impl Lineages {
             Ok(())
         });
         if let Err(err) = released {
-            tracing::warn!("let go of what only {volume} needed: {}; tried again later", err.line());
+            tracing::warn!("release what only {volume} needed: {}; will retry", err.line());
             self.sweep_later(lineage);
         }
         Ok(())
     }
 
-    /// Finishes a delete that the catalog has noted: log, bases that nobody needs, objects, and the catalog's record last.
+    /// Finishes a delete that the catalog has recorded: the log, unneeded bases, the objects, and last the catalog's record.
     pub(super) fn finish_delete(&self, record: &SnapshotRecord) -> Result<Swept> {
         let lineage = record.lineage;
         let mut swept = Swept::default();
         if self.repository.live(lineage, record.id)?.is_some() {
             match self.records.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
-                // Its objects make room for the log to say so. Nobody sees the snapshot any more: the catalog hides it.
+                // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
+                // meanwhile.
                 Err(err) if err.kind() == Kind::NoSpace => {
                     swept = self.sweep(lineage)?;
                     self.repository.delete(lineage, record.id)?;
@@ -144,30 +144,30 @@ impl Lineages {
         Ok(Swept { deleted: swept.deleted + now.deleted, freed: swept.freed + now.freed, ..now })
     }
 
-    /// Something unreachable may lie in a lineage.
+    /// Marks a lineage as possibly containing unreachable objects.
     pub(super) fn sweep_later(&self, lineage: LineageId) {
         self.unswept.lock().insert(lineage);
     }
 
-    /// Sweeps where that was put off.
+    /// Retries the sweeps that were put off.
     pub(super) fn sweep_left(&self) {
         let unswept = self.unswept.lock().clone();
         for lineage in unswept {
             match self.sweep_released(lineage) {
                 Ok(()) => drop(self.unswept.lock().remove(&lineage)),
-                Err(err) => tracing::warn!("look for what nobody needs in lineage {lineage}: {}", err.line()),
+                Err(err) => tracing::warn!("sweep lineage {lineage}: {}", err.line()),
             }
         }
     }
 
-    /// Lets go of bases that nobody needs, and of all else; not by a log that was rolled back, which knows less than is needed.
+    /// Releases unneeded bases, then sweeps. Refuses a log that was rolled back, which knows less than is needed.
     fn sweep_released(&self, lineage: LineageId) -> Result<()> {
         self.logs.check(lineage)?;
         self.bases.release_unneeded(lineage)?;
         self.sweep(lineage).map(drop)
     }
 
-    /// Deletes what nobody needs of a lineage.
+    /// Deletes all unneeded objects of a lineage.
     pub(super) fn sweep(&self, lineage: LineageId) -> Result<Swept> {
         let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
         let parents = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
@@ -176,17 +176,17 @@ impl Lineages {
     }
 }
 
-/// Name of the ref on what a volume is filled from.
+/// Returns the name of the ref on the snapshot that a volume is filled from.
 fn fill_ref(volume: VolumeId) -> String {
     format!("{volume}-fill")
 }
 
-/// What the catalog says of this installation's refs.
+/// What the catalog knows about this installation's refs.
 struct Known<'a> {
     lineages: &'a Lineages,
-    /// What volumes are still filled from.
+    /// The snapshots that volumes are still filled from.
     parents: Vec<SnapshotId>,
-    /// What is being deleted.
+    /// The snapshots that are being deleted.
     going: BTreeSet<SnapshotId>,
 }
 
@@ -209,7 +209,7 @@ impl Needs for Known<'_> {
                 (true, _, _) if record.hydrated => RefNeed::Drop,
                 (_, Some(_), _) => RefNeed::Keep,
                 (true, None, Some(parent)) => RefNeed::On(parent.snapshot),
-                // Without it the next snapshot is full.
+                // Without this ref the next snapshot is full.
                 (_, None, _) => RefNeed::Drop,
             },
         }

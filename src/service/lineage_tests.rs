@@ -58,7 +58,7 @@ impl Place {
         let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
         Service::open(data, env, lock, &RootUnlock::File(self.key()), opening).unwrap()
     }
-    /// As after a SIGKILL: nothing is told to end.
+    /// As after a SIGKILL: nothing is shut down.
     fn reopen(&self, service: Arc<Service>) -> Arc<Service> {
         let left = Arc::into_inner(service);
         drop(left.expect("nobody else uses it"));
@@ -73,7 +73,7 @@ impl Place {
     fn record(&self, service: &Service) -> VolumeRecord {
         service.records.find_volume(&self.volume.to_string()).unwrap()
     }
-    /// Files of the repository whose path has this part, without the folder of another.
+    /// Files of the repository whose path contains `part`.
     fn files(&self, part: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.repository()];
@@ -165,7 +165,7 @@ fn without_its_base_the_next_snapshot_is_a_full_one() {
     let (place, service) = Place::new();
     write(&place, &service, 0, 2 * MIB, 1);
     let first = take(&place, &service);
-    // As an older version left it: the header has a base that no ref holds, and it goes.
+    // As an older version left it: the header has a base without a ref, and the base is deleted.
     drop_ref(&service.repository, place.record(&service).lineage, &base_ref(place.volume)).unwrap();
     take(&place, &service);
     delete(&service, first.id).unwrap();
@@ -187,7 +187,7 @@ fn with_the_last_snapshot_the_base_goes_and_the_next_one_is_full() {
     let one = take(&place, &service);
     write(&place, &service, 0, MIB, 2);
     let two = take(&place, &service);
-    // The newest goes, but an older one is left: it stays as a base, and that is said.
+    // The newest is deleted but an older one remains: it stays as a base, and the message says so.
     let said = delete(&service, two.id).unwrap();
     assert!(said.contains("as the base of the next snapshot of v (vol-"), "{said}");
     let said = delete(&service, one.id).unwrap();
@@ -206,7 +206,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     write(&place, &service, 0, 3 * MIB, 1);
     let parent = take(&place, &service);
     let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
-    // Not filled yet, and its ref as a base is lost: the parent is the base all the same.
+    // Not filled yet, and the ref on its base is lost: the parent is still the base.
     drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let early = take(&filled, &service);
     assert_eq!(early.base, Some(parent.id));
@@ -267,7 +267,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     ask(&service, DeleteVolume { volume: place.volume.to_string() }.into()).unwrap();
     delete(&service, parent).unwrap();
     let kept = take(&filled, &service).id;
-    // All that holds it besides the log's last record, which is taken away.
+    // Everything that holds it except the log's last record, which is removed.
     drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     std::fs::remove_file(filled.files("/log/").last().unwrap()).unwrap();
     let service = filled.reopen(service);
@@ -311,13 +311,13 @@ fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     let one = take(&place, &service);
     write(&place, &service, 0, MIB, 2);
     let two = take(&place, &service);
-    // The log's next record cannot be put: something lies in its place.
+    // The log's next record cannot be written: a directory has its name.
     let log = place.files("/log/");
     let next = log[0].with_file_name(format!("{:016x}", log.len()));
     std::fs::create_dir(&next).unwrap();
     let err = delete(&service, one.id).unwrap_err();
     assert!(err.line().contains("hidden"), "{}", err.line());
-    // By the next command that is a damaged record like another, and what was to be put goes behind it.
+    // To the next command that is a damaged record like any other, and the pending record goes after it.
     assert_eq!(listed(&service), [(two.id, SnapshotState::Completed)]);
     assert_eq!(service.show_snapshot(&one.id.to_string()).unwrap_err().kind(), Kind::NotFound);
     verify(&service, two.id);
@@ -353,9 +353,9 @@ fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
     write(&place, &service, 0, 2 * MIB, 1);
     let mut service = service;
     for _ in 0..10 {
-        // Begun, and killed: the header has it as pending.
+        // Begun, then killed: the header has it as pending.
         drop(begin(&place, &service));
-        // It cannot be opened when it is settled.
+        // It cannot be opened while it is settled.
         let file = place.file(place.volume);
         let away = file.with_extension("away");
         std::fs::rename(&file, &away).unwrap();
@@ -377,7 +377,7 @@ fn refs_of_volumes_that_nobody_knows_count_for_nothing() {
     let lineage = place.record(&service).lineage;
     let stranger = VolumeId::draw(&crate::env::SystemRng);
     service.lineages.hold_parent(lineage, stranger, one.id).unwrap();
-    // A file that may be that volume's: then it counts.
+    // A file that may belong to that volume: then its refs count.
     let file = place.file(stranger);
     std::fs::write(&file, b"").unwrap();
     service.lineages.sweep(lineage).unwrap();
@@ -416,7 +416,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
         let next = take(&place, &service);
         assert_eq!(next.base, Some(taken[2]));
         [taken[2], next.id].iter().for_each(|id| verify(&service, *id));
-        // Mended: a reader that knows no catalog takes the log as it is.
+        // Repaired: a reader without the catalog accepts the log as it is.
         let service = place.reopen(service);
         assert!(service.doctor.check_repository().iter().all(|f| f.grade == Grade::Ok), "{number}");
         assert!(delete(&service, taken[0]).is_err(), "nothing came back");
@@ -424,7 +424,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
 }
 
 impl Service {
-    /// The wrapped keys of a snapshot can be had, as a volume made from it needs them.
+    /// Checks that the wrapped keys of a snapshot are available, as a volume created from it needs them.
     fn keys_for_test(&self, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
         self.logs.check(record.lineage).unwrap();
@@ -477,11 +477,11 @@ fn verify_needs_no_key() {
     let check = |id: SnapshotId, trust: Option<&str>| {
         super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
     };
-    assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the key")));
+    assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the trusted key")));
     check(one.id, None).unwrap();
     assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);
-    // Its own record cannot be read: nobody without the catalog can say that it counts.
+    // Its own record is unreadable: without the catalog, nothing shows that the snapshot is live.
     let record = place.files("/log/").pop().unwrap();
     let good = std::fs::read(&record).unwrap();
     std::fs::write(&record, b"x").unwrap();

@@ -1,4 +1,4 @@
-//! How far this installation wrote a lineage's log, which the repository's must not be behind.
+//! How far this installation wrote the log of each lineage. The repository's log must not be shorter.
 
 use super::api::SnapshotState;
 use super::records::{Records, SnapshotRecord};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// How far this installation's log of a lineage was, when it last wrote there: a shorter one was rolled back.
+/// The length of a lineage's log when this installation last wrote to it. A shorter log was rolled back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LogRecord {
     lineage: LineageId,
@@ -24,14 +24,14 @@ impl Record for LogRecord {
     }
 }
 
-/// The logs of all lineages, and what the catalog knows of them.
+/// The logs of all lineages, and the catalog's records of them.
 pub(super) struct Logs {
     records: Arc<Records>,
     repository: Arc<Repository>,
 }
 
 impl Logs {
-    /// The logs of this repository.
+    /// Creates the logs of this repository.
     pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
         Self { records: records.clone(), repository: repository.clone() }
     }
@@ -39,7 +39,7 @@ impl Logs {
     /// Refuses a repository folder that is older than this installation left it.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] for one that was rolled back, or has damage that the catalog cannot make up for.
+    /// [`Kind::Integrity`] if it was rolled back, or has damage that the catalog cannot make up for.
     pub(super) fn check(&self, lineage: LineageId) -> Result<()> {
         let known =
             self.records.ledger().catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
@@ -48,15 +48,15 @@ impl Logs {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "repository folder of lineage {lineage}: its log ends at {found}, this installation wrote {known}"
+                    "repository folder of lineage {lineage}: its log ends at {found}, but this installation wrote up to {known}"
                 ),
             )
-            .hint("it was rolled back: bring the newer copy back"));
+            .hint("restore the newer copy of the folder, which was rolled back"));
         }
         self.vouch(lineage)
     }
 
-    /// Writes down how far a log is now.
+    /// Records the current length of a log.
     pub(super) fn note(&self, lineage: LineageId) {
         let noted = self.repository.last_log_number(lineage).and_then(|last| {
             let next = LogRecord { lineage, last: last.unwrap_or(0) };
@@ -66,12 +66,11 @@ impl Logs {
             })
         });
         if let Err(err) = noted {
-            tracing::warn!("note how far the log of lineage {lineage} is: {}", err.line());
+            tracing::warn!("record the length of the log of lineage {lineage}: {}", err.line());
         }
     }
 
-    /// Settles what damaged log records may have said. The catalog is authenticated, so its word counts; not if it has
-    /// damage of its own.
+    /// Makes up for damaged log records. The catalog is authenticated, so it decides, unless it is damaged itself.
     fn vouch(&self, lineage: LineageId) -> Result<()> {
         let (bad, unknown) = self.repository.unreadable(lineage)?;
         if !unknown {
@@ -80,10 +79,8 @@ impl Logs {
         let why = bad.first().map(|b| b.error.line()).unwrap_or_default();
         let listing = self.records.ledger().catalog().list::<SnapshotRecord>()?;
         if let Some(doubt) = listing.damaged.first() {
-            let what = format!("{why}; and the catalog's record of {} {} cannot be believed", doubt.kind, doubt.id);
-            return Err(
-                Error::new(Kind::Integrity, what).hint("put that log record back from a copy of the repository")
-            );
+            let what = format!("{why}; and the catalog's record of {} {} is damaged", doubt.kind, doubt.id);
+            return Err(Error::new(Kind::Integrity, what).hint("restore that log record from a copy of the repository"));
         }
         let mut sets = (BTreeSet::new(), BTreeSet::new());
         for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.lineage == lineage) {
@@ -93,9 +90,7 @@ impl Logs {
                 sets.1.insert(record.id)
             };
         }
-        tracing::warn!(
-            "{why}; the catalog knows what it can have said, and the next record that is written makes up for it"
-        );
+        tracing::warn!("{why}; the catalog has the same facts, and the next record that is written replaces it");
         self.repository.vouch(lineage, &sets.0, &sets.1)
     }
 }

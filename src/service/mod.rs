@@ -1,7 +1,7 @@
-//! Every verb once: finds what is named, authorises, audits, then acts.
+//! The service: each verb finds its objects, authorizes, audits, then acts.
 //!
-//! A [`Service`] is one data directory, opened under its lock, by a daemon or by a single command. [`Service::handle`] is
-//! the one entry for verbs; the NBD edge uses [`Service::attach`] for exports.
+//! A [`Service`] is one data directory, opened under its lock by a daemon or by a single command. [`Service::handle`] is the only
+//! entry point for verbs; the NBD front end uses [`Service::attach`] for exports.
 
 mod access;
 pub mod api;
@@ -100,19 +100,19 @@ use turns::Turns;
 use view::Views;
 use volume_keys::{VolumeKeys, context_of};
 
-/// How a data directory is opened.
+/// How to open a data directory.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenAs {
-    /// By whom.
+    /// Daemon or single command.
     pub role: Role,
-    /// The caller knows that no other host opens these volumes: shared file systems are allowed.
+    /// Promises that no other host opens these volumes, which allows shared file systems.
     pub single_host: bool,
-    /// How long a client over TLS that went without a farewell keeps its volume, and how long after a start one keeps what
+    /// How long a TLS client that disconnected uncleanly keeps its volume, and how long after a start a client keeps the one that
     /// it had before (see [`GRACE`]).
     pub lease_grace: std::time::Duration,
 }
 
-/// What a service is built over.
+/// What a service is assembled from.
 struct Base {
     env: Env,
     data: DataDir,
@@ -123,16 +123,16 @@ struct Base {
     opening: OpenAs,
 }
 
-/// One open data directory: its components, and what its verbs need besides.
+/// One open data directory: its components, and what else its verbs need.
 pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
     repository: Arc<Repository>,
-    /// What volumes are kept in.
+    /// Where volumes are stored.
     stores: Arc<dyn Stores>,
     role: Role,
-    // The components, each above those that it knows (docs/decisions/0031).
+    // The components, each after those that it depends on (docs/decisions/0031).
     records: Arc<Records>,
     leases: Arc<Leases>,
     keygate: Arc<KeyGate>,
@@ -156,26 +156,26 @@ pub struct Service {
     doctor: Doctor,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
-    /// Last: nobody else opens the directory before all of the above is gone.
+    /// Last, so that no other process opens the directory before everything above is dropped.
     lock: Arc<DirLock>,
 }
 
 impl Service {
-    /// Makes a new installation.
+    /// Creates an installation.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if there is one.
+    /// [`Kind::Exists`] if there is one; [`Kind::Busy`] if another process has the directory locked.
     pub fn init(data: &DataDir, env: &Env, root: &RootChoice, config: &InstallationConfig) -> Result<StatusInfo> {
         data.refuse_foreign()?;
         data.create()?;
         let lock = data
             .try_lock(env, "init")?
             .ok_or_else(|| Error::new(Kind::Busy, format!("{} is in use", data.path().display())))?;
-        // What is there of an init that was killed belongs to this one; anything else is somebody's.
+        // What an `init` that was killed left behind belongs to this one; anything else is foreign.
         let again = data.path().join(crate::kms::UNFINISHED).symlink_metadata().is_ok();
         let description = data.repository().join("coffer-repository.json");
         if !again && description.symlink_metadata().is_ok() {
-            let what = format!("init {}: there is a snapshot repository in it already", data.path().display());
+            let what = format!("init {}: it already contains a snapshot repository", data.path().display());
             return Err(Error::new(Kind::Exists, what).hint("choose another directory, or move the repository away"));
         }
         let kms = Kms::init_then(data.path(), env.clone(), root, config, || {
@@ -192,16 +192,16 @@ impl Service {
     /// Opens an installation under its lock, and settles what an earlier process left unfinished.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if `coffer init` was never run there; what the KMS says of its root key.
+    /// [`Kind::NotFound`] if `coffer init` was never run there; the KMS's errors for its root key.
     pub fn open(data: DataDir, env: Env, lock: DirLock, unlock: &RootUnlock, opening: OpenAs) -> Result<Arc<Self>> {
         let stores = Arc::new(FileStores::of(&data.volumes(), opening.single_host));
         Self::open_over(stores, data, env, lock, unlock, opening)
     }
 
-    /// The same with volumes kept in other stores than the directory's own files.
+    /// Opens an installation whose volumes are in other stores than the directory's own files.
     ///
     /// # Errors
-    /// As [`Service::open`].
+    /// The errors of [`Service::open`].
     pub(crate) fn open_over(
         stores: Arc<dyn Stores>,
         data: DataDir,
@@ -225,27 +225,27 @@ impl Service {
         Ok(service)
     }
 
-    /// Whether a server waits for the data directory that this process has.
+    /// Returns whether a server waits for the data directory that this process has open.
     #[must_use]
     pub fn is_asked_for(&self) -> bool {
         self.lock.is_asked_for()
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     #[must_use]
     pub const fn data(&self) -> &DataDir {
         &self.data
     }
 
-    /// Says where NBD is served, for `status` and attachments.
+    /// Sets the endpoints that serve NBD, which `status` and attachments report.
     pub fn set_endpoints(&self, endpoints: Vec<String>) {
         *self.endpoints.lock() = endpoints;
     }
 
-    /// Who a local caller with this user id is (docs/architecture.md, "Access").
+    /// Returns the caller for a local user id (docs/architecture.md, "Access").
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] for a user that this installation does not know.
+    /// [`Kind::AccessDenied`] for a user who does not administer this installation.
     pub fn caller_of(&self, uid: u32, client: &str) -> Result<Caller> {
         let account = &self.kms.installation().account;
         let owner = self.owner()?;
@@ -261,18 +261,18 @@ impl Service {
         Ok(Caller { principal, via_service: None, client: client.to_owned(), authority })
     }
 
-    /// Whether a local user with this id administers the installation: its owner, or root.
+    /// Returns whether a local user administers the installation: its owner, or root.
     #[must_use]
     pub fn is_administered_by(&self, uid: u32) -> bool {
         uid == 0 || self.owner().is_ok_and(|owner| owner == uid)
     }
 
-    /// The records and the audit.
+    /// Returns the records and the audit.
     fn ledger(&self) -> &Ledger {
         self.kms.ledger()
     }
 
-    /// Before a verb: settles what an earlier one in this process left, if one did.
+    /// Settles what an earlier verb of this process left half done, if there is anything.
     fn settle_leftovers(&self) {
         self.leftovers.settle_if_any();
     }
@@ -291,16 +291,16 @@ impl Service {
         self.records.find_volume(what)
     }
 
-    /// The user that the data directory belongs to.
+    /// Returns the user id of the owner of the data directory.
     fn owner(&self) -> Result<u32> {
-        let meta = std::fs::metadata(self.data.path()).on(|| format!("look at {}", self.data.path().display()))?;
+        let meta = std::fs::metadata(self.data.path()).on(|| format!("stat {}", self.data.path().display()))?;
         Ok(meta.uid())
     }
 
     /// Performs an operation.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] if the caller may not ask for it; what the operation says. A refusal is in the audit.
+    /// [`Kind::AccessDenied`] if the caller may not ask for it; the operation's own errors. Refusals are audited.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
         self.settle_leftovers();
         request.route(Call { service: self, caller, report })
@@ -315,7 +315,7 @@ impl Service {
         status(&self.kms, &self.data, self.endpoints.lock().clone(), daemon)
     }
 
-    /// Ends in order: snapshots under way are given up, volumes are closed, keys wiped.
+    /// Shuts down in order: stops snapshots in progress, closes volumes, wipes keys.
     pub fn shut_down(&self) {
         self.jobs.stop_all();
         self.opens.close_all();
@@ -336,7 +336,7 @@ fn status(kms: &Kms, data: &DataDir, nbd: Vec<String>, daemon: Option<u32>) -> S
     }
 }
 
-/// The installation's signing key, as the repository uses it. The private half stays in the KMS.
+/// The installation's signing key, for the repository. The private half stays in the KMS.
 struct KmsSigner(Arc<Kms>);
 
 impl Signer for KmsSigner {

@@ -1,8 +1,8 @@
-//! Volumes that are open in this process: who uses them, their keys, their background filling.
+//! The volumes that are open in this process: their users, their keys, their background filling.
 //!
-//! A volume is opened by its first user and closed after its last: by a daemon [`LINGER`] later, for a client that comes back at
-//! once (or another of the same principal) costs nothing then. A daemon also keeps those open that still have to be filled
-//! from a snapshot.
+//! A volume is opened by its first user and closed after its last. A daemon closes it [`LINGER`] later, so that a client which
+//! returns at once (or another of the same principal) is cheap to serve. A daemon also keeps a volume open while it is being
+//! filled from a snapshot.
 
 use super::datadir::Role;
 use super::failed_syncs::FailedSyncs;
@@ -27,20 +27,21 @@ use std::time::{Duration, Instant};
 
 /// How long a daemon keeps a volume open, with its key, after its last user.
 const LINGER: Duration = Duration::from_secs(1);
-/// How soon a volume is looked at again that could not be closed when it was due.
+/// How soon to retry closing a volume that could not be closed when it was due.
 const CLOSE_AGAIN: Duration = Duration::from_millis(20);
 
 /// An open volume and its users.
 pub(super) struct Open {
     pub(super) volume: Arc<Volume>,
     pub(super) settings: Arc<Settings>,
-    /// It is used by somebody who needs its key, and the key is away.
+    /// Whether it has a user who needs its key while the key is wiped.
     pub(super) suspended: bool,
-    /// ARNs of the CMKs that wrap its data keys, from the blobs: a lost CMK is looked for without a look at the header, whose
-    /// lock may be held over a sync.
+    /// ARNs of the CMKs that wrap its data keys, as the blobs name them. Finding the volumes under a lost CMK must not read the
+    /// header, whose lock may be held during a sync.
     pub(super) cmks: Vec<String>,
     users: usize,
-    /// Whom the key was unwrapped for while it has users, the last one at the end; of those before, that one alone.
+    /// The principals that the key was unwrapped for since the volume has users, the latest at the end; only the latest stays
+    /// once it has none.
     principals: Vec<String>,
     /// When the last user left.
     idle_since: Option<Instant>,
@@ -48,13 +49,13 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// It is unlocked: what was held for it goes on.
+    /// Marks the volume as unlocked, and continues the requests that were held for it.
     fn resume(&mut self) {
         self.suspended = false;
         self.settings.tell();
     }
 
-    /// Whether somebody waits for its key, should that be away.
+    /// Returns whether it has users, who would wait for its key if it were wiped.
     pub(super) const fn is_used(&self) -> bool {
         self.users > 0
     }
@@ -63,14 +64,15 @@ impl Open {
         self.users == 0 && self.filler.is_none()
     }
 
-    /// Whether a caller has to be asked and audited though the key is here: a principal that it was not unwrapped for, or a
-    /// lease that begins beside others. Who has a lease already comes under its grants, or as settled. It is counted as a user.
+    /// Returns whether a caller has to be checked and audited although the key is in place: a new principal, or a lease that
+    /// begins beside others. A caller with a lease comes under its grants, or as settled. The caller is already counted as a
+    /// user.
     fn is_new_to(&self, caller: &Caller) -> bool {
         let has_lease = matches!(caller.authority, Authority::Settled | Authority::Grants(_));
         !self.principals.contains(&caller.principal) || (self.users > 1 && !has_lease)
     }
 
-    /// When it is to be closed, if nobody comes.
+    /// Returns when it is to be closed unless someone uses it.
     fn ends(&self) -> Option<Instant> {
         self.idle_since.map(|t| t + LINGER)
     }
@@ -80,13 +82,13 @@ impl Open {
     }
 }
 
-/// A use of an open volume; the last one that is dropped closes it.
+/// One use of an open volume. Dropping the last one closes the volume, at once in a command and after a second in a daemon.
 pub struct InUse {
     opens: Arc<OpenVolumes>,
     id: VolumeId,
     /// The volume.
     pub volume: Arc<Volume>,
-    /// What of it may change meanwhile.
+    /// Its settings, which may change meanwhile.
     pub settings: Arc<Settings>,
 }
 
@@ -99,67 +101,67 @@ impl Drop for InUse {
 /// Whether a use needs the data key.
 #[derive(Clone, Copy)]
 pub(super) enum Need<'a> {
-    /// No: a snapshot, a look at the header.
+    /// No: a snapshot, or a look at the header.
     Sealed,
     /// Yes, for this caller.
     Key(&'a Caller),
-    /// Yes, but who asks had the volume before: it waits for the key where that is away.
+    /// Yes, but the caller had the volume before, so it waits for the key if that is unavailable.
     Later,
 }
 
-/// What the open volumes stand on.
+/// What [`OpenVolumes`] depends on.
 pub(super) struct On {
-    /// Whether they linger, and are filled.
+    /// Decides whether volumes linger and are filled.
     pub(super) role: Role,
-    /// What the catalog says of them.
+    /// The catalog's records.
     pub(super) records: Arc<Records>,
-    /// Where their keys come from.
+    /// The source of the keys.
     pub(super) keys: Arc<VolumeKeys>,
-    /// What keys must pass that are put in place.
+    /// The gate that keys must pass to be put in place.
     pub(super) keygate: Arc<KeyGate>,
-    /// One at a time for each volume.
+    /// One opening or closing at a time per volume.
     pub(super) turns: Arc<Turns>,
-    /// What they are filled from.
+    /// The snapshots that volumes are filled from.
     pub(super) lineages: Arc<Lineages>,
-    /// What they are opened from.
+    /// The volumes at rest.
     pub(super) stored: Arc<StoredVolumes>,
-    /// What may be a copy of one.
+    /// Stores that may be copies of a volume.
     pub(super) strangers: Arc<Strangers>,
-    /// Told when a sync of one fails.
+    /// Records failed syncs.
     pub(super) failed_syncs: Arc<FailedSyncs>,
-    /// Told when one becomes idle.
+    /// Woken when a volume becomes idle.
     pub(super) housekeeper: Arc<Housekeeper>,
 }
 
 /// The volumes that are open.
 pub(super) struct OpenVolumes {
     on: On,
-    /// Never held over the disk, the audit, or a wait for another volume.
+    /// Never held across disk access, the audit, or a wait for another volume.
     table: Mutex<HashMap<VolumeId, Open>>,
 }
 
 impl OpenVolumes {
-    /// None yet.
+    /// Creates an empty table.
     pub(super) fn new(on: On) -> Self {
         Self { on, table: Mutex::default() }
     }
 
-    /// The table itself, by volume: for a look at what is in memory alone.
+    /// Locks the table, by volume id. Only for reading what is in memory.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Open>> {
         self.table.lock()
     }
 
-    /// Opens a volume, or joins those who have it open.
+    /// Opens a volume, or joins its users.
     pub(super) fn acquire(self: &Arc<Self>, record: &VolumeRecord, need: Need<'_>) -> Result<InUse> {
         let turn = self.on.turns.take(record.id);
-        // Before the record is read: a suspension that it does not show yet closes the gate later.
+        // Before the record is read: a suspension that is not yet in the record closes the gate later.
         let ticket = self.on.keygate.ticket();
-        // Read in its turn: since the caller did, it may have been grown, suspended, marked as read-only, or deleted.
+        // Read under the turn: since the caller read it, the volume may have been grown, suspended, marked read-only, or deleted.
         let record = &self.on.records.find_volume(&record.id.to_string())?;
         let volume = self.join(record)?;
-        // From here on it is open and has this user; the table is not locked over the disk or the audit.
+        // From here on it is open and has this user. `opens` is not held across the disk or the audit.
         let ready = self.check_and_unlock(record, &volume, need, ticket);
-        // Looked at without the table: it may have to wait for a piece that is being sealed.
+        // Without holding `opens`: this may wait for a piece that is being sealed.
         let waits = matches!(need, Need::Later) && !volume.is_unlocked();
         let mut opens = self.table.lock();
         match (ready, opens.get_mut(&record.id)) {
@@ -184,7 +186,7 @@ impl OpenVolumes {
         }
     }
 
-    /// Counts a user of an open volume, which is opened for the first one. The caller has the volume's turn.
+    /// Adds a user to an open volume, or opens it for its first one. The caller has the volume's turn.
     fn join(self: &Arc<Self>, record: &VolumeRecord) -> Result<Arc<Volume>> {
         if let Some(open) = self.table.lock().get_mut(&record.id) {
             open.users += 1;
@@ -210,7 +212,7 @@ impl OpenVolumes {
         Ok(volume)
     }
 
-    /// Has the catalog know an open volume's header, and its key unwrapped for who needs it.
+    /// Checks an open volume's header against the catalog, and unwraps its key for a caller who needs it.
     fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
         let standing = self.on.stored.compare(record, volume)?;
         if standing == Standing::Announced {
@@ -219,7 +221,7 @@ impl OpenVolumes {
         let locked = !volume.is_unlocked();
         let Need::Key(caller) = need else {
             if standing == Standing::Ahead && locked {
-                let what = format!("{}: its header is ahead of the catalog", record.id);
+                let what = format!("{}: its header is newer than the catalog's record", record.id);
                 return Err(Error::new(Kind::Integrity, what)
                     .hint("attach it once, so that the header's MAC can be checked with its key"));
             }
@@ -230,31 +232,32 @@ impl OpenVolumes {
         if locked {
             if record.suspended {
                 let what = format!("volume {} is suspended by hand", record.shown());
-                return Err(Error::new(Kind::KeyUnavailable, what).hint("`coffer volume resume` it"));
+                return Err(Error::new(Kind::KeyUnavailable, what).hint("use `coffer volume resume`"));
             }
             if suspended {
                 self.on.keys.refuse_if_revoked(record, caller)?;
             }
             self.unlock(ticket, volume, caller)?;
             if standing == Standing::Ahead {
-                // The header is ahead and its MAC is good: a change was cut off before the catalog had it.
+                // The header is ahead and its MAC is good: a change was interrupted before it reached the catalog.
                 self.on.stored.catch_up(record, volume)?;
             }
             self.resume(record.id);
         } else if is_new {
-            // It is open, but not for this one: asked and audited as if it were not.
+            // It is unlocked, but not for this caller: check and audit as if it were locked.
             self.on.keys.unwrap(volume, caller)?;
         }
         Ok(())
     }
 
-    /// Unwraps an open volume's keys and puts them in place, unless they are taken away meanwhile. The caller has its turn, and
-    /// took the ticket before it looked whether the volume is suspended.
+    /// Unwraps an open volume's keys and puts them in place, unless they are revoked meanwhile. The caller has the volume's turn,
+    /// and took the ticket before it checked whether the volume is suspended.
     pub(super) fn unlock(&self, ticket: Ticket, volume: &Volume, caller: &Caller) -> Result<()> {
         self.unlock_then(ticket, volume, caller, || ())
     }
 
-    /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
+    /// Like [`OpenVolumes::unlock`], but runs `unwrapped` after the unwrap and before the ciphers are put in place, when a CMK
+    /// may be lost.
     pub(super) fn unlock_then(
         &self,
         ticket: Ticket,
@@ -269,32 +272,32 @@ impl OpenVolumes {
         volume.unlock_if(&keys, || self.on.keygate.admit(ticket, cmks.iter().map(String::as_str).chain([id.as_str()])))
     }
 
-    /// Whether a volume is open.
+    /// Returns whether a volume is open.
     pub(super) fn is_open(&self, id: VolumeId) -> bool {
         self.table.lock().contains_key(&id)
     }
 
-    /// Whether somebody uses an open volume, and waits for its key.
+    /// Returns whether an open volume has a user who waits for its key.
     pub(super) fn is_waiting(&self, id: VolumeId) -> bool {
         self.table.lock().get(&id).is_some_and(|o| o.suspended)
     }
 
-    /// Whether a volume is open, and filled.
+    /// Returns whether a volume is open and completely filled.
     pub(super) fn is_hydrated(&self, id: VolumeId) -> bool {
         self.table.lock().get(&id).is_some_and(|o| o.volume.is_hydrated())
     }
 
-    /// What may change of an open volume.
+    /// Returns the settings of an open volume.
     pub(super) fn settings_of(&self, id: VolumeId) -> Option<Arc<Settings>> {
         self.table.lock().get(&id).map(|o| o.settings.clone())
     }
 
-    /// Whether a volume is open, and its key was unwrapped for this principal since it has users.
+    /// Returns whether a volume is open and its key was unwrapped for this principal since it has users.
     pub(super) fn is_open_for(&self, id: VolumeId, principal: &str) -> bool {
         self.table.lock().get(&id).is_some_and(|o| o.principals.iter().any(|p| p == principal))
     }
 
-    /// A user has gone. The last one of a command's volume closes it.
+    /// Removes a user. In a command, the last one closes the volume.
     fn release(&self, id: VolumeId) {
         if self.on.role == Role::Daemon {
             return self.count_out(id);
@@ -303,7 +306,7 @@ impl OpenVolumes {
         self.leave(&turn);
     }
 
-    /// The same for who has the volume's turn.
+    /// Like [`OpenVolumes::release`], for a caller with the volume's turn.
     fn leave(&self, turn: &Turn<'_>) {
         self.count_out(turn.id());
         if self.on.role == Role::Command {
@@ -319,7 +322,7 @@ impl OpenVolumes {
             let before = open.principals.len().saturating_sub(1);
             open.principals.drain(..before);
         }
-        open.suspended &= open.users > 0; // nobody waits for its key any more
+        open.suspended &= open.users > 0; // nobody is left to wait for its key
         if open.is_unused() {
             open.idle_since = Some(Instant::now());
             drop(opens);
@@ -327,7 +330,7 @@ impl OpenVolumes {
         }
     }
 
-    /// Closes an open volume if it is as the caller wants it; whether it is closed, or was never open.
+    /// Closes an open volume if it is `wanted`. Returns whether it is closed or was never open.
     fn close_if(&self, turn: &Turn<'_>, wanted: impl FnOnce(&Open) -> bool) -> bool {
         let open = {
             let mut opens = self.table.lock();
@@ -343,8 +346,8 @@ impl OpenVolumes {
         true
     }
 
-    /// Wipes the data keys of those open volumes for which `why` has a reason. What is not unlocked yet is kept from it by
-    /// the key gate, which the caller closes before.
+    /// Wipes the data keys of the open volumes for which `why` returns a reason. The caller closes the key gate first, which
+    /// covers volumes that are just being unlocked.
     pub(super) fn wipe(&self, why: impl Fn(VolumeId, &Open) -> Option<String>) {
         let mut those = Vec::new();
         for (id, open) in self.table.lock().iter_mut() {
@@ -352,7 +355,7 @@ impl OpenVolumes {
                 those.push((*id, open.volume.clone(), why));
             }
         }
-        // Without the table: a piece that waits for its disk keeps nobody from opening or closing another volume.
+        // Without the table: a piece that waits for its disk must not delay opening or closing another volume.
         for (id, volume, why) in those {
             if volume.suspend() {
                 tracing::warn!("{id} is suspended: {why}");
@@ -364,31 +367,31 @@ impl OpenVolumes {
         }
     }
 
-    /// An open volume that somebody uses, and that waits for its key.
+    /// Returns an open volume that has a user who waits for its key.
     pub(super) fn waiting(&self, id: VolumeId) -> Option<Arc<Volume>> {
         self.table.lock().get(&id).filter(|o| o.suspended).map(|o| o.volume.clone())
     }
 
-    /// All such volumes that `which` wants.
+    /// Returns all such volumes that `which` accepts.
     pub(super) fn all_waiting(&self, which: impl Fn(&Open) -> bool) -> Vec<VolumeId> {
         self.table.lock().iter().filter(|(_, o)| o.suspended && which(o)).map(|(id, _)| *id).collect()
     }
 
-    /// A volume is unlocked: what was held for it goes on.
+    /// Continues the requests that were held for a volume, which is unlocked again.
     pub(super) fn resume(&self, id: VolumeId) {
         if let Some(open) = self.table.lock().get_mut(&id) {
             open.resume();
         }
     }
 
-    /// Closes the volumes that nobody has used for [`LINGER`]; when it has to look again, if there are others.
+    /// Closes the volumes that have been idle for [`LINGER`]. Returns when to look again, if others are idle.
     pub(super) fn close_idle(&self) -> Option<Instant> {
         let due: Vec<(VolumeId, Arc<Volume>)> =
             self.table.lock().iter().filter(|(_, o)| o.is_over()).map(|(id, o)| (*id, o.volume.clone())).collect();
         for (id, volume) in due {
-            // The long part of closing, while others may open theirs. What fails here fails again below, and is told there.
+            // The slow part of closing, while others may open their volumes. An error here recurs below and is reported there.
             let _ = volume.flush();
-            // Who has its turn now uses it.
+            // Whoever has its turn now is using it.
             if let Some(turn) = self.on.turns.try_take(id) {
                 self.close_if(&turn, Open::is_over);
             }
@@ -397,10 +400,10 @@ impl OpenVolumes {
         next.map(|at| at.max(Instant::now() + CLOSE_AGAIN))
     }
 
-    /// Closes a volume that nobody uses, whether it lingers or is being filled, and keeps others from opening it.
+    /// Closes a volume without users, even if it lingers or is being filled, and keeps others from opening it.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if somebody uses it.
+    /// [`Kind::Busy`] if it has users.
     pub(super) fn close_unused(&self, record: &VolumeRecord) -> Result<Turn<'_>> {
         let turn = self.on.turns.take(record.id);
         if self.close_if(&turn, |o| o.users == 0) {
@@ -409,11 +412,11 @@ impl OpenVolumes {
         Err(Error::new(Kind::Busy, format!("volume {} is in use", record.shown())).hint("detach it first"))
     }
 
-    /// Starts filling what an earlier process left half filled.
+    /// Resumes filling the volumes that an earlier process left incomplete.
     pub(super) fn start_hydration(self: &Arc<Self>) {
         let records = match self.on.records.volumes() {
             Ok(records) => records,
-            Err(err) => return tracing::error!("look for volumes to fill: {}", err.line()),
+            Err(err) => return tracing::error!("list the volumes to fill: {}", err.line()),
         };
         for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
             match self.acquire(record, Need::Sealed) {
@@ -433,14 +436,14 @@ impl OpenVolumes {
         })
     }
 
-    /// A volume's filling has ended: its snapshot is not needed for that any more, and it is closed if nobody uses it.
+    /// Handles the end of a fill: releases the volume's snapshot, and closes the volume if it has no users.
     fn filled(&self, id: VolumeId) {
         self.on.lineages.note_hydrated(id);
         let mut opens = self.table.lock();
         if let Some(open) = opens.get_mut(&id) {
-            open.filler = None; // this very thread: it ends by itself
+            open.filler = None; // this is its thread, which ends by itself
             if open.is_unused() {
-                // Closing it is the housekeeper's: who closes it now waits for this thread.
+                // The housekeeper closes it: closing it here would wait for this thread.
                 open.idle_since = Some(Instant::now());
                 drop(opens);
                 self.on.housekeeper.wake();
@@ -448,7 +451,7 @@ impl OpenVolumes {
         }
     }
 
-    /// Closes all of them.
+    /// Closes all volumes.
     pub(super) fn close_all(&self) {
         let all: Vec<VolumeId> = self.table.lock().keys().copied().collect();
         for id in all {
@@ -457,12 +460,12 @@ impl OpenVolumes {
     }
 }
 
-/// Ends its filling and closes it. Not while the table is locked: the filling asks for it at its end.
+/// Stops the fill of a volume and closes it. Must not be called while `opens` is held: the fill takes it at its end.
 fn close(id: VolumeId, mut open: Open) {
     if let Some(filler) = open.filler.take() {
         filler.end();
     }
     if let Err(err) = open.volume.close() {
-        tracing::error!("close {id}: {}; the next open will find it unclean", err.line());
+        tracing::error!("close {id}: {}; the next open will find it not cleanly closed", err.line());
     }
 }

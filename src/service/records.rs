@@ -1,7 +1,7 @@
-//! The catalog's records of volumes, snapshots, attachments and leases: how they are found, and how they are changed.
+//! The catalog's records of volumes, snapshots, attachments and leases: how they are found and changed.
 //!
-//! All else of the service stands on this. A record is changed by an audited act; what the service changes by itself is
-//! audited in its own name.
+//! The rest of the service depends on this. Every change of a record is an audited act; changes by the service itself are audited
+//! under its own name.
 
 use super::api::SnapshotState;
 use super::datadir::DirLock;
@@ -19,28 +19,28 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The name that coffer's own use of keys has in the audit and in `kms:ViaService`.
+/// The name of coffer's own use of keys in the audit and in `kms:ViaService`.
 pub const EC2: &str = crate::kms::policy::VOLUME_SERVICE;
 
-/// The records, over the ledger.
+/// The records, in the ledger.
 pub(super) struct Records {
     kms: Arc<Kms>,
-    /// As long as anybody can change a record, no other process may.
+    /// Held as long as anything in this process can change a record, so that no other process may.
     _lock: Arc<DirLock>,
 }
 
 impl Records {
-    /// Those in the ledger of a KMS, whose data directory is locked.
+    /// Creates the records in the ledger of a KMS whose data directory is locked.
     pub(super) fn new(kms: &Arc<Kms>, lock: &Arc<DirLock>) -> Self {
         Self { kms: kms.clone(), _lock: lock.clone() }
     }
 
-    /// The ledger, for records that only one component has.
+    /// Returns the ledger, for records that belong to a single component.
     pub(super) fn ledger(&self) -> &Ledger {
         self.kms.ledger()
     }
 
-    /// The service itself, as a caller in the audit.
+    /// Returns the service itself as a caller, for the audit.
     pub(super) fn own_caller(&self, what: &str) -> Caller {
         Caller {
             principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
@@ -50,27 +50,27 @@ impl Records {
         }
     }
 
-    /// All volumes that there are.
+    /// Returns all volumes that are ready.
     pub(super) fn volumes(&self) -> Result<Vec<VolumeRecord>> {
         let listing = self.ledger().catalog().list::<VolumeRecord>()?;
         for bad in &listing.damaged {
-            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
+            tracing::error!("the catalog's record of {} {} is damaged", bad.kind, bad.id);
         }
         Ok(listing.records.into_iter().map(|r| r.record).filter(|r| r.stage.is_ready()).collect())
     }
 
-    /// All records of volumes, those of cut-off creates and deletes too.
+    /// Returns all records of volumes, including those of unfinished creates and deletes.
     pub(super) fn staged_volumes(&self) -> Result<Vec<VolumeRecord>> {
         Ok(self.ledger().catalog().list::<VolumeRecord>()?.records.into_iter().map(|r| r.record).collect())
     }
 
-    /// The record of a volume whose delete was cut off or failed.
+    /// Returns the record of a volume whose delete was interrupted or failed.
     pub(super) fn find_deleting(&self, what: &str) -> Result<Option<VolumeRecord>> {
         let Ok(id) = what.parse::<VolumeId>() else { return Ok(None) };
         Ok(self.volume(id)?.filter(|r| r.stage == Stage::Deleting))
     }
 
-    /// The volume of that id or name.
+    /// Returns the volume with that id or name.
     pub(super) fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
         let catalog = self.ledger().catalog();
         let found = match what.parse::<VolumeId>() {
@@ -82,27 +82,29 @@ impl Records {
         })
     }
 
-    /// The volume that an export's name asks for. An empty name stands for the only one there is.
+    /// Returns the volume that an export name asks for. An empty name stands for the only volume.
     pub(super) fn exported(&self, name: &str) -> Result<VolumeRecord> {
         match ExportName::parse(name)?.volume {
             "" => match <[VolumeRecord; 1]>::try_from(self.volumes()?) {
                 Ok([only]) => Ok(only),
-                Err(all) => Err(Error::new(Kind::NotFound, format!("no export is named, and there are {}", all.len()))
-                    .hint("name a volume")),
+                Err(all) => {
+                    Err(Error::new(Kind::NotFound, format!("no export is named, and there are {} volumes", all.len()))
+                        .hint("name a volume"))
+                }
             },
             name => self.find_volume(name),
         }
     }
 
-    /// A volume's record, whatever its stage.
+    /// Returns the record of a volume in any stage.
     pub(super) fn volume(&self, id: VolumeId) -> Result<Option<VolumeRecord>> {
         Ok(self.ledger().catalog().get::<VolumeRecord>(&id.to_string())?.map(|f| f.record))
     }
 
-    /// Changes a volume's record, audited.
+    /// Changes the record of a volume; audited.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if it is gone.
+    /// [`Kind::NotFound`] if the volume is gone.
     pub(super) fn change_volume(
         &self,
         caller: &Caller,
@@ -120,7 +122,7 @@ impl Records {
         Ok(changed.record)
     }
 
-    /// Writes down what became of a volume, in the service's own name. `None`: it is gone.
+    /// Changes the record of a volume in the service's own name; audited. `None`: the volume is gone.
     pub(super) fn note_volume(
         &self,
         client: &str,
@@ -136,16 +138,16 @@ impl Records {
         })
     }
 
-    /// All snapshots, hidden ones too.
+    /// Returns all snapshots, including hidden ones.
     pub(super) fn snapshots(&self) -> Result<Vec<SnapshotRecord>> {
         let listing = self.ledger().catalog().list::<SnapshotRecord>()?;
         for bad in &listing.damaged {
-            tracing::error!("the catalog's record of {} {} cannot be believed", bad.kind, bad.id);
+            tracing::error!("the catalog's record of {} {} is damaged", bad.kind, bad.id);
         }
         Ok(listing.records.into_iter().map(|r| r.record).collect())
     }
 
-    /// The snapshot of that id, if it is not hidden.
+    /// Returns the snapshot with that id, unless it is hidden.
     pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
         let found = self.snapshot(what.parse()?)?;
         found.filter(|r| !r.is_deleting()).ok_or_else(|| {
@@ -153,12 +155,12 @@ impl Records {
         })
     }
 
-    /// A snapshot's record, of a hidden one too.
+    /// Returns the record of a snapshot, hidden or not.
     pub(super) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
         Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
     }
 
-    /// Writes down what became of a snapshot, in the service's own name.
+    /// Changes the record of a snapshot in the service's own name; audited.
     pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
         let noted = self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
@@ -167,15 +169,15 @@ impl Records {
             change(&mut next);
             tx.update(&next, found.version).map(drop)
         });
-        noted.inspect_err(|err| tracing::error!("note what became of {id}: {}", err.line()))
+        noted.inspect_err(|err| tracing::error!("update the record of {id}: {}", err.line()))
     }
 
-    /// The attachment of a volume.
+    /// Returns the attachment of a volume.
     pub(super) fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
         Ok(self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
     }
 
-    /// The grants that a volume's durable lease lives by. `None`: it has no such lease.
+    /// Returns the grants that a volume's durable lease depends on. `None`: it has no durable lease.
     pub(super) fn grants_of_lease(&self, id: VolumeId) -> Result<Option<Vec<String>>> {
         if let Some(attachment) = self.attachment_of(id)? {
             return Ok(Some(attachment.grants));
@@ -183,7 +185,7 @@ impl Records {
         Ok(self.ledger().catalog().get::<LeaseRecord>(&id.to_string())?.map(|f| f.record.grants))
     }
 
-    /// The volumes whose durable lease lives by a grant.
+    /// Returns the volumes whose durable lease depends on a grant.
     pub(super) fn leased_under(&self, grant: &str) -> Result<Vec<VolumeId>> {
         let lived = |grants: &[String]| grants.iter().any(|g| g == grant);
         let attached = self.ledger().catalog().list::<AttachmentRecord>()?.records;
@@ -194,7 +196,7 @@ impl Records {
     }
 }
 
-/// What the catalog keeps of a volume. The header wins where they differ and its MAC is good.
+/// The catalog's record of a volume. Where the two differ, a header with a good MAC takes precedence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct VolumeRecord {
     pub(super) id: VolumeId,
@@ -208,25 +210,25 @@ pub(super) struct VolumeRecord {
     pub(super) hydrated: bool,
     pub(super) identity_generation: u64,
     pub(super) identity_hash: Hash32,
-    /// A sync of its file failed, and nobody has accepted that yet: the header may not have learnt of it.
+    /// A sync of its store failed, and the loss is not accepted yet. The header may not show this.
     #[serde(default)]
     pub(super) write_failed: bool,
-    /// What it does when its CMK cannot be used.
+    /// What it does when its CMK becomes unusable.
     #[serde(default)]
     pub(super) on_key_loss: OnKeyLoss,
-    /// Suspended by hand.
+    /// Whether it is suspended by hand.
     #[serde(default)]
     pub(super) suspended: bool,
-    /// Requests a second; 0: no limit.
+    /// Limit in requests per second; 0: no limit.
     #[serde(default)]
     pub(super) iops: u64,
-    /// Bytes a second; 0: no limit.
+    /// Limit in bytes per second; 0: no limit.
     #[serde(default)]
     pub(super) throughput: u64,
-    /// How far its create or delete is.
+    /// How far its create or delete has got.
     #[serde(default, skip_serializing_if = "Stage::is_ready")]
     pub(super) stage: Stage,
-    /// What its header is about to be changed to.
+    /// The identity that its header is about to be changed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<NextIdentity>,
 }
@@ -242,12 +244,12 @@ impl Record for VolumeRecord {
 }
 
 impl VolumeRecord {
-    /// Name and id, as messages show a volume.
+    /// Returns name and id, as messages show a volume.
     pub(super) fn shown(&self) -> String {
         self.name.as_ref().map_or_else(|| self.id.to_string(), |n| format!("{n} ({})", self.id))
     }
 
-    /// Takes over what a volume's header says that it is.
+    /// Takes over the identity in the volume's header.
     pub(super) fn take_identity(&mut self, volume: &Volume) {
         (self.identity_generation, self.identity_hash, self.size) =
             volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
@@ -255,43 +257,43 @@ impl VolumeRecord {
     }
 }
 
-/// How far a volume's create or delete is.
+/// How far a volume's create or delete has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Stage {
-    /// Its store may be there or not.
+    /// Being created: its store may or may not exist.
     Creating,
-    /// It is there.
+    /// Created, and not deleted.
     #[default]
     Ready,
-    /// Its store may be there or not; it is not to come back.
+    /// Being deleted: its store may or may not exist, and must not be used again.
     Deleting,
 }
 
 impl Stage {
-    /// Whether there is such a volume, for everybody.
+    /// Returns whether the volume exists for all callers.
     pub(super) fn is_ready(&self) -> bool {
         *self == Self::Ready
     }
 }
 
-/// An identity that a volume's header is about to have.
+/// The identity that a volume's header is about to get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NextIdentity {
     pub(super) generation: u64,
     pub(super) hash: Hash32,
-    /// Bytes a user sees.
+    /// Size in bytes, as a client sees it.
     size: u64,
 }
 
 impl NextIdentity {
-    /// The one that a planned growth makes.
+    /// Returns the identity that a planned growth results in.
     pub(super) fn of(plan: &GrowPlan<'_>) -> Self {
         Self { generation: plan.generation(), hash: plan.hash(), size: plan.size() }
     }
 }
 
-/// What the catalog keeps of a snapshot; for its contents the repository's log wins.
+/// The catalog's record of a snapshot. For the contents, the repository's log takes precedence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SnapshotRecord {
     pub(super) id: SnapshotId,
@@ -318,46 +320,46 @@ impl Record for SnapshotRecord {
 }
 
 impl SnapshotRecord {
-    /// Refuses one that nothing can be read from.
+    /// Refuses a snapshot that cannot be read from.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] with its state.
+    /// [`Kind::InvalidState`], with the state.
     pub(super) fn must_be_completed(&self) -> Result<()> {
         match self.state {
             SnapshotState::Completed => Ok(()),
             SnapshotState::Error => Err(Error::new(
                 Kind::InvalidState,
-                format!("snapshot {} failed: {}", self.id, self.error.as_deref().unwrap_or("no reason is known")),
+                format!("snapshot {} failed: {}", self.id, self.error.as_deref().unwrap_or("unknown reason")),
             )
-            .hint("take another")),
+            .hint("take another snapshot")),
             state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
                 .hint("wait until it is completed")),
         }
     }
 
-    /// Hidden: what is left of it goes.
+    /// Returns whether it is hidden, and its remains are to be removed.
     pub(super) fn is_deleting(&self) -> bool {
         self.state == SnapshotState::Deleting
     }
 }
 
-/// What the catalog keeps of an attachment, until `coffer detach`.
+/// The catalog's record of an attachment, kept until `coffer detach`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AttachmentRecord {
     pub(super) id: String,
     pub(super) volume: VolumeId,
     pub(super) device: String,
     pub(super) created: Timestamp,
-    /// BLAKE3 of the token, hexadecimal. Records of before tokens have none: there the id itself was shown.
+    /// BLAKE3 hash of the token, in hexadecimal. Records from before tokens have none; there the id was the secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token: Option<String>,
-    /// The grants that it lives by; attachments from before there were grants have none.
+    /// The grants that it depends on. Attachments from before grants have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) grants: Vec<String>,
 }
 
 impl AttachmentRecord {
-    /// Whether this token is its own.
+    /// Returns whether this token is its own.
     pub(super) fn is_opened_by(&self, token: &str) -> bool {
         match &self.token {
             Some(hash) => *hash == token::hash(token),
@@ -372,18 +374,18 @@ impl Record for AttachmentRecord {
         self.id.clone()
     }
     fn name(&self) -> Option<String> {
-        Some(self.volume.to_string()) // one a volume
+        Some(self.volume.to_string()) // one per volume
     }
 }
 
-/// What the catalog keeps of a lease of a client over TLS, from its first connection to its farewell.
+/// The catalog's record of a TLS client's lease, kept from its first connection until it disconnects cleanly.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LeaseRecord {
     pub(super) volume: VolumeId,
-    /// The name that the client was allowed under.
+    /// The name of the client's access record.
     pub(super) holder: String,
     pub(super) since: Timestamp,
-    /// The grants that it lives by; leases from before there were grants have none.
+    /// The grants that it depends on. Leases from before grants have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) grants: Vec<String>,
 }
@@ -395,7 +397,7 @@ impl Record for LeaseRecord {
     }
 }
 
-/// An act, with the grants that begin with it.
+/// Adds the grants that an act creates to its details.
 pub(super) fn with_grants(act: Act, grants: &[String]) -> Act {
     act.detail("grant", grants.join(" "))
 }

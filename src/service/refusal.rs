@@ -1,4 +1,4 @@
-//! Refusals of what is no operation: requests that cannot be read, and exports that a client over NBD asked for.
+//! Refusals outside of operations: unreadable requests, and exports that an NBD client asked for.
 
 use super::Service;
 use super::operations::named;
@@ -7,22 +7,22 @@ use crate::kms::Caller;
 use crate::ledger::Act;
 
 impl Service {
-    /// Records a request that was refused before it could be read: nothing more is known of it.
+    /// Audits the refusal of a request that could not be read, so that nothing else is known of it.
     pub fn refuse_unread(&self, caller: &Caller, err: &Error) {
         self.ledger().record_refusal(Act::new("coffer:UnknownRequest"), caller, err);
     }
 
-    /// Records that a client over NBD asked for an export, and that which one could not be read.
+    /// Audits the refusal of an NBD client's request for an export whose name could not be read.
     pub fn refuse_unnamed(&self, caller: &Caller, err: &Error) {
         self.ledger().record_refusal(Act::new("ec2:AttachVolume"), caller, err);
     }
 
-    /// Opens an export, or looks at one, for a caller over NBD: a refusal leaves one record.
+    /// Opens or describes an export for an NBD client. A refusal leaves one audit record.
     ///
     /// # Errors
-    /// What `open` says.
+    /// The errors of `open`.
     pub fn opening<R>(&self, name: &str, caller: &Caller, open: impl FnOnce() -> Result<R>) -> Result<R> {
-        // What follows the name is a token, or nothing that says which export.
+        // The part after the name is a token, or does not say which export it is.
         let plain = name.split_once('?').map_or(name, |(plain, _)| plain);
         self.ledger().verb(named("ec2:AttachVolume", plain), caller, open)
     }

@@ -1,20 +1,20 @@
-//! What a volume does that may be changed while it is attached: without its key, and how fast it goes.
+//! Settings of a volume that may be changed while it is attached: its behavior without its key, and its rate limits.
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// What an open volume does when its CMK cannot be used any more.
+/// What an open volume does when its CMK becomes unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnKeyLoss {
-    /// Its data key is wiped; reads and writes are held until the CMK can be used again.
+    /// Wipes its data key; reads and writes are held until the CMK is usable again.
     #[default]
     Suspend,
-    /// It goes on until it is detached, as AWS has it: the CMK is asked for at attach alone.
+    /// Continues until it is detached, as in AWS, where the CMK is used only at attach.
     Continue,
-    /// Its data key is wiped; reads and writes fail.
+    /// Wipes its data key; reads and writes fail.
     Fail,
 }
 
@@ -28,20 +28,20 @@ impl fmt::Display for OnKeyLoss {
     }
 }
 
-/// What of it is asked to be changed.
+/// Requested changes to the settings. `None`: unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Changes {
     pub(super) on_key_loss: Option<OnKeyLoss>,
-    /// 0: no limit.
+    /// Limit in requests per second; 0: no limit.
     pub(super) iops: Option<u64>,
-    /// Bytes a second; 0: no limit.
+    /// Limit in bytes per second; 0: no limit.
     pub(super) throughput: Option<u64>,
 }
 
-/// Told that something changed, or that the key is back; false: not wanted any more.
+/// Called on a change, and when the key is back. Returns `false` to be removed.
 type Watcher = Box<dyn Fn(&Settings) -> bool + Send + Sync>;
 
-/// The settings of an open volume, as its servers look at them.
+/// The settings of an open volume, shared with its servers.
 #[derive(Default)]
 pub struct Settings {
     on_key_loss: AtomicU8,
@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What it does without its key.
+    /// Returns what the volume does without its key.
     #[must_use]
     pub fn on_key_loss(&self) -> OnKeyLoss {
         match self.on_key_loss.load(Ordering::Acquire) {
@@ -61,31 +61,31 @@ impl Settings {
         }
     }
 
-    /// Requests a second; 0: no limit.
+    /// Returns the limit in requests per second; 0: no limit.
     #[must_use]
     pub fn iops(&self) -> u64 {
         self.iops.load(Ordering::Acquire)
     }
 
-    /// Bytes a second; 0: no limit.
+    /// Returns the limit in bytes per second; 0: no limit.
     #[must_use]
     pub fn throughput(&self) -> u64 {
         self.throughput.load(Ordering::Acquire)
     }
 
-    /// Sets all of them. Nobody is told.
+    /// Sets all of them without notifying the watchers.
     pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64) {
         self.on_key_loss.store(on_key_loss as u8, Ordering::Release);
         self.iops.store(iops, Ordering::Release);
         self.throughput.store(throughput, Ordering::Release);
     }
 
-    /// Has `watcher` told of changes, and of a key that is back, until it answers false. It must not wait.
+    /// Calls `watcher` on each change, and when the key is back, until it returns `false`. It must not block.
     pub fn watch(&self, watcher: impl Fn(&Self) -> bool + Send + Sync + 'static) {
         self.watchers.lock().push(Box::new(watcher));
     }
 
-    /// Something has changed.
+    /// Notifies the watchers.
     pub(super) fn tell(&self) {
         self.watchers.lock().retain(|watcher| watcher(self));
     }

@@ -1,5 +1,5 @@
-//! Snapshots that an earlier process, or a full disk, left under way: completed if the log has them, else in error; and deletes
-//! that were cut off.
+//! Settles snapshots that an earlier process or a full disk left in progress (completed if the log has them, else in `error`),
+//! and deletes that were interrupted.
 
 use super::api::SnapshotState;
 use super::bases::Bases;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What is still to be settled, and was not possible yet.
+/// What is still to be settled.
 pub(super) struct Unsettled {
     records: Arc<Records>,
     repository: Arc<Repository>,
@@ -22,16 +22,16 @@ pub(super) struct Unsettled {
     bases: Arc<Bases>,
     lineages: Arc<Lineages>,
     opens: Arc<OpenVolumes>,
-    /// Snapshots that are neither completed nor in error nor gone, though nobody works on them; why, if it is known.
+    /// Snapshots that are not completed, in `error` or gone, and that no thread works on; with the reason, if known.
     snapshots: Mutex<BTreeMap<SnapshotId, Option<String>>>,
-    /// Deletes that were finished for whoever had begun them.
+    /// Snapshots whose delete was finished here.
     finished: Mutex<BTreeSet<SnapshotId>>,
-    /// Held by who settles.
+    /// Held while settling.
     at_work: Mutex<()>,
 }
 
 impl Unsettled {
-    /// Nothing yet.
+    /// Creates an empty set.
     pub(super) fn new(
         records: &Arc<Records>,
         repository: &Arc<Repository>,
@@ -54,19 +54,18 @@ impl Unsettled {
         }
     }
 
-    /// A snapshot is left to be settled, and something of its lineage may be unreachable.
+    /// Adds a snapshot to be settled. Its lineage may contain unreachable objects.
     pub(super) fn add(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
         self.snapshots.lock().insert(snapshot, why);
         self.lineages.sweep_later(lineage);
     }
 
-    /// Whether the delete of a snapshot was finished by settling.
+    /// Returns whether settling finished the delete of a snapshot.
     pub(super) fn has_finished(&self, snapshot: SnapshotId) -> bool {
         self.finished.lock().contains(&snapshot)
     }
 
-    /// Settles snapshots that an earlier process left under way: completed if the log has them, else in error; and deletes
-    /// that it left half done.
+    /// Settles what an earlier process left in progress: snapshots (completed if the log has them, else in `error`) and deletes.
     pub(super) fn look(&self) {
         match self.records.snapshots() {
             Ok(all) => {
@@ -74,7 +73,7 @@ impl Unsettled {
                     self.add(record.lineage, record.id, None);
                 }
             }
-            Err(err) => tracing::error!("look for unfinished snapshots: {}", err.line()),
+            Err(err) => tracing::error!("list unfinished snapshots: {}", err.line()),
         }
         for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.lineages.holds_parent(v)) {
             self.lineages.sweep_later(record.lineage);
@@ -82,7 +81,7 @@ impl Unsettled {
         self.settle();
     }
 
-    /// Tries again to settle what could not be. Costs nothing when there is nothing.
+    /// Retries what could not be settled before. Cheap if there is nothing.
     pub(super) fn settle(&self) {
         let Some(_alone) = self.at_work.try_lock() else { return };
         let left = self.snapshots.lock().clone();
@@ -109,7 +108,7 @@ impl Unsettled {
         self.logs.check(record.lineage)?;
         let completed = self.repository.live(record.lineage, id)?.is_some();
         let volume = self.records.volume(record.volume)?;
-        // One that cannot be opened is settled when it can be: `settle_header`.
+        // A volume that cannot be opened is settled once it can be: `settle_header`.
         if let Some(Ok(used)) = volume.map(|v| self.opens.acquire(&v, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
             match pending {
@@ -122,7 +121,7 @@ impl Unsettled {
             let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
             return self.records.note_snapshot(id, |r| (r.state, r.error) = (SnapshotState::Error, Some(why.clone())));
         }
-        // What a damaged manifest says is not needed to know that it is completed.
+        // A damaged manifest is not needed to know that the snapshot is completed.
         let at = self.repository.locate(record.lineage, id).ok();
         let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
         self.records.note_snapshot(id, |r| {

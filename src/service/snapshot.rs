@@ -1,8 +1,8 @@
 //! Snapshot verbs: create, list, show, delete, verify.
 //!
-//! A create fixes its point in time under the volume's header, then copies in a thread of its own. A delete hides the
-//! snapshot in the catalog first; then the log says so, what nobody needs goes, and the catalog's record last. What a killed
-//! process, or a full disk, left of either is settled at the next open, and by housekeeping and the next verb
+//! A create fixes its point in time under the volume's header, then copies in its own thread. A delete first hides the snapshot
+//! in the catalog; then it is removed from the log, unneeded objects are deleted, and the catalog's record goes last. What a
+//! killed process or a full disk left of either is settled at the next open, by housekeeping, and by the next verb
 //! ([`super::settling`]).
 
 use super::api::SnapshotState;
@@ -22,7 +22,7 @@ use crate::units::{ByteLen, LineageId, SnapshotId, VolumeId};
 use std::sync::Arc;
 
 impl SnapshotRecord {
-    /// What is answered of it.
+    /// Returns the answer about it.
     fn info(&self) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id,
@@ -41,7 +41,7 @@ impl SnapshotRecord {
 }
 
 impl Service {
-    /// The snapshot that is being taken of a volume.
+    /// Returns the snapshot of a volume that is in progress.
     pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle();
         Ok(self
@@ -52,7 +52,7 @@ impl Service {
             .map(|s| s.id))
     }
 
-    /// Takes a snapshot; waits for its end if asked to, and in a command always.
+    /// Takes a snapshot. Waits for its end if `wait` is set, and always in a command.
     pub(super) fn create_snapshot(
         &self,
         caller: &Caller,
@@ -72,7 +72,7 @@ impl Service {
             }
             let record = self.records.find_snapshot(&id.to_string())?;
             if record.state == SnapshotState::Error && job.is_stopped() && self.role == Role::Command {
-                // Whoever waited for it has stopped it, and nobody else has heard of it.
+                // The only one who knew of it waited for it and stopped it.
                 self.delete_snapshot(caller, &id.to_string())?;
                 return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
             }
@@ -82,19 +82,19 @@ impl Service {
         Ok(self.records.find_snapshot(&id.to_string())?.info())
     }
 
-    /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that
-    /// each is asked for and audited.
+    /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
+    /// audited.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] unless it is completed; the KMS's errors for its keys.
     pub fn open_view(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
         self.views.open(snapshot, caller)
     }
 
-    /// What a snapshot would be as an export.
+    /// Describes a snapshot as an export.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed.
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] unless it is completed.
     pub fn snapshot_export(&self, snapshot: SnapshotId) -> Result<ServedExport> {
         let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
@@ -102,10 +102,10 @@ impl Service {
         Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
     }
 
-    /// Waits for the snapshots under way. Where `report` says to stop, they are given up. Answers those that did not complete.
+    /// Waits for the snapshots in progress, and stops them if `report` returns `false`. Returns those that did not complete.
     ///
     /// # Errors
-    /// When the catalog cannot be read.
+    /// If the catalog cannot be read.
     pub fn wait_for_snapshots(&self, report: Report<'_>) -> Result<Vec<SnapshotId>> {
         let mut failed = Vec::new();
         for (id, job) in self.jobs.under_way() {
@@ -117,7 +117,7 @@ impl Service {
         Ok(failed)
     }
 
-    /// All snapshots that are not hidden, oldest first.
+    /// Returns all snapshots that are not hidden, oldest first.
     pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         self.unsettled.settle();
         let mut all = self.records.snapshots()?;
@@ -126,18 +126,18 @@ impl Service {
         Ok(all.iter().map(SnapshotRecord::info).collect())
     }
 
-    /// One snapshot.
+    /// Returns one snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
         self.unsettled.settle();
         Ok(self.records.find_snapshot(what)?.info())
     }
 
-    /// Hides the snapshot at once; its objects go unless a volume or a later snapshot needs them.
+    /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
     pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         self.unsettled.settle();
         let record = match self.records.snapshot(id)? {
-            // What a kill or a full disk had cut off was finished just now, or when this process began.
+            // An interrupted delete was finished just now, or when this process started.
             None if self.unsettled.has_finished(id) => {
                 return Ok(format!("snapshot {id} is deleted"));
             }
@@ -145,13 +145,13 @@ impl Service {
             _ => self.records.find_snapshot(what)?,
         };
         if record.state == SnapshotState::Pending {
-            return Err(Error::new(Kind::Busy, format!("snapshot {} is being taken", record.id))
+            return Err(Error::new(Kind::Busy, format!("snapshot {} is still in progress", record.id))
                 .hint("wait until it is completed"));
         }
         self.views.refuse_if_open(record.id)?;
         self.logs.check(record.lineage)?;
         if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
-            return Err(Error::new(Kind::InvalidState, format!("snapshot {} is held against deletion", record.id)));
+            return Err(Error::new(Kind::InvalidState, format!("snapshot {} is protected from deletion", record.id)));
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
         self.ledger().audited(caller, act, |tx| {
@@ -162,19 +162,19 @@ impl Service {
             self.unsettled.add(record.lineage, record.id, None);
         });
         let swept = swept.map_err(|e| {
-            e.context(format!("snapshot {} is hidden, but not all of it could be removed yet", record.id))
+            e.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
         })?;
         Ok(self.say_deleted(record.id, &swept))
     }
 
-    /// What a delete came to, and what still holds space.
+    /// Returns the message about a delete: what it freed, and what still occupies space.
     pub(super) fn say_deleted(&self, id: SnapshotId, swept: &Swept) -> String {
         let mut said = format!("snapshot {id} is deleted; freed {}", ByteLen(swept.freed));
         if let Some(why) = &swept.blind {
-            said += &format!("; more is kept, for what cannot be read may need it ({why}): see `coffer doctor`");
+            said += &format!("; more is kept, because unreadable records may need it ({why}): see `coffer doctor`");
         }
         if self.views.refuse_if_open(id).is_err() {
-            said += "; an NBD client still reads it";
+            said += "; an NBD client is still reading it";
         }
         for (held, on) in &swept.refs {
             let volume = |sort: &str| {
@@ -184,11 +184,11 @@ impl Service {
             };
             if let Some(volume) = volume("-fill") {
                 said += &format!(
-                    "\n{on} stays in the repository until volume {volume} is filled from it (a server fills it) or deleted"
+                    "\n{on} stays in the repository until volume {volume} is filled from it (by a server) or deleted"
                 );
             } else if let Some(volume) = volume("-base") {
                 said += &format!(
-                    "\n{on} stays in the repository as the base of the next snapshot of {volume}: it goes when that is completed, or the last snapshot of {volume} is deleted"
+                    "\n{on} stays in the repository as the base of the next snapshot of {volume}, until that is completed or the last snapshot of {volume} is deleted"
                 );
             } else {
                 said += &format!("\n{on} stays in the repository for the ref {held}");
@@ -197,7 +197,7 @@ impl Service {
         said
     }
 
-    /// Reads all of a completed snapshot and checks it.
+    /// Reads and checks all of a completed snapshot.
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
@@ -205,11 +205,11 @@ impl Service {
     }
 }
 
-/// Checks a snapshot of a data directory without its root key: the repository alone says all that is needed. The catalog,
-/// which is sealed by that key, is not asked.
+/// Verifies a snapshot of a data directory without its root key: the repository has everything that is needed. The catalog, which
+/// is sealed under that key, is not used.
 ///
 /// # Errors
-/// [`Kind::NotFound`]; [`Kind::Integrity`] for what is bad.
+/// [`Kind::NotFound`]; [`Kind::Integrity`] for damage.
 pub fn verify_unopened(
     data: &DataDir,
     env: Env,
@@ -225,14 +225,14 @@ pub fn verify_unopened(
             Ok(found) if found.live => return verify(&repository, lineage, id, trust, report),
             Ok(_) => {}
             Err(err) if err.kind() == Kind::NotFound => {}
-            // Of another lineage, perhaps.
+            // It may be of another lineage.
             Err(err) => damage = damage.or(Some(err)),
         }
-        // What a record that cannot be read said may be about this one.
+        // An unreadable record may be about this snapshot.
         let unreadable = repository.unreadable_by_anyone(lineage).unwrap_or_default();
         damage = damage.or_else(|| unreadable.first().map(|u| u.error.replay()));
     }
-    let ask = "without its keys nothing tells what that record said: ask again while `coffer serve` runs";
+    let ask = "try again while `coffer serve` runs: only the catalog can say what that record contained";
     Err(damage.map(|err| err.hint(ask)).unwrap_or_else(|| {
         Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
     }))
@@ -247,8 +247,7 @@ fn verify(
 ) -> Result<String> {
     let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0));
     let pinned = pinned.transpose().map_err(|e| {
-        e.context("the key to trust")
-            .hint("it is the signing key that `coffer status` shows, not a file and not the root key")
+        e.context("--trust").hint("use the signing key that `coffer status` shows, not a file and not the root key")
     })?;
     let mut chunks = 0u64;
     let verified = repository.verify(lineage, id, pinned, &mut |done| {
@@ -257,15 +256,12 @@ fn verify(
             || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
     })?;
     if let Some(bad) = verified.bad.first() {
-        let what = format!(
-            "snapshot {id}: {} parts of it cannot be read, the first at chunk {}",
-            verified.bad.len(),
-            bad.first
-        );
+        let what =
+            format!("snapshot {id}: {} parts are unreadable, the first at chunk {}", verified.bad.len(), bad.first);
         return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
     }
     let trust = match verified.trust {
-        Trust::Attested => "attested by the key that you trust".to_owned(),
+        Trust::Attested => "attested by the trusted key".to_owned(),
         Trust::Unattested => format!("consistent but unattested; pin --trust {}", hex::encode(verified.public_key)),
     };
     let message = format!("snapshot {id}: {} chunks, {} bytes, {trust}", verified.chunks, verified.bytes);

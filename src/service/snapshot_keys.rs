@@ -7,7 +7,7 @@ use crate::snapshot::repository::Repository;
 use crate::units::{DataKeyId, LineageId};
 use std::sync::Arc;
 
-/// Finds the wrapped data keys of snapshots: in the repository's log, else in a volume's header.
+/// Finds the wrapped data keys of snapshots in the repository's log, or else in the header of a volume.
 pub(super) struct SnapshotKeys {
     records: Arc<Records>,
     repository: Arc<Repository>,
@@ -15,15 +15,15 @@ pub(super) struct SnapshotKeys {
 }
 
 impl SnapshotKeys {
-    /// Those in this repository, and in the headers of these volumes.
+    /// Creates a finder for this repository and for the headers of these volumes.
     pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>, opens: &Arc<OpenVolumes>) -> Self {
         Self { records: records.clone(), repository: repository.clone(), opens: opens.clone() }
     }
 
-    /// A snapshot's data keys, wrapped, oldest first: the newest of each in the repository's log.
+    /// Returns a snapshot's wrapped data keys, oldest first; of each key, the newest blob in the repository's log.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if neither the log nor a header has one of them.
+    /// [`Kind::Integrity`] if neither the log nor any header has one of them.
     pub(super) fn wrapped(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
         let blobs = self.repository.keys(record.lineage)?;
         let find = |id: &DataKeyId| {
@@ -36,7 +36,7 @@ impl SnapshotKeys {
         record.data_keys.iter().map(find).collect()
     }
 
-    /// The wrapped form of a data key whose log record is lost, from the header of a volume that has it.
+    /// Returns a wrapped data key whose log record is lost, from the header of a volume that has it.
     fn key_from_a_header(&self, lineage: LineageId, key: DataKeyId) -> Option<Vec<u8>> {
         let volumes = self.records.volumes().ok()?.into_iter().filter(|v| v.lineage == lineage);
         volumes.filter_map(|v| self.opens.acquire(&v, Need::Sealed).ok()).find_map(|used| {

@@ -1,13 +1,12 @@
-//! Verbs of several durable steps: what the catalog says of a volume before its first step, and how the rest is done after a
-//! kill.
+//! Verbs with several durable steps: what the catalog records before the first step, and how the rest is done after a kill.
 //!
-//! | verb | the record says | then | then the record | what a kill leaves |
+//! | verb | the record says first | then | then the record | after a kill |
 //! |---|---|---|---|---|
-//! | create | *creating* | refs, store | *ready* | removed, record last |
-//! | delete | *deleting* | store, refs and what they held | is gone | removed, record last |
-//! | grow | the *next* identity | store, header | has that identity | taken over if the header has it, else forgotten |
+//! | create | *creating* | refs, store | *ready* | is removed, record last |
+//! | delete | *deleting* | store, refs and what they held | is deleted | is removed, record last |
+//! | grow | the *next* identity | store, header | has that identity | takes the header's identity |
 //!
-//! Only *ready* volumes are listed and found. What is left is settled when the data directory is opened, and by a daemon's
+//! Only *ready* volumes are listed and found. Leftovers are settled when the data directory is opened, and by a daemon's
 //! housekeeping.
 
 use super::lineage::Lineages;
@@ -27,7 +26,7 @@ impl VolumeRecord {
     }
 }
 
-/// What verbs of volumes left half done.
+/// What verbs on volumes left half done.
 pub(super) struct Leftovers {
     records: Arc<Records>,
     lineages: Arc<Lineages>,
@@ -35,12 +34,12 @@ pub(super) struct Leftovers {
     stored: Arc<StoredVolumes>,
     turns: Arc<Turns>,
     opens: Arc<OpenVolumes>,
-    /// A verb of this process left something half done that it could not undo.
+    /// Set if a verb of this process left something half done that it could not undo.
     some: AtomicBool,
 }
 
 impl Leftovers {
-    /// None is known yet.
+    /// Creates the set; nothing is known to be left yet.
     pub(super) fn new(
         records: &Arc<Records>,
         lineages: &Arc<Lineages>,
@@ -60,23 +59,23 @@ impl Leftovers {
         }
     }
 
-    /// Before a verb: settles what an earlier one in this process left, if one did.
+    /// Settles what an earlier verb of this process left half done, if there is anything.
     pub(super) fn settle_if_any(&self) {
         if self.some.load(Ordering::Acquire) {
             self.settle();
         }
     }
 
-    /// Finishes or undoes what an earlier process, or a verb that failed, left half done. What cannot be settled now is left
-    /// for the next verb, and the next start.
+    /// Finishes or undoes what an earlier process or a failed verb left half done. What cannot be settled now is retried by the
+    /// next verb and at the next start.
     pub(super) fn settle(&self) {
         self.some.store(false, Ordering::Release);
         let all = match self.records.staged_volumes() {
             Ok(all) => all,
-            Err(err) => return tracing::error!("look for unfinished volumes: {}", err.line()),
+            Err(err) => return tracing::error!("list unfinished volumes: {}", err.line()),
         };
         for record in all.into_iter().filter(|r| !r.is_settled()) {
-            // Somebody is at it in this very process.
+            // Another thread of this process is working on it.
             let Some(_turn) = self.turns.try_take(record.id) else { continue };
             if let Err(err) = self.settle_volume(&record) {
                 self.some.store(true, Ordering::Release);
@@ -85,7 +84,7 @@ impl Leftovers {
         }
     }
 
-    /// The caller has the volume's turn.
+    /// Settles one volume. The caller has its turn.
     fn settle_volume(&self, record: &VolumeRecord) -> Result<()> {
         match record.stage {
             Stage::Creating | Stage::Deleting => self.remove(record),
@@ -93,7 +92,7 @@ impl Leftovers {
         }
     }
 
-    /// Removes all that a volume consists of, its record last. The caller has its turn, and nobody uses it.
+    /// Removes everything that a volume consists of, its record last. The caller has its turn, and it has no users.
     pub(super) fn remove(&self, record: &VolumeRecord) -> Result<()> {
         self.remove_parts(record).inspect_err(|_| self.some.store(true, Ordering::Release))
     }
@@ -110,18 +109,18 @@ impl Leftovers {
         })
     }
 
-    /// The header has the announced identity, or still the one before: both are vouched for, so its other slot can be made
-    /// good without the key.
+    /// Settles a growth. The header has either the announced identity or the one before. The catalog vouches for both, so the
+    /// other header slot can be repaired without the key.
     fn settle_grow(&self, record: &VolumeRecord) -> Result<()> {
         if self.opens.is_open(record.id) {
-            return Ok(()); // whoever uses it has caught up
+            return Ok(()); // its user has updated the record
         }
         let volume = self.stored.open(record)?;
         match self.stored.compare(record, &volume)? {
             Standing::Known | Standing::Announced => {}
             Standing::Ahead => {
-                let what = format!("volume {}: its header is ahead of what was announced", record.shown());
-                return Err(Error::new(Kind::Integrity, what).hint("attach it once"));
+                let what = format!("volume {}: its header is newer than the announced one", record.shown());
+                return Err(Error::new(Kind::Integrity, what).hint("attach the volume once"));
             }
         }
         volume.mend_sealed(volume.with_header(crate::volume::header::Header::identity_hash))?;

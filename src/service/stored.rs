@@ -1,4 +1,4 @@
-//! Volumes at rest: how one's store is opened, and how its header stands to the catalog's record.
+//! Volumes at rest: how their stores are opened, and how their headers compare with the catalog.
 
 use super::lineage::Lineages;
 use super::records::{Records, VolumeRecord};
@@ -11,14 +11,14 @@ use crate::volume::Volume;
 use crate::volume::lifecycle::Opening;
 use std::sync::Arc;
 
-/// How a volume's header stands to the catalog's record.
+/// How a volume's header compares with the catalog's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is the one that the record names.
+    /// It has the identity in the record.
     Known,
-    /// It is the one that the record names as the next: a change was cut off after the header was written.
+    /// It has the next identity in the record: a change was interrupted after the header was written.
     Announced,
-    /// It is newer than what the record knows; only its MAC can tell whether that is right.
+    /// It is newer than the record; only its MAC can show whether that is legitimate.
     Ahead,
 }
 
@@ -31,22 +31,22 @@ pub(super) struct StoredVolumes {
 }
 
 impl StoredVolumes {
-    /// Volumes in these stores, filled from snapshots of these lineages.
+    /// Creates the volumes in these stores, which are filled from snapshots of these lineages.
     pub(super) fn new(env: &Env, records: &Arc<Records>, lineages: &Arc<Lineages>, stores: &Arc<dyn Stores>) -> Self {
         Self { env: env.clone(), records: records.clone(), lineages: lineages.clone(), stores: stores.clone() }
     }
 
-    /// Opens a volume, locked, to use it.
+    /// Opens a volume for use, locked.
     ///
     /// # Errors
-    /// What store, header and parent report.
+    /// The errors of the store, the header and the parent snapshot.
     pub(super) fn open(&self, record: &VolumeRecord) -> Result<Volume> {
         let name = record.shown();
         let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
             Some(parent) if !record.hydrated => match self.lineages.open_parent(record.lineage, parent) {
                 Ok(reader) => Some(reader),
-                // Filled, released and deleted before the catalog heard of it: the header knows.
+                // Filled, released and deleted before the catalog was updated: the header shows that.
                 Err(err) if err.kind() == Kind::NotFound => None,
                 Err(err) => return Err(err),
             },
@@ -57,7 +57,7 @@ impl StoredVolumes {
         Volume::open(store, self.env.clone(), opening, &name)
     }
 
-    /// Opens a volume that was just made, to look at it.
+    /// Opens a volume that was just created, read-only.
     pub(super) fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
         let store = self.stores.open(record.id, Access::Read)?;
         let parent = record.parent.as_ref().map(|p| self.lineages.open_parent(record.lineage, p)).transpose()?;
@@ -66,29 +66,30 @@ impl StoredVolumes {
         Volume::open(store, self.env.clone(), opening, &record.shown())
     }
 
-    /// A sibling's header has a good MAC too, so the identity is compared with the catalog's.
+    /// Compares the identity in a volume's header with the catalog's record. The MAC is not enough: the header of a sibling
+    /// volume has a good one too.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] for one that is another volume's, or older than the catalog knows.
+    /// [`Kind::Integrity`] if the header belongs to another volume, or is older than the catalog's record.
     pub(super) fn compare(&self, record: &VolumeRecord, volume: &Volume) -> Result<Standing> {
         let (id, lineage, generation, hash) = volume.with_header(|h| {
             (h.identity().volume_id, h.identity().lineage, h.identity().generation, h.identity_hash())
         });
         let refuse = |why: String| {
             Err(Error::new(Kind::Integrity, format!("volume {}: {why}", record.shown()))
-                .hint("its file was rolled back or exchanged; restore it from a snapshot, or `coffer volume accept-rollback` if that was you"))
+                .hint("restore it from a snapshot, or use `coffer volume accept-rollback` if you rolled its file back yourself"))
         };
         if (id, lineage) != (record.id, record.lineage) {
-            return refuse(format!("its header is that of {id}"));
+            return refuse(format!("its header belongs to {id}"));
         }
         if generation < record.identity_generation {
             return refuse(format!(
-                "its header has generation {generation}, the catalog {}",
+                "its header was rolled back: it has generation {generation}, the catalog has {}",
                 record.identity_generation
             ));
         }
         if generation == record.identity_generation && hash != record.identity_hash {
-            return refuse("its header is not the one that the catalog knows".to_owned());
+            return refuse("its header was replaced: it is not the one that the catalog knows".to_owned());
         }
         Ok(match &record.next {
             _ if generation == record.identity_generation => Standing::Known,
@@ -97,7 +98,7 @@ impl StoredVolumes {
         })
     }
 
-    /// The catalog takes over what a header says, whose MAC is good or which it announced.
+    /// Takes over the identity in a header that has a good MAC or that the catalog announced.
     pub(super) fn catch_up(&self, record: &VolumeRecord, volume: &Volume) -> Result<()> {
         let act = Act::new("ec2:CatchUpWithHeader").detail("volume", record.id);
         self.records.note_volume("open", act, record.id, |r| r.take_identity(volume)).map(drop)

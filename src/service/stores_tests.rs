@@ -1,4 +1,4 @@
-//! The service over stores in memory, which tests crash: nothing it does may assume that a volume is a file.
+//! The service over stores in memory, which tests crash: nothing may assume that a volume is a file.
 
 use super::api::{Finding, Grade, Reply, SnapshotInfo, VolumeInfo};
 use super::datadir::DataDir;
@@ -44,7 +44,7 @@ impl Place {
         Service::open_over(Arc::new(self.memory.clone()), data, env, lock, &unlock, opening).unwrap()
     }
 
-    /// Power is lost, and the next process opens the directory.
+    /// Loses power; then the next process opens the directory.
     fn after_power_loss(&self, service: Arc<Service>) -> Arc<Service> {
         service.failed_syncs.wait();
         drop(Arc::into_inner(service).expect("nobody else uses it"));

@@ -1,4 +1,4 @@
-//! Stores that no record of the catalog is about: copies of a volume, and what a cut-off create left.
+//! Stores without a record in the catalog: copies of a volume, and leftovers of interrupted creates.
 
 use super::records::{Records, VolumeRecord};
 use crate::env::{Env, Timestamp};
@@ -14,26 +14,27 @@ pub(super) struct Strangers {
     env: Env,
     records: Arc<Records>,
     stores: Arc<dyn Stores>,
-    /// When something was added to the stores last, or taken away, and those that no record of the catalog is about.
+    /// When a store was last added or removed, and the stores without a record at that time.
     seen: Mutex<Option<(Timestamp, Vec<Found>)>>,
 }
 
 impl Strangers {
-    /// Those of these stores.
+    /// Creates the set over these stores.
     pub(super) fn new(env: &Env, records: &Arc<Records>, stores: &Arc<dyn Stores>) -> Self {
         Self { env: env.clone(), records: records.clone(), stores: stores.clone(), seen: Mutex::new(None) }
     }
 
-    /// The volume id in the header of a store that is not opened.
+    /// Returns the volume id in the header of a store, without opening the store.
     pub(super) fn id_in(&self, found: &Found) -> Option<VolumeId> {
         crate::volume::id_in(|out, at| self.stores.peek(found, out, at).is_ok())
     }
 
-    /// Two stores with one volume id: which is the volume is not for us to say, so neither is opened. Only those that the
-    /// catalog does not know are looked into; one that lies under another volume's name is found when that is opened.
+    /// Refuses to open a volume if another store has the same volume id: which one is the volume is not for coffer to decide.
+    /// Only stores that the catalog does not know are examined; a copy under another volume's name is found when that volume is
+    /// opened.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if there is another.
+    /// [`Kind::Integrity`] if there is such a store.
     pub(super) fn refuse_copies(&self, record: &VolumeRecord) -> Result<()> {
         for found in self.all()? {
             let own = found.published && found.named == Some(record.id);
@@ -48,8 +49,8 @@ impl Strangers {
         Ok(())
     }
 
-    /// Stores, and what may be taken for one, that the catalog does not know. Remembered until there are others: opening one
-    /// volume of thousands must not cost a look at all of them.
+    /// Returns the stores, and files that may be taken for one, that the catalog does not know. Cached until the set of stores
+    /// changes: opening one volume of thousands must not read all of them.
     fn all(&self) -> Result<Vec<Found>> {
         let changed = self.stores.changed();
         let mut seen = self.seen.lock();
@@ -61,7 +62,7 @@ impl Strangers {
         let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|r| r.id).collect();
         let mut found = self.stores.list()?;
         found.retain(|f| !f.named.is_some_and(|id| known.contains(&id)));
-        // What changes in the same tick of the clock as this look would not show in the time.
+        // A change within the same clock tick as this look would not change the time.
         let settled = changed.filter(|at| self.env.now().0 - at.0 > 2000);
         *seen = settled.map(|at| (at, found.clone()));
         Ok(found)

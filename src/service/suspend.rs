@@ -1,4 +1,4 @@
-//! Verbs for volumes that are open: what a person may change of one, and taking its key away by hand.
+//! Verbs on open volumes: changing settings, and suspending and resuming by hand.
 
 use super::Service;
 use super::api::VolumeInfo;
@@ -8,26 +8,26 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 
-/// Fewest requests a second that may be set: with less, a client's queue outlives its request timeout.
+/// Lowest IOPS limit. With a lower one, a client's queue would outlive its request timeout.
 const MIN_IOPS: u64 = 100;
-/// Fewest bytes a second that may be set.
+/// Lowest throughput limit, in bytes per second.
 const MIN_THROUGHPUT: u64 = 1 << 20;
 
-/// Refuses limits that no client could live with.
+/// Refuses limits that are too low for any client.
 pub(super) fn check_limits(changes: &Changes) -> Result<()> {
     if changes.iops.is_some_and(|n| n > 0 && n < MIN_IOPS) {
-        return Err(Error::new(Kind::Usage, format!("a volume has at least {MIN_IOPS} IOPS"))
-            .hint("say --iops 3000, or 0 for no limit"));
+        return Err(Error::new(Kind::Usage, format!("the lowest IOPS limit is {MIN_IOPS}"))
+            .hint("use --iops 3000, or 0 for no limit"));
     }
     if changes.throughput.is_some_and(|n| n > 0 && n < MIN_THROUGHPUT) {
-        return Err(Error::new(Kind::Usage, "a volume has a throughput of at least 1 MiB/s")
-            .hint("say --throughput 125, or 0 for no limit"));
+        return Err(Error::new(Kind::Usage, "the lowest throughput limit is 1 MiB/s")
+            .hint("use --throughput 125, or 0 for no limit"));
     }
     Ok(())
 }
 
 impl VolumeRecord {
-    /// Takes over what is asked to be changed.
+    /// Applies the requested changes.
     pub(super) fn apply(&mut self, changes: &Changes) {
         self.on_key_loss = changes.on_key_loss.unwrap_or(self.on_key_loss);
         self.iops = changes.iops.unwrap_or(self.iops);
@@ -36,7 +36,7 @@ impl VolumeRecord {
 }
 
 impl Service {
-    /// Changes settings; they hold at once for those who have the volume attached.
+    /// Changes settings. They take effect at once, also for an attached volume.
     pub(super) fn modify_volume(&self, caller: &Caller, what: &str, changes: &Changes) -> Result<VolumeInfo> {
         check_limits(changes)?;
         let record = self.records.find_volume(what)?;
@@ -58,31 +58,31 @@ impl Service {
         self.volume_info(&next)
     }
 
-    /// Wipes a volume's data key until it is resumed by hand. Reads and writes are held, or fail, as it is set.
+    /// Wipes a volume's data key until the volume is resumed by hand. Reads and writes are held or fail, as it is set.
     pub(super) fn suspend_volume(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let next = self.suspensions.suspend_by_hand(&record, caller)?;
         self.volume_info(&next)
     }
 
-    /// The end of that.
+    /// Ends a suspension by hand.
     pub(super) fn resume_volume(&self, caller: &Caller, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let next = self.suspensions.resume_by_hand(&record, caller)?;
         self.volume_info(&next)
     }
 
-    /// A CMK cannot be used any more.
+    /// Suspends the volumes under a CMK that has become unusable.
     pub(super) fn suspend_volumes(&self, arn: &str) {
         self.suspensions.suspend_under(arn);
     }
 
-    /// A CMK can be used again.
+    /// Resumes the volumes under a CMK that is usable again.
     pub(super) fn resume_volumes(&self, arn: &str) {
         self.suspensions.resume_under(arn);
     }
 
-    /// All keys can be used again.
+    /// Resumes all volumes once the keys are usable again.
     pub(super) fn resume_all_volumes(&self) {
         self.suspensions.resume_all();
     }

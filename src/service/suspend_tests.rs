@@ -1,4 +1,4 @@
-//! A key is lost while somebody is about to use it.
+//! Keys that are lost while someone is about to use them.
 
 use super::super::api::Reply;
 use super::super::opening::Need;
@@ -64,7 +64,7 @@ fn disabling_a_key_waits_neither_for_a_header_nor_for_another_volume_that_is_bei
     let on = Fixture::with_volume(1 << 20);
     let used = on.service.opens.acquire(&on.record(), Need::Key(&on.caller())).unwrap();
     let _turn = on.service.turns.take(VolumeId::draw(&crate::env::SystemRng));
-    // The header's lock is held as it is over a sync.
+    // The header's lock is held, as during a sync.
     used.volume.with_header(|_| disable(&on));
     assert!(!used.volume.is_unlocked());
 }

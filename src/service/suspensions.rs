@@ -1,4 +1,4 @@
-//! Open volumes whose key goes away and comes back: by what happens to their CMK or their lease's grant, or by hand.
+//! Suspending and resuming open volumes: because of their CMK, because of their lease's grant, or by hand.
 
 use super::keygate::KeyGate;
 use super::opening::{Open, OpenVolumes};
@@ -12,7 +12,7 @@ use crate::ledger::Act;
 use crate::units::VolumeId;
 use std::sync::Arc;
 
-/// Takes keys away from volumes that are open, and gives them back.
+/// Wipes the keys of open volumes, and puts them back in place.
 pub(super) struct Suspensions {
     kms: Arc<Kms>,
     records: Arc<Records>,
@@ -23,7 +23,7 @@ pub(super) struct Suspensions {
 }
 
 impl Suspensions {
-    /// Of these open volumes.
+    /// Creates the suspensions of these open volumes.
     pub(super) fn new(
         kms: &Arc<Kms>,
         records: &Arc<Records>,
@@ -42,7 +42,7 @@ impl Suspensions {
         }
     }
 
-    /// Wipes a volume's data key until it is resumed by hand.
+    /// Wipes a volume's data key until the volume is resumed by hand.
     pub(super) fn suspend_by_hand(&self, record: &VolumeRecord, caller: &Caller) -> Result<VolumeRecord> {
         let act =
             Act::new("coffer:SuspendVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
@@ -52,16 +52,16 @@ impl Suspensions {
         Ok(next)
     }
 
-    /// The end of that. The header's MAC is checked before anything goes on.
+    /// Ends a suspension by hand. The header's MAC is checked before any request continues.
     ///
     /// # Errors
-    /// If its CMK cannot be used: it stays suspended then.
+    /// If the CMK is unusable: the volume then stays suspended.
     pub(super) fn resume_by_hand(&self, record: &VolumeRecord, caller: &Caller) -> Result<VolumeRecord> {
         let act = Act::new("coffer:ResumeVolume").key(record.key_arn.clone()).detail("volume", record.id);
         let resumed = |act| self.records.change_volume(caller, act, record.id, |r| r.suspended = false);
         let _turn = self.turns.take(record.id);
         let Some(volume) = self.opens.waiting(record.id) else {
-            // Nobody waits for it; whoever opens it next would only then learn that its CMK cannot be used.
+            // Nothing waits for it. Without this check, only the next open would find out that the CMK is unusable.
             self.kms.must_be_usable(&record.key_arn, "ResumeVolume")?;
             return resumed(act);
         };
@@ -74,8 +74,8 @@ impl Suspensions {
         Ok(next)
     }
 
-    /// A CMK cannot be used any more: wipes the data keys of the open volumes under it, unless they are to go on, and the
-    /// ciphers of snapshot exports and of exports to files. Waits for pieces that are being sealed or opened, for nothing else.
+    /// Handles a CMK that has become unusable: wipes the data keys of the open volumes under it, unless they are set to continue,
+    /// and the ciphers of snapshot exports and of exports to files. Waits only for pieces that are being sealed or opened.
     pub(super) fn suspend_under(&self, arn: &str) {
         self.keygate.close(arn);
         self.keygate.wipe(arn);
@@ -85,7 +85,7 @@ impl Suspensions {
         });
     }
 
-    /// A grant is gone: the volume whose lease lived by it is suspended, unless it was set to go on.
+    /// Suspends the volume whose lease depended on a grant that is gone, unless it is set to continue.
     pub(super) fn suspend_lease_of(&self, grant: &Grant) {
         match self.records.leased_under(&grant.id) {
             Ok(volumes) => {
@@ -93,14 +93,14 @@ impl Suspensions {
                 volumes.into_iter().for_each(|id| self.suspend_one(id, &why));
             }
             Err(err) => {
-                // Whose it was is not known: better all of the key's volumes than the wrong one.
-                tracing::error!("look for the lease of grant {}: {}", grant.id, err.line());
+                // The volume is unknown: suspending all volumes under the key is safer than suspending the wrong one.
+                tracing::error!("find the lease of grant {}: {}", grant.id, err.line());
                 self.suspend_under(&self.kms.key_arn(grant.key));
             }
         }
     }
 
-    /// A volume may not be used any more by those who have it: wipes its data keys, unless it is to go on.
+    /// Wipes the data keys of a volume that its holder may no longer use, unless it is set to continue.
     fn suspend_one(&self, id: VolumeId, why: &str) {
         self.keygate.close(&id.to_string());
         self.opens.wipe(|this, open| {
@@ -108,12 +108,12 @@ impl Suspensions {
         });
     }
 
-    /// A CMK can be used again: the suspended volumes under it go on, but for those suspended by hand.
+    /// Resumes the suspended volumes under a CMK that is usable again, except those suspended by hand.
     pub(super) fn resume_under(&self, arn: &str) {
         self.resume_those(|open| open.cmks.iter().any(|c| c == arn));
     }
 
-    /// All keys can be used again.
+    /// Resumes all suspended volumes, except those suspended by hand.
     pub(super) fn resume_all(&self) {
         self.resume_those(|_| true);
     }

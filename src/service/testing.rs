@@ -1,4 +1,4 @@
-//! A service over a scratch directory, for tests of this layer.
+//! A service over a scratch directory, for the tests of this layer.
 
 use super::api::Reply;
 use super::datadir::DataDir;
@@ -18,7 +18,7 @@ pub(super) struct Fixture {
     pub(super) service: Arc<Service>,
 }
 
-/// A verb, from its JSON.
+/// Parses an operation from its JSON.
 pub(super) fn request(json: serde_json::Value) -> Request {
     serde_json::from_value(json).unwrap()
 }
@@ -47,7 +47,7 @@ impl Fixture {
         self.service.records.find_volume("v").unwrap()
     }
 
-    /// A path beside the data directory.
+    /// Returns a path beside the data directory.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -1,40 +1,42 @@
-//! Secrets that stand in an export's name: made here, told once, kept as a hash.
+//! Secrets in export names: created here, shown once, kept as a hash.
 
 use crate::error::{Error, Kind, Result};
 use zeroize::Zeroizing;
 
-/// Bytes of randomness in a token: 256 bits, so that it cannot be guessed and needs no slow hash.
+/// Random bytes in a token: 256 bits, so that it cannot be guessed and needs no slow hash.
 const BYTES: usize = 32;
 
-/// A new token that begins with `prefix`.
+/// Creates a token that begins with `prefix`.
 pub(super) fn draw(prefix: &str) -> Zeroizing<String> {
     let mut raw = Zeroizing::new([0u8; BYTES]);
     crate::sys::random(&mut raw[..]);
     Zeroizing::new(format!("{prefix}{}", hex::encode(&raw[..])))
 }
 
-/// What is kept of a token: BLAKE3, hexadecimal.
+/// Returns what is stored of a token: its BLAKE3 hash, in hexadecimal.
 pub(super) fn hash(token: &str) -> String {
     blake3::hash(token.as_bytes()).to_hex().to_string()
 }
 
-/// An export name taken apart: `web?t=TOKEN&c=SLOT&ro`. Anything else behind the `?` is refused: who misspells `ro` must not
-/// get a volume to write to.
+/// A parsed export name: `web?t=TOKEN&c=SLOT&ro`. Any other parameter is refused: a client that misspells `ro` must not get a
+/// writable volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ExportName<'a> {
-    /// The volume; may be empty.
+    /// Name or id of the volume; may be empty.
     pub(super) volume: &'a str,
-    /// What `t=` says.
+    /// The value of `t`.
     pub(super) token: Option<&'a str>,
-    /// What `c=` says.
+    /// The value of `c`.
     pub(super) slot: Option<u32>,
-    /// Whether `ro` stands there.
+    /// Whether `ro` is present.
     pub(super) read_only: bool,
 }
 
 impl<'a> ExportName<'a> {
+    /// Parses an export name.
+    ///
     /// # Errors
-    /// [`Kind::Usage`] for parameters that are unknown, empty, doubled or without the value that they need.
+    /// [`Kind::Usage`] for a parameter that is unknown, empty, repeated, or lacks its value.
     pub(super) fn parse(name: &'a str) -> Result<Self> {
         let (volume, query) = name.split_once('?').map_or((name, None), |(volume, query)| (volume, Some(query)));
         let mut out = Self { volume, token: None, slot: None, read_only: false };
@@ -67,18 +69,18 @@ impl<'a> ExportName<'a> {
     }
 }
 
-/// Words for a parameter that is none. What may be a misplaced token is not repeated.
+/// Describes an unknown parameter. Does not repeat anything that may be a misplaced token.
 fn unknown(key: &str) -> String {
     if key.contains('%') {
         return "%-encoding is not decoded".to_owned();
     }
     let harmless = !key.is_empty() && key.len() <= 12 && key.bytes().all(|b| b.is_ascii_alphanumeric());
-    if harmless { format!("there is no parameter {key}") } else { "there is a parameter of no known name".to_owned() }
+    if harmless { format!("there is no parameter {key}") } else { "there is an unknown parameter".to_owned() }
 }
 
 fn refused(why: &str) -> Error {
-    Error::new(Kind::Usage, format!("the export's name: {why}"))
-        .hint("behind the `?` stand ro, t=TOKEN and c=SLOT, joined by `&`, each at most once")
+    Error::new(Kind::Usage, format!("the export name: {why}"))
+        .hint("after the `?`, use ro, t=TOKEN and c=SLOT, joined by `&`, each at most once")
 }
 
 #[cfg(test)]

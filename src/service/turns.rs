@@ -1,25 +1,25 @@
-//! One at a time for each volume: opening, closing, removing and resuming it. Waiting for one volume's disk or key delays
-//! nobody who uses another.
+//! Turns: each volume is opened, closed, removed or resumed by one thread at a time. Waiting for the disk or key of one volume
+//! does not delay the users of another.
 
 use crate::units::VolumeId;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 
-/// The volumes that somebody opens, closes or removes now.
+/// The volumes whose turn is taken.
 #[derive(Default)]
 pub(super) struct Turns {
     taken: Mutex<HashSet<VolumeId>>,
     freed: Condvar,
 }
 
-/// The right to open, close or remove a volume, until it is dropped.
+/// The exclusive right to open, close, remove or resume a volume, held until it is dropped.
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
     id: VolumeId,
 }
 
 impl Turns {
-    /// Waits for a volume's turn.
+    /// Takes the turn of a volume, waiting for it.
     pub(super) fn take(&self, id: VolumeId) -> Turn<'_> {
         let mut taken = self.taken.lock();
         while !taken.insert(id) {
@@ -28,7 +28,7 @@ impl Turns {
         Turn { turns: self, id }
     }
 
-    /// The same without waiting; `None`: somebody else has it.
+    /// Takes the turn of a volume without waiting. `None`: another thread has it.
     pub(super) fn try_take(&self, id: VolumeId) -> Option<Turn<'_>> {
         let is_free = self.taken.lock().insert(id);
         is_free.then(|| Turn { turns: self, id })
@@ -36,7 +36,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// The volume.
+    /// Returns the volume.
     pub(super) const fn id(&self) -> VolumeId {
         self.id
     }

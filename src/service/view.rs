@@ -1,8 +1,8 @@
-//! A completed snapshot, open for reading: what an NBD client gets under the snapshot's id.
+//! Completed snapshots, open for reading: what an NBD client gets under the snapshot's id.
 //!
-//! Chunks are fetched whole from the repository, their hash checked, and opened under the data keys that sealed them. Any
-//! number of clients share one view; nobody holds a lease, for nothing can be changed. While a view is open its snapshot
-//! cannot be deleted, and when a CMK that wraps its keys is disabled its keys are wiped as a volume's are.
+//! Chunks are fetched whole from the repository, checked against their hash, and opened with the data keys that sealed them. Any
+//! number of clients share one view. It needs no lease, because a snapshot is immutable. While a view is open, its snapshot
+//! cannot be deleted. When a CMK that wraps its keys is disabled, its keys are wiped like those of a volume.
 
 use super::keygate::{HeldCiphers, KeyGate, KeyHolder};
 use super::logs::Logs;
@@ -24,9 +24,9 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-/// Chunks kept in memory, sealed: 8 MiB a view.
+/// Sealed chunks kept in memory: 8 MiB per view.
 const RECENT: usize = 16;
-/// Chunks that one look at the tree goes through at most: 8 GiB of the volume.
+/// Most chunks that one pass over the tree covers: 8 GiB of the volume.
 const CHUNKS: u64 = 16 * 1024;
 
 /// All views.
@@ -37,7 +37,7 @@ pub(super) struct Views {
     keys: Arc<VolumeKeys>,
     snapshot_keys: Arc<SnapshotKeys>,
     keygate: Arc<KeyGate>,
-    /// Those that are open, each once.
+    /// The open views, one per snapshot.
     open: Mutex<HashMap<SnapshotId, Weak<SnapshotView>>>,
 }
 
@@ -47,39 +47,39 @@ pub struct SnapshotView {
     lineage: LineageId,
     reader: SnapshotReader,
     ciphers: Arc<HeldCiphers<KeyTag>>,
-    /// With the tag of the key that sealed a chunk; none: all of it is a hole.
+    /// Recent chunks, each with the tag of the key that sealed it; `None`: the whole chunk is a hole.
     recent: ChunkCache<Option<KeyTag>>,
 }
 
 impl SnapshotView {
-    /// The snapshot.
+    /// Returns the id of the snapshot.
     #[must_use]
     pub const fn id(&self) -> SnapshotId {
         self.id
     }
 
-    /// Its lineage.
+    /// Returns its lineage.
     #[must_use]
     pub const fn lineage(&self) -> LineageId {
         self.lineage
     }
 
-    /// Bytes of its volume when it was taken.
+    /// Returns the size of the volume at the point in time, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.reader.size()
     }
 
-    /// Its tree and chunks in the repository.
+    /// Returns the reader of its tree and chunks.
     pub(super) const fn reader(&self) -> &SnapshotReader {
         &self.reader
     }
 
-    /// Reads plain bytes, any offset and length inside the snapshot.
+    /// Reads plain bytes at any offset and length inside the snapshot.
     ///
     /// # Errors
-    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] while its CMK is; [`Kind::Integrity`] for a chunk whose hash is
-    /// wrong; what the repository reports.
+    /// [`Kind::Usage`] out of bounds; [`Kind::KeyUnavailable`] while its CMK is unusable; [`Kind::Integrity`] for a chunk with a
+    /// wrong hash; errors of the repository.
     pub fn read(&self, offset: u64, out: &mut [u8], blocking: Blocking) -> Result<Attempt> {
         self.bounds(offset, out.len() as u64)?;
         let (mut at, mut rest) = (offset, out);
@@ -96,7 +96,7 @@ impl SnapshotView {
         Ok(Attempt::Done)
     }
 
-    /// `false`: the repository would have to be asked.
+    /// Reads within one chunk. `false`: that would have to wait for the repository.
     fn read_in_chunk(&self, chunk: ChunkNo, skip: usize, out: &mut [u8], blocking: Blocking) -> Result<bool> {
         let Some(Body { sealed, key: tag }) = self.fetch(chunk, blocking)? else { return Ok(false) };
         let Some(tag) = tag else {
@@ -119,12 +119,15 @@ impl SnapshotView {
         out: &mut [u8],
     ) -> Result<()> {
         let cipher = cipher.ok_or_else(|| {
-            Error::new(Kind::Integrity, format!("chunk {chunk} of {} was sealed under a key it does not name", self.id))
+            Error::new(
+                Kind::Integrity,
+                format!("chunk {chunk} of {} was sealed under a key that the snapshot does not name", self.id),
+            )
         })?;
-        // The cipher works on whole parts: what lies around the bytes that were asked for is opened with them.
+        // The cipher works on whole subsectors: those at the ends of the range are opened completely.
         let (first, end) = (skip / SUBSECTOR * SUBSECTOR, (skip + out.len()).next_multiple_of(SUBSECTOR));
         let start = At::new(chunk.offset() + first as u64)
-            .ok_or_else(|| Error::new(Kind::Failed, "a chunk does not begin at a part"))?;
+            .ok_or_else(|| Error::new(Kind::Failed, "the chunk is not aligned"))?;
         if (first, end) == (skip, skip + out.len()) {
             cipher.open_parts_to(start, &sealed[first..end], out);
         } else {
@@ -135,7 +138,7 @@ impl SnapshotView {
         Ok(())
     }
 
-    /// A chunk, from memory or from the repository. `None`: not without waiting.
+    /// Returns a chunk, from memory or from the repository. `None`: that would have to wait.
     fn fetch(&self, chunk: ChunkNo, blocking: Blocking) -> Result<Option<Body<Option<KeyTag>>>> {
         match blocking {
             Blocking::Never => Ok(self.recent.peek(chunk)),
@@ -143,20 +146,20 @@ impl SnapshotView {
         }
     }
 
-    /// Fetches a range, so that reading it soon need not wait; no more of it than is kept.
+    /// Fetches the chunks of a range, at most as many as are kept, so that reading them soon does not wait.
     ///
     /// # Errors
-    /// As [`SnapshotView::read`].
+    /// The errors of [`SnapshotView::read`].
     pub fn prefetch(&self, offset: u64, len: u64) -> Result<()> {
         self.bounds(offset, len)?;
         let chunks = ChunkNo::of(offset).0..(offset + len).div_ceil(CHUNK as u64);
         chunks.take(RECENT).try_for_each(|c| self.fetch(ChunkNo(c), Blocking::Allowed).map(drop))
     }
 
-    /// Where a range is data (yes) and where holes, told from the tree: at most `most` runs.
+    /// Returns which parts of a range are data (yes) or holes (no), from the tree: at most `most` runs.
     ///
     /// # Errors
-    /// As [`SnapshotView::read`].
+    /// The errors of [`SnapshotView::read`].
     pub fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Run>> {
         self.bounds(offset, len)?;
         let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
@@ -182,10 +185,10 @@ impl SnapshotView {
         Ok(runs.done())
     }
 
-    /// Which chunks of a range differ (yes) from another snapshot of the lineage; against none: which hold anything.
+    /// Returns which chunks of a range differ (yes) from another snapshot of the lineage; without one, which hold any data.
     ///
     /// # Errors
-    /// As [`SnapshotView::read`].
+    /// The errors of [`SnapshotView::read`].
     pub fn changed_since(
         &self,
         other: Option<&SnapshotReader>,
@@ -213,20 +216,20 @@ impl SnapshotView {
     fn bounds(&self, offset: u64, len: u64) -> Result<()> {
         let size = self.size();
         if offset.checked_add(len).is_none_or(|end| end > size) {
-            let what = format!("{len} bytes at {offset} of {}: it has {size} bytes", self.id);
+            let what = format!("{len} bytes at {offset} of {}: the range exceeds its size of {size} bytes", self.id);
             return Err(Error::new(Kind::Usage, what));
         }
         Ok(())
     }
 }
 
-/// Whether a chunk is another one in two snapshots of a lineage, told from their trees.
+/// Returns whether a chunk differs between two snapshots of a lineage, from their trees.
 pub(super) fn differ(one: &SnapshotReader, other: &SnapshotReader, chunk: ChunkNo) -> Result<bool> {
     Ok(one.hash_of(chunk)? != other.hash_of(chunk)? || one.sectors(chunk)? != other.sectors(chunk)?)
 }
 
 impl Views {
-    /// None yet.
+    /// Creates an empty set.
     pub(super) fn new(
         records: &Arc<Records>,
         repository: &Arc<Repository>,
@@ -246,16 +249,17 @@ impl Views {
         }
     }
 
-    /// Opens a snapshot for reading, or joins those who have it open. Its data keys are unwrapped for every caller, so that
-    /// each is asked for and audited.
+    /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
+    /// audited.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::InvalidState`] before it is completed; what the KMS says of its key.
+    /// [`Kind::NotFound`]; [`Kind::InvalidState`] unless it is completed; the KMS's errors for its keys.
     pub(super) fn open(&self, snapshot: SnapshotId, caller: &Caller) -> Result<Arc<SnapshotView>> {
         self.open_then(snapshot, caller, || ())
     }
 
-    /// The same; `unwrapped` runs between the unwrap and the ciphers' being put in place, where a CMK may be lost.
+    /// Like [`Views::open`], but runs `unwrapped` after the unwrap and before the ciphers are put in place, when a CMK may be
+    /// lost.
     pub(super) fn open_then(
         &self,
         snapshot: SnapshotId,
@@ -278,7 +282,7 @@ impl Views {
         Ok(view)
     }
 
-    /// The open view of a snapshot, without ciphers if it is new.
+    /// Returns the open view of a snapshot; a new one has no ciphers yet.
     fn view_of(&self, record: &SnapshotRecord, cmks: Vec<String>) -> Result<Arc<SnapshotView>> {
         let mut views = self.open.lock();
         views.retain(|_, view| view.strong_count() > 0);
@@ -295,12 +299,12 @@ impl Views {
         Ok(view)
     }
 
-    /// Refuses what must not happen to a snapshot while somebody reads it.
+    /// Refuses an operation on a snapshot while a client is reading it.
     pub(super) fn refuse_if_open(&self, snapshot: SnapshotId) -> Result<()> {
         let viewed = self.open.lock().get(&snapshot).is_some_and(|view| view.strong_count() > 0);
         if viewed {
             return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being read by an NBD client"))
-                .hint("disconnect it first"));
+                .hint("disconnect the client first"));
         }
         Ok(())
     }

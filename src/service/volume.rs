@@ -12,12 +12,12 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
 use crate::ledger::Act;
-use crate::units::{Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
+use crate::units::{ByteLen, Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use std::collections::BTreeMap;
 
-/// What a new volume is made under.
+/// The keys, encryption context and parent of a new volume.
 struct Keyed {
     lineage: LineageId,
     context: BTreeMap<String, String>,
@@ -28,7 +28,7 @@ struct Keyed {
 }
 
 impl Service {
-    /// Makes a volume, empty or filled from a snapshot.
+    /// Creates a volume, empty or filled from a snapshot.
     pub(super) fn create_volume(
         &self,
         caller: &Caller,
@@ -43,19 +43,22 @@ impl Service {
             check_volume_name(name)?;
             if self.ledger().catalog().find::<VolumeRecord>(name)?.is_some() {
                 return Err(
-                    Error::new(Kind::Exists, format!("there is a volume {name} already")).hint("choose another --name")
+                    Error::new(Kind::Exists, format!("volume {name} already exists")).hint("choose another --name")
                 );
             }
         }
         let from = snapshot.map(|s| self.records.find_snapshot(s)).transpose()?;
         let size = size.or(from.as_ref().map(|s| s.size)).ok_or_else(|| {
             Error::new(Kind::Usage, "a new volume needs a size")
-                .hint("say --size 20GiB, or --snapshot to fill it from one")
+                .hint("use --size 20GiB, or --snapshot to fill it from one")
         })?;
         check_size(size)?;
         if let Some(from) = from.as_ref().filter(|f| size < f.size) {
-            return Err(Error::new(Kind::Usage, format!("{} holds {} bytes, {size} are too few", from.id, from.size))
-                .hint("leave --size out, or make it larger"));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{} holds {}, which does not fit into {}", from.id, ByteLen(from.size), ByteLen(size)),
+            )
+            .hint("leave out --size, or make it larger"));
         }
         let id = VolumeId::draw(&*self.env.rng);
         let keyed = match &from {
@@ -81,7 +84,7 @@ impl Service {
         })
     }
 
-    /// A volume made from a snapshot has the same wrapped data keys, under the same context.
+    /// Returns the keys of a volume from a snapshot: the snapshot's wrapped data keys, under the same encryption context.
     fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
         self.logs.check(from.lineage)?;
@@ -90,9 +93,9 @@ impl Service {
             if wanted != from.key_arn {
                 return Err(Error::new(
                     Kind::Unsupported,
-                    format!("{} is sealed under {}, not under {wanted}", from.id, from.key_arn),
+                    format!("{} is sealed under {}, not {wanted}", from.id, from.key_arn),
                 )
-                .hint("leave --key out: a volume from a snapshot keeps its data key and CMK"));
+                .hint("leave out --key: a volume from a snapshot keeps its data key and CMK"));
             }
         }
         let context = context_of(&from.context)?;
@@ -120,7 +123,7 @@ impl Service {
         })
     }
 
-    /// The record first, as one that is being created; then refs and store; then the record says that it is ready.
+    /// Writes the record as *creating* first, then makes refs and store, then marks the record as *ready*.
     fn make_volume(
         &self,
         caller: &Caller,
@@ -156,19 +159,19 @@ impl Service {
         self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
         if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.leftovers.remove(&record) {
-                tracing::error!("{id}, whose create failed, is removed later: {}", left.line());
+                tracing::error!("remove {id}, whose create failed: {}; will retry", left.line());
             }
             return Err(err.context(format!("create volume {id}")));
         }
         drop(turn);
         if !record.hydrated {
-            // A daemon begins to fill it now; a single command leaves that to the next server.
+            // A daemon starts to fill it now; a command leaves that to the next server.
             drop(self.opens.acquire(&record, Need::Sealed)?);
         }
         self.volume_info(&record)
     }
 
-    /// Holds what the volume is filled from, and makes its store.
+    /// Puts the refs on what the volume is filled from, and creates its store.
     fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
         if let Some(parent) = &keyed.parent {
             self.lineages.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
@@ -184,11 +187,11 @@ impl Service {
         });
         self.stores.create(record.id, file_size(record.size), &mut |store| match new.take() {
             Some(new) => format(store, &self.env, new),
-            None => Err(Error::new(Kind::Failed, format!("{} was made already", record.id))),
+            None => Err(Error::new(Kind::Failed, format!("{} already exists", record.id))),
         })
     }
 
-    /// The store is there: the catalog takes its identity, and from now on there is such a volume.
+    /// Takes the identity of the new store into the catalog. From now on the volume exists.
     fn make_ready(&self, record: &mut VolumeRecord) -> Result<()> {
         let made = self.stored.open_fresh(record)?;
         let act = Act::new("ec2:VolumeCreated").detail("volume", record.id);
@@ -199,14 +202,14 @@ impl Service {
         Ok(())
     }
 
-    /// All volumes, oldest first.
+    /// Returns all volumes, oldest first.
     pub(super) fn list_volumes(&self) -> Result<Vec<VolumeInfo>> {
         let mut records = self.records.volumes()?;
         records.sort_by_key(|r| (r.created, r.id));
         records.iter().map(|r| self.volume_info(r)).collect()
     }
 
-    /// One volume, with what its header says.
+    /// Returns one volume, with the contents of its header.
     pub(super) fn show_volume(&self, what: &str) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         let mut info = self.volume_info(&record)?;
@@ -239,7 +242,7 @@ impl Service {
         Ok(info)
     }
 
-    /// What is answered of a volume, without a look at its header.
+    /// Returns the answer about a volume, without reading its header.
     pub(super) fn volume_info(&self, record: &VolumeRecord) -> Result<VolumeInfo> {
         let room = self.stores.room(record.id);
         let holder = self.attachments.holder_of(record.id)?;
@@ -269,7 +272,7 @@ impl Service {
         })
     }
 
-    /// From the moment that the catalog calls it deleted nobody finds it any more; what it consists of goes then.
+    /// Deletes a volume. Once the catalog marks it as deleted, it cannot be found any longer; then its parts are removed.
     pub(super) fn delete_volume(&self, caller: &Caller, what: &str) -> Result<String> {
         let record = match self.records.find_deleting(what)? {
             Some(record) => record,
@@ -277,12 +280,15 @@ impl Service {
         };
         if let Some(holder) = self.attachments.holder_of(record.id)? {
             return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
-                "`coffer detach` it; a client that was not attached must end, or `coffer detach --force` takes it away",
+                "use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`",
             ));
         }
         if let Some(snapshot) = self.pending_of(record.id)? {
-            return Err(Error::new(Kind::Busy, format!("volume {}: {snapshot} is being taken of it", record.shown()))
-                .hint("wait until it is completed"));
+            return Err(Error::new(
+                Kind::Busy,
+                format!("volume {}: its snapshot {snapshot} is still in progress", record.shown()),
+            )
+            .hint("wait until it is completed"));
         }
         let _turn = self.opens.close_unused(&record)?;
         let act = Act::new("ec2:DeleteVolume").key(record.key_arn.clone()).detail("volume", record.id).restrictive();
@@ -299,19 +305,19 @@ impl Service {
             Ok(tx.update(&gone, found.version)?.record)
         })?;
         self.leftovers.remove(&gone).map_err(|e| {
-            let what = format!("volume {} is deleted, but what it consists of is not all removed yet", record.shown());
-            e.context(what).hint(format!("it is removed at the next start, or by: coffer volume delete {}", record.id))
+            let what = format!("volume {} is deleted, but not all of its data is removed yet", record.shown());
+            e.context(what).hint(format!("restart the server, or use `coffer volume delete {}`", record.id))
         })?;
-        Ok(format!("volume {} is deleted; its snapshots are not", record.shown()))
+        Ok(format!("volume {} is deleted; its snapshots are kept", record.shown()))
     }
 
-    /// The catalog announces the identity that the header is about to get: a kill in between leaves a header that it vouches
-    /// for, whichever of the two it is.
+    /// Grows a volume. First announces the header's next identity in the catalog: after a kill, the catalog then vouches for the
+    /// header, whether it is the old or the new one.
     pub(super) fn grow_volume(&self, caller: &Caller, what: &str, size: u64) -> Result<VolumeInfo> {
         let record = self.records.find_volume(what)?;
         self.attachments.refuse_if_elsewhere(&record)?;
         let used = self.opens.acquire(&record, Need::Key(caller))?;
-        // One at a time up to the last word of the catalog: what one announces, another must not take back.
+        // One at a time until the last update of the catalog: one call must not undo what another announced.
         let _turn = self.turns.take(record.id);
         let keys = self.keys.unwrap(&used.volume, caller)?;
         let mac_epoch = used.volume.with_header(|h| h.identity().mac_epoch);
@@ -326,7 +332,7 @@ impl Service {
         let announce = Act::new("ec2:ModifyVolume").detail("size", size).detail("volume", record.id);
         self.records.change_volume(caller, announce, record.id, |r| r.next = Some(next.clone()))?;
         let grown = used.volume.grow_by(plan);
-        // Whether or not it failed, the header says what the volume is now.
+        // The header tells what the volume is now, whether or not this failed.
         let done = Act::new("ec2:VolumeModified").detail("volume", record.id);
         let now = self.records.change_volume(caller, done, record.id, |r| r.take_identity(&used.volume));
         grown?;

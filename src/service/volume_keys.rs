@@ -1,9 +1,9 @@
-//! A volume's data keys, as the service asks the KMS for them, and the grants that volumes' leases live by.
+//! The data keys of volumes, as the service unwraps them through the KMS, and the grants that leases depend on.
 //!
-//! Who begins a lease is asked once: the policy of the volume's CMK, for CreateGrant and Decrypt. A lease that outlives its
-//! connections (an attachment, a client over TLS) is given a grant of the volume service, in the transaction that writes the
-//! lease; a restart or a resume opens the volume under that grant alone. It goes with the lease. If it is taken back before, the
-//! volume is suspended, and stays so until it is detached and attached again.
+//! Starting a lease is checked once, against the policy of the volume's CMK, for CreateGrant and Decrypt. A lease that outlives
+//! its connections (of an attachment, or of a TLS client) gets a grant for the volume service, in the transaction that writes the
+//! lease. After a restart or a resume, the volume is opened under that grant only. The grant ends with the lease. If it is
+//! revoked before, the volume is suspended until it is detached and attached again.
 
 use super::lease::Holder;
 use super::records::{EC2, Records, SnapshotRecord, VolumeRecord};
@@ -16,19 +16,19 @@ use crate::volume::Volume;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Asks the KMS for the keys of volumes and snapshots.
+/// Unwraps the keys of volumes and snapshots through the KMS.
 pub(super) struct VolumeKeys {
     kms: Arc<Kms>,
     records: Arc<Records>,
 }
 
 impl VolumeKeys {
-    /// Keys out of this KMS, under the grants that the records name.
+    /// Creates the unwrapping with this KMS, under the grants in the records.
     pub(super) fn new(kms: &Arc<Kms>, records: &Arc<Records>) -> Self {
         Self { kms: kms.clone(), records: records.clone() }
     }
 
-    /// ARNs of the CMKs that wrap a volume's data keys: by the key id in the blob, never by the ARN shown beside it.
+    /// Returns the ARNs of the CMKs that wrap a volume's data keys, by the key id in each blob, never by the ARN shown beside it.
     pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
         let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
         let mut arns: Vec<String> =
@@ -38,10 +38,11 @@ impl VolumeKeys {
         arns
     }
 
-    /// Unwraps all data keys of a volume. After a cut-off rewrap the header has two blobs for one key: the newer first.
+    /// Unwraps all data keys of a volume. After an interrupted rewrap the header has two blobs for a key; the newer one is tried
+    /// first.
     ///
     /// # Errors
-    /// What the KMS says of them; [`Kind::Integrity`] if one of them has no blob.
+    /// The KMS's errors for the keys; [`Kind::Integrity`] if a key has no blob.
     pub(super) fn unwrap(&self, volume: &Volume, caller: &Caller) -> Result<Vec<(KeyEpoch, Unwrapped<DataKey>)>> {
         let (slots, keys, context) = volume.with_header(|h| {
             let keys: Vec<_> = h.keys().into_iter().cloned().collect();
@@ -70,15 +71,15 @@ impl VolumeKeys {
         Ok(out)
     }
 
-    /// ARNs of the CMKs that wrap a snapshot's data keys.
+    /// Returns the ARNs of the CMKs that wrap a snapshot's data keys.
     pub(super) fn cmks_of_blobs(&self, blobs: &[(DataKeyId, Vec<u8>)]) -> Result<Vec<String>> {
         blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect()
     }
 
-    /// Unwraps a snapshot's data keys, for a caller who is asked for and audited.
+    /// Unwraps a snapshot's data keys for a caller, who is checked and audited.
     ///
     /// # Errors
-    /// What the KMS says of them.
+    /// The KMS's errors for the keys.
     pub(super) fn unwrap_blobs(
         &self,
         snapshot: &SnapshotRecord,
@@ -93,7 +94,7 @@ impl VolumeKeys {
         blobs.into_iter().map(unwrap).collect()
     }
 
-    /// Asks whether a caller may have a volume: before its lease, and also while the volume is open for others.
+    /// Checks whether a caller may have a volume: before the start of its lease, also while the volume is open for others.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`] by the policy of its CMK.
@@ -103,7 +104,7 @@ impl VolumeKeys {
         self.kms.ask_for_volume(&record.key_arn.parse()?, &context_of(&record.context)?, &caller)
     }
 
-    /// Asks whether a caller may have an open volume's data key in clear: of each CMK that wraps it.
+    /// Checks whether a caller may have an open volume's data key in clear, against each CMK that wraps it.
     pub(super) fn ask_for_export(&self, volume: &Volume, caller: &Caller) -> Result<()> {
         let (keys, context) = self.wrapped_under(volume)?;
         let client = format!("{}, volume {}", caller.client, volume.id());
@@ -111,7 +112,7 @@ impl VolumeKeys {
         keys.into_iter().try_for_each(|key| self.kms.ask_for_export(&KeyRef::id(key), &context, &caller))
     }
 
-    /// The CMKs that wrap an open volume's data keys, and under which encryption context.
+    /// Returns the CMKs that wrap an open volume's data keys, and the encryption context.
     fn wrapped_under(&self, volume: &Volume) -> Result<(Vec<KeyId>, EncryptionContext)> {
         let (blobs, context) = volume.with_header(|h| {
             let blobs: Vec<_> = h.keys().iter().flat_map(|k| k.keys.clone()).collect();
@@ -127,14 +128,14 @@ impl VolumeKeys {
         Ok((keys, context_of(&context)?))
     }
 
-    /// Grants for a durable lease of an open volume: one on each CMK that wraps a key of it.
+    /// Returns grants for a durable lease of an open volume: one on each CMK that wraps its keys.
     pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
         let (keys, context) = self.wrapped_under(volume)?;
         Ok(keys.into_iter().map(|key| self.kms.lease_grant(key, &context, caller)).collect())
     }
 
-    /// The caller as it asks for a volume that it has already: under its lease's grants, or, in a process's or an address's
-    /// lease, as one that was let in. Leases from before there were grants have none: their callers are asked anew.
+    /// Returns the caller for a volume that it may already have: under the grants of its lease, or as settled for the lease of a
+    /// process, connection or address. A lease from before grants has none, so its caller is checked again.
     pub(super) fn as_holder(&self, id: VolumeId, holder: &Holder, had_it: bool, caller: &Caller) -> Result<Caller> {
         let authority = match holder {
             _ if !had_it => caller.authority.clone(),
@@ -148,7 +149,7 @@ impl VolumeKeys {
         Ok(Caller { authority, ..caller.clone() })
     }
 
-    /// Who unwraps a suspended volume's keys again: its durable lease's grants, else this caller.
+    /// Returns the caller that unwraps a suspended volume's keys again: under the grants of its durable lease, else as given.
     pub(super) fn as_resuming(&self, id: VolumeId, caller: &Caller) -> Result<Caller> {
         let authority = match self.records.grants_of_lease(id)? {
             Some(grants) if !grants.is_empty() => Authority::Grants(grants),
@@ -157,7 +158,7 @@ impl VolumeKeys {
         Ok(Caller { authority, ..caller.clone() })
     }
 
-    /// A suspended volume whose lease lost its grant is opened for nobody until that lease is over.
+    /// Refuses a suspended volume whose lease lost its grant, until that lease ends.
     pub(super) fn refuse_if_revoked(&self, record: &VolumeRecord, caller: &Caller) -> Result<()> {
         match self.as_resuming(record.id, caller)? {
             lease if matches!(lease.authority, Authority::Grants(_)) => self.ask_for_lease(record, &lease),
@@ -166,7 +167,7 @@ impl VolumeKeys {
     }
 }
 
-/// A header's or a snapshot's encryption context, as the KMS takes it.
+/// Converts the encryption context of a header or a snapshot for the KMS.
 pub(super) fn context_of(pairs: &BTreeMap<String, String>) -> Result<EncryptionContext> {
     let mut context = EncryptionContext::new();
     for (key, value) in pairs {

@@ -1,4 +1,4 @@
-//! What is answered of key policies and grants.
+//! Answers about key policies and grants.
 
 use crate::env::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub struct PolicyInfo {
     pub key: String,
     /// The document, as it was put.
     pub document: String,
-    /// The same, laid out for people.
+    /// The same document, formatted for people.
     pub pretty: String,
 }
 
@@ -24,20 +24,20 @@ pub struct GrantInfo {
     pub key: String,
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// Who it is for.
+    /// ARN of the grantee principal.
     pub grantee: String,
-    /// Who may retire it.
+    /// ARN of the principal that may retire it.
     pub retiring: Option<String>,
-    /// Who gave it.
+    /// ARN of the principal that created it.
     pub issuer: String,
-    /// What it allows.
+    /// The operations that it allows.
     pub operations: Vec<String>,
-    /// For this encryption context alone.
+    /// The exact encryption context that it is limited to.
     pub equals: Option<BTreeMap<String, String>>,
-    /// For encryption contexts that have these pairs.
+    /// Pairs that the encryption context must contain.
     pub subset: Option<BTreeMap<String, String>>,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
-    /// What names it to `grant retire --token`, in the answer to its making alone.
+    /// The token for `grant retire --token`, only in the answer that created the grant.
     pub token: Option<String>,
 }

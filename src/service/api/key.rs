@@ -12,41 +12,42 @@ pub struct KeyInfo {
     pub id: String,
     /// Its ARN.
     pub arn: String,
-    /// Enabled, Disabled, PendingDeletion, Unavailable.
+    /// `Enabled`, `Disabled`, `PendingDeletion` or `Unavailable`.
     pub state: KeyState,
-    /// CUSTOMER or AWS.
+    /// `CUSTOMER` or `AWS`.
     pub manager: KeyManager,
-    /// SYMMETRIC_DEFAULT.
+    /// `SYMMETRIC_DEFAULT`.
     pub spec: KeySpec,
-    /// For people.
+    /// Free text for people.
     pub description: String,
-    /// Aliases that point at it.
+    /// The aliases that point at it.
     pub aliases: Vec<String>,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
-    /// When it will be deleted, if it will.
+    /// When it will be deleted, if deletion is scheduled.
     pub deletion: Option<Timestamp>,
-    /// Its date has passed by the wall clock, but so many days of its waiting time have not: the clock was set, or the machine off.
+    /// Days left of the waiting period although the deletion date has passed by the wall clock: the clock was set, or the machine
+    /// was off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days_held: Option<i64>,
-    /// Backing keys so far: 1 and one for each rotation.
+    /// Number of backing keys: 1 plus one per rotation.
     pub materials: usize,
-    /// In the answer to disabling it and to scheduling its deletion: volumes in use that were suspended by that.
+    /// Attached volumes that the operation suspended. Only in the answers to disabling the key and to scheduling its deletion.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspended: Vec<String>,
-    /// There too: volumes in use that go on with the key that they have, as they were set to (`--on-key-loss continue`).
+    /// Attached volumes that continue with the key they have (`--on-key-loss continue`). Only in the same answers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub continuing: Vec<String>,
-    /// In the answer to scheduling its deletion: what becomes unreadable when it is destroyed.
+    /// What becomes unreadable when the key is destroyed. Only in the answer to scheduling its deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dependents: Option<Dependents>,
 }
 
-/// How much a CMK wraps.
+/// The number of volumes and snapshots whose data keys a CMK wraps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependents {
     /// Volumes, in use or not.
     pub volumes: usize,
-    /// Snapshots, of volumes that are gone too.
+    /// Snapshots, including those of deleted volumes.
     pub snapshots: usize,
 }

@@ -7,17 +7,17 @@ use crate::service::Service;
 use crate::service::api::AccessInfo;
 use serde::{Deserialize, Serialize};
 
-/// Allows the bearer of a certificate, or a local user, to use volumes; replaces what it was allowed before.
+/// Allows a client, by a name in its certificate or a local user's uid, to use volumes. Replaces its earlier access record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllowAccess {
-    /// A name in the certificate, its fingerprint as `sha256:…`, or a local user as `uid:1000`.
+    /// A name in the certificate, the certificate's fingerprint as `sha256:…`, or a local user as `uid:1000`.
     pub name: String,
-    /// The user of this account that it acts as. None: the same name.
+    /// The user of this account that it acts as. `None`: the user with the same name.
     pub user: Option<String>,
     /// Names or ids of the volumes.
     pub volumes: Vec<String>,
-    /// All volumes, later ones too, instead.
+    /// Instead of `volumes`: all volumes, including future ones.
     pub all: bool,
 }
 
@@ -32,17 +32,17 @@ impl Operation for AllowAccess {
     }
 }
 
-/// Makes a token that stands for a client certificate.
+/// Creates a token that replaces a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAccessToken {
-    /// What the token is called.
+    /// The name of the token.
     pub name: String,
-    /// The user of this account that its bearer acts as. None: the same name.
+    /// The user of this account that its bearer acts as. `None`: the user with the same name.
     pub user: Option<String>,
     /// Names or ids of the volumes.
     pub volumes: Vec<String>,
-    /// All volumes, later ones too, instead.
+    /// Instead of `volumes`: all volumes, including future ones.
     pub all: bool,
 }
 
@@ -60,11 +60,11 @@ impl Operation for CreateAccessToken {
     }
 }
 
-/// Revokes what a client was allowed.
+/// Revokes the access of a client or a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenyAccess {
-    /// The client's or the token's name, as it is listed.
+    /// The name of the client or token, as it is listed.
     pub name: String,
 }
 
@@ -79,7 +79,7 @@ impl Operation for DenyAccess {
     }
 }
 
-/// Lists who may use which volumes.
+/// Lists the access records: who may use which volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListAccess {}

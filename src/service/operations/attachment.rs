@@ -7,7 +7,7 @@ use crate::service::Service;
 use crate::service::api::AttachmentInfo;
 use serde::{Deserialize, Serialize};
 
-/// Registers an attachment; its answer says how to connect.
+/// Registers an attachment. The answer contains everything needed to connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachVolume {
@@ -31,8 +31,8 @@ impl Operation for AttachVolume {
     }
 }
 
-/// Replaces the token of an attachment; the old one is void. For a helper that takes the place of one that was killed: a token
-/// is shown only once.
+/// Replaces the token of an attachment; the old one becomes invalid. For a helper process that replaces a killed one: a token is
+/// shown only once, so the new process does not have the old token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenewAttachment {
@@ -86,7 +86,7 @@ impl Operation for ListAttachments {
     }
 }
 
-/// Revokes the lease of a volume, or ends the reading of a snapshot, and closes the connections of whoever had it.
+/// Breaks the lease of a volume, or disconnects the readers of a snapshot, and closes the holder's connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakLease {

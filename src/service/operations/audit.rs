@@ -1,4 +1,4 @@
-//! Operations on the audit.
+//! Operations on the audit log.
 
 use super::{Authorization, Call, Done, Operation};
 use crate::error::{Error, Kind, Result};
@@ -7,7 +7,7 @@ use crate::service::Service;
 use crate::service::api::EventInfo;
 use serde::{Deserialize, Serialize};
 
-/// Checks the audit's chain against the catalog.
+/// Verifies the audit chain against the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyAudit {}
@@ -29,7 +29,7 @@ impl Operation for VerifyAudit {
     }
 }
 
-/// Accepts an audit that was found cut or forked; damaged records are set aside.
+/// Accepts an audit chain that was found truncated or forked. Damaged records are set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptAudit {}
@@ -47,11 +47,11 @@ impl Operation for AcceptAudit {
     }
 }
 
-/// Lists the newest audit records, oldest of them first.
+/// Lists the newest audit records, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListAuditEvents {
-    /// At most so many.
+    /// Number of records at most; 0 counts as 1.
     pub limit: usize,
 }
 

@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 pub struct Encrypt {
     /// The CMK: id, ARN or alias.
     pub key: String,
-    /// The bytes.
+    /// The plaintext.
     pub plaintext: Plain,
-    /// Encryption context, which Decrypt must be given as well.
+    /// Encryption context, which Decrypt must also be given.
     pub context: BTreeMap<String, String>,
 }
 
@@ -34,15 +34,15 @@ impl Operation for Encrypt {
     }
 }
 
-/// Decrypts what Encrypt, GenerateDataKey or ReEncrypt made.
+/// Decrypts a blob from Encrypt, GenerateDataKey or ReEncrypt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decrypt {
-    /// The CMK that must have made the blob, if that is to be checked.
+    /// If set, the CMK that the blob must have been made under.
     pub key: Option<String>,
     /// The ciphertext blob.
     pub blob: String,
-    /// The encryption context that it was made with.
+    /// The encryption context of the blob.
     pub context: BTreeMap<String, String>,
 }
 
@@ -61,15 +61,15 @@ impl Operation for Decrypt {
     }
 }
 
-/// Moves a blob to another CMK, or to the newest backing key of its own; the plaintext stays in the KMS.
+/// Re-encrypts a blob under another CMK, or under the newest backing key of the same one. The plaintext stays in the KMS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReEncrypt {
-    /// The CMK to move it to: id, ARN or alias.
+    /// The CMK to re-encrypt under: id, ARN or alias.
     pub key: String,
     /// The ciphertext blob.
     pub blob: String,
-    /// The encryption context that it was made with.
+    /// The encryption context of the old blob.
     pub context: BTreeMap<String, String>,
     /// The encryption context of the new blob.
     pub new_context: BTreeMap<String, String>,
@@ -89,7 +89,7 @@ impl Operation for ReEncrypt {
     }
 }
 
-/// Makes a data key for the caller's own use: wrapped, and in clear if asked for.
+/// Generates a data key for the caller's own use: wrapped, and also in clear if requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateDataKey {
@@ -97,9 +97,9 @@ pub struct GenerateDataKey {
     pub key: String,
     /// Its length in bytes, 1 to 1024.
     pub bytes: u16,
-    /// Answer the clear form, too.
+    /// Whether to return the clear form, too.
     pub plaintext: bool,
-    /// Encryption context, which Decrypt must be given as well.
+    /// Encryption context, which Decrypt must also be given.
     pub context: BTreeMap<String, String>,
 }
 

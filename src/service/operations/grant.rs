@@ -41,7 +41,7 @@ pub struct PutKeyPolicy {
     pub key: String,
     /// The document, at most 32 KiB.
     pub policy: String,
-    /// Accept one under which the caller could not put another.
+    /// Accepts a policy under which the caller could not replace it.
     pub bypass_lockout_check: bool,
 }
 
@@ -58,7 +58,7 @@ impl Operation for PutKeyPolicy {
     }
 }
 
-/// Gives a CMK the default policy again, whatever its policy says. Only the account's root may.
+/// Resets the policy of a CMK to the default, whatever the policy says. Only the account's root may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResetKeyPolicy {
@@ -78,21 +78,21 @@ impl Operation for ResetKeyPolicy {
     }
 }
 
-/// Makes a grant on a CMK. Asked again with the same name and particulars, it is the same grant.
+/// Creates a grant on a CMK. A repeated call with the same name and parameters returns the same grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateGrant {
     /// Id, ARN or alias of the CMK.
     pub key: String,
-    /// ARN of the principal that it is for.
+    /// ARN of the grantee principal.
     pub grantee: String,
-    /// ARN of a principal that may retire it.
+    /// ARN of the principal that may retire it.
     pub retiring: Option<String>,
-    /// What it allows, as `Decrypt`.
+    /// The operations that it allows, such as `Decrypt`.
     pub operations: Vec<String>,
-    /// Only for this encryption context.
+    /// The exact encryption context that it is limited to.
     pub equals: Option<BTreeMap<String, String>>,
-    /// Only for encryption contexts that have these pairs.
+    /// Pairs that the encryption context must contain.
     pub subset: Option<BTreeMap<String, String>>,
     /// Its name.
     pub name: Option<String>,
@@ -113,7 +113,7 @@ impl Operation for CreateGrant {
         Ok(info(call.service, &grant, Some(token)))
     }
     fn shows_once(&self) -> ShownOnce {
-        // That of a grant with a name is shown again to whoever asks for the same grant.
+        // The token of a named grant is shown again to whoever requests the same grant.
         if self.name.is_none() { ShownOnce::Grant } else { ShownOnce::Nothing }
     }
 }
@@ -124,9 +124,9 @@ impl Operation for CreateGrant {
 pub struct ListGrants {
     /// Id, ARN or alias of the CMK.
     pub key: String,
-    /// Only the grant of this id.
+    /// Only the grant with this id.
     pub grant: Option<String>,
-    /// Only those for this principal.
+    /// Only grants for this principal.
     pub grantee: Option<String>,
 }
 
@@ -163,7 +163,7 @@ impl Operation for ListRetirableGrants {
     }
 }
 
-/// Revokes a grant; a volume whose lease depends on it is suspended.
+/// Revokes a grant. A volume whose lease depends on it is suspended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeGrant {
@@ -186,7 +186,7 @@ impl Operation for RevokeGrant {
     }
 }
 
-/// Retires a grant, named by its token, or by its CMK and id.
+/// Retires a grant, named by its token, or by its CMK and id. A volume whose lease depends on it is suspended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetireGrant {

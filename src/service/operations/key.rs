@@ -9,18 +9,18 @@ use crate::service::Service;
 use crate::service::api::{AliasInfo, KeyInfo};
 use serde::{Deserialize, Serialize};
 
-/// Makes a customer-managed CMK.
+/// Creates a customer managed CMK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
-    /// An alias to point at it, as `alias/…`.
+    /// An alias for it, as `alias/…`.
     pub alias: Option<String>,
-    /// For people.
+    /// Free text for people.
     pub description: String,
-    /// Its key policy. None: AWS's default.
+    /// Its key policy. `None`: AWS's default key policy.
     #[serde(default)]
     pub policy: Option<String>,
-    /// Accept a policy under which the caller could not put another one.
+    /// Accepts a policy under which the caller could not replace it.
     #[serde(default)]
     pub bypass_lockout_check: bool,
 }
@@ -82,7 +82,7 @@ impl Operation for DescribeKey {
     }
 }
 
-/// Makes a CMK usable; volumes that wait for it are resumed.
+/// Enables a CMK. Volumes that wait for it are resumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnableKey {
@@ -103,7 +103,7 @@ impl Operation for EnableKey {
     }
 }
 
-/// Makes a CMK unusable; volumes under it are suspended.
+/// Disables a CMK. Volumes under it are suspended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DisableKey {
@@ -123,7 +123,7 @@ impl Operation for DisableKey {
     }
 }
 
-/// Gives a CMK a new backing key; old ones are kept for decryption.
+/// Gives a CMK a new backing key. The old ones are kept for decryption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKeyOnDemand {
@@ -142,7 +142,7 @@ impl Operation for RotateKeyOnDemand {
     }
 }
 
-/// Disables a CMK and deletes it after a waiting period. Volumes under it are suspended.
+/// Disables a CMK, and deletes it after a waiting period. Volumes under it are suspended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleKeyDeletion {
@@ -165,7 +165,7 @@ impl Operation for ScheduleKeyDeletion {
     }
 }
 
-/// Cancels a scheduled deletion; the CMK stays disabled.
+/// Cancels a scheduled deletion. The CMK stays disabled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancelKeyDeletion {
@@ -184,7 +184,7 @@ impl Operation for CancelKeyDeletion {
     }
 }
 
-/// Points a new alias at a CMK.
+/// Creates an alias for a CMK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAlias {
@@ -228,7 +228,7 @@ impl Operation for UpdateAlias {
     }
 }
 
-/// Deletes an alias; the CMK that it points at stays.
+/// Deletes an alias. The CMK that it points at is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteAlias {

@@ -1,9 +1,8 @@
-//! The operations of coffer: one struct each, with what it answers, who may ask for it, what the audit records of a refusal, and
-//! what it does.
+//! The operations of coffer: one struct each, with its answer, its authorization, its audit act for a refusal, and its
+//! implementation.
 //!
-//! [`Request`] lists them all, under the names that they have on the control socket. The socket, the command line and other
-//! front ends route from it; an operation that is not in the list is no `Request`, and one in it that lacks a part does not
-//! compile.
+//! [`Request`] lists all of them, under their names on the control socket. The socket, the command line and other front ends
+//! route from it. An operation that is missing from the list is not a `Request`, and one that lacks a part does not compile.
 
 mod access;
 mod attachment;
@@ -47,16 +46,16 @@ use crate::redact;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Who may ask for an operation.
+/// Who may request an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorization {
-    /// The owner of the data directory, and root. Where a CMK is used, its policy is evaluated as well.
+    /// Root, and the owner of the data directory. If the operation uses a CMK, its policy is evaluated as well.
     Administrator,
-    /// Whoever the CMK's policy and grants allow it: the KMS evaluates them.
+    /// Whoever the policy and the grants of the CMK allow; the KMS evaluates them.
     KeyPolicy,
 }
 
-/// What an operation runs with.
+/// The service, caller and progress callback of one call.
 pub struct Call<'a> {
     pub(super) service: &'a Arc<Service>,
     pub(super) caller: &'a Caller,
@@ -65,35 +64,36 @@ pub struct Call<'a> {
 
 /// One operation.
 pub trait Operation: Into<Request> {
-    /// What it answers.
+    /// Its answer.
     type Answer: Answer;
-    /// Who may ask for it.
+    /// Who may request it.
     const AUTHORIZATION: Authorization;
 
-    /// What the audit records if it is refused. `None`: it only reads what no policy guards, and a refusal leaves no record.
+    /// Returns the act that the audit records for a refusal. `None`: the operation only reads what no policy protects, and
+    /// refusals leave no record.
     fn act(&self, service: &Service) -> Option<Act>;
 
-    /// Does it.
+    /// Performs it.
     ///
     /// # Errors
-    /// What its documentation says.
+    /// The errors that its documentation lists.
     fn perform(self, call: Call<'_>) -> Result<Self::Answer>;
 
-    /// The secret that its answer shows, and nothing else ever will.
+    /// Returns which secret its answer shows that cannot be shown again.
     fn shows_once(&self) -> ShownOnce {
         ShownOnce::Nothing
     }
 }
 
-/// What an operation answers, as a [`Reply`] and out of one.
+/// The answer of an operation, and its conversion to and from a [`Reply`].
 pub trait Answer: Sized {
-    /// As the reply that travels.
+    /// Converts it to the reply that travels.
     fn into_reply(self) -> Reply;
-    /// From such a reply; `None` if it answers something else.
+    /// Extracts it from such a reply; `None` if that is the answer of another operation.
     fn of_reply(reply: Reply) -> Option<Self>;
 }
 
-/// That something was done, in words for people.
+/// Success without data, in words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done(pub String);
 
@@ -167,7 +167,7 @@ macro_rules! operations {
         })*
 
         impl Request {
-            /// Its name on the control socket, as `volume-create`.
+            /// Returns its name on the control socket, such as `volume-create`.
             #[must_use]
             pub const fn name(&self) -> &'static str {
                 match self {
@@ -175,7 +175,7 @@ macro_rules! operations {
                 }
             }
 
-            /// The secret that its answer shows, and nothing else ever will.
+            /// Returns which secret its answer shows that cannot be shown again.
             #[must_use]
             pub fn shows_once(&self) -> ShownOnce {
                 match self {
@@ -251,7 +251,7 @@ operations! {
     "audit-list" => ListAuditEvents,
 }
 
-/// Runs an operation for a caller, and sees to it that a refusal is in the audit.
+/// Runs an operation for a caller, and ensures that a refusal is audited.
 pub(super) fn run<O: Operation>(operation: O, call: Call<'_>) -> Result<O::Answer> {
     let (service, caller, act) = (call.service, call.caller, operation.act(call.service));
     let perform = || {
@@ -275,22 +275,22 @@ fn authorize<O: Operation>(caller: &Caller) -> Result<()> {
     }
 }
 
-/// Longest name, as it was given, that is recorded; bytes.
+/// Longest client-supplied name that is recorded, in bytes.
 const NAMED: usize = 256;
 
-/// A name as it was given. Masked before it is cut, so that no part of a token is left that is not known for one.
+/// Returns a client-supplied name for the audit. Masks tokens before cutting, so that no unrecognizable part of one is left.
 fn cut(text: &str) -> String {
     let mut text = redact::tokens(text).into_owned();
     text.truncate(text.floor_char_boundary(NAMED));
     text
 }
 
-/// An act on something that the request names.
+/// Returns an act on an object that the request names.
 pub(super) fn named(act: &str, what: &str) -> Act {
     Act::new(act).detail("named", cut(what))
 }
 
-/// An act on a CMK: by its ARN where it is known, else as the request names it.
+/// Returns an act on a CMK: by its ARN if that is known, else as the request names it.
 fn on_key(service: &Service, operation: &str, key: &str) -> Act {
     match key.parse::<KeyRef>() {
         Ok(key) => service.kms.act_on(format!("kms:{operation}"), &key),

@@ -1,24 +1,24 @@
-//! Answers that hold a secret which is shown once. Who makes such a secret and cannot show it takes it back: else it would be in
-//! use, with nobody who knows it.
+//! Answers with a secret that is shown once. A front end that cannot show it revokes it: otherwise it would be valid although
+//! nobody knows it.
 
 use super::{DenyAccess, DetachVolume, Request, RevokeGrant};
 use crate::service::api::Reply;
 
-/// The secret that a request makes.
+/// The secret in the answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShownOnce {
-    /// None, or one that can be had again.
+    /// None, or one that can be shown again.
     Nothing,
-    /// A token for clients over TLS.
+    /// A token for TLS clients.
     Token,
-    /// A new grant's token. That of a grant with a name is shown again to who asks for the same grant.
+    /// The token of a new grant. That of a named grant is shown again to whoever requests the same grant.
     Grant,
     /// An attachment's token.
     Attachment,
 }
 
 impl ShownOnce {
-    /// What voids the secret in this answer, when nobody has seen it.
+    /// Returns the request that revokes the secret in this answer, for when nobody has seen it.
     #[must_use]
     pub fn taken_back_by(self, reply: &Reply) -> Option<Request> {
         match (self, reply) {

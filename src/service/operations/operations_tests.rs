@@ -1,4 +1,4 @@
-//! Who may ask for operations, and how requests are read.
+//! Authorization of operations, and parsing of requests.
 
 use super::*;
 use crate::service::testing::{Fixture, request};
@@ -30,7 +30,7 @@ fn who_does_not_administer_the_installation_is_refused_and_recorded() {
         (json!({"action": "key-create", "description": ""}), 1),
         (json!({"action": "key-policy-reset", "key": "alias/k"}), 1),
         (json!({"action": "audit-accept"}), 1),
-        // The KMS refuses these, by the key's policy.
+        // The KMS refuses these because of the key policy.
         (json!({"action": "key-show", "key": "alias/k"}), 1),
         (json!({"action": "key-encrypt", "key": "alias/k", "plaintext": "00", "context": {}}), 1),
         (json!({"action": "key-disable", "key": "alias/k"}), 1),

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct CreateSnapshot {
     /// Name or id of the volume.
     pub volume: String,
-    /// For people.
+    /// Free text for people.
     pub description: String,
-    /// Answer when it is completed, not when its point in time is fixed.
+    /// Whether to answer once it is completed, instead of once its point in time is fixed.
     pub wait: bool,
 }
 
@@ -65,7 +65,7 @@ impl Operation for DescribeSnapshot {
     }
 }
 
-/// Deletes a snapshot; what other snapshots need of it is kept.
+/// Deletes a snapshot. What other snapshots need of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteSnapshot {
@@ -84,13 +84,13 @@ impl Operation for DeleteSnapshot {
     }
 }
 
-/// Reads a snapshot's signature, tree and every chunk's hash; needs no key.
+/// Verifies a snapshot's signature, tree and chunk hashes. Needs no key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifySnapshot {
     /// Id of the snapshot.
     pub snapshot: String,
-    /// The installation's public key, hexadecimal, that it must be signed with.
+    /// The installation's public key that it must be signed with, in hexadecimal; `None`: any key.
     pub trust: Option<String>,
 }
 

@@ -9,25 +9,25 @@ use crate::service::settings::{Changes, OnKeyLoss};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Makes a volume: empty, or with the contents of a snapshot.
+/// Creates a volume, empty or with the contents of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// A name that no other volume has.
     pub name: Option<String>,
-    /// Bytes. From a snapshot: at least the snapshot's, which is also the default.
+    /// Size in bytes. From a snapshot: at least the snapshot's size, which is the default.
     pub size: Option<u64>,
-    /// The CMK; default `alias/aws/ebs`. From a snapshot: the snapshot's, or none.
+    /// The CMK; the default is `alias/aws/ebs`. From a snapshot: `None` or the snapshot's CMK.
     pub key: Option<String>,
     /// Id of the snapshot to fill it from.
     pub snapshot: Option<String>,
-    /// What it does when its CMK cannot be used any more.
+    /// What it does when its CMK becomes unusable.
     #[serde(default)]
     pub on_key_loss: Option<OnKeyLoss>,
-    /// Requests a second, at least 100; 0 or none: no limit.
+    /// Limit in requests per second, at least 100; 0 or `None`: no limit.
     #[serde(default)]
     pub iops: Option<u64>,
-    /// Bytes a second, at least 1 MiB; 0 or none: no limit.
+    /// Limit in bytes per second, at least 1 MiB; 0 or `None`: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
 }
@@ -46,19 +46,19 @@ impl Operation for CreateVolume {
     }
 }
 
-/// Changes the settings of a volume, also while it is attached. What is left out stays.
+/// Changes the settings of a volume, also while it is attached. `None` leaves a setting unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModifyVolume {
     /// Name or id of the volume.
     pub volume: String,
-    /// What it does when its CMK cannot be used any more.
+    /// What it does when its CMK becomes unusable.
     #[serde(default)]
     pub on_key_loss: Option<OnKeyLoss>,
-    /// Requests a second; 0: no limit.
+    /// Limit in requests per second, at least 100; 0: no limit.
     #[serde(default)]
     pub iops: Option<u64>,
-    /// Bytes a second; 0: no limit.
+    /// Limit in bytes per second, at least 1 MiB; 0: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
 }
@@ -75,13 +75,13 @@ impl Operation for ModifyVolume {
     }
 }
 
-/// Makes a volume larger.
+/// Grows a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrowVolume {
     /// Name or id of the volume.
     pub volume: String,
-    /// Its new size, bytes.
+    /// Its new size in bytes.
     pub size: u64,
 }
 
@@ -96,7 +96,7 @@ impl Operation for GrowVolume {
     }
 }
 
-/// Wipes the data key of a volume until it is resumed: reads and writes wait.
+/// Wipes the data key of a volume until it is resumed by hand. Reads and writes are held or fail, as it is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SuspendVolume {
@@ -115,7 +115,7 @@ impl Operation for SuspendVolume {
     }
 }
 
-/// Unwraps the data key of a suspended volume again.
+/// Resumes a volume that was suspended by hand: unwraps its data key again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResumeVolume {
@@ -150,7 +150,7 @@ impl Operation for DescribeVolumes {
     }
 }
 
-/// Describes one volume, with what its header says.
+/// Describes one volume, with the contents of its header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DescribeVolume {
@@ -188,15 +188,15 @@ impl Operation for DeleteVolume {
     }
 }
 
-/// Writes the sealed sectors of a volume to a file that other tools open with the data key.
+/// Exports the sealed sectors of a volume to a file, which other tools can open with the data key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
     /// Name or id of the volume.
     pub volume: String,
-    /// The file, which must not exist; an absolute path.
+    /// Absolute path of the file, which must not exist.
     pub out: PathBuf,
-    /// Seal zeros into holes, as dm-crypt expects; else holes stay holes.
+    /// Whether to seal zeros into holes, as dm-crypt expects; otherwise holes stay holes.
     pub fill_holes: bool,
 }
 
@@ -211,13 +211,13 @@ impl Operation for ExportVolume {
     }
 }
 
-/// Writes the clear data key of a volume, 64 bytes, to a file.
+/// Exports the clear data key of a volume, 64 bytes, to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolumeKey {
     /// Name or id of the volume.
     pub volume: String,
-    /// The file, which must not exist; an absolute path.
+    /// Absolute path of the file, which must not exist.
     pub out: PathBuf,
 }
 
@@ -232,7 +232,7 @@ impl Operation for ExportVolumeKey {
     }
 }
 
-/// Accepts the header of a volume as it is, though the catalog knows a newer one.
+/// Accepts the header of a volume as it is, although the catalog knows a newer one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptRollback {
@@ -251,7 +251,7 @@ impl Operation for AcceptRollback {
     }
 }
 
-/// Makes a volume writable again whose sync failed.
+/// Makes a volume writable again after a failed sync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptLostWrites {

@@ -3,10 +3,10 @@
 use coffer::measure::load::{Op, Pattern, Until};
 use std::time::Duration;
 
-/// Bytes at the end of each volume that the TRIM case fills and trims; nothing else touches them.
+/// Bytes at the end of each volume that the TRIM case fills and trims. No other case touches them.
 pub const TRIM_ROOM: u64 = 64 << 20;
 
-/// A client that is not ours.
+/// The direction of an `nbdcopy` run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copy {
     In,
@@ -16,7 +16,7 @@ pub enum Copy {
 /// One workload.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
-    /// Our own load generator: so many connections, each with `depth` requests in flight.
+    /// The load generator of coffer: this many connections, each with `depth` requests in flight.
     Load {
         op: Op,
         random: bool,
@@ -24,27 +24,27 @@ pub enum Work {
         depth: usize,
         connections: usize,
     },
-    /// fio's nbd engine: `--rw`, block, depth.
+    /// fio's nbd engine: `--rw`, `--bs`, `--iodepth`.
     Fio {
         rw: &'static str,
         block: usize,
         depth: usize,
     },
     Nbdcopy(Copy),
-    /// Connect, read 4 KiB, disconnect.
+    /// Connects, reads 4 KiB, and disconnects.
     Connect,
-    /// All in order once, 1 MiB at depth 4, the server's file not in the page cache.
+    /// Reads everything once in order, 1 MiB at depth 4, with the server's file dropped from the page cache.
     Cold,
 }
 
-/// A workload and what it is called.
+/// A workload and its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
     pub work: Work,
-    /// Whether the means and bars over all cases take it in.
+    /// Whether it counts in the means and bars over all cases.
     pub counts: bool,
-    /// Measured of coffer only.
+    /// Whether only coffer is measured.
     pub ours_alone: bool,
 }
 
@@ -60,7 +60,7 @@ const fn fio(name: &'static str, rw: &'static str, block: usize, depth: usize) -
     case(name, Work::Fio { rw, block, depth })
 }
 
-/// The case that is also measured of the disk itself.
+/// The case that is also measured on the disk itself.
 pub const COLD: &str = "cold read 1m d4";
 const K4: usize = 4 << 10;
 const K128: usize = 128 << 10;
@@ -96,9 +96,9 @@ pub const CASES: [Case; 34] = [
     fio("fio randread 4k d32", "randread", K4, 32),
     fio("fio randwrite 4k d32", "randwrite", K4, 32),
     case("connect", Work::Connect),
-    // What two connections do with two cores, and memory under deep queues.
+    // Two connections on two cores, and memory with deep queues.
     Case { counts: false, ..load("randread 4k d32 c2", Op::Read, true, K4, 32, 2) },
-    // One large request at a time: what a server makes of its idle processors.
+    // One large request at a time: whether a server uses its idle processors for it.
     Case { counts: false, ..load("read 4m d1", Op::Read, false, 4 * M1, 1, 1) },
     Case { counts: false, ..load("write 4m d1", Op::Write, false, 4 * M1, 1, 1) },
     Case { counts: false, ours_alone: true, ..load("read 1m d256 c8", Op::Read, false, M1, 256, 8) },
@@ -106,7 +106,7 @@ pub const CASES: [Case; 34] = [
 ];
 
 impl Work {
-    /// What our load generator is to do, where it is what works.
+    /// Returns the pattern and the number of connections, if the workload uses coffer's load generator.
     pub fn pattern(self, size: u64, time: Duration) -> Option<(Pattern, usize)> {
         let (op, random, block, depth, connections) = match self {
             Self::Load { op, random, block, depth, connections } => (op, random, block, depth, connections),
@@ -121,7 +121,7 @@ impl Work {
         Some((Pattern { op, random, block, depth, start, size, until }, connections))
     }
 
-    /// Bytes of one request. `None` where a request has no size.
+    /// Returns the bytes per request. `None` if requests have no size.
     pub const fn block(self) -> Option<usize> {
         match self {
             Self::Load { block, .. } | Self::Fio { block, .. } => Some(block),
@@ -131,7 +131,7 @@ impl Work {
         }
     }
 
-    /// Whether bytes a second say more than requests a second.
+    /// Returns whether bytes per second are more telling than requests per second.
     pub const fn is_bulk(self) -> bool {
         match self {
             Self::Load { op: Op::Trim, .. } => false,

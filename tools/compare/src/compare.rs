@@ -1,9 +1,9 @@
-//! Coffer and its peers on one disk, by the same clients, in alternating rounds; medians.
+//! Measures coffer and its peers on one disk, with the same clients, in alternating rounds.
 //!
-//! What makes such numbers lie, and what is done about it: another load on the machine (it is named; servers alternate
-//! within each case, and each round begins with another); a cold first round (it is run and not counted); a volume that is
-//! holes (each is written first); a client that costs more than the server (a lean one, two foreign ones beside it, and
-//! the server's own processor time).
+//! Such measurements are easily distorted. Countermeasures: against other load on the machine, it is reported, servers alternate
+//! within each case, and each round starts with a different server. Against a cold first round, that round is run but not
+//! counted. Against volumes of holes, each volume is written first. Against a client that costs more than the server, there are a
+//! lean client, two foreign ones, and the server's own processor time.
 
 use crate::cases::{CASES, COLD, Case, Copy, TRIM_ROOM, Work};
 use crate::peers::{Peer, Server, Servers, finish};
@@ -17,16 +17,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What to do.
+/// The parameters of a comparison.
 pub struct Plan<'a> {
-    /// The coffer binary.
+    /// Path of the coffer binary.
     pub coffer: &'a Path,
     pub peers: &'a [Peer],
     pub rounds: usize,
     pub time: Duration,
-    /// Bytes of each volume.
+    /// Size of each volume, in bytes.
     pub size: u64,
-    /// Parts of names of cases; all cases if there is none.
+    /// Substrings of case names to select; empty: all cases.
     pub only: &'a [String],
 }
 
@@ -36,23 +36,23 @@ pub struct Sample {
     pub case: String,
     pub server: String,
     pub round: usize,
-    /// Requests a second (of nbdcopy: of its usual 256 KiB; of `connect`: connections).
+    /// Requests per second (for nbdcopy: of its default 256 KiB; for `connect`: connections).
     pub requests: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     pub bytes: f64,
-    /// Microseconds.
+    /// Median latency, in microseconds.
     pub p50: Option<f64>,
-    /// Microseconds.
+    /// 99th percentile of the latency, in microseconds.
     pub p99: Option<f64>,
-    /// Processor seconds of the server for each million requests.
+    /// Processor seconds of the server per million requests.
     pub cpu_per_million: f64,
-    /// Processor seconds of the server for each GiB.
+    /// Processor seconds of the server per GiB.
     pub cpu_per_gib: Option<f64>,
-    /// Peak of the server's resident memory, bytes.
+    /// Peak resident memory of the server, in bytes.
     pub resident: u64,
 }
 
-/// A whole comparison.
+/// A complete comparison.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
     pub machine: String,
@@ -63,7 +63,7 @@ pub struct Comparison {
     pub rounds: usize,
     pub seconds: f64,
     pub size: u64,
-    /// coffer first.
+    /// Names of the servers, coffer first.
     pub servers: Vec<String>,
     pub samples: Vec<Sample>,
 }
@@ -122,7 +122,7 @@ fn wanted(case: &Case, only: &[String]) -> bool {
     only.is_empty() || only.iter().any(|part| case.name.contains(part.as_str()))
 }
 
-/// The same error, naming what was measured.
+/// Adds the case and the server to an error.
 fn name(e: Error, case: &Case, server: &Server) -> Error {
     Error::new(e.kind(), format!("{} on {}: {}", case.name, server.name, e.line()))
 }
@@ -138,7 +138,7 @@ fn fill_with_noise(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a range, so that it is no hole, and makes it durable.
+/// Writes a range, so that it has no holes, and flushes it.
 fn fill(server: &Server, start: u64, size: u64) -> Result<()> {
     let block = 1 << 20;
     let until = Until::Count(size / block as u64);
@@ -148,7 +148,7 @@ fn fill(server: &Server, start: u64, size: u64) -> Result<()> {
     connections[0].flush()
 }
 
-/// What a client saw.
+/// What a client measured.
 struct Seen {
     requests: f64,
     bytes: f64,
@@ -157,7 +157,7 @@ struct Seen {
     p99: Option<f64>,
 }
 
-/// One case on one server. `None`: the server does not offer it.
+/// Measures one case on one server. `None`: the server does not support it.
 fn measure(case: &Case, server: &Server, size: u64, time: Duration, source: &Path) -> Result<Option<Sample>> {
     if matches!(case.work, Work::Load { op: Op::Trim, .. }) {
         fill(server, size - TRIM_ROOM, TRIM_ROOM)?;
@@ -190,14 +190,14 @@ fn measure(case: &Case, server: &Server, size: u64, time: Duration, source: &Pat
     }))
 }
 
-/// The file under a server, read by fio past the page cache: what its disk can do.
+/// Measures the disk itself: fio reads the file under a server with direct I/O.
 fn disk(server: &Server, size: u64) -> Result<Sample> {
-    // A volume's data is the end of its file.
+    // The data of a volume is at the end of its file.
     let length = std::fs::metadata(&server.file).on(|| format!("look at {}", server.file.display()))?.len();
     let out = finish(
         Command::new("fio")
             .args(["--name=b", "--ioengine=libaio", "--direct=1", "--rw=read", "--bs=1M", "--iodepth=4", "--readonly"])
-            // Left to itself fio drops the file from the page cache: the server's next case would be cold.
+            // By default fio drops the file from the page cache, so that the server's next case would be cold.
             .args(["--invalidate=0", "--output-format=json", &format!("--size={}", size - TRIM_ROOM)])
             .arg(format!("--offset={}", length.saturating_sub(size)))
             .arg(format!("--filename={}", server.file.display())),
@@ -260,7 +260,7 @@ fn nbdcopy(server: &Server, way: Copy, source: &Path, size: u64) -> Result<Seen>
     Ok(Seen { requests: bytes as f64 / f64::from(256 << 10), bytes: bytes as f64, elapsed, p50: None, p99: None })
 }
 
-/// What is read of fio's answer.
+/// The parts of fio's output that are used.
 #[derive(Deserialize)]
 struct Fio {
     jobs: Vec<Job>,
@@ -276,7 +276,7 @@ struct Job {
 struct Side {
     io_bytes: u64,
     total_ios: u64,
-    /// Milliseconds.
+    /// In milliseconds.
     runtime: f64,
     clat_ns: Latency,
 }
@@ -322,7 +322,7 @@ pub fn save(comparison: &Comparison, path: &Path) -> Result<()> {
     std::fs::write(path, text).on(|| format!("write {}", path.display()))
 }
 
-/// Reads what [`save`] wrote.
+/// Reads a file that [`save`] wrote.
 pub fn read(path: &PathBuf) -> Result<Comparison> {
     let text = std::fs::read_to_string(path).on(|| format!("read {}", path.display()))?;
     serde_json::from_str(&text).map_err(|e| cannot(format!("{} is no comparison: {e}", path.display())))

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints a line; a reader that has gone is not an error.
+/// Prints a line. Ignores a closed standard output.
 fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -88,7 +88,7 @@ fn run(args: &Args) -> Result<()> {
     let done = measure(args, &scratch);
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
-        // What a signal interrupts fails in many ways.
+        // A signal can make anything fail.
         Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
         done => done,
     }

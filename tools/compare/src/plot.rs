@@ -1,4 +1,4 @@
-//! Plots of a comparison: plain SVG, bars for each case and server, written by hand because that is all they are.
+//! Plots of a comparison: bars for each case and server, in simple SVG without a library.
 
 use crate::cases::Case;
 use crate::compare::Comparison;
@@ -7,7 +7,7 @@ use coffer::error::{IoContext, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// One colour a server, in their order; coffer's first. Told apart by those who see no red or no green.
+/// One color per server, in their order, coffer first. Distinguishable with red-green color blindness.
 const COLOURS: [&str; 6] = ["#0b4f8a", "#e69f00", "#f0c878", "#56b4a0", "#b5dcd2", "#9a9a9a"];
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 150.0;
@@ -15,10 +15,10 @@ const BAR: f64 = 9.0;
 const GAP: f64 = 12.0;
 const TOP: f64 = 64.0;
 
-/// A bar's length, in any unit, and its label.
+/// Returns the length of a bar, in any unit, and its label.
 type Value<'a> = dyn Fn(&Case, &str) -> Option<(f64, String)> + 'a;
 
-/// What a plot shows: a value for each case and server, and its text.
+/// One plot: a value and a label for each case and server.
 struct Plot<'a> {
     title: &'a str,
     note: &'a str,
@@ -26,7 +26,7 @@ struct Plot<'a> {
     value: &'a Value<'a>,
 }
 
-/// Writes the plots into a folder; answers their paths.
+/// Writes the plots into a folder, and returns their paths.
 pub fn write(all: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
     let rate = |case: &Case, server: &str| {

@@ -1,16 +1,16 @@
-//! What the samples of a comparison say: medians, ratios, geometric means, and the bars that coffer has set itself.
+//! Evaluates a comparison: medians, ratios, geometric means, and the targets ("bars") that coffer sets itself.
 
 use crate::cases::{CASES, COLD, Case, Work};
 use crate::compare::{Comparison, Sample};
 use crate::line;
 use coffer::measure::load::Op;
 
-/// Medians of one case on one server.
+/// The medians of one case on one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Median {
-    /// Requests a second.
+    /// Requests per second.
     pub requests: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     pub bytes: f64,
     p50: Option<f64>,
     p99: Option<f64>,
@@ -40,7 +40,8 @@ impl Median {
     }
 }
 
-/// Median over the rounds of coffer's value over the server's in the same round: what moved both is taken out.
+/// Returns the median over the rounds of coffer's value divided by the server's in the same round, which cancels out what
+/// affected both.
 fn ratio(all: &Comparison, case: &str, server: &str, value: impl Fn(&Sample) -> f64) -> Option<f64> {
     let find = |name: &str, round| {
         all.samples.iter().find(|s| s.case == case && s.server == name && s.round == round).map(&value)
@@ -60,7 +61,7 @@ pub fn cpu_ratio(all: &Comparison, case: &str, server: &str) -> Option<f64> {
     ratio(all, case, server, |s| s.cpu_per_million)
 }
 
-/// The cases that were measured, in their order.
+/// Returns the measured cases, in their defined order.
 pub fn measured(all: &Comparison) -> impl Iterator<Item = &'static Case> {
     CASES.iter().filter(|c| all.samples.iter().any(|s| s.case == c.name))
 }
@@ -73,7 +74,7 @@ fn counted(all: &Comparison, of: impl Fn(&str) -> Option<f64>) -> Vec<(&'static 
     measured(all).filter(|c| c.counts).filter_map(|c| Some((c.name, of(c.name)?))).collect()
 }
 
-/// The least of coffer's rates over a server's by clients that are not ours, nbdcopy and fio: what a user would try first.
+/// Returns the lowest ratio of coffer's rate to a server's with foreign clients, nbdcopy and fio: what a user would try first.
 fn least_of_foreign(all: &Comparison, server: &str) -> Option<f64> {
     let foreign = measured(all).filter(|c| matches!(c.work, Work::Nbdcopy(_) | Work::Fio { .. }));
     foreign.filter_map(|c| rate_ratio(all, c.name, server)).min_by(f64::total_cmp)
@@ -99,7 +100,7 @@ pub fn show(all: &Comparison) {
     bars(all);
 }
 
-/// Rates, and coffer's over each server's.
+/// Prints the rates, with the ratio of coffer's to each server's.
 fn rates(all: &Comparison) {
     line("");
     let header: String = all.servers.iter().map(|s| format!("{s:>18}")).collect();
@@ -117,7 +118,7 @@ fn rates(all: &Comparison) {
     line("MB/s for requests of 64 KiB and more, else requests a second; x: coffer's over that server's, median");
 }
 
-/// Latency, processor time and memory of each server.
+/// Prints latency, processor time and memory of each server.
 fn details(all: &Comparison) {
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     let row = |title: &str, of: &dyn Fn(&Case, &Median) -> String| {
@@ -153,7 +154,7 @@ fn means(all: &Comparison) {
     }
 }
 
-/// One bar: what was reached, and whether that is enough.
+/// Prints one target: the value reached, and whether it is high enough.
 fn bar(what: &str, reached: Option<f64>, least: f64) {
     if let Some(reached) = reached {
         let said = if reached >= least {
@@ -195,7 +196,7 @@ fn bars(all: &Comparison) {
     bar("96 MiB over resident at 8 connections of 256 requests of 1 MiB", memory, 1.0);
 }
 
-/// Whether a case makes data durable: such rates are the disk's.
+/// Returns whether a case makes data durable, so that its rate depends on the disk.
 pub const fn is_durable(case: &Case) -> bool {
     matches!(case.work, Work::Load { op: Op::Fua | Op::WriteFlush, .. })
 }

@@ -16,7 +16,7 @@ fn sample(case: &str, server: &str, round: usize, requests: f64, cpu: f64) -> Sa
     }
 }
 
-/// Three rounds; in the second the machine was ten times slower, for both.
+/// Three rounds. In the second one the machine was ten times slower for both servers.
 fn comparison() -> Comparison {
     let mut samples = Vec::new();
     for (round, speed) in [(1, 1.0), (2, 0.1), (3, 1.1)] {
@@ -81,7 +81,7 @@ fn a_plot_has_a_bar_for_each_case_and_server_and_escapes_what_it_is_told() {
     let names: Vec<_> = made.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["rate-small.svg", "rate-durable.svg", "cpu.svg"], "no large requests were measured");
     let small = std::fs::read_to_string(&made[0]).unwrap();
-    // A background, two servers named, two cases of two bars.
+    // A background, two servers in the legend, two cases of two bars.
     assert_eq!(small.matches("<rect").count(), 1 + 2 + 4);
     assert!(small.contains("200/s") && small.contains("100/s") && small.contains("not offered"));
     assert!(small.contains("a &lt;machine&gt;") && !small.contains("<machine>"));

@@ -1,4 +1,4 @@
-//! A short comparison: not what it measures matters here, but that it measures and cleans up.
+//! Runs a short comparison, and checks that it measures and cleans up; the results do not matter here.
 
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const COMPARE: &str = env!("CARGO_BIN_EXE_coffer-compare");
 const CASES: &str = "randread 4k d8 c4,mixed 4k d32,write 1m d4,fua 4k d16,trim,nbdcopy in,connect";
 
-/// The coffer binary, which the workspace's tests build beside this one's.
+/// Returns the coffer binary, which the workspace's tests build beside this one's.
 fn coffer() -> PathBuf {
     let beside = Path::new(COMPARE).with_file_name("coffer");
     assert!(beside.is_file(), "build coffer first: cargo build");
@@ -23,7 +23,7 @@ fn bench(dir: &Path) -> Command {
     command
 }
 
-/// Whether these programs are installed; where skipping is not allowed, they must be.
+/// Returns whether these programs are installed. They must be if skipping is not allowed.
 fn are_there(tools: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let find =
