@@ -171,12 +171,19 @@ fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
+/// The pairs of an encryption context, as they were given one by one.
 pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
-    let split = |pair: &String| match pair.split_once('=') {
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => Err(Error::new(Kind::Usage, format!("{pair:?} is no name=value"))),
-    };
-    given.iter().map(split).collect()
+    let mut pairs = BTreeMap::new();
+    for pair in given {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(Error::new(Kind::Usage, format!("{pair:?} is not of the form name=value")));
+        };
+        if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
+            let what = format!("encryption context: {name:?} is given more than once");
+            return Err(Error::new(Kind::Usage, what).hint("give each name one value"));
+        }
+    }
+    Ok(pairs)
 }
 
 fn fill(draft: &Draft, bytes: &[u8]) -> Result<()> {

@@ -35,11 +35,16 @@ pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
     let config =
         InstallationConfig { account: args.account.clone(), region: args.region.clone(), name: "coffer".to_owned() };
     config.check()?;
+    // Not by clap: it does not see a conflict with a global flag that stands before the verb.
+    if args.key_file.is_some() && common.passphrase_fd.is_some() {
+        let what = "--passphrase-fd cannot be used with --key-file: a new root key is opened by one of them";
+        return Err(Error::new(Kind::Usage, what).hint("leave one of them out"));
+    }
     if data.is_initialised() && !data.path().join("init-unfinished").exists() {
         return Err(Error::new(Kind::Exists, format!("{} is initialised already", data.path().display()))
             .hint("use it, or name another directory with --data"));
     }
-    let (choice, file) = if args.passphrase || common.passphrase_fd.is_some() && args.key_file.is_none() {
+    let (choice, file) = if args.passphrase || common.passphrase_fd.is_some() {
         (RootChoice::Passphrase(new_passphrase(common)?, Argon2Cost::default()), None)
     } else {
         let file = key_file(args)?;
