@@ -53,17 +53,49 @@ pub(super) fn call<O: Operation>(common: &Common, operation: O) -> Result<O::Ans
 
 /// Performs what was asked for, and answers it as it travels.
 pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
+    session(common, request.name(), &mut |ask| ask(request.clone()))
+}
+
+/// Performs one request of a session.
+pub(super) type Ask<'a> = &'a mut dyn FnMut(Request) -> Result<Reply>;
+
+/// Performs several requests: all are asked of one server, or performed in this process, which then opens the data directory
+/// once. `job` may be run again from its start if a server goes away or comes up meanwhile.
+pub(super) fn session<T>(common: &Common, verb: &str, job: &mut dyn FnMut(Ask<'_>) -> Result<T>) -> Result<T> {
     let data = data_dir(common)?;
+    let socket = data.control_socket();
     let mut bar = render::Progressing::new(common);
-    if let Some(reply) = control::ask(&data.control_socket(), &request, &mut |p| bar.show(&p))? {
-        return Ok(reply);
+    let mut absent = false;
+    let answered = job(&mut |request| {
+        let reply = ask_once(&socket, &request, &mut bar)?;
+        absent = reply.is_none();
+        reply.ok_or_else(|| Error::new(Kind::Unreachable, "no server"))
+    });
+    if !absent {
+        return answered;
     }
     must_be_initialised(&data)?;
     super::serve::survive_file_size_limit()?;
-    match call_here(common, &data, &request, &mut bar)? {
-        Some(reply) => Ok(reply),
-        None => ask_daemon(&data.control_socket(), &request, &mut bar),
+    match call_here(common, &data, verb, job, &mut bar)? {
+        Some(answer) => Ok(answer),
+        None => job(&mut |request| ask_daemon(&socket, &request, &mut bar)),
     }
+}
+
+/// Asks the daemon. `None`: there is none.
+pub(super) fn ask_once(
+    socket: &std::path::Path,
+    request: &Request,
+    bar: &mut render::Progressing,
+) -> Result<Option<Reply>> {
+    let waits = bar.tells_of_waiting();
+    let waiting = |pid: Option<u32>| {
+        if waits {
+            let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            super::out::note(format!("coffer: waiting for the server{who} to answer"));
+        }
+    };
+    control::ask_patiently(socket, request, &waiting, &mut |p| bar.show(&p))
 }
 
 /// Whether there is an installation whose root files are gone.
@@ -93,30 +125,33 @@ pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
     }
 }
 
-/// Does one verb in this process. `None`: it is a server's turn, whose socket is there or will be soon.
-fn call_here(
+/// Does a job in this process. `None`: it is a server's turn, whose socket is there or will be soon.
+fn call_here<T>(
     common: &Common,
     data: &DataDir,
-    request: &Request,
+    verb: &str,
+    job: &mut dyn FnMut(Ask<'_>) -> Result<T>,
     bar: &mut render::Progressing,
-) -> Result<Option<Reply>> {
-    let (env, socket, verb) = (Env::system(), data.control_socket(), request.name());
+) -> Result<Option<T>> {
+    let (env, socket) = (Env::system(), data.control_socket());
     let _owner = data.act_as_owner()?;
     let Some(lock) = data.lock(&env, verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
-    if matches!(request, Request::CreateSnapshot(_)) {
-        // There is nobody else who would go on with it.
-        super::serve::stop_on_interrupt()?;
-    }
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
     let mut gave_way = false;
-    let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
-        bar.show(&p);
-        gave_way |= service.is_asked_for();
-        !(gave_way || crate::cli::serve::interrupted())
+    let outcome = job(&mut |request| {
+        if matches!(request, Request::CreateSnapshot(_)) {
+            // No other process would continue it.
+            super::serve::stop_on_interrupt()?;
+        }
+        service.handle(&caller, request, &mut |p: Progress| {
+            bar.show(&p);
+            gave_way |= service.is_asked_for();
+            !(gave_way || crate::cli::serve::interrupted())
+        })
     });
     service.shut_down();
     match outcome {
@@ -130,7 +165,7 @@ fn call_here(
 pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(reply) = control::ask(socket, request, &mut |p| bar.show(&p))? {
+        if let Some(reply) = ask_once(socket, request, bar)? {
             return Ok(reply);
         }
         if std::time::Instant::now() >= until {

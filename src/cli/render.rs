@@ -226,6 +226,18 @@ fn show_client(c: &AccessInfo) {
     facts(&rows);
 }
 
+/// Prints what a client may use now, and what it could use before.
+pub(super) fn allowed(before: Option<&AccessInfo>, now: &Reply, common: &Common) -> u8 {
+    match now {
+        Reply::Access(c) if !common.json && !common.quiet => {
+            let before = before.map_or_else(String::new, |b| format!(" (before: {})", volumes_of(b)));
+            line(format!("{} may now use: {}{before}", c.name, volumes_of(c)));
+            0
+        }
+        other => reply(other, common),
+    }
+}
+
 /// Prints what a deny took back.
 pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
     match reply {
@@ -239,7 +251,9 @@ pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
 }
 
 fn volumes_of(c: &AccessInfo) -> String {
-    c.volumes.as_ref().map_or_else(|| "all".to_owned(), |v| v.join(", "))
+    let Some(mut volumes) = c.volumes.clone() else { return "all".to_owned() };
+    volumes.sort();
+    volumes.join(", ")
 }
 
 fn list_clients(clients: &[AccessInfo]) {
@@ -447,13 +461,20 @@ pub(super) struct Progressing {
     json: bool,
     bar: Option<ProgressBar>,
     quiet: bool,
+    /// --quiet was given.
+    only_ids: bool,
     started: std::time::Instant,
 }
 
 impl Progressing {
     pub(super) fn new(common: &Common) -> Self {
         let quiet = common.quiet || !std::io::stderr().is_terminal();
-        Self { json: common.json, bar: None, quiet, started: std::time::Instant::now() }
+        Self { json: common.json, bar: None, quiet, only_ids: common.quiet, started: std::time::Instant::now() }
+    }
+
+    /// Whether to say that a server does not answer.
+    pub(super) fn tells_of_waiting(&self) -> bool {
+        !self.only_ids || std::io::stderr().is_terminal()
     }
 
     pub(super) fn show(&mut self, p: &Progress) {

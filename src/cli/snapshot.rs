@@ -1,7 +1,7 @@
 //! What `coffer snapshot` does besides asking: verify without a key, and the end of waiting.
 
 use super::Common;
-use super::client::{PATIENCE, ask_daemon, data_dir};
+use super::client::{PATIENCE, ask_daemon, ask_once, data_dir};
 use super::render;
 use crate::api::control;
 use crate::env::Env;
@@ -18,7 +18,7 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
     let mut bar = render::Progressing::new(common);
     let request: Request = VerifySnapshot { snapshot: snapshot.clone(), trust: trust.clone() }.into();
     let socket = data.control_socket();
-    if let Some(reply) = control::ask(&socket, &request, &mut |p| bar.show(&p))? {
+    if let Some(reply) = ask_once(&socket, &request, &mut bar)? {
         return Ok(reply);
     }
     if !data.is_initialised() {
