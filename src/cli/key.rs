@@ -1,8 +1,12 @@
 //! `coffer key policy` and `coffer key grant`.
 
+use super::Common;
+use super::client::session;
 use super::crypto::pairs;
-use crate::error::{Error, IoContext, Kind, Result};
+use super::out::note;
+use crate::error::{Error, IoContext, Kind, Reason, Result};
 use crate::kms::policy::MAX_POLICY;
+use crate::service::api::Reply;
 use crate::service::operations::Request;
 use crate::service::operations::{
     CreateGrant, GetKeyPolicy, ListGrants, ListRetirableGrants, PutKeyPolicy, ResetKeyPolicy, RetireGrant, RevokeGrant,
@@ -142,6 +146,36 @@ pub(super) fn policy_request(verb: PolicyVerb) -> Result<Request> {
         }
         PolicyVerb::Reset { key } => ResetKeyPolicy { key }.into(),
     })
+}
+
+/// Whether a request asks not to be checked for a policy that locks its author out.
+pub(super) const fn bypasses_lockout_check(request: &Request) -> bool {
+    match request {
+        Request::PutKeyPolicy(put) => put.bypass_lockout_check,
+        Request::CreateKey(create) => create.bypass_lockout_check && create.policy.is_some(),
+        _ => false,
+    }
+}
+
+/// Puts a policy without the lockout check, and warns if it does lock its author out: it is put with the check first, and
+/// only if that refuses it without.
+pub(super) fn ask_and_say_who_is_locked_out(common: &Common, request: &Request) -> Result<Reply> {
+    let mut checked = request.clone();
+    match &mut checked {
+        Request::PutKeyPolicy(put) => put.bypass_lockout_check = false,
+        Request::CreateKey(create) => create.bypass_lockout_check = false,
+        _ => {}
+    }
+    let (reply, locked_out) = session(common, request.name(), &mut |ask| match ask(checked.clone()) {
+        Err(err) if err.why() == Some(Reason::MalformedPolicy) => Ok((ask(request.clone())?, true)),
+        answer => Ok((answer?, false)),
+    })?;
+    if locked_out {
+        note(
+            "coffer: warning: this key policy locks you out: you can no longer change it; uid 0 can reset it with `coffer key policy reset`",
+        );
+    }
+    Ok(reply)
 }
 
 fn given(context: &[String]) -> Result<Option<BTreeMap<String, String>>> {

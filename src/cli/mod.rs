@@ -33,6 +33,7 @@ use crate::units::ByteLen;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use tls::{AccessVerb, TlsVerb};
 
 /// Encrypted block volumes over NBD, with snapshots and the key management service under them.
 #[derive(Debug, Parser)]
@@ -97,10 +98,10 @@ enum Verb {
     Attachments,
     /// Clients over TLS: their certificates, and which volumes they may use
     #[command(subcommand)]
-    Tls(tls::TlsVerb),
+    Tls(TlsVerb),
     /// Which volumes clients over TLS and other users of this machine may use
     #[command(subcommand)]
-    Access(tls::AccessVerb),
+    Access(AccessVerb),
     /// Run the whole job once, in a scratch directory
     Demo(demo::DemoArgs),
     /// Measure throughput and latency
@@ -184,14 +185,14 @@ enum AliasVerb {
     Create {
         /// alias/…
         alias: String,
-        /// Key id, ARN or alias
+        /// Key id or ARN
         key: String,
     },
     /// Point an alias at another CMK
     Update {
         /// alias/…
         alias: String,
-        /// Key id, ARN or alias
+        /// Key id or ARN
         key: String,
     },
     /// Remove an alias
@@ -417,11 +418,11 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Attachments => return attach::attachments(&common),
         Verb::Demo(args) => return demo::run(&common, &args),
         Verb::Bench(args) => return bench::run(&common, &args),
-        Verb::Tls(verb) => match tls::run(&common, verb)? {
-            Some(request) => request,
-            None => return Ok(0),
-        },
-        Verb::Access(verb) => tls::access(verb),
+        Verb::Tls(TlsVerb::Certificates(verb)) => return tls::run(&common, verb),
+        Verb::Tls(TlsVerb::Access(AccessVerb::Allow(args))) | Verb::Access(AccessVerb::Allow(args)) => {
+            return tls::allow(&common, args);
+        }
+        Verb::Tls(TlsVerb::Access(verb)) | Verb::Access(verb) => tls::access(verb),
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
@@ -442,9 +443,11 @@ fn run(cli: Cli) -> Result<u8> {
     };
     let grows = matches!(request, Request::GrowVolume(_));
     let denies = matches!(request, Request::DenyAccess(_));
+    let bypasses = key::bypasses_lockout_check(&request);
     let once = request.shows_once();
     out::must_be_there(once)?;
-    let reply = client::ask(&common, request)?;
+    let reply =
+        if bypasses { key::ask_and_say_who_is_locked_out(&common, &request)? } else { client::ask(&common, request)? };
     if let Reply::Volume(volume) = &reply
         && grows
     {

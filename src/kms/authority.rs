@@ -152,7 +152,7 @@ impl Kms {
             grant: wanted.grant,
             now: self.env.now(),
         };
-        let refuse = |why: &str| Err(denied(principal, wanted.action, &arn, why));
+        let refuse = |why: &str| Err(self.denied(principal, wanted.action, key, why));
         let verdict = policy.verdict(&question);
         if verdict == Verdict::Denied {
             return refuse("with an explicit deny in a resource-based policy");
@@ -164,7 +164,9 @@ impl Kms {
                 }
             }
             let why = format!("because its grant {} was revoked or retired", ids.join(", "));
-            return Err(denied(principal, wanted.action, &arn, &why).hint("detach the volume, then attach it again"));
+            return Err(self
+                .denied(principal, wanted.action, key, &why)
+                .hint("detach the volume, then attach it again"));
         }
         let own = caller.authority.permits(&question);
         let foreign = !self.is_of_account(principal);
@@ -316,10 +318,20 @@ impl Kms {
         })
         .map(drop)
     }
-}
 
-fn denied(principal: &str, action: &str, arn: &str, why: &str) -> Error {
-    let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
-    let key = arn.rsplit('/').next().unwrap_or(arn);
-    Error::new(Kind::AccessDenied, what).hint(format!("see what the key allows: coffer key policy show {key}"))
+    /// A refusal in AWS's words. The account's root can always reset a policy; showing one may be refused, too.
+    fn denied(&self, principal: &str, action: &str, key: &KeyRecord, why: &str) -> Error {
+        let (arn, id) = (self.key_arn(key.id), key.id);
+        let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
+        let locked_out = action == "GetKeyPolicy" && key.manager == KeyManager::Customer;
+        let hint = match (locked_out, principal == self.root_principal()) {
+            (true, true) => format!("restore the default policy with `coffer key policy reset {id}`"),
+            (true, false) => format!("run `coffer key policy reset {id}` as root to restore the default policy"),
+            (false, true) if key.manager == KeyManager::Customer => format!(
+                "see `coffer key policy show {id}`; if the policy locks you out, use `coffer key policy reset {id}`"
+            ),
+            (false, _) => format!("see what the key allows with `coffer key policy show {id}`"),
+        };
+        Error::new(Kind::AccessDenied, what).hint(hint)
+    }
 }
