@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -115,6 +115,15 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
+    let captive_volume = match (&args.run, args.volumes.first()) {
+        (None, _) => String::new(),
+        (Some(_), Some(name)) => name.clone(),
+        (Some(_), None) if service.exports()?.is_empty() => String::new(),
+        (Some(_), None) => service.export("").map(|e| e.name).map_err(|e| {
+            Error::new(Kind::Usage, format!("serve --run: {}", e.what()))
+                .hint("name the volume that $uri is to stand for")
+        })?,
+    };
     let Open { listeners, endpoints } = if args.listen.is_empty() {
         plan.open(tls.as_ref(), args.socket_mode)?
     } else {
@@ -127,8 +136,10 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let control = ControlServer::start(&socket, service.clone())?;
     let (code, asked) = match &args.run {
         Some(command) => {
-            let code = captive(command, &args, &service, &endpoints)?;
-            (finish_snapshots(code, common, &service, &mut signals)?, Asked::Stop)
+            let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
+            let (uri, socket) = uri(endpoint, &captive_volume, args.tls.is_some());
+            let (code, cut_off) = captive(command, &service, (&uri, &socket), &mut signals)?;
+            (finish_snapshots(code, cut_off, common, &service, &mut signals)?, Asked::Stop)
         }
         None => {
             let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
@@ -250,15 +261,16 @@ fn feed_watchdog(server: &Server) {
 /// Snapshots that the command began are waited for: nobody else would take them to their end. Ctrl-C gives them up.
 fn finish_snapshots(
     code: u8,
+    mut stopped: bool,
     common: &Common,
     service: &Arc<Service>,
     signals: &mut signal_hook::iterator::Signals,
 ) -> Result<u8> {
-    let (mut told, mut stopped) = (false, false);
+    let mut told = false;
     let mut bar = super::render::Progressing::new(common);
     let failed = service.wait_for_snapshots(&mut |progress| {
-        stopped |= signals.pending().any(|s| s != signal_hook::consts::SIGUSR2);
-        if !told {
+        stopped |= signals.pending().any(ends);
+        if !told && !stopped {
             super::out::note("coffer: waiting for snapshots under way; Ctrl-C gives them up");
             told = true;
         }
@@ -280,23 +292,71 @@ fn finish_snapshots(
     })
 }
 
-/// Runs a command against this server and answers its exit code, as a shell would.
-fn captive(command: &str, args: &ServeArgs, service: &Arc<Service>, endpoints: &[String]) -> Result<u8> {
-    let name = match args.volumes.first() {
-        Some(name) => name.clone(),
-        None => service.exports()?.first().map(|e| e.name.clone()).unwrap_or_default(),
+/// Whether a signal asks the server to end.
+fn ends(signal: i32) -> bool {
+    [libc::SIGINT, libc::SIGTERM].contains(&signal)
+}
+
+/// How long the command may take to end after a signal was passed on to it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Runs a command against this server. The answer is its exit code, as a shell would give it, and whether it was cut off by
+/// SIGTERM or SIGINT: the signal is passed on to the command, the code is 128 and the signal's number.
+///
+/// Without a terminal the command has a process group of its own, so that the signal reaches what a shell started, too. On a
+/// terminal it stays in this process's group, which Ctrl-C reaches as a whole.
+fn captive(
+    command: &str,
+    service: &Arc<Service>,
+    (uri, socket): (&str, &str),
+    signals: &mut signal_hook::iterator::Signals,
+) -> Result<(u8, bool)> {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let what = || format!("run {command:?}");
+    signals.add_signal(libc::SIGCHLD).on(what)?;
+    let apart = !std::io::stdin().is_terminal();
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command);
+    shell.env("uri", uri).env("unixsocket", socket).env("COFFER_DATA", service.data().path());
+    if apart {
+        shell.process_group(0);
+    }
+    let mut child = shell.spawn().on(what)?;
+    let signal_child = |pid: u32, signal: i32| {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        if let (Some(pid), Some(signal)) = (pid, rustix::process::Signal::from_named_raw(signal)) {
+            let _ = if apart {
+                rustix::process::kill_process_group(pid, signal)
+            } else {
+                rustix::process::kill_process(pid, signal)
+            };
+        }
     };
-    let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
-    let (uri, socket) = uri(endpoint, &name, args.tls.is_some());
-    let status = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env("uri", uri)
-        .env("unixsocket", socket)
-        .env("COFFER_DATA", service.data().path())
-        .status()
-        .on(|| format!("run {command:?}"))?;
-    use std::os::unix::process::ExitStatusExt;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(u8::try_from(code).unwrap_or(1))
+    let mut cut_off = None;
+    let status = loop {
+        if let Some(status) = child.try_wait().on(what)? {
+            break status;
+        }
+        let heard = match cut_off {
+            None => signals.wait().find(|s| ends(*s)),
+            Some((_, since)) if Instant::elapsed(&since) > LAST_WORDS => {
+                tracing::warn!("the command did not end within {} s, and is killed", LAST_WORDS.as_secs());
+                signal_child(child.id(), libc::SIGKILL);
+                break child.wait().on(what)?;
+            }
+            Some(_) => {
+                std::thread::sleep(Duration::from_millis(20));
+                signals.pending().find(|s| ends(*s))
+            }
+        };
+        if let Some(signal) = heard {
+            signal_child(child.id(), signal);
+            cut_off = cut_off.or(Some((signal, Instant::now())));
+        }
+    };
+    let code = match cut_off {
+        Some((signal, _)) => 128 + signal,
+        None => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+    };
+    Ok((u8::try_from(code).unwrap_or(1), cut_off.is_some()))
 }
