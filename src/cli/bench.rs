@@ -1,9 +1,10 @@
-//! `coffer bench`: rates, latencies and processor time, each beside its floor, as a table and as JSON.
+//! `coffer bench`: rates, latencies and CPU time, each compared with its floor, as a table and as JSON.
 //!
-//! The server runs as a process of its own over a scratch directory, so that its processor time is its own; the load
-//! comes from this process over Unix sockets, requests pipelined. Alone, coffer is measured beside floors: memcpy for the
-//! cipher, a plain `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is measured beside other
-//! servers (`compare`). Figures of one run belong together; the machine is named.
+//! The server runs as a
+//! separate process over a scratch directory, so that its CPU time can be measured; the load comes from this process over
+//! Unix sockets, with pipelined requests. By default, coffer is compared with floors: memcpy for the cipher, plain
+//! `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is compared with other servers
+//! (`compare`). Only figures of the same run are comparable; the output names the machine.
 
 mod cases;
 mod compare;
@@ -29,34 +30,34 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Directory on the disk to be measured; scratch files in it are removed afterwards
+    /// Directory on the disk to measure; scratch files are removed afterwards
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
-    /// Bytes of the volume that are used [default: 512MiB; with --against 256MiB]
+    /// Size of the volume to use [default: 512MiB; with --against 256MiB]
     #[arg(long)]
     size: Option<ByteLen>,
     /// Seconds for each measurement [default: 3; with --against 0.3]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Idle volumes that are made, opened and left alone, at most 1000; 0: none
+    /// Number of idle volumes to create and open, at most 1000; 0: none
     #[arg(long, default_value_t = 1000, conflicts_with = "against")]
     volumes: usize,
-    /// Measure beside these servers, in alternating rounds
+    /// Compare with these servers, in alternating rounds
     #[arg(long, value_name = "SERVERS", value_delimiter = ',', value_enum)]
     against: Vec<peers::Peer>,
-    /// Counted rounds
+    /// Number of rounds that count
     #[arg(long, default_value_t = 5, requires = "against")]
     rounds: usize,
-    /// Only cases whose names contain one of these
+    /// Run only cases whose names contain one of these
     #[arg(long, value_name = "CASES", value_delimiter = ',', requires = "against")]
     only: Vec<String>,
     /// Write all samples to this file, as JSON
     #[arg(long, value_name = "FILE", requires = "against")]
     samples: Option<PathBuf>,
-    /// Measure nothing: show the samples of this file, as a table and as plots
+    /// Measure nothing; show the samples in this file, as a table and as plots
     #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "dir", "size", "seconds"])]
     plot: Option<PathBuf>,
-    /// Folder for the plots, which are SVG
+    /// Directory for the plots (SVG)
     #[arg(long, value_name = "DIR", requires = "plot")]
     out: Option<PathBuf>,
 }
@@ -64,7 +65,7 @@ pub(super) struct BenchArgs {
 /// Set by SIGINT and SIGTERM while something is measured.
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whether the user asked to stop. Scratch files and servers go away on the way out.
+/// Whether the user asked to stop. Scratch files and servers are removed on the way out.
 fn interrupted() -> bool {
     STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
 }
@@ -82,17 +83,17 @@ fn stop_on_signals() -> Result<()> {
 #[derive(Debug, Clone, Serialize)]
 struct Row {
     what: String,
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
-    /// Requests a second, where there are requests.
+    /// Requests per second, if the case has requests.
     iops: Option<f64>,
     /// Microseconds.
     p50: Option<f64>,
     /// Microseconds.
     p99: Option<f64>,
-    /// Processor seconds of the server (for local rows: of this process) for each GiB.
+    /// CPU seconds of the server (for local rows: of this process) per GiB.
     cpu_per_gib: Option<f64>,
-    /// The floor it is measured against, and the ratio to that.
+    /// The floor it is compared with, and the ratio.
     floor: Option<(String, f64)>,
 }
 
@@ -124,8 +125,8 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
     let done = if args.against.is_empty() { alone(common, &scratch, args) } else { beside(common, &scratch, args) };
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
-        // What a signal has broken off fails in many ways.
-        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
+        // An interrupted measurement fails in many ways.
+        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "bench: interrupted")),
         done => done.map(|()| 0),
     }
 }
@@ -134,7 +135,7 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
 fn seconds(args: &BenchArgs, default: f64) -> Result<Duration> {
     let asked = args.seconds.unwrap_or(default);
     let time = Duration::try_from_secs_f64(asked).ok().filter(|t| *t >= Duration::from_millis(50));
-    time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: at least 0.05 are needed")))
+    time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: must be at least 0.05")))
 }
 
 fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
@@ -150,7 +151,7 @@ fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
 fn beside(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
     let size = args.size.map_or(256 << 20, |s| s.0) >> 20 << 20;
     if size < 2 * cases::TRIM_ROOM {
-        return Err(Error::new(Kind::Usage, "--size: at least 128MiB are needed"));
+        return Err(Error::new(Kind::Usage, "--size: must be at least 128MiB"));
     }
     let (peers, only) = (&args.against[..], &args.only[..]);
     let plan = compare::Plan { peers, rounds: args.rounds.max(1), time: seconds(args, 0.3)?, size, only };
@@ -249,7 +250,7 @@ fn show(outcome: &Outcome) {
     render::line(format!("{}; load before: {}", outcome.machine, outcome.load_before));
     render::line(format!(
         "{:<34} {:>8} {:>10} {:>9} {:>9} {:>10}  {}",
-        "", "GB/s", "IOPS", "p50 us", "p99 us", "CPU-s/GiB", "of its floor"
+        "", "GB/s", "IOPS", "p50 us", "p99 us", "CPU-s/GiB", "of the floor"
     ));
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     for row in &outcome.rows {
@@ -265,13 +266,13 @@ fn show(outcome: &Outcome) {
         ));
     }
     render::line(format!(
-        "server: {} MiB resident, {:.0} ms from start to first answer",
+        "server: {} MiB resident, {:.0} ms from start to first reply",
         outcome.resident >> 20,
         outcome.start_up * 1e3
     ));
     let load = &outcome.under_load;
     render::line(format!(
-        "random write 4 KiB depth 8, p99: {:.0} us; {:.2} times that during a snapshot of {:.2} s, at {:.2} of the rate",
+        "random write 4 KiB depth 8: p99 {:.0} us; during a snapshot of {2:.2} s: {1:.2} times that, at {3:.2} of the rate",
         load.p99_alone,
         load.p99 / load.p99_alone,
         load.snapshot,
@@ -279,7 +280,7 @@ fn show(outcome: &Outcome) {
     ));
     if let Some(idle) = &outcome.idle {
         render::line(format!(
-            "{} idle volumes: {:.0} KiB and {:.1} ms to open each, {:.2} CPU-s in a second; {:.0} ms from start to first answer",
+            "{} idle volumes: {:.0} KiB and {:.1} ms to open each, {:.2} CPU-s per second; {:.0} ms from start to first reply",
             idle.volumes,
             idle.memory_each / 1024.0,
             idle.open_each * 1e3,
@@ -289,7 +290,7 @@ fn show(outcome: &Outcome) {
     }
 }
 
-/// An error of a measurement that cannot be made.
+/// A measurement that cannot be made.
 fn cannot(what: impl Into<String>) -> Error {
     Error::new(Kind::Failed, what)
 }

@@ -1,5 +1,5 @@
-//! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: bytes from files or standard input, to files or standard
-//! output. What is secret goes into files of mode 0600 and never into an argument.
+//! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: from files or standard input to files or standard
+//! output. Secrets are written to files of mode 0600 and never passed as arguments.
 
 use super::{Common, client, out, render};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,10 +14,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Bytes of the longest input: a blob of 4096 bytes of plaintext with its context's hash and head, and room.
+/// The longest ciphertext, bytes: 4096 bytes of plaintext, the header and the context's hash, and some room.
 const MAX_INPUT: usize = 64 * 1024;
 
-/// Where bytes come from and go to.
+/// Input and output.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Files {
     /// Read from this file [default: standard input]
@@ -36,45 +36,45 @@ pub(super) enum CryptoVerb {
         key: String,
         #[command(flatten)]
         files: Files,
-        /// Encryption context, name=value; decrypting needs the same
+        /// Encryption context, name=value; can be repeated; can be repeated; decryption needs the same; can be repeated
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
     },
-    /// Decrypt what `encrypt`, `re-encrypt` or `generate-data-key` made
+    /// Decrypt the output of `encrypt`, `re-encrypt` or `generate-data-key`
     Decrypt {
         #[command(flatten)]
         files: Files,
         /// Encryption context, name=value
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
-        /// Refuse if another key made it (key id, ARN or alias)
+        /// Require this CMK (key id, ARN or alias)
         #[arg(long)]
         key: Option<String>,
     },
-    /// Move a ciphertext to another CMK, or to its CMK's newest version
+    /// Re-encrypt a ciphertext under another CMK, or under the newest backing key of the same one
     ReEncrypt {
-        /// Key id, ARN or alias to move it to
+        /// Destination CMK (key id, ARN or alias)
         key: String,
         #[command(flatten)]
         files: Files,
-        /// Encryption context of the ciphertext, name=value
+        /// Encryption context of the ciphertext, name=value; can be repeated
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
-        /// Encryption context from now on, name=value [default: the same]
+        /// New encryption context, name=value; can be repeated [default: the same]
         #[arg(long, value_name = "NAME=VALUE")]
         new_context: Vec<String>,
     },
-    /// Make a data key: wrapped, and in clear if a file is named for that
+    /// Generate a data key: encrypted under a CMK, and in plaintext if --plaintext-out is given
     GenerateDataKey {
         /// Key id, ARN or alias
         key: String,
-        /// Write the wrapped key to this file, which must not exist [default: standard output]
+        /// Write the encrypted key to this file, which must not exist [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Write the clear key to this file, which must not exist
+        /// Write the plaintext key to this file, which must not exist
         #[arg(long, value_name = "FILE")]
         plaintext_out: Option<PathBuf>,
-        /// Its length in bytes, 1 to 1024
+        /// Length in bytes, 1 to 1024
         #[arg(long, default_value_t = 32)]
         bytes: u16,
         /// Encryption context, name=value
@@ -104,43 +104,44 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
         }
     };
     if common.json && out.is_none() {
-        return Err(Error::new(Kind::Usage, "--json prints facts on standard output, where the bytes would go")
-            .hint("name a file with --out"));
+        return Err(Error::new(Kind::Usage, "--json: standard output cannot take both the JSON and the data")
+            .hint("use --out FILE"));
     }
-    // Before the key is used: a use that is audited and then cannot be written would be lost.
+    // Before the key is used: otherwise an audited use might produce nothing.
     let clear_file = clear_out.as_deref().map(Draft::new).transpose()?;
     let sink = out.as_deref().map(Draft::new).transpose()?;
     let facts = deliver(client::ask(common, request)?, sink, clear_file)?;
     Ok(if common.json { render::reply(&Reply::Crypto(facts), common) } else { 0 })
 }
 
-/// Writes what came, and keeps what may be shown.
+/// Writes the bytes of a reply, and returns the rest.
 fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<CryptoInfo> {
     let Reply::Crypto(mut info) = reply else {
-        return Err(Error::new(Kind::Failed, "the server answered something else"));
+        return Err(Error::new(Kind::Failed, "the server sent an unexpected reply"));
     };
     let plaintext = info.plaintext.take().map(|p| p.bytes()).transpose()?;
     match (&info.blob, plaintext, clear) {
         (Some(blob), plaintext, clear) => {
-            let blob = hex::decode(blob).map_err(|e| Error::new(Kind::Failed, "the blob is damaged").because(e))?;
+            let blob = hex::decode(blob)
+                .map_err(|e| Error::new(Kind::Failed, "the server sent an invalid ciphertext").because(e))?;
             if let (Some(bytes), Some(clear)) = (plaintext, &clear) {
                 fill(clear, &bytes)?;
             }
             let made = sink.as_ref().map(|draft| draft.path().to_owned());
             put(sink, &blob)?;
-            // Last: a blob alone can be decrypted again, a clear key alone is of no use.
+            // Last: a ciphertext without its plaintext can be decrypted later, the reverse is useless.
             if let Err(err) = clear.map_or(Ok(()), Draft::publish) {
                 made.iter().for_each(|path| drop(std::fs::remove_file(path)));
                 return Err(err);
             }
         }
         (None, Some(bytes), _) => put(sink, &bytes)?,
-        (None, None, _) => return Err(Error::new(Kind::Failed, "the server answered nothing")),
+        (None, None, _) => return Err(Error::new(Kind::Failed, "the server sent an empty reply")),
     }
     Ok(info)
 }
 
-/// Reads all, into one piece of memory that is wiped.
+/// Reads everything into one buffer, which is wiped.
 fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
     match path {
         Some(path) => {
@@ -171,7 +172,7 @@ fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// The pairs of an encryption context, as they were given one by one.
+/// Parses an encryption context.
 pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
     for pair in given {
@@ -190,7 +191,7 @@ fn fill(draft: &Draft, bytes: &[u8]) -> Result<()> {
     draft.file().write_all(bytes).on(|| format!("write {}", draft.path().display()))
 }
 
-/// Bytes to where they go: a file, or standard output.
+/// Writes to the file, or to standard output.
 fn put(draft: Option<Draft>, bytes: &[u8]) -> Result<()> {
     match draft {
         Some(draft) => fill(&draft, bytes).and_then(|()| draft.publish()),

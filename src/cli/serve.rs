@@ -1,4 +1,4 @@
-//! `coffer serve`: the server. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
+//! `coffer serve`: the server. Holds the data directory, answers requests on its control socket, serves volumes over NBD.
 
 use super::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
@@ -28,32 +28,32 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) struct ServeArgs {
     /// Volumes to serve, by name [default: all]
     volumes: Vec<String>,
-    /// Where to listen: unix:PATH, or tcp:ADDRESS:PORT [default: nbd.sock in the data directory]
+    /// Where to listen: unix:PATH or tcp:ADDRESS:PORT; can be repeated [default: nbd.sock in the data directory]
     #[arg(long, value_name = "WHERE")]
     pub(super) listen: Vec<String>,
-    /// Mode of Unix sockets; users other than the owner and root need `coffer access allow uid:N` too
+    /// Mode of Unix sockets; users other than the owner and root also need `coffer access allow uid:N`
     #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = octal)]
     pub(super) socket_mode: u32,
-    /// Serve plain TCP, without any client identity, on this machine's own addresses
+    /// Allow plain TCP on loopback addresses, where clients have no identity
     #[arg(long)]
     pub(super) insecure_loopback: bool,
-    /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
+    /// Require TLS on TCP, with server-cert.pem, server-key.pem and ca-cert.pem from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
     pub(super) tls: Option<PathBuf>,
-    /// Take clients that have TLS 1.2 and nothing newer, as nbd-client
+    /// Also accept TLS 1.2, for clients such as nbd-client
     #[arg(long, requires = "tls")]
     tls12: bool,
-    /// Seconds for which a TLS client that was cut off keeps its volume
+    /// Seconds for which a disconnected TLS client keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
-    /// Serve, run this command with $uri set, and exit with its status
+    /// Run this command with $uri set, then stop and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
 }
 
 fn octal(text: &str) -> std::result::Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).map_err(|_| "say an octal number, as 660".to_owned())?;
-    if mode > 0o777 { Err("a socket's mode has nine bits: at most 777".to_owned()) } else { Ok(mode) }
+    let mode = u32::from_str_radix(text, 8).map_err(|_| "not a mode: use an octal number, as 660".to_owned())?;
+    if mode > 0o777 { Err("not a mode: at most 777".to_owned()) } else { Ok(mode) }
 }
 
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -63,7 +63,7 @@ pub(super) fn interrupted() -> bool {
     STOP.load(Ordering::Acquire)
 }
 
-/// Signals that would end the process, and mean nothing to a server.
+/// Signals that would end the process by default, and have no meaning for a server.
 const IGNORED: [i32; 7] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF, libc::SIGIO, libc::SIGPWR];
 
@@ -74,8 +74,8 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
         .on(|| "catch SIGTERM".to_owned())
 }
 
-/// From now on the first Ctrl-C or SIGTERM makes [`interrupted`] true: the verb takes back what it did. The second one ends the
-/// process.
+/// From now on, the first SIGINT or SIGTERM makes [`interrupted`] true, so that the verb undoes what it did. The second one
+/// ends the process.
 pub(super) fn stop_on_interrupt() -> Result<()> {
     let exit = i32::from(Kind::Interrupted.exit_code());
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -86,7 +86,7 @@ pub(super) fn stop_on_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// A file that grows beyond RLIMIT_FSIZE is an error of that write (EFBIG), and not the end of the process.
+/// A file that grows beyond RLIMIT_FSIZE makes the write fail (EFBIG) instead of ending the process.
 pub(super) fn survive_file_size_limit() -> Result<()> {
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop).on(|| "catch SIGXFSZ".to_owned())
 }
@@ -108,7 +108,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         .lock(&env, "serve", Wanting::Server, patience, || crate::api::control::daemon_answers(&socket))?
         .ok_or_else(|| {
             let who = data.holder().map_or_else(String::new, |h| format!(", pid {}", h.pid));
-            Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
+            Error::new(Kind::Busy, format!("{} is already served{who}", data.path().display()))
                 .hint("stop that server first")
         })?;
     let unlock = unlock(common, &data)?;
@@ -120,8 +120,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         (Some(_), Some(name)) => name.clone(),
         (Some(_), None) if service.exports()?.is_empty() => String::new(),
         (Some(_), None) => service.export("").map(|e| e.name).map_err(|e| {
-            Error::new(Kind::Usage, format!("serve --run: {}", e.what()))
-                .hint("name the volume that $uri is to stand for")
+            Error::new(Kind::Usage, format!("serve --run: {}", e.what())).hint("name the volume for $uri")
         })?,
     };
     let Open { listeners, endpoints } = if args.listen.is_empty() {
@@ -152,7 +151,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner))).map(|()| code)
 }
 
-/// Ends in order; with a successor, by becoming it.
+/// Ends in order; with a successor, executes it.
 fn end(
     server: Server,
     control: ControlServer,
@@ -171,29 +170,29 @@ fn end(
         }
     };
     if !ended {
-        tracing::warn!("some requests were still in flight after {} s", DRAIN.as_secs());
+        tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
     }
     service.shut_down();
     successor.map_or(Ok(()), |(next, owner)| {
-        // It is to start as this process did.
+        // It must start with the credentials that this process started with.
         drop(owner);
         Err(next.take_over())
     })
 }
 
-/// Descriptors that a server needs for itself: the catalog, the audit, sockets, what a verb opens, some volumes.
+/// Descriptors that a server needs for itself: the catalog, the audit log, sockets, what verbs open, some volumes.
 const OWN_FILES: u64 = 96;
-/// Descriptors of a connection: its socket, what wakes its thread, its volume's file.
+/// Descriptors of a connection: its socket, its thread's eventfd, its volume's file.
 const FILES_PER_CONNECTION: u64 = 3;
 
-/// How many connections may be open at once with so many descriptors.
+/// How many connections may be open at once with this many descriptors.
 fn connections_within(files: u64) -> Result<usize> {
     let usual = ServerConfig::default().max_connections;
     match files.saturating_sub(OWN_FILES) / FILES_PER_CONNECTION {
         0 => {
-            Err(Error::new(Kind::Usage, format!("serve with RLIMIT_NOFILE at {files}: too few open files are allowed"))
+            Err(Error::new(Kind::Usage, format!("serve: too few open files are allowed (RLIMIT_NOFILE is {files})"))
                 .hint(format!(
-                    "raise it to 1024 or more (`ulimit -n`, LimitNOFILE= of the service); at least {} are needed",
+                    "raise the limit to 1024 or more with `ulimit -n` or LimitNOFILE= of the service; at least {} are needed",
                     OWN_FILES + FILES_PER_CONNECTION
                 )))
         }
@@ -215,9 +214,9 @@ fn log_to_stderr() {
 /// What a signal asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// SIGTERM, SIGINT: to end.
+    /// SIGTERM, SIGINT: to stop.
     Stop,
-    /// SIGUSR2: to execute itself anew, handing its sockets on.
+    /// SIGUSR2: to re-execute itself and hand over its sockets.
     Renew,
 }
 
@@ -226,7 +225,7 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
         match signal {
             libc::SIGUSR2 => return Asked::Renew,
             libc::SIGHUP => {
-                tracing::warn!("SIGHUP is ignored: certificates that changed are used from the next connection on")
+                tracing::warn!("SIGHUP is ignored: changed certificates are used from the next connection on")
             }
             other if IGNORED.contains(&other) => tracing::warn!("signal {other} is ignored"),
             _ => break,
@@ -236,14 +235,14 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
     Asked::Stop
 }
 
-/// Tells the service manager, if there is one that listens (sd_notify(3)).
+/// Notifies the service manager, if there is one (sd_notify(3)).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(state) {
-        tracing::warn!("tell the service manager: {err}");
+        tracing::warn!("notify the service manager: {err}");
     }
 }
 
-/// Tells the service manager again and again that the server is not stuck, if it wants to hear that (WatchdogSec).
+/// Sends keep-alive notifications to the service manager, if it wants them (WatchdogSec).
 fn feed_watchdog(server: &Server) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let controller = server.controller();
@@ -254,11 +253,11 @@ fn feed_watchdog(server: &Server) {
         }
     });
     if let Err(err) = feeding {
-        tracing::error!("the watchdog is not fed, and will end this server: {err}");
+        tracing::error!("start the watchdog thread: {err}; the service manager will end this server");
     }
 }
 
-/// Snapshots that the command began are waited for: nobody else would take them to their end. Ctrl-C gives them up.
+/// Waits for snapshots that the command began, because no other process would complete them. Ctrl-C cancels them.
 fn finish_snapshots(
     code: u8,
     mut stopped: bool,
@@ -271,14 +270,14 @@ fn finish_snapshots(
     let failed = service.wait_for_snapshots(&mut |progress| {
         stopped |= signals.pending().any(ends);
         if !told && !stopped {
-            super::out::note("coffer: waiting for snapshots under way; Ctrl-C gives them up");
+            super::out::note("coffer: waiting for snapshots to complete; Ctrl-C cancels them");
             told = true;
         }
         bar.show(&progress);
         !stopped
     })?;
     for id in &failed {
-        super::out::note(format!("coffer: snapshot {id} did not complete: see `coffer snapshot show {id}`"));
+        super::out::note(format!("coffer: snapshot {id} did not complete (see `coffer snapshot show {id}`)"));
     }
     Ok(match (failed.is_empty(), code) {
         (false, 0) => {
@@ -292,19 +291,19 @@ fn finish_snapshots(
     })
 }
 
-/// Whether a signal asks the server to end.
+/// Whether a signal asks the server to stop.
 fn ends(signal: i32) -> bool {
     [libc::SIGINT, libc::SIGTERM].contains(&signal)
 }
 
-/// How long the command may take to end after a signal was passed on to it.
+/// How long the command may take to end after a signal was forwarded to it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Runs a command against this server. The answer is its exit code, as a shell would give it, and whether it was cut off by
-/// SIGTERM or SIGINT: the signal is passed on to the command, the code is 128 and the signal's number.
+/// Runs a command against this server. Returns its exit code, as a shell would, and whether it was interrupted by SIGTERM or
+/// SIGINT. Such a signal is forwarded to the command, and the exit code is 128 plus the signal's number.
 ///
-/// Without a terminal the command has a process group of its own, so that the signal reaches what a shell started, too. On a
-/// terminal it stays in this process's group, which Ctrl-C reaches as a whole.
+/// If standard input is not a terminal, the command gets its own process group, so that the signal also reaches the children of the
+/// shell. On a terminal it stays in this process's group, to which the terminal sends its signals.
 fn captive(
     command: &str,
     service: &Arc<Service>,
@@ -340,7 +339,7 @@ fn captive(
         let heard = match cut_off {
             None => signals.wait().find(|s| ends(*s)),
             Some((_, since)) if Instant::elapsed(&since) > LAST_WORDS => {
-                tracing::warn!("the command did not end within {} s, and is killed", LAST_WORDS.as_secs());
+                tracing::warn!("the command did not end within {} s and is killed", LAST_WORDS.as_secs());
                 signal_child(child.id(), libc::SIGKILL);
                 break child.wait().on(what)?;
             }

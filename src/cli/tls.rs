@@ -1,4 +1,4 @@
-//! `coffer tls`: certificates, which need no data directory, and who may use what, which is asked of the service.
+//! `coffer tls`: certificates, which need no data directory. `coffer access`: who may use which volumes.
 
 use super::client::{Ask, config_folder, session};
 use super::{Common, render};
@@ -21,57 +21,56 @@ pub(super) enum TlsVerb {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CertificateVerb {
-    /// Make a private CA, and certificates for this server and a first client
+    /// Create a private CA, and certificates for this server and a first client
     Init {
         #[command(flatten)]
         place: TlsFolder,
-        /// A DNS name or address that clients reach this server by [default: this machine's name, localhost, 127.0.0.1, ::1]
+        /// DNS name or address of this server; can be repeated [default: this machine's name, localhost, 127.0.0.1, ::1]
         #[arg(long, value_name = "HOST")]
         name: Vec<String>,
-        /// The first client's name
+        /// Name of the first client
         #[arg(long, default_value = "client", value_name = "NAME")]
         client: String,
     },
-    /// Make a certificate for another client
+    /// Create a certificate for another client
     Client {
-        /// Its name, which `coffer access allow` knows it by
+        /// Name of the client, for `coffer access allow`
         name: String,
         #[command(flatten)]
         place: TlsFolder,
     },
 }
 
-/// Who may use what: the same under `coffer tls` and `coffer access`.
+/// Who may use which volumes: the same under `coffer tls` and `coffer access`.
 #[derive(Debug, Subcommand)]
 pub(super) enum AccessVerb {
-    /// Allow a client to use volumes; replaces what it was allowed before, unless --add is given
-    ///
-    /// A client is the bearer of a certificate, or another user of this machine. The volumes given replace the list that the
-    /// client has; with --add they are added to it.
+    /// Allow a client to use volumes; replaces what it was allowed before, unless --add is given A client is the bearer of a
+    /// certificate, or another local user. The given volumes replace the client's list; with --add, they extend it.
+    /// Clients that already hold a volume are not affected.
     Allow(AllowArgs),
-    /// Make a token that stands in for a certificate; it is shown once
+    /// Create a token, which replaces a client certificate; it is shown only once
     Token {
-        /// What to call it: the remote client's name
+        /// Name of the token: the remote client's name
         name: String,
         #[command(flatten)]
         what: What,
     },
-    /// Take back what was allowed; connections that are open stay
+    /// Revoke a client's access; clients that already hold a volume are not affected
     Deny {
-        /// As it was allowed
+        /// Name of the client or token, as listed
         name: String,
     },
-    /// List who may use what
+    /// List clients and tokens, and which volumes they may use
     List,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AllowArgs {
-    /// A name in the certificate, as NAME or cn:NAME, dns:NAME, email:NAME, uri:NAME; sha256:FINGERPRINT, or uid:NUMBER
+    /// Client: a name in its certificate (NAME, cn:NAME, dns:NAME, email:NAME, uri:NAME), sha256:FINGERPRINT, or uid:NUMBER
     name: String,
     #[command(flatten)]
     what: What,
-    /// Add these volumes to those that the client may use already
+    /// Extend the client's list instead of replacing it
     #[arg(long)]
     add: bool,
 }
@@ -85,20 +84,20 @@ impl AllowArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TlsFolder {
-    /// Folder of the CA [default: /etc/coffer/tls for root, ~/.config/coffer/tls for others]
+    /// Directory of the CA [default: /etc/coffer/tls for root, ~/.config/coffer/tls for others]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct What {
-    /// A volume, by name or id
+    /// Volume, by name or id; can be repeated
     #[arg(long = "volume", value_name = "VOLUME", required_unless_present = "all_volumes")]
     volumes: Vec<String>,
-    /// All volumes, later ones too
+    /// All volumes, also future ones
     #[arg(long, conflicts_with = "volumes")]
     all_volumes: bool,
-    /// The user it acts as [default: the same name]
+    /// User that the client acts as [default: the client's name]
     #[arg(long)]
     user: Option<String>,
 }
@@ -121,10 +120,10 @@ pub(super) fn allow(common: &Common, args: AllowArgs) -> Result<u8> {
     Ok(render::allowed(before.as_ref(), &now, common))
 }
 
-/// How [`AccessInfo::by`] calls a token.
+/// [`AccessInfo::by`] of a token.
 const TOKEN: &str = "token";
 
-/// What a client is to be allowed, and what it was allowed before. Volumes that were deleted meanwhile are left out.
+/// Adds a client's previous volumes to a request, without those that were deleted.
 fn extended(wanted: AllowAccess, before: &AccessInfo, ask: Ask<'_>) -> Result<AllowAccess> {
     let user = wanted.user.or_else(|| before.principal.split_once(":user/").map(|(_, user)| user.to_owned()));
     let Some(had) = before.volumes.as_ref().filter(|_| !wanted.all) else {
@@ -140,7 +139,7 @@ fn extended(wanted: AllowAccess, before: &AccessInfo, ask: Ask<'_>) -> Result<Al
     Ok(AllowAccess { user, volumes, ..wanted })
 }
 
-/// Makes certificates.
+/// Creates certificates.
 pub(super) fn run(common: &Common, verb: CertificateVerb) -> Result<u8> {
     match verb {
         CertificateVerb::Init { place, name, client } => {
@@ -158,7 +157,7 @@ pub(super) fn run(common: &Common, verb: CertificateVerb) -> Result<u8> {
     Ok(0)
 }
 
-/// What to ask of the service.
+/// The request for the service.
 pub(super) fn access(verb: AccessVerb) -> Request {
     match verb {
         AccessVerb::Allow(args) => args.request().into(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Bytes at the end of each volume that the TRIM case fills and trims; nothing else touches them.
 pub(super) const TRIM_ROOM: u64 = 64 << 20;
 
-/// A client that is not ours.
+/// A foreign client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copy {
     In,
@@ -16,7 +16,7 @@ pub(super) enum Copy {
 /// One workload.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Work {
-    /// Our own load generator: so many connections, each with `depth` requests in flight.
+    /// Our own load generator: this many connections, each with `depth` requests in flight.
     Load {
         op: Op,
         random: bool,
@@ -33,18 +33,18 @@ pub(super) enum Work {
     Nbdcopy(Copy),
     /// Connect, read 4 KiB, disconnect.
     Connect,
-    /// All in order once, 1 MiB at depth 4, the server's file not in the page cache.
+    /// Sequential, once, 1 MiB at depth 4, with the server's file not in the page cache.
     Cold,
 }
 
-/// A workload and what it is called.
+/// A workload and its name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) work: Work,
-    /// Whether the means and bars over all cases take it in.
+    /// Whether means and bars over all cases include it.
     pub(super) counts: bool,
-    /// Measured of coffer only.
+    /// Measured only for coffer.
     pub(super) ours_alone: bool,
 }
 
@@ -60,7 +60,7 @@ const fn fio(name: &'static str, rw: &'static str, block: usize, depth: usize) -
     case(name, Work::Fio { rw, block, depth })
 }
 
-/// The case that is also measured of the disk itself.
+/// The case that is also measured for the disk itself.
 pub(super) const COLD: &str = "cold read 1m d4";
 const K4: usize = 4 << 10;
 const K128: usize = 128 << 10;
@@ -98,7 +98,7 @@ pub(super) const CASES: [Case; 34] = [
     case("connect", Work::Connect),
     // What two connections do with two cores, and memory under deep queues.
     Case { counts: false, ..load("randread 4k d32 c2", Op::Read, true, K4, 32, 2) },
-    // One large request at a time: what a server makes of its idle processors.
+    // One large request at a time: whether a server uses idle processors.
     Case { counts: false, ..load("read 4m d1", Op::Read, false, 4 * M1, 1, 1) },
     Case { counts: false, ..load("write 4m d1", Op::Write, false, 4 * M1, 1, 1) },
     Case { counts: false, ours_alone: true, ..load("read 1m d256 c8", Op::Read, false, M1, 256, 8) },
@@ -106,7 +106,7 @@ pub(super) const CASES: [Case; 34] = [
 ];
 
 impl Work {
-    /// What our load generator is to do, where it is what works.
+    /// The pattern for our load generator, if the case uses it.
     pub(super) fn pattern(self, size: u64, time: Duration) -> Option<(Pattern, usize)> {
         let (op, random, block, depth, connections) = match self {
             Self::Load { op, random, block, depth, connections } => (op, random, block, depth, connections),
@@ -131,7 +131,7 @@ impl Work {
         }
     }
 
-    /// Whether bytes a second say more than requests a second.
+    /// Whether it is better described by bytes per second than by requests per second.
     pub(super) const fn is_bulk(self) -> bool {
         match self {
             Self::Load { op: Op::Trim, .. } => false,

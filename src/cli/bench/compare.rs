@@ -1,9 +1,9 @@
-//! `coffer bench --against …`: coffer and its peers on one disk, by the same clients, in alternating rounds; medians.
+//! `coffer bench --against …`: coffer and its peers on the same disk, with the same clients, in alternating rounds; medians.
 //!
-//! What makes such numbers lie, and what is done about it: another load on the machine (it is named; servers alternate
-//! within each case, and each round begins with another); a cold first round (it is run and not counted); a volume that is
-//! holes (each is written first); a client that costs more than the server (a lean one, two foreign ones beside it, and
-//! the server's own processor time).
+//! What distorts such numbers, and the remedy: other load on the machine (it is reported; servers alternate within each case,
+//! and each round begins with a different one); a cold first round (run, but not counted); a volume of holes (each is
+//! written first); a client that costs more than the server (a lean one, two foreign ones for comparison, and the
+//! server's own CPU time).
 
 use super::cases::{CASES, COLD, Case, Copy, TRIM_ROOM, Work};
 use super::load::{Op, Pattern, Until, load};
@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What to do.
+/// What to measure.
 pub(super) struct Plan<'a> {
     pub(super) peers: &'a [Peer],
     pub(super) rounds: usize,
     pub(super) time: Duration,
     /// Bytes of each volume.
     pub(super) size: u64,
-    /// Parts of names of cases; all cases if there is none.
+    /// Substrings of case names; empty: all cases.
     pub(super) only: &'a [String],
 }
 
@@ -34,17 +34,17 @@ pub(super) struct Sample {
     pub(super) case: String,
     pub(super) server: String,
     pub(super) round: usize,
-    /// Requests a second (of nbdcopy: of its usual 256 KiB; of `connect`: connections).
+    /// Requests per second (nbdcopy: of its usual 256 KiB; `connect`: connections).
     pub(super) requests: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     pub(super) bytes: f64,
     /// Microseconds.
     pub(super) p50: Option<f64>,
     /// Microseconds.
     pub(super) p99: Option<f64>,
-    /// Processor seconds of the server for each million requests.
+    /// CPU seconds of the server per million requests.
     pub(super) cpu_per_million: f64,
-    /// Processor seconds of the server for each GiB.
+    /// CPU seconds of the server per GiB.
     pub(super) cpu_per_gib: Option<f64>,
     /// Peak of the server's resident memory, bytes.
     pub(super) resident: u64,
@@ -69,8 +69,8 @@ pub(super) struct Comparison {
 pub(super) fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
     let cases: Vec<&Case> = CASES.iter().filter(|c| wanted(c, plan.only)).collect();
     if cases.is_empty() {
-        return Err(Error::new(Kind::Usage, "no case has such a name")
-            .hint(format!("the cases are: {}", CASES.map(|c| c.name).join(", "))));
+        return Err(Error::new(Kind::Usage, "--only: no case matches")
+            .hint(format!("choose from: {}", CASES.map(|c| c.name).join(", "))));
     }
     let source = scratch.join("source");
     fill_with_noise(&source, plan.size - TRIM_ROOM)?;
@@ -136,7 +136,7 @@ fn fill_with_noise(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a range, so that it is no hole, and makes it durable.
+/// Writes a range, so that it has no holes, and makes it durable.
 fn fill(server: &Server, start: u64, size: u64) -> Result<()> {
     let block = 1 << 20;
     let until = Until::Count(size / block as u64);
@@ -146,7 +146,7 @@ fn fill(server: &Server, start: u64, size: u64) -> Result<()> {
     connections[0].flush()
 }
 
-/// What a client saw.
+/// What a client measured.
 struct Seen {
     requests: f64,
     bytes: f64,
@@ -188,14 +188,14 @@ fn measure(case: &Case, server: &Server, size: u64, time: Duration, source: &Pat
     }))
 }
 
-/// The file under a server, read by fio past the page cache: what its disk can do.
+/// The server's file, read by fio with O_DIRECT: what its disk can do.
 fn disk(server: &Server, size: u64) -> Result<Sample> {
     // A volume's data is the end of its file.
     let length = std::fs::metadata(&server.file).on(|| format!("look at {}", server.file.display()))?.len();
     let out = finish(
         Command::new("fio")
             .args(["--name=b", "--ioengine=libaio", "--direct=1", "--rw=read", "--bs=1M", "--iodepth=4", "--readonly"])
-            // Left to itself fio drops the file from the page cache: the server's next case would be cold.
+            // By default fio drops the file from the page cache: the server's next case would be cold.
             .args(["--invalidate=0", "--output-format=json", &format!("--size={}", size - TRIM_ROOM)])
             .arg(format!("--offset={}", length.saturating_sub(size)))
             .arg(format!("--filename={}", server.file.display())),
@@ -258,7 +258,7 @@ fn nbdcopy(server: &Server, way: Copy, source: &Path, size: u64) -> Result<Seen>
     Ok(Seen { requests: bytes as f64 / f64::from(256 << 10), bytes: bytes as f64, elapsed, p50: None, p99: None })
 }
 
-/// What is read of fio's answer.
+/// The part of fio's output that is used.
 #[derive(Deserialize)]
 struct Fio {
     jobs: Vec<Job>,
@@ -300,9 +300,10 @@ fn fio(server: &Server, rw: &str, block: usize, depth: usize, size: u64, time: D
 }
 
 fn fio_said(out: &str, write: bool) -> Result<Seen> {
-    let from = out.find('{').ok_or_else(|| cannot("fio printed no JSON"))?;
-    let read: Fio = serde_json::from_str(&out[from..]).map_err(|e| cannot(format!("fio's answer: {e}")))?;
-    let job = read.jobs.into_iter().next().ok_or_else(|| cannot("fio ran no job"))?;
+    let from = out.find('{').ok_or_else(|| cannot("fio: no JSON in its output"))?;
+    let read: Fio =
+        serde_json::from_str(&out[from..]).map_err(|e| cannot(format!("fio: cannot parse its output: {e}")))?;
+    let job = read.jobs.into_iter().next().ok_or_else(|| cannot("fio: no job in its output"))?;
     let side = if write { job.write } else { job.read };
     let percentile = |p: &str| side.clat_ns.percentile.get(p).map(|ns| ns / 1e3);
     Ok(Seen {
@@ -323,5 +324,5 @@ pub(super) fn save(comparison: &Comparison, path: &Path) -> Result<()> {
 /// Reads what [`save`] wrote.
 pub(super) fn read(path: &PathBuf) -> Result<Comparison> {
     let text = std::fs::read_to_string(path).on(|| format!("read {}", path.display()))?;
-    serde_json::from_str(&text).map_err(|e| cannot(format!("{} is no comparison: {e}", path.display())))
+    serde_json::from_str(&text).map_err(|e| cannot(format!("{} is not a file of samples: {e}", path.display())))
 }

@@ -1,6 +1,6 @@
-//! A lean NBD client for load: simple replies, a thread for each connection, a fixed number of requests in flight on each.
-//! It parses all replies that one `recv` brings and sends what follows them by one `send`, so that the server is what is
-//! measured.
+//! A lean NBD client that generates load: simple replies, a thread per connection, a fixed number of requests in flight on
+//! each. It parses all replies of one `recv` and sends the requests that follow with one `send`, so that the server is
+//! the bottleneck.
 //!
 //! Wire facts: the NBD specification, "Fixed newstyle negotiation" (EXPORT_NAME) and "Transmission phase".
 
@@ -18,12 +18,12 @@ const OPT_EXPORT_NAME: u32 = 1;
 const CLIENT_FLAGS: u32 = 3;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
-/// Bytes of a reply's head.
+/// Bytes of a reply header.
 const HEAD: usize = 16;
 const FLAG_FUA: u16 = 1;
-/// Bytes that one `recv` may bring.
+/// The most bytes of one `recv`.
 const ROOM: usize = 256 << 10;
-/// Payloads from this size on are sent from where they lie.
+/// Payloads of at least this size are sent without a copy.
 const VECTORED: usize = 32 << 10;
 
 /// Commands on the wire.
@@ -41,9 +41,9 @@ enum Command {
 pub(super) enum Op {
     Read,
     Write,
-    /// Seven reads of ten, the rest writes.
+    /// 70 % reads, 30 % writes.
     Mixed,
-    /// A write, and when it is answered a flush: together one.
+    /// A write, then a flush; the two count as one request.
     WriteFlush,
     /// Writes with FUA.
     Fua,
@@ -51,7 +51,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// The transmission flags that the server has to offer.
+    /// The transmission flags that the server must offer.
     fn needs(self) -> u16 {
         match self {
             Self::Read | Self::Write | Self::Mixed => 0,
@@ -66,13 +66,13 @@ impl Op {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Until {
     Time(Duration),
-    /// So many requests on each connection.
+    /// This many requests on each connection.
     Count(u64),
-    /// Until somebody sets this.
+    /// Until this is set.
     Set(&'static AtomicBool),
 }
 
-/// What to ask for.
+/// A workload.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pattern {
     pub(super) op: Op,
@@ -80,18 +80,18 @@ pub(super) struct Pattern {
     pub(super) block: usize,
     /// Requests in flight on each connection.
     pub(super) depth: usize,
-    /// Where it begins in the export.
+    /// Its offset in the export.
     pub(super) start: u64,
     /// Bytes of the export that are used.
     pub(super) size: u64,
     pub(super) until: Until,
 }
 
-/// What came of it.
+/// The result.
 pub(super) struct Seen {
     pub(super) bytes: u64,
     pub(super) elapsed: Duration,
-    /// Of each request, nanoseconds, sorted.
+    /// Of each request, in nanoseconds, sorted.
     pub(super) latencies: Vec<u64>,
 }
 
@@ -104,7 +104,7 @@ impl Seen {
     }
 }
 
-/// The offsets of a pattern: round and round, or xorshift64 from a fixed seed.
+/// The offsets of a pattern: sequential, wrapping around, or xorshift64 with a fixed seed.
 struct Offsets {
     at: u64,
     seed: u64,
@@ -129,10 +129,10 @@ impl Offsets {
     }
 }
 
-/// A connection in its transmission phase.
+/// A connection in the transmission phase.
 pub(super) struct Connection {
     socket: UnixStream,
-    /// What the server offers (transmission flags).
+    /// The server's transmission flags.
     flags: u16,
     out: Vec<u8>,
     input: Vec<u8>,
@@ -157,7 +157,7 @@ impl Connection {
         Ok(Self { socket, flags, out: Vec::new(), input: vec![0; ROOM] })
     }
 
-    /// Whether the server offers what these requests need.
+    /// Whether the server supports these requests.
     pub(super) fn can(&self, op: Op) -> bool {
         self.flags & op.needs() == op.needs()
     }
@@ -171,7 +171,7 @@ impl Connection {
         self.out.extend_from_slice(&(len as u32).to_be_bytes());
     }
 
-    /// Queues a payload, or sends it with all that is queued before it.
+    /// Queues a payload, or sends it together with everything that is queued.
     fn payload(&mut self, payload: &[u8]) -> Result<()> {
         if payload.len() < VECTORED {
             self.out.extend_from_slice(payload);
@@ -196,7 +196,7 @@ impl Connection {
         Ok(())
     }
 
-    /// One read by itself.
+    /// A single read.
     pub(super) fn read_once(&mut self, offset: u64, len: usize) -> Result<()> {
         self.head(Command::Read, 0, 0, offset, len);
         self.send()?;
@@ -205,7 +205,7 @@ impl Connection {
         cookie(&answer[..HEAD]).map(drop)
     }
 
-    /// One flush by itself.
+    /// A single flush.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.head(Command::Flush, 0, 0, 0, 0);
         self.send()?;
@@ -214,7 +214,7 @@ impl Connection {
         cookie(&answer).map(drop)
     }
 
-    /// Keeps `depth` requests in flight until it is over, then waits for the rest.
+    /// Keeps `depth` requests in flight until the end, then waits for the remaining replies.
     fn load(&mut self, pattern: &Pattern, seed: u64, started: Instant) -> Result<Seen> {
         let mut run = Run::new(pattern, seed);
         for slot in 0..pattern.depth {
@@ -224,11 +224,11 @@ impl Connection {
         self.send()?;
         let (mut held, mut skip) = (0, 0);
         let mut asked = Vec::with_capacity(pattern.depth);
-        // The last answer's payload is taken too: the connection may be used again.
+        // The payload of the last reply is read too, because the connection may be reused.
         while run.flying > 0 || skip > 0 {
             let got = self.socket.read(&mut self.input[held..]).on(|| "read replies".to_owned())?;
             if got == 0 {
-                return Err(cannot("the server hung up"));
+                return Err(cannot("the server closed the connection"));
             }
             let now = Instant::now();
             let goes_on = run.goes_on(now - started)?;
@@ -266,16 +266,16 @@ impl Drop for Connection {
     }
 }
 
-/// The cookie of a reply that is no error.
+/// The cookie of a reply without error.
 fn cookie(head: &[u8]) -> Result<u64> {
     let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     if word(0) != REPLY_MAGIC || word(4) != 0 {
-        return Err(cannot(format!("the server answered error {}", word(4))));
+        return Err(cannot(format!("the server replied with error {}", word(4))));
     }
     Ok(u64::from(word(8)) << 32 | u64::from(word(12)))
 }
 
-/// What a slot's request is about.
+/// The state of a slot's request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LoadState {
     Idle,
@@ -291,7 +291,7 @@ struct Slot {
     since: Instant,
 }
 
-/// One connection's way through a pattern.
+/// One connection's progress through a pattern.
 struct Run {
     pattern: Pattern,
     offsets: Offsets,
@@ -317,7 +317,7 @@ impl Run {
         }
     }
 
-    /// Whether a slot that is free takes another request.
+    /// Whether a free slot should send another request.
     fn goes_on(&self, elapsed: Duration) -> Result<bool> {
         if interrupted() {
             return Err(Error::new(Kind::Interrupted, "stopped"));
@@ -355,7 +355,7 @@ impl Run {
         Ok(())
     }
 
-    /// Notes when requests were sent; a flush belongs to the write before it.
+    /// Records when requests were sent; a flush belongs to the write before it.
     fn sent(&mut self, slots: &mut dyn Iterator<Item = usize>, now: Instant) {
         for slot in slots {
             if self.slots[slot].state != LoadState::Flushing {
@@ -364,11 +364,12 @@ impl Run {
         }
     }
 
-    /// A reply's head has come: the bytes that follow it. The slot is idle afterwards, or to be asked for again.
+    /// Handles a reply header; returns the number of payload bytes that follow. Afterwards the slot is idle or has a request
+    /// to send.
     fn answered(&mut self, slot: usize, now: Instant, goes_on: bool) -> Result<usize> {
         let number = slot;
         let slot = self.slots.get_mut(slot).filter(|s| s.state != LoadState::Idle);
-        let slot = slot.ok_or_else(|| cannot(format!("the server answered request {number}, which nobody asked")))?;
+        let slot = slot.ok_or_else(|| cannot(format!("the server replied to request {number}, which was not sent")))?;
         if slot.state == LoadState::Changing && self.pattern.op == Op::WriteFlush {
             slot.state = LoadState::Flushing;
             return Ok(0);
@@ -382,7 +383,7 @@ impl Run {
     }
 }
 
-/// The pattern on all of the connections at once. Sequential ones each have a part of the range, in order.
+/// Runs the pattern on all connections at once. Sequential ones each get a part of the range, in order.
 pub(super) fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<Seen> {
     let share = pattern.size / connections.len() as u64 / pattern.block as u64 * pattern.block as u64;
     let started = Instant::now();
@@ -401,7 +402,7 @@ pub(super) fn load(connections: &mut [Connection], pattern: &Pattern) -> Result<
             .collect();
         threads
             .into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| Err(cannot("a load thread ended"))))
+            .map(|t| t.join().unwrap_or_else(|_| Err(cannot("a load thread panicked"))))
             .collect::<Result<Vec<_>>>()
     })?;
     let mut all = Seen { bytes: 0, elapsed: Duration::ZERO, latencies: Vec::new() };

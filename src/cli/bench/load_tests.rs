@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 const SIZE: u64 = 4 << 20;
 
-/// A server of zeros, and what is behind it.
+/// A server of zeros, and its store.
 struct Rig {
     dir: tempfile::TempDir,
     memory: Arc<Memory>,
@@ -82,7 +82,7 @@ fn a_time_ends_a_run_and_no_request_is_left_over() {
     let short = Pattern { until: Until::Time(Duration::from_millis(20)), ..pattern(Op::Mixed, 4096, 16, 0) };
     let seen = load(&mut connections, &short).unwrap();
     assert!(seen.latencies.len() >= 16 && seen.elapsed >= Duration::from_millis(20));
-    // A request that was left over would be taken for the answer to this one.
+    // A leftover reply would be taken for the reply to this request.
     connections[0].read_once(0, 4096).unwrap();
     connections[0].flush().unwrap();
 }

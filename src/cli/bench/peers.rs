@@ -1,5 +1,5 @@
-//! The servers that are compared: coffer and its peers, each a process of its own over a file on one disk, with a Unix
-//! socket in a private folder. All that was started is ended, and all files are removed, when this is dropped.
+//! The servers of a comparison: coffer and its peers, each a separate process over a file on the same disk, with a Unix
+//! socket in a private folder. On drop, all processes are ended and all files removed.
 
 use super::cannot;
 use super::load::Connection;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The passphrase of the LUKS images: they hold nothing.
+/// The passphrase of the LUKS images, which hold no data worth protecting.
 const PASSPHRASE: &[u8] = b"bench";
 /// Bytes that a LUKS 1 header takes before the data, at most.
 const LUKS_HEADER: u64 = 4 << 20;
 const FLOOR: &str = include_str!("../../../tools/floor/floor.c");
 
-/// What coffer can be measured against.
+/// The servers that coffer can be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Peer {
     /// nbdkit over a plain file, unencrypted
@@ -28,7 +28,7 @@ pub(super) enum Peer {
     QemuNbd,
     /// qemu-nbd over a LUKS image
     QemuLuks,
-    /// tools/floor: the barest encrypting server
+    /// tools/floor: a minimal encrypting server
     Floor,
 }
 
@@ -44,13 +44,13 @@ impl Peer {
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub(super) struct Server {
     pub(super) name: &'static str,
     pub(super) socket: PathBuf,
     pub(super) export: &'static str,
     pub(super) pid: u32,
-    /// Where its bytes lie.
+    /// The file with its data.
     pub(super) file: PathBuf,
 }
 
@@ -67,17 +67,17 @@ impl Server {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.pid)).unwrap_or_default()
     }
 
-    /// Processor seconds used so far.
+    /// CPU seconds used so far.
     pub(super) fn cpu(&self) -> f64 {
         crate::sys::cpu_time(self.pid).unwrap_or_default().as_secs_f64()
     }
 
-    /// Forgets the peak of resident memory so far, where the kernel lets us.
+    /// Resets the peak of resident memory, if the kernel allows it.
     pub(super) fn forget_peak(&self) {
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
     }
 
-    /// Puts the server's file out of the page cache.
+    /// Drops the server's file from the page cache.
     pub(super) fn forget_pages(&self) -> Result<()> {
         let what = || format!("drop {} from the page cache", self.file.display());
         let file = File::open(&self.file).on(what)?;
@@ -102,7 +102,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts coffer and the peers over files of `size` bytes in `folder`, which has to be there and is the caller's.
+    /// Starts coffer and the peers over files of `size` bytes in `folder`, which must exist and belongs to the caller.
     pub(super) fn start(folder: &Path, peers: &[Peer], size: u64) -> Result<Self> {
         let mut made = Self { folder: folder.to_owned(), all: Vec::new(), children: Vec::new(), coffer: None };
         made.start_coffer(size)?;
@@ -132,7 +132,7 @@ impl Servers {
         let room = File::create(&file).and_then(|f| f.set_len(if luks { size + LUKS_HEADER } else { size }));
         room.on(|| format!("create {}", file.display()))?;
         if luks {
-            // LUKS 1 is what nbdkit's filter reads.
+            // nbdkit's filter reads LUKS 1.
             let kind = ["luksFormat", "-q", "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512"];
             finish(
                 Command::new("cryptsetup")
@@ -193,7 +193,7 @@ impl Servers {
         Ok(program)
     }
 
-    /// Waits until the newest child's socket takes connections; what it said is in `log`.
+    /// Waits until the newest child accepts connections; its output is in `log`.
     fn wait_for(&mut self, name: &str, socket: &Path, log: &Path) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
@@ -202,7 +202,7 @@ impl Servers {
                 return Err(cannot(format!("{name} ended: {status}: {}", said.trim())));
             }
             if Instant::now() > until {
-                return Err(Error::new(Kind::Unreachable, format!("{name} did not answer in 20 s")));
+                return Err(Error::new(Kind::Unreachable, format!("{name} did not respond within 20 s")));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -213,7 +213,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for child in &mut self.children {
-            // The floor has no other end, and nobody needs what the others have not written yet.
+            // The floor has no other way to end, and the others' unwritten data is not needed.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -231,10 +231,10 @@ fn args(program: &str, args: &[&str]) -> Command {
 
 fn missing(command: &Command, e: std::io::Error) -> Error {
     let program = command.get_program().to_string_lossy().into_owned();
-    Error::io(format!("run {program}"), e).hint("tools/setup installs what is compared")
+    Error::io(format!("run {program}"), e).hint("install it with tools/setup")
 }
 
-/// Runs a command to its end; what it said, if it fails.
+/// Runs a command and waits for it; an error contains its output.
 pub(super) fn finish(command: &mut Command) -> Result<String> {
     let out = command.stdin(Stdio::null()).output().map_err(|e| missing(command, e))?;
     if out.status.success() {

@@ -1,4 +1,4 @@
-//! Plots of a comparison: plain SVG, bars for each case and server, written by hand because that is all they are.
+//! Plots of a comparison: plain SVG, a bar for each case and server, simple enough to write by hand.
 
 use super::cases::Case;
 use super::compare::Comparison;
@@ -7,7 +7,7 @@ use crate::error::{IoContext, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// One colour a server, in their order; coffer's first. Told apart by those who see no red or no green.
+/// A colour for each server, in their order, coffer first; distinguishable with red-green colour blindness.
 const COLOURS: [&str; 6] = ["#0b4f8a", "#e69f00", "#f0c878", "#56b4a0", "#b5dcd2", "#9a9a9a"];
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 150.0;
@@ -18,7 +18,7 @@ const TOP: f64 = 64.0;
 /// A bar's length, in any unit, and its label.
 type Value<'a> = dyn Fn(&Case, &str) -> Option<(f64, String)> + 'a;
 
-/// What a plot shows: a value for each case and server, and its text.
+/// The values of a plot: one for each case and server, with its label.
 struct Plot<'a> {
     title: &'a str,
     note: &'a str,
@@ -26,7 +26,7 @@ struct Plot<'a> {
     value: &'a Value<'a>,
 }
 
-/// Writes the plots into a folder; answers their paths.
+/// Writes the plots into a folder; returns their paths.
 pub(super) fn write(all: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
     let rate = |case: &Case, server: &str| {
@@ -50,7 +50,7 @@ pub(super) fn write(all: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
             &rate,
         ),
         ("rate-durable.svg", "Durable writes: rate", "longer is faster", of(&is_durable), &rate),
-        ("cpu.svg", "Processor time of the server for each request", "shorter is better", of(&|_| true), &cpu),
+        ("cpu.svg", "CPU time of the server per request", "shorter is better", of(&|_| true), &cpu),
     ];
     let mut made = Vec::new();
     for (file, title, note, cases, value) in plots {
@@ -78,7 +78,7 @@ impl Plot<'_> {
         put(format!("<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>"));
         put(format!("<text x=\"8\" y=\"18\" font-size=\"14\" font-weight=\"bold\">{}</text>", escape(self.title)));
         let under = format!(
-            "{}; each case by itself, bars from the largest of it; medians of {} rounds of {} s; {}",
+            "{}; each case is scaled to its longest bar; medians of {} rounds of {} s; {}",
             self.note, all.rounds, all.seconds, all.machine
         );
         put(format!("<text x=\"8\" y=\"32\" fill=\"#555555\">{}</text>", escape(&under)));

@@ -1,4 +1,4 @@
-//! What the samples of a comparison say: medians, ratios, geometric means, and the bars that coffer has set itself.
+//! The results of a comparison: medians, ratios, geometric means, and the bars that coffer sets itself.
 
 use super::super::render;
 use super::cases::{CASES, COLD, Case, Work};
@@ -8,9 +8,9 @@ use super::load::Op;
 /// Medians of one case on one server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Median {
-    /// Requests a second.
+    /// Requests per second.
     pub(super) requests: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     pub(super) bytes: f64,
     p50: Option<f64>,
     p99: Option<f64>,
@@ -40,7 +40,7 @@ impl Median {
     }
 }
 
-/// Median over the rounds of coffer's value over the server's in the same round: what moved both is taken out.
+/// Median over the rounds of coffer's value divided by the server's in the same round, which cancels what affects both.
 fn ratio(all: &Comparison, case: &str, server: &str, value: impl Fn(&Sample) -> f64) -> Option<f64> {
     let find = |name: &str, round| {
         all.samples.iter().find(|s| s.case == case && s.server == name && s.round == round).map(&value)
@@ -73,7 +73,7 @@ fn counted(all: &Comparison, of: impl Fn(&str) -> Option<f64>) -> Vec<(&'static 
     measured(all).filter(|c| c.counts).filter_map(|c| Some((c.name, of(c.name)?))).collect()
 }
 
-/// The least of coffer's rates over a server's by clients that are not ours, nbdcopy and fio: what a user would try first.
+/// The lowest ratio of coffer's rate to a server's with foreign clients (nbdcopy, fio): what a user would try first.
 fn least_of_foreign(all: &Comparison, server: &str) -> Option<f64> {
     let foreign = measured(all).filter(|c| matches!(c.work, Work::Nbdcopy(_) | Work::Fio { .. }));
     foreign.filter_map(|c| rate_ratio(all, c.name, server)).min_by(f64::total_cmp)
@@ -99,7 +99,7 @@ pub(super) fn show(all: &Comparison) {
     bars(all);
 }
 
-/// Rates, and coffer's over each server's.
+/// Rates, and the ratio of coffer's to each server's.
 fn rates(all: &Comparison) {
     render::line("");
     let header: String = all.servers.iter().map(|s| format!("{s:>18}")).collect();
@@ -115,11 +115,11 @@ fn rates(all: &Comparison) {
         render::line(format!("{:<21}{cells}", case.name));
     }
     render::line(
-        "MB/s for requests of 64 KiB and more, else requests a second; x: coffer's over that server's, median",
+        "MB/s for requests of at least 64 KiB, otherwise requests per second; x: coffer divided by that server, median",
     );
 }
 
-/// Latency, processor time and memory of each server.
+/// Latency, CPU time and memory of each server.
 fn details(all: &Comparison) {
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     let row = |title: &str, of: &dyn Fn(&Case, &Median) -> String| {
@@ -146,7 +146,7 @@ fn details(all: &Comparison) {
 
 fn means(all: &Comparison) {
     render::line("");
-    render::line("geometric means over all cases, coffer's over the server's:        rate    CPU for each request");
+    render::line("geometric means over all cases, coffer divided by the server:      rate    CPU per request");
     for server in all.servers.iter().filter(|s| *s != "coffer") {
         let rate = mean(all, |case| rate_ratio(all, case, server));
         let cpu = mean(all, |case| cpu_ratio(all, case, server));
@@ -155,7 +155,7 @@ fn means(all: &Comparison) {
     }
 }
 
-/// One bar: what was reached, and whether that is enough.
+/// One bar: the value reached, and whether it is high enough.
 fn bar(what: &str, reached: Option<f64>, least: f64) {
     if let Some(reached) = reached {
         let said = if reached >= least {
@@ -170,12 +170,12 @@ fn bar(what: &str, reached: Option<f64>, least: f64) {
 fn bars(all: &Comparison) {
     render::line("");
     render::line("bars:");
-    bar("nbdcopy and fio over unencrypted nbdkit, the least", least_of_foreign(all, "nbdkit"), 0.5);
-    bar("nbdcopy and fio over nbdkit --filter=luks, the least", least_of_foreign(all, "nbdkit-luks"), 2.0);
+    bar("nbdcopy and fio over unencrypted nbdkit, lowest", least_of_foreign(all, "nbdkit"), 0.5);
+    bar("nbdcopy and fio over nbdkit --filter=luks, lowest", least_of_foreign(all, "nbdkit-luks"), 2.0);
     let least = if all.vaes { 1.0 } else { 0.8 };
     let plain = counted(all, |case| rate_ratio(all, case, "nbdkit"));
     let worst = plain.iter().min_by(|a, b| a.1.total_cmp(&b.1));
-    bar("rate over unencrypted nbdkit, the least of all cases", worst.map(|w| w.1), least);
+    bar("rate over unencrypted nbdkit, lowest of all cases", worst.map(|w| w.1), least);
     for (case, ratio) in plain.iter().filter(|(_, r)| *r < least) {
         render::line(format!("    below: {case} {ratio:.2}"));
     }
@@ -197,7 +197,7 @@ fn bars(all: &Comparison) {
     bar("96 MiB over resident at 8 connections of 256 requests of 1 MiB", memory, 1.0);
 }
 
-/// Whether a case makes data durable: such rates are the disk's.
+/// Whether a case makes data durable: such rates depend on the disk.
 pub(super) const fn is_durable(case: &Case) -> bool {
     matches!(case.work, Work::Load { op: Op::Fua | Op::WriteFlush, .. })
 }

@@ -16,7 +16,7 @@ fn sample(case: &str, server: &str, round: usize, requests: f64, cpu: f64) -> Sa
     }
 }
 
-/// Three rounds; in the second the machine was ten times slower, for both.
+/// Three rounds; in the second, the machine was ten times slower for both servers.
 fn comparison() -> Comparison {
     let mut samples = Vec::new();
     for (round, speed) in [(1, 1.0), (2, 0.1), (3, 1.1)] {

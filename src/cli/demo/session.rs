@@ -1,4 +1,4 @@
-//! One installation of the demo: commands are run as a user would run them, by this same program.
+//! One installation of the demo: commands are run as a user would run them, with this same program.
 
 use crate::api::control::daemon_answers;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -21,7 +21,7 @@ impl Session {
         Ok(Self { scratch: scratch.to_owned(), program, server: None, apart: false })
     }
 
-    /// Keeps the server out of reach of the terminal's signals: the caller catches them, and stops it when nothing needs it.
+    /// Keeps the terminal's signals from the server: the caller catches them, and stops it when it is no longer needed.
     pub(super) const fn apart(mut self) -> Self {
         self.apart = true;
         self
@@ -45,7 +45,7 @@ impl Session {
         command
     }
 
-    /// What a command prints, without its last line end.
+    /// The output of a command, without its last newline.
     pub(in crate::cli) fn text(&self, args: &[&str]) -> Result<String> {
         let out = self.command(args).output().on(|| format!("run coffer {}", args.join(" ")))?;
         if out.status.success() {
@@ -83,7 +83,7 @@ impl Session {
                 return Err(Error::new(Kind::Failed, format!("the server ended: {status}")));
             }
             if Instant::now() > until {
-                return Err(Error::new(Kind::Unreachable, "the server did not answer in 20 s"));
+                return Err(Error::new(Kind::Unreachable, "the server did not respond within 20 s"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -104,7 +104,7 @@ impl Session {
         std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
     }
 
-    /// Processor seconds that the server has used.
+    /// CPU seconds that the server has used.
     pub(in crate::cli) fn server_cpu(&self) -> f64 {
         crate::sys::cpu_time(self.server_pid()).unwrap_or_default().as_secs_f64()
     }
@@ -120,7 +120,7 @@ impl Session {
         crate::cli::sockets::uri(&format!("unix:{}", self.nbd_socket().display()), volume, false).0
     }
 
-    /// What ends an attachment later, without this session at hand.
+    /// Ends an attachment later, without this session.
     pub(in crate::cli) fn detacher(&self, device: &str) -> Box<dyn FnOnce() -> Result<()>> {
         let mut command = self.command(&["detach", "-q", device]);
         Box::new(move || {
@@ -136,10 +136,10 @@ impl Session {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         let status = child.wait().on(|| "wait for the server".to_owned())?;
-        if status.success() { Ok(()) } else { Err(Error::new(Kind::Failed, format!("the server ended with {status}"))) }
+        if status.success() { Ok(()) } else { Err(Error::new(Kind::Failed, format!("the server ended: {status}"))) }
     }
 
-    /// Reads every byte under the data directory, looking for the marker and for each clear key of this installation.
+    /// Searches every file in the data directory for the marker and for each plaintext key of this installation.
     pub(in crate::cli) fn search(&self, marker: &str) -> Result<String> {
         let exported = self.scratch.join("data-key");
         self.run(&["volume", "export-key", "web2", "--out", &exported.to_string_lossy()])?;
@@ -167,7 +167,7 @@ impl Session {
             }
         }
         Ok(format!(
-            "{} files, {} MiB of data: no marker, no clear key. The root key is in {}",
+            "{} files, {} MiB of data: no marker, no plaintext key. The root key is in {}",
             files,
             bytes >> 20,
             self.key_file().display()
@@ -181,13 +181,13 @@ impl Drop for Session {
     }
 }
 
-/// The secret part of a key file: its longest word, or all of it when it is not text.
+/// The secret part of a key file: its longest word, or all of it if it is not text.
 fn longest_secret(file: &[u8]) -> &[u8] {
     let words = file.split(|b| b.is_ascii_whitespace() || *b == b':' || *b == b'"');
     words.max_by_key(|w| w.len()).filter(|w| file.is_ascii() && w.len() >= 32).unwrap_or(file)
 }
 
-/// Searches the data of a sparse file; answers how many bytes it read.
+/// Searches the data of a sparse file; returns how many bytes it read.
 fn search_file(path: &Path, needles: &[(&str, &[u8])]) -> Result<usize> {
     use rustix::fs::{SeekFrom, seek};
     use std::os::unix::fs::FileExt;
