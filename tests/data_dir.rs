@@ -104,9 +104,9 @@ fn root_is_led_to_no_key_file_and_no_directory_by_a_user() {
     // The key file's path in root.json: opened as the owner. One given on the command line: as root.
     chown(&s.key, Some(0), Some(0)).unwrap();
     let key = s.key.to_str().unwrap();
-    s.fails(6, &["volume", "list"], &["key file", "cannot be read", "--root-key-file"]);
+    s.fails(6, &["volume", "list"], &["key file", "cannot read the key file", "--root-key-file"]);
     s.ok(&["volume", "list", "--root-key-file", key]);
-    s.fails(6, &["key", "list"], &["cannot be read"]);
+    s.fails(6, &["key", "list"], &["cannot read the key file"]);
     // A link of the user's to an installation of root's.
     let mine = Scratch::new();
     let link = s.path("link");
@@ -132,7 +132,7 @@ fn init_refuses_a_directory_that_others_may_write_to() {
     std::fs::create_dir(&s.data).unwrap();
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o777)).unwrap();
     let key = s.key.to_str().unwrap().to_owned();
-    s.fails(6, &["init", "--key-file", &key], &["other users may write", "chmod 700"]);
+    s.fails(6, &["init", "--key-file", &key], &["other users can write", "chmod 700"]);
     assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0);
     assert!(!s.key.exists());
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
