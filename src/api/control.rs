@@ -110,10 +110,13 @@ impl ControlServer {
     pub fn start_with(path: &Path, service: Arc<Service>, limits: Limits) -> Result<Self> {
         let what = || format!("listen on {}", path.display());
         if path.as_os_str().len() > PATH {
-            return Err(Error::new(Kind::Usage, format!("{}: the path is longer than a Unix socket may have", what()))
-                .hint("choose a shorter data directory"));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{}: the path is longer than the limit of {PATH} bytes", what()),
+            )
+            .hint("choose a data directory with a shorter path"));
         }
-        let bound = Bound::new(path).on(what)?;
+        let bound = Bound::new(path).map_err(|e| Error::listen(what(), e))?;
         let (stop, woken) = UnixStream::pair().on(what)?;
         let active = Arc::default();
         let accepting =

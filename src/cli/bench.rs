@@ -34,7 +34,7 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
     /// Size of the volume to use [default: 512MiB; with --against 256MiB]
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = super::size)]
     size: Option<ByteLen>,
     /// Seconds for each measurement [default: 3; with --against 0.3]
     #[arg(long)]

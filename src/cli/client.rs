@@ -22,8 +22,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The data directory that the options name.
 pub(super) fn data_dir(common: &Common) -> Result<DataDir> {
-    let path = match &common.data {
-        Some(path) => path.clone(),
+    let named = || std::env::var_os("COFFER_DATA").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = match common.data.clone().or_else(named) {
+        Some(path) => path,
         None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/coffer"),
         None => home("XDG_DATA_HOME", ".local/share")?.join("coffer"),
     };
@@ -216,7 +217,13 @@ pub(super) fn read_passphrase_fd(fd: i32) -> Result<Passphrase> {
     let path = format!("/proc/self/fd/{fd}");
     let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let what = || format!("read the passphrase from file descriptor {fd}");
-    let file = std::fs::File::open(&path).on(what)?;
+    let file = match std::fs::File::open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let what = format!("--passphrase-fd {fd}: file descriptor {fd} is not open");
+            return Err(Error::new(Kind::Usage, what).hint(format!("redirect it, as in `{fd}<FILE`")));
+        }
+        file => file.on(what)?,
+    };
     let (end, _) = read_line(&file, &mut bytes, b"\n").on(what)?;
     Passphrase::take(&mut bytes[..end])
 }

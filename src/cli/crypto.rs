@@ -2,6 +2,7 @@
 //! output. Secrets are written to files of mode 0600 and never passed as arguments.
 
 use super::{Common, client, out, render};
+use crate::cipher::wrap::MAX_PLAINTEXT;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{CryptoInfo, Plain, Reply};
 use crate::service::operations::Request;
@@ -9,13 +10,13 @@ use crate::service::operations::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
 use crate::sys::draft::Draft;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// The longest ciphertext, bytes: 4096 bytes of plaintext, the header and the context's hash, and some room.
-const MAX_INPUT: usize = 64 * 1024;
+const MAX_CIPHERTEXT: usize = 64 * 1024;
 
 /// Input and output.
 #[derive(Debug, Clone, Args)]
@@ -86,15 +87,15 @@ pub(super) enum CryptoVerb {
 pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
     let (request, out, clear_out): (Request, _, _) = match verb {
         CryptoVerb::Encrypt { key, files, context } => {
-            let plaintext = Plain::of(&read(files.input.as_deref())?);
+            let plaintext = Plain::of(&read_plaintext(files.input.as_deref())?);
             (Encrypt { key, plaintext, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::Decrypt { files, context, key } => {
-            let blob = hex::encode(read(files.input.as_deref())?);
+            let blob = hex::encode(read_ciphertext(files.input.as_deref())?);
             (Decrypt { key, blob, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::ReEncrypt { key, files, context, new_context } => {
-            let (blob, context) = (hex::encode(read(files.input.as_deref())?), pairs(&context)?);
+            let (blob, context) = (hex::encode(read_ciphertext(files.input.as_deref())?), pairs(&context)?);
             let new_context = if new_context.is_empty() { context.clone() } else { pairs(&new_context)? };
             (ReEncrypt { key, blob, context, new_context }.into(), files.out, None)
         }
@@ -107,11 +108,26 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
         return Err(Error::new(Kind::Usage, "--json: standard output cannot take both the JSON and the data")
             .hint("use --out FILE"));
     }
+    let is_binary = !matches!(request, Request::Decrypt(_));
+    if is_binary && out.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::new(Kind::Usage, "the output is binary and is not written to a terminal")
+            .hint("use --out FILE, or redirect standard output to a file or a pipe"));
+    }
     // Before the key is used: otherwise an audited use might produce nothing.
-    let clear_file = clear_out.as_deref().map(Draft::new).transpose()?;
-    let sink = out.as_deref().map(Draft::new).transpose()?;
+    let draft = |path: &Path| Draft::new(path).map_err(out_hint);
+    let clear_file = clear_out.as_deref().map(draft).transpose()?;
+    let sink = out.as_deref().map(draft).transpose()?;
     let facts = deliver(client::ask(common, request)?, sink, clear_file)?;
     Ok(if common.json { render::reply(&Reply::Crypto(facts), common) } else { 0 })
+}
+
+/// What to do if an output file cannot be created.
+pub(super) fn out_hint(err: Error) -> Error {
+    match err.kind() {
+        Kind::Exists => err.hint("choose another name, or remove that file: output files are never overwritten"),
+        Kind::NotFound => err.hint("create its directory first"),
+        _ => err,
+    }
 }
 
 /// Writes the bytes of a reply, and returns the rest.
@@ -141,20 +157,28 @@ fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<Cr
     Ok(info)
 }
 
+fn read_plaintext(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+    read(path, MAX_PLAINTEXT)
+}
+
+fn read_ciphertext(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+    read(path, MAX_CIPHERTEXT)
+}
+
 /// Reads everything into one buffer, which is wiped.
-fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+fn read(path: Option<&Path>, most: usize) -> Result<Zeroizing<Vec<u8>>> {
     match path {
         Some(path) => {
             let name = path.display().to_string();
             let file = std::fs::File::open(path).on(|| format!("read {name}"))?;
-            read_all(&name, &file)
+            read_all(&name, &file, most)
         }
-        None => read_all("standard input", rustix::stdio::stdin()),
+        None => read_all("standard input", rustix::stdio::stdin(), most),
     }
 }
 
-fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(vec![0; MAX_INPUT + 1]);
+fn read_all(name: &str, from: impl AsFd, most: usize) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; most + 1]);
     let mut end = 0;
     while end < bytes.len() {
         match rustix::io::read(&from, &mut bytes[end..]) {
@@ -164,9 +188,13 @@ fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
             Err(e) => return Err(e).on(|| format!("read {name}")),
         }
     }
-    if end > MAX_INPUT {
-        return Err(Error::new(Kind::Usage, format!("{name} has more than {MAX_INPUT} bytes"))
-            .hint("encrypt large data under a data key of your own: `coffer key generate-data-key`"));
+    if end > most {
+        let err = Error::new(Kind::Usage, format!("{name} is longer than {most} bytes"));
+        return Err(if most == MAX_PLAINTEXT {
+            err.hint("encrypt larger data with a data key from `coffer key generate-data-key`")
+        } else {
+            err.hint("use the output of `coffer key encrypt`, re-encrypt or generate-data-key")
+        });
     }
     bytes.truncate(end);
     Ok(bytes)

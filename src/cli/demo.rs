@@ -31,7 +31,7 @@ pub(super) struct DemoArgs {
     #[arg(long)]
     keep: bool,
     /// Amount of data to write
-    #[arg(long, default_value = "256MiB")]
+    #[arg(long, default_value = "256MiB", allow_hyphen_values = true, value_parser = super::size)]
     files: ByteLen,
 }
 

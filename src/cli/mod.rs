@@ -30,6 +30,7 @@ use crate::service::operations::{
     SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
 };
 use crate::units::ByteLen;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -49,8 +50,9 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Common {
-    /// Data directory [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
-    #[arg(long, global = true, env = "COFFER_DATA", value_name = "DIR")]
+    /// Data directory [env: COFFER_DATA] [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
+    // Not by clap: it would show the flag as required, and a bare `coffer` as an error, if the variable is set.
+    #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Print results as JSON, and progress as JSON lines on standard error
     #[arg(long, global = true)]
@@ -212,16 +214,27 @@ struct SettingsArgs {
     #[arg(long, value_name = "suspend|continue|fail", value_parser = on_key_loss)]
     on_key_loss: Option<OnKeyLoss>,
     /// Limit on requests per second, in units of up to 256 KiB; 0: no limit
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = requests)]
     iops: Option<u64>,
     /// Limit on throughput per second, as 125 (MiB) or 125MiB; 0: no limit
-    #[arg(long, value_name = "MIB", value_parser = throughput)]
+    #[arg(long, value_name = "MIB", allow_hyphen_values = true, value_parser = throughput)]
     throughput: Option<u64>,
 }
 
 fn on_key_loss(text: &str) -> Result<OnKeyLoss, String> {
     let all = [OnKeyLoss::Suspend, OnKeyLoss::Continue, OnKeyLoss::Fail];
     all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| "use suspend, continue or fail".to_owned())
+}
+
+/// Requests per second.
+fn requests(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "not a number of requests per second: use a whole number, as 3000, or 0 for no limit".to_owned())
+}
+
+/// A size, with the whole message of what is wrong with it: clap shows no hint.
+pub(super) fn size(text: &str) -> Result<ByteLen, String> {
+    text.parse::<ByteLen>().map_err(|e| e.line())
 }
 
 /// Bytes per second; a bare number is MiB, as in EBS.
@@ -238,7 +251,7 @@ enum VolumeVerb {
     /// Create a volume, empty or from a snapshot
     Create {
         /// Size, as 20GiB (powers of 1024) or 20GB (of 1000); with --snapshot at least the snapshot's
-        #[arg(long)]
+        #[arg(long, allow_hyphen_values = true, value_parser = size)]
         size: Option<ByteLen>,
         /// CMK that wraps the volume's data key [default: alias/aws/ebs]
         #[arg(long)]
@@ -286,7 +299,7 @@ enum VolumeVerb {
         /// Name or id
         volume: String,
         /// New size, as 40GiB or 40GB
-        #[arg(long)]
+        #[arg(long, allow_hyphen_values = true, value_parser = size)]
         size: ByteLen,
     },
     /// Write a volume's encrypted sectors to a file
@@ -327,7 +340,7 @@ enum AuditVerb {
     /// Show the latest actions and their outcome; --json shows whole records
     List {
         /// Number of records; most actions have two
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
     },
     /// Verify the hash chain, and compare it with the catalog
@@ -445,6 +458,7 @@ fn run(cli: Cli) -> Result<u8> {
     let grows = matches!(request, Request::GrowVolume(_));
     let denies = matches!(request, Request::DenyAccess(_));
     let bypasses = key::bypasses_lockout_check(&request);
+    let cancels = matches!(request, Request::CancelKeyDeletion(_));
     let once = request.shows_once();
     out::must_be_there(once)?;
     let reply =
@@ -453,6 +467,11 @@ fn run(cli: Cli) -> Result<u8> {
         && grows
     {
         attach::follow(&common, volume)?;
+    }
+    if let Reply::Key(key) = &reply
+        && cancels
+    {
+        render::say_that_it_stays_disabled(key);
     }
     let code = if denies { render::denied(&reply, &common) } else { render::reply(&reply, &common) };
     out::keep_or_take_back(&common, once, &reply)?;
@@ -505,12 +524,26 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         VolumeVerb::Delete { volume } => DeleteVolume { volume }.into(),
         VolumeVerb::Grow { volume, size } => GrowVolume { volume, size: size.0 }.into(),
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
-            ExportVolume { volume, out: absolute(out)?, fill_holes }.into()
+            ExportVolume { volume, out: new_file(absolute(out)?)?, fill_holes }.into()
         }
         VolumeVerb::AcceptRollback { volume } => AcceptRollback { volume }.into(),
         VolumeVerb::AcceptLostWrites { volume } => AcceptLostWrites { volume }.into(),
-        VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: absolute(out)? }.into(),
+        VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: new_file(absolute(out)?)? }.into(),
     })
+}
+
+/// Refuses a path at which no file can be created, before a key is used for it. The server checks again.
+fn new_file(path: PathBuf) -> Result<PathBuf> {
+    let refused = |errno| {
+        Err(crypto::out_hint(Error::io(format!("create {}", path.display()), std::io::Error::from_raw_os_error(errno))))
+    };
+    if path.symlink_metadata().is_ok() {
+        return refused(libc::EEXIST);
+    }
+    match path.parent().map(std::fs::metadata) {
+        Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => refused(libc::ENOENT),
+        _ => Ok(path),
+    }
 }
 
 fn snapshot_request(verb: SnapshotVerb) -> Request {

@@ -156,6 +156,14 @@ fn say_what_lost_its_key(k: &KeyInfo) {
     }
 }
 
+/// After a key's deletion was cancelled.
+pub(super) fn say_that_it_stays_disabled(k: &KeyInfo) {
+    note(format!(
+        "coffer: the key stays disabled, and volumes that use it stay suspended; enable it with `coffer key enable {}`",
+        k.id
+    ));
+}
+
 /// As `1 volume`, `2 volumes`.
 fn counted(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }

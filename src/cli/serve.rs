@@ -4,7 +4,7 @@ use super::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
 use super::sockets::{Open, Plan, Successor, uri};
 use crate::api::control::ControlServer;
-use crate::env::Env;
+use crate::env::{Clock, Env, SystemClock};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::tls::Oldest;
 use crate::nbd::volumes::VolumeExports;
@@ -20,6 +20,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// How long requests in flight may take when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -148,7 +150,11 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             (0, wait_for_signal(&mut signals))
         }
     };
-    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner))).map(|()| code)
+    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner)))?;
+    if args.run.is_none() {
+        super::out::note(format!("coffer: stopped serving {}", service.data().path().display()));
+    }
+    Ok(code)
 }
 
 /// Ends in order; with a successor, executes it.
@@ -200,6 +206,15 @@ fn connections_within(files: u64) -> Result<usize> {
     }
 }
 
+/// Times in the log: UTC, seconds.
+struct LogTime;
+
+impl FormatTime for LogTime {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        write!(to, "{}", SystemClock.now())
+    }
+}
+
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=warn"));
@@ -207,7 +222,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(|| super::out::Log)
         .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
+        .with_timer(LogTime)
         .try_init();
 }
 

@@ -185,7 +185,10 @@ impl Wanted {
     fn open(self, tls: Option<&Arc<TlsServer>>, mode: u32) -> Result<Listener> {
         match self {
             Self::Unix(path) => Listener::unix_with_mode(&path, mode),
-            Self::Tcp(addr) => Ok(tcp_listener(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?, tls)),
+            Self::Tcp(addr) => Ok(tcp_listener(
+                TcpListener::bind(addr).map_err(|e| Error::listen(format!("listen on tcp:{addr}"), e))?,
+                tls,
+            )),
         }
     }
 }

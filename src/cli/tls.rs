@@ -3,12 +3,12 @@
 use super::client::{Ask, config_folder, session};
 use super::{Common, render};
 use crate::env::Env;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::pki;
 use crate::service::api::{AccessInfo, Reply};
 use crate::service::operations::Request;
 use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, DescribeVolumes, ListAccess};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -90,20 +90,36 @@ pub(super) struct TlsFolder {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["volumes", "all_volumes"]))]
 pub(super) struct What {
     /// Volume, by name or id; can be repeated
-    #[arg(long = "volume", value_name = "VOLUME", required_unless_present = "all_volumes")]
+    #[arg(long = "volume", value_name = "VOLUME")]
     volumes: Vec<String>,
     /// All volumes, also future ones
-    #[arg(long, conflicts_with = "volumes")]
+    #[arg(long)]
     all_volumes: bool,
     /// User that the client acts as [default: the client's name]
     #[arg(long)]
     user: Option<String>,
 }
 
+/// Kinds of names of clients.
+const KINDS: [&str; 6] = ["cn", "dns", "email", "uri", "sha256", "uid"];
+
+/// Refuses an unknown kind of name; with --user, it is taken for a plain name with a colon.
+fn check_kind(args: &AllowArgs) -> Result<()> {
+    match args.name.split_once(':') {
+        Some((kind, _)) if args.what.user.is_none() && !KINDS.contains(&kind) => {
+            let what = format!("NAME {:?}: unknown kind of name {kind:?}", args.name);
+            Err(Error::new(Kind::Usage, what).hint("use NAME, cn:, dns:, email:, uri:, sha256: or uid:"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Allows a client to use volumes, and says what that replaces.
 pub(super) fn allow(common: &Common, args: AllowArgs) -> Result<u8> {
+    check_kind(&args)?;
     let add = args.add;
     let wanted = args.request();
     let (before, now) = session(common, "allow-access", &mut |ask| {
