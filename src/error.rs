@@ -217,6 +217,18 @@ impl Error {
         Self { kind, reason: None, what, hint, source: Some(Box::new(err)) }
     }
 
+    /// An error of bind(2) or listen(2), with what to do about it.
+    #[must_use]
+    pub fn listen(what: impl Into<String>, err: std::io::Error) -> Self {
+        let (kind, hint) = match err.raw_os_error() {
+            Some(libc::EADDRINUSE) => (Kind::Busy, "stop the process that listens there, or choose another address"),
+            Some(libc::EADDRNOTAVAIL) => (Kind::Usage, "use an address of this machine"),
+            Some(libc::ENOENT) => (Kind::NotFound, "create the directory first"),
+            _ => return Self::io(what, err),
+        };
+        Self::new(kind, what).because(err).hint(hint)
+    }
+
     /// Returns the kind, which is what programs act on.
     #[must_use]
     pub const fn kind(&self) -> Kind {

@@ -118,7 +118,7 @@ impl fmt::Debug for SectorMap {
 }
 
 macro_rules! resource_id {
-    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $noun:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
@@ -150,7 +150,8 @@ macro_rules! resource_id {
                     d.len() == 17 && d.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
                 });
                 digits.and_then(|d| u128::from_str_radix(d, 16).ok()).map(Self).ok_or_else(|| {
-                    Error::new(Kind::Usage, format!(concat!("{:?} is not an id of the form ", $prefix, "<17 hex digits>"), s))
+                    let what = format!(concat!("{:?} is not an id of the form ", $prefix, "<17 hex digits>"), s);
+                    Error::new(Kind::Usage, what).hint(concat!("see `coffer ", $noun, " list`"))
                 })
             }
         }
@@ -175,11 +176,11 @@ macro_rules! resource_id {
 
 resource_id! {
     /// A volume's id: `vol-` and 17 hexadecimal digits.
-    VolumeId, "vol-"
+    VolumeId, "vol-", "volume"
 }
 resource_id! {
     /// A snapshot's id: `snap-` and 17 hexadecimal digits.
-    SnapshotId, "snap-"
+    SnapshotId, "snap-", "snapshot"
 }
 
 macro_rules! bytes_id {
@@ -328,11 +329,11 @@ impl FromStr for ByteLen {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
         let bad = |next: &str| Error::new(Kind::Usage, format!("{s:?} is not a size")).hint(next);
-        let usual = "write bytes, or a whole number of KiB, MiB, GiB or TiB (powers of 1024), kB, MB, GB or TB (of 1000): 20GiB";
+        let usual = "use a whole number of bytes, KiB, MiB, GiB, TiB (powers of 1024), kB, MB, GB or TB (powers of 1000), as 20GiB";
         let split = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
         let (digits, unit) = s.split_at(split);
         if unit.starts_with(['.', ',']) && !digits.is_empty() {
-            return Err(bad("write a whole number, of a smaller unit if need be: 1536MiB for 1.5 GiB"));
+            return Err(bad("use a whole number of a smaller unit, as 1536MiB for 1.5 GiB"));
         }
         let number: u64 = digits.parse().map_err(|_| bad(usual))?;
         let unit = unit.trim();
@@ -342,12 +343,12 @@ impl FromStr for ByteLen {
             ("" | "B", ..) => 1,
             (_, Some((_, factor)), _) => *factor,
             (_, _, Some((name, _))) if unit.ends_with('b') => {
-                return Err(bad(&format!("a small b means bits; write {name}, or {}iB", &name[..1].to_uppercase())));
+                return Err(bad(&format!("a small b means bits: use {name} or {}iB", &name[..1].to_uppercase())));
             }
             (_, _, Some((_, factor))) => *factor,
             _ => return Err(bad(usual)),
         };
-        number.checked_mul(factor).map(Self).ok_or_else(|| bad("it is more than 2^64 bytes"))
+        number.checked_mul(factor).map(Self).ok_or_else(|| bad("use a size below 2^64 bytes"))
     }
 }
 
@@ -383,7 +384,7 @@ pub fn check_volume_name(name: &str) -> Result<()> {
     let rule = if name.is_empty() || name.len() > 128 {
         "must have 1 to 128 characters"
     } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-        "may hold only A-Z a-z 0-9 . _ -"
+        "may contain only A-Z a-z 0-9 . _ -"
     } else if !name.as_bytes()[0].is_ascii_alphanumeric() {
         "must start with a letter or a digit"
     } else if name.starts_with(VolumeId::PREFIX) || name.starts_with(SnapshotId::PREFIX) {

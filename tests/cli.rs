@@ -195,10 +195,10 @@ fn serve_listens_only_where_it_should() {
     let s = Scratch::new();
     let run = |place: &str| s.coffer(&["serve", "--listen", place, "--run", "exit 9"]);
     for (place, word) in [
-        ("tcp:0.0.0.0:10809", "127.0.0.1 and ::1 alone"),
+        ("tcp:0.0.0.0:10809", "only served on 127.0.0.1 and ::1"),
         ("tcp:127.0.0.1:0", "--insecure-loopback"),
-        ("tcp:nonsense", "no address"),
-        ("/tmp/x", "no place to listen"),
+        ("tcp:nonsense", "not an address"),
+        ("/tmp/x", "not an address"),
     ] {
         let out = run(place);
         assert_eq!(out.code, 2, "{place}: {out:?}");
@@ -220,7 +220,7 @@ fn init_refuses_what_would_lose_or_expose_keys() {
     let s = Scratch::new();
     let key = std::fs::read(&s.key).unwrap();
     let root = std::fs::read(s.data.join("root.json")).unwrap();
-    s.fails(1, &["init", "--key-file", s.path("other.key").to_str().unwrap()], &["is initialised already"]);
+    s.fails(1, &["init", "--key-file", s.path("other.key").to_str().unwrap()], &["is already initialised"]);
     assert!(!s.path("other.key").exists());
     assert_eq!((std::fs::read(&s.key).unwrap(), std::fs::read(s.data.join("root.json")).unwrap()), (key, root));
     for file in [&s.key, &s.data.join("root.json"), &s.data.join("catalog.db")] {
@@ -230,13 +230,13 @@ fn init_refuses_what_would_lose_or_expose_keys() {
 
     let inside = Scratch::empty();
     let place = inside.data.join("root.key");
-    inside.fails(2, &["init", "--key-file", place.to_str().unwrap()], &["would lie in the data directory"]);
+    inside.fails(2, &["init", "--key-file", place.to_str().unwrap()], &["would be in the data directory"]);
     let taken = Scratch::empty();
     std::fs::write(&taken.key, "mine").unwrap();
     let out = taken.coffer(&["init", "--key-file", taken.key.to_str().unwrap()]);
     assert_ne!(out.code, 0);
     assert_eq!(std::fs::read_to_string(&taken.key).unwrap(), "mine", "a file in the way is not overwritten");
-    taken.fails(4, &["volume", "list"], &["no coffer data directory", "coffer init"]);
+    taken.fails(4, &["volume", "list"], &["not a coffer data directory", "coffer init"]);
     std::fs::remove_file(&taken.key).unwrap();
     taken.init();
     taken.ok(&["volume", "list"]);

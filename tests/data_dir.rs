@@ -105,9 +105,9 @@ fn root_is_led_to_no_key_file_and_no_directory_by_a_user() {
     // The key file's path in root.json: opened as the owner. One given on the command line: as root.
     chown(&s.key, Some(0), Some(0)).unwrap();
     let key = s.key.to_str().unwrap();
-    s.fails(6, &["volume", "list"], &["key file", "cannot be read", "--root-key-file"]);
+    s.fails(6, &["volume", "list"], &["key file", "cannot read the key file", "--root-key-file"]);
     s.ok(&["volume", "list", "--root-key-file", key]);
-    s.fails(6, &["key", "list"], &["cannot be read"]);
+    s.fails(6, &["key", "list"], &["cannot read the key file"]);
     // A link of the user's to an installation of root's.
     let mine = Scratch::new();
     let link = s.path("link");

@@ -82,10 +82,10 @@ fn a_token_that_nobody_saw_is_taken_back() {
                 let args = [flag, args].concat();
                 let out = shell(s, ">/dev/full", &args);
                 assert_eq!(out.code, 1, "{args:?}: {out:?}");
-                assert!(out.stderr.contains("taken back") && out.stderr.contains("No space left"), "{out:?}");
+                assert!(out.stderr.contains("revoked") && out.stderr.contains("No space left"), "{out:?}");
                 let out = unread(s, &args);
                 assert_eq!(out.code, 1, "{args:?}: {out:?}");
-                assert!(out.stderr.contains("taken back"), "{out:?}");
+                assert!(out.stderr.contains("revoked"), "{out:?}");
                 let out = shell(s, ">&-", &args);
                 assert_eq!(out.code, 1, "{args:?}: {out:?}");
                 assert!(out.stderr.contains("standard output is closed"), "{out:?}");
@@ -120,7 +120,7 @@ fn a_client_that_is_gone_before_its_token_comes_leaves_none() {
     client.write_all(request.as_bytes()).unwrap();
     client.shutdown(std::net::Shutdown::Read).unwrap();
     client.write_all(b"\n").unwrap();
-    wait_until("the token is taken back", || s.log().contains("taken back"));
+    wait_until("the token is taken back", || s.log().contains("revoked"));
     let events = s.json(&["audit", "list"]).to_string();
     assert!(events.contains("MakeTlsToken") && events.contains("DenyTlsClient"), "{events}");
     assert!(s.ids(&["access", "list"]).is_empty());
@@ -218,9 +218,9 @@ fn a_passphrase_is_not_shown_and_ctrl_c_leaves_the_terminal_as_it_was() {
         outer.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     for (typed, code, words) in [
-        (&[&b"\x03"[..]][..], 130, "no passphrase"),
-        (&[b"a long secret\x03"], 130, "no passphrase"),
-        (&[b"a long secret\n", b"another secret\n"], 2, "differ"),
+        (&[&b"\x03"[..]][..], 130, "passphrase prompt: interrupted"),
+        (&[b"a long secret\x03"], 130, "passphrase prompt: interrupted"),
+        (&[b"a long secret\n", b"another secret\n"], 2, "do not match"),
     ] {
         let (mut person, tty) = terminal();
         let before = tcgetattr(&tty).unwrap().local_modes;
@@ -332,7 +332,7 @@ fn an_interrupted_demo_takes_down_what_it_put_up_and_the_next_one_does_it_for_a_
     assert!(coffer::sys::ofd_is_locked(&lock, 0, 1).unwrap(), "its server lives");
     let out = s.coffer(&["demo", "--files", "4MiB", "--dir", scratch.to_str().unwrap()]);
     assert_eq!(out.code, 0, "{out:?}");
-    assert!(out.stdout.contains("which a demo left that was killed"), "{}", out.stdout);
+    assert!(out.stdout.contains("left behind by a killed demo"), "{}", out.stdout);
     assert!(!coffer::sys::ofd_is_locked(&lock, 0, 1).unwrap(), "its server was ended");
     assert!(!scratch.exists() && !is_mounted(&scratch));
 }
@@ -383,6 +383,6 @@ fn doctor_says_what_it_can_of_an_installation_that_does_not_open() {
     let all = findings(&s, 1);
     has(&all, "root file", "error", "root.json");
     has(&all, "files", "error", "chmod 700");
-    // Where there is nothing to examine, it says so, as before.
-    Scratch::empty().fails(4, &["doctor"], &["no coffer data directory"]);
+    // Where there is nothing to look at it says so, as before.
+    Scratch::empty().fails(4, &["doctor"], &["not a coffer data directory"]);
 }

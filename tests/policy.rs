@@ -399,7 +399,7 @@ fn policies_are_shown_set_and_reset_with_a_server_and_without() {
         let out = s.path("out.json");
         std::fs::write(&out, document.replace("KeyPolicy", "Nothing")).unwrap();
         let out = out.to_str().unwrap();
-        s.fails(2, &["key", "policy", "set", "alias/k", out], &["could not put another one", "--bypass"]);
+        s.fails(2, &["key", "policy", "set", "alias/k", out], &["could no longer change the key's policy", "--bypass"]);
         s.ok(&["key", "policy", "set", "alias/k", out, "--bypass-policy-lockout-safety-check"]);
         s.fails(6, &["key", "policy", "show", "alias/k"], &["kms:GetKeyPolicy"]);
         s.fails(6, &["key", "policy", "set", "alias/k", out], &["kms:PutKeyPolicy"]);
@@ -723,8 +723,11 @@ fn what_a_key_takes_with_it_is_said_when_it_goes_and_by_doctor() {
     let clients = ["web", "on", "other"].map(|name| server.connect(name));
     for args in [&["key", "disable", "alias/k"][..], &["key", "schedule-deletion", "alias/k", "--days", "7"]] {
         let said = s.ok(args);
-        assert!(said.stderr.contains("suspended, until") && said.stderr.contains("web (vol-"), "{said:?}");
-        assert!(said.stderr.contains("going on") && said.stderr.contains("on (vol-"), "{said:?}");
+        assert!(said.stderr.contains("suspended until") && said.stderr.contains("web (vol-"), "{said:?}");
+        assert!(
+            said.stderr.contains("not suspended until they are closed") && said.stderr.contains("on (vol-"),
+            "{said:?}"
+        );
         assert!(!said.stderr.contains("idle") && !said.stderr.contains("other"), "{said:?}");
         let doctor = s.coffer(&["doctor"]).stdout;
         assert!(doctor.contains("web (vol-") && doctor.contains("is suspended until its CMK"), "{doctor}");

@@ -26,11 +26,11 @@ fn limited(s: &Scratch, limits: &str, args: &[&str]) -> Output {
 #[test]
 fn a_directory_without_an_installation_is_left_as_it_is() {
     let s = Scratch::empty();
-    s.fails(4, &["serve"], &["no coffer data directory", "coffer init"]);
+    s.fails(4, &["serve"], &["not a coffer data directory", "coffer init"]);
     assert!(!s.data.exists());
     std::fs::create_dir(&s.data).unwrap();
     for args in [&["serve"][..], &["serve", "web"], &["serve", "--run", "true"], &["volume", "list"]] {
-        s.fails(4, args, &["no coffer data directory", "coffer init"]);
+        s.fails(4, args, &["not a coffer data directory", "coffer init"]);
     }
     assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0, "no lock file, nothing");
 }

@@ -148,7 +148,7 @@ fn ctrl_c_with_a_server_ends_the_waiting_and_not_the_snapshot() {
     let out = create.wait_with_output().unwrap();
     let said = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(130), "{said}");
-    assert!(said.contains("only the waiting has ended"), "{said}");
+    assert!(said.contains("no longer waiting"), "{said}");
     let id = s.id(&["snapshot", "list"]);
     let state = || s.json(&["snapshot", "show", &id])["state"].as_str().unwrap().to_owned();
     assert_eq!(state(), "pending");

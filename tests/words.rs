@@ -209,7 +209,7 @@ fn advice_is_about_what_failed() {
     let s = Scratch::empty();
     assert_eq!(with_passphrase(&s, "a passphrase of many words", &["init"]).code, 0);
     for verb in ["status", "serve"] {
-        s.fails(6, &[verb], &["a passphrase opens it", "no terminal", "--passphrase-fd 3"]);
+        s.fails(6, &[verb], &["it needs a passphrase", "not a terminal", "--passphrase-fd 3"]);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::service::api::{Progress, Reply, WireError};
 use crate::service::operations::Request;
 use crate::sys::peer_cred;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
@@ -109,10 +110,13 @@ impl ControlServer {
     pub fn start_with(path: &Path, service: Arc<Service>, limits: Limits) -> Result<Self> {
         let what = || format!("listen on {}", path.display());
         if path.as_os_str().len() > PATH {
-            return Err(Error::new(Kind::Usage, format!("{}: the path is longer than a Unix socket may have", what()))
-                .hint("choose a shorter data directory"));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{}: the path is longer than the limit of {PATH} bytes", what()),
+            )
+            .hint("choose a data directory with a shorter path"));
         }
-        let bound = Bound::new(path).on(what)?;
+        let bound = Bound::new(path).map_err(|e| Error::listen(what(), e))?;
         let (stop, woken) = UnixStream::pair().on(what)?;
         let active = Arc::default();
         let accepting =
@@ -354,16 +358,44 @@ fn tell(connection: &UnixStream, progress: Progress) -> bool {
     }
 }
 
-/// Whether a daemon listens on `path`.
+/// Whether a daemon listens on `path`. One that is too busy to accept a connection counts.
 #[must_use]
 pub fn daemon_answers(path: &Path) -> bool {
-    connect(path).is_ok_and(|connection| connection.is_some())
+    matches!(dial(path, Instant::now()), Ok(_) | Err(Errno::AGAIN))
+}
+
+/// How long a client waits until the server takes its connection and its request.
+const CONNECT: Duration = Duration::from_secs(10);
+/// After how long a client says that it waits for an answer.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Connects to a Unix socket. [`Errno::AGAIN`]: somebody listens there, and accepted no connection until then.
+fn dial(path: &Path, until: Instant) -> std::result::Result<UnixStream, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            // The queue of connections is full, which poll(2) cannot wait for.
+            Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let connection = UnixStream::from(socket);
+    connection.set_nonblocking(false).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(connection)
 }
 
 /// Connects to a control socket. `None`: no one listens there. Root's request must not reach another server through a
 /// link made by the data directory's owner: the listener has to run as that owner.
 fn connect(path: &Path) -> Result<Option<UnixStream>> {
-    let Ok(connection) = UnixStream::connect(path) else { return Ok(None) };
+    let connection = match dial(path, Instant::now() + CONNECT) {
+        Ok(connection) => connection,
+        Err(Errno::AGAIN) => return Err(unreachable(path, "does not accept connections")),
+        Err(_) => return Ok(None),
+    };
     if rustix::process::geteuid().is_root() {
         let folder = path.parent().unwrap_or(path);
         let owner = std::fs::metadata(folder).on(|| format!("look at {}", folder.display()))?.uid();
@@ -377,17 +409,55 @@ fn connect(path: &Path) -> Result<Option<UnixStream>> {
     Ok(Some(connection))
 }
 
-/// Sends a request to the daemon on `path`. `None`: no one listens there.
+fn unreachable(path: &Path, why: &str) -> Error {
+    Error::new(Kind::Unreachable, format!("the server at {} {why}", path.display())).hint("see its log, then try again")
+}
+
+/// Whether nothing comes for a while.
+fn is_silent(connection: &UnixStream) -> bool {
+    let until = Instant::now() + SILENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(connection, PollFlags::IN)], Some(&time)) {
+            Ok(0) => return true,
+            Err(Errno::INTR) if !left.is_zero() => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Asks the daemon that listens on `path`. `None`: nobody listens there.
 ///
 /// # Errors
 /// The verb's error; [`Kind::Unreachable`] if the daemon goes away in the middle.
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
+    ask_patiently(path, request, &|_| (), report)
+}
+
+/// The same; `waiting` is called once, with the server's process id, when the server has said nothing for five seconds. The
+/// request may be under way then: it is never given up. A server that does not take the request within ten seconds is
+/// unreachable.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_patiently(
+    path: &Path,
+    request: &Request,
+    waiting: &dyn Fn(Option<u32>),
+    report: &mut dyn FnMut(Progress),
+) -> Result<Option<Reply>> {
     let Some(connection) = connect(path)? else { return Ok(None) };
-    let gone = |why: &str| {
-        Error::new(Kind::Unreachable, format!("the server at {} {why}", path.display()))
-            .hint("see its log, then try again")
-    };
-    let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, None));
+    let gone = |why: &str| unreachable(path, why);
+    // A request without its end is not performed.
+    let until = Some(Instant::now() + CONNECT);
+    let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, until));
+    if sent.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut) {
+        return Err(gone("does not read requests"));
+    }
+    if sent.is_ok() && is_silent(&connection) {
+        waiting(peer_cred(&connection).ok().and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0));
+    }
     let mut lines = Lines::new(&connection, ANSWER, None);
     loop {
         // It may have refused without reading the request.

@@ -1,5 +1,5 @@
-//! `coffer attach`, `detach` and `attachments`: volumes as disks of this machine. What the kernel is told, and who keeps its
-//! connections alive, is in [`crate::attach`].
+//! `coffer attach`, `detach` and `attachments`: volumes as disks of this machine. The kernel interface and the helper that
+//! keeps its connections alive are in [`crate::attach`].
 
 use super::client;
 use super::{Common, render};
@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
-/// Connections of a device where nothing else is said, if the machine has as many processors.
+/// Connections of a device by default, if the machine has as many processors.
 const USUAL_CONNECTIONS: usize = 4;
-/// How long `volume grow` waits for an attached kernel to follow.
+/// How long `volume grow` waits until an attached kernel has the new size.
 const GROWING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) struct AttachArgs {
     volume: String,
     /// Device, as /dev/nbd0 [default: a free one]
     device: Option<PathBuf>,
-    /// Connections to the server [default: one a processor, at most 4]
+    /// Connections to the server [default: one per processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CONNECTIONS)))]
     connections: Option<u32>,
 }
@@ -38,7 +38,8 @@ pub(super) struct AttachArgs {
 pub(super) struct DetachArgs {
     /// Volume, device or attachment; with --force also a snapshot
     what: String,
-    /// Take the volume from whoever holds it, attached or not, or the snapshot from who reads it: their connections are closed, nothing is flushed; audited
+    /// Take the volume away from any client, attached or not, or end all exports of the snapshot: connections are closed,
+    /// nothing is flushed; audited
     #[arg(long)]
     force: bool,
 }
@@ -50,7 +51,7 @@ pub(super) fn attach(common: &Common, args: &AttachArgs) -> Result<u8> {
     }
     let wanted = args.device.as_deref().map(Device::at).transpose()?;
     if !rustix::process::geteuid().is_root() {
-        return Err(Error::new(Kind::AccessDenied, "the kernel attaches volumes for root alone").hint("run as root"));
+        return Err(Error::new(Kind::AccessDenied, "attach: only root can attach volumes").hint("run as root"));
     }
     if let Some(att) = attached(common, &args.volume)? {
         let device = Device::at(Path::new(&att.device))?;
@@ -58,9 +59,10 @@ pub(super) fn attach(common: &Common, args: &AttachArgs) -> Result<u8> {
             return adopt(common, &att, device, wanted);
         }
         let Some(_held) = HelperPlace::of(device).hold()? else {
-            return Err(Error::new(Kind::Busy, format!("{} is being attached as {device}", args.volume)).hint("wait"));
+            return Err(Error::new(Kind::Busy, format!("{} is being attached as {device}", args.volume))
+                .hint("try again in a moment"));
         };
-        // The device it was for is gone: this kernel was started since, or somebody disconnected it.
+        // Its device no longer exists: the machine was rebooted, or the device was disconnected.
         client::call(common, DetachVolume { what: att.id })?;
     }
     let (device, held) = choose(wanted)?;
@@ -78,7 +80,8 @@ pub(super) fn attach(common: &Common, args: &AttachArgs) -> Result<u8> {
 }
 
 fn no_server(data: &Path) -> Error {
-    Error::new(Kind::Unreachable, format!("no server holds {}", data.display())).hint("start one: `coffer serve`")
+    Error::new(Kind::Unreachable, format!("no server is running for {}", data.display()))
+        .hint("start one with `coffer serve`")
 }
 
 fn job(att: &AttachmentInfo, device: Device, connections: u32, adopt: bool) -> Job {
@@ -92,7 +95,7 @@ fn job(att: &AttachmentInfo, device: Device, connections: u32, adopt: bool) -> J
     }
 }
 
-/// The helper alone has the token.
+/// Only the helper gets the token.
 fn show(common: &Common, mut att: AttachmentInfo, up: &Up, again: bool) -> u8 {
     if let Some(end) = att.export.find('?') {
         att.export.truncate(end);
@@ -113,12 +116,12 @@ fn belongs(device: Device, att: &AttachmentInfo) -> bool {
     machine.is_connected(device) && machine.backend(device).is_none_or(|b| b == helper::backend(&att.id))
 }
 
-/// An attachment that lives: if only its helper is gone, it gets another.
+/// An attachment that still exists: if only its helper has ended, it gets a new one.
 fn adopt(common: &Common, att: &AttachmentInfo, device: Device, wanted: Option<Device>) -> Result<u8> {
     let place = HelperPlace::of(device);
     let busy = |who: String| {
-        Error::new(Kind::Busy, format!("{} is attached as {device} already{who}", render::shown(att)))
-            .hint("detach it first (`coffer detach`)")
+        Error::new(Kind::Busy, format!("{} is already attached as {device}{who}", render::shown(att)))
+            .hint("detach it first with `coffer detach`")
     };
     if wanted.is_some_and(|w| w != device) {
         return Err(busy(String::new()));
@@ -128,7 +131,7 @@ fn adopt(common: &Common, att: &AttachmentInfo, device: Device, wanted: Option<D
         return Err(busy(last.map_or_else(String::new, |s| format!(", helper pid {}", s.pid))));
     };
     let connections = last.map_or_else(|| Machine::this().queues(device), |s| s.connections);
-    // The old token went with the old helper.
+    // The old token was lost with the old helper.
     let renewed = client::call(common, RenewAttachment { what: att.id.clone() })?;
     let job = job(&renewed, device, connections.clamp(1, MOST_CONNECTIONS), true);
     let up = helper::start(&job, held, &render::shown(att))?;
@@ -145,7 +148,7 @@ fn attached(common: &Common, volume: &str) -> Result<Option<AttachmentInfo>> {
     Ok(found)
 }
 
-/// The device that is wanted, or a free one, and the right to keep it.
+/// The requested device, or a free one, and the lock on it.
 fn choose(wanted: Option<Device>) -> Result<(Device, Held)> {
     let machine = Machine::this();
     if let Some(device) = wanted {
@@ -153,7 +156,7 @@ fn choose(wanted: Option<Device>) -> Result<(Device, Held)> {
         let held = HelperPlace::of(device).hold()?.ok_or_else(busy)?;
         return if machine.is_free(device) { Ok((device, held)) } else { Err(busy()) };
     }
-    // The kernel makes devices that are not there yet.
+    // The kernel creates devices that do not exist yet.
     for device in (0..4096).map(Device).filter(|d| machine.is_free(*d)) {
         if let Some(held) = HelperPlace::of(device).hold()? {
             return Ok((device, held));
@@ -162,8 +165,8 @@ fn choose(wanted: Option<Device>) -> Result<(Device, Held)> {
     Err(Error::new(Kind::Busy, "every nbd device is in use").hint("detach a volume"))
 }
 
-/// Attachments outlive the server, but not the kernel that held the device. The caller has the right to the device, and it
-/// has no server: whatever was attached there is not any more.
+/// Attachments outlive the server, but not the kernel that held the device. The caller has locked the device, and it has no
+/// server: whatever was attached there no longer is.
 fn end_stale(common: &Common, device: Device) -> Result<()> {
     let name = device.to_string();
     let stale = all(common)?.into_iter().filter(|a| a.device == name);
@@ -185,12 +188,12 @@ pub(super) fn detach(common: &Common, args: &DetachArgs) -> Result<u8> {
     }
     let att = found.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("{what} is not attached"))
-            .hint("see `coffer attachments`; `coffer detach --force` takes a volume away from any other client")
+            .hint("see `coffer attachments`; use `coffer detach --force` to take a volume away from another client")
     })?;
     let device = Device::at(Path::new(&att.device))?;
     let flushed = if belongs(device, &att) { take_away(common, device)? } else { Ok(()) };
     let ended = client::call(common, DetachVolume { what: att.id.clone() })?;
-    flushed.map_err(|e| e.context(format!("{what} is detached, but what was not synced before is lost")))?;
+    flushed.map_err(|e| e.context(format!("{what} is detached, but writes that were not synced are lost")))?;
     if common.json || common.quiet {
         return Ok(render::reply(&Reply::Attachment(ended), common));
     }
@@ -198,49 +201,49 @@ pub(super) fn detach(common: &Common, args: &DetachArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Flushes, ends the helper, disconnects. The inner result is that of the flush: a device that cannot be flushed any more
-/// must come off all the same.
+/// Flushes, ends the helper, disconnects. The inner result is that of the flush: a device that can no longer be flushed must
+/// be disconnected all the same.
 fn take_away(common: &Common, device: Device) -> Result<Result<()>> {
     let machine = Machine::this();
     machine.refuse_used(device)?;
     let data = client::data_dir(common)?;
     if !control::daemon_answers(&data.control_socket()) {
-        // A flush would wait for one, for hours.
+        // A flush would wait for hours for a server.
         return Err(no_server(data.path())
             .context(format!("{device} cannot be flushed"))
-            .hint("start one: `coffer serve`; or say --force, and what was not synced before is lost"));
+            .hint("start one with `coffer serve`, or use --force and lose writes that were not synced"));
     }
     let claimed = claim(device)?;
     let flushed = claimed.sync_all().on(|| format!("flush {device}"));
-    // First, so that it does not dial again for what is being taken away.
+    // First, so that it does not reconnect the device.
     let _held = HelperPlace::of(device).end_helper()?;
     NbdDriver::open()?.disconnect(device)?;
     drop(claimed);
     let until = Instant::now() + Duration::from_secs(10);
     while !machine.is_free(device) {
         if Instant::now() >= until {
-            return Err(Error::new(Kind::Busy, format!("{device} is disconnected, and somebody has it open still"))
-                .hint("end who has it open (`fuser`), then detach again"));
+            return Err(Error::new(Kind::Busy, format!("{device} is disconnected, but a process still has it open"))
+                .hint(format!("find that process with `fuser {device}` and end it, then detach again")));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(flushed)
 }
 
-/// Takes the volume from whoever has it; a device of this machine gets errors from then on, mounted or not.
+/// Takes the volume away from any client; a device of this machine gets errors from then on, mounted or not.
 fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> Result<u8> {
     let machine = Machine::this();
     let is_ours = |d: &Device| machine.is_connected(*d) && machine.backend(*d).is_some_and(|b| helper::is_ours(&b));
     let device = match att {
         Some(att) => Device::at(Path::new(&att.device)).ok().filter(|d| belongs(*d, att)),
-        // Its attachment was taken away before, or is another installation's.
+        // Its attachment was removed before, or belongs to another installation.
         None => Device::at(Path::new(what)).ok().filter(is_ours),
     };
     if let Some(device) = device.filter(|_| rustix::process::geteuid().is_root()) {
         let _held = HelperPlace::of(device).end_helper()?;
         NbdDriver::open()?.disconnect(device)?;
         if att.is_none() {
-            let message = format!("{device} is disconnected; no attachment here was its");
+            let message = format!("{device} is disconnected; it belonged to no attachment of this installation");
             return Ok(render::reply(&Reply::Done { message }, common));
         }
     }
@@ -248,7 +251,7 @@ fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> R
     Ok(render::reply(&done.into_reply(), common))
 }
 
-/// What the service knows of attachments, and what this machine knows of their devices.
+/// Attachments as the service knows them, with the state of their devices on this machine.
 pub(super) fn attachments(common: &Common) -> Result<u8> {
     let all = all(common)?;
     if common.quiet {
@@ -264,12 +267,12 @@ pub(super) fn attachments(common: &Common) -> Result<u8> {
     Ok(0)
 }
 
-/// The living helper of an attachment.
+/// The running helper of an attachment.
 fn look(device: Device, att: &AttachmentInfo) -> Option<helper::HelperState> {
     HelperPlace::of(device).living().filter(|s| s.attachment == att.id)
 }
 
-/// After a volume has grown: if it is a disk of this machine, waits until the kernel has the new size too.
+/// After a volume has grown: if it is attached to this machine, waits until the kernel has the new size.
 pub(super) fn follow(common: &Common, volume: &VolumeInfo) -> Result<()> {
     if volume.holder.is_none() {
         return Ok(());
@@ -279,13 +282,13 @@ pub(super) fn follow(common: &Common, volume: &VolumeInfo) -> Result<()> {
     let Some(state) = look(device, &att).filter(|_| belongs(device, &att)) else { return Ok(()) };
     let machine = Machine::this();
     let until = Instant::now() + GROWING;
-    // Another user's helper hears nothing of this, and looks by itself.
+    // Another user's helper cannot be notified; it checks periodically.
     let told = state.tell_of_size();
     while told && machine.size(device) < volume.size && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
     if machine.size(device) < volume.size && !common.quiet {
-        super::out::note(format!("coffer: {device} still has its old size, and follows within 15 s"));
+        super::out::note(format!("coffer: {device} still has its old size; it is updated within 15 s"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The audit as a table for people: a row for each act, with how it ended. `--json` shows the records themselves.
+//! The audit log as a table: one row for each action, with its outcome. `--json` shows the records themselves.
 
 use super::render::{or_dash, table};
 use crate::env::Timestamp;
@@ -6,7 +6,7 @@ use crate::service::api::EventInfo;
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// Particulars that name what an act was on, the most telling first.
+/// Details that name the object of an action, the most specific first.
 const NAMES: [&str; 7] = ["snapshot", "volume", "alias", "grant", "attachment", "name", "installation"];
 
 pub(super) fn list(events: &[EventInfo]) {
@@ -17,7 +17,7 @@ fn rows(events: &[EventInfo]) -> Vec<Vec<String>> {
     let intent_of = |e: &EventInfo| e.record["intent"].as_u64();
     let ends: HashMap<u64, &EventInfo> = events.iter().filter_map(|e| Some((intent_of(e)?, e))).collect();
     let acts: HashMap<u64, &EventInfo> = events.iter().map(|e| (e.sequence, e)).collect();
-    // An outcome whose intent is not shown has a row of its own.
+    // An outcome whose intent is not listed has a row of its own.
     let shown = events.iter().filter(|e| intent_of(e).is_none_or(|n| !acts.contains_key(&n)));
     shown.map(|e| row(e, ends.get(&e.sequence).copied())).collect()
 }
@@ -26,7 +26,7 @@ fn row(event: &EventInfo, end: Option<&EventInfo>) -> Vec<String> {
     let record = &event.record;
     let named = NAMES.iter().find_map(|name| text(&record["detail"][*name]));
     let key = || text(&record["key"]).map(|arn| arn.rsplit(':').next().unwrap_or_default().to_owned());
-    let act = text(&record["act"]).or_else(|| record["intent"].as_u64().map(|n| format!("(of record {n})")));
+    let act = text(&record["act"]).or_else(|| record["intent"].as_u64().map(|n| format!("(outcome of record {n})")));
     vec![
         event.sequence.to_string(),
         or_dash(record["at"].as_i64().map(Timestamp).as_ref()),
@@ -46,7 +46,7 @@ fn outcome(record: &Value) -> String {
     text(&record["error"]).map_or(result.clone(), |why| format!("{result}: {why}"))
 }
 
-/// A string of a record. Some of them are a stranger's words: no control character of theirs reaches the terminal.
+/// A string of a record. Some of them come from clients: control characters never reach the terminal.
 fn text(value: &Value) -> Option<String> {
     let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     value.as_str().filter(|text| !text.is_empty()).map(plain)
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn an_act_and_how_it_ended_are_one_row_and_control_characters_stay_out() {
+    fn an_action_and_its_outcome_are_one_row_without_control_characters() {
         let caller = json!({ "principal": "arn:aws:iam::1:root" });
         let key = "arn:aws:kms:us-east-1:1:key/k";
         let act = |kind: &str, act: &str| json!({ "at": 0, "kind": kind, "act": act, "caller": caller, "key": key });
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                ["4", at, "-", "(of record 3)", "-", "ok"],
+                ["4", at, "-", "(outcome of record 3)", "-", "ok"],
                 ["5", at, who, "ec2:CreateVolume", "vol-1", "failed: full"],
                 ["6", at, who, "kms:Decrypt", "key/k", "refused: no?[2J?more"],
                 ["8", at, who, "kms:DisableKey", "key/k", "no outcome yet"],

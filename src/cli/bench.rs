@@ -1,9 +1,10 @@
-//! `coffer bench`: rates, latencies and processor time, each beside its floor, as a table and as JSON.
+//! `coffer bench`: rates, latencies and CPU time, each compared with its floor, as a table and as JSON.
 //!
-//! The server runs as a process of its own over a scratch directory, so that its processor time is its own; the load
-//! comes from this process over Unix sockets, requests pipelined. Alone, coffer is measured beside floors: memcpy for the
-//! cipher, a plain `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is measured beside other
-//! servers (`compare`). Figures of one run belong together; the machine is named.
+//! The server runs as a
+//! separate process over a scratch directory, so that its CPU time can be measured; the load comes from this process over
+//! Unix sockets, with pipelined requests. By default, coffer is compared with floors: memcpy for the cipher, plain
+//! `pread`/`pwrite` of a file on the same disk for the server. With `--against` it is compared with other servers
+//! (`compare`). Only figures of the same run are comparable; the output names the machine.
 
 mod local;
 mod scale;
@@ -21,16 +22,16 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Directory on the disk to be measured; scratch files in it are removed afterwards
+    /// Directory on the disk to measure; scratch files are removed afterwards
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
-    /// Bytes of the volume that are used [default: 512MiB]
-    #[arg(long)]
+    /// Size of the volume to use [default: 512MiB]
+    #[arg(long, allow_hyphen_values = true, value_parser = super::size)]
     size: Option<ByteLen>,
     /// Seconds for each measurement [default: 3]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Idle volumes that are made, opened and left alone, at most 1000; 0: none
+    /// Number of idle volumes to create and open, at most 1000; 0: none
     #[arg(long, default_value_t = 1000)]
     volumes: usize,
 }
@@ -39,17 +40,17 @@ pub(super) struct BenchArgs {
 #[derive(Debug, Clone, Serialize)]
 struct Row {
     what: String,
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
-    /// Requests a second, where there are requests.
+    /// Requests per second, if the case has requests.
     iops: Option<f64>,
     /// Microseconds.
     p50: Option<f64>,
     /// Microseconds.
     p99: Option<f64>,
-    /// Processor seconds of the server (for local rows: of this process) for each GiB.
+    /// CPU seconds of the server (for local rows: of this process) per GiB.
     cpu_per_gib: Option<f64>,
-    /// The floor it is measured against, and the ratio to that.
+    /// The floor it is compared with, and the ratio.
     floor: Option<(String, f64)>,
 }
 
@@ -73,8 +74,8 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
     let done = alone(common, &scratch, args);
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
-        // What a signal has broken off fails in many ways.
-        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
+        // An interrupted measurement fails in many ways.
+        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "bench: interrupted")),
         done => done.map(|()| 0),
     }
 }
@@ -83,7 +84,7 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
 fn seconds(args: &BenchArgs) -> Result<Duration> {
     let asked = args.seconds.unwrap_or(3.0);
     let time = Duration::try_from_secs_f64(asked).ok().filter(|t| *t >= Duration::from_millis(50));
-    time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: at least 0.05 are needed")))
+    time.ok_or_else(|| Error::new(Kind::Usage, format!("--seconds {asked}: must be at least 0.05")))
 }
 
 fn alone(common: &Common, scratch: &Path, args: &BenchArgs) -> Result<()> {
@@ -179,7 +180,7 @@ fn show(outcome: &Outcome) {
     render::line(format!("{}; load before: {}", outcome.machine, outcome.load_before));
     render::line(format!(
         "{:<34} {:>8} {:>10} {:>9} {:>9} {:>10}  {}",
-        "", "GB/s", "IOPS", "p50 us", "p99 us", "CPU-s/GiB", "of its floor"
+        "", "GB/s", "IOPS", "p50 us", "p99 us", "CPU-s/GiB", "of the floor"
     ));
     let number = |n: Option<f64>, digits: usize| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.digits$}"));
     for row in &outcome.rows {
@@ -195,13 +196,13 @@ fn show(outcome: &Outcome) {
         ));
     }
     render::line(format!(
-        "server: {} MiB resident, {:.0} ms from start to first answer",
+        "server: {} MiB resident, {:.0} ms from start to first reply",
         outcome.resident >> 20,
         outcome.start_up * 1e3
     ));
     let load = &outcome.under_load;
     render::line(format!(
-        "random write 4 KiB depth 8, p99: {:.0} us; {:.2} times that during a snapshot of {:.2} s, at {:.2} of the rate",
+        "random write 4 KiB depth 8: p99 {:.0} us; during a snapshot of {2:.2} s: {1:.2} times that, at {3:.2} of the rate",
         load.p99_alone,
         load.p99 / load.p99_alone,
         load.snapshot,
@@ -209,7 +210,7 @@ fn show(outcome: &Outcome) {
     ));
     if let Some(idle) = &outcome.idle {
         render::line(format!(
-            "{} idle volumes: {:.0} KiB and {:.1} ms to open each, {:.2} CPU-s in a second; {:.0} ms from start to first answer",
+            "{} idle volumes: {:.0} KiB and {:.1} ms to open each, {:.2} CPU-s per second; {:.0} ms from start to first reply",
             idle.volumes,
             idle.memory_each / 1024.0,
             idle.open_each * 1e3,

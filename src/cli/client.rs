@@ -1,4 +1,5 @@
-//! Asks the daemon if there is one, else opens the data directory in this process. Same answers either way.
+//! Sends requests to the server if one is running, otherwise opens the data directory in this process. The replies are the
+//! same.
 
 use super::Common;
 use super::render;
@@ -16,13 +17,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long a command waits for a data directory that somebody holds without a socket.
+/// How long a command waits for a data directory that is held by a process without a socket.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The data directory that the flags name.
+/// The data directory that the options name.
 pub(super) fn data_dir(common: &Common) -> Result<DataDir> {
-    let path = match &common.data {
-        Some(path) => path.clone(),
+    let named = || std::env::var_os("COFFER_DATA").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = match common.data.clone().or_else(named) {
+        Some(path) => path,
         None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/coffer"),
         None => home("XDG_DATA_HOME", ".local/share")?.join("coffer"),
     };
@@ -33,11 +35,11 @@ pub(super) fn data_dir(common: &Common) -> Result<DataDir> {
 pub(super) fn home(variable: &str, folder: &str) -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     set(variable).or_else(|| set("HOME").map(|h| h.join(folder))).ok_or_else(|| {
-        Error::new(Kind::Usage, "there is no home directory").hint("name the data directory with --data")
+        Error::new(Kind::Usage, "neither HOME nor XDG_DATA_HOME is set").hint("name the data directory with --data")
     })
 }
 
-/// The folder for what must not lie in the data directory: keys that open things.
+/// The folder for what must not be in the data directory: key files.
 pub(super) fn config_folder() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/etc/coffer"));
@@ -47,94 +49,132 @@ pub(super) fn config_folder() -> Result<PathBuf> {
 
 /// Performs an operation.
 pub(super) fn call<O: Operation>(common: &Common, operation: O) -> Result<O::Answer> {
-    let other = || Error::new(Kind::Failed, "the server answered something else").hint("run the server's own version");
+    let other = || {
+        Error::new(Kind::Failed, "the server sent an unexpected reply")
+            .hint("use the same version of coffer as the server")
+    };
     O::Answer::of_reply(ask(common, operation.into())?).ok_or_else(other)
 }
 
-/// Performs what was asked for, and answers it as it travels.
+/// Performs a request.
 pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
+    session(common, request.name(), &mut |ask| ask(request.clone()))
+}
+
+/// Performs one request of a session.
+pub(super) type Ask<'a> = &'a mut dyn FnMut(Request) -> Result<Reply>;
+
+/// Performs several requests: all are asked of one server, or performed in this process, which then opens the data directory
+/// once. `job` may be run again from its start if a server goes away or comes up meanwhile.
+pub(super) fn session<T>(common: &Common, verb: &str, job: &mut dyn FnMut(Ask<'_>) -> Result<T>) -> Result<T> {
     let data = data_dir(common)?;
+    let socket = data.control_socket();
     let mut bar = render::Progressing::new(common);
-    if let Some(reply) = control::ask(&data.control_socket(), &request, &mut |p| bar.show(&p))? {
-        return Ok(reply);
+    let mut absent = false;
+    let answered = job(&mut |request| {
+        let reply = ask_once(&socket, &request, &mut bar)?;
+        absent = reply.is_none();
+        reply.ok_or_else(|| Error::new(Kind::Unreachable, "no server"))
+    });
+    if !absent {
+        return answered;
     }
     must_be_initialised(&data)?;
     super::serve::survive_file_size_limit()?;
-    match call_here(common, &data, &request, &mut bar)? {
-        Some(reply) => Ok(reply),
-        None => ask_daemon(&data.control_socket(), &request, &mut bar),
+    match call_here(common, &data, verb, job, &mut bar)? {
+        Some(answer) => Ok(answer),
+        None => job(&mut |request| ask_daemon(&socket, &request, &mut bar)),
     }
 }
 
-/// Whether there is an installation whose root files are gone.
+/// Sends a request to the server. `None`: no server is running.
+pub(super) fn ask_once(
+    socket: &std::path::Path,
+    request: &Request,
+    bar: &mut render::Progressing,
+) -> Result<Option<Reply>> {
+    let waits = bar.tells_of_waiting();
+    let waiting = |pid: Option<u32>| {
+        if waits {
+            let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            super::out::note(format!("coffer: waiting for the server{who} to answer"));
+        }
+    };
+    control::ask_patiently(socket, request, &waiting, &mut |p| bar.show(&p))
+}
+
+/// Whether this is an installation that has lost its root files.
 pub(super) fn has_lost_its_root_files(data: &DataDir) -> bool {
     !data.is_initialised() && ["catalog.db", "audit"].iter().any(|name| data.path().join(name).exists())
 }
 
-/// Refuses a directory in which `coffer init` was never run, before anything is made there.
+/// Refuses a directory in which `coffer init` was never run, before anything is created there.
 pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
     if data.is_initialised() {
         return Ok(());
     }
     match std::fs::metadata(data.path().join("root.json")) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(e).on(|| format!("look into {}", data.path().display()))
+            Err(e).on(|| format!("read {}", data.path().display()))
         }
         _ if has_lost_its_root_files(data) => {
             let what = format!(
-                "{}: root.json and its copy root.b.json are missing, the catalog is not",
+                "{}: root.json and its copy root.b.json are missing, but the catalog exists",
                 data.path().display()
             );
             Err(Error::new(Kind::NotFound, what)
-                .hint("restore root.json from a backup: without it nothing here can be opened"))
+                .hint("restore root.json from a backup; without it nothing here can be opened"))
         }
-        _ => Err(Error::new(Kind::NotFound, format!("{} is no coffer data directory", data.path().display()))
+        _ => Err(Error::new(Kind::NotFound, format!("{} is not a coffer data directory", data.path().display()))
             .hint("run `coffer init`, or name the directory with --data")),
     }
 }
 
-/// Does one verb in this process. `None`: it is a server's turn, whose socket is there or will be soon.
-fn call_here(
+/// Does a job in this process. `None`: a server is running or starting, and should do it.
+fn call_here<T>(
     common: &Common,
     data: &DataDir,
-    request: &Request,
+    verb: &str,
+    job: &mut dyn FnMut(Ask<'_>) -> Result<T>,
     bar: &mut render::Progressing,
-) -> Result<Option<Reply>> {
-    let (env, socket, verb) = (Env::system(), data.control_socket(), request.name());
+) -> Result<Option<T>> {
+    let (env, socket) = (Env::system(), data.control_socket());
     let _owner = data.act_as_owner()?;
     let Some(lock) = data.lock(&env, verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
-    if matches!(request, Request::CreateSnapshot(_)) {
-        // There is nobody else who would go on with it.
-        super::serve::stop_on_interrupt()?;
-    }
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
     let mut gave_way = false;
-    let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
-        bar.show(&p);
-        gave_way |= service.is_asked_for();
-        !(gave_way || crate::cli::serve::interrupted())
+    let outcome = job(&mut |request| {
+        if matches!(request, Request::CreateSnapshot(_)) {
+            // No other process would continue it.
+            super::serve::stop_on_interrupt()?;
+        }
+        service.handle(&caller, request, &mut |p: Progress| {
+            bar.show(&p);
+            gave_way |= service.is_asked_for();
+            !(gave_way || crate::cli::serve::interrupted())
+        })
     });
     service.shut_down();
     match outcome {
-        // What was done so far is taken back: the server does the verb from its start.
+        // What was done so far was undone; the server performs the verb from the start.
         Err(err) if gave_way && err.kind() == Kind::Interrupted => Ok(None),
         other => other.map(Some),
     }
 }
 
-/// Asks a daemon that is there, or about to be.
+/// Sends a request to a server that is running or starting.
 pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(reply) = control::ask(socket, request, &mut |p| bar.show(&p))? {
+        if let Some(reply) = ask_once(socket, request, bar)? {
             return Ok(reply);
         }
         if std::time::Instant::now() >= until {
-            return Err(Error::new(Kind::Unreachable, format!("the server at {} went away", socket.display()))
+            return Err(Error::new(Kind::Unreachable, format!("the server at {} ended", socket.display()))
                 .hint("see its log, then try again"));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -146,7 +186,7 @@ pub(super) const fn open_as(common: &Common, role: Role) -> OpenAs {
     OpenAs { role, single_host: common.single_host_i_know, lease_grace: GRACE }
 }
 
-/// How this process gets at the root key.
+/// How this process obtains the root key.
 pub(super) fn unlock(common: &Common, data: &DataDir) -> Result<RootUnlock> {
     match common.passphrase_fd {
         Some(fd) => crate::sys::as_started(|| read_passphrase_fd(fd)).map(RootUnlock::Passphrase),
@@ -156,40 +196,46 @@ pub(super) fn unlock(common: &Common, data: &DataDir) -> Result<RootUnlock> {
                 ask_passphrase("Passphrase").map(RootUnlock::Passphrase)
             }
             None if only_a_passphrase_opens(data) => {
-                let what = "root key: a passphrase opens it, and standard input is no terminal to ask for it";
+                let what = "root key: it needs a passphrase, and standard input is not a terminal";
                 Err(Error::new(Kind::KeyUnavailable, what)
-                    .hint("give it on a file descriptor: coffer --passphrase-fd 3 … 3<FILE"))
+                    .hint("pass it on a file descriptor, as in `coffer --passphrase-fd 3 … 3<FILE`"))
             }
             None => Ok(RootUnlock::Automatic),
         },
     }
 }
 
-/// Whether there is a passphrase's slot and no key file's.
+/// Whether the root key has a passphrase slot and no key file slot.
 fn only_a_passphrase_opens(data: &DataDir) -> bool {
     let slots = crate::kms::root::RootFile::read(data.path()).map(|f| f.slots()).unwrap_or_default();
     let has = |kind: &str| slots.iter().any(|s| s.kind == kind);
     has("passphrase") && !has("file")
 }
 
-/// Reads a passphrase from an inherited descriptor, up to its first line end.
+/// Reads a passphrase from an inherited descriptor, up to the first newline.
 pub(super) fn read_passphrase_fd(fd: i32) -> Result<Passphrase> {
     let path = format!("/proc/self/fd/{fd}");
     let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let what = || format!("read the passphrase from file descriptor {fd}");
-    let file = std::fs::File::open(&path).on(what)?;
+    let file = match std::fs::File::open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let what = format!("--passphrase-fd {fd}: file descriptor {fd} is not open");
+            return Err(Error::new(Kind::Usage, what).hint(format!("redirect it, as in `{fd}<FILE`")));
+        }
+        file => file.on(what)?,
+    };
     let (end, _) = read_line(&file, &mut bytes, b"\n").on(what)?;
     Passphrase::take(&mut bytes[..end])
 }
 
-/// Bytes that are read of a passphrase: one more than it may have.
+/// The most bytes to read of a passphrase: one more than it may have.
 const LONGEST: usize = 1025;
-/// What a terminal sends for Ctrl-C and Ctrl-\.
+/// Characters that a terminal sends for Ctrl-C and Ctrl-\.
 const STOPS: [u8; 2] = [3, 28];
-/// What ends a line typed at a terminal.
+/// Characters that end a line typed at a terminal.
 const TYPED: [u8; 3] = [b'\n', STOPS[0], STOPS[1]];
 
-/// Reads until one of these bytes, the end or a full buffer; answers how many bytes stand before that, and which it was.
+/// Reads up to one of these bytes, the end of the file or a full buffer; returns how many bytes precede it, and which it was.
 fn read_line(from: &std::fs::File, bytes: &mut [u8], ends: &[u8]) -> std::io::Result<(usize, Option<u8>)> {
     let mut end = 0;
     while end < bytes.len() {
@@ -206,11 +252,11 @@ fn read_line(from: &std::fs::File, bytes: &mut [u8], ends: &[u8]) -> std::io::Re
     Ok((end, None))
 }
 
-/// Asks for a passphrase on the terminal, without echo.
+/// Prompts for a passphrase on the terminal, without echo.
 pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
     let what = || "ask for the passphrase".to_owned();
-    let none = || Error::new(Kind::Usage, "there is no terminal to ask for the passphrase").hint("use --passphrase-fd");
+    let none = || Error::new(Kind::Usage, "no terminal to ask for the passphrase").hint("use --passphrase-fd");
     let tty = match std::fs::File::options().read(true).write(true).open("/dev/tty") {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT | libc::ENOTTY)) => return Err(none()),
         tty => tty.on(what)?,
@@ -220,7 +266,7 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     }
     let before = tcgetattr(&tty).on(what)?;
     let mut silent = before.clone();
-    // Without signals from the keyboard: they would end this process and leave the terminal without its echo.
+    // Keyboard signals are off: they would end this process and leave the terminal without echo.
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
     silent.special_codes[SpecialCodeIndex::VEOL] = STOPS[0];
     silent.special_codes[SpecialCodeIndex::VEOL2] = STOPS[1];
@@ -232,7 +278,7 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     let _ = writeln!(&tty);
     let (end, by) = read.on(what)?;
     if by.is_some_and(|b| STOPS.contains(&b)) {
-        return Err(Error::new(Kind::Interrupted, "no passphrase was given"));
+        return Err(Error::new(Kind::Interrupted, "passphrase prompt: interrupted"));
     }
     Passphrase::take(&mut bytes[..end])
 }

@@ -1,7 +1,8 @@
-//! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: bytes from files or standard input, to files or standard
-//! output. What is secret goes into files of mode 0600 and never into an argument.
+//! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: from files or standard input to files or standard
+//! output. Secrets are written to files of mode 0600 and never passed as arguments.
 
 use super::{Common, client, out, render};
+use crate::cipher::wrap::MAX_PLAINTEXT;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{CryptoInfo, Plain, Reply};
 use crate::service::operations::Request;
@@ -9,15 +10,15 @@ use crate::service::operations::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
 use crate::sys::draft::Draft;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Bytes of the longest input: a blob of 4096 bytes of plaintext with its context's hash and head, and room.
-const MAX_INPUT: usize = 64 * 1024;
+/// The longest ciphertext, bytes: 4096 bytes of plaintext, the header and the context's hash, and some room.
+const MAX_CIPHERTEXT: usize = 64 * 1024;
 
-/// Where bytes come from and go to.
+/// Input and output.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Files {
     /// Read from this file [default: standard input]
@@ -36,45 +37,45 @@ pub(super) enum CryptoVerb {
         key: String,
         #[command(flatten)]
         files: Files,
-        /// Encryption context, name=value; decrypting needs the same
+        /// Encryption context, name=value; can be repeated; can be repeated; decryption needs the same; can be repeated
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
     },
-    /// Decrypt what `encrypt`, `re-encrypt` or `generate-data-key` made
+    /// Decrypt the output of `encrypt`, `re-encrypt` or `generate-data-key`
     Decrypt {
         #[command(flatten)]
         files: Files,
         /// Encryption context, name=value
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
-        /// Refuse if another key made it (key id, ARN or alias)
+        /// Require this CMK (key id, ARN or alias)
         #[arg(long)]
         key: Option<String>,
     },
-    /// Move a ciphertext to another CMK, or to its CMK's newest version
+    /// Re-encrypt a ciphertext under another CMK, or under the newest backing key of the same one
     ReEncrypt {
-        /// Key id, ARN or alias to move it to
+        /// Destination CMK (key id, ARN or alias)
         key: String,
         #[command(flatten)]
         files: Files,
-        /// Encryption context of the ciphertext, name=value
+        /// Encryption context of the ciphertext, name=value; can be repeated
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
-        /// Encryption context from now on, name=value [default: the same]
+        /// New encryption context, name=value; can be repeated [default: the same]
         #[arg(long, value_name = "NAME=VALUE")]
         new_context: Vec<String>,
     },
-    /// Make a data key: wrapped, and in clear if a file is named for that
+    /// Generate a data key: encrypted under a CMK, and in plaintext if --plaintext-out is given
     GenerateDataKey {
         /// Key id, ARN or alias
         key: String,
-        /// Write the wrapped key to this file, which must not exist [default: standard output]
+        /// Write the encrypted key to this file, which must not exist [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Write the clear key to this file, which must not exist
+        /// Write the plaintext key to this file, which must not exist
         #[arg(long, value_name = "FILE")]
         plaintext_out: Option<PathBuf>,
-        /// Its length in bytes, 1 to 1024
+        /// Length in bytes, 1 to 1024
         #[arg(long, default_value_t = 32)]
         bytes: u16,
         /// Encryption context, name=value
@@ -86,15 +87,15 @@ pub(super) enum CryptoVerb {
 pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
     let (request, out, clear_out): (Request, _, _) = match verb {
         CryptoVerb::Encrypt { key, files, context } => {
-            let plaintext = Plain::of(&read(files.input.as_deref())?);
+            let plaintext = Plain::of(&read_plaintext(files.input.as_deref())?);
             (Encrypt { key, plaintext, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::Decrypt { files, context, key } => {
-            let blob = hex::encode(read(files.input.as_deref())?);
+            let blob = hex::encode(read_ciphertext(files.input.as_deref())?);
             (Decrypt { key, blob, context: pairs(&context)? }.into(), files.out, None)
         }
         CryptoVerb::ReEncrypt { key, files, context, new_context } => {
-            let (blob, context) = (hex::encode(read(files.input.as_deref())?), pairs(&context)?);
+            let (blob, context) = (hex::encode(read_ciphertext(files.input.as_deref())?), pairs(&context)?);
             let new_context = if new_context.is_empty() { context.clone() } else { pairs(&new_context)? };
             (ReEncrypt { key, blob, context, new_context }.into(), files.out, None)
         }
@@ -104,56 +105,80 @@ pub(super) fn run(common: &Common, verb: CryptoVerb) -> Result<u8> {
         }
     };
     if common.json && out.is_none() {
-        return Err(Error::new(Kind::Usage, "--json prints facts on standard output, where the bytes would go")
-            .hint("name a file with --out"));
+        return Err(Error::new(Kind::Usage, "--json: standard output cannot take both the JSON and the data")
+            .hint("use --out FILE"));
     }
-    // Before the key is used: a use that is audited and then cannot be written would be lost.
-    let clear_file = clear_out.as_deref().map(Draft::new).transpose()?;
-    let sink = out.as_deref().map(Draft::new).transpose()?;
+    let is_binary = !matches!(request, Request::Decrypt(_));
+    if is_binary && out.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::new(Kind::Usage, "the output is binary and is not written to a terminal")
+            .hint("use --out FILE, or redirect standard output to a file or a pipe"));
+    }
+    // Before the key is used: otherwise an audited use might produce nothing.
+    let draft = |path: &Path| Draft::new(path).map_err(out_hint);
+    let clear_file = clear_out.as_deref().map(draft).transpose()?;
+    let sink = out.as_deref().map(draft).transpose()?;
     let facts = deliver(client::ask(common, request)?, sink, clear_file)?;
     Ok(if common.json { render::reply(&Reply::Crypto(facts), common) } else { 0 })
 }
 
-/// Writes what came, and keeps what may be shown.
+/// What to do if an output file cannot be created.
+pub(super) fn out_hint(err: Error) -> Error {
+    match err.kind() {
+        Kind::Exists => err.hint("choose another name, or remove that file: output files are never overwritten"),
+        Kind::NotFound => err.hint("create its directory first"),
+        _ => err,
+    }
+}
+
+/// Writes the bytes of a reply, and returns the rest.
 fn deliver(reply: Reply, sink: Option<Draft>, clear: Option<Draft>) -> Result<CryptoInfo> {
     let Reply::Crypto(mut info) = reply else {
-        return Err(Error::new(Kind::Failed, "the server answered something else"));
+        return Err(Error::new(Kind::Failed, "the server sent an unexpected reply"));
     };
     let plaintext = info.plaintext.take().map(|p| p.bytes()).transpose()?;
     match (&info.blob, plaintext, clear) {
         (Some(blob), plaintext, clear) => {
-            let blob = hex::decode(blob).map_err(|e| Error::new(Kind::Failed, "the blob is damaged").because(e))?;
+            let blob = hex::decode(blob)
+                .map_err(|e| Error::new(Kind::Failed, "the server sent an invalid ciphertext").because(e))?;
             if let (Some(bytes), Some(clear)) = (plaintext, &clear) {
                 fill(clear, &bytes)?;
             }
             let made = sink.as_ref().map(|draft| draft.path().to_owned());
             put(sink, &blob)?;
-            // Last: a blob alone can be decrypted again, a clear key alone is of no use.
+            // Last: a ciphertext without its plaintext can be decrypted later, the reverse is useless.
             if let Err(err) = clear.map_or(Ok(()), Draft::publish) {
                 made.iter().for_each(|path| drop(std::fs::remove_file(path)));
                 return Err(err);
             }
         }
         (None, Some(bytes), _) => put(sink, &bytes)?,
-        (None, None, _) => return Err(Error::new(Kind::Failed, "the server answered nothing")),
+        (None, None, _) => return Err(Error::new(Kind::Failed, "the server sent an empty reply")),
     }
     Ok(info)
 }
 
-/// Reads all, into one piece of memory that is wiped.
-fn read(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+fn read_plaintext(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+    read(path, MAX_PLAINTEXT)
+}
+
+fn read_ciphertext(path: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
+    read(path, MAX_CIPHERTEXT)
+}
+
+/// Reads everything into one buffer, which is wiped.
+fn read(path: Option<&Path>, most: usize) -> Result<Zeroizing<Vec<u8>>> {
     match path {
         Some(path) => {
             let name = path.display().to_string();
             let file = std::fs::File::open(path).on(|| format!("read {name}"))?;
-            read_all(&name, &file)
+            read_all(&name, &file, most)
         }
-        None => read_all("standard input", rustix::stdio::stdin()),
+        None => read_all("standard input", rustix::stdio::stdin(), most),
     }
 }
 
-fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(vec![0; MAX_INPUT + 1]);
+fn read_all(name: &str, from: impl AsFd, most: usize) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; most + 1]);
     let mut end = 0;
     while end < bytes.len() {
         match rustix::io::read(&from, &mut bytes[end..]) {
@@ -163,27 +188,38 @@ fn read_all(name: &str, from: impl AsFd) -> Result<Zeroizing<Vec<u8>>> {
             Err(e) => return Err(e).on(|| format!("read {name}")),
         }
     }
-    if end > MAX_INPUT {
-        return Err(Error::new(Kind::Usage, format!("{name} has more than {MAX_INPUT} bytes"))
-            .hint("encrypt large data under a data key of your own: `coffer key generate-data-key`"));
+    if end > most {
+        let err = Error::new(Kind::Usage, format!("{name} is longer than {most} bytes"));
+        return Err(if most == MAX_PLAINTEXT {
+            err.hint("encrypt larger data with a data key from `coffer key generate-data-key`")
+        } else {
+            err.hint("use the output of `coffer key encrypt`, re-encrypt or generate-data-key")
+        });
     }
     bytes.truncate(end);
     Ok(bytes)
 }
 
+/// Parses an encryption context.
 pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
-    let split = |pair: &String| match pair.split_once('=') {
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => Err(Error::new(Kind::Usage, format!("{pair:?} is no name=value"))),
-    };
-    given.iter().map(split).collect()
+    let mut pairs = BTreeMap::new();
+    for pair in given {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(Error::new(Kind::Usage, format!("{pair:?} is not of the form name=value")));
+        };
+        if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
+            let what = format!("encryption context: {name:?} is given more than once");
+            return Err(Error::new(Kind::Usage, what).hint("give each name one value"));
+        }
+    }
+    Ok(pairs)
 }
 
 fn fill(draft: &Draft, bytes: &[u8]) -> Result<()> {
     draft.file().write_all(bytes).on(|| format!("write {}", draft.path().display()))
 }
 
-/// Bytes to where they go: a file, or standard output.
+/// Writes to the file, or to standard output.
 fn put(draft: Option<Draft>, bytes: &[u8]) -> Result<()> {
     match draft {
         Some(draft) => fill(&draft, bytes).and_then(|()| draft.publish()),

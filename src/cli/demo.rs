@@ -1,7 +1,7 @@
-//! `coffer demo`: the whole job once, in a scratch directory, with a real file system, every file compared by hash.
+//! `coffer demo`: a complete session in a scratch directory, with a real file system, comparing every file by hash.
 //!
-//! The volume is mounted through the kernel's nbd device where there is one, else through nbdfuse and a loop device, which
-//! is the host kernel's own file system at native speed. Each step is timed; what this machine cannot do is said.
+//! The volume is mounted through the kernel's nbd device if there is one, otherwise through nbdfuse and a loop device, which
+//! is the host kernel's file system at native speed. Each step is timed; steps that this machine cannot do are listed.
 
 mod left;
 mod mount;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-/// A text that is written into files of the demo and must not be found in the data directory.
+/// A text that is written into the demo's files and must not appear in the data directory.
 const MARKER: &str = "coffer-demo-plaintext-marker-7f3a";
 
 #[derive(Debug, Args)]
@@ -26,11 +26,11 @@ pub(super) struct DemoArgs {
     /// Scratch directory; removed afterwards, unless --keep [default: a new one in /var/tmp]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Keep the scratch directory, and say where it is
+    /// Keep the scratch directory, and print its path
     #[arg(long)]
     keep: bool,
-    /// How much to write
-    #[arg(long, default_value = "256MiB")]
+    /// Amount of data to write
+    #[arg(long, default_value = "256MiB", allow_hyphen_values = true, value_parser = super::size)]
     files: ByteLen,
 }
 
@@ -44,7 +44,7 @@ impl Steps {
     fn run<T>(&mut self, what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         self.n += 1;
         let started = Instant::now();
-        // A signal ends the step's commands too: that they failed is not what went wrong then.
+        // A signal also ends the step's commands; their failure is not the cause then.
         let outcome = act().map_err(|e| go_on().err().unwrap_or(e)).and_then(|done| go_on().map(|()| done));
         let mark = if outcome.is_ok() { "done" } else { "FAILED" };
         super::render::line(format!("{:>2}. {what:<66} {mark} {:>7.2} s", self.n, started.elapsed().as_secs_f64()));
@@ -56,12 +56,12 @@ impl Steps {
     }
 }
 
-/// Whether SIGINT, SIGTERM or SIGHUP came. Then the demo takes everything down that it has put up.
+/// Whether SIGINT, SIGTERM or SIGHUP was received. The demo then removes everything that it created.
 static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 fn go_on() -> Result<()> {
     if STOPPED.load(Ordering::Acquire) {
-        return Err(Error::new(Kind::Interrupted, "the demo was stopped"));
+        return Err(Error::new(Kind::Interrupted, "the demo was interrupted"));
     }
     Ok(())
 }
@@ -80,19 +80,16 @@ pub(super) fn run(_common: &Common, args: &DemoArgs) -> Result<u8> {
     drop(scratch);
     let skipped = outcome?;
     for what in &skipped {
-        super::render::line(format!("not shown on this machine: {what}"));
+        super::render::line(format!("skipped on this machine: {what}"));
     }
-    super::render::line(format!(
-        "The whole job, in {:.1} s. Every file compared equal.",
-        started.elapsed().as_secs_f64()
-    ));
+    super::render::line(format!("Done in {:.1} s. Every file compared equal.", started.elapsed().as_secs_f64()));
     Ok(0)
 }
 
 fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
     let mut steps = Steps { n: 0, skipped: Vec::new() };
     let mut coffer = Session::new(scratch)?.apart();
-    steps.run("coffer init: data directory, catalog, root key outside it", || coffer.init())?;
+    steps.run("coffer init: data directory, catalog, and a root key outside it", || coffer.init())?;
     steps.run("coffer key create --alias alias/prod", || {
         coffer.run(&["key", "create", "-q", "--alias", "alias/prod"])
     })?;
@@ -111,20 +108,20 @@ fn play(scratch: &Path, bytes: u64) -> Result<Vec<String>> {
             without_files(&mut steps, &coffer, bytes)?
         }
     };
-    steps.run("coffer snapshot verify: signature, tree, every chunk's hash", || {
+    steps.run("coffer snapshot verify: signature, tree, hash of every chunk", || {
         coffer.run(&["snapshot", "verify", &snapshot])
     })?;
     steps.run("coffer volume delete web", || coffer.run(&["volume", "delete", "web"]))?;
     steps.run("stop the server", || coffer.stop())?;
-    let found = steps.run("search the data directory for plaintext and for clear keys", || coffer.search(MARKER))?;
+    let found = steps.run("search the data directory for plaintext and plaintext keys", || coffer.search(MARKER))?;
     super::render::line(format!("    {found}"));
     if !Path::new("/dev/nbd0").exists() {
-        steps.cannot("`coffer attach` (no nbd module in this kernel; tools/vm runs it in a guest's)");
+        steps.cannot("`coffer attach` (this kernel has no nbd module; tools/vm runs it in a guest)");
     }
     Ok(steps.skipped)
 }
 
-/// The job with a real file system. Answers the first snapshot's id.
+/// The session with a real file system. Returns the first snapshot's id.
 fn with_files(steps: &mut Steps, coffer: &Session, way: mount::Way, bytes: u64) -> Result<String> {
     let web = coffer.scratch().join("web");
     let mut mounted =
@@ -138,7 +135,7 @@ fn with_files(steps: &mut Steps, coffer: &Session, way: mount::Way, bytes: u64) 
         under_load(&web, || coffer.line(&["snapshot", "create", "-q", "web", "--wait"]))
     })?;
     steps.run("change and delete files", || change_files(&web, seeds))?;
-    steps.run("coffer snapshot create web --wait, again: only what changed", || {
+    steps.run("coffer snapshot create web --wait, again: only changed chunks", || {
         mount::sync(&web)?;
         coffer.line(&["snapshot", "create", "-q", "web", "--wait"])
     })?;
@@ -153,17 +150,17 @@ fn with_files(steps: &mut Steps, coffer: &Session, way: mount::Way, bytes: u64) 
     if restored != expected {
         return Err(Error::new(
             Kind::Integrity,
-            format!("of {} files, {} differ after the restore", expected.len(), differing(&expected, &restored)),
+            format!("{1} of {0} files differ after the restore", expected.len(), differing(&expected, &restored)),
         ));
     }
-    super::render::line(format!("    {} files, all equal to what they were at the snapshot", expected.len()));
+    super::render::line(format!("    {} files, all equal to their state at the snapshot", expected.len()));
     for text in [coffer.text(&["snapshot", "list"])?, header_lines(&coffer.text(&["volume", "show", "web2"])?)] {
         text.lines().for_each(|l| super::render::line(format!("    {l}")));
     }
     Ok(snapshot)
 }
 
-/// The job where nothing can be mounted: bytes through nbdcopy.
+/// The session if nothing can be mounted: data is copied with nbdcopy.
 fn without_files(steps: &mut Steps, coffer: &Session, bytes: u64) -> Result<String> {
     let image = coffer.scratch().join("image");
     let back = coffer.scratch().join("back");
@@ -194,7 +191,7 @@ fn header_lines(shown: &str) -> String {
     shown.lines().filter(|l| wanted.iter().any(|w| l.starts_with(w))).collect::<Vec<_>>().join("\n")
 }
 
-/// Pseudo-random bytes that every file can be made from again, with the marker in front.
+/// Writes the marker, then pseudo-random bytes from a seed.
 fn write_file(path: &Path, bytes: u64, seed: u64) -> Result<()> {
     use std::io::Write;
     let what = || format!("write {}", path.display());
@@ -236,7 +233,7 @@ fn change_files(web: &Path, seed: u64) -> Result<()> {
     write_file(&at("new".into()), 3 << 20, seed + 2)
 }
 
-/// Runs `act` while another thread writes files beside those that are compared.
+/// Runs `act` while another thread writes files that are not compared.
 fn under_load<T>(web: &Path, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let (seen, folder) = (stop.clone(), web.join("load"));

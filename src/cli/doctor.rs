@@ -1,4 +1,4 @@
-//! `coffer doctor`: asks the service; if that cannot be opened, looks at the parts by itself. It is then that people call a
+//! `coffer doctor`: asks the service; if it cannot be opened, examines its parts directly, because that is when people need a
 //! doctor.
 
 use super::{Common, client, render};
@@ -11,13 +11,13 @@ use crate::service::operations::Doctor;
 use std::io::Read;
 use std::path::Path;
 
-/// The most that is read of a file that should be small.
+/// The most to read of a file that should be small.
 const SMALL: u64 = 1 << 20;
 
 pub(super) fn run(common: &Common) -> Result<u8> {
     match client::call(common, Doctor {}) {
         Ok(findings) => Ok(render::reply(&Reply::Findings { findings }, common)),
-        // Somebody else has it, or there is nothing to look at.
+        // Another process holds it, or there is nothing to examine.
         Err(err) if matches!(err.kind(), Kind::Busy | Kind::Unreachable | Kind::Usage | Kind::Interrupted) => Err(err),
         Err(err) => {
             let data = client::data_dir(common)?;
@@ -50,7 +50,7 @@ fn volumes(path: &Path) -> Finding {
         Ok(entries) => finding(Grade::Ok, "volumes", format!("{}: {entries} files", path.display())),
         Err(e) => {
             let next = "restore it from a backup, or run as its owner";
-            finding(Grade::Error, "volumes", format!("{} cannot be read: {e} ({next})", path.display()))
+            finding(Grade::Error, "volumes", format!("cannot read {}: {e} ({next})", path.display()))
         }
     }
 }
@@ -65,7 +65,7 @@ fn repository(path: &Path) -> Finding {
     });
     let whole = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).is_ok_and(|v| v.is_object());
     match read {
-        Ok(text) if whole(&text) => finding(Grade::Ok, "repository", format!("{shown} can be read")),
+        Ok(text) if whole(&text) => finding(Grade::Ok, "repository", format!("{shown} is valid")),
         Ok(_) => finding(Grade::Error, "repository", format!("{shown} is damaged ({next})")),
         Err(e) => finding(Grade::Error, "repository", format!("{} ({next})", e.line())),
     }

@@ -1,4 +1,4 @@
-//! `coffer init`: a data directory, its root key, its catalog, its repository.
+//! `coffer init`: creates a data directory, its root key, catalog and snapshot repository.
 
 use super::client::{ask_passphrase, config_folder, data_dir, read_passphrase_fd};
 use super::{Common, render};
@@ -12,19 +12,19 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// Keep the root key in this file, outside the data directory [default: a file in the configuration directory]
+    /// Write the root key to this file, outside the data directory [default: a file in the configuration directory]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
     key_file: Option<PathBuf>,
-    /// Share the key file that is there already: whoever has it opens each installation that uses it
+    /// Use the existing key file: whoever has it can open every installation that uses it
     #[arg(long, requires = "key_file")]
     reuse_key_file: bool,
-    /// Protect the root key with a passphrase, asked for on the terminal (or read by --passphrase-fd)
+    /// Protect the root key with a passphrase, read from the terminal or from --passphrase-fd
     #[arg(long)]
     passphrase: bool,
-    /// AWS-like account number, 12 digits [default: drawn]
+    /// AWS-style account id, 12 digits [default: random]
     #[arg(long)]
     account: Option<String>,
-    /// AWS-like Region
+    /// AWS-style Region
     #[arg(long, default_value = "us-east-1")]
     region: String,
 }
@@ -35,20 +35,25 @@ pub(super) fn run(common: &Common, args: &InitArgs) -> Result<u8> {
     let config =
         InstallationConfig { account: args.account.clone(), region: args.region.clone(), name: "coffer".to_owned() };
     config.check()?;
+    // Not by clap: it does not see a conflict with a global flag that stands before the verb.
+    if args.key_file.is_some() && common.passphrase_fd.is_some() {
+        let what = "--passphrase-fd cannot be used with --key-file: a new root key is protected by one of them";
+        return Err(Error::new(Kind::Usage, what).hint("leave one of them out"));
+    }
     if data.is_initialised() && !data.path().join("init-unfinished").exists() {
-        return Err(Error::new(Kind::Exists, format!("{} is initialised already", data.path().display()))
+        return Err(Error::new(Kind::Exists, format!("{} is already initialised", data.path().display()))
             .hint("use it, or name another directory with --data"));
     }
-    let (choice, file) = if args.passphrase || common.passphrase_fd.is_some() && args.key_file.is_none() {
+    let (choice, file) = if args.passphrase || common.passphrase_fd.is_some() {
         (RootChoice::Passphrase(new_passphrase(common)?, Argon2Cost::default()), None)
     } else {
         let file = key_file(args)?;
         if lies_inside(&file, data.path()) {
             return Err(Error::new(
                 Kind::Usage,
-                format!("the root key file {} would lie in the data directory", file.display()),
+                format!("the root key file {} would be in the data directory", file.display()),
             )
-            .hint("a stolen data directory must not open itself: choose a place outside it"));
+            .hint("choose a path outside it: a stolen data directory must not contain its own key"));
         }
         let choice = if args.reuse_key_file { RootChoice::SharedFile } else { RootChoice::File };
         (choice(file.clone()), Some(file))
@@ -69,7 +74,7 @@ fn new_passphrase(common: &Common) -> Result<crate::kms::Passphrase> {
     if first.ct_eq(&second) {
         Ok(first)
     } else {
-        Err(Error::new(Kind::Usage, "the two passphrases differ").hint("try again"))
+        Err(Error::new(Kind::Usage, "the passphrases do not match").hint("try again"))
     }
 }
 

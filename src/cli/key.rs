@@ -1,8 +1,12 @@
 //! `coffer key policy` and `coffer key grant`.
 
+use super::Common;
+use super::client::session;
 use super::crypto::pairs;
-use crate::error::{Error, IoContext, Kind, Result};
+use super::out::note;
+use crate::error::{Error, IoContext, Kind, Reason, Result};
 use crate::kms::policy::MAX_POLICY;
+use crate::service::api::Reply;
 use crate::service::operations::Request;
 use crate::service::operations::{
     CreateGrant, GetKeyPolicy, ListGrants, ListRetirableGrants, PutKeyPolicy, ResetKeyPolicy, RetireGrant, RevokeGrant,
@@ -12,10 +16,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// A key policy that is about to be given.
+/// A key policy that is about to be put.
 #[derive(Debug, Args)]
 pub(super) struct Lockout {
-    /// Take a policy under which you could not put another one
+    /// Accept a policy under which you could no longer change the key's policy
     #[arg(long)]
     bypass_policy_lockout_safety_check: bool,
 }
@@ -28,48 +32,48 @@ impl Lockout {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyVerb {
-    /// Show a CMK's policy
+    /// Show a CMK's key policy
     Show {
         /// Key id, ARN or alias
         key: String,
     },
-    /// Give a CMK another policy: who may do what with it, on which conditions
+    /// Replace a CMK's key policy
     Set {
         /// Key id, ARN or alias
         key: String,
-        /// The policy's JSON, at most 32 KiB; - for standard input
+        /// Policy document, JSON, at most 32 KiB; - for standard input
         file: PathBuf,
         #[command(flatten)]
         lockout: Lockout,
     },
-    /// Give a CMK the default policy again, when its policy locks everybody out (uid 0 alone; audited)
+    /// Restore a CMK's default policy, if its policy locks everybody out (uid 0 only; audited)
     Reset {
         /// Key id, ARN or alias
         key: String,
     },
 }
 
-/// Which encryption contexts a grant is for.
+/// Grant constraints.
 #[derive(Debug, Args)]
 pub(super) struct ConstraintArgs {
-    /// For this encryption context alone, name=value
+    /// Allow only this encryption context, name=value; can be repeated
     #[arg(long, value_name = "NAME=VALUE", conflicts_with = "context_subset")]
     context_equals: Vec<String>,
-    /// For encryption contexts that have this pair, and perhaps more, name=value
+    /// Allow only encryption contexts that include this pair, name=value; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     context_subset: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GrantVerb {
-    /// Let a principal use a CMK, without a change of its policy
+    /// Create a grant: let a principal use a CMK without changing its policy
     Create {
         /// Key id, ARN or alias
         key: String,
-        /// ARN of the principal that it is for
+        /// ARN of the principal that gets the permissions
         #[arg(long, value_name = "ARN")]
         grantee: String,
-        /// What it allows, as Decrypt
+        /// Operation that it allows, as Decrypt; can be repeated
         #[arg(long = "operation", value_name = "OPERATION", required = true)]
         operations: Vec<String>,
         /// ARN of a principal that may retire it
@@ -77,7 +81,7 @@ pub(super) enum GrantVerb {
         retiring: Option<String>,
         #[command(flatten)]
         constraint: ConstraintArgs,
-        /// A name: asked again with it, the same grant is given
+        /// Name; a second request with the same name returns the same grant
         #[arg(long)]
         name: Option<String>,
     },
@@ -86,31 +90,31 @@ pub(super) enum GrantVerb {
         /// Key id, ARN or alias
         #[arg(required_unless_present = "retirable_by")]
         key: Option<String>,
-        /// This one alone
+        /// Only the grant with this id
         #[arg(long, value_name = "GRANT")]
         id: Option<String>,
-        /// Those for this principal alone
+        /// Only grants for this principal
         #[arg(long, value_name = "ARN")]
         grantee: Option<String>,
-        /// Those of all CMKs that this principal may retire
+        /// Grants of all CMKs that this principal may retire
         #[arg(long, value_name = "ARN", conflicts_with_all = ["key", "id", "grantee"])]
         retirable_by: Option<String>,
     },
-    /// Take a grant back: a volume that is attached by it is suspended
+    /// Revoke a grant; a volume that is attached under it is suspended
     Revoke {
         /// Key id, ARN or alias
         key: String,
-        /// The grant's id
+        /// Grant id
         grant: String,
     },
-    /// Give a grant back, as its retiring principal or as an administrator
+    /// Retire a grant, as its retiring principal or as an administrator
     Retire {
         /// Key id, ARN or alias
         #[arg(required_unless_present = "token", requires = "grant")]
         key: Option<String>,
-        /// The grant's id
+        /// Grant id
         grant: Option<String>,
-        /// Its token, instead
+        /// Grant token, instead of the key and grant id
         #[arg(long, conflicts_with_all = ["key", "grant"])]
         token: Option<String>,
     },
@@ -127,10 +131,10 @@ pub(super) fn read_policy(file: &Path) -> Result<String> {
         std::fs::File::open(file).and_then(|f| f.take(most).read_to_end(&mut bytes)).on(what)?;
     }
     if bytes.len() as u64 == most {
-        let what = format!("{}: a key policy has at most {MAX_POLICY} bytes", file.display());
-        return Err(Error::new(Kind::Usage, what).hint("name several principals or actions in one statement"));
+        let what = format!("{}: a key policy is limited to {MAX_POLICY} bytes", file.display());
+        return Err(Error::new(Kind::Usage, what).hint("combine principals and actions in fewer statements"));
     }
-    String::from_utf8(bytes).map_err(|_| Error::new(Kind::Usage, format!("{}: it is no UTF-8 text", file.display())))
+    String::from_utf8(bytes).map_err(|_| Error::new(Kind::Usage, format!("{}: not valid UTF-8", file.display())))
 }
 
 pub(super) fn policy_request(verb: PolicyVerb) -> Result<Request> {
@@ -142,6 +146,34 @@ pub(super) fn policy_request(verb: PolicyVerb) -> Result<Request> {
         }
         PolicyVerb::Reset { key } => ResetKeyPolicy { key }.into(),
     })
+}
+
+/// Whether a request asks not to be checked for a policy that locks its author out.
+pub(super) const fn bypasses_lockout_check(request: &Request) -> bool {
+    match request {
+        Request::PutKeyPolicy(put) => put.bypass_lockout_check,
+        Request::CreateKey(create) => create.bypass_lockout_check && create.policy.is_some(),
+        _ => false,
+    }
+}
+
+/// Puts a policy without the lockout check, and warns if it locks its author out. The policy is first put with the check;
+/// only if that fails, it is put without.
+pub(super) fn ask_and_say_who_is_locked_out(common: &Common, request: &Request) -> Result<Reply> {
+    let mut checked = request.clone();
+    match &mut checked {
+        Request::PutKeyPolicy(put) => put.bypass_lockout_check = false,
+        Request::CreateKey(create) => create.bypass_lockout_check = false,
+        _ => {}
+    }
+    let (reply, locked_out) = session(common, request.name(), &mut |ask| match ask(checked.clone()) {
+        Err(err) if err.why() == Some(Reason::MalformedPolicy) => Ok((ask(request.clone())?, true)),
+        answer => Ok((answer?, false)),
+    })?;
+    if locked_out {
+        note("coffer: warning: this key policy locks you out: only root can change it, with `coffer key policy reset`");
+    }
+    Ok(reply)
 }
 
 fn given(context: &[String]) -> Result<Option<BTreeMap<String, String>>> {

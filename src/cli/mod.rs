@@ -1,4 +1,4 @@
-//! The command line: clap's tree, one request a verb, and how answers are shown. No logic.
+//! The command line: clap's tree, one request for each verb, and how answers are shown. No logic.
 
 mod attach;
 mod audit;
@@ -30,9 +30,11 @@ use crate::service::operations::{
     SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
 };
 use crate::units::ByteLen;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use tls::{AccessVerb, TlsVerb};
 
 /// Encrypted block volumes over NBD, with snapshots and the key management service under them.
 #[derive(Debug, Parser)]
@@ -44,23 +46,24 @@ pub struct Cli {
     verb: Verb,
 }
 
-/// What every verb takes.
+/// Options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Common {
-    /// Data directory [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
-    #[arg(long, global = true, env = "COFFER_DATA", value_name = "DIR")]
+    /// Data directory [env: COFFER_DATA] [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
+    // Not by clap: it would show the flag as required, and a bare `coffer` as an error, if the variable is set.
+    #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Print facts as JSON, and progress as JSON lines
+    /// Print results as JSON, and progress as JSON lines on standard error
     #[arg(long, global = true)]
     json: bool,
-    /// Print ids alone
+    /// Print only ids
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Use this root key file, when it is not where init put it
+    /// Use this root key file instead of the one that init wrote
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
     root_key_file: Option<PathBuf>,
-    /// Allow volumes on shared file systems: no other host opens them
+    /// Allow volumes on a shared file system, if no other host opens them
     #[arg(long, global = true)]
     single_host_i_know: bool,
     /// Read the root key's passphrase from this file descriptor
@@ -70,7 +73,7 @@ pub struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a data directory, with its catalog and its root key
+    /// Create a data directory, its catalog and its root key
     Init(init::InitArgs),
     /// Customer master keys (CMKs)
     #[command(subcommand)]
@@ -83,57 +86,57 @@ enum Verb {
     Snapshot(SnapshotVerb),
     /// Serve volumes over NBD
     Serve(serve::ServeArgs),
-    /// Attach a volume as a block device (as root, with the kernel's nbd module)
+    /// Attach a volume as a block device (needs root and the kernel's nbd module)
     Attach(attach::AttachArgs),
-    /// Keep an attached device connected; `attach` starts it
+    /// Keep an attached device connected; started by `attach`
     #[command(hide = true)]
     AttachHelper {
-        /// What it keeps, for those who read the list of processes
+        /// The attachment, for people who read the process list
         shown: Vec<String>,
     },
     /// Detach a volume
     Detach(attach::DetachArgs),
     /// List attachments
     Attachments,
-    /// Clients over TLS: their certificates, and which volumes they may use
+    /// Create certificates for the server and its TLS clients, and manage access
     #[command(subcommand)]
-    Tls(tls::TlsVerb),
-    /// Which volumes clients over TLS and other users of this machine may use
+    Tls(TlsVerb),
+    /// Manage which volumes TLS clients and other local users may use
     #[command(subcommand)]
-    Access(tls::AccessVerb),
-    /// Run the whole job once, in a scratch directory
+    Access(AccessVerb),
+    /// Show a complete session in a scratch directory
     Demo(demo::DemoArgs),
     /// Measure throughput and latency
     Bench(bench::BenchArgs),
-    /// Check this installation and this machine
+    /// Check this installation and this machine for problems
     Doctor,
-    /// Show what this installation is
+    /// Show this installation and its server
     Status,
-    /// The audit: who did what, chained
+    /// The audit log: a hash chain of who did what
     #[command(subcommand)]
     Audit(AuditVerb),
 }
 
 #[derive(Debug, Subcommand)]
 enum KeyVerb {
-    /// Make a customer-managed CMK
+    /// Create a customer managed CMK
     Create {
-        /// Point this alias at it (alias/…)
+        /// Create this alias for it (alias/…)
         #[arg(long)]
         alias: Option<String>,
-        /// For people
+        /// Description
         #[arg(long, default_value = "")]
         description: String,
-        /// Its key policy, JSON; - for standard input [default: its account may do all]
+        /// Key policy (JSON file; - for standard input) [default: the account has full access]
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
         #[command(flatten)]
         lockout: key::Lockout,
     },
-    /// Key policies: who may do what with a CMK
+    /// Manage key policies: who may use and administer a CMK
     #[command(subcommand)]
     Policy(key::PolicyVerb),
-    /// Grants: permissions for one principal, given and taken back by themselves
+    /// Manage grants: permissions for one principal, outside the key policy
     #[command(subcommand)]
     Grant(key::GrantVerb),
     /// List CMKs
@@ -143,58 +146,58 @@ enum KeyVerb {
         /// Key id, ARN or alias
         key: String,
     },
-    /// Make a CMK usable
+    /// Enable a CMK
     Enable {
         /// Key id, ARN or alias
         key: String,
     },
-    /// Make a CMK unusable, and with it all volumes under it
+    /// Disable a CMK, and suspend the volumes that use it
     Disable {
         /// Key id, ARN or alias
         key: String,
     },
-    /// Make a new backing key; old ones stay for decryption
+    /// Rotate a CMK: create a new backing key; old ones are kept for decryption
     Rotate {
         /// Key id, ARN or alias
         key: String,
     },
     #[command(flatten)]
     Crypto(crypto::CryptoVerb),
-    /// Delete a CMK after a waiting time
+    /// Schedule the deletion of a CMK after a waiting period
     ScheduleDeletion {
         /// Key id, ARN or alias
         key: String,
-        /// Days to wait, 7 to 30
+        /// Waiting period in days, 7 to 30
         #[arg(long, default_value_t = 30)]
         days: u32,
     },
-    /// Take a scheduled deletion back
+    /// Cancel a scheduled deletion; the CMK stays disabled
     CancelDeletion {
         /// Key id, ARN or alias
         key: String,
     },
-    /// Aliases
+    /// Manage aliases
     #[command(subcommand)]
     Alias(AliasVerb),
 }
 
 #[derive(Debug, Subcommand)]
 enum AliasVerb {
-    /// Point a new alias at a CMK
+    /// Create an alias for a CMK
     Create {
         /// alias/…
         alias: String,
-        /// Key id, ARN or alias
+        /// Key id or ARN
         key: String,
     },
     /// Point an alias at another CMK
     Update {
         /// alias/…
         alias: String,
-        /// Key id, ARN or alias
+        /// Key id or ARN
         key: String,
     },
-    /// Remove an alias
+    /// Delete an alias; its CMK is kept
     Delete {
         /// alias/…
         alias: String,
@@ -203,66 +206,78 @@ enum AliasVerb {
     List,
 }
 
-/// What a volume does that can be changed later.
+/// Settings of a volume, which can be changed later.
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// What it does when its CMK cannot be used any more: wait for it, go on until it is detached, or fail
+    /// When the CMK can no longer be used: suspend requests until it can, continue until the volume is detached, or fail
+    /// requests
     #[arg(long, value_name = "suspend|continue|fail", value_parser = on_key_loss)]
     on_key_loss: Option<OnKeyLoss>,
-    /// Limit its requests a second, in units of up to 256 KiB; 0: no limit
-    #[arg(long, value_name = "N")]
+    /// Limit on requests per second, in units of up to 256 KiB; 0: no limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = requests)]
     iops: Option<u64>,
-    /// Limit its bytes a second: 125 or 125MiB; 0: no limit
-    #[arg(long, value_name = "MIB", value_parser = throughput)]
+    /// Limit on throughput per second, as 125 (MiB) or 125MiB; 0: no limit
+    #[arg(long, value_name = "MIB", allow_hyphen_values = true, value_parser = throughput)]
     throughput: Option<u64>,
 }
 
 fn on_key_loss(text: &str) -> Result<OnKeyLoss, String> {
     let all = [OnKeyLoss::Suspend, OnKeyLoss::Continue, OnKeyLoss::Fail];
-    all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| "say suspend, continue or fail".to_owned())
+    all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| "use suspend, continue or fail".to_owned())
 }
 
-/// Bytes a second; a bare number is MiB, as EBS has it.
+/// Requests per second.
+fn requests(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "not a number of requests per second: use a whole number, as 3000, or 0 for no limit".to_owned())
+}
+
+/// A size, with the whole message of what is wrong with it: clap shows no hint.
+pub(super) fn size(text: &str) -> Result<ByteLen, String> {
+    text.parse::<ByteLen>().map_err(|e| e.line())
+}
+
+/// Bytes per second; a bare number is MiB, as in EBS.
 fn throughput(text: &str) -> Result<u64, String> {
     let bytes = match text.parse::<u64>() {
         Ok(mib) => mib.checked_mul(1 << 20),
         Err(_) => text.parse::<ByteLen>().ok().map(|b| b.0),
     };
-    bytes.ok_or_else(|| "say a number of MiB, as 125, or a size, as 125MiB or 125MB".to_owned())
+    bytes.ok_or_else(|| "not a throughput: use a number of MiB, as 125, or a size, as 125MiB or 125MB".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
 enum VolumeVerb {
-    /// Make a volume, empty or from a snapshot
+    /// Create a volume, empty or from a snapshot
     Create {
         /// Size, as 20GiB (powers of 1024) or 20GB (of 1000); with --snapshot at least the snapshot's
-        #[arg(long)]
+        #[arg(long, allow_hyphen_values = true, value_parser = size)]
         size: Option<ByteLen>,
-        /// CMK that wraps its data key [default: alias/aws/ebs]
+        /// CMK that wraps the volume's data key [default: alias/aws/ebs]
         #[arg(long)]
         key: Option<String>,
-        /// A name of its own
+        /// Name of the volume
         #[arg(long)]
         name: Option<String>,
-        /// Fill it from this snapshot
+        /// Create the volume from this snapshot
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Change what a volume does, also while it is attached
+    /// Change a volume's settings, also while it is attached
     Modify {
         /// Name or id
         volume: String,
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Wipe a volume's data key: its requests wait until it is resumed
+    /// Suspend a volume: wipe its data key from memory and hold its requests
     Suspend {
         /// Name or id
         volume: String,
     },
-    /// Let a volume go on that was suspended by hand
+    /// Resume a volume that was suspended with `volume suspend`
     Resume {
         /// Name or id
         volume: String,
@@ -279,28 +294,28 @@ enum VolumeVerb {
         /// Name or id
         volume: String,
     },
-    /// Make a volume larger
+    /// Grow a volume
     Grow {
         /// Name or id
         volume: String,
         /// New size, as 40GiB or 40GB
-        #[arg(long)]
+        #[arg(long, allow_hyphen_values = true, value_parser = size)]
         size: ByteLen,
     },
-    /// Write a volume's sealed sectors to a file
+    /// Write a volume's encrypted sectors to a file
     Export {
         /// Name or id
         volume: String,
-        /// The file; must not exist
+        /// Output file, which must not exist
         out: PathBuf,
-        /// Sealed sectors are the only form there is yet
+        /// Export sectors as they are stored, encrypted; the only format so far
         #[arg(long, required = true)]
         sealed: bool,
-        /// Seal zeros into holes, so that cryptsetup opens it
+        /// Write holes as encrypted zeros, as cryptsetup needs
         #[arg(long)]
         fill_holes: bool,
     },
-    /// Take a volume's header as it is, though the catalog knows a newer one; audited
+    /// Accept a volume's header although the catalog knows a newer one; audited
     AcceptRollback {
         /// Name or id
         volume: String,
@@ -314,7 +329,7 @@ enum VolumeVerb {
     ExportKey {
         /// Name or id
         volume: String,
-        /// The file; must not exist
+        /// Output file, which must not exist
         #[arg(long)]
         out: PathBuf,
     },
@@ -322,28 +337,28 @@ enum VolumeVerb {
 
 #[derive(Debug, Subcommand)]
 enum AuditVerb {
-    /// Show the newest acts and how they ended; --json shows the whole records
+    /// Show the latest actions and their outcome; --json shows whole records
     List {
-        /// How many records: most acts have two
-        #[arg(long, default_value_t = 50)]
+        /// Number of records; most actions have two
+        #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
     },
-    /// Check the chain against the catalog
+    /// Verify the hash chain, and compare it with the catalog
     Verify,
-    /// Go on with an audit that was found cut or forked, after finding out why
+    /// Continue an audit log that was found cut or forked, after you know why
     Accept,
 }
 
 #[derive(Debug, Subcommand)]
 enum SnapshotVerb {
-    /// Take a snapshot of a volume, attached or not
+    /// Create a snapshot of a volume, attached or not
     Create {
         /// Name or id
         volume: String,
-        /// Return when it is completed
+        /// Wait until it is completed
         #[arg(long)]
         wait: bool,
-        /// For people
+        /// Description
         #[arg(long, default_value = "")]
         description: String,
     },
@@ -351,25 +366,25 @@ enum SnapshotVerb {
     List,
     /// Show a snapshot
     Show {
-        /// Id
+        /// Snapshot id
         snapshot: String,
     },
     /// Delete a snapshot
     Delete {
-        /// Id
+        /// Snapshot id
         snapshot: String,
     },
-    /// Check a snapshot's signature and every chunk's hash; no key is needed
+    /// Verify a snapshot's signature and the hash of every chunk; needs no key
     Verify {
-        /// Id
+        /// Snapshot id
         snapshot: String,
-        /// Public key, hexadecimal, that it must be signed with
+        /// Require a signature by this public key (hexadecimal)
         #[arg(long)]
         trust: Option<String>,
     },
 }
 
-/// Parses, runs, prints; answers the exit code.
+/// Parses, runs, prints; returns the exit code.
 #[must_use]
 pub fn main() -> u8 {
     crate::sys::harden_process();
@@ -379,7 +394,7 @@ pub fn main() -> u8 {
     };
     let json = cli.common.json;
     let outcome = run(cli);
-    // What could not be printed counts even where the verb went well, and never hides why a verb failed.
+    // Output that could not be written is a failure even if the verb succeeded, but never hides why a verb failed.
     match outcome.and_then(|code| out::outcome().map(|()| code)) {
         Ok(code) => code,
         Err(err) => {
@@ -389,7 +404,7 @@ pub fn main() -> u8 {
     }
 }
 
-/// Prints help, the version, or what is wrong with the arguments.
+/// Prints the help, the version, or an error in the arguments.
 fn not_run(err: &clap::Error) -> u8 {
     if err.use_stderr() {
         let _ = err.print();
@@ -417,11 +432,11 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Attachments => return attach::attachments(&common),
         Verb::Demo(args) => return demo::run(&common, &args),
         Verb::Bench(args) => return bench::run(&common, &args),
-        Verb::Tls(verb) => match tls::run(&common, verb)? {
-            Some(request) => request,
-            None => return Ok(0),
-        },
-        Verb::Access(verb) => tls::access(verb),
+        Verb::Tls(TlsVerb::Certificates(verb)) => return tls::run(&common, verb),
+        Verb::Tls(TlsVerb::Access(AccessVerb::Allow(args))) | Verb::Access(AccessVerb::Allow(args)) => {
+            return tls::allow(&common, args);
+        }
+        Verb::Tls(TlsVerb::Access(verb)) | Verb::Access(verb) => tls::access(verb),
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
@@ -442,13 +457,21 @@ fn run(cli: Cli) -> Result<u8> {
     };
     let grows = matches!(request, Request::GrowVolume(_));
     let denies = matches!(request, Request::DenyAccess(_));
+    let bypasses = key::bypasses_lockout_check(&request);
+    let cancels = matches!(request, Request::CancelKeyDeletion(_));
     let once = request.shows_once();
     out::must_be_there(once)?;
-    let reply = client::ask(&common, request)?;
+    let reply =
+        if bypasses { key::ask_and_say_who_is_locked_out(&common, &request)? } else { client::ask(&common, request)? };
     if let Reply::Volume(volume) = &reply
         && grows
     {
         attach::follow(&common, volume)?;
+    }
+    if let Reply::Key(key) = &reply
+        && cancels
+    {
+        render::say_that_it_stays_disabled(key);
     }
     let code = if denies { render::denied(&reply, &common) } else { render::reply(&reply, &common) };
     out::keep_or_take_back(&common, once, &reply)?;
@@ -474,12 +497,12 @@ fn key_request(verb: KeyVerb) -> Result<Request> {
         KeyVerb::Alias(AliasVerb::Update { alias, key }) => UpdateAlias { alias, key }.into(),
         KeyVerb::Alias(AliasVerb::Delete { alias }) => DeleteAlias { alias }.into(),
         KeyVerb::Alias(AliasVerb::List) => ListAliases {}.into(),
-        KeyVerb::Crypto(_) => return Err(Error::new(Kind::Failed, "this verb has a way of its own")),
+        KeyVerb::Crypto(_) => return Err(Error::new(Kind::Failed, "this verb is handled elsewhere")),
     })
 }
 
 fn volume_request(verb: VolumeVerb) -> Result<Request> {
-    // The server has another working directory.
+    // The server may have another working directory.
     let absolute =
         |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {
@@ -489,8 +512,8 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         }
         VolumeVerb::Modify { volume, settings: SettingsArgs { on_key_loss, iops, throughput } } => {
             if (on_key_loss, iops, throughput) == (None, None, None) {
-                return Err(Error::new(Kind::Usage, format!("nothing of {volume} is to be changed"))
-                    .hint("say --on-key-loss, --iops or --throughput"));
+                return Err(Error::new(Kind::Usage, format!("modify {volume}: no setting is given"))
+                    .hint("use --on-key-loss, --iops or --throughput"));
             }
             ModifyVolume { volume, on_key_loss, iops, throughput }.into()
         }
@@ -501,12 +524,26 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         VolumeVerb::Delete { volume } => DeleteVolume { volume }.into(),
         VolumeVerb::Grow { volume, size } => GrowVolume { volume, size: size.0 }.into(),
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
-            ExportVolume { volume, out: absolute(out)?, fill_holes }.into()
+            ExportVolume { volume, out: new_file(absolute(out)?)?, fill_holes }.into()
         }
         VolumeVerb::AcceptRollback { volume } => AcceptRollback { volume }.into(),
         VolumeVerb::AcceptLostWrites { volume } => AcceptLostWrites { volume }.into(),
-        VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: absolute(out)? }.into(),
+        VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: new_file(absolute(out)?)? }.into(),
     })
+}
+
+/// Refuses a path at which no file can be created, before a key is used for it. The server checks again.
+fn new_file(path: PathBuf) -> Result<PathBuf> {
+    let refused = |errno| {
+        Err(crypto::out_hint(Error::io(format!("create {}", path.display()), std::io::Error::from_raw_os_error(errno))))
+    };
+    if path.symlink_metadata().is_ok() {
+        return refused(libc::EEXIST);
+    }
+    match path.parent().map(std::fs::metadata) {
+        Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => refused(libc::ENOENT),
+        _ => Ok(path),
+    }
 }
 
 fn snapshot_request(verb: SnapshotVerb) -> Request {
@@ -525,15 +562,15 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_tree_is_sound_and_says_what_every_verb_and_flag_is_for() {
+    fn every_verb_and_flag_has_a_help_text() {
         let mut tree = Cli::command();
         tree.build();
         tree.clone().debug_assert();
         fn walk(command: &clap::Command) {
             for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
-                assert!(sub.get_about().is_some(), "{} has no words", sub.get_name());
+                assert!(sub.get_about().is_some(), "{} has no help text", sub.get_name());
                 for arg in sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
-                    assert!(arg.get_help().is_some(), "{} {} has no words", sub.get_name(), arg.get_id());
+                    assert!(arg.get_help().is_some(), "{} {} has no help text", sub.get_name(), arg.get_id());
                 }
                 walk(sub);
             }

@@ -1,5 +1,5 @@
-//! Everything that the command line prints. What cannot be written is not success: the first failure is kept, and ends the
-//! program with exit code 1. Only a pipe whose reader has gone ends it quietly, as usual.
+//! Everything that the command line prints. A write error is a failure: the first one is kept, and makes the exit code 1.
+//! Only EPIPE is ignored, as usual.
 
 use super::Common;
 use super::client;
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Write};
 
-/// Why standard output takes nothing any more.
+/// The first error of a write to standard output.
 static FAILED: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
-/// Prints a line. Whether that went well, [`outcome`] says.
+/// Prints a line. [`outcome`] reports errors.
 pub(super) fn line(text: impl std::fmt::Display) {
     let mut failed = FAILED.lock();
     if failed.is_none() {
@@ -22,18 +22,18 @@ pub(super) fn line(text: impl std::fmt::Display) {
     }
 }
 
-/// What fails.
+/// The operation, for error messages.
 pub(super) const WHAT: &str = "write to standard output";
 
-/// Standard output cannot be written: what to do is not what a full disk of coffer's takes.
+/// An error of standard output. Its hint is not the one for a full disk.
 pub(super) fn unwritten(why: std::io::Error) -> Error {
-    Error::io(WHAT, why).hint("check where the output is redirected to, or send it somewhere else")
+    Error::io(WHAT, why).hint("check where the output is redirected to")
 }
 
-/// Writes bytes to standard output, through no buffer: they may be secret.
+/// Writes bytes to standard output, unbuffered: they may be secret.
 ///
 /// # Errors
-/// What the operating system reports; EBADF if it was closed when this program was started.
+/// What the operating system reports; EBADF if it was closed when this program started.
 pub(super) fn bytes(mut all: &[u8]) -> std::io::Result<()> {
     if crate::sys::was_closed(1) {
         return Err(std::io::Error::from_raw_os_error(libc::EBADF));
@@ -44,7 +44,7 @@ pub(super) fn bytes(mut all: &[u8]) -> std::io::Result<()> {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => all = &all[n..],
             Err(rustix::io::Errno::INTR) => {}
-            // Shared with somebody who does not wait.
+            // The file description is shared with a process that made it non-blocking.
             Err(rustix::io::Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None)),
             Err(e) => return Err(e.into()),
         }
@@ -52,7 +52,7 @@ pub(super) fn bytes(mut all: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether all lines were printed. A reader that has gone wanted no more of them.
+/// Whether all lines were printed. EPIPE is not an error: the reader wanted no more.
 ///
 /// # Errors
 /// The first failure.
@@ -63,40 +63,43 @@ pub(super) fn outcome() -> Result<()> {
     }
 }
 
-/// Refuses to make a secret that could not be shown.
+/// Refuses to create a secret that could not be shown.
 ///
 /// # Errors
 /// If there is no standard output.
 pub(super) fn must_be_there(once: ShownOnce) -> Result<()> {
     if once != ShownOnce::Nothing && crate::sys::was_closed(1) {
-        return Err(Error::new(Kind::Failed, "standard output is closed, and what this prints is shown only once")
-            .hint("redirect it to a file or a terminal"));
+        return Err(Error::new(
+            Kind::Failed,
+            "standard output is closed, and this command's output is shown only once",
+        )
+        .hint("redirect it to a file or a terminal"));
     }
     Ok(())
 }
 
-/// After an answer was printed: a secret that is shown once and was not is taken back.
+/// After a reply was printed: revokes a secret that is shown once and could not be written.
 ///
 /// # Errors
-/// Why it was not printed, whatever that is.
+/// Why it was not written.
 pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply) -> Result<()> {
     let Some(undo) = once.taken_back_by(reply) else { return Ok(()) };
     let Some(err) = FAILED.lock().take() else { return Ok(()) };
     let err = unwritten(err);
     Err(match client::ask(common, undo) {
-        Ok(_) => err.context("the token could not be shown and was taken back"),
+        Ok(_) => err.context("the token could not be shown and was revoked"),
         Err(failed) => err
             .context(format!("the token could not be shown, and is still valid: {}", failed.line()))
-            .hint("take it back by hand: `coffer access deny`, or `coffer key grant revoke`"),
+            .hint("revoke it with `coffer access deny` or `coffer key grant revoke`"),
     })
 }
 
-/// Says something beside the answer, on standard error. There is nobody to tell if that fails.
+/// Prints a message on standard error. A failure cannot be reported anywhere.
 pub(super) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Standard error for a log: a log that cannot be written must not end what it is about.
+/// Standard error as a log: an error in writing it must not end the server.
 pub(crate) struct Log;
 
 impl Write for Log {

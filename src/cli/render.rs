@@ -1,4 +1,4 @@
-//! How answers, progress and errors are shown: tables for people, JSON for programs, ids alone with -q.
+//! How replies, progress and errors are shown: tables for people, JSON for programs, only ids with -q.
 
 use super::Common;
 use super::out::note;
@@ -33,7 +33,7 @@ pub(super) fn error(err: &Error, as_json: bool) {
     }
 }
 
-/// Prints an answer; the exit code says whether all of it is good.
+/// Prints a reply; returns the exit code.
 pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
     if let Reply::Key(key) = reply {
         say_what_lost_its_key(key);
@@ -54,7 +54,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Policy(policy) => line(&policy.pretty),
         Reply::Grant(grant) => show_grant(grant),
         Reply::Grants { grants } => list_grants(grants),
-        // Its bytes went where the command line said.
+        // Its bytes were written elsewhere.
         Reply::Crypto(info) => line(&info.key),
         Reply::Aliases { aliases } => list_aliases(aliases),
         Reply::Volume(volume) => show_volume(volume),
@@ -135,28 +135,33 @@ fn show_status(s: &StatusInfo) {
     ]);
 }
 
-/// What disabling a key has done to volumes in use goes to standard error, whatever form the answer has.
+/// Says on standard error what disabling a key did to volumes in use, whatever the output format.
 fn say_what_lost_its_key(k: &KeyInfo) {
     if !k.suspended.is_empty() {
-        eprintln!("coffer: warning: suspended, until the key can be used again: {}", k.suspended.join(", "));
+        eprintln!("coffer: warning: volumes suspended until the key can be used again: {}", k.suspended.join(", "));
     }
     if !k.continuing.is_empty() {
         let which = k.continuing.join(", ");
-        eprintln!(
-            "coffer: warning: not suspended, and going on until they are closed (--on-key-loss continue): {which}"
-        );
+        eprintln!("coffer: warning: volumes not suspended until they are closed (--on-key-loss continue): {which}");
     }
     if let Some(Dependents { volumes, snapshots }) = k.dependents
         && volumes + snapshots > 0
     {
         note(format!(
-            "coffer: warning: {} and {} become unreadable for ever when the key is destroyed; `coffer key cancel-deletion {}` \
-             keeps it",
+            "coffer: warning: {} and {} become permanently unreadable once the key is deleted; to keep it, run `coffer key cancel-deletion {}`",
             counted(volumes, "volume"),
             counted(snapshots, "snapshot"),
             k.id
         ));
     }
+}
+
+/// After a key's deletion was cancelled.
+pub(super) fn say_that_it_stays_disabled(k: &KeyInfo) {
+    note(format!(
+        "coffer: the key stays disabled, and volumes that use it stay suspended; enable it with `coffer key enable {}`",
+        k.id
+    ));
 }
 
 /// As `1 volume`, `2 volumes`.
@@ -172,7 +177,7 @@ fn word(state: impl serde::Serialize) -> String {
 fn show_key(k: &KeyInfo) {
     let deletion = match k.days_held {
         Some(days) => {
-            format!("{}, but {days} days of its waiting time have not passed yet", or_dash(k.deletion.as_ref()))
+            format!("{}; {days} days of the waiting period have not passed yet", or_dash(k.deletion.as_ref()))
         }
         None => or_dash(k.deletion.as_ref()),
     };
@@ -226,12 +231,24 @@ fn show_client(c: &AccessInfo) {
     ];
     if let Some(token) = &c.token {
         rows.push(("export", format!("VOLUME?t={token}")));
-        rows.push(("", "shown this once; whoever has it may use these volumes".to_owned()));
+        rows.push(("", "shown only once; whoever has it may use these volumes".to_owned()));
     }
     facts(&rows);
 }
 
-/// Prints what a deny took back.
+/// Prints what a client may use now, and what it could use before.
+pub(super) fn allowed(before: Option<&AccessInfo>, now: &Reply, common: &Common) -> u8 {
+    match now {
+        Reply::Access(c) if !common.json && !common.quiet => {
+            let before = before.map_or_else(String::new, |b| format!(" (before: {})", volumes_of(b)));
+            line(format!("{} may now use: {}{before}", c.name, volumes_of(c)));
+            0
+        }
+        other => reply(other, common),
+    }
+}
+
+/// Prints what a deny revoked.
 pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
     match reply {
         Reply::Access(c) if !common.json && !common.quiet => {
@@ -244,7 +261,9 @@ pub(super) fn denied(reply: &Reply, common: &Common) -> u8 {
 }
 
 fn volumes_of(c: &AccessInfo) -> String {
-    c.volumes.as_ref().map_or_else(|| "all".to_owned(), |v| v.join(", "))
+    let Some(mut volumes) = c.volumes.clone() else { return "all".to_owned() };
+    volumes.sort();
+    volumes.join(", ")
 }
 
 fn list_clients(clients: &[AccessInfo]) {
@@ -290,7 +309,7 @@ fn show_volume(v: &VolumeInfo) {
             ("clean", h.clean.to_string()),
             ("map untrusted", word(h.changed_untrusted)),
             ("writes lost", h.write_failed.to_string()),
-            ("sealed units", format!("{} (a key's scope is 2^36 of 4 KiB by IEEE 1619)", h.sealed_units)),
+            ("sealed units", format!("{} of 4 KiB (IEEE 1619 limits a key to 2^36)", h.sealed_units)),
         ]);
         rows.extend(h.context.iter().map(|(k, v)| ("context", format!("{k} = {v}"))));
         for (id, blob) in &h.data_keys {
@@ -302,7 +321,7 @@ fn show_volume(v: &VolumeInfo) {
     facts(&rows);
 }
 
-/// A size, and its bytes where the short form rounds: 10GB is not 10GiB.
+/// A size, and its bytes if the short form is rounded: 10GB is not 10GiB.
 fn exact(bytes: u64) -> String {
     let short = ByteLen(bytes).to_string();
     if short.contains('.') { format!("{short} ({bytes} bytes)") } else { short }
@@ -370,7 +389,7 @@ pub(super) fn shown(a: &AttachmentInfo) -> String {
     a.name.clone().unwrap_or_else(|| a.volume.to_string())
 }
 
-/// Attachments, and the helpers that keep their devices on this machine.
+/// Attachments, and the helpers of their devices on this machine.
 pub(super) fn attachments(all: &[(&AttachmentInfo, Option<HelperState>)]) {
     let row = |(a, helper): &(&AttachmentInfo, Option<HelperState>)| {
         let connections = helper.as_ref().map(|h| format!("{}/{}", h.alive, h.connections));
@@ -386,7 +405,7 @@ pub(super) fn attachments(all: &[(&AttachmentInfo, Option<HelperState>)]) {
     table(&["attachment", "volume", "device", "connections", "helper", "since"], all.iter().map(row));
 }
 
-/// The same, as the service's answer with a helper in each attachment.
+/// The same as JSON: the service's reply, with a helper in each attachment.
 pub(super) fn attachments_json(all: &[(&AttachmentInfo, Option<HelperState>)]) {
     let one = |(a, helper): &(&AttachmentInfo, Option<HelperState>)| {
         let mut value = serde_json::to_value(a).unwrap_or_default();
@@ -409,7 +428,7 @@ fn list_findings(findings: &[Finding]) {
     }
 }
 
-/// Prints what `init` made.
+/// Prints what `init` created.
 pub(super) fn initialised(status: &StatusInfo, key_file: Option<&Path>, common: &Common) {
     if common.json {
         let mut value = serde_json::to_value(status).unwrap_or_default();
@@ -423,15 +442,15 @@ pub(super) fn initialised(status: &StatusInfo, key_file: Option<&Path>, common: 
     }
     line(format!("Data directory  {}", status.data.display()));
     line(format!("Installation    {} (account {}, Region {})", status.installation, status.account, status.region));
-    line(format!("Signing key     {}  pin it to verify snapshots elsewhere", status.signing_key));
+    line(format!("Signing key     {}  (pin it with `snapshot verify --trust`)", status.signing_key));
     if let Some(file) = key_file {
         line(format!("Root key        {}", file.display()));
-        note("coffer: warning: whoever takes both the root key file and the data directory can read everything;");
-        note("        keep a copy of the key file elsewhere, or use `coffer init --passphrase`");
+        note("coffer: warning: whoever has both the root key file and the data directory can read everything;");
+        note("        keep a backup of the key file elsewhere, or use `coffer init --passphrase`");
     }
 }
 
-/// What a folder of certificates holds now, and what to do with it.
+/// Prints what a folder of certificates contains, and what to do next.
 pub(super) fn certificates(dir: &Path, client: &str, made: &Path, common: &Common) {
     if common.json {
         return json(&serde_json::json!({ "tls": dir, "client": client, "folder": made }));
@@ -439,26 +458,30 @@ pub(super) fn certificates(dir: &Path, client: &str, made: &Path, common: &Commo
     if common.quiet {
         return line(made.display());
     }
-    line(format!("CA and server  {}  serve it: coffer serve --listen tcp:ADDRESS:PORT --tls {0}", dir.display()));
-    line(format!(
-        "Client         {}  give it to {client}: it holds all that its --tls-certificates wants",
-        made.display()
-    ));
-    line(format!("Next           coffer tls allow {client} --volume VOLUME"));
+    line(format!("CA and server  {}  use it with: coffer serve --listen tcp:ADDRESS:PORT --tls {0}", dir.display()));
+    line(format!("Client         {}  give it to {client}, for --tls-certificates", made.display()));
+    line(format!("Next           coffer access allow {client} --volume VOLUME"));
 }
 
-/// Progress: a bar on a terminal for what takes over a second, JSON lines with --json, else nothing.
+/// Progress: a bar on a terminal for what takes more than a second, JSON lines with --json, otherwise nothing.
 pub(super) struct Progressing {
     json: bool,
     bar: Option<ProgressBar>,
     quiet: bool,
+    /// --quiet was given.
+    only_ids: bool,
     started: std::time::Instant,
 }
 
 impl Progressing {
     pub(super) fn new(common: &Common) -> Self {
         let quiet = common.quiet || !std::io::stderr().is_terminal();
-        Self { json: common.json, bar: None, quiet, started: std::time::Instant::now() }
+        Self { json: common.json, bar: None, quiet, only_ids: common.quiet, started: std::time::Instant::now() }
+    }
+
+    /// Whether to say that a server does not answer.
+    pub(super) fn tells_of_waiting(&self) -> bool {
+        !self.only_ids || std::io::stderr().is_terminal()
     }
 
     pub(super) fn show(&mut self, p: &Progress) {

@@ -1,10 +1,10 @@
-//! `coffer serve`: the server. Holds the data directory, answers verbs on its socket, serves volumes over NBD.
+//! `coffer serve`: the server. Holds the data directory, answers requests on its control socket, serves volumes over NBD.
 
 use super::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
 use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
-use crate::env::Env;
+use crate::env::{Clock, Env, SystemClock};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::tls::Oldest;
 use crate::nbd::uri::uri;
@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// How long requests in flight may take when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -29,32 +31,32 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) struct ServeArgs {
     /// Volumes to serve, by name [default: all]
     volumes: Vec<String>,
-    /// Where to listen: unix:PATH, or tcp:ADDRESS:PORT [default: nbd.sock in the data directory]
+    /// Where to listen: unix:PATH or tcp:ADDRESS:PORT; can be repeated [default: nbd.sock in the data directory]
     #[arg(long, value_name = "WHERE")]
     pub(super) listen: Vec<String>,
-    /// Mode of Unix sockets; users other than the owner and root need `coffer access allow uid:N` too
+    /// Mode of Unix sockets; users other than the owner and root also need `coffer access allow uid:N`
     #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = octal)]
     pub(super) socket_mode: u32,
-    /// Serve plain TCP, without any client identity, on this machine's own addresses
+    /// Allow plain TCP on loopback addresses, where clients have no identity
     #[arg(long)]
     pub(super) insecure_loopback: bool,
-    /// Serve TCP by TLS alone, with the certificates in this folder: server-cert.pem, server-key.pem, ca-cert.pem
+    /// Require TLS on TCP, with server-cert.pem, server-key.pem and ca-cert.pem from this directory
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_loopback")]
     pub(super) tls: Option<PathBuf>,
-    /// Take clients that have TLS 1.2 and nothing newer, as nbd-client
+    /// Also accept TLS 1.2, for clients such as nbd-client
     #[arg(long, requires = "tls")]
     tls12: bool,
-    /// Seconds for which a TLS client that was cut off keeps its volume
+    /// Seconds for which a disconnected TLS client keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
-    /// Serve, run this command with $uri set, and exit with its status
+    /// Run this command with $uri set, then stop and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
 }
 
 fn octal(text: &str) -> std::result::Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).map_err(|_| "say an octal number, as 660".to_owned())?;
-    if mode > 0o777 { Err("a socket's mode has nine bits: at most 777".to_owned()) } else { Ok(mode) }
+    let mode = u32::from_str_radix(text, 8).map_err(|_| "not a mode: use an octal number, as 660".to_owned())?;
+    if mode > 0o777 { Err("not a mode: at most 777".to_owned()) } else { Ok(mode) }
 }
 
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -64,7 +66,7 @@ pub(super) fn interrupted() -> bool {
     STOP.load(Ordering::Acquire)
 }
 
-/// Signals that would end the process, and mean nothing to a server.
+/// Signals that would end the process by default, and have no meaning for a server.
 const IGNORED: [i32; 7] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF, libc::SIGIO, libc::SIGPWR];
 
@@ -75,8 +77,8 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
         .on(|| "catch SIGTERM".to_owned())
 }
 
-/// From now on the first Ctrl-C or SIGTERM makes [`interrupted`] true: the verb takes back what it did. The second one ends the
-/// process.
+/// From now on, the first SIGINT or SIGTERM makes [`interrupted`] true, so that the verb undoes what it did. The second one
+/// ends the process.
 pub(super) fn stop_on_interrupt() -> Result<()> {
     let exit = i32::from(Kind::Interrupted.exit_code());
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -87,7 +89,7 @@ pub(super) fn stop_on_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// A file that grows beyond RLIMIT_FSIZE is an error of that write (EFBIG), and not the end of the process.
+/// A file that grows beyond RLIMIT_FSIZE makes the write fail (EFBIG) instead of ending the process.
 pub(super) fn survive_file_size_limit() -> Result<()> {
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop).on(|| "catch SIGXFSZ".to_owned())
 }
@@ -109,13 +111,21 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         .lock(&env, "serve", Wanting::Server, patience, || crate::api::control::daemon_answers(&socket))?
         .ok_or_else(|| {
             let who = data.holder().map_or_else(String::new, |h| format!(", pid {}", h.pid));
-            Error::new(Kind::Busy, format!("{} is served already{who}", data.path().display()))
+            Error::new(Kind::Busy, format!("{} is already served{who}", data.path().display()))
                 .hint("stop that server first")
         })?;
     let unlock = unlock(common, &data)?;
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env, lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
+    let captive_volume = match (&args.run, args.volumes.first()) {
+        (None, _) => String::new(),
+        (Some(_), Some(name)) => name.clone(),
+        (Some(_), None) if service.exports()?.is_empty() => String::new(),
+        (Some(_), None) => service.export("").map(|e| e.name).map_err(|e| {
+            Error::new(Kind::Usage, format!("serve --run: {}", e.what())).hint("name the volume for $uri")
+        })?,
+    };
     let Open { listeners, endpoints } = if args.listen.is_empty() {
         plan.open(tls.as_ref(), args.socket_mode)?
     } else {
@@ -128,8 +138,10 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let control = ControlServer::start(&socket, service.clone())?;
     let (code, asked) = match &args.run {
         Some(command) => {
-            let code = captive(command, &args, &service, &endpoints)?;
-            (finish_snapshots(code, common, &service, &mut signals)?, Asked::Stop)
+            let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
+            let (uri, socket) = uri(endpoint, &captive_volume, args.tls.is_some());
+            let (code, cut_off) = captive(command, &service, (&uri, &socket), &mut signals)?;
+            (finish_snapshots(code, cut_off, common, &service, &mut signals)?, Asked::Stop)
         }
         None => {
             let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
@@ -139,10 +151,14 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             (0, wait_for_signal(&mut signals))
         }
     };
-    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner))).map(|()| code)
+    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner)))?;
+    if args.run.is_none() {
+        super::out::note(format!("coffer: stopped serving {}", service.data().path().display()));
+    }
+    Ok(code)
 }
 
-/// Ends in order; with a successor, by becoming it.
+/// Ends in order; with a successor, executes it.
 fn end(
     server: Server,
     control: ControlServer,
@@ -161,33 +177,42 @@ fn end(
         }
     };
     if !ended {
-        tracing::warn!("some requests were still in flight after {} s", DRAIN.as_secs());
+        tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
     }
     service.shut_down();
     successor.map_or(Ok(()), |(next, owner)| {
-        // It is to start as this process did.
+        // It must start with the credentials that this process started with.
         drop(owner);
         Err(next.take_over())
     })
 }
 
-/// Descriptors that a server needs for itself: the catalog, the audit, sockets, what a verb opens, some volumes.
+/// Descriptors that a server needs for itself: the catalog, the audit log, sockets, what verbs open, some volumes.
 const OWN_FILES: u64 = 96;
-/// Descriptors of a connection: its socket, what wakes its thread, its volume's file.
+/// Descriptors of a connection: its socket, its thread's eventfd, its volume's file.
 const FILES_PER_CONNECTION: u64 = 3;
 
-/// How many connections may be open at once with so many descriptors.
+/// How many connections may be open at once with this many descriptors.
 fn connections_within(files: u64) -> Result<usize> {
     let usual = ServerConfig::default().max_connections;
     match files.saturating_sub(OWN_FILES) / FILES_PER_CONNECTION {
         0 => {
-            Err(Error::new(Kind::Usage, format!("serve with RLIMIT_NOFILE at {files}: too few open files are allowed"))
+            Err(Error::new(Kind::Usage, format!("serve: too few open files are allowed (RLIMIT_NOFILE is {files})"))
                 .hint(format!(
-                    "raise it to 1024 or more (`ulimit -n`, LimitNOFILE= of the service); at least {} are needed",
+                    "raise the limit to 1024 or more with `ulimit -n` or LimitNOFILE= of the service; at least {} are needed",
                     OWN_FILES + FILES_PER_CONNECTION
                 )))
         }
         some => Ok(usize::try_from(some).unwrap_or(usual).min(usual)),
+    }
+}
+
+/// Times in the log: UTC, seconds.
+struct LogTime;
+
+impl FormatTime for LogTime {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        write!(to, "{}", SystemClock.now())
     }
 }
 
@@ -198,16 +223,16 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(|| super::out::Log)
         .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
+        .with_timer(LogTime)
         .try_init();
 }
 
 /// What a signal asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// SIGTERM, SIGINT: to end.
+    /// SIGTERM, SIGINT: to stop.
     Stop,
-    /// SIGUSR2: to execute itself anew, handing its sockets on.
+    /// SIGUSR2: to re-execute itself and hand over its sockets.
     Renew,
 }
 
@@ -216,7 +241,7 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
         match signal {
             libc::SIGUSR2 => return Asked::Renew,
             libc::SIGHUP => {
-                tracing::warn!("SIGHUP is ignored: certificates that changed are used from the next connection on")
+                tracing::warn!("SIGHUP is ignored: changed certificates are used from the next connection on")
             }
             other if IGNORED.contains(&other) => tracing::warn!("signal {other} is ignored"),
             _ => break,
@@ -226,14 +251,14 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
     Asked::Stop
 }
 
-/// Tells the service manager, if there is one that listens (sd_notify(3)).
+/// Notifies the service manager, if there is one (sd_notify(3)).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(state) {
-        tracing::warn!("tell the service manager: {err}");
+        tracing::warn!("notify the service manager: {err}");
     }
 }
 
-/// Tells the service manager again and again that the server is not stuck, if it wants to hear that (WatchdogSec).
+/// Sends keep-alive notifications to the service manager, if it wants them (WatchdogSec).
 fn feed_watchdog(server: &Server) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let controller = server.controller();
@@ -244,30 +269,31 @@ fn feed_watchdog(server: &Server) {
         }
     });
     if let Err(err) = feeding {
-        tracing::error!("the watchdog is not fed, and will end this server: {err}");
+        tracing::error!("start the watchdog thread: {err}; the service manager will end this server");
     }
 }
 
-/// Snapshots that the command began are waited for: nobody else would take them to their end. Ctrl-C gives them up.
+/// Waits for snapshots that the command began, because no other process would complete them. Ctrl-C cancels them.
 fn finish_snapshots(
     code: u8,
+    mut stopped: bool,
     common: &Common,
     service: &Arc<Service>,
     signals: &mut signal_hook::iterator::Signals,
 ) -> Result<u8> {
-    let (mut told, mut stopped) = (false, false);
+    let mut told = false;
     let mut bar = super::render::Progressing::new(common);
     let failed = service.wait_for_snapshots(&mut |progress| {
-        stopped |= signals.pending().any(|s| s != signal_hook::consts::SIGUSR2);
-        if !told {
-            super::out::note("coffer: waiting for snapshots under way; Ctrl-C gives them up");
+        stopped |= signals.pending().any(ends);
+        if !told && !stopped {
+            super::out::note("coffer: waiting for snapshots to complete; Ctrl-C cancels them");
             told = true;
         }
         bar.show(&progress);
         !stopped
     })?;
     for id in &failed {
-        super::out::note(format!("coffer: snapshot {id} did not complete: see `coffer snapshot show {id}`"));
+        super::out::note(format!("coffer: snapshot {id} did not complete (see `coffer snapshot show {id}`)"));
     }
     Ok(match (failed.is_empty(), code) {
         (false, 0) => {
@@ -281,23 +307,71 @@ fn finish_snapshots(
     })
 }
 
-/// Runs a command against this server and answers its exit code, as a shell would.
-fn captive(command: &str, args: &ServeArgs, service: &Arc<Service>, endpoints: &[String]) -> Result<u8> {
-    let name = match args.volumes.first() {
-        Some(name) => name.clone(),
-        None => service.exports()?.first().map(|e| e.name.clone()).unwrap_or_default(),
+/// Whether a signal asks the server to stop.
+fn ends(signal: i32) -> bool {
+    [libc::SIGINT, libc::SIGTERM].contains(&signal)
+}
+
+/// How long the command may take to end after a signal was forwarded to it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Runs a command against this server. Returns its exit code, as a shell would, and whether it was interrupted by SIGTERM or
+/// SIGINT. Such a signal is forwarded to the command, and the exit code is 128 plus the signal's number.
+///
+/// If standard input is not a terminal, the command gets its own process group, so that the signal also reaches the children of the
+/// shell. On a terminal it stays in this process's group, to which the terminal sends its signals.
+fn captive(
+    command: &str,
+    service: &Arc<Service>,
+    (uri, socket): (&str, &str),
+    signals: &mut signal_hook::iterator::Signals,
+) -> Result<(u8, bool)> {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let what = || format!("run {command:?}");
+    signals.add_signal(libc::SIGCHLD).on(what)?;
+    let apart = !std::io::stdin().is_terminal();
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command);
+    shell.env("uri", uri).env("unixsocket", socket).env("COFFER_DATA", service.data().path());
+    if apart {
+        shell.process_group(0);
+    }
+    let mut child = shell.spawn().on(what)?;
+    let signal_child = |pid: u32, signal: i32| {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        if let (Some(pid), Some(signal)) = (pid, rustix::process::Signal::from_named_raw(signal)) {
+            let _ = if apart {
+                rustix::process::kill_process_group(pid, signal)
+            } else {
+                rustix::process::kill_process(pid, signal)
+            };
+        }
     };
-    let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
-    let (uri, socket) = uri(endpoint, &name, args.tls.is_some());
-    let status = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .env("uri", uri)
-        .env("unixsocket", socket)
-        .env("COFFER_DATA", service.data().path())
-        .status()
-        .on(|| format!("run {command:?}"))?;
-    use std::os::unix::process::ExitStatusExt;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(u8::try_from(code).unwrap_or(1))
+    let mut cut_off = None;
+    let status = loop {
+        if let Some(status) = child.try_wait().on(what)? {
+            break status;
+        }
+        let heard = match cut_off {
+            None => signals.wait().find(|s| ends(*s)),
+            Some((_, since)) if Instant::elapsed(&since) > LAST_WORDS => {
+                tracing::warn!("the command did not end within {} s and is killed", LAST_WORDS.as_secs());
+                signal_child(child.id(), libc::SIGKILL);
+                break child.wait().on(what)?;
+            }
+            Some(_) => {
+                std::thread::sleep(Duration::from_millis(20));
+                signals.pending().find(|s| ends(*s))
+            }
+        };
+        if let Some(signal) = heard {
+            signal_child(child.id(), signal);
+            cut_off = cut_off.or(Some((signal, Instant::now())));
+        }
+    };
+    let code = match cut_off {
+        Some((signal, _)) => 128 + signal,
+        None => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+    };
+    Ok((u8::try_from(code).unwrap_or(1), cut_off.is_some()))
 }

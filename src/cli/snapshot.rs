@@ -1,7 +1,7 @@
-//! What `coffer snapshot` does besides asking: verify without a key, and the end of waiting.
+//! What `coffer snapshot` does besides sending requests: verification without a key, and the end of waiting.
 
 use super::Common;
-use super::client::{PATIENCE, ask_daemon, data_dir};
+use super::client::{PATIENCE, ask_daemon, ask_once, data_dir};
 use super::render;
 use crate::api::control;
 use crate::env::Env;
@@ -12,17 +12,17 @@ use crate::service::operations::Request;
 use crate::service::operations::VerifySnapshot;
 use crate::service::verify_unopened;
 
-/// `snapshot verify`: the server's answer, or, without one, read from the repository alone.
+/// `snapshot verify`: the server's reply, or, without a server, from the repository itself.
 pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -> Result<Reply> {
     let data = data_dir(common)?;
     let mut bar = render::Progressing::new(common);
     let request: Request = VerifySnapshot { snapshot: snapshot.clone(), trust: trust.clone() }.into();
     let socket = data.control_socket();
-    if let Some(reply) = control::ask(&socket, &request, &mut |p| bar.show(&p))? {
+    if let Some(reply) = ask_once(&socket, &request, &mut bar)? {
         return Ok(reply);
     }
     if !data.is_initialised() {
-        return super::client::ask(common, request); // says what is missing
+        return super::client::ask(common, request); // reports what is missing
     }
     let env = Env::system();
     let lock = data.lock(&env, "snapshot-verify", Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
@@ -37,8 +37,8 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
     if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified.map(|message| Reply::Done { message }) }
 }
 
-/// From now on Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server there
-/// is nothing that could go on: then the snapshot is taken back.
+/// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server no
+/// process could continue it, and the snapshot is cancelled.
 pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
     if !control::daemon_answers(&data_dir(common)?.control_socket()) {
         return Ok(());
@@ -47,9 +47,7 @@ pub(super) fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
         signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]).on(|| "catch SIGINT".to_owned())?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
-            eprintln!(
-                "coffer: only the waiting has ended; the server continues the snapshot: see `coffer snapshot list`"
-            );
+            eprintln!("coffer: no longer waiting; the server continues the snapshot (see `coffer snapshot list`)");
             std::process::exit(130);
         }
     });

@@ -1,5 +1,5 @@
-//! The sockets that `coffer serve` listens on: opened here, given by a service manager (socket activation, sd_listen_fds(3)),
-//! or handed on by the server that this process was before (SIGUSR2).
+//! The sockets that `coffer serve` listens on: opened here, passed by a service manager (socket activation,
+//! sd_listen_fds(3)), or handed over by the server that this process was before (SIGUSR2).
 
 use super::serve::ServeArgs;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -13,30 +13,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// What LISTEN_FDNAMES says of sockets that this server opened and handed on to itself.
+/// The name in LISTEN_FDNAMES of sockets that this server opened and handed over to itself.
 const HANDED_ON: &str = "coffer-handed-on";
 
-/// A listener that was asked for. Sockets are opened only when the data directory is held.
+/// A requested listener. Sockets are opened only when the data directory is locked.
 enum Wanted {
     Unix(PathBuf),
     Tcp(SocketAddr),
 }
 
-/// A socket that somebody else opened.
+/// A socket that was passed to this process.
 enum Given {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
-/// What will be listened on.
+/// The listeners to open.
 pub(super) struct Plan {
     wanted: Vec<Wanted>,
     given: Vec<Given>,
-    /// The given ones are this server's own, opened before it executed itself anew.
+    /// The given ones are this server's own, opened before it re-executed itself.
     handed_on: bool,
 }
 
-/// Open listeners, and how they are called.
+/// Open listeners, and their names.
 pub(super) struct Open {
     pub(super) listeners: Vec<Listener>,
     pub(super) endpoints: Vec<String>,
@@ -46,7 +46,7 @@ impl Plan {
     /// Reads the arguments and the environment; opens nothing.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for what is no address, or one that may not be served so.
+    /// [`Kind::Usage`] for an invalid address, or one that may not be served this way.
     pub(super) fn new(args: &ServeArgs, default: &Path) -> Result<Self> {
         let given = given()?;
         let handed_on =
@@ -58,23 +58,26 @@ impl Plan {
         };
         let wanted = asked.iter().map(|place| Wanted::parse(place, args)).collect::<Result<Vec<_>>>()?;
         if handed_on && wanted.len() != given.len() {
-            return Err(Error::new(Kind::Usage, "the sockets that were handed on are not those that --listen names"));
+            return Err(Error::new(Kind::Usage, "the sockets that were handed over do not match --listen"));
         }
         for socket in &given {
             if let Given::Tcp(socket) = socket {
-                may_serve(socket.local_addr().on(|| "look at the socket that was given".to_owned())?, args)?;
+                may_serve(
+                    socket.local_addr().on(|| "examine a socket that was passed to this process".to_owned())?,
+                    args,
+                )?;
             }
         }
         let tcp =
             wanted.iter().any(|w| matches!(w, Wanted::Tcp(_))) || given.iter().any(|g| matches!(g, Given::Tcp(_)));
         if args.tls.is_some() && !tcp {
-            return Err(Error::new(Kind::Usage, "--tls is for TCP, and no TCP address is listened on")
-                .hint("add --listen tcp:ADDRESS:PORT, or leave --tls out: Unix sockets are served without TLS"));
+            return Err(Error::new(Kind::Usage, "--tls needs a TCP listener")
+                .hint("add --listen tcp:ADDRESS:PORT, or omit --tls: Unix sockets do not use TLS"));
         }
         Ok(Self { wanted, given, handed_on })
     }
 
-    /// Opens what is not open.
+    /// Opens what is not open yet.
     ///
     /// # Errors
     /// As [`Listener::unix`]; what the operating system reports.
@@ -91,7 +94,7 @@ impl Plan {
     }
 }
 
-/// How clients find a listener; of TCP with the port that it got.
+/// The address of a listener; for TCP with its actual port.
 fn endpoint(listener: &Listener) -> String {
     match listener {
         Listener::Unix(socket, path) => {
@@ -104,13 +107,13 @@ fn endpoint(listener: &Listener) -> String {
     }
 }
 
-/// The sockets that this process was started with.
+/// The sockets that were passed to this process.
 fn given() -> Result<Vec<Given>> {
     let mut fds = ListenFd::from_env();
-    let what = || "take a socket that was given to this process".to_owned();
+    let what = || "take a socket that was passed to this process".to_owned();
     let mut out = Vec::new();
     for i in 0..fds.len() {
-        // Asked of the wrong kind it gives the socket back.
+        // Asked for the wrong type, it leaves the socket in place.
         if let Ok(Some(socket)) = fds.take_unix_listener(i) {
             out.push(Given::Unix(socket));
         } else if let Some(socket) = fds.take_tcp_listener(i).on(what)? {
@@ -124,7 +127,7 @@ impl Given {
     fn into_listener(self, handed_on: bool, tls: Option<&Arc<TlsServer>>) -> Listener {
         match self {
             Self::Unix(socket) => {
-                // Another's socket file is not this server's to remove.
+                // The service manager removes its own socket files.
                 let own = handed_on.then(|| socket.local_addr().ok()?.as_pathname().map(Path::to_owned)).flatten();
                 Listener::Unix(socket, own)
             }
@@ -146,10 +149,13 @@ impl Wanted {
             return Ok(Self::Unix(std::path::absolute(path).on(|| format!("listen on {place}"))?));
         }
         let Some(addr) = place.strip_prefix("tcp:") else {
-            return Err(Error::new(Kind::Usage, format!("{place:?} is no place to listen"))
-                .hint("say unix:PATH or tcp:127.0.0.1:PORT"));
+            return Err(Error::new(Kind::Usage, format!("--listen: {place:?} is not an address"))
+                .hint("use unix:PATH or tcp:ADDRESS:PORT"));
         };
-        let bad = || Error::new(Kind::Usage, format!("tcp:{addr} is no address")).hint("say tcp:127.0.0.1:PORT");
+        let bad = || {
+            Error::new(Kind::Usage, format!("--listen: tcp:{addr} is not an address"))
+                .hint("use a numeric address and a port, as tcp:127.0.0.1:10809")
+        };
         let parsed = addr.parse().map_err(|_| bad())?;
         may_serve(parsed, args)?;
         Ok(Self::Tcp(parsed))
@@ -158,29 +164,32 @@ impl Wanted {
     fn open(self, tls: Option<&Arc<TlsServer>>, mode: u32) -> Result<Listener> {
         match self {
             Self::Unix(path) => Listener::unix_with_mode(&path, mode),
-            Self::Tcp(addr) => Ok(tcp_listener(TcpListener::bind(addr).on(|| format!("listen on {addr}"))?, tls)),
+            Self::Tcp(addr) => Ok(tcp_listener(
+                TcpListener::bind(addr).map_err(|e| Error::listen(format!("listen on tcp:{addr}"), e))?,
+                tls,
+            )),
         }
     }
 }
 
-/// Whether TCP may be served there: by TLS anywhere, else on loopback alone and only if that was spelled out.
+/// Whether TCP may be served there: with TLS anywhere, without it only on loopback and only if asked for.
 fn may_serve(addr: SocketAddr, args: &ServeArgs) -> Result<()> {
     if args.tls.is_some() {
         return Ok(());
     }
     if !addr.ip().is_loopback() {
-        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: plain TCP is served on 127.0.0.1 and ::1 alone"))
-            .hint("add --tls DIR (`coffer tls init` makes one), or use a Unix socket"));
+        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: plain TCP is only served on 127.0.0.1 and ::1"))
+            .hint("add --tls DIR (create it with `coffer tls init`), or use a Unix socket"));
     }
     if !args.insecure_loopback {
-        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP a client has no identity")).hint(
+        return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP, clients have no identity")).hint(
             "add --tls DIR, or --insecure-loopback if every user of this machine may read and write these volumes",
         ));
     }
     Ok(())
 }
 
-/// This server as it was started, and its listening sockets: what it takes to execute itself anew.
+/// This server's command line and listening sockets, which it needs to re-execute itself.
 pub(super) struct Successor {
     program: PathBuf,
     args: Vec<OsString>,
@@ -188,19 +197,19 @@ pub(super) struct Successor {
 }
 
 impl Successor {
-    /// To be made before the listeners go to the server. The program is the file at this path by then: an upgrade puts the
-    /// new one there.
+    /// To be created before the listeners are passed to the server. The program is executed by its path, where an upgrade
+    /// puts the new version.
     ///
     /// # Errors
     /// When a socket cannot be duplicated.
     pub(super) fn new(listeners: &[Listener]) -> Result<Self> {
-        let what = || "prepare to hand sockets on".to_owned();
+        let what = || "prepare to hand over the sockets".to_owned();
         let sockets = listeners.iter().map(|l| l.try_clone().on(what)).collect::<Result<_>>()?;
         let program = std::env::current_exe().on(what)?;
         Ok(Self { program, args: std::env::args_os().skip(1).collect(), sockets })
     }
 
-    /// Becomes the new server. Connections that clients make meanwhile wait in the sockets.
+    /// Becomes the new server. New connections meanwhile wait in the sockets.
     pub(super) fn take_over(self) -> Error {
         let names = vec![HANDED_ON; self.sockets.len()].join(":");
         let mut command = Command::new(&self.program);

@@ -1,111 +1,181 @@
-//! `coffer tls`: certificates, which need no data directory, and who may use what, which is asked of the service.
+//! `coffer tls`: certificates, which need no data directory. `coffer access`: who may use which volumes.
 
-use super::client::config_folder;
+use super::client::{Ask, config_folder, session};
 use super::{Common, render};
 use crate::env::Env;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::pki;
+use crate::service::api::{AccessInfo, AccessKind, Reply};
 use crate::service::operations::Request;
-use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
-use clap::{Args, Subcommand};
+use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, DescribeVolumes, ListAccess};
+use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TlsVerb {
-    /// Make a private CA, and certificates for this server and a first client
-    Init {
-        #[command(flatten)]
-        place: TlsFolder,
-        /// A DNS name or address that clients reach this server by [default: this machine's name, localhost, 127.0.0.1, ::1]
-        #[arg(long, value_name = "HOST")]
-        name: Vec<String>,
-        /// The first client's name
-        #[arg(long, default_value = "client", value_name = "NAME")]
-        client: String,
-    },
-    /// Make a certificate for another client
-    Client {
-        /// Its name, which `coffer tls allow` knows it by
-        name: String,
-        #[command(flatten)]
-        place: TlsFolder,
-    },
+    #[command(flatten)]
+    Certificates(CertificateVerb),
     #[command(flatten)]
     Access(AccessVerb),
 }
 
-/// Who may use what: the same under `coffer tls` and `coffer access`.
+#[derive(Debug, Subcommand)]
+pub(super) enum CertificateVerb {
+    /// Create a private CA, and certificates for this server and a first client
+    Init {
+        #[command(flatten)]
+        place: TlsFolder,
+        /// DNS name or address of this server; can be repeated [default: this machine's name, localhost, 127.0.0.1, ::1]
+        #[arg(long, value_name = "HOST")]
+        name: Vec<String>,
+        /// Name of the first client
+        #[arg(long, default_value = "client", value_name = "NAME")]
+        client: String,
+    },
+    /// Create a certificate for another client
+    Client {
+        /// Name of the client, for `coffer access allow`
+        name: String,
+        #[command(flatten)]
+        place: TlsFolder,
+    },
+}
+
+/// Who may use which volumes: the same under `coffer tls` and `coffer access`.
 #[derive(Debug, Subcommand)]
 pub(super) enum AccessVerb {
-    /// Let the bearer of a certificate, or another user of this machine, use volumes
-    Allow {
-        /// A name in the certificate, as NAME or cn:NAME, dns:NAME, email:NAME, uri:NAME; sha256:FINGERPRINT, or uid:NUMBER
-        name: String,
-        #[command(flatten)]
-        what: What,
-    },
-    /// Make a token that stands in for a certificate; it is shown once
+    /// Allow a client to use volumes; replaces what it was allowed before, unless --add is given A client is the bearer of a
+    /// certificate, or another local user. The given volumes replace the client's list; with --add, they extend it.
+    /// Clients that already hold a volume are not affected.
+    Allow(AllowArgs),
+    /// Create a token, which replaces a client certificate; it is shown only once
     Token {
-        /// What to call it: the remote client's name
+        /// Name of the token: the remote client's name
         name: String,
         #[command(flatten)]
         what: What,
     },
-    /// Take back what was allowed; connections that are open stay
+    /// Revoke a client's access; clients that already hold a volume are not affected
     Deny {
-        /// As it was allowed
+        /// Name of the client or token, as listed
         name: String,
     },
-    /// List who may use what
+    /// List clients and tokens, and which volumes they may use
     List,
 }
 
 #[derive(Debug, Args)]
+pub(super) struct AllowArgs {
+    /// Client: a name in its certificate (NAME, cn:NAME, dns:NAME, email:NAME, uri:NAME), sha256:FINGERPRINT, or uid:NUMBER
+    name: String,
+    #[command(flatten)]
+    what: What,
+    /// Extend the client's list instead of replacing it
+    #[arg(long)]
+    add: bool,
+}
+
+impl AllowArgs {
+    fn request(self) -> AllowAccess {
+        let What { volumes, all_volumes: all, user } = self.what;
+        AllowAccess { name: self.name, user, volumes, all }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct TlsFolder {
-    /// Folder of the CA [default: /etc/coffer/tls for root, ~/.config/coffer/tls for others]
+    /// Directory of the CA [default: /etc/coffer/tls for root, ~/.config/coffer/tls for others]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["volumes", "all_volumes"]))]
 pub(super) struct What {
-    /// A volume, by name or id
-    #[arg(long = "volume", value_name = "VOLUME", required_unless_present = "all_volumes")]
+    /// Volume, by name or id; can be repeated
+    #[arg(long = "volume", value_name = "VOLUME")]
     volumes: Vec<String>,
-    /// All volumes, later ones too
-    #[arg(long, conflicts_with = "volumes")]
+    /// All volumes, also future ones
+    #[arg(long)]
     all_volumes: bool,
-    /// The user it acts as [default: the same name]
+    /// User that the client acts as [default: the client's name]
     #[arg(long)]
     user: Option<String>,
 }
 
-/// Makes certificates, or answers what to ask of the service.
-pub(super) fn run(common: &Common, verb: TlsVerb) -> Result<Option<Request>> {
-    Ok(match verb {
-        TlsVerb::Init { place, name, client } => {
+/// Kinds of names of clients.
+const KINDS: [&str; 6] = ["cn", "dns", "email", "uri", "sha256", "uid"];
+
+/// Refuses an unknown kind of name; with --user, it is taken for a plain name with a colon.
+fn check_kind(args: &AllowArgs) -> Result<()> {
+    match args.name.split_once(':') {
+        Some((kind, _)) if args.what.user.is_none() && !KINDS.contains(&kind) => {
+            let what = format!("NAME {:?}: unknown kind of name {kind:?}", args.name);
+            Err(Error::new(Kind::Usage, what).hint("use NAME, cn:, dns:, email:, uri:, sha256: or uid:"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Allows a client to use volumes, and says what that replaces.
+pub(super) fn allow(common: &Common, args: AllowArgs) -> Result<u8> {
+    check_kind(&args)?;
+    let add = args.add;
+    let wanted = args.request();
+    let (before, now) = session(common, "allow-access", &mut |ask| {
+        let before = match ask(ListAccess {}.into())? {
+            Reply::AccessList { clients } => {
+                clients.into_iter().find(|c| c.name == wanted.name && c.by != AccessKind::Token)
+            }
+            _ => None,
+        };
+        let request = match &before {
+            Some(before) if add => extended(wanted.clone(), before, ask)?,
+            _ => wanted.clone(),
+        };
+        Ok((before, ask(request.into())?))
+    })?;
+    Ok(render::allowed(before.as_ref(), &now, common))
+}
+
+/// Adds a client's previous volumes to a request, without those that were deleted.
+fn extended(wanted: AllowAccess, before: &AccessInfo, ask: Ask<'_>) -> Result<AllowAccess> {
+    let user = wanted.user.or_else(|| before.principal.split_once(":user/").map(|(_, user)| user.to_owned()));
+    let Some(had) = before.volumes.as_ref().filter(|_| !wanted.all) else {
+        return Ok(AllowAccess { user, volumes: Vec::new(), all: true, ..wanted });
+    };
+    let known = match ask(DescribeVolumes {}.into())? {
+        Reply::Volumes { volumes } => volumes,
+        _ => Vec::new(),
+    };
+    let is_known = |name: &&String| known.iter().any(|v| v.name.as_ref() == Some(*name) || v.id.to_string() == **name);
+    let mut volumes: Vec<String> = had.iter().filter(is_known).cloned().collect();
+    volumes.extend(wanted.volumes);
+    Ok(AllowAccess { user, volumes, ..wanted })
+}
+
+/// Creates certificates.
+pub(super) fn run(common: &Common, verb: CertificateVerb) -> Result<u8> {
+    match verb {
+        CertificateVerb::Init { place, name, client } => {
             let (dir, env) = (folder(place)?, Env::system());
             pki::init(&dir, &hosts(name), &env)?;
             let first = pki::client(&dir, &client, &env)?;
             render::certificates(&dir, &client, &first, common);
-            None
         }
-        TlsVerb::Client { name, place } => {
+        CertificateVerb::Client { name, place } => {
             let dir = folder(place)?;
             let made = pki::client(&dir, &name, &Env::system())?;
             render::certificates(&dir, &name, &made, common);
-            None
         }
-        TlsVerb::Access(verb) => Some(access(verb)),
-    })
+    }
+    Ok(0)
 }
 
-/// What to ask of the service.
+/// The request for the service.
 pub(super) fn access(verb: AccessVerb) -> Request {
     match verb {
-        AccessVerb::Allow { name, what: What { volumes, all_volumes: all, user } } => {
-            AllowAccess { name, user, volumes, all }.into()
-        }
+        AccessVerb::Allow(args) => args.request().into(),
         AccessVerb::Token { name, what: What { volumes, all_volumes: all, user } } => {
             CreateAccessToken { name, user, volumes, all }.into()
         }

@@ -1,4 +1,4 @@
-//! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
+//! Aliases: names for keys, which can be moved to another key (KMS Developer Guide, "Aliases").
 
 use super::authority::Wanted;
 use super::key::{KeyManager, KeyRecord};
@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 
-/// An alias, as it is kept.
+/// An alias, as stored in the catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AliasRecord {
     pub(super) name: String,
@@ -26,7 +26,7 @@ impl Record for AliasRecord {
     }
 }
 
-/// An alias that is about to be made.
+/// A new alias, not yet stored.
 pub(super) struct NewAlias {
     name: String,
     now: Timestamp,
@@ -37,7 +37,7 @@ impl NewAlias {
         &self.name
     }
 
-    /// Points it at a key.
+    /// Creates it for a key.
     ///
     /// # Errors
     /// [`Kind::Exists`]; what the catalog reports.
@@ -45,15 +45,15 @@ impl NewAlias {
         let Self { name, now } = self;
         tx.insert(&AliasRecord { name: name.clone(), target, created: *now, updated: *now }).map_err(|e| {
             match e.kind() {
-                Kind::Exists => Error::new(Kind::Exists, format!("alias {name} exists already"))
-                    .hint("choose another name, or point it elsewhere with `coffer key alias update`"),
+                Kind::Exists => Error::new(Kind::Exists, format!("alias {name} already exists"))
+                    .hint("choose another name, or change its key with `coffer key alias update`"),
                 _ => e,
             }
         })
     }
 }
 
-/// What is known of an alias (KMS API Reference, AliasListEntry).
+/// An alias's metadata (KMS API Reference, AliasListEntry).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct AliasMetadata {
@@ -61,20 +61,20 @@ pub struct AliasMetadata {
     pub alias_name: String,
     /// Its ARN.
     pub alias_arn: String,
-    /// The key it names.
+    /// Its key.
     pub target_key_id: KeyId,
-    /// When it was made.
+    /// When it was created.
     pub creation_date: Timestamp,
-    /// When it was last pointed somewhere.
+    /// When its key was last changed.
     pub last_updated_date: Timestamp,
 }
 
-/// Which aliases there are.
+/// All aliases.
 #[derive(Debug)]
 pub struct AliasListing {
     /// Those that can be read, sorted by name.
     pub aliases: Vec<AliasMetadata>,
-    /// Those whose record cannot be believed.
+    /// Those whose record is damaged.
     pub damaged: Vec<Damaged>,
 }
 
@@ -90,8 +90,8 @@ impl Kms {
         }
     }
 
-    /// Whether the policy of the key that an alias points at lets the caller take it from there. Of a key that is gone or cannot
-    /// be believed there is no policy to ask: the account's administrators may.
+    /// Whether the policy of an alias's key allows the caller to remove the alias from it. If the key is deleted or damaged,
+    /// it has no policy: the account's administrators may.
     fn may_change_alias(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
         match self.load(target) {
@@ -103,11 +103,11 @@ impl Kms {
         }
     }
 
-    /// A key that may be given an alias by a caller.
+    /// A key for which the caller may create an alias.
     fn alias_target(&self, verb: &str, key: &KeyRef, caller: &Caller) -> Result<KeyRecord> {
         let Target::Id(_) = key.target else {
-            let what = format!("{verb}: {key} is an alias; its target is a key");
-            return Err(Error::new(Kind::Usage, what).hint("name the key by its id or ARN"));
+            let what = format!("{verb}: {key} is an alias, and an alias can only refer to a key");
+            return Err(Error::new(Kind::Usage, what).hint("use the key's id or ARN"));
         };
         let key = self.load(self.resolve(key)?)?.record;
         let arn = self.key_arn(key.id);
@@ -120,7 +120,7 @@ impl Kms {
         Ok(key)
     }
 
-    /// Makes an alias for a key.
+    /// Creates an alias for a key.
     ///
     /// # Errors
     /// [`Kind::Usage`] (InvalidAliasNameException) for a name against the rules or under `alias/aws/`, [`Kind::Exists`],
@@ -133,7 +133,7 @@ impl Kms {
         Ok(self.alias_metadata(&made.record))
     }
 
-    /// An alias that a caller may name so, not yet kept.
+    /// Checks a name that a caller chose for a new alias.
     ///
     /// # Errors
     /// [`Kind::Usage`] (InvalidAliasNameException).
@@ -145,10 +145,12 @@ impl Kms {
 
     fn alias_record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
         let found = self.ledger.catalog().get::<AliasRecord>(name)?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
+        found.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no alias {name}")).hint("see `coffer key alias list`")
+        })
     }
 
-    /// Points an alias at another key. What was encrypted keeps naming the key that did it.
+    /// Moves an alias to another key. Existing ciphertexts still refer to the key that encrypted them.
     ///
     /// # Errors
     /// As [`Kms::create_alias`]; [`Kind::NotFound`].
@@ -166,7 +168,7 @@ impl Kms {
         Ok(self.alias_metadata(&made.record))
     }
 
-    /// Removes an alias; its key stays.
+    /// Deletes an alias; its key is kept.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Usage`] for one under `alias/aws/`.
@@ -184,7 +186,7 @@ impl Kms {
     /// The aliases of one key, or all.
     ///
     /// # Errors
-    /// What the catalog reports; [`Kind::NotFound`] for a key that is not there.
+    /// What the catalog reports; [`Kind::NotFound`] if the key does not exist.
     pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
         let of = key.map(|k| self.load(self.resolve(k)?)).transpose()?.map(|k| k.record.id);
         let listing = self.ledger.catalog().list::<AliasRecord>()?;
@@ -193,12 +195,12 @@ impl Kms {
         Ok(AliasListing { aliases, damaged: listing.damaged })
     }
 
-    /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
+    /// Creates the service-managed key behind `alias/aws/ebs`, unless it exists.
     pub(super) fn ensure_ebs_key(&self, caller: &Caller) -> Result<()> {
         if self.ledger.catalog().get::<AliasRecord>(EBS_ALIAS)?.is_some() {
             return Ok(());
         }
-        let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
+        let key = self.new_key(KeyManager::Aws, "Default key for volumes if no other key is given")?;
         let now = self.env.now();
         let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
         let act = Act::new("kms:CreateKey").key(self.key_arn(key.id)).detail("alias", EBS_ALIAS);
@@ -207,7 +209,7 @@ impl Kms {
             tx.insert(&alias)
         });
         match made {
-            // Somebody else was first.
+            // Another thread was faster.
             Err(e) if e.kind() == Kind::Exists => Ok(()),
             made => made.map(|_| ()),
         }

@@ -1,9 +1,10 @@
-//! By what right a caller asks, and what the key's policy and grants say to it.
+//! Authorization: what a caller may do by itself, and what the key's policy and grants allow.
 //!
-//! In this order: a Deny of the policy refuses. An Allow that names the principal allows. An Allow that names its account
-//! allows if the principal's own permissions ([`Authority`]) do. A grant to the principal that covers the operation allows.
-//! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account needs its own
-//! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
+//! Evaluated in this order: a Deny
+//! of the policy refuses. An Allow for the principal allows. An Allow for its account allows if the principal's own
+//! permissions ([`Authority`]) do. A grant to the principal that covers the operation allows. Everything else is refused
+//! (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account always also needs its own
+//! permissions ("Allowing users in other accounts to use a KMS key").
 
 use super::Kms;
 use super::grant::Operation;
@@ -14,24 +15,24 @@ use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Asker, Identity};
 
-/// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
-/// the caller is, never from a request; not part of an audit record.
+/// A principal's own permissions, which count where the key's policy delegates to its account. Set by the edge that
+/// authenticated the caller, never from a request; not part of an audit record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Authority {
-    /// Nothing: only what policies and grants name it for.
+    /// None: only policies and grants that name it count.
     #[default]
     Nothing,
     /// Everything: the account's root, and the owner of the data directory.
     Administrator,
-    /// To use volumes: Decrypt, CreateGrant and DescribeKey through the volume service, on these keys (ARNs).
+    /// Using volumes: Decrypt, CreateGrant and DescribeKey through the volume service, on these keys (ARNs).
     Volumes(Vec<String>),
-    /// The grants of a lease that was let in before: these alone count, whatever the policy says of the caller now.
+    /// The grants of an existing lease: only these count, whatever the policy now says about the caller.
     Grants(Vec<String>),
-    /// coffer itself, or a lease of this process's life that was let in before: nothing is asked.
+    /// coffer itself, or an existing lease of this process: not checked.
     Settled,
 }
 
-/// Who asks, as the edge established it, and what it may do by itself.
+/// The caller, as authenticated by the edge, and its own permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// As [`Identity::principal`].
@@ -40,7 +41,7 @@ pub struct Caller {
     pub via_service: Option<String>,
     /// As [`Identity::client`].
     pub client: String,
-    /// What it may do by itself. Not in the record: the policy of then is not there either.
+    /// Its own permissions. Not recorded in the audit, as the policy at that time is not, either.
     pub authority: Authority,
 }
 
@@ -53,7 +54,7 @@ impl From<&Caller> for Asker {
 }
 
 impl Authority {
-    /// What the principal's own permissions say.
+    /// Whether the principal's own permissions allow it.
     fn permits(&self, q: &Question<'_>) -> bool {
         match self {
             Self::Administrator | Self::Settled => true,
@@ -67,7 +68,7 @@ impl Authority {
     }
 }
 
-/// An operation that is asked for on a key.
+/// A requested operation on a key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     /// As `Decrypt`.
@@ -83,13 +84,13 @@ pub(super) enum By {
     Grant,
 }
 
-/// What a volume's lease asks of the policy for the grant that it lives by.
+/// The properties of a volume lease's grant that policies can test.
 pub(super) fn lease_facts() -> GrantFacts {
     GrantFacts { for_aws_resource: true, operations: vec![Operation::Decrypt.to_string()] }
 }
 
 impl Kms {
-    /// The principal that durable leases of volumes are granted to.
+    /// The grantee of durable leases of volumes.
     #[must_use]
     pub fn volume_service(&self) -> String {
         format!("arn:aws:iam::{}:service/{VOLUME_SERVICE}", self.installation.public.account)
@@ -99,7 +100,7 @@ impl Kms {
         format!("arn:aws:iam::{}:root", self.installation.public.account)
     }
 
-    /// Whether a principal is of this installation's account. Its volume service is, too.
+    /// Whether a principal belongs to this installation's account, as its volume service does.
     fn is_of_account(&self, principal: &str) -> bool {
         account_of(principal) == Some(self.installation.public.account.as_str())
     }
@@ -109,15 +110,15 @@ impl Kms {
         caller.authority == Authority::Administrator && self.is_of_account(&caller.principal)
     }
 
-    /// The policy that a key has, or AWS's default for one that was given none.
+    /// A key's policy, or AWS's default if it has none.
     pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
         let account = &self.installation.public.account;
         match (&key.policy, key.manager) {
-            // It was understood when it was put, perhaps by a newer coffer than this one: nobody is let in by half of it.
+            // It was valid when it was put, perhaps by a newer coffer: a policy that is only partly understood allows nothing.
             (Some(text), _) => Policy::parse(text).map_err(|e| {
                 let what =
-                    format!("key {}: this build does not understand its policy: {}", self.key_arn(key.id), e.what());
-                let hint = "use the coffer version that put it; uid 0 may give it the default: coffer key policy reset";
+                    format!("key {}: this version of coffer does not understand its policy: {}", self.key_arn(key.id), e.what());
+                let hint = "use the version of coffer that put the policy, or restore the default as root with `coffer key policy reset`";
                 Error::new(Kind::AccessDenied, what).hint(hint)
             }),
             (None, KeyManager::Customer) => Ok(Policy::of_account(account)),
@@ -128,7 +129,7 @@ impl Kms {
     /// Whether the caller may do this with a key.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] saying who may not do what on which key, and whether a Deny says so or no Allow does.
+    /// [`Kind::AccessDenied`] naming the principal, the action and the key, and whether there is a Deny or no Allow.
     pub(super) fn authorize(&self, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
         if caller.authority == Authority::Settled {
             return Ok(By::Policy);
@@ -138,7 +139,7 @@ impl Kms {
 
     fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
         let (arn, service) = (self.key_arn(key.id), self.volume_service());
-        // Under a lease's grant the service asks, not who began the lease.
+        // Under a lease's grant, the principal is the service, not the one who took the lease.
         let principal = match &caller.authority {
             Authority::Grants(_) => &service,
             _ => &caller.principal,
@@ -152,7 +153,7 @@ impl Kms {
             grant: wanted.grant,
             now: self.env.now(),
         };
-        let refuse = |why: &str| Err(denied(principal, wanted.action, &arn, why));
+        let refuse = |why: &str| Err(self.denied(principal, wanted.action, key, why));
         let verdict = policy.verdict(&question);
         if verdict == Verdict::Denied {
             return refuse("with an explicit deny in a resource-based policy");
@@ -164,7 +165,9 @@ impl Kms {
                 }
             }
             let why = format!("because its grant {} was revoked or retired", ids.join(", "));
-            return Err(denied(principal, wanted.action, &arn, &why).hint("detach the volume, then attach it again"));
+            return Err(self
+                .denied(principal, wanted.action, key, &why)
+                .hint("detach the volume, then attach it again"));
         }
         let own = caller.authority.permits(&question);
         let foreign = !self.is_of_account(principal);
@@ -184,7 +187,7 @@ impl Kms {
         refuse(&format!("because no resource-based policy allows the kms:{} action", wanted.action))
     }
 
-    /// Asks for an operation that this module does not do itself; a refusal is audited.
+    /// Authorizes an operation that this module does not perform itself; a refusal is audited.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`]; [`Kind::NotFound`], [`Kind::KeyUnavailable`] as for any verb on the key.
@@ -197,7 +200,7 @@ impl Kms {
         asked().inspect_err(|e| self.ledger.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
     }
 
-    /// An act on a key, by its ARN if it is known which that is, else as it was named.
+    /// An act on a key, by its ARN if the key is found, otherwise by the given name.
     pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
         match self.resolve(key) {
             Ok(id) => Act::new(name).key(self.key_arn(id)),
@@ -205,8 +208,8 @@ impl Kms {
         }
     }
 
-    /// Asks whether the caller may have a volume under this key: CreateGrant for a lease of the service, and Decrypt. Under a
-    /// lease's grants that is Decrypt alone. Nothing is written, but for a refusal into the audit.
+    /// Authorizes the use of a volume under this key: CreateGrant for a lease of the service, and Decrypt; under a lease's
+    /// grants only Decrypt. Writes nothing except an audit record of a refusal.
     ///
     /// # Errors
     /// As [`Kms::ask`].
@@ -236,8 +239,8 @@ impl Kms {
         })
     }
 
-    /// Asks whether the caller may have the clear data key of a volume under this key: Decrypt, as for opening the volume, and
-    /// `kms:ExportVolumeKey`, which a policy can refuse by itself. A refusal is audited.
+    /// Authorizes the export of a volume's plaintext data key: Decrypt, as for opening the volume, and `kms:ExportVolumeKey`,
+    /// which a policy can deny separately. A refusal is audited.
     ///
     /// # Errors
     /// As [`Kms::ask`].
@@ -252,7 +255,7 @@ impl Kms {
         asked().inspect_err(|e| self.ledger.record_refusal(act(), caller, e))
     }
 
-    /// A key's policy, as it was put; of a key that was given none, AWS's default.
+    /// A key's policy, as it was put, or AWS's default if it has none.
     ///
     /// # Errors
     /// As [`Kms::ask`].
@@ -265,11 +268,11 @@ impl Kms {
         }
     }
 
-    /// Gives a key another policy. It holds from the next question on; leases that were let in before go on.
+    /// Replaces a key's policy. It takes effect with the next request; existing leases are not affected.
     ///
     /// # Errors
-    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy with a statement that can never match, and for one
-    /// under which the caller could not put another one, unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
+    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy with a statement that can never match, and,
+    /// without `bypass`, for one that locks the caller out; [`Kind::AccessDenied`], also for a service-managed key.
     pub fn put_key_policy(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
         let policy = Policy::parse(document)?;
         let hash = crate::ledger::sha256_hex(document.as_bytes());
@@ -285,27 +288,28 @@ impl Kms {
         put.map(drop)
     }
 
-    /// Refuses a policy under which its author could not put the next one.
+    /// Refuses a policy under which its author could no longer change the policy.
     pub(super) fn check_lockout(&self, policy: &Policy, key: &KeyRecord, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
         let wanted = Wanted { action: "PutKeyPolicy", context: &context, grant: None };
         self.authorize_by(policy, key, wanted, caller).map(drop).map_err(|_| {
-            let what = format!("key policy: under it, {} could not put another one", caller.principal);
+            let what =
+                format!("key policy: with this policy, {} could no longer change the key's policy", caller.principal);
             Error::new(Kind::Usage, what)
                 .reason(Reason::MalformedPolicy)
-                .hint("let it allow that principal kms:PutKeyPolicy, or say --bypass-policy-lockout-safety-check")
+                .hint("allow that principal kms:PutKeyPolicy, or use --bypass-policy-lockout-safety-check")
         })
     }
 
-    /// Gives a key AWS's default policy again, whatever its policy says: the way back for who locked everybody out, where AWS
-    /// has its support. The account's root alone may do it, which on this machine is uid 0 and owns the key's bytes anyway.
+    /// Restores a key's default policy, whatever its policy says, for when it locks everybody out; with AWS, its support does
+    /// this. Only the account's root may do it, which is uid 0 and can read the key's bytes anyway.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
     pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
         if caller.principal != self.root_principal() || !self.is_administrator(caller) {
-            let what = format!("reset the policy of key {key}: the account's root alone may do that");
-            let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
+            let what = format!("reset the policy of key {key}: only the account's root may do that");
+            let err = Error::new(Kind::AccessDenied, what).hint("run the command as root (uid 0)");
             self.ledger.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
             return Err(err);
         }
@@ -316,10 +320,20 @@ impl Kms {
         })
         .map(drop)
     }
-}
 
-fn denied(principal: &str, action: &str, arn: &str, why: &str) -> Error {
-    let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
-    let key = arn.rsplit('/').next().unwrap_or(arn);
-    Error::new(Kind::AccessDenied, what).hint(format!("see what the key allows: coffer key policy show {key}"))
+    /// A refusal in AWS's words. The hint is one that the caller is allowed to follow.
+    fn denied(&self, principal: &str, action: &str, key: &KeyRecord, why: &str) -> Error {
+        let (arn, id) = (self.key_arn(key.id), key.id);
+        let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
+        let locked_out = action == "GetKeyPolicy" && key.manager == KeyManager::Customer;
+        let hint = match (locked_out, principal == self.root_principal()) {
+            (true, true) => format!("restore the default policy with `coffer key policy reset {id}`"),
+            (true, false) => format!("run `coffer key policy reset {id}` as root to restore the default policy"),
+            (false, true) if key.manager == KeyManager::Customer => format!(
+                "see `coffer key policy show {id}`; if the policy locks you out, use `coffer key policy reset {id}`"
+            ),
+            (false, _) => format!("see what the key allows with `coffer key policy show {id}`"),
+        };
+        Error::new(Kind::AccessDenied, what).hint(hint)
+    }
 }

@@ -1,8 +1,9 @@
-//! The verbs that use keys: the public ones (Encrypt, Decrypt, ReEncrypt, GenerateDataKey), and those of this process
-//! alone (volume data keys). Each leaves an audit record that is durable before a key byte is handed out.
+//! Operations that use keys: the public ones (Encrypt, Decrypt, ReEncrypt, GenerateDataKey), and internal ones (volume data
+//! keys). Each writes an audit record that is durable before any key byte is returned.
 //!
-//! To a public caller all bad blobs look alike (InvalidCiphertextException, the same words): which check failed is in the
-//! audit, where an attacker who tries blobs cannot see it.
+//! Public callers get the same
+//! error for every invalid ciphertext (InvalidCiphertextException): which check failed is only in the audit log, where an
+//! attacker who tries ciphertexts cannot see it.
 
 use super::authority::{Wanted, lease_facts};
 use super::key::{KeyManager, KeyRecord};
@@ -15,7 +16,7 @@ use crate::ledger::Act;
 use crate::units::DataKeyId;
 use zeroize::Zeroizing;
 
-/// Plaintext that a public verb hands out; wiped when dropped, never shown.
+/// Plaintext that a public operation returns; wiped on drop, never shown.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl Plaintext {
@@ -32,7 +33,7 @@ impl std::fmt::Debug for Plaintext {
     }
 }
 
-/// How long a public data key is (KMS API Reference, GenerateDataKey: KeySpec, NumberOfBytes).
+/// The length of a public data key (KMS API Reference, GenerateDataKey: KeySpec, NumberOfBytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataKeySpec {
     /// 16 bytes.
@@ -49,12 +50,14 @@ impl DataKeySpec {
             Self::Aes128 => Ok(16),
             Self::Aes256 => Ok(32),
             Self::Bytes(n @ 1..=1024) => Ok(n.into()),
-            Self::Bytes(n) => Err(Error::new(Kind::Usage, format!("GenerateDataKey: 1 to 1024 bytes, not {n}"))),
+            Self::Bytes(n) => {
+                Err(Error::new(Kind::Usage, format!("GenerateDataKey: a data key has 1 to 1024 bytes, not {n}")))
+            }
         }
     }
 }
 
-/// A ciphertext blob and the key that made it.
+/// A ciphertext blob and the key that encrypted it.
 #[derive(Debug, Clone)]
 pub struct Encrypted {
     /// The blob.
@@ -65,7 +68,7 @@ pub struct Encrypted {
     pub key_material_id: String,
 }
 
-/// What Decrypt gives.
+/// The result of Decrypt.
 #[derive(Debug)]
 pub struct Decrypted {
     /// The plaintext.
@@ -76,7 +79,7 @@ pub struct Decrypted {
     pub key_material_id: String,
 }
 
-/// What a blob says of itself, before anything of it was authenticated: for display, and for asking the policy.
+/// The fields of a blob, unauthenticated: for display, and for authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobInfo {
     /// The key that it names.
@@ -85,35 +88,34 @@ pub struct BlobInfo {
     pub key_arn: String,
     /// The version that it names.
     pub material: KeyMaterialId,
-    /// What it may be opened for.
+    /// Its purpose.
     pub purpose: Purpose,
 }
 
-/// What a public caller is told of any blob that does not open.
+/// The error for public callers, for any ciphertext that cannot be decrypted.
 fn invalid_ciphertext(verb: &str) -> Error {
     Error::new(Kind::InvalidCiphertext, format!("{verb}: the ciphertext is not valid"))
-        .hint("check that the blob is whole and the encryption context is the one it was made under")
+        .hint("check that the ciphertext is complete and that the encryption context is the one used to encrypt")
 }
 
 impl Kms {
-    /// The record of a key that may be used now, by this caller, for that context.
+    /// A key's record, if this caller may use it now with that context.
     fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
         let key = self.load(id)?.record;
-        let arn = self.key_arn(id);
+        let (arn, shown) = (self.key_arn(id), shown(verb));
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
-            let what = format!("{verb}: key {arn} is managed by the service, which alone may use it");
-            return Err(Error::new(Kind::AccessDenied, what).hint("use a key of your own: coffer key create"));
+            let what = format!("{shown}: key {arn} is managed by the service, and only the service may use it");
+            return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
         }
         let facts = lease_facts();
         for (action, grant) in asked_by(verb) {
             self.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
-        key.check_usable(verb, &arn)?;
+        key.check_usable(shown, &arn)?;
         Ok(key)
     }
 
-    /// Puts the use of a key into the audit, durably, before its result goes out. `told` makes of the error what the
-    /// caller is told.
+    /// Records the use of a key in the audit log, durably, before the result is returned. `told` maps the error for the caller.
     fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
         match result {
             Ok(value) => self.ledger.record(caller, act, Ok(())).map(|()| value),
@@ -143,7 +145,7 @@ impl Kms {
         self.used(caller, act, sealed, |e| e)
     }
 
-    /// Encrypts 1 to 4096 bytes under a key's current version.
+    /// Encrypts 1 to 4096 bytes under a key's current backing key.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::KeyUnavailable`] by the key's state, [`Kind::Usage`] for another length.
@@ -151,7 +153,7 @@ impl Kms {
         self.seal(Act::new("kms:Encrypt"), key, ctx, plain, caller)
     }
 
-    /// Makes a data key for the caller's own use: plaintext and blob.
+    /// Generates a data key for the caller's own use: plaintext and blob.
     ///
     /// # Errors
     /// As [`Kms::encrypt`].
@@ -167,7 +169,7 @@ impl Kms {
         Ok((Plaintext(plain), sealed))
     }
 
-    /// Makes a data key for the caller's own use, and gives the blob only.
+    /// Generates a data key for the caller's own use, and returns only the blob.
     ///
     /// # Errors
     /// As [`Kms::encrypt`].
@@ -181,7 +183,7 @@ impl Kms {
         self.seal(Act::new("kms:GenerateDataKeyWithoutPlaintext"), key, ctx, &random(spec)?, caller)
     }
 
-    /// Opens a blob of a public verb; also gives what the audit and the answer name.
+    /// Opens a blob of a public operation.
     fn open_public(
         &self,
         verb: &str,
@@ -194,7 +196,7 @@ impl Kms {
         if let Some(named) = key
             && self.resolve(named)? != blob.key_id()
         {
-            let what = format!("{verb}: the ciphertext was not made with key {named}");
+            let what = format!("{verb}: the ciphertext was not encrypted under key {named}");
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
         }
         if blob.purpose() != Purpose::General {
@@ -208,17 +210,17 @@ impl Kms {
         Ok(Decrypted { plaintext, key_arn: self.key_arn(record.id), key_material_id: blob.material().to_string() })
     }
 
-    /// The version of `key` that `blob` names.
+    /// The backing key of `key` that `blob` names.
     fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<crate::cipher::wrap::BackingKey> {
         let named = key.backing.iter().find(|b| b.material == blob.material());
         let missing = || {
-            let what = format!("key {} has no version {}", self.key_arn(key.id), blob.material());
+            let what = format!("key {} has no backing key {}", self.key_arn(key.id), blob.material());
             Error::new(Kind::InvalidCiphertext, what)
         };
         self.unseal(key, named.ok_or_else(missing)?)
     }
 
-    /// The act, with what the blob says of itself.
+    /// The act, with the fields of the blob.
     fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext) -> Act {
         let act = act.context(ctx);
         match Blob::parse(bytes) {
@@ -227,11 +229,11 @@ impl Kms {
         }
     }
 
-    /// Decrypts a blob of Encrypt, GenerateDataKey or ReEncrypt. `key`, if given, must be the one that made it.
+    /// Decrypts a blob of Encrypt, GenerateDataKey or ReEncrypt. `key`, if given, must be the one that encrypted it.
     ///
     /// # Errors
-    /// [`Kind::InvalidCiphertext`], in the same words whatever is wrong with the blob (IncorrectKeyException for another
-    /// key than `key`); [`Kind::KeyUnavailable`] by the key's state.
+    /// [`Kind::InvalidCiphertext`], the same whatever is wrong with the blob (IncorrectKeyException for a key other than
+    /// `key`); [`Kind::KeyUnavailable`] by the key's state.
     pub fn decrypt(
         &self,
         blob: &[u8],
@@ -244,7 +246,7 @@ impl Kms {
         self.used(caller, act, opened, |e| public("Decrypt", e))
     }
 
-    /// Decrypts a blob and encrypts it under another key or context; the plaintext stays here.
+    /// Decrypts a blob and encrypts it under another key or context; the plaintext does not leave this module.
     ///
     /// # Errors
     /// As [`Kms::decrypt`] and [`Kms::encrypt`].
@@ -261,10 +263,10 @@ impl Kms {
         self.seal(Act::new("kms:ReEncryptTo"), to.1, to.0, opened.plaintext.expose(), caller)
     }
 
-    /// What a blob says of itself. Nothing of it is authenticated.
+    /// The fields of a blob, unauthenticated.
     ///
     /// # Errors
-    /// [`Kind::InvalidCiphertext`] naming what is not as the format has it.
+    /// [`Kind::InvalidCiphertext`] naming the violation of the format.
     pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
         let blob = Blob::parse(blob)?;
         let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
@@ -272,10 +274,10 @@ impl Kms {
     }
 
     // -----------------------------------------------------------------------------------------------------------------
-    // Of this process alone
+    // Internal operations
 
-    /// Makes a volume's data key under `key`, bound to `context` (`aws:ebs:id` = the volume). `alias/aws/ebs` is made on its
-    /// first use. In-process only: `caller.via_service` is set by the service.
+    /// Generates a volume's data key under `key`, bound to `context` (`aws:ebs:id` = the volume). `alias/aws/ebs` is created
+    /// on first use. `caller.via_service` is set by the service.
     ///
     /// # Errors
     /// As [`Kms::encrypt`].
@@ -314,11 +316,11 @@ impl Kms {
         self.version(&key, &blob)?.open_data_key(&blob, context, expected)
     }
 
-    /// Opens a volume's data key. The audit's record is durable before this returns.
+    /// Opens a volume's data key. The audit record is durable before this returns.
     ///
     /// # Errors
     /// [`Kind::InvalidCiphertext`] naming what is wrong with the blob, [`Kind::KeyUnavailable`] by the key's state,
-    /// [`Kind::NotFound`] for a key that is gone.
+    /// [`Kind::NotFound`] for a deleted key.
     pub fn unwrap_volume_key(
         &self,
         blob: &[u8],
@@ -334,7 +336,8 @@ impl Kms {
         self.used(caller, act, opened, |e| e)
     }
 
-    /// Wraps a volume's data key anew, under the current version of `to` and the same context; the data key is the same.
+    /// Wraps a volume's data key again, under the current backing key of `to` and the same context; the data key stays the
+    /// same.
     ///
     /// # Errors
     /// As [`Kms::unwrap_volume_key`] and [`Kms::new_volume_key`].
@@ -364,7 +367,17 @@ impl Kms {
     }
 }
 
-/// What a policy is asked for a verb here: AWS's operations, and whether it is one on the grant of a volume's lease.
+/// How messages name an internal operation: by AWS's operation that it is authorized as.
+fn shown(verb: &str) -> &str {
+    match verb {
+        "GenerateVolumeKey" => "GenerateDataKeyWithoutPlaintext",
+        "UnwrapVolumeKey" => "Decrypt",
+        "RewrapVolumeKey" | "RewrapVolumeKeyFrom" => "ReEncrypt",
+        public => public,
+    }
+}
+
+/// AWS's operations that an operation is authorized as, and whether each is on the grant of a volume's lease.
 fn asked_by(verb: &str) -> Vec<(&str, bool)> {
     match verb {
         "GenerateVolumeKey" => vec![("GenerateDataKeyWithoutPlaintext", false), ("CreateGrant", true)],
@@ -375,7 +388,8 @@ fn asked_by(verb: &str) -> Vec<(&str, bool)> {
     }
 }
 
-/// What a public caller is told: which check a blob failed is left out.
+/// AWS's operations that an operation is authorized as, and whether each is on the grant of a volume's lease. The error
+/// for a public caller, without which check failed.
 fn public(verb: &str, e: Error) -> Error {
     let known = e.why() == Some(Reason::IncorrectKey);
     if e.kind() == Kind::InvalidCiphertext && !known { invalid_ciphertext(verb) } else { e }

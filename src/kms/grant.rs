@@ -1,8 +1,9 @@
-//! Grants: permissions on one key for one principal, given and taken back without touching the key's policy (KMS Developer
+//! Grants: permissions on one key for one principal, created and removed without changing the key's policy (KMS Developer
 //! Guide, "Grants in AWS KMS").
 //!
-//! A grant allows what a policy is silent about; a Deny of the policy wins over it. Durable leases of volumes live by grants
-//! of the volume service, which are written and removed in the transaction of the lease.
+//! A grant allows what the policy does not mention; a Deny of the policy overrides it.
+//! Durable leases of volumes depend on grants to the volume service, which are written and removed in the lease's
+//! transaction.
 
 use super::authority::{By, Wanted};
 use super::key::KeyRecord;
@@ -19,31 +20,31 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// Grants that a key may have (KMS Developer Guide, "Quotas").
+/// The most grants of a key (KMS Developer Guide, "Quotas").
 pub const MAX_GRANTS: usize = 50_000;
 /// The longest name of a grant (KMS API Reference, CreateGrant).
 const MAX_NAME: usize = 256;
 
-/// What a grant may let its grantee do, with the symmetric keys that there are here.
+/// The operations that a grant can allow, for symmetric keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Operation {
-    /// Open ciphertext.
+    /// Decrypt ciphertext.
     Decrypt,
-    /// Make ciphertext.
+    /// Encrypt plaintext.
     Encrypt,
-    /// Make a data key.
+    /// Generate a data key.
     GenerateDataKey,
-    /// Make a data key that is handed out wrapped only.
+    /// Generate a data key and return it only encrypted.
     GenerateDataKeyWithoutPlaintext,
-    /// Take ciphertext from this key to another.
+    /// Re-encrypt ciphertext from this key.
     ReEncryptFrom,
-    /// Bring ciphertext under this key.
+    /// Re-encrypt ciphertext to this key.
     ReEncryptTo,
-    /// Give others a part of this grant.
+    /// Create a grant with a subset of these permissions.
     CreateGrant,
-    /// Give this grant back.
+    /// Retire this grant.
     RetireGrant,
-    /// Look at the key.
+    /// Describe the key.
     DescribeKey,
 }
 
@@ -60,7 +61,7 @@ impl Operation {
         Self::DescribeKey,
     ];
 
-    /// Whether an encryption context goes with it, which a constraint is about.
+    /// Whether the operation has an encryption context, to which a constraint applies.
     const fn has_context(self) -> bool {
         !matches!(self, Self::CreateGrant | Self::RetireGrant | Self::DescribeKey)
     }
@@ -77,24 +78,25 @@ impl FromStr for Operation {
     fn from_str(s: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|o| o.to_string() == s).ok_or_else(|| {
             let all: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            Error::new(Kind::Usage, format!("{s:?} is no operation of a grant")).hint(format!("say {}", all.join(", ")))
+            Error::new(Kind::Usage, format!("{s:?} is not an operation that a grant can allow"))
+                .hint(format!("use {}", all.join(", ")))
         })
     }
 }
 
-/// Which encryption contexts a grant is for.
+/// The encryption contexts that a grant is limited to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Constraint {
-    /// This one.
+    /// Exactly this one.
     #[serde(rename = "EncryptionContextEquals")]
     Equals(EncryptionContext),
-    /// Those that have these pairs, and perhaps more.
+    /// Those that include these pairs.
     #[serde(rename = "EncryptionContextSubset")]
     Subset(EncryptionContext),
 }
 
-/// Whether all pairs of `part` are in `whole`. Names of pairs have no case in a constraint, values have. Where several pairs go
-/// by one name in either, nobody can say which of them is meant: all of them must then be the same in both, in case too.
+/// Whether `whole` includes all pairs of `part`. In a constraint, names of pairs are case-insensitive, values are not. If
+/// several names in either differ only in case, all of these must be identical in both.
 fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
     fn named<'a>(context: &'a EncryptionContext, name: &str) -> Vec<(&'a str, &'a str)> {
         context.iter().filter(|(n, _)| fold_case(n) == name).collect()
@@ -120,7 +122,7 @@ impl Constraint {
         is_part(self.pairs(), context) && (matches!(self, Self::Subset(_)) || is_part(context, self.pairs()))
     }
 
-    /// Whether all that `other` admits, this one admits too.
+    /// Whether it admits everything that `other` admits.
     fn is_as_wide_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Equals(_), Self::Subset(_)) => false,
@@ -129,22 +131,22 @@ impl Constraint {
     }
 }
 
-/// What a grant is made of.
+/// The parameters of a new grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantSpec {
-    /// ARN of the principal that it is for.
+    /// ARN of the principal that gets the permissions.
     pub grantee: String,
     /// ARN of a principal that may retire it.
     pub retiring: Option<String>,
-    /// What it allows.
+    /// The operations that it allows.
     pub operations: BTreeSet<Operation>,
-    /// For which encryption contexts; none: all.
+    /// The encryption contexts that it is limited to; none: all.
     pub constraint: Option<Constraint>,
-    /// A name that makes asking for the same grant again give the same one.
+    /// A name that makes the request idempotent: the same request returns the same grant.
     pub name: Option<String>,
 }
 
-/// A grant, as it is kept (KMS API Reference, GrantListEntry).
+/// A grant, as stored in the catalog (KMS API Reference, GrantListEntry).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Its id: 64 hexadecimal digits.
@@ -154,19 +156,19 @@ pub struct Grant {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Who it is for.
+    /// The grantee.
     pub grantee: String,
     /// Who may retire it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring: Option<String>,
-    /// Who gave it.
+    /// Who created it.
     pub issuer: String,
-    /// What it allows.
+    /// The operations that it allows.
     pub operations: BTreeSet<Operation>,
-    /// For which encryption contexts.
+    /// The encryption contexts that it is limited to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraint: Option<Constraint>,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
 }
 
@@ -194,7 +196,7 @@ impl Grant {
             && (&self.operations, &self.constraint) == (&spec.operations, &spec.constraint)
     }
 
-    /// Whether its bearer may give this on: no more operations, no wider constraint.
+    /// Whether its grantee may create this grant: no more operations, no wider constraint.
     fn may_give(&self, spec: &GrantSpec) -> bool {
         let narrower = match (&self.constraint, &spec.constraint) {
             (None, _) => true,
@@ -204,20 +206,20 @@ impl Grant {
         narrower && spec.operations.is_subset(&self.operations)
     }
 
-    /// Writes a grant into the transaction of what lives by it.
+    /// Writes a grant in the transaction of the object that depends on it.
     ///
     /// # Errors
     /// [`Kind::InvalidState`] (LimitExceededException) for more than [`MAX_GRANTS`] on its key; what the catalog reports.
     pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
         if tx.count_of::<Self>("key", &self.key.to_string())? >= MAX_GRANTS {
-            let what = format!("CreateGrant: key {} has {MAX_GRANTS} grants, which is the limit", self.key);
+            let what = format!("CreateGrant: key {} has reached the limit of {MAX_GRANTS} grants", self.key);
             let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
-            return Err(err.hint("retire or revoke those that are not needed"));
+            return Err(err.hint("retire or revoke grants that are no longer needed"));
         }
         tx.insert(self).map(drop)
     }
 
-    /// Removes a grant in the transaction of what lived by it; one that is gone already is no error.
+    /// Removes a grant in the transaction of the object that depended on it; a grant that does not exist is not an error.
     ///
     /// # Errors
     /// What the catalog reports.
@@ -229,16 +231,16 @@ impl Grant {
     }
 }
 
-/// Which grants are listed.
+/// Which grants to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GrantFilter {
-    /// This one alone.
+    /// Only this one.
     pub id: Option<String>,
-    /// Those for this principal alone.
+    /// Only those for this principal.
     pub grantee: Option<String>,
 }
 
-/// Whether a principal's ARN ends as one may: a kind of principal, and a name.
+/// Whether the resource part of an ARN is a valid principal: a type and a name.
 fn is_principal(service: &str, resource: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
     match (service, resource.split_once('/')) {
@@ -256,9 +258,9 @@ fn check_principal(what: &str, arn: &str) -> Result<()> {
     let good = matches!(fields[..], ["arn", "aws", service, "", account, resource]
         if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && is_principal(service, resource));
     if !good || arn.contains(['*', '?']) || arn.len() > 256 {
-        return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is no ARN of a principal"))
+        return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is not the ARN of a principal"))
             .reason(Reason::InvalidArn)
-            .hint("as in arn:aws:iam::111122223333:user/alice"));
+            .hint("use a form such as arn:aws:iam::111122223333:user/alice"));
     }
     Ok(())
 }
@@ -267,20 +269,23 @@ fn check(spec: &GrantSpec) -> Result<()> {
     check_principal("the grantee", &spec.grantee)?;
     spec.retiring.as_deref().map_or(Ok(()), |r| check_principal("the retiring principal", r))?;
     if spec.operations.is_empty() {
-        return Err(Error::new(Kind::Usage, "CreateGrant: it allows nothing").hint("name at least one operation"));
+        return Err(Error::new(Kind::Usage, "CreateGrant: no operation is given").hint("name at least one operation"));
     }
     let good = |c: char| c.is_ascii_alphanumeric() || ":/_-".contains(c);
     if spec.name.as_ref().is_some_and(|n| n.is_empty() || n.len() > MAX_NAME || !n.chars().all(good)) {
-        return Err(Error::new(Kind::Usage, "CreateGrant: its name has 1 to 256 of A-Z a-z 0-9 : / _ -"));
+        return Err(Error::new(
+            Kind::Usage,
+            "CreateGrant: the name must have 1 to 256 characters of A-Z a-z 0-9 : / _ -",
+        ));
     }
     if spec.constraint.as_ref().is_some_and(|c| c.pairs().is_empty()) {
-        return Err(Error::new(Kind::Usage, "CreateGrant: its constraint has no pair of an encryption context"));
+        return Err(Error::new(Kind::Usage, "CreateGrant: the constraint has no pair of an encryption context"));
     }
     Ok(())
 }
 
 fn not_there(id: &str) -> Error {
-    Error::new(Kind::NotFound, format!("grant {id} is not there")).hint("see: coffer key grant list")
+    Error::new(Kind::NotFound, format!("there is no grant {id}")).hint("see `coffer key grant list`")
 }
 
 impl Kms {
@@ -289,13 +294,13 @@ impl Kms {
         Ok(self.ledger.catalog().get::<Grant>(id)?.map(|g| g.record))
     }
 
-    /// A key's grants, or those of one grantee; no others are read.
+    /// A key's grants, or those of one grantee; reads no others.
     fn grants_of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
         let id = key.to_string();
         let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
         let all = self.ledger.catalog().list_of::<Grant>(&wanted)?;
         for bad in &all.damaged {
-            tracing::error!("grant {} cannot be believed, and allows nothing: {}", bad.id, bad.why);
+            tracing::error!("grant {} is damaged and allows nothing: {}", bad.id, bad.why);
         }
         let fits = |g: &Versioned<Grant>| g.record.key == key && grantee.is_none_or(|one| g.record.grantee == one);
         Ok(all.records.into_iter().filter(fits).collect())
@@ -317,8 +322,8 @@ impl Kms {
         Grant { id, key, name, grantee, retiring, issuer, operations, constraint, created }
     }
 
-    /// A grant for a lease of a volume, to the volume service; whoever begins the lease was asked for CreateGrant before
-    /// ([`Kms::ask_for_volume`]). [`Grant::put`] it into the lease's transaction.
+    /// A grant for a lease of a volume, to the volume service; CreateGrant was authorized before ([`Kms::ask_for_volume`]).
+    /// [`Grant::put`] writes it in the lease's transaction.
     #[must_use]
     pub fn lease_grant(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
         let service = self.volume_service();
@@ -332,21 +337,21 @@ impl Kms {
         self.new_grant(key, spec, caller)
     }
 
-    /// What names a grant to RetireGrant without its key. It opens nothing, and is the same each time.
+    /// The token by which RetireGrant finds a grant without its key. It permits nothing, and is always the same.
     fn grant_token(&self, id: &str) -> String {
         let mut token = [0u8; 32];
         hkdf_sha256(self.root.secret().expose(), &[], &[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
         hex::encode(token)
     }
 
-    /// Whether the caller may give this grant: by the policy, or by a grant that it has itself.
+    /// Whether the caller may create this grant: by the policy, or by a grant to itself.
     fn may_create(&self, key: &KeyRecord, spec: &GrantSpec, caller: &Caller) -> Result<()> {
         let operations = spec.operations.iter().map(ToString::to_string).collect();
         let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations };
         let none = EncryptionContext::new();
         let context = spec.constraint.as_ref().map_or(&none, Constraint::pairs);
         let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts) };
-        // Who may by the policy gives anything; who may by a grant alone, no more than that one has.
+        // By the policy: any grant. By a grant: no more than that grant allows.
         if self.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
@@ -354,15 +359,15 @@ impl Kms {
         if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
             return Ok(());
         }
-        let what = format!("CreateGrant: {} has a grant to give on, and this one would allow more", caller.principal);
-        Err(Error::new(Kind::AccessDenied, what).hint("leave out operations, or take over the grant's constraint"))
+        let what = format!("CreateGrant: the new grant would allow more than the grant of {}", caller.principal);
+        Err(Error::new(Kind::AccessDenied, what).hint("request fewer operations, or the constraint of that grant"))
     }
 
-    /// Makes a grant, or finds the same one of that name. Answers it and its token.
+    /// Creates a grant, or finds the same one of that name. Returns it and its token.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for a name, a principal or
-    /// a constraint against the rules; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
+    /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for an invalid name,
+    /// principal or constraint; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
     pub fn create_grant(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
         let id = self.resolve(key)?;
@@ -405,14 +410,14 @@ impl Kms {
         Ok(all.filter(fits).collect())
     }
 
-    /// The grants of all keys that a principal may retire. Of one's own account's principals alone, and by its administrators.
+    /// The grants of all keys that a principal may retire; for the principal itself and for the account's administrators.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] for who asks about somebody else and does not administer the account.
+    /// [`Kind::AccessDenied`] for any other caller.
     pub fn list_retirable_grants(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
         if caller.principal != retiring && !self.is_administrator(caller) {
-            let what = format!("ListRetirableGrants: {} may not ask about {retiring}", caller.principal);
-            let err = Error::new(Kind::AccessDenied, what).hint("ask as that principal, or as an administrator");
+            let what = format!("ListRetirableGrants: {} may not list the grants of {retiring}", caller.principal);
+            let err = Error::new(Kind::AccessDenied, what).hint("run it as that principal, or as an administrator");
             self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
@@ -421,22 +426,22 @@ impl Kms {
         Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
     }
 
-    /// The grant that a token names, or an id together with its key.
+    /// The grant with a token, or with an id on a key.
     fn named_grant(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
         match (key, id, token) {
             (None, None, Some(token)) => {
                 let all = self.ledger.catalog().list::<Grant>()?.records.into_iter().map(|g| g.record);
                 let mut all = all.filter(|g| self.grant_token(&g.id) == token);
                 all.next().ok_or_else(|| {
-                    Error::new(Kind::NotFound, "no grant has this token").hint("see: coffer key grant list")
+                    Error::new(Kind::NotFound, "no grant has this token").hint("see `coffer key grant list`")
                 })
             }
             (Some(key), Some(id), None) => {
                 let key = self.resolve(key)?;
                 self.grant(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
             }
-            _ => Err(Error::new(Kind::Usage, "RetireGrant: a token, or a key and a grant's id")
-                .hint("say --token TOKEN, or KEY and GRANT")),
+            _ => Err(Error::new(Kind::Usage, "RetireGrant: neither a token nor a key and a grant id is given")
+                .hint("use --token TOKEN, or KEY and GRANT")),
         }
     }
 
@@ -455,8 +460,8 @@ impl Kms {
         })
     }
 
-    /// Gives a grant back: its retiring principal may, its grantee if the grant says so, and the account's administrators.
-    /// Answers it: what lived by it has to be told.
+    /// Retires a grant: its retiring principal may, its grantee if the grant allows it, and the account's administrators.
+    /// Returns the grant, so that the caller can notify what depends on it.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
@@ -473,14 +478,14 @@ impl Kms {
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
             true => Ok(()),
             false => {
-                let what = format!("RetireGrant: {} is not who may retire grant {}", caller.principal, grant.id);
-                Err(Error::new(Kind::AccessDenied, what).hint("revoke it: coffer key grant revoke"))
+                let what = format!("RetireGrant: {} may not retire grant {}", caller.principal, grant.id);
+                Err(Error::new(Kind::AccessDenied, what).hint("revoke it with `coffer key grant revoke`"))
             }
         })?;
         Ok(grant)
     }
 
-    /// Takes a grant back. Answers it: what lived by it has to be told.
+    /// Revokes a grant. Returns it, so that the caller can notify what depends on it.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].

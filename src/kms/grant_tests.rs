@@ -116,7 +116,7 @@ fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() 
     let out = managed("").replace("alice", "carol");
     let err = kms.put_key_policy(&key, &out, false, &caller()).unwrap_err();
     assert_eq!(err.aws(), "MalformedPolicyDocumentException");
-    assert!(err.what().contains("could not put another one"), "{}", err.line());
+    assert!(err.what().contains("could no longer change the key's policy"), "{}", err.line());
     assert_eq!(
         code(kms.create_key_with(&NewKey { policy: Some(&out), ..NewKey::default() }, &caller())),
         "MalformedPolicyDocumentException"
@@ -248,7 +248,7 @@ fn a_name_makes_a_grant_the_same_one_again() {
     let one = GrantFilter { id: Some(first.id.clone()), ..GrantFilter::default() };
     assert_eq!(kms.list_grants(&key, &one, &caller()).unwrap(), [first]);
     for (bad, words) in [
-        (for_user("bob", &[]), "allows nothing"),
+        (for_user("bob", &[]), "no operation is given"),
         (GrantSpec { grantee: "bob".into(), ..for_user("bob", &[Operation::Decrypt]) }, "\"bob\""),
         (GrantSpec { name: Some("a b".into()), ..for_user("bob", &[Operation::Decrypt]) }, "name"),
     ] {

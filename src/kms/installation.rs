@@ -1,4 +1,4 @@
-//! The installation: its id, account, region and name, and the key it signs with.
+//! The installation: its id, account, region and name, and its signing key.
 
 use super::root::RootKey;
 use crate::cipher::wrap::{open_local, seal_local};
@@ -11,25 +11,25 @@ use crate::units::InstallationId;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
 
-/// What a new installation is told about itself.
+/// The parameters of a new installation.
 #[derive(Debug, Clone)]
 pub struct InstallationConfig {
-    /// The account in ARNs: 12 digits. `None`: drawn.
+    /// The account in ARNs: 12 digits. `None`: random.
     pub account: Option<String>,
     /// The region in ARNs: 1 to 32 of `a-z 0-9 -`.
     pub region: String,
-    /// A name for people, 1 to 128 characters without control characters.
+    /// A descriptive name, 1 to 128 characters without control characters.
     pub name: String,
 }
 
 impl Default for InstallationConfig {
-    /// Account drawn, region `us-east-1` (which every AWS client accepts), name `coffer`.
+    /// A random account, region `us-east-1` (which every AWS client accepts), name `coffer`.
     fn default() -> Self {
         Self { account: None, region: "us-east-1".into(), name: "coffer".into() }
     }
 }
 
-/// One coffer data directory, as it is known to the outside.
+/// The public facts of a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installation {
     /// Its id.
@@ -40,16 +40,16 @@ pub struct Installation {
     pub region: String,
     /// Its name.
     pub name: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
 }
 
-/// The installation's record: with the signing key, the private half sealed.
+/// The installation's record, with the signing key, whose private half is sealed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct InstallationRecord {
     #[serde(flatten)]
     pub(super) public: Installation,
-    /// Generation of the root key that seals.
+    /// Generation of the root key that seals it.
     root_generation: u32,
     /// Ed25519 public key (RFC 8032), hexadecimal.
     signing_public: String,
@@ -69,19 +69,19 @@ fn signing_aad(id: InstallationId, generation: u32) -> Vec<u8> {
 }
 
 impl InstallationConfig {
-    /// Refuses what no installation can have.
+    /// Validates the parameters.
     ///
     /// # Errors
-    /// [`Kind::Usage`] with the rule.
+    /// [`Kind::Usage`] with the violated rule.
     pub fn check(&self) -> Result<()> {
         let usage = |what: String| Err(Error::new(Kind::Usage, what));
         let Self { account, region, name } = self;
         let in_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if region.is_empty() || region.len() > 32 || !region.bytes().all(in_region) {
-            return usage(format!("region {region:?} must have 1 to 32 of a-z 0-9 -"));
+            return usage(format!("region {region:?} must have 1 to 32 characters of a-z 0-9 -"));
         }
         if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
-            return usage("installation name: 1 to 128 characters, no control characters".into());
+            return usage("the installation's name must have 1 to 128 characters and no control characters".into());
         }
         match account {
             Some(account) if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) => {
@@ -94,7 +94,7 @@ impl InstallationConfig {
 
 fn pair(seed: &Secret<32>) -> Result<Ed25519KeyPair> {
     Ed25519KeyPair::from_seed_unchecked(seed.expose())
-        .map_err(|_| Error::new(Kind::Failed, "signing key: Ed25519 could not be set up"))
+        .map_err(|_| Error::new(Kind::Failed, "signing key: cannot create an Ed25519 key"))
 }
 
 impl InstallationRecord {
@@ -118,18 +118,18 @@ impl InstallationRecord {
     pub(super) fn public_key(&self) -> Result<[u8; 32]> {
         let mut out = [0u8; 32];
         hex::decode_to_slice(&self.signing_public, &mut out)
-            .map_err(|e| Error::new(Kind::Integrity, "signing key: the public half cannot be read").because(e))?;
+            .map_err(|e| Error::new(Kind::Integrity, "signing key: the public half is invalid").because(e))?;
         Ok(out)
     }
 
     pub(super) fn sign(&self, root: &RootKey, message: &[u8]) -> Result<[u8; 64]> {
         let sealed = hex::decode(&self.signing_sealed)
-            .map_err(|e| Error::new(Kind::Integrity, "signing key: the private half cannot be read").because(e))?;
+            .map_err(|e| Error::new(Kind::Integrity, "signing key: the private half is invalid").because(e))?;
         let seed = open_local::<32>(root.secret(), &signing_aad(self.public.id, self.root_generation), &sealed)
             .map_err(|e| e.context("signing key"))?;
         let pair = pair(&seed)?;
         if pair.public_key().as_ref() != self.public_key()? {
-            return Err(Error::new(Kind::Integrity, "signing key: its halves do not belong together"));
+            return Err(Error::new(Kind::Integrity, "signing key: its halves do not match"));
         }
         let mut out = [0u8; 64];
         out.copy_from_slice(pair.sign(message).as_ref());

@@ -1,6 +1,5 @@
-//! KMS keys: record, state machine, backing keys (versions), and the verbs that manage them.
-//!
-//! States and errors are those of the KMS Developer Guide, "Key states of AWS KMS keys":
+//! KMS keys: record, state machine, backing keys (versions), and the operations that manage them.
+//! States and errors follow the KMS Developer Guide, "Key states of AWS KMS keys":
 //!
 //! | verb | Enabled | Disabled | PendingDeletion |
 //! |---|---|---|---|
@@ -8,9 +7,8 @@
 //! | EnableKey, DisableKey, ScheduleKeyDeletion, CreateAlias, UpdateAlias, UpdateKeyDescription | ok | ok | KMSInvalidStateException |
 //! | CancelKeyDeletion | KMSInvalidStateException | KMSInvalidStateException | ok, to Disabled |
 //! | DescribeKey, DeleteAlias, GetKeyPolicy, PutKeyPolicy, ListGrants, RetireGrant, RevokeGrant | ok | ok | ok |
-//!
-//! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
-//! of no use, and the others go on.
+//! A key whose record is damaged, or whose material cannot be unsealed, is *Unavailable*: it is listed but cannot be used;
+//! other keys are not affected.
 
 use super::alias::AliasRecord;
 use super::authority::Wanted;
@@ -24,9 +22,9 @@ use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds of a day.
+/// Milliseconds in a day.
 const DAY: i64 = 24 * 60 * 60 * 1000;
-/// On-demand rotations that a key may have (KMS Developer Guide, "Quotas").
+/// The most on-demand rotations of a key (KMS Developer Guide, "Quotas").
 pub const MAX_ROTATIONS: usize = 25;
 /// The longest description, characters (KMS API Reference, CreateKey).
 pub const MAX_DESCRIPTION: usize = 8192;
@@ -36,13 +34,13 @@ const ORIGIN: &str = "AWS_KMS";
 /// A key's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyState {
-    /// It can be used.
+    /// Usable.
     Enabled,
-    /// Somebody disabled it; enabling it is enough.
+    /// Disabled by a caller; can be enabled.
     Disabled,
-    /// It will be deleted on its deletion date unless that is cancelled.
+    /// Will be deleted on its deletion date unless that is cancelled.
     PendingDeletion,
-    /// Its record or material cannot be believed, or the audit waits to be accepted.
+    /// Its record or material is damaged, or the audit log must be accepted first.
     Unavailable,
 }
 
@@ -50,13 +48,13 @@ pub enum KeyState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum KeyManager {
-    /// The customer: made by CreateKey.
+    /// The customer: created by CreateKey.
     Customer,
-    /// The service: made on first use, behind an alias under `alias/aws/`; of no use to public callers.
+    /// The service: created on first use, with an alias under `alias/aws/`; not usable by public callers.
     Aws,
 }
 
-/// One backing key, as it is kept.
+/// A backing key, as stored in the catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct BackingRecord {
     pub(super) material: KeyMaterialId,
@@ -65,7 +63,7 @@ pub(super) struct BackingRecord {
     root_generation: u32,
 }
 
-/// A key, as it is kept.
+/// A key, as stored in the catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct KeyRecord {
     pub(super) id: KeyId,
@@ -75,7 +73,7 @@ pub(super) struct KeyRecord {
     created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) deletion: Option<Timestamp>,
-    /// The policy's document, as it was put; none: AWS's default.
+    /// The policy document, as it was put; none: AWS's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) policy: Option<String>,
     /// Oldest first; the last one encrypts.
@@ -93,15 +91,15 @@ impl Record for KeyRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct KeyVersion {
-    /// Its material id, hexadecimal: what blobs name.
+    /// Its material id, hexadecimal, which blobs contain.
     pub key_material_id: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
     /// Whether it encrypts; older ones only decrypt.
     pub current: bool,
 }
 
-/// What is known of a key (KMS API Reference, KeyMetadata; times are [`Timestamp`]s, the edges translate).
+/// A key's metadata (KMS API Reference, KeyMetadata; times are [`Timestamp`]s, the edges translate).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct KeyMetadata {
@@ -114,7 +112,7 @@ pub struct KeyMetadata {
     pub account: String,
     /// Its description.
     pub description: String,
-    /// When it was made.
+    /// When it was created.
     pub creation_date: Timestamp,
     /// Whether it is enabled.
     pub enabled: bool,
@@ -128,32 +126,32 @@ pub struct KeyMetadata {
     pub key_usage: &'static str,
     /// `AWS_KMS`.
     pub origin: &'static str,
-    /// When it will be deleted, if it is pending; later if its waiting time has not really passed by then.
+    /// When it will be deleted, if it is pending; later if its waiting period has not really passed by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_date: Option<Timestamp>,
     /// Its versions, oldest first.
     pub versions: Vec<KeyVersion>,
 }
 
-/// What a new key is given.
+/// The parameters of a new key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewKey<'a> {
-    /// For people, at most [`MAX_DESCRIPTION`] characters.
+    /// Description, at most [`MAX_DESCRIPTION`] characters.
     pub description: &'a str,
-    /// The document of its policy; none: AWS's default.
+    /// Its policy document; none: AWS's default.
     pub policy: Option<&'a str>,
-    /// Take a policy under which the caller could not put another one (BypassPolicyLockoutSafetyCheck).
+    /// Accept a policy under which the caller could no longer change the policy (BypassPolicyLockoutSafetyCheck).
     pub bypass_lockout_check: bool,
-    /// An alias that points at it, `alias/…`.
+    /// An alias for it, `alias/…`.
     pub alias: Option<&'a str>,
 }
 
-/// Which keys there are.
+/// All keys.
 #[derive(Debug)]
 pub struct KeyListing {
     /// Those that can be read, sorted by id.
     pub keys: Vec<KeyMetadata>,
-    /// Those whose record cannot be believed: Unavailable.
+    /// Those whose record is damaged: Unavailable.
     pub damaged: Vec<Damaged>,
 }
 
@@ -170,7 +168,7 @@ fn backing_aad(kms: &Kms, key: KeyId, material: KeyMaterialId, generation: u32) 
     aad
 }
 
-/// The verb cannot be done in the key's state.
+/// The operation is not possible in the key's state.
 fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Error {
     let err = Error::new(Kind::InvalidState, format!("{verb}: key {arn} {why}"));
     err.hint(hint)
@@ -184,11 +182,11 @@ impl KeyRecord {
             KeyState::Enabled => Ok(()),
             KeyState::Disabled => {
                 let err = err("is disabled").reason(Reason::KeyDisabled);
-                Err(err.hint(format!("enable it: coffer key enable {}", self.id)))
+                Err(err.hint(format!("enable it with `coffer key enable {}`", self.id)))
             }
             KeyState::PendingDeletion => {
                 let err = err("is pending deletion");
-                Err(err.hint(format!("if that is a mistake: coffer key cancel-deletion {}", self.id)))
+                Err(err.hint(format!("to keep it, run `coffer key cancel-deletion {}`", self.id)))
             }
             KeyState::Unavailable => Err(err("is unavailable")),
         }
@@ -196,9 +194,12 @@ impl KeyRecord {
 
     fn check_not_pending(&self, verb: &str, arn: &str) -> Result<()> {
         match self.state {
-            KeyState::PendingDeletion => {
-                Err(invalid_state(verb, arn, "is pending deletion", "cancel its deletion first"))
-            }
+            KeyState::PendingDeletion => Err(invalid_state(
+                verb,
+                arn,
+                "is pending deletion",
+                &format!("cancel its deletion first with `coffer key cancel-deletion {}`", self.id),
+            )),
             _ => Ok(()),
         }
     }
@@ -237,12 +238,13 @@ impl Kms {
         }
     }
 
-    /// The id behind a name. Does not look whether the key is there, unless it is named by an alias.
+    /// The key id of a name. Does not check whether the key exists, unless it is named by an alias.
     pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyId> {
         let here = (&self.installation.public.region, &self.installation.public.account);
         if key.place.as_ref().is_some_and(|(region, account)| (region, account) != here) {
-            let what = format!("key {key} is of another region or account than this installation");
-            return Err(Error::new(Kind::NotFound, what).hint(format!("this one is {} {}", here.0, here.1)));
+            let what = format!("key {key} belongs to another region or account");
+            return Err(Error::new(Kind::NotFound, what)
+                .hint(format!("this installation is region {}, account {}", here.0, here.1)));
         }
         match &key.target {
             Target::Id(id) => Ok(*id),
@@ -252,14 +254,15 @@ impl Kms {
                     .catalog()
                     .get::<AliasRecord>(name)
                     .map_err(|e| unavailable(format!("alias {name}"), e))?;
-                let missing =
-                    || Error::new(Kind::NotFound, format!("alias {name} is not there")).hint("see: coffer key list");
+                let missing = || {
+                    Error::new(Kind::NotFound, format!("there is no alias {name}")).hint("see `coffer key alias list`")
+                };
                 Ok(found.ok_or_else(missing)?.record.target)
             }
         }
     }
 
-    /// The record behind an id. One that cannot be believed makes that key unavailable, no other.
+    /// The record of a key. A damaged one makes this key unavailable, but no other.
     pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
         let arn = self.key_arn(id);
         let found = self
@@ -267,7 +270,7 @@ impl Kms {
             .catalog()
             .get::<KeyRecord>(&id.to_string())
             .map_err(|e| unavailable(format!("key {arn}"), e))?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("key {arn} is not there")).hint("see: coffer key list"))
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key {arn}")).hint("see `coffer key list`"))
     }
 
     fn new_backing(&self, key: KeyId) -> Result<BackingRecord> {
@@ -278,32 +281,32 @@ impl Kms {
         Ok(BackingRecord { material: backing.material(), sealed, created: self.env.now(), root_generation: generation })
     }
 
-    /// Unseals one version of a key.
+    /// Unseals one backing key of a key.
     pub(super) fn unseal(&self, key: &KeyRecord, version: &BackingRecord) -> Result<BackingKey> {
         let arn = self.key_arn(key.id);
         let aad = backing_aad(self, key.id, version.material, version.root_generation);
         let opened = hex::decode(&version.sealed)
-            .map_err(|e| Error::new(Kind::Integrity, "its sealed form is not hexadecimal").because(e))
+            .map_err(|e| Error::new(Kind::Integrity, "the sealed material is not hexadecimal").because(e))
             .and_then(|sealed| open_local::<32>(self.root.secret(), &aad, &sealed))
             .map(|secret| BackingKey::new(key.id, secret));
         let backing = opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))?;
         if backing.material() != version.material {
-            let err = Error::new(Kind::Integrity, "its material is not what its id says");
+            let err = Error::new(Kind::Integrity, "the material does not match its id");
             return Err(unavailable(format!("key {arn}"), err));
         }
         Ok(backing)
     }
 
-    /// The version that encrypts.
+    /// The current backing key.
     pub(super) fn current(&self, key: &KeyRecord) -> Result<BackingKey> {
         let last = key.backing.last().ok_or_else(|| {
-            let err = Error::new(Kind::Integrity, "it has no version");
+            let err = Error::new(Kind::Integrity, "it has no backing key");
             unavailable(format!("key {}", self.key_arn(key.id)), err)
         })?;
         self.unseal(key, last)
     }
 
-    /// Makes a key, enabled, with its first version.
+    /// Creates a key, enabled, with its first backing key.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a description above 8192 characters.
@@ -311,7 +314,7 @@ impl Kms {
         self.create_key_with(&NewKey { description, ..NewKey::default() }, caller)
     }
 
-    /// The same, under a policy of its own, or with an alias: both are there or neither.
+    /// The same, with a policy or an alias: key and alias are created in one transaction.
     ///
     /// # Errors
     /// As [`Kms::create_key`], [`Kms::put_key_policy`] and [`Kms::create_alias`].
@@ -357,10 +360,10 @@ impl Kms {
         })
     }
 
-    /// What is known of a key, in any state. For the service itself: whoever asks for it goes through [`Kms::ask`] first.
+    /// A key's metadata, in any state. Not authorized here: callers use [`Kms::ask`] first.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record cannot be believed.
+    /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record is damaged.
     pub fn describe_key(&self, key: &KeyRef) -> Result<KeyMetadata> {
         Ok(self.metadata(&self.load(self.resolve(key)?)?.record))
     }
@@ -375,7 +378,7 @@ impl Kms {
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
 
-    /// Refuses a key that cannot be used in its state.
+    /// Refuses a key whose state forbids its use.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] naming the state.
@@ -383,7 +386,7 @@ impl Kms {
         self.load(self.resolve(&arn.parse()?)?)?.record.check_usable(verb, arn)
     }
 
-    /// Changes a customer's key in an audited transaction, if its policy lets the caller.
+    /// Changes a customer managed key in an audited transaction, if its policy allows it.
     pub(super) fn change(
         &self,
         key: &KeyRef,
@@ -398,7 +401,9 @@ impl Kms {
             let Versioned { mut record, version } = self.load(id)?;
             if record.manager == KeyManager::Aws {
                 let what = format!("{verb}: key {arn} is managed by the service");
-                return Err(Error::new(Kind::AccessDenied, what).hint("make a key of your own: coffer key create"));
+                return Err(
+                    Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`")
+                );
             }
             let context = EncryptionContext::new();
             self.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
@@ -421,7 +426,7 @@ impl Kms {
         })
     }
 
-    /// Enables a key. Enabling an enabled one does nothing.
+    /// Enables a key; does nothing if it is enabled.
     ///
     /// # Errors
     /// [`Kind::InvalidState`] while it is pending deletion, [`Kind::AccessDenied`] for a service-managed key; as
@@ -434,7 +439,7 @@ impl Kms {
         })
     }
 
-    /// Disables a key; it restricts, so it can be done on a full disk. The caller suspends what uses the key.
+    /// Disables a key; also possible on a full disk, because it restricts. The caller suspends what uses the key.
     ///
     /// # Errors
     /// As [`Kms::enable_key`].
@@ -446,13 +451,13 @@ impl Kms {
         })
     }
 
-    /// Lets a key be deleted after 7 to 30 days, during which it cannot be used.
+    /// Schedules the deletion of a key in 7 to 30 days, during which it cannot be used.
     ///
     /// # Errors
     /// [`Kind::Usage`] for another number of days; as [`Kms::enable_key`].
     pub fn schedule_key_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
         if !(7..=30).contains(&days) {
-            let what = format!("ScheduleKeyDeletion: the waiting period is 7 to 30 days, not {days}");
+            let what = format!("ScheduleKeyDeletion: the waiting period must be 7 to 30 days, not {days}");
             return Err(Error::new(Kind::Usage, what));
         }
         let at = Timestamp(self.env.now().0.saturating_add(i64::from(days) * DAY));
@@ -462,32 +467,37 @@ impl Kms {
             (key.state, key.deletion) = (KeyState::PendingDeletion, Some(at));
             Ok(())
         })?;
-        // From now on, that is: not from when somebody looks next.
+        // Counts from now, not from the next check.
         if let Err(e) = self.ledger.catalog().list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
-            tracing::warn!("how long key {} waits is not counted yet: {}", meta.arn, e.line());
+            tracing::warn!("the waiting period of key {} is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
     }
 
-    /// Keeps a key that was to be deleted; it comes back disabled.
+    /// Cancels a key's deletion; it is disabled afterwards.
     ///
     /// # Errors
     /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Kms::describe_key`].
     pub fn cancel_key_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
             if key.state != KeyState::PendingDeletion {
-                return Err(invalid_state(verb, arn, "is not pending deletion", "nothing to cancel"));
+                return Err(invalid_state(
+                    verb,
+                    arn,
+                    "is not pending deletion",
+                    "see its state with `coffer key show`",
+                ));
             }
             let waits = |at| self.pending_deletion(key.id, at).map(|p| at > self.env.now() || p.left > 0);
             if !key.deletion.map_or(Ok(false), waits)? {
-                return Err(invalid_state(verb, arn, "has passed its deletion date", "it cannot be kept any more"));
+                return Err(invalid_state(verb, arn, "has passed its deletion date", "it can no longer be kept"));
             }
             (key.state, key.deletion) = (KeyState::Disabled, None);
             Ok(())
         })
     }
 
-    /// Gives a key a new version; the old ones still decrypt.
+    /// Gives a key a new backing key; the old ones still decrypt.
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] if it is disabled or pending deletion, [`Kind::NoSpace`] (LimitExceededException) after
@@ -496,18 +506,18 @@ impl Kms {
         self.change(key, Act::new("kms:RotateKeyOnDemand"), caller, |key, verb, arn| {
             key.check_usable(verb, arn)?;
             if key.backing.len() > MAX_ROTATIONS {
-                let what = format!("{verb}: key {arn} was rotated {MAX_ROTATIONS} times, which is the limit");
+                let what = format!("{verb}: key {arn} has reached the limit of {MAX_ROTATIONS} rotations");
                 let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
-                return Err(err.hint("make a new key and re-encrypt under it"));
+                return Err(err.hint("create a new key and re-encrypt under it"));
             }
             key.backing.push(self.new_backing(key.id)?);
             Ok(())
         })
     }
 
-    /// Deletes the keys whose date and waiting time have passed (`waiting.rs`), with their aliases and grants. Their sealed material is overwritten in the catalog's
-    /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
-    /// the service's clock.
+    /// Deletes the keys whose date and waiting period have passed (`waiting.rs`), with their aliases and grants. Their sealed
+    /// material is overwritten in the catalog's file; backups, and old blocks that the file system or the disk keeps, are
+    /// not reached. Called at open and periodically by the service.
     ///
     /// # Errors
     /// What the catalog or the audit reports.
@@ -537,7 +547,7 @@ impl Kms {
     }
 }
 
-/// A key, or something on the way to it, that cannot be believed: unavailable, whatever was wrong with its record.
+/// A damaged key, or a damaged record on the way to it: unavailable, whatever is wrong with the record.
 pub(super) fn unavailable(what: String, err: Error) -> Error {
     if err.kind() != Kind::Integrity {
         return err;
@@ -548,13 +558,13 @@ pub(super) fn unavailable(what: String, err: Error) -> Error {
 
 fn check_description(text: &str) -> Result<()> {
     if text.chars().count() > MAX_DESCRIPTION {
-        return Err(Error::new(Kind::Usage, format!("description: more than {MAX_DESCRIPTION} characters")));
+        return Err(Error::new(Kind::Usage, format!("the description is longer than {MAX_DESCRIPTION} characters")));
     }
     Ok(())
 }
 
 impl KeyRecord {
-    /// Refuses what a key pending deletion cannot be given.
+    /// Refuses a new alias or description for a key pending deletion.
     pub(super) fn check_takes_alias(&self, verb: &str, arn: &str) -> Result<()> {
         self.check_not_pending(verb, arn)
     }

@@ -1,14 +1,14 @@
-//! The key management service: KMS keys, their aliases and states, and the verbs that use them.
+//! The key management service: KMS keys, their aliases and states, and the operations that use them.
 //!
 //! # In the data directory
 //! ```text
 //! root.json, root.b.json   the root key, wrapped                       root
-//! catalog.*, audit/        its records, and who did what               crate::ledger
-//! init-unfinished          there while init runs: nothing in here was ever used, init may start over
+//! catalog.*, audit/        its records and the audit log               crate::ledger
+//! init-unfinished          exists while init runs: nothing in here was ever used, init may start over
 //! ```
-//! The path of a key: root key -> backing keys and signing key (sealed under it, in the catalog) -> data keys (in blobs).
-//! [`Kms`] does the verbs, and asks the key's policy and grants whether the caller may ([`Authority`]). Who the caller is, the
-//! service says, which calls these in its own process.
+//! The key hierarchy: root key -> backing keys and signing key (sealed under it, in the catalog) -> data keys (in blobs).
+//! [`Kms`] performs the operations, authorized by the key's policy and grants ([`Authority`]). The service, which calls it in
+//! the same process, says who the caller is.
 
 pub mod alias;
 mod authority;
@@ -42,7 +42,7 @@ use root::{RootFile, RootKey};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// There while [`Kms::init`] runs.
+/// Exists while [`Kms::init`] runs.
 pub const UNFINISHED: &str = "init-unfinished";
 
 /// The key management service of one data directory. The caller holds the directory's lock. Any thread may call it, but
@@ -63,8 +63,8 @@ impl std::fmt::Debug for Kms {
 }
 
 impl Kms {
-    /// Makes a new installation in `dir`, which is there and empty of coffer's files. Killed in the middle, it leaves what
-    /// another `init` removes; complete only when this returns.
+    /// Creates a new installation in `dir`, which exists and has no coffer files. If it is killed, the next `init` removes
+    /// what it left; complete only when this returns.
     ///
     /// # Errors
     /// [`Kind::Exists`] if there is an installation; [`Kind::Usage`] for a key file inside `dir` or a bad configuration;
@@ -73,10 +73,10 @@ impl Kms {
         Self::init_then(dir, env, root, config, || Ok(()))
     }
 
-    /// As [`Kms::init`], with what else belongs to a new installation: `then` is done before it counts as complete.
+    /// As [`Kms::init`]; `then` creates what else belongs to a new installation, before it counts as complete.
     ///
     /// # Errors
-    /// As [`Kms::init`], and what `then` says.
+    /// As [`Kms::init`], and those of `then`.
     pub fn init_then(
         dir: &Path,
         env: Env,
@@ -89,12 +89,12 @@ impl Kms {
         if marker.symlink_metadata().is_ok() {
             begun = root::read_marker(&marker);
         } else if let Some(found) = there(dir) {
-            let what = format!("init {}: there is a {found} already", dir.display());
-            return Err(Error::new(Kind::Exists, what).hint("choose another directory, or use the installation there"));
+            let what = format!("init {}: {found} already exists", dir.display());
+            return Err(Error::new(Kind::Exists, what).hint("choose another directory, or use that installation"));
         }
         let own = root.makes();
         let text = own.map_or(&[][..], |path| path.as_os_str().as_encoded_bytes());
-        // Run again after a kill, it finds the key file that it made itself.
+        // When run again after a kill, it finds the key file that it created itself.
         let again;
         let root = match own.filter(|path| crate::sys::as_started(|| path.symlink_metadata().is_ok())) {
             Some(path) if begun.as_deref() == Some(path) => {
@@ -111,7 +111,7 @@ impl Kms {
         remove_unfinished(dir)?;
         let kms = Self::make(dir, env, root, config)?;
         then()?;
-        // Every name must be there before the marker is gone.
+        // Every name must be durable before the marker is removed.
         sync_dir(dir)?;
         std::fs::remove_file(&marker).on(|| format!("remove {}", marker.display()))?;
         sync_dir(dir)?;
@@ -131,7 +131,7 @@ impl Kms {
         Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key })
     }
 
-    /// Opens the installation in `dir`: root key, catalog, audit (trouble with which does not fail this, it makes keys
+    /// Opens the installation in `dir`: root key, catalog, audit log (whose damage does not fail this, but makes keys
     /// unavailable: [`Ledger::take_up_audit`]).
     ///
     /// # Errors
@@ -139,36 +139,36 @@ impl Kms {
     /// the root key does not open, [`Kind::Integrity`] for a damaged catalog.
     pub fn open(dir: &Path, env: Env, unlock: &RootUnlock) -> Result<Self> {
         if dir.join(UNFINISHED).symlink_metadata().is_ok() {
-            let what = format!("open {}: its init did not finish", dir.display());
+            let what = format!("open {}: `coffer init` did not complete", dir.display());
             return Err(Error::new(Kind::InvalidState, what).hint("run `coffer init` again"));
         }
         let file = RootFile::read(dir).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(Kind::NotFound, format!("{} is no coffer data directory", dir.display()))
+            Kind::NotFound => Error::new(Kind::NotFound, format!("{} is not a coffer data directory", dir.display()))
                 .because(e)
-                .hint("name it with --data, or make one with `coffer init`"),
+                .hint("name the directory with --data, or create one with `coffer init`"),
             _ => e,
         })?;
         let root = file.unlock(dir, unlock)?;
         let ledger = Ledger::open(dir, env.clone(), root.secret())?;
         let id = file.installation().to_string();
         let found = ledger.catalog().get::<InstallationRecord>(&id)?.ok_or_else(|| {
-            let what = format!("catalog: it is not of installation {id}, which root.json is of");
+            let what = format!("the catalog does not belong to installation {id} of root.json");
             Error::new(Kind::Integrity, what).hint("restore root.json and catalog.db from the same backup")
         })?;
         let public_key = found.record.public_key()?;
         ledger.catalog().make_indexes::<Grant>();
         let kms = Self { dir: dir.into(), env, root, ledger, installation: found.record, public_key };
         kms.ledger.take_up_audit()?;
-        // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
+        // A key past its date cannot be used anyway: a failure to remove it does not prevent opening.
         if kms.ledger.audit_trouble().is_none()
             && let Err(e) = kms.purge_due()
         {
-            tracing::warn!(error = %e.line(), "keys past their deletion date could not be removed");
+            tracing::warn!(error = %e.line(), "cannot remove keys past their deletion date");
         }
         Ok(kms)
     }
 
-    /// coffer itself, as a caller: what the clock makes it do.
+    /// coffer itself, as the caller of periodic work.
     fn myself(&self) -> Caller {
         Caller {
             principal: format!("arn:aws:iam::{}:root", self.installation.public.account),
@@ -178,13 +178,13 @@ impl Kms {
         }
     }
 
-    /// Its records and its audit; those of the layers above are kept there too.
+    /// Its records and its audit log, shared with the layers above.
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Which installation this is.
+    /// The installation.
     #[must_use]
     pub const fn installation(&self) -> &Installation {
         &self.installation.public
@@ -198,7 +198,7 @@ impl Kms {
         Ok(RootFile::read(&self.dir)?.slots())
     }
 
-    /// Adds a slot to the root key: a second key file, or a passphrase for when the file is lost.
+    /// Adds a slot to the root key: a second key file, or a passphrase in case the file is lost.
     ///
     /// # Errors
     /// As [`Kms::init`] for `choice`; what the file system and the audit report.
@@ -209,7 +209,7 @@ impl Kms {
         self.write_root(&file, act, caller)
     }
 
-    /// Removes a slot of the root key, by its id. Old copies of `root.json` still hold it.
+    /// Removes a slot of the root key, by its id. Old copies of `root.json` still contain it.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] for the last slot that this build can open.
@@ -232,20 +232,20 @@ impl Kms {
         self.installation.sign(&self.root, message)
     }
 
-    /// The installation's Ed25519 public key: what verifiers pin.
+    /// The installation's Ed25519 public key, which verifiers pin.
     #[must_use]
     pub const fn public_key(&self) -> [u8; 32] {
         self.public_key
     }
 }
 
-/// Which of coffer's files is in `dir`, if one is.
+/// One of coffer's files in `dir`, if there is any.
 fn there(dir: &Path) -> Option<&'static str> {
     let is_there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
     [root::FILES[0], root::FILES[1], CATALOG, AUDIT].into_iter().find(is_there)
 }
 
-/// Removes what an unfinished init left. The marker says that nothing of it was ever used.
+/// Removes the files of an unfinished init. The marker proves that none of them was ever used.
 fn remove_unfinished(dir: &Path) -> Result<()> {
     let names = [root::FILES[0], root::FILES[1], "root.json.new", "root.b.json.new"];
     for path in names.iter().map(|n| dir.join(n)).filter(|p| p.symlink_metadata().is_ok()) {
@@ -254,7 +254,7 @@ fn remove_unfinished(dir: &Path) -> Result<()> {
     ledger::remove(dir)
 }
 
-/// Where the slots of a root file say that their key files are.
+/// The paths of key files in the slots of a root file.
 fn key_files(file: &RootFile) -> Vec<PathBuf> {
     file.slots().into_iter().filter(|s| s.kind == "file").map(|s| s.note.into()).collect()
 }

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What every alias starts with.
+/// The prefix of every alias.
 pub const ALIAS_PREFIX: &str = "alias/";
-/// What the aliases of service-managed keys start with; callers cannot make or change those.
+/// The prefix of aliases of service-managed keys; callers cannot create or change those.
 pub const RESERVED_PREFIX: &str = "alias/aws/";
-/// The alias of the service-managed key that volumes use when no key is named.
+/// The alias of the service-managed key that volumes use if no key is given.
 pub const EBS_ALIAS: &str = "alias/aws/ebs";
 
 /// Checks an alias: `alias/` and 1 to 250 of `A-Z a-z 0-9 / _ -` (KMS API Reference, CreateAlias).
 ///
 /// # Errors
-/// [`Kind::Usage`] (InvalidAliasNameException) naming the rule that is broken.
+/// [`Kind::Usage`] (InvalidAliasNameException) naming the violated rule.
 pub fn check_alias(name: &str) -> Result<()> {
     let rest = name.strip_prefix(ALIAS_PREFIX).unwrap_or_default();
     let rule = if !name.starts_with(ALIAS_PREFIX) {
@@ -24,7 +24,7 @@ pub fn check_alias(name: &str) -> Result<()> {
     } else if rest.is_empty() || name.len() > 256 {
         "must have 1 to 250 characters after alias/"
     } else if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-".contains(&b)) {
-        "may hold only A-Z a-z 0-9 / _ -"
+        "may contain only A-Z a-z 0-9 / _ -"
     } else {
         return Ok(());
     };
@@ -34,25 +34,25 @@ pub fn check_alias(name: &str) -> Result<()> {
 /// Refuses the names of service-managed keys.
 pub(super) fn check_not_reserved(name: &str) -> Result<()> {
     if name.starts_with(RESERVED_PREFIX) {
-        let what = format!("alias {name:?}: names under {RESERVED_PREFIX} belong to service-managed keys");
+        let what = format!("alias {name:?}: names under {RESERVED_PREFIX} are reserved for service-managed keys");
         return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidAliasName));
     }
     Ok(())
 }
 
-/// What a [`KeyRef`] leads to.
+/// The target of a [`KeyRef`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Id(KeyId),
     Alias(String),
 }
 
-/// A KMS key as a caller names it. An ARN keeps its region and account, which must be the installation's.
+/// A reference to a KMS key by a caller. An ARN's region and account must be the installation's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyRef {
     pub(super) target: Target,
-    /// Region and account, of an ARN.
+    /// Region and account of an ARN.
     pub(super) place: Option<(String, String)>,
 }
 
@@ -85,15 +85,15 @@ impl FromStr for KeyRef {
         }
         if !s.starts_with("arn:") {
             return Ok(Self::id(s.parse().map_err(|e: Error| {
-                Error::new(Kind::Usage, format!("{s:?} names no key"))
+                Error::new(Kind::Usage, format!("{s:?} is not a key id, ARN or alias"))
                     .because(e)
-                    .hint("name a key by its id, its ARN, an alias (alias/name) or an alias ARN")
+                    .hint("use a key id, a key ARN, an alias (alias/NAME) or an alias ARN")
             })?));
         }
         let bad = || {
             Error::new(Kind::Usage, format!("{s:?} is not the ARN of a key or an alias"))
                 .reason(Reason::InvalidArn)
-                .hint("as in arn:aws:kms:REGION:ACCOUNT:key/ID or arn:aws:kms:REGION:ACCOUNT:alias/NAME")
+                .hint("use arn:aws:kms:REGION:ACCOUNT:key/ID or arn:aws:kms:REGION:ACCOUNT:alias/NAME")
         };
         let fields: Vec<&str> = s.splitn(6, ':').collect();
         let ["arn", "aws", "kms", region, account, resource] = fields[..] else { return Err(bad()) };

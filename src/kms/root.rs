@@ -1,13 +1,13 @@
-//! The master root key (MRK): 256 random bits, wrapped in slots that a person or a machine can open.
+//! The master root key (MRK): 256 random bits, wrapped in slots that a person or a machine can unlock.
 //!
 //! # `root.json`, format 1 (since coffer 0.1)
-//! Two copies, `root.json` and `root.b.json`, beside the catalog; the valid one of higher revision counts, B is written
+//! Two copies, `root.json` and `root.b.json`, beside the catalog; the valid one with the higher revision counts. B is written
 //! before A, each by write, sync, rename, sync of the folder. A JSON object:
 //! ```text
 //! format        "coffer-root/1"
 //! revision      counts the writes of this file
 //! installation  32 hexadecimal digits
-//! generation    of the MRK that is in force, from 1
+//! generation    of the current MRK, from 1
 //! check         first 16 bytes of HKDF-SHA-256(MRK, no salt, "coffer/root-check/v1" || generation u32), hex
 //! slots         [{id (32 hex digits), kind, generation, ...}]
 //! checksum      SHA-256, hex, of this object without "checksum": keys sorted, no white space, UTF-8
@@ -16,15 +16,15 @@
 //! |---|---|---|
 //! | `file` | `path` (where it was; a hint), `wrapped` | HKDF-SHA-256(the file's 32 bytes, salt = slot id, "coffer/root-slot/file/v1") |
 //! | `passphrase` | `memory_kib`, `time`, `lanes`, `salt`, `wrapped` | argon2id (RFC 9106), version 0x13 |
-//! | `systemd-credential`, `pkcs11`, `recovery` | kept as they are | not usable by this build |
+//! | `systemd-credential`, `pkcs11`, `recovery` | preserved | not usable by this build |
 //!
 //! `wrapped` is a local seal (see [`crate::cipher::wrap`]) of the MRK under that key; AAD = "coffer/root-slot/v1" ||
-//! installation id || slot id || generation u32 || kind. Argon2id's memory is 64 MiB to 4 GiB, its time 3 to 64, its lanes
-//! 1 to 16: less is refused as too weak, more as a way to stop the machine.
+//! installation id || slot id || generation u32 || kind. Argon2id's memory is 64 MiB to 4 GiB, its time 3 to 64, its lanes 1
+//! to 16: less is too weak, more could exhaust the machine.
 //!
 //! # Key file, format 1
-//! One line of text, mode 0600: `coffer-root-key-1 ` and 64 hexadecimal digits. Whoever has it and the data directory has
-//! everything, so it is never in the data directory. It is there whole or not at all ([`crate::sys::draft`]).
+//! One line of text, mode 0600: `coffer-root-key-1 ` and 64 hexadecimal digits. Whoever has it and the data directory can
+//! read everything, so it is never in the data directory. It is created atomically ([`crate::sys::draft`]).
 
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{open_local, seal_local};
@@ -44,14 +44,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroize;
 
-/// The two copies, in the order they are read; they are written the other way round.
+/// The two copies, in the order they are read; they are written in reverse order.
 pub const FILES: [&str; 2] = ["root.json", "root.b.json"];
 const FORMAT: &str = "coffer-root/1";
 const KEY_FILE_HEAD: &str = "coffer-root-key-1 ";
-/// The largest root file that is read, bytes.
+/// The most bytes to read of a root file.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What a person types: up to 1024 bytes in locked memory, never shown.
+/// A passphrase: up to 1024 bytes in locked memory, never shown.
 #[derive(Debug)]
 pub struct Passphrase {
     bytes: Secret<1024>,
@@ -59,29 +59,29 @@ pub struct Passphrase {
 }
 
 impl Passphrase {
-    /// Takes the bytes out of `from`, which is wiped.
+    /// Moves the bytes out of `from`, which is wiped.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for fewer than 8 or more than 1024 bytes (`from` is wiped all the same).
+    /// [`Kind::Usage`] for fewer than 8 or more than 1024 bytes (`from` is wiped in any case).
     pub fn take(from: &mut [u8]) -> Result<Self> {
         let len = from.len();
         if !(8..=1024).contains(&len) {
             from.zeroize();
-            return Err(Error::new(Kind::Usage, "passphrase: it must have 8 to 1024 bytes"));
+            return Err(Error::new(Kind::Usage, "the passphrase must have 8 to 1024 bytes"));
         }
         let bytes = Secret::build(|out| out[..len].copy_from_slice(from));
         from.zeroize();
         Ok(Self { bytes, len })
     }
 
-    /// Whether both are the same, in constant time for equal lengths.
+    /// Whether both are equal, in constant time for equal lengths.
     #[must_use]
     pub fn ct_eq(&self, other: &Self) -> bool {
         self.len == other.len && self.bytes.ct_eq(&other.bytes)
     }
 }
 
-/// What argon2id costs. The default follows RFC 9106, 4 (second recommended option), with more memory.
+/// The cost of argon2id. The default follows RFC 9106, 4 (second recommended option), with more memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Argon2Cost {
     /// Memory, KiB: 65536 (64 MiB) to 4194304 (4 GiB).
@@ -106,28 +106,25 @@ impl Argon2Cost {
         let params = argon2::Params::new(self.memory_kib, self.time, self.lanes, Some(32)).ok().filter(|_| within);
         params.ok_or_else(|| {
             let Self { memory_kib, time, lanes } = self;
-            Error::new(
-                Kind::Usage,
-                format!("argon2id: {memory_kib} KiB, {time} passes, {lanes} lanes is out of bounds"),
-            )
-            .hint("use 64 MiB to 4 GiB, 3 to 64 passes, 1 to 16 lanes")
+            Error::new(Kind::Usage, format!("argon2id: {memory_kib} KiB, {time} passes, {lanes} lanes: out of bounds"))
+                .hint("use 64 MiB to 4 GiB, 3 to 64 passes, 1 to 16 lanes")
         })
     }
 }
 
-/// How a new installation keeps its root key.
+/// How a new installation protects its root key.
 #[derive(Debug)]
 pub enum RootChoice {
     /// In a new key file outside the data directory, mode 0600.
     File(PathBuf),
-    /// In a key file that is there already, of another installation perhaps: who takes it can open both.
+    /// In an existing key file, perhaps of another installation: whoever has it can open both.
     SharedFile(PathBuf),
-    /// Under a passphrase: a restart needs a person.
+    /// With a passphrase: a restart needs a person.
     Passphrase(Passphrase, Argon2Cost),
 }
 
 impl RootChoice {
-    /// The key file that is to be made.
+    /// The key file to create.
     pub(super) fn makes(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
@@ -136,23 +133,23 @@ impl RootChoice {
     }
 }
 
-/// What opens the root key.
+/// How to unlock the root key.
 #[derive(Debug)]
 pub enum RootUnlock {
     /// The key file at this path.
     File(PathBuf),
     /// The passphrase.
     Passphrase(Passphrase),
-    /// The key file at the place that its slot remembers: for a start that needs no person.
+    /// The key file at the path in its slot: for an unattended start.
     Automatic,
 }
 
-/// One slot, as `coffer root show` lists it.
+/// A slot, for display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SlotInfo {
     /// The slot's id, 32 hexadecimal digits.
     pub id: String,
-    /// `file`, `passphrase`, `systemd-credential`, `pkcs11`, `recovery`, or what a newer coffer wrote.
+    /// `file`, `passphrase`, `systemd-credential`, `pkcs11`, `recovery`, or a kind of a newer coffer.
     pub kind: String,
     /// The MRK generation it wraps.
     pub generation: u64,
@@ -176,7 +173,7 @@ impl RootKey {
         self.generation
     }
 
-    /// The key, for sealing under it.
+    /// The key, for sealing.
     pub(super) const fn secret(&self) -> &Secret<32> {
         &self.secret
     }
@@ -189,7 +186,7 @@ impl RootKey {
     }
 }
 
-/// What `root.json` says. Slots are kept as they were read, so that those of a newer coffer are not lost.
+/// The contents of `root.json`. Slots are kept as they were read, so that those of a newer coffer are not lost.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RootFile {
     format: String,
@@ -224,7 +221,7 @@ impl RootFile {
     /// Reads the newer valid copy in `dir`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is neither, [`Kind::Integrity`] if none is whole, [`Kind::Unsupported`] for a newer format.
+    /// [`Kind::NotFound`] if there is neither, [`Kind::Integrity`] if none is valid, [`Kind::Unsupported`] for a newer format.
     pub fn read(dir: &Path) -> Result<Self> {
         let copies = FILES.map(|name| Self::read_copy(&dir.join(name)));
         let mut newest: Option<Self> = None;
@@ -248,14 +245,16 @@ impl RootFile {
             Error::new(Kind::Integrity, format!("{}: {why}", path.display())).hint("restore it from a backup")
         };
         let object: Map<String, Value> =
-            serde_json::from_slice(&bytes).map_err(|e| damaged(format!("no JSON: {e}")))?;
+            serde_json::from_slice(&bytes).map_err(|e| damaged(format!("not valid JSON: {e}")))?;
         let format = object.get("format").and_then(Value::as_str).unwrap_or_default();
         if format != FORMAT {
-            let what = format!("{}: format {format:?}, this build knows {FORMAT}", path.display());
-            return Err(Error::new(Kind::Unsupported, what).hint("use the coffer version that wrote it, or newer"));
+            let what = format!("{}: unknown format {format:?}; this build supports {FORMAT}", path.display());
+            return Err(
+                Error::new(Kind::Unsupported, what).hint("use the version of coffer that wrote it, or a newer one")
+            );
         }
         if object.get("checksum").and_then(Value::as_str) != Some(checksum(&object).as_str()) {
-            return Err(damaged("its checksum does not fit".into()));
+            return Err(damaged("the checksum does not match".into()));
         }
         serde_json::from_value(Value::Object(object)).map_err(|e| damaged(e.to_string()))
     }
@@ -265,7 +264,7 @@ impl RootFile {
     /// # Errors
     /// What the file system reports.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let fail = |e| Error::new(Kind::Failed, "root.json has no JSON form").because(e);
+        let fail = |e| Error::new(Kind::Failed, "encode root.json").because(e);
         let mut object = match serde_json::to_value(self).map_err(fail)? {
             Value::Object(object) => object,
             _ => Map::new(),
@@ -298,8 +297,8 @@ impl RootFile {
         self.slots.iter().map(info).collect()
     }
 
-    /// Makes a new root key of generation 1 for `installation`, kept as `choice` says. Writes the key file if there is to be
-    /// one, and not yet `root.json`.
+    /// Creates a root key of generation 1 for `installation`, protected as `choice` says. Writes the key file, if any, but
+    /// not yet `root.json`.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a key file inside `dir` or costs out of bounds; what the file system reports.
@@ -317,7 +316,7 @@ impl RootFile {
         Ok((file, root))
     }
 
-    /// Adds a slot for the open root key (in memory: [`RootFile::write`] makes it last).
+    /// Adds a slot for the open root key (in memory; [`RootFile::write`] makes it durable).
     ///
     /// # Errors
     /// As [`RootFile::create`].
@@ -356,7 +355,7 @@ impl RootFile {
         Ok(())
     }
 
-    /// Removes a slot (in memory: [`RootFile::write`] makes it last).
+    /// Removes a slot (in memory; [`RootFile::write`] makes it durable).
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] if no slot that this build can open would be left.
@@ -364,7 +363,7 @@ impl RootFile {
         let at = self.slots.iter().position(|s| text(s, "id") == id);
         let at = at.ok_or_else(|| Error::new(Kind::NotFound, format!("root key: there is no slot {id}")))?;
         if !self.slots.iter().enumerate().any(|(i, slot)| i != at && info(slot).usable) {
-            let what = format!("root key: slot {id} is the last one that can be opened here");
+            let what = format!("root key: slot {id} is the last one that this build can unlock");
             return Err(Error::new(Kind::InvalidState, what).hint("add another slot first"));
         }
         self.slots.remove(at);
@@ -372,11 +371,11 @@ impl RootFile {
         Ok(())
     }
 
-    /// Opens the root key.
+    /// Unlocks the root key.
     ///
     /// # Errors
-    /// [`Kind::KeyUnavailable`] naming what was tried, why it does not open, and what to do; [`Kind::Integrity`] if a slot
-    /// opened to a key that is not this installation's.
+    /// [`Kind::KeyUnavailable`] naming what was tried, why it failed, and what to do; [`Kind::Integrity`] if a slot contains
+    /// a key that is not this installation's.
     pub fn unlock(&self, dir: &Path, unlock: &RootUnlock) -> Result<RootKey> {
         let wanted = if matches!(unlock, RootUnlock::Passphrase(_)) { "passphrase" } else { "file" };
         let mut failure = None;
@@ -389,7 +388,7 @@ impl RootFile {
                 Ok(root) if root.check_value() == self.check => return Ok(root),
                 Ok(_) => {
                     let what =
-                        format!("root.json: slot {} holds another root key than its check value", text(slot, "id"));
+                        format!("root.json: the root key in slot {} does not match the check value", text(slot, "id"));
                     return Err(Error::new(Kind::Integrity, what).hint("restore root.json from a backup"));
                 }
                 Err(e) => failure = Some(e),
@@ -400,8 +399,8 @@ impl RootFile {
 
     fn no_slot(&self, wanted: &str) -> Error {
         let have: Vec<String> = self.slots().iter().map(|s| s.kind.clone()).collect();
-        let what = format!("root key: there is no {wanted} slot (there is: {})", have.join(", "));
-        key_unavailable(what).hint("give the passphrase on a terminal, or by --passphrase-fd")
+        let what = format!("root key: it has no {wanted} slot, only: {}", have.join(", "));
+        key_unavailable(what).hint("give the passphrase on a terminal or with --passphrase-fd")
     }
 
     fn open_slot(&self, dir: &Path, slot: &Map<String, Value>, unlock: &RootUnlock) -> Result<RootKey> {
@@ -415,7 +414,7 @@ impl RootFile {
                 let salt = hex::decode(text(slot, "salt")).map_err(|_| bad("salt is not hexadecimal"))?;
                 let small = |field| u32::try_from(number(slot, field)).unwrap_or(u32::MAX);
                 let cost = Argon2Cost { memory_kib: small("memory_kib"), time: small("time"), lanes: small("lanes") };
-                let wrong = key_unavailable("root key: the passphrase is wrong").hint("try again");
+                let wrong = key_unavailable("root key: wrong passphrase").hint("try again");
                 ("passphrase", passphrase_kek(passphrase, cost, &salt)?, wrong)
             }
             RootUnlock::File(path) => {
@@ -433,8 +432,8 @@ impl RootFile {
 }
 
 fn wrong_file(path: &Path) -> Error {
-    key_unavailable(format!("root key: the key file {} is not the one this installation was made with", path.display()))
-        .hint("name the right one with --root-key-file, or restore it from your backup of it")
+    key_unavailable(format!("root key: the key file {} belongs to another installation", path.display()))
+        .hint("name the right file with --root-key-file, or restore it from a backup")
 }
 
 fn text<'a>(slot: &'a Map<String, Value>, field: &str) -> &'a str {
@@ -469,26 +468,26 @@ fn passphrase_kek(passphrase: &Passphrase, cost: Argon2Cost, salt: &[u8]) -> Res
     let typed = &passphrase.bytes.expose()[..passphrase.len];
     Secret::try_build(|out| argon.hash_password_into(typed, salt, out)).map_err(|e| {
         Error::new(Kind::Failed, format!("argon2id with {} KiB of memory: {e}", cost.memory_kib))
-            .hint("free memory, or choose a lower cost")
+            .hint("free some memory, or use a lower cost")
     })
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The key file
 
-/// Refuses a key file in the data directory: a copy of the directory would then be a copy of everything.
+/// Refuses a key file in the data directory: a copy of the directory would then include its key.
 fn refuse_inside(dir: &Path, path: &Path) -> Result<()> {
     as_started(|| refuse_if_inside(dir, path))
 }
 
 fn refuse_if_inside(dir: &Path, path: &Path) -> Result<()> {
     let folder = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
-    let folder = folder.canonicalize().on(|| format!("key file {}: its folder", path.display()))?;
+    let folder = folder.canonicalize().on(|| format!("key file {}: its directory", path.display()))?;
     let data = dir.canonicalize().on(|| format!("data directory {}", dir.display()))?;
     let target = path.canonicalize().unwrap_or_default();
     if folder.starts_with(&data) || target.starts_with(&data) {
-        let what = format!("key file {}: it lies in the data directory {}", path.display(), dir.display());
-        return Err(Error::new(Kind::Usage, what).hint("put it elsewhere, as in ~/.config/coffer/root.key"));
+        let what = format!("key file {}: inside the data directory {}", path.display(), dir.display());
+        return Err(Error::new(Kind::Usage, what).hint("choose a path outside it, such as ~/.config/coffer/root.key"));
     }
     Ok(())
 }
@@ -500,29 +499,29 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Which key file an unfinished init was about to make.
+/// The key file that an unfinished init was about to create.
 pub(super) fn read_marker(marker: &Path) -> Option<PathBuf> {
     let file = open_regular(marker, &OpenHow::read()).ok()?;
     let path = read_bounded(&file, marker, 4096).ok().filter(|bytes| !bytes.is_empty())?;
     Some(std::ffi::OsString::from_vec(path).into())
 }
 
-/// The error for a key file to be made where one is.
+/// The error for a new key file whose path exists.
 pub(super) fn is_taken(path: &Path) -> Error {
-    let what = format!("key file {}: it is there already, and may be another installation's", path.display());
+    let what = format!("key file {}: it already exists, and may belong to another installation", path.display());
     Error::new(Kind::Exists, what)
-        .hint("name a new file, or say --reuse-key-file to share it: whoever has it then opens both installations")
+        .hint("name a new file, or use --reuse-key-file to share it: whoever has it can then open both installations")
 }
 
 fn new_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
     let shown = path.display();
     let taken = |e: Error| if e.kind() == Kind::Exists { is_taken(path) } else { e };
     let draft = Draft::new(path).map_err(taken)?;
-    // Whoever the data directory belongs to must be able to open it, root having made it or not.
-    let owner = std::fs::metadata(dir).on(|| format!("look at {}", dir.display()))?;
-    if draft.file().metadata().on(|| format!("look at {shown}"))?.uid() != owner.uid() {
+    // The owner of the data directory must be able to read it, even if root created it.
+    let owner = std::fs::metadata(dir).on(|| format!("stat {}", dir.display()))?;
+    if draft.file().metadata().on(|| format!("stat {shown}"))?.uid() != owner.uid() {
         std::os::unix::fs::fchown(draft.file(), Some(owner.uid()), Some(owner.gid()))
-            .on(|| format!("give {shown} to the owner of {}", dir.display()))?;
+            .on(|| format!("chown {shown} to the owner of {}", dir.display()))?;
     }
     let secret = Secret::<32>::random();
     let mut line = Secret::<64>::try_build(|out| hex::encode_to_slice(secret.expose(), out))
@@ -535,17 +534,17 @@ fn new_key_file(dir: &Path, path: &Path) -> Result<Secret<32>> {
     Ok(secret)
 }
 
-/// Where the path of a key file comes from.
+/// The origin of a key file's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
-    /// The command line: it is opened as who started the command.
+    /// The command line: opened with the caller's credentials.
     ByCaller,
-    /// `root.json`, which the data directory's owner can write: it is opened as that owner, so that root opens nothing for it.
+    /// `root.json`, which the data directory's owner can write: opened as that owner, so that root's permissions are not used.
     InRootFile,
 }
 
-/// Opens a key file and checks what is open: a plain file of root's, of this user's or of the data directory's owner, which
-/// others may not read.
+/// Opens a key file and checks it: a regular file of root, of this user or of the data directory's owner, which others cannot
+/// read.
 fn open_key_file(dir: &Path, path: &Path, named: Named) -> Result<File> {
     let shown = path.display();
     let open = || open_regular(path, &OpenHow::read().follow());
@@ -554,21 +553,21 @@ fn open_key_file(dir: &Path, path: &Path, named: Named) -> Result<File> {
         Named::InRootFile => open(),
     };
     let file = opened.map_err(|e| {
-        key_unavailable(format!("root key: the key file {shown} cannot be read"))
+        key_unavailable(format!("root key: cannot read the key file {shown}"))
             .because(e)
-            .hint("bring it back, or name it with --root-key-file")
+            .hint("restore it, or name it with --root-key-file")
     })?;
     refuse_inside(dir, path)?;
-    let meta = file.metadata().on(|| format!("look at {shown}"))?;
+    let meta = file.metadata().on(|| format!("stat {shown}"))?;
     if meta.mode() & 0o077 != 0 {
-        let what = format!("root key: others may read the key file {shown} (mode {:04o})", meta.mode() & 0o7777);
-        return Err(key_unavailable(what).hint(format!("run: chmod 600 {shown}")));
+        let what = format!("root key: other users can read the key file {shown} (mode {:04o})", meta.mode() & 0o7777);
+        return Err(key_unavailable(what).hint(format!("run `chmod 600 {shown}`")));
     }
-    let owner = std::fs::metadata(dir).on(|| format!("look at {}", dir.display()))?.uid();
+    let owner = std::fs::metadata(dir).on(|| format!("stat {}", dir.display()))?.uid();
     let me = rustix::process::geteuid().as_raw();
     if ![0, me, owner].contains(&meta.uid()) {
         let what = format!("root key: the key file {shown} belongs to another user, uid {}", meta.uid());
-        return Err(key_unavailable(what).hint(format!("find out why; if it is yours, run: chown {owner} {shown}")));
+        return Err(key_unavailable(what).hint(format!("find out why; if it is yours, run `chown {owner} {shown}`")));
     }
     Ok(file)
 }

@@ -52,7 +52,7 @@ fn a_wrong_missing_open_or_foreign_key_file_is_named_with_what_to_do() {
     };
     let other = Place::new();
     other.create(&RootChoice::File(other.key())).unwrap();
-    assert!(refused(other.key()).contains("not the one"));
+    assert!(refused(other.key()).contains("belongs to another installation"));
     refused(place.elsewhere.path().join("gone"));
     let foreign = place.elsewhere.path().join("foreign");
     std::fs::write(&foreign, "hello").unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of this module share: a place for an installation, a clock that can be set, callers.
+//! Shared by the tests of this module: a place for an installation, a clock that can be set, callers.
 
 use super::*;
 use crate::env::{Clock, SystemRng, Timestamp};
@@ -9,7 +9,7 @@ pub(super) struct Place {
     data: tempfile::TempDir,
     elsewhere: Arc<tempfile::TempDir>,
     now: Arc<AtomicI64>,
-    /// The machine's clock since its start, and which start that is.
+    /// The machine's boot-time clock, and its boot number.
     since_boot: Arc<AtomicI64>,
     boot: std::cell::Cell<u32>,
 }
@@ -43,16 +43,16 @@ impl Place {
         let clock = Arc::new(SetClock(self.now.clone(), self.since_boot.clone()));
         Env { clock, rng: Arc::new(SystemRng), boot_id: format!("test {}", self.boot.get()).into() }
     }
-    /// Time passes.
+    /// Lets time pass.
     pub(super) fn pass_days(&self, days: i64) {
         self.now.fetch_add(days * DAY, Ordering::Relaxed);
         self.since_boot.fetch_add(days * DAY, Ordering::Relaxed);
     }
-    /// Somebody sets the wall clock, to an earlier day with less than none.
+    /// Sets the wall clock forward, or back if negative.
     pub(super) fn set_clock_by_days(&self, days: i64) {
         self.now.fetch_add(days * DAY, Ordering::Relaxed);
     }
-    /// The machine is switched off for that long, and started again; what is open has to be opened anew.
+    /// Switches the machine off for that long, and starts it again; everything must be reopened.
     pub(super) fn off_for_days(&self, days: i64) {
         self.now.fetch_add(days * DAY, Ordering::Relaxed);
         self.since_boot.store(0, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Place {
     pub(super) fn open(&self) -> Result<Kms> {
         Kms::open(self.data(), self.env(), &RootUnlock::Automatic)
     }
-    /// A copy of the data directory as a kill right now would leave it.
+    /// A copy of the data directory, as a kill at this moment would leave it.
     pub(super) fn copy_to(&self, other: &Self) {
         for path in self.files() {
             let to = other.data().join(path.strip_prefix(self.data()).unwrap());
@@ -109,7 +109,7 @@ pub(super) fn service() -> Caller {
     Caller { via_service: Some(policy::VOLUME_SERVICE.into()), ..caller() }
 }
 
-/// Cuts the last record off the log.
+/// Removes the last record of the log.
 pub(super) fn cut_last_record(place: &Place) {
     let bytes = std::fs::read(place.log()).unwrap();
     let starts = record_starts(&bytes);

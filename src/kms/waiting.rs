@@ -1,17 +1,17 @@
-//! How long keys that are pending deletion have really waited.
+//! How long keys pending deletion have really waited.
 //!
-//! A wall clock can be set to any date; a key that is gone cannot be brought back. So a key is deleted when its date has passed
-//! *and* its waiting time was seen to pass, on a clock that nobody can set: milliseconds since the machine was started. They are
-//! added up in one record of the catalog, `kms-clock`, which is written when a key begins to wait and at least once an hour of
-//! waiting.
+//! A wall clock can be set to any date, and a deleted key cannot be
+//! restored. So a key is deleted when its date has passed *and* its waiting period has passed on a clock that cannot be
+//! set: milliseconds since boot. They are added up in one record of the catalog, `kms-clock`, which is written when a key
+//! begins to wait and at least once per hour of waiting.
 //!
 //! | since the record was written | counts as waited |
 //! |---|---|
-//! | the same boot of the machine | the time since then, by the clock of the boot, whether coffer ran or not |
-//! | another boot | the time since this boot, and what the wall clock shows beyond it, at most a day |
-//! | the boot is not known | nothing |
+//! | the same boot | the time since then by the boot-time clock, whether coffer ran or not |
+//! | another boot | the time since this boot, plus what the wall clock shows beyond it, at most a day |
+//! | boot unknown | nothing |
 //!
-//! The record is not part of the audit's chain: an older one put back makes keys wait longer, as does none.
+//! The record is not part of the audit chain: restoring an older one, or removing it, makes keys wait longer.
 
 use super::Kms;
 use super::key::{KeyRecord, KeyState};
@@ -27,19 +27,19 @@ const DAY: i64 = 24 * HOUR;
 /// The shortest and the longest waiting period (KMS API Reference, ScheduleKeyDeletion).
 const WAIT: (i64, i64) = (7 * DAY, 30 * DAY);
 
-/// When a key may go.
+/// When a key may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Due {
-    /// Its date, by the wall clock: with another one, it was kept and scheduled anew.
+    /// Its date, by the wall clock: a different one means that its deletion was cancelled and scheduled again.
     deletion: Timestamp,
-    /// At which count of waited milliseconds.
+    /// The count of waited milliseconds at which it is due.
     waited: i64,
 }
 
-/// The count, and what the clocks showed when it was taken.
+/// The count, and the clocks when it was taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Count {
-    /// Milliseconds that were seen to pass while keys waited.
+    /// Milliseconds that passed while keys waited.
     waited: i64,
     boot: String,
     since_boot: i64,
@@ -55,7 +55,7 @@ impl Record for Count {
 }
 
 impl Count {
-    /// The count now. Also how far the wall clock ran ahead of it meanwhile.
+    /// The count now, and how far the wall clock ran ahead of it meanwhile.
     fn now(&self, env: &Env) -> (Self, i64) {
         let (since_boot, wall) = (env.clock.since_boot(), env.now().0);
         let by_wall = wall.saturating_sub(self.wall);
@@ -71,42 +71,43 @@ impl Count {
         (now, if self.boot.is_empty() { 0 } else { by_wall.saturating_sub(passed) })
     }
 
-    /// Counts for those that wait, and no longer for those that do not.
+    /// Starts to count for keys that wait, and stops for those that no longer do.
     fn take(&mut self, pending: &[(KeyId, Timestamp)]) {
         self.due.retain(|id, due| pending.iter().any(|(k, at)| k.to_string() == *id && *at == due.deletion));
         for (id, deletion) in pending {
-            // A date that is near or past already proves nothing: the clock may have been set before it was first looked at.
+            // A date that is near or past proves nothing: the clock may have been set before the first check.
             let wait = deletion.0.saturating_sub(self.wall).clamp(WAIT.0, WAIT.1);
             let new = || Due { deletion: *deletion, waited: self.waited.saturating_add(wait) };
             self.due.entry(id.to_string()).or_insert_with(new);
         }
     }
 
-    /// Milliseconds that a key has yet to wait by this count.
+    /// Milliseconds that a key must still wait by this count.
     fn left(&self, id: KeyId) -> i64 {
         self.due.get(&id.to_string()).map_or(WAIT.1, |due| due.waited.saturating_sub(self.waited).max(0))
     }
 }
 
-/// A key that waits for its deletion.
+/// A key pending deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingDeletion {
     /// Its id.
     pub key: KeyId,
     /// Its date, by the wall clock.
     pub at: Timestamp,
-    /// Milliseconds of its waiting time that were not yet seen to pass.
+    /// Milliseconds of its waiting period that have not passed yet.
     pub left: i64,
 }
 
 impl PendingDeletion {
-    /// Whether the wall clock is past its date, but its waiting time has not passed: the clock was set, or the machine was off.
+    /// Whether the wall clock is past its date, but the waiting period has not passed: the clock was set, or the machine was
+    /// off.
     #[must_use]
     pub const fn is_held(&self, now: Timestamp) -> bool {
         self.at.0 <= now.0 && self.left > 0
     }
 
-    /// Days that it has yet to wait, at least 1 if it has to wait at all.
+    /// Days that it must still wait, at least 1 if it must wait at all.
     #[must_use]
     pub const fn days_left(&self) -> i64 {
         (self.left + DAY - 1) / DAY
@@ -125,13 +126,13 @@ impl Kms {
     fn kept_count(&self) -> Result<Option<Count>> {
         match self.ledger.catalog().get::<Count>("clock") {
             Ok(found) => Ok(found.map(|f| f.record)),
-            // A row that cannot be believed: the waiting begins anew.
+            // A damaged record: the waiting period starts again.
             Err(e) if e.kind() == Kind::Integrity => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Counts how long the keys that are pending deletion have waited, and keeps the count. Those that are due.
+    /// Counts how long keys pending deletion have waited, stores the count, and returns the keys that are due.
     pub(super) fn count_waiting(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyId>> {
         let (pending, kept) = (pending(keys), self.kept_count()?);
         if pending.is_empty() && kept.as_ref().is_none_or(|k| k.due.is_empty()) {
@@ -141,7 +142,7 @@ impl Kms {
         count.take(&pending);
         if ahead > DAY && !pending.is_empty() {
             tracing::warn!(
-                "the clock ran ahead by {} days: keys pending deletion are kept until their waiting time has really passed",
+                "the clock ran ahead by {} days: keys pending deletion are kept until their waiting period has really passed",
                 ahead / DAY
             );
         }
@@ -151,14 +152,14 @@ impl Kms {
         if kept.is_none_or(keep)
             && let Err(e) = self.ledger.catalog().transaction(|tx| tx.put_head(&count))
         {
-            // What is not kept is not counted: the keys wait longer.
-            tracing::warn!("how long keys have waited for their deletion could not be kept: {}", e.line());
+            // What is not stored is not counted: the keys wait longer.
+            tracing::warn!("store how long keys pending deletion have waited: {}", e.line());
         }
         let now = self.env.now();
         Ok(pending.into_iter().filter(|(id, at)| *at <= now && count.left(*id) == 0).map(|(id, _)| id).collect())
     }
 
-    /// The keys that are pending deletion, and how long they have yet to wait.
+    /// The keys pending deletion, and how long they must still wait.
     ///
     /// # Errors
     /// What the catalog reports.

@@ -105,15 +105,17 @@ impl Listener {
         let address = SocketAddrUnix::new(path).map_err(|e| {
             Error::new(Kind::Usage, what())
                 .because(std::io::Error::from(e))
-                .hint("a socket's path has at most 107 bytes")
+                .hint("choose a shorter path: a socket's path is limited to 107 bytes")
         })?;
         if let Err(err) = rustix::net::bind(&socket, &address) {
             if err != rustix::io::Errno::ADDRINUSE {
-                return Err(Error::io(what(), err.into()));
+                return Err(Error::listen(what(), err.into()));
             }
             let there = std::fs::symlink_metadata(path).on(what)?.file_type();
             if !std::os::unix::fs::FileTypeExt::is_socket(&there) {
-                return Err(Error::new(Kind::Exists, what()).hint("what is there is no socket; say another path"));
+                return Err(
+                    Error::new(Kind::Exists, what()).hint("that path exists and is not a socket; choose another")
+                );
             }
             match UnixStream::connect(path) {
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {

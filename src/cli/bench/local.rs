@@ -1,4 +1,4 @@
-//! What is measured in this process: the cipher beside memcpy, and the plain file that is the server's floor.
+//! Measurements in this process: the cipher compared with memcpy, and the plain file that is the server's floor.
 
 use super::Row;
 use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId};
@@ -10,13 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Processor seconds of this process so far.
+/// CPU seconds of this process so far.
 fn cpu() -> f64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
 }
 
-/// Runs `act` over and over for `time`; `bytes` each.
+/// Repeats `act`, which processes `bytes`, for `time`.
 fn repeat(what: &str, bytes: usize, time: Duration, mut act: impl FnMut() -> Result<()>) -> Result<Row> {
     act()?;
     let (started, before) = (Instant::now(), cpu());
@@ -43,7 +43,7 @@ fn repeat(what: &str, bytes: usize, time: Duration, mut act: impl FnMut() -> Res
     })
 }
 
-/// AES-256-XTS in 4 KiB and 128 KiB calls, beside memcpy.
+/// AES-256-XTS in calls of 4 KiB and 128 KiB, compared with memcpy.
 pub(super) fn cipher(time: Duration) -> Result<Vec<Row>> {
     let backing = BackingKey::generate(KeyId::draw(&SystemRng));
     let (_, key) = backing.new_data_key(&EncryptionContext::new(), &SystemRng)?;
@@ -76,7 +76,7 @@ pub(super) fn cipher(time: Duration) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A plain file on the same disk, page cache warm: what no server over it can beat with one thread.
+/// A plain file on the same disk, with a warm page cache: no single-threaded server can be faster.
 pub(super) fn file(dir: &Path, size: u64, time: Duration) -> Result<Vec<Row>> {
     let path = dir.join("floor");
     let what = || format!("measure {}", path.display());

@@ -1,4 +1,4 @@
-//! What a server does besides moving bytes: a snapshot of a volume that is being written to, and volumes that nobody uses.
+//! What a server does besides transfer data: a snapshot of a volume under load, and idle volumes.
 
 use crate::error::{Error, Kind, Result};
 use crate::measure::load::{Connection, Op, Pattern, Seen, Until, load};
@@ -8,25 +8,25 @@ use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Connections that are left for others than the idle volumes, of a server's 1024.
+/// Connections, of a server's 1024, that are not used for idle volumes.
 const SPARE: usize = 24;
 
-/// Random 4 KiB writes at depth 8, alone and while a snapshot of the volume is made.
+/// Random 4 KiB writes at depth 8, without and during a snapshot of the volume.
 #[derive(Debug, Serialize)]
 pub(super) struct UnderLoad {
     /// Microseconds.
     pub(super) p99_alone: f64,
     /// Microseconds.
     pub(super) p99: f64,
-    /// Writes a second, alone.
+    /// Writes per second without a snapshot.
     pub(super) rate_alone: f64,
-    /// Writes a second.
+    /// Writes per second during the snapshot.
     pub(super) rate: f64,
     /// How long the snapshot took, seconds.
     pub(super) snapshot: f64,
 }
 
-/// Measures writes for `time`, and as long as a snapshot takes.
+/// Measures writes for `time`, then during a snapshot.
 pub(super) fn snapshot_under_load(
     connection: &mut Connection,
     coffer: &Session,
@@ -45,7 +45,7 @@ pub(super) fn snapshot_under_load(
         let made = coffer.run(&["snapshot", "create", "-q", "bench", "--wait"]);
         let took = started.elapsed().as_secs_f64();
         DONE.store(true, Ordering::Relaxed);
-        let seen = writing.join().unwrap_or_else(|_| Err(cannot("the load thread ended")));
+        let seen = writing.join().unwrap_or_else(|_| Err(cannot("the load thread panicked")));
         made.and(seen).map(|seen| (seen, took))
     })?;
     let rate = |seen: &Seen| seen.latencies.len() as f64 / seen.elapsed.as_secs_f64();
@@ -57,17 +57,17 @@ pub(super) fn snapshot_under_load(
 #[derive(Debug, Serialize)]
 pub(super) struct Idle {
     pub(super) volumes: usize,
-    /// From the start of `coffer serve` with all of them in the catalog to its first answered request, seconds.
+    /// From the start of `coffer serve`, with all of them in the catalog, to its first reply, seconds.
     pub(super) start_up: f64,
     /// Opening one: connecting to it and reading its first bytes, seconds.
     pub(super) open_each: f64,
-    /// Resident memory for each, bytes.
+    /// Resident memory per volume, bytes.
     pub(super) memory_each: f64,
-    /// Processor seconds of the server in a second of waiting, all of them open.
+    /// CPU seconds of the server in one idle second, with all of them open.
     pub(super) cpu_idle: f64,
 }
 
-/// Makes `volumes`, starts the server anew, opens each on a connection of its own, and leaves them alone for a second.
+/// Creates `volumes`, restarts the server, opens each on a connection of its own, and leaves them idle for a second.
 pub(super) fn idle_volumes(coffer: &mut Session, volumes: usize) -> Result<Idle> {
     let volumes = volumes.min(1024 - SPARE);
     let names: Vec<String> = (0..volumes).map(|n| format!("idle{n}")).collect();

@@ -1,5 +1,5 @@
-//! Scratch directories: each is locked while its demo lives, so that what a killed one left (mounts, a server, files) is known
-//! for that, and the next demo removes it.
+//! Scratch directories: each is locked while its demo runs, so that the next demo recognizes and removes what a killed one
+//! left behind (mounts, a server, files).
 
 use super::mount;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -14,13 +14,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where scratch directories are made.
+/// Where scratch directories are created.
 const PLACE: &str = "/var/tmp";
-/// What their names begin with.
+/// The prefix of their names.
 const PREFIX: &str = "coffer-demo-";
-/// What tells a scratch directory, and whether its demo lives.
+/// The file that identifies a scratch directory, and is locked while its demo runs.
 const LOCK: &str = "demo.lock";
-/// How long a server has to end.
+/// How long to wait for a server to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A scratch directory of this process. Removed when dropped, unless it is kept.
@@ -31,7 +31,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// At this path, or a new one in `/var/tmp`. What killed demos left is removed first.
+    /// At this path, or a new one in `/var/tmp`. Leftovers of killed demos are removed first.
     pub(super) fn new(named: Option<&Path>, keep: bool) -> Result<Self> {
         let path = match named {
             Some(path) => {
@@ -71,7 +71,7 @@ fn remove_all_left() -> Result<()> {
     ours.map(|e| e.path()).try_for_each(|path| remove_left(&path))
 }
 
-/// Removes a scratch directory of this user whose demo does not live. Anything else stays.
+/// Removes a scratch directory of this user whose demo no longer runs, and nothing else.
 fn remove_left(path: &Path) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     if !std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && m.uid() == own) {
@@ -80,7 +80,7 @@ fn remove_left(path: &Path) -> Result<()> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let Ok(lock) = options.open(path.join(LOCK)) else { return Ok(()) };
-    let what = || format!("remove {}, which a demo left that was killed", path.display());
+    let what = || format!("remove {}, left behind by a killed demo", path.display());
     if !ofd_lock(&lock, LockKind::Exclusive, 0, 1).on(what)? {
         return Ok(());
     }
@@ -94,11 +94,11 @@ fn remove_left(path: &Path) -> Result<()> {
     }
     end_server(&path.join("data")).map_err(|e| e.context(what()))?;
     std::fs::remove_dir_all(&path).on(what)?;
-    crate::cli::render::line(format!("removed {}, which a demo left that was killed", path.display()));
+    crate::cli::render::line(format!("removed {}, left behind by a killed demo", path.display()));
     Ok(())
 }
 
-/// Ends who holds the data directory of a scratch directory.
+/// Ends the server of a scratch directory.
 fn end_server(data: &Path) -> Result<()> {
     let Ok(lock) = File::open(data.join("lock")) else { return Ok(()) };
     let held = || ofd_is_locked(&lock, 0, 1).unwrap_or(false);
@@ -111,7 +111,7 @@ fn end_server(data: &Path) -> Result<()> {
         }
         if Instant::now() > until {
             if signal == Signal::KILL {
-                return Err(Error::new(Kind::Busy, "its server does not end"));
+                return Err(Error::new(Kind::Busy, "its server did not end"));
             }
             signal = Signal::KILL;
         }
@@ -120,7 +120,7 @@ fn end_server(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is mounted below a folder, the newest first.
+/// Mount points below a folder, the newest first.
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read("/proc/self/mounts").unwrap_or_default();
     let second = |line: &[u8]| line.split(|b| *b == b' ').nth(1).map(|field| PathBuf::from(unescaped(field)));
@@ -129,7 +129,7 @@ fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// `/proc/self/mounts` writes blanks, and the backslash itself, as octal numbers.
+/// `/proc/self/mounts` has blanks and backslashes as octal numbers.
 fn unescaped(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -160,21 +160,21 @@ mod tests {
         let alive = Scratch::new(Some(&at), true).unwrap();
         std::fs::write(at.join("file"), "x").unwrap();
         remove_left(&at).unwrap();
-        assert!(at.join("file").exists(), "its demo lives");
+        assert!(at.join("file").exists(), "its demo is running");
         let refused = Scratch::new(Some(&at), false).err().unwrap();
         assert_eq!(refused.kind(), Kind::Exists);
         drop(alive);
-        assert!(at.exists(), "it was to be kept");
-        // As a kill leaves it: the files are there, the lock is free.
+        assert!(at.exists(), "--keep was given");
+        // As a kill leaves it: the files exist, the lock is free.
         let again = Scratch::new(Some(&at), false).unwrap();
-        assert!(!at.join("file").exists(), "what was left is gone");
+        assert!(!at.join("file").exists(), "leftovers are removed");
         drop(again);
         assert!(!at.exists());
         let other = dir.path().join("other");
         std::fs::create_dir(&other).unwrap();
         std::fs::write(other.join("file"), "mine").unwrap();
         assert_eq!(Scratch::new(Some(&other), false).err().unwrap().kind(), Kind::Exists);
-        assert!(other.join("file").exists(), "a folder of somebody's is not a scratch directory");
+        assert!(other.join("file").exists(), "any other folder is kept");
     }
 
     #[test]

@@ -15,26 +15,26 @@ use std::time::{Duration, Instant};
 pub(super) enum Way {
     /// `coffer attach`.
     Nbd,
-    /// nbdfuse shows the volume as a file, the loop device mounts it.
+    /// nbdfuse presents the volume as a file; a loop device mounts it.
     Fuse,
 }
 
-/// The first way that works here, or why none does.
+/// The first way that works on this machine, or why none does.
 pub(super) fn way() -> std::result::Result<Way, String> {
     if !rustix::process::geteuid().is_root() {
         return Err("mounting needs root".to_owned());
     }
     if let Some(missing) = ["mkfs.ext4", "e2fsck", "mount", "umount"].into_iter().find(|t| !have(t)) {
-        return Err(format!("{missing} is not installed (tools/setup demo)"));
+        return Err(format!("{missing} is not installed (run tools/setup demo)"));
     }
     if Path::new("/dev/nbd0").exists() {
         return Ok(Way::Nbd);
     }
     if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
-        return Err("there is neither /dev/nbd0 nor /dev/fuse with loop devices".to_owned());
+        return Err("this machine has neither /dev/nbd0 nor /dev/fuse with loop devices".to_owned());
     }
     if !have("nbdfuse") {
-        return Err("nbdfuse is not installed (tools/setup demo)".to_owned());
+        return Err("nbdfuse is not installed (run tools/setup demo)".to_owned());
     }
     Ok(Way::Fuse)
 }
@@ -44,7 +44,7 @@ fn have(tool: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(tool).exists())
 }
 
-/// Runs a tool; its words are shown only if it fails.
+/// Runs a tool; its output is shown only if it fails.
 pub(super) fn tool(name: &str, args: &[&OsStr]) -> Result<()> {
     let out = Command::new(name).args(args).stdin(Stdio::null()).output().on(|| format!("run {name}"))?;
     if out.status.success() {
@@ -78,7 +78,7 @@ impl Way {
         }
     }
 
-    /// Makes the volume a block device or file, a file system on it if `fresh`, and mounts it at `at`.
+    /// Makes the volume available as a block device or file, formats it if `fresh`, and mounts it at `at`.
     pub(super) fn mount(self, coffer: &Session, volume: &str, at: &Path, fresh: bool) -> Result<Mounted> {
         std::fs::create_dir_all(at).on(|| format!("create {}", at.display()))?;
         let mut mounted = match self {
@@ -115,7 +115,7 @@ fn fuse(coffer: &Session, volume: &str, at: &Path) -> Result<Mounted> {
     std::fs::File::create(&file).on(|| format!("create {}", file.display()))?;
     let mut command = Command::new("nbdfuse");
     command.arg(&file).arg(coffer.uri(volume)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Out of reach of the terminal's signals: what is mounted is taken down in order.
+    // Not reached by the terminal's signals: mounts are removed in order.
     command.process_group(0);
     let child = command.spawn();
     let mut mounted = Mounted {
@@ -131,7 +131,7 @@ fn fuse(coffer: &Session, volume: &str, at: &Path) -> Result<Mounted> {
             return Err(Error::new(Kind::Failed, format!("nbdfuse ended: {status}")));
         }
         if Instant::now() > until {
-            return Err(Error::new(Kind::Failed, "nbdfuse did not show the volume in 20 s"));
+            return Err(Error::new(Kind::Failed, "nbdfuse did not present the volume within 20 s"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -139,7 +139,7 @@ fn fuse(coffer: &Session, volume: &str, at: &Path) -> Result<Mounted> {
 }
 
 impl Mounted {
-    /// Unmounts; with `check`, lets e2fsck look at the file system; then takes the device away.
+    /// Unmounts, runs e2fsck if `check`, then removes the device.
     pub(super) fn end(&mut self, check: bool) -> Result<()> {
         if std::mem::take(&mut self.mounted) {
             tool("umount", &[self.at.as_os_str()])?;
@@ -158,7 +158,7 @@ impl Mounted {
 }
 
 impl Drop for Mounted {
-    /// After a failure or a signal: as much as can be, whatever fails of it.
+    /// After a failure or a signal: removes as much as possible.
     fn drop(&mut self) {
         if std::mem::take(&mut self.mounted) {
             unmount(&self.at);
@@ -174,7 +174,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Unmounts; what is in use, as soon as it is not any more.
+/// Unmounts; a mount in use is detached lazily.
 pub(super) fn unmount(at: &Path) {
     if tool("umount", &[at.as_os_str()]).is_err() {
         let _ = tool("umount", &["-l".as_ref(), at.as_os_str()]);

@@ -1,9 +1,9 @@
-//! What is asked of a policy when it is put, beyond that it is understood: that each of its statements can match a request.
+//! The check of a policy when it is put, after parsing: that each of its statements can match a request.
 //!
-//! A Deny that never fires forbids nothing, and its author believes that it does. A misspelt value under a negation allows or
-//! denies everything. So both are refused, with the value and the reason.
+//! A Deny that never matches denies nothing, contrary to what its author believes. A misspelt value under a negation allows or
+//! denies everything. Both are refused, with the value and the reason.
 //!
-//! Policies that are kept are read without this ([`Policy::parse`]): they go on meaning what they meant when they were put.
+//! Stored policies are read without this check ([`Policy::parse`]): they keep the meaning that they had when they were put.
 
 use super::parse::malformed;
 use super::{Policy, Principal, Statement, Version, fold_case, region_of, wild, words};
@@ -11,10 +11,10 @@ use crate::error::Result;
 use std::collections::HashSet;
 
 impl Policy {
-    /// Refuses a policy with a statement, or a value in one, that could never match a request about the key that it is for.
+    /// Refuses a policy with a statement, or a value in one, that could never match a request for its key.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Usage`]: MalformedPolicyDocumentException naming the place, the value and why it never matches.
+    /// [`crate::error::Kind::Usage`]: MalformedPolicyDocumentException naming the location, the value and why it never matches.
     pub fn check(&self, key_arn: &str) -> Result<()> {
         for (i, statement) in self.statements.iter().enumerate() {
             let at = format!("Statement[{i}]");
@@ -33,7 +33,7 @@ impl Statement {
             |p: &&Principal| matches!(p, Principal::Service(name) if !words::is_volume_service(name, region));
         match self.principals.iter().find(elsewhere) {
             Some(Principal::Service(name)) => {
-                let why = format!("is the volume service of another Region than {region}: say ec2.coffer");
+                let why = format!("is the volume service of another Region than {region}: use ec2.coffer");
                 Err(malformed(&format!("{at}.Principal.Service"), format!("{name:?} {why}")))
             }
             _ => Ok(()),
@@ -49,14 +49,13 @@ impl Statement {
             return Ok(());
         }
         let (field, why) = match self.actions.not {
-            true => ("NotAction", "covers all actions, so that the statement is about none"),
-            false => ("Action", "covers no action that AWS KMS or coffer has"),
+            true => ("NotAction", "covers all actions, so that the statement applies to none"),
+            false => ("Action", "matches no action of AWS KMS or coffer"),
         };
         Err(malformed(&format!("{at}.{field}"), format!("{} {why}", self.actions.patterns.join(", "))))
     }
 
-    /// A key policy is about its own key alone. In a `NotResource` another key may stand: the statement is then about this one, as
-    /// it says.
+    /// A key policy applies only to its own key. A `NotResource` may name another key: the statement then applies to this one.
     fn check_resources(&self, at: &str, key_arn: &str) -> Result<()> {
         let covers = |p: &str| wild(p, key_arn, false);
         let patterns = &self.resources.patterns;
@@ -64,12 +63,12 @@ impl Statement {
             true => (
                 "NotResource",
                 patterns.iter().find(|p| covers(p)),
-                "covers the key that has the policy, so that the statement is about no key",
+                "covers the key that has the policy, so that the statement applies to no key",
             ),
             false => (
                 "Resource",
                 patterns.iter().find(|p| !covers(p)),
-                "is not the key that has the policy, and can never match: a key policy is about its own key; say \"*\"",
+                "is not the key that has the policy, and can never match: a key policy applies to its own key; use \"*\"",
             ),
         };
         found.map_or(Ok(()), |p| Err(malformed(&format!("{at}.{field}"), format!("{p:?} {why}"))))
@@ -81,11 +80,11 @@ impl Statement {
             let (operator, name) = (condition.operator(), condition.key());
             let at = format!("{at}.Condition.{operator}.{name}");
             if version == Version::V2012 && name.contains("${") {
-                let why = "the name has a policy variable, which is not filled in, neither here nor in AWS";
+                let why = "the name has a policy variable, which is substituted neither here nor in AWS";
                 return Err(malformed(&at, why));
             }
             if !names.insert((operator, fold_case(name))) {
-                return Err(malformed(&at, "this key comes twice here, and case does not tell condition keys apart"));
+                return Err(malformed(&at, "this condition key is repeated (condition keys are case-insensitive)"));
             }
             condition.check(region).map_err(|why| malformed(&at, why))?;
             let asks = |can: &dyn Fn(&str) -> bool| {
@@ -93,8 +92,8 @@ impl Statement {
             };
             if !asks(&|action| condition.can_hold(action, region)) {
                 let why = match asks(&|action| condition.goes_with(action)) {
-                    true => "can never hold: each request for the statement's actions has this key",
-                    false => "no request for the statement's actions has this key, so that it never holds",
+                    true => "can never hold: every request for the statement's actions has this key",
+                    false => "can never hold: no request for the statement's actions has this key",
                 };
                 return Err(malformed(&at, why));
             }

@@ -111,12 +111,12 @@ fn a_value_that_its_key_can_never_have_is_refused_and_said_why() {
             "AssumedRole",
             "AWS's alone, and can never match here: aws:PrincipalType is Account or User",
         ),
-        ("StringNotEquals", "aws:PrincipalType", "Anonymous", "AWS's alone"),
-        ("StringEquals", "kms:ViaService", "s3.us-east-1.amazonaws.com", "AWS's alone"),
-        ("StringEquals", "kms:ViaService", "ec2.eu-west-1.amazonaws.com", "AWS's alone"),
-        ("StringLike", "kms:ViaService", "rds.*.amazonaws.com", "AWS's alone"),
-        ("StringNotEqualsIfExists", "kms:ViaService", "rds.us-east-1.amazonaws.com", "AWS's alone"),
-        ("ForAnyValue:StringEquals", "kms:GrantOperations", "Sign", "AWS's alone"),
+        ("StringNotEquals", "aws:PrincipalType", "Anonymous", "exists only in AWS"),
+        ("StringEquals", "kms:ViaService", "s3.us-east-1.amazonaws.com", "exists only in AWS"),
+        ("StringEquals", "kms:ViaService", "ec2.eu-west-1.amazonaws.com", "exists only in AWS"),
+        ("StringLike", "kms:ViaService", "rds.*.amazonaws.com", "exists only in AWS"),
+        ("StringNotEqualsIfExists", "kms:ViaService", "rds.us-east-1.amazonaws.com", "exists only in AWS"),
+        ("ForAnyValue:StringEquals", "kms:GrantOperations", "Sign", "exists only in AWS"),
         // What leaves nothing over, or is always there.
         ("StringNotLike", "aws:PrincipalArn", "*", "its values cover all that aws:PrincipalArn can be"),
         ("ArnNotLike", "aws:PrincipalArn", "arn:aws:iam::*:*", "cover all"),
@@ -143,7 +143,10 @@ fn a_value_that_its_key_can_never_have_is_refused_and_said_why() {
     }
     assert_eq!(wrong, [""; 0]);
     refused(&condition("StringEquals", "kms:EncryptionContext:a", &[&"x".repeat(8192)]), "never match");
-    refused(&condition("Null", &format!("kms:EncryptionContext:{}", "a".repeat(8181)), &["false"]), "so long a name");
+    refused(
+        &condition("Null", &format!("kms:EncryptionContext:{}", "a".repeat(8181)), &["false"]),
+        "longer than an encryption context allows",
+    );
     // One that is misspelt is refused beside others as well.
     refused(&condition("StringLike", "kms:ViaService", &["ec2.coffer", "ec3.*"]), "\"ec3.*\"");
     // Under the older version a variable is plain text, and no user has it for a name.
@@ -228,7 +231,7 @@ fn a_statement_that_is_about_no_request_is_refused() {
             "Statement[0].Resource: \"arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ac\" is not the key",
         ),
         (json!({"Resource": [KEY, OTHER]}), "1234567890ac\" is not the key that has the policy"),
-        (json!({"Resource": "arn:aws:kms:eu-west-1:111122223333:key/*"}), "say \"*\""),
+        (json!({"Resource": "arn:aws:kms:eu-west-1:111122223333:key/*"}), "use \"*\""),
         (json!({"Resource": "arn:aws:kms:*:*:key/mrk-*"}), "is not the key"),
         (
             json!({"Principal": {"Service": "ec2.eu-west-1.amazonaws.com"}}),
@@ -255,7 +258,7 @@ fn a_statement_that_is_about_no_request_is_refused() {
         (json!({"Action": "kms:CreateGrant", "Condition": {"Null": {"kms:GrantOperations": true}}}), "can never hold"),
         (
             json!({"Action": "kms:CreateGrant", "Condition": {"Null": {"kms:GrantIsForAWSResource": true}}}),
-            "each request for the statement's actions has this key",
+            "every request for the statement's actions has this key",
         ),
         (
             json!({"Action": ["kms:CreateGrant", "kms:RevokeGrant"], "Condition": {"Null": {"kms:GrantIsForAWSResource": "true"}}}),
@@ -320,7 +323,7 @@ fn texts_that_differ_in_case_alone_are_the_same_in_every_script() {
         taken(&values);
         assert!(asks(&Policy::parse(&values).unwrap(), &requests_of(&Key::Pair("x".to_owned()), b)), "{a} {b}");
         let twice = json!({format!("kms:EncryptionContext:{a}"): "1", format!("kms:EncryptionContext:{b}"): "2"});
-        refused(&deny(json!({"Condition": {"StringEquals": twice}})), "this key comes twice here");
+        refused(&deny(json!({"Condition": {"StringEquals": twice}})), "this condition key is repeated");
     }
     assert_ne!(fold_case("ı"), fold_case("i"), "not in every language");
 }

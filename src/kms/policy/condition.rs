@@ -1,4 +1,4 @@
-//! The conditions of a statement: an operator, a key of the request, and the values it is held against.
+//! The conditions of a statement: an operator, a condition key of the request, and the values to compare it with.
 //!
 //! | operators | compare |
 //! |---|---|
@@ -6,16 +6,16 @@
 //! | StringLike, StringNotLike | texts with `*` and `?` |
 //! | ArnEquals, ArnLike, ArnNotEquals, ArnNotLike | ARNs, part by part, with `*` and `?` |
 //! | Bool | `true`, `false` |
-//! | Null | whether the key is absent (`true`) or there (`false`) |
+//! | Null | whether the key is absent (`true`) or present (`false`) |
 //! | NumericEquals, NumericNotEquals, NumericLessThan, …LessThanEquals, …GreaterThan, …GreaterThanEquals | numbers |
 //! | DateEquals, DateNotEquals, DateLessThan, …LessThanEquals, …GreaterThan, …GreaterThanEquals | ISO 8601, or seconds since 1970 |
 //!
-//! `…IfExists` holds when the key is absent. `ForAnyValue:` and `ForAllValues:` are for keys with several values, and those
-//! need one of them. A key that a request does not have is absent: a comparison with it fails, a negated one holds.
-//! IpAddress and BinaryEquals are not built: no request has an address or bytes.
+//! `…IfExists` holds if the key is absent. `ForAnyValue:` and `ForAllValues:` are for keys with several values, which need one
+//! of them. If a request does not have the key, a comparison fails and a negated one holds. IpAddress and BinaryEquals are not
+//! implemented: no request has an address or bytes.
 //!
-//! Only keys that this build can evaluate are taken (`words`): one that was always absent would make a Deny
-//! silent. An operator that cannot compare what the key holds is refused for the same reason.
+//! Only keys that this build can evaluate are accepted (`words`): a Deny on a key that is always absent would never match. An
+//! operator that cannot compare the key's type is refused for the same reason.
 
 use super::forms::{Form, Reading, example};
 use super::words::{Key, Sort, Values, volume_service_in};
@@ -28,7 +28,7 @@ use crate::error::{Error, Kind, Result};
 pub struct Condition {
     operator: Operator,
     key: Key,
-    /// As the document writes it.
+    /// As written in the document.
     name: String,
     values: Vec<String>,
 }
@@ -55,7 +55,7 @@ impl Set {
     }
 }
 
-/// How a value of the request is compared with one of the policy.
+/// How a value of the request is compared with a value of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compare {
     Text,
@@ -89,7 +89,7 @@ impl Order {
     }
 }
 
-/// A comparison under its name; `not`: none of the policy's values may fit.
+/// A comparison by its name; `not`: none of the policy's values may match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Test {
     name: &'static str,
@@ -145,13 +145,13 @@ impl Operator {
     }
 }
 
-/// Milliseconds since 1970 of a date as a policy writes it: ISO 8601, a day alone, or seconds since 1970.
-/// Seconds since 1970 that a date may be given as: from 2001 to the year 5138.
+/// Milliseconds since 1970 of a date in a policy: ISO 8601, a day, or seconds since 1970.
+/// The range of a date in seconds since 1970: from 2001 to the year 5138.
 const SECONDS: std::ops::Range<i64> = 1_000_000_000..100_000_000_000;
 
 fn date(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<i64>() {
-        // A bare year, or a date without its dashes, would be a moment in 1970.
+        // A bare year, or a date without its dashes, would be a time in 1970.
         return (SECONDS.contains(&seconds)).then_some(seconds * 1000);
     }
     let whole = text.parse::<jiff::Timestamp>().ok();
@@ -163,7 +163,7 @@ fn number(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|n| n.is_finite())
 }
 
-/// ARNs are compared part by part: a star does not reach over a colon, but in the last part.
+/// ARNs are compared part by part: a star does not match a colon, except in the last part.
 fn arn_fits(pattern: &str, arn: &str) -> bool {
     let (want, have): (Vec<&str>, Vec<&str>) = (pattern.splitn(6, ':').collect(), arn.splitn(6, ':').collect());
     want.len() == 6 && have.len() == 6 && want.iter().zip(&have).all(|(w, h)| wild(w, h, false))
@@ -181,14 +181,14 @@ impl Compare {
         };
         match self {
             _ if good => Ok(()),
-            Self::Arn => Err("is no ARN of six parts"),
+            Self::Arn => Err("is not an ARN with six parts"),
             Self::Bool | Self::Null => Err("is neither true nor false"),
-            Self::Number(_) => Err("is no number"),
-            _ => Err("is no date: say it as 2027-01-31T00:00:00Z, or in seconds since 1970"),
+            Self::Number(_) => Err("is not a number"),
+            _ => Err("is not a date: use a form such as 2027-01-31T00:00:00Z, or seconds since 1970"),
         }
     }
 
-    /// How it reads a value, if it compares texts.
+    /// How it interprets a value, if it compares texts.
     const fn reading(self) -> Option<Reading> {
         match self {
             Self::Text => Some(Reading::Exact),
@@ -199,7 +199,7 @@ impl Compare {
         }
     }
 
-    /// Whether it can compare what such a key holds.
+    /// Whether it can compare a value of this type.
     const fn suits(self, sort: Sort) -> bool {
         match self {
             Self::Null => true,
@@ -225,12 +225,12 @@ impl Compare {
     }
 }
 
-/// What a request has under a condition key.
+/// The value of a condition key in a request.
 enum Found {
     Absent,
-    /// One value; of the volume service, all names that it goes by.
+    /// One value; for the volume service, all of its names.
     One(Vec<String>),
-    /// The values of several pairs whose names differ in case alone: which of them is meant, nobody can say.
+    /// The values of several pairs whose names differ only in case: which one is meant is ambiguous.
     Rivals(Vec<String>),
     Several(Vec<String>),
 }
@@ -244,12 +244,13 @@ impl Condition {
     /// A condition of a document.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for an operator or a key that is not known, an operator that cannot compare the key, a value that it can
-    /// never be, a key with several values without `ForAnyValue:` or `ForAllValues:`.
+    /// [`Kind::Usage`] for an unknown operator or key, an operator that cannot compare the key, a value that the key can
+    /// never have, a key with several values without `ForAnyValue:` or `ForAllValues:`.
     pub(super) fn new(operator: &str, name: &str, values: Vec<String>) -> Result<Self> {
         let bad = |why: String| Err(Error::new(Kind::Usage, why));
         let Some(parsed) = Operator::parse(operator) else {
-            return bad(format!("{operator:?} is no operator that this build knows"));
+            let known = TESTS.map(|t| t.name).join(", ");
+            return bad(format!("{operator:?} is not a known operator; known operators: {known}"));
         };
         let key = match Key::parse(name) {
             Ok(key) => key,
@@ -271,17 +272,17 @@ impl Condition {
             }
         }
         if key.has_several() && parsed.set.is_none() && compare != Compare::Null {
-            return bad(format!("{name} has several values: say ForAnyValue:{operator} or ForAllValues:{operator}"));
+            return bad(format!("{name} has several values: use ForAnyValue:{operator} or ForAllValues:{operator}"));
         }
         Ok(Self { operator: parsed, key, name: name.to_owned(), values })
     }
 
-    /// Its operator, as documents write it.
+    /// Its operator, as in documents.
     pub(super) fn operator(&self) -> String {
         self.operator.name()
     }
 
-    /// Its key, as the document writes it.
+    /// Its key, as in the document.
     pub(super) fn key(&self) -> &str {
         &self.name
     }
@@ -290,18 +291,18 @@ impl Condition {
         &self.values
     }
 
-    /// Whether a request for an action, about a Region's keys, can make it hold: one that lacks its key, or one that has it.
+    /// Whether it can hold for a request for an action on a Region's keys, without or with its key.
     pub(super) fn can_hold(&self, action: &str, region: &str) -> bool {
         (self.key.may_be_absent_with(action) && self.compares(&[]))
             || (self.key.goes_with(action) && self.holds_with_a_value(region))
     }
 
-    /// Whether a request that has its key can make it hold.
+    /// Whether it can hold for a request that has its key.
     fn holds_with_a_value(&self, region: &str) -> bool {
         if self.operator.test.compare == Compare::Null {
             return self.compares(&[vec![]]);
         }
-        // What is no negation holds for its own values, and those are looked at one by one.
+        // A condition that is not a negation holds for its own values, which are checked one by one.
         let Some(reading) = self.operator.test.compare.reading().filter(|_| self.operator.test.not) else {
             return true;
         };
@@ -312,13 +313,13 @@ impl Condition {
         samples.into_iter().any(|names| self.compares(&[names]))
     }
 
-    /// Whether requests for an action may have its key.
+    /// Whether requests for an action can have its key.
     pub(super) fn goes_with(&self, action: &str) -> bool {
         self.key.goes_with(action)
     }
 
-    /// What is wrong with it, if no request about a Region's keys makes it hold, or a value of it can never match: such a value
-    /// is misspelt, and where it stands under a negation the condition holds for what it was to leave out.
+    /// What is wrong with it, if it can hold for no request for a Region's keys, or if one of its values can never match:
+    /// such a value is misspelt, and under a negation the condition would hold for what it should exclude.
     pub(super) fn check(&self, region: &str) -> Result<(), String> {
         self.key.check_name()?;
         let compare = self.operator.test.compare;
@@ -347,8 +348,9 @@ impl Condition {
             if fits(&here) {
                 can_match = true;
             } else if fits(&elsewhere) {
-                beside =
-                    Some(format!("the value {value:?} is AWS's alone, and can never match here: {name} is {words}"));
+                beside = Some(format!(
+                    "the value {value:?} exists only in AWS, and can never match here: {name} is {words}"
+                ));
             } else {
                 return Err(format!("the value {value:?} can never match: {name} is {words}"));
             }
@@ -356,7 +358,7 @@ impl Condition {
         beside.filter(|_| !can_match).map_or(Ok(()), Err)
     }
 
-    /// Moments that no request is made at.
+    /// Times at which no request is made.
     fn check_moments(&self, order: Order) -> Result<(), String> {
         let (first, end) = (SECONDS.start as f64, SECONDS.end as f64);
         let whole = matches!(self.key, Key::EpochTime);
@@ -379,9 +381,8 @@ impl Condition {
         Ok(())
     }
 
-    /// Whether it holds for a request, in a statement that allows or denies. Where several pairs of the encryption context go by
-    /// the key's name, a Deny fires if it does for any of them, and an Allow holds if it does for all: nobody gets by with a
-    /// second pair.
+    /// Whether it holds for a request, in a statement that allows or denies. If several pairs of the encryption context have
+    /// the key's name, a Deny matches if it does for any of them, an Allow if it does for all: a second pair cannot evade it.
     pub(super) fn holds(&self, q: &Question<'_>, allow: bool) -> bool {
         match values_of(&self.key, q) {
             Found::Absent => self.compares(&[]),
@@ -397,7 +398,7 @@ impl Condition {
         }
     }
 
-    /// Holds the policy's values against those of the request, each with all its names.
+    /// Compares the policy's values with those of the request, each with all its names.
     fn compares(&self, have: &[Vec<String>]) -> bool {
         let Operator { set, test, if_exists } = self.operator;
         if test.compare == Compare::Null {
@@ -414,7 +415,7 @@ impl Condition {
     }
 }
 
-/// What a request has under a condition key.
+/// The value of a condition key in a request.
 fn values_of(key: &Key, q: &Question<'_>) -> Found {
     let one = |value: Option<&str>| value.map_or(Found::Absent, |v| Found::One(vec![v.to_owned()]));
     let several = |values: Vec<String>| if values.is_empty() { Found::Absent } else { Found::Several(values) };
@@ -445,7 +446,7 @@ fn values_of(key: &Key, q: &Question<'_>) -> Found {
     }
 }
 
-/// A time to the millisecond, as [`date`] reads it.
+/// A time with milliseconds, as [`date`] parses it.
 fn now(at: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(at.0).map_or_else(|_| (at.0 / 1000).to_string(), |t| t.to_string())
 }

@@ -1,21 +1,22 @@
-//! The values that a condition key can have, as forms, and whether a value of a policy fits one of them.
+//! The values that a condition key can have, as forms, and whether a value of a policy matches one of them.
 //!
-//! A form is a pattern over small alphabets: `arn:aws:iam::%a:user/%n`. A value of a policy, with its own `*` and `?`, fits if
-//! some text is of the form and matches the value; that text is the [`example`]. What has no example can never match.
+//! A form is a pattern over small alphabets: `arn:aws:iam::%a:user/%n`. A value of a policy, with its own `*` and `?`,
+//! matches if some text has the form and matches the value; that text is the [`example`]. A value without an example can
+//! never match.
 
 use std::collections::VecDeque;
 
-/// The characters that a place in a form may have.
+/// The characters that are possible at a position of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Digit,
-    /// Of Regions: lower-case letters, digits, dashes.
+    /// Regions: lower-case letters, digits, dashes.
     Label,
-    /// Of users' names.
+    /// Names of users.
     User,
-    /// Of names of principals, which may have a path.
+    /// Names of principals, which may have a path.
     Path,
-    /// All but a colon: a part of an ARN.
+    /// Everything except a colon: a part of an ARN.
     Part,
     Any,
 }
@@ -42,17 +43,17 @@ impl Class {
 enum Step {
     Char(char),
     One(Class),
-    /// None or more.
+    /// Zero or more.
     Many(Class),
 }
 
-/// What texts of one kind look like.
+/// The form of texts of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Form(Vec<Step>);
 
 impl Form {
-    /// A form from its notation: `%a` an account, `%r` a Region, `%u` a user's name, `%n` a name with a path, `%c` part of an
-    /// ARN, `%t` any text, `%x` any text that is not empty; all else is itself.
+    /// Parses the notation of a form: `%a` an account, `%r` a Region, `%u` a user's name, `%n` a name with a path, `%c` a
+    /// part of an ARN, `%t` any text, `%x` any non-empty text; everything else is literal.
     pub(super) fn of(notation: &str) -> Self {
         let (mut steps, mut chars) = (Vec::new(), notation.chars());
         while let Some(c) = chars.next() {
@@ -71,12 +72,12 @@ impl Form {
         Self(steps)
     }
 
-    /// Its six parts, as of an ARN.
+    /// Its six parts, as an ARN.
     fn parts(&self) -> Vec<&[Step]> {
         self.0.splitn(6, |s| *s == Step::Char(':')).collect()
     }
 
-    /// Texts of it that differ as much as a few can: to find one that no pattern covers.
+    /// A few texts of this form that differ as much as possible, to find one that no pattern matches.
     pub(super) fn samples(&self) -> Vec<String> {
         let class = |s: &Step| if let Step::One(class) | Step::Many(class) = s { Some(*class) } else { None };
         let open = self.0.iter().find_map(class);
@@ -101,11 +102,11 @@ enum Token {
     Many,
 }
 
-/// How a value of a policy is held against texts.
+/// How a value of a policy is compared with texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     Exact,
-    /// The same, whatever the case; the value is folded.
+    /// Equal, ignoring case; the value is case-folded.
     AnyCase,
     /// With `*` and `?`.
     Wild,
@@ -118,7 +119,7 @@ fn tokens(value: &str, reading: Reading) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
     for c in value.chars() {
         match c {
-            // Several stars are one.
+            // Consecutive stars are equivalent to one.
             '*' if open && tokens.last() == Some(&Token::Many) => {}
             '*' if open => tokens.push(Token::Many),
             '?' if open => tokens.push(Token::One),
@@ -128,7 +129,7 @@ fn tokens(value: &str, reading: Reading) -> Vec<Token> {
     tokens
 }
 
-/// The character that both allow.
+/// A character that both allow.
 fn both(token: Token, step: Step, any_case: bool) -> Option<char> {
     let same = |c: char, of: char| c == of || (any_case && c == of.to_ascii_lowercase());
     match (token, step) {
@@ -139,10 +140,10 @@ fn both(token: Token, step: Step, any_case: bool) -> Option<char> {
     }
 }
 
-/// The shortest text that matches a value and is of a form.
+/// The shortest text that matches a value and has a form.
 fn shortest(value: &[Token], form: &[Step], any_case: bool) -> Option<String> {
     let width = form.len() + 1;
-    // By place in both: where it was come from, and by which character.
+    // By position in both: the previous position, and the character between them.
     let mut from: Vec<Option<(usize, Option<char>)>> = vec![None; (value.len() + 1) * width];
     let mut done = vec![false; from.len()];
     let mut queue = VecDeque::from([(0, None)]);
@@ -182,14 +183,14 @@ fn shortest(value: &[Token], form: &[Step], any_case: bool) -> Option<String> {
     Some(text.into_iter().rev().collect())
 }
 
-/// A text of the form that a value of a policy matches, of at most `longest` bytes.
+/// A text of the form that matches a value of a policy, of at most `longest` bytes.
 pub(super) fn example(value: &str, reading: Reading, form: &Form, longest: usize) -> Option<String> {
-    // No text has so many characters, and the search takes time by length.
+    // No text has that many characters, and the search time depends on the length.
     if value.chars().filter(|c| *c != '*').count() > longest {
         return None;
     }
     let found = match reading {
-        // A lone star is every ARN.
+        // A single star matches every ARN.
         Reading::Arn if value != "*" => {
             let (parts, forms): (Vec<&str>, Vec<&[Step]>) = (value.splitn(6, ':').collect(), form.parts());
             let part = |(value, form): (&&str, &&[Step])| shortest(&tokens(value, reading), form, false);

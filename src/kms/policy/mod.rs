@@ -1,18 +1,17 @@
-//! Key policies: who may do what with a KMS key, in the language of AWS's policy documents.
-//!
-//! A policy is parsed whole ([`Policy::parse`]): what this build does not understand is refused, never passed over when it is
-//! asked. Asking ([`Policy::verdict`]) cannot fail. When it is put, a policy is checked against its key as well
-//! ([`Policy::check`]): a statement that could never match is refused. That is not asked again of a policy that is kept.
+//! Key policies: who may do what with a KMS key, in the language of AWS policy documents.
+//! A policy is parsed as a whole ([`Policy::parse`]): what this build does not understand is refused, never ignored. Evaluation
+//! ([`Policy::verdict`]) cannot fail. When it is put, a policy is also checked against its key ([`Policy::check`]): a statement
+//! that could never match is refused. Stored policies are not checked again.
 //!
 //! | in a document | here |
 //! |---|---|
-//! | `Version` | 2012-10-17, 2008-10-17 (the one that is meant when it is left out) |
+//! | `Version` | 2012-10-17, 2008-10-17 (the default) |
 //! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user or role by ARN), `{"Service": …}` |
-//! | `NotPrincipal` | refused: with a service that acts for people it denies more, and allows more, than it says |
-//! | `Action`, `NotAction` | an action of `words`, or `*`; `*` and `?` stand for any characters and for one; the case does not matter |
+//! | `NotPrincipal` | refused: with a service that acts on behalf of users, it denies more, and allows more, than it says |
+//! | `Action`, `NotAction` | an action of `words`, or `*`; `*` matches any characters, `?` matches one; case-insensitive |
 //! | `Resource`, `NotResource` | `*`, or ARNs of keys with `*` and `?` |
 //! | `Condition` | see [`condition`] |
-//! | variables (`${aws:username}`) | refused under version 2012-10-17; under 2008-10-17 they are plain text, as in AWS |
+//! | variables (`${aws:username}`) | refused in version 2012-10-17; plain text in 2008-10-17, as in AWS |
 //!
 //! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
 //! policies in AWS KMS", "Condition keys for AWS KMS".
@@ -31,11 +30,11 @@ use serde_json::{Map, Value};
 pub use parse::MAX_POLICY;
 pub use words::EXPORT_VOLUME_KEY;
 
-/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal. Policies may also name it as
-/// AWS's volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
+/// The name of coffer's volume service, in `kms:ViaService` and as a service principal. Policies may also use the name of AWS's
+/// volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
 pub const VOLUME_SERVICE: &str = "ec2.coffer";
 
-/// A policy document that was understood.
+/// A parsed policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     version: Version,
@@ -62,7 +61,7 @@ impl Version {
 struct Statement {
     sid: Option<String>,
     allow: bool,
-    /// Those of `AWS` first, then those of `Service`.
+    /// First those of `AWS`, then those of `Service`.
     principals: Vec<Principal>,
     actions: Names,
     resources: Names,
@@ -72,13 +71,13 @@ struct Statement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Principal {
     Everyone,
-    /// All of an account, if their own permissions allow it; in a Deny simply all of it.
+    /// All principals of an account, if their own permissions allow it; in a Deny, all of them.
     Account(String),
     Arn(String),
     Service(String),
 }
 
-/// What a statement is about: these, or (`not`) all but these.
+/// What a statement applies to: these, or (`not`) everything except these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Names {
     not: bool,
@@ -95,53 +94,53 @@ impl Names {
     }
 }
 
-/// What is asked of a policy.
+/// A request, as a policy sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     /// The operation, as `Decrypt`.
     pub action: &'a str,
     /// ARN of the key.
     pub resource: &'a str,
-    /// ARN of who asks.
+    /// ARN of the principal.
     pub principal: &'a str,
-    /// The service that asks for the principal. Set by coffer's service layer, never from a request.
+    /// The service that makes the request on behalf of the principal. Set by coffer's service layer, never from a request.
     pub via_service: Option<&'a str>,
-    /// Encryption context of the operation; of CreateGrant that of the grant's constraint.
+    /// Encryption context of the operation; for CreateGrant, that of the grant's constraint.
     pub context: &'a EncryptionContext,
-    /// Of an operation on grants.
+    /// The grant, for an operation on grants.
     pub grant: Option<&'a GrantFacts>,
-    /// When.
+    /// The time of the request.
     pub now: Timestamp,
 }
 
-/// What a policy may want to know of a grant that is made, listed or revoked.
+/// The properties of a grant that conditions can test when it is created, listed or revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GrantFacts {
-    /// Whether a service asks, for a resource of its own such as a volume.
+    /// Whether a service makes the request for a resource of its own, such as a volume.
     pub for_aws_resource: bool,
-    /// What it lets its grantee do.
+    /// The operations that it allows.
     pub operations: Vec<String>,
 }
 
-/// What a policy answers.
+/// The result of evaluating a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// A Deny fits: nothing else counts.
+    /// A Deny matches, which overrides everything else.
     Denied,
-    /// An Allow names the principal.
+    /// An Allow for the principal matches.
     Allowed,
-    /// An Allow names the principal's account: its own permissions decide.
+    /// An Allow for the principal's account matches: the principal's own permissions decide.
     Delegated,
-    /// Nothing fits.
+    /// No statement matches.
     Silent,
 }
 
-/// The account in an ARN.
+/// The account of an ARN.
 pub(super) fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|a| !a.is_empty())
 }
 
-/// The Region in an ARN.
+/// The Region of an ARN.
 fn region_of(arn: &str) -> &str {
     arn.split(':').nth(3).unwrap_or_default()
 }
@@ -161,7 +160,7 @@ fn is_root(arn: &str) -> bool {
 }
 
 impl Principal {
-    /// Whether it means the principal that asks, and whether by its account alone.
+    /// Whether it matches the principal, and whether only by its account.
     fn matches(&self, q: &Question<'_>) -> Option<ByAccount> {
         let (arn, fits) = (q.principal, |yes: bool, by| yes.then_some(by));
         match self {
@@ -173,7 +172,7 @@ impl Principal {
                 fits(own, ByAccount(false))
             }
             Self::Account(id) => {
-                // A service is of no account: it is named by itself, or by a grant.
+                // A service belongs to no account: it is named itself, or by a grant.
                 let member = account_of(arn) == Some(id) && service_of(arn).is_none();
                 fits(member, ByAccount(!is_root(arn)))
             }
@@ -204,7 +203,8 @@ impl Statement {
 }
 
 impl Policy {
-    /// The policy of a key that was given none: the account's root may do all, and lets the account's own permissions decide.
+    /// The default policy: the account's root may do everything, and principals of the account what their own permissions
+    /// allow.
     #[must_use]
     pub fn of_account(account: &str) -> Self {
         let root = Principal::Account(account.to_owned());
@@ -212,12 +212,12 @@ impl Policy {
         Self { version: Version::V2012, id: Some("key-default-1".to_owned()), statements: vec![all] }
     }
 
-    /// The policy of the service-managed key of volumes: for everybody in the account who comes through the service.
+    /// The policy of the service-managed key of volumes: every principal of the account, through the service.
     #[must_use]
     pub fn of_volume_service(account: &str) -> Self {
         let uses = ["Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "CreateGrant", "DescribeKey"];
         let uses: Vec<String> = uses.iter().map(|u| format!("kms:{u}")).collect();
-        // Not for everybody who uses a volume: the account's administrators alone may take a data key out of coffer.
+        // Not for everyone who uses a volume: only the account's administrators may export a data key.
         let looks = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant", "kms:ExportVolumeKey"];
         let through = vec![
             Condition::string_equals("kms:CallerAccount", words::Key::Account, account),
@@ -236,7 +236,7 @@ impl Policy {
         Self { version: Version::V2012, id: Some("auto-ebs-2".to_owned()), statements }
     }
 
-    /// What the policy says to a question. A Deny wins over every Allow.
+    /// Evaluates a request. A Deny overrides every Allow.
     #[must_use]
     pub fn verdict(&self, q: &Question<'_>) -> Verdict {
         let mut verdict = Verdict::Silent;
@@ -257,10 +257,10 @@ impl Policy {
         verdict
     }
 
-    /// The document, as people read it.
+    /// The document, formatted for people.
     #[must_use]
     pub fn pretty(&self) -> String {
-        // serde_json sorts an object's fields: the order that people are used to is made here.
+        // serde_json sorts an object's fields; this uses the customary order.
         let mut out = format!("{{\n  \"Version\": \"{}\",\n", self.version.name());
         if let Some(id) = &self.id {
             out.push_str(&format!("  \"Id\": {},\n", Value::from(id.as_str())));
@@ -273,7 +273,7 @@ impl Policy {
     }
 }
 
-/// One value alone, several as a list.
+/// A single value as it is, several as a list.
 fn one_or_list(values: &[String]) -> Value {
     match values {
         [one] => Value::from(one.as_str()),
@@ -332,18 +332,18 @@ impl Statement {
     }
 }
 
-/// A text without its case, by Unicode's full case folding: what differs in case alone is the same in it. (Lower case is not
-/// enough: of the two small sigmas of Greek, it makes one or the other, by their place.)
+/// Unicode's full case folding: texts that differ only in case become equal. (Lower case is not enough: it maps a Greek capital
+/// sigma to one of two small ones, by its position.)
 pub(super) fn fold_case(text: &str) -> String {
     unicase::UniCase::new(text).to_folded_case()
 }
 
-/// Whether a text fits a pattern in which `*` stands for any characters and `?` for one.
+/// Whether a text matches a pattern in which `*` matches any characters and `?` matches one.
 fn wild(pattern: &str, text: &str, any_case: bool) -> bool {
     let fold = |s: &str| if any_case { fold_case(s) } else { s.to_owned() };
     let (pattern, text): (Vec<char>, Vec<char>) = (fold(pattern).chars().collect(), fold(text).chars().collect());
     let (mut p, mut t) = (0, 0);
-    // Where to go on when what follows the last star does not fit.
+    // Where to continue if what follows the last star does not match.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match pattern.get(p) {

@@ -1,4 +1,4 @@
-//! From text to a policy. Strict: a field that is unknown, comes twice or has another type is refused, with the place of it.
+//! Parses a policy. Strict: a field that is unknown, repeated or of the wrong type is refused, with its location.
 
 use super::condition::Condition;
 use super::words::{could_name_an_action, is_service_principal, names_an_action};
@@ -15,10 +15,10 @@ pub const MAX_POLICY: usize = 32_768;
 pub(super) fn malformed(at: &str, why: impl fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("key policy: {at}: {why}"))
         .reason(Reason::MalformedPolicy)
-        .hint("docs/kms.md says what a key policy may hold")
+        .hint("see docs/kms.md for what a key policy may contain")
 }
 
-/// JSON whose objects keep their fields as they came; one that comes twice is an error.
+/// JSON whose objects keep the order of their fields; a repeated field is an error.
 enum Json {
     Null,
     Bool(bool),
@@ -34,7 +34,7 @@ impl Json {
             Self::Null => "null",
             Self::Bool(_) => "true or false",
             Self::Number(_) => "a number",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
         }
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Json {
                 let mut fields: Vec<(String, Json)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, Json>()? {
                     if fields.iter().any(|(n, _)| *n == name) {
-                        return Err(serde::de::Error::custom(format!("the field {name:?} comes twice")));
+                        return Err(serde::de::Error::custom(format!("the field {name:?} is repeated")));
                     }
                     fields.push((name, value));
                 }
@@ -92,18 +92,18 @@ impl<'de> Deserialize<'de> for Json {
 fn object(json: Json, at: &str) -> Result<Vec<(String, Json)>> {
     match json {
         Json::Object(fields) => Ok(fields),
-        other => Err(malformed(at, format!("an object is wanted, not {}", other.kind()))),
+        other => Err(malformed(at, format!("must be an object, not {}", other.kind()))),
     }
 }
 
 fn text(json: Json, at: &str) -> Result<String> {
     match json {
         Json::Text(text) => Ok(text),
-        other => Err(malformed(at, format!("a text is wanted, not {}", other.kind()))),
+        other => Err(malformed(at, format!("must be a string, not {}", other.kind()))),
     }
 }
 
-/// A text, or a list of them that is not empty.
+/// A string, or a non-empty list of strings.
 fn texts(json: Json, at: &str) -> Result<Vec<String>> {
     match json {
         Json::List(list) if list.is_empty() => Err(malformed(at, "the list is empty")),
@@ -112,7 +112,7 @@ fn texts(json: Json, at: &str) -> Result<Vec<String>> {
     }
 }
 
-/// Values of a condition: texts, and numbers and booleans as texts.
+/// Values of a condition: strings, and numbers and booleans as strings.
 fn values(json: Json, at: &str) -> Result<Vec<String>> {
     let one = |json: Json, at: &str| match json {
         Json::Bool(value) => Ok(value.to_string()),
@@ -140,29 +140,29 @@ fn aws_principal(name: String, at: &str) -> Result<Principal> {
     let bad = |why: &str| Err(malformed(at, format!("{name:?} {why}")));
     let fields: Vec<&str> = name.splitn(6, ':').collect();
     let ["arn", "aws", "iam" | "sts", "", account, resource] = fields[..] else {
-        return bad("is no principal: say *, an account, or the ARN of an account's root, a user or a role");
+        return bad("is not a principal: use *, an account id, or the ARN of an account's root, a user or a role");
     };
     if !is_account(account) {
-        return bad("names no account of 12 digits");
+        return bad("has no account id of 12 digits");
     }
     if name.contains(['*', '?']) {
-        return bad("has a wildcard: a principal is named whole; use a condition on aws:PrincipalArn");
+        return bad("has a wildcard, which a principal cannot have: use a condition on aws:PrincipalArn");
     }
     let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
     match (fields[2], resource.split_once('/')) {
         ("iam", None) if resource == "root" => Ok(Principal::Account(account.to_owned())),
-        (_, Some((_, rest))) if rest.is_empty() || !rest.chars().all(good) => {
-            bad("has no name that a principal can have")
-        }
+        (_, Some((_, rest))) if rest.is_empty() || !rest.chars().all(good) => bad("is not a valid name of a principal"),
         ("iam", Some(("user" | "role", _))) | ("sts", Some(("assumed-role", _))) => Ok(Principal::Arn(name)),
-        _ => bad("names neither root, nor a user, nor a role"),
+        _ => bad("is not the ARN of root, a user or a role"),
     }
 }
 
 fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
     let fields = match json {
         Json::Text(all) if all == "*" => return Ok(vec![Principal::Everyone]),
-        Json::Text(other) => return Err(malformed(at, format!("{other:?} is neither \"*\" nor an object with AWS"))),
+        Json::Text(other) => {
+            return Err(malformed(at, format!("{other:?} is neither \"*\" nor an object with AWS or Service")));
+        }
         json => object(json, at)?,
     };
     let (mut named, mut services) = (Vec::new(), Vec::new());
@@ -177,24 +177,25 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
             "Service" => {
                 for name in texts(value, &at)? {
                     if !is_service_principal(&name) {
-                        let why = "is no service here: say ec2.coffer, or ec2.amazonaws.com, which means the same";
+                        let why =
+                            "is not a supported service: use ec2.coffer or ec2.amazonaws.com, which mean the same";
                         return Err(malformed(&at, format!("{name:?} {why}")));
                     }
                     services.push(Principal::Service(name));
                 }
             }
-            _ => return Err(malformed(&at, "principals are AWS or Service; this build knows no others")),
+            _ => return Err(malformed(&at, "the type of a principal must be AWS or Service")),
         }
     }
     named.append(&mut services);
     if named.is_empty() {
-        return Err(malformed(at, "it names nobody"));
+        return Err(malformed(at, "it has no principal"));
     }
     Ok(named)
 }
 
 fn no_action(at: &str, pattern: &str) -> Error {
-    malformed(at, format!("{pattern:?} is no action that AWS KMS or coffer has: it would never be asked about"))
+    malformed(at, format!("{pattern:?} is not an action of AWS KMS or coffer, and could never match"))
 }
 
 fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
@@ -203,7 +204,7 @@ fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
         let name = pattern.split_once(':').filter(|(service, _)| service.eq_ignore_ascii_case("kms")).map(|(_, n)| n);
         let good = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"*?".contains(&b));
         if pattern != "*" && !name.is_some_and(good) {
-            return Err(malformed(at, format!("{pattern:?} is no action of a key, as kms:Decrypt is, and not *")));
+            return Err(malformed(at, format!("{pattern:?} is neither * nor an action such as kms:Decrypt")));
         }
         if !could_name_an_action(pattern) {
             return Err(no_action(at, pattern));
@@ -216,18 +217,18 @@ fn resources(json: Json, not: bool, at: &str) -> Result<Names> {
     let patterns = texts(json, at)?;
     for pattern in &patterns {
         if pattern != "*" && !(pattern.starts_with("arn:") && pattern.splitn(6, ':').count() == 6) {
-            return Err(malformed(at, format!("{pattern:?} is neither * nor an ARN of six parts")));
+            return Err(malformed(at, format!("{pattern:?} is neither * nor an ARN with six parts")));
         }
         if pattern != "*" && !can_be_a_key(pattern) {
             let why =
-                "is the ARN of no key, as arn:aws:kms:REGION:ACCOUNT:key/ID is: say * for the key that has the policy";
+                "is not the ARN of a key (arn:aws:kms:REGION:ACCOUNT:key/ID): use * for the key that has the policy";
             return Err(malformed(at, format!("{pattern:?} {why}")));
         }
     }
     Ok(Names { not, patterns })
 }
 
-/// Whether there may be a key whose ARN fits: aliases and other services' resources are never asked about.
+/// Whether the ARN of a key can match: aliases and resources of other services never occur in requests.
 fn can_be_a_key(pattern: &str) -> bool {
     let fields: Vec<&str> = pattern.splitn(6, ':').collect();
     let [_, partition, service, region, account, resource] = fields[..] else { return false };
@@ -236,7 +237,7 @@ fn can_be_a_key(pattern: &str) -> bool {
     let region_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-*?".contains(&c);
     let account_good =
         is_account(account) || (is_open(account) && account.bytes().all(|b| b.is_ascii_digit() || b"*?".contains(&b)));
-    // Up to its first wildcard, it is as far as it goes what all keys begin with.
+    // Up to its first wildcard, it must be a prefix of a key's ARN.
     let fixed = resource.split(['*', '?']).next().unwrap_or_default();
     let resource_good = match fixed.strip_prefix("key/") {
         Some(id) if is_open(resource) => {
@@ -259,28 +260,28 @@ fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
         let at = format!("{at}.{operator}");
         let keys = object(keys, &at)?;
         if keys.is_empty() {
-            return Err(malformed(&at, "it compares nothing"));
+            return Err(malformed(&at, "it has no condition key"));
         }
         let mut names = HashSet::new();
         for (key, wanted) in keys {
             let at = format!("{at}.{key}");
             if !names.insert(key.to_ascii_lowercase()) {
-                return Err(malformed(&at, "this key comes twice here, and case does not tell condition keys apart"));
+                return Err(malformed(&at, "this condition key is repeated (condition keys are case-insensitive)"));
             }
             let wanted = values(wanted, &at)?;
             found.push(Condition::new(&operator, &key, wanted).map_err(|e| malformed(&at, e.what()))?);
         }
     }
-    // As they are printed: sorted, so that printing and parsing a policy changes nothing.
+    // Sorted, as they are printed, so that printing and parsing a policy changes nothing.
     found.sort_by(|a, b| (a.operator(), a.key()).cmp(&(b.operator(), b.key())));
     Ok(found)
 }
 
-/// Takes a place that may be filled once.
+/// Sets a field that may be set once.
 fn once<T>(slot: &mut Option<T>, value: T, at: &str, rival: &str) -> Result<()> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(malformed(at, format!("{rival} is there too: one of them is enough"))),
+        Some(_) => Err(malformed(at, format!("cannot be used together with {rival}"))),
     }
 }
 
@@ -308,17 +309,18 @@ fn statement(json: Json, at: &str) -> Result<Statement> {
             "Resource" => once(&mut resource, resources(value, false, &here)?, &here, "NotResource")?,
             "NotResource" => once(&mut resource, resources(value, true, &here)?, &here, "Resource")?,
             "Condition" => condition = conditions(value, &here)?,
-            _ => return Err(malformed(&here, "a statement has no such field")),
+            _ => return Err(malformed(&here, "is not a field of a statement")),
         }
     }
-    // What covers no action allows nothing by an Action, and denies all by a NotAction; the other two would open more than they say.
+    // A pattern that matches no action is harmless in an Allow with Action and a Deny with NotAction; the other two would
+    // allow more than they say.
     if let (Some(allow), Some(names)) = (effect, &action)
         && allow == names.not
         && let Some(empty) = names.patterns.iter().find(|p| !names_an_action(p))
     {
         return Err(no_action(&format!("{at}.{}", if names.not { "NotAction" } else { "Action" }), empty));
     }
-    let missing = |field: &str| malformed(at, format!("its {field} is missing"));
+    let missing = |field: &str| malformed(at, format!("it has no {field}"));
     Ok(Statement {
         sid,
         allow: effect.ok_or_else(|| missing("Effect"))?,
@@ -329,12 +331,12 @@ fn statement(json: Json, at: &str) -> Result<Statement> {
     })
 }
 
-/// Policy variables: what is not filled in must not be compared as if it were meant so.
+/// Refuses policy variables: a variable that is not substituted must not be compared literally.
 fn refuse_variables(policy: &Policy) -> Result<()> {
     for (i, statement) in policy.statements.iter().enumerate() {
         let values = statement.conditions.iter().flat_map(|c| c.values());
         if let Some(found) = values.chain(&statement.resources.patterns).find(|v| v.contains("${")) {
-            let why = format!("{found:?} has a policy variable, which this build does not fill in");
+            let why = format!("{found:?} has a policy variable, which is not supported");
             return Err(malformed(&format!("Statement[{i}]"), why));
         }
     }
@@ -342,18 +344,18 @@ fn refuse_variables(policy: &Policy) -> Result<()> {
 }
 
 impl Policy {
-    /// Reads a policy document, such as one that a key has. One that is to be put is [`Policy::check`]ed as well.
+    /// Parses a policy document, such as a stored one. A new one is also [`Policy::check`]ed.
     ///
     /// # Errors
-    /// [`Kind::Usage`]: MalformedPolicyDocumentException naming the place and what is wrong there; ValidationException for one
-    /// above [`MAX_POLICY`] bytes.
+    /// [`Kind::Usage`]: MalformedPolicyDocumentException naming the location and what is wrong there; ValidationException for
+    /// more than [`MAX_POLICY`] bytes.
     pub fn parse(document: &str) -> Result<Self> {
         if document.len() > MAX_POLICY {
-            let what = format!("key policy: {} bytes, and at most {MAX_POLICY} are allowed", document.len());
-            return Err(Error::new(Kind::Usage, what).hint("name several principals or actions in one statement"));
+            let what = format!("key policy: {} bytes exceed the limit of {MAX_POLICY}", document.len());
+            return Err(Error::new(Kind::Usage, what).hint("combine principals and actions in fewer statements"));
         }
         let json: Json =
-            serde_json::from_str(document).map_err(|e| malformed("the document", format!("no JSON: {e}")))?;
+            serde_json::from_str(document).map_err(|e| malformed("the document", format!("not valid JSON: {e}")))?;
         let (mut version, mut id, mut statements) = (Version::V2008, None, None);
         for (name, value) in object(json, "the document")? {
             match &*name {
@@ -366,10 +368,10 @@ impl Policy {
                 },
                 "Id" => id = Some(text(value, "Id")?),
                 "Statement" => statements = Some(read_statements(value)?),
-                _ => return Err(malformed(&name, "a policy has no such field")),
+                _ => return Err(malformed(&name, "is not a field of a policy")),
             }
         }
-        let statements = statements.ok_or_else(|| malformed("the document", "its Statement is missing"))?;
+        let statements = statements.ok_or_else(|| malformed("the document", "it has no Statement"))?;
         let policy = Self { version, id, statements };
         if version == Version::V2012 {
             refuse_variables(&policy)?;

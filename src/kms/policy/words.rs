@@ -1,5 +1,5 @@
-//! The words that a policy may use: the actions, condition keys and services that AWS has, and which of them this build can
-//! evaluate. A word that is in none of these lists is misspelt: a Deny with it would never fire, so it is refused when it is put.
+//! The vocabulary of policies: the actions, condition keys and services of AWS, and which of them this build can evaluate. A
+//! word in none of these lists is misspelt: a Deny with it would never match, so it is refused.
 //!
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
 //! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
@@ -8,10 +8,10 @@ use super::forms::{Form, Reading};
 use super::{VOLUME_SERVICE, fold_case, wild};
 use crate::cipher::wrap::MAX_CONTEXT;
 
-/// What asks for a volume's data key in clear (`coffer volume export-key`): coffer's own, AWS has no such operation.
+/// The export of a volume's plaintext data key (`coffer volume export-key`): coffer's own action, which AWS does not have.
 pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
 
-/// AWS's actions, whether this build has the operation or not; then coffer's own.
+/// AWS's actions, whether this build implements the operation or not; then coffer's own.
 const ACTIONS: [&str; 56] = [
     "CancelKeyDeletion",
     "ConnectCustomKeyStore",
@@ -71,12 +71,12 @@ const ACTIONS: [&str; 56] = [
     EXPORT_VOLUME_KEY,
 ];
 
-/// Whether a pattern such as `kms:Decrypt` or `kms:*Grant*` covers at least one action.
+/// Whether a pattern such as `kms:Decrypt` or `kms:*Grant*` matches at least one action.
 pub(super) fn names_an_action(pattern: &str) -> bool {
     pattern == "*" || ACTIONS.iter().any(|a| wild(pattern, &format!("kms:{a}"), true))
 }
 
-/// Whether there could be an action that a pattern covers: what stands before its first wildcard begins one.
+/// Whether an action could match a pattern: the part before its first wildcard is a prefix of one.
 pub(super) fn could_name_an_action(pattern: &str) -> bool {
     match pattern.find(['*', '?']) {
         Some(at) => names_an_action(&format!("{}*", &pattern[..at])),
@@ -84,12 +84,12 @@ pub(super) fn could_name_an_action(pattern: &str) -> bool {
     }
 }
 
-/// Whether at least one action is left that a statement is about, so that it can ever be asked about.
+/// Whether a statement applies to at least one action, so that it can match at all.
 pub(super) fn is_about_an_action(covers: impl Fn(&str) -> bool) -> bool {
     ACTIONS.iter().any(|a| covers(&format!("kms:{a}")))
 }
 
-/// What a grant may allow here: the values of `kms:GrantOperations`.
+/// The operations that a grant can allow: the values of `kms:GrantOperations`.
 pub(super) const GRANT_OPERATIONS: [&str; 9] = [
     "CreateGrant",
     "Decrypt",
@@ -102,7 +102,7 @@ pub(super) const GRANT_OPERATIONS: [&str; 9] = [
     "RetireGrant",
 ];
 
-/// What a grant may allow in AWS alone, with keys that there are none of here.
+/// Operations that a grant can allow only in AWS, for types of keys that coffer does not have.
 pub(super) const GRANT_OPERATIONS_ELSEWHERE: [&str; 8] = [
     "DeriveSharedSecret",
     "GenerateDataKeyPair",
@@ -117,7 +117,7 @@ pub(super) const GRANT_OPERATIONS_ELSEWHERE: [&str; 8] = [
 const PRINCIPAL_TYPES: [&str; 2] = ["Account", "User"];
 const PRINCIPAL_TYPES_ELSEWHERE: [&str; 3] = ["Anonymous", "AssumedRole", "FederatedUser"];
 
-/// Services of AWS that use keys for their callers (KMS Developer Guide, "kms:ViaService"): of these, coffer is `ec2` alone.
+/// AWS services that use keys on behalf of callers (KMS Developer Guide, "kms:ViaService"); coffer is only `ec2`.
 const SERVICES: &str = "airflow appflow apprunner athena auditmanager backup backup-gateway cassandra codeartifact \
     codeguru-reviewer comprehend connect directoryservice dms dynamodb ec2 ecr eks elasticfilesystem es finspace firehose \
     forecast fsx geo glue groundstation healthlake importexport iotsitewise kafka kendra kinesis kinesisvideo lambda lex \
@@ -132,7 +132,7 @@ pub(super) enum Key {
     ViaService,
     /// `kms:CallerAccount` and `aws:PrincipalAccount` are the same here.
     Account,
-    /// The value of one pair of the encryption context; its name as [`fold_case`] has it.
+    /// The value of one pair of the encryption context; its name is case-folded ([`fold_case`]).
     Pair(String),
     ContextKeys,
     GrantIsForAwsResource,
@@ -144,7 +144,7 @@ pub(super) enum Key {
     EpochTime,
 }
 
-/// What a condition key holds: says which operators can compare it.
+/// The type of a condition key's value, which determines the operators that can compare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     Text,
@@ -156,7 +156,7 @@ pub(super) enum Sort {
     Seconds,
 }
 
-/// What the condition key of one pair of the encryption context begins with.
+/// The prefix of condition keys for a pair of the encryption context.
 const CONTEXT: &str = "kms:encryptioncontext:";
 
 const KEYS: [(&str, Key); 11] = [
@@ -173,7 +173,7 @@ const KEYS: [(&str, Key); 11] = [
     ("aws:EpochTime", Key::EpochTime),
 ];
 
-/// Keys of AWS that no request here has a value for. Absent, they would make a Deny silent; so they are refused.
+/// AWS's condition keys for which no request here has a value. They are refused, because a Deny on them would never match.
 const ELSEWHERE: [&str; 74] = [
     "aws:CalledVia",
     "aws:CalledViaFirst",
@@ -252,10 +252,10 @@ const ELSEWHERE: [&str; 74] = [
 ];
 
 impl Key {
-    /// The key of that name, whatever its case.
+    /// The condition key of that name, case-insensitively.
     ///
     /// # Errors
-    /// Why there is none: one that AWS has and this build cannot evaluate, or one that nobody knows.
+    /// Why there is none: AWS has it but this build cannot evaluate it, or it is unknown.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
         let folded = fold_case(name);
         if let Some(pair) = folded.strip_prefix(CONTEXT).filter(|p| !p.is_empty()) {
@@ -266,13 +266,13 @@ impl Key {
         }
         let known: Vec<&str> = KEYS.iter().map(|(known, _)| *known).chain(["kms:EncryptionContext:NAME"]).collect();
         let why = match ELSEWHERE.iter().any(|k| wild(k, name, true)) {
-            true => "is a condition key of AWS that this build cannot evaluate",
-            false => "is no condition key that this build knows",
+            true => "is an AWS condition key that coffer does not support",
+            false => "is not a known condition key",
         };
-        Err(format!("{name:?} {why}; it knows {}", known.join(", ")))
+        Err(format!("{name:?} {why}; supported keys: {}", known.join(", ")))
     }
 
-    /// Whether a request may have several values of it.
+    /// Whether a request can have several values for it.
     pub(super) const fn has_several(&self) -> bool {
         matches!(self, Self::ContextKeys | Self::GrantOperations)
     }
@@ -287,21 +287,21 @@ impl Key {
         }
     }
 
-    /// What is wrong with a text that this key is to be equal to, if it never can be. This is what reading a policy refuses;
-    /// what putting one refuses as well is said by [`Key::values`].
+    /// What is wrong with a value that this key can never be equal to. Parsing a policy refuses these; putting one also refuses
+    /// those that [`Key::values`] excludes.
     pub(super) fn check_text(&self, value: &str, any_case: bool) -> Result<(), &'static str> {
         let same = |word: &str| if any_case { word.eq_ignore_ascii_case(value) } else { word == value };
         match self {
             Self::GrantOperations if !GRANT_OPERATIONS.iter().chain(&GRANT_OPERATIONS_ELSEWHERE).any(|w| same(w)) => {
-                Err("is no operation of a grant")
+                Err("is not an operation that a grant can allow")
             }
             Self::PrincipalType if !PRINCIPAL_TYPES.iter().chain(&PRINCIPAL_TYPES_ELSEWHERE).any(|w| same(w)) => {
-                Err("is no type of a principal")
+                Err("is not a type of principal")
             }
-            Self::PrincipalArn if !value.starts_with("arn:") => Err("is no ARN"),
-            Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
+            Self::PrincipalArn if !value.starts_with("arn:") => Err("is not an ARN"),
+            Self::Account if !super::parse::is_account(value) => Err("is not an account id of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
-                Err("is no service, as ec2.coffer and ec2.us-east-1.amazonaws.com are")
+                Err("is not a service name such as ec2.coffer or ec2.us-east-1.amazonaws.com")
             }
             Self::GrantIsForAwsResource if !["true", "false"].iter().any(|w| same(w)) => {
                 Err("is neither true nor false")
@@ -315,16 +315,16 @@ impl Key {
 pub(super) struct Values {
     /// In a request here.
     pub(super) here: Vec<Form>,
-    /// In AWS alone: no mistake, but it takes another value beside it to make a condition hold.
+    /// Only in AWS: not a mistake, but a condition needs another value beside it to hold.
     pub(super) elsewhere: Vec<Form>,
     /// The longest, bytes.
     pub(super) longest: usize,
-    /// What it is, in words.
+    /// A description.
     pub(super) words: String,
 }
 
 impl Key {
-    /// The values that it can have in requests about a Region's keys, if it is a text. `value` is what a policy wants it to be.
+    /// The values that it can have in requests for a Region's keys, if it is a text. `value` is the policy's value.
     pub(super) fn values(&self, region: &str, reading: Reading, value: &str) -> Values {
         let forms = |all: &[&str]| -> Vec<Form> { all.iter().map(|notation| Form::of(notation)).collect() };
         let of = |here: &[&str], longest, words: &str| Values {
@@ -361,7 +361,7 @@ impl Key {
                 let known = |s: &str| ["", ".cn"].map(|end| Form::of(&format!("{s}.%r.amazonaws.com{end}"))).to_vec();
                 Values { elsewhere: service.map(known).unwrap_or_default(), ..one_of(&[&own[0], &own[1]], &[]) }
             }
-            // Moments are compared as numbers.
+            // Times are compared as numbers.
             Self::CurrentTime | Self::EpochTime => of(&["%x"], MAX_ARN, "a moment"),
         }
     }
@@ -390,14 +390,16 @@ impl Key {
         }
     }
 
-    /// What is wrong with the name of a pair that no request has, or that means something else than it says.
+    /// What is wrong with the name of a pair that no request has, or that does not mean what it seems to.
     pub(super) fn check_name(&self) -> Result<(), &'static str> {
         match self {
             Self::Pair(name) if name.trim() != name => Err("the name of the pair begins or ends with a blank"),
-            Self::Pair(name) if name.contains(['*', '?']) => Err(
-                "a wildcard in the name of a pair stands for itself: name the pair, or use kms:EncryptionContextKeys",
-            ),
-            Self::Pair(name) if name.len() > MAX_PAIR => Err("no encryption context has a pair with so long a name"),
+            Self::Pair(name) if name.contains(['*', '?']) => {
+                Err("a wildcard in the name of a pair is literal: name the pair, or use kms:EncryptionContextKeys")
+            }
+            Self::Pair(name) if name.len() > MAX_PAIR => {
+                Err("the name of the pair is longer than an encryption context allows")
+            }
             _ => Ok(()),
         }
     }
@@ -407,11 +409,11 @@ impl Key {
 const MAX_ARN: usize = 2048;
 /// The longest name of a user.
 const MAX_USER: usize = 64;
-/// What the only pair of an encryption context has for its name and its value: the canonical form counts the pairs, and the
-/// lengths of both.
+/// The most bytes for name and value of the only pair of an encryption context: the canonical form also has the number of pairs
+/// and both lengths.
 const MAX_PAIR: usize = MAX_CONTEXT - 12;
 
-/// Principals, as requests and grants name them; sessions of a role have the role's.
+/// Principals, as requests and grants name them; a session of a role has the role's.
 const PRINCIPALS: [&str; 4] = [
     "arn:aws:iam::%a:root",
     "arn:aws:iam::%a:user/%n",
@@ -419,7 +421,7 @@ const PRINCIPALS: [&str; 4] = [
     "arn:aws:iam::%a:service/ec2.coffer",
 ];
 
-/// Whether a text is made of lower-case letters, digits and dashes, as Regions and the names of services are.
+/// Whether a text consists of lower-case letters, digits and dashes, as Regions and names of services do.
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
@@ -432,19 +434,19 @@ fn is_service(name: &str, any_case: bool) -> bool {
     name == VOLUME_SERVICE || (labels.len() >= 2 && labels.iter().all(|l| is_label(l)))
 }
 
-/// The volume service's names in a Region, as a value of `kms:ViaService`: its own, and that of AWS's volume service.
+/// The volume service's names in a Region, as values of `kms:ViaService`: its own, and that of AWS's volume service.
 pub(super) fn volume_service_in(region: &str) -> [String; 2] {
     [VOLUME_SERVICE.to_owned(), format!("ec2.{region}.amazonaws.com")]
 }
 
-/// Whether a service principal of a policy is one that there is here: the volume service, under its own or AWS's name, in any
-/// Region. AWS refuses what is no service, too.
+/// Whether a service principal of a policy exists: the volume service, by its own or AWS's name, in any Region. AWS also
+/// refuses unknown services.
 pub(super) fn is_service_principal(name: &str) -> bool {
     let regional = name.strip_prefix("ec2.").and_then(|n| n.strip_suffix(".amazonaws.com"));
     name == VOLUME_SERVICE || name == "ec2.amazonaws.com" || regional.is_some_and(is_label)
 }
 
-/// Whether that service principal is the volume service of this Region.
+/// Whether a service principal is the volume service of this Region.
 pub(super) fn is_volume_service(name: &str, region: &str) -> bool {
     name == "ec2.amazonaws.com" || volume_service_in(region).iter().any(|own| own == name)
 }
