@@ -635,7 +635,7 @@ fn doctor_names_what_is_wrong() {
     assert_eq!(find("audit", "chained"), is("ok", 0));
     assert_eq!(find("volume", "v (vol-"), is("ok", 0));
     std::fs::write(s.data.join("volumes/vol-stray.coffer"), "x").unwrap();
-    assert_eq!(find("volume", "vol-stray.coffer is no volume"), is("warning", 0));
+    assert_eq!(find("volume", "vol-stray.coffer is not a volume"), is("warning", 0));
     std::fs::remove_file(s.file("v")).unwrap();
     assert_eq!(find("volume", "volume v (vol-"), is("error", 1));
     assert_eq!(s.json(&["volume", "list"])["volumes"][0]["state"], json!("error"));

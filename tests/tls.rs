@@ -255,9 +255,9 @@ fn strangers_are_refused_and_audited_and_a_token_lets_in() {
     let mut hand = Hand::connect(port).secure(&anonymous, |_| {}).unwrap();
     assert_eq!(hand.ask(LIST, &[]), (ACK, String::new()));
     for (name, words) in [
-        ("web".to_owned(), "without certificate or token may not use volume web"),
+        ("web".to_owned(), "without a certificate or a token may not use volume web"),
         // The same whether or not such a volume exists.
-        ("none".to_owned(), "without certificate or token may not use volume none"),
+        ("none".to_owned(), "without a certificate or a token may not use volume none"),
         ("web?t=tok-00".to_owned(), "unknown token"),
         (format!("db?t={token}"), "laptop may not use volume db"),
     ] {
