@@ -1,9 +1,9 @@
 //! The one error type of coffer.
 //!
-//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Its [`Kind`] is what programs act on,
-//! with a [`Reason`] where AWS tells kinds apart more finely; the words are for people and hold no codes. Each edge maps kinds
-//! exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. Module-private enums may exist, but what crosses a module boundary is
-//! this type. Secrets never enter one: there is no constructor that takes bytes.
+//! An [`Error`] says *what* failed and on what, *why* (its source), and what to do *next*. Its [`Kind`] is what programs act
+//! on, with a [`Reason`] where AWS tells kinds apart more finely; the words are for people and hold no codes. Each edge maps
+//! kinds exhaustively: [`Kind::exit_code`], [`Error::aws`], and `nbd::errno` for NBD's errors. Module-private enums may
+//! exist, but what crosses a module boundary is this type. Secrets never enter one: there is no constructor that takes bytes.
 
 use crate::redact;
 use std::borrow::Cow;
@@ -13,12 +13,12 @@ use std::fmt;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What to do about a full disk.
-pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots and volumes that are not needed: `coffer \
-                              snapshot delete` and `coffer volume delete` work on a full disk too";
+pub const FREE_SPACE: &str = "free space there: remove other files, or delete snapshots and volumes with `coffer \
+                              snapshot delete` and `coffer volume delete`, which also work on a full disk";
 
 /// What to do about EFBIG: which of the two limits it was the operating system does not say.
-const TOO_LARGE: &str = "the file is larger than this process may write (`ulimit -f`; LimitFSIZE= of a systemd service), or than its \
-                         file system can hold (ext4: 16 TiB): raise the limit, or keep it on another file system";
+const TOO_LARGE: &str = "raise the limit (`ulimit -f`; LimitFSIZE= of a systemd service), or use another file \
+                         system (a file on ext4 is limited to 16 TiB)";
 
 /// What sort of failure it is: fixes the exit code, the AWS error code and NBD's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

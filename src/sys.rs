@@ -26,7 +26,7 @@ pub fn random(out: &mut [u8]) {
         match rustix::rand::getrandom(&mut out[done..], rustix::rand::GetRandomFlags::empty()) {
             Ok(n) => done += n,
             Err(rustix::io::Errno::INTR) => {}
-            Err(e) => panic!("getrandom(2) failed, no key can be made: {e}"),
+            Err(e) => panic!("getrandom(2) failed, no key can be generated: {e}"),
         }
     }
 }
@@ -54,8 +54,8 @@ fn set_groups(groups: &[libc::gid_t]) -> io::Result<()> {
 }
 
 impl ActingAs {
-    /// Takes on a user's and a group's identity, for all threads and all that is opened from now on. Root keeps its real user id,
-    /// so that user may not trace or signal this process, and [`as_started`] works.
+    /// Takes on a user's and a group's identity, for all threads and all that is opened from now on. Root keeps its real user
+    /// id, so that user may not trace or signal this process, and [`as_started`] works.
     ///
     /// # Errors
     /// What the operating system reports, as for a process that is not root.
@@ -92,7 +92,7 @@ pub fn as_started<R>(act: impl FnOnce() -> R) -> R {
     struct Back(rustix::process::Uid);
     impl Drop for Back {
         fn drop(&mut self) {
-            assert!(become_user(self.0), "a thread could not give root's identity up again");
+            assert!(become_user(self.0), "a thread could not drop root's identity again");
         }
     }
     let (started, now) = (rustix::process::getuid(), rustix::process::geteuid());
@@ -452,8 +452,8 @@ pub struct Extent {
     pub unwritten: bool,
 }
 
-/// The first run of blocks that a file has from `offset` on, within `len` bytes (ioctl FS_IOC_FIEMAP). `None`: there is none, or
-/// the file system does not tell.
+/// The first run of blocks that a file has from `offset` on, within `len` bytes (ioctl FS_IOC_FIEMAP). `None`: there is none,
+/// or the file system does not tell.
 ///
 /// # Errors
 /// What the ioctl reports otherwise.
@@ -493,8 +493,8 @@ pub fn first_extent(file: &File, offset: u64, len: u64) -> io::Result<Option<Ext
     }))
 }
 
-/// Has the kernel begin to write a range of dirty pages to the disk (`sync_file_range(2)`, SYNC_FILE_RANGE_WRITE). Neither waits
-/// nor makes anything durable: a later `fdatasync` has less to do.
+/// Has the kernel begin to write a range of dirty pages to the disk (`sync_file_range(2)`, SYNC_FILE_RANGE_WRITE). Neither
+/// waits nor makes anything durable: a later `fdatasync` has less to do.
 ///
 /// # Errors
 /// What the kernel reports; an error of the disk is reported by the next sync too.
@@ -585,7 +585,7 @@ fn nobody_in(uid_map: &str, overflow: &str) -> Option<u32> {
 /// The credentials, unless they are those of anybody.
 fn known(cred: &libc::ucred, nobody: Option<u32>) -> io::Result<PeerCred> {
     if cred.uid == u32::MAX || nobody == Some(cred.uid) {
-        let why = "the peer's user has no number in this user namespace";
+        let why = "the peer's user has no id in this user namespace";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(PeerCred { pid: cred.pid.max(0), uid: cred.uid })

@@ -76,8 +76,8 @@ impl Audit {
         match self {
             Self::Ready(log) => Ok(log),
             Self::Trouble(why) => {
-                let what = format!("keys are unavailable until the audit is accepted: {why}");
-                let hint = "find out what happened (a restored backup?), then: coffer audit accept";
+                let what = format!("keys are unavailable until the audit log is accepted: {why}");
+                let hint = "find out what happened (a restored backup?), then run `coffer audit accept`";
                 Err(Error::new(Kind::KeyUnavailable, what).hint(hint))
             }
         }
@@ -147,14 +147,14 @@ impl Ledger {
         let catalog = with_reserve(dir, || Catalog::open(&dir.join(CATALOG), root)).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
                 .because(e)
-                .hint("restore it from a backup: without it, no key is there"),
+                .hint("restore it from a backup: it contains all keys"),
             _ => e,
         })?;
         Ok(Self::on(dir, env, catalog))
     }
 
     fn on(dir: &Path, env: Env, catalog: Catalog) -> Self {
-        let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
+        let audit = Mutex::new(Audit::Trouble("not checked yet".into()));
         Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() }
     }
 
@@ -203,7 +203,7 @@ impl Ledger {
         if !records.is_empty()
             && let Err(e) = log.append(&records)
         {
-            tracing::warn!(error = %e.line(), "how interrupted acts ended could not be recorded");
+            tracing::warn!(error = %e.line(), "cannot record the outcome of interrupted actions");
         }
     }
 
@@ -215,7 +215,7 @@ impl Ledger {
         self.outside_transaction()?;
         let mut audit = self.audit.lock();
         let Audit::Trouble(why) = &*audit else {
-            return Err(Error::new(Kind::InvalidState, "audit accept: nothing is wrong with it"));
+            return Err(Error::new(Kind::InvalidState, "audit accept: the audit log has no damage"));
         };
         let dir = self.dir.join(AUDIT);
         let scan = self.look_at_audit()?.0;
@@ -356,13 +356,13 @@ impl Ledger {
         // The intent is durable and tells the next start all: an outcome that cannot be written is no reason to deny
         // what was done.
         if let Err(e) = recorded {
-            tracing::warn!(error = %e.line(), act = act.name(), "the outcome of an act could not be recorded");
+            tracing::warn!(error = %e.line(), act = act.name(), "cannot record the outcome of an action");
         }
         result
     }
 
-    /// Records an act that changes nothing in the catalog, or a refusal; durable when this returns. Refusals of one principal are
-    /// recorded at a bounded rate, and those left out are counted.
+    /// Records an act that changes nothing in the catalog, or a refusal; durable when this returns. Refusals of one principal
+    /// are recorded at a bounded rate, and those left out are counted.
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog report.
@@ -391,7 +391,7 @@ impl Ledger {
     /// Puts a refusal into the audit: that it cannot be written is no reason to say anything else to the caller.
     pub fn record_refusal(&self, act: Act, by: impl Into<Asker>, err: &Error) {
         if let Err(lost) = self.record(by, act, Err(err)) {
-            tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
+            tracing::warn!(error = %lost.line(), "cannot record a refusal");
         }
     }
 

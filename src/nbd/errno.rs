@@ -70,8 +70,8 @@ pub const fn row(kind: Kind) -> Row {
         Row { errno, option }
     }
     match kind {
-        // ERR_UNKNOWN says that there is no such export, and clients say nothing else then: what is there and cannot be opened is
-        // not that.
+        // ERR_UNKNOWN says that there is no such export, and clients say nothing else then: what is there and cannot be
+        // opened is not that.
         Kind::Failed | Kind::Partial | Kind::Io => row(Errno::Io, reply::ERR_POLICY),
         Kind::Integrity | Kind::InvalidCiphertext => row(Errno::Io, reply::ERR_POLICY),
         Kind::Unreachable => row(Errno::Io, reply::ERR_POLICY),
@@ -121,7 +121,7 @@ pub enum Hangup {
     #[error("payload too long")]
     PayloadTooLong,
     /// `NBD_OPT_EXPORT_NAME`, which has no error reply, where TLS is required and has not begun.
-    #[error("export asked for without TLS")]
+    #[error("export requested without TLS")]
     NotSecure,
     /// Plain bytes behind `NBD_OPT_STARTTLS`.
     #[error("bytes between STARTTLS and TLS")]

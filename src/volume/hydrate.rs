@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// ChunkCache chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order need
-/// two each, and those that their requests overtake.
+/// ChunkCache chunks kept for the reads that follow, and for the background to store: 8 MiB a volume. Four readers in order
+/// need two each, and those that their requests overtake.
 const RECENT: usize = 16;
 /// Chunks asked for by readers that wait to be stored.
 const WANTED: usize = 1024;
@@ -145,7 +145,7 @@ impl Volume {
         self.key_epochs.iter().find(|(_, id)| id.tag() == tag).map(|(e, _)| *e).ok_or_else(|| {
             Error::new(
                 Kind::Integrity,
-                format!("the snapshot that {} is filled from was sealed under a key it does not have", self.id),
+                format!("the parent snapshot of {} is encrypted under a key that the volume does not have", self.id),
             )
         })
     }

@@ -1,7 +1,7 @@
 //! Finding records by fields of their bodies, and what finding costs.
 //!
-//! An index is a hint of the store, as the one of names is: what it leads to is authenticated as any row is, and held against what
-//! was asked for. An index that was tampered with can hide a record, as whoever can write the file can remove it.
+//! An index is a hint of the store, as the one of names is: what it leads to is authenticated as any row is, and held against
+//! what was asked for. An index that was tampered with can hide a record, as whoever can write the file can remove it.
 
 use super::{Catalog, Listing, Record};
 use crate::error::Result;
@@ -25,7 +25,7 @@ impl Catalog {
         for fields in T::INDEXES {
             if let Err(e) = self.store.make_index(T::KIND, fields) {
                 let (kind, name) = (T::KIND, fields.join("_"));
-                tracing::warn!("the catalog's index of {kind} by {name} could not be made: {}", e.line());
+                tracing::warn!("cannot create the catalog's index of {kind} by {name}: {}", e.line());
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The operations of coffer: one struct each, with what it answers, who may ask for it, what the audit records of a refusal, and
-//! what it does.
+//! The operations of coffer: one struct each, with what it answers, who may ask for it, what the audit records of a refusal,
+//! and what it does.
 //!
 //! [`Request`] lists them all, under the names that they have on the control socket. The socket, the command line and other
 //! front ends route from it; an operation that is not in the list is no `Request`, and one in it that lacks a part does not
@@ -269,7 +269,7 @@ fn authorize<O: Operation>(caller: &Caller) -> Result<()> {
         Authorization::KeyPolicy => Ok(()),
         Authorization::Administrator if caller.authority == Authority::Administrator => Ok(()),
         Authorization::Administrator => {
-            let what = format!("{} does not administer this installation", caller.principal);
+            let what = format!("{} is not an administrator of this installation", caller.principal);
             Err(Error::new(Kind::AccessDenied, what).hint("run as the owner of the data directory, or as root"))
         }
     }
