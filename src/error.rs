@@ -14,12 +14,12 @@ use std::fmt;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The hint for a full disk.
-pub const FREE_SPACE: &str = "free space there: remove other files, or snapshots and volumes that are not needed: `coffer \
-                              snapshot delete` and `coffer volume delete` work on a full disk too";
+pub const FREE_SPACE: &str = "free space there: remove other files, or delete snapshots and volumes with `coffer \
+                              snapshot delete` and `coffer volume delete`, which also work on a full disk";
 
 /// The hint for EFBIG, which does not tell which of the two limits was exceeded.
-const TOO_LARGE: &str = "the file is larger than this process may write (`ulimit -f`; LimitFSIZE= of a systemd service), or than its \
-                         file system can hold (ext4: 16 TiB): raise the limit, or keep it on another file system";
+const TOO_LARGE: &str = "raise the limit (`ulimit -f`; LimitFSIZE= of a systemd service), or use another file \
+                         system (a file on ext4 is limited to 16 TiB)";
 
 /// The class of a failure: determines the exit code, the AWS error code and the NBD error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

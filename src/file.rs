@@ -125,14 +125,14 @@ pub fn open_regular(path: &Path, how: &OpenHow<'_>) -> Result<File> {
     }
     if let Some(owner) = how.owner.filter(|owner| *owner != meta.uid()) {
         let shown = path.display();
-        let what = format!("{shown}: it belongs to uid {}, not to uid {owner}", meta.uid());
+        let what = format!("{shown}: owned by uid {}, not by uid {owner}", meta.uid());
         return Err(Error::new(Kind::AccessDenied, what)
-            .hint(format!("find out how it came there; if it is yours, run: chown {owner} {shown}")));
+            .hint(format!("find out where it came from; if it is yours, run `chown {owner} {shown}`")));
     }
     if how.private && meta.mode() & 0o077 != 0 {
         let shown = path.display();
-        let what = format!("{shown}: other users may read or write it (mode {:04o})", meta.mode() & 0o7777);
-        return Err(Error::new(Kind::AccessDenied, what).hint(format!("run: chmod 600 {shown}")));
+        let what = format!("{shown}: other users can read or write it (mode {:04o})", meta.mode() & 0o7777);
+        return Err(Error::new(Kind::AccessDenied, what).hint(format!("run `chmod 600 {shown}`")));
     }
     Ok(file)
 }
@@ -167,10 +167,10 @@ fn irregular(path: &Path) -> Error {
         Ok(FileType::Directory) => "a directory",
         Ok(FileType::Socket) => "a socket",
         Ok(FileType::CharacterDevice | FileType::BlockDevice) => "a device",
-        _ => "reached through a symbolic link or something that is no directory",
+        _ => "reached through a symbolic link or a non-directory",
     };
     Error::new(Kind::Integrity, format!("open {}: it is {is}, not a regular file", path.display()))
-        .hint("find out how it came there, and put the file back")
+        .hint("find out where it came from, and restore the file")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub fn random(out: &mut [u8]) {
         match rustix::rand::getrandom(&mut out[done..], rustix::rand::GetRandomFlags::empty()) {
             Ok(n) => done += n,
             Err(rustix::io::Errno::INTR) => {}
-            Err(e) => panic!("getrandom(2) failed, no key can be made: {e}"),
+            Err(e) => panic!("getrandom(2) failed, no key can be generated: {e}"),
         }
     }
 }
@@ -94,7 +94,7 @@ pub fn as_started<R>(act: impl FnOnce() -> R) -> R {
     struct Back(rustix::process::Uid);
     impl Drop for Back {
         fn drop(&mut self) {
-            assert!(become_user(self.0), "a thread could not give root's identity up again");
+            assert!(become_user(self.0), "a thread could not drop root's identity again");
         }
     }
     let (started, now) = (rustix::process::getuid(), rustix::process::geteuid());
@@ -590,7 +590,7 @@ fn nobody_in(uid_map: &str, overflow: &str) -> Option<u32> {
 /// Returns the credentials, unless their uid is the overflow uid.
 fn known(cred: &libc::ucred, nobody: Option<u32>) -> io::Result<PeerCred> {
     if cred.uid == u32::MAX || nobody == Some(cred.uid) {
-        let why = "the peer's user has no number in this user namespace";
+        let why = "the peer's user has no id in this user namespace";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(PeerCred { pid: cred.pid.max(0), uid: cred.uid })

@@ -291,7 +291,7 @@ fn impossible_sizes_are_refused_and_leave_nothing() {
         if kind.stdout.trim() == "ext2/ext3" {
             let out = create("64TiB");
             assert_eq!(out.code, 1, "{out:?}");
-            assert!(out.stderr.contains("ext4 holds 16 TiB"), "{}", out.stderr);
+            assert!(out.stderr.contains("ext4 is limited to 16 TiB"), "{}", out.stderr);
         }
     }
     assert!(s.ids(&["volume", "list"]).is_empty() && files(&s.data.join("volumes")).is_empty());

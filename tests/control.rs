@@ -89,7 +89,7 @@ fn half_a_request_is_not_waited_for_however_it_trickles() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let text = reading.join().unwrap();
-    assert!(text.contains("did not come in time"), "{text}");
+    assert!(text.contains("did not arrive in time"), "{text}");
     assert!(here.ask().is_ok());
 }
 
@@ -171,7 +171,7 @@ fn a_socket_that_was_removed_or_replaced_comes_back_and_does_not_hinder_the_end(
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "a file").unwrap();
-    wait_until("it is a socket again", || is_socket(&path));
+    wait_until("the socket was created again", || is_socket(&path));
     wait_until("it answers", || matches!(here.ask(), Ok(Some(_))));
     drop(here.control.take());
     assert!(!path.exists(), "an orderly end removes it");
@@ -203,10 +203,13 @@ fn a_server_whose_socket_is_gone_ends_on_sigterm_and_commands_find_it_before() {
 fn a_server_that_dies_in_the_middle_of_an_answer_is_exit_8() {
     let s = Scratch::new();
     for (answer, word) in [
-        (&b""[..], "ended without an answer"),
-        (b"{\"reply\": {\"kind\": \"volumes\"", "in the middle of its answer"),
-        (b"{\"progress\": {\"what\": \"x\", \"done\": 1, \"total\": null, \"unit\": \"b\"}}\n", "ended without"),
-        (b"nonsense\n", "does not know"),
+        (&b""[..], "closed the connection without a reply"),
+        (b"{\"reply\": {\"kind\": \"volumes\"", "in the middle of its reply"),
+        (
+            b"{\"progress\": {\"what\": \"x\", \"done\": 1, \"total\": null, \"unit\": \"b\"}}\n",
+            "closed the connection without",
+        ),
+        (b"nonsense\n", "does not understand"),
     ] {
         let path = s.data.join("control.sock");
         let _ = std::fs::remove_file(&path);

@@ -261,7 +261,7 @@ fn a_command_that_gets_no_thread_says_so() {
     let mut command = Command::new("prlimit");
     command.args(["--nproc=1:1", COFFER, "--data"]).arg(&s.data).args(["volume", "list"]).uid(USER).gid(USER);
     let out = output(command.env_remove("COFFER_DATA"));
-    assert!(out.code == 5 && out.stderr.contains("no thread could be started"), "{out:?}");
+    assert!(out.code == 5 && out.stderr.contains("raise the limit of tasks"), "{out:?}");
     s.ok(&["volume", "list"]);
 }
 

@@ -226,3 +226,109 @@ fn an_alias_points_at_a_key_not_at_an_alias() {
         assert!(help.contains("Key id or ARN") && !help.contains("ARN or alias"), "{help}");
     }
 }
+
+#[test]
+fn a_key_whose_deletion_was_cancelled_is_said_to_stay_disabled() {
+    let s = with_volume();
+    s.ok(&["key", "schedule-deletion", "alias/k"]);
+    s.fails(1, &["key", "enable", "alias/k"], &["pending deletion", "coffer key cancel-deletion"]);
+    let said = s.ok(&["key", "cancel-deletion", "alias/k"]).stderr;
+    assert!(said.contains("stays disabled") && said.contains("coffer key enable"), "{said}");
+    s.fails(4, &["key", "show", "alias/none"], &["there is no alias alias/none", "coffer key alias list"]);
+}
+
+#[test]
+fn output_files_are_never_overwritten_and_no_key_is_used_before() {
+    let s = with_volume();
+    let taken = s.path("taken");
+    std::fs::write(&taken, "word").unwrap();
+    let (taken, lost) = (taken.to_str().unwrap().to_owned(), s.path("no/such/folder").to_str().unwrap().to_owned());
+    let events = |s: &Scratch| s.json(&["audit", "list", "--limit", "500"])["events"].as_array().unwrap().len();
+    let before = events(&s);
+    for (out, code, words) in [(&taken, 1, "never overwritten"), (&lost, 4, "create its directory first")] {
+        s.fails(code, &["key", "encrypt", "alias/k", "--input", &taken, "--out", out], &[words]);
+        s.fails(code, &["volume", "export-key", "web", "--out", out], &[words]);
+        s.fails(code, &["volume", "export", "web", out, "--sealed"], &[words]);
+    }
+    assert_eq!(events(&s), before, "nothing was audited, so nothing was used");
+    std::fs::write(s.path("large"), vec![b'x'; 4097]).unwrap();
+    let large = s.path("large");
+    let args = ["key", "encrypt", "alias/k", "--input", large.to_str().unwrap()];
+    s.fails(2, &args, &["longer than 4096 bytes", "generate-data-key"]);
+}
+
+#[test]
+fn addresses_that_cannot_be_listened_on_say_why() {
+    let s = with_volume();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = |place: &str| {
+        vec!["serve", "--insecure-loopback", "--run", "true", "--listen"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([place.to_owned()])
+            .collect::<Vec<_>>()
+    };
+    let fails = |code: i32, place: &str, words: &[&str]| {
+        let args = listen(place);
+        s.fails(code, &args.iter().map(String::as_str).collect::<Vec<_>>(), words);
+    };
+    fails(5, &format!("tcp:{}", held.local_addr().unwrap()), &["in use", "choose another address"]);
+    fails(4, &format!("unix:{}", s.path("no/such.sock").display()), &["create the directory first"]);
+    fails(2, &format!("unix:{}", s.path(&"x".repeat(120)).display()), &["choose a shorter path"]);
+}
+
+#[test]
+fn arguments_that_cannot_be_are_refused_with_what_can() {
+    let s = with_volume();
+    let create = |args: &[&'static str]| [&["volume", "create", "--name", "x"], args].concat();
+    s.fails(2, &create(&["--size", "1.5GiB"]), &["is not a size", "1536MiB"]);
+    s.fails(2, &create(&["--size", "-5GiB"]), &["\"-5GiB\" is not a size"]);
+    s.fails(2, &create(&["--size", "1GiB", "--iops", "abc"]), &["not a number of requests per second"]);
+    s.fails(2, &["snapshot", "show", "snap-nope"], &["is not an id", "coffer snapshot list"]);
+    s.fails(2, &["audit", "list", "--limit", "0"], &["--limit"]);
+    s.fails(2, &["access", "allow", "foo:bar", "--volume", "web"], &["NAME \"foo:bar\"", "cn:"]);
+    s.fails(2, &["access", "allow", "alice"], &["--volume", "--all-volumes"]);
+    s.fails(2, &["--passphrase-fd", "9", "volume", "list"], &["file descriptor 9 is not open"]);
+}
+
+#[test]
+fn a_bare_command_lists_no_hidden_verb_and_requires_no_flag_that_the_environment_gives() {
+    let s = with_volume();
+    let bare = |args: &[&str]| {
+        let mut command = std::process::Command::new(COFFER);
+        output(command.args(args).env("COFFER_DATA", &s.data).stdin(Stdio::null()))
+    };
+    let out = bare(&[]);
+    assert_eq!(out.code, 2);
+    assert!(out.stderr.contains("volume") && !out.stderr.contains("attach-helper"), "{}", out.stderr);
+    let out = bare(&["volume", "show"]);
+    assert!(out.code == 2 && !out.stderr.contains("--data"), "{}", out.stderr);
+    assert_eq!(bare(&["volume", "list", "-q"]).code, 0, "the variable names the directory");
+}
+
+#[test]
+fn ciphertext_is_not_written_to_a_terminal() {
+    if !requires("script") {
+        return;
+    }
+    let s = with_volume();
+    std::fs::write(s.path("word"), "word").unwrap();
+    let inner =
+        format!("{COFFER} --data {} key encrypt alias/k --input {}", s.data.display(), s.path("word").display());
+    let out = output(std::process::Command::new("script").args(["-qec", &inner, "/dev/null"]).stdin(Stdio::null()));
+    assert_eq!(out.code, 2, "{out:?}");
+    assert!(out.stdout.contains("terminal") && out.stdout.contains("--out FILE"), "{out:?}");
+}
+
+#[test]
+fn the_log_has_times_and_says_when_the_server_stops() {
+    let s = with_volume();
+    let server = s.serve();
+    send(server.pid(), Signal::HUP);
+    wait_until("the signal is logged", || s.log().contains("SIGHUP"));
+    assert_eq!(server.stop(), 0);
+    let log = s.log();
+    let line = log.lines().find(|l| l.contains("SIGHUP")).unwrap();
+    assert!(line.starts_with("20") && line.as_bytes()[19] == b'Z', "{line}");
+    assert!(log.lines().last().unwrap().starts_with("coffer: stopped serving"), "{log}");
+}

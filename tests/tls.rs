@@ -549,9 +549,9 @@ fn what_is_wrong_with_certificates_is_said_at_the_start() {
     std::fs::copy(s.path("tls/server-key.pem"), s.path("mixed/server-key.pem")).unwrap();
     fails(2, "mixed", &["certificate and key in", "cannot be used"]);
     std::fs::set_permissions(s.path("mixed/server-key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    fails(2, "mixed", &["every user may read", "chmod 600"]);
+    fails(2, "mixed", &["every user can read", "chmod 600"]);
     std::fs::write(s.path("mixed/server-cert.pem"), "none").unwrap();
-    fails(2, "mixed", &["no certificate in it"]);
+    fails(2, "mixed", &["it contains no certificate"]);
     let both = ["serve", "--listen", "tcp:127.0.0.1:0", "--insecure-loopback", "--tls", &dir("tls")];
     s.fails(2, &both, &["cannot be used with"]);
 }
@@ -560,9 +560,9 @@ fn what_is_wrong_with_certificates_is_said_at_the_start() {
 fn a_ca_is_made_once_its_keys_are_private_and_openssl_finds_it_good() {
     let s = rig();
     let dir = s.path("tls");
-    s.fails(1, &["tls", "init", "--dir", dir.to_str().unwrap()], &["there is", "already"]);
-    s.fails(1, &["tls", "client", "client", "--dir", dir.to_str().unwrap()], &["clients/client already"]);
-    s.fails(2, &["tls", "client", "../x", "--dir", dir.to_str().unwrap()], &["no name for a client"]);
+    s.fails(1, &["tls", "init", "--dir", dir.to_str().unwrap()], &["create a CA", "already exists"]);
+    s.fails(1, &["tls", "client", "client", "--dir", dir.to_str().unwrap()], &["clients/client already exists"]);
+    s.fails(2, &["tls", "client", "../x", "--dir", dir.to_str().unwrap()], &["not a valid client name"]);
     s.fails(2, &["tls", "allow", "x"], &["--volume"]);
     s.fails(4, &["tls", "allow", "x", "--volume", "nope"], &["nope"]);
     let keys: Vec<_> = files(&dir).into_iter().filter(|f| f.to_str().unwrap().ends_with("key.pem")).collect();

@@ -175,17 +175,17 @@ fn the_audit_is_a_table_for_people_and_records_for_programs() {
 fn a_size_that_cannot_be_comes_with_one_that_can() {
     let s = with_volume();
     for (size, words) in [
-        ("100MB", &["100000000 bytes", "write 96MiB", "99999744"][..]),
-        ("1", &["write 512"]),
-        ("0", &["write 20GiB"]),
-        ("65TiB", &["64TiB is the largest"]),
+        ("100MB", &["100000000 bytes", "use 96MiB", "99999744"][..]),
+        ("1", &["use 512"]),
+        ("0", &["use a size such as 20GiB"]),
+        ("65TiB", &["use at most 64TiB"]),
     ] {
         s.fails(2, &["volume", "create", "--size", size], words);
     }
     for size in ["96MiB", "99999744", "512"] {
         s.ok(&["volume", "create", "--size", size]);
     }
-    s.fails(2, &["volume", "grow", "web", "--size", "100MB"], &["write 96MiB"]);
+    s.fails(2, &["volume", "grow", "web", "--size", "100MB"], &["use 96MiB"]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn advice_is_about_what_failed() {
     let snapshot = s.id(&["snapshot", "create", "web"]);
     let verify = |trust: &str, words: &[&str]| s.fails(7, &["snapshot", "verify", &snapshot, "--trust", trust], words);
     let said = verify(&"00".repeat(32), &["not by the trusted 00", "coffer status"]);
-    assert!(!said.contains("put that object back"), "{said}");
+    assert!(!said.contains("restore that object"), "{said}");
     let file = s.key.to_str().unwrap();
     s.fails(2, &["snapshot", "verify", &snapshot, "--trust", file], &["64 hexadecimal digits", "not a file"]);
     let key = s.json(&["status"])["signing_key"].as_str().unwrap().to_owned();

@@ -240,7 +240,7 @@ impl Accepting {
 
     /// Gives a connection a thread of its own, or tells it why not.
     fn admit(&self, connection: UnixStream) {
-        let caller = peer_cred(&connection).on(|| "ask who calls".to_owned());
+        let caller = peer_cred(&connection).on(|| "read the credentials of a client".to_owned());
         let caller = match caller.and_then(|peer| self.service.caller_of(peer.uid, "command line")) {
             Ok(caller) => caller,
             Err(err) => return refuse(&connection, &err),
@@ -249,7 +249,7 @@ impl Accepting {
         let before = self.active.fetch_add(1, Ordering::AcqRel);
         let place = ConnectionSlot(self.active.clone());
         if before >= self.limits.connections {
-            return refuse(&connection, &busy(format!("the server has {before} commands under way already")));
+            return refuse(&connection, &busy(format!("the server already has {before} commands in progress")));
         }
         // Shared, so that it still exists if no thread can be started.
         let connection = Arc::new(connection);
@@ -261,7 +261,7 @@ impl Accepting {
         });
         if let Err(err) = (self.limits.spawn)(job) {
             tracing::error!("start a thread for a command: {err}");
-            refuse(&connection, &busy("the server cannot start a thread for this command".to_owned()).because(err));
+            refuse(&connection, &busy("the server cannot start another thread".to_owned()).because(err));
         }
     }
 
@@ -277,7 +277,7 @@ impl Accepting {
                 while let Ok((connection, _)) = before.listener.accept() {
                     self.admit(connection);
                 }
-                tracing::warn!("{} was removed or replaced; it is a socket again", path.display());
+                tracing::warn!("{} was removed or replaced; the socket was created again", path.display());
                 self.failing = Failing::default();
             }
             Err(e) => self.failing.note(&format!("listen on {} again", path.display()), &Err(e)),
@@ -312,8 +312,11 @@ fn serve_one(service: &Arc<Service>, caller: &Caller, connection: &UnixStream, u
     let sent = line::encode(&answer).and_then(|line| line::write(connection, &line, Some(Instant::now() + time)));
     if let (Err(_), Some(undo)) = (sent, undo) {
         match service.handle(caller, undo, &mut |_| true) {
-            Ok(_) => tracing::warn!("a client hung up before it had its token, which was taken back"),
-            Err(err) => tracing::error!("a client hung up before it had its token: {}", err.line()),
+            Ok(_) => tracing::warn!("a client disconnected before it received its token, which was revoked"),
+            Err(err) => tracing::error!(
+                "a client disconnected before it received its token, which could not be revoked: {}",
+                err.line()
+            ),
         }
     }
 }
@@ -325,7 +328,7 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
         Ok(None) => return Ok(None),
         Err(e) => {
             let why = match e.kind() {
-                ErrorKind::TimedOut => "the request did not come in time",
+                ErrorKind::TimedOut => "the request did not arrive in time",
                 ErrorKind::InvalidData => "the request is too long",
                 ErrorKind::UnexpectedEof => return Ok(None),
                 _ => "read a request",
@@ -339,8 +342,8 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
             serde_json::error::Category::Data => "an action or a field of it is unknown, missing or of another type",
             _ => "it is not valid JSON",
         };
-        let what = format!("this request is not one of this version: {sort} (column {})", e.column());
-        Error::new(Kind::Usage, what).hint("use the server's own coffer")
+        let what = format!("unknown or malformed request: {sort} (column {})", e.column());
+        Error::new(Kind::Usage, what).hint("use the same version of coffer as the server")
     })?;
     Ok(Some(call.request))
 }
@@ -398,12 +401,14 @@ fn connect(path: &Path) -> Result<Option<UnixStream>> {
     };
     if rustix::process::geteuid().is_root() {
         let folder = path.parent().unwrap_or(path);
-        let owner = std::fs::metadata(folder).on(|| format!("look at {}", folder.display()))?.uid();
-        let listens = peer_cred(&connection).on(|| format!("see who listens on {}", path.display()))?.uid;
+        let owner = std::fs::metadata(folder).on(|| format!("stat {}", folder.display()))?.uid();
+        let listens =
+            peer_cred(&connection).on(|| format!("read the credentials of the server on {}", path.display()))?.uid;
         if owner != 0 && listens != owner {
-            let what = format!("{}: uid {listens} listens there, the directory is uid {owner}'s", path.display());
+            let what =
+                format!("{}: the server runs as uid {listens}, but uid {owner} owns the directory", path.display());
             return Err(Error::new(Kind::AccessDenied, what)
-                .hint("it may be a link to another server: look at it, then remove it or restart the server"));
+                .hint("check whether it is a link to another server, then remove it or restart the server"));
         }
     }
     Ok(Some(connection))
@@ -463,18 +468,20 @@ pub fn ask_patiently(
         // It may have refused without reading the request.
         let line = match (lines.next(), &sent) {
             (Ok(Some(line)), _) => line,
-            (_, Err(e)) => return Err(gone("hung up").because(std::io::Error::from(e.kind()))),
-            (Ok(None), Ok(())) => return Err(gone("ended without an answer")),
+            (_, Err(e)) => return Err(gone("closed the connection").because(std::io::Error::from(e.kind()))),
+            (Ok(None), Ok(())) => return Err(gone("closed the connection without a reply")),
             (Err(e), Ok(())) => {
                 let why = match e.kind() {
-                    ErrorKind::UnexpectedEof => "ended in the middle of its answer",
-                    ErrorKind::InvalidData => "gives an answer that is too long",
-                    _ => "hung up",
+                    ErrorKind::UnexpectedEof => "closed the connection in the middle of its reply",
+                    ErrorKind::InvalidData => "sent a reply that is too long",
+                    _ => "closed the connection",
                 };
                 return Err(gone(why).because(e));
             }
         };
-        match serde_json::from_slice(line).map_err(|e| gone("answered what this version does not know").because(e))? {
+        match serde_json::from_slice(line)
+            .map_err(|e| gone("sent a reply that this version does not understand").because(e))?
+        {
             Answer::Progress(progress) => report(progress),
             Answer::Reply(reply) => return Ok(Some(*reply)),
             Answer::Error(wire) => return Err(wire.into()),

@@ -86,7 +86,9 @@ impl Dial for Server {
 
 impl Server {
     fn connect(&self) -> Result<UnixStream> {
-        let nobody = |e| Error::new(Kind::Unreachable, format!("no server at {}", self.socket.display())).because(e);
+        let nobody = |e| {
+            Error::new(Kind::Unreachable, format!("no server is listening on {}", self.socket.display())).because(e)
+        };
         let stream = UnixStream::connect(&self.socket).map_err(nobody)?;
         stream
             .set_read_timeout(Some(PATIENCE))
@@ -103,7 +105,8 @@ fn plain_option(option: u32) -> Vec<u8> {
 }
 
 fn malformed(what: &str) -> Error {
-    Error::new(Kind::Failed, format!("the server's {what} is not NBD's")).hint("look what listens on that socket")
+    Error::new(Kind::Failed, format!("the server's {what} is not that of NBD"))
+        .hint("check which program listens on that socket")
 }
 
 fn lost(e: std::io::Error) -> Error {

@@ -93,7 +93,7 @@ fn what_is_no_nbd_is_said_to_be_none() {
     let endless = words(&vec![(reply::INFO, &b"\0\x01x"[..]); 100]);
     for bad in [old, magic, other_option, short, silent, long, endless] {
         let err = go(bad).unwrap_err();
-        assert!(err.kind() == Kind::Failed && err.line().contains("not NBD's"), "{}", err.line());
+        assert!(err.kind() == Kind::Failed && err.line().contains("not that of NBD"), "{}", err.line());
     }
 }
 

@@ -131,7 +131,7 @@ impl HelperPlace {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             if Instant::now() >= until {
-                return Err(Error::new(Kind::Busy, format!("the helper of {} does not end", self.device))
+                return Err(Error::new(Kind::Busy, format!("the helper of {} did not end", self.device))
                     .hint(format!("see {}", self.log().display())));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -157,7 +157,7 @@ impl Held {
         let Ok(text) = serde_json::to_vec(state) else { return };
         let done = self.0.write_all_at(&text, 0).and_then(|()| self.0.set_len(text.len() as u64));
         if let Err(e) = done {
-            tracing::warn!("the helper's state cannot be written: {e}");
+            tracing::warn!("write the helper's state: {e}");
         }
     }
 }
@@ -235,7 +235,7 @@ pub fn start(job: &Job, held: Held, shown: &str) -> Result<Up> {
     let text = crate::api::line::encode(job).on(what)?;
     hand_over(&ours, &text, held.0).on(what)?;
     let answer = hear_answer(&ours).ok_or_else(|| {
-        Error::new(Kind::Failed, format!("the helper (pid {}) ended before it was up", child.id()))
+        Error::new(Kind::Failed, format!("the helper (pid {}) ended before the device was connected", child.id()))
             .hint(format!("see {}", place.log().display()))
     })?;
     match answer {
@@ -307,7 +307,8 @@ pub fn run() -> Result<()> {
 }
 
 fn take_job() -> Result<(Job, Held)> {
-    let by_hand = || Error::new(Kind::Usage, "`coffer attach` starts this").hint("use `coffer attach`");
+    let by_hand =
+        || Error::new(Kind::Usage, "attach-helper: only `coffer attach` can start it").hint("use `coffer attach`");
     let mut text = Zeroizing::new(vec![0; MESSAGE]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -366,7 +367,7 @@ fn wait_for(device: Device, machine: &Machine) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     while machine.size(device) == 0 || !device.path().exists() {
         if Instant::now() >= until {
-            return Err(Error::new(Kind::Failed, format!("{device} did not come up in 10 s")));
+            return Err(Error::new(Kind::Failed, format!("{device} was not connected within 10 s")));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -117,8 +117,10 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         now: Instant,
     ) -> Result<Self> {
         let dialed = (0..connections).map(|slot| server.dial(slot)).collect::<Result<Vec<_>>>()?;
-        let facts =
-            dialed.first().map(|d| d.facts).ok_or_else(|| Error::new(Kind::Usage, "a device needs a connection"))?;
+        let facts = dialed
+            .first()
+            .map(|d| d.facts)
+            .ok_or_else(|| Error::new(Kind::Usage, "a device needs at least one connection"))?;
         let disk = NewDisk { size: facts.size, flags: facts.flags, backend: backend.clone() };
         driver.connect(device, &disk, &dialed.iter().map(|d| d.socket.as_fd()).collect::<Vec<_>>())?;
         let slots = dialed.into_iter().map(|d| Slot::Held(d.socket)).collect();
@@ -281,7 +283,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
             self.follow(facts.size);
         }
         if self.is_whole() && self.said.take().is_some() {
-            tracing::info!("{}: all {} connections are there again", self.device, self.slots.len());
+            tracing::info!("{}: all {} connections are restored", self.device, self.slots.len());
         }
         Ok(())
     }
@@ -294,7 +296,7 @@ impl<D: Driver, S: Dial> Keeper<D, S> {
         }
         match self.driver.resize(self.device, &self.backend, size) {
             Ok(()) => {
-                tracing::info!("{}: {size} bytes, {} until now", self.device, self.size);
+                tracing::info!("{}: size changed to {size} bytes (was {})", self.device, self.size);
                 self.size = size;
             }
             Err(err) => self.say(&err),

@@ -100,13 +100,13 @@ impl Machine {
         let path = device.path();
         let is_ours = |other: &str| is_part(other, &path);
         if self.text("proc/swaps").lines().any(|l| l.split_whitespace().next().is_some_and(is_ours)) {
-            return busy("used as swap".to_owned(), "switch that off first (swapoff)");
+            return busy("used as swap".to_owned(), "disable it first with swapoff");
         }
         if let Some(holder) = self.holder(device) {
-            return busy(format!("used by {holder}"), "take that away first (dmsetup, mdadm)");
+            return busy(format!("used by {holder}"), "remove that device first with dmsetup or mdadm");
         }
         if let Some(name) = self.loop_over(&path) {
-            return busy(format!("used by /dev/{name}"), "take that away first (losetup -d)");
+            return busy(format!("used by /dev/{name}"), "detach that device first with losetup -d");
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ pub fn claim(device: Device) -> Result<std::fs::File> {
     })
 }
 
-const _: () = assert!(BLOCK <= 4096, "the driver takes no blocks above a page");
+const _: () = assert!(BLOCK <= 4096, "the driver supports no blocks larger than a page");
 
 #[cfg(test)]
 #[path = "machine_tests.rs"]

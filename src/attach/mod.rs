@@ -40,8 +40,8 @@ impl Device {
         let name = path.strip_prefix("/dev").unwrap_or(path).to_str().unwrap_or_default();
         let number = name.strip_prefix("nbd").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
         number.and_then(|n| n.parse().ok()).map(Self).ok_or_else(|| {
-            Error::new(Kind::Usage, format!("{} is no nbd device", path.display()))
-                .hint("say /dev/nbd0, or leave it out to get a free one")
+            Error::new(Kind::Usage, format!("{} is not an nbd device", path.display()))
+                .hint("use a name such as /dev/nbd0, or omit it to get a free device")
         })
     }
 

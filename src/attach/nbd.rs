@@ -40,7 +40,7 @@ impl NbdDriver {
             Self { socket: netlink()?, family: Family { id: 0, events: 0 }, sequence: 0, machine: Machine::this() };
         let answers = driver.ask("find the nbd driver", get_family).map_err(|err| match err.kind() {
             Kind::NotFound => Error::new(Kind::NotFound, "this kernel's nbd driver is not loaded")
-                .hint("load the module: `modprobe nbd`"),
+                .hint("load the module with `modprobe nbd`"),
             _ => err,
         })?;
         driver.family = answers.iter().find_map(What::family).ok_or_else(|| {
@@ -129,7 +129,7 @@ impl Driver for NbdDriver {
 
     fn is_connected(&mut self, device: Device, backend: &str) -> Result<bool> {
         let family = self.family;
-        let answers = self.ask(&format!("look at {device}"), |n| family.status(n, device))?;
+        let answers = self.ask(&format!("query {device}"), |n| family.status(n, device))?;
         // The driver also counts processes that only have the device open; with a server, it has a pid.
         Ok(answers.iter().any(|a| a.says_connected(family, device))
             && self.machine.is_connected(device)

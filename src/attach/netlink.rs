@@ -206,7 +206,7 @@ pub enum What {
 /// # Errors
 /// [`Kind::Failed`] if a length is invalid.
 pub fn hear(mut datagram: &[u8]) -> Result<Vec<Heard>> {
-    let bad = |e| Error::new(Kind::Failed, "netlink: a message of the kernel is malformed").because(e);
+    let bad = |e| Error::new(Kind::Failed, "netlink: malformed message from the kernel").because(e);
     let mut all = Vec::new();
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram).map_err(bad)?;
@@ -219,7 +219,7 @@ pub fn hear(mut datagram: &[u8]) -> Result<Vec<Heard>> {
         } else {
             let (head, body) = payload
                 .split_at_checked(GENL_HEADER)
-                .ok_or_else(|| Error::new(Kind::Failed, "netlink: a message of the kernel is too short"))?;
+                .ok_or_else(|| Error::new(Kind::Failed, "netlink: truncated message from the kernel"))?;
             What::Told { kind, command: head[0], attributes: attributes(body)? }
         };
         all.push(Heard { sequence, what });
@@ -232,7 +232,7 @@ fn attributes(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>> {
     NlasIterator::new(bytes)
         .map(|a| a.map(|a: NlaBuffer<&[u8]>| (a.kind(), a.value().to_vec())))
         .collect::<std::result::Result<_, _>>()
-        .map_err(|e| Error::new(Kind::Failed, "netlink: an attribute of the kernel is malformed").because(e))
+        .map_err(|e| Error::new(Kind::Failed, "netlink: malformed attribute from the kernel").because(e))
 }
 
 fn find(all: &[(u16, Vec<u8>)], kind: u16) -> Option<&[u8]> {

@@ -111,7 +111,8 @@ fn check_kind(args: &AllowArgs) -> Result<()> {
     match args.name.split_once(':') {
         Some((kind, _)) if args.what.user.is_none() && !KINDS.contains(&kind) => {
             let what = format!("NAME {:?}: unknown kind of name {kind:?}", args.name);
-            Err(Error::new(Kind::Usage, what).hint("use NAME, cn:, dns:, email:, uri:, sha256: or uid:"))
+            Err(Error::new(Kind::Usage, what)
+                .hint("use one of cn:, dns:, email:, uri:, sha256: or uid:, or add --user for a URI"))
         }
         _ => Ok(()),
     }

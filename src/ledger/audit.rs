@@ -220,7 +220,7 @@ fn decode(from: &mut impl Read, sequence: u64, previous: &Hash) -> Result<Option
     }
     let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
     if !(HEAD + CRC..=MAX_RECORD).contains(&length) {
-        return Err(format!("its length of {length} is out of bounds"));
+        return Err(format!("its length {length} is out of bounds"));
     }
     let rest = from.by_ref().take((length - HEAD) as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if rest < length - HEAD {
@@ -228,16 +228,16 @@ fn decode(from: &mut impl Read, sequence: u64, previous: &Hash) -> Result<Option
     }
     let (covered, crc) = bytes.split_at(length - CRC);
     if crc32c::crc32c(covered).to_le_bytes() != *crc {
-        return Err("its checksum does not fit".into());
+        return Err("its checksum does not match".into());
     }
     let kind = RecordKind::ALL.into_iter().find(|k| k.byte() == covered[5]);
     let (Some(kind), 1) = (kind, covered[4]) else {
-        return Err(format!("version {}, kind {} is unknown to this build", covered[4], covered[5]));
+        return Err(format!("unknown version {}, kind {}", covered[4], covered[5]));
     };
     if covered[8..16] != sequence.to_le_bytes() || covered[16..HEAD] != *previous {
-        return Err("it does not follow from the record before it: the chain is broken".into());
+        return Err("it does not continue the record before it: the chain is broken".into());
     }
-    let body = serde_json::from_slice(&covered[HEAD..]).map_err(|e| format!("its body cannot be read: {e}"))?;
+    let body = serde_json::from_slice(&covered[HEAD..]).map_err(|e| format!("its body is invalid: {e}"))?;
     Ok(Some((AuditRecord { sequence, kind, body }, bytes)))
 }
 
@@ -325,7 +325,7 @@ impl Reader {
         self.ended = true;
         let place = self.current.as_ref().map_or_else(String::new, |(p, _)| p.display().to_string());
         let what = format!("audit record {} at byte {} of {place}: {why}", self.next, self.offset);
-        Error::new(Kind::Integrity, what).hint("look at what happened there, then `coffer audit accept`")
+        Error::new(Kind::Integrity, what).hint("find out what happened, then run `coffer audit accept`")
     }
 
     fn step(&mut self) -> Result<Option<AuditRecord>> {
@@ -439,13 +439,16 @@ impl Scan {
 
     /// Returns how the log contradicts the catalog's head, if it does.
     pub(super) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
-        let Some(head) = head else { return Some("the catalog does not say how long the audit is".into()) };
+        let Some(head) = head else { return Some("the catalog does not contain the length of the audit log".into()) };
         if self.count < head.count {
-            let found = format!("the audit has {} good records, the catalog counts {}", self.count, head.count);
+            let found = format!("the audit log has {} valid records, the catalog counts {}", self.count, head.count);
             return Some(self.bad.as_ref().map_or_else(|| found.clone(), |(why, _)| format!("{found}: {why}")));
         }
         if self.at_head.map(hex::encode).as_deref() != Some(head.hash.as_str()) {
-            return Some(format!("the audit's first {} records are not those that the catalog knows", head.count));
+            return Some(format!(
+                "the first {} records of the audit log are not those that the catalog knows",
+                head.count
+            ));
         }
         match &self.bad {
             Some((why, false)) => Some(why.clone()),
@@ -492,7 +495,7 @@ impl Log {
             Some((path, length)) => (open_regular(path, &OpenHow::write())?, *length),
             None => (new_segment(dir, scan.count)?, 0),
         };
-        let cut = || "cut the audit's torn tail".to_owned();
+        let cut = || "cut the incomplete end of the audit log".to_owned();
         // Setting the length frees space allocated past it, even if the length does not change.
         if file.metadata().on(cut)?.len() != length {
             file.set_len(length).and_then(|()| file.sync_all()).on(cut)?;
@@ -528,7 +531,7 @@ impl Log {
             dir.join(format!("set-aside-{}-{name}", (0..u32::MAX).find(free).unwrap_or_default()))
         };
         for (_, path) in segments(dir)?.into_iter().filter(|(_, path)| path > tail || (path == tail && *good == 0)) {
-            std::fs::rename(&path, aside(&path)).on(|| format!("set {} aside", path.display()))?;
+            std::fs::rename(&path, aside(&path)).on(|| format!("move {} aside", path.display()))?;
         }
         if *good > 0 {
             std::fs::copy(tail, aside(tail)).on(|| format!("copy {}", tail.display()))?;
@@ -613,7 +616,7 @@ impl Log {
     /// Appends records and syncs them: durable on return. Returns the first one's sequence.
     pub(super) fn append(&mut self, records: &[(RecordKind, &Body)]) -> Result<u64> {
         if self.failed {
-            let what = "audit: an earlier sync failed, so nothing more is recorded, and no key is used";
+            let what = "audit: an earlier sync failed; nothing more is recorded, and keys cannot be used";
             return Err(Error::new(Kind::Io, what).hint("check the disk, then restart coffer"));
         }
         let (first, mut next, mut previous) = (self.next, self.next, self.previous);
@@ -632,11 +635,11 @@ impl Log {
             // What was written of it is torn: if it cannot be cut off, nothing may be appended any more.
             self.failed = self.file.set_len(self.length).is_err();
             self.ahead = 0;
-            return Err(Error::io("write the audit", e));
+            return Err(Error::io("write the audit log", e));
         }
         if let Err(e) = self.file.sync_data() {
             self.failed = true;
-            return Err(Error::io("sync the audit", e));
+            return Err(Error::io("sync the audit log", e));
         }
         self.length += bytes.len() as u64;
         (self.next, self.previous) = (next, previous);

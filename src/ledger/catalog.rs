@@ -208,7 +208,7 @@ impl Catalog {
 
     fn believe<T: Record>(&self, row: &Row) -> Result<Versioned<T>, Damaged> {
         if !self.genuine(T::KIND, row) {
-            return Err(damaged::<T>(row, "its MAC does not fit: the row was changed outside coffer".into()));
+            return Err(damaged::<T>(row, "its MAC does not match: the row was changed outside coffer".into()));
         }
         parse(row)
     }
@@ -358,9 +358,9 @@ fn damaged<T: Record>(row: &Row, why: String) -> Damaged {
 /// Parses the record of an authenticated row.
 fn parse<T: Record>(row: &Row) -> Result<Versioned<T>, Damaged> {
     let record: T =
-        serde_json::from_slice(&row.body).map_err(|e| damaged::<T>(row, format!("its body cannot be read: {e}")))?;
+        serde_json::from_slice(&row.body).map_err(|e| damaged::<T>(row, format!("its body is invalid: {e}")))?;
     if record.id() != row.id {
-        return Err(damaged::<T>(row, "its body names another id".into()));
+        return Err(damaged::<T>(row, "its body has another id".into()));
     }
     Ok(Versioned { record, version: row.version })
 }
@@ -526,7 +526,7 @@ impl Tx<'_> {
             return Err(Error::new(Kind::InvalidState, what));
         }
         self.touched.push((T::KIND, id.clone()));
-        let fail = |e| Error::new(Kind::Failed, format!("catalog: {} {id} has no JSON form", T::KIND)).because(e);
+        let fail = |e| Error::new(Kind::Failed, format!("catalog: encode {} {id}", T::KIND)).because(e);
         let body = serde_json::to_vec(record).map_err(fail)?;
         let mac = self.catalog.mac(T::KIND, &id, version, &body).as_ref().to_vec();
         let hash = Some(sha256_hex(&body));
@@ -544,11 +544,11 @@ fn done<T: Record>(wrote: Wrote, id: &str, name: Option<&str>, over: Over) -> Re
     match (wrote, over) {
         (Wrote::Done, _) => Ok(()),
         (Wrote::At(there), Over::Version(version)) => {
-            let what = format!("{} {id}: it is at version {there}, not {version}", T::KIND);
-            Err(Error::new(Kind::Busy, what).hint("somebody else changed it meanwhile; try again"))
+            let what = format!("{} {id} has version {there}, not {version}", T::KIND);
+            Err(Error::new(Kind::Busy, what).hint("try again: it was changed meanwhile"))
         }
-        (Wrote::At(_), _) => Err(Error::new(Kind::Exists, format!("{} {id} exists already", T::KIND))),
-        (Wrote::Gone, _) => Err(Error::new(Kind::NotFound, format!("{} {id} is gone", T::KIND))),
+        (Wrote::At(_), _) => Err(Error::new(Kind::Exists, format!("{} {id} already exists", T::KIND))),
+        (Wrote::Gone, _) => Err(Error::new(Kind::NotFound, format!("{} {id} no longer exists", T::KIND))),
         (Wrote::NameTaken, _) => {
             Err(Error::new(Kind::Exists, format!("{} name {:?} is taken", T::KIND, name.unwrap_or_default())))
         }

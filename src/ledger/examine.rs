@@ -15,11 +15,11 @@ pub(crate) fn examine(dir: &Path, root: Option<&Secret<32>>) -> [(&'static str, 
         None => Catalog::look_without_key(&path).map(|()| None),
     };
     let catalog = opened.as_ref().map_err(Error::replay).map(|found| match found {
-        None => "SQLite finds it whole; without the root key its records are not checked".to_owned(),
+        None => "SQLite finds no damage; without the root key its records are not checked".to_owned(),
         Some(catalog) => {
             let rows = catalog.stamps().unwrap_or_default();
             let damaged = rows.values().filter(|s| **s == Stamp::Damaged).count();
-            format!("SQLite finds it whole; {} records, {damaged} of them damaged", rows.len())
+            format!("SQLite finds no damage; {} records, {damaged} of them damaged", rows.len())
         }
     });
     let head = opened.ok().flatten().and_then(|c| c.get::<AuditHead>("head").ok().flatten()).map(|h| h.record);
@@ -34,6 +34,8 @@ fn audit(dir: &Path, head: Option<&AuditHead>) -> Result<String> {
     };
     match trouble {
         None => Ok(format!("{} records, chained, head {}", scan.count, hex::encode(scan.hash))),
-        Some(why) => Err(Error::new(Kind::Integrity, why).hint("find out what happened, then: coffer audit accept")),
+        Some(why) => {
+            Err(Error::new(Kind::Integrity, why).hint("find out what happened, then run `coffer audit accept`"))
+        }
     }
 }

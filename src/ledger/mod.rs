@@ -76,8 +76,8 @@ impl Audit {
         match self {
             Self::Ready(log) => Ok(log),
             Self::Trouble(why) => {
-                let what = format!("keys are unavailable until the audit is accepted: {why}");
-                let hint = "find out what happened (a restored backup?), then: coffer audit accept";
+                let what = format!("keys are unavailable until the audit log is accepted: {why}");
+                let hint = "find out what happened (a restored backup?), then run `coffer audit accept`";
                 Err(Error::new(Kind::KeyUnavailable, what).hint(hint))
             }
         }
@@ -148,14 +148,14 @@ impl Ledger {
         let catalog = with_reserve(dir, || Catalog::open(&dir.join(CATALOG), root)).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::Integrity, format!("{}: {CATALOG} is missing", dir.display()))
                 .because(e)
-                .hint("restore it from a backup: without it, no key is there"),
+                .hint("restore it from a backup: it contains all keys"),
             _ => e,
         })?;
         Ok(Self::on(dir, env, catalog))
     }
 
     fn on(dir: &Path, env: Env, catalog: Catalog) -> Self {
-        let audit = Mutex::new(Audit::Trouble("it was not looked at yet".into()));
+        let audit = Mutex::new(Audit::Trouble("not checked yet".into()));
         Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() }
     }
 
@@ -205,7 +205,7 @@ impl Ledger {
         if !records.is_empty()
             && let Err(e) = log.append(&records)
         {
-            tracing::warn!(error = %e.line(), "how interrupted acts ended could not be recorded");
+            tracing::warn!(error = %e.line(), "cannot record the outcome of interrupted actions");
         }
     }
 
@@ -218,7 +218,7 @@ impl Ledger {
         self.outside_transaction()?;
         let mut audit = self.audit.lock();
         let Audit::Trouble(why) = &*audit else {
-            return Err(Error::new(Kind::InvalidState, "audit accept: nothing is wrong with it"));
+            return Err(Error::new(Kind::InvalidState, "audit accept: the audit log has no damage"));
         };
         let dir = self.dir.join(AUDIT);
         let scan = self.look_at_audit()?.0;
@@ -362,7 +362,7 @@ impl Ledger {
         // The intent is durable, and enough for the next start: failing to write an outcome must not deny what was
         // done.
         if let Err(e) = recorded {
-            tracing::warn!(error = %e.line(), act = act.name(), "the outcome of an act could not be recorded");
+            tracing::warn!(error = %e.line(), act = act.name(), "cannot record the outcome of an action");
         }
         result
     }
@@ -397,7 +397,7 @@ impl Ledger {
     /// Records a refusal; if that fails, the caller still gets the refusal.
     pub fn record_refusal(&self, act: Act, by: impl Into<Asker>, err: &Error) {
         if let Err(lost) = self.record(by, act, Err(err)) {
-            tracing::warn!(error = %lost.line(), "a refusal could not be recorded");
+            tracing::warn!(error = %lost.line(), "cannot record a refusal");
         }
     }
 

@@ -333,7 +333,7 @@ impl Conn {
             && how != Choice::Info
         {
             let name: String = redact::tokens(name.split('?').next().unwrap_or_default()).chars().take(40).collect();
-            let line = format!("export {name:?} is refused to connection {}: {}", self.out.id, err.line());
+            let line = format!("connection {}: export {name:?} is refused: {}", self.out.id, err.line());
             self.shared.warn(&line);
         }
         let answered = self.session.answer_choice(answer.as_ref());

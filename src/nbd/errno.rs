@@ -121,7 +121,7 @@ pub enum Hangup {
     #[error("payload too long")]
     PayloadTooLong,
     /// `NBD_OPT_EXPORT_NAME` where TLS is required and not started; it has no error reply.
-    #[error("export asked for without TLS")]
+    #[error("export requested without TLS")]
     NotSecure,
     /// Plaintext bytes after `NBD_OPT_STARTTLS`.
     #[error("bytes between STARTTLS and TLS")]

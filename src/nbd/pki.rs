@@ -46,8 +46,8 @@ pub fn init(folder: &Path, hosts: &[String], env: &Env) -> Result<()> {
     for name in [CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY] {
         let path = folder.join(name);
         if path.symlink_metadata().is_ok() {
-            return Err(Error::new(Kind::Exists, format!("make a CA: there is {} already", path.display()))
-                .hint("use what is there, or name another --dir"));
+            return Err(Error::new(Kind::Exists, format!("create a CA: {} already exists", path.display()))
+                .hint("use the existing one, or another --dir"));
         }
     }
     let server = params(hosts, hosts.first().map_or("coffer", String::as_str), env.now(), DAYS)?;
@@ -73,19 +73,18 @@ pub fn init(folder: &Path, hosts: &[String], env: &Env) -> Result<()> {
 pub fn client(folder: &Path, name: &str, env: &Env) -> Result<PathBuf> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) || name.starts_with('.') {
-        return Err(Error::new(Kind::Usage, format!("{name:?} is no name for a client"))
-            .hint("use letters, digits and . _ - @, at most 64, first none of ."));
+        return Err(Error::new(Kind::Usage, format!("{name:?} is not a valid client name"))
+            .hint("use at most 64 letters, digits and . _ - @, not starting with ."));
     }
     let mine = folder.join("clients").join(name);
     if mine.symlink_metadata().is_ok() {
-        return Err(Error::new(Kind::Exists, format!("make a certificate: there is {} already", mine.display()))
-            .hint("remove that folder first, if it is to have a new one"));
+        return Err(Error::new(Kind::Exists, format!("create a certificate: {} already exists", mine.display()))
+            .hint("remove that folder first to create a new one"));
     }
     let text = |path: PathBuf| {
-        std::fs::read_to_string(&path)
-            .map(Zeroizing::new)
-            .on(|| format!("read {}", path.display()))
-            .map_err(|e| if e.kind() == Kind::NotFound { e.hint("make a CA first: `coffer tls init`") } else { e })
+        std::fs::read_to_string(&path).map(Zeroizing::new).on(|| format!("read {}", path.display())).map_err(|e| {
+            if e.kind() == Kind::NotFound { e.hint("create a CA first with `coffer tls init`") } else { e }
+        })
     };
     let (ca_pem, key_pem) = (text(folder.join(CA_CERT))?, text(folder.join(CA_KEY))?);
     let ca_key = Zeroizing::new(KeyPair::from_pem(&key_pem).map_err(failed)?);
@@ -99,13 +98,13 @@ pub fn client(folder: &Path, name: &str, env: &Env) -> Result<PathBuf> {
 
 fn params(hosts: &[String], name: &str, now: Timestamp, days: i64) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(hosts).map_err(|e| {
-        Error::new(Kind::Usage, format!("make a certificate for {}", hosts.join(", ")))
+        Error::new(Kind::Usage, format!("create a certificate for {}", hosts.join(", ")))
             .because(e)
-            .hint("name hosts by DNS names or addresses")
+            .hint("use DNS names or IP addresses")
     })?;
     let at = |ms: i64| {
         OffsetDateTime::from_unix_timestamp(ms / 1000)
-            .map_err(|e| Error::new(Kind::Failed, "make a certificate: this machine's clock is off").because(e))
+            .map_err(|e| Error::new(Kind::Failed, "create a certificate: this machine's clock is wrong").because(e))
     };
     params.not_before = at(now.0 - EARLY_MS)?;
     params.not_after = at(now.0 + days * DAY_MS)?;
@@ -146,5 +145,5 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
 }
 
 fn failed(err: rcgen::Error) -> Error {
-    Error::new(Kind::Failed, "make a certificate").because(err)
+    Error::new(Kind::Failed, "create a certificate").because(err)
 }

@@ -207,7 +207,7 @@ impl Terms {
     pub fn admit(&self, header: &RequestHeader) -> Result<Request, Refusal> {
         let (kind, allowed) = self.rules(header)?;
         if header.flags & !(allowed | codec::CMD_FUA) != 0 {
-            return refuse(Errno::Inval, "a flag that this command does not have");
+            return refuse(Errno::Inval, "a flag that this command does not support");
         }
         self.bounds(kind, header.offset, header.len)?;
         let has = |flag: u16| header.flags & flag != 0;
@@ -238,7 +238,7 @@ impl Terms {
             command::CACHE => (Command::Cache, 0),
             command::WRITE_ZEROES => (Command::WriteZeroes, codec::CMD_NO_HOLE | codec::CMD_FAST_ZERO),
             command::BLOCK_STATUS if self.contexts > 0 => (Command::BlockStatus, codec::CMD_REQ_ONE),
-            command::BLOCK_STATUS => return refuse(Errno::Inval, "no metadata context was chosen"),
+            command::BLOCK_STATUS => return refuse(Errno::Inval, "no metadata context was selected"),
             _ => return refuse(Errno::Inval, "an unknown command"),
         })
     }

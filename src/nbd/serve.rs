@@ -278,7 +278,7 @@ impl Shared {
     pub(super) fn warn(&self, line: &str) {
         match self.quiet.next(self.now()) {
             Some(0) => tracing::warn!("{line}"),
-            Some(others) => tracing::warn!("{line}; {others} lines like this were left out"),
+            Some(others) => tracing::warn!("{line}; {others} similar lines suppressed"),
             None => {}
         }
     }
@@ -461,7 +461,7 @@ impl<'a> Acceptor<'a> {
     fn failed(&mut self, err: &std::io::Error) {
         let none_left = matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         let hint = if none_left { " (raise RLIMIT_NOFILE: `ulimit -n`, LimitNOFILE= of the service)" } else { "" };
-        self.shared.warn(&format!("NBD connection turned away: {err}{hint}"));
+        self.shared.warn(&format!("NBD connection rejected: {err}{hint}"));
         if none_left && self.reserve.take().is_some() {
             drop(self.listener.accept());
             self.reserve = reserve();

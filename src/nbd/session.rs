@@ -39,7 +39,7 @@ pub const MAX_CONTEXTS: usize = 64;
 pub const MAX_OPTION_SKIP: u32 = 1 << 20;
 
 /// The error message for a client that has not started required TLS.
-const NOT_BEFORE_TLS: &str = "this listener serves nothing without TLS";
+const NOT_BEFORE_TLS: &str = "this listener requires TLS";
 
 /// How an export is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,9 +415,9 @@ impl Session {
         let wanted = if number == option::EXTENDED_HEADERS { Style::Extended } else { Style::Structured };
         match (self.terms.style, wanted) {
             (Style::Extended, Style::Structured) => {
-                self.say(number, reply::ERR_EXT_HEADER_REQD, "extended headers are on already");
+                self.say(number, reply::ERR_EXT_HEADER_REQD, "extended headers are already enabled");
             }
-            (had, wanted) if had == wanted => self.say(number, reply::ERR_INVALID, "that is on already"),
+            (had, wanted) if had == wanted => self.say(number, reply::ERR_INVALID, "already enabled"),
             (_, wanted) => {
                 self.terms.style = wanted;
                 codec::option_reply(&mut self.out, number, reply::ACK, &[]);
@@ -443,7 +443,7 @@ impl Session {
 
     fn start_tls(&mut self) -> Option<Event> {
         if self.tls == Tls::On {
-            self.say(option::STARTTLS, reply::ERR_INVALID, "TLS is on already");
+            self.say(option::STARTTLS, reply::ERR_INVALID, "TLS is already enabled");
             return None;
         }
         codec::option_reply(&mut self.out, option::STARTTLS, reply::ACK, &[]);
@@ -662,7 +662,7 @@ impl Session {
         let event = match (self.terms.admit(&plain), chosen) {
             (Ok(request), Some(contexts)) => Event::Request(Request { contexts, ..request }),
             (Ok(_), None) => {
-                let why = "a metadata context that was not chosen, or one twice";
+                let why = "a metadata context that was not selected, or a repeated one";
                 Event::Refused { to, refusal: Refusal { errno: Errno::Inval, why } }
             }
             (Err(refusal), _) => Event::Refused { to, refusal },
@@ -706,7 +706,7 @@ fn clip(text: &str) -> &str {
 
 const fn unsupported(number: u32) -> &'static str {
     match number {
-        option::STARTTLS => "this listener has no TLS",
+        option::STARTTLS => "this listener does not support TLS",
         _ => "unknown option",
     }
 }

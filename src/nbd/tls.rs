@@ -113,7 +113,7 @@ fn load(folder: &Path, now: Timestamp, oldest: Oldest) -> Result<Arc<ServerConfi
     let bad = |what: &str, err: rustls::Error| {
         Error::new(Kind::Usage, format!("TLS: {what} cannot be used"))
             .because(err)
-            .hint("`coffer tls init` makes a set that fits")
+            .hint("create a matching set with `coffer tls init`")
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&oldest.and_newer())
@@ -141,7 +141,7 @@ fn load(folder: &Path, now: Timestamp, oldest: Oldest) -> Result<Arc<ServerConfi
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).on(|| format!("TLS: read {}", path.display())).map_err(|e| match e.kind() {
-        Kind::NotFound => e.hint("`coffer tls init` makes a CA and certificates"),
+        Kind::NotFound => e.hint("create a CA and certificates with `coffer tls init`"),
         _ => e,
     })
 }
@@ -149,11 +149,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// Reads all certificates of a file; the first must be valid now.
 fn certificates(path: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>> {
     let bad = |why: String| {
-        Error::new(Kind::Usage, format!("TLS: {}: {why}", path.display())).hint("it has to be a certificate in PEM")
+        Error::new(Kind::Usage, format!("TLS: {}: {why}", path.display())).hint("use a certificate in PEM format")
     };
     let all = CertificateDer::pem_slice_iter(&read(path)?).collect::<std::result::Result<Vec<_>, _>>();
     let all = all.map_err(|e| bad(e.to_string()))?;
-    let first = all.first().ok_or_else(|| bad("there is no certificate in it".to_owned()))?;
+    let first = all.first().ok_or_else(|| bad("it contains no certificate".to_owned()))?;
     let (_, parsed) = X509Certificate::from_der(first).map_err(|e| bad(e.to_string()))?;
     let [from, to] =
         [parsed.validity().not_before, parsed.validity().not_after].map(|t| Timestamp(t.timestamp() * 1000));
@@ -165,21 +165,21 @@ fn certificates(path: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'stati
         return Ok(all);
     };
     Err(Error::new(Kind::InvalidState, format!("TLS: the certificate in {} {wrong}", path.display()))
-        .hint("put a valid one there, or look at this machine's clock"))
+        .hint("replace it with a valid one, or check this machine's clock"))
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let mode = std::fs::metadata(path).map_or(0, |m| m.permissions().mode());
     if mode & 0o007 != 0 {
-        return Err(Error::new(Kind::Usage, format!("TLS: every user may read the key {}", path.display()))
-            .hint(format!("chmod 600 {}", path.display())));
+        return Err(Error::new(Kind::Usage, format!("TLS: every user can read the key {}", path.display()))
+            .hint(format!("run `chmod 600 {}`", path.display())));
     }
     let mut pem = read(path)?;
     let parsed = PrivateKeyDer::from_pem_slice(&pem);
     zeroize::Zeroize::zeroize(&mut pem);
     parsed.map_err(|_| {
-        Error::new(Kind::Usage, format!("TLS: {}: there is no private key in it", path.display()))
-            .hint("it has to be a key in PEM, without a passphrase")
+        Error::new(Kind::Usage, format!("TLS: {}: it contains no private key", path.display()))
+            .hint("use a key in PEM format, without a passphrase")
     })
 }
 

@@ -42,7 +42,7 @@ impl VolumeExports {
     fn serves_snapshots(&self) -> Result<()> {
         match &self.only {
             Some(_) => Err(Error::new(Kind::NotFound, "snapshots are not served here")
-                .hint("serve all: `coffer serve` without names")),
+                .hint("serve all volumes with `coffer serve` without names")),
             None => Ok(()),
         }
     }
@@ -205,7 +205,7 @@ impl Exports for VolumeExports {
     fn refuse(&self, client: &Client, why: &Error) {
         match self.asker(client) {
             Ok(caller) => self.service.refuse_unnamed(&caller, why),
-            Err(err) => tracing::warn!(error = %err.line(), "a refusal could not be recorded"),
+            Err(err) => tracing::warn!(error = %err.line(), "cannot record a refusal in the audit log"),
         }
     }
 
@@ -234,7 +234,7 @@ struct SnapshotExport {
 
 impl SnapshotExport {
     fn refuse<T>(&self, verb: &str) -> Result<T> {
-        Err(Error::new(Kind::ReadOnly, format!("{verb} snapshot {}: a snapshot does not change", self.view.id())))
+        Err(Error::new(Kind::ReadOnly, format!("{verb} snapshot {}: snapshots are read-only", self.view.id())))
     }
 }
 

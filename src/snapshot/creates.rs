@@ -41,7 +41,7 @@ pub(super) struct Creates {
 impl Creates {
     pub(super) fn begin(&mut self, snapshot: SnapshotId, folder: Folder, base: Option<Arc<Located>>) -> Result<()> {
         if self.running.contains_key(&snapshot) {
-            return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being made")));
+            return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being created")));
         }
         self.running.insert(snapshot, Running { folder, base, names: HashSet::new() });
         Ok(())

@@ -180,7 +180,7 @@ impl LogState {
         match entry {
             Entry::Add { snapshot, manifest, time } => {
                 if self.live.contains_key(snapshot) || self.deleted.contains_key(snapshot) {
-                    return Err(format!("{snapshot} was added before"));
+                    return Err(format!("{snapshot} was already added"));
                 }
                 self.live.insert(*snapshot, Live { manifest: *manifest, time: *time, held: false });
             }
@@ -313,7 +313,7 @@ impl Log {
         let genesis = read_any(objects, folder, 0)?;
         let object = path(folder, 0);
         if genesis.envelope.kind != GENESIS || !genesis.envelope.previous.is_zero() {
-            return Err(damaged(&object, 10, "the first record is not a genesis"));
+            return Err(damaged(&object, 10, "the first record is not a genesis record"));
         }
         let public_key = genesis.body::<Genesis>(&object)?.public_key.0;
         genesis.verify(&object, &public_key)?;
@@ -417,7 +417,7 @@ impl Log {
         }
         let at_checkpoint = record.envelope.number.is_multiple_of(CHECKPOINT_EVERY);
         if (record.envelope.kind == CHECKPOINT) != at_checkpoint {
-            return Err(damaged(&object, 10, "checkpoints stand at multiples of 256, and only there"));
+            return Err(damaged(&object, 10, "checkpoints must be at multiples of 256, and only there"));
         }
         if at_checkpoint {
             self.replace(record.body(&object)?);

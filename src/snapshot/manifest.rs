@@ -118,16 +118,16 @@ impl Manifest {
             return bad("the manifest is of another snapshot");
         }
         if self.size == 0 || self.size > MAX_VOLUME || !self.size.is_multiple_of(512) {
-            return bad("the size is not one that a volume can have");
+            return bad("the size is not valid for a volume");
         }
         if self.depth != depth_of(self.size) || self.depth > DEPTH_MAX {
-            return bad("the tree's depth is not the size's");
+            return bad("the tree's depth does not match the size");
         }
         if self.folders.len() > FOLDERS_MAX || self.folders.first() != Some(&folder.installation) {
             return bad("the list of folders is too long or does not start with its own");
         }
         if self.keys.len() > KEYS_MAX || self.keys.iter().any(|(tag, id)| *tag != hex::encode(id.tag().0)) {
-            return bad("a key tag is not its data-key id's");
+            return bad("a key tag does not match its data key id");
         }
         Ok(())
     }

@@ -102,12 +102,13 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Makes an integrity error: which object, at which offset, why.
 pub(crate) fn damaged(object: &str, offset: usize, why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Integrity, format!("{object}: at byte {offset}: {why}"))
-        .hint("put that object back from a copy of the repository, or delete the snapshots that need it")
+        .hint("restore that object from a copy of the repository, or delete the snapshots that need it")
 }
 
 /// Makes an error for a format version, kind or flag that this program is too old for.
 pub(crate) fn too_new(object: &str, what: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Unsupported, format!("{object}: {what} is not known to this program")).hint("use a newer coffer")
+    Error::new(Kind::Unsupported, format!("{object}: {what} is not supported by this version"))
+        .hint("use a newer coffer")
 }
 
 /// The folder that contains everything one installation wrote of one lineage.

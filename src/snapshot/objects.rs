@@ -139,9 +139,9 @@ fn by_range<O: Objects + ?Sized>(objects: &O, path: &str, start: u64, parts: &mu
 }
 
 fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
-    let what = format!("put {path}: another object is there (hash {}, ours {})", Hash32::of(there), Hash32::of(ours));
+    let what = format!("put {path}: a different object exists (hash {}, ours {})", Hash32::of(there), Hash32::of(ours));
     Error::new(Kind::Integrity, what)
-        .hint("two installations may write this folder (a cloned data directory): stop one, then run doctor")
+        .hint("check whether two installations write to this repository (a cloned data directory), stop one, then run `coffer doctor`")
 }
 
 /// Implements [`Objects`] over a store of the `object_store` crate.
@@ -297,14 +297,14 @@ impl Objects for StoreObjects {
                 Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
                 Ok(_) => Ok(None),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(Error::io(format!("look for {path}"), e)),
+                Err(e) => Err(Error::io(format!("find {path}"), e)),
             };
         }
         let (store, key) = (self.store.clone(), Key::from(path));
         match self.run(async move { store.head(&key).await })? {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(of_store(format!("look for {path}"), e)),
+            Err(e) => Err(of_store(format!("find {path}"), e)),
         }
     }
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
@@ -323,7 +323,7 @@ impl Objects for StoreObjects {
     fn irregular(&self, folder: &str) -> Result<Vec<Listed>> {
         let Some(root) = &self.root else { return Ok(Vec::new()) };
         let place = root.join(folder);
-        let what = || format!("look through folder {}", place.display());
+        let what = || format!("list folder {}", place.display());
         let mut found = Vec::new();
         let entries = match std::fs::read_dir(&place) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
@@ -357,7 +357,7 @@ impl Objects for StoreObjects {
     fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
         let folder = root.join(folder);
-        let what = || format!("look through folder {}", folder.display());
+        let what = || format!("list folder {}", folder.display());
         let entries = match std::fs::read_dir(&folder) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other.on(what)?,
@@ -383,7 +383,7 @@ fn run<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = T> + Send
     runtime.spawn(async move {
         let _ = tell.send(work.await);
     });
-    told.recv().map_err(|e| Error::new(Kind::Failed, "an object store operation broke off").because(e))
+    told.recv().map_err(|e| Error::new(Kind::Failed, "an object store operation was aborted").because(e))
 }
 
 /// Returns this file's own runtime. If it could not be started, for lack of descriptors or threads, the next call tries

@@ -192,7 +192,11 @@ pub struct PackIndex {
 /// [`Kind::Integrity`] naming what is wrong.
 pub fn parse_body<'a>(object: &str, offset: usize, bytes: &'a [u8]) -> Result<(BodyHead, &'a [u8])> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
-        return Err(damaged(object, offset, format_args!("{} bytes left, a body's head has {HEAD}", bytes.len())));
+        return Err(damaged(
+            object,
+            offset,
+            format_args!("{} bytes left, fewer than a body's head ({HEAD})", bytes.len()),
+        ));
     };
     let sectors = rest.get(..u32_at(head, 28) as usize).unwrap_or(rest);
     Ok((check_body(object, offset, head, sectors)?, sectors))
@@ -205,11 +209,15 @@ pub fn parse_body<'a>(object: &str, offset: usize, bytes: &'a [u8]) -> Result<(B
 pub fn check_body(object: &str, offset: usize, head: &[u8; HEAD], sectors: &[u8]) -> Result<BodyHead> {
     let head = BodyHead::decode(head, 0);
     if head.length != stored_len(head.map) || head.map.is_empty() {
-        return Err(damaged(object, offset + 28, "the body's length does not fit its sector map"));
+        return Err(damaged(object, offset + 28, "the body's length does not match its sector map"));
     }
     let (want, there) = (head.length as usize, sectors.len());
     if want != there {
-        return Err(damaged(object, offset, format_args!("the body's sectors need {want} bytes, {there} are there")));
+        return Err(damaged(
+            object,
+            offset,
+            format_args!("the body's sectors need {want} bytes, only {there} are present"),
+        ));
     }
     if Hash32::of(sectors) != head.hash {
         return Err(damaged(
@@ -234,7 +242,7 @@ pub fn parse_pack(object: &str, bytes: &[u8]) -> Result<PackIndex> {
     let (count, at) = (u32_at(bytes, tail) as usize, u32_at(bytes, tail + 4) as usize);
     let crc_at = count.checked_mul(FOOT).and_then(|n| n.checked_add(at)).filter(|n| n + 4 == tail && at >= HEADER);
     let Some(crc_at) = crc_at else {
-        return Err(damaged(object, tail, "count and footer offset do not fit the pack's length"));
+        return Err(damaged(object, tail, "count and footer offset do not match the pack's length"));
     };
     let footer = &bytes[at..crc_at];
     if crc32c::crc32c(footer) != u32_at(bytes, crc_at) {
@@ -262,7 +270,7 @@ pub fn parse_pack(object: &str, bytes: &[u8]) -> Result<PackIndex> {
 
 fn parse_header(object: &str, bytes: &[u8]) -> Result<(PackId, LineageId)> {
     if bytes.len() < HEADER + 4 + TAIL || bytes.len() > PACK_MAX {
-        return Err(damaged(object, 0, format_args!("{} bytes cannot be a pack", bytes.len())));
+        return Err(damaged(object, 0, format_args!("{} bytes are too short for a pack", bytes.len())));
     }
     if bytes[..8] != *MAGIC {
         return Err(damaged(object, 0, "not a pack: wrong magic"));

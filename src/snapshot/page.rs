@@ -129,7 +129,7 @@ impl Page {
         let page = Self { level, index, bytes };
         let count = u32_at(&page.bytes, 12) as usize;
         if count == 0 || count > FAN || page.bytes.len() != PAGE_HEAD + count * page.stride() {
-            return Err(damaged(object, 12, format_args!("a count of {count} does not fit the page's length")));
+            return Err(damaged(object, 12, format_args!("a count of {count} does not match the page's length")));
         }
         page.check(object, count)?;
         Ok(page)
@@ -154,7 +154,7 @@ impl Page {
                 && (!entry.is_hole() || entry == LeafEntry::default())
                 && u16_at(&self.bytes, at + 78) == 0;
             if !fits {
-                return Err(damaged(object, at, format_args!("entry {i} contradicts itself")));
+                return Err(damaged(object, at, format_args!("entry {i} is inconsistent")));
             }
         }
         Ok(())

@@ -87,7 +87,7 @@ impl Repository {
             let (signed, wanted) = (hex::encode(public_key), hex::encode(key));
             let what = format!("snapshot {snapshot}: signed by key {signed}, not by the trusted {wanted}");
             return Err(Error::new(Kind::Integrity, what)
-                .hint("compare both with the signing key that `coffer status` shows where the snapshot was made; if neither is, do not use the snapshot"));
+                .hint("compare both with the signing key in `coffer status` on the machine that created the snapshot; if neither matches, do not use it"));
         }
         let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
         let room = vec![0; CHUNK];
@@ -97,7 +97,7 @@ impl Repository {
         let said = reader.at.manifest.chunks;
         if bad.is_empty() && entries != said {
             let object = reader.at.folder.path("manifests", snapshot);
-            let error = damaged(&object, 0, format_args!("it says {said} chunks, the tree has {entries}"));
+            let error = damaged(&object, 0, format_args!("it has {said} chunks, the tree has {entries}"));
             bad.push(Bad { first: ChunkNo(0), count: chunks_in(reader.at.manifest.size), error });
         }
         Ok(Verified { trust, public_key, chunks, bytes, bad })
@@ -135,7 +135,7 @@ impl Visit for Check<'_> {
     fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
         self.entries += 1;
         if !(self.go_on)(self.bytes) {
-            return Err(Error::new(Kind::Interrupted, "the check was stopped"));
+            return Err(Error::new(Kind::Interrupted, "the check was interrupted"));
         }
         match self.reader.body(chunk, entry, &mut self.room[..entry.length as usize]) {
             Ok(()) => {
@@ -191,7 +191,7 @@ impl SnapshotReader {
             return Err(damaged(
                 &object,
                 offset,
-                format_args!("the body here is not chunk {chunk}'s of the signed tree"),
+                format_args!("the body does not belong to chunk {chunk} of the signed tree"),
             ));
         }
         Ok(())
@@ -217,7 +217,11 @@ impl SnapshotReader {
             }
         }
         let object = self.at.folder.path("packs", entry.pack());
-        Err(damaged(&object, entry.offset as usize, "the pack is missing, and no redirect says where its bodies went"))
+        Err(damaged(
+            &object,
+            entry.offset as usize,
+            "the pack is missing, and no redirect names the new location of its bodies",
+        ))
     }
 
     fn folders(&self) -> impl Iterator<Item = Folder> {

@@ -106,14 +106,14 @@ impl Record {
     /// [`Kind::Integrity`] if it is not such a record; [`Kind::Unsupported`] for a newer version.
     pub fn parse(object: &str, family: Family, raw: Bytes) -> Result<Self> {
         if raw.len() < ENVELOPE + SIGNATURE || raw[..8] != *family.magic() {
-            return Err(damaged(object, 0, "not such a record: wrong magic or too short"));
+            return Err(damaged(object, 0, "not a signed record: wrong magic or too short"));
         }
         if u16_at(&raw, 8) != VERSION {
             return Err(too_new(object, format_args!("record version {}", u16_at(&raw, 8))));
         }
         let length = u32_at(&raw, 12) as usize;
         if length > BODY_MAX || raw.len() != ENVELOPE + length + SIGNATURE {
-            return Err(damaged(object, 12, format_args!("a body of {length} bytes does not fit {}", raw.len())));
+            return Err(damaged(object, 12, format_args!("a body of {length} bytes does not match {}", raw.len())));
         }
         let envelope = Envelope {
             family,
@@ -136,7 +136,7 @@ impl Record {
         if signature_is_good(key, &message, signature) {
             return Ok(());
         }
-        Err(damaged(object, signed.len(), format_args!("the signature is not that of key {}", hex::encode(key))))
+        Err(damaged(object, signed.len(), format_args!("the signature was not made with key {}", hex::encode(key))))
     }
 
     /// Parses the body as `T`.

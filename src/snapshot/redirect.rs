@@ -84,7 +84,7 @@ impl Redirect {
             return Err(too_new(object, format_args!("redirect version {}", u16_at(bytes, 8))));
         }
         if bytes.len() != HEAD + (u32_at(bytes, 12) as usize).saturating_mul(MOVE) || bytes[16..32] != old.0 {
-            return Err(damaged(object, 12, format_args!("count or pack id are not those of pack {old}")));
+            return Err(damaged(object, 12, format_args!("count or pack id do not match pack {old}")));
         }
         let moves: Vec<Move> = bytes[HEAD..].chunks_exact(MOVE).map(decode).collect();
         match moves.windows(2).position(|w| w[0].offset >= w[1].offset) {

@@ -58,7 +58,7 @@ impl Ref {
     pub fn path(lineage: LineageId, installation: InstallationId, id: &str) -> Result<String> {
         let good = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !good {
-            let what = format!("a ref's id must be 1 to 64 of A-Z a-z 0-9 . _ -, {id:?} is not");
+            let what = format!("{id:?} is not a valid ref id: 1 to 64 characters of A-Z a-z 0-9 . _ -");
             return Err(Error::new(Kind::Usage, what));
         }
         Ok(format!("{lineage}/refs/{installation}-{id}"))

@@ -126,9 +126,9 @@ impl About {
             if e.kind() != Kind::NotFound {
                 return e;
             }
-            Error::new(Kind::NotFound, "open repository: no coffer-repository.json there")
+            Error::new(Kind::NotFound, "open repository: coffer-repository.json is missing")
                 .because(e)
-                .hint("put it back from a copy, or as `coffer doctor` says")
+                .hint("restore it from a copy, or see `coffer doctor`")
         })?;
         let found: Description =
             serde_json::from_slice(&raw).map_err(|e| damaged(DESCRIPTION, 0, "not a description").because(e))?;
@@ -466,12 +466,11 @@ impl Inner {
     pub(super) fn author(&self) -> Result<&Author> {
         let about = self.about()?;
         if let Some(feature) = &about.read_only {
-            let what =
-                format!("write to repository {}: it has the feature {feature}, which is not known here", about.id);
+            let what = format!("write to repository {}: it uses the unknown feature {feature}", about.id);
             return Err(Error::new(Kind::ReadOnly, what).hint("use a newer coffer"));
         }
         self.author.as_ref().ok_or_else(|| {
-            Error::new(Kind::ReadOnly, format!("write to repository {}: it was opened for reading alone", about.id))
+            Error::new(Kind::ReadOnly, format!("write to repository {}: it is open read-only", about.id))
         })
     }
 
@@ -622,7 +621,7 @@ impl Inner {
         let object = log.folder.path("manifests", snapshot);
         let raw = self.objects.get(&object, RECORD_MAX).map_err(|e| {
             if e.kind() == Kind::NotFound && live.is_some() {
-                damaged(&object, 0, "the log has this snapshot, its manifest is missing").because(e)
+                damaged(&object, 0, "the snapshot is in the log, but its manifest is missing").because(e)
             } else {
                 e
             }
@@ -632,7 +631,7 @@ impl Inner {
         // Zeros: the record with the hash is lost, and only the signature counts.
         let said = live.map(|l| l.manifest).or(gone.map(|d| d.manifest));
         if said.is_none_or(|said| said != hash && !said.is_zero()) {
-            return Err(damaged(&object, 0, format_args!("the manifest's hash {hash} is not the log's")));
+            return Err(damaged(&object, 0, format_args!("the manifest's hash {hash} does not match the log")));
         }
         record.verify(&object, &log.public_key)?;
         Ok(Located { folder: log.folder, manifest, hash, public_key: log.public_key, live: live.is_some() })

@@ -267,7 +267,7 @@ impl Inner {
                 }
             }
             Shape::Pages(_) => {
-                marks.blind.get_or_insert_with(|| format!("page {name} is in a tree at a place that is not its own"));
+                marks.blind.get_or_insert_with(|| format!("page {name} is at the wrong position of a tree"));
             }
         }
         Ok(())

@@ -123,11 +123,14 @@ impl Repository {
     pub fn begin(&self, spec: SnapshotSpec) -> Result<SnapshotWriter> {
         let folder = self.inner.own(spec.lineage)?;
         if spec.size == 0 || spec.size > MAX_VOLUME || !spec.size.is_multiple_of(512) {
-            return Err(Error::new(Kind::Usage, format!("snapshot {}: {} is no volume's size", spec.id, spec.size)));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("snapshot {}: {} is not a valid size of a volume", spec.id, spec.size),
+            ));
         }
         let state = self.inner.settled_state(folder)?;
         if state.live.contains_key(&spec.id) || state.deleted.contains_key(&spec.id) {
-            return Err(Error::new(Kind::Exists, format!("snapshot {} is in the repository already", spec.id)));
+            return Err(Error::new(Kind::Exists, format!("snapshot {} is already in the repository", spec.id)));
         }
         let base = spec.base.map(|id| self.inner.locate(spec.lineage, id)).transpose()?.map(Arc::new);
         if let Some(larger) = base.as_ref().map(|b| b.manifest.size).filter(|size| *size > spec.size) {
@@ -191,8 +194,11 @@ impl SnapshotWriter {
     pub fn put_chunk(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
         let bytes = sealed.bytes();
         if bytes.len() != CHUNK || chunk.0 >= chunks_in(self.spec.size) {
-            let what =
-                format!("snapshot {}: chunk {chunk} with {} bytes is none of this volume", self.spec.id, bytes.len());
+            let what = format!(
+                "snapshot {}: chunk {chunk} with {} bytes is not part of this volume",
+                self.spec.id,
+                bytes.len()
+            );
             return Err(Error::new(Kind::Usage, what));
         }
         let inside = usize::try_from(self.spec.size - chunk.offset()).unwrap_or(CHUNK).min(CHUNK);
@@ -237,7 +243,8 @@ impl SnapshotWriter {
             return Ok(());
         }
         if *filling.tags.entry(entry.tag.0).or_insert(key) != key {
-            let what = format!("snapshot {}: data key {key} has the tag of another of this lineage", self.spec.id);
+            let what =
+                format!("snapshot {}: data key {key} has the same tag as another one of this lineage", self.spec.id);
             return Err(Error::new(Kind::InvalidState, what).hint("give the volume a new data key"));
         }
         let rng = &*self.repo.env.rng;
@@ -313,7 +320,7 @@ impl SnapshotWriter {
         self.repo.check_reach(&all).map_err(|e| {
             let base = base.manifest.snapshot;
             e.context(format!("base {base} of snapshot {}", self.spec.id))
-                .hint("take another snapshot: it copies the whole volume")
+                .hint("create another snapshot, which copies the whole volume")
         })
     }
 
@@ -423,7 +430,11 @@ impl SnapshotWriter {
         for (object, length) in packs_put.chain(pages.iter().cloned()) {
             let there = self.repo.objects.head(&object)?;
             if there != Some(length) {
-                return Err(damaged(&object, 0, format_args!("{length} bytes were put, {there:?} are there")));
+                return Err(damaged(
+                    &object,
+                    0,
+                    format_args!("{length} bytes were written, but {there:?} are present"),
+                ));
             }
         }
         Ok(packs.len() as u64)
@@ -433,7 +444,7 @@ impl SnapshotWriter {
         let object = self.folder.path("manifests", self.spec.id);
         self.repo.put_for(self.spec.id, &object, record.raw())?;
         if self.repo.objects.get(&object, RECORD_MAX)? != *record.raw() {
-            return Err(damaged(&object, 0, "the manifest read back is not the one that was put"));
+            return Err(damaged(&object, 0, "the manifest that was read back differs from the one written"));
         }
         let known = self.repo.own_state(self.folder)?;
         if known.live.get(&self.spec.id).is_some_and(|live| live.manifest == record.hash()) {

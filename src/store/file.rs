@@ -70,12 +70,12 @@ impl FileStore {
         }
         let kind = if writable { LockKind::Exclusive } else { LockKind::Shared };
         if !ofd_lock(&file, kind, 0, 0).on(what)? {
-            return Err(Error::new(Kind::Busy, format!("{}: another process holds it", what()))
+            return Err(Error::new(Kind::Busy, format!("{}: locked by another process", what()))
                 .hint("stop the other coffer that serves this volume"));
         }
         let (held, named) = (file.metadata().on(what)?, std::fs::symlink_metadata(path).on(what)?);
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) || held.nlink() == 0 {
-            return Err(Error::new(Kind::Busy, format!("{}: it was replaced while it was being opened", what())));
+            return Err(Error::new(Kind::Busy, format!("{}: replaced while it was being opened", what())));
         }
         // A file system that does not support this advice uses its own read-ahead.
         let _ = fadvise(&file, 0, None, Advice::Random);
@@ -114,11 +114,11 @@ impl FileStore {
             refuse_shared(&self.file, &self.path)?;
         }
         if !ofd_lock(&self.file, LockKind::Exclusive, 0, 0).on(what)? {
-            return Err(Error::new(Kind::Busy, format!("{}: another process creates it", what())));
+            return Err(Error::new(Kind::Busy, format!("{}: being created by another process", what())));
         }
         self.file.set_len(size).map_err(|e| {
-            Error::io(format!("{}: a file of {size} bytes", what()), e)
-                .hint("ext4 holds 16 TiB less the header in one file; choose a smaller --size or keep the data on XFS")
+            Error::io(format!("{}: cannot have {size} bytes", what()), e)
+                .hint("choose a smaller --size, or keep the data on XFS: a file on ext4 is limited to 16 TiB, including the header")
         })
     }
 
@@ -171,11 +171,11 @@ fn refuse_shared(file: &File, path: &Path) -> Result<()> {
         Some((_, name)) => Err(Error::new(
             Kind::Unsupported,
             format!(
-                "{} lies on {name}, which other hosts may write too: a file lock there is no fence",
+                "{} is on {name}, where other hosts can also write: file locks do not exclude them",
                 path.display()
             ),
         )
-        .hint("keep volumes on a local file system, or say --single-host-i-know")),
+        .hint("keep volumes on a local file system, or use --single-host-i-know")),
     }
 }
 
@@ -194,7 +194,7 @@ impl BlockStore for FileStore {
             let _ = fadvise(&self.file, at, NonZeroU64::new(len), Advice::WillNeed);
         }
         self.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "the file ends before that: it was truncated"),
+            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "past the end of the file, which was truncated"),
             _ => e,
         })
     }

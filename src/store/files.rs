@@ -82,7 +82,7 @@ impl Stores for FileStores {
 
     fn room(&self, id: VolumeId) -> Result<Room> {
         let path = self.path(id);
-        let about = std::fs::metadata(&path).on(|| format!("look at {}", path.display()))?;
+        let about = std::fs::metadata(&path).on(|| format!("stat {}", path.display()))?;
         Ok(Room { size: about.len(), taken: Some(about.blocks() * 512) })
     }
 

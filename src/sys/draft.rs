@@ -49,13 +49,13 @@ impl Draft {
         let what = || format!("create {}", partial.display());
         let busy = || {
             Error::new(Kind::Busy, format!("{} is being written by another process", partial.display()))
-                .hint("wait for it, or choose another file")
+                .hint("wait until it is done, or choose another file")
         };
         if let Ok(left) = File::options().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&partial) {
             if !ofd_lock(&left, LockKind::Exclusive, 0, 1).on(what)? {
                 return Err(busy());
             }
-            tracing::warn!("{} was left by a run that was killed; it is replaced", partial.display());
+            tracing::warn!("{} was left behind by a killed run and is replaced", partial.display());
             std::fs::remove_file(&partial).on(what)?;
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&partial).on(what)?;

@@ -62,7 +62,7 @@ impl Volume {
     /// # Errors
     /// [`Kind::Usage`] out of bounds; what map, snapshot or store report.
     pub fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Run<Stored>>> {
-        self.bounds("look for holes in", offset, len)?;
+        self.bounds("find holes in", offset, len)?;
         let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
         while at < end {
             let next = self.next_interesting(at)?.unwrap_or(end).clamp(at, end);
@@ -77,7 +77,7 @@ impl Volume {
 
     /// Returns the end of the run at `at`, where the file has no data up to `end`, and whether its space is allocated.
     fn hole_at(&self, at: u64, end: u64) -> Result<(u64, Stored)> {
-        let what = || format!("look for holes at {at} of {}", self.id);
+        let what = || format!("find holes at {at} of {}", self.id);
         let (len, stored) = self.store.stored(self.data_offset + at, end - at).on(what)?;
         // The file system's blocks end anywhere; a reported run ends at a subsector.
         Ok(((at + len.max(1)).next_multiple_of(SUBSECTOR as u64).min(end), stored))
@@ -95,7 +95,7 @@ impl Volume {
         if !self.is_here(chunk, entry)? {
             return self.run_in_parent(chunk, at, border);
         }
-        let what = || format!("look for holes at {at} of {}", self.id);
+        let what = || format!("find holes at {at} of {}", self.id);
         let simple = self.is_hydrated() && self.map_generation == 1;
         let limit = if simple { end } else { border };
         let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
@@ -112,7 +112,7 @@ impl Volume {
 
     fn run_in_parent(&self, chunk: ChunkNo, at: u64, border: u64) -> Result<(u64, Stored)> {
         let parent = self.parent.as_ref().ok_or_else(|| {
-            Error::new(Kind::Failed, format!("chunk {chunk} of {} is not here, and there is no snapshot", self.id))
+            Error::new(Kind::Failed, format!("chunk {chunk} of {} is missing, and there is no snapshot", self.id))
         })?;
         let map = parent.sectors(chunk)?;
         let first = ((at - chunk.offset()) / SECTOR as u64) as usize;
@@ -145,7 +145,7 @@ impl Volume {
         most: usize,
         mut else_differs: Option<&mut dyn FnMut(ChunkNo) -> Result<bool>>,
     ) -> Result<Vec<Run>> {
-        self.bounds("look for changes in", offset, len)?;
+        self.bounds("find changes in", offset, len)?;
         let (mut runs, mut at, end) = (Runs::new(most), offset, offset + len);
         let last = ChunkNo::of(offset).0 + CHUNKS;
         while at < end && ChunkNo::of(at).0 < last {

@@ -399,5 +399,5 @@ fn a_truncated_file_says_so() {
     store.truncate(store.size().unwrap() - 1);
     let err = open_on(&store, "b", None).unwrap_err();
     assert_eq!(err.kind(), Kind::Integrity);
-    assert!(err.line().contains("the file ends at") && err.advice().unwrap().contains("truncated"), "{}", err.line());
+    assert!(err.line().contains("the file has") && err.advice().unwrap().contains("truncated"), "{}", err.line());
 }

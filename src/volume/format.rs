@@ -282,14 +282,14 @@ impl Slot {
         let identity: Identity = parse(id.body, "identity", IDENTITY.0)?;
         check_identity(&identity, volume)?;
         if identity.generation != id.generation {
-            return Err(damaged("identity generation", IDENTITY.0 + 16, "its head and its body differ"));
+            return Err(damaged("identity generation", IDENTITY.0 + 16, "differs between head and body"));
         }
         let hash = Hash32::of(id.body);
         let tied = |block: &Decoded<'_>, name: &str, at: usize| {
             if block.identity_hash == hash {
                 Ok(())
             } else {
-                Err(damaged(name, at + 24, "it belongs to another identity"))
+                Err(damaged(name, at + 24, "belongs to another identity"))
             }
         };
         tied(&id, "identity hash", IDENTITY.0)?;
@@ -322,7 +322,7 @@ fn damaged(field: &str, offset: usize, why: &str) -> Error {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8], name: &str, at: usize) -> Result<T> {
-    serde_json::from_slice(body).map_err(|e| damaged(name, at + HEAD, "not the JSON of this version").because(e))
+    serde_json::from_slice(body).map_err(|e| damaged(name, at + HEAD, "not valid JSON of this version").because(e))
 }
 
 fn encode_preamble(slot: u8, flags: Flags, volume: VolumeId) -> [u8; 4096] {
@@ -342,7 +342,7 @@ fn encode_preamble(slot: u8, flags: Flags, volume: VolumeId) -> [u8; 4096] {
 
 pub(super) fn decode_preamble(raw: &[u8]) -> Result<(Flags, VolumeId)> {
     if raw.len() < SLOT {
-        return Err(damaged("slot", raw.len(), "the file ends inside it"));
+        return Err(damaged("slot", raw.len(), "truncated"));
     }
     if raw[..8] != *MAGIC {
         return Err(damaged("magic", 0, "not a coffer volume"));
@@ -354,7 +354,7 @@ pub(super) fn decode_preamble(raw: &[u8]) -> Result<(Flags, VolumeId)> {
         return Err(damaged("preamble checksum", 60, "does not match"));
     }
     if le16(raw, 8) != FORMAT {
-        return Err(damaged("format version", 8, "not one this program knows").hint("use a newer coffer"));
+        return Err(damaged("format version", 8, "unknown version").hint("use a newer coffer"));
     }
     let text = std::str::from_utf8(&raw[36..60]).map(|s| s.trim_end_matches('\0'));
     let volume = text.ok().and_then(|s| s.parse().ok()).ok_or_else(|| damaged("volume id", 36, "not a volume id"))?;
@@ -401,11 +401,11 @@ fn decode_block<'a>(
 ) -> Result<Decoded<'a>> {
     let block = &raw[at..at + room];
     if block[..4] != *magic {
-        return Err(damaged(&format!("{name} magic"), at, "not what stands there"));
+        return Err(damaged(&format!("{name} magic"), at, "wrong"));
     }
     let length = le32(block, 8) as usize;
     if length > room - HEAD - tail {
-        return Err(damaged(&format!("{name} length"), at + 8, "longer than its room"));
+        return Err(damaged(&format!("{name} length"), at + 8, "too large"));
     }
     let used = &block[..HEAD + length + tail];
     let mut copy = used.to_vec();
@@ -414,9 +414,7 @@ fn decode_block<'a>(
         return Err(damaged(&format!("{name} checksum"), at + 56, "does not match"));
     }
     if le16(block, 4) != 1 {
-        return Err(
-            damaged(&format!("{name} version"), at + 4, "not one this program knows").hint("use a newer coffer")
-        );
+        return Err(damaged(&format!("{name} version"), at + 4, "unknown version").hint("use a newer coffer"));
     }
     let mut identity_hash = Hash32::default();
     identity_hash.0.copy_from_slice(&block[24..56]);

@@ -101,9 +101,11 @@ impl Header {
         if size < INTENT_OFFSET {
             return Err(Error::new(
                 Kind::Integrity,
-                format!("open volume {name}: the file has {size} bytes, a volume's header alone has {INTENT_OFFSET}"),
+                format!(
+                    "open volume {name}: the file has {size} bytes, fewer than the header of a volume ({INTENT_OFFSET})"
+                ),
             )
-            .hint("it was truncated, or is not a coffer volume; restore it from a snapshot"));
+            .hint("restore it from a snapshot: it was truncated, or is not a coffer volume"));
         }
         // Read separately: an unreadable sector costs only its own slot.
         let slot = |at: u64| {
@@ -123,14 +125,14 @@ impl Header {
                     b.line()
                 ),
             )
-            .hint("restore the volume from a snapshot, or give back the right file")),
+            .hint("restore the volume from a snapshot, or put the right file in place")),
         }
     }
 
     fn both((store, syncer): Disk, a: Slot, b: Slot) -> Self {
         let rank = |s: &Slot| (s.identity.generation, s.state_generation);
         let (at, now, other) = if rank(&a) >= rank(&b) { (0, a, b) } else { (1, b, a) };
-        let repair = (other.identity_hash() != now.identity_hash()).then(|| "it is of an older generation".to_owned());
+        let repair = (other.identity_hash() != now.identity_hash()).then(|| "it has an older generation".to_owned());
         let other_keys = (repair.is_none() && other.keys_generation != now.keys_generation)
             .then(|| (other.keys_generation, other.keys.clone()));
         let behind = lacks(&other.state, &now.state);
@@ -211,7 +213,7 @@ impl Header {
                 Kind::Integrity,
                 format!("open volume {}: identity MAC at offset {}: does not match", self.volume(), 4096),
             )
-            .hint("somebody changed the header; restore the volume from a snapshot")
+            .hint("restore the volume from a snapshot: the header was changed")
         })
     }
 
@@ -338,7 +340,7 @@ impl Header {
             }
             (self.now, self.at, self.other_keys) = (next.clone(), to, None);
             (self.behind, self.fallback) = (true, false);
-            self.repair = Some("it is of an older generation".to_owned());
+            self.repair = Some("it has an older generation".to_owned());
         }
         (self.repair, self.behind) = (None, false);
         Ok(())

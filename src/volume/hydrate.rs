@@ -147,7 +147,7 @@ impl Volume {
         self.key_epochs.iter().find(|(_, id)| id.tag() == tag).map(|(e, _)| *e).ok_or_else(|| {
             Error::new(
                 Kind::Integrity,
-                format!("the snapshot that {} is filled from was sealed under a key it does not have", self.id),
+                format!("the parent snapshot of {} is encrypted under a key that the volume does not have", self.id),
             )
         })
     }

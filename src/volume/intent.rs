@@ -152,7 +152,7 @@ impl Intent {
 fn read_block(store: &dyn BlockStore, volume: VolumeId, no: u64) -> [u8; META_BLOCK] {
     let mut block = [0; META_BLOCK];
     if let Err(err) = store.read_at(&mut block, INTENT_OFFSET + no * META_BLOCK as u64) {
-        tracing::warn!("write-intent block {no} of {volume}: {err}; all that it tells of counts as written");
+        tracing::warn!("write-intent block {no} of {volume}: {err}; its whole range counts as written");
         block = [0xff; META_BLOCK];
     }
     block

@@ -264,7 +264,7 @@ impl Volume {
     /// Returns the first offset at or after `at` that may hold something: data in this file, or an absent chunk of the
     /// parent.
     pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
-        let what = || format!("look for data at {at} of {}", self.id);
+        let what = || format!("find data at {at} of {}", self.id);
         let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
         let absent = self.next_absent(ChunkNo::of(at)).map(|c| c.offset().max(at));
         Ok(match (data, absent) {
@@ -438,8 +438,8 @@ impl Volume {
     }
 
     fn locked(&self) -> Error {
-        Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not at hand", self.id))
-            .hint("enable its CMK, or `coffer volume resume` it")
+        Error::new(Kind::KeyUnavailable, format!("{} is suspended: its data key is not available", self.id))
+            .hint("enable its CMK with `coffer key enable`, or run `coffer volume resume`")
     }
 
     pub(super) fn bounds(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
@@ -447,7 +447,7 @@ impl Volume {
         if offset.checked_add(len).is_none_or(|end| end > size) {
             return Err(Error::new(
                 Kind::Usage,
-                format!("{verb} {len} bytes at {offset} of {}: it has {size} bytes", self.id),
+                format!("{verb} {len} bytes at {offset} of {}: past the end of the volume ({size} bytes)", self.id),
             ));
         }
         Ok(())
@@ -456,7 +456,7 @@ impl Volume {
     fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Io, format!("{verb} on {}: an earlier sync failed", self.id))
-                .hint("what was not flushed may be lost; see `coffer volume show`"));
+                .hint("see `coffer volume show`: writes that were not flushed may be lost"));
         }
         if !self.writable {
             return Err(Error::new(Kind::ReadOnly, format!("{verb} on {}: it is open read-only", self.id)));

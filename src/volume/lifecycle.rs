@@ -99,12 +99,12 @@ pub const fn file_size(size: u64) -> u64 {
 fn nearest_size(size: u64) -> String {
     const MIB: u64 = 1 << 20;
     match size {
-        0 => "write 20GiB, for example".to_owned(),
-        s if s > MAX_VOLUME => "64TiB is the largest".to_owned(),
-        s if s < MIB => format!("write {}", s.next_multiple_of(SUBSECTOR as u64)),
+        0 => "use a size such as 20GiB".to_owned(),
+        s if s > MAX_VOLUME => "use at most 64TiB".to_owned(),
+        s if s < MIB => format!("use {}", s.next_multiple_of(SUBSECTOR as u64)),
         s => {
             let (mib, exact) = (s.next_multiple_of(MIB).min(MAX_VOLUME) / MIB, s - s % SUBSECTOR as u64);
-            format!("write {mib}MiB, or {exact} for the nearest below")
+            format!("use {mib}MiB, or {exact} for the next smaller size")
         }
     }
 }
@@ -196,7 +196,7 @@ impl Volume {
         let syncer = Arc::new(Syncer::default());
         let header = Header::load(store.clone(), syncer.clone(), name)?;
         if let Some(damage) = header.damage() {
-            tracing::warn!("{damage}; it is made good again when the volume is opened with its key");
+            tracing::warn!("{damage}; it is repaired when the volume is opened with its key");
         }
         let flags = header.flags();
         if flags.incompatible != 0 {
@@ -209,8 +209,8 @@ impl Volume {
         let (id, state) = (header.identity().clone(), header.state().clone());
         check_length(&*store, &id, name)?;
         if id.parent.is_some() && !state.hydrated && opening.parent.is_none() {
-            return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not at hand"))
-                .hint("it is not filled yet: give back the repository that holds the snapshot"));
+            return Err(Error::new(Kind::Failed, format!("open volume {name}: its snapshot is not available"))
+                .hint("restore the repository with the snapshot: the volume is not filled yet"));
         }
         // Possibly only one slot says that it is hydrated: then the step that ends hydration is repeated, for both.
         let hydrated = state.hydrated && (!header.is_behind() || opening.parent.is_none());
@@ -277,14 +277,14 @@ impl Volume {
                     if key.halves_are_equal() {
                         return Err(Error::new(
                             Kind::InvalidCiphertext,
-                            format!("{}: its data key has equal halves", self.id),
+                            format!("{}: its data key is invalid (equal halves)", self.id),
                         ));
                     }
                 }
                 Some(_) => {
                     return Err(Error::new(
                         Kind::InvalidCiphertext,
-                        format!("open volume {}: what key epoch {epoch} unwraps to is another data key", self.id),
+                        format!("open volume {}: key epoch {epoch} unwraps to a different data key", self.id),
                     ));
                 }
                 None => {
@@ -301,7 +301,7 @@ impl Volume {
             && let Err(err) = self.with_header_mut(Header::mend)
         {
             // One slot is enough to read, and a write has to repair it first.
-            tracing::warn!("{}: its header could not be made good again: {}", self.id, err.line());
+            tracing::warn!("{}: its header could not be repaired: {}", self.id, err.line());
         }
         let built = keys.iter().map(|(e, k)| (*e, XtsCipher::new(k))).collect();
         let mut ciphers = self.ciphers.write();
@@ -316,7 +316,7 @@ impl Volume {
     pub(super) fn announce(&self, offset: u64) -> Result<()> {
         match self.intent.announce(&*self.store, offset, || self.sync()) {
             Err(err) if err.kind() == Kind::NoSpace => {
-                tracing::warn!("{}; the next snapshot of {} compares everything", err.line(), self.id);
+                tracing::warn!("{}; the next snapshot of {} compares all chunks", err.line(), self.id);
                 self.unannounced.store(true, Ordering::Release);
                 *self.untrusted.lock() = Untrusted::All;
                 self.with_header_mut(|h| h.write_state(|s| s.changed_untrusted = Untrusted::All))?;
@@ -354,7 +354,7 @@ impl Volume {
             Ok(true)
         })?;
         if first && let Err(err) = self.intent.reserve(&*self.store) {
-            tracing::debug!("{}; tried again at the next open", err.line());
+            tracing::debug!("{}; retried at the next open", err.line());
         }
         Ok(())
     }
@@ -405,7 +405,10 @@ impl Volume {
         let turn = self.grows.lock();
         let old = self.size();
         if size < old {
-            return Err(Error::new(Kind::Usage, format!("{} has {old} bytes and cannot shrink to {size}", self.id)));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{} has {old} bytes and cannot shrink to {size} bytes", self.id),
+            ));
         }
         if !self.is_writable() {
             return Err(Error::new(Kind::ReadOnly, format!("grow {}: it is open read-only", self.id)));
@@ -432,7 +435,8 @@ impl Volume {
         // An interrupted growth may have left it longer: it is never truncated.
         if self.store.size().on(what)? < file_size(size) {
             self.store.grow(file_size(size)).map_err(|e| {
-                Error::io(what(), e).hint("ext4 holds 16 TiB less the header in one file; choose a smaller size")
+                Error::io(what(), e)
+                    .hint("choose a smaller size: a file on ext4 is limited to 16 TiB, including the header")
             })?;
         }
         self.sync()?;
@@ -455,8 +459,11 @@ impl Volume {
     pub fn mend_sealed(&self, expected: Hash32) -> Result<()> {
         self.with_header_mut(|header| {
             if header.identity_hash() != expected {
-                return Err(Error::new(Kind::Integrity, format!("mend the header of {}: it is another one", self.id))
-                    .hint("attach the volume once, so that the header's MAC can be checked with its key"));
+                return Err(Error::new(
+                    Kind::Integrity,
+                    format!("repair the header of {}: it is a different one", self.id),
+                )
+                .hint("attach the volume once, so that the header's MAC can be checked with its key"));
             }
             if self.writable { header.mend_slot() } else { Ok(()) }
         })
@@ -471,7 +478,7 @@ impl Volume {
             None => Ok(()),
             Some(at) => Err(Error::new(
                 Kind::Integrity,
-                format!("grow {}: the file holds bytes past the volume's end, at {}", self.id, old + at as u64),
+                format!("grow {}: the file has data past the end of the volume, at {}", self.id, old + at as u64),
             )),
         }
     }
@@ -500,9 +507,9 @@ fn check_length(store: &dyn BlockStore, id: &Identity, name: &str) -> Result<()>
     if have < need {
         return Err(Error::new(
             Kind::Integrity,
-            format!("open volume {name}: the file ends at {have}, its identity's size needs {need} bytes"),
+            format!("open volume {name}: the file has {have} bytes, its size needs {need}"),
         )
-        .hint("it was truncated; restore the volume from a snapshot"));
+        .hint("restore the volume from a snapshot: the file was truncated"));
     }
     Ok(())
 }

@@ -214,7 +214,7 @@ impl Map {
         let group = self
             .groups
             .get(no as usize / GROUP)
-            .ok_or_else(|| Error::new(Kind::Usage, format!("{}: past the largest volume", self.what(no))))?;
+            .ok_or_else(|| Error::new(Kind::Usage, format!("{}: larger than the largest volume", self.what(no))))?;
         let group = group.get_or_init(|| Box::new([const { OnceLock::new() }; GROUP]));
         let cell = &group[no as usize % GROUP];
         if let Some(block) = cell.get() {
@@ -227,7 +227,7 @@ impl Map {
             Ok(entries) => entries,
             Err(err) => match self.rebuild {
                 Some(entry) => {
-                    tracing::warn!("{}; taken as all present and changed", err.line());
+                    tracing::warn!("{}; all of its chunks count as present and changed", err.line());
                     self.rebuilt.store(true, Ordering::Release);
                     [entry.pack(); ENTRIES]
                 }
@@ -260,7 +260,7 @@ impl Map {
         };
         if raw.iter().all(|b| *b == 0) {
             return if no < self.written {
-                Err(bad("it was written and is zeros: magic at byte 0"))
+                Err(bad("it was written before and is now zeros: magic at byte 0"))
             } else {
                 Ok([0; ENTRIES])
             };
@@ -276,7 +276,7 @@ impl Map {
                     self.generation
                 ),
             )
-            .hint("the header was rolled back; `coffer volume accept-rollback` if that was you"));
+            .hint("run `coffer volume accept-rollback` if you restored an older header on purpose"));
         }
         if generation < self.generation {
             return Ok([0; ENTRIES]);

@@ -76,7 +76,7 @@ impl Missing {
     /// Records a failed attempt.
     pub(super) fn add(&mut self, volume: VolumeId, chunk: ChunkNo, why: &Error) {
         if self.is_new(why) {
-            let more = "the rest is filled, and more chunks like this are counted alone";
+            let more = "filling continues, and further missing chunks are only counted";
             tracing::error!("{volume} lacks chunk {chunk}: {}; {more}", why.line());
         }
         let round = self.round;
@@ -122,12 +122,12 @@ impl Missing {
         Error::new(
             Kind::Integrity,
             format!(
-                "{} chunks of {volume} are missing, for they cannot be fetched from its snapshot ({}{more}): {why}",
+                "{} chunks of {volume} cannot be fetched from its snapshot ({}{more}): {why}",
                 self.chunks.len(),
                 named.join(", ")
             ),
         )
-        .hint("give the snapshot's repository back, or write over these chunks")
+        .hint("restore the snapshot's repository, or overwrite these chunks")
     }
 }
 

@@ -59,7 +59,7 @@ struct Ciphers(Vec<(KeyEpoch, XtsCipher)>);
 impl Ciphers {
     fn of(&self, epoch: KeyEpoch) -> Result<&XtsCipher> {
         self.0.iter().find(|(e, _)| *e == epoch).map(|(_, c)| c).ok_or_else(|| {
-            Error::new(Kind::Integrity, format!("the map names key epoch {epoch}, which the header does not have"))
+            Error::new(Kind::Integrity, format!("the map refers to key epoch {epoch}, which the header does not have"))
         })
     }
 }
@@ -189,7 +189,7 @@ impl Volume {
             pending.fail(&Error::new(Kind::Io, format!("a sync of {} failed", self.id)));
         }
         if let Err(err) = self.header.lock().record_failure() {
-            tracing::error!("{}: the failure could not be recorded in the header either: {}", self.id, err.line());
+            tracing::error!("{}: the failure could not be recorded in the header: {}", self.id, err.line());
         }
         if let Some(tell) = self.on_failed_sync.get() {
             tell();

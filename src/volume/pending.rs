@@ -169,12 +169,13 @@ impl Volume {
     /// Writes the state that fixes the point in time; returns its record and the next epoch.
     fn write_begin(&self, header: &mut Header, begin: &Begin) -> Result<(PendingRecord, Epoch)> {
         if header.state().pending.len() >= MAX_PENDING {
-            return Err(Error::new(Kind::Busy, format!("{} has {MAX_PENDING} snapshots pending", self.id))
+            return Err(Error::new(Kind::Busy, format!("{} already has {MAX_PENDING} pending snapshots", self.id))
                 .hint("wait until one is completed"));
         }
         let p = header.state().epoch;
         let next = p.0.checked_add(1).map(Epoch).ok_or_else(|| {
-            Error::new(Kind::Unsupported, format!("{} has used up its epochs", self.id)).hint("copy it to a new volume")
+            Error::new(Kind::Unsupported, format!("{} has no epochs left", self.id))
+                .hint("copy the data to a new volume")
         })?;
         let record = PendingRecord {
             snapshot: begin.snapshot,
@@ -239,7 +240,7 @@ impl Volume {
         self.key_epochs.iter().find(|(e, _)| *e == entry.key).map(|(_, id)| *id).ok_or_else(|| {
             Error::new(
                 Kind::Integrity,
-                format!("the map of {} names key epoch {}, which its header does not have", self.id, entry.key),
+                format!("the map of {} refers to key epoch {}, which its header does not have", self.id, entry.key),
             )
         })
     }
@@ -273,9 +274,8 @@ impl Volume {
             at = at.max(ChunkNo(chunk.0 + 1));
         }
         if self.map.was_rebuilt() && pending.comparing == Untrusted::No {
-            let err =
-                Error::new(Kind::Integrity, format!("a map block of {} was damaged while it was copied", self.id))
-                    .hint("take the snapshot again: the next one compares everything");
+            let err = Error::new(Kind::Integrity, format!("a map block of {} is damaged", self.id))
+                .hint("create the snapshot again: the next one compares all chunks");
             pending.fail(&err);
         }
         pending.failure().map_or(Ok(copied), Err)
@@ -337,7 +337,7 @@ impl Volume {
     /// may be lost.
     fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
         loop {
-            let what = || format!("look for data of {}", self.id);
+            let what = || format!("find data of {}", self.id);
             let data = self.store.next_data(self.data_offset + from.offset()).on(what)?;
             let data = data.map(|d| ChunkNo::of(d - self.data_offset));
             let marked = self.next_marked(pending, from, |e| e.present || e.changed.0 > 0)?;

@@ -74,7 +74,7 @@ impl PreservedSectors {
         count: usize,
         make: impl FnOnce() -> std::io::Result<Scratch>,
     ) -> Result<(Arc<Scratch>, Vec<u64>)> {
-        let what = || "set sectors aside for a snapshot".to_owned();
+        let what = || "preserve sectors for a snapshot".to_owned();
         let mut state = self.0.lock();
         let file = match &state.file {
             Some(file) => file.clone(),
@@ -110,7 +110,7 @@ impl PreservedSectors {
         for run in runs(&places) {
             let (sector, place) = run[0];
             let out = sealed.range(sector * SECTOR..(sector + run.len()) * SECTOR);
-            file.read_at(out, place).on(|| "read sectors that were set aside for a snapshot".to_owned())?;
+            file.read_at(out, place).on(|| "read sectors that were preserved for a snapshot".to_owned())?;
         }
         self.0.lock().free.extend(places.into_iter().map(|(_, place)| place));
         Ok(())
@@ -143,7 +143,7 @@ impl Volume {
         for run in runs(&places) {
             let (sector, place) = run[0];
             let body = old.sealed().range((sector - from) * SECTOR..(sector - from + run.len()) * SECTOR);
-            file.write_at(body, place).on(|| format!("set sectors of chunk {chunk} of {} aside", self.id))?;
+            file.write_at(body, place).on(|| format!("preserve sectors of chunk {chunk} of {}", self.id))?;
         }
         let mut state = aside.0.lock();
         let saved = state.chunks.entry(chunk.0).or_default();

@@ -190,7 +190,7 @@ impl Known {
             return None;
         }
         Some(format!(
-            "the catalog has {kind} {id}, of which the audit does not tell: the audit was cut, or the row put back"
+            "the catalog has {kind} {id}, which the audit log does not mention: the log was cut, or the row restored"
         ))
     }
 }
@@ -199,13 +199,15 @@ fn differs((kind, id): &Name, state: &Standing, rows: &HashMap<Name, Stamp>) -> 
     let row = rows.get(&(kind.clone(), id.clone()));
     match (state, row) {
         (Standing::At(version, _), Some(Stamp::At(there, _))) if there > version => format!(
-            "the catalog has version {there} of {kind} {id}, the audit's last record of it has version {version}: the audit was cut"
+            "the catalog has version {there} of {kind} {id}, the audit log only version {version}: the log was cut"
         ),
         (Standing::At(version, _), _) => format!(
-            "the audit has version {version} of {kind} {id}, which the catalog lacks: the catalog was rolled back"
+            "the audit log has version {version} of {kind} {id}, which the catalog lacks: the catalog was rolled back"
         ),
         (Standing::Absent, _) => {
-            format!("the audit tells that {kind} {id} was removed, and the catalog has it: the catalog was rolled back")
+            format!(
+                "the audit log says that {kind} {id} was removed, but the catalog has it: the catalog was rolled back"
+            )
         }
     }
 }

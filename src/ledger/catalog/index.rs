@@ -25,7 +25,7 @@ impl Catalog {
         for fields in T::INDEXES {
             if let Err(e) = self.store.make_index(T::KIND, fields) {
                 let (kind, name) = (T::KIND, fields.join("_"));
-                tracing::warn!("the catalog's index of {kind} by {name} could not be made: {}", e.line());
+                tracing::warn!("cannot create the catalog's index of {kind} by {name}: {}", e.line());
             }
         }
     }

@@ -110,7 +110,7 @@ impl Drop for Worker {
     }
 }
 
-const NO_THREAD: &str = "no thread could be started: raise the limit of tasks (ulimit -u, TasksMax), or try again";
+const NO_THREAD: &str = "raise the limit of tasks (ulimit -u, TasksMax), or try again";
 
 fn gone() -> Error {
     Error::new(Kind::Failed, "catalog: its thread has ended").hint("restart coffer")
@@ -129,16 +129,16 @@ fn sql(path: &Path, what: &str, err: sqlx::Error) -> Error {
     let (kind, hint) = match code.map(|c| (c & 0xff, c)) {
         Some((_, 1555 | 2067)) => (Kind::Exists, None),
         Some((5 | 6, _)) if matches!(err, sqlx::Error::Io(_)) => (Kind::Busy, Some(NO_THREAD)),
-        Some((5 | 6, _)) => (Kind::Busy, Some("another program has the catalog open; stop it")),
+        Some((5 | 6, _)) => (Kind::Busy, Some("stop the other program that has the catalog open")),
         // SQLite reports a full disk as such only from a plain write.
         Some((13, _)) => return no_space(path, what),
         Some((10 | 14, _)) if space::is_out(path) => return no_space(path, what),
         Some((8, _)) => (Kind::ReadOnly, Some("make the data directory writable")),
-        Some((10, _)) => (Kind::Io, Some("check the disk, and the kernel's log")),
+        Some((10, _)) => (Kind::Io, Some("check the disk and the kernel log")),
         Some((11 | 26, _)) => {
-            (Kind::Integrity, Some("the catalog's file is damaged: restore it from a backup, or run `coffer doctor`"))
+            (Kind::Integrity, Some("restore the catalog from a backup, or run `coffer doctor`: its file is damaged"))
         }
-        Some((14, _)) => (Kind::NotFound, Some("the catalog's file cannot be opened; is this the data directory?")),
+        Some((14, _)) => (Kind::NotFound, Some("check that this is the data directory: the catalog cannot be opened")),
         _ => (Kind::Failed, None),
     };
     let made = Error::new(kind, format!("catalog: {what}"));
@@ -219,7 +219,7 @@ impl Sqlite {
             "PRAGMA application_id = 1129268818",
             "PRAGMA user_version = 1",
         ] {
-            made.worker.execute("make its tables", statement)?;
+            made.worker.execute("create its tables", statement)?;
         }
         // SQLite removes a WAL that it finds beside an empty database.
         space::take_for_wal(path);
@@ -257,21 +257,20 @@ impl Sqlite {
         let application = worker.number("PRAGMA application_id").map_err(on)?;
         let schema = worker.number("PRAGMA user_version").map_err(on)?;
         if application != APPLICATION {
-            let what = format!("catalog {}: a SQLite file, but not coffer's", path.display());
+            let what = format!("catalog {}: not coffer's SQLite file", path.display());
             return Err(Error::new(Kind::Integrity, what).hint("restore the data directory from a backup"));
         }
         if schema != SCHEMA {
-            let what = format!("catalog {}: schema {schema}, this build knows {SCHEMA}", path.display());
-            return Err(
-                Error::new(Kind::Unsupported, what).hint("use the coffer version that last opened it, or newer")
-            );
+            let what = format!("catalog {}: unknown schema {schema}; this build supports {SCHEMA}", path.display());
+            return Err(Error::new(Kind::Unsupported, what)
+                .hint("use the version of coffer that last opened it, or a newer one"));
         }
         let check = worker.run("check itself", |rt, c| {
             rt.block_on(sqlx::query("PRAGMA quick_check(1)").fetch_one(c)).and_then(|row| row.try_get::<String, _>(0))
         });
         let said = check.map_err(on)?;
         if said != "ok" {
-            let what = format!("catalog {}: SQLite finds it damaged: {said}", path.display());
+            let what = format!("catalog {}: damaged: {said}", path.display());
             return Err(Error::new(Kind::Integrity, what).hint("restore it from a backup"));
         }
         Ok(())
@@ -304,7 +303,7 @@ impl RecordStore for Sqlite {
         let on = on.join(", ");
         let make = format!("CREATE INDEX IF NOT EXISTS \"{kind}_of_{name}\" ON record({on}) WHERE kind = '{kind}'");
         self.alone(|worker| {
-            worker.run("make an index", move |rt, c| {
+            worker.run("create an index", move |rt, c| {
                 rt.block_on(sqlx::query(sqlx::AssertSqlSafe(make)).execute(c)).map(|_| ())
             })
         })

@@ -22,9 +22,9 @@ impl Operation for VerifyAudit {
         let report = call.service.ledger().verify_audit()?;
         let (count, hash) = (report.head.count, report.head.hash);
         match report.trouble {
-            None => Ok(Done(format!("{count} records, chained; head {hash}: worth keeping elsewhere"))),
+            None => Ok(Done(format!("{count} records, chained; head {hash} (keep a copy of this head elsewhere)"))),
             Some(why) => Err(Error::new(Kind::Integrity, format!("audit: {why}"))
-                .hint("find out what happened (a restored backup?), then `coffer audit accept`")),
+                .hint("find out what happened (a restored backup?), then run `coffer audit accept`")),
         }
     }
 }
@@ -43,7 +43,7 @@ impl Operation for AcceptAudit {
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.ledger().accept_audit(call.caller)?;
         call.service.resume_all_volumes();
-        Ok(Done("the audit goes on; what was damaged is set aside in audit/".to_owned()))
+        Ok(Done("the audit continues; damaged records were moved aside in audit/".to_owned()))
     }
 }
 

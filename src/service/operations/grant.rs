@@ -54,7 +54,10 @@ impl Operation for PutKeyPolicy {
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let key = self.key.parse()?;
         call.service.kms.put_key_policy(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
-        Ok(Done(format!("{} has this policy from now on; leases that are there go on", self.key)))
+        Ok(Done(format!(
+            "the key policy of {} is changed; clients that already hold a volume are not affected",
+            self.key
+        )))
     }
 }
 
@@ -74,7 +77,7 @@ impl Operation for ResetKeyPolicy {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.kms.reset_key_policy(&self.key.parse()?, call.caller)?;
-        Ok(Done(format!("{} has the default policy again: its account may do all", self.key)))
+        Ok(Done(format!("{} has the default key policy: the account has full access", self.key)))
     }
 }
 
@@ -242,10 +245,11 @@ fn constraint(
     subset: Option<BTreeMap<String, String>>,
 ) -> Result<Option<Constraint>> {
     match (equals, subset) {
-        (Some(_), Some(_)) => {
-            Err(Error::new(Kind::Usage, "CreateGrant: EncryptionContextEquals or EncryptionContextSubset")
-                .hint("leave one of them out"))
-        }
+        (Some(_), Some(_)) => Err(Error::new(
+            Kind::Usage,
+            "CreateGrant: EncryptionContextEquals and EncryptionContextSubset cannot be combined",
+        )
+        .hint("use one of them")),
         (Some(pairs), None) => Ok(Some(Constraint::Equals(context_of(&pairs)?))),
         (None, Some(pairs)) => Ok(Some(Constraint::Subset(context_of(&pairs)?))),
         (None, None) => Ok(None),

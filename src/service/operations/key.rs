@@ -202,7 +202,7 @@ impl Operation for CreateAlias {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.kms.create_alias(&self.alias, &self.key.parse()?, call.caller)?;
-        Ok(Done(format!("{} points at {}", self.alias, self.key)))
+        Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
 
@@ -224,7 +224,7 @@ impl Operation for UpdateAlias {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.kms.update_alias(&self.alias, &self.key.parse()?, call.caller)?;
-        Ok(Done(format!("{} points at {}", self.alias, self.key)))
+        Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
 
@@ -244,7 +244,7 @@ impl Operation for DeleteAlias {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.kms.delete_alias(&self.alias, call.caller)?;
-        Ok(Done(format!("{} is gone; the key it pointed at is not", self.alias)))
+        Ok(Done(format!("{} is deleted; its key is kept", self.alias)))
     }
 }
 

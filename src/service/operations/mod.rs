@@ -269,7 +269,7 @@ fn authorize<O: Operation>(caller: &Caller) -> Result<()> {
         Authorization::KeyPolicy => Ok(()),
         Authorization::Administrator if caller.authority == Authority::Administrator => Ok(()),
         Authorization::Administrator => {
-            let what = format!("{} does not administer this installation", caller.principal);
+            let what = format!("{} is not an administrator of this installation", caller.principal);
             Err(Error::new(Kind::AccessDenied, what).hint("run as the owner of the data directory, or as root"))
         }
     }
