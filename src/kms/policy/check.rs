@@ -5,8 +5,10 @@
 //!
 //! Policies that are kept are read without this ([`Policy::parse`]): they go on meaning what they meant when they were put.
 
+use super::arn::region_of;
 use super::parse::malformed;
-use super::{Policy, Principal, Statement, Version, fold_case, region_of, wild, words};
+use super::pattern::{fold_case, wild};
+use super::{Policy, Principal, Statement, Version, words};
 use crate::error::Result;
 use std::collections::HashSet;
 

@@ -17,23 +17,25 @@
 //! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
 //! policies in AWS KMS", "Condition keys for AWS KMS".
 
+mod arn;
 mod check;
 pub mod condition;
 mod forms;
 mod parse;
+mod pattern;
+mod question;
 mod words;
 
-use crate::cipher::wrap::EncryptionContext;
-use crate::env::Timestamp;
+use arn::{is_root, region_of, service_of};
 use condition::Condition;
+use pattern::wild;
 use serde_json::{Map, Value};
 
+pub(super) use arn::account_of;
 pub use parse::MAX_POLICY;
-pub use words::EXPORT_VOLUME_KEY;
-
-/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal. Policies may also name it as
-/// AWS's volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
-pub const VOLUME_SERVICE: &str = "ec2.coffer";
+pub(super) use pattern::fold_case;
+pub use question::{GrantFacts, Question};
+pub use words::{EXPORT_VOLUME_KEY, VOLUME_SERVICE};
 
 /// A policy document that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,34 +97,6 @@ impl Names {
     }
 }
 
-/// What is asked of a policy.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// The operation, as `Decrypt`.
-    pub action: &'a str,
-    /// ARN of the key.
-    pub resource: &'a str,
-    /// ARN of who asks.
-    pub principal: &'a str,
-    /// The service that asks for the principal. Set by coffer's service layer, never from a request.
-    pub via_service: Option<&'a str>,
-    /// Encryption context of the operation; of CreateGrant that of the grant's constraint.
-    pub context: &'a EncryptionContext,
-    /// Of an operation on grants.
-    pub grant: Option<&'a GrantFacts>,
-    /// When.
-    pub now: Timestamp,
-}
-
-/// What a policy may want to know of a grant that is made, listed or revoked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GrantFacts {
-    /// Whether a service asks, for a resource of its own such as a volume.
-    pub for_aws_resource: bool,
-    /// What it lets its grantee do.
-    pub operations: Vec<String>,
-}
-
 /// What a policy answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -134,30 +108,6 @@ pub enum Verdict {
     Delegated,
     /// Nothing fits.
     Silent,
-}
-
-/// The account in an ARN.
-pub(super) fn account_of(arn: &str) -> Option<&str> {
-    arn.split(':').nth(4).filter(|a| !a.is_empty())
-}
-
-/// The Region in an ARN.
-fn region_of(arn: &str) -> &str {
-    arn.split(':').nth(3).unwrap_or_default()
-}
-
-/// The user's name in the ARN of a user.
-fn user_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
-}
-
-/// The service in the ARN of a service principal.
-fn service_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
-}
-
-fn is_root(arn: &str) -> bool {
-    arn.splitn(6, ':').nth(5) == Some("root")
 }
 
 impl Principal {
@@ -330,38 +280,6 @@ impl Statement {
         let lines: Vec<String> = fields.iter().map(line).collect();
         format!("    {{\n{}\n    }}", lines.join(",\n"))
     }
-}
-
-/// A text without its case, by Unicode's full case folding: what differs in case alone is the same in it. (Lower case is not
-/// enough: of the two small sigmas of Greek, it makes one or the other, by their place.)
-pub(super) fn fold_case(text: &str) -> String {
-    unicase::UniCase::new(text).to_folded_case()
-}
-
-/// Whether a text fits a pattern in which `*` stands for any characters and `?` for one.
-fn wild(pattern: &str, text: &str, any_case: bool) -> bool {
-    let fold = |s: &str| if any_case { fold_case(s) } else { s.to_owned() };
-    let (pattern, text): (Vec<char>, Vec<char>) = (fold(pattern).chars().collect(), fold(text).chars().collect());
-    let (mut p, mut t) = (0, 0);
-    // Where to go on when what follows the last star does not fit.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p + 1, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => (p, t) = (p + 1, t + 1),
-            _ => match star {
-                Some((after, from)) => {
-                    star = Some((after, from + 1));
-                    (p, t) = (after, from + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

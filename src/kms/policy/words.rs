@@ -4,9 +4,14 @@
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
 //! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
 
+use super::arn::is_account;
 use super::forms::{Form, Reading};
-use super::{VOLUME_SERVICE, fold_case, wild};
+use super::pattern::{fold_case, wild};
 use crate::cipher::wrap::MAX_CONTEXT;
+
+/// The name under which coffer's volumes use keys: in `kms:ViaService`, and as a service principal. Policies may also name it as
+/// AWS's volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
+pub const VOLUME_SERVICE: &str = "ec2.coffer";
 
 /// What asks for a volume's data key in clear (`coffer volume export-key`): coffer's own, AWS has no such operation.
 pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
@@ -299,7 +304,7 @@ impl Key {
                 Err("is no type of a principal")
             }
             Self::PrincipalArn if !value.starts_with("arn:") => Err("is no ARN"),
-            Self::Account if !super::parse::is_account(value) => Err("is no account of 12 digits"),
+            Self::Account if !is_account(value) => Err("is no account of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
                 Err("is no service, as ec2.coffer and ec2.us-east-1.amazonaws.com are")
             }
