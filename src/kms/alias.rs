@@ -1,30 +1,14 @@
 //! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
 
-use super::authority::Wanted;
-use super::key::{KeyManager, KeyRecord};
+use super::Kms;
+use super::caller::{Caller, Wanted};
+use super::keystore::{AliasRecord, KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
-use super::{Caller, Kms};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
-use serde::{Deserialize, Serialize};
-
-/// An alias, as it is kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct AliasRecord {
-    pub(super) name: String,
-    pub(super) target: KeyId,
-    created: Timestamp,
-    updated: Timestamp,
-}
-
-impl Record for AliasRecord {
-    const KIND: &'static str = "kms-alias";
-    fn id(&self) -> String {
-        self.name.clone()
-    }
-}
+use crate::ledger::{Act, Damaged, Tx, Versioned};
+use serde::Serialize;
 
 /// An alias that is about to be made.
 pub(super) struct NewAlias {
@@ -80,10 +64,9 @@ pub struct AliasListing {
 
 impl Kms {
     fn alias_metadata(&self, alias: &AliasRecord) -> AliasMetadata {
-        let i = &self.installation.public;
         AliasMetadata {
             alias_name: alias.name.clone(),
-            alias_arn: format!("arn:aws:kms:{}:{}:{}", i.region, i.account, alias.name),
+            alias_arn: self.scope.alias_arn(&alias.name),
             target_key_id: alias.target,
             creation_date: alias.created,
             last_updated_date: alias.updated,
@@ -94,7 +77,7 @@ impl Kms {
     /// be believed there is no policy to ask: the account's administrators may.
     fn may_change_alias(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
-        match self.load(target) {
+        match self.store.load(target) {
             Ok(key) => {
                 self.authorize(&key.record, Wanted { action: verb, context: &context, grant: None }, caller).map(drop)
             }
@@ -109,8 +92,8 @@ impl Kms {
             let what = format!("{verb}: {key} is an alias; its target is a key");
             return Err(Error::new(Kind::Usage, what).hint("name the key by its id or ARN"));
         };
-        let key = self.load(self.resolve(key)?)?.record;
-        let arn = self.key_arn(key.id);
+        let key = self.store.find(key)?.record;
+        let arn = self.scope.key_arn(key.id);
         if key.manager == KeyManager::Aws {
             return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
         }
@@ -144,7 +127,7 @@ impl Kms {
     }
 
     fn alias_record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
-        let found = self.ledger.catalog().get::<AliasRecord>(name)?;
+        let found = self.store.alias(name)?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
     }
 
@@ -186,8 +169,8 @@ impl Kms {
     /// # Errors
     /// What the catalog reports; [`Kind::NotFound`] for a key that is not there.
     pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
-        let of = key.map(|k| self.load(self.resolve(k)?)).transpose()?.map(|k| k.record.id);
-        let listing = self.ledger.catalog().list::<AliasRecord>()?;
+        let of = key.map(|k| self.store.find(k)).transpose()?.map(|k| k.record.id);
+        let listing = self.store.aliases()?;
         let wanted = |a: &&Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
         let aliases = listing.records.iter().filter(wanted).map(|a| self.alias_metadata(&a.record)).collect();
         Ok(AliasListing { aliases, damaged: listing.damaged })
@@ -195,13 +178,13 @@ impl Kms {
 
     /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
     pub(super) fn ensure_ebs_key(&self, caller: &Caller) -> Result<()> {
-        if self.ledger.catalog().get::<AliasRecord>(EBS_ALIAS)?.is_some() {
+        if self.store.alias(EBS_ALIAS)?.is_some() {
             return Ok(());
         }
         let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
         let now = self.env.now();
         let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
-        let act = Act::new("kms:CreateKey").key(self.key_arn(key.id)).detail("alias", EBS_ALIAS);
+        let act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id)).detail("alias", EBS_ALIAS);
         let made = self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             tx.insert(&alias)

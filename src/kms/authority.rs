@@ -6,75 +6,14 @@
 //! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
 
 use super::Kms;
-use super::grant::Operation;
-use super::key::{KeyManager, KeyRecord};
+use super::caller::{Authority, Caller, Wanted};
+use super::grantstore::Operation;
+use super::keystore::{KeyManager, KeyRecord};
 use super::name::KeyRef;
-use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, VOLUME_SERVICE, Verdict, account_of};
+use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Asker, Identity};
-
-/// What a principal may do by itself, where the key's policy leaves that to its account. Set by the edge that established who
-/// the caller is, never from a request; not part of an audit record.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Authority {
-    /// Nothing: only what policies and grants name it for.
-    #[default]
-    Nothing,
-    /// Everything: the account's root, and the owner of the data directory.
-    Administrator,
-    /// To use volumes: Decrypt, CreateGrant and DescribeKey through the volume service, on these keys (ARNs).
-    Volumes(Vec<String>),
-    /// The grants of a lease that was let in before: these alone count, whatever the policy says of the caller now.
-    Grants(Vec<String>),
-    /// coffer itself, or a lease of this process's life that was let in before: nothing is asked.
-    Settled,
-}
-
-/// Who asks, as the edge established it, and what it may do by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// As [`Identity::principal`].
-    pub principal: String,
-    /// As [`Identity::via_service`].
-    pub via_service: Option<String>,
-    /// As [`Identity::client`].
-    pub client: String,
-    /// What it may do by itself. Not in the record: the policy of then is not there either.
-    pub authority: Authority,
-}
-
-impl From<&Caller> for Asker {
-    fn from(caller: &Caller) -> Self {
-        let Caller { principal, via_service, client, authority } = caller.clone();
-        let administrator = matches!(authority, Authority::Administrator | Authority::Settled);
-        Self { identity: Identity { principal, via_service, client }, administrator }
-    }
-}
-
-impl Authority {
-    /// What the principal's own permissions say.
-    fn permits(&self, q: &Question<'_>) -> bool {
-        match self {
-            Self::Administrator | Self::Settled => true,
-            Self::Volumes(keys) => {
-                q.via_service == Some(VOLUME_SERVICE)
-                    && ["Decrypt", "CreateGrant", "DescribeKey"].contains(&q.action)
-                    && keys.iter().any(|k| k == q.resource)
-            }
-            Self::Nothing | Self::Grants(_) => false,
-        }
-    }
-}
-
-/// An operation that is asked for on a key.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    /// As `Decrypt`.
-    pub(super) action: &'a str,
-    pub(super) context: &'a EncryptionContext,
-    pub(super) grant: Option<&'a GrantFacts>,
-}
+use crate::ledger::Act;
 
 /// What allowed an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,34 +28,22 @@ pub(super) fn lease_facts() -> GrantFacts {
 }
 
 impl Kms {
-    /// The principal that durable leases of volumes are granted to.
-    #[must_use]
-    pub fn volume_service(&self) -> String {
-        format!("arn:aws:iam::{}:service/{VOLUME_SERVICE}", self.installation.public.account)
-    }
-
-    fn root_principal(&self) -> String {
-        format!("arn:aws:iam::{}:root", self.installation.public.account)
-    }
-
-    /// Whether a principal is of this installation's account. Its volume service is, too.
-    fn is_of_account(&self, principal: &str) -> bool {
-        account_of(principal) == Some(self.installation.public.account.as_str())
-    }
-
     /// Whether the caller administers this installation's account.
     pub(super) fn is_administrator(&self, caller: &Caller) -> bool {
-        caller.authority == Authority::Administrator && self.is_of_account(&caller.principal)
+        caller.authority == Authority::Administrator && self.scope.has(&caller.principal)
     }
 
     /// The policy that a key has, or AWS's default for one that was given none.
     pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
-        let account = &self.installation.public.account;
+        let account = self.scope.account();
         match (&key.policy, key.manager) {
             // It was understood when it was put, perhaps by a newer coffer than this one: nobody is let in by half of it.
             (Some(text), _) => Policy::parse(text).map_err(|e| {
-                let what =
-                    format!("key {}: this build does not understand its policy: {}", self.key_arn(key.id), e.what());
+                let what = format!(
+                    "key {}: this build does not understand its policy: {}",
+                    self.scope.key_arn(key.id),
+                    e.what()
+                );
                 let hint = "use the coffer version that put it; uid 0 may give it the default: coffer key policy reset";
                 Error::new(Kind::AccessDenied, what).hint(hint)
             }),
@@ -137,7 +64,7 @@ impl Kms {
     }
 
     fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
-        let (arn, service) = (self.key_arn(key.id), self.volume_service());
+        let (arn, service) = (self.scope.key_arn(key.id), self.scope.volume_service());
         // Under a lease's grant the service asks, not who began the lease.
         let principal = match &caller.authority {
             Authority::Grants(_) => &service,
@@ -159,7 +86,7 @@ impl Kms {
         }
         if let Authority::Grants(ids) = &caller.authority {
             for id in ids {
-                if self.grant(id)?.is_some_and(|g| g.covers(key.id, principal, &wanted)) {
+                if self.granted.get(id)?.is_some_and(|g| g.covers(key.id, principal, &wanted)) {
                     return Ok(By::Grant);
                 }
             }
@@ -167,7 +94,7 @@ impl Kms {
             return Err(denied(principal, wanted.action, &arn, &why).hint("detach the volume, then attach it again"));
         }
         let own = caller.authority.permits(&question);
-        let foreign = !self.is_of_account(principal);
+        let foreign = !self.scope.has(principal);
         let lacks_own = || format!("because no identity-based policy allows the kms:{} action", wanted.action);
         if foreign && !own {
             return refuse(&lacks_own());
@@ -175,7 +102,7 @@ impl Kms {
         if verdict == Verdict::Allowed || (verdict == Verdict::Delegated && own) {
             return Ok(By::Policy);
         }
-        if self.is_granted(key.id, principal, &wanted)? {
+        if self.granted.covers(key.id, principal, &wanted)? {
             return Ok(By::Grant);
         }
         if verdict == Verdict::Delegated {
@@ -191,18 +118,10 @@ impl Kms {
     pub fn ask(&self, key: &KeyRef, action: &str, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
         let asked = || {
-            let record = self.load(self.resolve(key)?)?.record;
+            let record = self.store.find(key)?.record;
             self.authorize(&record, Wanted { action, context: &context, grant: None }, caller).map(drop)
         };
-        asked().inspect_err(|e| self.ledger.record_refusal(self.act_on(format!("kms:{action}"), key), caller, e))
-    }
-
-    /// An act on a key, by its ARN if it is known which that is, else as it was named.
-    pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
-        match self.resolve(key) {
-            Ok(id) => Act::new(name).key(self.key_arn(id)),
-            Err(_) => Act::new(name).detail("named", key),
-        }
+        asked().inspect_err(|e| self.ledger.record_refusal(self.store.act_on(format!("kms:{action}"), key), caller, e))
     }
 
     /// Asks whether the caller may have a volume under this key: CreateGrant for a lease of the service, and Decrypt. Under a
@@ -220,10 +139,10 @@ impl Kms {
             Wanted { action: "CreateGrant", context, grant: Some(&facts) },
             Wanted { action: "Decrypt", context, grant: None },
         ];
-        let id = self.resolve(key)?;
+        let id = self.store.resolve(key)?;
         let mut act = "kms:Decrypt";
         let mut asked = || {
-            let record = self.load(id)?.record;
+            let record = self.store.load(id)?.record;
             let wanted = wanted.iter().filter(|w| !under_grant || w.action == "Decrypt");
             wanted.copied().try_for_each(|w| {
                 act = if w.action == "Decrypt" { "kms:Decrypt" } else { "kms:CreateGrant" };
@@ -232,7 +151,7 @@ impl Kms {
         };
         let answer = asked();
         answer.inspect_err(|e| {
-            self.ledger.record_refusal(Act::new(act).key(self.key_arn(id)).context(context), caller, e)
+            self.ledger.record_refusal(Act::new(act).key(self.scope.key_arn(id)).context(context), caller, e)
         })
     }
 
@@ -243,12 +162,12 @@ impl Kms {
     /// As [`Kms::ask`].
     pub fn ask_for_export(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
         let asked = || {
-            let record = self.load(self.resolve(key)?)?.record;
+            let record = self.store.find(key)?.record;
             ["Decrypt", EXPORT_VOLUME_KEY].iter().try_for_each(|action| {
                 self.authorize(&record, Wanted { action, context, grant: None }, caller).map(drop)
             })
         };
-        let act = || self.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
+        let act = || self.store.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
         asked().inspect_err(|e| self.ledger.record_refusal(act(), caller, e))
     }
 
@@ -258,7 +177,7 @@ impl Kms {
     /// As [`Kms::ask`].
     pub fn get_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<String> {
         self.ask(key, "GetKeyPolicy", caller)?;
-        let record = self.load(self.resolve(key)?)?.record;
+        let record = self.store.find(key)?.record;
         match &record.policy {
             Some(text) => Ok(text.clone()),
             None => Ok(self.policy_of(&record)?.pretty()),
@@ -303,10 +222,10 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
     pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
-        if caller.principal != self.root_principal() || !self.is_administrator(caller) {
+        if caller.principal != self.scope.root_principal() || !self.is_administrator(caller) {
             let what = format!("reset the policy of key {key}: the account's root alone may do that");
             let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
-            self.ledger.record_refusal(self.act_on("coffer:ResetKeyPolicy", key), caller, &err);
+            self.ledger.record_refusal(self.store.act_on("coffer:ResetKeyPolicy", key), caller, &err);
             return Err(err);
         }
         let settled = Caller { authority: Authority::Settled, ..caller.clone() };

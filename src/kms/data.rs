@@ -4,10 +4,11 @@
 //! To a public caller all bad blobs look alike (InvalidCiphertextException, the same words): which check failed is in the
 //! audit, where an attacker who tries blobs cannot see it.
 
-use super::authority::{Wanted, lease_facts};
-use super::key::{KeyManager, KeyRecord};
+use super::Kms;
+use super::authority::lease_facts;
+use super::caller::{Authority, Caller, Wanted};
+use super::keystore::{KeyManager, KeyRecord};
 use super::name::{EBS_ALIAS, KeyRef, Target};
-use super::{Authority, Caller, Kms};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Reason, Result};
@@ -98,8 +99,8 @@ fn invalid_ciphertext(verb: &str) -> Error {
 impl Kms {
     /// The record of a key that may be used now, by this caller, for that context.
     fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
-        let key = self.load(id)?.record;
-        let arn = self.key_arn(id);
+        let key = self.store.load(id)?.record;
+        let arn = self.scope.key_arn(id);
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
             let what = format!("{verb}: key {arn} is managed by the service, which alone may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("use a key of your own: coffer key create"));
@@ -133,12 +134,12 @@ impl Kms {
         caller: &Caller,
     ) -> Result<Encrypted> {
         let verb = act.name().trim_start_matches("kms:").to_owned();
-        let id = self.resolve(key)?;
-        let act = act.key(self.key_arn(id)).context(ctx);
+        let id = self.store.resolve(key)?;
+        let act = act.key(self.scope.key_arn(id)).context(ctx);
         let sealed = self.usable(&verb, id, ctx, caller).and_then(|key| {
-            let backing = self.current(&key)?;
+            let backing = self.backing.current(&key)?;
             let blob = backing.seal_bytes(ctx, plain, &*self.env.rng)?;
-            Ok(Encrypted { blob, key_arn: self.key_arn(id), key_material_id: backing.material().to_string() })
+            Ok(Encrypted { blob, key_arn: self.scope.key_arn(id), key_material_id: backing.material().to_string() })
         });
         self.used(caller, act, sealed, |e| e)
     }
@@ -192,7 +193,7 @@ impl Kms {
     ) -> Result<Decrypted> {
         let blob = Blob::parse(bytes)?;
         if let Some(named) = key
-            && self.resolve(named)? != blob.key_id()
+            && self.store.resolve(named)? != blob.key_id()
         {
             let what = format!("{verb}: the ciphertext was not made with key {named}");
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
@@ -205,24 +206,28 @@ impl Kms {
             _ => e,
         })?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open_bytes(&blob, ctx)?);
-        Ok(Decrypted { plaintext, key_arn: self.key_arn(record.id), key_material_id: blob.material().to_string() })
+        Ok(Decrypted {
+            plaintext,
+            key_arn: self.scope.key_arn(record.id),
+            key_material_id: blob.material().to_string(),
+        })
     }
 
     /// The version of `key` that `blob` names.
     fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<crate::cipher::wrap::BackingKey> {
         let named = key.backing.iter().find(|b| b.material == blob.material());
         let missing = || {
-            let what = format!("key {} has no version {}", self.key_arn(key.id), blob.material());
+            let what = format!("key {} has no version {}", self.scope.key_arn(key.id), blob.material());
             Error::new(Kind::InvalidCiphertext, what)
         };
-        self.unseal(key, named.ok_or_else(missing)?)
+        self.backing.unseal(key, named.ok_or_else(missing)?)
     }
 
     /// The act, with what the blob says of itself.
     fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext) -> Act {
         let act = act.context(ctx);
         match Blob::parse(bytes) {
-            Ok(blob) => act.key(self.key_arn(blob.key_id())).detail("material", blob.material()),
+            Ok(blob) => act.key(self.scope.key_arn(blob.key_id())).detail("material", blob.material()),
             Err(_) => act,
         }
     }
@@ -268,7 +273,7 @@ impl Kms {
     pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
         let blob = Blob::parse(blob)?;
         let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
-        Ok(BlobInfo { key_id, key_arn: self.key_arn(key_id), material, purpose })
+        Ok(BlobInfo { key_id, key_arn: self.scope.key_arn(key_id), material, purpose })
     }
 
     // -----------------------------------------------------------------------------------------------------------------
@@ -288,10 +293,10 @@ impl Kms {
         if key.target == Target::Alias(EBS_ALIAS.into()) {
             self.ensure_ebs_key(caller)?;
         }
-        let id = self.resolve(key)?;
-        let act = Act::new("kms:GenerateVolumeKey").key(self.key_arn(id)).context(context);
+        let id = self.store.resolve(key)?;
+        let act = Act::new("kms:GenerateVolumeKey").key(self.scope.key_arn(id)).context(context);
         let made = self.usable("GenerateVolumeKey", id, context, caller).and_then(|key| {
-            let backing = self.current(&key)?;
+            let backing = self.backing.current(&key)?;
             Ok((backing.new_data_key(context, &*self.env.rng)?, backing.material()))
         });
         let act = match &made {
@@ -352,9 +357,9 @@ impl Kms {
         let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
         let rewrapped = rewrapped.and_then(|key| {
-            let id = self.resolve(to)?;
-            let backing = self.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
-            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.key_arn(id), backing.material()))
+            let id = self.store.resolve(to)?;
+            let backing = self.backing.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
+            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.key_arn(id), backing.material()))
         });
         let act = match &rewrapped {
             Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),

@@ -4,230 +4,21 @@
 //! A grant allows what a policy is silent about; a Deny of the policy wins over it. Durable leases of volumes live by grants
 //! of the volume service, which are written and removed in the transaction of the lease.
 
-use super::authority::{By, Wanted};
-use super::key::KeyRecord;
+use super::Kms;
+use super::authority::By;
+use super::caller::{Caller, Wanted};
+use super::grantstore::{Constraint, Grant, GrantSpec, Operation};
+use super::keystore::KeyRecord;
 use super::name::KeyRef;
-use super::policy::{GrantFacts, VOLUME_SERVICE, fold_case};
-use super::{Caller, Kms};
+use super::policy::{GrantFacts, VOLUME_SERVICE};
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
-use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Record, Tx, Versioned};
-use serde::{Deserialize, Serialize};
+use crate::ledger::Act;
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
-/// Grants that a key may have (KMS Developer Guide, "Quotas").
-pub const MAX_GRANTS: usize = 50_000;
 /// The longest name of a grant (KMS API Reference, CreateGrant).
 const MAX_NAME: usize = 256;
-
-/// What a grant may let its grantee do, with the symmetric keys that there are here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Operation {
-    /// Open ciphertext.
-    Decrypt,
-    /// Make ciphertext.
-    Encrypt,
-    /// Make a data key.
-    GenerateDataKey,
-    /// Make a data key that is handed out wrapped only.
-    GenerateDataKeyWithoutPlaintext,
-    /// Take ciphertext from this key to another.
-    ReEncryptFrom,
-    /// Bring ciphertext under this key.
-    ReEncryptTo,
-    /// Give others a part of this grant.
-    CreateGrant,
-    /// Give this grant back.
-    RetireGrant,
-    /// Look at the key.
-    DescribeKey,
-}
-
-impl Operation {
-    const ALL: [Self; 9] = [
-        Self::Decrypt,
-        Self::Encrypt,
-        Self::GenerateDataKey,
-        Self::GenerateDataKeyWithoutPlaintext,
-        Self::ReEncryptFrom,
-        Self::ReEncryptTo,
-        Self::CreateGrant,
-        Self::RetireGrant,
-        Self::DescribeKey,
-    ];
-
-    /// Whether an encryption context goes with it, which a constraint is about.
-    const fn has_context(self) -> bool {
-        !matches!(self, Self::CreateGrant | Self::RetireGrant | Self::DescribeKey)
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-impl FromStr for Operation {
-    type Err = Error;
-    fn from_str(s: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|o| o.to_string() == s).ok_or_else(|| {
-            let all: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            Error::new(Kind::Usage, format!("{s:?} is no operation of a grant")).hint(format!("say {}", all.join(", ")))
-        })
-    }
-}
-
-/// Which encryption contexts a grant is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Constraint {
-    /// This one.
-    #[serde(rename = "EncryptionContextEquals")]
-    Equals(EncryptionContext),
-    /// Those that have these pairs, and perhaps more.
-    #[serde(rename = "EncryptionContextSubset")]
-    Subset(EncryptionContext),
-}
-
-/// Whether all pairs of `part` are in `whole`. Names of pairs have no case in a constraint, values have. Where several pairs go
-/// by one name in either, nobody can say which of them is meant: all of them must then be the same in both, in case too.
-fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
-    fn named<'a>(context: &'a EncryptionContext, name: &str) -> Vec<(&'a str, &'a str)> {
-        context.iter().filter(|(n, _)| fold_case(n) == name).collect()
-    }
-    let has = |(name, _): (&str, &str)| {
-        let name = fold_case(name);
-        match (&named(part, &name)[..], &named(whole, &name)[..]) {
-            ([(_, want)], [(_, have)]) => want == have,
-            (want, have) => want == have,
-        }
-    };
-    part.iter().all(has)
-}
-
-impl Constraint {
-    const fn pairs(&self) -> &EncryptionContext {
-        match self {
-            Self::Equals(pairs) | Self::Subset(pairs) => pairs,
-        }
-    }
-
-    fn admits(&self, context: &EncryptionContext) -> bool {
-        is_part(self.pairs(), context) && (matches!(self, Self::Subset(_)) || is_part(context, self.pairs()))
-    }
-
-    /// Whether all that `other` admits, this one admits too.
-    fn is_as_wide_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Equals(_), Self::Subset(_)) => false,
-            _ => self.admits(other.pairs()),
-        }
-    }
-}
-
-/// What a grant is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GrantSpec {
-    /// ARN of the principal that it is for.
-    pub grantee: String,
-    /// ARN of a principal that may retire it.
-    pub retiring: Option<String>,
-    /// What it allows.
-    pub operations: BTreeSet<Operation>,
-    /// For which encryption contexts; none: all.
-    pub constraint: Option<Constraint>,
-    /// A name that makes asking for the same grant again give the same one.
-    pub name: Option<String>,
-}
-
-/// A grant, as it is kept (KMS API Reference, GrantListEntry).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// Its id: 64 hexadecimal digits.
-    pub id: String,
-    /// The key.
-    pub key: KeyId,
-    /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Who it is for.
-    pub grantee: String,
-    /// Who may retire it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retiring: Option<String>,
-    /// Who gave it.
-    pub issuer: String,
-    /// What it allows.
-    pub operations: BTreeSet<Operation>,
-    /// For which encryption contexts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub constraint: Option<Constraint>,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
-impl Record for Grant {
-    const KIND: &'static str = "kms-grant";
-    const INDEXES: &'static [&'static [&'static str]] = &[&["key", "grantee"], &["retiring"]];
-    fn id(&self) -> String {
-        self.id.clone()
-    }
-}
-
-impl Grant {
-    /// Whether it allows this to that principal.
-    pub(super) fn covers(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> bool {
-        let Ok(operation) = wanted.action.parse::<Operation>() else { return false };
-        let admitted = || self.constraint.as_ref().is_none_or(|c| c.admits(wanted.context));
-        self.key == key
-            && self.grantee == principal
-            && self.operations.contains(&operation)
-            && (!operation.has_context() || admitted())
-    }
-
-    fn is_what(&self, spec: &GrantSpec) -> bool {
-        (&self.name, &self.grantee, &self.retiring) == (&spec.name, &spec.grantee, &spec.retiring)
-            && (&self.operations, &self.constraint) == (&spec.operations, &spec.constraint)
-    }
-
-    /// Whether its bearer may give this on: no more operations, no wider constraint.
-    fn may_give(&self, spec: &GrantSpec) -> bool {
-        let narrower = match (&self.constraint, &spec.constraint) {
-            (None, _) => true,
-            (Some(own), Some(given)) => own.is_as_wide_as(given),
-            (Some(_), None) => false,
-        };
-        narrower && spec.operations.is_subset(&self.operations)
-    }
-
-    /// Writes a grant into the transaction of what lives by it.
-    ///
-    /// # Errors
-    /// [`Kind::InvalidState`] (LimitExceededException) for more than [`MAX_GRANTS`] on its key; what the catalog reports.
-    pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
-        if tx.count_of::<Self>("key", &self.key.to_string())? >= MAX_GRANTS {
-            let what = format!("CreateGrant: key {} has {MAX_GRANTS} grants, which is the limit", self.key);
-            let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
-            return Err(err.hint("retire or revoke those that are not needed"));
-        }
-        tx.insert(self).map(drop)
-    }
-
-    /// Removes a grant in the transaction of what lived by it; one that is gone already is no error.
-    ///
-    /// # Errors
-    /// What the catalog reports.
-    pub fn remove(tx: &mut Tx<'_>, id: &str) -> Result<()> {
-        match tx.get::<Self>(id)? {
-            Some(found) => tx.delete::<Self>(id, found.version),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Which grants are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -284,31 +75,6 @@ fn not_there(id: &str) -> Error {
 }
 
 impl Kms {
-    /// The grant of that id.
-    pub(super) fn grant(&self, id: &str) -> Result<Option<Grant>> {
-        Ok(self.ledger.catalog().get::<Grant>(id)?.map(|g| g.record))
-    }
-
-    /// A key's grants, or those of one grantee; no others are read.
-    fn grants_of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
-        let id = key.to_string();
-        let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
-        let all = self.ledger.catalog().list_of::<Grant>(&wanted)?;
-        for bad in &all.damaged {
-            tracing::error!("grant {} cannot be believed, and allows nothing: {}", bad.id, bad.why);
-        }
-        let fits = |g: &Versioned<Grant>| g.record.key == key && grantee.is_none_or(|one| g.record.grantee == one);
-        Ok(all.records.into_iter().filter(fits).collect())
-    }
-
-    /// Whether a grant allows this.
-    pub(super) fn is_granted(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> Result<bool> {
-        if wanted.action.parse::<Operation>().is_err() {
-            return Ok(false);
-        }
-        Ok(self.grants_of(key, Some(principal))?.iter().any(|g| g.record.covers(key, principal, wanted)))
-    }
-
     fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
         let mut raw = [0u8; 32];
         self.env.rng.fill(&mut raw);
@@ -321,7 +87,7 @@ impl Kms {
     /// ([`Kms::ask_for_volume`]). [`Grant::put`] it into the lease's transaction.
     #[must_use]
     pub fn lease_grant(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
-        let service = self.volume_service();
+        let service = self.scope.volume_service();
         let spec = GrantSpec {
             grantee: service.clone(),
             retiring: Some(service),
@@ -350,7 +116,7 @@ impl Kms {
         if self.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
-        let own = self.grants_of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
+        let own = self.granted.of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
         if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
             return Ok(());
         }
@@ -365,8 +131,8 @@ impl Kms {
     /// a constraint against the rules; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
     pub fn create_grant(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
-        let id = self.resolve(key)?;
-        let arn = self.key_arn(id);
+        let id = self.store.resolve(key)?;
+        let arn = self.scope.key_arn(id);
         let operations: Vec<String> = spec.operations.iter().map(ToString::to_string).collect();
         let new = self.new_grant(id, spec.clone(), caller);
         let act = Act::new("kms:CreateGrant")
@@ -375,11 +141,11 @@ impl Kms {
             .detail("operations", operations.join(" "))
             .detail("grant", &new.id);
         let made = self.ledger.audited(caller, act, |tx| {
-            let key = self.load(id)?.record;
+            let key = self.store.load(id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn)?;
             if spec.name.is_some() {
-                let mut of_grantee = self.grants_of(id, Some(&spec.grantee))?.into_iter();
+                let mut of_grantee = self.granted.of(id, Some(&spec.grantee))?.into_iter();
                 if let Some(found) = of_grantee.find(|g| g.record.is_what(&spec)) {
                     return Ok(found.record);
                 }
@@ -401,7 +167,7 @@ impl Kms {
             filter.id.as_ref().is_none_or(|id| *id == g.id)
                 && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
         };
-        let all = self.grants_of(self.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
+        let all = self.granted.of(self.store.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
         Ok(all.filter(fits).collect())
     }
 
@@ -432,8 +198,8 @@ impl Kms {
                 })
             }
             (Some(key), Some(id), None) => {
-                let key = self.resolve(key)?;
-                self.grant(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
+                let key = self.store.resolve(key)?;
+                self.granted.get(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
             }
             _ => Err(Error::new(Kind::Usage, "RetireGrant: a token, or a key and a grant's id")
                 .hint("say --token TOKEN, or KEY and GRANT")),
@@ -447,9 +213,9 @@ impl Kms {
         caller: &Caller,
         may: impl Fn(&KeyRecord) -> Result<()>,
     ) -> Result<()> {
-        let act = act.key(self.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
+        let act = act.key(self.scope.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
         self.ledger.audited(caller, act.restrictive(), |tx| {
-            may(&self.load(grant.key)?.record)?;
+            may(&self.store.load(grant.key)?.record)?;
             let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
             tx.delete::<Grant>(&grant.id, found.version)
         })

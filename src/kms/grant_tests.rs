@@ -37,7 +37,7 @@ fn keep_policy(kms: &Kms, key: &KeyRef, policy: &str) {
     let id = kms.describe_key(key).unwrap().key_id;
     kms.ledger()
         .audited(&caller(), Act::new("test:Older"), |tx| {
-            let mut found = kms.load(id)?;
+            let mut found = kms.store.load(id)?;
             found.record.policy = Some(policy.to_owned());
             tx.update(&found.record, found.version)
         })
@@ -153,7 +153,7 @@ fn a_policy_that_this_build_does_not_understand_lets_nobody_in_and_can_be_reset(
     let newer = managed("").replace("\"Effect\"", "\"Mood\": \"fair\", \"Effect\"");
     kms.ledger()
         .audited(&caller(), Act::new("test:Newer"), |tx| {
-            let mut found = kms.load(id)?;
+            let mut found = kms.store.load(id)?;
             found.record.policy = Some(newer.clone());
             tx.update(&found.record, found.version)
         })
@@ -365,7 +365,7 @@ fn grants_go_with_their_key() {
     assert_eq!(code(kms.revoke_grant(&key, &"0".repeat(64), &caller())), "NotFoundException");
     place.pass_days(8);
     assert_eq!(kms.purge_due().unwrap().len(), 1);
-    assert!(kms.grant(&grant.id).unwrap().is_none());
+    assert!(kms.granted.get(&grant.id).unwrap().is_none());
 }
 
 /// What a key's side allows a principal of another account is half of it: its own account's side is the other.
@@ -629,7 +629,7 @@ fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
     assert!(kms.put_key_policy(&key, &old, false, &caller()).unwrap_err().what().contains("kms:ViaServcie"));
     kms.ledger()
         .audited(&caller(), Act::new("test:Older"), |tx| {
-            let mut found = kms.load(id)?;
+            let mut found = kms.store.load(id)?;
             found.record.policy = Some(old.clone());
             tx.update(&found.record, found.version)
         })

@@ -12,17 +12,18 @@
 //! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
 //! of no use, and the others go on.
 
-use super::alias::AliasRecord;
-use super::authority::Wanted;
-use super::grant::Grant;
-use super::name::{KeyRef, Target};
+use super::Kms;
+use super::backing::{ORIGIN, SPEC};
+use super::caller::{Caller, Wanted};
+use super::grantstore::Grant;
+use super::keystore::{AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, invalid_state};
+use super::name::KeyRef;
 use super::policy::Policy;
-use super::{Caller, Kms};
-use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, KeyMaterialId, open_local};
+use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
-use serde::{Deserialize, Serialize};
+use crate::ledger::{Act, Damaged, Tx, Versioned};
+use serde::Serialize;
 
 /// Milliseconds of a day.
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -30,64 +31,6 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 pub const MAX_ROTATIONS: usize = 25;
 /// The longest description, characters (KMS API Reference, CreateKey).
 pub const MAX_DESCRIPTION: usize = 8192;
-const SPEC: &str = "SYMMETRIC_DEFAULT";
-const ORIGIN: &str = "AWS_KMS";
-
-/// A key's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum KeyState {
-    /// It can be used.
-    Enabled,
-    /// Somebody disabled it; enabling it is enough.
-    Disabled,
-    /// It will be deleted on its deletion date unless that is cancelled.
-    PendingDeletion,
-    /// Its record or material cannot be believed, or the audit waits to be accepted.
-    Unavailable,
-}
-
-/// Who manages a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum KeyManager {
-    /// The customer: made by CreateKey.
-    Customer,
-    /// The service: made on first use, behind an alias under `alias/aws/`; of no use to public callers.
-    Aws,
-}
-
-/// One backing key, as it is kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct BackingRecord {
-    pub(super) material: KeyMaterialId,
-    sealed: String,
-    created: Timestamp,
-    root_generation: u32,
-}
-
-/// A key, as it is kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct KeyRecord {
-    pub(super) id: KeyId,
-    pub(super) manager: KeyManager,
-    pub(super) state: KeyState,
-    description: String,
-    created: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) deletion: Option<Timestamp>,
-    /// The policy's document, as it was put; none: AWS's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) policy: Option<String>,
-    /// Oldest first; the last one encrypts.
-    pub(super) backing: Vec<BackingRecord>,
-}
-
-impl Record for KeyRecord {
-    const KIND: &'static str = "kms-key";
-    fn id(&self) -> String {
-        self.id.to_string()
-    }
-}
 
 /// One version of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,61 +100,7 @@ pub struct KeyListing {
     pub damaged: Vec<Damaged>,
 }
 
-fn backing_aad(kms: &Kms, key: KeyId, material: KeyMaterialId, generation: u32) -> Vec<u8> {
-    let key = key.to_string();
-    let generation = generation.to_le_bytes();
-    let fields: [&[u8]; 6] =
-        [&kms.installation.public.id.0, key.as_bytes(), &material.0, SPEC.as_bytes(), ORIGIN.as_bytes(), &generation];
-    let mut aad = b"coffer/backing-key/v1".to_vec();
-    for field in fields {
-        aad.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_le_bytes());
-        aad.extend_from_slice(field);
-    }
-    aad
-}
-
-/// The verb cannot be done in the key's state.
-fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Error {
-    let err = Error::new(Kind::InvalidState, format!("{verb}: key {arn} {why}"));
-    err.hint(hint)
-}
-
-impl KeyRecord {
-    /// Refuses the use of a key that is not enabled.
-    pub(super) fn check_usable(&self, verb: &str, arn: &str) -> Result<()> {
-        let err = |why: &str| Error::new(Kind::KeyUnavailable, format!("{verb}: key {arn} {why}"));
-        match self.state {
-            KeyState::Enabled => Ok(()),
-            KeyState::Disabled => {
-                let err = err("is disabled").reason(Reason::KeyDisabled);
-                Err(err.hint(format!("enable it: coffer key enable {}", self.id)))
-            }
-            KeyState::PendingDeletion => {
-                let err = err("is pending deletion");
-                Err(err.hint(format!("if that is a mistake: coffer key cancel-deletion {}", self.id)))
-            }
-            KeyState::Unavailable => Err(err("is unavailable")),
-        }
-    }
-
-    fn check_not_pending(&self, verb: &str, arn: &str) -> Result<()> {
-        match self.state {
-            KeyState::PendingDeletion => {
-                Err(invalid_state(verb, arn, "is pending deletion", "cancel its deletion first"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 impl Kms {
-    /// The ARN of a key of this installation.
-    #[must_use]
-    pub fn key_arn(&self, id: KeyId) -> String {
-        let i = &self.installation.public;
-        format!("arn:aws:kms:{}:{}:key/{id}", i.region, i.account)
-    }
-
     fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
         let state = if self.ledger.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
         let last = key.backing.len().saturating_sub(1);
@@ -222,8 +111,8 @@ impl Kms {
         };
         KeyMetadata {
             key_id: key.id,
-            arn: self.key_arn(key.id),
-            account: self.installation.public.account.clone(),
+            arn: self.scope.key_arn(key.id),
+            account: self.scope.account().to_owned(),
             description: key.description.clone(),
             creation_date: key.created,
             enabled: state == KeyState::Enabled,
@@ -235,72 +124,6 @@ impl Kms {
             deletion_date: key.deletion,
             versions: key.backing.iter().enumerate().map(version).collect(),
         }
-    }
-
-    /// The id behind a name. Does not look whether the key is there, unless it is named by an alias.
-    pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyId> {
-        let here = (&self.installation.public.region, &self.installation.public.account);
-        if key.place.as_ref().is_some_and(|(region, account)| (region, account) != here) {
-            let what = format!("key {key} is of another region or account than this installation");
-            return Err(Error::new(Kind::NotFound, what).hint(format!("this one is {} {}", here.0, here.1)));
-        }
-        match &key.target {
-            Target::Id(id) => Ok(*id),
-            Target::Alias(name) => {
-                let found = self
-                    .ledger
-                    .catalog()
-                    .get::<AliasRecord>(name)
-                    .map_err(|e| unavailable(format!("alias {name}"), e))?;
-                let missing =
-                    || Error::new(Kind::NotFound, format!("alias {name} is not there")).hint("see: coffer key list");
-                Ok(found.ok_or_else(missing)?.record.target)
-            }
-        }
-    }
-
-    /// The record behind an id. One that cannot be believed makes that key unavailable, no other.
-    pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
-        let arn = self.key_arn(id);
-        let found = self
-            .ledger
-            .catalog()
-            .get::<KeyRecord>(&id.to_string())
-            .map_err(|e| unavailable(format!("key {arn}"), e))?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("key {arn} is not there")).hint("see: coffer key list"))
-    }
-
-    fn new_backing(&self, key: KeyId) -> Result<BackingRecord> {
-        let backing = BackingKey::generate(key);
-        let generation = self.root.generation();
-        let aad = backing_aad(self, key, backing.material(), generation);
-        let sealed = hex::encode(backing.seal_under(self.root.secret(), &aad, &*self.env.rng)?);
-        Ok(BackingRecord { material: backing.material(), sealed, created: self.env.now(), root_generation: generation })
-    }
-
-    /// Unseals one version of a key.
-    pub(super) fn unseal(&self, key: &KeyRecord, version: &BackingRecord) -> Result<BackingKey> {
-        let arn = self.key_arn(key.id);
-        let aad = backing_aad(self, key.id, version.material, version.root_generation);
-        let opened = hex::decode(&version.sealed)
-            .map_err(|e| Error::new(Kind::Integrity, "its sealed form is not hexadecimal").because(e))
-            .and_then(|sealed| open_local::<32>(self.root.secret(), &aad, &sealed))
-            .map(|secret| BackingKey::new(key.id, secret));
-        let backing = opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))?;
-        if backing.material() != version.material {
-            let err = Error::new(Kind::Integrity, "its material is not what its id says");
-            return Err(unavailable(format!("key {arn}"), err));
-        }
-        Ok(backing)
-    }
-
-    /// The version that encrypts.
-    pub(super) fn current(&self, key: &KeyRecord) -> Result<BackingKey> {
-        let last = key.backing.last().ok_or_else(|| {
-            let err = Error::new(Kind::Integrity, "it has no version");
-            unavailable(format!("key {}", self.key_arn(key.id)), err)
-        })?;
-        self.unseal(key, last)
     }
 
     /// Makes a key, enabled, with its first version.
@@ -320,10 +143,10 @@ impl Kms {
         check_description(description)?;
         let alias = alias.map(|name| self.new_alias(name)).transpose()?;
         let mut key = self.new_key(KeyManager::Customer, description)?;
-        let mut act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
+        let mut act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id));
         if let Some(document) = policy {
             let parsed = Policy::parse(document)?;
-            parsed.check(&self.key_arn(key.id))?;
+            parsed.check(&self.scope.key_arn(key.id))?;
             if !bypass_lockout_check {
                 self.check_lockout(&parsed, &key, caller)?;
             }
@@ -353,7 +176,7 @@ impl Kms {
             created: self.env.now(),
             deletion: None,
             policy: None,
-            backing: vec![self.new_backing(id)?],
+            backing: vec![self.backing.create(id)?],
         })
     }
 
@@ -362,7 +185,7 @@ impl Kms {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record cannot be believed.
     pub fn describe_key(&self, key: &KeyRef) -> Result<KeyMetadata> {
-        Ok(self.metadata(&self.load(self.resolve(key)?)?.record))
+        Ok(self.metadata(&self.store.find(key)?.record))
     }
 
     /// All keys.
@@ -370,7 +193,7 @@ impl Kms {
     /// # Errors
     /// What the catalog reports; damaged records are listed, not refused.
     pub fn list_keys(&self) -> Result<KeyListing> {
-        let listing = self.ledger.catalog().list::<KeyRecord>()?;
+        let listing = self.store.keys()?;
         let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
@@ -380,7 +203,7 @@ impl Kms {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] naming the state.
     pub fn must_be_usable(&self, arn: &str, verb: &str) -> Result<()> {
-        self.load(self.resolve(&arn.parse()?)?)?.record.check_usable(verb, arn)
+        self.store.find(&arn.parse()?)?.record.check_usable(verb, arn)
     }
 
     /// Changes a customer's key in an audited transaction, if its policy lets the caller.
@@ -391,11 +214,11 @@ impl Kms {
         caller: &Caller,
         change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
     ) -> Result<KeyMetadata> {
-        let id = self.resolve(key)?;
-        let arn = self.key_arn(id);
+        let id = self.store.resolve(key)?;
+        let arn = self.scope.key_arn(id);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let key = self.ledger.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
-            let Versioned { mut record, version } = self.load(id)?;
+            let Versioned { mut record, version } = self.store.load(id)?;
             if record.manager == KeyManager::Aws {
                 let what = format!("{verb}: key {arn} is managed by the service");
                 return Err(Error::new(Kind::AccessDenied, what).hint("make a key of your own: coffer key create"));
@@ -463,7 +286,7 @@ impl Kms {
             Ok(())
         })?;
         // From now on, that is: not from when somebody looks next.
-        if let Err(e) = self.ledger.catalog().list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
+        if let Err(e) = self.store.keys().and_then(|keys| self.count_waiting(&keys.records)) {
             tracing::warn!("how long key {} waits is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
@@ -500,7 +323,7 @@ impl Kms {
                 let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
                 return Err(err.hint("make a new key and re-encrypt under it"));
             }
-            key.backing.push(self.new_backing(key.id)?);
+            key.backing.push(self.backing.create(key.id)?);
             Ok(())
         })
     }
@@ -512,12 +335,12 @@ impl Kms {
     /// # Errors
     /// What the catalog or the audit reports.
     pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let keys = self.ledger.catalog().list::<KeyRecord>()?.records;
+        let keys = self.store.keys()?.records;
         let due = self.count_waiting(&keys)?;
         let mut gone = Vec::new();
         for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
             let id = key.record.id;
-            let act = Act::new("kms:DeleteKey").key(self.key_arn(id)).restrictive();
+            let act = Act::new("kms:DeleteKey").key(self.scope.key_arn(id)).restrictive();
             self.ledger.audited(&self.myself(), act, |tx| {
                 for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
                     tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
@@ -537,27 +360,11 @@ impl Kms {
     }
 }
 
-/// A key, or something on the way to it, that cannot be believed: unavailable, whatever was wrong with its record.
-pub(super) fn unavailable(what: String, err: Error) -> Error {
-    if err.kind() != Kind::Integrity {
-        return err;
-    }
-    let hint = "restore the data directory from a backup, or run `coffer doctor`";
-    Error::new(Kind::KeyUnavailable, format!("{what} is unavailable: {}", err.what())).hint(hint)
-}
-
 fn check_description(text: &str) -> Result<()> {
     if text.chars().count() > MAX_DESCRIPTION {
         return Err(Error::new(Kind::Usage, format!("description: more than {MAX_DESCRIPTION} characters")));
     }
     Ok(())
-}
-
-impl KeyRecord {
-    /// Refuses what a key pending deletion cannot be given.
-    pub(super) fn check_takes_alias(&self, verb: &str, arn: &str) -> Result<()> {
-        self.check_not_pending(verb, arn)
-    }
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ fn a_key_without_a_policy_is_kept_as_it_always_was() {
     let place = Place::new();
     let kms = place.init();
     let key = kms.create_key("", &caller()).unwrap();
-    let json = serde_json::to_value(&kms.load(key.key_id).unwrap().record).unwrap();
+    let json = serde_json::to_value(&kms.store.load(key.key_id).unwrap().record).unwrap();
     let fields: Vec<&String> = json.as_object().unwrap().keys().collect();
     assert_eq!(fields, ["backing", "created", "description", "id", "manager", "state"]);
 }

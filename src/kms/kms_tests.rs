@@ -169,7 +169,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     let early = Place::new();
     kms.ledger()
         .audited(&caller(), Act::new("test:Early"), |tx| {
-            let read = tx.get::<key::KeyRecord>(&key.to_string())?.unwrap();
+            let read = tx.get::<keystore::KeyRecord>(&key.to_string())?.unwrap();
             tx.update(&read.record, read.version)?;
             place.copy_to(&early);
             Ok(())
@@ -286,7 +286,7 @@ fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
     let kms = place.init();
     let key = kms.create_key("", &caller()).unwrap();
     let changed = kms.ledger().catalog().transaction(|tx| {
-        let read = tx.get::<key::KeyRecord>(&key.key_id.to_string())?.unwrap();
+        let read = tx.get::<keystore::KeyRecord>(&key.key_id.to_string())?.unwrap();
         tx.update(&read.record, read.version)
     });
     assert_eq!(changed.unwrap_err().kind(), Kind::InvalidState);
@@ -373,7 +373,7 @@ fn nothing_secret_is_in_debug_errors_or_files() {
     let place = Place::new();
     let kms = place.init();
     let key = kms.create_key("", &caller()).unwrap();
-    let record = kms.load(key.key_id).unwrap().record;
+    let record = kms.store.load(key.key_id).unwrap().record;
     let none = EncryptionContext::of("a", "b");
     let plain = [0xa7u8; 24];
     let sealed = kms.encrypt(&key.key_id.into(), &none, &plain, &caller()).unwrap();
@@ -382,7 +382,7 @@ fn nothing_secret_is_in_debug_errors_or_files() {
     let (_, volume) = kms.new_volume_key(&key.key_id.into(), &none, &service()).unwrap();
     let file = std::fs::read(place.key_file()).unwrap();
     let digits = String::from_utf8(file[18..82].to_vec()).unwrap();
-    let backing = kms.current(&record).unwrap();
+    let backing = kms.backing.current(&record).unwrap();
     let shown = format!(
         "{kms:?} {:?} {:?} {record:?} {sealed:?} {opened:#?} {wrong:?} {} {volume:?} {backing:?} {:?} {key:?}",
         kms.root,

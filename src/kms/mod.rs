@@ -12,35 +12,48 @@
 
 pub mod alias;
 mod authority;
+mod backing;
+mod caller;
 mod data;
 mod examine;
 mod grant;
+mod grantstore;
 mod installation;
 pub mod key;
+mod keystore;
 mod name;
 pub mod policy;
 pub mod root;
+mod scope;
 mod waiting;
 
-pub use authority::{Authority, Caller};
+pub use caller::{Authority, Caller};
 pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
-pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
+pub use grant::GrantFilter;
+pub use grantstore::{Constraint, Grant, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
-pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState, NewKey};
+pub use key::{KeyListing, KeyMetadata, NewKey};
+pub use keystore::{KeyManager, KeyState};
 pub use name::{EBS_ALIAS, KeyRef, check_alias};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 pub use waiting::PendingDeletion;
 
+use crate::cipher::wrap::KeyId;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
 use crate::ledger::{self, AUDIT, Act, CATALOG, Ledger};
 use crate::units::InstallationId;
+use backing::BackingKeys;
+use grantstore::GrantStore;
 use installation::InstallationRecord;
+use keystore::KeyStore;
 use root::{RootFile, RootKey};
+use scope::Scope;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// There while [`Kms::init`] runs.
 pub const UNFINISHED: &str = "init-unfinished";
@@ -50,10 +63,14 @@ pub const UNFINISHED: &str = "init-unfinished";
 pub struct Kms {
     dir: PathBuf,
     env: Env,
-    root: RootKey,
-    ledger: Ledger,
+    root: Arc<RootKey>,
+    ledger: Arc<Ledger>,
     installation: InstallationRecord,
     public_key: [u8; 32],
+    scope: Arc<Scope>,
+    store: Arc<KeyStore>,
+    backing: Arc<BackingKeys>,
+    granted: Arc<GrantStore>,
 }
 
 impl std::fmt::Debug for Kms {
@@ -126,9 +143,19 @@ impl Kms {
         let genesis = Act::new("coffer:Init").detail("installation", id);
         let ledger =
             Ledger::create(dir, env.clone(), root.secret(), &genesis, |tx| tx.insert(&installation).map(drop))?;
+        Self::over(dir, env, root, ledger, installation)
+    }
+
+    /// The components, over what is open.
+    fn over(dir: &Path, env: Env, root: RootKey, ledger: Ledger, installation: InstallationRecord) -> Result<Self> {
         let public_key = installation.public_key()?;
         ledger.catalog().make_indexes::<Grant>();
-        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key })
+        let (root, ledger) = (Arc::new(root), Arc::new(ledger));
+        let (id, scope) = (installation.public.id, Arc::new(Scope::of(&installation.public)));
+        let store = Arc::new(KeyStore::new(scope.clone(), ledger.clone()));
+        let backing = Arc::new(BackingKeys::new(env.clone(), id, scope.clone(), root.clone()));
+        let granted = Arc::new(GrantStore::new(ledger.clone()));
+        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, scope, store, backing, granted })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit (trouble with which does not fail this, it makes keys
@@ -155,9 +182,7 @@ impl Kms {
             let what = format!("catalog: it is not of installation {id}, which root.json is of");
             Error::new(Kind::Integrity, what).hint("restore root.json and catalog.db from the same backup")
         })?;
-        let public_key = found.record.public_key()?;
-        ledger.catalog().make_indexes::<Grant>();
-        let kms = Self { dir: dir.into(), env, root, ledger, installation: found.record, public_key };
+        let kms = Self::over(dir, env, root, ledger, found.record)?;
         kms.ledger.take_up_audit()?;
         // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
         if kms.ledger.audit_trouble().is_none()
@@ -171,7 +196,7 @@ impl Kms {
     /// coffer itself, as a caller: what the clock makes it do.
     fn myself(&self) -> Caller {
         Caller {
-            principal: format!("arn:aws:iam::{}:root", self.installation.public.account),
+            principal: format!("arn:aws:iam::{}:root", self.scope.account()),
             via_service: Some("coffer".into()),
             client: "coffer itself".into(),
             authority: Authority::Settled,
@@ -180,8 +205,19 @@ impl Kms {
 
     /// Its records and its audit; those of the layers above are kept there too.
     #[must_use]
-    pub const fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The ARN of a key of this installation.
+    #[must_use]
+    pub fn key_arn(&self, id: KeyId) -> String {
+        self.scope.key_arn(id)
+    }
+
+    /// An act on a key, by its ARN if it is known which that is, else as it was named.
+    pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
+        self.store.act_on(name, key)
     }
 
     /// Which installation this is.

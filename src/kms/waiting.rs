@@ -14,7 +14,7 @@
 //! The record is not part of the audit's chain: an older one put back makes keys wait longer, as does none.
 
 use super::Kms;
-use super::key::{KeyRecord, KeyState};
+use super::keystore::{KeyRecord, KeyState};
 use crate::cipher::wrap::KeyId;
 use crate::env::{Env, Timestamp};
 use crate::error::{Kind, Result};
@@ -163,7 +163,7 @@ impl Kms {
     /// # Errors
     /// What the catalog reports.
     pub fn pending_deletions(&self) -> Result<Vec<PendingDeletion>> {
-        let keys = pending(&self.ledger.catalog().list::<KeyRecord>()?.records);
+        let keys = pending(&self.store.keys()?.records);
         keys.into_iter().map(|(key, at)| self.pending_deletion(key, at)).collect()
     }
 

@@ -1,7 +1,7 @@
 //! What the ARNs of principals and keys say.
 
 /// The account in an ARN.
-pub(in crate::kms) fn account_of(arn: &str) -> Option<&str> {
+pub fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|a| !a.is_empty())
 }
 

@@ -2,7 +2,7 @@
 
 /// A text without its case, by Unicode's full case folding: what differs in case alone is the same in it. (Lower case is not
 /// enough: of the two small sigmas of Greek, it makes one or the other, by their place.)
-pub(in crate::kms) fn fold_case(text: &str) -> String {
+pub fn fold_case(text: &str) -> String {
     unicase::UniCase::new(text).to_folded_case()
 }
 
