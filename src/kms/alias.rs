@@ -1,14 +1,16 @@
 //! Aliases: names for keys that can be pointed elsewhere (KMS Developer Guide, "Aliases").
 
-use super::Kms;
+use super::authority::Authorizer;
 use super::caller::{Caller, Wanted};
-use super::keystore::{AliasRecord, KeyManager, KeyRecord};
-use super::name::{EBS_ALIAS, KeyRef, Target, check_alias, check_not_reserved};
+use super::keystore::{AliasRecord, KeyManager, KeyRecord, KeyStore};
+use super::name::{KeyRef, Target, check_alias, check_not_reserved};
+use super::scope::Scope;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
-use crate::env::Timestamp;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Act, Damaged, Tx, Versioned};
+use crate::ledger::{Act, Damaged, Ledger, Tx, Versioned};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// An alias that is about to be made.
 pub(super) struct NewAlias {
@@ -17,6 +19,16 @@ pub(super) struct NewAlias {
 }
 
 impl NewAlias {
+    /// An alias that a caller may name so, not yet kept.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (InvalidAliasNameException).
+    pub(super) fn new(name: &str, now: Timestamp) -> Result<Self> {
+        check_alias(name)?;
+        check_not_reserved(name)?;
+        Ok(Self { name: name.to_owned(), now })
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -62,8 +74,28 @@ pub struct AliasListing {
     pub damaged: Vec<Damaged>,
 }
 
-impl Kms {
-    fn alias_metadata(&self, alias: &AliasRecord) -> AliasMetadata {
+/// The aliases of keys, as callers see and change them.
+pub struct Aliases {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    authorizer: Arc<Authorizer>,
+}
+
+impl Aliases {
+    /// Those of these keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        authorizer: Arc<Authorizer>,
+    ) -> Self {
+        Self { env, scope, ledger, store, authorizer }
+    }
+
+    fn metadata(&self, alias: &AliasRecord) -> AliasMetadata {
         AliasMetadata {
             alias_name: alias.name.clone(),
             alias_arn: self.scope.alias_arn(&alias.name),
@@ -75,19 +107,20 @@ impl Kms {
 
     /// Whether the policy of the key that an alias points at lets the caller take it from there. Of a key that is gone or cannot
     /// be believed there is no policy to ask: the account's administrators may.
-    fn may_change_alias(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
+    fn may_change(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
         match self.store.load(target) {
-            Ok(key) => {
-                self.authorize(&key.record, Wanted { action: verb, context: &context, grant: None }, caller).map(drop)
-            }
-            Err(_) if self.is_administrator(caller) => Ok(()),
+            Ok(key) => self
+                .authorizer
+                .authorize(&key.record, Wanted { action: verb, context: &context, grant: None }, caller)
+                .map(drop),
+            Err(_) if self.authorizer.is_administrator(caller) => Ok(()),
             Err(err) => Err(err),
         }
     }
 
     /// A key that may be given an alias by a caller.
-    fn alias_target(&self, verb: &str, key: &KeyRef, caller: &Caller) -> Result<KeyRecord> {
+    fn target(&self, verb: &str, key: &KeyRef, caller: &Caller) -> Result<KeyRecord> {
         let Target::Id(_) = key.target else {
             let what = format!("{verb}: {key} is an alias; its target is a key");
             return Err(Error::new(Kind::Usage, what).hint("name the key by its id or ARN"));
@@ -98,7 +131,7 @@ impl Kms {
             return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
         }
         let context = EncryptionContext::new();
-        self.authorize(&key, Wanted { action: verb, context: &context, grant: None }, caller)?;
+        self.authorizer.authorize(&key, Wanted { action: verb, context: &context, grant: None }, caller)?;
         key.check_takes_alias(verb, &arn)?;
         Ok(key)
     }
@@ -108,25 +141,14 @@ impl Kms {
     /// # Errors
     /// [`Kind::Usage`] (InvalidAliasNameException) for a name against the rules or under `alias/aws/`, [`Kind::Exists`],
     /// [`Kind::InvalidState`] while the key is pending deletion.
-    pub fn create_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
-        let alias = self.new_alias(name)?;
+    pub fn create(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
+        let alias = NewAlias::new(name, self.env.now())?;
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
-        let made =
-            self.ledger.audited(caller, act, |tx| alias.put(tx, self.alias_target("CreateAlias", key, caller)?.id))?;
-        Ok(self.alias_metadata(&made.record))
+        let made = self.ledger.audited(caller, act, |tx| alias.put(tx, self.target("CreateAlias", key, caller)?.id))?;
+        Ok(self.metadata(&made.record))
     }
 
-    /// An alias that a caller may name so, not yet kept.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] (InvalidAliasNameException).
-    pub(super) fn new_alias(&self, name: &str) -> Result<NewAlias> {
-        check_alias(name)?;
-        check_not_reserved(name)?;
-        Ok(NewAlias { name: name.to_owned(), now: self.env.now() })
-    }
-
-    fn alias_record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
+    fn record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
         let found = self.store.alias(name)?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("alias {name} is not there")))
     }
@@ -134,32 +156,32 @@ impl Kms {
     /// Points an alias at another key. What was encrypted keeps naming the key that did it.
     ///
     /// # Errors
-    /// As [`Kms::create_alias`]; [`Kind::NotFound`].
-    pub fn update_alias(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
+    /// As [`Aliases::create`]; [`Kind::NotFound`].
+    pub fn update(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
         check_alias(name)?;
         check_not_reserved(name)?;
         let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
         let made = self.ledger.audited(caller, act, |tx| {
-            let mut alias = self.alias_record(name)?;
-            self.may_change_alias("UpdateAlias", alias.record.target, caller)?;
-            alias.record.target = self.alias_target("UpdateAlias", key, caller)?.id;
+            let mut alias = self.record(name)?;
+            self.may_change("UpdateAlias", alias.record.target, caller)?;
+            alias.record.target = self.target("UpdateAlias", key, caller)?.id;
             alias.record.updated = self.env.now();
             tx.update(&alias.record, alias.version)
         })?;
-        Ok(self.alias_metadata(&made.record))
+        Ok(self.metadata(&made.record))
     }
 
     /// Removes an alias; its key stays.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Usage`] for one under `alias/aws/`.
-    pub fn delete_alias(&self, name: &str, caller: &Caller) -> Result<()> {
+    pub fn delete(&self, name: &str, caller: &Caller) -> Result<()> {
         check_alias(name)?;
         check_not_reserved(name)?;
         let act = Act::new("kms:DeleteAlias").detail("alias", name);
         self.ledger.audited(caller, act, |tx| {
-            let alias = self.alias_record(name)?;
-            self.may_change_alias("DeleteAlias", alias.record.target, caller)?;
+            let alias = self.record(name)?;
+            self.may_change("DeleteAlias", alias.record.target, caller)?;
             tx.delete::<AliasRecord>(name, alias.version)
         })
     }
@@ -168,31 +190,11 @@ impl Kms {
     ///
     /// # Errors
     /// What the catalog reports; [`Kind::NotFound`] for a key that is not there.
-    pub fn list_aliases(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
+    pub fn list(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
         let of = key.map(|k| self.store.find(k)).transpose()?.map(|k| k.record.id);
         let listing = self.store.aliases()?;
         let wanted = |a: &&Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
-        let aliases = listing.records.iter().filter(wanted).map(|a| self.alias_metadata(&a.record)).collect();
+        let aliases = listing.records.iter().filter(wanted).map(|a| self.metadata(&a.record)).collect();
         Ok(AliasListing { aliases, damaged: listing.damaged })
-    }
-
-    /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
-    pub(super) fn ensure_ebs_key(&self, caller: &Caller) -> Result<()> {
-        if self.store.alias(EBS_ALIAS)?.is_some() {
-            return Ok(());
-        }
-        let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
-        let now = self.env.now();
-        let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
-        let act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id)).detail("alias", EBS_ALIAS);
-        let made = self.ledger.audited(caller, act, |tx| {
-            tx.insert(&key)?;
-            tx.insert(&alias)
-        });
-        match made {
-            // Somebody else was first.
-            Err(e) if e.kind() == Kind::Exists => Ok(()),
-            made => made.map(|_| ()),
-        }
     }
 }

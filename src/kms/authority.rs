@@ -5,15 +5,17 @@
 //! All else is refused (KMS Developer Guide, "Determining access to AWS KMS keys"). A principal of another account needs its own
 //! permissions in every case: what the key's side allows it is half of it ("Allowing users in other accounts to use a KMS key").
 
-use super::Kms;
 use super::caller::{Authority, Caller, Wanted};
-use super::grantstore::Operation;
-use super::keystore::{KeyManager, KeyRecord};
+use super::grantstore::{GrantStore, Operation};
+use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::KeyRef;
 use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict};
+use super::scope::Scope;
 use crate::cipher::wrap::EncryptionContext;
+use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::Act;
+use crate::ledger::{Act, Ledger};
+use std::sync::Arc;
 
 /// What allowed an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +29,27 @@ pub(super) fn lease_facts() -> GrantFacts {
     GrantFacts { for_aws_resource: true, operations: vec![Operation::Decrypt.to_string()] }
 }
 
-impl Kms {
+/// Says whether a caller may do something with a key.
+pub struct Authorizer {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    granted: Arc<GrantStore>,
+}
+
+impl Authorizer {
+    /// By the policies of these keys and these grants.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        granted: Arc<GrantStore>,
+    ) -> Self {
+        Self { env, scope, ledger, store, granted }
+    }
+
     /// Whether the caller administers this installation's account.
     pub(super) fn is_administrator(&self, caller: &Caller) -> bool {
         caller.authority == Authority::Administrator && self.scope.has(&caller.principal)
@@ -128,7 +150,7 @@ impl Kms {
     /// lease's grants that is Decrypt alone. Nothing is written, but for a refusal into the audit.
     ///
     /// # Errors
-    /// As [`Kms::ask`].
+    /// As [`Authorizer::ask`].
     pub fn ask_for_volume(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
         if caller.authority == Authority::Settled {
             return Ok(());
@@ -159,7 +181,7 @@ impl Kms {
     /// `kms:ExportVolumeKey`, which a policy can refuse by itself. A refusal is audited.
     ///
     /// # Errors
-    /// As [`Kms::ask`].
+    /// As [`Authorizer::ask`].
     pub fn ask_for_export(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
         let asked = || {
             let record = self.store.find(key)?.record;
@@ -169,39 +191,6 @@ impl Kms {
         };
         let act = || self.store.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
         asked().inspect_err(|e| self.ledger.record_refusal(act(), caller, e))
-    }
-
-    /// A key's policy, as it was put; of a key that was given none, AWS's default.
-    ///
-    /// # Errors
-    /// As [`Kms::ask`].
-    pub fn get_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<String> {
-        self.ask(key, "GetKeyPolicy", caller)?;
-        let record = self.store.find(key)?.record;
-        match &record.policy {
-            Some(text) => Ok(text.clone()),
-            None => Ok(self.policy_of(&record)?.pretty()),
-        }
-    }
-
-    /// Gives a key another policy. It holds from the next question on; leases that were let in before go on.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy with a statement that can never match, and for one
-    /// under which the caller could not put another one, unless `bypass` says that this is meant; [`Kind::AccessDenied`], also for a service-managed key.
-    pub fn put_key_policy(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
-        let policy = Policy::parse(document)?;
-        let hash = crate::ledger::sha256_hex(document.as_bytes());
-        let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
-        let put = self.change(key, act, caller, |key, _, arn| {
-            policy.check(arn)?;
-            if !bypass {
-                self.check_lockout(&policy, key, caller)?;
-            }
-            key.policy = Some(document.to_owned());
-            Ok(())
-        });
-        put.map(drop)
     }
 
     /// Refuses a policy under which its author could not put the next one.
@@ -214,26 +203,6 @@ impl Kms {
                 .reason(Reason::MalformedPolicy)
                 .hint("let it allow that principal kms:PutKeyPolicy, or say --bypass-policy-lockout-safety-check")
         })
-    }
-
-    /// Gives a key AWS's default policy again, whatever its policy says: the way back for who locked everybody out, where AWS
-    /// has its support. The account's root alone may do it, which on this machine is uid 0 and owns the key's bytes anyway.
-    ///
-    /// # Errors
-    /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
-    pub fn reset_key_policy(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
-        if caller.principal != self.scope.root_principal() || !self.is_administrator(caller) {
-            let what = format!("reset the policy of key {key}: the account's root alone may do that");
-            let err = Error::new(Kind::AccessDenied, what).hint("run it as uid 0");
-            self.ledger.record_refusal(self.store.act_on("coffer:ResetKeyPolicy", key), caller, &err);
-            return Err(err);
-        }
-        let settled = Caller { authority: Authority::Settled, ..caller.clone() };
-        self.change(key, Act::new("coffer:ResetKeyPolicy"), &settled, |key, _, _| {
-            key.policy = None;
-            Ok(())
-        })
-        .map(drop)
     }
 }
 

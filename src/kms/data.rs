@@ -4,16 +4,20 @@
 //! To a public caller all bad blobs look alike (InvalidCiphertextException, the same words): which check failed is in the
 //! audit, where an attacker who tries blobs cannot see it.
 
-use super::Kms;
-use super::authority::lease_facts;
+use super::authority::{Authorizer, lease_facts};
+use super::backing::BackingKeys;
 use super::caller::{Authority, Caller, Wanted};
-use super::keystore::{KeyManager, KeyRecord};
+use super::key::Keys;
+use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::{EBS_ALIAS, KeyRef, Target};
+use super::scope::Scope;
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
+use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::Act;
+use crate::ledger::{Act, Ledger};
 use crate::units::DataKeyId;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Plaintext that a public verb hands out; wiped when dropped, never shown.
@@ -96,7 +100,31 @@ fn invalid_ciphertext(verb: &str) -> Error {
         .hint("check that the blob is whole and the encryption context is the one it was made under")
 }
 
-impl Kms {
+/// What keys are for: encrypting, decrypting, and making data keys.
+pub struct Crypto {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    backing: Arc<BackingKeys>,
+    authorizer: Arc<Authorizer>,
+    keys: Arc<Keys>,
+}
+
+impl Crypto {
+    /// With these keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        backing: Arc<BackingKeys>,
+        authorizer: Arc<Authorizer>,
+        keys: Arc<Keys>,
+    ) -> Self {
+        Self { env, scope, ledger, store, backing, authorizer, keys }
+    }
+
     /// The record of a key that may be used now, by this caller, for that context.
     fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
         let key = self.store.load(id)?.record;
@@ -107,7 +135,7 @@ impl Kms {
         }
         let facts = lease_facts();
         for (action, grant) in asked_by(verb) {
-            self.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
+            self.authorizer.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
         key.check_usable(verb, &arn)?;
         Ok(key)
@@ -155,7 +183,7 @@ impl Kms {
     /// Makes a data key for the caller's own use: plaintext and blob.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn generate_data_key(
         &self,
         key: &KeyRef,
@@ -171,7 +199,7 @@ impl Kms {
     /// Makes a data key for the caller's own use, and gives the blob only.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn generate_data_key_without_plaintext(
         &self,
         key: &KeyRef,
@@ -252,7 +280,7 @@ impl Kms {
     /// Decrypts a blob and encrypts it under another key or context; the plaintext stays here.
     ///
     /// # Errors
-    /// As [`Kms::decrypt`] and [`Kms::encrypt`].
+    /// As [`Crypto::decrypt`] and [`Crypto::encrypt`].
     pub fn re_encrypt(
         &self,
         blob: &[u8],
@@ -283,7 +311,7 @@ impl Kms {
     /// first use. In-process only: `caller.via_service` is set by the service.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn new_volume_key(
         &self,
         key: &KeyRef,
@@ -291,7 +319,7 @@ impl Kms {
         caller: &Caller,
     ) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
         if key.target == Target::Alias(EBS_ALIAS.into()) {
-            self.ensure_ebs_key(caller)?;
+            self.keys.ensure_ebs_default(caller)?;
         }
         let id = self.store.resolve(key)?;
         let act = Act::new("kms:GenerateVolumeKey").key(self.scope.key_arn(id)).context(context);
@@ -342,7 +370,7 @@ impl Kms {
     /// Wraps a volume's data key anew, under the current version of `to` and the same context; the data key is the same.
     ///
     /// # Errors
-    /// As [`Kms::unwrap_volume_key`] and [`Kms::new_volume_key`].
+    /// As [`Crypto::unwrap_volume_key`] and [`Crypto::new_volume_key`].
     pub fn rewrap_volume_key(
         &self,
         blob: &[u8],
@@ -352,7 +380,7 @@ impl Kms {
         caller: &Caller,
     ) -> Result<Vec<u8>> {
         if to.target == Target::Alias(EBS_ALIAS.into()) {
-            self.ensure_ebs_key(caller)?;
+            self.keys.ensure_ebs_default(caller)?;
         }
         let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);

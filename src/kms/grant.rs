@@ -4,18 +4,21 @@
 //! A grant allows what a policy is silent about; a Deny of the policy wins over it. Durable leases of volumes live by grants
 //! of the volume service, which are written and removed in the transaction of the lease.
 
-use super::Kms;
-use super::authority::By;
+use super::authority::{Authorizer, By};
 use super::caller::{Caller, Wanted};
-use super::grantstore::{Constraint, Grant, GrantSpec, Operation};
-use super::keystore::KeyRecord;
+use super::grantstore::{Constraint, Grant, GrantSpec, GrantStore, Operation};
+use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
 use super::policy::{GrantFacts, VOLUME_SERVICE};
+use super::root::RootKey;
+use super::scope::Scope;
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::Act;
+use crate::ledger::{Act, Ledger};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The longest name of a grant (KMS API Reference, CreateGrant).
 const MAX_NAME: usize = 256;
@@ -74,7 +77,31 @@ fn not_there(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("grant {id} is not there")).hint("see: coffer key grant list")
 }
 
-impl Kms {
+/// The grants, as callers give them and take them back.
+pub struct Grants {
+    env: Env,
+    scope: Arc<Scope>,
+    root: Arc<RootKey>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    granted: Arc<GrantStore>,
+    authorizer: Arc<Authorizer>,
+}
+
+impl Grants {
+    /// Those of these keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        root: Arc<RootKey>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        granted: Arc<GrantStore>,
+        authorizer: Arc<Authorizer>,
+    ) -> Self {
+        Self { env, scope, root, ledger, store, granted, authorizer }
+    }
+
     fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
         let mut raw = [0u8; 32];
         self.env.rng.fill(&mut raw);
@@ -84,9 +111,9 @@ impl Kms {
     }
 
     /// A grant for a lease of a volume, to the volume service; whoever begins the lease was asked for CreateGrant before
-    /// ([`Kms::ask_for_volume`]). [`Grant::put`] it into the lease's transaction.
+    /// ([`Authorizer::ask_for_volume`]). [`Grant::put`] it into the lease's transaction.
     #[must_use]
-    pub fn lease_grant(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
+    pub fn for_lease(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
         let service = self.scope.volume_service();
         let spec = GrantSpec {
             grantee: service.clone(),
@@ -99,7 +126,7 @@ impl Kms {
     }
 
     /// What names a grant to RetireGrant without its key. It opens nothing, and is the same each time.
-    fn grant_token(&self, id: &str) -> String {
+    fn token(&self, id: &str) -> String {
         let mut token = [0u8; 32];
         hkdf_sha256(self.root.secret().expose(), &[], &[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
         hex::encode(token)
@@ -113,7 +140,7 @@ impl Kms {
         let context = spec.constraint.as_ref().map_or(&none, Constraint::pairs);
         let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts) };
         // Who may by the policy gives anything; who may by a grant alone, no more than that one has.
-        if self.authorize(key, wanted, caller)? == By::Policy {
+        if self.authorizer.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
         let own = self.granted.of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
@@ -129,7 +156,7 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for a name, a principal or
     /// a constraint against the rules; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
-    pub fn create_grant(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
+    pub fn create(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
         let id = self.store.resolve(key)?;
         let arn = self.scope.key_arn(id);
@@ -153,16 +180,16 @@ impl Kms {
             new.put(tx)?;
             Ok(new.clone())
         })?;
-        let token = self.grant_token(&made.id);
+        let token = self.token(&made.id);
         Ok((made, token))
     }
 
     /// The grants of a key.
     ///
     /// # Errors
-    /// As [`Kms::ask`].
-    pub fn list_grants(&self, key: &KeyRef, filter: &GrantFilter, caller: &Caller) -> Result<Vec<Grant>> {
-        self.ask(key, "ListGrants", caller)?;
+    /// As [`Authorizer::ask`].
+    pub fn list(&self, key: &KeyRef, filter: &GrantFilter, caller: &Caller) -> Result<Vec<Grant>> {
+        self.authorizer.ask(key, "ListGrants", caller)?;
         let fits = |g: &Grant| {
             filter.id.as_ref().is_none_or(|id| *id == g.id)
                 && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
@@ -175,24 +202,23 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`] for who asks about somebody else and does not administer the account.
-    pub fn list_retirable_grants(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
-        if caller.principal != retiring && !self.is_administrator(caller) {
+    pub fn list_retirable(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
+        if caller.principal != retiring && !self.authorizer.is_administrator(caller) {
             let what = format!("ListRetirableGrants: {} may not ask about {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("ask as that principal, or as an administrator");
             self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
-        let all =
-            self.ledger.catalog().list_of::<Grant>(&[("retiring", retiring)])?.records.into_iter().map(|g| g.record);
+        let all = self.granted.retirable_by(retiring)?.records.into_iter().map(|g| g.record);
         Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
     }
 
     /// The grant that a token names, or an id together with its key.
-    fn named_grant(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
+    fn named(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
         match (key, id, token) {
             (None, None, Some(token)) => {
-                let all = self.ledger.catalog().list::<Grant>()?.records.into_iter().map(|g| g.record);
-                let mut all = all.filter(|g| self.grant_token(&g.id) == token);
+                let all = self.granted.all()?.records.into_iter().map(|g| g.record);
+                let mut all = all.filter(|g| self.token(&g.id) == token);
                 all.next().ok_or_else(|| {
                     Error::new(Kind::NotFound, "no grant has this token").hint("see: coffer key grant list")
                 })
@@ -226,16 +252,17 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
-    pub fn retire_grant(
+    pub fn retire(
         &self,
         key: Option<&KeyRef>,
         id: Option<&str>,
         token: Option<&str>,
         caller: &Caller,
     ) -> Result<Grant> {
-        let grant = self.named_grant(key, id, token)?;
+        let grant = self.named(key, id, token)?;
         let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
-        let may = by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.is_administrator(caller);
+        let may =
+            by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.authorizer.is_administrator(caller);
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
             true => Ok(()),
             false => {
@@ -250,12 +277,14 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
-    pub fn revoke_grant(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
-        let grant = self.named_grant(Some(key), Some(id), None)?;
+    pub fn revoke(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
+        let grant = self.named(Some(key), Some(id), None)?;
         let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations: Vec::new() };
         let none = EncryptionContext::new();
         self.take_back(Act::new("kms:RevokeGrant"), &grant, caller, |key| {
-            self.authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller).map(drop)
+            self.authorizer
+                .authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller)
+                .map(drop)
         })?;
         Ok(grant)
     }

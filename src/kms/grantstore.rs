@@ -5,7 +5,7 @@ use super::policy::fold_case;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Ledger, Record, Tx, Versioned};
+use crate::ledger::{Ledger, Listing, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -255,5 +255,15 @@ impl GrantStore {
             return Ok(false);
         }
         Ok(self.of(key, Some(principal))?.iter().any(|g| g.record.covers(key, principal, wanted)))
+    }
+
+    /// All grants; damaged records are listed, not refused.
+    pub(super) fn all(&self) -> Result<Listing<Grant>> {
+        self.ledger.catalog().list::<Grant>()
+    }
+
+    /// Those that a principal may retire; its index may bring others, which the caller leaves out.
+    pub(super) fn retirable_by(&self, principal: &str) -> Result<Listing<Grant>> {
+        self.ledger.catalog().list_of::<Grant>(&[("retiring", principal)])
     }
 }

@@ -12,18 +12,21 @@
 //! A key whose record cannot be believed, or whose material cannot be unsealed, is *Unavailable*: it is listed, named, and
 //! of no use, and the others go on.
 
-use super::Kms;
-use super::backing::{ORIGIN, SPEC};
+use super::alias::NewAlias;
+use super::authority::Authorizer;
+use super::backing::{BackingKeys, ORIGIN, SPEC};
 use super::caller::{Caller, Wanted};
-use super::grantstore::Grant;
-use super::keystore::{AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, invalid_state};
-use super::name::KeyRef;
+use super::keystore::{AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, invalid_state};
+use super::name::{EBS_ALIAS, KeyRef};
 use super::policy::Policy;
+use super::scope::Scope;
+use super::waiting::Deletions;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
-use crate::env::Timestamp;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Damaged, Tx, Versioned};
+use crate::ledger::{Act, Damaged, Ledger, Tx, Versioned};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Milliseconds of a day.
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -100,7 +103,31 @@ pub struct KeyListing {
     pub damaged: Vec<Damaged>,
 }
 
-impl Kms {
+/// The keys, as callers see and change them.
+pub struct Keys {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    backing: Arc<BackingKeys>,
+    authorizer: Arc<Authorizer>,
+    deletions: Arc<Deletions>,
+}
+
+impl Keys {
+    /// Those of a store, with these backing keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        backing: Arc<BackingKeys>,
+        authorizer: Arc<Authorizer>,
+        deletions: Arc<Deletions>,
+    ) -> Self {
+        Self { env, scope, ledger, store, backing, authorizer, deletions }
+    }
+
     fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
         let state = if self.ledger.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
         let last = key.backing.len().saturating_sub(1);
@@ -130,25 +157,25 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::Usage`] for a description above 8192 characters.
-    pub fn create_key(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
-        self.create_key_with(&NewKey { description, ..NewKey::default() }, caller)
+    pub fn create(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+        self.create_with(&NewKey { description, ..NewKey::default() }, caller)
     }
 
     /// The same, under a policy of its own, or with an alias: both are there or neither.
     ///
     /// # Errors
-    /// As [`Kms::create_key`], [`Kms::put_key_policy`] and [`Kms::create_alias`].
-    pub fn create_key_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
+    /// As [`Keys::create`], [`KeyPolicies::put`](super::KeyPolicies::put) and [`Aliases::create`](super::Aliases::create).
+    pub fn create_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
         let NewKey { description, policy, bypass_lockout_check, alias } = *new;
         check_description(description)?;
-        let alias = alias.map(|name| self.new_alias(name)).transpose()?;
+        let alias = alias.map(|name| NewAlias::new(name, self.env.now())).transpose()?;
         let mut key = self.new_key(KeyManager::Customer, description)?;
         let mut act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id));
         if let Some(document) = policy {
             let parsed = Policy::parse(document)?;
             parsed.check(&self.scope.key_arn(key.id))?;
             if !bypass_lockout_check {
-                self.check_lockout(&parsed, &key, caller)?;
+                self.authorizer.check_lockout(&parsed, &key, caller)?;
             }
             act = act.detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
             key.policy = Some(document.to_owned());
@@ -160,13 +187,13 @@ impl Kms {
         self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };
-            self.authorize(&key, ask_for_alias, caller)?;
+            self.authorizer.authorize(&key, ask_for_alias, caller)?;
             alias.put(tx, key.id).map(drop)
         })?;
         Ok(self.metadata(&key))
     }
 
-    pub(super) fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
+    fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
         let id = KeyId::draw(&*self.env.rng);
         Ok(KeyRecord {
             id,
@@ -180,11 +207,31 @@ impl Kms {
         })
     }
 
-    /// What is known of a key, in any state. For the service itself: whoever asks for it goes through [`Kms::ask`] first.
+    /// Makes the service-managed key behind `alias/aws/ebs`, unless it is there.
+    pub(super) fn ensure_ebs_default(&self, caller: &Caller) -> Result<()> {
+        if self.store.alias(EBS_ALIAS)?.is_some() {
+            return Ok(());
+        }
+        let key = self.new_key(KeyManager::Aws, "Default key of volumes when no other key is named")?;
+        let now = self.env.now();
+        let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
+        let act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id)).detail("alias", EBS_ALIAS);
+        let made = self.ledger.audited(caller, act, |tx| {
+            tx.insert(&key)?;
+            tx.insert(&alias)
+        });
+        match made {
+            // Somebody else was first.
+            Err(e) if e.kind() == Kind::Exists => Ok(()),
+            made => made.map(|_| ()),
+        }
+    }
+
+    /// What is known of a key, in any state. For the service itself: whoever asks for it goes through [`Authorizer::ask`] first.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record cannot be believed.
-    pub fn describe_key(&self, key: &KeyRef) -> Result<KeyMetadata> {
+    pub fn describe(&self, key: &KeyRef) -> Result<KeyMetadata> {
         Ok(self.metadata(&self.store.find(key)?.record))
     }
 
@@ -192,7 +239,7 @@ impl Kms {
     ///
     /// # Errors
     /// What the catalog reports; damaged records are listed, not refused.
-    pub fn list_keys(&self) -> Result<KeyListing> {
+    pub fn list(&self) -> Result<KeyListing> {
         let listing = self.store.keys()?;
         let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
         Ok(KeyListing { keys, damaged: listing.damaged })
@@ -224,7 +271,7 @@ impl Kms {
                 return Err(Error::new(Kind::AccessDenied, what).hint("make a key of your own: coffer key create"));
             }
             let context = EncryptionContext::new();
-            self.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
+            self.authorizer.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
             change(&mut record, &verb, &arn)?;
             Ok(tx.update(&record, version)?.record)
         })?;
@@ -234,8 +281,8 @@ impl Kms {
     /// Sets a key's description.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] while it is pending deletion; as [`Kms::describe_key`].
-    pub fn update_key_description(&self, key: &KeyRef, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::InvalidState`] while it is pending deletion; as [`Keys::describe`].
+    pub fn update_description(&self, key: &KeyRef, description: &str, caller: &Caller) -> Result<KeyMetadata> {
         check_description(description)?;
         self.change(key, Act::new("kms:UpdateKeyDescription"), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
@@ -248,8 +295,8 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::InvalidState`] while it is pending deletion, [`Kind::AccessDenied`] for a service-managed key; as
-    /// [`Kms::describe_key`].
-    pub fn enable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Keys::describe`].
+    pub fn enable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:EnableKey"), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.state = KeyState::Enabled;
@@ -260,8 +307,8 @@ impl Kms {
     /// Disables a key; it restricts, so it can be done on a full disk. The caller suspends what uses the key.
     ///
     /// # Errors
-    /// As [`Kms::enable_key`].
-    pub fn disable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// As [`Keys::enable`].
+    pub fn disable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:DisableKey").restrictive(), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.state = KeyState::Disabled;
@@ -272,8 +319,8 @@ impl Kms {
     /// Lets a key be deleted after 7 to 30 days, during which it cannot be used.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for another number of days; as [`Kms::enable_key`].
-    pub fn schedule_key_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::Usage`] for another number of days; as [`Keys::enable`].
+    pub fn schedule_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
         if !(7..=30).contains(&days) {
             let what = format!("ScheduleKeyDeletion: the waiting period is 7 to 30 days, not {days}");
             return Err(Error::new(Kind::Usage, what));
@@ -286,7 +333,7 @@ impl Kms {
             Ok(())
         })?;
         // From now on, that is: not from when somebody looks next.
-        if let Err(e) = self.store.keys().and_then(|keys| self.count_waiting(&keys.records)) {
+        if let Err(e) = self.store.keys().and_then(|keys| self.deletions.count(&keys.records)) {
             tracing::warn!("how long key {} waits is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
@@ -295,13 +342,13 @@ impl Kms {
     /// Keeps a key that was to be deleted; it comes back disabled.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Kms::describe_key`].
-    pub fn cancel_key_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Keys::describe`].
+    pub fn cancel_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
             if key.state != KeyState::PendingDeletion {
                 return Err(invalid_state(verb, arn, "is not pending deletion", "nothing to cancel"));
             }
-            let waits = |at| self.pending_deletion(key.id, at).map(|p| at > self.env.now() || p.left > 0);
+            let waits = |at| self.deletions.pending_of(key.id, at).map(|p| at > self.env.now() || p.left > 0);
             if !key.deletion.map_or(Ok(false), waits)? {
                 return Err(invalid_state(verb, arn, "has passed its deletion date", "it cannot be kept any more"));
             }
@@ -314,8 +361,8 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] if it is disabled or pending deletion, [`Kind::NoSpace`] (LimitExceededException) after
-    /// [`MAX_ROTATIONS`]; as [`Kms::enable_key`].
-    pub fn rotate_key_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`MAX_ROTATIONS`]; as [`Keys::enable`].
+    pub fn rotate_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:RotateKeyOnDemand"), caller, |key, verb, arn| {
             key.check_usable(verb, arn)?;
             if key.backing.len() > MAX_ROTATIONS {
@@ -326,37 +373,6 @@ impl Kms {
             key.backing.push(self.backing.create(key.id)?);
             Ok(())
         })
-    }
-
-    /// Deletes the keys whose date and waiting time have passed (`waiting.rs`), with their aliases and grants. Their sealed material is overwritten in the catalog's
-    /// file; backups, and blocks that the file system or the disk keeps elsewhere, are beyond this. Called at open and by
-    /// the service's clock.
-    ///
-    /// # Errors
-    /// What the catalog or the audit reports.
-    pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let keys = self.store.keys()?.records;
-        let due = self.count_waiting(&keys)?;
-        let mut gone = Vec::new();
-        for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
-            let id = key.record.id;
-            let act = Act::new("kms:DeleteKey").key(self.scope.key_arn(id)).restrictive();
-            self.ledger.audited(&self.myself(), act, |tx| {
-                for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
-                    tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
-                }
-                let grants = tx.list_of::<Grant>(&[("key", &id.to_string())])?.records;
-                for grant in grants.into_iter().filter(|g| g.record.key == id) {
-                    tx.delete::<Grant>(&grant.record.id, grant.version)?;
-                }
-                tx.delete::<KeyRecord>(&id.to_string(), key.version)
-            })?;
-            gone.push(id);
-        }
-        if !gone.is_empty() {
-            self.ledger.catalog().erase_removed()?;
-        }
-        Ok(gone)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod alias;
 mod authority;
 mod backing;
 mod caller;
+mod components;
 mod data;
 mod examine;
 mod grant;
@@ -22,22 +23,26 @@ mod installation;
 pub mod key;
 mod keystore;
 mod name;
+mod policies;
 pub mod policy;
 pub mod root;
 mod scope;
 mod waiting;
 
+pub use alias::Aliases;
+pub use authority::Authorizer;
 pub use caller::{Authority, Caller};
-pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
+pub use data::{BlobInfo, Crypto, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
-pub use grant::GrantFilter;
+pub use grant::{GrantFilter, Grants};
 pub use grantstore::{Constraint, Grant, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
-pub use key::{KeyListing, KeyMetadata, NewKey};
+pub use key::{KeyListing, KeyMetadata, Keys, NewKey};
 pub use keystore::{KeyManager, KeyState};
 pub use name::{EBS_ALIAS, KeyRef, check_alias};
+pub use policies::KeyPolicies;
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
-pub use waiting::PendingDeletion;
+pub use waiting::{Deletions, PendingDeletion};
 
 use crate::cipher::wrap::KeyId;
 use crate::env::Env;
@@ -45,10 +50,8 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
 use crate::ledger::{self, AUDIT, Act, CATALOG, Ledger};
 use crate::units::InstallationId;
-use backing::BackingKeys;
-use grantstore::GrantStore;
+use components::Components;
 use installation::InstallationRecord;
-use keystore::KeyStore;
 use root::{RootFile, RootKey};
 use scope::Scope;
 use std::io::Write;
@@ -67,10 +70,8 @@ pub struct Kms {
     ledger: Arc<Ledger>,
     installation: InstallationRecord,
     public_key: [u8; 32],
-    scope: Arc<Scope>,
-    store: Arc<KeyStore>,
-    backing: Arc<BackingKeys>,
-    granted: Arc<GrantStore>,
+    /// For the keys of the installation's account and Region.
+    here: Components,
 }
 
 impl std::fmt::Debug for Kms {
@@ -151,11 +152,9 @@ impl Kms {
         let public_key = installation.public_key()?;
         ledger.catalog().make_indexes::<Grant>();
         let (root, ledger) = (Arc::new(root), Arc::new(ledger));
-        let (id, scope) = (installation.public.id, Arc::new(Scope::of(&installation.public)));
-        let store = Arc::new(KeyStore::new(scope.clone(), ledger.clone()));
-        let backing = Arc::new(BackingKeys::new(env.clone(), id, scope.clone(), root.clone()));
-        let granted = Arc::new(GrantStore::new(ledger.clone()));
-        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, scope, store, backing, granted })
+        let (id, scope) = (installation.public.id, Scope::of(&installation.public));
+        let here = Components::new(&env, id, scope, &root, &ledger);
+        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, here })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit (trouble with which does not fail this, it makes keys
@@ -186,21 +185,11 @@ impl Kms {
         kms.ledger.take_up_audit()?;
         // A key past its date is of no use either way: not being able to remove it is no reason to stay closed.
         if kms.ledger.audit_trouble().is_none()
-            && let Err(e) = kms.purge_due()
+            && let Err(e) = kms.here.deletions.purge_due()
         {
             tracing::warn!(error = %e.line(), "keys past their deletion date could not be removed");
         }
         Ok(kms)
-    }
-
-    /// coffer itself, as a caller: what the clock makes it do.
-    fn myself(&self) -> Caller {
-        Caller {
-            principal: format!("arn:aws:iam::{}:root", self.scope.account()),
-            via_service: Some("coffer".into()),
-            client: "coffer itself".into(),
-            authority: Authority::Settled,
-        }
     }
 
     /// Its records and its audit; those of the layers above are kept there too.
@@ -209,15 +198,57 @@ impl Kms {
         &self.ledger
     }
 
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.here.keys
+    }
+
+    /// The names that its keys go by.
+    #[must_use]
+    pub const fn aliases(&self) -> &Aliases {
+        &self.here.aliases
+    }
+
+    /// Its keys' policies.
+    #[must_use]
+    pub const fn policies(&self) -> &KeyPolicies {
+        &self.here.policies
+    }
+
+    /// The grants on its keys.
+    #[must_use]
+    pub const fn grants(&self) -> &Grants {
+        &self.here.grants
+    }
+
+    /// What its keys are used for.
+    #[must_use]
+    pub const fn crypto(&self) -> &Crypto {
+        &self.here.crypto
+    }
+
+    /// Says who may do what with its keys.
+    #[must_use]
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.here.authorizer
+    }
+
+    /// Its keys that wait for their deletion.
+    #[must_use]
+    pub fn deletions(&self) -> &Deletions {
+        &self.here.deletions
+    }
+
     /// The ARN of a key of this installation.
     #[must_use]
     pub fn key_arn(&self, id: KeyId) -> String {
-        self.scope.key_arn(id)
+        self.here.scope.key_arn(id)
     }
 
     /// An act on a key, by its ARN if it is known which that is, else as it was named.
     pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
-        self.store.act_on(name, key)
+        self.here.store.act_on(name, key)
     }
 
     /// Which installation this is.

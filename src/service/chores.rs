@@ -13,7 +13,7 @@ impl Chores for Service {
 
     fn each_minute(self: Arc<Self>) {
         self.settle_leftovers();
-        if let Err(err) = self.kms.purge_due() {
+        if let Err(err) = self.kms.deletions().purge_due() {
             tracing::error!("delete CMKs whose time has come: {}", err.line());
         }
         self.unsettled.settle();

@@ -56,7 +56,7 @@ impl Suspensions {
         let _turn = self.turns.take(record.id);
         let Some(volume) = self.waiting(record.id) else {
             // Nobody waits for it; whoever opens it next would only then learn that its CMK cannot be used.
-            self.kms.must_be_usable(&record.key_arn, "ResumeVolume")?;
+            self.kms.keys().must_be_usable(&record.key_arn, "ResumeVolume")?;
             return resumed(act);
         };
         let lease = self.keys.as_resuming(record.id, caller)?;
