@@ -8,7 +8,7 @@
 //! ```
 //! The path of a key: root key -> backing keys and signing key (sealed under it, in the catalog) -> data keys (in blobs).
 //! [`Kms`] does the verbs, and asks the key's policy and grants whether the caller may ([`Authority`]). Who the caller is, the
-//! service says, which calls these in its own process.
+//! service says, which calls these in its own process. `components` lists what [`Kms`] is made of.
 
 pub mod alias;
 mod authority;
