@@ -15,9 +15,9 @@ fn records(kms: &Kms) -> Vec<AuditRecord> {
 fn used() -> (Place, KeyRef, Vec<u8>) {
     let place = Place::new();
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     for _ in 0..3 {
-        kms.encrypt(&key, &EncryptionContext::of("app", "web"), b"x", &caller()).unwrap();
+        kms.crypto().encrypt(&key, &EncryptionContext::of("app", "web"), b"x", &caller()).unwrap();
     }
     drop(kms);
     let log = std::fs::read(place.log()).unwrap();
@@ -28,8 +28,14 @@ fn used() -> (Place, KeyRef, Vec<u8>) {
 fn each_use_names_key_caller_client_and_context() {
     let (place, key, _) = used();
     let kms = place.open().unwrap();
-    let (blob, data_key) = kms.new_volume_key(&key, &EncryptionContext::of("aws:ebs:id", "vol-1"), &service()).unwrap();
-    drop(kms.unwrap_volume_key(&blob, &EncryptionContext::of("aws:ebs:id", "vol-1"), data_key.get().id(), &service()));
+    let (blob, data_key) =
+        kms.crypto().new_volume_key(&key, &EncryptionContext::of("aws:ebs:id", "vol-1"), &service()).unwrap();
+    drop(kms.crypto().unwrap_volume_key(
+        &blob,
+        &EncryptionContext::of("aws:ebs:id", "vol-1"),
+        data_key.get().id(),
+        &service(),
+    ));
     let all = records(&kms);
     assert_eq!(all[0].kind, RecordKind::Genesis);
     let of = |act: &str| all.iter().filter(|r| r.body.act == act).collect::<Vec<_>>();
@@ -84,9 +90,13 @@ fn a_changed_cut_or_emptied_log_makes_keys_unavailable_until_accepted() {
         let ctx = EncryptionContext::new();
         assert!(kms.ledger().audit_trouble().is_some(), "{name}");
         assert!(kms.ledger().verify_audit().unwrap().trouble.is_some(), "{name}");
-        assert_eq!(kms.encrypt(&key, &ctx, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable, "{name}");
+        assert_eq!(
+            kms.crypto().encrypt(&key, &ctx, b"x", &caller()).unwrap_err().kind(),
+            Kind::KeyUnavailable,
+            "{name}"
+        );
         kms.ledger().accept_audit(&caller()).unwrap();
-        kms.encrypt(&key, &ctx, b"x", &caller()).unwrap();
+        kms.crypto().encrypt(&key, &ctx, b"x", &caller()).unwrap();
         drop(kms);
         let kms = place.open().unwrap();
         assert_eq!(
@@ -108,7 +118,7 @@ fn what_is_torn_behind_the_head_is_cut_without_a_word() {
         assert_eq!(kms.ledger().audit_trouble(), None);
         assert_eq!(std::fs::read(place.log()).unwrap(), log);
     }
-    place.open().unwrap().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+    place.open().unwrap().crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
     assert_eq!(place.open().unwrap().ledger().verify_audit().unwrap().trouble, None);
 }
 
@@ -116,7 +126,7 @@ fn what_is_torn_behind_the_head_is_cut_without_a_word() {
 fn a_refused_change_is_recorded_as_refused() {
     let (place, key, _) = used();
     let kms = place.open().unwrap();
-    kms.cancel_key_deletion(&key, &caller()).unwrap_err();
+    kms.keys().cancel_deletion(&key, &caller()).unwrap_err();
     let all = records(&kms);
     let last = &all.last().unwrap().body;
     assert_eq!((last.act.as_str(), last.result.as_str()), ("kms:CancelKeyDeletion", "refused"));
@@ -135,7 +145,7 @@ fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
     put(&place.data().join("audit/reserve"));
     put(&place.data().join("root.json"));
     let kms = place.open().unwrap();
-    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+    kms.crypto().encrypt(&key, &none, b"x", &caller()).unwrap();
     drop(kms);
     assert_eq!(std::fs::metadata(place.data().join("audit/reserve")).unwrap().len(), RESERVE, "it was made again");
     put(&place.data().join("root.b.json"));
@@ -146,7 +156,7 @@ fn what_is_no_file_in_the_place_of_one_is_named_and_nothing_hangs() {
     put(&place.log());
     let kms = place.open().unwrap();
     assert!(kms.ledger().audit_trouble().unwrap().contains("a FIFO"));
-    assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+    assert_eq!(kms.crypto().encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
     drop(kms);
 
     for name in ["catalog.db", "catalog.db-wal", "catalog.db-journal", "catalog.db-shm"] {
@@ -176,26 +186,26 @@ fn on_a_full_disk_a_key_can_still_be_disabled_and_nothing_else() {
     }
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let kms = place.init();
-        let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+        let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
         let filler = place.data().join("filler");
         let mut file = File::create(&filler).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
         drop(file);
         let mut refused = None;
         for _ in 0..8000 {
-            refused = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).err();
+            refused = kms.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).err();
             if refused.is_some() {
                 break;
             }
         }
         assert_eq!(refused.unwrap().kind(), Kind::NoSpace);
-        kms.disable_key(&key, &caller()).unwrap();
-        let after = kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
+        kms.keys().disable(&key, &caller()).unwrap();
+        let after = kms.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap_err();
         assert!(matches!(after.kind(), Kind::KeyUnavailable | Kind::NoSpace), "{}", after.line());
-        assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(kms.keys().create("", &caller()).unwrap_err().kind(), Kind::NoSpace);
         std::fs::remove_file(&filler).unwrap();
-        kms.enable_key(&key, &caller()).unwrap();
-        kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+        kms.keys().enable(&key, &caller()).unwrap();
+        kms.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
         assert_eq!(kms.ledger().verify_audit().unwrap().trouble, None);
         kms.ledger().record(&caller(), Act::new("ebs:DetachVolume").restrictive(), Ok(())).unwrap();
     }));

@@ -5,15 +5,20 @@
 //! error for every invalid ciphertext (InvalidCiphertextException): which check failed is only in the audit log, where an
 //! attacker who tries ciphertexts cannot see it.
 
-use super::authority::{Wanted, lease_facts};
-use super::key::{KeyManager, KeyRecord};
+use super::authority::{Authorizer, lease_facts};
+use super::backing::BackingKeys;
+use super::caller::{Authority, Caller, Wanted};
+use super::key::Keys;
+use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::{EBS_ALIAS, KeyRef, Target};
-use super::{Authority, Caller, Kms};
+use super::scope::Scope;
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
+use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::Act;
+use crate::ledger::{Act, Ledger};
 use crate::units::DataKeyId;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Plaintext that a public operation returns; wiped on drop, never shown.
@@ -98,18 +103,42 @@ fn invalid_ciphertext(verb: &str) -> Error {
         .hint("check that the ciphertext is complete and that the encryption context is the one used to encrypt")
 }
 
-impl Kms {
+/// What keys are for: encrypting, decrypting, and making data keys.
+pub struct Crypto {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    backing: Arc<BackingKeys>,
+    authorizer: Arc<Authorizer>,
+    keys: Arc<Keys>,
+}
+
+impl Crypto {
+    /// With these keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        backing: Arc<BackingKeys>,
+        authorizer: Arc<Authorizer>,
+        keys: Arc<Keys>,
+    ) -> Self {
+        Self { env, scope, ledger, store, backing, authorizer, keys }
+    }
+
     /// A key's record, if this caller may use it now with that context.
     fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
-        let key = self.load(id)?.record;
-        let (arn, shown) = (self.key_arn(id), shown(verb));
+        let key = self.store.load(id)?.record;
+        let (arn, shown) = (self.scope.key_arn(id), shown(verb));
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
             let what = format!("{shown}: key {arn} is managed by the service, and only the service may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
         }
         let facts = lease_facts();
         for (action, grant) in asked_by(verb) {
-            self.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
+            self.authorizer.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
         key.check_usable(shown, &arn)?;
         Ok(key)
@@ -135,12 +164,12 @@ impl Kms {
         caller: &Caller,
     ) -> Result<Encrypted> {
         let verb = act.name().trim_start_matches("kms:").to_owned();
-        let id = self.resolve(key)?;
-        let act = act.key(self.key_arn(id)).context(ctx);
+        let id = self.store.resolve(key)?;
+        let act = act.key(self.scope.key_arn(id)).context(ctx);
         let sealed = self.usable(&verb, id, ctx, caller).and_then(|key| {
-            let backing = self.current(&key)?;
+            let backing = self.backing.current(&key)?;
             let blob = backing.seal_bytes(ctx, plain, &*self.env.rng)?;
-            Ok(Encrypted { blob, key_arn: self.key_arn(id), key_material_id: backing.material().to_string() })
+            Ok(Encrypted { blob, key_arn: self.scope.key_arn(id), key_material_id: backing.material().to_string() })
         });
         self.used(caller, act, sealed, |e| e)
     }
@@ -156,7 +185,7 @@ impl Kms {
     /// Generates a data key for the caller's own use: plaintext and blob.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn generate_data_key(
         &self,
         key: &KeyRef,
@@ -172,7 +201,7 @@ impl Kms {
     /// Generates a data key for the caller's own use, and returns only the blob.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn generate_data_key_without_plaintext(
         &self,
         key: &KeyRef,
@@ -194,7 +223,7 @@ impl Kms {
     ) -> Result<Decrypted> {
         let blob = Blob::parse(bytes)?;
         if let Some(named) = key
-            && self.resolve(named)? != blob.key_id()
+            && self.store.resolve(named)? != blob.key_id()
         {
             let what = format!("{verb}: the ciphertext was not encrypted under key {named}");
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
@@ -207,24 +236,28 @@ impl Kms {
             _ => e,
         })?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open_bytes(&blob, ctx)?);
-        Ok(Decrypted { plaintext, key_arn: self.key_arn(record.id), key_material_id: blob.material().to_string() })
+        Ok(Decrypted {
+            plaintext,
+            key_arn: self.scope.key_arn(record.id),
+            key_material_id: blob.material().to_string(),
+        })
     }
 
     /// The backing key of `key` that `blob` names.
     fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<crate::cipher::wrap::BackingKey> {
         let named = key.backing.iter().find(|b| b.material == blob.material());
         let missing = || {
-            let what = format!("key {} has no backing key {}", self.key_arn(key.id), blob.material());
+            let what = format!("key {} has no backing key {}", self.scope.key_arn(key.id), blob.material());
             Error::new(Kind::InvalidCiphertext, what)
         };
-        self.unseal(key, named.ok_or_else(missing)?)
+        self.backing.unseal(key, named.ok_or_else(missing)?)
     }
 
     /// The act, with the fields of the blob.
     fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext) -> Act {
         let act = act.context(ctx);
         match Blob::parse(bytes) {
-            Ok(blob) => act.key(self.key_arn(blob.key_id())).detail("material", blob.material()),
+            Ok(blob) => act.key(self.scope.key_arn(blob.key_id())).detail("material", blob.material()),
             Err(_) => act,
         }
     }
@@ -249,7 +282,7 @@ impl Kms {
     /// Decrypts a blob and encrypts it under another key or context; the plaintext does not leave this module.
     ///
     /// # Errors
-    /// As [`Kms::decrypt`] and [`Kms::encrypt`].
+    /// As [`Crypto::decrypt`] and [`Crypto::encrypt`].
     pub fn re_encrypt(
         &self,
         blob: &[u8],
@@ -270,7 +303,7 @@ impl Kms {
     pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
         let blob = Blob::parse(blob)?;
         let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
-        Ok(BlobInfo { key_id, key_arn: self.key_arn(key_id), material, purpose })
+        Ok(BlobInfo { key_id, key_arn: self.scope.key_arn(key_id), material, purpose })
     }
 
     // -----------------------------------------------------------------------------------------------------------------
@@ -280,7 +313,7 @@ impl Kms {
     /// on first use. `caller.via_service` is set by the service.
     ///
     /// # Errors
-    /// As [`Kms::encrypt`].
+    /// As [`Crypto::encrypt`].
     pub fn new_volume_key(
         &self,
         key: &KeyRef,
@@ -288,12 +321,12 @@ impl Kms {
         caller: &Caller,
     ) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
         if key.target == Target::Alias(EBS_ALIAS.into()) {
-            self.ensure_ebs_key(caller)?;
+            self.keys.ensure_ebs_default(caller)?;
         }
-        let id = self.resolve(key)?;
-        let act = Act::new("kms:GenerateVolumeKey").key(self.key_arn(id)).context(context);
+        let id = self.store.resolve(key)?;
+        let act = Act::new("kms:GenerateVolumeKey").key(self.scope.key_arn(id)).context(context);
         let made = self.usable("GenerateVolumeKey", id, context, caller).and_then(|key| {
-            let backing = self.current(&key)?;
+            let backing = self.backing.current(&key)?;
             Ok((backing.new_data_key(context, &*self.env.rng)?, backing.material()))
         });
         let act = match &made {
@@ -340,7 +373,7 @@ impl Kms {
     /// same.
     ///
     /// # Errors
-    /// As [`Kms::unwrap_volume_key`] and [`Kms::new_volume_key`].
+    /// As [`Crypto::unwrap_volume_key`] and [`Crypto::new_volume_key`].
     pub fn rewrap_volume_key(
         &self,
         blob: &[u8],
@@ -350,14 +383,14 @@ impl Kms {
         caller: &Caller,
     ) -> Result<Vec<u8>> {
         if to.target == Target::Alias(EBS_ALIAS.into()) {
-            self.ensure_ebs_key(caller)?;
+            self.keys.ensure_ebs_default(caller)?;
         }
         let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
         let rewrapped = rewrapped.and_then(|key| {
-            let id = self.resolve(to)?;
-            let backing = self.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
-            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.key_arn(id), backing.material()))
+            let id = self.store.resolve(to)?;
+            let backing = self.backing.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
+            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.key_arn(id), backing.material()))
         });
         let act = match &rewrapped {
             Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),

@@ -5,231 +5,24 @@
 //! Durable leases of volumes depend on grants to the volume service, which are written and removed in the lease's
 //! transaction.
 
-use super::authority::{By, Wanted};
-use super::key::KeyRecord;
+use super::authority::{Authorizer, By};
+use super::caller::{Caller, Wanted};
+use super::grantstore::{Constraint, Grant, GrantSpec, GrantStore, Operation};
+use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{GrantFacts, VOLUME_SERVICE, fold_case};
-use super::{Caller, Kms};
+use super::policy::{GrantFacts, VOLUME_SERVICE};
+use super::root::RootKey;
+use super::scope::Scope;
 use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::{EncryptionContext, KeyId};
-use crate::env::Timestamp;
+use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Record, Tx, Versioned};
-use serde::{Deserialize, Serialize};
+use crate::ledger::{Act, Ledger};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
+use std::sync::Arc;
 
-/// The most grants of a key (KMS Developer Guide, "Quotas").
-pub const MAX_GRANTS: usize = 50_000;
 /// The longest name of a grant (KMS API Reference, CreateGrant).
 const MAX_NAME: usize = 256;
-
-/// The operations that a grant can allow, for symmetric keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Operation {
-    /// Decrypt ciphertext.
-    Decrypt,
-    /// Encrypt plaintext.
-    Encrypt,
-    /// Generate a data key.
-    GenerateDataKey,
-    /// Generate a data key and return it only encrypted.
-    GenerateDataKeyWithoutPlaintext,
-    /// Re-encrypt ciphertext from this key.
-    ReEncryptFrom,
-    /// Re-encrypt ciphertext to this key.
-    ReEncryptTo,
-    /// Create a grant with a subset of these permissions.
-    CreateGrant,
-    /// Retire this grant.
-    RetireGrant,
-    /// Describe the key.
-    DescribeKey,
-}
-
-impl Operation {
-    const ALL: [Self; 9] = [
-        Self::Decrypt,
-        Self::Encrypt,
-        Self::GenerateDataKey,
-        Self::GenerateDataKeyWithoutPlaintext,
-        Self::ReEncryptFrom,
-        Self::ReEncryptTo,
-        Self::CreateGrant,
-        Self::RetireGrant,
-        Self::DescribeKey,
-    ];
-
-    /// Whether the operation has an encryption context, to which a constraint applies.
-    const fn has_context(self) -> bool {
-        !matches!(self, Self::CreateGrant | Self::RetireGrant | Self::DescribeKey)
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-impl FromStr for Operation {
-    type Err = Error;
-    fn from_str(s: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|o| o.to_string() == s).ok_or_else(|| {
-            let all: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            Error::new(Kind::Usage, format!("{s:?} is not an operation that a grant can allow"))
-                .hint(format!("use {}", all.join(", ")))
-        })
-    }
-}
-
-/// The encryption contexts that a grant is limited to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Constraint {
-    /// Exactly this one.
-    #[serde(rename = "EncryptionContextEquals")]
-    Equals(EncryptionContext),
-    /// Those that include these pairs.
-    #[serde(rename = "EncryptionContextSubset")]
-    Subset(EncryptionContext),
-}
-
-/// Whether `whole` includes all pairs of `part`. In a constraint, names of pairs are case-insensitive, values are not. If
-/// several names in either differ only in case, all of these must be identical in both.
-fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
-    fn named<'a>(context: &'a EncryptionContext, name: &str) -> Vec<(&'a str, &'a str)> {
-        context.iter().filter(|(n, _)| fold_case(n) == name).collect()
-    }
-    let has = |(name, _): (&str, &str)| {
-        let name = fold_case(name);
-        match (&named(part, &name)[..], &named(whole, &name)[..]) {
-            ([(_, want)], [(_, have)]) => want == have,
-            (want, have) => want == have,
-        }
-    };
-    part.iter().all(has)
-}
-
-impl Constraint {
-    const fn pairs(&self) -> &EncryptionContext {
-        match self {
-            Self::Equals(pairs) | Self::Subset(pairs) => pairs,
-        }
-    }
-
-    fn admits(&self, context: &EncryptionContext) -> bool {
-        is_part(self.pairs(), context) && (matches!(self, Self::Subset(_)) || is_part(context, self.pairs()))
-    }
-
-    /// Whether it admits everything that `other` admits.
-    fn is_as_wide_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Equals(_), Self::Subset(_)) => false,
-            _ => self.admits(other.pairs()),
-        }
-    }
-}
-
-/// The parameters of a new grant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GrantSpec {
-    /// ARN of the principal that gets the permissions.
-    pub grantee: String,
-    /// ARN of a principal that may retire it.
-    pub retiring: Option<String>,
-    /// The operations that it allows.
-    pub operations: BTreeSet<Operation>,
-    /// The encryption contexts that it is limited to; none: all.
-    pub constraint: Option<Constraint>,
-    /// A name that makes the request idempotent: the same request returns the same grant.
-    pub name: Option<String>,
-}
-
-/// A grant, as stored in the catalog (KMS API Reference, GrantListEntry).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// Its id: 64 hexadecimal digits.
-    pub id: String,
-    /// The key.
-    pub key: KeyId,
-    /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The grantee.
-    pub grantee: String,
-    /// Who may retire it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retiring: Option<String>,
-    /// Who created it.
-    pub issuer: String,
-    /// The operations that it allows.
-    pub operations: BTreeSet<Operation>,
-    /// The encryption contexts that it is limited to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub constraint: Option<Constraint>,
-    /// When it was created.
-    pub created: Timestamp,
-}
-
-impl Record for Grant {
-    const KIND: &'static str = "kms-grant";
-    const INDEXES: &'static [&'static [&'static str]] = &[&["key", "grantee"], &["retiring"]];
-    fn id(&self) -> String {
-        self.id.clone()
-    }
-}
-
-impl Grant {
-    /// Whether it allows this to that principal.
-    pub(super) fn covers(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> bool {
-        let Ok(operation) = wanted.action.parse::<Operation>() else { return false };
-        let admitted = || self.constraint.as_ref().is_none_or(|c| c.admits(wanted.context));
-        self.key == key
-            && self.grantee == principal
-            && self.operations.contains(&operation)
-            && (!operation.has_context() || admitted())
-    }
-
-    fn is_what(&self, spec: &GrantSpec) -> bool {
-        (&self.name, &self.grantee, &self.retiring) == (&spec.name, &spec.grantee, &spec.retiring)
-            && (&self.operations, &self.constraint) == (&spec.operations, &spec.constraint)
-    }
-
-    /// Whether its grantee may create this grant: no more operations, no wider constraint.
-    fn may_give(&self, spec: &GrantSpec) -> bool {
-        let narrower = match (&self.constraint, &spec.constraint) {
-            (None, _) => true,
-            (Some(own), Some(given)) => own.is_as_wide_as(given),
-            (Some(_), None) => false,
-        };
-        narrower && spec.operations.is_subset(&self.operations)
-    }
-
-    /// Writes a grant in the transaction of the object that depends on it.
-    ///
-    /// # Errors
-    /// [`Kind::InvalidState`] (LimitExceededException) for more than [`MAX_GRANTS`] on its key; what the catalog reports.
-    pub fn put(&self, tx: &mut Tx<'_>) -> Result<()> {
-        if tx.count_of::<Self>("key", &self.key.to_string())? >= MAX_GRANTS {
-            let what = format!("CreateGrant: key {} has reached the limit of {MAX_GRANTS} grants", self.key);
-            let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
-            return Err(err.hint("retire or revoke grants that are no longer needed"));
-        }
-        tx.insert(self).map(drop)
-    }
-
-    /// Removes a grant in the transaction of the object that depended on it; a grant that does not exist is not an error.
-    ///
-    /// # Errors
-    /// What the catalog reports.
-    pub fn remove(tx: &mut Tx<'_>, id: &str) -> Result<()> {
-        match tx.get::<Self>(id)? {
-            Some(found) => tx.delete::<Self>(id, found.version),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Which grants to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -288,30 +81,29 @@ fn not_there(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no grant {id}")).hint("see `coffer key grant list`")
 }
 
-impl Kms {
-    /// The grant of that id.
-    pub(super) fn grant(&self, id: &str) -> Result<Option<Grant>> {
-        Ok(self.ledger.catalog().get::<Grant>(id)?.map(|g| g.record))
-    }
+/// The grants, as callers give them and take them back.
+pub struct Grants {
+    env: Env,
+    scope: Arc<Scope>,
+    root: Arc<RootKey>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    granted: Arc<GrantStore>,
+    authorizer: Arc<Authorizer>,
+}
 
-    /// A key's grants, or those of one grantee; reads no others.
-    fn grants_of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
-        let id = key.to_string();
-        let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
-        let all = self.ledger.catalog().list_of::<Grant>(&wanted)?;
-        for bad in &all.damaged {
-            tracing::error!("grant {} is damaged and allows nothing: {}", bad.id, bad.why);
-        }
-        let fits = |g: &Versioned<Grant>| g.record.key == key && grantee.is_none_or(|one| g.record.grantee == one);
-        Ok(all.records.into_iter().filter(fits).collect())
-    }
-
-    /// Whether a grant allows this.
-    pub(super) fn is_granted(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> Result<bool> {
-        if wanted.action.parse::<Operation>().is_err() {
-            return Ok(false);
-        }
-        Ok(self.grants_of(key, Some(principal))?.iter().any(|g| g.record.covers(key, principal, wanted)))
+impl Grants {
+    /// Those of these keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        root: Arc<RootKey>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        granted: Arc<GrantStore>,
+        authorizer: Arc<Authorizer>,
+    ) -> Self {
+        Self { env, scope, root, ledger, store, granted, authorizer }
     }
 
     fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
@@ -322,11 +114,11 @@ impl Kms {
         Grant { id, key, name, grantee, retiring, issuer, operations, constraint, created }
     }
 
-    /// A grant for a lease of a volume, to the volume service; CreateGrant was authorized before ([`Kms::ask_for_volume`]).
-    /// [`Grant::put`] writes it in the lease's transaction.
+    /// A grant for a lease of a volume, to the volume service; CreateGrant was authorized before
+    /// ([`Authorizer::ask_for_volume`]). [`Grant::put`] writes it in the lease's transaction.
     #[must_use]
-    pub fn lease_grant(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
-        let service = self.volume_service();
+    pub fn for_lease(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
+        let service = self.scope.volume_service();
         let spec = GrantSpec {
             grantee: service.clone(),
             retiring: Some(service),
@@ -338,7 +130,7 @@ impl Kms {
     }
 
     /// The token by which RetireGrant finds a grant without its key. It permits nothing, and is always the same.
-    fn grant_token(&self, id: &str) -> String {
+    fn token(&self, id: &str) -> String {
         let mut token = [0u8; 32];
         hkdf_sha256(self.root.secret().expose(), &[], &[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
         hex::encode(token)
@@ -352,10 +144,10 @@ impl Kms {
         let context = spec.constraint.as_ref().map_or(&none, Constraint::pairs);
         let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts) };
         // By the policy: any grant. By a grant: no more than that grant allows.
-        if self.authorize(key, wanted, caller)? == By::Policy {
+        if self.authorizer.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
-        let own = self.grants_of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
+        let own = self.granted.of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
         if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
             return Ok(());
         }
@@ -368,10 +160,10 @@ impl Kms {
     /// # Errors
     /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for an invalid name,
     /// principal or constraint; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
-    pub fn create_grant(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
+    pub fn create(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
-        let id = self.resolve(key)?;
-        let arn = self.key_arn(id);
+        let id = self.store.resolve(key)?;
+        let arn = self.scope.key_arn(id);
         let operations: Vec<String> = spec.operations.iter().map(ToString::to_string).collect();
         let new = self.new_grant(id, spec.clone(), caller);
         let act = Act::new("kms:CreateGrant")
@@ -380,11 +172,11 @@ impl Kms {
             .detail("operations", operations.join(" "))
             .detail("grant", &new.id);
         let made = self.ledger.audited(caller, act, |tx| {
-            let key = self.load(id)?.record;
+            let key = self.store.load(id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn)?;
             if spec.name.is_some() {
-                let mut of_grantee = self.grants_of(id, Some(&spec.grantee))?.into_iter();
+                let mut of_grantee = self.granted.of(id, Some(&spec.grantee))?.into_iter();
                 if let Some(found) = of_grantee.find(|g| g.record.is_what(&spec)) {
                     return Ok(found.record);
                 }
@@ -392,21 +184,21 @@ impl Kms {
             new.put(tx)?;
             Ok(new.clone())
         })?;
-        let token = self.grant_token(&made.id);
+        let token = self.token(&made.id);
         Ok((made, token))
     }
 
     /// The grants of a key.
     ///
     /// # Errors
-    /// As [`Kms::ask`].
-    pub fn list_grants(&self, key: &KeyRef, filter: &GrantFilter, caller: &Caller) -> Result<Vec<Grant>> {
-        self.ask(key, "ListGrants", caller)?;
+    /// As [`Authorizer::ask`].
+    pub fn list(&self, key: &KeyRef, filter: &GrantFilter, caller: &Caller) -> Result<Vec<Grant>> {
+        self.authorizer.ask(key, "ListGrants", caller)?;
         let fits = |g: &Grant| {
             filter.id.as_ref().is_none_or(|id| *id == g.id)
                 && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
         };
-        let all = self.grants_of(self.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
+        let all = self.granted.of(self.store.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
         Ok(all.filter(fits).collect())
     }
 
@@ -414,31 +206,30 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`] for any other caller.
-    pub fn list_retirable_grants(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
-        if caller.principal != retiring && !self.is_administrator(caller) {
+    pub fn list_retirable(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
+        if caller.principal != retiring && !self.authorizer.is_administrator(caller) {
             let what = format!("ListRetirableGrants: {} may not list the grants of {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("run it as that principal, or as an administrator");
             self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
-        let all =
-            self.ledger.catalog().list_of::<Grant>(&[("retiring", retiring)])?.records.into_iter().map(|g| g.record);
+        let all = self.granted.retirable_by(retiring)?.records.into_iter().map(|g| g.record);
         Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
     }
 
     /// The grant with a token, or with an id on a key.
-    fn named_grant(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
+    fn named(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
         match (key, id, token) {
             (None, None, Some(token)) => {
-                let all = self.ledger.catalog().list::<Grant>()?.records.into_iter().map(|g| g.record);
-                let mut all = all.filter(|g| self.grant_token(&g.id) == token);
+                let all = self.granted.all()?.records.into_iter().map(|g| g.record);
+                let mut all = all.filter(|g| self.token(&g.id) == token);
                 all.next().ok_or_else(|| {
                     Error::new(Kind::NotFound, "no grant has this token").hint("see `coffer key grant list`")
                 })
             }
             (Some(key), Some(id), None) => {
-                let key = self.resolve(key)?;
-                self.grant(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
+                let key = self.store.resolve(key)?;
+                self.granted.get(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
             }
             _ => Err(Error::new(Kind::Usage, "RetireGrant: neither a token nor a key and a grant id is given")
                 .hint("use --token TOKEN, or KEY and GRANT")),
@@ -452,9 +243,9 @@ impl Kms {
         caller: &Caller,
         may: impl Fn(&KeyRecord) -> Result<()>,
     ) -> Result<()> {
-        let act = act.key(self.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
+        let act = act.key(self.scope.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
         self.ledger.audited(caller, act.restrictive(), |tx| {
-            may(&self.load(grant.key)?.record)?;
+            may(&self.store.load(grant.key)?.record)?;
             let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
             tx.delete::<Grant>(&grant.id, found.version)
         })
@@ -465,16 +256,17 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
-    pub fn retire_grant(
+    pub fn retire(
         &self,
         key: Option<&KeyRef>,
         id: Option<&str>,
         token: Option<&str>,
         caller: &Caller,
     ) -> Result<Grant> {
-        let grant = self.named_grant(key, id, token)?;
+        let grant = self.named(key, id, token)?;
         let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
-        let may = by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.is_administrator(caller);
+        let may =
+            by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.authorizer.is_administrator(caller);
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
             true => Ok(()),
             false => {
@@ -489,12 +281,14 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
-    pub fn revoke_grant(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
-        let grant = self.named_grant(Some(key), Some(id), None)?;
+    pub fn revoke(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
+        let grant = self.named(Some(key), Some(id), None)?;
         let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations: Vec::new() };
         let none = EncryptionContext::new();
         self.take_back(Act::new("kms:RevokeGrant"), &grant, caller, |key| {
-            self.authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller).map(drop)
+            self.authorizer
+                .authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller)
+                .map(drop)
         })?;
         Ok(grant)
     }

@@ -10,17 +10,21 @@
 //! A key whose record is damaged, or whose material cannot be unsealed, is *Unavailable*: it is listed but cannot be used;
 //! other keys are not affected.
 
-use super::alias::AliasRecord;
-use super::authority::Wanted;
-use super::grant::Grant;
-use super::name::{KeyRef, Target};
+use super::alias::NewAlias;
+use super::authority::Authorizer;
+use super::backing::{BackingKeys, ORIGIN, SPEC};
+use super::caller::{Caller, Wanted};
+use super::keystore::{AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, invalid_state};
+use super::name::{EBS_ALIAS, KeyRef};
 use super::policy::Policy;
-use super::{Caller, Kms};
-use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, KeyMaterialId, open_local};
-use crate::env::Timestamp;
+use super::scope::Scope;
+use super::waiting::Deletions;
+use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::{Act, Damaged, Record, Tx, Versioned};
-use serde::{Deserialize, Serialize};
+use crate::ledger::{Act, Damaged, Ledger, Tx, Versioned};
+use serde::Serialize;
+use std::sync::Arc;
 
 /// Milliseconds in a day.
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -28,64 +32,6 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 pub const MAX_ROTATIONS: usize = 25;
 /// The longest description, characters (KMS API Reference, CreateKey).
 pub const MAX_DESCRIPTION: usize = 8192;
-const SPEC: &str = "SYMMETRIC_DEFAULT";
-const ORIGIN: &str = "AWS_KMS";
-
-/// A key's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum KeyState {
-    /// Usable.
-    Enabled,
-    /// Disabled by a caller; can be enabled.
-    Disabled,
-    /// Will be deleted on its deletion date unless that is cancelled.
-    PendingDeletion,
-    /// Its record or material is damaged, or the audit log must be accepted first.
-    Unavailable,
-}
-
-/// Who manages a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum KeyManager {
-    /// The customer: created by CreateKey.
-    Customer,
-    /// The service: created on first use, with an alias under `alias/aws/`; not usable by public callers.
-    Aws,
-}
-
-/// A backing key, as stored in the catalog.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct BackingRecord {
-    pub(super) material: KeyMaterialId,
-    sealed: String,
-    created: Timestamp,
-    root_generation: u32,
-}
-
-/// A key, as stored in the catalog.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct KeyRecord {
-    pub(super) id: KeyId,
-    pub(super) manager: KeyManager,
-    pub(super) state: KeyState,
-    description: String,
-    created: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) deletion: Option<Timestamp>,
-    /// The policy document, as it was put; none: AWS's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) policy: Option<String>,
-    /// Oldest first; the last one encrypts.
-    pub(super) backing: Vec<BackingRecord>,
-}
-
-impl Record for KeyRecord {
-    const KIND: &'static str = "kms-key";
-    fn id(&self) -> String {
-        self.id.to_string()
-    }
-}
 
 /// One version of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -155,62 +101,29 @@ pub struct KeyListing {
     pub damaged: Vec<Damaged>,
 }
 
-fn backing_aad(kms: &Kms, key: KeyId, material: KeyMaterialId, generation: u32) -> Vec<u8> {
-    let key = key.to_string();
-    let generation = generation.to_le_bytes();
-    let fields: [&[u8]; 6] =
-        [&kms.installation.public.id.0, key.as_bytes(), &material.0, SPEC.as_bytes(), ORIGIN.as_bytes(), &generation];
-    let mut aad = b"coffer/backing-key/v1".to_vec();
-    for field in fields {
-        aad.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_le_bytes());
-        aad.extend_from_slice(field);
-    }
-    aad
+/// The keys, as callers see and change them.
+pub struct Keys {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+    backing: Arc<BackingKeys>,
+    authorizer: Arc<Authorizer>,
+    deletions: Arc<Deletions>,
 }
 
-/// The operation is not possible in the key's state.
-fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Error {
-    let err = Error::new(Kind::InvalidState, format!("{verb}: key {arn} {why}"));
-    err.hint(hint)
-}
-
-impl KeyRecord {
-    /// Refuses the use of a key that is not enabled.
-    pub(super) fn check_usable(&self, verb: &str, arn: &str) -> Result<()> {
-        let err = |why: &str| Error::new(Kind::KeyUnavailable, format!("{verb}: key {arn} {why}"));
-        match self.state {
-            KeyState::Enabled => Ok(()),
-            KeyState::Disabled => {
-                let err = err("is disabled").reason(Reason::KeyDisabled);
-                Err(err.hint(format!("enable it with `coffer key enable {}`", self.id)))
-            }
-            KeyState::PendingDeletion => {
-                let err = err("is pending deletion");
-                Err(err.hint(format!("to keep it, run `coffer key cancel-deletion {}`", self.id)))
-            }
-            KeyState::Unavailable => Err(err("is unavailable")),
-        }
-    }
-
-    fn check_not_pending(&self, verb: &str, arn: &str) -> Result<()> {
-        match self.state {
-            KeyState::PendingDeletion => Err(invalid_state(
-                verb,
-                arn,
-                "is pending deletion",
-                &format!("cancel its deletion first with `coffer key cancel-deletion {}`", self.id),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Kms {
-    /// The ARN of a key of this installation.
-    #[must_use]
-    pub fn key_arn(&self, id: KeyId) -> String {
-        let i = &self.installation.public;
-        format!("arn:aws:kms:{}:{}:key/{id}", i.region, i.account)
+impl Keys {
+    /// Those of a store, with these backing keys.
+    pub(super) const fn new(
+        env: Env,
+        scope: Arc<Scope>,
+        ledger: Arc<Ledger>,
+        store: Arc<KeyStore>,
+        backing: Arc<BackingKeys>,
+        authorizer: Arc<Authorizer>,
+        deletions: Arc<Deletions>,
+    ) -> Self {
+        Self { env, scope, ledger, store, backing, authorizer, deletions }
     }
 
     fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
@@ -223,8 +136,8 @@ impl Kms {
         };
         KeyMetadata {
             key_id: key.id,
-            arn: self.key_arn(key.id),
-            account: self.installation.public.account.clone(),
+            arn: self.scope.key_arn(key.id),
+            account: self.scope.account().to_owned(),
             description: key.description.clone(),
             creation_date: key.created,
             enabled: state == KeyState::Enabled,
@@ -238,97 +151,29 @@ impl Kms {
         }
     }
 
-    /// The key id of a name. Does not check whether the key exists, unless it is named by an alias.
-    pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyId> {
-        let here = (&self.installation.public.region, &self.installation.public.account);
-        if key.place.as_ref().is_some_and(|(region, account)| (region, account) != here) {
-            let what = format!("key {key} belongs to another region or account");
-            return Err(Error::new(Kind::NotFound, what)
-                .hint(format!("this installation is region {}, account {}", here.0, here.1)));
-        }
-        match &key.target {
-            Target::Id(id) => Ok(*id),
-            Target::Alias(name) => {
-                let found = self
-                    .ledger
-                    .catalog()
-                    .get::<AliasRecord>(name)
-                    .map_err(|e| unavailable(format!("alias {name}"), e))?;
-                let missing = || {
-                    Error::new(Kind::NotFound, format!("there is no alias {name}")).hint("see `coffer key alias list`")
-                };
-                Ok(found.ok_or_else(missing)?.record.target)
-            }
-        }
-    }
-
-    /// The record of a key. A damaged one makes this key unavailable, but no other.
-    pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
-        let arn = self.key_arn(id);
-        let found = self
-            .ledger
-            .catalog()
-            .get::<KeyRecord>(&id.to_string())
-            .map_err(|e| unavailable(format!("key {arn}"), e))?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key {arn}")).hint("see `coffer key list`"))
-    }
-
-    fn new_backing(&self, key: KeyId) -> Result<BackingRecord> {
-        let backing = BackingKey::generate(key);
-        let generation = self.root.generation();
-        let aad = backing_aad(self, key, backing.material(), generation);
-        let sealed = hex::encode(backing.seal_under(self.root.secret(), &aad, &*self.env.rng)?);
-        Ok(BackingRecord { material: backing.material(), sealed, created: self.env.now(), root_generation: generation })
-    }
-
-    /// Unseals one backing key of a key.
-    pub(super) fn unseal(&self, key: &KeyRecord, version: &BackingRecord) -> Result<BackingKey> {
-        let arn = self.key_arn(key.id);
-        let aad = backing_aad(self, key.id, version.material, version.root_generation);
-        let opened = hex::decode(&version.sealed)
-            .map_err(|e| Error::new(Kind::Integrity, "the sealed material is not hexadecimal").because(e))
-            .and_then(|sealed| open_local::<32>(self.root.secret(), &aad, &sealed))
-            .map(|secret| BackingKey::new(key.id, secret));
-        let backing = opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))?;
-        if backing.material() != version.material {
-            let err = Error::new(Kind::Integrity, "the material does not match its id");
-            return Err(unavailable(format!("key {arn}"), err));
-        }
-        Ok(backing)
-    }
-
-    /// The current backing key.
-    pub(super) fn current(&self, key: &KeyRecord) -> Result<BackingKey> {
-        let last = key.backing.last().ok_or_else(|| {
-            let err = Error::new(Kind::Integrity, "it has no backing key");
-            unavailable(format!("key {}", self.key_arn(key.id)), err)
-        })?;
-        self.unseal(key, last)
-    }
-
     /// Creates a key, enabled, with its first backing key.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a description above 8192 characters.
-    pub fn create_key(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
-        self.create_key_with(&NewKey { description, ..NewKey::default() }, caller)
+    pub fn create(&self, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+        self.create_with(&NewKey { description, ..NewKey::default() }, caller)
     }
 
     /// The same, with a policy or an alias: key and alias are created in one transaction.
     ///
     /// # Errors
-    /// As [`Kms::create_key`], [`Kms::put_key_policy`] and [`Kms::create_alias`].
-    pub fn create_key_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
+    /// As [`Keys::create`], [`KeyPolicies::put`](super::KeyPolicies::put) and [`Aliases::create`](super::Aliases::create).
+    pub fn create_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
         let NewKey { description, policy, bypass_lockout_check, alias } = *new;
         check_description(description)?;
-        let alias = alias.map(|name| self.new_alias(name)).transpose()?;
+        let alias = alias.map(|name| NewAlias::new(name, self.env.now())).transpose()?;
         let mut key = self.new_key(KeyManager::Customer, description)?;
-        let mut act = Act::new("kms:CreateKey").key(self.key_arn(key.id));
+        let mut act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id));
         if let Some(document) = policy {
             let parsed = Policy::parse(document)?;
-            parsed.check(&self.key_arn(key.id))?;
+            parsed.check(&self.scope.key_arn(key.id))?;
             if !bypass_lockout_check {
-                self.check_lockout(&parsed, &key, caller)?;
+                self.authorizer.check_lockout(&parsed, &key, caller)?;
             }
             act = act.detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
             key.policy = Some(document.to_owned());
@@ -340,13 +185,13 @@ impl Kms {
         self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };
-            self.authorize(&key, ask_for_alias, caller)?;
+            self.authorizer.authorize(&key, ask_for_alias, caller)?;
             alias.put(tx, key.id).map(drop)
         })?;
         Ok(self.metadata(&key))
     }
 
-    pub(super) fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
+    fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
         let id = KeyId::draw(&*self.env.rng);
         Ok(KeyRecord {
             id,
@@ -356,24 +201,44 @@ impl Kms {
             created: self.env.now(),
             deletion: None,
             policy: None,
-            backing: vec![self.new_backing(id)?],
+            backing: vec![self.backing.create(id)?],
         })
     }
 
-    /// A key's metadata, in any state. Not authorized here: callers use [`Kms::ask`] first.
+    /// Creates the service-managed key behind `alias/aws/ebs`, unless it exists.
+    pub(super) fn ensure_ebs_default(&self, caller: &Caller) -> Result<()> {
+        if self.store.alias(EBS_ALIAS)?.is_some() {
+            return Ok(());
+        }
+        let key = self.new_key(KeyManager::Aws, "Default key for volumes if no other key is given")?;
+        let now = self.env.now();
+        let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
+        let act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id)).detail("alias", EBS_ALIAS);
+        let made = self.ledger.audited(caller, act, |tx| {
+            tx.insert(&key)?;
+            tx.insert(&alias)
+        });
+        match made {
+            // Another thread was faster.
+            Err(e) if e.kind() == Kind::Exists => Ok(()),
+            made => made.map(|_| ()),
+        }
+    }
+
+    /// A key's metadata, in any state. Not authorized here: callers use [`Authorizer::ask`] first.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record is damaged.
-    pub fn describe_key(&self, key: &KeyRef) -> Result<KeyMetadata> {
-        Ok(self.metadata(&self.load(self.resolve(key)?)?.record))
+    pub fn describe(&self, key: &KeyRef) -> Result<KeyMetadata> {
+        Ok(self.metadata(&self.store.find(key)?.record))
     }
 
     /// All keys.
     ///
     /// # Errors
     /// What the catalog reports; damaged records are listed, not refused.
-    pub fn list_keys(&self) -> Result<KeyListing> {
-        let listing = self.ledger.catalog().list::<KeyRecord>()?;
+    pub fn list(&self) -> Result<KeyListing> {
+        let listing = self.store.keys()?;
         let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
         Ok(KeyListing { keys, damaged: listing.damaged })
     }
@@ -383,7 +248,7 @@ impl Kms {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] naming the state.
     pub fn must_be_usable(&self, arn: &str, verb: &str) -> Result<()> {
-        self.load(self.resolve(&arn.parse()?)?)?.record.check_usable(verb, arn)
+        self.store.find(&arn.parse()?)?.record.check_usable(verb, arn)
     }
 
     /// Changes a customer managed key in an audited transaction, if its policy allows it.
@@ -394,11 +259,11 @@ impl Kms {
         caller: &Caller,
         change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
     ) -> Result<KeyMetadata> {
-        let id = self.resolve(key)?;
-        let arn = self.key_arn(id);
+        let id = self.store.resolve(key)?;
+        let arn = self.scope.key_arn(id);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let key = self.ledger.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
-            let Versioned { mut record, version } = self.load(id)?;
+            let Versioned { mut record, version } = self.store.load(id)?;
             if record.manager == KeyManager::Aws {
                 let what = format!("{verb}: key {arn} is managed by the service");
                 return Err(
@@ -406,7 +271,7 @@ impl Kms {
                 );
             }
             let context = EncryptionContext::new();
-            self.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
+            self.authorizer.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
             change(&mut record, &verb, &arn)?;
             Ok(tx.update(&record, version)?.record)
         })?;
@@ -416,8 +281,8 @@ impl Kms {
     /// Sets a key's description.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] while it is pending deletion; as [`Kms::describe_key`].
-    pub fn update_key_description(&self, key: &KeyRef, description: &str, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::InvalidState`] while it is pending deletion; as [`Keys::describe`].
+    pub fn update_description(&self, key: &KeyRef, description: &str, caller: &Caller) -> Result<KeyMetadata> {
         check_description(description)?;
         self.change(key, Act::new("kms:UpdateKeyDescription"), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
@@ -430,8 +295,8 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::InvalidState`] while it is pending deletion, [`Kind::AccessDenied`] for a service-managed key; as
-    /// [`Kms::describe_key`].
-    pub fn enable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Keys::describe`].
+    pub fn enable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:EnableKey"), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.state = KeyState::Enabled;
@@ -442,8 +307,8 @@ impl Kms {
     /// Disables a key; also possible on a full disk, because it restricts. The caller suspends what uses the key.
     ///
     /// # Errors
-    /// As [`Kms::enable_key`].
-    pub fn disable_key(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// As [`Keys::enable`].
+    pub fn disable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:DisableKey").restrictive(), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.state = KeyState::Disabled;
@@ -454,8 +319,8 @@ impl Kms {
     /// Schedules the deletion of a key in 7 to 30 days, during which it cannot be used.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for another number of days; as [`Kms::enable_key`].
-    pub fn schedule_key_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::Usage`] for another number of days; as [`Keys::enable`].
+    pub fn schedule_deletion(&self, key: &KeyRef, days: u32, caller: &Caller) -> Result<KeyMetadata> {
         if !(7..=30).contains(&days) {
             let what = format!("ScheduleKeyDeletion: the waiting period must be 7 to 30 days, not {days}");
             return Err(Error::new(Kind::Usage, what));
@@ -468,7 +333,7 @@ impl Kms {
             Ok(())
         })?;
         // Counts from now, not from the next check.
-        if let Err(e) = self.ledger.catalog().list::<KeyRecord>().and_then(|keys| self.count_waiting(&keys.records)) {
+        if let Err(e) = self.store.keys().and_then(|keys| self.deletions.count(&keys.records)) {
             tracing::warn!("the waiting period of key {} is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
@@ -477,8 +342,8 @@ impl Kms {
     /// Cancels a key's deletion; it is disabled afterwards.
     ///
     /// # Errors
-    /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Kms::describe_key`].
-    pub fn cancel_key_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Keys::describe`].
+    pub fn cancel_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
             if key.state != KeyState::PendingDeletion {
                 return Err(invalid_state(
@@ -488,7 +353,7 @@ impl Kms {
                     "see its state with `coffer key show`",
                 ));
             }
-            let waits = |at| self.pending_deletion(key.id, at).map(|p| at > self.env.now() || p.left > 0);
+            let waits = |at| self.deletions.pending_of(key.id, at).map(|p| at > self.env.now() || p.left > 0);
             if !key.deletion.map_or(Ok(false), waits)? {
                 return Err(invalid_state(verb, arn, "has passed its deletion date", "it can no longer be kept"));
             }
@@ -501,8 +366,8 @@ impl Kms {
     ///
     /// # Errors
     /// [`Kind::KeyUnavailable`] if it is disabled or pending deletion, [`Kind::NoSpace`] (LimitExceededException) after
-    /// [`MAX_ROTATIONS`]; as [`Kms::enable_key`].
-    pub fn rotate_key_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
+    /// [`MAX_ROTATIONS`]; as [`Keys::enable`].
+    pub fn rotate_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:RotateKeyOnDemand"), caller, |key, verb, arn| {
             key.check_usable(verb, arn)?;
             if key.backing.len() > MAX_ROTATIONS {
@@ -510,50 +375,10 @@ impl Kms {
                 let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
                 return Err(err.hint("create a new key and re-encrypt under it"));
             }
-            key.backing.push(self.new_backing(key.id)?);
+            key.backing.push(self.backing.create(key.id)?);
             Ok(())
         })
     }
-
-    /// Deletes the keys whose date and waiting period have passed (`waiting.rs`), with their aliases and grants. Their sealed
-    /// material is overwritten in the catalog's file; backups, and old blocks that the file system or the disk keeps, are
-    /// not reached. Called at open and periodically by the service.
-    ///
-    /// # Errors
-    /// What the catalog or the audit reports.
-    pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let keys = self.ledger.catalog().list::<KeyRecord>()?.records;
-        let due = self.count_waiting(&keys)?;
-        let mut gone = Vec::new();
-        for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
-            let id = key.record.id;
-            let act = Act::new("kms:DeleteKey").key(self.key_arn(id)).restrictive();
-            self.ledger.audited(&self.myself(), act, |tx| {
-                for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
-                    tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
-                }
-                let grants = tx.list_of::<Grant>(&[("key", &id.to_string())])?.records;
-                for grant in grants.into_iter().filter(|g| g.record.key == id) {
-                    tx.delete::<Grant>(&grant.record.id, grant.version)?;
-                }
-                tx.delete::<KeyRecord>(&id.to_string(), key.version)
-            })?;
-            gone.push(id);
-        }
-        if !gone.is_empty() {
-            self.ledger.catalog().erase_removed()?;
-        }
-        Ok(gone)
-    }
-}
-
-/// A damaged key, or a damaged record on the way to it: unavailable, whatever is wrong with the record.
-pub(super) fn unavailable(what: String, err: Error) -> Error {
-    if err.kind() != Kind::Integrity {
-        return err;
-    }
-    let hint = "restore the data directory from a backup, or run `coffer doctor`";
-    Error::new(Kind::KeyUnavailable, format!("{what} is unavailable: {}", err.what())).hint(hint)
 }
 
 fn check_description(text: &str) -> Result<()> {
@@ -561,13 +386,6 @@ fn check_description(text: &str) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("the description is longer than {MAX_DESCRIPTION} characters")));
     }
     Ok(())
-}
-
-impl KeyRecord {
-    /// Refuses a new alias or description for a key pending deletion.
-    pub(super) fn check_takes_alias(&self, verb: &str, arn: &str) -> Result<()> {
-        self.check_not_pending(verb, arn)
-    }
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use crate::ledger::audit::RecordKind;
 fn an_installation_opens_again_with_everything_it_had() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("for web", &caller()).unwrap();
-    let blob = kms.encrypt(&key.key_id.into(), &EncryptionContext::new(), b"x", &caller()).unwrap().blob;
+    let key = kms.keys().create("for web", &caller()).unwrap();
+    let blob = kms.crypto().encrypt(&key.key_id.into(), &EncryptionContext::new(), b"x", &caller()).unwrap().blob;
     let (installation, public) = (kms.installation().clone(), kms.public_key());
     drop(kms);
     let kms = place.open().unwrap();
     assert_eq!((kms.installation(), kms.public_key()), (&installation, public));
-    assert_eq!(kms.describe_key(&key.key_id.into()).unwrap(), key);
-    let open = kms.decrypt(&blob, &EncryptionContext::new(), None, &caller()).unwrap();
+    assert_eq!(kms.keys().describe(&key.key_id.into()).unwrap(), key);
+    let open = kms.crypto().decrypt(&blob, &EncryptionContext::new(), None, &caller()).unwrap();
     assert_eq!((open.plaintext.expose(), &open.key_arn), (&b"x"[..], &key.arn));
     assert_eq!(kms.installation().account.len(), 12);
     assert_eq!(place.try_init().unwrap_err().kind(), Kind::Exists);
@@ -48,9 +48,9 @@ fn a_killed_init_can_be_run_again_and_opens_nothing_before() {
             }
             assert_eq!(place.open().unwrap_err().kind(), Kind::InvalidState, "{count}");
             let kms = place.init();
-            kms.create_key("", &caller()).unwrap();
+            kms.keys().create("", &caller()).unwrap();
             drop(kms);
-            assert_eq!(place.open().unwrap().list_keys().unwrap().keys.len(), 1, "{count}");
+            assert_eq!(place.open().unwrap().keys().list().unwrap().keys.len(), 1, "{count}");
         }
     }
 }
@@ -104,9 +104,9 @@ fn a_second_root_slot_opens_too() {
 fn a_tampered_key_is_unavailable_and_the_others_work() {
     let place = Place::new();
     let kms = place.init();
-    let (bad, good) = (kms.create_key("bad", &caller()).unwrap(), kms.create_key("good", &caller()).unwrap());
+    let (bad, good) = (kms.keys().create("bad", &caller()).unwrap(), kms.keys().create("good", &caller()).unwrap());
     let none = EncryptionContext::new();
-    let blob = kms.encrypt(&bad.key_id.into(), &none, b"x", &caller()).unwrap().blob;
+    let blob = kms.crypto().encrypt(&bad.key_id.into(), &none, b"x", &caller()).unwrap().blob;
     drop(kms);
     let sql = format!(
         "UPDATE record SET body = CAST(replace(CAST(body AS TEXT), 'bad', 'bed') AS BLOB) WHERE id = '{}'",
@@ -116,16 +116,16 @@ fn a_tampered_key_is_unavailable_and_the_others_work() {
     let kms = place.open().unwrap();
     assert_eq!(kms.ledger().audit_trouble(), None);
     for err in [
-        kms.describe_key(&bad.key_id.into()).map(drop).unwrap_err(),
-        kms.encrypt(&bad.key_id.into(), &none, b"x", &caller()).map(drop).unwrap_err(),
-        kms.decrypt(&blob, &none, None, &caller()).map(drop).unwrap_err(),
-        kms.enable_key(&bad.key_id.into(), &caller()).map(drop).unwrap_err(),
+        kms.keys().describe(&bad.key_id.into()).map(drop).unwrap_err(),
+        kms.crypto().encrypt(&bad.key_id.into(), &none, b"x", &caller()).map(drop).unwrap_err(),
+        kms.crypto().decrypt(&blob, &none, None, &caller()).map(drop).unwrap_err(),
+        kms.keys().enable(&bad.key_id.into(), &caller()).map(drop).unwrap_err(),
     ] {
         assert_eq!(err.kind(), Kind::KeyUnavailable, "{}", err.line());
         assert!(err.line().contains(&bad.key_id.to_string()), "{}", err.line());
     }
-    kms.encrypt(&good.key_id.into(), &none, b"x", &caller()).unwrap();
-    let listing = kms.list_keys().unwrap();
+    kms.crypto().encrypt(&good.key_id.into(), &none, b"x", &caller()).unwrap();
+    let listing = kms.keys().list().unwrap();
     assert_eq!((listing.keys.len(), listing.damaged.len()), (1, 1));
 }
 
@@ -133,24 +133,24 @@ fn a_tampered_key_is_unavailable_and_the_others_work() {
 fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
     let place = Place::new();
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     drop(kms);
     let old = std::fs::read(place.data().join("catalog.db")).unwrap();
     let kms = place.open().unwrap();
-    kms.disable_key(&key, &caller()).unwrap();
+    kms.keys().disable(&key, &caller()).unwrap();
     drop(kms);
     std::fs::write(place.data().join("catalog.db"), old).unwrap();
     let kms = place.open().unwrap();
     let trouble = kms.ledger().audit_trouble().unwrap();
     assert!(trouble.contains("rolled back"), "{trouble}");
-    assert_eq!(kms.describe_key(&key).unwrap().key_state, KeyState::Unavailable);
+    assert_eq!(kms.keys().describe(&key).unwrap().key_state, KeyState::Unavailable);
     // The key looks enabled again, which is what the attacker wanted: it is of no use.
     let none = EncryptionContext::new();
-    assert_eq!(kms.encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
-    let volume = kms.new_volume_key(&key, &none, &service()).unwrap_err();
+    assert_eq!(kms.crypto().encrypt(&key, &none, b"x", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+    let volume = kms.crypto().new_volume_key(&key, &none, &service()).unwrap_err();
     assert!(volume.advice().is_some_and(|h| h.contains("audit accept")), "{}", volume.line());
     kms.ledger().accept_audit(&caller()).unwrap();
-    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
+    kms.crypto().encrypt(&key, &none, b"x", &caller()).unwrap();
     assert_eq!(kms.ledger().accept_audit(&caller()).unwrap_err().kind(), Kind::InvalidState);
     drop(kms);
     let kms = place.open().unwrap();
@@ -164,12 +164,12 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
 fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     let place = Place::new();
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     // Inside the transaction, before the intent: the copy is of a process killed right there.
     let early = Place::new();
     kms.ledger()
         .audited(&caller(), Act::new("test:Early"), |tx| {
-            let read = tx.get::<key::KeyRecord>(&key.to_string())?.unwrap();
+            let read = tx.get::<keystore::KeyRecord>(&key.to_string())?.unwrap();
             tx.update(&read.record, read.version)?;
             place.copy_to(&early);
             Ok(())
@@ -177,12 +177,12 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
         .unwrap();
     let kms_early = early.open().unwrap();
     assert_eq!(kms_early.ledger().audit_trouble(), None);
-    kms_early.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+    kms_early.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
 
     // Killed after the intent, before the commit: log of after, catalog of before.
     let (between, before) = (Place::new(), Place::new());
     place.copy_to(&before);
-    kms.disable_key(&key, &caller()).unwrap();
+    kms.keys().disable(&key, &caller()).unwrap();
     place.copy_to(&between);
     for name in ["catalog.db", "catalog.db-wal"] {
         std::fs::copy(before.data().join(name), between.data().join(name)).unwrap();
@@ -190,7 +190,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     cut_last_record(&between);
     let opened = between.open().unwrap();
     assert_eq!(opened.ledger().audit_trouble(), None);
-    assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Enabled);
+    assert_eq!(opened.keys().describe(&key).unwrap().key_state, KeyState::Enabled);
     assert_eq!(last_result(&opened), "interrupted");
 
     // Killed after the commit, before the outcome.
@@ -198,7 +198,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     place.copy_to(&after);
     cut_last_record(&after);
     let opened = after.open().unwrap();
-    assert_eq!(opened.describe_key(&key).unwrap().key_state, KeyState::Disabled);
+    assert_eq!(opened.keys().describe(&key).unwrap().key_state, KeyState::Disabled);
     assert_eq!(last_result(&opened), "ok");
     assert_eq!(opened.ledger().verify_audit().unwrap().trouble, None);
 }
@@ -207,16 +207,16 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
 fn a_removal_killed_before_its_outcome_locks_nothing() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("", &caller()).unwrap().key_id;
+    let key = kms.keys().create("", &caller()).unwrap().key_id;
     let none = EncryptionContext::new();
     type Remove = fn(&Kms, &KeyRef);
     let removals: [(&str, Remove); 2] = [
         ("kms:DeleteAlias", |kms, key| {
-            kms.create_alias("alias/gone", key, &caller()).unwrap();
-            kms.delete_alias("alias/gone", &caller()).unwrap();
+            kms.aliases().create("alias/gone", key, &caller()).unwrap();
+            kms.aliases().delete("alias/gone", &caller()).unwrap();
         }),
         ("kms:CreateAlias", |kms, key| {
-            kms.create_alias("alias/there", key, &caller()).unwrap();
+            kms.aliases().create("alias/there", key, &caller()).unwrap();
         }),
     ];
     for (act, remove) in removals {
@@ -226,7 +226,7 @@ fn a_removal_killed_before_its_outcome_locks_nothing() {
         cut_last_record(&killed);
         let opened = killed.open().unwrap();
         assert_eq!((opened.ledger().audit_trouble(), last_result(&opened)), (None, "ok".into()), "{act}");
-        opened.encrypt(&key.into(), &none, b"x", &caller()).unwrap();
+        opened.crypto().encrypt(&key.into(), &none, b"x", &caller()).unwrap();
         drop(opened);
         assert_eq!(killed.open().unwrap().ledger().verify_audit().unwrap().trouble, None, "{act}");
     }
@@ -241,12 +241,12 @@ fn from_old(old: &Place, then: &str) -> String {
 fn a_log_and_its_head_cut_together_are_noticed() {
     let (place, old) = (Place::new(), Place::new());
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     drop(kms);
     place.copy_to(&old);
     let kms = place.open().unwrap();
-    kms.disable_key(&key, &caller()).unwrap();
-    kms.enable_key(&key, &caller()).unwrap();
+    kms.keys().disable(&key, &caller()).unwrap();
+    kms.keys().enable(&key, &caller()).unwrap();
     drop(kms);
     std::fs::copy(old.log(), place.log()).unwrap();
     let head = "INSERT OR REPLACE INTO main.record SELECT * FROM old.record WHERE kind = 'audit-head'";
@@ -255,10 +255,10 @@ fn a_log_and_its_head_cut_together_are_noticed() {
     let trouble = kms.ledger().audit_trouble().unwrap();
     assert!(trouble.contains(&key.to_string()) && trouble.contains("the log was cut"), "{trouble}");
     assert!(kms.ledger().verify_audit().unwrap().trouble.is_some());
-    assert!(kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).is_err());
+    assert!(kms.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).is_err());
     kms.ledger().accept_audit(&caller()).unwrap();
-    kms.encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
-    kms.disable_key(&key, &caller()).unwrap();
+    kms.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
+    kms.keys().disable(&key, &caller()).unwrap();
     drop(kms);
     assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
 }
@@ -267,12 +267,12 @@ fn a_log_and_its_head_cut_together_are_noticed() {
 fn a_removed_row_put_back_is_noticed() {
     let (place, old) = (Place::new(), Place::new());
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
-    kms.create_alias("alias/gone", &key, &caller()).unwrap();
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
+    kms.aliases().create("alias/gone", &key, &caller()).unwrap();
     drop(kms);
     place.copy_to(&old);
     let kms = place.open().unwrap();
-    kms.delete_alias("alias/gone", &caller()).unwrap();
+    kms.aliases().delete("alias/gone", &caller()).unwrap();
     drop(kms);
     let row = "INSERT INTO main.record SELECT * FROM old.record WHERE kind = 'kms-alias'";
     place.tamper(from_old(&old, row));
@@ -284,9 +284,9 @@ fn a_removed_row_put_back_is_noticed() {
 fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("", &caller()).unwrap();
+    let key = kms.keys().create("", &caller()).unwrap();
     let changed = kms.ledger().catalog().transaction(|tx| {
-        let read = tx.get::<key::KeyRecord>(&key.key_id.to_string())?.unwrap();
+        let read = tx.get::<keystore::KeyRecord>(&key.key_id.to_string())?.unwrap();
         tx.update(&read.record, read.version)
     });
     assert_eq!(changed.unwrap_err().kind(), Kind::InvalidState);
@@ -297,7 +297,7 @@ fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
     use std::os::unix::fs::MetadataExt;
     let place = Place::new();
     let kms = place.init();
-    kms.create_key("", &caller()).unwrap();
+    kms.keys().create("", &caller()).unwrap();
     let at = |name: &str| place.data().join(name);
     assert!(at("catalog.db-wal").exists() && !at("catalog.db-shm").exists());
     drop(kms);
@@ -307,20 +307,20 @@ fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
     // A stale one of an older coffer is of no use, and does no harm.
     std::fs::write(at("catalog.db-shm"), [7; 32768]).unwrap();
     let kms = place.open().unwrap();
-    assert_eq!(kms.list_keys().unwrap().keys.len(), 1);
+    assert_eq!(kms.keys().list().unwrap().keys.len(), 1);
     assert!(std::fs::metadata(at("catalog.db-wal")).unwrap().blocks() * 512 >= 512 << 10);
     // A kill between the steps of closing leaves both names, or the old content under the spare one.
     std::fs::hard_link(at("catalog.db-wal"), at("catalog.spare")).unwrap();
-    kms.create_key("", &caller()).unwrap();
+    kms.keys().create("", &caller()).unwrap();
     let killed = Place::new();
     place.copy_to(&killed);
-    assert_eq!(killed.open().unwrap().list_keys().unwrap().keys.len(), 2);
+    assert_eq!(killed.open().unwrap().keys().list().unwrap().keys.len(), 2);
     let old = std::fs::read(at("catalog.db-wal")).unwrap();
     std::fs::remove_file(at("catalog.spare")).unwrap();
     drop(kms);
     std::fs::write(at("catalog.spare"), old).unwrap();
     let kms = place.open().unwrap();
-    assert_eq!((kms.list_keys().unwrap().keys.len(), kms.ledger().audit_trouble()), (2, None));
+    assert_eq!((kms.keys().list().unwrap().keys.len(), kms.ledger().audit_trouble()), (2, None));
 }
 
 #[test]
@@ -354,14 +354,14 @@ fn last_result(kms: &Kms) -> String {
 fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
     let place = Place::new();
     let kms = place.init();
-    let inner = kms.ledger().catalog().transaction(|_| kms.create_key("", &caller()));
+    let inner = kms.ledger().catalog().transaction(|_| kms.keys().create("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
-    let inner = kms.ledger().audited(&caller(), Act::new("test:Nested"), |_| kms.create_key("", &caller()));
+    let inner = kms.ledger().audited(&caller(), Act::new("test:Nested"), |_| kms.keys().create("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     // Looking is allowed.
-    kms.ledger().catalog().transaction(|_| kms.describe_key(&key)).unwrap();
-    kms.ledger().audited(&caller(), Act::new("test:Look"), |_| kms.describe_key(&key)).unwrap();
+    kms.ledger().catalog().transaction(|_| kms.keys().describe(&key)).unwrap();
+    kms.ledger().audited(&caller(), Act::new("test:Look"), |_| kms.keys().describe(&key)).unwrap();
     assert_eq!(
         kms.ledger().catalog().transaction(|_| kms.ledger().audit_records().map(drop)).unwrap_err().kind(),
         Kind::InvalidState
@@ -372,17 +372,19 @@ fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
 fn nothing_secret_is_in_debug_errors_or_files() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("", &caller()).unwrap();
-    let record = kms.load(key.key_id).unwrap().record;
+    let key = kms.keys().create("", &caller()).unwrap();
+    let record = kms.here.store.load(key.key_id).unwrap().record;
     let none = EncryptionContext::of("a", "b");
     let plain = [0xa7u8; 24];
-    let sealed = kms.encrypt(&key.key_id.into(), &none, &plain, &caller()).unwrap();
-    let opened = kms.decrypt(&sealed.blob, &none, None, &caller()).unwrap();
-    let wrong = kms.decrypt(&sealed.blob, &EncryptionContext::new(), None, &caller()).unwrap_err();
-    let (_, volume) = kms.new_volume_key(&key.key_id.into(), &none, &service()).unwrap();
+    let sealed = kms.crypto().encrypt(&key.key_id.into(), &none, &plain, &caller()).unwrap();
+    let opened = kms.crypto().decrypt(&sealed.blob, &none, None, &caller()).unwrap();
+    let wrong = kms.crypto().decrypt(&sealed.blob, &EncryptionContext::new(), None, &caller()).unwrap_err();
+    let (_, volume) = kms.crypto().new_volume_key(&key.key_id.into(), &none, &service()).unwrap();
     let file = std::fs::read(place.key_file()).unwrap();
     let digits = String::from_utf8(file[18..82].to_vec()).unwrap();
-    let backing = kms.current(&record).unwrap();
+    let scope = kms.here.scope.clone();
+    let backing = backing::BackingKeys::new(kms.env.clone(), kms.installation.public.id, scope, kms.root.clone());
+    let backing = backing.current(&record).unwrap();
     let shown = format!(
         "{kms:?} {:?} {:?} {record:?} {sealed:?} {opened:#?} {wrong:?} {} {volume:?} {backing:?} {:?} {key:?}",
         kms.root,
@@ -421,9 +423,9 @@ fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() 
         place.tamper(statement.into());
         let kms = place.open().unwrap();
         assert!(kms.ledger().audit_trouble().is_some());
-        assert_eq!(kms.create_key("", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
+        assert_eq!(kms.keys().create("", &caller()).unwrap_err().kind(), Kind::KeyUnavailable);
         kms.ledger().accept_audit(&caller()).unwrap();
-        kms.create_key("", &caller()).unwrap();
+        kms.keys().create("", &caller()).unwrap();
         drop(kms);
         assert_eq!(place.open().unwrap().ledger().audit_trouble(), None);
     }
@@ -433,7 +435,7 @@ fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() 
 fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("", &caller()).unwrap();
+    let key = kms.keys().create("", &caller()).unwrap();
     drop(kms);
     place.tamper(format!("DELETE FROM record WHERE id = '{}'", key.key_id));
     assert!(place.open().unwrap().ledger().audit_trouble().unwrap().contains(&key.key_id.to_string()));
@@ -446,7 +448,7 @@ fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
 fn a_deleted_keys_sealed_material_is_in_no_file() {
     let place = Place::new();
     let kms = place.init();
-    let key = kms.create_key("", &caller()).unwrap();
+    let key = kms.keys().create("", &caller()).unwrap();
     let material = &key.versions[0].key_material_id;
     let in_files = |place: &Place| {
         let database = place.files().into_iter().filter(|p| p.to_string_lossy().contains("catalog.db"));
@@ -456,9 +458,9 @@ fn a_deleted_keys_sealed_material_is_in_no_file() {
         })
     };
     assert!(in_files(&place));
-    kms.schedule_key_deletion(&key.key_id.into(), 7, &caller()).unwrap();
+    kms.keys().schedule_deletion(&key.key_id.into(), 7, &caller()).unwrap();
     place.pass_days(7);
-    assert_eq!(kms.purge_due().unwrap(), [key.key_id]);
+    assert_eq!(kms.deletions().purge_due().unwrap(), [key.key_id]);
     assert!(!in_files(&place));
 }
 
@@ -468,14 +470,14 @@ fn many_threads_and_runtimes_may_use_it() {
     shared::<Kms>();
     let place = Place::new();
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let none = EncryptionContext::new();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5 {
-                    kms.encrypt(&key, &none, b"x", &caller()).unwrap();
-                    kms.update_key_description(&key, "d", &caller()).unwrap();
+                    kms.crypto().encrypt(&key, &none, b"x", &caller()).unwrap();
+                    kms.keys().update_description(&key, "d", &caller()).unwrap();
                 }
                 // A reader beside writers sees whole records.
                 assert!(kms.ledger().audit_records().unwrap().all(|r| r.is_ok()));
@@ -483,7 +485,7 @@ fn many_threads_and_runtimes_may_use_it() {
         }
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async { kms.encrypt(&key, &none, b"x", &caller()) }).unwrap();
+    runtime.block_on(async { kms.crypto().encrypt(&key, &none, b"x", &caller()) }).unwrap();
     assert_eq!(kms.ledger().verify_audit().unwrap().trouble, None);
 }
 

@@ -8,39 +8,55 @@
 //! ```
 //! The key hierarchy: root key -> backing keys and signing key (sealed under it, in the catalog) -> data keys (in blobs).
 //! [`Kms`] performs the operations, authorized by the key's policy and grants ([`Authority`]). The service, which calls it in
-//! the same process, says who the caller is.
+//! the same process, says who the caller is. `components` lists what [`Kms`] is made of.
 
 pub mod alias;
 mod authority;
+mod backing;
+mod caller;
+mod components;
 mod data;
 mod examine;
 mod grant;
+mod grantstore;
 mod installation;
 pub mod key;
+mod keystore;
 mod name;
+mod policies;
 pub mod policy;
 pub mod root;
+mod scope;
 mod waiting;
 
-pub use authority::{Authority, Caller};
-pub use data::{BlobInfo, DataKeySpec, Decrypted, Encrypted, Plaintext};
+pub use alias::Aliases;
+pub use authority::Authorizer;
+pub use caller::{Authority, Caller};
+pub use data::{BlobInfo, Crypto, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
-pub use grant::{Constraint, Grant, GrantFilter, GrantSpec, MAX_GRANTS, Operation};
+pub use grant::{GrantFilter, Grants};
+pub use grantstore::{Constraint, Grant, GrantSpec, MAX_GRANTS, Operation};
 pub use installation::{Installation, InstallationConfig};
-pub use key::{KeyListing, KeyManager, KeyMetadata, KeyState, NewKey};
+pub use key::{KeyListing, KeyMetadata, Keys, NewKey};
+pub use keystore::{KeyManager, KeyState};
 pub use name::{EBS_ALIAS, KeyRef, check_alias};
+pub use policies::KeyPolicies;
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
-pub use waiting::PendingDeletion;
+pub use waiting::{Deletions, PendingDeletion};
 
+use crate::cipher::wrap::KeyId;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
 use crate::ledger::{self, AUDIT, Act, CATALOG, Ledger};
 use crate::units::InstallationId;
+use components::Components;
 use installation::InstallationRecord;
 use root::{RootFile, RootKey};
+use scope::Scope;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Exists while [`Kms::init`] runs.
 pub const UNFINISHED: &str = "init-unfinished";
@@ -50,10 +66,12 @@ pub const UNFINISHED: &str = "init-unfinished";
 pub struct Kms {
     dir: PathBuf,
     env: Env,
-    root: RootKey,
-    ledger: Ledger,
+    root: Arc<RootKey>,
+    ledger: Arc<Ledger>,
     installation: InstallationRecord,
     public_key: [u8; 32],
+    /// For the keys of the installation's account and Region.
+    here: Components,
 }
 
 impl std::fmt::Debug for Kms {
@@ -126,9 +144,17 @@ impl Kms {
         let genesis = Act::new("coffer:Init").detail("installation", id);
         let ledger =
             Ledger::create(dir, env.clone(), root.secret(), &genesis, |tx| tx.insert(&installation).map(drop))?;
+        Self::over(dir, env, root, ledger, installation)
+    }
+
+    /// The components, over what is open.
+    fn over(dir: &Path, env: Env, root: RootKey, ledger: Ledger, installation: InstallationRecord) -> Result<Self> {
         let public_key = installation.public_key()?;
         ledger.catalog().make_indexes::<Grant>();
-        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key })
+        let (root, ledger) = (Arc::new(root), Arc::new(ledger));
+        let (id, scope) = (installation.public.id, Scope::of(&installation.public));
+        let here = Components::new(&env, id, scope, &root, &ledger);
+        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, here })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit log (whose damage does not fail this, but makes keys
@@ -155,33 +181,74 @@ impl Kms {
             let what = format!("the catalog does not belong to installation {id} of root.json");
             Error::new(Kind::Integrity, what).hint("restore root.json and catalog.db from the same backup")
         })?;
-        let public_key = found.record.public_key()?;
-        ledger.catalog().make_indexes::<Grant>();
-        let kms = Self { dir: dir.into(), env, root, ledger, installation: found.record, public_key };
+        let kms = Self::over(dir, env, root, ledger, found.record)?;
         kms.ledger.take_up_audit()?;
         // A key past its date cannot be used anyway: a failure to remove it does not prevent opening.
         if kms.ledger.audit_trouble().is_none()
-            && let Err(e) = kms.purge_due()
+            && let Err(e) = kms.here.deletions.purge_due()
         {
             tracing::warn!(error = %e.line(), "cannot remove keys past their deletion date");
         }
         Ok(kms)
     }
 
-    /// coffer itself, as the caller of periodic work.
-    fn myself(&self) -> Caller {
-        Caller {
-            principal: format!("arn:aws:iam::{}:root", self.installation.public.account),
-            via_service: Some("coffer".into()),
-            client: "coffer itself".into(),
-            authority: Authority::Settled,
-        }
-    }
-
     /// Its records and its audit log, shared with the layers above.
     #[must_use]
-    pub const fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.here.keys
+    }
+
+    /// The names that its keys go by.
+    #[must_use]
+    pub const fn aliases(&self) -> &Aliases {
+        &self.here.aliases
+    }
+
+    /// Its keys' policies.
+    #[must_use]
+    pub const fn policies(&self) -> &KeyPolicies {
+        &self.here.policies
+    }
+
+    /// The grants on its keys.
+    #[must_use]
+    pub const fn grants(&self) -> &Grants {
+        &self.here.grants
+    }
+
+    /// What its keys are used for.
+    #[must_use]
+    pub const fn crypto(&self) -> &Crypto {
+        &self.here.crypto
+    }
+
+    /// Says who may do what with its keys.
+    #[must_use]
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.here.authorizer
+    }
+
+    /// Its keys that wait for their deletion.
+    #[must_use]
+    pub fn deletions(&self) -> &Deletions {
+        &self.here.deletions
+    }
+
+    /// The ARN of a key of this installation.
+    #[must_use]
+    pub fn key_arn(&self, id: KeyId) -> String {
+        self.here.scope.key_arn(id)
+    }
+
+    /// An act on a key, by its ARN if it is known which that is, else as it was named.
+    pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
+        self.here.store.act_on(name, key)
     }
 
     /// The installation.

@@ -13,14 +13,17 @@
 //!
 //! The record is not part of the audit chain: restoring an older one, or removing it, makes keys wait longer.
 
-use super::Kms;
-use super::key::{KeyRecord, KeyState};
+use super::caller::{Authority, Caller};
+use super::grantstore::Grant;
+use super::keystore::{AliasRecord, KeyRecord, KeyState, KeyStore};
+use super::scope::Scope;
 use crate::cipher::wrap::KeyId;
 use crate::env::{Env, Timestamp};
 use crate::error::{Kind, Result};
-use crate::ledger::{Record, Versioned};
+use crate::ledger::{Act, Ledger, Record, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const HOUR: i64 = 60 * 60 * 1000;
 const DAY: i64 = 24 * HOUR;
@@ -122,7 +125,20 @@ fn pending(keys: &[Versioned<KeyRecord>]) -> Vec<(KeyId, Timestamp)> {
     keys.iter().filter_map(waits).collect()
 }
 
-impl Kms {
+/// The keys that wait for their deletion, and the end of them.
+pub struct Deletions {
+    env: Env,
+    scope: Arc<Scope>,
+    ledger: Arc<Ledger>,
+    store: Arc<KeyStore>,
+}
+
+impl Deletions {
+    /// Those of these keys.
+    pub(super) const fn new(env: Env, scope: Arc<Scope>, ledger: Arc<Ledger>, store: Arc<KeyStore>) -> Self {
+        Self { env, scope, ledger, store }
+    }
+
     fn kept_count(&self) -> Result<Option<Count>> {
         match self.ledger.catalog().get::<Count>("clock") {
             Ok(found) => Ok(found.map(|f| f.record)),
@@ -133,7 +149,7 @@ impl Kms {
     }
 
     /// Counts how long keys pending deletion have waited, stores the count, and returns the keys that are due.
-    pub(super) fn count_waiting(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyId>> {
+    pub(super) fn count(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyId>> {
         let (pending, kept) = (pending(keys), self.kept_count()?);
         if pending.is_empty() && kept.as_ref().is_none_or(|k| k.due.is_empty()) {
             return Ok(Vec::new());
@@ -163,19 +179,60 @@ impl Kms {
     ///
     /// # Errors
     /// What the catalog reports.
-    pub fn pending_deletions(&self) -> Result<Vec<PendingDeletion>> {
-        let keys = pending(&self.ledger.catalog().list::<KeyRecord>()?.records);
-        keys.into_iter().map(|(key, at)| self.pending_deletion(key, at)).collect()
+    pub fn pending(&self) -> Result<Vec<PendingDeletion>> {
+        let keys = pending(&self.store.keys()?.records);
+        keys.into_iter().map(|(key, at)| self.pending_of(key, at)).collect()
     }
 
     /// One of them, by its date.
     ///
     /// # Errors
     /// What the catalog reports.
-    pub fn pending_deletion(&self, key: KeyId, at: Timestamp) -> Result<PendingDeletion> {
+    pub fn pending_of(&self, key: KeyId, at: Timestamp) -> Result<PendingDeletion> {
         let mut count = self.kept_count()?.unwrap_or_default().now(&self.env).0;
         count.take(&[(key, at)]);
         Ok(PendingDeletion { key, at, left: count.left(key) })
+    }
+
+    /// Deletes the keys whose date and waiting period have passed (`waiting.rs`), with their aliases and grants. Their sealed
+    /// material is overwritten in the catalog's file; backups, and old blocks that the file system or the disk keeps, are
+    /// not reached. Called at open and periodically by the service.
+    ///
+    /// # Errors
+    /// What the catalog or the audit reports.
+    pub fn purge_due(&self) -> Result<Vec<KeyId>> {
+        let keys = self.store.keys()?.records;
+        let due = self.count(&keys)?;
+        let mut gone = Vec::new();
+        for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
+            let id = key.record.id;
+            let act = Act::new("kms:DeleteKey").key(self.scope.key_arn(id)).restrictive();
+            self.ledger.audited(&self.myself(), act, |tx| {
+                for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
+                    tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
+                }
+                let grants = tx.list_of::<Grant>(&[("key", &id.to_string())])?.records;
+                for grant in grants.into_iter().filter(|g| g.record.key == id) {
+                    tx.delete::<Grant>(&grant.record.id, grant.version)?;
+                }
+                tx.delete::<KeyRecord>(&id.to_string(), key.version)
+            })?;
+            gone.push(id);
+        }
+        if !gone.is_empty() {
+            self.ledger.catalog().erase_removed()?;
+        }
+        Ok(gone)
+    }
+
+    /// coffer itself, as the caller of periodic work.
+    fn myself(&self) -> Caller {
+        Caller {
+            principal: self.scope.root_principal(),
+            via_service: Some("coffer".into()),
+            client: "coffer itself".into(),
+            authority: Authority::Settled,
+        }
     }
 }
 

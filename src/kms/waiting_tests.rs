@@ -1,23 +1,23 @@
 //! Clocks that are set, machines that are switched off, and keys that wait for their deletion meanwhile.
 
 use super::super::testing::{Place, caller};
-use super::super::{KeyRef, KeyState};
+use super::super::{KeyRef, KeyState, Kms};
 use super::*;
 
 /// An installation with a key that is deleted in 7 days.
 fn scheduled(place: &Place) -> (Kms, KeyRef) {
     let kms = place.init();
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
-    kms.schedule_key_deletion(&key, 7, &caller()).unwrap();
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
+    kms.keys().schedule_deletion(&key, 7, &caller()).unwrap();
     (kms, key)
 }
 
 fn is_there(kms: &Kms, key: &KeyRef) -> bool {
-    kms.describe_key(key).is_ok()
+    kms.keys().describe(key).is_ok()
 }
 
 fn days_left(kms: &Kms) -> i64 {
-    kms.pending_deletions().unwrap()[0].days_left()
+    kms.deletions().pending().unwrap()[0].days_left()
 }
 
 #[test]
@@ -25,9 +25,9 @@ fn a_clock_that_is_set_forward_deletes_no_key() {
     let place = Place::new();
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(31);
-    assert_eq!(kms.purge_due().unwrap(), []);
+    assert_eq!(kms.deletions().purge_due().unwrap(), []);
     assert_eq!(days_left(&kms), 7);
-    assert!(kms.pending_deletions().unwrap()[0].is_held(place.env().now()));
+    assert!(kms.deletions().pending().unwrap()[0].is_held(place.env().now()));
     drop(kms);
     for _ in 0..40 {
         place.set_clock_by_days(1);
@@ -35,10 +35,14 @@ fn a_clock_that_is_set_forward_deletes_no_key() {
     }
     let kms = place.open().unwrap();
     place.pass_days(6);
-    assert_eq!(kms.purge_due().unwrap(), []);
+    assert_eq!(kms.deletions().purge_due().unwrap(), []);
     assert_eq!(days_left(&kms), 1);
     place.pass_days(1);
-    assert_eq!(kms.purge_due().unwrap().len(), 1, "real time does, and no more of it than was to be waited");
+    assert_eq!(
+        kms.deletions().purge_due().unwrap().len(),
+        1,
+        "real time does, and no more of it than was to be waited"
+    );
     assert!(!is_there(&kms, &key));
 }
 
@@ -47,18 +51,18 @@ fn a_clock_that_was_set_leaves_the_key_to_who_wants_to_keep_it() {
     let place = Place::new();
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(31);
-    assert_eq!(kms.cancel_key_deletion(&key, &caller()).unwrap().key_state, KeyState::Disabled);
-    assert!(kms.pending_deletions().unwrap().is_empty());
+    assert_eq!(kms.keys().cancel_deletion(&key, &caller()).unwrap().key_state, KeyState::Disabled);
+    assert!(kms.deletions().pending().unwrap().is_empty());
     // Scheduled anew, it waits anew: what it had waited before counts for nothing.
-    kms.schedule_key_deletion(&key, 7, &caller()).unwrap();
+    kms.keys().schedule_deletion(&key, 7, &caller()).unwrap();
     place.pass_days(6);
-    kms.cancel_key_deletion(&key, &caller()).unwrap();
-    kms.schedule_key_deletion(&key, 7, &caller()).unwrap();
+    kms.keys().cancel_deletion(&key, &caller()).unwrap();
+    kms.keys().schedule_deletion(&key, 7, &caller()).unwrap();
     place.pass_days(6);
-    assert_eq!(kms.purge_due().unwrap(), []);
+    assert_eq!(kms.deletions().purge_due().unwrap(), []);
     place.pass_days(1);
-    assert!(kms.cancel_key_deletion(&key, &caller()).is_err(), "it is due");
-    assert_eq!(kms.purge_due().unwrap().len(), 1);
+    assert!(kms.keys().cancel_deletion(&key, &caller()).is_err(), "it is due");
+    assert_eq!(kms.deletions().purge_due().unwrap().len(), 1);
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn a_clock_that_is_set_back_makes_a_key_wait_for_its_date() {
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(-10);
     place.pass_days(8);
-    assert_eq!(kms.purge_due().unwrap(), []);
+    assert_eq!(kms.deletions().purge_due().unwrap(), []);
     assert_eq!(days_left(&kms), 0);
     drop(kms);
     place.pass_days(8);
@@ -96,20 +100,20 @@ fn a_machine_that_was_off_counts_a_day_and_the_time_since_its_start() {
 fn the_count_is_written_once_an_hour_and_for_nobody_who_does_not_wait() {
     let place = Place::new();
     let kms = place.init();
-    kms.create_key("", &caller()).unwrap();
-    assert_eq!(kms.purge_due().unwrap(), []);
-    assert!(kms.kept_count().unwrap().is_none());
-    let key = KeyRef::from(kms.create_key("", &caller()).unwrap().key_id);
-    kms.schedule_key_deletion(&key, 30, &caller()).unwrap();
-    let before = kms.kept_count().unwrap().unwrap();
-    kms.purge_due().unwrap();
-    assert_eq!(kms.kept_count().unwrap().unwrap(), before);
+    kms.keys().create("", &caller()).unwrap();
+    assert_eq!(kms.deletions().purge_due().unwrap(), []);
+    assert!(kms.deletions().kept_count().unwrap().is_none());
+    let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
+    kms.keys().schedule_deletion(&key, 30, &caller()).unwrap();
+    let before = kms.deletions().kept_count().unwrap().unwrap();
+    kms.deletions().purge_due().unwrap();
+    assert_eq!(kms.deletions().kept_count().unwrap().unwrap(), before);
     place.pass_days(1);
-    kms.purge_due().unwrap();
-    assert_eq!(kms.kept_count().unwrap().unwrap().waited, before.waited + DAY);
-    kms.cancel_key_deletion(&key, &caller()).unwrap();
-    kms.purge_due().unwrap();
-    assert!(kms.kept_count().unwrap().unwrap().due.is_empty());
+    kms.deletions().purge_due().unwrap();
+    assert_eq!(kms.deletions().kept_count().unwrap().unwrap().waited, before.waited + DAY);
+    kms.keys().cancel_deletion(&key, &caller()).unwrap();
+    kms.deletions().purge_due().unwrap();
+    assert!(kms.deletions().kept_count().unwrap().unwrap().due.is_empty());
 }
 
 /// Keys that an earlier coffer scheduled, a count that is gone, an older one put back: they wait longer, not less.

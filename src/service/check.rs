@@ -224,7 +224,7 @@ impl Doctor {
     /// Checks for keys that are pending deletion, and for volumes that wait for their keys.
     fn check_keys(&self, out: &mut Findings) -> Result<()> {
         let now = self.env.now();
-        for pending in self.kms.pending_deletions()? {
+        for pending in self.kms.deletions().pending()? {
             let (key, at, days) = (pending.key, pending.at, pending.days_left());
             let mut message = format!(
                 "key {key} is pending deletion at {at}, and everything it wraps is lost then: `coffer key cancel-deletion {key}` keeps it"
@@ -237,7 +237,7 @@ impl Doctor {
             out.add(Grade::Warning, "key", message);
         }
         let states: HashMap<String, KeyState> =
-            self.kms.list_keys()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
+            self.kms.keys().list()?.keys.into_iter().map(|k| (k.arn, k.key_state)).collect();
         for record in self.records.volumes()? {
             let waits = self.opens.is_waiting(record.id);
             if record.suspended {
@@ -265,8 +265,8 @@ impl Doctor {
 
     fn check_volumes(&self, out: &mut Findings) -> Result<()> {
         let listing = self.records.ledger().catalog().list::<VolumeRecord>()?;
-        let mut damaged = self.kms.list_keys()?.damaged;
-        damaged.extend(self.kms.list_aliases(None)?.damaged);
+        let mut damaged = self.kms.keys().list()?.damaged;
+        damaged.extend(self.kms.aliases().list(None)?.damaged);
         damaged.extend(self.records.ledger().catalog().list::<SnapshotRecord>()?.damaged);
         damaged.extend(listing.damaged);
         for bad in damaged {
@@ -342,7 +342,7 @@ impl Doctor {
             let what = "it cannot be filled from its snapshot";
             return Some((Grade::Error, format!("{shown}: {what}: {}", err.line())));
         }
-        let cannot_be_opened = || self.kms.must_be_usable(&record.key_arn, "look").is_err();
+        let cannot_be_opened = || self.kms.keys().must_be_usable(&record.key_arn, "look").is_err();
         let is_told = record.suspended || self.opens.is_waiting(record.id) || cannot_be_opened();
         (!is_told).then_some((Grade::Ok, shown))
     }

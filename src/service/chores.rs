@@ -12,7 +12,7 @@ impl Chores for Service {
 
     fn each_minute(&self) {
         self.leftovers.settle_if_any();
-        if let Err(err) = self.kms.purge_due() {
+        if let Err(err) = self.kms.deletions().purge_due() {
             tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());
         }
         self.unsettled.settle();

@@ -45,7 +45,7 @@ impl Service {
     }
 
     pub(super) fn key_info(&self, meta: KeyMetadata) -> Result<KeyInfo> {
-        let aliases = self.kms.list_aliases(Some(&KeyRef::id(meta.key_id)))?;
+        let aliases = self.kms.aliases().list(Some(&KeyRef::id(meta.key_id)))?;
         Ok(KeyInfo {
             id: meta.key_id.to_string(),
             arn: meta.arn,
@@ -68,7 +68,7 @@ impl Service {
     fn days_held(&self, key: KeyId, deletion: Option<Timestamp>) -> Result<Option<i64>> {
         let now = self.env.now();
         let Some(at) = deletion.filter(|at| *at <= now) else { return Ok(None) };
-        let pending = self.kms.pending_deletion(key, at)?;
+        let pending = self.kms.deletions().pending_of(key, at)?;
         Ok(pending.is_held(now).then(|| pending.days_left()))
     }
 }

@@ -62,7 +62,7 @@ impl Suspensions {
         let _turn = self.turns.take(record.id);
         let Some(volume) = self.opens.waiting(record.id) else {
             // Nothing waits for it. Without this check, only the next open would find out that the CMK is unusable.
-            self.kms.must_be_usable(&record.key_arn, "ResumeVolume")?;
+            self.kms.keys().must_be_usable(&record.key_arn, "ResumeVolume")?;
             return resumed(act);
         };
         let lease = self.keys.as_resuming(record.id, caller)?;

@@ -72,8 +72,8 @@ impl Service {
         let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
-        let (blob, unwrapped) = self.kms.new_volume_key(&key, &context_of(&context)?, &caller)?;
-        let arn = self.kms.blob_info(&blob)?.key_arn;
+        let (blob, unwrapped) = self.kms.crypto().new_volume_key(&key, &context_of(&context)?, &caller)?;
+        let arn = self.kms.crypto().blob_info(&blob)?.key_arn;
         Ok(Keyed {
             lineage: LineageId::draw(&*self.env.rng),
             context,
@@ -89,7 +89,7 @@ impl Service {
         from.must_be_completed()?;
         self.logs.check(from.lineage)?;
         if let Some(key) = key {
-            let wanted = self.kms.describe_key(&key.parse()?)?.arn;
+            let wanted = self.kms.keys().describe(&key.parse()?)?.arn;
             if wanted != from.key_arn {
                 return Err(Error::new(
                     Kind::Unsupported,
@@ -103,8 +103,8 @@ impl Service {
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
         for (i, (data_key, blob)) in self.snapshot_keys.wrapped(from)?.into_iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
-            unwrapped.push((epoch, self.kms.unwrap_volume_key(&blob, &context, data_key, &caller)?));
-            let arn = self.kms.blob_info(&blob)?.key_arn;
+            unwrapped.push((epoch, self.kms.crypto().unwrap_volume_key(&blob, &context, data_key, &caller)?));
+            let arn = self.kms.crypto().blob_info(&blob)?.key_arn;
             wrapped.push(WrappedKey { epoch, blob, arn });
         }
         let parent = ParentRef {

@@ -32,7 +32,7 @@ impl VolumeKeys {
     pub(super) fn cmks_of(&self, volume: &Volume) -> Vec<String> {
         let blobs: Vec<_> = volume.with_header(|h| h.keys().iter().flat_map(|k| k.keys.clone()).collect());
         let mut arns: Vec<String> =
-            blobs.iter().filter_map(|k| self.kms.blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
+            blobs.iter().filter_map(|k| self.kms.crypto().blob_info(&k.blob).ok()).map(|i| i.key_arn).collect();
         arns.sort();
         arns.dedup();
         arns
@@ -58,7 +58,7 @@ impl VolumeKeys {
             let blobs = keys.iter().flat_map(|k| &k.keys).filter(|k| k.epoch == slot.epoch);
             let mut found = None;
             for wrapped in blobs {
-                match self.kms.unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
+                match self.kms.crypto().unwrap_volume_key(&wrapped.blob, &context, slot.data_key_id, &caller) {
                     Ok(key) => {
                         found = Some(key);
                         break;
@@ -73,7 +73,7 @@ impl VolumeKeys {
 
     /// Returns the ARNs of the CMKs that wrap a snapshot's data keys.
     pub(super) fn cmks_of_blobs(&self, blobs: &[(DataKeyId, Vec<u8>)]) -> Result<Vec<String>> {
-        blobs.iter().map(|(_, blob)| Ok(self.kms.blob_info(blob)?.key_arn)).collect()
+        blobs.iter().map(|(_, blob)| Ok(self.kms.crypto().blob_info(blob)?.key_arn)).collect()
     }
 
     /// Unwraps a snapshot's data keys for a caller, who is checked and audited.
@@ -89,8 +89,9 @@ impl VolumeKeys {
         let context = context_of(&snapshot.context)?;
         let client = format!("{}, snapshot {}", caller.client, snapshot.id);
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        let unwrap =
-            |(id, blob): (DataKeyId, Vec<u8>)| Ok((id, self.kms.unwrap_volume_key(&blob, &context, id, &caller)?));
+        let unwrap = |(id, blob): (DataKeyId, Vec<u8>)| {
+            Ok((id, self.kms.crypto().unwrap_volume_key(&blob, &context, id, &caller)?))
+        };
         blobs.into_iter().map(unwrap).collect()
     }
 
@@ -101,7 +102,7 @@ impl VolumeKeys {
     pub(super) fn ask_for_lease(&self, record: &VolumeRecord, caller: &Caller) -> Result<()> {
         let client = format!("{}, volume {}", caller.client, record.id);
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        self.kms.ask_for_volume(&record.key_arn.parse()?, &context_of(&record.context)?, &caller)
+        self.kms.authorizer().ask_for_volume(&record.key_arn.parse()?, &context_of(&record.context)?, &caller)
     }
 
     /// Checks whether a caller may have an open volume's data key in clear, against each CMK that wraps it.
@@ -109,7 +110,7 @@ impl VolumeKeys {
         let (keys, context) = self.wrapped_under(volume)?;
         let client = format!("{}, volume {}", caller.client, volume.id());
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        keys.into_iter().try_for_each(|key| self.kms.ask_for_export(&KeyRef::id(key), &context, &caller))
+        keys.into_iter().try_for_each(|key| self.kms.authorizer().ask_for_export(&KeyRef::id(key), &context, &caller))
     }
 
     /// Returns the CMKs that wrap an open volume's data keys, and the encryption context.
@@ -120,7 +121,7 @@ impl VolumeKeys {
         });
         let mut keys: Vec<KeyId> = Vec::new();
         for wrapped in blobs {
-            let id = self.kms.blob_info(&wrapped.blob)?.key_id;
+            let id = self.kms.crypto().blob_info(&wrapped.blob)?.key_id;
             if !keys.contains(&id) {
                 keys.push(id);
             }
@@ -131,7 +132,7 @@ impl VolumeKeys {
     /// Returns grants for a durable lease of an open volume: one on each CMK that wraps its keys.
     pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
         let (keys, context) = self.wrapped_under(volume)?;
-        Ok(keys.into_iter().map(|key| self.kms.lease_grant(key, &context, caller)).collect())
+        Ok(keys.into_iter().map(|key| self.kms.grants().for_lease(key, &context, caller)).collect())
     }
 
     /// Returns the caller for a volume that it may already have: under the grants of its lease, or as settled for the lease of a

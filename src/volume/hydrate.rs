@@ -8,9 +8,9 @@
 //! of it fail and the rest is filled.
 
 use super::chunk_cache::{Body, ChunkCache};
-use super::io::Piece;
 use super::map::Entry;
 use super::missing::{Missing, Present};
+use super::piece::Piece;
 use super::{Blocking, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};

@@ -6,7 +6,8 @@
 //! old, new and zero bytes.
 
 use super::map::Entry;
-use super::{Attempt, Blocking, Ciphers, Live, PIECE, Volume};
+use super::piece::{Piece, pieces};
+use super::{Attempt, Blocking, Ciphers, Live, Volume};
 use crate::cipher::xts::At;
 use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -19,27 +20,6 @@ const TRIES: usize = 4;
 
 /// Size limit of a piece for which the connection's own thread preserves sectors for a snapshot, in bytes.
 pub(super) const ASIDE_INLINE: usize = 64 << 10;
-
-/// A run of bytes in one chunk.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
-    pub(super) chunk: ChunkNo,
-    /// Offset in the volume, in bytes.
-    pub(super) offset: u64,
-    pub(super) len: usize,
-}
-
-fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
-    let (mut at, end) = (offset, offset + len);
-    std::iter::from_fn(move || {
-        (at < end).then(|| {
-            let next = ((at / PIECE + 1) * PIECE).min(end);
-            let piece = Piece { chunk: ChunkNo::of(at), offset: at, len: (next - at) as usize };
-            at = next;
-            piece
-        })
-    })
-}
 
 /// What a writing piece does to its subsectors.
 enum Change<'a> {

@@ -26,6 +26,7 @@ pub mod map;
 mod missing;
 pub mod parent;
 pub mod pending;
+mod piece;
 mod preserved;
 pub mod syncer;
 mod writeback;

@@ -9,13 +9,13 @@
 
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
 use super::header::Header;
-use super::io::Piece;
 use super::map::Entry;
-use super::preserved::{PreservedSectors, Taken};
+use super::piece::Piece;
+use super::preserved::{Places, PreservedSectors, Taken, runs};
 use super::{Blocking, Live, Volume};
 use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SnapshotId, chunks_in};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SECTOR, SnapshotId, chunks_in};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -214,6 +214,32 @@ impl Volume {
                 }
             }
         }
+        Ok(true)
+    }
+
+    /// Preserves what a writing piece is about to change, unless it is already. The chunk's stripe is held. `false`: it
+    /// would have had to wait for the disk.
+    fn set_aside(&self, aside: &PreservedSectors, piece: Piece, blocking: Blocking) -> Result<bool> {
+        let chunk = piece.chunk;
+        let first = (piece.offset - chunk.offset()) as usize / SECTOR;
+        let end = (piece.offset - chunk.offset()) as usize + piece.len;
+        let missing = aside.missing(chunk, first..end.div_ceil(SECTOR));
+        let (Some(from), Some(to)) = (missing.first(), missing.last()) else { return Ok(true) };
+        let mut old = SealedBuf::holes((to + 1 - from) * SECTOR);
+        let there = (self.chunk_len(chunk) as usize).saturating_sub(from * SECTOR).min(old.len());
+        let at = chunk.offset() + (from * SECTOR) as u64;
+        if !self.read_sealed_held(at, old.room().range(0..there), blocking)? {
+            return Ok(false);
+        }
+        let (file, places) = aside.reserve(missing.len(), || self.scratch.scratch())?;
+        let mask = missing.iter().fold(0, |mask, sector| mask | 1 << sector);
+        let places: Places = missing.iter().copied().zip(places).collect();
+        for run in runs(&places) {
+            let (sector, place) = run[0];
+            let body = old.sealed().range((sector - from) * SECTOR..(sector - from + run.len()) * SECTOR);
+            file.write_at(body, place).on(|| format!("preserve sectors of chunk {chunk} of {}", self.id))?;
+        }
+        aside.keep(chunk, mask, places);
         Ok(true)
     }
 

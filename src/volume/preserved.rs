@@ -4,9 +4,7 @@
 //! The sectors are kept, sealed as they were, in scratch space ([`Scratch`]) that ends with its process, as the
 //! snapshot does: only a completed one outlives it. A chunk's entries are changed only under that chunk's stripe.
 
-use super::io::Piece;
-use super::{Blocking, Volume};
-use crate::cipher::{SealedBuf, SealedMut};
+use crate::cipher::SealedMut;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::Scratch;
 use crate::units::{ChunkNo, SECTOR, SECTORS_PER_CHUNK};
@@ -44,7 +42,7 @@ struct Saved {
 }
 
 /// Sectors of a chunk, and their offsets in the file.
-type Places = Vec<(usize, u64)>;
+pub(super) type Places = Vec<(usize, u64)>;
 
 /// The preserved sectors of a chunk, and the file that holds them.
 pub(super) type Taken = (Arc<Scratch>, Places);
@@ -63,13 +61,13 @@ impl PreservedSectors {
     }
 
     /// Returns those of a chunk's sectors that are not preserved.
-    fn missing(&self, chunk: ChunkNo, sectors: Range<usize>) -> Vec<usize> {
+    pub(super) fn missing(&self, chunk: ChunkNo, sectors: Range<usize>) -> Vec<usize> {
         let mask = self.0.lock().chunks.get(&chunk.0).map_or(0, |s| s.mask);
         sectors.filter(|s| mask & (1 << s) == 0).collect()
     }
 
     /// Allocates space for `count` sectors.
-    fn reserve(
+    pub(super) fn reserve(
         &self,
         count: usize,
         make: impl FnOnce() -> std::io::Result<Scratch>,
@@ -97,6 +95,14 @@ impl PreservedSectors {
         Ok((file, places))
     }
 
+    /// Adds sectors of a chunk, as a mask and with their places, once they are written there.
+    pub(super) fn keep(&self, chunk: ChunkNo, mask: u128, places: Places) {
+        let mut state = self.0.lock();
+        let saved = state.chunks.entry(chunk.0).or_default();
+        saved.mask |= mask;
+        saved.places.extend(places);
+    }
+
     /// Removes a chunk's preserved sectors, for the copier to overlay on what it has read.
     pub(super) fn take(&self, chunk: ChunkNo) -> Option<Taken> {
         let mut state = self.0.lock();
@@ -118,39 +124,8 @@ impl PreservedSectors {
 }
 
 /// Splits them into runs that are contiguous in the chunk and in the file.
-fn runs(places: &[(usize, u64)]) -> impl Iterator<Item = &[(usize, u64)]> {
+pub(super) fn runs(places: &[(usize, u64)]) -> impl Iterator<Item = &[(usize, u64)]> {
     places.chunk_by(|a, b| b.0 == a.0 + 1 && b.1 == a.1 + SECTOR as u64)
-}
-
-impl Volume {
-    /// Preserves what a writing piece is about to change, unless it is already. The chunk's stripe is held. `false`: it
-    /// would have had to wait for the disk.
-    pub(super) fn set_aside(&self, aside: &PreservedSectors, piece: Piece, blocking: Blocking) -> Result<bool> {
-        let chunk = piece.chunk;
-        let first = (piece.offset - chunk.offset()) as usize / SECTOR;
-        let end = (piece.offset - chunk.offset()) as usize + piece.len;
-        let missing = aside.missing(chunk, first..end.div_ceil(SECTOR));
-        let (Some(from), Some(to)) = (missing.first(), missing.last()) else { return Ok(true) };
-        let mut old = SealedBuf::holes((to + 1 - from) * SECTOR);
-        let there = (self.chunk_len(chunk) as usize).saturating_sub(from * SECTOR).min(old.len());
-        let at = chunk.offset() + (from * SECTOR) as u64;
-        if !self.read_sealed_held(at, old.room().range(0..there), blocking)? {
-            return Ok(false);
-        }
-        let (file, places) = aside.reserve(missing.len(), || self.scratch.scratch())?;
-        let mask = missing.iter().fold(0, |mask, sector| mask | 1 << sector);
-        let places: Places = missing.iter().copied().zip(places).collect();
-        for run in runs(&places) {
-            let (sector, place) = run[0];
-            let body = old.sealed().range((sector - from) * SECTOR..(sector - from + run.len()) * SECTOR);
-            file.write_at(body, place).on(|| format!("preserve sectors of chunk {chunk} of {}", self.id))?;
-        }
-        let mut state = aside.0.lock();
-        let saved = state.chunks.entry(chunk.0).or_default();
-        saved.mask |= mask;
-        saved.places.extend(places);
-        Ok(true)
-    }
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::super::Volume;
 use super::super::blocking::{Attempt, Blocking};
 use super::super::io::ASIDE_INLINE;
 use super::super::pending::Pending;

@@ -5,8 +5,10 @@
 //!
 //! Stored policies are read without this check ([`Policy::parse`]): they keep the meaning that they had when they were put.
 
+use super::arn::region_of;
 use super::parse::malformed;
-use super::{Policy, Principal, Statement, Version, fold_case, region_of, wild, words};
+use super::pattern::{fold_case, wild};
+use super::{Policy, Principal, Statement, Version, words};
 use crate::error::Result;
 use std::collections::HashSet;
 

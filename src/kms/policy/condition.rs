@@ -17,9 +17,11 @@
 //! Only keys that this build can evaluate are accepted (`words`): a Deny on a key that is always absent would never match. An
 //! operator that cannot compare the key's type is refused for the same reason.
 
+use super::arn::{account_of, is_root, region_of, user_of};
 use super::forms::{Form, Reading, example};
-use super::words::{Key, Sort, Values, volume_service_in};
-use super::{Question, VOLUME_SERVICE, account_of, fold_case, is_root, region_of, user_of, wild};
+use super::pattern::{fold_case, wild};
+use super::question::Question;
+use super::words::{Key, Sort, VOLUME_SERVICE, Values, volume_service_in};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 

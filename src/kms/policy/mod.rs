@@ -16,23 +16,25 @@
 //! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
 //! policies in AWS KMS", "Condition keys for AWS KMS".
 
+mod arn;
 mod check;
 pub mod condition;
 mod forms;
 mod parse;
+mod pattern;
+mod question;
 mod words;
 
-use crate::cipher::wrap::EncryptionContext;
-use crate::env::Timestamp;
+use arn::{is_root, region_of, service_of};
 use condition::Condition;
+use pattern::wild;
 use serde_json::{Map, Value};
 
+pub(super) use arn::account_of;
 pub use parse::MAX_POLICY;
-pub use words::EXPORT_VOLUME_KEY;
-
-/// The name of coffer's volume service, in `kms:ViaService` and as a service principal. Policies may also use the name of AWS's
-/// volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
-pub const VOLUME_SERVICE: &str = "ec2.coffer";
+pub(super) use pattern::fold_case;
+pub use question::{GrantFacts, Question};
+pub use words::{EXPORT_VOLUME_KEY, VOLUME_SERVICE};
 
 /// A parsed policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,34 +96,6 @@ impl Names {
     }
 }
 
-/// A request, as a policy sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// The operation, as `Decrypt`.
-    pub action: &'a str,
-    /// ARN of the key.
-    pub resource: &'a str,
-    /// ARN of the principal.
-    pub principal: &'a str,
-    /// The service that makes the request on behalf of the principal. Set by coffer's service layer, never from a request.
-    pub via_service: Option<&'a str>,
-    /// Encryption context of the operation; for CreateGrant, that of the grant's constraint.
-    pub context: &'a EncryptionContext,
-    /// The grant, for an operation on grants.
-    pub grant: Option<&'a GrantFacts>,
-    /// The time of the request.
-    pub now: Timestamp,
-}
-
-/// The properties of a grant that conditions can test when it is created, listed or revoked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GrantFacts {
-    /// Whether a service makes the request for a resource of its own, such as a volume.
-    pub for_aws_resource: bool,
-    /// The operations that it allows.
-    pub operations: Vec<String>,
-}
-
 /// The result of evaluating a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -133,30 +107,6 @@ pub enum Verdict {
     Delegated,
     /// No statement matches.
     Silent,
-}
-
-/// The account of an ARN.
-pub(super) fn account_of(arn: &str) -> Option<&str> {
-    arn.split(':').nth(4).filter(|a| !a.is_empty())
-}
-
-/// The Region of an ARN.
-fn region_of(arn: &str) -> &str {
-    arn.split(':').nth(3).unwrap_or_default()
-}
-
-/// The user's name in the ARN of a user.
-fn user_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
-}
-
-/// The service in the ARN of a service principal.
-fn service_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
-}
-
-fn is_root(arn: &str) -> bool {
-    arn.splitn(6, ':').nth(5) == Some("root")
 }
 
 impl Principal {
@@ -330,38 +280,6 @@ impl Statement {
         let lines: Vec<String> = fields.iter().map(line).collect();
         format!("    {{\n{}\n    }}", lines.join(",\n"))
     }
-}
-
-/// Unicode's full case folding: texts that differ only in case become equal. (Lower case is not enough: it maps a Greek capital
-/// sigma to one of two small ones, by its position.)
-pub(super) fn fold_case(text: &str) -> String {
-    unicase::UniCase::new(text).to_folded_case()
-}
-
-/// Whether a text matches a pattern in which `*` matches any characters and `?` matches one.
-fn wild(pattern: &str, text: &str, any_case: bool) -> bool {
-    let fold = |s: &str| if any_case { fold_case(s) } else { s.to_owned() };
-    let (pattern, text): (Vec<char>, Vec<char>) = (fold(pattern).chars().collect(), fold(text).chars().collect());
-    let (mut p, mut t) = (0, 0);
-    // Where to continue if what follows the last star does not match.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p + 1, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => (p, t) = (p + 1, t + 1),
-            _ => match star {
-                Some((after, from)) => {
-                    star = Some((after, from + 1));
-                    (p, t) = (after, from + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Parses a policy. Strict: a field that is unknown, repeated or of the wrong type is refused, with its location.
 
+use super::arn::is_account;
 use super::condition::Condition;
+use super::pattern::wild;
 use super::words::{could_name_an_action, is_service_principal, names_an_action};
 use super::{Names, Policy, Principal, Statement, Version};
 use crate::cipher::wrap::KeyId;
@@ -126,10 +128,6 @@ fn values(json: Json, at: &str) -> Result<Vec<String>> {
     }
 }
 
-pub(super) fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
-}
-
 fn aws_principal(name: String, at: &str) -> Result<Principal> {
     if name == "*" {
         return Ok(Principal::Everyone);
@@ -233,7 +231,7 @@ fn can_be_a_key(pattern: &str) -> bool {
     let fields: Vec<&str> = pattern.splitn(6, ':').collect();
     let [_, partition, service, region, account, resource] = fields[..] else { return false };
     let is_open = |field: &str| field.contains(['*', '?']);
-    let word = |field: &str, of: &str| super::wild(field, of, false);
+    let word = |field: &str, of: &str| wild(field, of, false);
     let region_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-*?".contains(&c);
     let account_good =
         is_account(account) || (is_open(account) && account.bytes().all(|b| b.is_ascii_digit() || b"*?".contains(&b)));

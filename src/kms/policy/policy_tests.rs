@@ -1,6 +1,8 @@
 //! Documents that are taken, documents that are refused, and what they answer.
 
 use super::*;
+use crate::cipher::wrap::EncryptionContext;
+use crate::env::Timestamp;
 use crate::error::Kind;
 use proptest::prelude::*;
 

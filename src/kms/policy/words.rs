@@ -4,9 +4,14 @@
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management Service"; KMS
 //! Developer Guide, "AWS KMS condition keys"; IAM User Guide, "AWS global condition context keys".
 
+use super::arn::is_account;
 use super::forms::{Form, Reading};
-use super::{VOLUME_SERVICE, fold_case, wild};
+use super::pattern::{fold_case, wild};
 use crate::cipher::wrap::MAX_CONTEXT;
+
+/// The name of coffer's volume service, in `kms:ViaService` and as a service principal. Policies may also use the name of AWS's
+/// volume service: `ec2.REGION.amazonaws.com`, and `ec2.amazonaws.com` as a principal.
+pub const VOLUME_SERVICE: &str = "ec2.coffer";
 
 /// The export of a volume's plaintext data key (`coffer volume export-key`): coffer's own action, which AWS does not have.
 pub const EXPORT_VOLUME_KEY: &str = "ExportVolumeKey";
@@ -299,7 +304,7 @@ impl Key {
                 Err("is not a type of principal")
             }
             Self::PrincipalArn if !value.starts_with("arn:") => Err("is not an ARN"),
-            Self::Account if !super::parse::is_account(value) => Err("is not an account id of 12 digits"),
+            Self::Account if !is_account(value) => Err("is not an account id of 12 digits"),
             Self::ViaService if !is_service(value, any_case) => {
                 Err("is not a service name such as ec2.coffer or ec2.us-east-1.amazonaws.com")
             }

@@ -29,7 +29,7 @@ impl Operation for Encrypt {
     }
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
         let (key, context) = (self.key.parse::<KeyRef>()?, context_of(&self.context)?);
-        let made = call.service.kms.encrypt(&key, &context, &self.plaintext.bytes()?, call.caller)?;
+        let made = call.service.kms.crypto().encrypt(&key, &context, &self.plaintext.bytes()?, call.caller)?;
         Ok(encrypted(made, None))
     }
 }
@@ -55,7 +55,7 @@ impl Operation for Decrypt {
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
         let key = self.key.as_deref().map(str::parse::<KeyRef>).transpose()?;
         let (blob, context) = (blob_of(&self.blob)?, context_of(&self.context)?);
-        let opened = call.service.kms.decrypt(&blob, &context, key.as_ref(), call.caller)?;
+        let opened = call.service.kms.crypto().decrypt(&blob, &context, key.as_ref(), call.caller)?;
         let plaintext = Some(Plain::of(opened.plaintext.expose()));
         Ok(CryptoInfo { key: opened.key_arn, key_material_id: opened.key_material_id, blob: None, plaintext })
     }
@@ -84,7 +84,7 @@ impl Operation for ReEncrypt {
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
         let (from, to) = (context_of(&self.context)?, context_of(&self.new_context)?);
         let (blob, key) = (blob_of(&self.blob)?, self.key.parse::<KeyRef>()?);
-        let made = call.service.kms.re_encrypt(&blob, (&from, None), (&to, &key), call.caller)?;
+        let made = call.service.kms.crypto().re_encrypt(&blob, (&from, None), (&to, &key), call.caller)?;
         Ok(encrypted(made, None))
     }
 }
@@ -114,10 +114,10 @@ impl Operation for GenerateDataKey {
         let (kms, spec) = (&call.service.kms, DataKeySpec::Bytes(self.bytes));
         let (key, context) = (self.key.parse::<KeyRef>()?, context_of(&self.context)?);
         if !self.plaintext {
-            let made = kms.generate_data_key_without_plaintext(&key, spec, &context, call.caller)?;
+            let made = kms.crypto().generate_data_key_without_plaintext(&key, spec, &context, call.caller)?;
             return Ok(encrypted(made, None));
         }
-        let (clear, made) = kms.generate_data_key(&key, spec, &context, call.caller)?;
+        let (clear, made) = kms.crypto().generate_data_key(&key, spec, &context, call.caller)?;
         Ok(encrypted(made, Some(Plain::of(clear.expose()))))
     }
 }

@@ -27,9 +27,9 @@ impl Operation for GetKeyPolicy {
     }
     fn perform(self, call: Call<'_>) -> Result<PolicyInfo> {
         let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
-        let document = kms.get_key_policy(&key, call.caller)?;
+        let document = kms.policies().get(&key, call.caller)?;
         let pretty = Policy::parse(&document)?.pretty();
-        Ok(PolicyInfo { key: kms.describe_key(&key)?.arn, document, pretty })
+        Ok(PolicyInfo { key: kms.keys().describe(&key)?.arn, document, pretty })
     }
 }
 
@@ -53,7 +53,7 @@ impl Operation for PutKeyPolicy {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let key = self.key.parse()?;
-        call.service.kms.put_key_policy(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
+        call.service.kms.policies().put(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
         Ok(Done(format!(
             "the key policy of {} is changed; clients that already hold a volume are not affected",
             self.key
@@ -76,7 +76,7 @@ impl Operation for ResetKeyPolicy {
         Some(on_key(service, "PutKeyPolicy", &self.key).detail("reset", true))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.reset_key_policy(&self.key.parse()?, call.caller)?;
+        call.service.kms.policies().reset(&self.key.parse()?, call.caller)?;
         Ok(Done(format!("{} has the default key policy: the account has full access", self.key)))
     }
 }
@@ -112,7 +112,7 @@ impl Operation for CreateGrant {
         let operations = operations.iter().map(|o| o.parse()).collect::<Result<_>>()?;
         let constraint = constraint(equals, subset)?;
         let spec = GrantSpec { grantee, retiring, operations, constraint, name };
-        let (grant, token) = call.service.kms.create_grant(&key.parse()?, spec, call.caller)?;
+        let (grant, token) = call.service.kms.grants().create(&key.parse()?, spec, call.caller)?;
         Ok(info(call.service, &grant, Some(token)))
     }
     fn shows_once(&self) -> ShownOnce {
@@ -141,7 +141,7 @@ impl Operation for ListGrants {
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
         let filter = GrantFilter { id: self.grant, grantee: self.grantee };
-        let grants = call.service.kms.list_grants(&self.key.parse()?, &filter, call.caller)?;
+        let grants = call.service.kms.grants().list(&self.key.parse()?, &filter, call.caller)?;
         Ok(grants.iter().map(|g| info(call.service, g, None)).collect())
     }
 }
@@ -161,7 +161,7 @@ impl Operation for ListRetirableGrants {
         Some(Act::new("kms:ListRetirableGrants"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
-        let grants = call.service.kms.list_retirable_grants(&self.retiring, call.caller)?;
+        let grants = call.service.kms.grants().list_retirable(&self.retiring, call.caller)?;
         Ok(grants.iter().map(|g| info(call.service, g, None)).collect())
     }
 }
@@ -183,7 +183,7 @@ impl Operation for RevokeGrant {
         Some(on_key(service, "RevokeGrant", &self.key).detail("grant", cut(&self.grant)).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        let gone = call.service.kms.revoke_grant(&self.key.parse()?, &self.grant, call.caller)?;
+        let gone = call.service.kms.grants().revoke(&self.key.parse()?, &self.grant, call.caller)?;
         call.service.suspensions.suspend_lease_of(&gone);
         Ok(Done(format!("grant {} is revoked", gone.id)))
     }
@@ -211,7 +211,7 @@ impl Operation for RetireGrant {
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let key = self.key.as_deref().map(str::parse).transpose()?;
         let (id, token) = (self.grant.as_deref(), self.token.as_deref());
-        let gone = call.service.kms.retire_grant(key.as_ref(), id, token, call.caller)?;
+        let gone = call.service.kms.grants().retire(key.as_ref(), id, token, call.caller)?;
         call.service.suspensions.suspend_lease_of(&gone);
         Ok(Done(format!("grant {} is retired", gone.id)))
     }

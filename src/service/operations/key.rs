@@ -35,7 +35,7 @@ impl Operation for CreateKey {
         let Self { alias, description, policy, bypass_lockout_check } = self;
         let (policy, alias) = (policy.as_deref(), alias.as_deref());
         let new = NewKey { description: &description, policy, bypass_lockout_check, alias };
-        call.service.key_info(call.service.kms.create_key_with(&new, call.caller)?)
+        call.service.key_info(call.service.kms.keys().create_with(&new, call.caller)?)
     }
 }
 
@@ -51,7 +51,7 @@ impl Operation for ListKeys {
         Some(Act::new("kms:ListKeys"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<KeyInfo>> {
-        let listing = call.service.kms.list_keys()?;
+        let listing = call.service.kms.keys().list()?;
         for bad in &listing.damaged {
             tracing::error!("{} {} is damaged and unavailable", bad.kind, bad.id);
         }
@@ -77,8 +77,8 @@ impl Operation for DescribeKey {
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
         let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
-        kms.ask(&key, "DescribeKey", call.caller)?;
-        call.service.key_info(kms.describe_key(&key)?)
+        kms.authorizer().ask(&key, "DescribeKey", call.caller)?;
+        call.service.key_info(kms.keys().describe(&key)?)
     }
 }
 
@@ -97,7 +97,7 @@ impl Operation for EnableKey {
         Some(on_key(service, "EnableKey", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.enable_key(&self.key.parse()?, call.caller)?;
+        let meta = call.service.kms.keys().enable(&self.key.parse()?, call.caller)?;
         call.service.resume_volumes(&meta.arn);
         call.service.key_info(meta)
     }
@@ -118,7 +118,7 @@ impl Operation for DisableKey {
         Some(on_key(service, "DisableKey", &self.key).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.disable_key(&self.key.parse()?, call.caller)?;
+        let meta = call.service.kms.keys().disable(&self.key.parse()?, call.caller)?;
         call.service.without_key(meta)
     }
 }
@@ -138,7 +138,7 @@ impl Operation for RotateKeyOnDemand {
         Some(on_key(service, "RotateKeyOnDemand", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        call.service.key_info(call.service.kms.rotate_key_on_demand(&self.key.parse()?, call.caller)?)
+        call.service.key_info(call.service.kms.keys().rotate_on_demand(&self.key.parse()?, call.caller)?)
     }
 }
 
@@ -159,7 +159,7 @@ impl Operation for ScheduleKeyDeletion {
         Some(on_key(service, "ScheduleKeyDeletion", &self.key).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.schedule_key_deletion(&self.key.parse()?, self.days, call.caller)?;
+        let meta = call.service.kms.keys().schedule_deletion(&self.key.parse()?, self.days, call.caller)?;
         let dependents = Some(call.service.dependents(&meta.arn)?);
         Ok(KeyInfo { dependents, ..call.service.without_key(meta)? })
     }
@@ -180,7 +180,7 @@ impl Operation for CancelKeyDeletion {
         Some(on_key(service, "CancelKeyDeletion", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        call.service.key_info(call.service.kms.cancel_key_deletion(&self.key.parse()?, call.caller)?)
+        call.service.key_info(call.service.kms.keys().cancel_deletion(&self.key.parse()?, call.caller)?)
     }
 }
 
@@ -201,7 +201,7 @@ impl Operation for CreateAlias {
         Some(on_key(service, "CreateAlias", &self.key).detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.create_alias(&self.alias, &self.key.parse()?, call.caller)?;
+        call.service.kms.aliases().create(&self.alias, &self.key.parse()?, call.caller)?;
         Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
@@ -223,7 +223,7 @@ impl Operation for UpdateAlias {
         Some(on_key(service, "UpdateAlias", &self.key).detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.update_alias(&self.alias, &self.key.parse()?, call.caller)?;
+        call.service.kms.aliases().update(&self.alias, &self.key.parse()?, call.caller)?;
         Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
@@ -243,7 +243,7 @@ impl Operation for DeleteAlias {
         Some(Act::new("kms:DeleteAlias").detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.delete_alias(&self.alias, call.caller)?;
+        call.service.kms.aliases().delete(&self.alias, call.caller)?;
         Ok(Done(format!("{} is deleted; its key is kept", self.alias)))
     }
 }
@@ -261,6 +261,6 @@ impl Operation for ListAliases {
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AliasInfo>> {
         let info = |a: AliasMetadata| AliasInfo { alias: a.alias_name, key: a.target_key_id.to_string() };
-        Ok(call.service.kms.list_aliases(None)?.aliases.into_iter().map(info).collect())
+        Ok(call.service.kms.aliases().list(None)?.aliases.into_iter().map(info).collect())
     }
 }

@@ -1,0 +1,31 @@
+//! What the ARNs of principals and keys say.
+
+/// The account of an ARN.
+pub fn account_of(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4).filter(|a| !a.is_empty())
+}
+
+/// The Region of an ARN.
+pub(super) fn region_of(arn: &str) -> &str {
+    arn.split(':').nth(3).unwrap_or_default()
+}
+
+/// The user's name in the ARN of a user.
+pub(super) fn user_of(arn: &str) -> Option<&str> {
+    arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
+}
+
+/// The service in the ARN of a service principal.
+pub(super) fn service_of(arn: &str) -> Option<&str> {
+    arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
+}
+
+/// Whether an ARN is that of an account's root.
+pub(super) fn is_root(arn: &str) -> bool {
+    arn.splitn(6, ':').nth(5) == Some("root")
+}
+
+/// Whether a text is the id of an account: 12 digits.
+pub(super) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
