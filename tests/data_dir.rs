@@ -132,7 +132,7 @@ fn init_refuses_a_directory_that_others_may_write_to() {
     std::fs::create_dir(&s.data).unwrap();
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o777)).unwrap();
     let key = s.key.to_str().unwrap().to_owned();
-    s.fails(6, &["init", "--key-file", &key], &["other users can write", "chmod 700"]);
+    s.fails(6, &["init", "--key-file", &key], &["other users may write", "chmod 700"]);
     assert_eq!(std::fs::read_dir(&s.data).unwrap().count(), 0);
     assert!(!s.key.exists());
     std::fs::set_permissions(&s.data, PermissionsExt::from_mode(0o700)).unwrap();
@@ -254,7 +254,7 @@ fn what_root_asks_for_reaches_no_other_server_by_a_users_link() {
     own.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
     let server = own.serve();
     symlink(own.data.join("control.sock"), s.data.join("control.sock")).unwrap();
-    s.fails(6, &["volume", "delete", "v"], &["uid 0 listens there", "link to another server"]);
+    s.fails(6, &["volume", "delete", "v"], &["the server runs as uid 0", "link to another server"]);
     own.ok(&["volume", "show", "v"]);
     drop(server);
     // Nobody listens behind it any more: the directory is root's to use, as its owner.

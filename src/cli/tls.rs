@@ -55,7 +55,7 @@ pub(super) enum AccessVerb {
         #[command(flatten)]
         what: What,
     },
-    /// Revoke a client's access; clients that already hold a volume are not affected
+    /// Revoke access; clients that already hold a volume are not affected
     Deny {
         /// Name of the client or token, as listed
         name: String,
@@ -111,7 +111,8 @@ fn check_kind(args: &AllowArgs) -> Result<()> {
     match args.name.split_once(':') {
         Some((kind, _)) if args.what.user.is_none() && !KINDS.contains(&kind) => {
             let what = format!("NAME {:?}: unknown kind of name {kind:?}", args.name);
-            Err(Error::new(Kind::Usage, what).hint("use one of cn:, dns:, email:, uri:, sha256: or uid:, or add --user for a URI"))
+            Err(Error::new(Kind::Usage, what)
+                .hint("use one of cn:, dns:, email:, uri:, sha256: or uid:, or add --user for a URI"))
         }
         _ => Ok(()),
     }
