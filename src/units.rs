@@ -415,7 +415,7 @@ mod tests {
             assert_eq!(of(text), Some(bytes), "{text}");
         }
         for (bad, words) in [
-            ("10Gb", "write GB, or GiB"),
+            ("10Gb", "use GB or GiB"),
             ("10mb", "a small b means bits"),
             ("1.5GiB", "1536MiB"),
             ("0,5GB", "whole number"),

@@ -96,8 +96,8 @@ fn plain_tcp_is_served_on_loopback_when_asked_for_alone() {
     s.fails(2, &["serve", "--listen", "tcp:127.0.0.1:10809"], &["no identity", "--insecure-loopback"]);
     for addr in ["0.0.0.0:10809", "[::]:10809", "192.0.2.1:10809"] {
         let place = format!("tcp:{addr}");
-        s.fails(2, &["serve", "--insecure-loopback", "--listen", &place], &[addr, "alone"]);
-        s.fails(2, &["serve", "--listen", &place], &[addr, "alone"]);
+        s.fails(2, &["serve", "--insecure-loopback", "--listen", &place], &[addr, "only served on"]);
+        s.fails(2, &["serve", "--listen", &place], &[addr, "only served on"]);
     }
     s.fails(2, &["serve", "--insecure-loopback", "--listen", "tcp:localhost"], &["not an address"]);
     s.fails(2, &["serve", "--listen", "vsock:1"], &["not an address"]);

@@ -115,7 +115,7 @@ fn too_many_clients_are_told_so_and_those_before_go_on() {
     });
     let err = last.unwrap();
     assert_eq!(err.kind(), Kind::Busy);
-    assert!(err.line().contains("2 commands under way"), "{}", err.line());
+    assert!(err.line().contains("2 commands in progress"), "{}", err.line());
     let mut client = first.pop().unwrap();
     client.write_all(b"{\"action\": \"volume-list\"}}\n").unwrap();
     assert!(said(client).contains("\"reply\""));

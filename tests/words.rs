@@ -94,7 +94,7 @@ fn scheduling_a_keys_deletion_says_how_much_is_lost_by_it() {
     let s = with_volume();
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "other"]);
     let out = s.ok(&["key", "schedule-deletion", "alias/k"]);
-    assert!(out.stderr.contains("1 volume and 0 snapshots become unreadable"), "{}", out.stderr);
+    assert!(out.stderr.contains("1 volume and 0 snapshots become permanently unreadable"), "{}", out.stderr);
     s.ok(&["key", "cancel-deletion", "alias/k"]);
     s.ok(&["key", "enable", "alias/k"]);
     for volume in ["web", "web", "other"] {
@@ -103,7 +103,7 @@ fn scheduling_a_keys_deletion_says_how_much_is_lost_by_it() {
     s.ok(&["volume", "create", "--size", "1MiB", "--name", "web2", "--key", "alias/k"]);
     s.ok(&["volume", "delete", "web"]);
     let out = s.ok(&["--json", "key", "schedule-deletion", "alias/k"]);
-    assert!(out.stderr.contains("1 volume and 2 snapshots become unreadable"), "{}", out.stderr);
+    assert!(out.stderr.contains("1 volume and 2 snapshots become permanently unreadable"), "{}", out.stderr);
     assert_eq!(out.json()["dependents"], serde_json::json!({ "volumes": 1, "snapshots": 2 }));
     let unused = s.id(&["key", "create"]);
     assert_eq!(s.ok(&["key", "schedule-deletion", &unused]).stderr, "");

@@ -52,7 +52,7 @@ pub(super) enum CryptoVerb {
         #[arg(long)]
         key: Option<String>,
     },
-    /// Re-encrypt a ciphertext under another CMK, or under the newest backing key of the same one
+    /// Re-encrypt a ciphertext under another CMK or a newer backing key
     ReEncrypt {
         /// Destination CMK (key id, ARN or alias)
         key: String,
@@ -65,7 +65,7 @@ pub(super) enum CryptoVerb {
         #[arg(long, value_name = "NAME=VALUE")]
         new_context: Vec<String>,
     },
-    /// Generate a data key: encrypted under a CMK, and in plaintext if --plaintext-out is given
+    /// Generate a data key, encrypted under a CMK
     GenerateDataKey {
         /// Key id, ARN or alias
         key: String,

@@ -179,7 +179,7 @@ fn may_serve(addr: SocketAddr, args: &ServeArgs) -> Result<()> {
     }
     if !addr.ip().is_loopback() {
         return Err(Error::new(Kind::Usage, format!("tcp:{addr}: plain TCP is only served on 127.0.0.1 and ::1"))
-            .hint("add --tls DIR (create it with `coffer tls init`), or use a Unix socket"));
+            .hint("add --tls DIR with certificates from `coffer tls init`, or use a Unix socket"));
     }
     if !args.insecure_loopback {
         return Err(Error::new(Kind::Usage, format!("tcp:{addr}: on plain TCP, clients have no identity")).hint(

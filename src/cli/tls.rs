@@ -44,9 +44,12 @@ pub(super) enum CertificateVerb {
 /// Who may use which volumes: the same under `coffer tls` and `coffer access`.
 #[derive(Debug, Subcommand)]
 pub(super) enum AccessVerb {
-    /// Allow a client to use volumes; replaces what it was allowed before, unless --add is given A client is the bearer of a
-    /// certificate, or another local user. The given volumes replace the client's list; with --add, they extend it.
-    /// Clients that already hold a volume are not affected.
+    /// Allow a client to use volumes; replaces what it was allowed before, unless --add is given
+    #[command(
+        after_help = "A client is the bearer of a certificate, or another local user. The given volumes replace the \
+                            client's list; with --add, they extend it. Clients that already hold a volume are not \
+                            affected."
+    )]
     Allow(AllowArgs),
     /// Create a token, which replaces a client certificate; it is shown only once
     Token {
@@ -55,7 +58,7 @@ pub(super) enum AccessVerb {
         #[command(flatten)]
         what: What,
     },
-    /// Revoke a client's access; clients that already hold a volume are not affected
+    /// Revoke access; clients that already hold a volume are not affected
     Deny {
         /// Name of the client or token, as listed
         name: String,

@@ -271,7 +271,7 @@ impl Map {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "{}: its map generation {generation} is ahead of the header's {}",
+                    "{}: its map generation {generation} is ahead of the header's {}: the header was rolled back",
                     self.what(no),
                     self.generation
                 ),

@@ -109,7 +109,7 @@ fn a_value_that_its_key_can_never_have_is_refused_and_said_why() {
             "StringEquals",
             "aws:PrincipalType",
             "AssumedRole",
-            "AWS's alone, and can never match here: aws:PrincipalType is Account or User",
+            "exists only in AWS, and can never match here: aws:PrincipalType is Account or User",
         ),
         ("StringNotEquals", "aws:PrincipalType", "Anonymous", "exists only in AWS"),
         ("StringEquals", "kms:ViaService", "s3.us-east-1.amazonaws.com", "exists only in AWS"),
@@ -221,7 +221,7 @@ fn a_statement_that_is_about_no_request_is_refused() {
         (json!({"Effect": "Allow", "NotAction": "kms:*"}), "covers all actions"),
         (
             json!({"Effect": "Allow", "Action": "kms:Decrypt*Grant"}),
-            "Statement[0].Action: kms:Decrypt*Grant covers no action",
+            "Statement[0].Action: kms:Decrypt*Grant matches no action",
         ),
         (json!({"NotResource": "*"}), "Statement[0].NotResource: \"*\" covers the key that has the policy"),
         (json!({"NotResource": [OTHER, KEY]}), "covers the key that has the policy"),

@@ -318,7 +318,7 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (instead(r#", "Resource": "*""#, ""), "Statement[0]: it has no Resource"),
         (instead(r#""Resource": "*""#, r#""Resource": "key/1""#), "Statement[0].Resource: \"key/1\""),
         (instead("kms:*", "ec2:Run*"), "Statement[0].Action: \"ec2:Run*\""),
-        (instead("kms:*", "kms:"), "\"kms:\" is not an action"),
+        (instead("kms:*", "kms:"), "\"kms:\" is neither * nor an action"),
         (instead(r#""Action": "kms:*""#, r#""Action": []"#), "Statement[0].Action: the list is empty"),
         (instead(star, r#""Principal": "alice""#), "Statement[0].Principal: \"alice\""),
         (instead(star, r#""Principal": {}"#), "it has no principal"),
