@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// In the order of dependency: a module imports only from its own layer and the ones before it.
 const LAYERS: [&[&str]; 10] = [
-    &["redact", "error", "units", "env", "sys", "file", "secret"],
+    &["redact", "error", "units", "env", "sys", "file", "secret", "logging"],
     &["cipher"],
     &["ledger"],
     &["kms"],
@@ -25,7 +25,7 @@ const LONGEST: usize = 800;
 /// Maximum number of files of one layer that may import one another in a circle. Larger circles predate this check: their
 /// numbers only decrease.
 const CIRCLE: usize = 3;
-const LARGER_CIRCLES: [(&str, usize); 2] = [("service", 2), ("cli", 19)];
+const LARGER_CIRCLES: [(&str, usize); 2] = [("service", 2), ("cli", 6)];
 
 fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

@@ -334,13 +334,7 @@ fn settle(device: Device) {
     let _ = rustix::mm::mlockall(Lock::CURRENT | Lock::FUTURE | Lock::ONFAULT);
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=info"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| crate::cli::LogWriter)
-        .with_ansi(false)
-        .try_init();
+    crate::logging::start("coffer=info");
 }
 
 fn begin(job: &Job) -> Result<(Keeper<NbdDriver, Server>, Events)> {

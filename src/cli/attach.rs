@@ -1,8 +1,9 @@
 //! `coffer attach`, `detach` and `attachments`: volumes as disks of this machine. The kernel interface and the helper that
 //! keeps its connections alive are in [`crate::attach`].
 
+use super::args::Common;
 use super::client;
-use super::{Common, render};
+use super::render;
 use crate::api::control;
 use crate::attach::helper::{self, Held, HelperPlace, Job, Up};
 use crate::attach::machine::{Machine, claim};

@@ -9,7 +9,8 @@
 mod local;
 mod scale;
 
-use super::{Common, render};
+use super::args::Common;
+use super::render;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::measure::load::{self, Connection, Op, Pattern, Until};
 use crate::measure::session::Session;
@@ -26,7 +27,7 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
     /// Size of the volume to use [default: 512MiB]
-    #[arg(long, allow_hyphen_values = true, value_parser = super::size)]
+    #[arg(long, allow_hyphen_values = true, value_parser = super::args::size)]
     size: Option<ByteLen>,
     /// Seconds for each measurement [default: 3]
     #[arg(long)]

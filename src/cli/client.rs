@@ -1,7 +1,7 @@
 //! Sends requests to the server if one is running, otherwise opens the data directory in this process. The replies are the
 //! same.
 
-use super::Common;
+use super::args::Common;
 use super::render;
 use crate::api::control;
 use crate::env::Env;

@@ -1,7 +1,8 @@
 //! `coffer key encrypt`, `decrypt`, `re-encrypt`, `generate-data-key`: from files or standard input to files or standard
 //! output. Secrets are written to files of mode 0600 and never passed as arguments.
 
-use super::{Common, client, out, render};
+use super::args::Common;
+use super::{client, out, render};
 use crate::cipher::wrap::MAX_PLAINTEXT;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{CryptoInfo, Plain, Reply};

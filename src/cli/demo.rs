@@ -6,7 +6,7 @@
 mod left;
 mod mount;
 
-use super::Common;
+use super::args::Common;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::measure::session::Session;
 use crate::units::ByteLen;
@@ -30,7 +30,7 @@ pub(super) struct DemoArgs {
     #[arg(long)]
     keep: bool,
     /// Amount of data to write
-    #[arg(long, default_value = "256MiB", allow_hyphen_values = true, value_parser = super::size)]
+    #[arg(long, default_value = "256MiB", allow_hyphen_values = true, value_parser = super::args::size)]
     files: ByteLen,
 }
 

@@ -1,7 +1,8 @@
 //! `coffer doctor`: asks the service; if it cannot be opened, examines its parts directly, because that is when people need a
 //! doctor.
 
-use super::{Common, client, render};
+use super::args::Common;
+use super::{client, render};
 use crate::error::{Error, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use crate::kms::RootUnlock;

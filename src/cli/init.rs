@@ -1,7 +1,8 @@
 //! `coffer init`: creates a data directory, its root key, catalog and snapshot repository.
 
+use super::args::Common;
 use super::client::{ask_passphrase, config_folder, data_dir, read_passphrase_fd};
-use super::{Common, render};
+use super::render;
 use crate::env::{Env, Rng, SystemRng};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Argon2Cost, InstallationConfig, RootChoice};

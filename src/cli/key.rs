@@ -1,6 +1,6 @@
 //! `coffer key policy` and `coffer key grant`.
 
-use super::Common;
+use super::args::Common;
 use super::client::session;
 use super::crypto::pairs;
 use super::out::note;

@@ -1,5 +1,6 @@
 //! The command line: clap's tree, one request for each verb, and how answers are shown. No logic.
 
+mod args;
 mod attach;
 mod audit;
 mod bench;
@@ -16,8 +17,6 @@ mod snapshot;
 mod sockets;
 mod tls;
 
-pub(crate) use out::Log as LogWriter;
-
 use crate::error::{Error, Kind, Result};
 use crate::service::OnKeyLoss;
 use crate::service::api::Reply;
@@ -30,6 +29,7 @@ use crate::service::operations::{
     SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
 };
 use crate::units::ByteLen;
+use args::{Common, on_key_loss, requests, size, throughput};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
@@ -44,31 +44,6 @@ pub struct Cli {
     common: Common,
     #[command(subcommand)]
     verb: Verb,
-}
-
-/// Options of every command.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub struct Common {
-    /// Data directory [env: COFFER_DATA] [default: /var/lib/coffer for root, ~/.local/share/coffer for others]
-    // Not by clap: it would show the flag as required, and a bare `coffer` as an error, if the variable is set.
-    #[arg(long, global = true, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Print results as JSON, and progress as JSON lines on standard error
-    #[arg(long, global = true)]
-    json: bool,
-    /// Print only ids
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// Use this root key file instead of the one that init wrote
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
-    root_key_file: Option<PathBuf>,
-    /// Allow volumes on a shared file system, if no other host opens them
-    #[arg(long, global = true)]
-    single_host_i_know: bool,
-    /// Read the root key's passphrase from this file descriptor
-    #[arg(long, global = true, value_name = "N")]
-    passphrase_fd: Option<i32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,31 +194,6 @@ struct SettingsArgs {
     /// Limit on throughput per second, as 125 (MiB) or 125MiB; 0: no limit
     #[arg(long, value_name = "MIB", allow_hyphen_values = true, value_parser = throughput)]
     throughput: Option<u64>,
-}
-
-fn on_key_loss(text: &str) -> Result<OnKeyLoss, String> {
-    let all = [OnKeyLoss::Suspend, OnKeyLoss::Continue, OnKeyLoss::Fail];
-    all.into_iter().find(|p| p.to_string() == text).ok_or_else(|| "use suspend, continue or fail".to_owned())
-}
-
-/// Requests per second.
-fn requests(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| "not a number of requests per second: use a whole number, as 3000, or 0 for no limit".to_owned())
-}
-
-/// A size, with the whole message of what is wrong with it: clap shows no hint.
-pub(super) fn size(text: &str) -> Result<ByteLen, String> {
-    text.parse::<ByteLen>().map_err(|e| e.line())
-}
-
-/// Bytes per second; a bare number is MiB, as in EBS.
-fn throughput(text: &str) -> Result<u64, String> {
-    let bytes = match text.parse::<u64>() {
-        Ok(mib) => mib.checked_mul(1 << 20),
-        Err(_) => text.parse::<ByteLen>().ok().map(|b| b.0),
-    };
-    bytes.ok_or_else(|| "not a throughput: use a number of MiB, as 125, or a size, as 125MiB or 125MB".to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,9 @@
 //! Everything that the command line prints. A write error is a failure: the first one is kept, and makes the exit code 1.
 //! Only EPIPE is ignored, as usual.
 
-use super::Common;
+use super::args::Common;
 use super::client;
 use crate::error::{Error, Kind, Result};
-use crate::redact;
 use crate::service::api::Reply;
 use crate::service::operations::ShownOnce;
 use parking_lot::Mutex;
@@ -97,17 +96,4 @@ pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply)
 /// Prints a message on standard error. A failure cannot be reported anywhere.
 pub(super) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Standard error as a log: an error in writing it must not end the server.
-pub(crate) struct Log;
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().write_all(redact::tokens(&String::from_utf8_lossy(bytes)).as_bytes());
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

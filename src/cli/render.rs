@@ -1,6 +1,6 @@
 //! How replies, progress and errors are shown: tables for people, JSON for programs, only ids with -q.
 
-use super::Common;
+use super::args::Common;
 use super::out::note;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};

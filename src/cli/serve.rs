@@ -1,10 +1,10 @@
 //! `coffer serve`: the server. Holds the data directory, answers requests on its control socket, serves volumes over NBD.
 
-use super::Common;
+use super::args::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
 use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
-use crate::env::{Clock, Env, SystemClock};
+use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::tls::Oldest;
 use crate::nbd::uri::uri;
@@ -21,8 +21,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 
 /// How long requests in flight may take when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -95,7 +93,7 @@ pub(super) fn survive_file_size_limit() -> Result<()> {
 }
 
 pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
-    log_to_stderr();
+    crate::logging::start("coffer=warn");
     let mut signals = on_signals()?;
     let data = data_dir(common)?;
     must_be_initialised(&data)?;
@@ -205,26 +203,6 @@ fn connections_within(files: u64) -> Result<usize> {
         }
         some => Ok(usize::try_from(some).unwrap_or(usual).min(usual)),
     }
-}
-
-/// Times in the log: UTC, seconds.
-struct LogTime;
-
-impl FormatTime for LogTime {
-    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
-        write!(to, "{}", SystemClock.now())
-    }
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("COFFER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("coffer=warn"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| super::out::Log)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_timer(LogTime)
-        .try_init();
 }
 
 /// What a signal asks of the server.

@@ -1,6 +1,6 @@
 //! What `coffer snapshot` does besides sending requests: verification without a key, and the end of waiting.
 
-use super::Common;
+use super::args::Common;
 use super::client::{PATIENCE, ask_daemon, ask_once, data_dir};
 use super::render;
 use crate::api::control;

@@ -1,7 +1,8 @@
 //! `coffer tls`: certificates, which need no data directory. `coffer access`: who may use which volumes.
 
+use super::args::Common;
 use super::client::{Ask, config_folder, session};
-use super::{Common, render};
+use super::render;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::pki;
