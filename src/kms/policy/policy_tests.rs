@@ -373,7 +373,7 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         ),
         (
             with(r#""Condition": {"StringNotEquals": {"aws:sourcevpce": "x"}}"#),
-            "it knows kms:ViaService, kms:CallerAccount",
+            "supported keys: kms:ViaService, kms:CallerAccount",
         ),
         (with(r#""Condition": {"Null": {"aws:MultiFactorAuthPresent": "true"}}"#), "coffer does not support"),
         (
