@@ -21,6 +21,17 @@ fn send(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
+/// Stops a process, and waits until each of its threads has stopped.
+fn stop(pid: u32) {
+    send(pid, Signal::STOP);
+    wait_until("all threads are stopped", || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let states: Vec<_> =
+            tasks.map(|t| std::fs::read_to_string(t.path().join("status")).unwrap_or_default()).collect();
+        states.iter().all(|status| status.contains("State:\tT"))
+    });
+}
+
 #[test]
 fn a_passphrase_and_a_key_file_are_not_both_taken() {
     let s = Scratch::empty();
@@ -127,7 +138,7 @@ fn asking(s: &Scratch, args: &[&str]) -> Child {
 fn a_server_that_does_not_answer_is_named_and_waited_for() {
     let s = with_volume();
     let server = s.serve();
-    send(server.pid(), Signal::STOP);
+    stop(server.pid());
     let loud = asking(&s, &["volume", "list"]);
     let quiet = asking(&s, &["--quiet", "volume", "list"]);
     std::thread::sleep(Duration::from_secs(6));
@@ -144,7 +155,7 @@ fn a_server_that_accepts_nothing_is_unreachable_in_ten_seconds() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let s = with_volume();
     let server = s.serve();
-    send(server.pid(), Signal::STOP);
+    stop(server.pid());
     let address = SocketAddrUnix::new(s.data.join("control.sock")).unwrap();
     let mut queue = Vec::new();
     loop {

@@ -147,7 +147,7 @@ fn a_volume_may_go_on_without_its_cmk_or_fail() {
     assert_eq!(c.ask(FLUSH, 0, 0, 0, &[]), 0);
     s.ok(&["volume", "modify", "web", "--on-key-loss", "fail"]);
     assert_eq!(c.reply(), (5, 1));
-    s.fails(2, &["volume", "modify", "web"], &["nothing"]);
+    s.fails(2, &["volume", "modify", "web"], &["no setting is given"]);
     drop(server);
 }
 

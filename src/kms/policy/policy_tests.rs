@@ -375,7 +375,7 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         ),
         (
             with(r#""Condition": {"StringNotEquals": {"aws:sourcevpce": "x"}}"#),
-            "it knows kms:ViaService, kms:CallerAccount",
+            "supported keys: kms:ViaService, kms:CallerAccount",
         ),
         (with(r#""Condition": {"Null": {"aws:MultiFactorAuthPresent": "true"}}"#), "coffer does not support"),
         (
@@ -393,7 +393,10 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
             with(r#""Condition": {"ForAnyValue:StringLike": {"kms:GrantOperations": "decrypt"}}"#),
             "not an operation that a grant can allow",
         ),
-        (with(r#""Condition": {"StringEquals": {"kms:CallerAccount": "11112222333"}}"#), "no account id of 12 digits"),
+        (
+            with(r#""Condition": {"StringEquals": {"kms:CallerAccount": "11112222333"}}"#),
+            "is not an account id of 12 digits",
+        ),
         (with(r#""Condition": {"StringEquals": {"aws:PrincipalType": "user"}}"#), "not a type of principal"),
         (
             with(r#""Condition": {"StringEquals": {"kms:ViaService": "ec2.us-east-1.amazonaws.co"}}"#),
