@@ -14,6 +14,7 @@ use crate::service::api::{AttachmentInfo, Reply, VolumeInfo};
 use crate::service::operations::{
     Answer, AttachVolume, BreakLease, DescribeVolume, DetachVolume, ListAttachments, RenewAttachment,
 };
+use crate::service::volume_part;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -98,9 +99,7 @@ fn job(att: &AttachmentInfo, device: Device, connections: u32, adopt: bool) -> J
 
 /// Only the helper gets the token.
 fn show(common: &Common, mut att: AttachmentInfo, up: &Up, again: bool) -> u8 {
-    if let Some(end) = att.export.find('?') {
-        att.export.truncate(end);
-    }
+    att.export.truncate(volume_part(&att.export).len());
     if common.json || common.quiet {
         return render::reply(&Reply::Attachment(att), common);
     }

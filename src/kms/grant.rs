@@ -159,7 +159,7 @@ impl Grants {
     ///
     /// # Errors
     /// [`Kind::AccessDenied`]; [`Kind::KeyUnavailable`] for a key that is not enabled; [`Kind::Usage`] for an invalid name,
-    /// principal or constraint; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_GRANTS`].
+    /// principal or constraint; [`Kind::InvalidState`] (LimitExceededException) above [`super::MAX_GRANTS`].
     pub fn create(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
         let id = self.store.resolve(key)?;

@@ -15,6 +15,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Kind};
 use crate::redact;
+use crate::service::volume_part;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -332,7 +333,7 @@ impl Conn {
         if let Err(err) = &answer
             && how != Choice::Info
         {
-            let name: String = redact::tokens(name.split('?').next().unwrap_or_default()).chars().take(40).collect();
+            let name: String = redact::tokens(volume_part(name)).chars().take(40).collect();
             let line = format!("connection {}: export {name:?} is refused: {}", self.out.id, err.line());
             self.shared.warn(&line);
         }

@@ -62,6 +62,7 @@ pub use lease::{GRACE, Holder};
 pub use records::EC2;
 pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
+pub use token::volume_part;
 pub use view::SnapshotView;
 
 use crate::env::Env;

@@ -2,6 +2,7 @@
 
 use super::Service;
 use super::operations::named;
+use super::token::volume_part;
 use crate::error::{Error, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -22,8 +23,6 @@ impl Service {
     /// # Errors
     /// The errors of `open`.
     pub fn opening<R>(&self, name: &str, caller: &Caller, open: impl FnOnce() -> Result<R>) -> Result<R> {
-        // The part after the name is a token, or does not say which export it is.
-        let plain = name.split_once('?').map_or(name, |(plain, _)| plain);
-        self.ledger().verb(named("ec2:AttachVolume", plain), caller, open)
+        self.ledger().verb(named("ec2:AttachVolume", volume_part(name)), caller, open)
     }
 }

@@ -32,6 +32,12 @@ pub(super) struct ExportName<'a> {
     pub(super) read_only: bool,
 }
 
+/// Returns the part of an export name that names a volume or snapshot, also of a malformed name.
+/// What follows it is a token, or does not say which export.
+pub fn volume_part(name: &str) -> &str {
+    name.split('?').next().unwrap_or_default()
+}
+
 impl<'a> ExportName<'a> {
     /// Parses an export name.
     ///

@@ -6,11 +6,11 @@
 
 #![no_main]
 
-#[path = "../../../src/redact.rs"]
-mod redact;
 #[path = "../../../src/error.rs"]
 #[allow(dead_code)]
 pub mod error;
+#[path = "../../../src/redact.rs"]
+mod redact;
 
 /// The names of the engine that these modules use.
 #[path = "../../../src/engine"]
