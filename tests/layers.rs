@@ -22,10 +22,8 @@ const LAYERS: [&[&str]; 10] = [
 const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];
 const LONGEST: usize = 800;
-/// Maximum number of files of one layer that may import one another in a circle. Larger circles predate this check: their
-/// numbers only decrease.
+/// Maximum number of files that may import one another in a circle: a parent and its parts.
 const CIRCLE: usize = 3;
-const LARGER_CIRCLES: [(&str, usize); 2] = [("service", 2), ("cli", 6)];
 
 fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -289,15 +287,9 @@ fn few_files_import_one_another_in_a_circle() {
     let all: BTreeSet<_> = code.iter().map(|s| s.module()).collect();
     let uses = code.iter().map(|s| (s.module(), s.uses(&all))).collect();
     let circles = circles(&uses);
-    let most = |layer: &str| LARGER_CIRCLES.iter().find(|(l, _)| *l == layer).map_or(CIRCLE, |(_, most)| *most);
-    let layer = |circle: &[String]| circle[circle.len() - 1].split('/').next().unwrap().to_owned();
-    let found = circles.iter().filter(|c| c.len() > most(&layer(c))).map(|c| c.join(" ")).collect::<Vec<_>>();
+    let found: Vec<_> = circles.iter().filter(|c| c.len() > CIRCLE).map(|c| c.join(" ")).collect();
     none(&found, "too many files import one another in a circle:");
-    // A circle that has become smaller must stay so.
-    for (name, most) in LARGER_CIRCLES {
-        let now = circles.iter().filter(|c| layer(c) == name).map(Vec::len).max();
-        assert_eq!(now.unwrap_or(0), most, "the largest circle of {name} has changed: write its size down");
-    }
+    assert!(circles.iter().any(|c| c.len() > 1), "this test sees no circle at all, and there are small ones");
 }
 
 #[test]

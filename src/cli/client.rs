@@ -80,7 +80,7 @@ pub(super) fn session<T>(common: &Common, verb: &str, job: &mut dyn FnMut(Ask<'_
         return answered;
     }
     must_be_initialised(&data)?;
-    super::serve::survive_file_size_limit()?;
+    super::signals::survive_file_size_limit()?;
     match call_here(common, &data, verb, job, &mut bar)? {
         Some(answer) => Ok(answer),
         None => job(&mut |request| ask_daemon(&socket, &request, &mut bar)),
@@ -150,12 +150,12 @@ fn call_here<T>(
     let outcome = job(&mut |request| {
         if matches!(request, Request::CreateSnapshot(_)) {
             // No other process would continue it.
-            super::serve::stop_on_interrupt()?;
+            super::signals::stop_on_interrupt()?;
         }
         service.handle(&caller, request, &mut |p: Progress| {
             bar.show(&p);
             gave_way |= service.is_asked_for();
-            !(gave_way || crate::cli::serve::interrupted())
+            !(gave_way || super::signals::interrupted())
         })
     });
     service.shut_down();

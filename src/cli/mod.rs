@@ -10,9 +10,11 @@ mod demo;
 mod doctor;
 mod init;
 mod key;
+mod once;
 mod out;
 mod render;
 mod serve;
+mod signals;
 mod snapshot;
 mod sockets;
 mod tls;
@@ -409,8 +411,8 @@ fn run(cli: Cli) -> Result<u8> {
     let denies = matches!(request, Request::DenyAccess(_));
     let bypasses = key::bypasses_lockout_check(&request);
     let cancels = matches!(request, Request::CancelKeyDeletion(_));
-    let once = request.shows_once();
-    out::must_be_there(once)?;
+    let shown = request.shows_once();
+    once::must_be_there(shown)?;
     let reply =
         if bypasses { key::ask_and_say_who_is_locked_out(&common, &request)? } else { client::ask(&common, request)? };
     if let Reply::Volume(volume) = &reply
@@ -424,7 +426,7 @@ fn run(cli: Cli) -> Result<u8> {
         render::say_that_it_stays_disabled(key);
     }
     let code = if denies { render::denied(&reply, &common) } else { render::reply(&reply, &common) };
-    out::keep_or_take_back(&common, once, &reply)?;
+    once::keep_or_take_back(&common, shown, &reply)?;
     Ok(code)
 }
 

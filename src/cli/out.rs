@@ -1,11 +1,7 @@
 //! Everything that the command line prints. A write error is a failure: the first one is kept, and makes the exit code 1.
 //! Only EPIPE is ignored, as usual.
 
-use super::args::Common;
-use super::client;
-use crate::error::{Error, Kind, Result};
-use crate::service::api::Reply;
-use crate::service::operations::ShownOnce;
+use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Write};
@@ -62,35 +58,9 @@ pub(super) fn outcome() -> Result<()> {
     }
 }
 
-/// Refuses to create a secret that could not be shown.
-///
-/// # Errors
-/// If there is no standard output.
-pub(super) fn must_be_there(once: ShownOnce) -> Result<()> {
-    if once != ShownOnce::Nothing && crate::sys::was_closed(1) {
-        return Err(Error::new(
-            Kind::Failed,
-            "standard output is closed, and this command's output is shown only once",
-        )
-        .hint("redirect it to a file or a terminal"));
-    }
-    Ok(())
-}
-
-/// After a reply was printed: revokes a secret that is shown once and could not be written.
-///
-/// # Errors
-/// Why it was not written.
-pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply) -> Result<()> {
-    let Some(undo) = once.taken_back_by(reply) else { return Ok(()) };
-    let Some(err) = FAILED.lock().take() else { return Ok(()) };
-    let err = unwritten(err);
-    Err(match client::ask(common, undo) {
-        Ok(_) => err.context("the token could not be shown and was revoked"),
-        Err(failed) => err
-            .context(format!("the token could not be shown, and is still valid: {}", failed.line()))
-            .hint("revoke it with `coffer access deny` or `coffer key grant revoke`"),
-    })
+/// Takes the first failure to print, so that [`outcome`] does not report it again.
+pub(super) fn take_failure() -> Option<Error> {
+    FAILED.lock().take().map(unwritten)
 }
 
 /// Prints a message on standard error. A failure cannot be reported anywhere.

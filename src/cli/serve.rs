@@ -2,6 +2,7 @@
 
 use super::args::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
+use super::signals::{self, survive_file_size_limit};
 use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
 use crate::env::Env;
@@ -18,8 +19,7 @@ use sd_notify::NotifyState;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when the server is told to stop.
@@ -57,13 +57,6 @@ fn octal(text: &str) -> std::result::Result<u32, String> {
     if mode > 0o777 { Err("not a mode: at most 777".to_owned()) } else { Ok(mode) }
 }
 
-static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// Whether the user asked this process to stop.
-pub(super) fn interrupted() -> bool {
-    STOP.load(Ordering::Acquire)
-}
-
 /// Signals that would end the process by default, and have no meaning for a server.
 const IGNORED: [i32; 7] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF, libc::SIGIO, libc::SIGPWR];
@@ -73,23 +66,6 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
     survive_file_size_limit()?;
     signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2].into_iter().chain(IGNORED))
         .on(|| "catch SIGTERM".to_owned())
-}
-
-/// From now on, the first SIGINT or SIGTERM makes [`interrupted`] true, so that the verb undoes what it did. The second one
-/// ends the process.
-pub(super) fn stop_on_interrupt() -> Result<()> {
-    let exit = i32::from(Kind::Interrupted.exit_code());
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, exit, STOP.clone())
-            .and_then(|_| signal_hook::flag::register(signal, STOP.clone()))
-            .on(|| "catch SIGINT".to_owned())?;
-    }
-    Ok(())
-}
-
-/// A file that grows beyond RLIMIT_FSIZE makes the write fail (EFBIG) instead of ending the process.
-pub(super) fn survive_file_size_limit() -> Result<()> {
-    signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop).on(|| "catch SIGXFSZ".to_owned())
 }
 
 pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
@@ -225,7 +201,7 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
             _ => break,
         }
     }
-    STOP.store(true, Ordering::Release);
+    signals::stop();
     Asked::Stop
 }
 

@@ -16,7 +16,7 @@ use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::store::{BlockStore, ScratchSpace};
-use crate::units::{CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, SUBSECTOR, VolumeId, chunks_in};
+use crate::units::{ByteLen, CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, SUBSECTOR, VolumeId, chunks_in};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -407,7 +407,7 @@ impl Volume {
         if size < old {
             return Err(Error::new(
                 Kind::Usage,
-                format!("{} has {old} bytes and cannot shrink to {size} bytes", self.id),
+                format!("{} has {} and cannot shrink to {}", self.id, ByteLen(old), ByteLen(size)),
             ));
         }
         if !self.is_writable() {
