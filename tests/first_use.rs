@@ -205,6 +205,27 @@ fn serve_run_does_not_choose_among_volumes() {
     assert!(s.ok(&["serve", "web2", "--run", "echo \"$uri\""]).stdout.contains("/web2?"));
 }
 
+/// Additions at the same time are all kept, and one after a deny brings nothing back.
+#[test]
+fn additions_to_what_a_client_may_use_are_made_by_the_server() {
+    let s = with_volume();
+    for n in 0..6 {
+        s.ok(&["volume", "create", "--size", "1MiB", "--name", &format!("v{n}")]);
+    }
+    let _server = s.serve();
+    let volumes = || s.json(&["access", "list"])["clients"][0]["volumes"].as_array().unwrap().len();
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let s = &s;
+            scope.spawn(move || s.ok(&["access", "allow", "uid:5", "--add", "--volume", &format!("v{n}")]));
+        }
+    });
+    assert_eq!(volumes(), 6);
+    s.ok(&["access", "deny", "uid:5"]);
+    s.ok(&["access", "allow", "uid:5", "--add", "--volume", "v0"]);
+    assert_eq!(volumes(), 1);
+}
+
 #[test]
 fn who_is_locked_out_is_told_so_and_told_the_way_back() {
     let s = with_volume();
@@ -221,7 +242,13 @@ fn who_is_locked_out_is_told_so_and_told_the_way_back() {
     write("root");
     assert_eq!(s.ok(&set).stderr, "", "it locks nobody out");
     write("user/bob");
+    let refusals = || {
+        let all = s.json(&["audit", "list", "--limit", "1000"]);
+        all["events"].as_array().unwrap().iter().filter(|e| e["record"]["result"] == "refused").count()
+    };
+    let before = refusals();
     let warned = s.ok(&set).stderr;
+    assert_eq!(refusals(), before, "what succeeds leaves no refusal");
     assert!(warned.contains("warning") && warned.contains("locks you out"), "{warned}");
     s.fails(6, &["key", "policy", "show", "alias/k"], &["coffer key policy reset"]);
     s.fails(6, &["key", "disable", "alias/k"], &["coffer key policy"]);

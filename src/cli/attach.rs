@@ -244,7 +244,7 @@ fn take_by_force(common: &Common, what: &str, att: Option<&AttachmentInfo>) -> R
         NbdDriver::open()?.disconnect(device)?;
         if att.is_none() {
             let message = format!("{device} is disconnected; it belonged to no attachment of this installation");
-            return Ok(render::reply(&Reply::Done { message }, common));
+            return Ok(render::reply(&Reply::Done { message, warning: None }, common));
         }
     }
     let done = client::call(common, BreakLease { what: what.to_owned() })?;

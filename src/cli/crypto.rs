@@ -38,7 +38,7 @@ pub(super) enum CryptoVerb {
         key: String,
         #[command(flatten)]
         files: Files,
-        /// Encryption context, name=value; can be repeated; can be repeated; decryption needs the same; can be repeated
+        /// Encryption context, name=value; can be repeated; decryption needs the same
         #[arg(long, value_name = "NAME=VALUE")]
         context: Vec<String>,
     },

@@ -1,10 +1,10 @@
 //! `coffer key policy` and `coffer key grant`.
 
 use super::args::Common;
-use super::client::session;
+use super::client::ask;
 use super::crypto::pairs;
 use super::out::note;
-use crate::error::{Error, IoContext, Kind, Reason, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::policy::MAX_POLICY;
 use crate::service::api::Reply;
 use crate::service::operations::Request;
@@ -157,21 +157,15 @@ pub(super) const fn bypasses_lockout_check(request: &Request) -> bool {
     }
 }
 
-/// Puts a policy without the lockout check, and warns if it locks its author out. The policy is first put with the check;
-/// only if that fails, it is put without.
-pub(super) fn ask_and_say_who_is_locked_out(common: &Common, request: &Request) -> Result<Reply> {
-    let mut checked = request.clone();
-    match &mut checked {
-        Request::PutKeyPolicy(put) => put.bypass_lockout_check = false,
-        Request::CreateKey(create) => create.bypass_lockout_check = false,
+/// Performs a request that bypasses the lockout check, and warns where that matters.
+pub(super) fn ask_without_lockout_check(common: &Common, request: Request) -> Result<Reply> {
+    let reply = ask(common, request)?;
+    match &reply {
+        Reply::Done { warning: Some(warning), .. } => note(format!("coffer: warning: {warning}")),
+        Reply::Key(_) => note(
+            "coffer: warning: the lockout check was bypassed: if the key policy locks you out, only root can change it, with `coffer key policy reset`",
+        ),
         _ => {}
-    }
-    let (reply, locked_out) = session(common, request.name(), &mut |ask| match ask(checked.clone()) {
-        Err(err) if err.why() == Some(Reason::MalformedPolicy) => Ok((ask(request.clone())?, true)),
-        answer => Ok((answer?, false)),
-    })?;
-    if locked_out {
-        note("coffer: warning: this key policy locks you out: only root can change it, with `coffer key policy reset`");
     }
     Ok(reply)
 }

@@ -47,7 +47,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         return code(reply);
     }
     match reply {
-        Reply::Done { message } => line(message),
+        Reply::Done { message, .. } => line(message),
         Reply::Status(status) => show_status(status),
         Reply::Key(key) => show_key(key),
         Reply::Keys { keys } => list_keys(keys),
@@ -237,15 +237,16 @@ fn show_client(c: &AccessInfo) {
 }
 
 /// Prints what a client may use now, and what it could use before.
-pub(super) fn allowed(before: Option<&AccessInfo>, now: &Reply, common: &Common) -> u8 {
-    match now {
-        Reply::Access(c) if !common.json && !common.quiet => {
-            let before = before.map_or_else(String::new, |b| format!(" (before: {})", volumes_of(b)));
-            line(format!("{} may now use: {}{before}", c.name, volumes_of(c)));
-            0
-        }
-        other => reply(other, common),
+pub(super) fn allowed(now: &AccessInfo, common: &Common) -> u8 {
+    if common.json || common.quiet {
+        return reply(&Reply::Access(now.clone()), common);
     }
+    let before = now.before.clone().map_or_else(String::new, |mut before| {
+        before.sort();
+        format!(" (before: {})", if before.is_empty() { "all".to_owned() } else { before.join(", ") })
+    });
+    line(format!("{} may now use: {}{before}", now.name, volumes_of(now)));
+    0
 }
 
 /// Prints what a deny revoked.

@@ -34,7 +34,11 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
         !gave_way
     });
     drop(lock);
-    if gave_way { ask_daemon(&socket, &request, &mut bar) } else { verified.map(|message| Reply::Done { message }) }
+    if gave_way {
+        ask_daemon(&socket, &request, &mut bar)
+    } else {
+        verified.map(|message| Reply::Done { message, warning: None })
+    }
 }
 
 /// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server no

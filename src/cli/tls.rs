@@ -1,14 +1,13 @@
 //! `coffer tls`: certificates, which need no data directory. `coffer access`: who may use which volumes.
 
 use super::args::Common;
-use super::client::{Ask, config_folder, session};
+use super::client::{self, config_folder};
 use super::render;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::pki;
-use crate::service::api::{AccessInfo, AccessKind, Reply};
 use crate::service::operations::Request;
-use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, DescribeVolumes, ListAccess};
+use crate::service::operations::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
 use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
@@ -82,7 +81,7 @@ pub(super) struct AllowArgs {
 impl AllowArgs {
     fn request(self) -> AllowAccess {
         let What { volumes, all_volumes: all, user } = self.what;
-        AllowAccess { name: self.name, user, volumes, all }
+        AllowAccess { name: self.name, user, volumes, all, add: self.add }
     }
 }
 
@@ -125,38 +124,8 @@ fn check_kind(args: &AllowArgs) -> Result<()> {
 /// Allows a client to use volumes, and says what that replaces.
 pub(super) fn allow(common: &Common, args: AllowArgs) -> Result<u8> {
     check_kind(&args)?;
-    let add = args.add;
-    let wanted = args.request();
-    let (before, now) = session(common, "allow-access", &mut |ask| {
-        let before = match ask(ListAccess {}.into())? {
-            Reply::AccessList { clients } => {
-                clients.into_iter().find(|c| c.name == wanted.name && c.by != AccessKind::Token)
-            }
-            _ => None,
-        };
-        let request = match &before {
-            Some(before) if add => extended(wanted.clone(), before, ask)?,
-            _ => wanted.clone(),
-        };
-        Ok((before, ask(request.into())?))
-    })?;
-    Ok(render::allowed(before.as_ref(), &now, common))
-}
-
-/// Adds a client's previous volumes to a request, without those that were deleted.
-fn extended(wanted: AllowAccess, before: &AccessInfo, ask: Ask<'_>) -> Result<AllowAccess> {
-    let user = wanted.user.or_else(|| before.principal.split_once(":user/").map(|(_, user)| user.to_owned()));
-    let Some(had) = before.volumes.as_ref().filter(|_| !wanted.all) else {
-        return Ok(AllowAccess { user, volumes: Vec::new(), all: true, ..wanted });
-    };
-    let known = match ask(DescribeVolumes {}.into())? {
-        Reply::Volumes { volumes } => volumes,
-        _ => Vec::new(),
-    };
-    let is_known = |name: &&String| known.iter().any(|v| v.name.as_ref() == Some(*name) || v.id.to_string() == **name);
-    let mut volumes: Vec<String> = had.iter().filter(is_known).cloned().collect();
-    volumes.extend(wanted.volumes);
-    Ok(AllowAccess { user, volumes, ..wanted })
+    let now = client::call(common, args.request())?;
+    Ok(render::allowed(&now, common))
 }
 
 /// Creates certificates.

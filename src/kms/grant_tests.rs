@@ -540,7 +540,7 @@ fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
     };
     let spec = GrantSpec { grantee: "bob".into(), ..for_user("bob", &[Operation::Decrypt]) };
     let verbs: [(&str, &dyn Fn() -> Result<()>); 6] = [
-        ("PutKeyPolicy", &|| kms.policies().put(&key, "nonsense", false, &caller())),
+        ("PutKeyPolicy", &|| kms.policies().put(&key, "nonsense", false, &caller()).map(drop)),
         ("CreateKey", &|| kms.keys().create(&"d".repeat(9000), &caller()).map(drop)),
         ("CreateGrant", &|| kms.grants().create(&key, spec.clone(), &caller()).map(drop)),
         ("Encrypt", &|| kms.crypto().encrypt(&key, &none, b"", &user("bob", Authority::Nothing)).map(drop)),

@@ -9,6 +9,7 @@ use super::policy::Policy;
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Act, Ledger};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// The policies of keys, as callers see and change them.
@@ -45,24 +46,27 @@ impl KeyPolicies {
         }
     }
 
-    /// Replaces a key's policy. It takes effect with the next request; existing leases are not affected.
+    /// Replaces a key's policy, and returns whether the new one locks the caller out. It takes effect with the next request;
+    /// existing leases are not affected.
     ///
     /// # Errors
     /// [`Kind::Usage`] (MalformedPolicyDocumentException), also for a policy with a statement that can never match, and,
     /// without `bypass`, for one that locks the caller out; [`Kind::AccessDenied`], also for a service-managed key.
-    pub fn put(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<()> {
+    pub fn put(&self, key: &KeyRef, document: &str, bypass: bool, caller: &Caller) -> Result<bool> {
         let policy = Policy::parse(document)?;
+        let locked_out = Cell::new(false);
         let hash = crate::ledger::sha256_hex(document.as_bytes());
         let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
         let put = self.keys.change(key, act, caller, |key, _, arn| {
             policy.check(arn)?;
-            if !bypass {
-                self.authorizer.check_lockout(&policy, key, caller)?;
+            match self.authorizer.check_lockout(&policy, key, caller) {
+                Err(err) if !bypass => return Err(err),
+                checked => locked_out.set(checked.is_err()),
             }
             key.policy = Some(document.to_owned());
             Ok(())
         });
-        put.map(drop)
+        put.map(|_| locked_out.get())
     }
 
     /// Restores a key's default policy, whatever its policy says, for when it locks everybody out; with AWS, its support does

@@ -261,24 +261,44 @@ impl Access {
         self.records.ledger().record_refusal(act, &caller, err);
     }
 
-    /// Allows a client, by a name in its certificate or its uid, to use volumes. Replaces its earlier record.
+    /// Allows a client, by a name in its certificate or its uid, to use volumes. Replaces its earlier record, or with `add` adds to
+    /// it, in one transaction: a concurrent addition is not lost, and a concurrent deny not undone.
     pub(super) fn allow(
         &self,
         caller: &Caller,
         name: &str,
         user: Option<String>,
-        volumes: &[String],
-        all: bool,
+        (volumes, all): (&[String], bool),
+        add: bool,
     ) -> Result<AccessInfo> {
         check_name(name, By::Name)?;
-        let record = self.new_access(name, user, volumes, all)?;
-        let act = self.act_on("coffer:AllowTlsClient", &record);
-        self.records.ledger().audited(caller, act, |tx| match tx.get::<AccessRecord>(name)? {
-            Some(found) if found.record.token.is_some() => Err(exists(name)),
-            Some(found) => tx.update(&record, found.version).map(drop),
-            None => tx.insert(&record).map(drop),
+        let says_user = user.is_some();
+        let wanted = self.new_access(name, user, volumes, all)?;
+        let act = self.act_on("coffer:AllowTlsClient", &wanted);
+        let act = if add { act.detail("add", true) } else { act };
+        // Volumes that were deleted are not carried over.
+        let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|v| v.id).collect();
+        let (record, before) = self.records.ledger().audited(caller, act, |tx| {
+            let mut record = wanted.clone();
+            let Some(found) = tx.get::<AccessRecord>(name)? else {
+                tx.insert(&record)?;
+                return Ok((record, None));
+            };
+            if found.record.token.is_some() {
+                return Err(exists(name));
+            }
+            if add {
+                record.user = if says_user { record.user } else { found.record.user.clone() };
+                record.volumes = match (record.volumes, &found.record.volumes) {
+                    (Some(new), Some(had)) => Some(new.into_iter().chain(had.intersection(&known).copied()).collect()),
+                    _ => None,
+                };
+            }
+            tx.update(&record, found.version)?;
+            Ok((record, Some(found.record)))
         })?;
-        self.client_info(&record, None)
+        let before = before.map(|b| self.client_info(&b, None)).transpose()?;
+        Ok(AccessInfo { before: before.map(|b| b.volumes.unwrap_or_default()), ..self.client_info(&record, None)? })
     }
 
     /// Creates an access token. Only this answer shows it; the catalog keeps its hash.
@@ -392,6 +412,7 @@ impl Access {
             volumes: record.volumes.as_ref().map(|v| v.iter().map(name).collect()),
             created: record.created,
             token,
+            before: None,
         })
     }
 }
@@ -478,7 +499,7 @@ mod tests {
         let service = Service::open(data, env, lock, &unlock, opening).unwrap();
         let owner = service.caller_of(0, "test").unwrap();
         for n in 0..50 {
-            service.access.allow(&owner, &format!("c{n}"), None, &[], true).unwrap();
+            service.access.allow(&owner, &format!("c{n}"), None, (&[], true), false).unwrap();
         }
         let remote = |name: Option<&str>| Remote {
             names: name.map(str::to_owned).into_iter().collect(),

@@ -27,6 +27,9 @@ pub enum Reply {
     Done {
         /// A sentence for people that says what was done.
         message: String,
+        /// What the caller should know about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        warning: Option<String>,
     },
     /// Identity and endpoints of this installation.
     Status(StatusInfo),
@@ -75,8 +78,10 @@ pub enum Reply {
         attachments: Vec<AttachmentInfo>,
     },
     /// The access record of one client.
+    #[serde(rename = "tls-client")]
     Access(AccessInfo),
     /// The access records of clients.
+    #[serde(rename = "tls-clients")]
     AccessList {
         /// All access records.
         clients: Vec<AccessInfo>,
@@ -299,6 +304,9 @@ pub struct AccessInfo {
     pub created: Timestamp,
     /// The token, only in the answer that created it.
     pub token: Option<String>,
+    /// In the answer to allowing it: the volumes that it was allowed before, if it was listed. Empty: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Vec<String>>,
 }
 
 impl std::fmt::Debug for AccessInfo {

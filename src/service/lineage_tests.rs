@@ -125,7 +125,7 @@ fn begin(place: &Place, service: &Arc<Service>) -> Begun {
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
     match ask(service, DeleteSnapshot { snapshot: id.to_string() }.into())? {
-        Reply::Done { message } => Ok(message),
+        Reply::Done { message, .. } => Ok(message),
         other => panic!("{other:?}"),
     }
 }

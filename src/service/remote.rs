@@ -3,6 +3,7 @@
 
 use super::access::split_token;
 use super::api::AccessInfo;
+use super::operations::AllowAccess;
 use super::token::ExportName;
 use super::{Attached, ConnectRequest, Holder, Remote, ServedExport, Service};
 use crate::error::Result;
@@ -57,15 +58,8 @@ impl Service {
     }
 
     /// Allows a client to use volumes.
-    pub(super) fn allow_client(
-        &self,
-        caller: &Caller,
-        name: &str,
-        user: Option<String>,
-        volumes: &[String],
-        all: bool,
-    ) -> Result<AccessInfo> {
-        self.access.allow(caller, name, user, volumes, all)
+    pub(super) fn allow_client(&self, caller: &Caller, wanted: AllowAccess) -> Result<AccessInfo> {
+        self.access.allow(caller, &wanted.name, wanted.user, (&wanted.volumes, wanted.all), wanted.add)
     }
 
     /// Creates an access token, which only this answer shows.

@@ -19,6 +19,9 @@ pub struct AllowAccess {
     pub volumes: Vec<String>,
     /// Instead of `volumes`: all volumes, including future ones.
     pub all: bool,
+    /// Add to what it was allowed before, instead of replacing that.
+    #[serde(default)]
+    pub add: bool,
 }
 
 impl Operation for AllowAccess {
@@ -28,7 +31,7 @@ impl Operation for AllowAccess {
         Some(named("coffer:AllowTlsClient", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
-        call.service.allow_client(call.caller, &self.name, self.user, &self.volumes, self.all)
+        call.service.allow_client(call.caller, self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Operations on key policies and grants.
 
-use super::{Authorization, Call, Done, Operation, ShownOnce, cut, on_key};
+use super::{Authorization, Call, Done, Operation, ShownOnce, Warned, cut, on_key};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Result};
 use crate::kms::policy::Policy;
@@ -46,18 +46,18 @@ pub struct PutKeyPolicy {
 }
 
 impl Operation for PutKeyPolicy {
-    type Answer = Done;
+    type Answer = Warned;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
     fn act(&self, service: &Service) -> Option<Act> {
         Some(on_key(service, "PutKeyPolicy", &self.key))
     }
-    fn perform(self, call: Call<'_>) -> Result<Done> {
+    fn perform(self, call: Call<'_>) -> Result<Warned> {
         let key = self.key.parse()?;
-        call.service.kms.policies().put(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
-        Ok(Done(format!(
-            "the key policy of {} is changed; clients that already hold a volume are not affected",
-            self.key
-        )))
+        let locked_out = call.service.kms.policies().put(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
+        let message =
+            format!("the key policy of {} is changed; clients that already hold a volume are not affected", self.key);
+        let warning = "this key policy locks you out: only root can change it, with `coffer key policy reset`";
+        Ok(Warned(message, locked_out.then(|| warning.to_owned())))
     }
 }
 

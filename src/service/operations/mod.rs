@@ -137,11 +137,27 @@ answers! {
 
 impl Answer for Done {
     fn into_reply(self) -> Reply {
-        Reply::Done { message: self.0 }
+        Reply::Done { message: self.0, warning: None }
     }
     fn of_reply(reply: Reply) -> Option<Self> {
         match reply {
-            Reply::Done { message } => Some(Self(message)),
+            Reply::Done { message, .. } => Some(Self(message)),
+            _ => None,
+        }
+    }
+}
+
+/// That something was done, and what the caller should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warned(pub String, pub Option<String>);
+
+impl Answer for Warned {
+    fn into_reply(self) -> Reply {
+        Reply::Done { message: self.0, warning: self.1 }
+    }
+    fn of_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Done { message, warning } => Some(Self(message, warning)),
             _ => None,
         }
     }
