@@ -4,7 +4,7 @@
 //! A module imports only from its own layer and the layers above it in this list; `tests/layers.rs` enforces it.
 //! ```text
 //! words     redact error units env sys file  no I/O of their own; sys.rs holds the only unsafe outside cipher/
-//!           secret logging
+//!           secret logging interrupt
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
 //! ledger    records, transaction, audit     authenticated records over trait RecordStore (SQLite)
 //! kms       keys, root, policies, grants    the verbs the other layers may call
@@ -32,6 +32,7 @@
 pub mod env;
 pub mod error;
 pub mod file;
+pub mod interrupt;
 pub mod logging;
 pub mod redact;
 pub mod secret;

@@ -12,9 +12,10 @@ mod scale;
 use super::args::Common;
 use super::render;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::interrupt;
 use crate::measure::load::{self, Connection, Op, Pattern, Until};
+use crate::measure::machine;
 use crate::measure::session::Session;
-use crate::measure::{interrupted, machine, stop_on_signals};
 use crate::units::ByteLen;
 use clap::Args;
 use serde::Serialize;
@@ -69,14 +70,14 @@ struct Outcome {
 }
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<u8> {
-    stop_on_signals()?;
+    interrupt::stop_on_signals()?;
     let scratch = args.dir.join(format!("coffer-bench-{}", std::process::id()));
     std::fs::create_dir(&scratch).on(|| format!("create {}", scratch.display()))?;
     let done = alone(common, &scratch, args);
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
         // An interrupted measurement fails in many ways.
-        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "bench: interrupted")),
+        Err(_) if interrupt::is_asked_for() => Err(Error::new(Kind::Interrupted, "bench: interrupted")),
         done => done.map(|()| 0),
     }
 }

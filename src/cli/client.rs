@@ -6,6 +6,7 @@ use super::render;
 use crate::api::control;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::interrupt;
 use crate::kms::{Passphrase, RootUnlock};
 use crate::service::api::{Progress, Reply};
 use crate::service::datadir::{DataDir, Wanting};
@@ -58,32 +59,17 @@ pub(super) fn call<O: Operation>(common: &Common, operation: O) -> Result<O::Ans
 
 /// Performs a request.
 pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
-    session(common, request.name(), &mut |ask| ask(request.clone()))
-}
-
-/// Performs one request of a session.
-pub(super) type Ask<'a> = &'a mut dyn FnMut(Request) -> Result<Reply>;
-
-/// Performs several requests: all are asked of one server, or performed in this process, which then opens the data directory
-/// once. `job` may be run again from its start if a server goes away or comes up meanwhile.
-pub(super) fn session<T>(common: &Common, verb: &str, job: &mut dyn FnMut(Ask<'_>) -> Result<T>) -> Result<T> {
     let data = data_dir(common)?;
     let socket = data.control_socket();
     let mut bar = render::Progressing::new(common);
-    let mut absent = false;
-    let answered = job(&mut |request| {
-        let reply = ask_once(&socket, &request, &mut bar)?;
-        absent = reply.is_none();
-        reply.ok_or_else(|| Error::new(Kind::Unreachable, "no server"))
-    });
-    if !absent {
-        return answered;
+    if let Some(reply) = ask_once(&socket, &request, &mut bar)? {
+        return Ok(reply);
     }
     must_be_initialised(&data)?;
-    super::signals::survive_file_size_limit()?;
-    match call_here(common, &data, verb, job, &mut bar)? {
-        Some(answer) => Ok(answer),
-        None => job(&mut |request| ask_daemon(&socket, &request, &mut bar)),
+    interrupt::survive_file_size_limit()?;
+    match call_here(common, &data, &request, &mut bar)? {
+        Some(reply) => Ok(reply),
+        None => ask_daemon(&socket, &request, &mut bar),
     }
 }
 
@@ -130,33 +116,31 @@ pub(super) fn must_be_initialised(data: &DataDir) -> Result<()> {
     }
 }
 
-/// Does a job in this process. `None`: a server is running or starting, and should do it.
-fn call_here<T>(
+/// Performs a request in this process. `None`: a server is running or starting, and should do it.
+fn call_here(
     common: &Common,
     data: &DataDir,
-    verb: &str,
-    job: &mut dyn FnMut(Ask<'_>) -> Result<T>,
+    request: &Request,
     bar: &mut render::Progressing,
-) -> Result<Option<T>> {
+) -> Result<Option<Reply>> {
     let (env, socket) = (Env::system(), data.control_socket());
     let _owner = data.act_as_owner()?;
-    let Some(lock) = data.lock(&env, verb, Wanting::Command, PATIENCE, || control::daemon_answers(&socket))? else {
+    let answers = || control::daemon_answers(&socket);
+    let Some(lock) = data.lock(&env, request.name(), Wanting::Command, PATIENCE, answers)? else {
         return Ok(None);
     };
     let unlock = unlock(common, data)?;
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
+    if matches!(request, Request::CreateSnapshot(_)) {
+        // No other process would continue it.
+        interrupt::stop_and_clean_up()?;
+    }
     let mut gave_way = false;
-    let outcome = job(&mut |request| {
-        if matches!(request, Request::CreateSnapshot(_)) {
-            // No other process would continue it.
-            super::signals::stop_on_interrupt()?;
-        }
-        service.handle(&caller, request, &mut |p: Progress| {
-            bar.show(&p);
-            gave_way |= service.is_asked_for();
-            !(gave_way || super::signals::interrupted())
-        })
+    let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
+        bar.show(&p);
+        gave_way |= service.is_asked_for();
+        !(gave_way || interrupt::is_asked_for())
     });
     service.shut_down();
     match outcome {

@@ -14,7 +14,6 @@ mod once;
 mod out;
 mod render;
 mod serve;
-mod signals;
 mod snapshot;
 mod sockets;
 mod tls;

@@ -2,11 +2,11 @@
 
 use super::args::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
-use super::signals::{self, survive_file_size_limit};
 use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::interrupt;
 use crate::nbd::tls::Oldest;
 use crate::nbd::uri::uri;
 use crate::nbd::volumes::VolumeExports;
@@ -63,7 +63,7 @@ const IGNORED: [i32; 7] =
 
 fn on_signals() -> Result<signal_hook::iterator::Signals> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
-    survive_file_size_limit()?;
+    interrupt::survive_file_size_limit()?;
     signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGUSR2].into_iter().chain(IGNORED))
         .on(|| "catch SIGTERM".to_owned())
 }
@@ -201,7 +201,7 @@ fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
             _ => break,
         }
     }
-    signals::stop();
+    interrupt::ask();
     Asked::Stop
 }
 

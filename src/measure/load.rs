@@ -4,8 +4,9 @@
 //!
 //! Wire format: the NBD specification, "Fixed newstyle negotiation" (NBD_OPT_EXPORT_NAME) and "Transmission phase".
 
-use super::{cannot, interrupted};
+use super::cannot;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::interrupt;
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -333,7 +334,7 @@ impl Run {
 
     /// Returns whether a free slot takes another request.
     fn goes_on(&self, elapsed: Duration) -> Result<bool> {
-        if interrupted() {
+        if interrupt::is_asked_for() {
             return Err(Error::new(Kind::Interrupted, "stopped"));
         }
         Ok(match self.pattern.until {

@@ -1,9 +1,10 @@
 //! What a server does besides transfer data: a snapshot of a volume under load, and idle volumes.
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
+use crate::measure::cannot;
 use crate::measure::load::{Connection, Op, Pattern, Seen, Until, load};
 use crate::measure::session::Session;
-use crate::measure::{cannot, interrupted};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ pub(super) fn idle_volumes(coffer: &mut Session, volumes: usize) -> Result<Idle>
     let volumes = volumes.min(1024 - SPARE);
     let names: Vec<String> = (0..volumes).map(|n| format!("idle{n}")).collect();
     for name in &names {
-        if interrupted() {
+        if interrupt::is_asked_for() {
             return Err(Error::new(Kind::Interrupted, "stopped"));
         }
         coffer.run(&["volume", "create", "-q", "--size", "1GiB", "--name", name])?;

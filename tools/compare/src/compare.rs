@@ -9,8 +9,9 @@ use crate::cases::{CASES, COLD, Case, Copy, TRIM_ROOM, Work};
 use crate::peers::{Peer, Server, Servers, finish};
 use coffer::env::{Rng, SystemRng};
 use coffer::error::{Error, IoContext, Kind, Result};
+use coffer::interrupt;
 use coffer::measure::load::{Op, Pattern, Until, load};
-use coffer::measure::{cannot, interrupted, machine};
+use coffer::measure::{cannot, machine};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ pub fn run(scratch: &Path, plan: &Plan<'_>) -> Result<Comparison> {
                 if round > 0 && case.name == COLD && server.name == "coffer" {
                     samples.push(Sample { round, ..disk(server, plan.size)? });
                 }
-                if interrupted() {
+                if interrupt::is_asked_for() {
                     return Err(Error::new(Kind::Interrupted, "stopped"));
                 }
             }

@@ -12,7 +12,7 @@ mod verdict;
 
 use clap::Parser;
 use coffer::error::{Error, IoContext, Kind, Result};
-use coffer::measure::{interrupted, stop_on_signals};
+use coffer::interrupt;
 use coffer::units::ByteLen;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -82,14 +82,14 @@ fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    stop_on_signals()?;
+    interrupt::stop_on_signals()?;
     let scratch = args.dir.join(format!("coffer-compare-{}", std::process::id()));
     std::fs::create_dir(&scratch).on(|| format!("create {}", scratch.display()))?;
     let done = measure(args, &scratch);
     let _ = std::fs::remove_dir_all(&scratch);
     match done {
         // A signal can make anything fail.
-        Err(_) if interrupted() => Err(Error::new(Kind::Interrupted, "stopped")),
+        Err(_) if interrupt::is_asked_for() => Err(Error::new(Kind::Interrupted, "stopped")),
         done => done,
     }
 }

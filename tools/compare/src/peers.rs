@@ -240,7 +240,7 @@ pub fn finish(command: &mut Command) -> Result<String> {
     if out.status.success() {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
-    if coffer::measure::interrupted() {
+    if coffer::interrupt::is_asked_for() {
         return Err(Error::new(Kind::Interrupted, "stopped"));
     }
     let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
