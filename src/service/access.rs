@@ -276,8 +276,7 @@ impl Access {
         let wanted = self.new_access(name, user, volumes, all)?;
         let act = self.act_on("coffer:AllowTlsClient", &wanted);
         let act = if add { act.detail("add", true) } else { act };
-        // Volumes that were deleted are not carried over.
-        let known: BTreeSet<VolumeId> = self.records.volumes()?.into_iter().map(|v| v.id).collect();
+        let known = self.records.volumes()?;
         let (record, before) = self.records.ledger().audited(caller, act, |tx| {
             let mut record = wanted.clone();
             let Some(found) = tx.get::<AccessRecord>(name)? else {
@@ -290,15 +289,19 @@ impl Access {
             if add {
                 record.user = if says_user { record.user } else { found.record.user.clone() };
                 record.volumes = match (record.volumes, &found.record.volumes) {
-                    (Some(new), Some(had)) => Some(new.into_iter().chain(had.intersection(&known).copied()).collect()),
+                    // Volumes that were deleted are not carried over.
+                    (Some(new), Some(had)) => {
+                        let had = known.iter().map(|v| v.id).filter(|id| had.contains(id));
+                        Some(new.into_iter().chain(had).collect())
+                    }
                     _ => None,
                 };
             }
             tx.update(&record, found.version)?;
             Ok((record, Some(found.record)))
         })?;
-        let before = before.map(|b| self.client_info(&b, None)).transpose()?;
-        Ok(AccessInfo { before: before.map(|b| b.volumes.unwrap_or_default()), ..self.client_info(&record, None)? })
+        let before = before.map(|b| names_of(&b, &known).unwrap_or_default());
+        Ok(AccessInfo { before, ..self.client_info(&record, &known, None) })
     }
 
     /// Creates an access token. Only this answer shows it; the catalog keeps its hash.
@@ -319,7 +322,7 @@ impl Access {
             }
             tx.insert(&record).map(drop)
         })?;
-        self.client_info(&record, Some(token.to_string()))
+        Ok(self.client_info(&record, &self.records.volumes()?, Some(token.to_string())))
     }
 
     /// Revokes the access of a client or a token.
@@ -332,7 +335,7 @@ impl Access {
             tx.delete::<AccessRecord>(name, found.version)?;
             Ok(found.record)
         })?;
-        self.client_info(&gone, None)
+        Ok(self.client_info(&gone, &self.records.volumes()?, None))
     }
 
     /// Returns the error for a name without a record. A kind too many or too few is the likely slip, so the hint names the
@@ -354,7 +357,8 @@ impl Access {
     /// Returns all access records, as they are shown.
     pub(super) fn list(&self) -> Result<Vec<AccessInfo>> {
         let all = self.records.ledger().catalog().list::<AccessRecord>()?.records;
-        all.iter().map(|r| self.client_info(&r.record, None)).collect()
+        let known = self.records.volumes()?;
+        Ok(all.iter().map(|r| self.client_info(&r.record, &known, None)).collect())
     }
 
     fn new_access(&self, name: &str, user: Option<String>, volumes: &[String], all: bool) -> Result<AccessRecord> {
@@ -400,21 +404,25 @@ impl Access {
         act.detail("volumes", volumes)
     }
 
-    fn client_info(&self, record: &AccessRecord, token: Option<String>) -> Result<AccessInfo> {
-        let known = self.records.volumes()?;
-        let name = |id: &VolumeId| {
-            known.iter().find(|r| r.id == *id).and_then(|r| r.name.clone()).unwrap_or_else(|| id.to_string())
-        };
-        Ok(AccessInfo {
+    fn client_info(&self, record: &AccessRecord, known: &[VolumeRecord], token: Option<String>) -> AccessInfo {
+        AccessInfo {
             name: record.name.clone(),
             by: by(record),
             principal: self.user_arn(&record.user),
-            volumes: record.volumes.as_ref().map(|v| v.iter().map(name).collect()),
+            volumes: names_of(record, known),
             created: record.created,
             token,
             before: None,
-        })
+        }
     }
+}
+
+/// Returns the volumes that a record allows, by name where they have one. `None`: all.
+fn names_of(record: &AccessRecord, known: &[VolumeRecord]) -> Option<Vec<String>> {
+    let name = |id: &VolumeId| {
+        known.iter().find(|r| r.id == *id).and_then(|r| r.name.clone()).unwrap_or_else(|| id.to_string())
+    };
+    record.volumes.as_ref().map(|all| all.iter().map(name).collect())
 }
 
 /// What a client presents to be granted access.

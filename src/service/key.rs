@@ -1,20 +1,18 @@
 //! CMKs as operations show them, and the effect of disabling one on open volumes.
 
+use super::Service;
 use super::api::{Dependents, KeyInfo, KeySpec, SnapshotState};
-use super::{OnKeyLoss, Service};
 use crate::cipher::wrap::KeyId;
 use crate::env::Timestamp;
 use crate::error::Result;
 use crate::kms::{KeyMetadata, KeyRef};
 use crate::units::VolumeId;
-use crate::volume::Volume;
-use std::sync::Arc;
 
 impl Service {
     /// Counts what becomes unreadable once a CMK is destroyed.
     pub(super) fn dependents(&self, arn: &str) -> Result<Dependents> {
-        let volumes = self.volume_records()?.iter().filter(|v| v.key_arn == arn).count();
-        let all = self.snapshot_records()?;
+        let volumes = self.records.volumes()?.iter().filter(|v| v.key_arn == arn).count();
+        let all = self.records.snapshots()?;
         // A snapshot in `error` never held readable data.
         let readable = |s: &&super::snapshot::SnapshotRecord| {
             s.key_arn == arn && !s.is_deleting() && s.state != SnapshotState::Error
@@ -25,22 +23,17 @@ impl Service {
     /// Suspends the volumes that are in use under a CMK which has become unusable, and describes the CMK with them.
     pub(super) fn without_key(&self, meta: KeyMetadata) -> Result<KeyInfo> {
         let (continuing, suspended) = self.in_use_under(&meta.arn);
-        self.suspend_volumes(&meta.arn);
+        self.suspensions.suspend_under(&meta.arn);
         Ok(KeyInfo { continuing, suspended, ..self.key_info(meta)? })
     }
 
     /// Returns the volumes that are in use under a CMK: those that continue without it, and those that do not.
     fn in_use_under(&self, arn: &str) -> (Vec<String>, Vec<String>) {
-        let mut here: Vec<(VolumeId, bool, Arc<Volume>)> = {
-            let opens = self.opens.lock();
-            let under = opens.iter().filter(|(_, o)| o.is_used() && o.cmks.iter().any(|c| c == arn));
-            under.map(|(id, o)| (*id, o.settings.on_key_loss() == OnKeyLoss::Continue, o.volume.clone())).collect()
-        };
-        here.retain(|(_, _, volume)| volume.is_unlocked());
-        here.sort_by_key(|(id, ..)| *id);
-        let name = |id: VolumeId| self.find_volume(&id.to_string()).map_or_else(|_| id.to_string(), |r| r.shown());
+        let here = self.opens.in_use_under(arn);
+        let name =
+            |id: VolumeId| self.records.find_volume(&id.to_string()).map_or_else(|_| id.to_string(), |r| r.shown());
         let named =
-            |which: bool| here.iter().filter(|(_, go_on, _)| *go_on == which).map(|(id, ..)| name(*id)).collect();
+            |which: bool| here.iter().filter(|(_, continues)| *continues == which).map(|(id, _)| name(*id)).collect();
         (named(true), named(false))
     }
 

@@ -228,8 +228,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Removes a connection from the lease of its volume. `farewell`: it disconnected cleanly.
-    pub(super) fn leave(&self, id: VolumeId, connection: u64, farewell: bool) -> Left {
+    /// Removes a connection from the lease of its volume. `clean`: it disconnected cleanly.
+    pub(super) fn leave(&self, id: VolumeId, connection: u64, clean: bool) -> Left {
         let mut held = self.held.lock();
         let Some(lease) = held.get_mut(&id) else { return Left::Goes };
         lease.members.retain(|m| m.connection != connection);
@@ -239,7 +239,7 @@ impl Leases {
             authorize.retain(|h| members.iter().any(|m| m.holder == *h));
             return Left::Goes;
         }
-        if matches!(lease.holder, Holder::Remote(_)) && !lease.reading && !farewell && !lease.broken {
+        if matches!(lease.holder, Holder::Remote(_)) && !lease.reading && !clean && !lease.broken {
             lease.kept_until = Some(Instant::now() + self.grace);
             return Left::Goes;
         }

@@ -89,7 +89,7 @@ use logs::Logs;
 use opening::OpenVolumes;
 use operations::{Call, Request};
 use parking_lot::Mutex;
-use records::{Records, SnapshotRecord, VolumeRecord};
+use records::Records;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
 use stage::Leftovers;
@@ -276,20 +276,6 @@ impl Service {
     /// Settles what an earlier verb of this process left half done, if there is anything.
     fn settle_leftovers(&self) {
         self.leftovers.settle_if_any();
-    }
-
-    // key.rs uses these names.
-
-    fn volume_records(&self) -> Result<Vec<VolumeRecord>> {
-        self.records.volumes()
-    }
-
-    fn snapshot_records(&self) -> Result<Vec<SnapshotRecord>> {
-        self.records.snapshots()
-    }
-
-    fn find_volume(&self, what: &str) -> Result<VolumeRecord> {
-        self.records.find_volume(what)
     }
 
     /// Returns the user id of the owner of the data directory.

@@ -11,7 +11,7 @@ use super::housekeeping::Housekeeper;
 use super::keygate::{KeyGate, Ticket};
 use super::lineage::Lineages;
 use super::records::{Records, VolumeRecord};
-use super::settings::Settings;
+use super::settings::{OnKeyLoss, Settings};
 use super::stored::{Standing, StoredVolumes};
 use super::strangers::Strangers;
 use super::turns::{Turn, Turns};
@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller};
 use crate::units::VolumeId;
 use crate::volume::Volume;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,9 +146,18 @@ impl OpenVolumes {
         Self { on, table: Mutex::default() }
     }
 
-    /// Locks the table, by volume id. Only for reading what is in memory.
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Open>> {
-        self.table.lock()
+    /// Returns the unlocked volumes that are in use under a CMK, in order of their ids, and whether each continues without it.
+    pub(super) fn in_use_under(&self, arn: &str) -> Vec<(VolumeId, bool)> {
+        let continues = |o: &Open| o.settings.on_key_loss() == OnKeyLoss::Continue;
+        let mut here: Vec<(VolumeId, bool, Arc<Volume>)> = {
+            let table = self.table.lock();
+            let under = table.iter().filter(|(_, o)| o.is_used() && o.cmks.iter().any(|c| c == arn));
+            under.map(|(id, o)| (*id, continues(o), o.volume.clone())).collect()
+        };
+        // Without the table: this may wait for a piece that is being sealed.
+        here.retain(|(_, _, volume)| volume.is_unlocked());
+        here.sort_by_key(|(id, ..)| *id);
+        here.into_iter().map(|(id, continues, _)| (id, continues)).collect()
     }
 
     /// Opens a volume, or joins its users.

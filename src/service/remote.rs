@@ -2,8 +2,6 @@
 //! and the verbs that grant it.
 
 use super::access::split_token;
-use super::api::AccessInfo;
-use super::operations::AllowAccess;
 use super::token::ExportName;
 use super::{Attached, ConnectRequest, Holder, Remote, ServedExport, Service};
 use crate::error::Result;
@@ -55,32 +53,5 @@ impl Service {
     #[must_use]
     pub fn remote_identity(&self, remote: &Remote) -> Caller {
         self.access.identity_of(remote)
-    }
-
-    /// Allows a client to use volumes.
-    pub(super) fn allow_client(&self, caller: &Caller, wanted: AllowAccess) -> Result<AccessInfo> {
-        self.access.allow(caller, &wanted.name, wanted.user, (&wanted.volumes, wanted.all), wanted.add)
-    }
-
-    /// Creates an access token, which only this answer shows.
-    pub(super) fn make_token(
-        &self,
-        caller: &Caller,
-        name: &str,
-        user: Option<String>,
-        volumes: &[String],
-        all: bool,
-    ) -> Result<AccessInfo> {
-        self.access.make_token(caller, name, user, volumes, all)
-    }
-
-    /// Revokes the access of a client or a token.
-    pub(super) fn deny_client(&self, caller: &Caller, name: &str) -> Result<AccessInfo> {
-        self.access.deny(caller, name)
-    }
-
-    /// Returns all access records.
-    pub(super) fn list_clients(&self) -> Result<Vec<AccessInfo>> {
-        self.access.list()
     }
 }

@@ -71,21 +71,6 @@ impl Service {
         let next = self.suspensions.resume_by_hand(&record, caller)?;
         self.volume_info(&next)
     }
-
-    /// Suspends the volumes under a CMK that has become unusable.
-    pub(super) fn suspend_volumes(&self, arn: &str) {
-        self.suspensions.suspend_under(arn);
-    }
-
-    /// Resumes the volumes under a CMK that is usable again.
-    pub(super) fn resume_volumes(&self, arn: &str) {
-        self.suspensions.resume_under(arn);
-    }
-
-    /// Resumes all volumes once the keys are usable again.
-    pub(super) fn resume_all_volumes(&self) {
-        self.suspensions.resume_all();
-    }
 }
 
 #[cfg(test)]

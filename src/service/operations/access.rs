@@ -31,7 +31,8 @@ impl Operation for AllowAccess {
         Some(named("coffer:AllowTlsClient", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
-        call.service.allow_client(call.caller, self)
+        let Self { name, user, volumes, all, add } = self;
+        call.service.access.allow(call.caller, &name, user, (&volumes, all), add)
     }
 }
 
@@ -56,7 +57,7 @@ impl Operation for CreateAccessToken {
         Some(named("coffer:MakeTlsToken", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
-        call.service.make_token(call.caller, &self.name, self.user, &self.volumes, self.all)
+        call.service.access.make_token(call.caller, &self.name, self.user, &self.volumes, self.all)
     }
     fn shows_once(&self) -> ShownOnce {
         ShownOnce::Token
@@ -78,7 +79,7 @@ impl Operation for DenyAccess {
         Some(named("coffer:DenyTlsClient", &self.name).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
-        call.service.deny_client(call.caller, &self.name)
+        call.service.access.deny(call.caller, &self.name)
     }
 }
 
@@ -94,6 +95,6 @@ impl Operation for ListAccess {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AccessInfo>> {
-        call.service.list_clients()
+        call.service.access.list()
     }
 }

@@ -42,7 +42,7 @@ impl Operation for AcceptAudit {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.ledger().accept_audit(call.caller)?;
-        call.service.resume_all_volumes();
+        call.service.suspensions.resume_all();
         Ok(Done("the audit continues; damaged records were moved aside in audit/".to_owned()))
     }
 }

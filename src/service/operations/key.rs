@@ -98,7 +98,7 @@ impl Operation for EnableKey {
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
         let meta = call.service.kms.keys().enable(&self.key.parse()?, call.caller)?;
-        call.service.resume_volumes(&meta.arn);
+        call.service.suspensions.resume_under(&meta.arn);
         call.service.key_info(meta)
     }
 }
