@@ -30,7 +30,7 @@ impl View {
         Box::new(Self { store, state, wrote: false })
     }
 
-    /// Returns the reason why a write may not replace what is there, if there is one.
+    /// Returns why a write may not replace the current row, or `None` if it may.
     fn in_the_way(&self, kind: &'static str, id: &str, over: Over) -> Option<Wrote> {
         match (self.state.rows.get(&(kind, id.to_owned())).map(|row| row.version), over) {
             (_, Over::Anything) | (None, Over::Nothing) => None,

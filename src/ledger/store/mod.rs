@@ -84,7 +84,7 @@ pub(super) trait Rows {
 
 /// A transaction. It sees its own writes; dropped without a commit, it is undone.
 pub(super) trait Transaction: Rows + Send {
-    /// Writes a row, and replaces its name by `name`, if `over` allows what is there.
+    /// Writes a row and sets its name to `name`, if `over` permits replacing the current row.
     fn write(&mut self, kind: &'static str, row: &Row, name: Option<&str>, over: Over) -> Result<Wrote>;
 
     /// Removes the row of that version, and its name.

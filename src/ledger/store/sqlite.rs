@@ -438,7 +438,7 @@ fn id_of(rt: &Runtime, c: &mut SqliteConnection, kind: &'static str, name: &str)
     rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get(0)).transpose()
 }
 
-/// Returns the reason why a write may not replace what is there, if there is one.
+/// Returns why a write may not replace the current row, or `None` if it may.
 fn in_the_way(
     rt: &Runtime,
     c: &mut SqliteConnection,
