@@ -99,52 +99,70 @@ impl Kind {
     }
 }
 
-/// A finer cause than the error's kind, where AWS has a code for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The KMS key is disabled.
-    KeyDisabled,
-    /// The ciphertext belongs to another KMS key.
-    IncorrectKey,
-    /// A quota is reached.
-    LimitExceeded,
-    /// A key policy is malformed, or would lock out the caller that sets it.
-    MalformedPolicy,
-    /// An alias name is malformed or reserved.
-    InvalidAliasName,
-    /// An ARN is malformed, or of the wrong resource type.
-    InvalidArn,
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident => $code:literal),+ $(,)?) => {
+        /// A finer cause than the error's kind, where AWS has a code for it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)+
+        }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$reason),+];
+
+            /// Returns its AWS error code (KMS API Reference).
+            #[must_use]
+            pub const fn aws(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $code,)+
+                }
+            }
+
+            /// Returns the reason with this AWS error code.
+            #[must_use]
+            pub fn of_aws(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.aws() == code)
+            }
+        }
+    };
 }
 
-impl Reason {
-    /// All reasons.
-    pub const ALL: [Self; 6] = [
-        Self::KeyDisabled,
-        Self::IncorrectKey,
-        Self::LimitExceeded,
-        Self::MalformedPolicy,
-        Self::InvalidAliasName,
-        Self::InvalidArn,
-    ];
-
-    /// Returns its AWS error code (KMS API Reference).
-    #[must_use]
-    pub const fn aws(self) -> &'static str {
-        match self {
-            Self::KeyDisabled => "DisabledException",
-            Self::IncorrectKey => "IncorrectKeyException",
-            Self::LimitExceeded => "LimitExceededException",
-            Self::MalformedPolicy => "MalformedPolicyDocumentException",
-            Self::InvalidAliasName => "InvalidAliasNameException",
-            Self::InvalidArn => "InvalidArnException",
-        }
-    }
-
-    /// Returns the reason with this AWS error code.
-    #[must_use]
-    pub fn of_aws(code: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.aws() == code)
-    }
+reasons! {
+    /// The KMS key is disabled.
+    KeyDisabled => "DisabledException",
+    /// The ciphertext belongs to another KMS key.
+    IncorrectKey => "IncorrectKeyException",
+    /// A quota is reached.
+    LimitExceeded => "LimitExceededException",
+    /// A key policy is malformed, or would lock out the caller that sets it.
+    MalformedPolicy => "MalformedPolicyDocumentException",
+    /// An alias name is malformed or reserved.
+    InvalidAliasName => "InvalidAliasNameException",
+    /// An ARN is malformed, or of the wrong resource type.
+    InvalidArn => "InvalidArnException",
+    /// A tag is malformed or reserved.
+    Tag => "TagException",
+    /// The request would have succeeded, and was a dry run.
+    DryRun => "DryRunOperationException",
+    /// The key's usage or spec does not have the operation or the algorithm.
+    InvalidKeyUsage => "InvalidKeyUsageException",
+    /// A signature is not valid.
+    InvalidSignature => "KMSInvalidSignatureException",
+    /// A MAC is not valid.
+    InvalidMac => "KMSInvalidMacException",
+    /// A marker of a paged list is malformed.
+    InvalidMarker => "InvalidMarkerException",
+    /// A grant token is malformed or unknown.
+    InvalidGrantToken => "InvalidGrantTokenException",
+    /// A grant id is malformed.
+    InvalidGrantId => "InvalidGrantIdException",
+    /// An import token is malformed, or of another key.
+    InvalidImportToken => "InvalidImportTokenException",
+    /// An import token has expired.
+    ExpiredImportToken => "ExpiredImportTokenException",
+    /// Imported material is not the one that was imported before.
+    IncorrectKeyMaterial => "IncorrectKeyMaterialException",
 }
 
 /// A failure: what failed, on what, why, and what to do next.

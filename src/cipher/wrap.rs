@@ -86,6 +86,18 @@ impl KeyId {
         Self { multi_region: false, bytes: *uuid::Builder::from_random_bytes(raw).as_uuid().as_bytes() }
     }
 
+    /// Draws the id of a multi-Region key: `mrk-` and 32 hexadecimal digits.
+    #[must_use]
+    pub fn draw_multi_region(rng: &dyn Rng) -> Self {
+        Self { multi_region: true, ..Self::draw(rng) }
+    }
+
+    /// Whether it is the id of a multi-Region key.
+    #[must_use]
+    pub const fn is_multi_region(&self) -> bool {
+        self.multi_region
+    }
+
     /// Returns the 16 bytes that the text encodes.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 16] {
@@ -141,6 +153,20 @@ impl<'de> Deserialize<'de> for KeyId {
 /// The id of a backing key (a version of a KMS key): SHA-256("coffer/kmid/v1" || key id || material).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyMaterialId(pub [u8; 32]);
+
+impl KeyMaterialId {
+    /// Returns the id of a key's material: for a pair, its private key as PKCS #8.
+    #[must_use]
+    pub fn of(key: KeyId, material: &[u8]) -> Self {
+        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in [b"coffer/kmid/v1".as_slice(), &key.bytes, material] {
+            hash.update(part);
+        }
+        let mut id = [0u8; 32];
+        id.copy_from_slice(hash.finish().as_ref());
+        Self(id)
+    }
+}
 
 impl fmt::Display for KeyMaterialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -440,13 +466,7 @@ impl BackingKey {
     /// Makes the backing key of `key_id` with this material.
     #[must_use]
     pub fn new(key_id: KeyId, secret: Secret<32>) -> Self {
-        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for part in [b"coffer/kmid/v1".as_slice(), &key_id.bytes, secret.expose()] {
-            hash.update(part);
-        }
-        let mut id = [0u8; 32];
-        id.copy_from_slice(hash.finish().as_ref());
-        Self { key_id, material: KeyMaterialId(id), secret }
+        Self { key_id, material: KeyMaterialId::of(key_id, secret.expose()), secret }
     }
 
     /// Generates a backing key for `key_id` from the operating system's random numbers.
@@ -630,6 +650,25 @@ pub fn open_local<const N: usize>(root: &Secret<32>, aad: &[u8], sealed: &[u8]) 
         }
         Err(bad("it was altered, or sealed under another root key or for something else"))
     })
+}
+
+/// Opens bytes of any length sealed by [`seal_local`]; wiped when dropped.
+///
+/// # Errors
+/// As [`open_local`].
+pub fn open_local_bytes(root: &Secret<32>, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let bad = |why: &str| Error::new(Kind::Integrity, format!("sealed secret: {why}"));
+    if sealed.len() < LOCAL_HEAD + TAG || sealed[0] != 1 {
+        return Err(bad("it is not of the expected form"));
+    }
+    let mut nonce = [0u8; 12];
+    nonce.copy_from_slice(&sealed[1..LOCAL_HEAD]);
+    let (ciphertext, tag) = sealed[LOCAL_HEAD..].split_at(sealed.len() - LOCAL_HEAD - TAG);
+    let mut out = Zeroizing::new(ciphertext.to_vec());
+    if open_in_place(local_key(root).expose(), nonce, aad, tag, &mut out)? {
+        return Ok(out);
+    }
+    Err(bad("it was altered, or sealed under another root key or for something else"))
 }
 
 #[cfg(test)]

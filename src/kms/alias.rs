@@ -4,16 +4,20 @@ use super::authority::Authorizer;
 use super::caller::{Caller, Wanted};
 use super::keystore::{AliasRecord, KeyManager, KeyRecord, KeyStore};
 use super::name::{KeyRef, Target, check_alias, check_not_reserved};
-use super::scope::Scope;
+use super::scope::{KeyName, Place, Scope};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::{Env, Timestamp};
-use crate::error::{Error, Kind, Result};
-use crate::ledger::{Act, Damaged, Ledger, Tx, Versioned};
+use crate::error::{Error, Kind, Reason, Result};
+use crate::ledger::{Act, Damaged, Ledger, Record, Tx, Versioned};
 use serde::Serialize;
 use std::sync::Arc;
 
+/// The most aliases of a key (KMS Developer Guide, "Resource quotas").
+const MAX_ALIASES: usize = 50;
+
 /// A new alias, not yet stored.
 pub(super) struct NewAlias {
+    place: Option<Place>,
     name: String,
     now: Timestamp,
 }
@@ -23,10 +27,10 @@ impl NewAlias {
     ///
     /// # Errors
     /// [`Kind::Usage`] (InvalidAliasNameException).
-    pub(super) fn new(name: &str, now: Timestamp) -> Result<Self> {
+    pub(super) fn new(name: &str, place: Option<Place>, now: Timestamp) -> Result<Self> {
         check_alias(name)?;
         check_not_reserved(name)?;
-        Ok(Self { name: name.to_owned(), now })
+        Ok(Self { place, name: name.to_owned(), now })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -38,8 +42,8 @@ impl NewAlias {
     /// # Errors
     /// [`Kind::Exists`]; what the catalog reports.
     pub(super) fn put(&self, tx: &mut Tx<'_>, target: KeyId) -> Result<Versioned<AliasRecord>> {
-        let Self { name, now } = self;
-        tx.insert(&AliasRecord { name: name.clone(), target, created: *now, updated: *now }).map_err(|e| {
+        let Self { place, name, now } = self;
+        tx.insert(&AliasRecord { name: name.clone(), place: place.clone(), target, created: *now, updated: *now }).map_err(|e| {
             match e.kind() {
                 Kind::Exists => Error::new(Kind::Exists, format!("alias {name} already exists"))
                     .hint("choose another name, or change its key with `coffer key alias update`"),
@@ -98,7 +102,7 @@ impl Aliases {
     fn metadata(&self, alias: &AliasRecord) -> AliasMetadata {
         AliasMetadata {
             alias_name: alias.name.clone(),
-            alias_arn: self.scope.alias_arn(&alias.name),
+            alias_arn: self.scope.place(alias.place.as_ref()).alias_arn(&alias.name),
             target_key_id: alias.target,
             creation_date: alias.created,
             last_updated_date: alias.updated,
@@ -107,7 +111,7 @@ impl Aliases {
 
     /// Whether the policy of an alias's key allows the caller to remove the alias from it. If the key is deleted or damaged,
     /// it has no policy: the account's administrators may.
-    fn may_change(&self, verb: &str, target: KeyId, caller: &Caller) -> Result<()> {
+    fn may_change(&self, verb: &str, target: &KeyName, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
         match self.store.load(target) {
             Ok(key) => self
@@ -119,14 +123,18 @@ impl Aliases {
         }
     }
 
-    /// A key for which the caller may create an alias.
-    fn target(&self, verb: &str, key: &KeyRef, caller: &Caller) -> Result<KeyRecord> {
+    /// A key for which the caller may create an alias: of its own account and Region.
+    fn target(&self, verb: &str, key: &KeyRef, place: Option<&Place>, caller: &Caller) -> Result<KeyRecord> {
         let Target::Id(_) = key.target else {
             let what = format!("{verb}: {key} is an alias, and an alias can only refer to a key");
             return Err(Error::new(Kind::Usage, what).hint("use the key's id or ARN"));
         };
         let key = self.store.find(key)?.record;
-        let arn = self.scope.key_arn(key.id);
+        let arn = self.scope.arn_of(&key.key());
+        if key.place.as_ref() != place {
+            let what = format!("{verb}: key {arn} is not of {}", self.scope.place(place));
+            return Err(Error::new(Kind::NotFound, what).hint("an alias and its key have one account and one Region"));
+        }
         if key.manager == KeyManager::Aws {
             return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
         }
@@ -136,37 +144,63 @@ impl Aliases {
         Ok(key)
     }
 
-    /// Creates an alias for a key.
+    /// The account and Region of the caller, as records keep it.
+    fn place_of(&self, caller: &Caller) -> Option<Place> {
+        self.scope.kept(self.scope.place_of(caller))
+    }
+
+    /// Creates an alias for a key of the caller's account and Region.
     ///
     /// # Errors
     /// [`Kind::Usage`] (InvalidAliasNameException) for a name against the rules or under `alias/aws/`, [`Kind::Exists`],
     /// [`Kind::InvalidState`] while the key is pending deletion.
     pub fn create(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
-        let alias = NewAlias::new(name, self.env.now())?;
+        let place = self.place_of(caller);
+        let alias = NewAlias::new(name, place.clone(), self.env.now())?;
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
-        let made = self.ledger.audited(caller, act, |tx| alias.put(tx, self.target("CreateAlias", key, caller)?.id))?;
+        let made = self.ledger.audited(caller, act, |tx| {
+            let target = self.target("CreateAlias", key, place.as_ref(), caller)?.id;
+            if self.store.aliases_of(&KeyName { place: place.clone(), id: target })?.records.len() >= MAX_ALIASES {
+                let what = format!("CreateAlias: key {target} has reached the limit of {MAX_ALIASES} aliases");
+                return Err(Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded));
+            }
+            alias.put(tx, target)
+        })?;
         Ok(self.metadata(&made.record))
     }
 
-    fn record(&self, name: &str) -> Result<Versioned<AliasRecord>> {
-        let found = self.store.alias(name)?;
+    fn record(&self, place: Option<&Place>, name: &str) -> Result<Versioned<AliasRecord>> {
+        let found = self.store.alias(place, name)?;
         found.ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no alias {name}")).hint("see `coffer key alias list`")
+            let arn = self.scope.place(place).alias_arn(name);
+            Error::new(Kind::NotFound, format!("there is no alias {arn}")).hint("see `coffer key alias list`")
         })
     }
 
     /// Moves an alias to another key. Existing ciphertexts still refer to the key that encrypted them.
     ///
     /// # Errors
-    /// As [`Aliases::create`]; [`Kind::NotFound`].
+    /// As [`Aliases::create`]; [`Kind::NotFound`]; [`Kind::InvalidState`] for a key of another spec or usage.
     pub fn update(&self, name: &str, key: &KeyRef, caller: &Caller) -> Result<AliasMetadata> {
         check_alias(name)?;
         check_not_reserved(name)?;
+        let place = self.place_of(caller);
         let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
         let made = self.ledger.audited(caller, act, |tx| {
-            let mut alias = self.record(name)?;
-            self.may_change("UpdateAlias", alias.record.target, caller)?;
-            alias.record.target = self.target("UpdateAlias", key, caller)?.id;
+            let mut alias = self.record(place.as_ref(), name)?;
+            let old = KeyName { place: place.clone(), id: alias.record.target };
+            self.may_change("UpdateAlias", &old, caller)?;
+            let new = self.target("UpdateAlias", key, place.as_ref(), caller)?;
+            if let Ok(old) = self.store.load(&old)
+                && (old.record.usage != new.usage || old.record.spec.is_symmetric() != new.spec.is_symmetric())
+            {
+                let what = format!(
+                    "UpdateAlias: {name} is of a {} key for {}, not for {} with a {} key",
+                    old.record.spec, old.record.usage, new.usage, new.spec
+                );
+                return Err(Error::new(Kind::InvalidState, what).hint("delete the alias, then create it for that key"));
+            }
+            alias.record.target = new.id;
             alias.record.updated = self.env.now();
             tx.update(&alias.record, alias.version)
         })?;
@@ -180,23 +214,36 @@ impl Aliases {
     pub fn delete(&self, name: &str, caller: &Caller) -> Result<()> {
         check_alias(name)?;
         check_not_reserved(name)?;
+        let place = self.place_of(caller);
         let act = Act::new("kms:DeleteAlias").detail("alias", name);
         self.ledger.audited(caller, act, |tx| {
-            let alias = self.record(name)?;
-            self.may_change("DeleteAlias", alias.record.target, caller)?;
-            tx.delete::<AliasRecord>(name, alias.version)
+            let alias = self.record(place.as_ref(), name)?;
+            self.may_change("DeleteAlias", &KeyName { place: place.clone(), id: alias.record.target }, caller)?;
+            tx.delete::<AliasRecord>(&alias.record.id(), alias.version)
         })
     }
 
-    /// The aliases of one key, or all.
+    /// The aliases of one key, or all of all accounts and Regions.
     ///
     /// # Errors
     /// What the catalog reports; [`Kind::NotFound`] if the key does not exist.
     pub fn list(&self, key: Option<&KeyRef>) -> Result<AliasListing> {
-        let of = key.map(|k| self.store.find(k)).transpose()?.map(|k| k.record.id);
-        let listing = self.store.aliases()?;
-        let wanted = |a: &&Versioned<AliasRecord>| of.is_none_or(|id| a.record.target == id);
-        let aliases = listing.records.iter().filter(wanted).map(|a| self.metadata(&a.record)).collect();
+        let listing = match key {
+            Some(key) => self.store.aliases_of(&self.store.find(key)?.record.key())?,
+            None => self.store.aliases()?,
+        };
+        let aliases = listing.records.iter().map(|a| self.metadata(&a.record)).collect();
+        Ok(AliasListing { aliases, damaged: listing.damaged })
+    }
+
+    /// The aliases of an account in a Region after that name, at most `limit`.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn page(&self, place: &Place, after: Option<&str>, limit: usize) -> Result<AliasListing> {
+        let place = self.scope.kept(place.clone());
+        let listing = self.store.alias_page(place.as_ref(), after, limit)?;
+        let aliases = listing.records.iter().map(|a| self.metadata(&a.record)).collect();
         Ok(AliasListing { aliases, damaged: listing.damaged })
     }
 }

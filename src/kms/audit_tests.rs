@@ -12,8 +12,8 @@ fn records(kms: &Kms) -> Vec<AuditRecord> {
 }
 
 /// An installation with a key, some acts, and its log as bytes.
-fn used() -> (Place, KeyRef, Vec<u8>) {
-    let place = Place::new();
+fn used() -> (Site, KeyRef, Vec<u8>) {
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     for _ in 0..3 {
@@ -179,7 +179,7 @@ fn small_disk(path: &Path) -> bool {
 
 #[test]
 fn on_a_full_disk_a_key_can_still_be_disabled_and_nothing_else() {
-    let place = Place::new();
+    let place = Site::new();
     if !small_disk(place.data()) {
         eprintln!("SKIP: may not mount a small tmpfs");
         return;

@@ -10,7 +10,7 @@ use super::caller::{Authority, Caller, Wanted};
 use super::grantstore::{GrantStore, Operation};
 use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict};
+use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict, account_of};
 use super::scope::Scope;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
@@ -58,20 +58,20 @@ impl Authorizer {
 
     /// A key's policy, or AWS's default if it has none.
     pub(super) fn policy_of(&self, key: &KeyRecord) -> Result<Policy> {
-        let account = self.scope.account();
+        let place = self.scope.place(key.place.as_ref());
         match (&key.policy, key.manager) {
             // It was valid when it was put, perhaps by a newer coffer: a policy that is only partly understood allows nothing.
             (Some(text), _) => Policy::parse(text).map_err(|e| {
                 let what = format!(
                     "key {}: this version of coffer does not understand its policy: {}",
-                    self.scope.key_arn(key.id),
+                    self.scope.arn_of(&key.key()),
                     e.what()
                 );
                 let hint = "use the version of coffer that put the policy, or restore the default as root with `coffer key policy reset`";
                 Error::new(Kind::AccessDenied, what).hint(hint)
             }),
-            (None, KeyManager::Customer) => Ok(Policy::of_account(account)),
-            (None, KeyManager::Aws) => Ok(Policy::of_volume_service(account)),
+            (None, KeyManager::Customer) => Ok(Policy::of_account(&place.account)),
+            (None, KeyManager::Aws) => Ok(Policy::of_volume_service(&place.account)),
         }
     }
 
@@ -87,7 +87,7 @@ impl Authorizer {
     }
 
     fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
-        let (arn, service) = (self.scope.key_arn(key.id), self.scope.volume_service());
+        let (arn, service) = (self.scope.arn_of(&key.key()), self.scope.volume_service());
         // Under a lease's grant, the principal is the service, not the one who took the lease.
         let principal = match &caller.authority {
             Authority::Grants(_) => &service,
@@ -109,7 +109,7 @@ impl Authorizer {
         }
         if let Authority::Grants(ids) = &caller.authority {
             for id in ids {
-                if self.granted.get(id)?.is_some_and(|g| g.covers(key.id, principal, &wanted)) {
+                if self.granted.get(id)?.is_some_and(|g| g.covers(&key.key(), principal, &wanted)) {
                     return Ok(By::Grant);
                 }
             }
@@ -119,7 +119,7 @@ impl Authorizer {
                 .hint("detach the volume, then attach it again"));
         }
         let own = caller.authority.permits(&question);
-        let foreign = !self.scope.has(principal);
+        let foreign = account_of(principal) != Some(&*self.scope.place(key.place.as_ref()).account);
         let lacks_own = || format!("because no identity-based policy allows the kms:{} action", wanted.action);
         if foreign && !own {
             return refuse(&lacks_own());
@@ -127,7 +127,7 @@ impl Authorizer {
         if verdict == Verdict::Allowed || (verdict == Verdict::Delegated && own) {
             return Ok(By::Policy);
         }
-        if self.granted.covers(key.id, principal, &wanted)? {
+        if self.granted.covers(&key.key(), principal, &wanted)? {
             return Ok(By::Grant);
         }
         if verdict == Verdict::Delegated {
@@ -149,6 +149,31 @@ impl Authorizer {
         asked().inspect_err(|e| self.ledger.record_refusal(self.store.act_on(format!("kms:{action}"), key), caller, e))
     }
 
+    /// Authorizes an operation of the caller's account that is on no key, such as ListKeys: the caller's own permissions decide.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`].
+    pub fn ask_own(&self, action: &str, caller: &Caller) -> Result<()> {
+        let context = EncryptionContext::new();
+        let question = Question {
+            action,
+            resource: "*",
+            principal: &caller.principal,
+            via_service: caller.via_service.as_deref(),
+            context: &context,
+            grant: None,
+            now: self.env.now(),
+        };
+        if caller.authority.permits(&question) {
+            return Ok(());
+        }
+        let what = format!(
+            "User: {} is not authorized to perform: kms:{action} because no identity-based policy allows the kms:{action} action",
+            caller.principal
+        );
+        Err(Error::new(Kind::AccessDenied, what).hint("ask an administrator of the account for the permission"))
+    }
+
     /// Authorizes the use of a volume under this key: CreateGrant for a lease of the service, and Decrypt; under a lease's
     /// grants only Decrypt. Writes nothing except an audit record of a refusal.
     ///
@@ -164,10 +189,10 @@ impl Authorizer {
             Wanted { action: "CreateGrant", context, grant: Some(&facts) },
             Wanted { action: "Decrypt", context, grant: None },
         ];
-        let id = self.store.resolve(key)?;
+        let key = self.store.resolve(key)?;
         let mut act = "kms:Decrypt";
         let mut asked = || {
-            let record = self.store.load(id)?.record;
+            let record = self.store.load(&key)?.record;
             let wanted = wanted.iter().filter(|w| !under_grant || w.action == "Decrypt");
             wanted.copied().try_for_each(|w| {
                 act = if w.action == "Decrypt" { "kms:Decrypt" } else { "kms:CreateGrant" };
@@ -176,7 +201,7 @@ impl Authorizer {
         };
         let answer = asked();
         answer.inspect_err(|e| {
-            self.ledger.record_refusal(Act::new(act).key(self.scope.key_arn(id)).context(context), caller, e)
+            self.ledger.record_refusal(Act::new(act).key(self.scope.arn_of(&key)).context(context), caller, e)
         })
     }
 
@@ -211,7 +236,7 @@ impl Authorizer {
 
     /// A refusal in AWS's words. The hint is one that the caller is allowed to follow.
     fn denied(&self, principal: &str, action: &str, key: &KeyRecord, why: &str) -> Error {
-        let (arn, id) = (self.scope.key_arn(key.id), key.id);
+        let (arn, id) = (self.scope.arn_of(&key.key()), key.id);
         let what = format!("User: {principal} is not authorized to perform: kms:{action} on resource: {arn} {why}");
         let locked_out = action == "GetKeyPolicy" && key.manager == KeyManager::Customer;
         let hint = match (locked_out, *principal == self.scope.root_principal()) {

@@ -1,20 +1,121 @@
-//! The backing keys of KMS keys: made here, sealed under the root key, unsealed for use.
+//! The backing keys of KMS keys: made here, sealed under the root key, and opened for use.
 //!
-//! Nothing else knows where their bytes are: what keeps them in hardware instead takes this one's place.
+//! Nothing else knows where their bytes are. What they do is behind [`Backing`], which keys in hardware can implement, too.
 
-use super::keystore::{BackingRecord, KeyRecord, unavailable};
+use super::keystore::{BackingRecord, KeyRecord, Origin, unavailable};
 use super::root::RootKey;
 use super::scope::Scope;
-use crate::cipher::wrap::{BackingKey, KeyId, KeyMaterialId, open_local};
-use crate::env::Env;
+use crate::cipher::keys::{EncryptionAlgorithm, KeySpec, MacAlgorithm, MacKey, MessageType, PrivateKey, SigningAlgorithm};
+use crate::cipher::wrap::{
+    BackingKey, Blob, EncryptionContext, KeyId, KeyMaterialId, open_local_bytes, seal_local,
+};
+use crate::cipher::{DataKey, Unwrapped};
+use crate::env::{Env, Rng};
 use crate::error::{Error, Kind, Result};
-use crate::units::InstallationId;
+use crate::secret::Secret;
+use crate::units::{DataKeyId, InstallationId};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
-/// What a key is for, as it is bound to its sealed backing keys.
-pub(super) const SPEC: &str = "SYMMETRIC_DEFAULT";
-/// Where its backing keys come from, bound to them too.
-pub(super) const ORIGIN: &str = "AWS_KMS";
+/// What one backing key can do. A kind of key has the operations of its usage; the caller has checked that before, so the
+/// others only fail.
+pub(super) trait Backing: std::fmt::Debug {
+    /// Seals a caller's bytes: a ciphertext blob.
+    fn seal(&self, _context: &EncryptionContext, _plain: &[u8], _rng: &dyn Rng) -> Result<Vec<u8>> {
+        Err(cannot("encrypt"))
+    }
+    /// Opens such a blob.
+    fn open(&self, _blob: &Blob<'_>, _context: &EncryptionContext) -> Result<Zeroizing<Vec<u8>>> {
+        Err(cannot("decrypt"))
+    }
+    /// Makes a volume's data key, and its blob.
+    fn new_data_key(&self, _context: &EncryptionContext, _rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
+        Err(cannot("wrap a data key"))
+    }
+    /// Wraps a volume's data key again.
+    fn wrap_data_key(&self, _key: &Unwrapped<DataKey>, _ctx: &EncryptionContext, _rng: &dyn Rng) -> Result<Vec<u8>> {
+        Err(cannot("wrap a data key"))
+    }
+    /// Opens a volume's data key.
+    fn open_data_key(
+        &self,
+        _blob: &Blob<'_>,
+        _ctx: &EncryptionContext,
+        _expected: DataKeyId,
+    ) -> Result<Unwrapped<DataKey>> {
+        Err(cannot("unwrap a data key"))
+    }
+    /// Signs a message.
+    fn sign(&self, _algorithm: SigningAlgorithm, _of: MessageType, _message: &[u8]) -> Result<Vec<u8>> {
+        Err(cannot("sign"))
+    }
+    /// Decrypts with the private key of a pair.
+    fn decrypt(&self, _algorithm: EncryptionAlgorithm, _ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Err(cannot("decrypt"))
+    }
+    /// Agrees on a secret with the owner of a public key (SubjectPublicKeyInfo, DER).
+    fn agree(&self, _peer: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Err(cannot("agree on a secret"))
+    }
+    /// Makes a MAC.
+    fn mac(&self, _algorithm: MacAlgorithm, _message: &[u8]) -> Result<Vec<u8>> {
+        Err(cannot("make a MAC"))
+    }
+    /// Verifies a MAC, in constant time.
+    fn verify_mac(&self, _algorithm: MacAlgorithm, _message: &[u8], _mac: &[u8]) -> Result<bool> {
+        Err(cannot("verify a MAC"))
+    }
+}
+
+fn cannot(what: &str) -> Error {
+    Error::new(Kind::Failed, format!("this kind of backing key does not {what}"))
+}
+
+impl Backing for BackingKey {
+    fn seal(&self, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
+        self.seal_bytes(context, plain, rng)
+    }
+    fn open(&self, blob: &Blob<'_>, context: &EncryptionContext) -> Result<Zeroizing<Vec<u8>>> {
+        self.open_bytes(blob, context)
+    }
+    fn new_data_key(&self, context: &EncryptionContext, rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
+        Self::new_data_key(self, context, rng)
+    }
+    fn wrap_data_key(&self, key: &Unwrapped<DataKey>, ctx: &EncryptionContext, rng: &dyn Rng) -> Result<Vec<u8>> {
+        Self::wrap_data_key(self, key, ctx, rng)
+    }
+    fn open_data_key(&self, blob: &Blob<'_>, ctx: &EncryptionContext, of: DataKeyId) -> Result<Unwrapped<DataKey>> {
+        Self::open_data_key(self, blob, ctx, of)
+    }
+}
+
+impl Backing for PrivateKey {
+    fn sign(&self, algorithm: SigningAlgorithm, of: MessageType, message: &[u8]) -> Result<Vec<u8>> {
+        Self::sign(self, algorithm, of, message)
+    }
+    fn decrypt(&self, algorithm: EncryptionAlgorithm, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Self::decrypt(self, algorithm, ciphertext)
+    }
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Self::agree(self, peer)
+    }
+}
+
+impl Backing for MacKey {
+    fn mac(&self, algorithm: MacAlgorithm, message: &[u8]) -> Result<Vec<u8>> {
+        Self::mac(self, algorithm, message)
+    }
+    fn verify_mac(&self, algorithm: MacAlgorithm, message: &[u8], mac: &[u8]) -> Result<bool> {
+        Self::verify(self, algorithm, message, mac)
+    }
+}
+
+/// New material of a key, not yet kept.
+pub(super) struct Made {
+    pub(super) record: BackingRecord,
+    /// The public key of a pair: SubjectPublicKeyInfo, DER.
+    pub(super) public: Option<Vec<u8>>,
+}
 
 /// The backing keys of an installation.
 pub(super) struct BackingKeys {
@@ -24,17 +125,37 @@ pub(super) struct BackingKeys {
     root: Arc<RootKey>,
 }
 
-fn backing_aad(installation: InstallationId, key: KeyId, material: KeyMaterialId, generation: u32) -> Vec<u8> {
-    let key = key.to_string();
+/// What a sealed backing key belongs to: it opens for nothing else.
+struct Owner {
+    key: KeyId,
+    spec: KeySpec,
+    origin: Origin,
+}
+
+fn backing_aad(installation: InstallationId, owner: &Owner, material: KeyMaterialId, generation: u32) -> Vec<u8> {
+    let key = owner.key.to_string();
     let generation = generation.to_le_bytes();
-    let fields: [&[u8]; 6] =
-        [&installation.0, key.as_bytes(), &material.0, SPEC.as_bytes(), ORIGIN.as_bytes(), &generation];
+    let (spec, origin) = (owner.spec.name().as_bytes(), owner.origin.name().as_bytes());
+    let fields: [&[u8]; 6] = [&installation.0, key.as_bytes(), &material.0, spec, origin, &generation];
     let mut aad = b"coffer/backing-key/v1".to_vec();
     for field in fields {
         aad.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_le_bytes());
         aad.extend_from_slice(field);
     }
     aad
+}
+
+/// New material for a key, and the public key of a pair.
+fn generate(spec: KeySpec) -> Result<(Zeroizing<Vec<u8>>, Option<Vec<u8>>)> {
+    if spec.is_symmetric() && !spec.is_mac() {
+        let secret = Secret::<32>::random();
+        return Ok((Zeroizing::new(secret.expose().to_vec()), None));
+    }
+    if spec.is_mac() {
+        return Ok((MacKey::generate(spec)?.to_bytes(), None));
+    }
+    let pair = PrivateKey::generate(spec)?;
+    Ok((pair.to_pkcs8()?, Some(pair.public_key_der()?)))
 }
 
 impl BackingKeys {
@@ -44,36 +165,83 @@ impl BackingKeys {
     }
 
     /// Makes a version for a key, to be kept in its record.
-    pub(super) fn create(&self, key: KeyId) -> Result<BackingRecord> {
-        let backing = BackingKey::generate(key);
-        let generation = self.root.generation();
-        let aad = backing_aad(self.installation, key, backing.material(), generation);
-        let sealed = hex::encode(backing.seal_under(self.root.secret(), &aad, &*self.env.rng)?);
-        Ok(BackingRecord { material: backing.material(), sealed, created: self.env.now(), root_generation: generation })
+    pub(super) fn create(&self, key: KeyId, spec: KeySpec) -> Result<Made> {
+        let (bytes, public) = generate(spec)?;
+        let record = self.keep(&Owner { key, spec, origin: Origin::AwsKms }, &bytes)?;
+        Ok(Made { record, public })
     }
 
-    /// Unseals one backing key of a key.
-    pub(super) fn unseal(&self, key: &KeyRecord, version: &BackingRecord) -> Result<BackingKey> {
-        let arn = self.scope.key_arn(key.id);
-        let aad = backing_aad(self.installation, key.id, version.material, version.root_generation);
+    /// The version that imported material makes of a key. The material is checked against the key's spec.
+    pub(super) fn import(&self, key: &KeyRecord, bytes: &[u8]) -> Result<Made> {
+        let owner = Owner { key: key.id, spec: key.spec, origin: Origin::External };
+        let public = parse(&owner, bytes)?.1;
+        Ok(Made { record: self.keep(&owner, bytes)?, public })
+    }
+
+    fn keep(&self, owner: &Owner, bytes: &[u8]) -> Result<BackingRecord> {
+        let (material, generation) = (KeyMaterialId::of(owner.key, bytes), self.root.generation());
+        let aad = backing_aad(self.installation, owner, material, generation);
+        let sealed = hex::encode(seal_local(self.root.secret(), &aad, bytes, &*self.env.rng)?);
+        Ok(BackingRecord {
+            material,
+            sealed,
+            created: self.env.now(),
+            root_generation: generation,
+            rotation: None,
+            pending: false,
+            expires: None,
+            description: None,
+        })
+    }
+
+    /// Opens one backing key of a key.
+    pub(super) fn open(&self, key: &KeyRecord, version: &BackingRecord) -> Result<Box<dyn Backing>> {
+        let arn = self.scope.arn_of(&key.key());
+        if !version.is_here(self.env.now()) {
+            let what = format!("key {arn}: its imported key material {} is gone", version.material);
+            return Err(Error::new(Kind::KeyUnavailable, what).hint("import the same material again"));
+        }
+        let owner = Owner { key: key.id, spec: key.spec, origin: key.origin };
+        let aad = backing_aad(self.installation, &owner, version.material, version.root_generation);
         let opened = hex::decode(&version.sealed)
             .map_err(|e| Error::new(Kind::Integrity, "the sealed material is not hexadecimal").because(e))
-            .and_then(|sealed| open_local::<32>(self.root.secret(), &aad, &sealed))
-            .map(|secret| BackingKey::new(key.id, secret));
-        let backing = opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))?;
-        if backing.material() != version.material {
-            let err = Error::new(Kind::Integrity, "the material does not match its id");
-            return Err(unavailable(format!("key {arn}"), err));
-        }
-        Ok(backing)
+            .and_then(|sealed| open_local_bytes(self.root.secret(), &aad, &sealed))
+            .and_then(|bytes| match KeyMaterialId::of(key.id, &bytes) == version.material {
+                true => Ok(parse(&owner, &bytes)?.0),
+                false => Err(Error::new(Kind::Integrity, "the material does not match its id")),
+            });
+        opened.map_err(|e| unavailable(format!("key {arn}, version {}", version.material), e))
     }
 
-    /// The current backing key.
-    pub(super) fn current(&self, key: &KeyRecord) -> Result<BackingKey> {
-        let last = key.backing.last().ok_or_else(|| {
+    /// The current backing key, and its id.
+    pub(super) fn current(&self, key: &KeyRecord) -> Result<(Box<dyn Backing>, KeyMaterialId)> {
+        let last = key.current().ok_or_else(|| {
             let err = Error::new(Kind::Integrity, "it has no backing key");
-            unavailable(format!("key {}", self.scope.key_arn(key.id)), err)
+            unavailable(format!("key {}", self.scope.arn_of(&key.key())), err)
         })?;
-        self.unseal(key, last)
+        Ok((self.open(key, last)?, last.material))
     }
+}
+
+/// Opened material, and the public key of a pair.
+type Parsed = (Box<dyn Backing>, Option<Vec<u8>>);
+
+fn parse(owner: &Owner, bytes: &[u8]) -> Result<Parsed> {
+    let Owner { key, spec, .. } = *owner;
+    if spec.is_mac() {
+        return Ok((Box::new(MacKey::from_bytes(spec, bytes)?), None));
+    }
+    if spec.is_symmetric() {
+        let secret = Secret::<32>::try_build(|out| match bytes.len() == out.len() {
+            true => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            false => Err(Error::new(Kind::Integrity, "the material has another length than its key")),
+        })?;
+        return Ok((Box::new(BackingKey::new(key, secret)), None));
+    }
+    let pair = PrivateKey::from_pkcs8(spec, bytes)?;
+    let public = pair.public_key_der()?;
+    Ok((Box::new(pair), Some(public)))
 }

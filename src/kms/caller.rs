@@ -2,6 +2,7 @@
 
 use super::policy::{GrantFacts, Question, VOLUME_SERVICE};
 use crate::cipher::wrap::EncryptionContext;
+use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Asker, Identity, RequestInfo};
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub struct Caller {
     pub authority: Authority,
     /// As [`Identity::request`]. Part of the record, but no policy sees it.
     pub request: Option<Arc<RequestInfo>>,
+    /// It only asks whether it may: nothing is done, and the answer is an error (DryRun).
+    pub dry_run: bool,
 }
 
 impl Caller {
@@ -42,7 +45,7 @@ impl Caller {
     #[must_use]
     pub fn new(principal: impl Into<String>, client: impl Into<String>, authority: Authority) -> Self {
         let (principal, client) = (principal.into(), client.into());
-        Self { principal, via_service: None, client, authority, request: None }
+        Self { principal, via_service: None, client, authority, request: None, dry_run: false }
     }
 
     /// Makes a service that acts for itself.
@@ -52,9 +55,22 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Ends a dry run, once everything else has been checked.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (DryRunOperationException) for a dry run.
+    pub fn unless_dry_run(&self, verb: &str) -> Result<()> {
+        match self.dry_run {
+            true => Err(Error::new(Kind::Usage, format!("{verb}: it would succeed, but DryRun is set")).reason(Reason::DryRun)),
+            false => Ok(()),
+        }
+    }
+}
+
 impl From<&Caller> for Asker {
     fn from(caller: &Caller) -> Self {
-        let Caller { principal, via_service, client, authority, request } = caller.clone();
+        let Caller { principal, via_service, client, authority, request, dry_run: _ } = caller.clone();
         let request = request.map(|r| Box::new(r.bounded()));
         let administrator = matches!(authority, Authority::Administrator | Authority::Settled);
         Self { identity: Identity { principal, via_service, client, request }, administrator }

@@ -1,8 +1,8 @@
-//! What the KMS is made of, for the keys of one account in one Region.
+//! What the KMS is made of.
 //!
 //! | component | has | asks |
 //! |---|---|---|
-//! | `Scope` | the account and the Region, and the ARNs in them | |
+//! | `Scope` | the installation's account and Region, and the ARNs in them and elsewhere | |
 //! | `KeyStore` | the records of keys and aliases | |
 //! | `GrantStore` | the records of grants, and what they allow | |
 //! | `BackingKeys` | what keys encrypt with, sealed and unsealed | |
@@ -13,6 +13,10 @@
 //! | [`KeyPolicies`] | the documents that the decision is made by | `KeyStore`, `Authorizer`, `Keys` |
 //! | [`Grants`] | giving grants and taking them back | both stores, `Authorizer` |
 //! | [`Crypto`] | the use of keys | `KeyStore`, `BackingKeys`, `Authorizer`, `Keys` |
+//! | [`Rotations`] | new backing keys, on demand and by themselves | `KeyStore`, `BackingKeys`, `Keys`, `Deletions` |
+//! | [`Imports`] | key material that callers bring | `KeyStore`, `BackingKeys`, `Keys` |
+//! | [`Replicas`] | the Regions of multi-Region keys | `KeyStore`, `Authorizer`, `Keys` |
+//! | [`KeyTags`] | the tags of keys | `KeyStore`, `Keys` |
 
 use super::alias::Aliases;
 use super::authority::Authorizer;
@@ -23,8 +27,12 @@ use super::grantstore::GrantStore;
 use super::key::Keys;
 use super::keystore::KeyStore;
 use super::policies::KeyPolicies;
+use super::import::Imports;
+use super::replicas::Replicas;
 use super::root::RootKey;
+use super::rotation::Rotations;
 use super::scope::Scope;
+use super::tags::KeyTags;
 use super::waiting::Deletions;
 use crate::env::Env;
 use crate::ledger::Ledger;
@@ -42,10 +50,14 @@ pub(super) struct Components {
     pub(super) policies: KeyPolicies,
     pub(super) grants: Grants,
     pub(super) crypto: Crypto,
+    pub(super) rotations: Rotations,
+    pub(super) imports: Imports,
+    pub(super) replicas: Replicas,
+    pub(super) tags: KeyTags,
 }
 
 impl Components {
-    /// Those of an account and Region, over the installation's root key and ledger.
+    /// Those over the installation's root key and ledger.
     pub(super) fn new(
         env: &Env,
         installation: InstallationId,
@@ -85,10 +97,42 @@ impl Components {
             scope.clone(),
             ledger.clone(),
             store.clone(),
-            backing,
+            backing.clone(),
             authorizer.clone(),
             keys.clone(),
         );
-        Self { scope, store, authorizer, deletions, keys, aliases, policies, grants, crypto }
+        let rotations = Rotations::new(
+            env.clone(),
+            scope.clone(),
+            store.clone(),
+            backing.clone(),
+            keys.clone(),
+            deletions.clone(),
+        );
+        let imports = Imports::new(env.clone(), root.clone(), store.clone(), backing, keys.clone());
+        let replicas = Replicas::new(
+            env.clone(),
+            scope.clone(),
+            ledger.clone(),
+            store.clone(),
+            authorizer.clone(),
+            keys.clone(),
+        );
+        let tags = KeyTags::new(store.clone(), keys.clone());
+        Self {
+            scope,
+            store,
+            authorizer,
+            deletions,
+            keys,
+            aliases,
+            policies,
+            grants,
+            crypto,
+            rotations,
+            imports,
+            replicas,
+            tags,
+        }
     }
 }

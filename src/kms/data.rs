@@ -6,12 +6,13 @@
 //! attacker who tries ciphertexts cannot see it.
 
 use super::authority::{Authorizer, lease_facts};
-use super::backing::BackingKeys;
+use super::backing::{Backing, BackingKeys};
 use super::caller::{Authority, Caller, Wanted};
 use super::key::Keys;
 use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::{EBS_ALIAS, KeyRef, Target};
-use super::scope::Scope;
+use super::scope::{KeyName, Scope};
+use crate::cipher::keys::{self, EncryptionAlgorithm, KeyUsage};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Plaintext that a public operation returns; wiped on drop, never shown.
-pub struct Plaintext(Zeroizing<Vec<u8>>);
+pub struct Plaintext(pub(super) Zeroizing<Vec<u8>>);
 
 impl Plaintext {
     /// The bytes.
@@ -69,8 +70,10 @@ pub struct Encrypted {
     pub blob: Vec<u8>,
     /// ARN of the key.
     pub key_arn: String,
-    /// The version that was used, hexadecimal.
+    /// The version that was used, hexadecimal; empty for a pair, which has one.
     pub key_material_id: String,
+    /// The algorithm that was used.
+    pub algorithm: EncryptionAlgorithm,
 }
 
 /// The result of Decrypt.
@@ -80,8 +83,23 @@ pub struct Decrypted {
     pub plaintext: Plaintext,
     /// ARN of the key.
     pub key_arn: String,
-    /// The version that was used, hexadecimal.
+    /// The version that was used, hexadecimal; empty for a pair, which has one.
     pub key_material_id: String,
+    /// The algorithm that was used.
+    pub algorithm: EncryptionAlgorithm,
+}
+
+/// A ciphertext, and what a caller says about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ciphertext<'a> {
+    /// The ciphertext: of a symmetric key, a blob.
+    pub bytes: &'a [u8],
+    /// The encryption context that it was made with.
+    pub context: &'a EncryptionContext,
+    /// The key that it must have been made with.
+    pub key: Option<&'a KeyRef>,
+    /// The algorithm that it was made by.
+    pub algorithm: EncryptionAlgorithm,
 }
 
 /// The fields of a blob, unauthenticated: for display, and for authorization.
@@ -106,12 +124,12 @@ fn invalid_ciphertext(verb: &str) -> Error {
 /// What keys are for: encrypting, decrypting, and making data keys.
 pub struct Crypto {
     env: Env,
-    scope: Arc<Scope>,
+    pub(super) scope: Arc<Scope>,
     ledger: Arc<Ledger>,
-    store: Arc<KeyStore>,
-    backing: Arc<BackingKeys>,
-    authorizer: Arc<Authorizer>,
-    keys: Arc<Keys>,
+    pub(super) store: Arc<KeyStore>,
+    pub(super) backing: Arc<BackingKeys>,
+    pub(super) authorizer: Arc<Authorizer>,
+    pub(super) keys: Arc<Keys>,
 }
 
 impl Crypto {
@@ -128,10 +146,17 @@ impl Crypto {
         Self { env, scope, ledger, store, backing, authorizer, keys }
     }
 
-    /// A key's record, if this caller may use it now with that context.
-    fn usable(&self, verb: &str, id: KeyId, ctx: &EncryptionContext, caller: &Caller) -> Result<KeyRecord> {
-        let key = self.store.load(id)?.record;
-        let (arn, shown) = (self.scope.key_arn(id), shown(verb));
+    /// A key's record, if this caller may use it now with that context, and it has that usage.
+    pub(super) fn usable(
+        &self,
+        verb: &str,
+        name: &KeyName,
+        usage: KeyUsage,
+        ctx: &EncryptionContext,
+        caller: &Caller,
+    ) -> Result<KeyRecord> {
+        let key = self.store.load(name)?.record;
+        let (arn, shown) = (self.scope.arn_of(name), shown(verb));
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
             let what = format!("{shown}: key {arn} is managed by the service, and only the service may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
@@ -140,12 +165,32 @@ impl Crypto {
         for (action, grant) in asked_by(verb) {
             self.authorizer.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
-        key.check_usable(shown, &arn)?;
+        self.keys.check_usable(&key, shown)?;
+        if key.usage != usage {
+            let what = format!("{shown}: key {arn} is for {}, not for {usage}", key.usage);
+            return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidKeyUsage));
+        }
+        caller.unless_dry_run(shown)?;
+        Ok(key)
+    }
+
+    /// The same for a symmetric encryption key, as data keys need one.
+    fn usable_symmetric(
+        &self,
+        verb: &str,
+        name: &KeyName,
+        ctx: &EncryptionContext,
+        caller: &Caller,
+    ) -> Result<KeyRecord> {
+        let live = Caller { dry_run: false, ..caller.clone() };
+        let key = self.usable(verb, name, KeyUsage::EncryptDecrypt, ctx, &live)?;
+        check_algorithm(&key, shown(verb), EncryptionAlgorithm::SymmetricDefault)?;
+        caller.unless_dry_run(shown(verb))?;
         Ok(key)
     }
 
     /// Records the use of a key in the audit log, durably, before the result is returned. `told` maps the error for the caller.
-    fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
+    pub(super) fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
         match result {
             Ok(value) => self.ledger.record(caller, act, Ok(())).map(|()| value),
             Err(e) => {
@@ -155,7 +200,7 @@ impl Crypto {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         act: Act,
         key: &KeyRef,
@@ -163,13 +208,33 @@ impl Crypto {
         plain: &[u8],
         caller: &Caller,
     ) -> Result<Encrypted> {
+        self.seal_with(act, key, EncryptionAlgorithm::SymmetricDefault, ctx, plain, caller)
+    }
+
+    fn seal_with(
+        &self,
+        act: Act,
+        key: &KeyRef,
+        algorithm: EncryptionAlgorithm,
+        ctx: &EncryptionContext,
+        plain: &[u8],
+        caller: &Caller,
+    ) -> Result<Encrypted> {
         let verb = act.name().trim_start_matches("kms:").to_owned();
-        let id = self.store.resolve(key)?;
-        let act = act.key(self.scope.key_arn(id)).context(ctx);
-        let sealed = self.usable(&verb, id, ctx, caller).and_then(|key| {
-            let backing = self.backing.current(&key)?;
-            let blob = backing.seal_bytes(ctx, plain, &*self.env.rng)?;
-            Ok(Encrypted { blob, key_arn: self.scope.key_arn(id), key_material_id: backing.material().to_string() })
+        let name = self.store.resolve(key)?;
+        let (arn, live) = (self.scope.arn_of(&name), Caller { dry_run: false, ..caller.clone() });
+        let act = act.key(arn.clone()).context(ctx);
+        let sealed = self.usable(&verb, &name, KeyUsage::EncryptDecrypt, ctx, &live).and_then(|key| {
+            check_algorithm(&key, shown(&verb), algorithm)?;
+            check_context(shown(&verb), algorithm, ctx)?;
+            caller.unless_dry_run(shown(&verb))?;
+            if algorithm != EncryptionAlgorithm::SymmetricDefault {
+                let blob = keys::encrypt(key.spec, &public_of(&key)?, algorithm, plain)?;
+                return Ok(Encrypted { blob, key_arn: arn, key_material_id: String::new(), algorithm });
+            }
+            let (backing, material) = self.backing.current(&key)?;
+            let blob = backing.seal(ctx, plain, &*self.env.rng)?;
+            Ok(Encrypted { blob, key_arn: arn, key_material_id: material.to_string(), algorithm })
         });
         self.used(caller, act, sealed, |e| e)
     }
@@ -180,6 +245,21 @@ impl Crypto {
     /// [`Kind::NotFound`], [`Kind::KeyUnavailable`] by the key's state, [`Kind::Usage`] for another length.
     pub fn encrypt(&self, key: &KeyRef, ctx: &EncryptionContext, plain: &[u8], caller: &Caller) -> Result<Encrypted> {
         self.seal(Act::new("kms:Encrypt"), key, ctx, plain, caller)
+    }
+
+    /// The same with an algorithm: with that of an RSA key, under its public key.
+    ///
+    /// # Errors
+    /// As [`Crypto::encrypt`]; [`Kind::Usage`] for an algorithm that the key does not have (InvalidKeyUsageException).
+    pub fn encrypt_with(
+        &self,
+        key: &KeyRef,
+        algorithm: EncryptionAlgorithm,
+        ctx: &EncryptionContext,
+        plain: &[u8],
+        caller: &Caller,
+    ) -> Result<Encrypted> {
+        self.seal_with(Act::new("kms:Encrypt"), key, algorithm, ctx, plain, caller)
     }
 
     /// Generates a data key for the caller's own use: plaintext and blob.
@@ -212,54 +292,66 @@ impl Crypto {
         self.seal(Act::new("kms:GenerateDataKeyWithoutPlaintext"), key, ctx, &random(spec)?, caller)
     }
 
-    /// Opens a blob of a public operation.
-    fn open_public(
-        &self,
-        verb: &str,
-        bytes: &[u8],
-        ctx: &EncryptionContext,
-        key: Option<&KeyRef>,
-        caller: &Caller,
-    ) -> Result<Decrypted> {
-        let blob = Blob::parse(bytes)?;
-        if let Some(named) = key
-            && self.store.resolve(named)? != blob.key_id()
-        {
-            let what = format!("{verb}: the ciphertext was not encrypted under key {named}");
+    /// Opens a ciphertext of a public operation.
+    fn open_public(&self, verb: &str, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
+        if from.algorithm != EncryptionAlgorithm::SymmetricDefault {
+            return self.open_by_private_key(verb, from, caller);
+        }
+        let blob = Blob::parse(from.bytes)?;
+        let name = match from.key {
+            Some(named) => self.store.resolve(named)?,
+            None => self.store.of_blob(blob.key_id(), &self.scope.place_of(caller))?,
+        };
+        if name.id != blob.key_id() {
+            // Which key a ciphertext belongs to is said to whoever may use the key that was named.
+            self.usable(verb, &name, KeyUsage::EncryptDecrypt, from.context, caller)?;
+            let what = format!("{verb}: the ciphertext was not encrypted under key {}", self.scope.arn_of(&name));
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
         }
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record = self.usable(verb, blob.key_id(), ctx, caller).map_err(|e| match e.kind() {
+        let record = self.usable_symmetric(verb, &name, from.context, caller).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
             _ => e,
         })?;
-        let plaintext = Plaintext(self.version(&record, &blob)?.open_bytes(&blob, ctx)?);
-        Ok(Decrypted {
-            plaintext,
-            key_arn: self.scope.key_arn(record.id),
-            key_material_id: blob.material().to_string(),
-        })
+        let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
+        let (key_arn, key_material_id) = (self.scope.arn_of(&name), blob.material().to_string());
+        Ok(Decrypted { plaintext, key_arn, key_material_id, algorithm: from.algorithm })
+    }
+
+    /// Opens what was encrypted under the public key of a pair.
+    fn open_by_private_key(&self, verb: &str, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
+        let named = from.key.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("{verb}: a ciphertext of an asymmetric key needs the key's id"))
+        })?;
+        let (name, live) = (self.store.resolve(named)?, Caller { dry_run: false, ..caller.clone() });
+        let key = self.usable(verb, &name, KeyUsage::EncryptDecrypt, from.context, &live)?;
+        check_algorithm(&key, verb, from.algorithm)?;
+        check_context(verb, from.algorithm, from.context)?;
+        caller.unless_dry_run(verb)?;
+        let plaintext = Plaintext(self.backing.current(&key)?.0.decrypt(from.algorithm, from.bytes)?);
+        let key_arn = self.scope.arn_of(&name);
+        Ok(Decrypted { plaintext, key_arn, key_material_id: String::new(), algorithm: from.algorithm })
     }
 
     /// The backing key of `key` that `blob` names.
-    fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<crate::cipher::wrap::BackingKey> {
-        let named = key.backing.iter().find(|b| b.material == blob.material());
+    fn version(&self, key: &KeyRecord, blob: &Blob<'_>) -> Result<Box<dyn Backing>> {
+        let named = key.backing.iter().find(|b| b.material == blob.material() && !b.pending);
         let missing = || {
-            let what = format!("key {} has no backing key {}", self.scope.key_arn(key.id), blob.material());
+            let what = format!("key {} has no backing key {}", self.scope.arn_of(&key.key()), blob.material());
             Error::new(Kind::InvalidCiphertext, what)
         };
-        self.backing.unseal(key, named.ok_or_else(missing)?)
+        self.backing.open(key, named.ok_or_else(missing)?)
     }
 
     /// The act, with the fields of the blob.
-    fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext) -> Act {
+    fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext, caller: &Caller) -> Act {
         let act = act.context(ctx);
-        match Blob::parse(bytes) {
-            Ok(blob) => act.key(self.scope.key_arn(blob.key_id())).detail("material", blob.material()),
-            Err(_) => act,
-        }
+        let Ok(blob) = Blob::parse(bytes) else { return act };
+        let name = self.store.of_blob(blob.key_id(), &self.scope.place_of(caller));
+        let name = name.unwrap_or_else(|_| blob.key_id().into());
+        act.key(self.scope.arn_of(&name)).detail("material", blob.material())
     }
 
     /// Decrypts a blob of Encrypt, GenerateDataKey or ReEncrypt. `key`, if given, must be the one that encrypted it.
@@ -274,9 +366,29 @@ impl Crypto {
         key: Option<&KeyRef>,
         caller: &Caller,
     ) -> Result<Decrypted> {
-        let act = self.blob_act(Act::new("kms:Decrypt"), blob, ctx);
-        let opened = self.open_public("Decrypt", blob, ctx, key, caller);
+        let algorithm = EncryptionAlgorithm::SymmetricDefault;
+        self.decrypt_with(&Ciphertext { bytes: blob, context: ctx, key, algorithm }, caller)
+    }
+
+    /// The same with an algorithm: with that of an RSA key, with its private key.
+    ///
+    /// # Errors
+    /// As [`Crypto::decrypt`]; [`Kind::Usage`] for an algorithm that the key does not have (InvalidKeyUsageException).
+    pub fn decrypt_with(&self, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
+        let act = self.ciphertext_act(Act::new("kms:Decrypt"), from, caller);
+        let opened = self.open_public("Decrypt", from, caller);
         self.used(caller, act, opened, |e| public("Decrypt", e))
+    }
+
+    /// The act, with the key of a ciphertext.
+    fn ciphertext_act(&self, act: Act, from: &Ciphertext<'_>, caller: &Caller) -> Act {
+        if from.algorithm == EncryptionAlgorithm::SymmetricDefault {
+            return self.blob_act(act, from.bytes, from.context, caller);
+        }
+        match from.key.map(|key| self.store.resolve(key)) {
+            Some(Ok(name)) => act.key(self.scope.arn_of(&name)),
+            _ => act,
+        }
     }
 
     /// Decrypts a blob and encrypts it under another key or context; the plaintext does not leave this module.
@@ -290,10 +402,28 @@ impl Crypto {
         to: (&EncryptionContext, &KeyRef),
         caller: &Caller,
     ) -> Result<Encrypted> {
-        let act = self.blob_act(Act::new("kms:ReEncryptFrom"), blob, from.0);
-        let opened = self.open_public("ReEncrypt", blob, from.0, from.1, caller);
-        let opened = self.used(caller, act, opened, |e| public("ReEncrypt", e))?;
-        self.seal(Act::new("kms:ReEncryptTo"), to.1, to.0, opened.plaintext.expose(), caller)
+        let algorithm = EncryptionAlgorithm::SymmetricDefault;
+        let from = Ciphertext { bytes: blob, context: from.0, key: from.1, algorithm };
+        Ok(self.re_encrypt_with(&from, (to.0, to.1, algorithm), caller)?.1)
+    }
+
+    /// The same with algorithms. Returns the key and the version that decrypted, and the new ciphertext.
+    ///
+    /// # Errors
+    /// As [`Crypto::decrypt_with`] and [`Crypto::encrypt_with`].
+    pub fn re_encrypt_with(
+        &self,
+        from: &Ciphertext<'_>,
+        to: (&EncryptionContext, &KeyRef, EncryptionAlgorithm),
+        caller: &Caller,
+    ) -> Result<((String, String), Encrypted)> {
+        let live = Caller { dry_run: false, ..caller.clone() };
+        let act = self.ciphertext_act(Act::new("kms:ReEncryptFrom"), from, caller);
+        let opened = self.open_public("ReEncrypt", from, &live);
+        let opened = self.used(&live, act, opened, |e| public("ReEncrypt", e))?;
+        let made =
+            self.seal_with(Act::new("kms:ReEncryptTo"), to.1, to.2, to.0, opened.plaintext.expose(), caller)?;
+        Ok(((opened.key_arn, opened.key_material_id), made))
     }
 
     /// The fields of a blob, unauthenticated.
@@ -303,7 +433,7 @@ impl Crypto {
     pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
         let blob = Blob::parse(blob)?;
         let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
-        Ok(BlobInfo { key_id, key_arn: self.scope.key_arn(key_id), material, purpose })
+        Ok(BlobInfo { key_id, key_arn: self.scope.arn_of(&key_id.into()), material, purpose })
     }
 
     // -----------------------------------------------------------------------------------------------------------------
@@ -323,11 +453,11 @@ impl Crypto {
         if key.target == Target::Alias(EBS_ALIAS.into()) {
             self.keys.ensure_ebs_default(caller)?;
         }
-        let id = self.store.resolve(key)?;
-        let act = Act::new("kms:GenerateVolumeKey").key(self.scope.key_arn(id)).context(context);
-        let made = self.usable("GenerateVolumeKey", id, context, caller).and_then(|key| {
-            let backing = self.backing.current(&key)?;
-            Ok((backing.new_data_key(context, &*self.env.rng)?, backing.material()))
+        let name = self.store.resolve(key)?;
+        let act = Act::new("kms:GenerateVolumeKey").key(self.scope.arn_of(&name)).context(context);
+        let made = self.usable_symmetric("GenerateVolumeKey", &name, context, caller).and_then(|key| {
+            let (backing, material) = self.backing.current(&key)?;
+            Ok((backing.new_data_key(context, &*self.env.rng)?, material))
         });
         let act = match &made {
             Ok(((_, key), material)) => act.detail("data-key", key.get().id()).detail("material", material),
@@ -345,7 +475,7 @@ impl Crypto {
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
         let blob = Blob::parse(bytes)?;
-        let key = self.usable(verb, blob.key_id(), context, caller)?;
+        let key = self.usable_symmetric(verb, &blob.key_id().into(), context, caller)?;
         self.version(&key, &blob)?.open_data_key(&blob, context, expected)
     }
 
@@ -361,7 +491,7 @@ impl Crypto {
         expected: DataKeyId,
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
-        let mut act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context).detail("data-key", expected);
+        let mut act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context, caller).detail("data-key", expected);
         if let Authority::Grants(ids) = &caller.authority {
             act = act.detail("grant", ids.join(" "));
         }
@@ -385,12 +515,13 @@ impl Crypto {
         if to.target == Target::Alias(EBS_ALIAS.into()) {
             self.keys.ensure_ebs_default(caller)?;
         }
-        let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context).detail("data-key", expected);
+        let act = self.blob_act(Act::new("kms:RewrapVolumeKey"), blob, context, caller).detail("data-key", expected);
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
         let rewrapped = rewrapped.and_then(|key| {
-            let id = self.store.resolve(to)?;
-            let backing = self.backing.current(&self.usable("RewrapVolumeKey", id, context, caller)?)?;
-            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.key_arn(id), backing.material()))
+            let name = self.store.resolve(to)?;
+            let record = self.usable_symmetric("RewrapVolumeKey", &name, context, caller)?;
+            let (backing, material) = self.backing.current(&record)?;
+            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.arn_of(&name), material))
         });
         let act = match &rewrapped {
             Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),
@@ -421,16 +552,43 @@ fn asked_by(verb: &str) -> Vec<(&str, bool)> {
     }
 }
 
-/// AWS's operations that an operation is authorized as, and whether each is on the grant of a volume's lease. The error
-/// for a public caller, without which check failed.
+/// Refuses an algorithm that a key does not have.
+pub(super) fn check_algorithm(key: &KeyRecord, verb: &str, algorithm: EncryptionAlgorithm) -> Result<()> {
+    if key.spec.encryption_algorithms(key.usage).contains(&algorithm) {
+        return Ok(());
+    }
+    let what = format!("{verb}: a key of spec {} does not have the algorithm {algorithm}", key.spec);
+    Err(Error::new(Kind::Usage, what).reason(Reason::InvalidKeyUsage))
+}
+
+/// Only a symmetric key binds an encryption context to a ciphertext.
+fn check_context(verb: &str, algorithm: EncryptionAlgorithm, context: &EncryptionContext) -> Result<()> {
+    if algorithm == EncryptionAlgorithm::SymmetricDefault || context.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, format!("{verb}: {algorithm} takes no encryption context")))
+}
+
+/// The public key of a pair: SubjectPublicKeyInfo, DER.
+pub(super) fn public_of(key: &KeyRecord) -> Result<Vec<u8>> {
+    let missing = || Error::new(Kind::Integrity, format!("key {}: its public key is missing or damaged", key.id));
+    key.public.as_deref().and_then(|text| hex::decode(text).ok()).ok_or_else(missing)
+}
+
+/// The error for a public caller, without which check failed.
 fn public(verb: &str, e: Error) -> Error {
     let known = e.why() == Some(Reason::IncorrectKey);
     if e.kind() == Kind::InvalidCiphertext && !known { invalid_ciphertext(verb) } else { e }
 }
 
 fn random(spec: DataKeySpec) -> Result<Zeroizing<Vec<u8>>> {
-    let mut plain = Zeroizing::new(vec![0u8; spec.len()?]);
+    spec.len().map(random_bytes)
+}
+
+/// Random bytes of the operating system.
+pub(super) fn random_bytes(len: usize) -> Zeroizing<Vec<u8>> {
+    let mut plain = Zeroizing::new(vec![0u8; len]);
     debug_assert!(plain.len() <= MAX_PLAINTEXT);
     crate::sys::random(&mut plain);
-    Ok(plain)
+    plain
 }

@@ -12,9 +12,9 @@ use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
 use super::policy::{GrantFacts, VOLUME_SERVICE};
 use super::root::RootKey;
-use super::scope::Scope;
+use super::scope::{KeyName, Scope};
 use crate::cipher::hkdf_sha256;
-use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Ledger};
@@ -106,18 +106,19 @@ impl Grants {
         Self { env, scope, root, ledger, store, granted, authorizer }
     }
 
-    fn new_grant(&self, key: KeyId, spec: GrantSpec, caller: &Caller) -> Grant {
+    fn new_grant(&self, key: &KeyName, spec: GrantSpec, caller: &Caller) -> Grant {
         let mut raw = [0u8; 32];
         self.env.rng.fill(&mut raw);
         let GrantSpec { grantee, retiring, operations, constraint, name } = spec;
         let (id, issuer, created) = (hex::encode(raw), caller.principal.clone(), self.env.now());
-        Grant { id, key, name, grantee, retiring, issuer, operations, constraint, created }
+        let (place, key) = (key.place.clone(), key.id);
+        Grant { id, key, place, name, grantee, retiring, issuer, operations, constraint, created }
     }
 
     /// A grant for a lease of a volume, to the volume service; CreateGrant was authorized before
     /// ([`Authorizer::ask_for_volume`]). [`Grant::put`] writes it in the lease's transaction.
     #[must_use]
-    pub fn for_lease(&self, key: KeyId, context: &EncryptionContext, caller: &Caller) -> Grant {
+    pub fn for_lease(&self, key: &KeyName, context: &EncryptionContext, caller: &Caller) -> Grant {
         let service = self.scope.volume_service();
         let spec = GrantSpec {
             grantee: service.clone(),
@@ -147,8 +148,8 @@ impl Grants {
         if self.authorizer.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
-        let own = self.granted.of(key.id, Some(&caller.principal))?.into_iter().map(|g| g.record);
-        if own.filter(|g| g.covers(key.id, &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
+        let own = self.granted.of(&key.key(), Some(&caller.principal))?.into_iter().map(|g| g.record);
+        if own.filter(|g| g.covers(&key.key(), &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
             return Ok(());
         }
         let what = format!("CreateGrant: the new grant would allow more than the grant of {}", caller.principal);
@@ -163,20 +164,20 @@ impl Grants {
     pub fn create(&self, key: &KeyRef, spec: GrantSpec, caller: &Caller) -> Result<(Grant, String)> {
         check(&spec)?;
         let id = self.store.resolve(key)?;
-        let arn = self.scope.key_arn(id);
+        let arn = self.scope.arn_of(&id);
         let operations: Vec<String> = spec.operations.iter().map(ToString::to_string).collect();
-        let new = self.new_grant(id, spec.clone(), caller);
+        let new = self.new_grant(&id, spec.clone(), caller);
         let act = Act::new("kms:CreateGrant")
             .key(arn.clone())
             .detail("grantee", &spec.grantee)
             .detail("operations", operations.join(" "))
             .detail("grant", &new.id);
         let made = self.ledger.audited(caller, act, |tx| {
-            let key = self.store.load(id)?.record;
+            let key = self.store.load(&id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn)?;
             if spec.name.is_some() {
-                let mut of_grantee = self.granted.of(id, Some(&spec.grantee))?.into_iter();
+                let mut of_grantee = self.granted.of(&id, Some(&spec.grantee))?.into_iter();
                 if let Some(found) = of_grantee.find(|g| g.record.is_what(&spec)) {
                     return Ok(found.record);
                 }
@@ -198,7 +199,7 @@ impl Grants {
             filter.id.as_ref().is_none_or(|id| *id == g.id)
                 && filter.grantee.as_ref().is_none_or(|grantee| *grantee == g.grantee)
         };
-        let all = self.granted.of(self.store.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
+        let all = self.granted.of(&self.store.resolve(key)?, filter.grantee.as_deref())?.into_iter().map(|g| g.record);
         Ok(all.filter(fits).collect())
     }
 
@@ -229,7 +230,7 @@ impl Grants {
             }
             (Some(key), Some(id), None) => {
                 let key = self.store.resolve(key)?;
-                self.granted.get(id)?.filter(|g| g.key == key).ok_or_else(|| not_there(id))
+                self.granted.get(id)?.filter(|g| g.on() == key).ok_or_else(|| not_there(id))
             }
             _ => Err(Error::new(Kind::Usage, "RetireGrant: neither a token nor a key and a grant id is given")
                 .hint("use --token TOKEN, or KEY and GRANT")),
@@ -243,9 +244,9 @@ impl Grants {
         caller: &Caller,
         may: impl Fn(&KeyRecord) -> Result<()>,
     ) -> Result<()> {
-        let act = act.key(self.scope.key_arn(grant.key)).detail("grant", &grant.id).detail("grantee", &grant.grantee);
+        let act = act.key(self.scope.arn_of(&grant.on())).detail("grant", &grant.id).detail("grantee", &grant.grantee);
         self.ledger.audited(caller, act.restrictive(), |tx| {
-            may(&self.store.load(grant.key)?.record)?;
+            may(&self.store.load(&grant.on())?.record)?;
             let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
             tx.delete::<Grant>(&grant.id, found.version)
         })

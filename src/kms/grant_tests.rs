@@ -1,7 +1,7 @@
 //! Policies and grants as the KMS keeps them: what they let whom do with real keys.
 
 use super::*;
-use crate::kms::testing::{ACCOUNT, Place, caller, service, user};
+use crate::kms::testing::{ACCOUNT, Site, caller, service, user};
 use crate::kms::{Authority, Kms, NewKey};
 
 fn code<T>(result: Result<T>) -> &'static str {
@@ -37,7 +37,7 @@ fn keep_policy(kms: &Kms, key: &KeyRef, policy: &str) {
     let id = kms.keys().describe(key).unwrap().key_id;
     kms.ledger()
         .audited(&caller(), Act::new("test:Older"), |tx| {
-            let mut found = kms.here.store.load(id)?;
+            let mut found = kms.here.store.load(&id.into())?;
             found.record.policy = Some(policy.to_owned());
             tx.update(&found.record, found.version)
         })
@@ -51,7 +51,7 @@ fn for_user(name: &str, operations: &[Operation]) -> GrantSpec {
 
 #[test]
 fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let none = EncryptionContext::new();
@@ -61,7 +61,7 @@ fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
     let words = format!("User: {} is not authorized to perform: kms:Encrypt on resource: arn:aws:kms:", arn("alice"));
     assert!(err.what().starts_with(&words), "{}", err.line());
     assert!(err.what().ends_with("because no resource-based policy allows the kms:Encrypt action"), "{}", err.line());
-    assert_eq!(code(kms.keys().rotate_on_demand(&key, &caller())), DENIED);
+    assert_eq!(code(kms.rotations().on_demand(&key, &caller())), DENIED);
     assert_eq!(code(kms.keys().schedule_deletion(&key, 7, &caller())), DENIED);
     assert_eq!(code(kms.aliases().create("alias/a", &key, &caller())), DENIED);
     assert_eq!(code(kms.crypto().new_volume_key(&key, &none, &service())), DENIED);
@@ -84,7 +84,7 @@ fn what_a_policy_does_not_allow_is_refused_in_awss_words_and_audited() {
 
 #[test]
 fn the_default_policy_asks_what_a_principal_may_by_itself() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let arn_of = kms.keys().describe(&key).unwrap().arn;
@@ -112,7 +112,7 @@ fn the_default_policy_asks_what_a_principal_may_by_itself() {
 
 #[test]
 fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let shown = kms.policies().get(&key, &caller()).unwrap();
@@ -150,14 +150,14 @@ fn a_policy_is_kept_as_it_was_put_and_no_author_locks_himself_out_by_accident() 
 
 #[test]
 fn a_policy_that_this_build_does_not_understand_lets_nobody_in_and_can_be_reset() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let id = kms.keys().describe(&key).unwrap().key_id;
     let newer = managed("").replace("\"Effect\"", "\"Mood\": \"fair\", \"Effect\"");
     kms.ledger()
         .audited(&caller(), Act::new("test:Newer"), |tx| {
-            let mut found = kms.here.store.load(id)?;
+            let mut found = kms.here.store.load(&id.into())?;
             found.record.policy = Some(newer.clone());
             tx.update(&found.record, found.version)
         })
@@ -173,7 +173,7 @@ fn a_policy_that_this_build_does_not_understand_lets_nobody_in_and_can_be_reset(
 
 #[test]
 fn a_grant_allows_what_the_policy_is_silent_about_and_a_deny_wins() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let policy = managed(&format!(
         r#"{{"Effect": "Deny", "Principal": {{"AWS": "{}"}}, "Action": "kms:Decrypt", "Resource": "*"}}"#,
@@ -203,7 +203,7 @@ fn a_grant_allows_what_the_policy_is_silent_about_and_a_deny_wins() {
 
 #[test]
 fn a_constraint_is_held_against_the_encryption_context() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let of = |pairs: &[(&str, &str)]| {
@@ -239,7 +239,7 @@ fn a_constraint_is_held_against_the_encryption_context() {
 
 #[test]
 fn a_name_makes_a_grant_the_same_one_again() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let named = GrantSpec { name: Some("backup".into()), ..for_user("bob", &[Operation::Decrypt]) };
@@ -270,7 +270,7 @@ fn a_name_makes_a_grant_the_same_one_again() {
 
 #[test]
 fn a_grant_is_given_back_by_those_whom_it_names() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let give = |retire_itself: bool| {
@@ -297,7 +297,7 @@ fn a_grant_is_given_back_by_those_whom_it_names() {
 
 #[test]
 fn who_may_give_by_a_grant_gives_no_more_than_it_has() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let context = EncryptionContext::of("a", "1");
@@ -321,14 +321,14 @@ fn who_may_give_by_a_grant_gives_no_more_than_it_has() {
 
 #[test]
 fn a_lease_lives_by_its_grant_alone() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let id = kms.keys().describe(&key).unwrap().key_id;
     let context = EncryptionContext::of("aws:ebs:id", "vol-1");
     let (blob, data_key) = kms.crypto().new_volume_key(&key, &context, &service()).unwrap();
     let data_key = data_key.get().id();
-    let grant = kms.grants().for_lease(id, &context, &caller());
+    let grant = kms.grants().for_lease(&id.into(), &context, &caller());
     kms.ledger().audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
     kms.policies().put(&key, &managed(""), false, &caller()).unwrap();
     let held = Caller { authority: Authority::Grants(vec![grant.id.clone()]), ..service() };
@@ -369,7 +369,7 @@ fn a_lease_lives_by_its_grant_alone() {
 
 #[test]
 fn grants_go_with_their_key() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let (grant, _) = kms.grants().create(&key, for_user("bob", &[Operation::Decrypt]), &caller()).unwrap();
@@ -383,7 +383,7 @@ fn grants_go_with_their_key() {
 /// What a key's side allows a principal of another account is half of it: its own account's side is the other.
 #[test]
 fn a_principal_of_another_account_needs_its_own_permission_as_well() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let foreign = |name: &str, authority| Caller {
         principal: format!("arn:aws:iam::444455556666:{name}"),
@@ -461,7 +461,7 @@ fn pairs_that_differ_in_case_alone_meet_a_constraint_as_they_are_or_not_at_all()
 
 #[test]
 fn a_grant_is_for_a_principal_that_there_can_be() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     for bad in ["usr/bob", "user/", "user/b b", "service/ec2.cofer", "rot", "group/x", "user"] {
@@ -475,7 +475,7 @@ fn a_grant_is_for_a_principal_that_there_can_be() {
 /// What a check costs does not depend on other keys' grants, nor on those of others on the same key.
 #[test]
 fn a_check_reads_the_grants_of_its_key_and_grantee_alone() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let (key, busy) = (key_under(&kms, &managed("")), key_under(&kms, &managed("")));
     let id = kms.keys().describe(&busy).unwrap().key_id;
@@ -483,7 +483,7 @@ fn a_check_reads_the_grants_of_its_key_and_grantee_alone() {
         .audited(&caller(), Act::new("test:Many"), |tx| {
             (0..200).try_for_each(|n| {
                 let mut grant =
-                    kms.grants().new_grant(id, for_user(&format!("u{n}"), &[Operation::Encrypt]), &caller());
+                    kms.grants().new_grant(&id.into(), for_user(&format!("u{n}"), &[Operation::Encrypt]), &caller());
                 grant.retiring = (n == 7).then(|| arn("dave"));
                 grant.put(tx)
             })
@@ -513,7 +513,7 @@ fn a_check_reads_the_grants_of_its_key_and_grantee_alone() {
 /// An installation from before the index was there, and a body that is no JSON: one damaged row costs itself alone.
 #[test]
 fn grants_are_found_without_their_index_and_beside_damaged_ones() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     kms.grants().create(&key, for_user("bob", &[Operation::Encrypt]), &caller()).unwrap();
@@ -530,7 +530,7 @@ fn grants_are_found_without_their_index_and_beside_damaged_ones() {
 /// Whatever is wrong with a request, its refusal is recorded, once.
 #[test]
 fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let none = EncryptionContext::new();
@@ -561,7 +561,7 @@ fn a_verb_that_is_refused_is_recorded_once_wherever_that_was_found() {
 /// Who may be refused as often as he likes fills no log: a bounded number is recorded, and the rest is counted.
 #[test]
 fn refusals_of_a_listed_principal_are_recorded_at_a_bounded_rate() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = key_under(&kms, &managed(""));
     let bob = Caller { authority: Authority::Volumes(Vec::new()), ..user("bob", Authority::Nothing) };
@@ -583,7 +583,7 @@ fn refusals_of_a_listed_principal_are_recorded_at_a_bounded_rate() {
 
 #[test]
 fn a_volumes_key_goes_out_in_clear_to_whom_the_policy_allows_just_that() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let none = EncryptionContext::new();
     let uses = |more: &str| {
@@ -621,7 +621,7 @@ fn a_volumes_key_goes_out_in_clear_to_whom_the_policy_allows_just_that() {
 /// A policy that names AWS's volume service means coffer's, also under a lease's grant.
 #[test]
 fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let context = EncryptionContext::of("aws:ebs:id", "vol-1");
     for (deny, denied) in [
@@ -631,7 +631,7 @@ fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
     ] {
         let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
         let (blob, data_key) = kms.crypto().new_volume_key(&key, &context, &service()).unwrap();
-        let grant = kms.grants().for_lease(kms.keys().describe(&key).unwrap().key_id, &context, &caller());
+        let grant = kms.grants().for_lease(&kms.keys().describe(&key).unwrap().key, &context, &caller());
         kms.ledger().audited(&caller(), Act::new("test:Lease"), |tx| grant.put(tx)).unwrap();
         let more = format!(r#"{{"Effect": "Deny", {deny}, "Action": "kms:Decrypt", "Resource": "*"}}"#);
         // Of another Region it would never fire, and is refused; one that is kept from before means what it meant.
@@ -647,7 +647,7 @@ fn a_deny_for_awss_volume_service_stops_what_lives_by_a_lease() {
 /// A policy with a key that an earlier build passed over: it is not passed over now.
 #[test]
 fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let id = kms.keys().describe(&key).unwrap().key_id;
@@ -658,7 +658,7 @@ fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
     assert!(kms.policies().put(&key, &old, false, &caller()).unwrap_err().what().contains("kms:ViaServcie"));
     kms.ledger()
         .audited(&caller(), Act::new("test:Older"), |tx| {
-            let mut found = kms.here.store.load(id)?;
+            let mut found = kms.here.store.load(&id.into())?;
             found.record.policy = Some(old.clone());
             tx.update(&found.record, found.version)
         })
@@ -671,7 +671,7 @@ fn a_kept_policy_with_an_unknown_condition_key_lets_nobody_in() {
 /// A key policy is about its own key alone, and the id of a key that is made is not known before.
 #[test]
 fn a_policy_that_can_never_match_is_refused_when_it_is_put_and_read_when_it_was_kept() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let other = kms.keys().create("", &caller()).unwrap().arn;

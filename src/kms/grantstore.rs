@@ -2,6 +2,7 @@
 
 use super::caller::Wanted;
 use super::policy::fold_case;
+use super::scope::{KeyName, Place};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// The most grants of a key (KMS Developer Guide, "Quotas").
 pub const MAX_GRANTS: usize = 50_000;
 
-/// The operations that a grant can allow, for symmetric keys.
+/// The operations that a grant can allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Operation {
     /// Decrypt ciphertext.
@@ -36,10 +37,27 @@ pub enum Operation {
     RetireGrant,
     /// Describe the key.
     DescribeKey,
+    /// Sign a message.
+    Sign,
+    /// Verify a signature.
+    Verify,
+    /// Get the public key.
+    GetPublicKey,
+    /// Generate a data key pair.
+    GenerateDataKeyPair,
+    /// Generate a data key pair and return its private key only encrypted.
+    GenerateDataKeyPairWithoutPlaintext,
+    /// Make a MAC.
+    GenerateMac,
+    /// Verify a MAC.
+    VerifyMac,
+    /// Agree on a secret.
+    DeriveSharedSecret,
 }
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    /// All of them.
+    pub const ALL: [Self; 17] = [
         Self::Decrypt,
         Self::Encrypt,
         Self::GenerateDataKey,
@@ -49,11 +67,29 @@ impl Operation {
         Self::CreateGrant,
         Self::RetireGrant,
         Self::DescribeKey,
+        Self::Sign,
+        Self::Verify,
+        Self::GetPublicKey,
+        Self::GenerateDataKeyPair,
+        Self::GenerateDataKeyPairWithoutPlaintext,
+        Self::GenerateMac,
+        Self::VerifyMac,
+        Self::DeriveSharedSecret,
     ];
 
     /// Whether the operation has an encryption context, to which a constraint applies.
     const fn has_context(self) -> bool {
-        !matches!(self, Self::CreateGrant | Self::RetireGrant | Self::DescribeKey)
+        matches!(
+            self,
+            Self::Decrypt
+                | Self::Encrypt
+                | Self::GenerateDataKey
+                | Self::GenerateDataKeyWithoutPlaintext
+                | Self::ReEncryptFrom
+                | Self::ReEncryptTo
+                | Self::GenerateDataKeyPair
+                | Self::GenerateDataKeyPairWithoutPlaintext
+        )
     }
 }
 
@@ -141,8 +177,11 @@ pub struct GrantSpec {
 pub struct Grant {
     /// Its id: 64 hexadecimal digits.
     pub id: String,
-    /// The key.
+    /// The id of the key.
     pub key: KeyId,
+    /// The key's account and Region, if not the installation's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -171,11 +210,18 @@ impl Record for Grant {
 }
 
 impl Grant {
+    /// Its key.
+    #[must_use]
+    pub fn on(&self) -> KeyName {
+        KeyName { place: self.place.clone(), id: self.key }
+    }
+
     /// Whether it allows this to that principal.
-    pub(super) fn covers(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> bool {
+    pub(super) fn covers(&self, key: &KeyName, principal: &str, wanted: &Wanted<'_>) -> bool {
         let Ok(operation) = wanted.action.parse::<Operation>() else { return false };
         let admitted = || self.constraint.as_ref().is_none_or(|c| c.admits(wanted.context));
-        self.key == key
+        self.key == key.id
+            && self.place == key.place
             && self.grantee == principal
             && self.operations.contains(&operation)
             && (!operation.has_context() || admitted())
@@ -239,19 +285,19 @@ impl GrantStore {
     }
 
     /// A key's grants, or those of one grantee; reads no others.
-    pub(super) fn of(&self, key: KeyId, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
-        let id = key.to_string();
+    pub(super) fn of(&self, key: &KeyName, grantee: Option<&str>) -> Result<Vec<Versioned<Grant>>> {
+        let id = key.id.to_string();
         let wanted: Vec<_> = [("key", id.as_str())].into_iter().chain(grantee.map(|g| ("grantee", g))).collect();
         let all = self.ledger.catalog().list_of::<Grant>(&wanted)?;
         for bad in &all.damaged {
             tracing::error!("grant {} is damaged and allows nothing: {}", bad.id, bad.why);
         }
-        let fits = |g: &Versioned<Grant>| g.record.key == key && grantee.is_none_or(|one| g.record.grantee == one);
+        let fits = |g: &Versioned<Grant>| g.record.key == key.id && g.record.place == key.place && grantee.is_none_or(|one| g.record.grantee == one);
         Ok(all.records.into_iter().filter(fits).collect())
     }
 
     /// Whether a grant allows this.
-    pub(super) fn covers(&self, key: KeyId, principal: &str, wanted: &Wanted<'_>) -> Result<bool> {
+    pub(super) fn covers(&self, key: &KeyName, principal: &str, wanted: &Wanted<'_>) -> Result<bool> {
         if wanted.action.parse::<Operation>().is_err() {
             return Ok(false);
         }

@@ -12,24 +12,26 @@
 
 use super::alias::NewAlias;
 use super::authority::Authorizer;
-use super::backing::{BackingKeys, ORIGIN, SPEC};
+use super::backing::BackingKeys;
 use super::caller::{Caller, Wanted};
-use super::keystore::{AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, invalid_state};
+use super::keystore::{
+    AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, Origin, RotationType, invalid_state,
+};
 use super::name::{EBS_ALIAS, KeyRef};
 use super::policy::Policy;
-use super::scope::Scope;
+use super::scope::{KeyName, Place, Scope};
 use super::waiting::Deletions;
+use crate::cipher::keys::{KeySpec, KeyUsage};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::{Env, Timestamp};
-use crate::error::{Error, Kind, Reason, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::{Act, Damaged, Ledger, Tx, Versioned};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Milliseconds in a day.
 const DAY: i64 = 24 * 60 * 60 * 1000;
-/// The most on-demand rotations of a key (KMS Developer Guide, "Quotas").
-pub const MAX_ROTATIONS: usize = 25;
 /// The longest description, characters (KMS API Reference, CreateKey).
 pub const MAX_DESCRIPTION: usize = 8192;
 
@@ -43,12 +45,36 @@ pub struct KeyVersion {
     pub created: Timestamp,
     /// Whether it encrypts; older ones only decrypt.
     pub current: bool,
+    /// Imported for a rotation that was not requested yet.
+    pub pending: bool,
+    /// Whether its material is here: imported material can expire, and be deleted.
+    pub is_here: bool,
+    /// What it replaced the one before it by.
+    pub rotation: Option<RotationType>,
+    /// When imported material expires.
+    pub valid_to: Option<Timestamp>,
+    /// What the caller says of imported material.
+    pub description: Option<String>,
+}
+
+/// The Regions of a multi-Region key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Regions {
+    /// The ARN and the Region of the primary key.
+    pub primary: (String, String),
+    /// Those of its replicas.
+    pub replicas: Vec<(String, String)>,
+    /// Whether this key is the primary.
+    pub is_primary: bool,
 }
 
 /// A key's metadata (KMS API Reference, KeyMetadata; times are [`Timestamp`]s, the edges translate).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct KeyMetadata {
+    /// Its place and id.
+    #[serde(skip)]
+    pub key: KeyName,
     /// Its id.
     pub key_id: KeyId,
     /// Its ARN.
@@ -66,17 +92,26 @@ pub struct KeyMetadata {
     pub key_state: KeyState,
     /// Who manages it.
     pub key_manager: KeyManager,
-    /// `SYMMETRIC_DEFAULT`.
-    pub key_spec: &'static str,
-    /// `ENCRYPT_DECRYPT`.
-    pub key_usage: &'static str,
-    /// `AWS_KMS`.
-    pub origin: &'static str,
+    /// As `SYMMETRIC_DEFAULT`.
+    pub key_spec: KeySpec,
+    /// As `ENCRYPT_DECRYPT`.
+    pub key_usage: KeyUsage,
+    /// As `AWS_KMS`.
+    pub origin: Origin,
     /// When it will be deleted, if it is pending; later if its waiting period has not really passed by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_date: Option<Timestamp>,
+    /// The waiting period, in days, that starts when the last replica of the key is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_window_in_days: Option<u32>,
+    /// When its imported material expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_to: Option<Timestamp>,
     /// Its versions, oldest first.
     pub versions: Vec<KeyVersion>,
+    /// Its Regions, for a multi-Region key.
+    #[serde(skip)]
+    pub regions: Option<Regions>,
 }
 
 /// The parameters of a new key.
@@ -90,7 +125,20 @@ pub struct NewKey<'a> {
     pub bypass_lockout_check: bool,
     /// An alias for it, `alias/…`.
     pub alias: Option<&'a str>,
+    /// What kind of key; none: SYMMETRIC_DEFAULT.
+    pub spec: Option<KeySpec>,
+    /// What it is for; none: the only usage that AWS assumes for the spec.
+    pub usage: Option<KeyUsage>,
+    /// Where its material comes from.
+    pub origin: Origin,
+    /// Whether it can have replicas in other Regions.
+    pub multi_region: bool,
+    /// Its tags.
+    pub tags: Option<&'a Tags>,
 }
+
+/// Tags by their names.
+pub type Tags = BTreeMap<String, String>;
 
 /// All keys.
 #[derive(Debug)]
@@ -104,11 +152,11 @@ pub struct KeyListing {
 /// The keys, as callers see and change them.
 pub struct Keys {
     env: Env,
-    scope: Arc<Scope>,
-    ledger: Arc<Ledger>,
-    store: Arc<KeyStore>,
+    pub(super) scope: Arc<Scope>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) store: Arc<KeyStore>,
     backing: Arc<BackingKeys>,
-    authorizer: Arc<Authorizer>,
+    pub(super) authorizer: Arc<Authorizer>,
     deletions: Arc<Deletions>,
 }
 
@@ -126,29 +174,66 @@ impl Keys {
         Self { env, scope, ledger, store, backing, authorizer, deletions }
     }
 
-    fn metadata(&self, key: &KeyRecord) -> KeyMetadata {
-        let state = if self.ledger.audit_trouble().is_some() { KeyState::Unavailable } else { key.state };
-        let last = key.backing.len().saturating_sub(1);
-        let version = |(i, b): (usize, &BackingRecord)| KeyVersion {
+    pub(super) fn metadata(&self, key: &KeyRecord) -> Result<KeyMetadata> {
+        let state = if self.ledger.audit_trouble().is_some() { KeyState::Unavailable } else { self.state_of(key) };
+        let place = self.scope.place(key.place.as_ref());
+        let (now, current) = (self.env.now(), key.current().map(|b| b.material));
+        let version = |b: &BackingRecord| KeyVersion {
             key_material_id: b.material.to_string(),
             created: b.created,
-            current: i == last,
+            current: Some(b.material) == current && !b.pending,
+            pending: b.pending,
+            is_here: b.is_here(now),
+            rotation: b.rotation,
+            valid_to: b.expires,
+            description: b.description.clone(),
         };
-        KeyMetadata {
+        Ok(KeyMetadata {
+            key: key.key(),
             key_id: key.id,
-            arn: self.scope.key_arn(key.id),
-            account: self.scope.account().to_owned(),
+            arn: place.key_arn(key.id),
+            account: place.account.clone(),
             description: key.description.clone(),
             creation_date: key.created,
             enabled: state == KeyState::Enabled,
             key_state: state,
             key_manager: key.manager,
-            key_spec: SPEC,
-            key_usage: "ENCRYPT_DECRYPT",
-            origin: ORIGIN,
+            key_spec: key.spec,
+            key_usage: key.usage,
+            origin: key.origin,
             deletion_date: key.deletion,
-            versions: key.backing.iter().enumerate().map(version).collect(),
+            pending_window_in_days: key.wait_days.filter(|_| key.deletion.is_none()),
+            valid_to: key.backing.iter().filter(|b| b.is_here(now)).filter_map(|b| b.expires).min(),
+            versions: key.backing.iter().map(version).collect(),
+            regions: self.regions_of(key)?,
+        })
+    }
+
+    /// A key's state now: one whose imported material has expired is pending import.
+    pub(super) fn state_of(&self, key: &KeyRecord) -> KeyState {
+        let now = self.env.now();
+        let has_all = !key.backing.is_empty() && key.backing.iter().all(|b| b.pending || b.is_here(now));
+        match key.state {
+            KeyState::Enabled | KeyState::Disabled if key.origin == Origin::External && !has_all => {
+                KeyState::PendingImport
+            }
+            state => state,
         }
+    }
+
+    fn regions_of(&self, key: &KeyRecord) -> Result<Option<Regions>> {
+        let Some(primary) = &key.primary else { return Ok(None) };
+        let arn = |key: &KeyRecord| {
+            let place = self.scope.place(key.place.as_ref());
+            (place.key_arn(key.id), place.region.clone())
+        };
+        let mut all: Vec<_> = self.store.keys_of(key.id)?.iter().map(|k| arn(&k.record)).collect();
+        all.sort();
+        let (first, replicas): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, region)| region == primary);
+        let place = Place { region: primary.clone(), ..self.scope.place(key.place.as_ref()).clone() };
+        let primary = first.into_iter().next().unwrap_or_else(|| (place.key_arn(key.id), primary.clone()));
+        let is_primary = primary.1 == self.scope.place(key.place.as_ref()).region;
+        Ok(Some(Regions { primary, replicas, is_primary }))
     }
 
     /// Creates a key, enabled, with its first backing key.
@@ -159,20 +244,24 @@ impl Keys {
         self.create_with(&NewKey { description, ..NewKey::default() }, caller)
     }
 
-    /// The same, with a policy or an alias: key and alias are created in one transaction.
+    /// The same, with all that a new key can have: key and alias are created in one transaction, in the caller's account
+    /// and Region. Not authorized here ([`Authorizer::ask_own`]).
     ///
     /// # Errors
-    /// As [`Keys::create`], [`KeyPolicies::put`](super::KeyPolicies::put) and [`Aliases::create`](super::Aliases::create).
+    /// As [`Keys::create`], [`KeyPolicies::put`](super::KeyPolicies::put) and [`Aliases::create`](super::Aliases::create);
+    /// [`Kind::Usage`] for a spec and a usage, or an origin, that do not go together.
     pub fn create_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
-        let NewKey { description, policy, bypass_lockout_check, alias } = *new;
-        check_description(description)?;
-        let alias = alias.map(|name| NewAlias::new(name, self.env.now())).transpose()?;
-        let mut key = self.new_key(KeyManager::Customer, description)?;
-        let mut act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id));
-        if let Some(document) = policy {
+        check_description(new.description)?;
+        new.tags.map_or(Ok(()), super::tags::check)?;
+        let place = self.scope.kept(self.scope.place_of(caller));
+        let alias = new.alias.map(|name| NewAlias::new(name, place.clone(), self.env.now())).transpose()?;
+        let mut key = self.new_key(KeyManager::Customer, new, place)?;
+        let arn = self.scope.arn_of(&key.key());
+        let mut act = Act::new("kms:CreateKey").key(arn.clone());
+        if let Some(document) = new.policy {
             let parsed = Policy::parse(document)?;
-            parsed.check(&self.scope.key_arn(key.id))?;
-            if !bypass_lockout_check {
+            parsed.check(&arn)?;
+            if !new.bypass_lockout_check {
                 self.authorizer.check_lockout(&parsed, &key, caller)?;
             }
             act = act.detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
@@ -188,32 +277,52 @@ impl Keys {
             self.authorizer.authorize(&key, ask_for_alias, caller)?;
             alias.put(tx, key.id).map(drop)
         })?;
-        Ok(self.metadata(&key))
+        self.metadata(&key)
     }
 
-    fn new_key(&self, manager: KeyManager, description: &str) -> Result<KeyRecord> {
-        let id = KeyId::draw(&*self.env.rng);
+    fn new_key(&self, manager: KeyManager, new: &NewKey<'_>, place: Option<Place>) -> Result<KeyRecord> {
+        let spec = new.spec.unwrap_or(KeySpec::SymmetricDefault);
+        let usage = spec.usage(new.usage)?;
+        let draw = if new.multi_region { KeyId::draw_multi_region } else { KeyId::draw };
+        let id = draw(&*self.env.rng);
+        let made = match new.origin {
+            Origin::AwsKms => Some(self.backing.create(id, spec)?),
+            Origin::External => None,
+        };
+        let primary = new.multi_region.then(|| self.scope.place(place.as_ref()).region.clone());
+        let public = made.as_ref().and_then(|m| m.public.as_deref()).map(hex::encode);
         Ok(KeyRecord {
             id,
+            place,
             manager,
-            state: KeyState::Enabled,
-            description: description.into(),
+            state: if made.is_some() { KeyState::Enabled } else { KeyState::PendingImport },
+            description: new.description.into(),
             created: self.env.now(),
             deletion: None,
             policy: None,
-            backing: vec![self.backing.create(id)?],
+            spec,
+            usage,
+            origin: new.origin,
+            public,
+            tags: new.tags.cloned().unwrap_or_default(),
+            rotation: None,
+            primary,
+            wait_days: None,
+            backing: made.into_iter().map(|m| m.record).collect(),
         })
     }
 
-    /// Creates the service-managed key behind `alias/aws/ebs`, unless it exists.
+    /// Creates the service-managed key behind `alias/aws/ebs` of the installation's own account and Region, unless it
+    /// exists.
     pub(super) fn ensure_ebs_default(&self, caller: &Caller) -> Result<()> {
-        if self.store.alias(EBS_ALIAS)?.is_some() {
+        if self.store.alias(None, EBS_ALIAS)?.is_some() {
             return Ok(());
         }
-        let key = self.new_key(KeyManager::Aws, "Default key for volumes if no other key is given")?;
+        let new = NewKey { description: "Default key for volumes if no other key is given", ..NewKey::default() };
+        let key = self.new_key(KeyManager::Aws, &new, None)?;
         let now = self.env.now();
-        let alias = AliasRecord { name: EBS_ALIAS.into(), target: key.id, created: now, updated: now };
-        let act = Act::new("kms:CreateKey").key(self.scope.key_arn(key.id)).detail("alias", EBS_ALIAS);
+        let alias = AliasRecord { name: EBS_ALIAS.into(), place: None, target: key.id, created: now, updated: now };
+        let act = Act::new("kms:CreateKey").key(self.scope.arn_of(&key.key())).detail("alias", EBS_ALIAS);
         let made = self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             tx.insert(&alias)
@@ -230,17 +339,27 @@ impl Keys {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] if its record is damaged.
     pub fn describe(&self, key: &KeyRef) -> Result<KeyMetadata> {
-        Ok(self.metadata(&self.store.find(key)?.record))
+        self.metadata(&self.store.find(key)?.record)
     }
 
-    /// All keys.
+    /// All keys of all accounts and Regions.
     ///
     /// # Errors
     /// What the catalog reports; damaged records are listed, not refused.
     pub fn list(&self) -> Result<KeyListing> {
         let listing = self.store.keys()?;
-        let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect();
+        let keys = listing.records.iter().map(|k| self.metadata(&k.record)).collect::<Result<_>>()?;
         Ok(KeyListing { keys, damaged: listing.damaged })
+    }
+
+    /// The keys of an account in a Region after that id, at most `limit`; none that is damaged.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn page(&self, place: &Place, after: Option<&str>, limit: usize) -> Result<Vec<(KeyId, String)>> {
+        let kept = self.scope.kept(place.clone());
+        let listing = self.store.page(kept.as_ref(), after, limit)?;
+        Ok(listing.records.iter().map(|k| (k.record.id, place.key_arn(k.record.id))).collect())
     }
 
     /// Refuses a key whose state forbids its use.
@@ -248,7 +367,13 @@ impl Keys {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::KeyUnavailable`] naming the state.
     pub fn must_be_usable(&self, arn: &str, verb: &str) -> Result<()> {
-        self.store.find(&arn.parse()?)?.record.check_usable(verb, arn)
+        self.check_usable(&self.store.find(&arn.parse()?)?.record, verb)
+    }
+
+    /// Refuses the use of a key that is not enabled, or whose imported material is gone.
+    pub(super) fn check_usable(&self, key: &KeyRecord, verb: &str) -> Result<()> {
+        let arn = self.scope.arn_of(&key.key());
+        KeyRecord { state: self.state_of(key), ..key.clone() }.check_usable(verb, &arn)
     }
 
     /// Changes a customer managed key in an audited transaction, if its policy allows it.
@@ -259,23 +384,16 @@ impl Keys {
         caller: &Caller,
         change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
     ) -> Result<KeyMetadata> {
-        let id = self.store.resolve(key)?;
-        let arn = self.scope.key_arn(id);
+        let name = self.store.resolve(key)?;
+        let arn = self.scope.arn_of(&name);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let key = self.ledger.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
-            let Versioned { mut record, version } = self.store.load(id)?;
-            if record.manager == KeyManager::Aws {
-                let what = format!("{verb}: key {arn} is managed by the service");
-                return Err(
-                    Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`")
-                );
-            }
-            let context = EncryptionContext::new();
-            self.authorizer.authorize(&record, Wanted { action: &verb, context: &context, grant: None }, caller)?;
+            let Versioned { mut record, version } = self.store.load(&name)?;
+            self.may_change(&record, &verb, caller)?;
             change(&mut record, &verb, &arn)?;
             Ok(tx.update(&record, version)?.record)
         })?;
-        Ok(self.metadata(&key))
+        self.metadata(&key)
     }
 
     /// Sets a key's description.
@@ -299,6 +417,7 @@ impl Keys {
     pub fn enable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:EnableKey"), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
+            self.check_has_material(key, verb)?;
             key.state = KeyState::Enabled;
             Ok(())
         })
@@ -311,6 +430,7 @@ impl Keys {
     pub fn disable(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:DisableKey").restrictive(), caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
+            self.check_has_material(key, verb)?;
             key.state = KeyState::Disabled;
             Ok(())
         })
@@ -329,11 +449,17 @@ impl Keys {
         let act = Act::new("kms:ScheduleKeyDeletion").detail("deletion", at).restrictive();
         let meta = self.change(key, act, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
-            (key.state, key.deletion) = (KeyState::PendingDeletion, Some(at));
+            key.wait_days = key.primary.is_some().then_some(days);
+            // A primary key waits until its last replica is deleted.
+            let waits_first = self.regions_of(key)?.is_some_and(|r| r.is_primary && !r.replicas.is_empty());
+            (key.state, key.deletion) = match waits_first {
+                true => (KeyState::PendingReplicaDeletion, None),
+                false => (KeyState::PendingDeletion, Some(at)),
+            };
             Ok(())
         })?;
         // Counts from now, not from the next check.
-        if let Err(e) = self.store.keys().and_then(|keys| self.deletions.count(&keys.records)) {
+        if let Err(e) = self.store.pending_deletion().and_then(|keys| self.deletions.count(&keys)) {
             tracing::warn!("the waiting period of key {} is not counted yet: {}", meta.arn, e.line());
         }
         Ok(meta)
@@ -345,6 +471,10 @@ impl Keys {
     /// [`Kind::InvalidState`] if it is not pending deletion, or it is due; as [`Keys::describe`].
     pub fn cancel_deletion(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
         self.change(key, Act::new("kms:CancelKeyDeletion"), caller, |key, verb, arn| {
+            if key.state == KeyState::PendingReplicaDeletion {
+                (key.state, key.wait_days) = (KeyState::Disabled, None);
+                return Ok(());
+            }
             if key.state != KeyState::PendingDeletion {
                 return Err(invalid_state(
                     verb,
@@ -353,35 +483,30 @@ impl Keys {
                     "see its state with `coffer key show`",
                 ));
             }
-            let waits = |at| self.deletions.pending_of(key.id, at).map(|p| at > self.env.now() || p.left > 0);
+            let waits = |at| self.deletions.pending_of(&key.key(), at).map(|p| at > self.env.now() || p.left > 0);
             if !key.deletion.map_or(Ok(false), waits)? {
                 return Err(invalid_state(verb, arn, "has passed its deletion date", "it can no longer be kept"));
             }
-            (key.state, key.deletion) = (KeyState::Disabled, None);
+            (key.state, key.deletion, key.wait_days) = (KeyState::Disabled, None, None);
             Ok(())
         })
     }
 
-    /// Gives a key a new backing key; the old ones still decrypt.
-    ///
-    /// # Errors
-    /// [`Kind::KeyUnavailable`] if it is disabled or pending deletion, [`Kind::NoSpace`] (LimitExceededException) after
-    /// [`MAX_ROTATIONS`]; as [`Keys::enable`].
-    pub fn rotate_on_demand(&self, key: &KeyRef, caller: &Caller) -> Result<KeyMetadata> {
-        self.change(key, Act::new("kms:RotateKeyOnDemand"), caller, |key, verb, arn| {
-            key.check_usable(verb, arn)?;
-            if key.backing.len() > MAX_ROTATIONS {
-                let what = format!("{verb}: key {arn} has reached the limit of {MAX_ROTATIONS} rotations");
-                let err = Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded);
-                return Err(err.hint("create a new key and re-encrypt under it"));
-            }
-            key.backing.push(self.backing.create(key.id)?);
-            Ok(())
-        })
+    /// Refuses a key without its material.
+    fn check_has_material(&self, key: &KeyRecord, verb: &str) -> Result<()> {
+        match self.state_of(key) {
+            KeyState::PendingImport => Err(invalid_state(
+                verb,
+                &self.scope.arn_of(&key.key()),
+                "is pending import",
+                "import its key material first",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
-fn check_description(text: &str) -> Result<()> {
+pub(super) fn check_description(text: &str) -> Result<()> {
     if text.chars().count() > MAX_DESCRIPTION {
         return Err(Error::new(Kind::Usage, format!("the description is longer than {MAX_DESCRIPTION} characters")));
     }

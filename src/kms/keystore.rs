@@ -1,12 +1,14 @@
 //! Keys and aliases as they are kept in the catalog, and how they are found.
 
 use super::name::{KeyRef, Target};
-use super::scope::Scope;
+use super::scope::{KeyName, Place, Scope, row_id, rows_of};
+use crate::cipher::keys::{KeySpec, KeyUsage};
 use crate::cipher::wrap::{KeyId, KeyMaterialId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Ledger, Listing, Record, Versioned};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A key's state.
@@ -18,6 +20,10 @@ pub enum KeyState {
     Disabled,
     /// Will be deleted on its deletion date unless that is cancelled.
     PendingDeletion,
+    /// Has no key material: none was imported yet, or it has expired or was deleted.
+    PendingImport,
+    /// A multi-Region primary key that will be pending deletion once its last replica is deleted.
+    PendingReplicaDeletion,
     /// Its record or material is damaged, or the audit log must be accepted first.
     Unavailable,
 }
@@ -32,19 +38,83 @@ pub enum KeyManager {
     Aws,
 }
 
+/// Where the key material comes from (KMS API Reference, KeyMetadata: Origin).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Origin {
+    /// Generated here.
+    #[default]
+    AwsKms,
+    /// Imported by a caller.
+    External,
+}
+
+impl Origin {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AwsKms => "AWS_KMS",
+            Self::External => "EXTERNAL",
+        }
+    }
+}
+
+/// What gave a key a new backing key (KMS API Reference, RotationsListEntry).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RotationType {
+    /// Its rotation period passed.
+    Automatic,
+    /// RotateKeyOnDemand.
+    OnDemand,
+}
+
 /// A backing key, as stored in the catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct BackingRecord {
     pub(super) material: KeyMaterialId,
+    /// Hexadecimal; empty if imported material was deleted or has expired.
     pub(super) sealed: String,
     pub(super) created: Timestamp,
     pub(super) root_generation: u32,
+    /// What it replaced the one before it by; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rotation: Option<RotationType>,
+    /// Imported for a rotation that was not requested yet: it neither encrypts nor decrypts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) pending: bool,
+    /// When imported material expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<Timestamp>,
+    /// What the caller says of imported material.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
+}
+
+impl BackingRecord {
+    /// Whether its material is here.
+    pub(super) fn is_here(&self, now: Timestamp) -> bool {
+        !self.sealed.is_empty() && self.expires.is_none_or(|at| now < at)
+    }
+}
+
+/// The automatic rotation of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Rotation {
+    /// 90 to 2560.
+    pub(super) period_days: u32,
+    /// The date of the next one, by the wall clock.
+    pub(super) next: Timestamp,
 }
 
 /// A key, as stored in the catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct KeyRecord {
     pub(super) id: KeyId,
+    /// Its account and Region, if not the installation's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<Place>,
     pub(super) manager: KeyManager,
     pub(super) state: KeyState,
     pub(super) description: String,
@@ -54,14 +124,70 @@ pub(super) struct KeyRecord {
     /// The policy document, as it was put; none: AWS's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) policy: Option<String>,
-    /// Oldest first; the last one encrypts.
+    #[serde(default = "symmetric", skip_serializing_if = "is_symmetric")]
+    pub(super) spec: KeySpec,
+    #[serde(default = "encrypts", skip_serializing_if = "is_for_encryption")]
+    pub(super) usage: KeyUsage,
+    #[serde(default, skip_serializing_if = "is_from_here")]
+    pub(super) origin: Origin,
+    /// The public key of a pair: SubjectPublicKeyInfo (RFC 5280), DER, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) public: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) tags: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rotation: Option<Rotation>,
+    /// The Region of the primary key, for a multi-Region key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) primary: Option<String>,
+    /// Days to wait for deletion after the last replica is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wait_days: Option<u32>,
+    /// Oldest first; the last one that is not pending encrypts.
     pub(super) backing: Vec<BackingRecord>,
+}
+
+const fn symmetric() -> KeySpec {
+    KeySpec::SymmetricDefault
+}
+
+const fn encrypts() -> KeyUsage {
+    KeyUsage::EncryptDecrypt
+}
+
+// serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_symmetric(spec: &KeySpec) -> bool {
+    *spec == symmetric()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_for_encryption(usage: &KeyUsage) -> bool {
+    *usage == encrypts()
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_from_here(origin: &Origin) -> bool {
+    *origin == Origin::AwsKms
 }
 
 impl Record for KeyRecord {
     const KIND: &'static str = "kms-key";
+    const INDEXES: &'static [&'static [&'static str]] = &[&["id"], &["state"]];
     fn id(&self) -> String {
-        self.id.to_string()
+        self.key().row()
+    }
+}
+
+impl KeyRecord {
+    /// Its place and id.
+    pub(super) fn key(&self) -> KeyName {
+        KeyName { place: self.place.clone(), id: self.id }
+    }
+
+    /// The backing key that encrypts, signs or makes MACs.
+    pub(super) fn current(&self) -> Option<&BackingRecord> {
+        self.backing.iter().rev().find(|b| !b.pending)
     }
 }
 
@@ -85,13 +211,17 @@ impl KeyRecord {
                 let err = err("is pending deletion");
                 Err(err.hint(format!("to keep it, run `coffer key cancel-deletion {}`", self.id)))
             }
+            KeyState::PendingImport => {
+                Err(err("is pending import").hint("import key material with ImportKeyMaterial"))
+            }
+            KeyState::PendingReplicaDeletion => Err(err("is pending replica deletion")),
             KeyState::Unavailable => Err(err("is unavailable")),
         }
     }
 
     pub(super) fn check_not_pending(&self, verb: &str, arn: &str) -> Result<()> {
         match self.state {
-            KeyState::PendingDeletion => Err(invalid_state(
+            KeyState::PendingDeletion | KeyState::PendingReplicaDeletion => Err(invalid_state(
                 verb,
                 arn,
                 "is pending deletion",
@@ -111,6 +241,9 @@ impl KeyRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct AliasRecord {
     pub(super) name: String,
+    /// Its account and Region, if not the installation's own; its key has the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<Place>,
     pub(super) target: KeyId,
     pub(super) created: Timestamp,
     pub(super) updated: Timestamp,
@@ -118,12 +251,13 @@ pub(super) struct AliasRecord {
 
 impl Record for AliasRecord {
     const KIND: &'static str = "kms-alias";
+    const INDEXES: &'static [&'static [&'static str]] = &[&["target"]];
     fn id(&self) -> String {
-        self.name.clone()
+        row_id(self.place.as_ref(), &self.name)
     }
 }
 
-/// The keys and aliases of an account in a Region.
+/// The keys and aliases of all accounts and Regions.
 pub(super) struct KeyStore {
     scope: Arc<Scope>,
     ledger: Arc<Ledger>,
@@ -131,44 +265,57 @@ pub(super) struct KeyStore {
 
 impl KeyStore {
     /// Those in a ledger.
-    pub(super) const fn new(scope: Arc<Scope>, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn new(scope: Arc<Scope>, ledger: Arc<Ledger>) -> Self {
+        ledger.catalog().make_indexes::<KeyRecord>();
+        ledger.catalog().make_indexes::<AliasRecord>();
         Self { scope, ledger }
     }
 
-    /// The key id of a name. Does not check whether the key exists, unless it is named by an alias.
-    pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyId> {
-        let here = (self.scope.region(), self.scope.account());
-        if key.place.as_ref().is_some_and(|(region, account)| (&**region, &**account) != here) {
-            let what = format!("key {key} belongs to another region or account");
-            return Err(Error::new(Kind::NotFound, what)
-                .hint(format!("this installation is region {}, account {}", here.0, here.1)));
-        }
+    /// The key that a name refers to. Does not check whether the key exists, unless it is named by an alias.
+    pub(super) fn resolve(&self, key: &KeyRef) -> Result<KeyName> {
+        let place = key.place.clone().and_then(|p| self.scope.kept(p));
         match &key.target {
-            Target::Id(id) => Ok(*id),
+            Target::Id(id) => Ok(KeyName { place, id: *id }),
             Target::Alias(name) => {
-                let found = self.alias(name).map_err(|e| unavailable(format!("alias {name}"), e))?;
+                let found = self.alias(place.as_ref(), name).map_err(|e| unavailable(format!("alias {name}"), e))?;
                 let missing = || {
-                    Error::new(Kind::NotFound, format!("there is no alias {name}")).hint("see `coffer key alias list`")
+                    let place = self.scope.place(place.as_ref());
+                    Error::new(Kind::NotFound, format!("there is no alias {} in {place}", place.alias_arn(name)))
+                        .hint("see `coffer key alias list`")
                 };
-                Ok(found.ok_or_else(missing)?.record.target)
+                Ok(KeyName { id: found.ok_or_else(missing)?.record.target, place })
             }
         }
     }
 
     /// The record of a key. A damaged one makes this key unavailable, but no other.
-    pub(super) fn load(&self, id: KeyId) -> Result<Versioned<KeyRecord>> {
-        let arn = self.scope.key_arn(id);
-        let found = self
-            .ledger
-            .catalog()
-            .get::<KeyRecord>(&id.to_string())
-            .map_err(|e| unavailable(format!("key {arn}"), e))?;
+    pub(super) fn load(&self, key: &KeyName) -> Result<Versioned<KeyRecord>> {
+        let arn = self.scope.arn_of(key);
+        let found = self.ledger.catalog().get::<KeyRecord>(&key.row());
+        let found = found.map_err(|e| unavailable(format!("key {arn}"), e))?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key {arn}")).hint("see `coffer key list`"))
     }
 
     /// The record of a key, however it is named.
     pub(super) fn find(&self, key: &KeyRef) -> Result<Versioned<KeyRecord>> {
-        self.load(self.resolve(key)?)
+        self.load(&self.resolve(key)?)
+    }
+
+    /// The key of a Region that a ciphertext blob names, of whichever account: preferably this one.
+    pub(super) fn of_blob(&self, id: KeyId, at: &Place) -> Result<KeyName> {
+        let own = KeyName { place: self.scope.kept(at.clone()), id };
+        if self.ledger.catalog().get::<KeyRecord>(&own.row()).is_ok_and(|found| found.is_some()) {
+            return Ok(own);
+        }
+        let here = |key: &KeyRecord| self.scope.place(key.place.as_ref()).region == at.region;
+        let all = self.keys_of(id)?.into_iter().map(|k| k.record);
+        Ok(all.filter(here).map(|key| key.key()).next().unwrap_or(own))
+    }
+
+    /// The keys with an id: several if it is that of a multi-Region key.
+    pub(super) fn keys_of(&self, id: KeyId) -> Result<Vec<Versioned<KeyRecord>>> {
+        let found = self.ledger.catalog().list_of::<KeyRecord>(&[("id", &id.to_string())])?;
+        Ok(found.records.into_iter().filter(|k| k.record.id == id).collect())
     }
 
     /// All keys; damaged records are listed, not refused.
@@ -176,9 +323,23 @@ impl KeyStore {
         self.ledger.catalog().list::<KeyRecord>()
     }
 
+    /// The keys that are pending deletion.
+    pub(super) fn pending_deletion(&self) -> Result<Vec<Versioned<KeyRecord>>> {
+        let mut found = self.ledger.catalog().list_of::<KeyRecord>(&[("state", "PendingDeletion")])?.records;
+        found.retain(|k| k.record.state == KeyState::PendingDeletion);
+        Ok(found)
+    }
+
+    /// The keys of a place after that id, at most `limit`.
+    pub(super) fn page(&self, place: Option<&Place>, after: Option<&str>, limit: usize) -> Result<Listing<KeyRecord>> {
+        let (first, below) = rows_of(place);
+        let after = after.map_or(first, |id| row_id(place, id));
+        self.ledger.catalog().page::<KeyRecord>(&after, &below, limit)
+    }
+
     /// The alias of that name.
-    pub(super) fn alias(&self, name: &str) -> Result<Option<Versioned<AliasRecord>>> {
-        self.ledger.catalog().get::<AliasRecord>(name)
+    pub(super) fn alias(&self, place: Option<&Place>, name: &str) -> Result<Option<Versioned<AliasRecord>>> {
+        self.ledger.catalog().get::<AliasRecord>(&row_id(place, name))
     }
 
     /// All aliases; damaged records are listed, not refused.
@@ -186,10 +347,29 @@ impl KeyStore {
         self.ledger.catalog().list::<AliasRecord>()
     }
 
+    /// The aliases of a place after that name, at most `limit`.
+    pub(super) fn alias_page(
+        &self,
+        place: Option<&Place>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<AliasRecord>> {
+        let (first, below) = rows_of(place);
+        let after = after.map_or(first, |name| row_id(place, name));
+        self.ledger.catalog().page::<AliasRecord>(&after, &below, limit)
+    }
+
+    /// The aliases of a key.
+    pub(super) fn aliases_of(&self, key: &KeyName) -> Result<Listing<AliasRecord>> {
+        let mut all = self.ledger.catalog().list_of::<AliasRecord>(&[("target", &key.id.to_string())])?;
+        all.records.retain(|a| a.record.target == key.id && a.record.place == key.place);
+        Ok(all)
+    }
+
     /// An act on a key, by its ARN if the key is found, otherwise by the given name.
     pub(super) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
         match self.resolve(key) {
-            Ok(id) => Act::new(name).key(self.scope.key_arn(id)),
+            Ok(key) => Act::new(name).key(self.scope.arn_of(&key)),
             Err(_) => Act::new(name).detail("named", key),
         }
     }

@@ -5,7 +5,7 @@ use crate::ledger::audit::RecordKind;
 
 #[test]
 fn an_installation_opens_again_with_everything_it_had() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("for web", &caller()).unwrap();
     let blob = kms.crypto().encrypt(&key.key_id.into(), &EncryptionContext::new(), b"x", &caller()).unwrap().blob;
@@ -22,7 +22,7 @@ fn an_installation_opens_again_with_everything_it_had() {
 
 #[test]
 fn a_folder_without_an_installation_says_so() {
-    let place = Place::new();
+    let place = Site::new();
     let err = place.open().unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound);
     assert!(err.advice().is_some_and(|h| h.contains("coffer init")), "{}", err.line());
@@ -30,13 +30,13 @@ fn a_folder_without_an_installation_says_so() {
 
 #[test]
 fn a_killed_init_can_be_run_again_and_opens_nothing_before() {
-    let whole = Place::new();
+    let whole = Site::new();
     drop(whole.init());
     // What a kill leaves: the marker, and the files made so far, some of them cut.
     let made = ["root.b.json", "root.json", "catalog.db", "audit/0000000000000000.log", "audit/reserve"];
     for count in 0..=made.len() {
         for cut in [false, true] {
-            let place = Place::new();
+            let place = Site::new();
             std::fs::write(place.data().join(UNFINISHED), "").unwrap();
             std::fs::create_dir_all(place.data().join("audit")).unwrap();
             for name in &made[..count] {
@@ -57,7 +57,7 @@ fn a_killed_init_can_be_run_again_and_opens_nothing_before() {
 
 #[test]
 fn a_catalog_or_root_file_of_another_installation_is_refused() {
-    let (a, b) = (Place::new(), Place::new());
+    let (a, b) = (Site::new(), Site::new());
     drop((a.init(), b.init()));
     std::fs::copy(b.data().join("catalog.db"), a.data().join("catalog.db")).unwrap();
     assert_eq!(a.open().unwrap_err().kind(), Kind::Integrity);
@@ -71,7 +71,7 @@ fn a_catalog_or_root_file_of_another_installation_is_refused() {
 
 #[test]
 fn signatures_verify_and_last() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let signature = kms.sign(b"log record").unwrap();
     let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, kms.public_key());
@@ -83,7 +83,7 @@ fn signatures_verify_and_last() {
 
 #[test]
 fn a_second_root_slot_opens_too() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let cost = Argon2Cost { memory_kib: 65536, time: 3, lanes: 1 };
     let phrase = || Passphrase::take(&mut b"correct horse".to_vec()).unwrap();
@@ -102,7 +102,7 @@ fn a_second_root_slot_opens_too() {
 
 #[test]
 fn a_tampered_key_is_unavailable_and_the_others_work() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let (bad, good) = (kms.keys().create("bad", &caller()).unwrap(), kms.keys().create("good", &caller()).unwrap());
     let none = EncryptionContext::new();
@@ -131,7 +131,7 @@ fn a_tampered_key_is_unavailable_and_the_others_work() {
 
 #[test]
 fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     drop(kms);
@@ -162,11 +162,11 @@ fn an_older_catalog_put_back_makes_keys_unavailable_until_accepted() {
 
 #[test]
 fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     // Inside the transaction, before the intent: the copy is of a process killed right there.
-    let early = Place::new();
+    let early = Site::new();
     kms.ledger()
         .audited(&caller(), Act::new("test:Early"), |tx| {
             let read = tx.get::<keystore::KeyRecord>(&key.to_string())?.unwrap();
@@ -180,7 +180,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     kms_early.crypto().encrypt(&key, &EncryptionContext::new(), b"x", &caller()).unwrap();
 
     // Killed after the intent, before the commit: log of after, catalog of before.
-    let (between, before) = (Place::new(), Place::new());
+    let (between, before) = (Site::new(), Site::new());
     place.copy_to(&before);
     kms.keys().disable(&key, &caller()).unwrap();
     place.copy_to(&between);
@@ -194,7 +194,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
     assert_eq!(last_result(&opened), "interrupted");
 
     // Killed after the commit, before the outcome.
-    let after = Place::new();
+    let after = Site::new();
     place.copy_to(&after);
     cut_last_record(&after);
     let opened = after.open().unwrap();
@@ -205,7 +205,7 @@ fn a_copy_taken_at_any_step_opens_with_all_or_nothing_of_the_act() {
 
 #[test]
 fn a_removal_killed_before_its_outcome_locks_nothing() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("", &caller()).unwrap().key_id;
     let none = EncryptionContext::new();
@@ -221,7 +221,7 @@ fn a_removal_killed_before_its_outcome_locks_nothing() {
     ];
     for (act, remove) in removals {
         remove(&kms, &key.into());
-        let killed = Place::new();
+        let killed = Site::new();
         place.copy_to(&killed);
         cut_last_record(&killed);
         let opened = killed.open().unwrap();
@@ -233,13 +233,13 @@ fn a_removal_killed_before_its_outcome_locks_nothing() {
 }
 
 /// SQL that takes rows from the catalog of another place.
-fn from_old(old: &Place, then: &str) -> String {
+fn from_old(old: &Site, then: &str) -> String {
     format!("ATTACH '{}' AS old; {then}; DETACH old", old.data().join(CATALOG).display())
 }
 
 #[test]
 fn a_log_and_its_head_cut_together_are_noticed() {
-    let (place, old) = (Place::new(), Place::new());
+    let (place, old) = (Site::new(), Site::new());
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     drop(kms);
@@ -265,7 +265,7 @@ fn a_log_and_its_head_cut_together_are_noticed() {
 
 #[test]
 fn a_removed_row_put_back_is_noticed() {
-    let (place, old) = (Place::new(), Place::new());
+    let (place, old) = (Site::new(), Site::new());
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     kms.aliases().create("alias/gone", &key, &caller()).unwrap();
@@ -282,7 +282,7 @@ fn a_removed_row_put_back_is_noticed() {
 
 #[test]
 fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("", &caller()).unwrap();
     let changed = kms.ledger().catalog().transaction(|tx| {
@@ -295,7 +295,7 @@ fn a_catalog_changed_outside_the_audit_is_refused_in_the_code() {
 #[test]
 fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
     use std::os::unix::fs::MetadataExt;
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     kms.keys().create("", &caller()).unwrap();
     let at = |name: &str| place.data().join(name);
@@ -312,7 +312,7 @@ fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
     // A kill between the steps of closing leaves both names, or the old content under the spare one.
     std::fs::hard_link(at("catalog.db-wal"), at("catalog.spare")).unwrap();
     kms.keys().create("", &caller()).unwrap();
-    let killed = Place::new();
+    let killed = Site::new();
     place.copy_to(&killed);
     assert_eq!(killed.open().unwrap().keys().list().unwrap().keys.len(), 2);
     let old = std::fs::read(at("catalog.db-wal")).unwrap();
@@ -325,7 +325,7 @@ fn no_mapped_file_lies_beside_the_catalog_and_its_space_is_kept() {
 
 #[test]
 fn a_key_file_is_shared_only_if_that_is_said_and_a_killed_init_finds_its_own() {
-    let (place, other) = (Place::new(), Place::new());
+    let (place, other) = (Site::new(), Site::new());
     drop(place.init());
     let config = InstallationConfig::default();
     let init = |choice: &RootChoice| Kms::init(other.data(), other.env(), choice, &config);
@@ -340,7 +340,7 @@ fn a_key_file_is_shared_only_if_that_is_said_and_a_killed_init_finds_its_own() {
     drop(init(&RootChoice::File(other.key_file())).unwrap());
     assert_eq!(std::fs::read(place.key_file()).unwrap(), before);
     other.open().unwrap();
-    let third = Place::new();
+    let third = Site::new();
     Kms::init(third.data(), third.env(), &RootChoice::SharedFile(place.key_file()), &config).unwrap();
     third.open().unwrap();
 }
@@ -352,7 +352,7 @@ fn last_result(kms: &Kms) -> String {
 
 #[test]
 fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let inner = kms.ledger().catalog().transaction(|_| kms.keys().create("", &caller()));
     assert_eq!(inner.unwrap_err().kind(), Kind::InvalidState);
@@ -370,10 +370,10 @@ fn kms_verbs_inside_a_catalog_transaction_are_refused_and_do_not_hang() {
 
 #[test]
 fn nothing_secret_is_in_debug_errors_or_files() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("", &caller()).unwrap();
-    let record = kms.here.store.load(key.key_id).unwrap().record;
+    let record = kms.here.store.load(&key.key).unwrap().record;
     let none = EncryptionContext::of("a", "b");
     let plain = [0xa7u8; 24];
     let sealed = kms.crypto().encrypt(&key.key_id.into(), &none, &plain, &caller()).unwrap();
@@ -418,7 +418,7 @@ fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() 
         "UPDATE record SET mac = x'00' WHERE kind = 'audit-head'",
         "DELETE FROM record WHERE kind = 'audit-head'",
     ] {
-        let place = Place::new();
+        let place = Site::new();
         drop(place.init());
         place.tamper(statement.into());
         let kms = place.open().unwrap();
@@ -433,7 +433,7 @@ fn a_head_that_was_tampered_with_or_removed_is_trouble_and_accepting_heals_it() 
 
 #[test]
 fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("", &caller()).unwrap();
     drop(kms);
@@ -446,11 +446,11 @@ fn a_key_removed_from_the_catalog_by_hand_is_noticed() {
 
 #[test]
 fn a_deleted_keys_sealed_material_is_in_no_file() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = kms.keys().create("", &caller()).unwrap();
     let material = &key.versions[0].key_material_id;
-    let in_files = |place: &Place| {
+    let in_files = |place: &Site| {
         let database = place.files().into_iter().filter(|p| p.to_string_lossy().contains("catalog.db"));
         database.into_iter().any(|p| {
             let bytes = std::fs::read(p).unwrap();
@@ -460,7 +460,7 @@ fn a_deleted_keys_sealed_material_is_in_no_file() {
     assert!(in_files(&place));
     kms.keys().schedule_deletion(&key.key_id.into(), 7, &caller()).unwrap();
     place.pass_days(7);
-    assert_eq!(kms.deletions().purge_due().unwrap(), [key.key_id]);
+    assert_eq!(kms.deletions().purge_due().unwrap(), [key.key.clone()]);
     assert!(!in_files(&place));
 }
 
@@ -468,7 +468,7 @@ fn a_deleted_keys_sealed_material_is_in_no_file() {
 fn many_threads_and_runtimes_may_use_it() {
     const fn shared<T: Send + Sync>() {}
     shared::<Kms>();
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     let none = EncryptionContext::new();
@@ -499,7 +499,7 @@ fn configurations_are_checked() {
         (None, "us-east-1", ""),
         (None, "us-east-1", "a\nb"),
     ] {
-        let place = Place::new();
+        let place = Site::new();
         let config = InstallationConfig { account: account.map(Into::into), region: region.into(), name: name.into() };
         let made = Kms::init(place.data(), place.env(), &RootChoice::File(place.key_file()), &config);
         assert_eq!(made.unwrap_err().kind(), Kind::Usage);

@@ -19,32 +19,42 @@ mod data;
 mod examine;
 mod grant;
 mod grantstore;
+mod import;
 mod installation;
 pub mod key;
 mod keystore;
 mod name;
+mod pairs;
 mod policies;
 pub mod policy;
+mod replicas;
 pub mod root;
+mod rotation;
 mod scope;
+mod tags;
 mod waiting;
 
 pub use alias::Aliases;
 pub use authority::Authorizer;
 pub use caller::{Authority, Caller};
-pub use data::{BlobInfo, Crypto, DataKeySpec, Decrypted, Encrypted, Plaintext};
+pub use data::{BlobInfo, Ciphertext, Crypto, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
 pub use grant::{GrantFilter, Grants};
 pub use grantstore::{Constraint, Grant, GrantSpec, MAX_GRANTS, Operation};
+pub use import::{ImportParameters, Imports, Material};
 pub use installation::{Installation, InstallationConfig};
-pub use key::{KeyListing, KeyMetadata, Keys, NewKey};
-pub use keystore::{KeyManager, KeyState};
+pub use key::{KeyListing, KeyMetadata, KeyVersion, Keys, NewKey, Regions, Tags};
+pub use keystore::{KeyManager, KeyState, Origin, RotationType};
 pub use name::{EBS_ALIAS, KeyRef, check_alias};
+pub use pairs::{PublicKey, ToSign};
 pub use policies::KeyPolicies;
+pub use replicas::{NewReplica, Replicas};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
+pub use rotation::{RotationStatus, Rotations};
+pub use scope::{KeyName, Place};
+pub use tags::KeyTags;
 pub use waiting::{Deletions, PendingDeletion};
 
-use crate::cipher::wrap::KeyId;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
@@ -228,6 +238,30 @@ impl Kms {
         &self.here.crypto
     }
 
+    /// The rotation of its keys.
+    #[must_use]
+    pub const fn rotations(&self) -> &Rotations {
+        &self.here.rotations
+    }
+
+    /// The import of key material.
+    #[must_use]
+    pub const fn imports(&self) -> &Imports {
+        &self.here.imports
+    }
+
+    /// The Regions of its multi-Region keys.
+    #[must_use]
+    pub const fn replicas(&self) -> &Replicas {
+        &self.here.replicas
+    }
+
+    /// The tags of its keys.
+    #[must_use]
+    pub const fn tags(&self) -> &KeyTags {
+        &self.here.tags
+    }
+
     /// Says who may do what with its keys.
     #[must_use]
     pub fn authorizer(&self) -> &Authorizer {
@@ -240,10 +274,22 @@ impl Kms {
         &self.here.deletions
     }
 
-    /// The ARN of a key of this installation.
+    /// The ARN of a key.
     #[must_use]
-    pub fn key_arn(&self, id: KeyId) -> String {
-        self.here.scope.key_arn(id)
+    pub fn key_arn(&self, key: &KeyName) -> String {
+        self.here.scope.arn_of(key)
+    }
+
+    /// The account of a key.
+    #[must_use]
+    pub fn account_of(&self, key: &KeyName) -> String {
+        self.here.scope.place(key.place.as_ref()).account.clone()
+    }
+
+    /// The account and Region that a caller's request is about.
+    #[must_use]
+    pub fn place_of(&self, caller: &Caller) -> Place {
+        self.here.scope.place_of(caller)
     }
 
     /// An act on a key, by its ARN if it is known which that is, else as it was named.

@@ -1,5 +1,6 @@
 //! How KMS keys are named: key id, key ARN, alias name, alias ARN (KMS Developer Guide, "Key identifiers").
 
+use super::scope::{KeyName, Place};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Reason, Result};
 use serde::{Deserialize, Serialize};
@@ -47,13 +48,13 @@ pub(super) enum Target {
     Alias(String),
 }
 
-/// A reference to a KMS key by a caller. An ARN's region and account must be the installation's.
+/// A reference to a KMS key by a caller. Without a place it is a key of the installation's own account and Region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyRef {
     pub(super) target: Target,
-    /// Region and account of an ARN.
-    pub(super) place: Option<(String, String)>,
+    /// Region and account of an ARN, or of the caller ([`KeyRef::at`]).
+    pub(super) place: Option<Place>,
 }
 
 impl KeyRef {
@@ -61,6 +62,24 @@ impl KeyRef {
     #[must_use]
     pub const fn id(id: KeyId) -> Self {
         Self { target: Target::Id(id), place: None }
+    }
+
+    /// The key of that name.
+    #[must_use]
+    pub fn named(name: &KeyName) -> Self {
+        Self { target: Target::Id(name.id), place: name.place.clone() }
+    }
+
+    /// The same, of this account and Region unless it is an ARN.
+    #[must_use]
+    pub fn at(self, place: &Place) -> Self {
+        Self { place: Some(self.place.unwrap_or_else(|| place.clone())), ..self }
+    }
+
+    /// The Region that an ARN names.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.place.as_ref().map(|p| p.region.as_str())
     }
 
     /// The service-managed key of volumes, `alias/aws/ebs`.
@@ -104,7 +123,7 @@ impl FromStr for KeyRef {
                 Target::Alias(resource.into())
             }
         };
-        Ok(Self { target, place: Some((region.into(), account.into())) })
+        Ok(Self { target, place: Some(Place { region: region.into(), account: account.into() }) })
     }
 }
 
@@ -123,7 +142,7 @@ impl From<KeyRef> for String {
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((region, account)) = &self.place {
+        if let Some(Place { region, account }) = &self.place {
             write!(f, "arn:aws:kms:{region}:{account}:")?;
         }
         match (&self.target, &self.place) {

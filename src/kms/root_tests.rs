@@ -1,12 +1,12 @@
 use super::*;
 use crate::env::SystemRng;
 
-struct Place {
+struct Site {
     data: tempfile::TempDir,
     elsewhere: tempfile::TempDir,
 }
 
-impl Place {
+impl Site {
     fn new() -> Self {
         Self { data: tempfile::tempdir().unwrap(), elsewhere: tempfile::tempdir().unwrap() }
     }
@@ -28,7 +28,7 @@ const CHEAP: Argon2Cost = Argon2Cost { memory_kib: 65536, time: 3, lanes: 1 };
 
 #[test]
 fn a_key_file_opens_by_name_or_from_where_it_was() {
-    let place = Place::new();
+    let place = Site::new();
     let (_, root) = place.create(&RootChoice::File(place.key())).unwrap();
     assert_eq!(std::fs::metadata(place.key()).unwrap().mode() & 0o777, 0o600);
     let file = RootFile::read(place.data.path()).unwrap();
@@ -41,7 +41,7 @@ fn a_key_file_opens_by_name_or_from_where_it_was() {
 
 #[test]
 fn a_wrong_missing_open_or_foreign_key_file_is_named_with_what_to_do() {
-    let place = Place::new();
+    let place = Site::new();
     place.create(&RootChoice::File(place.key())).unwrap();
     let file = RootFile::read(place.data.path()).unwrap();
     let refused = |path: PathBuf| {
@@ -50,7 +50,7 @@ fn a_wrong_missing_open_or_foreign_key_file_is_named_with_what_to_do() {
         assert!(err.line().contains(path.to_str().unwrap()) && err.advice().is_some(), "{}", err.line());
         err.line()
     };
-    let other = Place::new();
+    let other = Site::new();
     other.create(&RootChoice::File(other.key())).unwrap();
     assert!(refused(other.key()).contains("belongs to another installation"));
     refused(place.elsewhere.path().join("gone"));
@@ -64,7 +64,7 @@ fn a_wrong_missing_open_or_foreign_key_file_is_named_with_what_to_do() {
 
 #[test]
 fn a_key_file_in_the_data_directory_is_refused_by_any_path() {
-    let place = Place::new();
+    let place = Site::new();
     let inside = place.data.path().join("root.key");
     assert_eq!(place.create(&RootChoice::File(inside.clone())).unwrap_err().kind(), Kind::Usage);
     assert!(!inside.exists());
@@ -75,7 +75,7 @@ fn a_key_file_in_the_data_directory_is_refused_by_any_path() {
 
 #[test]
 fn a_passphrase_opens_and_a_wrong_one_does_not() {
-    let place = Place::new();
+    let place = Site::new();
     let (_, root) = place.create(&RootChoice::Passphrase(phrase("correct horse"), CHEAP)).unwrap();
     let file = RootFile::read(place.data.path()).unwrap();
     let open = |text: &str| file.unlock(place.data.path(), &RootUnlock::Passphrase(phrase(text)));
@@ -94,7 +94,7 @@ fn argon2_costs_are_bounded_when_made_and_when_read() {
     {
         assert!(Argon2Cost { memory_kib, time, lanes }.check().is_err(), "{memory_kib} {time} {lanes}");
     }
-    let place = Place::new();
+    let place = Site::new();
     place.create(&RootChoice::Passphrase(phrase("correct horse"), CHEAP)).unwrap();
     let mut file = RootFile::read(place.data.path()).unwrap();
     file.slots[0].insert("memory_kib".into(), u32::MAX.into());
@@ -104,7 +104,7 @@ fn argon2_costs_are_bounded_when_made_and_when_read() {
 
 #[test]
 fn unknown_slots_are_shown_as_not_usable_and_never_dropped() {
-    let place = Place::new();
+    let place = Site::new();
     let (mut file, root) = place.create(&RootChoice::File(place.key())).unwrap();
     for kind in ["systemd-credential", "pkcs11", "recovery", "from-the-future"] {
         let slot = serde_json::json!({"id": "00", "kind": kind, "generation": 1, "anything": {"x": [1, 2]}});
@@ -127,7 +127,7 @@ fn unknown_slots_are_shown_as_not_usable_and_never_dropped() {
 
 #[test]
 fn any_changed_byte_of_a_copy_is_noticed_and_the_other_copy_serves() {
-    let place = Place::new();
+    let place = Site::new();
     place.create(&RootChoice::File(place.key())).unwrap();
     let (a, b) = (place.data.path().join(FILES[0]), place.data.path().join(FILES[1]));
     let good = std::fs::read(&a).unwrap();
@@ -150,7 +150,7 @@ fn any_changed_byte_of_a_copy_is_noticed_and_the_other_copy_serves() {
 
 #[test]
 fn either_copy_opens_and_the_newer_counts() {
-    let place = Place::new();
+    let place = Site::new();
     let (mut file, root) = place.create(&RootChoice::File(place.key())).unwrap();
     let paths = FILES.map(|n| place.data.path().join(n));
     let older = std::fs::read(&paths[0]).unwrap();

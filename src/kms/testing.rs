@@ -5,7 +5,7 @@ use crate::env::{Clock, SystemRng, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-pub(super) struct Place {
+pub(super) struct Site {
     data: tempfile::TempDir,
     elsewhere: Arc<tempfile::TempDir>,
     now: Arc<AtomicI64>,
@@ -27,7 +27,7 @@ impl Clock for SetClock {
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
-impl Place {
+impl Site {
     pub(super) fn new() -> Self {
         let now = Arc::new(AtomicI64::new(1_800_000_000_000));
         let (data, elsewhere) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
@@ -109,7 +109,7 @@ pub(super) fn service() -> Caller {
 }
 
 /// Removes the last record of the log.
-pub(super) fn cut_last_record(place: &Place) {
+pub(super) fn cut_last_record(place: &Site) {
     let bytes = std::fs::read(place.log()).unwrap();
     let starts = record_starts(&bytes);
     std::fs::write(place.log(), &bytes[..*starts.last().unwrap()]).unwrap();

@@ -16,19 +16,16 @@
 use super::caller::Caller;
 use super::grantstore::Grant;
 use super::keystore::{AliasRecord, KeyRecord, KeyState, KeyStore};
-use super::scope::Scope;
-use crate::cipher::wrap::KeyId;
+use super::scope::{KeyName, Scope};
 use crate::env::{Env, Timestamp};
 use crate::error::{Kind, Result};
-use crate::ledger::{Act, Ledger, Record, Versioned};
+use crate::ledger::{Act, Ledger, Record, Tx, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const HOUR: i64 = 60 * 60 * 1000;
 const DAY: i64 = 24 * HOUR;
-/// The shortest and the longest waiting period (KMS API Reference, ScheduleKeyDeletion).
-const WAIT: (i64, i64) = (7 * DAY, 30 * DAY);
 
 /// When a key may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +34,38 @@ struct Due {
     deletion: Timestamp,
     /// The count of waited milliseconds at which it is due.
     waited: i64,
+}
+
+/// What a key waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Deletion,
+    Rotation,
+}
+
+impl For {
+    /// What the names of entries for rotations begin with. Those for deletions are ids of rows.
+    const ROTATION: &'static str = "rotation:";
+
+    fn id(self, key: &KeyName) -> String {
+        match self {
+            Self::Deletion => key.row(),
+            Self::Rotation => format!("{}{}", Self::ROTATION, key.row()),
+        }
+    }
+
+    /// Whether an entry is one of these.
+    fn has(self, id: &str) -> bool {
+        id.starts_with(Self::ROTATION) == (self == Self::Rotation)
+    }
+
+    /// The shortest and the longest wait, milliseconds (KMS API Reference, ScheduleKeyDeletion, EnableKeyRotation).
+    const fn bounds(self) -> (i64, i64) {
+        match self {
+            Self::Deletion => (7 * DAY, 30 * DAY),
+            Self::Rotation => (90 * DAY, 2560 * DAY),
+        }
+    }
 }
 
 /// The count, and the clocks when it was taken.
@@ -74,28 +103,31 @@ impl Count {
         (now, if self.boot.is_empty() { 0 } else { by_wall.saturating_sub(passed) })
     }
 
-    /// Starts to count for keys that wait, and stops for those that no longer do.
-    fn take(&mut self, pending: &[(KeyId, Timestamp)]) {
-        self.due.retain(|id, due| pending.iter().any(|(k, at)| k.to_string() == *id && *at == due.deletion));
-        for (id, deletion) in pending {
+    /// Starts to count for keys that wait for this, and stops for those that no longer do.
+    fn take(&mut self, what: For, waiting: &[(KeyName, Timestamp)]) {
+        let wanted: BTreeMap<String, Timestamp> = waiting.iter().map(|(key, at)| (what.id(key), *at)).collect();
+        self.due.retain(|id, due| !what.has(id) || wanted.get(id) == Some(&due.deletion));
+        for (id, at) in wanted {
             // A date that is near or past proves nothing: the clock may have been set before the first check.
-            let wait = deletion.0.saturating_sub(self.wall).clamp(WAIT.0, WAIT.1);
-            let new = || Due { deletion: *deletion, waited: self.waited.saturating_add(wait) };
-            self.due.entry(id.to_string()).or_insert_with(new);
+            let (least, most) = what.bounds();
+            let wait = at.0.saturating_sub(self.wall).clamp(least, most);
+            let new = || Due { deletion: at, waited: self.waited.saturating_add(wait) };
+            self.due.entry(id).or_insert_with(new);
         }
     }
 
     /// Milliseconds that a key must still wait by this count.
-    fn left(&self, id: KeyId) -> i64 {
-        self.due.get(&id.to_string()).map_or(WAIT.1, |due| due.waited.saturating_sub(self.waited).max(0))
+    fn left(&self, what: For, key: &KeyName) -> i64 {
+        let due = self.due.get(&what.id(key));
+        due.map_or(what.bounds().1, |due| due.waited.saturating_sub(self.waited).max(0))
     }
 }
 
 /// A key pending deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingDeletion {
-    /// Its id.
-    pub key: KeyId,
+    /// Which one.
+    pub key: KeyName,
     /// Its date, by the wall clock.
     pub at: Timestamp,
     /// Milliseconds of its waiting period that have not passed yet.
@@ -117,9 +149,9 @@ impl PendingDeletion {
     }
 }
 
-fn pending(keys: &[Versioned<KeyRecord>]) -> Vec<(KeyId, Timestamp)> {
+fn pending(keys: &[Versioned<KeyRecord>]) -> Vec<(KeyName, Timestamp)> {
     let waits = |k: &Versioned<KeyRecord>| match (k.record.state, k.record.deletion) {
-        (KeyState::PendingDeletion, Some(at)) => Some((k.record.id, at)),
+        (KeyState::PendingDeletion, Some(at)) => Some((k.record.key(), at)),
         _ => None,
     };
     keys.iter().filter_map(waits).collect()
@@ -149,13 +181,22 @@ impl Deletions {
     }
 
     /// Counts how long keys pending deletion have waited, stores the count, and returns the keys that are due.
-    pub(super) fn count(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyId>> {
-        let (pending, kept) = (pending(keys), self.kept_count()?);
-        if pending.is_empty() && kept.as_ref().is_none_or(|k| k.due.is_empty()) {
+    pub(super) fn count(&self, keys: &[Versioned<KeyRecord>]) -> Result<Vec<KeyName>> {
+        self.count_for(For::Deletion, pending(keys))
+    }
+
+    /// The same for keys that rotate by themselves, with the dates of their next rotations.
+    pub(super) fn count_rotations(&self, keys: &[(KeyName, Timestamp)]) -> Result<Vec<KeyName>> {
+        self.count_for(For::Rotation, keys.to_vec())
+    }
+
+    fn count_for(&self, what: For, pending: Vec<(KeyName, Timestamp)>) -> Result<Vec<KeyName>> {
+        let kept = self.kept_count()?;
+        if pending.is_empty() && kept.as_ref().is_none_or(|k| !k.due.keys().any(|id| what.has(id))) {
             return Ok(Vec::new());
         }
         let (mut count, ahead) = kept.clone().unwrap_or_default().now(&self.env);
-        count.take(&pending);
+        count.take(what, &pending);
         if ahead > DAY && !pending.is_empty() {
             tracing::warn!(
                 "the clock ran ahead by {} days: keys pending deletion are kept until their waiting period has really passed",
@@ -172,7 +213,7 @@ impl Deletions {
             tracing::warn!("store how long keys pending deletion have waited: {}", e.line());
         }
         let now = self.env.now();
-        Ok(pending.into_iter().filter(|(id, at)| *at <= now && count.left(*id) == 0).map(|(id, _)| id).collect())
+        Ok(pending.into_iter().filter(|(id, at)| *at <= now && count.left(what, id) == 0).map(|(id, _)| id).collect())
     }
 
     /// The keys pending deletion, and how long they must still wait.
@@ -180,18 +221,18 @@ impl Deletions {
     /// # Errors
     /// What the catalog reports.
     pub fn pending(&self) -> Result<Vec<PendingDeletion>> {
-        let keys = pending(&self.store.keys()?.records);
-        keys.into_iter().map(|(key, at)| self.pending_of(key, at)).collect()
+        let keys = pending(&self.store.pending_deletion()?);
+        keys.into_iter().map(|(key, at)| self.pending_of(&key, at)).collect()
     }
 
     /// One of them, by its date.
     ///
     /// # Errors
     /// What the catalog reports.
-    pub fn pending_of(&self, key: KeyId, at: Timestamp) -> Result<PendingDeletion> {
+    pub fn pending_of(&self, key: &KeyName, at: Timestamp) -> Result<PendingDeletion> {
         let mut count = self.kept_count()?.unwrap_or_default().now(&self.env).0;
-        count.take(&[(key, at)]);
-        Ok(PendingDeletion { key, at, left: count.left(key) })
+        count.take(For::Deletion, &[(key.clone(), at)]);
+        Ok(PendingDeletion { key: key.clone(), at, left: count.left(For::Deletion, key) })
     }
 
     /// Deletes the keys whose date and waiting period have passed (`waiting.rs`), with their aliases and grants. Their sealed
@@ -200,29 +241,51 @@ impl Deletions {
     ///
     /// # Errors
     /// What the catalog or the audit reports.
-    pub fn purge_due(&self) -> Result<Vec<KeyId>> {
-        let keys = self.store.keys()?.records;
+    pub fn purge_due(&self) -> Result<Vec<KeyName>> {
+        let keys = self.store.pending_deletion()?;
         let due = self.count(&keys)?;
         let mut gone = Vec::new();
-        for key in keys.into_iter().filter(|k| due.contains(&k.record.id)) {
-            let id = key.record.id;
-            let act = Act::new("kms:DeleteKey").key(self.scope.key_arn(id)).restrictive();
+        for key in keys.into_iter().filter(|k| due.contains(&k.record.key())) {
+            let name = key.record.key();
+            let act = Act::new("kms:DeleteKey").key(self.scope.arn_of(&name)).restrictive();
             self.ledger.audited(&self.myself(), act, |tx| {
-                for alias in tx.list::<AliasRecord>()?.records.into_iter().filter(|a| a.record.target == id) {
-                    tx.delete::<AliasRecord>(&alias.record.name, alias.version)?;
+                let id = name.id.to_string();
+                let aliases = tx.list_of::<AliasRecord>(&[("target", &id)])?.records;
+                let of_key = |a: &Versioned<AliasRecord>| a.record.target == name.id && a.record.place == name.place;
+                for alias in aliases.into_iter().filter(of_key) {
+                    tx.delete::<AliasRecord>(&alias.record.id(), alias.version)?;
                 }
-                let grants = tx.list_of::<Grant>(&[("key", &id.to_string())])?.records;
-                for grant in grants.into_iter().filter(|g| g.record.key == id) {
+                let grants = tx.list_of::<Grant>(&[("key", &id)])?.records;
+                for grant in grants.into_iter().filter(|g| g.record.on() == name) {
                     tx.delete::<Grant>(&grant.record.id, grant.version)?;
                 }
-                tx.delete::<KeyRecord>(&id.to_string(), key.version)
+                tx.delete::<KeyRecord>(&name.row(), key.version)?;
+                self.last_replica(tx, &name)
             })?;
-            gone.push(id);
+            gone.push(name);
         }
         if !gone.is_empty() {
             self.ledger.catalog().erase_removed()?;
         }
         Ok(gone)
+    }
+
+    /// Starts the waiting period of a primary key that waited for the deletion of its last replica.
+    fn last_replica(&self, tx: &mut Tx<'_>, gone: &KeyName) -> Result<()> {
+        if !gone.id.is_multi_region() {
+            return Ok(());
+        }
+        let left = tx.list_of::<KeyRecord>(&[("id", &gone.id.to_string())])?.records;
+        let mut left = left.into_iter().filter(|k| k.record.id == gone.id);
+        if let (Some(mut primary), None) = (left.next(), left.next())
+            && primary.record.state == KeyState::PendingReplicaDeletion
+        {
+            let days = i64::from(primary.record.wait_days.unwrap_or(30));
+            primary.record.state = KeyState::PendingDeletion;
+            primary.record.deletion = Some(Timestamp(self.env.now().0.saturating_add(days * DAY)));
+            tx.update(&primary.record, primary.version)?;
+        }
+        Ok(())
     }
 
     /// coffer itself, as the caller of periodic work.

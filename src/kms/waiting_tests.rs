@@ -1,11 +1,11 @@
 //! Clocks that are set, machines that are switched off, and keys that wait for their deletion meanwhile.
 
-use super::super::testing::{Place, caller};
+use super::super::testing::{Site, caller};
 use super::super::{KeyRef, KeyState, Kms};
 use super::*;
 
 /// An installation with a key that is deleted in 7 days.
-fn scheduled(place: &Place) -> (Kms, KeyRef) {
+fn scheduled(place: &Site) -> (Kms, KeyRef) {
     let kms = place.init();
     let key = KeyRef::from(kms.keys().create("", &caller()).unwrap().key_id);
     kms.keys().schedule_deletion(&key, 7, &caller()).unwrap();
@@ -22,7 +22,7 @@ fn days_left(kms: &Kms) -> i64 {
 
 #[test]
 fn a_clock_that_is_set_forward_deletes_no_key() {
-    let place = Place::new();
+    let place = Site::new();
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(31);
     assert_eq!(kms.deletions().purge_due().unwrap(), []);
@@ -48,7 +48,7 @@ fn a_clock_that_is_set_forward_deletes_no_key() {
 
 #[test]
 fn a_clock_that_was_set_leaves_the_key_to_who_wants_to_keep_it() {
-    let place = Place::new();
+    let place = Site::new();
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(31);
     assert_eq!(kms.keys().cancel_deletion(&key, &caller()).unwrap().key_state, KeyState::Disabled);
@@ -67,7 +67,7 @@ fn a_clock_that_was_set_leaves_the_key_to_who_wants_to_keep_it() {
 
 #[test]
 fn a_clock_that_is_set_back_makes_a_key_wait_for_its_date() {
-    let place = Place::new();
+    let place = Site::new();
     let (kms, key) = scheduled(&place);
     place.set_clock_by_days(-10);
     place.pass_days(8);
@@ -82,7 +82,7 @@ fn a_clock_that_is_set_back_makes_a_key_wait_for_its_date() {
 
 #[test]
 fn a_machine_that_was_off_counts_a_day_and_the_time_since_its_start() {
-    let place = Place::new();
+    let place = Site::new();
     let (kms, key) = scheduled(&place);
     drop(kms);
     place.off_for_days(31); // or its clock came up wrong: nobody can tell
@@ -98,7 +98,7 @@ fn a_machine_that_was_off_counts_a_day_and_the_time_since_its_start() {
 
 #[test]
 fn the_count_is_written_once_an_hour_and_for_nobody_who_does_not_wait() {
-    let place = Place::new();
+    let place = Site::new();
     let kms = place.init();
     kms.keys().create("", &caller()).unwrap();
     assert_eq!(kms.deletions().purge_due().unwrap(), []);
@@ -119,7 +119,7 @@ fn the_count_is_written_once_an_hour_and_for_nobody_who_does_not_wait() {
 /// Keys that an earlier coffer scheduled, a count that is gone, an older one put back: they wait longer, not less.
 #[test]
 fn a_key_that_nobody_counted_for_waits_a_whole_period() {
-    let place = Place::new();
+    let place = Site::new();
     let (kms, key) = scheduled(&place);
     place.pass_days(6);
     drop(kms);

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn every_reason_is_the_same_on_both_ends_of_the_socket() {
-    for reason in Reason::ALL {
+    for reason in Reason::ALL.iter().copied() {
         let err = Error::new(Kind::KeyUnavailable, "use the key").reason(reason).hint("do it");
         let sent = serde_json::to_string(&WireError::from(&err)).unwrap();
         let heard = Error::from(serde_json::from_str::<WireError>(&sent).unwrap());

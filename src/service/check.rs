@@ -225,7 +225,7 @@ impl Doctor {
     fn check_keys(&self, out: &mut Findings) -> Result<()> {
         let now = self.env.now();
         for pending in self.kms.deletions().pending()? {
-            let (key, at, days) = (pending.key, pending.at, pending.days_left());
+            let (key, at, days) = (self.kms.key_arn(&pending.key), pending.at, pending.days_left());
             let mut message = format!(
                 "key {key} is pending deletion at {at}, and everything it wraps is lost then: `coffer key cancel-deletion {key}` keeps it"
             );
@@ -356,6 +356,10 @@ fn cannot_be_opened(arn: &str, states: &HashMap<String, KeyState>) -> Option<Str
         Some(KeyState::Disabled) => Some(format!("its CMK is disabled: `coffer key enable {id}`")),
         Some(KeyState::PendingDeletion) => Some(format!(
             "its CMK is pending deletion: `coffer key cancel-deletion {id}`, then `coffer key enable {id}`"
+        )),
+        Some(KeyState::PendingImport) => Some(format!("its CMK {id} has no key material: import it again")),
+        Some(KeyState::PendingReplicaDeletion) => Some(format!(
+            "its CMK is pending deletion of its replicas: `coffer key cancel-deletion {id}`, then `coffer key enable {id}`"
         )),
         Some(KeyState::Unavailable) => Some(format!("its CMK {id} is unavailable")),
         None => Some(format!("its CMK {id} is not in the catalog")),

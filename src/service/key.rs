@@ -1,11 +1,10 @@
 //! CMKs as operations show them, and the effect of disabling one on open volumes.
 
 use super::Service;
-use super::api::{Dependents, KeyInfo, KeySpec, SnapshotState};
-use crate::cipher::wrap::KeyId;
+use super::api::{Dependents, KeyInfo, SnapshotState};
 use crate::env::Timestamp;
 use crate::error::Result;
-use crate::kms::{KeyMetadata, KeyRef};
+use crate::kms::{KeyMetadata, KeyName, KeyRef};
 use crate::units::VolumeId;
 
 impl Service {
@@ -38,18 +37,18 @@ impl Service {
     }
 
     pub(super) fn key_info(&self, meta: KeyMetadata) -> Result<KeyInfo> {
-        let aliases = self.kms.aliases().list(Some(&KeyRef::id(meta.key_id)))?;
+        let aliases = self.kms.aliases().list(Some(&KeyRef::named(&meta.key)))?;
         Ok(KeyInfo {
             id: meta.key_id.to_string(),
             arn: meta.arn,
             state: meta.key_state,
             manager: meta.key_manager,
-            spec: KeySpec::SymmetricDefault,
+            spec: meta.key_spec,
             description: meta.description,
             aliases: aliases.aliases.into_iter().map(|a| a.alias_name).collect(),
             created: meta.creation_date,
             deletion: meta.deletion_date,
-            days_held: self.days_held(meta.key_id, meta.deletion_date)?,
+            days_held: self.days_held(&meta.key, meta.deletion_date)?,
             materials: meta.versions.len(),
             suspended: Vec::new(),
             continuing: Vec::new(),
@@ -58,7 +57,7 @@ impl Service {
     }
 
     /// Returns the days that a key is kept beyond its deletion date, if that date has passed only by the wall clock.
-    fn days_held(&self, key: KeyId, deletion: Option<Timestamp>) -> Result<Option<i64>> {
+    fn days_held(&self, key: &KeyName, deletion: Option<Timestamp>) -> Result<Option<i64>> {
         let now = self.env.now();
         let Some(at) = deletion.filter(|at| *at <= now) else { return Ok(None) };
         let pending = self.kms.deletions().pending_of(key, at)?;

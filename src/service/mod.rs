@@ -5,6 +5,7 @@
 
 mod access;
 pub mod api;
+pub mod aws;
 mod assemble;
 mod attachment;
 mod attachments;

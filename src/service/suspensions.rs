@@ -95,7 +95,7 @@ impl Suspensions {
             Err(err) => {
                 // The volume is unknown: suspending all volumes under the key is safer than suspending the wrong one.
                 tracing::error!("find the lease of grant {}: {}", grant.id, err.line());
-                self.suspend_under(&self.kms.key_arn(grant.key));
+                self.suspend_under(&self.kms.key_arn(&grant.on()));
             }
         }
     }

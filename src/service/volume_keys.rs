@@ -132,7 +132,7 @@ impl VolumeKeys {
     /// Returns grants for a durable lease of an open volume: one on each CMK that wraps its keys.
     pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
         let (keys, context) = self.wrapped_under(volume)?;
-        Ok(keys.into_iter().map(|key| self.kms.grants().for_lease(key, &context, caller)).collect())
+        Ok(keys.into_iter().map(|key| self.kms.grants().for_lease(&key.into(), &context, caller)).collect())
     }
 
     /// Returns the caller for a volume that it may already have: under the grants of its lease, or as settled for the lease of a

@@ -23,6 +23,8 @@ macro_rules! names {
         impl $name {
             /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// AWS's names of all values.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
 
             /// Returns AWS's name.
             #[must_use]

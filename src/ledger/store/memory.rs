@@ -72,6 +72,11 @@ impl Rows for View {
         self.list_by(kind, &[])
     }
 
+    fn range(&self, kind: &'static str, after: &str, below: &str, limit: usize) -> Result<Vec<Row>> {
+        let inside = |row: &Row| row.id.as_str() > after && row.id.as_str() < below;
+        Ok(self.list(kind)?.into_iter().filter(inside).take(limit).collect())
+    }
+
     fn list_by(&self, kind: &'static str, fields: &[(&'static str, &str)]) -> Result<Vec<Row>> {
         let fits = |row: &Row| {
             let body = serde_json::from_slice::<serde_json::Value>(&row.body).unwrap_or_default();

@@ -68,6 +68,9 @@ pub(super) trait Rows {
     /// Lists all rows of a kind, sorted by the bytes of their ids.
     fn list(&self, kind: &'static str) -> Result<Vec<Row>>;
 
+    /// Lists rows of a kind by id: those after `after` and before `below`, at most `limit`, sorted by the bytes of their ids.
+    fn range(&self, kind: &'static str, after: &str, below: &str, limit: usize) -> Result<Vec<Row>>;
+
     /// Lists the rows whose bodies have these strings in these fields, by id. Fast for the fields of an index, or the
     /// first of them.
     fn list_by(&self, kind: &'static str, fields: &[(&'static str, &str)]) -> Result<Vec<Row>>;

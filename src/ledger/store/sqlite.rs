@@ -401,6 +401,16 @@ impl Rows for Held {
         })
     }
 
+    fn range(&self, kind: &'static str, after: &str, below: &str, limit: usize) -> Result<Vec<Row>> {
+        let (after, below) = (after.to_owned(), below.to_owned());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.worker().run("read a page of records", move |rt, c| {
+            let page = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id > ? AND id < ? ORDER BY id LIMIT ?";
+            let query = sqlx::query(page).bind(kind).bind(after).bind(below).bind(limit);
+            rt.block_on(query.fetch_all(c))?.iter().map(row).collect()
+        })
+    }
+
     fn list_by(&self, kind: &'static str, fields: &[(&'static str, &str)]) -> Result<Vec<Row>> {
         let query = select("id, version, body, mac", kind, fields) + " ORDER BY id";
         let values = values(fields);

@@ -1,6 +1,6 @@
 //! Customer master keys, as they are shown.
 
-use super::state::KeySpec;
+use crate::cipher::keys::KeySpec;
 use crate::env::Timestamp;
 use crate::kms::{KeyManager, KeyState};
 use serde::{Deserialize, Serialize};

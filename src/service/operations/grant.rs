@@ -227,7 +227,7 @@ fn info(service: &Service, grant: &Grant, token: Option<String>) -> GrantInfo {
     };
     GrantInfo {
         id: grant.id.clone(),
-        key: service.kms.key_arn(grant.key),
+        key: service.kms.key_arn(&grant.on()),
         name: grant.name.clone(),
         grantee: grant.grantee.clone(),
         retiring: grant.retiring.clone(),

@@ -34,7 +34,7 @@ impl Operation for CreateKey {
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
         let Self { alias, description, policy, bypass_lockout_check } = self;
         let (policy, alias) = (policy.as_deref(), alias.as_deref());
-        let new = NewKey { description: &description, policy, bypass_lockout_check, alias };
+        let new = NewKey { description: &description, policy, bypass_lockout_check, alias, ..NewKey::default() };
         call.service.key_info(call.service.kms.keys().create_with(&new, call.caller)?)
     }
 }
@@ -138,7 +138,7 @@ impl Operation for RotateKeyOnDemand {
         Some(on_key(service, "RotateKeyOnDemand", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        call.service.key_info(call.service.kms.keys().rotate_on_demand(&self.key.parse()?, call.caller)?)
+        call.service.key_info(call.service.kms.rotations().on_demand(&self.key.parse()?, call.caller)?)
     }
 }
 

@@ -1,0 +1,123 @@
+//! Aliases.
+
+use super::values::{Empty, Time, cut, page};
+use super::{At, AwsOperation};
+use crate::error::Result;
+use crate::kms::alias::AliasMetadata;
+use serde::{Deserialize, Serialize};
+
+/// CreateAlias.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct CreateAlias {
+    alias_name: String,
+    target_key_id: String,
+}
+
+impl AwsOperation for CreateAlias {
+    type Output = Empty;
+    fn names_key(&self) -> Option<&str> {
+        Some(&self.target_key_id)
+    }
+    fn perform(self, at: &At<'_>) -> Result<Empty> {
+        let key = at.key(&self.target_key_id)?;
+        at.service.kms.aliases().create(&self.alias_name, &key, at.caller).map(|_| Empty {})
+    }
+}
+
+/// UpdateAlias.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct UpdateAlias {
+    alias_name: String,
+    target_key_id: String,
+}
+
+impl AwsOperation for UpdateAlias {
+    type Output = Empty;
+    fn names_key(&self) -> Option<&str> {
+        Some(&self.target_key_id)
+    }
+    fn perform(self, at: &At<'_>) -> Result<Empty> {
+        let key = at.key(&self.target_key_id)?;
+        at.service.kms.aliases().update(&self.alias_name, &key, at.caller).map(|_| Empty {})
+    }
+}
+
+/// DeleteAlias.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct DeleteAlias {
+    alias_name: String,
+}
+
+impl AwsOperation for DeleteAlias {
+    type Output = Empty;
+    fn names_key(&self) -> Option<&str> {
+        Some(&self.alias_name)
+    }
+    fn perform(self, at: &At<'_>) -> Result<Empty> {
+        at.service.kms.aliases().delete(&self.alias_name, at.caller).map(|()| Empty {})
+    }
+}
+
+/// ListAliases.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct ListAliases {
+    key_id: Option<String>,
+    limit: Option<u32>,
+    marker: Option<String>,
+}
+
+/// An alias of a list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct AliasListEntry {
+    alias_name: String,
+    alias_arn: String,
+    target_key_id: String,
+    creation_date: Time,
+    last_updated_date: Time,
+}
+
+/// A page of aliases.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct AliasList {
+    aliases: Vec<AliasListEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
+    truncated: bool,
+}
+
+impl AwsOperation for ListAliases {
+    type Output = AliasList;
+    const READS: bool = true;
+    fn names_key(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+    fn perform(self, at: &At<'_>) -> Result<AliasList> {
+        let kms = &at.service.kms;
+        kms.authorizer().ask_own("ListAliases", at.caller)?;
+        let (limit, after) = page(self.limit, self.marker.as_deref(), 50, 100)?;
+        let found = match &self.key_id {
+            Some(key) => {
+                let mut all = kms.aliases().list(Some(&at.key(key)?))?.aliases;
+                all.retain(|a| after.is_none_or(|after| a.alias_name.as_str() > after));
+                all
+            }
+            None => kms.aliases().page(&at.place, after, limit + 1)?.aliases,
+        };
+        let entry = |a: AliasMetadata| AliasListEntry {
+            alias_name: a.alias_name,
+            alias_arn: a.alias_arn,
+            target_key_id: a.target_key_id.to_string(),
+            creation_date: Time(a.creation_date),
+            last_updated_date: Time(a.last_updated_date),
+        };
+        let mut aliases: Vec<_> = found.into_iter().map(entry).collect();
+        let next_marker = cut(&mut aliases, limit, |a| a.alias_name.clone());
+        Ok(AliasList { aliases, truncated: next_marker.is_some(), next_marker })
+    }
+}

@@ -1,0 +1,179 @@
+//! AWS's operations: JSON in, JSON out, with AWS's names, fields, defaults and errors.
+//!
+//! Every front end that speaks AWS's protocols routes from the one table here ([`find`]): an operation is a struct, which is
+//! what the request's JSON is parsed into, and its [`AwsOperation`]. The KMS authorizes and records what it does; requests
+//! that only read, and refusals, are recorded here. What the KMS API Reference calls a parameter or an answer is not
+//! explained again.
+
+mod alias;
+mod crypto;
+mod grant;
+mod import;
+mod key;
+mod pair;
+mod policy;
+mod random;
+mod region;
+mod rotation;
+mod tag;
+mod values;
+
+use super::Service;
+use crate::error::{Error, Kind, Reason, Result};
+use crate::kms::{Caller, KeyRef, Place};
+use crate::ledger::{Act, RequestInfo};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// One request: the service, its caller, and the account and Region that it is about.
+pub struct At<'a> {
+    pub(super) service: &'a Arc<Service>,
+    pub(super) caller: &'a Caller,
+    pub(super) place: Place,
+}
+
+/// An operation of an AWS service.
+pub(super) trait AwsOperation: DeserializeOwned {
+    /// What it answers.
+    type Output: Serialize;
+    /// Whether it changes nothing, and the KMS leaves the record of its success to the caller.
+    const READS: bool = false;
+
+    /// The key that the request names, for the record of a refusal.
+    fn names_key(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether the request only asks whether it may.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
+
+    /// Performs it.
+    fn perform(self, at: &At<'_>) -> Result<Self::Output>;
+}
+
+/// An operation of the table.
+pub struct Entry {
+    /// As `kms:CreateKey`.
+    pub name: &'static str,
+    /// Whether it changes nothing.
+    pub reads: bool,
+    run: fn(&Arc<Service>, &Caller, &'static str, Value) -> Result<Value>,
+}
+
+macro_rules! operations {
+    ($($service:literal { $($module:ident::$operation:ident),+ $(,)? })+) => {
+        /// All operations.
+        pub const OPERATIONS: &[Entry] = &[$($(Entry {
+            name: concat!($service, ":", stringify!($operation)),
+            reads: <$module::$operation as AwsOperation>::READS,
+            run: run::<$module::$operation>,
+        },)+)+];
+    };
+}
+
+operations! {
+    "kms" {
+        key::CreateKey, key::DescribeKey, key::ListKeys, key::UpdateKeyDescription, key::EnableKey, key::DisableKey,
+        key::ScheduleKeyDeletion, key::CancelKeyDeletion,
+        tag::TagResource, tag::UntagResource, tag::ListResourceTags,
+        crypto::Encrypt, crypto::Decrypt, crypto::ReEncrypt, crypto::GenerateDataKey,
+        crypto::GenerateDataKeyWithoutPlaintext, random::GenerateRandom,
+        pair::GenerateDataKeyPair, pair::GenerateDataKeyPairWithoutPlaintext, pair::Sign, pair::Verify,
+        pair::GetPublicKey, pair::DeriveSharedSecret, pair::GenerateMac, pair::VerifyMac,
+        alias::CreateAlias, alias::UpdateAlias, alias::DeleteAlias, alias::ListAliases,
+        rotation::EnableKeyRotation, rotation::DisableKeyRotation, rotation::GetKeyRotationStatus,
+        rotation::RotateKeyOnDemand, rotation::ListKeyRotations,
+        import::GetParametersForImport, import::ImportKeyMaterial, import::DeleteImportedKeyMaterial,
+        policy::PutKeyPolicy, policy::GetKeyPolicy, policy::ListKeyPolicies,
+        grant::CreateGrant, grant::ListGrants, grant::ListRetirableGrants, grant::RetireGrant, grant::RevokeGrant,
+        region::ReplicateKey, region::UpdatePrimaryRegion,
+    }
+}
+
+/// The operation of that name, as `kms:CreateKey`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Entry> {
+    OPERATIONS.iter().find(|entry| entry.name == name)
+}
+
+/// Members of a request that are not recorded: secrets, and what CloudTrail leaves out, too.
+const UNRECORDED: &[&str] = &[
+    "Plaintext",
+    "Message",
+    "CiphertextBlob",
+    "EncryptedKeyMaterial",
+    "ImportToken",
+    "GrantToken",
+    "GrantTokens",
+    "Mac",
+    "Signature",
+    "PublicKey",
+    "Recipient",
+];
+
+/// The parameters of a request as they are recorded.
+fn recorded(input: &Value) -> String {
+    let Value::Object(fields) = input else { return String::new() };
+    let kept: serde_json::Map<String, Value> =
+        fields.iter().filter(|(name, _)| !UNRECORDED.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect();
+    if kept.is_empty() { String::new() } else { Value::Object(kept).to_string() }
+}
+
+fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static str, input: Value) -> Result<Value> {
+    let parameters = recorded(&input);
+    let parsed = values::parse::<O>(input);
+    let request = caller.request.as_deref().cloned().unwrap_or_default();
+    // What could not be parsed may have a secret anywhere.
+    let parameters = if parsed.is_ok() { parameters } else { String::new() };
+    let request = RequestInfo { parameters, read_only: O::READS, ..request };
+    let dry_run = parsed.as_ref().is_ok_and(AwsOperation::is_dry_run);
+    let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
+    let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
+    let act = || match parsed.as_ref().ok().and_then(AwsOperation::names_key).map(|key| at.key(key)) {
+        Some(Ok(key)) => service.kms.act_on(name, &key),
+        _ => Act::new(name),
+    };
+    let act = act();
+    let output = service.ledger().verb(act.clone(), &caller, || parsed?.perform(&at))?;
+    if O::READS {
+        service.ledger().record(&caller, act, Ok(()))?;
+    }
+    serde_json::to_value(output).map_err(|e| Error::new(Kind::Failed, format!("{name}: encode the answer")).because(e))
+}
+
+impl Service {
+    /// Performs one of [`OPERATIONS`] for a caller. Refusals and reads are recorded, too.
+    ///
+    /// # Errors
+    /// Those of the operation; [`Error::aws`] is AWS's code.
+    pub fn aws(self: &Arc<Self>, caller: &Caller, entry: &Entry, input: Value) -> Result<Value> {
+        self.settle_leftovers();
+        (entry.run)(self, caller, entry.name, input)
+    }
+}
+
+impl At<'_> {
+    /// The key that a request names, in the caller's account and Region unless it is an ARN.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a malformed name; [`Kind::NotFound`] for one of another Region: those do not see each other.
+    fn key(&self, name: &str) -> Result<KeyRef> {
+        let key = name.parse::<KeyRef>().map_err(|e| match e.why() {
+            // AWS says so, and has another error for ARNs that are none.
+            Some(Reason::InvalidAliasName) | None => {
+                Error::new(Kind::NotFound, format!("Invalid keyId '{name}'")).because(e)
+            }
+            Some(_) => e,
+        })?;
+        match key.region().filter(|region| *region != self.place.region) {
+            Some(region) => {
+                Err(Error::new(Kind::NotFound, format!("Invalid arn {region}: the request is for {}", self.place.region)))
+            }
+            None => Ok(key.at(&self.place)),
+        }
+    }
+}
