@@ -3,6 +3,7 @@
 //! - [`Sealed`] bytes are XTS ciphertext or holes; stores and snapshots accept nothing else (see [`sealed`]).
 //! - An [`Unwrapped`] key is made only by `cipher::wrap`, and an open cipher is built from nothing else.
 
+pub mod keys;
 pub mod sealed;
 pub mod wrap;
 pub mod xts;
