@@ -229,6 +229,17 @@ impl KeySpec {
         matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
     }
 
+    /// Returns the size of an RSA key's modulus, in bits; `None` for other keys.
+    #[must_use]
+    pub const fn modulus_bits(self) -> Option<usize> {
+        match self {
+            Self::Rsa2048 => Some(2048),
+            Self::Rsa3072 => Some(3072),
+            Self::Rsa4096 => Some(4096),
+            _ => None,
+        }
+    }
+
     /// Whether the key is an ML-DSA key.
     #[must_use]
     pub const fn is_ml_dsa(self) -> bool {
