@@ -104,7 +104,7 @@ fn a_key_of_another_spec_or_form_is_refused() {
         refused(&[], "empty");
         refused(&key[..key.len() - 1], "truncated");
         refused(&[&key[..], &[0]].concat(), "longer");
-        refused(&raw(key).unwrap(), "not a SubjectPublicKeyInfo");
+        refused(&public_key(key).unwrap(), "not a SubjectPublicKeyInfo");
     }
 }
 
