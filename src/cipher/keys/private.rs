@@ -162,7 +162,7 @@ impl PrivateKey {
         let oaep = oaep(alg).filter(|_| self.spec.is_rsa()).ok_or_else(|| {
             Error::new(Kind::Usage, format!("a key of spec {} does not decrypt with {alg}", self.spec))
         })?;
-        open_oaep(&*self.to_pkcs8()?, oaep, ciphertext)
+        open_oaep(&self.to_pkcs8()?, oaep, ciphertext)
             .ok_or_else(|| Error::new(Kind::InvalidCiphertext, format!("the ciphertext is not one of {alg}")))
     }
 
