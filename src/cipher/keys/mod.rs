@@ -14,6 +14,8 @@ pub mod pair;
 pub mod private;
 pub mod public;
 pub mod spec;
+#[cfg(test)]
+mod testing;
 pub mod wrapping;
 
 pub use mac::MacKey;

@@ -3,7 +3,7 @@
 //! AWS-LC does it all, in constant time, except for two algorithms that its Rust interface lacks: Ed25519ph
 //! (ed25519-dalek) and ML-DSA with an external μ (ml-dsa). See decision 0034.
 
-use super::der::is_one_sequence;
+use super::der::{is_one_sequence, public_key};
 use super::message::{Input, MU, input};
 use super::spec::{EncryptionAlgorithm, KeySpec, MessageType, SigningAlgorithm};
 use crate::error::{Error, Kind, Result};
@@ -162,7 +162,7 @@ impl PrivateKey {
         let oaep = oaep(alg).filter(|_| self.spec.is_rsa()).ok_or_else(|| {
             Error::new(Kind::Usage, format!("a key of spec {} does not decrypt with {alg}", self.spec))
         })?;
-        open_oaep(&*self.to_pkcs8()?, oaep, ciphertext)
+        open_oaep(&self.to_pkcs8()?, oaep, ciphertext)
             .ok_or_else(|| Error::new(Kind::InvalidCiphertext, format!("the ciphertext is not one of {alg}")))
     }
 
@@ -182,11 +182,12 @@ impl PrivateKey {
             let what = format!("the peer's key is not a public key of spec {} in SubjectPublicKeyInfo DER", self.spec);
             Error::new(Kind::Usage, what)
         };
+        public_key(peer_spki_der).ok_or_else(refused)?;
         let private = agreement::PrivateKey::from_private_key_der(alg, &self.to_pkcs8()?)
             .map_err(|_| self.failed("agree with"))?;
         let peer = agreement::UnparsedPublicKey::new(alg, peer_spki_der);
         let peer = agreement::ParsedPublicKey::try_from(peer).map_err(|_| refused())?;
-        if peer.format() != agreement::ParsedPublicKeyFormat::X509 || !is_one_sequence(peer_spki_der) {
+        if peer.format() != agreement::ParsedPublicKeyFormat::X509 {
             return Err(refused());
         }
         agreement::agree(&private, peer, refused(), |x| Ok(Zeroizing::new(x.to_vec())))

@@ -1,14 +1,12 @@
 //! Public keys: verify and encrypt with a SubjectPublicKeyInfo, as GetPublicKey returns it.
 
-use super::der::is_one_sequence;
+use super::der::public_key;
 use super::message::{Input, MU, input};
 use super::private::oaep;
 use super::spec::{EncryptionAlgorithm, KeySpec, MessageType, SigningAlgorithm};
 use crate::error::{Error, Kind, Result};
 use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
-use x509_parser::asn1_rs::FromDer;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// Whether `signature` is one of the message by the key's holder. Messages are those of
 /// [`PrivateKey::sign`](super::PrivateKey::sign).
@@ -25,12 +23,12 @@ pub fn verify(
     signature: &[u8],
 ) -> Result<bool> {
     let input = input(spec, alg, message_type, message)?;
-    let key = verification(spec, alg).and_then(|v| parse(spec, spki_der, v)).ok_or_else(|| not_a_key(spec))?;
+    let (key, bare) = verification(spec, alg).and_then(|v| parse(spec, spki_der, v)).ok_or_else(|| not_a_key(spec))?;
     Ok(match &input {
         Input::Digest(digest) => key.verify_digest_sig(digest, signature).is_ok(),
         Input::Message(message) => key.verify_sig(message, signature).is_ok(),
-        Input::Prehash(message) => verify_ed25519ph(&raw(spki_der).ok_or_else(|| not_a_key(spec))?, message, signature),
-        Input::Mu(mu) => verify_mu(spec, &raw(spki_der).ok_or_else(|| not_a_key(spec))?, mu, signature),
+        Input::Prehash(message) => verify_ed25519ph(&bare, message, signature),
+        Input::Mu(mu) => verify_mu(spec, &bare, mu, signature),
     })
 }
 
@@ -97,26 +95,23 @@ fn verification(spec: KeySpec, alg: SigningAlgorithm) -> Option<&'static dyn Ver
     })
 }
 
-/// Parses a SubjectPublicKeyInfo of `spec`. AWS-LC also takes bare keys, which a SEQUENCE of two elements, the first one
-/// a SEQUENCE too, cannot be.
-fn parse(spec: KeySpec, spki_der: &[u8], alg: &'static dyn VerificationAlgorithm) -> Option<ParsedPublicKey> {
-    raw(spki_der)?;
+/// Parses a SubjectPublicKeyInfo of `spec`, and returns the bare key too.
+fn parse(
+    spec: KeySpec,
+    spki_der: &[u8],
+    alg: &'static dyn VerificationAlgorithm,
+) -> Option<(ParsedPublicKey, Vec<u8>)> {
+    let bare = public_key(spki_der)?;
     if spec.is_rsa() {
         rsa_key(spec, spki_der)?;
     }
-    ParsedPublicKey::new(alg, spki_der).ok()
+    Some((ParsedPublicKey::new(alg, spki_der).ok()?, bare))
 }
 
 fn rsa_key(spec: KeySpec, spki_der: &[u8]) -> Option<PublicEncryptingKey> {
-    let key = is_one_sequence(spki_der).then(|| PublicEncryptingKey::from_der(spki_der).ok()).flatten()?;
+    public_key(spki_der)?;
+    let key = PublicEncryptingKey::from_der(spki_der).ok()?;
     (spec.modulus_bits() == Some(key.key_size_bits())).then_some(key)
-}
-
-/// Returns the key itself, without its algorithm.
-fn raw(spki_der: &[u8]) -> Option<Vec<u8>> {
-    let (rest, spki) = SubjectPublicKeyInfo::from_der(spki_der).ok()?;
-    let whole = rest.is_empty() && spki.subject_public_key.unused_bits == 0;
-    whole.then(|| spki.subject_public_key.data.to_vec())
 }
 
 /// Verifies Ed25519ph, without a context (RFC 8032, 5.1).
