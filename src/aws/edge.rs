@@ -29,7 +29,7 @@ pub(super) type Body = Result<Zeroizing<Vec<u8>>, ApiError>;
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct From {
+pub(super) struct Peer {
     pub(super) address: IpAddr,
     pub(super) secure: bool,
 }
@@ -65,9 +65,9 @@ impl Edge {
     }
 
     /// Answers a request. May block.
-    pub(super) fn answer(&self, head: &Parts, body: Body, from: From) -> Answer {
+    pub(super) fn answer(&self, head: &Parts, body: Body, peer: Peer) -> Answer {
         let shape = Shape::of(&head.headers);
-        let mut noted = self.noted(head, from);
+        let mut noted = self.noted(head, peer);
         if self.ephemeral && head.uri.path() == RESET {
             return match self.reset(head) {
                 Ok(()) => {
@@ -87,7 +87,7 @@ impl Edge {
         }
     }
 
-    fn noted(&self, head: &Parts, from: From) -> Refusal {
+    fn noted(&self, head: &Parts, peer: Peer) -> Refusal {
         let agent = head.headers.get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
         Refusal {
             code: String::new(),
@@ -98,9 +98,9 @@ impl Edge {
             access_key_id: None,
             principal: None,
             request_id: self.draw_id(),
-            source_ip: from.address,
+            source_ip: peer.address,
             user_agent: agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(LONGEST_AGENT).collect(),
-            secure_transport: from.secure,
+            secure_transport: peer.secure,
         }
     }
 

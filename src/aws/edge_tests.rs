@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 
 const JSON: &str = "application/x-amz-json-1.1";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
-const FROM: From = From { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), secure: false };
+const PEER: Peer = Peer { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), secure: false };
 
 struct Answered {
     status: u16,
@@ -53,7 +53,7 @@ fn usual() -> [Rate; 2] {
 
 fn ask(edge: &Edge, request: Request<Vec<u8>>) -> Answered {
     let (head, body) = request.into_parts();
-    let answer = edge.answer(&head, Ok(Zeroizing::new(body)), FROM);
+    let answer = edge.answer(&head, Ok(Zeroizing::new(body)), PEER);
     let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
     let (status, kind, error) = (answer.status().as_u16(), header("content-type").unwrap(), header("x-amzn-errortype"));
     let id = header("x-amzn-requestid").unwrap();
@@ -125,7 +125,10 @@ fn refusals_are_told_in_the_callers_protocol_and_to_the_backend() {
     let headers = [("content-type", JSON), ("x-amz-target", "TrentService.Encrypt")];
     let form = "Action=GetCallerIdentity&Version=2011-06-15";
     let both = |id: &str, secret: &str, token: Option<&str>| {
-        [signed("kms", &headers, "{}", id, secret, token), signed("sts", &[("content-type", FORM)], form, id, secret, token)]
+        [
+            signed("kms", &headers, "{}", id, secret, token),
+            signed("sts", &[("content-type", FORM)], form, id, secret, token),
+        ]
     };
     let unsigned = both(KEY, SECRET, None).map(|mut request| {
         request.headers_mut().remove("authorization");
@@ -164,7 +167,10 @@ fn a_session_token_is_passed_on() {
     let edge = edge(&fake, usual(), false);
     let headers = [("content-type", JSON), ("x-amz-target", "TrentService.ListKeys")];
     assert_eq!(ask(&edge, signed("kms", &headers, "{}", "ASIASESSION", SECRET, Some(TOKEN))).status, 200);
-    assert_eq!(ask(&edge, signed("kms", &headers, "{}", "ASIASESSION", SECRET, None)).code(), "UnrecognizedClientException");
+    assert_eq!(
+        ask(&edge, signed("kms", &headers, "{}", "ASIASESSION", SECRET, None)).code(),
+        "UnrecognizedClientException"
+    );
 }
 
 #[test]
@@ -186,7 +192,11 @@ fn what_cannot_be_routed_is_a_client_error() {
         (sts("Action=GetCallerIdentity&Action=X"), "MalformedQueryString", 400),
         (signed("s3", &[("content-type", JSON)], "", KEY, SECRET, None), "InvalidSignatureException", 400),
         (signed("kms", &[("content-type", FORM)], "Action=Encrypt", KEY, SECRET, None), "InvalidAction", 400),
-        (signed("sts", &[("x-amz-target", "TrentService.Encrypt")], "{}", KEY, SECRET, None), "UnknownOperationException", 400),
+        (
+            signed("sts", &[("x-amz-target", "TrentService.Encrypt")], "{}", KEY, SECRET, None),
+            "UnknownOperationException",
+            400,
+        ),
     ] {
         let answered = ask(&edge, request);
         assert_eq!((&*answered.code(), answered.status), (code, status), "{}", answered.body);

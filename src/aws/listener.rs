@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answer, Shape};
 use super::backend::{ApiError, Backend};
-use super::edge::{Body, Edge, From};
+use super::edge::{Body, Edge, Peer};
 use super::rate::Rate;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -235,12 +235,12 @@ async fn accept(socket: tokio::net::TcpListener, shared: Arc<Shared>, mut stoppe
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, address)) => {
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    tracing::debug!("HTTP connection of {peer} closed: too many");
+                    tracing::debug!("HTTP connection of {address} closed: too many");
                     continue;
                 };
-                tokio::spawn(connection(stream, peer, Arc::clone(&shared), graceful.watcher(), place));
+                tokio::spawn(connection(stream, address, Arc::clone(&shared), graceful.watcher(), place));
             }
             Err(err) => {
                 // No descriptors, most likely: the connection stays pending.
@@ -255,7 +255,7 @@ async fn accept(socket: tokio::net::TcpListener, shared: Arc<Shared>, mut stoppe
 
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    address: SocketAddr,
     shared: Arc<Shared>,
     watcher: Watcher,
     _place: OwnedSemaphorePermit,
@@ -264,40 +264,40 @@ async fn connection(
     if stream.set_nodelay(true).is_err() || rustix::net::sockopt::set_tcp_user_timeout(&stream, unread).is_err() {
         return;
     }
-    let from = From { address: peer.ip().to_canonical(), secure: shared.tls.is_some() };
-    let Some(tls) = &shared.tls else { return http1(stream, from, shared, watcher).await };
+    let peer = Peer { address: address.ip().to_canonical(), secure: shared.tls.is_some() };
+    let Some(tls) = &shared.tls else { return http1(stream, peer, shared, watcher).await };
     let mut config = rustls::ServerConfig::clone(&tls.config());
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
     let shaken = tokio::time::timeout(shared.limits.handshake, TlsAcceptor::from(Arc::new(config)).accept(stream));
     let Ok(Ok(stream)) = shaken.await else {
-        tracing::debug!("TLS handshake with {peer} failed");
+        tracing::debug!("TLS handshake with {address} failed");
         return;
     };
     if stream.get_ref().1.alpn_protocol() == Some(ALPN[0]) {
-        http2(stream, from, shared, watcher).await;
+        http2(stream, peer, shared, watcher).await;
     } else {
-        http1(stream, from, shared, watcher).await;
+        http1(stream, peer, shared, watcher).await;
     }
 }
 
 async fn http1(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    from: From,
+    peer: Peer,
     shared: Arc<Shared>,
     watcher: Watcher,
 ) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.head_time);
     builder.max_buf_size(shared.limits.head.max(8192));
-    let service = service_fn(move |request| respond(request, from, Arc::clone(&shared)));
+    let service = service_fn(move |request| respond(request, peer, Arc::clone(&shared)));
     if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
-        tracing::debug!("HTTP connection of {} ended: {err}", from.address);
+        tracing::debug!("HTTP connection of {} ended: {err}", peer.address);
     }
 }
 
 async fn http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    from: From,
+    peer: Peer,
     shared: Arc<Shared>,
     watcher: Watcher,
 ) {
@@ -305,15 +305,15 @@ async fn http2(
     builder.timer(TokioTimer::new()).keep_alive_interval(PROBE).keep_alive_timeout(PROBE);
     builder.max_concurrent_streams(STREAMS);
     builder.max_header_list_size(u32::try_from(shared.limits.head).unwrap_or(u32::MAX));
-    let service = service_fn(move |request| respond(request, from, Arc::clone(&shared)));
+    let service = service_fn(move |request| respond(request, peer, Arc::clone(&shared)));
     if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
-        tracing::debug!("HTTP/2 connection of {} ended: {err}", from.address);
+        tracing::debug!("HTTP/2 connection of {} ended: {err}", peer.address);
     }
 }
 
 async fn respond(
     request: Request<Incoming>,
-    from: From,
+    peer: Peer,
     shared: Arc<Shared>,
 ) -> std::result::Result<Answer, Infallible> {
     let shape = Shape::of(request.headers());
@@ -331,7 +331,7 @@ async fn respond(
         let shared = Arc::clone(&shared);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            shared.edge.answer(&head, body, from)
+            shared.edge.answer(&head, body, peer)
         })
     };
     Ok(answering.await.unwrap_or_else(|_| {
