@@ -13,7 +13,7 @@
 //! engine    order, limits, workers          schedules requests; front ends above, a Device below
 //! snapshot  manifest, repository, tree      copies sealed chunks, decrypts nothing
 //! service   create attach snapshot          every verb once, typed; authorises, audits, then acts
-//! edges     nbd, api, attach, cli           translate; no logic
+//! edges     nbd, api, aws, attach, cli      translate; no logic
 //! ```
 //! # Three paths to read first
 //! - What happens to a write: `nbd::conn` -> `engine::submit` -> `nbd::volumes` -> `volume::io` -> `cipher::xts` ->
@@ -50,6 +50,7 @@ pub mod volume;
 
 pub mod api;
 pub mod attach;
+pub mod aws;
 pub mod cli;
 pub mod measure;
 pub mod nbd;

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 10] = [
     &["engine"],
     &["snapshot"],
     &["service"],
-    &["nbd", "api", "attach", "measure", "cli", "lib", "main"],
+    &["nbd", "api", "aws", "attach", "measure", "cli", "lib", "main"],
 ];
 const DATA_PATH: [&str; 5] = ["volume", "cipher", "store", "engine", "nbd"];
 const RUNTIMES: [&str; 3] = ["tokio", "axum", "hyper"];

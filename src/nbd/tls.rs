@@ -81,22 +81,25 @@ impl TlsServer {
         Ok(Self { folder: folder.to_owned(), env, oldest, loaded: Mutex::new(Loaded { config, seen }) })
     }
 
-    /// Makes the TLS state of a new connection, with the current certificates. If changed files are invalid, the
+    /// Returns the configuration for a new connection, with the current certificates. If changed files are invalid, the
     /// previous ones stay in use.
-    pub(super) fn accept(&self) -> Option<ServerConnection> {
-        let config = {
-            let mut loaded = self.loaded.lock();
-            let now = stamps(&self.folder);
-            if now != loaded.seen {
-                loaded.seen = now;
-                match load(&self.folder, self.env.now(), self.oldest) {
-                    Ok(config) => loaded.config = config,
-                    Err(err) => tracing::error!("the new certificates are not used: {}", err.line()),
-                }
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        let mut loaded = self.loaded.lock();
+        let now = stamps(&self.folder);
+        if now != loaded.seen {
+            loaded.seen = now;
+            match load(&self.folder, self.env.now(), self.oldest) {
+                Ok(config) => loaded.config = config,
+                Err(err) => tracing::error!("the new certificates are not used: {}", err.line()),
             }
-            Arc::clone(&loaded.config)
-        };
-        ServerConnection::new(config).inspect_err(|err| tracing::error!("TLS: {err}")).ok()
+        }
+        Arc::clone(&loaded.config)
+    }
+
+    /// Makes the TLS state of a new connection.
+    pub(super) fn accept(&self) -> Option<ServerConnection> {
+        ServerConnection::new(self.config()).inspect_err(|err| tracing::error!("TLS: {err}")).ok()
     }
 }
 
