@@ -10,7 +10,9 @@ use super::caller::{Authority, Caller, Wanted};
 use super::grantstore::{GrantStore, Operation};
 use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict};
+use super::policy::{
+    Decision, EXPORT_VOLUME_KEY, Facts, GrantFacts, Key, Own, Policy, PrincipalFacts, Question, Ruling, decide,
+};
 use super::scope::Scope;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
@@ -18,16 +20,19 @@ use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Ledger};
 use std::sync::Arc;
 
-/// What allowed an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
-    Policy,
-    Grant,
-}
+pub(super) use super::policy::By;
 
-/// The properties of a volume lease's grant that policies can test.
-pub(super) fn lease_facts() -> GrantFacts {
-    GrantFacts { for_aws_resource: true, operations: vec![Operation::Decrypt.to_string()] }
+/// What policies can test of a request for a key: all keys are symmetric, of this installation and of one Region.
+fn facts_of(wanted: &Wanted<'_>) -> Facts {
+    let facts = Facts::new()
+        .text(Key::KeySpec, "SYMMETRIC_DEFAULT")
+        .text(Key::KeyUsage, "ENCRYPT_DECRYPT")
+        .text(Key::KeyOrigin, "AWS_KMS")
+        .flag(Key::MultiRegion, false)
+        .context(wanted.context);
+    let ciphers = ["Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey"].iter().any(|p| wanted.action.starts_with(p));
+    let facts = facts.text_if(Key::EncryptionAlgorithm, ciphers.then_some("SYMMETRIC_DEFAULT"));
+    if let Some(grant) = wanted.grant { facts.grant(grant) } else { facts }
 }
 
 /// Says whether a caller may do something with a key.
@@ -49,6 +54,18 @@ impl Authorizer {
         granted: Arc<GrantStore>,
     ) -> Self {
         Self { env, scope, ledger, store, granted }
+    }
+
+    /// The properties of a volume lease's grant that policies can test.
+    pub(super) fn lease_facts(&self) -> GrantFacts {
+        let (service, operations) = (self.scope.volume_service(), vec![Operation::Decrypt.to_string()]);
+        GrantFacts {
+            for_aws_resource: true,
+            operations,
+            grantee: Some(service.clone()),
+            retiring: Some(service),
+            constraint: Some("EncryptionContextEquals"),
+        }
     }
 
     /// Whether the caller administers this installation's account.
@@ -89,51 +106,44 @@ impl Authorizer {
     fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
         let (arn, service) = (self.scope.key_arn(key.id), self.scope.volume_service());
         // Under a lease's grant, the principal is the service, not the one who took the lease.
-        let principal = match &caller.authority {
-            Authority::Grants(_) => &service,
-            _ => &caller.principal,
+        let under = if let Authority::Grants(ids) = &caller.authority { Some(ids) } else { None };
+        let principal = if under.is_some() { &service } else { &caller.principal };
+        let (who, facts) =
+            (PrincipalFacts::of_arn(principal).through(caller.via_service.as_deref()), facts_of(&wanted));
+        let action = format!("kms:{}", wanted.action);
+        let question =
+            Question { action: &action, resource: &arn, principal: &who, facts: &facts, now: self.env.now() };
+        let own = if caller.authority.permits(&question) { Own::Everything } else { Own::Policies(&[]) };
+        let decision = Decision {
+            resource_policy: Some(policy),
+            own,
+            session: None,
+            grants_allow: false,
+            question: &question,
+            same_account: self.scope.has(principal),
         };
-        let question = Question {
-            action: wanted.action,
-            resource: &arn,
-            principal,
-            via_service: caller.via_service.as_deref(),
-            context: wanted.context,
-            grant: wanted.grant,
-            now: self.env.now(),
-        };
-        let refuse = |why: &str| Err(self.denied(principal, wanted.action, key, why));
-        let verdict = policy.verdict(&question);
-        if verdict == Verdict::Denied {
-            return refuse("with an explicit deny in a resource-based policy");
+        let by_policy = decide(&decision);
+        let refused = |why: &str| self.denied(principal, wanted.action, key, why);
+        match by_policy {
+            Ruling::Denied(why) if why.is_explicit() => return Err(refused(&why.words(&action))),
+            Ruling::Allowed(by) if under.is_none() => return Ok(by),
+            _ => {}
         }
-        if let Authority::Grants(ids) = &caller.authority {
+        if let Some(ids) = under {
             for id in ids {
                 if self.granted.get(id)?.is_some_and(|g| g.covers(key.id, principal, &wanted)) {
                     return Ok(By::Grant);
                 }
             }
             let why = format!("because its grant {} was revoked or retired", ids.join(", "));
-            return Err(self
-                .denied(principal, wanted.action, key, &why)
-                .hint("detach the volume, then attach it again"));
+            return Err(refused(&why).hint("detach the volume, then attach it again"));
         }
-        let own = caller.authority.permits(&question);
-        let foreign = !self.scope.has(principal);
-        let lacks_own = || format!("because no identity-based policy allows the kms:{} action", wanted.action);
-        if foreign && !own {
-            return refuse(&lacks_own());
+        // The grants are read only if the policies do not settle it.
+        let grants_allow = self.granted.covers(key.id, principal, &wanted)?;
+        match decide(&Decision { grants_allow, ..decision }) {
+            Ruling::Allowed(by) => Ok(by),
+            Ruling::Denied(why) => Err(refused(&why.words(&action))),
         }
-        if verdict == Verdict::Allowed || (verdict == Verdict::Delegated && own) {
-            return Ok(By::Policy);
-        }
-        if self.granted.covers(key.id, principal, &wanted)? {
-            return Ok(By::Grant);
-        }
-        if verdict == Verdict::Delegated {
-            return refuse(&lacks_own());
-        }
-        refuse(&format!("because no resource-based policy allows the kms:{} action", wanted.action))
     }
 
     /// Authorizes an operation that this module does not perform itself; a refusal is audited.
@@ -158,7 +168,7 @@ impl Authorizer {
         if caller.authority == Authority::Settled {
             return Ok(());
         }
-        let facts = lease_facts();
+        let facts = self.lease_facts();
         let under_grant = matches!(caller.authority, Authority::Grants(_));
         let wanted = [
             Wanted { action: "CreateGrant", context, grant: Some(&facts) },

@@ -48,8 +48,8 @@ impl Authority {
         match self {
             Self::Administrator | Self::Settled => true,
             Self::Volumes(keys) => {
-                q.via_service == Some(VOLUME_SERVICE)
-                    && ["Decrypt", "CreateGrant", "DescribeKey"].contains(&q.action)
+                q.principal.via_service.as_deref() == Some(VOLUME_SERVICE)
+                    && ["kms:Decrypt", "kms:CreateGrant", "kms:DescribeKey"].contains(&q.action)
                     && keys.iter().any(|k| k == q.resource)
             }
             Self::Nothing | Self::Grants(_) => false,

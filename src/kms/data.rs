@@ -5,7 +5,7 @@
 //! error for every invalid ciphertext (InvalidCiphertextException): which check failed is only in the audit log, where an
 //! attacker who tries ciphertexts cannot see it.
 
-use super::authority::{Authorizer, lease_facts};
+use super::authority::Authorizer;
 use super::backing::BackingKeys;
 use super::caller::{Authority, Caller, Wanted};
 use super::key::Keys;
@@ -136,7 +136,7 @@ impl Crypto {
             let what = format!("{shown}: key {arn} is managed by the service, and only the service may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
         }
-        let facts = lease_facts();
+        let facts = self.authorizer.lease_facts();
         for (action, grant) in asked_by(verb) {
             self.authorizer.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
         }
