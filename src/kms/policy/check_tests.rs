@@ -390,6 +390,10 @@ fn requests_of(key: &Key, value: &str) -> Vec<Asked> {
         Key::GrantIsForAwsResource => Asked { grant: grant(value == "true", &[]), ..asked() },
         Key::GrantOperations => Asked { grant: grant(false, &[value]), ..asked() },
         Key::CurrentTime | Key::EpochTime => Asked { now: Timestamp(value.parse().unwrap()), ..asked() },
+        Key::MultiFactorAuthPresent => {
+            let mfa = (value == "true").then_some(asked().now);
+            Asked { session: Some(SessionFacts { issued: asked().now, mfa }), ..asked() }
+        }
         key => Asked { facts: Facts::new().text(key.clone(), value), ..asked() },
     }]
 }
@@ -500,6 +504,15 @@ fn conditions() -> impl Strategy<Value = (String, String, Vec<String>)> {
             ],
         ),
         ("aws:PrincipalArn", "Null", &["true", "false"]),
+        ("kms:KeySpec", STRINGS, &["RSA_2048", "SM2", "SYMMETRIC_DEFAULT"]),
+        ("kms:KeyOrigin", STRINGS, &["AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM"]),
+        ("kms:GrantConstraintType", STRINGS, &["EncryptionContextEquals", "EncryptionContextSubset"]),
+        ("kms:MultiRegion", "Bool(IfExists)?|Null", &["true", "false"]),
+        ("kms:GranteePrincipal", "(String|Arn)(Not)?(Equals|Like)(IfExists)?", ARNS),
+        ("aws:SourceArn", "Arn(Not)?(Equals|Like)(IfExists)?", ARNS),
+        ("aws:ResourceAccount", STRINGS, &["111122223333", "1"]),
+        ("aws:RequestedRegion", STRINGS, &["us-east-1", "US"]),
+        ("aws:MultiFactorAuthPresent", "Bool(IfExists)?|Null", &["true", "false"]),
         (
             "aws:EpochTime",
             "Numeric(Not)?Equals|Numeric(Less|Greater)Than(Equals)?",

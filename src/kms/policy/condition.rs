@@ -16,7 +16,7 @@
 //! of them. If a request does not have the key, a comparison fails and a negated one holds. Values may have
 //! [variables](super::variables).
 //!
-//! Only keys that this build can evaluate are accepted (`words`): a Deny on a key that is always absent would never match. An
+//! Only keys that this build can evaluate are accepted (`keys`): a Deny on a key that is always absent would never match. An
 //! operator that cannot compare the key's type is refused for the same reason.
 
 use super::choice::{Choice, Values};

@@ -9,7 +9,9 @@
 //! | a grant | is enough, if the session's policies allow it, too |
 //! | a principal of another account | also needs an Allow of its own policies |
 //!
-//! The root user needs no policy of its own. Sources: IAM User Guide, "Policy evaluation for requests within a single account",
+//! The root user of the account needs no policy of its own; for that of another, the caller says so with [`Own::Everything`].
+//!
+//! Sources: IAM User Guide, "Policy evaluation for requests within a single account",
 //! "Cross-account policy evaluation logic", "Session policies"; KMS Developer Guide, "Determining access to AWS KMS keys".
 
 use super::{Kind, Policy, PrincipalKind, Question, Verdict};
@@ -143,7 +145,8 @@ pub fn decide(d: &Decision<'_>) -> Ruling {
     if own_denies || session_denies {
         return denied(Why::Explicit(if own_denies { Source::Identity } else { Source::Session }));
     }
-    let missing = if !own_allows && q.principal.kind != PrincipalKind::Root {
+    let is_root = d.same_account && q.principal.kind == PrincipalKind::Root;
+    let missing = if !own_allows && !is_root {
         Some(Why::NoAllow(Source::Identity))
     } else {
         (!session_allows).then_some(Why::NoAllow(Source::Session))

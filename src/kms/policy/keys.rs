@@ -438,7 +438,9 @@ impl Key {
 
     /// Whether there are requests for an action (`kms:Decrypt`) without it.
     pub(super) fn may_be_absent_with(&self, action: &str) -> bool {
-        !self.row().is_some_and(|row| row.always && row.on.has(action))
+        // The ARN of a key has them.
+        let is_implied = matches!(self, Self::ResourceAccount | Self::RequestedRegion) && uses_a_key(action);
+        !is_implied && !self.row().is_some_and(|row| row.always && row.on.has(action))
     }
 
     /// Whether requests for an action may have it.

@@ -307,5 +307,8 @@ impl Policy {
 }
 
 #[cfg(test)]
+#[path = "language_tests.rs"]
+mod language_tests;
+#[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;
