@@ -116,7 +116,7 @@ impl Aliases {
         match self.store.load(target) {
             Ok(key) => self
                 .authorizer
-                .authorize(&key.record, Wanted { action: verb, context: &context, grant: None }, caller)
+                .authorize(&key.record, Wanted { action: verb, context: &context, grant: None, facts: None }, caller)
                 .map(drop),
             Err(_) if self.authorizer.is_administrator(caller) => Ok(()),
             Err(err) => Err(err),
@@ -139,7 +139,7 @@ impl Aliases {
             return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
         }
         let context = EncryptionContext::new();
-        self.authorizer.authorize(&key, Wanted { action: verb, context: &context, grant: None }, caller)?;
+        self.authorizer.authorize(&key, Wanted { action: verb, context: &context, grant: None, facts: None }, caller)?;
         key.check_takes_alias(verb, &arn)?;
         Ok(key)
     }

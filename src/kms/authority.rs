@@ -10,7 +10,10 @@ use super::caller::{Authority, Caller, Wanted};
 use super::grantstore::{GrantStore, Operation};
 use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{EXPORT_VOLUME_KEY, GrantFacts, Policy, Question, Verdict, account_of};
+use super::policy::{
+    Decision, EXPORT_VOLUME_KEY, Facts, GrantFacts, Key, Own, Policy, PrincipalFacts, Question, Ruling, account_of,
+    decide,
+};
 use super::scope::Scope;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
@@ -18,16 +21,43 @@ use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Ledger};
 use std::sync::Arc;
 
-/// What allowed an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
-    Policy,
-    Grant,
+pub(super) use super::policy::By;
+
+/// What a caller has by itself.
+struct Rights<'a> {
+    who: PrincipalFacts,
+    identity: Option<&'a [Policy]>,
+    session: Option<&'a [Policy]>,
+    /// What policies can test of its request.
+    request: Option<&'a Facts>,
 }
 
-/// The properties of a volume lease's grant that policies can test.
-pub(super) fn lease_facts() -> GrantFacts {
-    GrantFacts { for_aws_resource: true, operations: vec![Operation::Decrypt.to_string()] }
+impl<'a> Rights<'a> {
+    /// Those of a caller that acts as this principal.
+    fn of(caller: &'a Caller, principal: &str) -> Self {
+        let via = caller.via_service.as_deref();
+        match &caller.authority {
+            Authority::Principal(p) => Self {
+                who: p.principal.clone().through(via),
+                identity: Some(p.identity.as_deref().unwrap_or_default()),
+                session: p.session.as_deref(),
+                request: Some(&p.request),
+            },
+            _ => Self { who: PrincipalFacts::of_arn(principal).through(via), identity: None, session: None, request: None },
+        }
+    }
+
+    fn own(&self, caller: &Caller, question: &Question<'_>) -> Own<'a> {
+        match caller.authority.permits(question) {
+            true => Own::Everything,
+            false => Own::Policies(self.identity.unwrap_or_default()),
+        }
+    }
+
+    fn mention_aliases(&self) -> bool {
+        let all = [self.identity, self.session].into_iter().flatten().flatten();
+        all.into_iter().any(Policy::mentions_aliases)
+    }
 }
 
 /// Says whether a caller may do something with a key.
@@ -49,6 +79,18 @@ impl Authorizer {
         granted: Arc<GrantStore>,
     ) -> Self {
         Self { env, scope, ledger, store, granted }
+    }
+
+    /// The properties of a volume lease's grant that policies can test.
+    pub(super) fn lease_facts(&self) -> GrantFacts {
+        let (service, operations) = (self.scope.volume_service(), vec![Operation::Decrypt.to_string()]);
+        GrantFacts {
+            for_aws_resource: true,
+            operations,
+            grantee: Some(service.clone()),
+            retiring: Some(service),
+            constraint: Some("EncryptionContextEquals"),
+        }
     }
 
     /// Whether the caller administers this installation's account.
@@ -86,54 +128,74 @@ impl Authorizer {
         self.authorize_by(&self.policy_of(key)?, key, wanted, caller)
     }
 
+    /// What policies can test of a key.
+    fn facts_of(&self, key: &KeyRecord, wanted: &Wanted<'_>, mentions_aliases: bool) -> Result<Facts> {
+        let place = self.scope.place(key.place.as_ref());
+        let kind = |primary: &String| if *primary == place.region { "PRIMARY" } else { "REPLICA" };
+        let mut facts = Facts::new()
+            .text(Key::KeySpec, key.spec.name())
+            .text(Key::KeyUsage, key.usage.name())
+            .text(Key::KeyOrigin, key.origin.name())
+            .flag(Key::MultiRegion, key.primary.is_some())
+            .text_if(Key::MultiRegionKeyType, key.primary.as_ref().map(kind))
+            .text(Key::ResourceAccount, place.account.clone())
+            .resource_tags(key.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+            .context(wanted.context);
+        // A list that few policies ask for.
+        if mentions_aliases {
+            let aliases = self.store.aliases_of(&key.key())?.records;
+            facts = facts.texts(Key::ResourceAliases, aliases.into_iter().map(|a| a.record.name));
+        }
+        if let Some(more) = wanted.facts {
+            facts = facts.and(more);
+        }
+        Ok(if let Some(grant) = wanted.grant { facts.grant(grant) } else { facts })
+    }
+
     fn authorize_by(&self, policy: &Policy, key: &KeyRecord, wanted: Wanted<'_>, caller: &Caller) -> Result<By> {
         let (arn, service) = (self.scope.arn_of(&key.key()), self.scope.volume_service());
         // Under a lease's grant, the principal is the service, not the one who took the lease.
-        let principal = match &caller.authority {
-            Authority::Grants(_) => &service,
-            _ => &caller.principal,
+        let under = if let Authority::Grants(ids) = &caller.authority { Some(ids) } else { None };
+        let principal = if under.is_some() { &service } else { &caller.principal };
+        let own = Rights::of(caller, principal);
+        let facts = self.facts_of(key, &wanted, policy.mentions_aliases() || own.mention_aliases())?;
+        let facts = if let Some(request) = own.request { facts.and(request) } else { facts };
+        let action = format!("kms:{}", wanted.action);
+        let question =
+            Question { action: &action, resource: &arn, principal: &own.who, facts: &facts, now: self.env.now() };
+        let decision = Decision {
+            resource_policy: Some(policy),
+            own: own.own(caller, &question),
+            session: own.session,
+            grants_allow: false,
+            question: &question,
+            same_account: account_of(principal) == Some(&*self.scope.place(key.place.as_ref()).account),
         };
-        let question = Question {
-            action: wanted.action,
-            resource: &arn,
-            principal,
-            via_service: caller.via_service.as_deref(),
-            context: wanted.context,
-            grant: wanted.grant,
-            now: self.env.now(),
-        };
-        let refuse = |why: &str| Err(self.denied(principal, wanted.action, key, why));
-        let verdict = policy.verdict(&question);
-        if verdict == Verdict::Denied {
-            return refuse("with an explicit deny in a resource-based policy");
+        let by_policy = decide(&decision);
+        let refused = |why: &str| self.denied(principal, wanted.action, key, why);
+        match by_policy {
+            Ruling::Denied(why) if why.is_explicit() => return Err(refused(&why.words(&action))),
+            Ruling::Allowed(by) if under.is_none() => return Ok(by),
+            _ => {}
         }
-        if let Authority::Grants(ids) = &caller.authority {
+        if let Some(ids) = under {
             for id in ids {
                 if self.granted.get(id)?.is_some_and(|g| g.covers(&key.key(), principal, &wanted)) {
                     return Ok(By::Grant);
                 }
             }
             let why = format!("because its grant {} was revoked or retired", ids.join(", "));
-            return Err(self
-                .denied(principal, wanted.action, key, &why)
-                .hint("detach the volume, then attach it again"));
+            return Err(refused(&why).hint("detach the volume, then attach it again"));
         }
-        let own = caller.authority.permits(&question);
-        let foreign = account_of(principal) != Some(&*self.scope.place(key.place.as_ref()).account);
-        let lacks_own = || format!("because no identity-based policy allows the kms:{} action", wanted.action);
-        if foreign && !own {
-            return refuse(&lacks_own());
+        // The grants are read only if the policies do not settle it. A role's session has those of the role, too.
+        let mut grants_allow = self.granted.covers(&key.key(), principal, &wanted)?;
+        if let (false, Some(role)) = (grants_allow, &own.who.role_arn) {
+            grants_allow = self.granted.covers(&key.key(), role, &wanted)?;
         }
-        if verdict == Verdict::Allowed || (verdict == Verdict::Delegated && own) {
-            return Ok(By::Policy);
+        match decide(&Decision { grants_allow, ..decision }) {
+            Ruling::Allowed(by) => Ok(by),
+            Ruling::Denied(why) => Err(refused(&why.words(&action))),
         }
-        if self.granted.covers(&key.key(), principal, &wanted)? {
-            return Ok(By::Grant);
-        }
-        if verdict == Verdict::Delegated {
-            return refuse(&lacks_own());
-        }
-        refuse(&format!("because no resource-based policy allows the kms:{} action", wanted.action))
     }
 
     /// Authorizes an operation that this module does not perform itself; a refusal is audited.
@@ -141,10 +203,19 @@ impl Authorizer {
     /// # Errors
     /// [`Kind::AccessDenied`]; [`Kind::NotFound`], [`Kind::KeyUnavailable`] as for any verb on the key.
     pub fn ask(&self, key: &KeyRef, action: &str, caller: &Caller) -> Result<()> {
-        let context = EncryptionContext::new();
+        self.ask_about(key, action, &Facts::new(), caller)
+    }
+
+    /// The same, with what policies can test of the request.
+    ///
+    /// # Errors
+    /// As [`Authorizer::ask`].
+    pub fn ask_about(&self, key: &KeyRef, action: &str, facts: &Facts, caller: &Caller) -> Result<()> {
+        let (context, facts) = (EncryptionContext::new(), key.facts().and(facts));
         let asked = || {
             let record = self.store.find(key)?.record;
-            self.authorize(&record, Wanted { action, context: &context, grant: None }, caller).map(drop)
+            let wanted = Wanted { action, context: &context, grant: None, facts: Some(&facts) };
+            self.authorize(&record, wanted, caller).map(drop)
         };
         asked().inspect_err(|e| self.ledger.record_refusal(self.store.act_on(format!("kms:{action}"), key), caller, e))
     }
@@ -154,22 +225,34 @@ impl Authorizer {
     /// # Errors
     /// [`Kind::AccessDenied`].
     pub fn ask_own(&self, action: &str, caller: &Caller) -> Result<()> {
-        let context = EncryptionContext::new();
-        let question = Question {
-            action,
-            resource: "*",
-            principal: &caller.principal,
-            via_service: caller.via_service.as_deref(),
-            context: &context,
-            grant: None,
-            now: self.env.now(),
+        self.ask_own_about(action, "*", &Facts::new(), caller)
+    }
+
+    /// The same for a resource of another service, and what policies can test of the request. The action has its service's
+    /// prefix, as `sts:AssumeRole`, or is one of the KMS.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`].
+    pub fn ask_own_about(&self, action: &str, resource: &str, facts: &Facts, caller: &Caller) -> Result<()> {
+        let action = if action.contains(':') { action.to_owned() } else { format!("kms:{action}") };
+        let own = Rights::of(caller, &caller.principal);
+        let facts = own.request.map_or_else(|| facts.clone(), |request| request.clone().and(facts));
+        let question =
+            Question { action: &action, resource, principal: &own.who, facts: &facts, now: self.env.now() };
+        let decision = Decision {
+            resource_policy: None,
+            own: own.own(caller, &question),
+            session: own.session,
+            grants_allow: false,
+            question: &question,
+            same_account: true,
         };
-        if caller.authority.permits(&question) {
-            return Ok(());
-        }
+        let Ruling::Denied(why) = decide(&decision) else { return Ok(()) };
+        let on = if resource == "*" { String::new() } else { format!(" on resource: {resource}") };
         let what = format!(
-            "User: {} is not authorized to perform: kms:{action} because no identity-based policy allows the kms:{action} action",
-            caller.principal
+            "User: {} is not authorized to perform: {action}{on} {}",
+            caller.principal,
+            why.words(&action)
         );
         Err(Error::new(Kind::AccessDenied, what).hint("ask an administrator of the account for the permission"))
     }
@@ -183,11 +266,11 @@ impl Authorizer {
         if caller.authority == Authority::Settled {
             return Ok(());
         }
-        let facts = lease_facts();
+        let facts = self.lease_facts();
         let under_grant = matches!(caller.authority, Authority::Grants(_));
         let wanted = [
-            Wanted { action: "CreateGrant", context, grant: Some(&facts) },
-            Wanted { action: "Decrypt", context, grant: None },
+            Wanted { action: "CreateGrant", context, grant: Some(&facts), facts: None },
+            Wanted { action: "Decrypt", context, grant: None, facts: None },
         ];
         let key = self.store.resolve(key)?;
         let mut act = "kms:Decrypt";
@@ -214,7 +297,7 @@ impl Authorizer {
         let asked = || {
             let record = self.store.find(key)?.record;
             ["Decrypt", EXPORT_VOLUME_KEY].iter().try_for_each(|action| {
-                self.authorize(&record, Wanted { action, context, grant: None }, caller).map(drop)
+                self.authorize(&record, Wanted { action, context, grant: None, facts: None }, caller).map(drop)
             })
         };
         let act = || self.store.act_on(format!("kms:{EXPORT_VOLUME_KEY}"), key).context(context);
@@ -224,7 +307,7 @@ impl Authorizer {
     /// Refuses a policy under which its author could no longer change the policy.
     pub(super) fn check_lockout(&self, policy: &Policy, key: &KeyRecord, caller: &Caller) -> Result<()> {
         let context = EncryptionContext::new();
-        let wanted = Wanted { action: "PutKeyPolicy", context: &context, grant: None };
+        let wanted = Wanted { action: "PutKeyPolicy", context: &context, grant: None, facts: None };
         self.authorize_by(policy, key, wanted, caller).map(drop).map_err(|_| {
             let what =
                 format!("key policy: with this policy, {} could no longer change the key's policy", caller.principal);

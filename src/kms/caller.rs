@@ -1,6 +1,6 @@
 //! Who asks, by what right, and for what.
 
-use super::policy::{GrantFacts, Question, VOLUME_SERVICE};
+use super::policy::{Facts, GrantFacts, Policy, PrincipalFacts, Question, VOLUME_SERVICE};
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Asker, Identity, RequestInfo};
@@ -19,8 +19,24 @@ pub enum Authority {
     Volumes(Vec<String>),
     /// The grants of an existing lease: only these count, whatever the policy now says about the caller.
     Grants(Vec<String>),
+    /// What the policies of a user or a role allow, or everything for the root of its account: of a request that an access
+    /// key signed.
+    Principal(Arc<Permissions>),
     /// coffer itself, or an existing lease of this process: not checked.
     Settled,
+}
+
+/// The permissions of a principal that has an access key, or a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {
+    /// What policies can test of it.
+    pub principal: PrincipalFacts,
+    /// Its identity policies; none: it is the root of its account, and may do everything there.
+    pub identity: Option<Vec<Policy>>,
+    /// The policies that its session was opened with: it has only what one of them allows.
+    pub session: Option<Vec<Policy>>,
+    /// What policies can test of the request: address, Region, transport.
+    pub request: Facts,
 }
 
 /// The caller, as authenticated by the edge, and its own permissions.
@@ -83,10 +99,11 @@ impl Authority {
         match self {
             Self::Administrator | Self::Settled => true,
             Self::Volumes(keys) => {
-                q.via_service == Some(VOLUME_SERVICE)
-                    && ["Decrypt", "CreateGrant", "DescribeKey"].contains(&q.action)
+                q.principal.via_service.as_deref() == Some(VOLUME_SERVICE)
+                    && ["kms:Decrypt", "kms:CreateGrant", "kms:DescribeKey"].contains(&q.action)
                     && keys.iter().any(|k| k == q.resource)
             }
+            Self::Principal(permissions) => permissions.identity.is_none(),
             Self::Nothing | Self::Grants(_) => false,
         }
     }
@@ -99,4 +116,6 @@ pub(super) struct Wanted<'a> {
     pub(super) action: &'a str,
     pub(super) context: &'a EncryptionContext,
     pub(super) grant: Option<&'a GrantFacts>,
+    /// What the request says that policies can test, besides.
+    pub(super) facts: Option<&'a Facts>,
 }

@@ -5,12 +5,13 @@
 //! error for every invalid ciphertext (InvalidCiphertextException): which check failed is only in the audit log, where an
 //! attacker who tries ciphertexts cannot see it.
 
-use super::authority::{Authorizer, lease_facts};
+use super::authority::Authorizer;
 use super::backing::{Backing, BackingKeys};
 use super::caller::{Authority, Caller, Wanted};
 use super::key::Keys;
 use super::keystore::{KeyManager, KeyRecord, KeyStore};
 use super::name::{EBS_ALIAS, KeyRef, Target};
+use super::policy::{Facts, Key};
 use super::scope::{KeyName, Scope};
 use crate::cipher::keys::{self, EncryptionAlgorithm, KeyUsage};
 use crate::cipher::wrap::{Blob, EncryptionContext, KeyId, KeyMaterialId, MAX_PLAINTEXT, Purpose};
@@ -152,7 +153,7 @@ impl Crypto {
         verb: &str,
         name: &KeyName,
         usage: KeyUsage,
-        ctx: &EncryptionContext,
+        (ctx, facts): (&EncryptionContext, &Facts),
         caller: &Caller,
     ) -> Result<KeyRecord> {
         let key = self.store.load(name)?.record;
@@ -161,9 +162,10 @@ impl Crypto {
             let what = format!("{shown}: key {arn} is managed by the service, and only the service may use it");
             return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
         }
-        let facts = lease_facts();
+        let lease = self.authorizer.lease_facts();
         for (action, grant) in asked_by(verb) {
-            self.authorizer.authorize(&key, Wanted { action, context: ctx, grant: grant.then_some(&facts) }, caller)?;
+            let wanted = Wanted { action, context: ctx, grant: grant.then_some(&lease), facts: Some(facts) };
+            self.authorizer.authorize(&key, wanted, caller)?;
         }
         self.keys.check_usable(&key, shown)?;
         if key.usage != usage {
@@ -179,11 +181,12 @@ impl Crypto {
         &self,
         verb: &str,
         name: &KeyName,
-        ctx: &EncryptionContext,
+        (ctx, facts): (&EncryptionContext, &Facts),
         caller: &Caller,
     ) -> Result<KeyRecord> {
         let live = Caller { dry_run: false, ..caller.clone() };
-        let key = self.usable(verb, name, KeyUsage::EncryptDecrypt, ctx, &live)?;
+        let facts = Facts::new().text(Key::EncryptionAlgorithm, "SYMMETRIC_DEFAULT").and(facts);
+        let key = self.usable(verb, name, KeyUsage::EncryptDecrypt, (ctx, &facts), &live)?;
         check_algorithm(&key, shown(verb), EncryptionAlgorithm::SymmetricDefault)?;
         caller.unless_dry_run(shown(verb))?;
         Ok(key)
@@ -208,23 +211,24 @@ impl Crypto {
         plain: &[u8],
         caller: &Caller,
     ) -> Result<Encrypted> {
-        self.seal_with(act, key, EncryptionAlgorithm::SymmetricDefault, ctx, plain, caller)
+        self.seal_with(act, key, EncryptionAlgorithm::SymmetricDefault, (ctx, &Facts::new()), plain, caller)
     }
 
-    fn seal_with(
+    pub(super) fn seal_with(
         &self,
         act: Act,
         key: &KeyRef,
         algorithm: EncryptionAlgorithm,
-        ctx: &EncryptionContext,
+        (ctx, facts): (&EncryptionContext, &Facts),
         plain: &[u8],
         caller: &Caller,
     ) -> Result<Encrypted> {
+        let facts = key.facts().text(Key::EncryptionAlgorithm, algorithm.name()).and(facts);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let name = self.store.resolve(key)?;
         let (arn, live) = (self.scope.arn_of(&name), Caller { dry_run: false, ..caller.clone() });
         let act = act.key(arn.clone()).context(ctx);
-        let sealed = self.usable(&verb, &name, KeyUsage::EncryptDecrypt, ctx, &live).and_then(|key| {
+        let sealed = self.usable(&verb, &name, KeyUsage::EncryptDecrypt, (ctx, &facts), &live).and_then(|key| {
             check_algorithm(&key, shown(&verb), algorithm)?;
             check_context(shown(&verb), algorithm, ctx)?;
             caller.unless_dry_run(shown(&verb))?;
@@ -259,7 +263,7 @@ impl Crypto {
         plain: &[u8],
         caller: &Caller,
     ) -> Result<Encrypted> {
-        self.seal_with(Act::new("kms:Encrypt"), key, algorithm, ctx, plain, caller)
+        self.seal_with(Act::new("kms:Encrypt"), key, algorithm, (ctx, &Facts::new()), plain, caller)
     }
 
     /// Generates a data key for the caller's own use: plaintext and blob.
@@ -293,9 +297,17 @@ impl Crypto {
     }
 
     /// Opens a ciphertext of a public operation.
-    fn open_public(&self, verb: &str, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
+    fn open_public(
+        &self,
+        verb: &str,
+        from: &Ciphertext<'_>,
+        facts: Facts,
+        caller: &Caller,
+    ) -> Result<Decrypted> {
+        let facts = from.key.map_or_else(Facts::new, KeyRef::facts).and(&facts);
+        let facts = facts.text(Key::EncryptionAlgorithm, from.algorithm.name());
         if from.algorithm != EncryptionAlgorithm::SymmetricDefault {
-            return self.open_by_private_key(verb, from, caller);
+            return self.open_by_private_key(verb, from, &facts, caller);
         }
         let blob = Blob::parse(from.bytes)?;
         let name = match from.key {
@@ -304,14 +316,15 @@ impl Crypto {
         };
         if name.id != blob.key_id() {
             // Which key a ciphertext belongs to is said to whoever may use the key that was named.
-            self.usable(verb, &name, KeyUsage::EncryptDecrypt, from.context, caller)?;
+            let live = Caller { dry_run: false, ..caller.clone() };
+            self.usable(verb, &name, KeyUsage::EncryptDecrypt, (from.context, &facts), &live)?;
             let what = format!("{verb}: the ciphertext was not encrypted under key {}", self.scope.arn_of(&name));
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
         }
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record = self.usable_symmetric(verb, &name, from.context, caller).map_err(|e| match e.kind() {
+        let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
             Kind::NotFound => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
             _ => e,
         })?;
@@ -321,12 +334,18 @@ impl Crypto {
     }
 
     /// Opens what was encrypted under the public key of a pair.
-    fn open_by_private_key(&self, verb: &str, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
+    fn open_by_private_key(
+        &self,
+        verb: &str,
+        from: &Ciphertext<'_>,
+        facts: &Facts,
+        caller: &Caller,
+    ) -> Result<Decrypted> {
         let named = from.key.ok_or_else(|| {
             Error::new(Kind::Usage, format!("{verb}: a ciphertext of an asymmetric key needs the key's id"))
         })?;
         let (name, live) = (self.store.resolve(named)?, Caller { dry_run: false, ..caller.clone() });
-        let key = self.usable(verb, &name, KeyUsage::EncryptDecrypt, from.context, &live)?;
+        let key = self.usable(verb, &name, KeyUsage::EncryptDecrypt, (from.context, facts), &live)?;
         check_algorithm(&key, verb, from.algorithm)?;
         check_context(verb, from.algorithm, from.context)?;
         caller.unless_dry_run(verb)?;
@@ -376,7 +395,7 @@ impl Crypto {
     /// As [`Crypto::decrypt`]; [`Kind::Usage`] for an algorithm that the key does not have (InvalidKeyUsageException).
     pub fn decrypt_with(&self, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
         let act = self.ciphertext_act(Act::new("kms:Decrypt"), from, caller);
-        let opened = self.open_public("Decrypt", from, caller);
+        let opened = self.open_public("Decrypt", from, Facts::new(), caller);
         self.used(caller, act, opened, |e| public("Decrypt", e))
     }
 
@@ -419,11 +438,29 @@ impl Crypto {
     ) -> Result<((String, String), Encrypted)> {
         let live = Caller { dry_run: false, ..caller.clone() };
         let act = self.ciphertext_act(Act::new("kms:ReEncryptFrom"), from, caller);
-        let opened = self.open_public("ReEncrypt", from, &live);
+        let facts = Facts::new().flag(Key::ReEncryptOnSameKey, self.is_same_key(from, to.1, caller));
+        let opened = self.open_public("ReEncrypt", from, facts.clone(), &live);
         let opened = self.used(&live, act, opened, |e| public("ReEncrypt", e))?;
         let made =
-            self.seal_with(Act::new("kms:ReEncryptTo"), to.1, to.2, to.0, opened.plaintext.expose(), caller)?;
+            self.seal_with(
+            Act::new("kms:ReEncryptTo"),
+            to.1,
+            to.2,
+            (to.0, &facts),
+            opened.plaintext.expose(),
+            caller,
+        )?;
         Ok(((opened.key_arn, opened.key_material_id), made))
+    }
+
+    /// Whether a ciphertext is re-encrypted under the key that it has.
+    fn is_same_key(&self, from: &Ciphertext<'_>, to: &KeyRef, caller: &Caller) -> bool {
+        let old = match (from.key, Blob::parse(from.bytes)) {
+            (Some(key), _) => self.store.resolve(key),
+            (None, Ok(blob)) => self.store.of_blob(blob.key_id(), &self.scope.place_of(caller)),
+            (None, Err(e)) => Err(e),
+        };
+        matches!((old, self.store.resolve(to)), (Ok(old), Ok(new)) if old == new)
     }
 
     /// The fields of a blob, unauthenticated.
@@ -455,7 +492,7 @@ impl Crypto {
         }
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:GenerateVolumeKey").key(self.scope.arn_of(&name)).context(context);
-        let made = self.usable_symmetric("GenerateVolumeKey", &name, context, caller).and_then(|key| {
+        let made = self.usable_symmetric("GenerateVolumeKey", &name, (context, &key.facts()), caller).and_then(|key| {
             let (backing, material) = self.backing.current(&key)?;
             Ok((backing.new_data_key(context, &*self.env.rng)?, material))
         });
@@ -475,7 +512,7 @@ impl Crypto {
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
         let blob = Blob::parse(bytes)?;
-        let key = self.usable_symmetric(verb, &blob.key_id().into(), context, caller)?;
+        let key = self.usable_symmetric(verb, &blob.key_id().into(), (context, &Facts::new()), caller)?;
         self.version(&key, &blob)?.open_data_key(&blob, context, expected)
     }
 
@@ -519,7 +556,7 @@ impl Crypto {
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
         let rewrapped = rewrapped.and_then(|key| {
             let name = self.store.resolve(to)?;
-            let record = self.usable_symmetric("RewrapVolumeKey", &name, context, caller)?;
+            let record = self.usable_symmetric("RewrapVolumeKey", &name, (context, &to.facts()), caller)?;
             let (backing, material) = self.backing.current(&record)?;
             Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.arn_of(&name), material))
         });

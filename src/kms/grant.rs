@@ -140,10 +140,16 @@ impl Grants {
     /// Whether the caller may create this grant: by the policy, or by a grant to itself.
     fn may_create(&self, key: &KeyRecord, spec: &GrantSpec, caller: &Caller) -> Result<()> {
         let operations = spec.operations.iter().map(ToString::to_string).collect();
-        let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations };
+        let facts = GrantFacts {
+            for_aws_resource: caller.via_service.is_some(),
+            operations,
+            grantee: Some(spec.grantee.clone()),
+            retiring: spec.retiring.clone(),
+            constraint: spec.constraint.as_ref().map(Constraint::name),
+        };
         let none = EncryptionContext::new();
         let context = spec.constraint.as_ref().map_or(&none, Constraint::pairs);
-        let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts) };
+        let wanted = Wanted { action: "CreateGrant", context, grant: Some(&facts), facts: None };
         // By the policy: any grant. By a grant: no more than that grant allows.
         if self.authorizer.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
@@ -284,11 +290,11 @@ impl Grants {
     /// [`Kind::AccessDenied`], [`Kind::NotFound`].
     pub fn revoke(&self, key: &KeyRef, id: &str, caller: &Caller) -> Result<Grant> {
         let grant = self.named(Some(key), Some(id), None)?;
-        let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), operations: Vec::new() };
+        let facts = GrantFacts { for_aws_resource: caller.via_service.is_some(), ..GrantFacts::default() };
         let none = EncryptionContext::new();
         self.take_back(Act::new("kms:RevokeGrant"), &grant, caller, |key| {
             self.authorizer
-                .authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts) }, caller)
+                .authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts), facts: None }, caller)
                 .map(drop)
         })?;
         Ok(grant)

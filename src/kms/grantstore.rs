@@ -138,6 +138,14 @@ fn is_part(part: &EncryptionContext, whole: &EncryptionContext) -> bool {
 }
 
 impl Constraint {
+    /// Its type, as in `kms:GrantConstraintType`.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Equals(_) => "EncryptionContextEquals",
+            Self::Subset(_) => "EncryptionContextSubset",
+        }
+    }
+
     pub(super) const fn pairs(&self) -> &EncryptionContext {
         match self {
             Self::Equals(pairs) | Self::Subset(pairs) => pairs,

@@ -15,6 +15,7 @@ use super::caller::Caller;
 use super::key::{KeyMetadata, Keys};
 use super::keystore::{BackingRecord, KeyRecord, KeyState, KeyStore, Origin, invalid_state};
 use super::name::KeyRef;
+use super::policy::{Facts, Key};
 use super::root::RootKey;
 use crate::cipher::keys::{WrappingAlgorithm, WrappingKey, WrappingKeySpec};
 use crate::cipher::wrap::{KeyMaterialId, open_local_bytes, seal_local};
@@ -114,7 +115,9 @@ impl Imports {
         caller: &Caller,
     ) -> Result<ImportParameters> {
         let verb = "GetParametersForImport";
-        self.keys.authorizer.ask(key, verb, caller)?;
+        let facts =
+            Facts::new().text(Key::WrappingAlgorithm, algorithm.name()).text(Key::WrappingKeySpec, spec.name());
+        self.keys.authorizer.ask_about(key, verb, &facts, caller)?;
         let record = self.store.find(key)?.record;
         self.check_origin(&record, verb)?;
         if algorithm == WrappingAlgorithm::RsaesPkcs1V15 {
@@ -170,7 +173,12 @@ impl Imports {
         }
         let id = std::cell::RefCell::new(String::new());
         let act = Act::new("kms:ImportKeyMaterial");
-        let meta = self.keys.change(key, act, caller, |key, verb, _| {
+        let model = if material.expires.is_some() { "KEY_MATERIAL_EXPIRES" } else { "KEY_MATERIAL_DOES_NOT_EXPIRE" };
+        let mut facts = Facts::new().text(Key::ExpirationModel, model);
+        if let Some(at) = material.expires {
+            facts = facts.moment(Key::ValidTo, at);
+        }
+        let meta = self.keys.change_if(key, act, &facts, caller, |key, verb, _| {
             self.check_origin(key, verb)?;
             let bytes = self.unwrap(key, material)?;
             let made = self.backing.import(key, &bytes).map_err(|e| match e.kind() {

@@ -18,7 +18,7 @@ use super::keystore::{
     AliasRecord, BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, Origin, RotationType, invalid_state,
 };
 use super::name::{EBS_ALIAS, KeyRef};
-use super::policy::Policy;
+use super::policy::{Facts, Key, Policy};
 use super::scope::{KeyName, Place, Scope};
 use super::waiting::Deletions;
 use crate::cipher::keys::{KeySpec, KeyUsage};
@@ -270,7 +270,7 @@ impl Keys {
         if let Some(alias) = &alias {
             act = act.detail("alias", alias.name());
         }
-        let ask_for_alias = Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None };
+        let ask_for_alias = Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None, facts: None };
         self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };
@@ -384,12 +384,25 @@ impl Keys {
         caller: &Caller,
         change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
     ) -> Result<KeyMetadata> {
+        self.change_if(key, act, &Facts::new(), caller, change)
+    }
+
+    /// The same; `facts` is what policies can test of the request.
+    pub(super) fn change_if(
+        &self,
+        key: &KeyRef,
+        act: Act,
+        facts: &Facts,
+        caller: &Caller,
+        change: impl Fn(&mut KeyRecord, &str, &str) -> Result<()>,
+    ) -> Result<KeyMetadata> {
+        let facts = key.facts().and(facts);
         let name = self.store.resolve(key)?;
         let arn = self.scope.arn_of(&name);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let key = self.ledger.audited(caller, act.key(arn.clone()), |tx: &mut Tx<'_>| {
             let Versioned { mut record, version } = self.store.load(&name)?;
-            self.may_change(&record, &verb, caller)?;
+            self.may_change(&record, &verb, &facts, caller)?;
             change(&mut record, &verb, &arn)?;
             Ok(tx.update(&record, version)?.record)
         })?;
@@ -447,7 +460,8 @@ impl Keys {
         }
         let at = Timestamp(self.env.now().0.saturating_add(i64::from(days) * DAY));
         let act = Act::new("kms:ScheduleKeyDeletion").detail("deletion", at).restrictive();
-        let meta = self.change(key, act, caller, |key, verb, arn| {
+        let facts = Facts::new().number(Key::ScheduleKeyDeletionPendingWindowInDays, days.into());
+        let meta = self.change_if(key, act, &facts, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.wait_days = key.primary.is_some().then_some(days);
             // A primary key waits until its last replica is deleted.

@@ -36,7 +36,7 @@ mod waiting;
 
 pub use alias::Aliases;
 pub use authority::Authorizer;
-pub use caller::{Authority, Caller};
+pub use caller::{Authority, Caller, Permissions};
 pub use data::{BlobInfo, Ciphertext, Crypto, DataKeySpec, Decrypted, Encrypted, Plaintext};
 pub use examine::{Part, examine, lost_root_copies, open_to_others};
 pub use grant::{GrantFilter, Grants};

@@ -1,5 +1,6 @@
 //! How KMS keys are named: key id, key ARN, alias name, alias ARN (KMS Developer Guide, "Key identifiers").
 
+use super::policy::{Facts, Key};
 use super::scope::{KeyName, Place};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Reason, Result};
@@ -74,6 +75,15 @@ impl KeyRef {
     #[must_use]
     pub fn at(self, place: &Place) -> Self {
         Self { place: Some(self.place.unwrap_or_else(|| place.clone())), ..self }
+    }
+
+    /// What policies can test of how a request names its key.
+    #[must_use]
+    pub(super) fn facts(&self) -> Facts {
+        match &self.target {
+            Target::Alias(name) => Facts::new().text(Key::RequestAlias, name.clone()),
+            Target::Id(_) => Facts::new(),
+        }
     }
 
     /// The Region that an ARN names.

@@ -6,8 +6,9 @@ use super::data::{Crypto, Encrypted, Plaintext, public_of, random_bytes};
 use super::key::KeyMetadata;
 use super::keystore::{KeyManager, KeyRecord};
 use super::name::KeyRef;
+use super::policy::{Facts, Key};
 use crate::cipher::keys::{
-    self, DataKeyPair, DataKeyPairSpec, KeyAgreementAlgorithm, KeyUsage, MacAlgorithm, MessageType, SigningAlgorithm,
+    self, DataKeyPair, DataKeyPairSpec, EncryptionAlgorithm, KeyAgreementAlgorithm, KeyUsage, MacAlgorithm, MessageType, SigningAlgorithm,
 };
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};
@@ -22,6 +23,12 @@ pub struct ToSign<'a> {
     pub message_type: MessageType,
     /// The message, 1 to 4096 bytes.
     pub message: &'a [u8],
+}
+
+impl ToSign<'_> {
+    fn facts(&self) -> Facts {
+        Facts::new().text(Key::SigningAlgorithm, self.algorithm.name()).text(Key::MessageType, self.message_type.name())
+    }
 }
 
 /// A public key, and the key that it belongs to.
@@ -44,15 +51,15 @@ impl Crypto {
         &self,
         verb: &str,
         key: &KeyRef,
-        usage: KeyUsage,
+        (usage, facts): (KeyUsage, Facts),
         caller: &Caller,
         use_it: impl FnOnce(&KeyRecord, &str) -> Result<R>,
     ) -> Result<R> {
         let name = self.store.resolve(key)?;
         let arn = self.scope.arn_of(&name);
         let live = Caller { dry_run: false, ..caller.clone() };
-        let none = EncryptionContext::new();
-        let used = self.usable(verb, &name, usage, &none, &live).and_then(|key| use_it(&key, &arn));
+        let (none, facts) = (EncryptionContext::new(), key.facts().and(&facts));
+        let used = self.usable(verb, &name, usage, (&none, &facts), &live).and_then(|key| use_it(&key, &arn));
         self.used(caller, Act::new(format!("kms:{verb}")).key(arn.clone()), used, |e| e)
     }
 
@@ -62,7 +69,7 @@ impl Crypto {
     /// [`Kind::Usage`] for an algorithm that the key does not have (InvalidKeyUsageException), or a message of another
     /// length than its type has; [`Kind::KeyUnavailable`] by the key's state.
     pub fn sign(&self, key: &KeyRef, what: ToSign<'_>, caller: &Caller) -> Result<(String, Vec<u8>)> {
-        self.with_key("Sign", key, KeyUsage::SignVerify, caller, |key, arn| {
+        self.with_key("Sign", key, (KeyUsage::SignVerify, what.facts()), caller, |key, arn| {
             check_signing(key, "Sign", what.algorithm)?;
             caller.unless_dry_run("Sign")?;
             let signature = self.backing.current(key)?.0.sign(what.algorithm, what.message_type, what.message)?;
@@ -75,7 +82,7 @@ impl Crypto {
     /// # Errors
     /// As [`Crypto::sign`]; [`Kind::InvalidCiphertext`] (KMSInvalidSignatureException) for a signature that is not valid.
     pub fn verify(&self, key: &KeyRef, what: ToSign<'_>, signature: &[u8], caller: &Caller) -> Result<String> {
-        self.with_key("Verify", key, KeyUsage::SignVerify, caller, |key, arn| {
+        self.with_key("Verify", key, (KeyUsage::SignVerify, what.facts()), caller, |key, arn| {
             check_signing(key, "Verify", what.algorithm)?;
             caller.unless_dry_run("Verify")?;
             let ToSign { algorithm, message_type, message } = what;
@@ -99,7 +106,7 @@ impl Crypto {
             let context = EncryptionContext::new();
             self.authorizer.authorize(
                 &record,
-                Wanted { action: "GetPublicKey", context: &context, grant: None },
+                Wanted { action: "GetPublicKey", context: &context, grant: None, facts: Some(&key.facts()) },
                 caller,
             )?;
             if record.spec.is_symmetric() || record.manager == KeyManager::Aws {
@@ -125,7 +132,8 @@ impl Crypto {
         caller: &Caller,
     ) -> Result<(String, Plaintext)> {
         let verb = "DeriveSharedSecret";
-        self.with_key(verb, key, KeyUsage::KeyAgreement, caller, |key, arn| {
+        let facts = Facts::new().text(Key::KeyAgreementAlgorithm, algorithm.name());
+        self.with_key(verb, key, (KeyUsage::KeyAgreement, facts), caller, |key, arn| {
             if !key.spec.key_agreement_algorithms(key.usage).contains(&algorithm) {
                 return Err(refuse(verb, key, algorithm));
             }
@@ -145,7 +153,8 @@ impl Crypto {
         message: &[u8],
         caller: &Caller,
     ) -> Result<(String, Vec<u8>)> {
-        self.with_key("GenerateMac", key, KeyUsage::GenerateVerifyMac, caller, |key, arn| {
+        let facts = Facts::new().text(Key::MacAlgorithm, algorithm.name());
+        self.with_key("GenerateMac", key, (KeyUsage::GenerateVerifyMac, facts), caller, |key, arn| {
             check_mac(key, "GenerateMac", algorithm)?;
             caller.unless_dry_run("GenerateMac")?;
             Ok((arn.to_owned(), self.backing.current(key)?.0.mac(algorithm, message)?))
@@ -164,7 +173,8 @@ impl Crypto {
         mac: &[u8],
         caller: &Caller,
     ) -> Result<String> {
-        self.with_key("VerifyMac", key, KeyUsage::GenerateVerifyMac, caller, |key, arn| {
+        let facts = Facts::new().text(Key::MacAlgorithm, algorithm.name());
+        self.with_key("VerifyMac", key, (KeyUsage::GenerateVerifyMac, facts), caller, |key, arn| {
             check_mac(key, "VerifyMac", algorithm)?;
             caller.unless_dry_run("VerifyMac")?;
             match self.backing.current(key)?.0.verify_mac(algorithm, message, mac)? {
@@ -216,7 +226,9 @@ impl Crypto {
         caller: &Caller,
     ) -> Result<(DataKeyPair, Encrypted)> {
         let pair = keys::generate_pair(spec)?;
-        let sealed = self.seal(Act::new(format!("kms:{verb}")), key, ctx, &pair.private, caller)?;
+        let facts = Facts::new().text(Key::DataKeyPairSpec, spec.name());
+        let (act, algorithm) = (Act::new(format!("kms:{verb}")), EncryptionAlgorithm::SymmetricDefault);
+        let sealed = self.seal_with(act, key, algorithm, (ctx, &facts), &pair.private, caller)?;
         Ok((pair, sealed))
     }
 

@@ -5,7 +5,7 @@ use super::caller::{Authority, Caller};
 use super::key::Keys;
 use super::keystore::KeyStore;
 use super::name::KeyRef;
-use super::policy::Policy;
+use super::policy::{Facts, Key, Policy};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Act, Ledger};
@@ -65,7 +65,8 @@ impl KeyPolicies {
         let locked_out = Cell::new(false);
         let hash = crate::ledger::sha256_hex(document.as_bytes());
         let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
-        let put = self.keys.change(key, act, caller, |key, _, arn| {
+        let facts = Facts::new().flag(Key::BypassPolicyLockoutSafetyCheck, bypass);
+        let put = self.keys.change_if(key, act, &facts, caller, |key, _, arn| {
             policy.check(arn)?;
             match self.authorizer.check_lockout(&policy, key, caller) {
                 Err(err) if !bypass => return Err(err),

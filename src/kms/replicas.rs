@@ -6,7 +6,7 @@ use super::caller::Caller;
 use super::key::{KeyMetadata, Keys, Tags};
 use super::keystore::{KeyRecord, KeyState, KeyStore, Origin};
 use super::name::KeyRef;
-use super::policy::Policy;
+use super::policy::{Facts, Key, Policy};
 use super::scope::{Place, Scope};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -58,10 +58,10 @@ impl Replicas {
     }
 
     /// A primary key that can be replicated.
-    fn primary(&self, key: &KeyRef, verb: &str, caller: &Caller) -> Result<KeyRecord> {
+    fn primary(&self, key: &KeyRef, verb: &str, facts: &Facts, caller: &Caller) -> Result<KeyRecord> {
         let record = self.store.find(key)?.record;
         let arn = self.scope.arn_of(&record.key());
-        self.keys.may_change(&record, verb, caller)?;
+        self.keys.may_change(&record, verb, &key.facts().and(facts), caller)?;
         let region = &self.scope.place(record.place.as_ref()).region;
         if record.primary.as_ref() != Some(region) {
             let what = format!("{verb}: key {arn} is not a multi-Region primary key");
@@ -92,7 +92,11 @@ impl Replicas {
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:ReplicateKey").key(self.scope.arn_of(&name)).detail("region", new.region);
         let made = self.ledger.audited(caller, act, |tx| {
-            let primary = self.primary(key, verb, caller)?;
+            let facts = Facts::new()
+                .text(Key::ReplicaRegion, new.region)
+                .flag(Key::BypassPolicyLockoutSafetyCheck, new.bypass_lockout_check)
+                .request_tags(new.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+            let primary = self.primary(key, verb, &facts, caller)?;
             let place = self.elsewhere(&primary, new.region, verb)?;
             let imported = primary.origin == Origin::External;
             let mut replica = KeyRecord {
@@ -136,7 +140,7 @@ impl Replicas {
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:UpdatePrimaryRegion").key(self.scope.arn_of(&name)).detail("region", region);
         self.ledger.audited(caller, act, |tx: &mut Tx<'_>| {
-            let primary = self.primary(key, verb, caller)?;
+            let primary = self.primary(key, verb, &Facts::new().text(Key::PrimaryRegion, region), caller)?;
             let place = self.elsewhere(&primary, region, verb)?;
             let all = self.store.keys_of(name.id)?;
             let Some(new) = all.iter().find(|k| k.record.place == place) else {

@@ -10,6 +10,7 @@ use super::keystore::{
     BackingRecord, KeyManager, KeyRecord, KeyState, KeyStore, Origin, Rotation, RotationType, invalid_state,
 };
 use super::name::KeyRef;
+use super::policy::{Facts, Key};
 use super::scope::{KeyName, Scope};
 use super::waiting::Deletions;
 use crate::env::{Env, Timestamp};
@@ -94,7 +95,9 @@ impl Rotations {
             return Err(Error::new(Kind::Usage, what));
         }
         let now = self.env.now();
-        let enabled = self.keys.change(key, Act::new("kms:EnableKeyRotation"), caller, |key, verb, _| {
+        let facts = Facts::new().number(Key::RotationPeriodInDays, period_days.unwrap_or(YEARLY).into());
+        let act = Act::new("kms:EnableKeyRotation");
+        let enabled = self.keys.change_if(key, act, &facts, caller, |key, verb, _| {
             self.check(key, verb, true)?;
             let period_days = period_days.or(key.rotation.as_ref().map(|r| r.period_days)).unwrap_or(YEARLY);
             let next = Timestamp(now.0.saturating_add(i64::from(period_days) * DAY));
@@ -256,10 +259,10 @@ impl Keys {
         change: impl Fn(&mut KeyRecord, &str) -> Result<Option<BackingRecord>>,
     ) -> Result<Vec<KeyMetadata>> {
         let verb = act.name().trim_start_matches("kms:").to_owned();
-        let name = self.store.resolve(key)?;
+        let (name, asked) = (self.store.resolve(key)?, key.facts());
         let all = self.ledger.audited(caller, act.key(self.scope.arn_of(&name)), |tx: &mut Tx<'_>| {
             let mut key = self.store.load(&name)?;
-            self.may_change(&key.record, &verb, caller)?;
+            self.may_change(&key.record, &verb, &asked, caller)?;
             let new = change(&mut key.record, &verb)?;
             let mut all = vec![tx.update(&key.record, key.version)?.record];
             if let (Some(new), true) = (new, key.record.primary.is_some()) {
@@ -275,13 +278,13 @@ impl Keys {
     }
 
     /// Whether a caller may do what a verb does to a key.
-    pub(super) fn may_change(&self, key: &KeyRecord, verb: &str, caller: &Caller) -> Result<()> {
+    pub(super) fn may_change(&self, key: &KeyRecord, verb: &str, facts: &Facts, caller: &Caller) -> Result<()> {
         if key.manager == KeyManager::Aws && caller.authority != Authority::Settled {
             let what = format!("{verb}: key {} is managed by the service", self.scope.arn_of(&key.key()));
             return Err(Error::new(Kind::AccessDenied, what).hint("create a key of your own with `coffer key create`"));
         }
         let context = crate::cipher::wrap::EncryptionContext::new();
-        let wanted = super::caller::Wanted { action: verb, context: &context, grant: None };
+        let wanted = super::caller::Wanted { action: verb, context: &context, grant: None, facts: Some(facts) };
         self.authorizer.authorize(key, wanted, caller).map(drop)
     }
 }

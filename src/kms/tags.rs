@@ -4,6 +4,7 @@ use super::caller::Caller;
 use super::key::{Keys, Tags};
 use super::keystore::KeyStore;
 use super::name::KeyRef;
+use super::policy::{Facts, Key};
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::Act;
 use std::sync::Arc;
@@ -61,7 +62,8 @@ impl KeyTags {
     pub fn tag(&self, key: &KeyRef, tags: &Tags, caller: &Caller) -> Result<()> {
         check(tags)?;
         let act = Act::new("kms:TagResource").detail("tags", tags.keys().cloned().collect::<Vec<_>>().join(" "));
-        let tagged = self.keys.change(key, act, caller, |key, verb, arn| {
+        let facts = Facts::new().request_tags(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let tagged = self.keys.change_if(key, act, &facts, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             let mut all = key.tags.clone();
             all.extend(tags.clone());
@@ -78,7 +80,8 @@ impl KeyTags {
     /// As [`KeyTags::tag`].
     pub fn untag(&self, key: &KeyRef, names: &[String], caller: &Caller) -> Result<()> {
         let act = Act::new("kms:UntagResource").detail("tags", names.join(" "));
-        let untagged = self.keys.change(key, act, caller, |key, verb, arn| {
+        let facts = Facts::new().texts(Key::TagKeys, names.iter().cloned());
+        let untagged = self.keys.change_if(key, act, &facts, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             key.tags.retain(|name, _| !names.contains(name));
             Ok(())

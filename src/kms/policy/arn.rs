@@ -10,19 +10,9 @@ pub(super) fn region_of(arn: &str) -> &str {
     arn.split(':').nth(3).unwrap_or_default()
 }
 
-/// The user's name in the ARN of a user.
-pub(super) fn user_of(arn: &str) -> Option<&str> {
-    arn.splitn(6, ':').nth(5)?.strip_prefix("user/")
-}
-
 /// The service in the ARN of a service principal.
 pub(super) fn service_of(arn: &str) -> Option<&str> {
     arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
-}
-
-/// Whether an ARN is that of an account's root.
-pub(super) fn is_root(arn: &str) -> bool {
-    arn.splitn(6, ':').nth(5) == Some("root")
 }
 
 /// Whether a text is the id of an account: 12 digits.

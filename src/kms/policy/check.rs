@@ -6,38 +6,84 @@
 //! Stored policies are read without this check ([`Policy::parse`]): they keep the meaning that they had when they were put.
 
 use super::arn::region_of;
-use super::parse::malformed;
+use super::document::{Read, malformed};
 use super::pattern::{fold_case, wild};
-use super::{Policy, Principal, Statement, Version, words};
+use super::variables::sketched;
+use super::{Kind, Policy, Principal, Statement, Version, Whom, words};
 use crate::error::Result;
 use std::collections::HashSet;
 
 impl Policy {
-    /// Refuses a policy with a statement, or a value in one, that could never match a request for its key.
+    /// Refuses a key policy with a statement, or a value in one, that could never match a request for its key.
     ///
     /// # Errors
     /// [`crate::error::Kind::Usage`]: MalformedPolicyDocumentException naming the location, the value and why it never matches.
     pub fn check(&self, key_arn: &str) -> Result<()> {
-        for (i, statement) in self.statements.iter().enumerate() {
-            let at = format!("Statement[{i}]");
-            statement.check_principals(&at, region_of(key_arn))?;
-            statement.check_actions(&at)?;
-            statement.check_resources(&at, key_arn)?;
-            statement.check_conditions(&at, region_of(key_arn), self.version)?;
-        }
-        Ok(())
+        self.check_statements(region_of(key_arn), Some(key_arn))
+    }
+
+    /// Refuses an identity or session policy with a statement, or a value in one, that could never match a request in this
+    /// Region.
+    ///
+    /// # Errors
+    /// As [`Policy::check`].
+    pub fn check_identity(&self, region: &str) -> Result<()> {
+        self.check_statements(region, None)
+    }
+
+    /// Refuses a trust policy with a statement, or a value in one, that could never match a request for its role.
+    ///
+    /// # Errors
+    /// As [`Policy::check`].
+    pub fn check_trust(&self, region: &str) -> Result<()> {
+        self.check_statements(region, None)
+    }
+
+    fn check_statements(&self, region: &str, key_arn: Option<&str>) -> Result<()> {
+        let each = || {
+            for (i, statement) in self.statements.iter().enumerate() {
+                let at = format!("Statement[{i}]");
+                statement.check_principals(self.kind, &at, region)?;
+                let actions = statement.check_actions(self.kind, &at)?;
+                match key_arn {
+                    Some(arn) => statement.check_resources(&at, arn, self.version)?,
+                    None => statement.check_exceptions(&at)?,
+                }
+                statement.check_conditions(&actions, &at, region, self.version)?;
+            }
+            Ok(())
+        };
+        let checked: Read<()> = each();
+        checked.map_err(|flaw| flaw.of(self.kind))
     }
 }
 
+/// Actions of services that coffer does not have, which these patterns match.
+fn others(patterns: &[String]) -> impl Iterator<Item = String> {
+    let of = |p: &String| {
+        let (service, name) = p.split_once(':')?;
+        (!Kind::knows(service)).then(|| format!("{service}:{}", name.replace('*', "").replace('?', "x")))
+    };
+    patterns.iter().filter_map(of).chain(["another-service:Action".to_owned()])
+}
+
 impl Statement {
-    fn check_principals(&self, at: &str, region: &str) -> Result<()> {
+    fn check_principals(&self, kind: Kind, at: &str, region: &str) -> Read<()> {
+        let (field, principals) = match &self.principals {
+            Whom::Holder => return Ok(()),
+            Whom::These(all) => ("Principal", all),
+            Whom::Except(all) => ("NotPrincipal", all),
+        };
         let elsewhere =
             |p: &&Principal| matches!(p, Principal::Service(name) if !words::is_volume_service(name, region));
-        match self.principals.iter().find(elsewhere) {
-            Some(Principal::Service(name)) => {
-                let why = format!("is the volume service of another Region than {region}: use ec2.coffer");
-                Err(malformed(&format!("{at}.Principal.Service"), format!("{name:?} {why}")))
-            }
+        if kind == Kind::Key
+            && let Some(Principal::Service(name)) = principals.iter().find(elsewhere)
+        {
+            let why = format!("is the volume service of another Region than {region}: use ec2.coffer");
+            return Err(malformed(&format!("{at}.{field}.Service"), format!("{name:?} {why}")));
+        }
+        match &self.principals {
+            Whom::Except(all) => check_excepted(all, &format!("{at}.{field}")),
             _ => Ok(()),
         }
     }
@@ -46,20 +92,40 @@ impl Statement {
         self.actions.cover(|p| wild(p, action, true))
     }
 
-    fn check_actions(&self, at: &str) -> Result<()> {
-        if words::is_about_an_action(|action| self.covers_action(action)) {
-            return Ok(());
+    /// The actions that it is about, of which there must be one.
+    fn check_actions(&self, kind: Kind, at: &str) -> Read<Vec<String>> {
+        let other = kind.has_other_services().then(|| others(&self.actions.patterns));
+        let all = kind.actions().chain(other.into_iter().flatten());
+        let covered: Vec<String> = all.filter(|action| self.covers_action(action)).collect();
+        if !covered.is_empty() {
+            return Ok(covered);
         }
         let (field, why) = match self.actions.not {
             true => ("NotAction", "covers all actions, so that the statement applies to none"),
-            false => ("Action", "matches no action of AWS KMS or coffer"),
+            false if kind == Kind::Key => ("Action", "matches no action of AWS KMS or coffer"),
+            false => ("Action", "matches no action"),
         };
         Err(malformed(&format!("{at}.{field}"), format!("{} {why}", self.actions.patterns.join(", "))))
     }
 
+    /// An exception of everything leaves nothing.
+    fn check_exceptions(&self, at: &str) -> Read<()> {
+        match self.resources.not && self.resources.patterns.iter().any(|p| p == "*") {
+            true => Err(malformed(
+                &format!("{at}.NotResource"),
+                "covers everything, so that the statement applies to nothing",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// A key policy applies only to its own key. A `NotResource` may name another key: the statement then applies to this one.
-    fn check_resources(&self, at: &str, key_arn: &str) -> Result<()> {
-        let covers = |p: &str| wild(p, key_arn, false);
+    fn check_resources(&self, at: &str, key_arn: &str, version: Version) -> Read<()> {
+        // A variable may stand for anything, so that it never covers for certain.
+        let covers = |p: &str| match self.resources.not {
+            true => wild(p, key_arn, false),
+            false => wild(&sketched(p, version), key_arn, false),
+        };
         let patterns = &self.resources.patterns;
         let (field, found, why) = match self.resources.not {
             true => (
@@ -76,7 +142,7 @@ impl Statement {
         found.map_or(Ok(()), |p| Err(malformed(&format!("{at}.{field}"), format!("{p:?} {why}"))))
     }
 
-    fn check_conditions(&self, at: &str, region: &str, version: Version) -> Result<()> {
+    fn check_conditions(&self, actions: &[String], at: &str, region: &str, version: Version) -> Read<()> {
         let mut names = HashSet::new();
         for condition in &self.conditions {
             let (operator, name) = (condition.operator(), condition.key());
@@ -88,12 +154,9 @@ impl Statement {
             if !names.insert((operator, fold_case(name))) {
                 return Err(malformed(&at, "this condition key is repeated (condition keys are case-insensitive)"));
             }
-            condition.check(region).map_err(|why| malformed(&at, why))?;
-            let asks = |can: &dyn Fn(&str) -> bool| {
-                words::is_about_an_action(|action| self.covers_action(action) && can(&action["kms:".len()..]))
-            };
-            if !asks(&|action| condition.can_hold(action, region)) {
-                let why = match asks(&|action| condition.goes_with(action)) {
+            condition.check(region, version).map_err(|why| malformed(&at, why))?;
+            if !actions.iter().any(|action| condition.can_hold(action, region, version)) {
+                let why = match actions.iter().any(|action| condition.goes_with(action)) {
                     true => "can never hold: every request for the statement's actions has this key",
                     false => "can never hold: no request for the statement's actions has this key",
                 };
@@ -102,6 +165,31 @@ impl Statement {
         }
         Ok(())
     }
+}
+
+/// What `NotPrincipal` cannot leave out, contrary to what it seems to say: a user or a role without its account, a session
+/// without its role.
+fn check_excepted(all: &[Principal], at: &str) -> Read<()> {
+    if all.contains(&Principal::Everyone) {
+        return Err(malformed(at, "leaves out everyone, so that the statement applies to nobody"));
+    }
+    for principal in all {
+        let Principal::Arn(arn) = principal else { continue };
+        let account = super::account_of(arn).unwrap_or_default();
+        if !all.contains(&Principal::Account(account.to_owned())) {
+            let why = format!("{arn:?} is left out only if its account is, too: add arn:aws:iam::{account}:root");
+            return Err(malformed(&format!("{at}.AWS"), why));
+        }
+        let session = arn.split_once(":assumed-role/").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+        let is_role = |p: &Principal, role: &str| matches!(p, Principal::Arn(of) if of.split_once(":role/").is_some_and(|(_, path)| path.rsplit('/').next() == Some(role)));
+        if let Some(role) = session
+            && !all.iter().any(|p| is_role(p, role))
+        {
+            let why = format!("{arn:?} is left out only if its role is, too: add arn:aws:iam::{account}:role/{role}");
+            return Err(malformed(&format!("{at}.AWS"), why));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What is refused when it is put, what is not, and that what is not can fire.
 
+use super::super::choice::{GRANT_OPERATIONS, GRANT_OPERATIONS_ELSEWHERE};
 use super::super::condition::Condition;
 use super::super::forms::{Form, Reading, example};
-use super::super::words::{GRANT_OPERATIONS, GRANT_OPERATIONS_ELSEWHERE, Key};
-use super::super::{GrantFacts, Question, VOLUME_SERVICE, Verdict};
+use super::super::variables::{As, sketch};
+use super::super::{Facts, GrantFacts, Key, PrincipalFacts, Question, SessionFacts, VOLUME_SERVICE, Verdict};
 use super::*;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
-use crate::error::Kind;
+use crate::error;
 use crate::kms::Operation;
 use proptest::prelude::*;
 use serde_json::json;
@@ -43,7 +44,7 @@ fn not_refused(document: &str, words: &str) -> Option<String> {
     };
     match policy.check(KEY) {
         Ok(()) => Some(format!("{document} is taken")),
-        Err(e) if (e.kind(), e.aws()) != (Kind::Usage, "MalformedPolicyDocumentException") => Some(e.line()),
+        Err(e) if (e.kind(), e.aws()) != (error::Kind::Usage, "MalformedPolicyDocumentException") => Some(e.line()),
         Err(e) => (!e.what().contains(words)).then(|| format!("no {words:?} for {document}: {}", e.line())),
     }
 }
@@ -98,7 +99,7 @@ fn a_value_that_its_key_can_never_have_is_refused_and_said_why() {
         ("StringLike", "kms:ViaService", "?", "never match"),
         ("ForAnyValue:StringLike", "kms:GrantOperations", "Decrpy*", "is CreateGrant or Decrypt"),
         ("ForAllValues:StringNotLike", "kms:GrantOperations", "decrypt*", "never match"),
-        ("StringLike", "aws:PrincipalType", "user*", "is Account or User"),
+        ("StringLike", "aws:PrincipalType", "user*", "is Account or AssumedRole or User"),
         ("StringLike", "aws:username", "a b*", "1 to 64 letters"),
         ("StringEquals", "aws:username", "", "1 to 64 letters"),
         ("StringEquals", "aws:username", "team/alice", "1 to 64 letters"),
@@ -108,8 +109,8 @@ fn a_value_that_its_key_can_never_have_is_refused_and_said_why() {
         (
             "StringEquals",
             "aws:PrincipalType",
-            "AssumedRole",
-            "exists only in AWS, and can never match here: aws:PrincipalType is Account or User",
+            "FederatedUser",
+            "exists only in AWS, and can never match here: aws:PrincipalType is Account or AssumedRole or User",
         ),
         ("StringNotEquals", "aws:PrincipalType", "Anonymous", "exists only in AWS"),
         ("StringEquals", "kms:ViaService", "s3.us-east-1.amazonaws.com", "exists only in AWS"),
@@ -330,10 +331,10 @@ fn texts_that_differ_in_case_alone_are_the_same_in_every_script() {
 
 #[test]
 fn the_operations_that_policies_know_are_those_of_grants() {
-    for operation in GRANT_OPERATIONS {
+    for operation in GRANT_OPERATIONS.split_whitespace() {
         assert_eq!(operation.parse::<Operation>().unwrap().to_string(), operation);
     }
-    for operation in GRANT_OPERATIONS_ELSEWHERE {
+    for operation in GRANT_OPERATIONS_ELSEWHERE.split_whitespace() {
         assert!(operation.parse::<Operation>().is_err(), "{operation}");
     }
 }
@@ -345,13 +346,23 @@ struct Asked {
     via: Option<&'static str>,
     context: EncryptionContext,
     grant: Option<GrantFacts>,
+    facts: Facts,
+    session: Option<SessionFacts>,
     now: Timestamp,
 }
 
 fn asked() -> Asked {
     let now = Timestamp(1_800_000_000_000);
     let principal = "arn:aws:iam::111122223333:user/alice".to_owned();
-    Asked { principal, via: None, context: EncryptionContext::new(), grant: None, now }
+    Asked {
+        principal,
+        via: None,
+        context: EncryptionContext::new(),
+        grant: None,
+        facts: Facts::new(),
+        session: None,
+        now,
+    }
 }
 
 /// The requests that have a condition key with that value.
@@ -362,7 +373,8 @@ fn requests_of(key: &Key, value: &str) -> Vec<Asked> {
         context
     };
     let grant = |for_aws_resource, operations: &[&str]| {
-        Some(GrantFacts { for_aws_resource, operations: operations.iter().map(|o| (*o).to_owned()).collect() })
+        let operations = operations.iter().map(|o| (*o).to_owned()).collect();
+        Some(GrantFacts { for_aws_resource, operations, ..GrantFacts::default() })
     };
     let principal = |principal: String| Asked { principal, ..asked() };
     vec![match key {
@@ -370,6 +382,7 @@ fn requests_of(key: &Key, value: &str) -> Vec<Asked> {
         Key::PrincipalArn => principal(value.to_owned()),
         Key::UserName => principal(format!("arn:aws:iam::111122223333:user/{value}")),
         Key::PrincipalType if value == "User" => asked(),
+        Key::PrincipalType if value == "AssumedRole" => principal("arn:aws:iam::111122223333:role/a".to_owned()),
         Key::PrincipalType => principal("arn:aws:iam::111122223333:root".to_owned()),
         Key::ViaService => Asked { via: Some(VOLUME_SERVICE), ..asked() },
         Key::Pair(name) => Asked { context: pair(name, value), ..asked() },
@@ -377,6 +390,11 @@ fn requests_of(key: &Key, value: &str) -> Vec<Asked> {
         Key::GrantIsForAwsResource => Asked { grant: grant(value == "true", &[]), ..asked() },
         Key::GrantOperations => Asked { grant: grant(false, &[value]), ..asked() },
         Key::CurrentTime | Key::EpochTime => Asked { now: Timestamp(value.parse().unwrap()), ..asked() },
+        Key::MultiFactorAuthPresent => {
+            let mfa = (value == "true").then_some(asked().now);
+            Asked { session: Some(SessionFacts { issued: asked().now, mfa }), ..asked() }
+        }
+        key => Asked { facts: Facts::new().text(key.clone(), value), ..asked() },
     }]
 }
 
@@ -389,13 +407,12 @@ fn requests_without() -> [Asked; 3] {
 /// Whether a policy denies one of these.
 fn asks(policy: &Policy, requests: &[Asked]) -> bool {
     requests.iter().any(|r| {
+        let facts = r.facts.clone().context(&r.context);
         let question = Question {
-            action: "CreateGrant",
+            action: "kms:CreateGrant",
             resource: KEY,
-            principal: &r.principal,
-            via_service: r.via,
-            context: &r.context,
-            grant: r.grant.as_ref(),
+            principal: &PrincipalFacts { session: r.session, ..PrincipalFacts::of_arn(&r.principal).through(r.via) },
+            facts: &r.grant.iter().fold(facts, |facts, grant| facts.grant(grant)),
             now: r.now,
         };
         policy.verdict(&question) == Verdict::Denied
@@ -419,9 +436,11 @@ fn witnesses(operator: &str, name: &str, values: &[String]) -> Vec<Asked> {
     let reading = readings.into_iter().find(|(word, _)| operator.contains(word)).map_or(Reading::Exact, |(_, r)| r);
     let reading = if operator.contains("Arn") { Reading::Arn } else { reading };
     for value in values {
-        let value = if reading == Reading::AnyCase { fold_case(value) } else { value.clone() };
-        let known = key.values(REGION, reading, &value);
-        let matching = known.here.iter().filter_map(|form| example(&value, reading, form, known.longest));
+        let folded = if reading == Reading::AnyCase { fold_case(value) } else { value.clone() };
+        let known = key.values(REGION, reading, &folded);
+        let open = matches!(reading, Reading::Wild | Reading::Arn);
+        let tokens = sketch(&folded, if open { As::Pattern } else { As::Literal }, Version::V2012);
+        let matching = known.here.iter().filter_map(|form| example(&tokens, reading, form, known.longest));
         let others = known.here.iter().flat_map(Form::samples);
         requests.extend(matching.chain(others).flat_map(|text| requests_of(&key, &text)));
     }
@@ -485,6 +504,15 @@ fn conditions() -> impl Strategy<Value = (String, String, Vec<String>)> {
             ],
         ),
         ("aws:PrincipalArn", "Null", &["true", "false"]),
+        ("kms:KeySpec", STRINGS, &["RSA_2048", "SM2", "SYMMETRIC_DEFAULT"]),
+        ("kms:KeyOrigin", STRINGS, &["AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM"]),
+        ("kms:GrantConstraintType", STRINGS, &["EncryptionContextEquals", "EncryptionContextSubset"]),
+        ("kms:MultiRegion", "Bool(IfExists)?|Null", &["true", "false"]),
+        ("kms:GranteePrincipal", "(String|Arn)(Not)?(Equals|Like)(IfExists)?", ARNS),
+        ("aws:SourceArn", "Arn(Not)?(Equals|Like)(IfExists)?", ARNS),
+        ("aws:ResourceAccount", STRINGS, &["111122223333", "1"]),
+        ("aws:RequestedRegion", STRINGS, &["us-east-1", "US"]),
+        ("aws:MultiFactorAuthPresent", "Bool(IfExists)?|Null", &["true", "false"]),
         (
             "aws:EpochTime",
             "Numeric(Not)?Equals|Numeric(Less|Greater)Than(Equals)?",
@@ -534,8 +562,8 @@ proptest! {
             }
             let pattern: String = pattern.into_iter().collect();
             prop_assert!(wild(&pattern, &text, false), "{pattern}");
-            let like = Condition::new("StringLike", "aws:PrincipalArn", vec![pattern.clone()]).unwrap();
-            prop_assert_eq!(like.check(REGION), Ok(()), "{}", pattern);
+            let like = Condition::new(Kind::Key, Version::V2012, "StringLike", "aws:PrincipalArn", vec![pattern.clone()]).unwrap();
+            prop_assert_eq!(like.check(REGION, Version::V2012), Ok(()), "{}", pattern);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! matches if some text has the form and matches the value; that text is the [`example`]. A value without an example can
 //! never match.
 
+use super::pattern::Token;
 use std::collections::VecDeque;
 
 /// The characters that are possible at a position of a form.
@@ -12,6 +13,8 @@ pub(super) enum Class {
     Digit,
     /// Regions: lower-case letters, digits, dashes.
     Label,
+    /// Names of aliases.
+    Alias,
     /// Names of users.
     User,
     /// Names of principals, which may have a path.
@@ -26,6 +29,7 @@ impl Class {
         match self {
             Self::Digit => c.is_ascii_digit(),
             Self::Label => c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+            Self::Alias => c.is_ascii_alphanumeric() || ":/_-".contains(c),
             Self::User => c.is_ascii_alphanumeric() || "+=,.@_-".contains(c),
             Self::Path => c == '/' || Self::User.has(c),
             Self::Part => c != ':',
@@ -52,7 +56,7 @@ enum Step {
 pub(super) struct Form(Vec<Step>);
 
 impl Form {
-    /// Parses the notation of a form: `%a` an account, `%r` a Region, `%u` a user's name, `%n` a name with a path, `%c` a
+    /// Parses the notation of a form: `%a` an account, `%r` a Region, `%l` a name of an alias, `%u` a user's name, `%n` a name with a path, `%c` a
     /// part of an ARN, `%t` any text, `%x` any non-empty text; everything else is literal.
     pub(super) fn of(notation: &str) -> Self {
         let (mut steps, mut chars) = (Vec::new(), notation.chars());
@@ -61,6 +65,7 @@ impl Form {
             steps.extend(match (c, if c == '%' { chars.next() } else { None }) {
                 ('%', Some('a')) => vec![Step::One(Class::Digit); 12],
                 ('%', Some('r')) => some(Class::Label),
+                ('%', Some('l')) => some(Class::Alias),
                 ('%', Some('u')) => some(Class::User),
                 ('%', Some('n')) => some(Class::Path),
                 ('%', Some('x')) => some(Class::Any),
@@ -95,13 +100,6 @@ impl Form {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Char(char),
-    One,
-    Many,
-}
-
 /// How a value of a policy is compared with texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -112,21 +110,6 @@ pub(super) enum Reading {
     Wild,
     /// Part by part, with `*` and `?`.
     Arn,
-}
-
-fn tokens(value: &str, reading: Reading) -> Vec<Token> {
-    let open = matches!(reading, Reading::Wild | Reading::Arn);
-    let mut tokens: Vec<Token> = Vec::new();
-    for c in value.chars() {
-        match c {
-            // Consecutive stars are equivalent to one.
-            '*' if open && tokens.last() == Some(&Token::Many) => {}
-            '*' if open => tokens.push(Token::Many),
-            '?' if open => tokens.push(Token::One),
-            c => tokens.push(Token::Char(c)),
-        }
-    }
-    tokens
 }
 
 /// A character that both allow.
@@ -184,20 +167,21 @@ fn shortest(value: &[Token], form: &[Step], any_case: bool) -> Option<String> {
 }
 
 /// A text of the form that matches a value of a policy, of at most `longest` bytes.
-pub(super) fn example(value: &str, reading: Reading, form: &Form, longest: usize) -> Option<String> {
+pub(super) fn example(value: &[Token], reading: Reading, form: &Form, longest: usize) -> Option<String> {
     // No text has that many characters, and the search time depends on the length.
-    if value.chars().filter(|c| *c != '*').count() > longest {
+    if value.iter().filter(|t| **t != Token::Many).count() > longest {
         return None;
     }
     let found = match reading {
         // A single star matches every ARN.
-        Reading::Arn if value != "*" => {
-            let (parts, forms): (Vec<&str>, Vec<&[Step]>) = (value.splitn(6, ':').collect(), form.parts());
-            let part = |(value, form): (&&str, &&[Step])| shortest(&tokens(value, reading), form, false);
+        Reading::Arn if value != [Token::Many] => {
+            let parts: Vec<&[Token]> = value.splitn(6, |t| *t == Token::Char(':')).collect();
+            let forms: Vec<&[Step]> = form.parts();
+            let part = |(value, form): (&&[Token], &&[Step])| shortest(value, form, false);
             let found: Option<Vec<String>> = parts.iter().zip(&forms).map(part).collect();
             found.filter(|found| (parts.len(), forms.len()) == (6, 6) && found.len() == 6).map(|f| f.join(":"))
         }
-        _ => shortest(&tokens(value, reading), &form.0, reading == Reading::AnyCase),
+        _ => shortest(value, &form.0, reading == Reading::AnyCase),
     };
     found.filter(|text| text.len() <= longest)
 }

@@ -1,44 +1,83 @@
-//! Key policies: who may do what with a KMS key, in the language of AWS policy documents.
+//! Policies: who may do what with which resource, in the language of AWS policy documents.
 //! A policy is parsed as a whole ([`Policy::parse`]): what this build does not understand is refused, never ignored. Evaluation
-//! ([`Policy::verdict`]) cannot fail. When it is put, a policy is also checked against its key ([`Policy::check`]): a statement
-//! that could never match is refused. Stored policies are not checked again.
+//! ([`decide`](decide()), [`Policy::verdict`]) cannot fail. When it is put, a policy is also checked ([`Policy::check`]): a
+//! statement that could never match is refused. Stored policies are not checked again.
 //!
 //! | in a document | here |
 //! |---|---|
 //! | `Version` | 2012-10-17, 2008-10-17 (the default) |
-//! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user or role by ARN), `{"Service": …}` |
-//! | `NotPrincipal` | refused: with a service that acts on behalf of users, it denies more, and allows more, than it says |
-//! | `Action`, `NotAction` | an action of `words`, or `*`; `*` matches any characters, `?` matches one; case-insensitive |
-//! | `Resource`, `NotResource` | `*`, or ARNs of keys with `*` and `?` |
+//! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user, a role or a session by ARN), `{"Service": …}` |
+//! | `NotPrincipal` | in a Deny: everyone whose ARNs, of session, role and account, are not all listed |
+//! | `Action`, `NotAction` | an action of `actions`, or `*`; `*` matches any characters, `?` matches one; case-insensitive |
+//! | `Resource`, `NotResource` | `*`, or ARNs with `*` and `?` |
 //! | `Condition` | see [`condition`] |
-//! | variables (`${aws:username}`) | refused in version 2012-10-17; plain text in 2008-10-17, as in AWS |
+//! | variables (`${aws:username}`) | in version 2012-10-17, in resources and texts of conditions; plain text in 2008-10-17, as in AWS |
+//!
+//! A key policy and a role's trust policy have principals; an identity or session policy has none. A trust policy has no
+//! resource.
 //!
 //! Sources: IAM User Guide, "IAM JSON policy element reference" and "Policy evaluation logic"; KMS Developer Guide, "Key
 //! policies in AWS KMS", "Condition keys for AWS KMS".
 
+mod actions;
 mod arn;
 mod check;
+mod choice;
 pub mod condition;
+mod decide;
+mod document;
 mod forms;
+mod found;
+mod keys;
 mod parse;
 mod pattern;
+mod print;
 mod question;
+mod variables;
 mod words;
 
-use arn::{is_root, region_of, service_of};
+use arn::region_of;
 use condition::Condition;
-use pattern::wild;
-use serde_json::{Map, Value};
+use pattern::{fits, wild};
+use variables::{As, expand};
 
 pub(super) use arn::account_of;
-pub use parse::MAX_POLICY;
 pub(super) use pattern::fold_case;
-pub use question::{GrantFacts, Question};
-pub use words::{EXPORT_VOLUME_KEY, VOLUME_SERVICE};
+
+pub use actions::EXPORT_VOLUME_KEY;
+pub use decide::{By, Decision, Own, Ruling, Source, Why, decide};
+pub use keys::Key;
+pub use parse::{MAX_IDENTITY_POLICY, MAX_POLICY};
+pub use question::{Facts, GrantFacts, PrincipalFacts, PrincipalKind, Question, SessionFacts};
+pub use words::VOLUME_SERVICE;
+
+/// What a policy is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A key: who may use it.
+    Key,
+    /// A user, a group, a role or a session: what it may do.
+    Identity,
+    /// A role: who may assume it.
+    Trust,
+}
+
+impl Kind {
+    /// Its name in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key policy",
+            Self::Identity => "identity policy",
+            Self::Trust => "trust policy",
+        }
+    }
+}
 
 /// A parsed policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    kind: Kind,
     version: Version,
     id: Option<String>,
     statements: Vec<Statement>,
@@ -63,11 +102,20 @@ impl Version {
 struct Statement {
     sid: Option<String>,
     allow: bool,
-    /// First those of `AWS`, then those of `Service`.
-    principals: Vec<Principal>,
+    principals: Whom,
     actions: Names,
     resources: Names,
     conditions: Vec<Condition>,
+}
+
+/// The principals that a statement is about. In a list, first those of `AWS`, then those of `Service`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Whom {
+    /// Who has the policy.
+    Holder,
+    These(Vec<Principal>),
+    /// Everyone except these.
+    Except(Vec<Principal>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,69 +145,122 @@ impl Names {
 }
 
 /// The result of evaluating a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// A Deny matches, which overrides everything else.
-    Denied,
-    /// An Allow for the principal matches.
-    Allowed,
-    /// An Allow for the principal's account matches: the principal's own permissions decide.
-    Delegated,
     /// No statement matches.
     Silent,
+    /// An Allow for the principal's account matches: the principal's own permissions decide.
+    Delegated,
+    /// An Allow for the role of the session, or for everyone, matches: the policies of the session limit it.
+    AllowedForRole,
+    /// An Allow for the principal matches.
+    Allowed,
+    /// A Deny matches, which overrides everything else.
+    Denied,
 }
 
 impl Principal {
-    /// Whether it matches the principal, and whether only by its account.
-    fn matches(&self, q: &Question<'_>) -> Option<ByAccount> {
-        let (arn, fits) = (q.principal, |yes: bool, by| yes.then_some(by));
+    /// What an Allow for it gives a principal, if it is about that principal.
+    fn matches(&self, q: &Question<'_>) -> Option<Verdict> {
+        let who = q.principal;
+        let is_session = who.kind == PrincipalKind::Session;
+        let of_role = if is_session { Verdict::AllowedForRole } else { Verdict::Allowed };
         match self {
-            Self::Everyone => Some(ByAccount(false)),
-            Self::Arn(named) => fits(named == arn, ByAccount(false)),
-            Self::Service(name) => {
-                let own =
-                    service_of(arn) == Some(VOLUME_SERVICE) && words::is_volume_service(name, region_of(q.resource));
-                fits(own, ByAccount(false))
-            }
+            Self::Everyone => Some(of_role),
+            Self::Arn(named) if *named == who.arn => Some(Verdict::Allowed),
+            Self::Arn(named) => (is_session && who.role_arn.as_deref() == Some(named)).then_some(of_role),
+            Self::Service(name) => self.is_service(name, q).then_some(Verdict::Allowed),
             Self::Account(id) => {
                 // A service belongs to no account: it is named itself, or by a grant.
-                let member = account_of(arn) == Some(id) && service_of(arn).is_none();
-                fits(member, ByAccount(!is_root(arn)))
+                let member = who.account == *id && who.kind != PrincipalKind::Service;
+                let own = if who.kind == PrincipalKind::Root { Verdict::Allowed } else { Verdict::Delegated };
+                member.then_some(own)
             }
+        }
+    }
+
+    fn is_service(&self, name: &str, q: &Question<'_>) -> bool {
+        // A role's resource has no Region: any of the volume service's names is it.
+        let region = region_of(q.resource);
+        let named = words::is_volume_service(name, region) || (region.is_empty() && words::is_service_principal(name));
+        q.principal.is_service(VOLUME_SERVICE) && named
+    }
+}
+
+impl Whom {
+    /// What an Allow for them gives a principal, if they include it.
+    fn matches(&self, q: &Question<'_>) -> Option<Verdict> {
+        match self {
+            Self::Holder => Some(Verdict::Allowed),
+            Self::These(all) => all.iter().filter_map(|p| p.matches(q)).max(),
+            Self::Except(all) => (!is_excepted(all, q)).then_some(Verdict::Allowed),
         }
     }
 }
 
-struct ByAccount(bool);
+/// Whether `NotPrincipal` leaves a principal out: it lists everyone, or all ARNs that the principal has. Those of a session are
+/// its own, that of its role and that of the account; those of a user its own and that of the account (IAM User Guide, "AWS
+/// JSON policy elements: NotPrincipal").
+fn is_excepted(all: &[Principal], q: &Question<'_>) -> bool {
+    let who = q.principal;
+    let has = |wanted: &str| all.iter().any(|p| matches!(p, Principal::Arn(arn) if arn == wanted));
+    let has_account = all.iter().any(|p| matches!(p, Principal::Account(id) if *id == who.account));
+    if all.contains(&Principal::Everyone) {
+        return true;
+    }
+    match who.kind {
+        PrincipalKind::Root => has_account,
+        PrincipalKind::User => has_account && has(&who.arn),
+        PrincipalKind::Session => has_account && has(&who.arn) && who.role_arn.as_deref().is_some_and(has),
+        PrincipalKind::Service => all.iter().any(|p| matches!(p, Principal::Service(_)) && p.matches(q).is_some()),
+        PrincipalKind::Anonymous => false,
+    }
+}
 
 impl Statement {
     fn allow(sid: &str, principal: Principal, actions: &[&str], conditions: Vec<Condition>) -> Self {
         Self {
             sid: Some(sid.to_owned()),
             allow: true,
-            principals: vec![principal],
+            principals: Whom::These(vec![principal]),
             actions: Names::of(actions),
             resources: Names::of(&["*"]),
             conditions,
         }
     }
 
-    fn fits(&self, q: &Question<'_>) -> bool {
-        let action = format!("kms:{}", q.action);
-        self.actions.cover(|p| wild(p, &action, true))
-            && self.resources.cover(|p| wild(p, q.resource, false))
-            && self.conditions.iter().all(|c| c.holds(q, self.allow))
+    fn fits(&self, q: &Question<'_>, version: Version) -> bool {
+        self.actions.cover(|p| wild(p, q.action, true))
+            && self.covers(q, version)
+            && self.conditions.iter().all(|c| c.holds(q, self.allow, version))
+    }
+
+    /// Whether it is about the resource. A pattern whose variable the request does not have matches nothing; as an exception
+    /// from what is allowed, it makes the statement about nothing.
+    fn covers(&self, q: &Question<'_>, version: Version) -> bool {
+        let Names { not, patterns } = &self.resources;
+        let expanded: Vec<_> = patterns.iter().filter_map(|p| expand(p, As::Pattern, version, q)).collect();
+        if expanded.len() < patterns.len() && *not && self.allow {
+            return false;
+        }
+        expanded.iter().any(|p| fits(p, q.resource)) != *not
     }
 }
 
 impl Policy {
+    /// Whether it has a condition on the aliases of a key, which a request is then asked for.
+    pub(in crate::kms) fn mentions_aliases(&self) -> bool {
+        let names = |s: &Statement| s.conditions.iter().any(|c| c.key().eq_ignore_ascii_case("kms:ResourceAliases"));
+        self.statements.iter().any(names)
+    }
+
     /// The default policy: the account's root may do everything, and principals of the account what their own permissions
     /// allow.
     #[must_use]
     pub fn of_account(account: &str) -> Self {
         let root = Principal::Account(account.to_owned());
         let all = Statement::allow("Enable IAM policies", root, &["kms:*"], Vec::new());
-        Self { version: Version::V2012, id: Some("key-default-1".to_owned()), statements: vec![all] }
+        Self { kind: Kind::Key, version: Version::V2012, id: Some("key-default-1".to_owned()), statements: vec![all] }
     }
 
     /// The policy of the service-managed key of volumes: every principal of the account, through the service.
@@ -170,8 +271,8 @@ impl Policy {
         // Not for everyone who uses a volume: only the account's administrators may export a data key.
         let looks = ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant", "kms:ExportVolumeKey"];
         let through = vec![
-            Condition::string_equals("kms:CallerAccount", words::Key::Account, account),
-            Condition::string_equals("kms:ViaService", words::Key::ViaService, VOLUME_SERVICE),
+            Condition::string_equals("kms:CallerAccount", Key::Account, account),
+            Condition::string_equals("kms:ViaService", Key::ViaService, VOLUME_SERVICE),
         ];
         let uses: Vec<&str> = uses.iter().map(String::as_str).collect();
         let statements = vec![
@@ -183,7 +284,13 @@ impl Policy {
                 Vec::new(),
             ),
         ];
-        Self { version: Version::V2012, id: Some("auto-ebs-2".to_owned()), statements }
+        Self { kind: Kind::Key, version: Version::V2012, id: Some("auto-ebs-2".to_owned()), statements }
+    }
+
+    /// What it is attached to.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Evaluates a request. A Deny overrides every Allow.
@@ -191,97 +298,23 @@ impl Policy {
     pub fn verdict(&self, q: &Question<'_>) -> Verdict {
         let mut verdict = Verdict::Silent;
         for statement in &self.statements {
-            let mut named = statement.principals.iter().filter_map(|p| p.matches(q)).peekable();
-            if named.peek().is_none() || !statement.fits(q) {
+            let Some(allowed) = statement.principals.matches(q) else { continue };
+            // What it allows is no more than what another allowed.
+            if (statement.allow && allowed <= verdict) || !statement.fits(q, self.version) {
                 continue;
             }
             if !statement.allow {
                 return Verdict::Denied;
             }
-            if named.any(|by| !by.0) {
-                verdict = Verdict::Allowed;
-            } else if verdict == Verdict::Silent {
-                verdict = Verdict::Delegated;
-            }
+            verdict = allowed;
         }
         verdict
     }
-
-    /// The document, formatted for people.
-    #[must_use]
-    pub fn pretty(&self) -> String {
-        // serde_json sorts an object's fields; this uses the customary order.
-        let mut out = format!("{{\n  \"Version\": \"{}\",\n", self.version.name());
-        if let Some(id) = &self.id {
-            out.push_str(&format!("  \"Id\": {},\n", Value::from(id.as_str())));
-        }
-        out.push_str("  \"Statement\": [\n");
-        let statements: Vec<String> = self.statements.iter().map(Statement::pretty).collect();
-        out.push_str(&statements.join(",\n"));
-        out.push_str("\n  ]\n}");
-        out
-    }
 }
 
-/// A single value as it is, several as a list.
-fn one_or_list(values: &[String]) -> Value {
-    match values {
-        [one] => Value::from(one.as_str()),
-        all => Value::from(all.to_vec()),
-    }
-}
-
-fn principals_json(principals: &[Principal]) -> Value {
-    if principals == [Principal::Everyone] {
-        return Value::from("*");
-    }
-    let (mut aws, mut services) = (Vec::new(), Vec::new());
-    for principal in principals {
-        match principal {
-            Principal::Everyone => aws.push("*".to_owned()),
-            Principal::Account(id) => aws.push(format!("arn:aws:iam::{id}:root")),
-            Principal::Arn(arn) => aws.push(arn.clone()),
-            Principal::Service(name) => services.push(name.clone()),
-        }
-    }
-    let all = [("AWS", aws), ("Service", services)];
-    let filled = all.iter().filter(|(_, v)| !v.is_empty());
-    Value::Object(filled.map(|(k, v)| ((*k).to_owned(), one_or_list(v))).collect())
-}
-
-impl Statement {
-    fn pretty(&self) -> String {
-        let named = |word: &str, names: &Names| {
-            (if names.not { format!("Not{word}") } else { word.to_owned() }, one_or_list(&names.patterns))
-        };
-        let mut fields = vec![
-            ("Effect".to_owned(), Value::from(if self.allow { "Allow" } else { "Deny" })),
-            ("Principal".to_owned(), principals_json(&self.principals)),
-            named("Action", &self.actions),
-            named("Resource", &self.resources),
-        ];
-        if let Some(sid) = &self.sid {
-            fields.insert(0, ("Sid".to_owned(), Value::from(sid.as_str())));
-        }
-        if !self.conditions.is_empty() {
-            let mut by_operator = Map::new();
-            for condition in &self.conditions {
-                let keys = by_operator.entry(condition.operator()).or_insert_with(|| Value::Object(Map::new()));
-                if let Value::Object(keys) = keys {
-                    keys.insert(condition.key().to_owned(), one_or_list(condition.values()));
-                }
-            }
-            fields.push(("Condition".to_owned(), Value::Object(by_operator)));
-        }
-        let line = |(name, value): &(String, Value)| {
-            let text = serde_json::to_string_pretty(value).unwrap_or_default();
-            format!("      \"{name}\": {}", text.replace('\n', "\n      "))
-        };
-        let lines: Vec<String> = fields.iter().map(line).collect();
-        format!("    {{\n{}\n    }}", lines.join(",\n"))
-    }
-}
-
+#[cfg(test)]
+#[path = "language_tests.rs"]
+mod language_tests;
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;

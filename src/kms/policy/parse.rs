@@ -2,133 +2,22 @@
 
 use super::arn::is_account;
 use super::condition::Condition;
+use super::document::{Flaw, Json, Read, malformed, object, text, texts, values};
 use super::pattern::wild;
-use super::words::{could_name_an_action, is_service_principal, names_an_action};
-use super::{Names, Policy, Principal, Statement, Version};
+use super::variables::{self, sketched};
+use super::words::{is_any_service_principal, is_service_principal};
+use super::{Kind, Names, Policy, Principal, Statement, Version, Whom};
 use crate::cipher::wrap::KeyId;
-use crate::error::{Error, Kind, Reason, Result};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use crate::error::{self, Error, Result};
 use std::collections::HashSet;
-use std::fmt;
 
-/// The longest policy, bytes (KMS API Reference, PutKeyPolicy).
+/// The longest key policy, bytes (KMS API Reference, PutKeyPolicy).
 pub const MAX_POLICY: usize = 32_768;
+/// The longest identity policy, session policy or trust policy, bytes. IAM has less for most types: 2,048 for users, 6,144 for
+/// managed policies, 10,240 for roles, without blanks (IAM User Guide, "IAM and AWS STS quotas").
+pub const MAX_IDENTITY_POLICY: usize = 10_240;
 
-pub(super) fn malformed(at: &str, why: impl fmt::Display) -> Error {
-    Error::new(Kind::Usage, format!("key policy: {at}: {why}"))
-        .reason(Reason::MalformedPolicy)
-        .hint("see docs/kms.md for what a key policy may contain")
-}
-
-/// JSON whose objects keep the order of their fields; a repeated field is an error.
-enum Json {
-    Null,
-    Bool(bool),
-    Number(String),
-    Text(String),
-    List(Vec<Self>),
-    Object(Vec<(String, Self)>),
-}
-
-impl Json {
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Bool(_) => "true or false",
-            Self::Number(_) => "a number",
-            Self::Text(_) => "a string",
-            Self::List(_) => "a list",
-            Self::Object(_) => "an object",
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Json;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-                Ok(Json::Bool(value))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-                Ok(Json::Number(value.to_string()))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-                Ok(Json::Number(value.to_string()))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-                Ok(Json::Number(value.to_string()))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-                Ok(Json::Text(value.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    list.push(item);
-                }
-                Ok(Json::List(list))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-                let mut fields: Vec<(String, Json)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Json>()? {
-                    if fields.iter().any(|(n, _)| *n == name) {
-                        return Err(serde::de::Error::custom(format!("the field {name:?} is repeated")));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(Json::Object(fields))
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
-fn object(json: Json, at: &str) -> Result<Vec<(String, Json)>> {
-    match json {
-        Json::Object(fields) => Ok(fields),
-        other => Err(malformed(at, format!("must be an object, not {}", other.kind()))),
-    }
-}
-
-fn text(json: Json, at: &str) -> Result<String> {
-    match json {
-        Json::Text(text) => Ok(text),
-        other => Err(malformed(at, format!("must be a string, not {}", other.kind()))),
-    }
-}
-
-/// A string, or a non-empty list of strings.
-fn texts(json: Json, at: &str) -> Result<Vec<String>> {
-    match json {
-        Json::List(list) if list.is_empty() => Err(malformed(at, "the list is empty")),
-        Json::List(list) => list.into_iter().enumerate().map(|(i, t)| text(t, &format!("{at}[{i}]"))).collect(),
-        one => Ok(vec![text(one, at)?]),
-    }
-}
-
-/// Values of a condition: strings, and numbers and booleans as strings.
-fn values(json: Json, at: &str) -> Result<Vec<String>> {
-    let one = |json: Json, at: &str| match json {
-        Json::Bool(value) => Ok(value.to_string()),
-        Json::Number(value) => Ok(value),
-        other => text(other, at),
-    };
-    match json {
-        Json::List(list) if list.is_empty() => Err(malformed(at, "the list is empty")),
-        Json::List(list) => list.into_iter().enumerate().map(|(i, v)| one(v, &format!("{at}[{i}]"))).collect(),
-        single => Ok(vec![one(single, at)?]),
-    }
-}
-
-fn aws_principal(name: String, at: &str) -> Result<Principal> {
+fn aws_principal(name: String, at: &str) -> Read<Principal> {
     if name == "*" {
         return Ok(Principal::Everyone);
     }
@@ -155,7 +44,7 @@ fn aws_principal(name: String, at: &str) -> Result<Principal> {
     }
 }
 
-fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
+fn principals(kind: Kind, json: Json, at: &str) -> Read<Vec<Principal>> {
     let fields = match json {
         Json::Text(all) if all == "*" => return Ok(vec![Principal::Everyone]),
         Json::Text(other) => {
@@ -164,9 +53,9 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
         json => object(json, at)?,
     };
     let (mut named, mut services) = (Vec::new(), Vec::new());
-    for (kind, value) in fields {
-        let at = format!("{at}.{kind}");
-        match &*kind {
+    for (sort, value) in fields {
+        let at = format!("{at}.{sort}");
+        match &*sort {
             "AWS" => {
                 for name in texts(value, &at)? {
                     named.push(aws_principal(name, &at)?);
@@ -174,7 +63,7 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
             }
             "Service" => {
                 for name in texts(value, &at)? {
-                    if !is_service_principal(&name) {
+                    if !is_service_principal(&name) && !(kind == Kind::Trust && is_any_service_principal(&name)) {
                         let why =
                             "is not a supported service: use ec2.coffer or ec2.amazonaws.com, which mean the same";
                         return Err(malformed(&at, format!("{name:?} {why}")));
@@ -192,42 +81,69 @@ fn principals(json: Json, at: &str) -> Result<Vec<Principal>> {
     Ok(named)
 }
 
-fn no_action(at: &str, pattern: &str) -> Error {
-    malformed(at, format!("{pattern:?} is not an action of AWS KMS or coffer, and could never match"))
+fn no_action(kind: Kind, at: &str, pattern: &str) -> Flaw {
+    let of = match kind {
+        Kind::Key => "of AWS KMS or coffer",
+        Kind::Identity => "of its service",
+        Kind::Trust => "that a trust policy can allow (sts:AssumeRole, sts:SetSourceIdentity, sts:TagSession)",
+    };
+    malformed(at, format!("{pattern:?} is not an action {of}, and could never match"))
 }
 
-fn actions(json: Json, not: bool, at: &str) -> Result<Names> {
+fn actions(kind: Kind, json: Json, not: bool, at: &str) -> Read<Names> {
     let patterns = texts(json, at)?;
     for pattern in &patterns {
-        let name = pattern.split_once(':').filter(|(service, _)| service.eq_ignore_ascii_case("kms")).map(|(_, n)| n);
+        let service = |s: &str| match kind {
+            Kind::Key => s.eq_ignore_ascii_case("kms"),
+            Kind::Trust => s.eq_ignore_ascii_case("sts"),
+            Kind::Identity => !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
+        };
+        let name = pattern.split_once(':').filter(|(s, _)| service(s)).map(|(_, n)| n);
         let good = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"*?".contains(&b));
         if pattern != "*" && !name.is_some_and(good) {
-            return Err(malformed(at, format!("{pattern:?} is neither * nor an action such as kms:Decrypt")));
+            let such = if kind == Kind::Trust { "sts:AssumeRole" } else { "kms:Decrypt" };
+            return Err(malformed(at, format!("{pattern:?} is neither * nor an action such as {such}")));
         }
-        if !could_name_an_action(pattern) {
-            return Err(no_action(at, pattern));
+        if !kind.could_name_an_action(pattern) {
+            return Err(no_action(kind, at, pattern));
         }
     }
     Ok(Names { not, patterns })
 }
 
-fn resources(json: Json, not: bool, at: &str) -> Result<Names> {
+fn resources(kind: Kind, version: Version, json: Json, not: bool, at: &str) -> Read<Names> {
     let patterns = texts(json, at)?;
     for pattern in &patterns {
-        if pattern != "*" && !(pattern.starts_with("arn:") && pattern.splitn(6, ':').count() == 6) {
+        variables::check(pattern, version).map_err(|why| malformed(at, format!("{pattern:?}: {why}")))?;
+        let shown = sketched(pattern, version);
+        if shown != "*" && !(shown.starts_with("arn:") && shown.splitn(6, ':').count() == 6) {
             return Err(malformed(at, format!("{pattern:?} is neither * nor an ARN with six parts")));
         }
-        if pattern != "*" && !can_be_a_key(pattern) {
-            let why =
-                "is not the ARN of a key (arn:aws:kms:REGION:ACCOUNT:key/ID): use * for the key that has the policy";
+        let fields: Vec<&str> = shown.splitn(6, ':').collect();
+        let is_kms = fields.get(2).is_some_and(|service| service.eq_ignore_ascii_case("kms"));
+        let (good, why) = match kind {
+            Kind::Identity if is_kms => (
+                can_be(&shown, "key") || can_be(&shown, "alias"),
+                "is neither the ARN of a key (arn:aws:kms:REGION:ACCOUNT:key/ID) nor of an alias (…:alias/NAME)",
+            ),
+            Kind::Identity => (
+                shown == "*" || wild(fields[1], "aws", false),
+                "is not in the partition aws (arn:aws:SERVICE:REGION:ACCOUNT:RESOURCE)",
+            ),
+            _ => (
+                shown == "*" || can_be(&shown, "key"),
+                "is not the ARN of a key (arn:aws:kms:REGION:ACCOUNT:key/ID): use * for the key that has the policy",
+            ),
+        };
+        if !good {
             return Err(malformed(at, format!("{pattern:?} {why}")));
         }
     }
     Ok(Names { not, patterns })
 }
 
-/// Whether the ARN of a key can match: aliases and resources of other services never occur in requests.
-fn can_be_a_key(pattern: &str) -> bool {
+/// Whether the ARN of a key, or of an alias, can match.
+fn can_be(pattern: &str, what: &str) -> bool {
     let fields: Vec<&str> = pattern.splitn(6, ':').collect();
     let [_, partition, service, region, account, resource] = fields[..] else { return false };
     let is_open = |field: &str| field.contains(['*', '?']);
@@ -235,14 +151,16 @@ fn can_be_a_key(pattern: &str) -> bool {
     let region_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-*?".contains(&c);
     let account_good =
         is_account(account) || (is_open(account) && account.bytes().all(|b| b.is_ascii_digit() || b"*?".contains(&b)));
-    // Up to its first wildcard, it must be a prefix of a key's ARN.
+    // Up to its first wildcard, it must be a prefix of the resource's name.
     let fixed = resource.split(['*', '?']).next().unwrap_or_default();
-    let resource_good = match fixed.strip_prefix("key/") {
+    let kind = format!("{what}/");
+    let resource_good = match fixed.strip_prefix(&kind) {
+        Some(name) if what == "alias" => name.bytes().all(|b| b.is_ascii_alphanumeric() || b":/_-".contains(&b)),
         Some(id) if is_open(resource) => {
             id.strip_prefix("mrk-").unwrap_or(id).bytes().all(|b| b"0123456789abcdef-mrk".contains(&b))
         }
         Some(id) => id.parse::<KeyId>().is_ok_and(|key| key.to_string() == id),
-        None => is_open(resource) && "key/".starts_with(fixed),
+        None => is_open(resource) && kind.starts_with(fixed),
     };
     word(partition, "aws")
         && word(service, "kms")
@@ -252,7 +170,7 @@ fn can_be_a_key(pattern: &str) -> bool {
         && resource_good
 }
 
-fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
+fn conditions(kind: Kind, version: Version, json: Json, at: &str) -> Read<Vec<Condition>> {
     let mut found = Vec::new();
     for (operator, keys) in object(json, at)? {
         let at = format!("{at}.{operator}");
@@ -267,7 +185,7 @@ fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
                 return Err(malformed(&at, "this condition key is repeated (condition keys are case-insensitive)"));
             }
             let wanted = values(wanted, &at)?;
-            found.push(Condition::new(&operator, &key, wanted).map_err(|e| malformed(&at, e.what()))?);
+            found.push(Condition::new(kind, version, &operator, &key, wanted).map_err(|e| malformed(&at, e.what()))?);
         }
     }
     // Sorted, as they are printed, so that printing and parsing a policy changes nothing.
@@ -276,14 +194,14 @@ fn conditions(json: Json, at: &str) -> Result<Vec<Condition>> {
 }
 
 /// Sets a field that may be set once.
-fn once<T>(slot: &mut Option<T>, value: T, at: &str, rival: &str) -> Result<()> {
+fn once<T>(slot: &mut Option<T>, value: T, at: &str, rival: &str) -> Read<()> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(malformed(at, format!("cannot be used together with {rival}"))),
     }
 }
 
-fn statement(json: Json, at: &str) -> Result<Statement> {
+fn statement(kind: Kind, version: Version, json: Json, at: &str) -> Read<Statement> {
     let (mut sid, mut effect, mut principal, mut action, mut resource, mut condition) =
         (None, None, None, None, None, Vec::new());
     for (name, value) in object(json, at)? {
@@ -295,95 +213,121 @@ fn statement(json: Json, at: &str) -> Result<Statement> {
                 "Deny" => effect = Some(false),
                 other => return Err(malformed(&here, format!("{other:?} is neither Allow nor Deny"))),
             },
-            "Principal" => principal = Some(principals(value, &here)?),
-            "NotPrincipal" => {
-                return Err(malformed(
-                    &here,
-                    "is not supported: name the principals, or use a condition on aws:PrincipalArn",
-                ));
+            "Principal" | "NotPrincipal" if kind == Kind::Identity => {
+                return Err(malformed(&here, "an identity policy has none: it is about who has it"));
             }
-            "Action" => once(&mut action, actions(value, false, &here)?, &here, "NotAction")?,
-            "NotAction" => once(&mut action, actions(value, true, &here)?, &here, "Action")?,
-            "Resource" => once(&mut resource, resources(value, false, &here)?, &here, "NotResource")?,
-            "NotResource" => once(&mut resource, resources(value, true, &here)?, &here, "Resource")?,
-            "Condition" => condition = conditions(value, &here)?,
+            "Principal" => once(&mut principal, Whom::These(principals(kind, value, &here)?), &here, "NotPrincipal")?,
+            "NotPrincipal" => once(&mut principal, Whom::Except(principals(kind, value, &here)?), &here, "Principal")?,
+            "Action" => once(&mut action, actions(kind, value, false, &here)?, &here, "NotAction")?,
+            "NotAction" => once(&mut action, actions(kind, value, true, &here)?, &here, "Action")?,
+            "Resource" | "NotResource" if kind == Kind::Trust => {
+                return Err(malformed(&here, "a trust policy has none: it is about the role that has it"));
+            }
+            "Resource" => once(&mut resource, resources(kind, version, value, false, &here)?, &here, "NotResource")?,
+            "NotResource" => once(&mut resource, resources(kind, version, value, true, &here)?, &here, "Resource")?,
+            "Condition" => condition = conditions(kind, version, value, &here)?,
             _ => return Err(malformed(&here, "is not a field of a statement")),
         }
     }
-    // A pattern that matches no action is harmless in an Allow with Action and a Deny with NotAction; the other two would
-    // allow more than they say.
-    if let (Some(allow), Some(names)) = (effect, &action)
-        && allow == names.not
-        && let Some(empty) = names.patterns.iter().find(|p| !names_an_action(p))
-    {
-        return Err(no_action(&format!("{at}.{}", if names.not { "NotAction" } else { "Action" }), empty));
-    }
     let missing = |field: &str| malformed(at, format!("it has no {field}"));
-    Ok(Statement {
+    let statement = Statement {
         sid,
         allow: effect.ok_or_else(|| missing("Effect"))?,
-        principals: principal.ok_or_else(|| missing("Principal"))?,
+        principals: match kind {
+            Kind::Identity => Whom::Holder,
+            Kind::Key | Kind::Trust => principal.ok_or_else(|| missing("Principal"))?,
+        },
         actions: action.ok_or_else(|| missing("Action"))?,
-        resources: resource.ok_or_else(|| missing("Resource"))?,
+        resources: match kind {
+            Kind::Trust => Names::of(&["*"]),
+            Kind::Key | Kind::Identity => resource.ok_or_else(|| missing("Resource"))?,
+        },
         conditions: condition,
-    })
+    };
+    check_statement(kind, &statement, at)?;
+    Ok(statement)
 }
 
-/// Refuses policy variables: a variable that is not substituted must not be compared literally.
-fn refuse_variables(policy: &Policy) -> Result<()> {
-    for (i, statement) in policy.statements.iter().enumerate() {
-        let values = statement.conditions.iter().flat_map(|c| c.values());
-        if let Some(found) = values.chain(&statement.resources.patterns).find(|v| v.contains("${")) {
-            let why = format!("{found:?} has a policy variable, which is not supported");
-            return Err(malformed(&format!("Statement[{i}]"), why));
-        }
+/// What would allow more than it says.
+fn check_statement(kind: Kind, statement: &Statement, at: &str) -> Read<()> {
+    if statement.allow && matches!(statement.principals, Whom::Except(_)) {
+        let why = "cannot be in an Allow, which would be for everyone else: name the principals that it is for";
+        return Err(malformed(&format!("{at}.NotPrincipal"), why));
+    }
+    // A pattern that matches no action is harmless in an Allow with Action and a Deny with NotAction.
+    let names = &statement.actions;
+    if statement.allow == names.not
+        && let Some(empty) = names.patterns.iter().find(|p| !kind.names_an_action(p))
+    {
+        return Err(no_action(kind, &format!("{at}.{}", if names.not { "NotAction" } else { "Action" }), empty));
     }
     Ok(())
 }
 
 impl Policy {
-    /// Parses a policy document, such as a stored one. A new one is also [`Policy::check`]ed.
+    /// Parses a key policy, such as a stored one. A new one is also [`Policy::check`]ed.
     ///
     /// # Errors
-    /// [`Kind::Usage`]: MalformedPolicyDocumentException naming the location and what is wrong there; ValidationException for
-    /// more than [`MAX_POLICY`] bytes.
+    /// [`error::Kind::Usage`]: MalformedPolicyDocumentException naming the location and what is wrong there;
+    /// ValidationException for more than [`MAX_POLICY`] bytes.
     pub fn parse(document: &str) -> Result<Self> {
-        if document.len() > MAX_POLICY {
-            let what = format!("key policy: {} bytes exceed the limit of {MAX_POLICY}", document.len());
-            return Err(Error::new(Kind::Usage, what).hint("combine principals and actions in fewer statements"));
+        Self::of_kind(Kind::Key, document)
+    }
+
+    /// Parses a policy of an identity or of a session: without principals, with actions of all services. A new one is also
+    /// checked with [`Policy::check_identity`].
+    ///
+    /// # Errors
+    /// As [`Policy::parse`], for more than [`MAX_IDENTITY_POLICY`] bytes.
+    pub fn parse_identity(document: &str) -> Result<Self> {
+        Self::of_kind(Kind::Identity, document)
+    }
+
+    /// Parses a role's trust policy: with principals, without resources, with the actions by which a role is assumed. A new
+    /// one is also checked with [`Policy::check_trust`].
+    ///
+    /// # Errors
+    /// As [`Policy::parse`], for more than [`MAX_IDENTITY_POLICY`] bytes.
+    pub fn parse_trust(document: &str) -> Result<Self> {
+        Self::of_kind(Kind::Trust, document)
+    }
+
+    fn of_kind(kind: Kind, document: &str) -> Result<Self> {
+        let most = if kind == Kind::Key { MAX_POLICY } else { MAX_IDENTITY_POLICY };
+        if document.len() > most {
+            let what = format!("{}: {} bytes exceed the limit of {most}", kind.name(), document.len());
+            return Err(Error::new(error::Kind::Usage, what).hint("combine principals and actions in fewer statements"));
         }
-        let json: Json =
-            serde_json::from_str(document).map_err(|e| malformed("the document", format!("not valid JSON: {e}")))?;
-        let (mut version, mut id, mut statements) = (Version::V2008, None, None);
-        for (name, value) in object(json, "the document")? {
-            match &*name {
-                "Version" => match &*text(value, "Version")? {
-                    "2012-10-17" => version = Version::V2012,
-                    "2008-10-17" => {}
-                    other => {
-                        return Err(malformed("Version", format!("{other:?} is neither 2012-10-17 nor 2008-10-17")));
-                    }
-                },
-                "Id" => id = Some(text(value, "Id")?),
-                "Statement" => statements = Some(read_statements(value)?),
-                _ => return Err(malformed(&name, "is not a field of a policy")),
-            }
-        }
-        let statements = statements.ok_or_else(|| malformed("the document", "it has no Statement"))?;
-        let policy = Self { version, id, statements };
-        if version == Version::V2012 {
-            refuse_variables(&policy)?;
-        }
-        Ok(policy)
+        read(kind, document).map_err(|flaw: Flaw| flaw.of(kind))
     }
 }
 
-fn read_statements(json: Json) -> Result<Vec<Statement>> {
-    match json {
+fn read(kind: Kind, document: &str) -> Read<Policy> {
+    let json: Json =
+        serde_json::from_str(document).map_err(|e| malformed("the document", format!("not valid JSON: {e}")))?;
+    let (mut version, mut id, mut statements) = (Version::V2008, None, None);
+    for (name, value) in object(json, "the document")? {
+        match &*name {
+            "Version" => match &*text(value, "Version")? {
+                "2012-10-17" => version = Version::V2012,
+                "2008-10-17" => {}
+                other => {
+                    return Err(malformed("Version", format!("{other:?} is neither 2012-10-17 nor 2008-10-17")));
+                }
+            },
+            "Id" => id = Some(text(value, "Id")?),
+            "Statement" => statements = Some(value),
+            _ => return Err(malformed(&name, "is not a field of a policy")),
+        }
+    }
+    // What is a variable depends on the version, which may stand after the statements.
+    let statements = statements.ok_or_else(|| malformed("the document", "it has no Statement"))?;
+    let statements = match statements {
         Json::List(list) if list.is_empty() => Err(malformed("Statement", "the list is empty")),
         Json::List(list) => {
-            list.into_iter().enumerate().map(|(i, s)| statement(s, &format!("Statement[{i}]"))).collect()
+            list.into_iter().enumerate().map(|(i, s)| statement(kind, version, s, &format!("Statement[{i}]"))).collect()
         }
-        one => Ok(vec![statement(one, "Statement")?]),
-    }
+        one => Ok(vec![statement(kind, version, one, "Statement")?]),
+    };
+    Ok(Policy { kind, version, id, statements: statements? })
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
-use crate::error::Kind;
+use crate::error;
 use proptest::prelude::*;
 
 const ACCOUNT: &str = "111122223333";
@@ -35,13 +35,12 @@ impl Request {
         self
     }
     fn to(self, policy: &Policy) -> Verdict {
+        let facts = Facts::new().context(&self.context);
         policy.verdict(&Question {
-            action: self.action,
+            action: &format!("kms:{}", self.action),
             resource: KEY,
-            principal: &self.principal,
-            via_service: self.via,
-            context: &self.context,
-            grant: self.grant.as_ref(),
+            principal: &PrincipalFacts::of_arn(&self.principal).through(self.via),
+            facts: &self.grant.iter().fold(facts, |facts, grant| facts.grant(grant)),
             now: Timestamp(1_800_000_000_000), // 2027-01-15T08:00:00Z
         })
     }
@@ -213,7 +212,11 @@ fn conditions_on_grants_know_whom_they_are_for() {
     );
     let ask = |for_aws_resource, operations: &[&str]| {
         let operations = operations.iter().map(|o| (*o).to_owned()).collect();
-        Request { grant: Some(GrantFacts { for_aws_resource, operations }), ..by("alice", "CreateGrant") }.to(&policy)
+        Request {
+            grant: Some(GrantFacts { for_aws_resource, operations, ..GrantFacts::default() }),
+            ..by("alice", "CreateGrant")
+        }
+        .to(&policy)
     };
     assert_eq!(ask(true, &["Decrypt"]), Allowed);
     assert_eq!(ask(false, &["Decrypt"]), Silent);
@@ -313,7 +316,11 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Effect": "Deny""#), "\"Effect\" is repeated"),
         (with(r#""Extra": 1"#), "Statement[0].Extra: is not a field of a statement"),
         (with(r#""NotAction": "kms:*""#), "Statement[0].NotAction: cannot be used together with Action"),
-        (with(r#""NotPrincipal": "*""#), "NotPrincipal: is not supported"),
+        (with(r#""NotPrincipal": "*""#), "NotPrincipal: cannot be used together with Principal"),
+        (
+            instead(star, r#""NotPrincipal": {"AWS": "111122223333"}"#),
+            "Statement[0].NotPrincipal: cannot be in an Allow",
+        ),
         (instead("\"Allow\"", "\"allow\""), "Statement[0].Effect: \"allow\""),
         (instead(r#", "Resource": "*""#, ""), "Statement[0]: it has no Resource"),
         (instead(r#""Resource": "*""#, r#""Resource": "key/1""#), "Statement[0].Resource: \"key/1\""),
@@ -334,9 +341,13 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
             "Principal.Federated: the type of a principal must be AWS or Service",
         ),
         (
-            with(r#""Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}"#),
-            "\"IpAddress\" is not a known operator",
+            with(r#""Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/33"}}"#),
+            "\"10.0.0.0/33\" is neither an IP address nor a network",
         ),
+        (with(r#""Condition": {"IpAddress": {"aws:username": "10.0.0.0/8"}}"#), "cannot compare aws:username"),
+        (with(r#""Condition": {"StringEquals": {"aws:SourceIp": "10.0.0.1"}}"#), "cannot compare aws:SourceIp"),
+        (with(r#""Condition": {"BinaryEquals": {"aws:username": "QUJD"}}"#), "cannot compare aws:username"),
+        (with(r#""Condition": {"IPAddress": {"aws:SourceIp": "10.0.0.0/8"}}"#), "is not a known operator"),
         (with(r#""Condition": {"stringequals": {"kms:ViaService": "x"}}"#), "\"stringequals\" is not a known operator"),
         (with(r#""Condition": {"NullIfExists": {"kms:ViaService": "true"}}"#), "is not a known operator"),
         (with(r#""Condition": {"Bool": {"kms:GrantIsForAWSResource": "yes"}}"#), "neither true nor false"),
@@ -366,18 +377,18 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         ),
         (with(r#""Condition": {"StringEquals": {"kms:EncryptionContext:": "x"}}"#), "not a known condition key"),
         (
-            with(r#""Condition": {"Bool": {"aws:MultiFactorAuthPresent": "false"}}"#),
+            with(r#""Condition": {"StringEquals": {"kms:RecipientAttestation:ImageSha384": "00"}}"#),
             "an AWS condition key that coffer does not support",
         ),
         (
-            with(r#""Condition": {"StringEquals": {"aws:PrincipalTag/team": "x"}}"#),
+            with(r#""Condition": {"StringEquals": {"aws:PrincipalOrgID": "x"}}"#),
             "an AWS condition key that coffer does not support",
         ),
         (
             with(r#""Condition": {"StringNotEquals": {"aws:sourcevpce": "x"}}"#),
             "supported keys: kms:ViaService, kms:CallerAccount",
         ),
-        (with(r#""Condition": {"Null": {"aws:MultiFactorAuthPresent": "true"}}"#), "coffer does not support"),
+        (with(r#""Condition": {"Null": {"aws:PrincipalOrgID": "true"}}"#), "coffer does not support"),
         (
             with(r#""Condition": {"NumericEquals": {"kms:ViaService": "5"}}"#),
             "NumericEquals cannot compare kms:ViaService",
@@ -452,16 +463,23 @@ fn what_is_not_understood_is_refused_and_its_place_named() {
         (with(r#""Condition": {"StringEquals": {"kms:EncryptionContextKeys": "a"}}"#), "ForAnyValue:StringEquals"),
         (with(r#""Condition": {"StringEquals": {}}"#), "Condition.StringEquals: it has no condition key"),
         (with(r#""Condition": {"StringEquals": {"kms:ViaService": null}}"#), "must be a string, not null"),
-        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username}"}}"#), "policy variable"),
+        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:usernam}"}}"#), "policy variable"),
+        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username"}}"#), "no closing brace"),
+        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:TagKeys}"}}"#), "can have several values"),
+        (with(r#""Condition": {"StringEquals": {"aws:username": "${aws:userid, x}"}}"#), "not in single quotes"),
+        (
+            instead(r#""Resource": "*""#, r#""Resource": "arn:aws:kms:*:${aws:account}:key/*""#),
+            "\"aws:account\" is not a known condition key",
+        ),
     ] {
         let err = Policy::parse(&document).unwrap_err();
-        assert_eq!((err.kind(), err.aws()), (Kind::Usage, "MalformedPolicyDocumentException"), "{document}");
+        assert_eq!((err.kind(), err.aws()), (error::Kind::Usage, "MalformedPolicyDocumentException"), "{document}");
         assert!(err.what().contains(words), "{document}: {}", err.line());
     }
     let long = format!("{}{}", one(fields), " ".repeat(MAX_POLICY));
     assert!(Policy::parse(&long).unwrap_err().what().contains("32768"));
     let deep = "[".repeat(MAX_POLICY);
-    assert_eq!(Policy::parse(&deep).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(Policy::parse(&deep).unwrap_err().kind(), error::Kind::Usage);
     // Under the older version a variable is plain text.
     let old = with(r#""Condition": {"StringEquals": {"aws:username": "${aws:username}"}}"#).replace("2012", "2008");
     assert_eq!(by("alice", "Decrypt").to(&Policy::parse(&old).unwrap()), Silent);
@@ -498,6 +516,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     let services = proptest::collection::vec(service.prop_map(|s| Principal::Service(s.to_owned())), 0..2);
     let principals = (proptest::collection::vec(principal, 1..4), services)
         .prop_map(|(named, services)| named.into_iter().chain(services).collect::<Vec<_>>());
+    let principals = (principals, any::<bool>());
     let names = |pattern: &'static str| {
         (any::<bool>(), proptest::collection::vec(pattern, 1..4)).prop_map(|(not, patterns)| Names { not, patterns })
     };
@@ -512,7 +531,10 @@ fn policies() -> impl Strategy<Value = Policy> {
     ];
     let conditions = proptest::collection::btree_map(condition.clone().prop_map(|c| (c.0, c.1)), condition, 0..3);
     let conditions = conditions.prop_map(|all| {
-        let mut made: Vec<_> = all.into_values().filter_map(|(o, k, v)| Condition::new(&o, &k, vec![v]).ok()).collect();
+        let mut made: Vec<_> = all
+            .into_values()
+            .filter_map(|(o, k, v)| Condition::new(Kind::Key, Version::V2012, &o, &k, vec![v]).ok())
+            .collect();
         made.sort_by_key(|c| (c.operator(), c.key().to_owned()));
         made.dedup_by_key(|c| (c.operator(), c.key().to_owned()));
         made
@@ -525,17 +547,17 @@ fn policies() -> impl Strategy<Value = Policy> {
         names(r"\*|arn:(aws|\*):kms:[a-z*]{1,5}:([0-9]{12}|\*):key/[a-f0-9*?]{0,9}\*"),
         conditions,
     )
-        .prop_map(|(sid, allow, principals, actions, resources, conditions)| Statement {
+        .prop_map(|(sid, allow, (named, except), actions, resources, conditions)| Statement {
             sid,
             allow,
-            principals,
+            principals: if except && !allow { Whom::Except(named) } else { Whom::These(named) },
             actions,
             resources,
             conditions,
         });
     let version = prop_oneof![Just(Version::V2008), Just(Version::V2012)];
     (version, proptest::option::of(".{0,12}"), proptest::collection::vec(statement, 1..4))
-        .prop_map(|(version, id, statements)| Policy { version, id, statements })
+        .prop_map(|(version, id, statements)| Policy { kind: Kind::Key, version, id, statements })
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use crate::cipher::keys::{
     EncryptionAlgorithm, KeyAgreementAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm,
 };
 use crate::error::{Error, Kind, Result};
+use crate::kms::policy::{Facts, Key};
 use crate::kms::{self, KeyManager, KeyState, NewKey, Origin};
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +138,6 @@ pub(super) struct CreateKey {
 impl AwsOperation for CreateKey {
     type Output = KeyOutput;
     fn perform(self, at: &At<'_>) -> Result<KeyOutput> {
-        at.service.kms.authorizer().ask_own("CreateKey", at.caller)?;
         if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
             return Err(Error::new(Kind::Unsupported, "CreateKey: custom key stores are not supported"));
         }
@@ -163,6 +163,14 @@ impl AwsOperation for CreateKey {
             }
         };
         let tags = tags(self.tags)?;
+        let facts = Facts::new()
+            .text(Key::KeySpec, spec.unwrap_or(KeySpec::SymmetricDefault).name())
+            .text(Key::KeyUsage, usage.unwrap_or(KeyUsage::EncryptDecrypt).name())
+            .text(Key::KeyOrigin, origin.name())
+            .flag(Key::MultiRegion, self.multi_region)
+            .flag(Key::BypassPolicyLockoutSafetyCheck, self.bypass_policy_lockout_safety_check)
+            .request_tags(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        at.service.kms.authorizer().ask_own_about("CreateKey", "*", &facts, at.caller)?;
         let new = NewKey {
             description: &self.description,
             policy: self.policy.as_deref(),
