@@ -121,7 +121,8 @@ impl Iam {
     ) -> Result<AccessKey> {
         check_chosen(id, secret)?;
         let record = self.seal_new(id, secret, &owner.account)?;
-        let act = Act::new("iam:CreateAccessKey").detail("owner", owner).detail("access-key", id).detail("chosen", true);
+        let act =
+            Act::new("iam:CreateAccessKey").detail("owner", owner).detail("access-key", id).detail("chosen", true);
         self.ledger.audited(by, act, |tx| {
             let (principal, user) = self.owner_in(tx, owner)?;
             let record = AccessKeyRecord { principal, ..record.clone() };

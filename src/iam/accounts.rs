@@ -40,7 +40,8 @@ impl Iam {
         if id == self.first.id {
             return Ok(self.first.clone());
         }
-        let missing = || Error::new(Kind::NotFound, format!("there is no account {id}")).hint("see `coffer account list`");
+        let missing =
+            || Error::new(Kind::NotFound, format!("there is no account {id}")).hint("see `coffer account list`");
         Ok(self.catalog().get::<Account>(id)?.ok_or_else(missing)?.record)
     }
 
@@ -62,7 +63,9 @@ impl Iam {
                 return Err(Error::new(Kind::Exists, format!("account {} already exists", account.id)));
             }
             if tx.list::<Account>()?.records.len() + 1 >= MAX_ACCOUNTS {
-                return Err(limit(format!("CreateAccount: there are {MAX_ACCOUNTS} accounts, the most that are possible")));
+                return Err(limit(format!(
+                    "CreateAccount: there are {MAX_ACCOUNTS} accounts, the most that are possible"
+                )));
             }
             tx.insert(&account).map(drop)
         })?;

@@ -1,7 +1,7 @@
 //! What every part of [`Iam`] uses: the records, the keys that seal, and how a named principal is found and changed.
 
-use super::name::{PrincipalRef, Sort};
 use super::known::Known;
+use super::name::{PrincipalRef, Sort};
 use super::records::{AccessKeyRecord, Account, Entity, Role, User, key_of};
 use super::token::Tokens;
 use crate::cipher::wrap::{open_local, seal_local};

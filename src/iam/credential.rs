@@ -90,7 +90,8 @@ impl Iam {
         match session_token {
             Some(token) => self.session_credential(access_key_id, token),
             None if access_key_id.starts_with(SESSION_KEY) => {
-                let what = format!("access key {:?} is that of a session, and the session token is missing", access_key_id);
+                let what =
+                    format!("access key {:?} is that of a session, and the session token is missing", access_key_id);
                 Err(unrecognized(what).hint("send the session token along"))
             }
             None => self.key_credential(access_key_id),
@@ -217,7 +218,8 @@ fn in_session(holder: &Holder, session: Session) -> Option<Principal> {
         _ => return None,
     };
     let is_own = |key: &str| own.keys().any(|k| k.to_lowercase() == key.to_lowercase());
-    let mut tags: Tags = holder.tags.iter().filter(|(key, _)| !is_own(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut tags: Tags =
+        holder.tags.iter().filter(|(key, _)| !is_own(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
     tags.extend(own);
     Some(Principal {
         arn,

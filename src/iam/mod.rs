@@ -32,7 +32,9 @@ pub use accounts::MAX_ACCOUNTS;
 pub use base::{CheckPolicy, Iam, Of};
 pub use credential::{Credential, Principal, PrincipalKind};
 pub use name::{PrincipalRef, Sort, Tags, check_account};
-pub use principals::{MAX_POLICIES, MAX_ROLES, MAX_SESSION_SECONDS, MAX_TRUST, MAX_USERS, NewRole, NewUser, UserOrRole};
+pub use principals::{
+    MAX_POLICIES, MAX_ROLES, MAX_SESSION_SECONDS, MAX_TRUST, MAX_USERS, NewRole, NewUser, UserOrRole,
+};
 pub use records::{Account, Role, User};
 pub use sts::{AssumeRole, AssumedRole, CallerIdentity, MAX_SESSION_POLICY, SessionCredentials};
 pub use token::MAX_TOKEN;

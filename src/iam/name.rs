@@ -173,13 +173,15 @@ impl PrincipalRef {
     /// [`Kind::Usage`]; for an ARN (InvalidArnException).
     pub fn parse(text: &str, account: &str) -> Result<Self> {
         let Some(arn) = text.strip_prefix("arn:") else {
-            return Self::resource(text, account).filter(|p| p.path.as_deref().is_none_or(|path| path == "/")).map_or_else(
-                || {
-                    let what = format!("{text:?} does not name a principal");
-                    Err(usage(what).hint("use user/NAME, role/NAME, root, or an ARN"))
-                },
-                |found| Ok(Self { path: None, ..found }),
-            );
+            return Self::resource(text, account)
+                .filter(|p| p.path.as_deref().is_none_or(|path| path == "/"))
+                .map_or_else(
+                    || {
+                        let what = format!("{text:?} does not name a principal");
+                        Err(usage(what).hint("use user/NAME, role/NAME, root, or an ARN"))
+                    },
+                    |found| Ok(Self { path: None, ..found }),
+                );
         };
         let bad = || {
             let what = format!("{text:?} is not the ARN of a user, a role or an account's root");
@@ -202,8 +204,7 @@ impl PrincipalRef {
         };
         let (path, name) = rest.rsplit_once('/').unwrap_or(("", rest));
         let path = if path.is_empty() { "/".to_owned() } else { format!("/{path}/") };
-        let valid =
-            !rest.starts_with('/') && check_name("", name, 1, MAX_NAME).is_ok() && check_path(&path).is_ok();
+        let valid = !rest.starts_with('/') && check_name("", name, 1, MAX_NAME).is_ok() && check_path(&path).is_ok();
         valid.then(|| Self { account: account.into(), sort, path: Some(path), name: name.into() })
     }
 }
@@ -288,10 +289,21 @@ mod tests {
         let deep = of("arn:aws:iam::444455556666:user/a/b/alice").unwrap();
         assert_eq!((deep.path.as_deref(), &*deep.name, &*deep.account), (Some("/a/b/"), "alice", "444455556666"));
         assert_eq!(of("arn:aws:iam::444455556666:role/r").unwrap().path.as_deref(), Some("/"));
-        for bad in ["alice", "user/", "user/a/b", "user//a", "group/a", "", "root/", "arn:aws:sts::444455556666:assumed-role/r/s"] {
+        for bad in [
+            "alice",
+            "user/",
+            "user/a/b",
+            "user//a",
+            "group/a",
+            "",
+            "root/",
+            "arn:aws:sts::444455556666:assumed-role/r/s",
+        ] {
             assert_eq!(of(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
-        for bad in ["arn:aws:iam::4444:user/a", "arn:aws:iam:us-east-1:444455556666:user/a", "arn:aws:iam::444455556666:user/"] {
+        for bad in
+            ["arn:aws:iam::4444:user/a", "arn:aws:iam:us-east-1:444455556666:user/a", "arn:aws:iam::444455556666:user/"]
+        {
             assert_eq!(of(bad).unwrap_err().why(), Some(Reason::InvalidArn), "{bad}");
         }
     }

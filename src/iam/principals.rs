@@ -111,7 +111,8 @@ impl Iam {
         let max_session_seconds = max_session_seconds.unwrap_or(3600);
         if !MAX_SESSION_SECONDS.contains(&max_session_seconds) {
             let (least, most) = MAX_SESSION_SECONDS.into_inner();
-            let what = format!("the longest session of a role must be {least} to {most} seconds, not {max_session_seconds}");
+            let what =
+                format!("the longest session of a role must be {least} to {most} seconds, not {max_session_seconds}");
             return Err(Error::new(Kind::Usage, what));
         }
         check_trust(&trust, check_trust_policy)?;
@@ -159,7 +160,8 @@ impl Iam {
         for bad in &listing.damaged {
             tracing::error!("{} {} is damaged: {}", E::NOUN, bad.id, bad.why);
         }
-        let mut all: Vec<E> = listing.records.into_iter().map(|r| r.record).filter(|e| e.account() == account).collect();
+        let mut all: Vec<E> =
+            listing.records.into_iter().map(|r| r.record).filter(|e| e.account() == account).collect();
         all.sort_by_key(|e| e.entity_name().to_ascii_lowercase());
         Ok(all)
     }
@@ -232,7 +234,13 @@ impl Iam {
         }
     }
 
-    fn put_policy_of<E: Entity>(&self, of: &PrincipalRef, name: &str, document: &str, by: impl Into<Asker>) -> Result<()> {
+    fn put_policy_of<E: Entity>(
+        &self,
+        of: &PrincipalRef,
+        name: &str,
+        document: &str,
+        by: impl Into<Asker>,
+    ) -> Result<()> {
         let act = self
             .act_on_policy::<E>("Put", of, name)?
             .detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));

@@ -119,7 +119,9 @@ impl AssumeRole {
             check_policy(policy)?;
         }
         match self.transitive.iter().find(|key| !self.tags.contains_key(*key)) {
-            Some(key) => Err(Error::new(Kind::Usage, format!("transitive tag {key:?} is not among the session's tags"))),
+            Some(key) => {
+                Err(Error::new(Kind::Usage, format!("transitive tag {key:?} is not among the session's tags")))
+            }
             None => Ok(()),
         }
     }
@@ -166,7 +168,9 @@ impl Iam {
         by: impl Into<Asker>,
     ) -> Result<AssumedRole> {
         let by = by.into();
-        let act = Act::new("sts:AssumeRole").detail("role", shown(&request.role_arn)).detail("session", shown(&request.session_name));
+        let act = Act::new("sts:AssumeRole")
+            .detail("role", shown(&request.role_arn))
+            .detail("session", shown(&request.session_name));
         self.ledger.verb(act.clone(), by.clone(), || {
             request.check(check_policy)?;
             let role = self.role_to_assume(request, caller)?;
