@@ -13,6 +13,7 @@ mod key;
 mod once;
 mod out;
 mod principal;
+mod principals_shown;
 mod render;
 mod serve;
 mod snapshot;

@@ -2,7 +2,7 @@
 
 use super::args::Common;
 use super::out::note;
-use super::principal;
+use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
@@ -66,14 +66,14 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
         Reply::Access(client) => show_client(client),
         Reply::AccessList { clients } => list_clients(clients),
-        Reply::Account(account) => principal::show_account(account),
-        Reply::Accounts { accounts } => principal::list_accounts(accounts),
-        Reply::Principal(one) => principal::show_principal(one),
-        Reply::Principals { principals } => principal::list_principals(principals),
-        Reply::PrincipalPolicy(policy) => principal::show_policy(policy),
-        Reply::PrincipalPolicies { policies } => principal::list_policies(policies),
-        Reply::AccessKey(key) => principal::show_access_key(key),
-        Reply::AccessKeys { keys } => principal::list_access_keys(keys),
+        Reply::Account(account) => principals::show_account(account),
+        Reply::Accounts { accounts } => principals::list_accounts(accounts),
+        Reply::Principal(one) => principals::show_principal(one),
+        Reply::Principals { principals } => principals::list_principals(principals),
+        Reply::PrincipalPolicy(policy) => principals::show_policy(policy),
+        Reply::PrincipalPolicies { policies } => principals::list_policies(policies),
+        Reply::AccessKey(key) => principals::show_access_key(key),
+        Reply::AccessKeys { keys } => principals::list_access_keys(keys),
         Reply::Findings { findings } => list_findings(findings),
         Reply::Events { events } => super::audit::list(events),
     }
@@ -110,7 +110,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Principals { principals } => principals.iter().map(|p| p.arn.clone()).collect(),
         Reply::PrincipalPolicy(p) => vec![p.name.clone()],
         Reply::PrincipalPolicies { policies } => policies.iter().map(|p| p.name.clone()).collect(),
-        Reply::AccessKey(k) => principal::access_key_ids(k),
+        Reply::AccessKey(k) => principals::access_key_ids(k),
         Reply::AccessKeys { keys } => keys.iter().map(|k| k.id.clone()).collect(),
         Reply::Attachment(a) => vec![a.id.clone()],
         Reply::Attachments { attachments } => attachments.iter().map(|a| a.id.clone()).collect(),
