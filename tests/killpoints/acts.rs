@@ -372,7 +372,7 @@ fn principals() -> Vec<Case> {
         plain!("account-list"),
         plain!("account-show", "account": "444455556666"),
         plain!("user-create", "name": "carol", "tags": {"team": "web"}),
-        plain!("role-create", "name": "audit", "trust": DOCUMENT, "account": "444455556666"),
+        plain!("role-create", "name": "audit", "trust": DOCUMENT),
         plain!("principal-list"),
         plain!("principal-show", "principal": "user/alice"),
         plain!("principal-delete", "principal": "user/bob"),
