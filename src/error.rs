@@ -163,6 +163,14 @@ reasons! {
     ExpiredImportToken => "ExpiredImportTokenException",
     /// Imported material is not the one that was imported before.
     IncorrectKeyMaterial => "IncorrectKeyMaterialException",
+    /// A user or role still has something of its own, and cannot be deleted (IAM).
+    DeleteConflict => "DeleteConflict",
+    /// A session's token has expired (STS).
+    ExpiredToken => "ExpiredTokenException",
+    /// An access key or a session's token is unknown, inactive, revoked or forged.
+    UnrecognizedClient => "UnrecognizedClientException",
+    /// A session's policy and tags together are too large (STS).
+    PackedPolicyTooLarge => "PackedPolicyTooLarge",
 }
 
 /// A failure: what failed, on what, why, and what to do next.

@@ -7,6 +7,7 @@
 //!           secret logging interrupt
 //! cipher    XTS, wrapping                   an open cipher can be built from an Unwrapped<DataKey> only
 //! ledger    records, transaction, audit     authenticated records over trait RecordStore (SQLite)
+//! iam       accounts, principals, sessions   who a credential belongs to; authorizes nothing
 //! kms       keys, root, policies, grants    the verbs the other layers may call
 //! store     sealed bytes at rest            trait BlockStore and its factory: files; memory and faults for tests
 //! volume    header, map, read, write        where plaintext meets ciphertext: bounds -> cipher -> store
@@ -41,6 +42,7 @@ pub mod units;
 
 pub mod cipher;
 pub mod engine;
+pub mod iam;
 pub mod kms;
 pub mod ledger;
 pub mod service;

@@ -201,7 +201,7 @@ fn read_all(name: &str, from: impl AsFd, most: usize) -> Result<Zeroizing<Vec<u8
     Ok(bytes)
 }
 
-/// Parses an encryption context.
+/// Parses pairs: an encryption context, or tags.
 pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
     for pair in given {
@@ -209,7 +209,7 @@ pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>> {
             return Err(Error::new(Kind::Usage, format!("{pair:?} is not of the form name=value")));
         };
         if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
-            let what = format!("encryption context: {name:?} is given more than once");
+            let what = format!("{name:?} is given more than once");
             return Err(Error::new(Kind::Usage, what).hint("give each name one value"));
         }
     }

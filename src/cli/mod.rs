@@ -12,6 +12,8 @@ mod init;
 mod key;
 mod once;
 mod out;
+mod principal;
+mod principals_shown;
 mod render;
 mod serve;
 mod snapshot;
@@ -33,6 +35,7 @@ use crate::units::ByteLen;
 use args::{Common, on_key_loss, requests, size, throughput};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use principal::{AccountVerb, PrincipalVerb};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tls::{AccessVerb, TlsVerb};
@@ -80,6 +83,12 @@ enum Verb {
     /// Manage which volumes TLS clients and other local users may use
     #[command(subcommand)]
     Access(AccessVerb),
+    /// Accounts: what keys, users and roles belong to
+    #[command(subcommand)]
+    Account(AccountVerb),
+    /// Users, roles, their policies and access keys
+    #[command(subcommand)]
+    Principal(PrincipalVerb),
     /// Show a complete session in a scratch directory
     Demo(demo::DemoArgs),
     /// Measure throughput and latency
@@ -389,6 +398,8 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Verb::Tls(TlsVerb::Access(verb)) | Verb::Access(verb) => tls::access(verb),
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
+        Verb::Account(verb) => principal::account_request(verb),
+        Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {

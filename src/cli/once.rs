@@ -29,9 +29,9 @@ pub(super) fn keep_or_take_back(common: &Common, once: ShownOnce, reply: &Reply)
     let Some(undo) = once.taken_back_by(reply) else { return Ok(()) };
     let Some(err) = out::take_failure() else { return Ok(()) };
     Err(match client::ask(common, undo) {
-        Ok(_) => err.context("the token could not be shown and was revoked"),
+        Ok(_) => err.context("the secret could not be shown and was revoked"),
         Err(failed) => err
-            .context(format!("the token could not be shown, and is still valid: {}", failed.line()))
-            .hint("revoke it with `coffer access deny` or `coffer key grant revoke`"),
+            .context(format!("the secret could not be shown, and is still valid: {}", failed.line()))
+            .hint("revoke it with `coffer access deny`, `coffer key grant revoke` or `coffer principal key delete`"),
     })
 }

@@ -2,6 +2,7 @@
 
 use super::args::Common;
 use super::out::note;
+use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
@@ -65,6 +66,14 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
         Reply::Access(client) => show_client(client),
         Reply::AccessList { clients } => list_clients(clients),
+        Reply::Account(account) => principals::show_account(account),
+        Reply::Accounts { accounts } => principals::list_accounts(accounts),
+        Reply::Principal(one) => principals::show_principal(one),
+        Reply::Principals { principals } => principals::list_principals(principals),
+        Reply::PrincipalPolicy(policy) => principals::show_policy(policy),
+        Reply::PrincipalPolicies { policies } => principals::list_policies(policies),
+        Reply::AccessKey(key) => principals::show_access_key(key),
+        Reply::AccessKeys { keys } => principals::list_access_keys(keys),
         Reply::Findings { findings } => list_findings(findings),
         Reply::Events { events } => super::audit::list(events),
     }
@@ -95,6 +104,14 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),
+        Reply::Account(a) => vec![a.id.clone()],
+        Reply::Accounts { accounts } => accounts.iter().map(|a| a.id.clone()).collect(),
+        Reply::Principal(p) => vec![p.arn.clone()],
+        Reply::Principals { principals } => principals.iter().map(|p| p.arn.clone()).collect(),
+        Reply::PrincipalPolicy(p) => vec![p.name.clone()],
+        Reply::PrincipalPolicies { policies } => policies.iter().map(|p| p.name.clone()).collect(),
+        Reply::AccessKey(k) => principals::access_key_ids(k),
+        Reply::AccessKeys { keys } => keys.iter().map(|k| k.id.clone()).collect(),
         Reply::Attachment(a) => vec![a.id.clone()],
         Reply::Attachments { attachments } => attachments.iter().map(|a| a.id.clone()).collect(),
     }
@@ -112,7 +129,7 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     }
 }
 
-fn facts(rows: &[(&str, String)]) {
+pub(super) fn facts(rows: &[(&str, String)]) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {
         line(format!("{name:width$}  {value}"));

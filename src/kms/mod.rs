@@ -58,6 +58,7 @@ pub use waiting::{Deletions, PendingDeletion};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
+use crate::iam::{self, Iam};
 use crate::ledger::{self, AUDIT, Act, CATALOG, Ledger};
 use crate::units::InstallationId;
 use components::Components;
@@ -80,6 +81,7 @@ pub struct Kms {
     ledger: Arc<Ledger>,
     installation: InstallationRecord,
     public_key: [u8; 32],
+    iam: Arc<Iam>,
     /// For the keys of the installation's account and Region.
     here: Components,
 }
@@ -164,7 +166,8 @@ impl Kms {
         let (root, ledger) = (Arc::new(root), Arc::new(ledger));
         let (id, scope) = (installation.public.id, Scope::of(&installation.public));
         let here = Components::new(&env, id, scope, &root, &ledger);
-        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, here })
+        let iam = Arc::new(Iam::new(principals_of(&env, &installation.public, &root, &ledger)));
+        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, iam, here })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit log (whose damage does not fail this, but makes keys
@@ -206,6 +209,12 @@ impl Kms {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Its accounts, principals and their credentials.
+    #[must_use]
+    pub const fn iam(&self) -> &Arc<Iam> {
+        &self.iam
     }
 
     /// Its keys.
@@ -349,6 +358,19 @@ impl Kms {
     #[must_use]
     pub const fn public_key(&self) -> [u8; 32] {
         self.public_key
+    }
+}
+
+/// What [`Iam`] is made for. It never sees the root key, only one that is derived from it.
+fn principals_of(env: &Env, installation: &Installation, root: &RootKey, ledger: &Arc<Ledger>) -> iam::Of {
+    let Installation { id, account, name, created, .. } = installation.clone();
+    iam::Of {
+        env: env.clone(),
+        ledger: ledger.clone(),
+        installation: id,
+        first: iam::Account { id: account, name, created },
+        key: root.derive(b"coffer/iam/v1"),
+        root_generation: root.generation(),
     }
 }
 

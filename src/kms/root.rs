@@ -178,6 +178,11 @@ impl RootKey {
         &self.secret
     }
 
+    /// A key derived for one purpose: HKDF-SHA-256 without salt.
+    pub(super) fn derive(&self, purpose: &[u8]) -> Secret<32> {
+        Secret::build(|out| hkdf_sha256(self.secret.expose(), &[], &[purpose], out))
+    }
+
     fn check_value(&self) -> String {
         let mut out = [0u8; 16];
         let info: [&[u8]; 2] = [b"coffer/root-check/v1", &self.generation.to_le_bytes()];

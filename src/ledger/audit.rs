@@ -39,8 +39,8 @@ mod known;
 
 pub(super) use known::{Compared, Known};
 
-use super::RequestInfo;
 use super::catalog::{Change, Record};
+use super::request::RequestInfo;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};

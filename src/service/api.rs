@@ -3,11 +3,13 @@
 
 mod grant;
 mod key;
+mod principal;
 mod state;
 
 pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
-pub use state::{AccessKind, KeySpec, SnapshotState, VolumeState};
+pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyInfo};
+pub use state::{AccessKind, KeySpec, PrincipalSort, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
 use crate::env::Timestamp;
@@ -85,6 +87,34 @@ pub enum Reply {
     AccessList {
         /// All access records.
         clients: Vec<AccessInfo>,
+    },
+    /// One account.
+    Account(AccountInfo),
+    /// Accounts.
+    Accounts {
+        /// All accounts.
+        accounts: Vec<AccountInfo>,
+    },
+    /// A user or a role.
+    Principal(PrincipalInfo),
+    /// Users and roles.
+    Principals {
+        /// Those of one account.
+        principals: Vec<PrincipalInfo>,
+    },
+    /// An inline policy.
+    PrincipalPolicy(PrincipalPolicyInfo),
+    /// Inline policies.
+    PrincipalPolicies {
+        /// Those of one principal.
+        policies: Vec<PrincipalPolicyInfo>,
+    },
+    /// One access key.
+    AccessKey(AccessKeyInfo),
+    /// Access keys.
+    AccessKeys {
+        /// Those of one principal.
+        keys: Vec<AccessKeyInfo>,
     },
     /// The findings of a check.
     Findings {

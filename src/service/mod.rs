@@ -29,6 +29,7 @@ mod lineage_tests;
 mod logs;
 mod opening;
 pub mod operations;
+mod principals;
 mod records;
 mod recovery;
 mod refusal;

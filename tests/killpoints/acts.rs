@@ -1,6 +1,6 @@
 //! The acts that are killed: every verb of the service, and what the service does on its own.
 
-use crate::world::{Copy, Open, request};
+use crate::world::{Copy, DOCUMENT, Open, request};
 use coffer::error::{Error, Kind, Result};
 use coffer::service::operations::Request;
 use coffer::service::{Remote, Role};
@@ -158,6 +158,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(volumes());
     all.extend(snapshots_and_audit());
     all.extend(access());
+    all.extend(principals());
     all.extend(by_itself());
     all
 }
@@ -352,6 +353,48 @@ fn access() -> Vec<Case> {
         plain!("access-token", "name": "token", "volumes": [], "all": true),
         plain!("access-deny", "name": "client"),
         plain!("access-list"),
+    ]
+}
+
+/// Returns the id of the only access key of a user.
+fn access_key(open: &Open, user: &str) -> Option<String> {
+    let all = open.json(json!({"action": "access-key-list", "principal": user}));
+    all["keys"].as_array().unwrap().first().map(|key| key["id"].as_str().unwrap().to_owned())
+}
+
+fn key_of_alice(copy: &Copy) -> String {
+    opened(copy, |open| access_key(open, "user/alice")).unwrap()
+}
+
+fn principals() -> Vec<Case> {
+    vec![
+        plain!("account-create", "name": "new", "account": "777788889999"),
+        plain!("account-list"),
+        plain!("account-show", "account": "444455556666"),
+        plain!("user-create", "name": "carol", "tags": {"team": "web"}),
+        plain!("role-create", "name": "audit", "trust": DOCUMENT),
+        plain!("principal-list"),
+        plain!("principal-show", "principal": "user/alice"),
+        plain!("principal-delete", "principal": "user/bob"),
+        plain!("principal-policy-put", "principal": "role/deploy", "policy": "p", "document": DOCUMENT),
+        plain!("principal-policy-show", "principal": "user/alice", "policy": "p"),
+        plain!("principal-policy-list", "principal": "user/alice"),
+        plain!("principal-policy-delete", "principal": "user/alice", "policy": "p"),
+        plain!("principal-update-trust", "principal": "role/deploy", "document": r#"{"Statement": []}"#),
+        plain!("principal-revoke-sessions", "principal": "user/alice"),
+        case!(
+            "access-key-create",
+            nothing,
+            |_| { verb(json!({"action": "access-key-create", "principal": "user/bob"})) },
+            |open| access_key(open, "user/bob").is_some()
+        ),
+        plain!("access-key-list", "principal": "user/alice"),
+        case!("access-key-update", |copy| {
+            verb(json!({"action": "access-key-update", "access_key": key_of_alice(copy), "active": false}))
+        }),
+        case!("access-key-delete", |copy| {
+            verb(json!({"action": "access-key-delete", "access_key": key_of_alice(copy)}))
+        }),
     ]
 }
 

@@ -160,7 +160,10 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
+    add("account", "account-list", "accounts", &["name"]);
+    add("principal", "principal-list", "principals", &["sort", "name", "policies", "trust"]);
     out.extend(grants(&open));
+    out.extend(access_keys(&open));
     drop(open);
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for file in files(copy.root()) {
@@ -189,6 +192,17 @@ fn grants(open: &Open) -> Vec<String> {
         all["grants"].as_array().unwrap().iter().map(|g| format!("grant: {}", g["name"])).collect();
     names.sort();
     names
+}
+
+fn access_keys(open: &Open) -> Vec<String> {
+    let users = open.json(json!({"action": "principal-list"}));
+    let users = users["principals"].as_array().unwrap().iter().filter(|p| p["sort"] == "user");
+    let of = |user: &Value| {
+        let all = open.json(json!({"action": "access-key-list", "principal": user["arn"]}));
+        let one = |key: &Value| format!("access key: {} active={}", user["name"], key["active"]);
+        all["keys"].as_array().unwrap().iter().map(one).collect::<Vec<_>>()
+    };
+    users.flat_map(of).collect()
 }
 
 /// Returns the lines that only one of the two has.

@@ -116,6 +116,8 @@ impl Open {
     }
 }
 
+/// A policy document.
+pub const DOCUMENT: &str = r#"{"Version": "2012-10-17", "Statement": []}"#;
 /// The first bytes of the chunks of `other`.
 pub const OTHER: u8 = 0x5a;
 
@@ -149,6 +151,13 @@ impl World {
         open.json(json!({"action": "grant-create", "key": "alias/k", "grantee": "arn:aws:iam::111122223333:user/a",
             "operations": ["Decrypt"], "name": "g"}));
         open.json(json!({"action": "access-allow", "name": "client", "volumes": ["v"], "all": false}));
+        open.json(json!({"action": "account-create", "name": "team", "account": "444455556666"}));
+        ["alice", "bob"].iter().for_each(|name| drop(open.json(json!({"action": "user-create", "name": name}))));
+        open.json(json!({"action": "role-create", "name": "deploy", "trust": DOCUMENT}));
+        open.json(json!({"action": "access-key-create", "principal": "user/alice"}));
+        open.json(
+            json!({"action": "principal-policy-put", "principal": "user/alice", "policy": "p", "document": DOCUMENT}),
+        );
         open.json(json!({"action": "key-disable", "key": "alias/off"}));
         open.json(json!({"action": "key-schedule-deletion", "key": "alias/dying", "days": 30}));
         drop(open);

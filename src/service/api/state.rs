@@ -69,6 +69,16 @@ words! {
 }
 
 words! {
+    /// What a principal is.
+    PrincipalSort {
+        /// A user.
+        User = "user",
+        /// A role.
+        Role = "role",
+    }
+}
+
+words! {
     /// The type of a CMK's key material.
     KeySpec {
         /// AES-256-GCM, for encryption and decryption.

@@ -5,6 +5,8 @@
 //! route from it. An operation that is missing from the list is not a `Request`, and one that lacks a part does not compile.
 
 mod access;
+mod access_key;
+mod account;
 mod attachment;
 mod audit;
 mod crypto;
@@ -12,10 +14,13 @@ mod grant;
 mod installation;
 mod key;
 mod once;
+mod principal;
 mod snapshot;
 mod volume;
 
 pub use access::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
+pub use access_key::{CreateAccessKey, DeleteAccessKey, ListAccessKeys, UpdateAccessKey};
+pub use account::{CreateAccount, DescribeAccount, ListAccounts};
 pub use attachment::{AttachVolume, BreakLease, DetachVolume, ListAttachments, RenewAttachment};
 pub use audit::{AcceptAudit, ListAuditEvents, VerifyAudit};
 pub use crypto::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
@@ -28,6 +33,10 @@ pub use key::{
     RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
 };
 pub use once::ShownOnce;
+pub use principal::{
+    CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
+    ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
+};
 pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -35,8 +44,8 @@ pub use volume::{
 };
 
 use super::api::{
-    AccessInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo, KeyInfo, PolicyInfo, Reply,
-    SnapshotInfo, StatusInfo, VolumeInfo,
+    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo,
+    KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::error::{Error, Kind, Result};
@@ -131,6 +140,14 @@ answers! {
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
     AccessInfo: client => Reply::Access(client) => Reply::Access(client),
     Vec<AccessInfo>: clients => Reply::AccessList { clients } => Reply::AccessList { clients },
+    AccountInfo: account => Reply::Account(account) => Reply::Account(account),
+    Vec<AccountInfo>: accounts => Reply::Accounts { accounts } => Reply::Accounts { accounts },
+    PrincipalInfo: principal => Reply::Principal(principal) => Reply::Principal(principal),
+    Vec<PrincipalInfo>: principals => Reply::Principals { principals } => Reply::Principals { principals },
+    PrincipalPolicyInfo: policy => Reply::PrincipalPolicy(policy) => Reply::PrincipalPolicy(policy),
+    Vec<PrincipalPolicyInfo>: policies => Reply::PrincipalPolicies { policies } => Reply::PrincipalPolicies { policies },
+    AccessKeyInfo: key => Reply::AccessKey(key) => Reply::AccessKey(key),
+    Vec<AccessKeyInfo>: keys => Reply::AccessKeys { keys } => Reply::AccessKeys { keys },
     Vec<Finding>: findings => Reply::Findings { findings } => Reply::Findings { findings },
     Vec<EventInfo>: events => Reply::Events { events } => Reply::Events { events },
 }
@@ -261,6 +278,24 @@ operations! {
     "access-token" => CreateAccessToken,
     "access-deny" => DenyAccess,
     "access-list" => ListAccess,
+    "account-create" => CreateAccount,
+    "account-list" => ListAccounts,
+    "account-show" => DescribeAccount,
+    "user-create" => CreateUser,
+    "role-create" => CreateRole,
+    "principal-list" => ListPrincipals,
+    "principal-show" => DescribePrincipal,
+    "principal-delete" => DeletePrincipal,
+    "principal-policy-put" => PutPrincipalPolicy,
+    "principal-policy-show" => GetPrincipalPolicy,
+    "principal-policy-list" => ListPrincipalPolicies,
+    "principal-policy-delete" => DeletePrincipalPolicy,
+    "principal-update-trust" => UpdateAssumeRolePolicy,
+    "principal-revoke-sessions" => RevokeSessions,
+    "access-key-create" => CreateAccessKey,
+    "access-key-list" => ListAccessKeys,
+    "access-key-update" => UpdateAccessKey,
+    "access-key-delete" => DeleteAccessKey,
     "doctor" => Doctor,
     "audit-verify" => VerifyAudit,
     "audit-accept" => AcceptAudit,

@@ -1,7 +1,7 @@
 //! Answers with a secret that is shown once. A front end that cannot show it revokes it: otherwise it would be valid although
 //! nobody knows it.
 
-use super::{DenyAccess, DetachVolume, Request, RevokeGrant};
+use super::{DeleteAccessKey, DenyAccess, DetachVolume, Request, RevokeGrant};
 use crate::service::api::Reply;
 
 /// The secret in the answer to a request.
@@ -15,6 +15,8 @@ pub enum ShownOnce {
     Grant,
     /// An attachment's token.
     Attachment,
+    /// A secret access key.
+    AccessKey,
 }
 
 impl ShownOnce {
@@ -26,6 +28,7 @@ impl ShownOnce {
             (Self::Grant, Reply::Grant(grant)) => {
                 Some(RevokeGrant { key: grant.key.clone(), grant: grant.id.clone() }.into())
             }
+            (Self::AccessKey, Reply::AccessKey(key)) => Some(DeleteAccessKey { access_key: key.id.clone() }.into()),
             (Self::Attachment, Reply::Attachment(att)) => Some(DetachVolume { what: att.id.clone() }.into()),
             _ => None,
         }
