@@ -6,10 +6,11 @@
 
 use super::actions::uses_a_key;
 use super::arn::is_account;
+use super::choice;
 use super::choice::{BOOL, Choice};
+use super::kind::Kind;
 use super::pattern::{fold_case, wild};
 use super::words::is_service;
-use super::{Kind, choice};
 use crate::cipher::wrap::MAX_CONTEXT;
 
 /// A condition key that this build can evaluate.
