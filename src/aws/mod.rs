@@ -8,6 +8,7 @@
 
 mod answer;
 mod backend;
+mod coffer;
 mod document;
 mod edge;
 mod listener;
@@ -20,6 +21,7 @@ mod testing;
 mod xml;
 
 pub use backend::{ApiCall, ApiError, Backend, Credential, Refusal};
+pub use coffer::{Coffer, Renew};
 pub use document::Document;
 pub use listener::{Config, Limits, Listener, Server, serve};
 pub use rate::Rate;

@@ -18,6 +18,7 @@ use super::scope::Scope;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::iam::{AssumeRole, Role};
 use crate::ledger::{Act, Ledger};
 use std::sync::Arc;
 
@@ -255,6 +256,50 @@ impl Authorizer {
             why.words(&action)
         );
         Err(Error::new(Kind::AccessDenied, what).hint("ask an administrator of the account for the permission"))
+    }
+
+    /// Whether a caller may open a session of a role: its own policies and the role's trust policy decide, as AWS's do.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`].
+    pub fn may_assume(&self, role: &Role, request: &AssumeRole, caller: &Caller) -> Result<()> {
+        let trust = Policy::parse_trust(&role.trust)?;
+        let own = Rights::of(caller, &caller.principal);
+        let facts = Facts::new()
+            .text_if(Key::ExternalId, request.external_id.clone())
+            .text(Key::RoleSessionName, request.session_name.clone())
+            .request_tags(request.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+            .resource_tags(role.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let facts = if let Some(asked) = own.request { facts.and(asked) } else { facts };
+        let actions: &[&str] =
+            if request.tags.is_empty() { &["sts:AssumeRole"] } else { &["sts:AssumeRole", "sts:TagSession"] };
+        for action in actions {
+            let question = Question {
+                action,
+                resource: &request.role_arn,
+                principal: &own.who,
+                facts: &facts,
+                now: self.env.now(),
+            };
+            let decision = Decision {
+                resource_policy: Some(&trust),
+                own: own.own(caller, &question),
+                session: own.session,
+                grants_allow: false,
+                question: &question,
+                same_account: own.who.account == role.account,
+            };
+            if let Ruling::Denied(why) = decide(&decision) {
+                let what = format!(
+                    "User: {} is not authorized to perform: {action} on resource: {} {}",
+                    caller.principal,
+                    request.role_arn,
+                    why.words(action)
+                );
+                return Err(Error::new(Kind::AccessDenied, what));
+            }
+        }
+        Ok(())
     }
 
     /// Authorizes the use of a volume under this key: CreateGrant for a lease of the service, and Decrypt; under a lease's

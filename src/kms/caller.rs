@@ -2,6 +2,7 @@
 
 use super::policy::{Facts, GrantFacts, Policy, PrincipalFacts, Question, VOLUME_SERVICE};
 use crate::cipher::wrap::EncryptionContext;
+use crate::iam::Principal;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Asker, Identity, RequestInfo};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Permissions {
     pub session: Option<Vec<Policy>>,
     /// What policies can test of the request: address, Region, transport.
     pub request: Facts,
+    /// Who signed the request.
+    pub signer: Arc<Principal>,
 }
 
 /// The caller, as authenticated by the edge, and its own permissions.

@@ -3,7 +3,7 @@
 //!
 //! Sources: Service Authorization Reference, "Actions, resources, and condition keys" of each service; the services' API models.
 
-use super::Kind;
+use super::kind::Kind;
 use super::pattern::wild;
 
 /// The export of a volume's plaintext data key (`coffer volume export-key`): coffer's own action, which AWS does not have.

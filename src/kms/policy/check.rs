@@ -5,11 +5,12 @@
 //!
 //! Stored policies are read without this check ([`Policy::parse`]): they keep the meaning that they had when they were put.
 
-use super::arn::region_of;
+use super::arn::{account_of, region_of};
 use super::document::{Read, malformed};
+use super::kind::{Kind, Version};
 use super::pattern::{fold_case, wild};
 use super::variables::sketched;
-use super::{Kind, Policy, Principal, Statement, Version, Whom, words};
+use super::{Policy, Principal, Statement, Whom, words};
 use crate::error::Result;
 use std::collections::HashSet;
 
@@ -175,7 +176,7 @@ fn check_excepted(all: &[Principal], at: &str) -> Read<()> {
     }
     for principal in all {
         let Principal::Arn(arn) = principal else { continue };
-        let account = super::account_of(arn).unwrap_or_default();
+        let account = account_of(arn).unwrap_or_default();
         if !all.contains(&Principal::Account(account.to_owned())) {
             let why = format!("{arn:?} is left out only if its account is, too: add arn:aws:iam::{account}:root");
             return Err(malformed(&format!("{at}.AWS"), why));

@@ -14,7 +14,9 @@
 //! Sources: IAM User Guide, "Policy evaluation for requests within a single account",
 //! "Cross-account policy evaluation logic", "Session policies"; KMS Developer Guide, "Determining access to AWS KMS keys".
 
-use super::{Kind, Policy, PrincipalKind, Question, Verdict};
+use super::kind::Kind;
+use super::question::{PrincipalKind, Question};
+use super::{Policy, Verdict};
 
 /// A principal's own permissions.
 #[derive(Debug, Clone, Copy)]

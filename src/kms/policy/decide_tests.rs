@@ -229,7 +229,7 @@ fn parts() -> impl Strategy<Value = Vec<Parts>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// A Deny more, wherever it is put, allows nothing that was refused; nor does the policy of a session.
     #[test]

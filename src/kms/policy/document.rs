@@ -1,6 +1,6 @@
 //! A policy document as JSON, before its meaning is known; and what is wrong with a document.
 
-use super::Kind;
+use super::kind::Kind;
 use crate::error::{self, Error, Reason};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;

@@ -6,10 +6,11 @@
 
 use super::actions::uses_a_key;
 use super::arn::is_account;
+use super::choice;
 use super::choice::{BOOL, Choice};
+use super::kind::Kind;
 use super::pattern::{fold_case, wild};
 use super::words::is_service;
-use super::{Kind, choice};
 use crate::cipher::wrap::MAX_CONTEXT;
 
 /// A condition key that this build can evaluate.
@@ -517,3 +518,47 @@ impl On {
 /// The most bytes for name and value of the only pair of an encryption context: the canonical form also has the number of pairs
 /// and both lengths.
 pub(super) const MAX_PAIR: usize = MAX_CONTEXT - 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row about an action that does not exist would refuse what can match.
+    #[test]
+    fn each_row_is_found_by_its_name_and_is_about_actions_that_exist() {
+        let actions: Vec<String> = Kind::Identity.actions().collect();
+        for row in &TABLE {
+            let name = if row.name.ends_with([':', '/']) { format!("{}x", row.name) } else { row.name.to_owned() };
+            let key = Key::parse(&name.to_uppercase()).unwrap();
+            assert_eq!(std::mem::discriminant(&key), std::mem::discriminant(&row.key), "{name}");
+            assert!(actions.iter().any(|a| key.goes_with(a)), "{name} goes with no action");
+            assert!(!ELSEWHERE.split_whitespace().any(|k| wild(k, &name, true)), "{name} is not elsewhere");
+            let (On::These(listed) | On::KeysAnd(listed)) = row.on else { continue };
+            for one in listed.split_whitespace() {
+                let full = if one.contains(':') { one.to_owned() } else { format!("kms:{one}") };
+                assert!(actions.iter().any(|a| wild(&full, a, false)), "{name}: {one}");
+            }
+        }
+        let mut names: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn only_operations_on_a_key_have_its_properties() {
+        for (action, has) in [
+            ("kms:Decrypt", true),
+            ("kms:CreateAlias", true),
+            ("kms:CreateKey", true),
+            ("kms:ListKeys", false),
+            ("kms:GenerateRandom", false),
+            ("ec2:CreateVolume", false),
+        ] {
+            assert_eq!(Key::KeySpec.goes_with(action), has, "{action}");
+        }
+        assert!(!Key::ResourceAliases.goes_with("kms:CreateKey"));
+        assert!(Key::Foreign("s3:prefix".into()).goes_with("s3:ListBucket"));
+        assert!(!Key::Foreign("s3:prefix".into()).goes_with("kms:Decrypt"));
+    }
+}

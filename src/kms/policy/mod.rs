@@ -29,6 +29,7 @@ mod document;
 mod forms;
 mod found;
 mod keys;
+mod kind;
 mod parse;
 mod pattern;
 mod print;
@@ -38,6 +39,7 @@ mod words;
 
 use arn::region_of;
 use condition::Condition;
+use kind::Version;
 use pattern::{fits, wild};
 use variables::{As, expand};
 
@@ -47,32 +49,10 @@ pub(super) use pattern::fold_case;
 pub use actions::EXPORT_VOLUME_KEY;
 pub use decide::{By, Decision, Own, Ruling, Source, Why, decide};
 pub use keys::Key;
+pub use kind::Kind;
 pub use parse::{MAX_IDENTITY_POLICY, MAX_POLICY};
 pub use question::{Facts, GrantFacts, PrincipalFacts, PrincipalKind, Question, SessionFacts};
 pub use words::VOLUME_SERVICE;
-
-/// What a policy is attached to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A key: who may use it.
-    Key,
-    /// A user, a group, a role or a session: what it may do.
-    Identity,
-    /// A role: who may assume it.
-    Trust,
-}
-
-impl Kind {
-    /// Its name in messages.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key policy",
-            Self::Identity => "identity policy",
-            Self::Trust => "trust policy",
-        }
-    }
-}
 
 /// A parsed policy document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,21 +61,6 @@ pub struct Policy {
     version: Version,
     id: Option<String>,
     statements: Vec<Statement>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    V2008,
-    V2012,
-}
-
-impl Version {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::V2008 => "2008-10-17",
-            Self::V2012 => "2012-10-17",
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 use super::arn::is_account;
 use super::condition::Condition;
 use super::document::{Flaw, Json, Read, malformed, object, text, texts, values};
+use super::kind::{Kind, Version};
 use super::pattern::wild;
 use super::variables::{self, sketched};
 use super::words::{is_any_service_principal, is_service_principal};
-use super::{Kind, Names, Policy, Principal, Statement, Version, Whom};
+use super::{Names, Policy, Principal, Statement, Whom};
 use crate::cipher::wrap::KeyId;
 use crate::error::{self, Error, Result};
 use std::collections::HashSet;
@@ -63,7 +64,8 @@ fn principals(kind: Kind, json: Json, at: &str) -> Read<Vec<Principal>> {
             }
             "Service" => {
                 for name in texts(value, &at)? {
-                    if !is_service_principal(&name) && !(kind == Kind::Trust && is_any_service_principal(&name)) {
+                    let known = if kind == Kind::Trust { is_any_service_principal } else { is_service_principal };
+                    if !known(&name) {
                         let why =
                             "is not a supported service: use ec2.coffer or ec2.amazonaws.com, which mean the same";
                         return Err(malformed(&at, format!("{name:?} {why}")));

@@ -1,6 +1,7 @@
 //! A policy as a document, formatted for people.
 
-use super::{Kind, Names, Policy, Principal, Statement, Whom};
+use super::kind::Kind;
+use super::{Names, Policy, Principal, Statement, Whom};
 use serde_json::{Map, Value};
 
 impl Policy {

@@ -9,9 +9,9 @@
 //! What is put in place of a variable is literal: a `*` in it is no wildcard. A value whose variable is absent matches nothing.
 //! Source: IAM User Guide, "IAM policy elements: Variables and tags".
 
-use super::Version;
 use super::found::{Found, values_of};
 use super::keys::Key;
+use super::kind::Version;
 use super::pattern::{Token, fold_case, tokens_of};
 use super::question::Question;
 

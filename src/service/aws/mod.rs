@@ -6,6 +6,7 @@
 //! explained again.
 
 mod alias;
+mod caller;
 mod crypto;
 mod grant;
 mod import;
@@ -15,11 +16,15 @@ mod policy;
 mod random;
 mod region;
 mod rotation;
+mod sts;
 mod tag;
 mod values;
 
+pub use caller::Signed;
+
 use super::Service;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::iam::Credential;
 use crate::kms::{Caller, KeyRef, Place};
 use crate::ledger::{Act, RequestInfo};
 use serde::Serialize;
@@ -92,6 +97,7 @@ operations! {
         grant::CreateGrant, grant::ListGrants, grant::ListRetirableGrants, grant::RetireGrant, grant::RevokeGrant,
         region::ReplicateKey, region::UpdatePrimaryRegion,
     }
+    "sts" { sts::GetCallerIdentity, sts::AssumeRole, sts::GetSessionToken }
 }
 
 /// The operation of that name, as `kms:CreateKey`.
@@ -146,6 +152,19 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
 }
 
 impl Service {
+    /// The secret of an access key, or of a session with its token, and whose it is.
+    ///
+    /// # Errors
+    /// Those of [`crate::iam::Iam::credential`].
+    pub fn credential(&self, access_key_id: &str, session_token: Option<&str>) -> Result<Credential> {
+        self.kms.iam().credential(access_key_id, session_token)
+    }
+
+    /// Records a request that a front end refused before it was one of an operation.
+    pub fn record_refusal(&self, act: &str, caller: &Caller, err: &Error) {
+        self.ledger().record_refusal(Act::new(act), caller, err);
+    }
+
     /// Performs one of [`OPERATIONS`] for a caller. Refusals and reads are recorded, too.
     ///
     /// # Errors
