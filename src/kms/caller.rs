@@ -2,7 +2,8 @@
 
 use super::policy::{GrantFacts, Question, VOLUME_SERVICE};
 use crate::cipher::wrap::EncryptionContext;
-use crate::ledger::{Asker, Identity};
+use crate::ledger::{Asker, Identity, RequestInfo};
+use std::sync::Arc;
 
 /// A principal's own permissions, which count where the key's policy delegates to its account. Set by the edge that
 /// authenticated the caller, never from a request; not part of an audit record.
@@ -32,13 +33,31 @@ pub struct Caller {
     pub client: String,
     /// Its own permissions. Not recorded in the audit, as the policy at that time is not, either.
     pub authority: Authority,
+    /// As [`Identity::request`]. Part of the record, but no policy sees it.
+    pub request: Option<Arc<RequestInfo>>,
+}
+
+impl Caller {
+    /// Makes a caller whom no service acts for and who made no request over the network.
+    #[must_use]
+    pub fn new(principal: impl Into<String>, client: impl Into<String>, authority: Authority) -> Self {
+        let (principal, client) = (principal.into(), client.into());
+        Self { principal, via_service: None, client, authority, request: None }
+    }
+
+    /// Makes a service that acts for itself.
+    #[must_use]
+    pub fn service(principal: String, name: &str, client: &str) -> Self {
+        Self { via_service: Some(name.to_owned()), ..Self::new(principal, client, Authority::Settled) }
+    }
 }
 
 impl From<&Caller> for Asker {
     fn from(caller: &Caller) -> Self {
-        let Caller { principal, via_service, client, authority } = caller.clone();
+        let Caller { principal, via_service, client, authority, request } = caller.clone();
+        let request = request.map(|r| Box::new(r.bounded()));
         let administrator = matches!(authority, Authority::Administrator | Authority::Settled);
-        Self { identity: Identity { principal, via_service, client }, administrator }
+        Self { identity: Identity { principal, via_service, client, request }, administrator }
     }
 }
 

@@ -97,8 +97,7 @@ pub(super) const ACCOUNT: &str = "111122223333";
 
 /// A user of the account.
 pub(super) fn user(name: &str, authority: Authority) -> Caller {
-    let principal = format!("arn:aws:iam::{ACCOUNT}:user/{name}");
-    Caller { principal, via_service: None, client: "pid 7".into(), authority }
+    Caller::new(format!("arn:aws:iam::{ACCOUNT}:user/{name}"), "pid 7", authority)
 }
 
 pub(super) fn caller() -> Caller {

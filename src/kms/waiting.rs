@@ -13,7 +13,7 @@
 //!
 //! The record is not part of the audit chain: restoring an older one, or removing it, makes keys wait longer.
 
-use super::caller::{Authority, Caller};
+use super::caller::Caller;
 use super::grantstore::Grant;
 use super::keystore::{AliasRecord, KeyRecord, KeyState, KeyStore};
 use super::scope::Scope;
@@ -227,12 +227,7 @@ impl Deletions {
 
     /// coffer itself, as the caller of periodic work.
     fn myself(&self) -> Caller {
-        Caller {
-            principal: self.scope.root_principal(),
-            via_service: Some("coffer".into()),
-            client: "coffer itself".into(),
-            authority: Authority::Settled,
-        }
+        Caller::service(self.scope.root_principal(), "coffer", "coffer itself")
     }
 }
 

@@ -39,6 +39,7 @@ mod known;
 
 pub(super) use known::{Compared, Known};
 
+use super::RequestInfo;
 use super::catalog::{Change, Record};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
@@ -73,6 +74,9 @@ pub struct Identity {
     pub via_service: Option<String>,
     /// Origin of the request: address, process, command.
     pub client: String,
+    /// The request over the network, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<RequestInfo>>,
 }
 
 /// The kind of a record.

@@ -35,7 +35,10 @@ fn object(id: &str, size: u64) -> Object {
 
 fn by() -> Asker {
     let principal = "arn:aws:iam::111122223333:user/alice".to_owned();
-    Asker { identity: Identity { principal, via_service: None, client: "test".into() }, administrator: true }
+    Asker {
+        identity: Identity { principal, via_service: None, client: "test".into(), request: None },
+        administrator: true,
+    }
 }
 
 fn process(store: &Arc<Memory>) -> Catalog {

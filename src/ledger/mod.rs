@@ -19,6 +19,7 @@ pub mod audit;
 pub mod catalog;
 mod examine;
 mod refusals;
+mod request;
 mod store;
 
 pub use act::Act;
@@ -26,6 +27,7 @@ pub use audit::{AuditHead, AuditRecord, Identity};
 pub(crate) use catalog::sha256_hex;
 pub use catalog::{Catalog, Change, Damaged, Listing, Record, Tx, Versioned};
 pub(crate) use examine::examine;
+pub use request::{MAX_AGENT, MAX_FIELD, MAX_PARAMETERS, RequestInfo};
 #[cfg(test)]
 pub(crate) use store::sqlite::tamper;
 

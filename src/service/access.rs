@@ -137,11 +137,7 @@ impl Access {
     fn identity(&self, access: Option<&AccessRecord>, remote: &Remote) -> Caller {
         match access {
             Some(access) => self.caller(access, remote, ""),
-            None => {
-                let (principal, client, authority) =
-                    ("anonymous".to_owned(), remote.client.clone(), Authority::Nothing);
-                Caller { principal, via_service: None, client, authority }
-            }
+            None => Caller::new("anonymous", &*remote.client, Authority::Nothing),
         }
     }
 
@@ -149,7 +145,7 @@ impl Access {
     pub(super) fn caller(&self, access: &AccessRecord, remote: &Remote, key_arn: &str) -> Caller {
         let client = format!("{}, {} {}", remote.client, by(access), access.name);
         let authority = Authority::Volumes(vec![key_arn.to_owned()]);
-        Caller { principal: self.user_arn(&access.user), via_service: None, client, authority }
+        Caller::new(self.user_arn(&access.user), client, authority)
     }
 
     fn user_arn(&self, user: &str) -> String {

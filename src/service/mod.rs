@@ -258,8 +258,7 @@ impl Service {
                     .hint("run as the owner of the data directory, or as root"));
             }
         };
-        let authority = Authority::Administrator;
-        Ok(Caller { principal, via_service: None, client: client.to_owned(), authority })
+        Ok(Caller::new(principal, client, Authority::Administrator))
     }
 
     /// Returns whether a local user administers the installation: its owner, or root.

@@ -9,7 +9,7 @@ use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Authority, Caller, Kms};
+use crate::kms::{Caller, Kms};
 use crate::ledger::{Act, Ledger, Record};
 use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId};
 use crate::volume::Volume;
@@ -42,12 +42,8 @@ impl Records {
 
     /// Returns the service itself as a caller, for the audit.
     pub(super) fn own_caller(&self, what: &str) -> Caller {
-        Caller {
-            principal: format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account),
-            via_service: Some(EC2.to_owned()),
-            client: what.to_owned(),
-            authority: Authority::Settled,
-        }
+        let principal = format!("arn:aws:iam::{}:service/{EC2}", self.kms.installation().account);
+        Caller::service(principal, EC2, what)
     }
 
     /// Returns all volumes that are ready.

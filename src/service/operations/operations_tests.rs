@@ -5,8 +5,7 @@ use crate::service::testing::{Fixture, request};
 use serde_json::json;
 
 fn stranger() -> Caller {
-    let (principal, client) = ("arn:aws:iam::123456789012:user/mallory".to_owned(), "test".to_owned());
-    Caller { principal, via_service: None, client, authority: Authority::Nothing }
+    Caller::new("arn:aws:iam::123456789012:user/mallory", "test", Authority::Nothing)
 }
 
 #[test]
