@@ -586,5 +586,7 @@ fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R>
 }
 
 #[cfg(test)]
+mod segments_tests;
+#[cfg(test)]
 #[path = "ledger_tests.rs"]
 mod tests;

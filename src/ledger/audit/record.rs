@@ -1,7 +1,7 @@
 //! A record of the log: its fields, and its bytes. See [`super`] for the layout.
 
-use super::super::RequestInfo;
 use super::super::catalog::{Change, Record};
+use super::super::request::RequestInfo;
 use super::checkpoint::Checkpoint;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
