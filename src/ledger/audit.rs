@@ -4,8 +4,8 @@
 //! ```text
 //! offset  bytes  field (integers little-endian)
 //!      0      4  length of the whole record
-//!      4      1  version: 1
-//!      5      1  kind: 0 genesis, 1 intent, 2 outcome, 3 event, 4 accept
+//!      4      1  version: 2 for a checkpoint, 1 for all others
+//!      5      1  kind: 0 genesis, 1 intent, 2 outcome, 3 event, 4 accept, 5 checkpoint
 //!      6      2  0
 //!      8      8  sequence, from 0, without gaps over all segments
 //!     16     32  SHA-256 of the whole previous record; zeros in the first
@@ -15,9 +15,12 @@
 //! An act that changes the catalog is an *intent* (with the hash of each change), durable before the catalog's commit,
 //! and an *outcome* after it. A use of a key changes nothing: it is one *event*, durable before key bytes leave. The
 //! catalog stores the log's count and head (under its MAC): for an intent in the act's own transaction, for an event
-//! right after it.
+//! right after it. Threads that record at once share a sync and a commit of the head (see `super::group`).
 //!
-//! # At open
+//! A segment begins with a checkpoint: a digest of all objects, and the unfinished intents, under a MAC. Reading starts
+//! at the newest one.
+//!
+//! # At open, from the newest checkpoint on; within a minute, for the whole log and all rows
 //! | found | done |
 //! |---|---|
 //! | a torn record after the catalog's head | cut: no answer was sent for it |
@@ -25,6 +28,7 @@
 //! | fewer records than the head counts; another hash at the head; a bad record before it | trouble |
 //! | an audited object whose version or hash differs from the log's last act on it | trouble: catalog rolled back, or log cut |
 //! | an object that no record names, or one that is missing | the same |
+//! | a bad or missing record in a segment that a later checkpoint follows | reported, and keys stay usable |
 //!
 //! In trouble, keys stay unavailable until `audit accept`, which sets damaged records aside, keeps them, and records
 //! that in the chain. The chain proves nothing against root on this machine: only heads kept elsewhere do.

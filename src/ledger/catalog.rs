@@ -109,7 +109,7 @@ pub struct Change {
 
 /// A row as the audit's chain sees it: its version and hash, or damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stamp {
+pub(crate) enum Stamp {
     At(u64, String),
     Damaged,
 }

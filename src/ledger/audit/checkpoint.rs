@@ -33,11 +33,11 @@ pub(super) struct Open {
 }
 
 /// The key that authenticates checkpoints: HKDF-SHA-256(root key, no salt, "coffer/audit/v1").
-pub(in super::super) struct CheckpointKey(hmac::Key);
+pub(crate) struct CheckpointKey(hmac::Key);
 
 impl CheckpointKey {
     /// Derives it.
-    pub(in super::super) fn of(root: &Secret<32>) -> Self {
+    pub(crate) fn of(root: &Secret<32>) -> Self {
         let key: Secret<32> = Secret::build(|out| hkdf_sha256(root.expose(), &[], &[b"coffer/audit/v1"], out));
         Self(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
     }

@@ -13,7 +13,7 @@ const CONTEXT: &str = "coffer 2026 audit checkpoint objects v1";
 
 /// The digest of a set; of the empty one to begin with.
 #[derive(Clone, PartialEq, Eq)]
-pub(in super::super) struct Digest(Box<[u16; WORDS]>);
+pub(crate) struct Digest(Box<[u16; WORDS]>);
 
 impl Default for Digest {
     fn default() -> Self {
@@ -29,12 +29,12 @@ impl std::fmt::Debug for Digest {
 
 impl Digest {
     /// Adds an object at a version, with the hash of its body.
-    pub(in super::super) fn add(&mut self, kind: &str, id: &str, version: u64, hash: &str) {
+    pub(crate) fn add(&mut self, kind: &str, id: &str, version: u64, hash: &str) {
         self.mix(kind, id, version, hash, u16::wrapping_add);
     }
 
     /// Removes what was added.
-    pub(in super::super) fn remove(&mut self, kind: &str, id: &str, version: u64, hash: &str) {
+    pub(crate) fn remove(&mut self, kind: &str, id: &str, version: u64, hash: &str) {
         self.mix(kind, id, version, hash, u16::wrapping_sub);
     }
 

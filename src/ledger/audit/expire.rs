@@ -25,7 +25,7 @@ fn base_path(dir: &Path, first: u64) -> PathBuf {
 
 /// Returns the newest checkpoint that is older than `before`, if there is something to remove in front of it; not
 /// behind `limit`, the oldest intent without outcome.
-pub(in super::super) fn expirable(
+pub(crate) fn expirable(
     dir: &Path,
     head: &AuditHead,
     key: &CheckpointKey,
@@ -51,7 +51,7 @@ pub(in super::super) fn expirable(
 /// Writes the objects as of the checkpoint at `first`, which the records before it tell. Without them (an old segment is
 /// damaged), or if an accept left some unknown, there will be no list: the checkpoint's digest is then all that the
 /// objects can be compared with.
-pub(in super::super) fn write_base(dir: &Path, head: &AuditHead, key: &CheckpointKey, first: u64) -> Result<bool> {
+pub(crate) fn write_base(dir: &Path, head: &AuditHead, key: &CheckpointKey, first: u64) -> Result<bool> {
     let mut scan = Scan::until(dir, Some(head), Some(key), Start::Oldest, first)?;
     read_base(dir, &mut scan.known, head.first)?;
     if scan.count != first || scan.bad.is_some() || scan.known.is_partial() {
@@ -76,7 +76,7 @@ pub(in super::super) fn write_base(dir: &Path, head: &AuditHead, key: &Checkpoin
 
 /// Adds to what began at the checkpoint at `first` the objects that it only had a digest of, if the list is there and
 /// has that digest.
-pub(in super::super) fn read_base(dir: &Path, known: &mut Known, first: u64) -> Result<()> {
+pub(crate) fn read_base(dir: &Path, known: &mut Known, first: u64) -> Result<()> {
     if first == 0 || !known.is_partial() {
         return Ok(());
     }
@@ -97,12 +97,12 @@ pub(in super::super) fn read_base(dir: &Path, known: &mut Known, first: u64) -> 
 }
 
 /// Whether there is anything before `first`.
-pub(in super::super) fn is_removable(dir: &Path, first: u64) -> Result<bool> {
+pub(crate) fn is_removable(dir: &Path, first: u64) -> Result<bool> {
     Ok(segments(dir)?.first().is_some_and(|s| s.0 < first))
 }
 
 /// Removes what is before `first`, oldest first. Returns the number of segments.
-pub(in super::super) fn remove_before(dir: &Path, first: u64) -> Result<usize> {
+pub(crate) fn remove_before(dir: &Path, first: u64) -> Result<usize> {
     let old: Vec<u64> = segments(dir)?.into_iter().map(|s| s.0).filter(|s| *s < first).collect();
     for sequence in &old {
         let path = segment_path(dir, *sequence);

@@ -1,6 +1,6 @@
 //! Finds events in the log, newest first, and joins intents with their outcomes.
 //!
-//! Reads backwards, whole segments into memory (at most 17 MiB each), so that the newest events cost the same however
+//! Reads backwards, whole segments into memory (at most 5 MiB each), so that the newest events cost the same however
 //! long the log is. Checks the checksum and the sequence of each record; the chain is checked at start and by `audit
 //! verify`.
 
@@ -226,7 +226,7 @@ impl Records {
 }
 
 /// Finds events among the records from `first` to `count` - 1; at most `limit`, which is at most 1000.
-pub(in super::super) fn events(
+pub(crate) fn events(
     dir: &Path,
     (first, count): (u64, u64),
     filter: &Filter,
@@ -274,7 +274,7 @@ fn oldest_wanted(filter: &Filter) -> i64 {
 
 /// Returns the newest `limit` of the records from `first` to `count` - 1, oldest first; without checkpoints, which
 /// nobody did.
-pub(in super::super) fn newest(dir: &Path, (first, count): (u64, u64), limit: usize) -> Result<Vec<AuditRecord>> {
+pub(crate) fn newest(dir: &Path, (first, count): (u64, u64), limit: usize) -> Result<Vec<AuditRecord>> {
     let mut records = Records::of(dir, first, count)?;
     let (mut found, mut position) = (VecDeque::new(), records.count);
     while position > records.first && found.len() < limit {

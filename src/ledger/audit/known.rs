@@ -11,7 +11,7 @@ use super::record::{Body, RecordKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Kind and id of an object.
-pub(in super::super) type Name = (String, String);
+pub(crate) type Name = (String, String);
 
 /// The state of an object, according to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ struct Object {
 
 /// The catalog's expected contents.
 #[derive(Debug)]
-pub(in super::super) struct Known {
+pub(crate) struct Known {
     /// Missing objects are absent, or after an accept, unknown.
     objects: HashMap<Name, Object>,
     /// Intents that may or may not have happened.
@@ -111,11 +111,11 @@ impl Default for Known {
 }
 
 /// The result of a comparison with the catalog.
-pub(in super::super) struct Compared {
+pub(crate) struct Compared {
     /// What is wrong, if anything.
-    pub(in super::super) trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
     /// Each intent without outcome, and whether it happened.
-    pub(in super::super) ends: BTreeMap<u64, bool>,
+    pub(crate) ends: BTreeMap<u64, bool>,
 }
 
 fn name(change: &Change) -> Name {
@@ -124,7 +124,7 @@ fn name(change: &Change) -> Name {
 
 impl Known {
     /// Adds one record; records must be added in order.
-    pub(in super::super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
+    pub(crate) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
         match kind {
             RecordKind::Intent => self.intent(sequence, body.changes),
             RecordKind::Outcome => {
@@ -245,7 +245,7 @@ impl Known {
     }
 
     /// Takes what is still unknown from the catalog, which was compared with it.
-    pub(in super::super) fn adopt(&mut self, rows: &HashMap<Name, Stamp>) {
+    pub(crate) fn adopt(&mut self, rows: &HashMap<Name, Stamp>) {
         for (name, object) in &mut self.objects {
             if let (Standing::At(version, hash @ None), Some(Stamp::At(there, is))) =
                 (&mut object.settled, rows.get(name))
@@ -272,7 +272,7 @@ impl Known {
     }
 
     /// Compares the rows that no record named with the checkpoint that it began at. The error says that it cannot.
-    pub(in super::super) fn compare_rest(&self, rows: &HashMap<Name, Stamp>) -> Result<Option<String>, String> {
+    pub(crate) fn compare_rest(&self, rows: &HashMap<Name, Stamp>) -> Result<Option<String>, String> {
         let Some(rest) = self.rest.as_ref().filter(|_| self.partial) else { return Ok(None) };
         let (digest, damaged) = self.digest_of_rest(rows);
         if digest == *rest {
@@ -326,22 +326,22 @@ impl Known {
     }
 
     /// Whether of some objects only a digest is known.
-    pub(in super::super) const fn is_partial(&self) -> bool {
+    pub(crate) const fn is_partial(&self) -> bool {
         self.partial
     }
 
     /// Kind and id of each object that is known.
-    pub(in super::super) fn names(&self) -> impl Iterator<Item = &Name> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
         self.objects.keys()
     }
 
     /// The oldest intent without outcome.
-    pub(in super::super) fn oldest_open(&self) -> Option<u64> {
+    pub(crate) fn oldest_open(&self) -> Option<u64> {
         self.open.keys().chain(self.told.keys()).min().copied()
     }
 
     /// Compares the catalog's rows with the log.
-    pub(in super::super) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
+    pub(crate) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
         let mut ends = self.told.clone();
         let mut trouble = None;
         for (sequence, changes) in &self.open {

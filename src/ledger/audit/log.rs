@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes in a segment after which the next one is begun.
-const SEGMENT: u64 = 16 << 20;
+const SEGMENT: u64 = 4 << 20;
 /// Bytes reserved for acts that restrict or free space.
 pub(crate) const RESERVE: u64 = 1 << 20;
 /// Bytes allocated ahead of the newest segment's end: room for some hundred records.
@@ -22,7 +22,7 @@ const AHEAD: u64 = 256 << 10;
 const RESERVE_FILE: &str = "reserve";
 
 /// A record that is ready to be appended.
-pub(in super::super) struct Entry {
+pub(crate) struct Entry {
     kind: RecordKind,
     json: Vec<u8>,
     /// What [`Known`] needs of an intent, an outcome or an accept.
@@ -35,7 +35,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`Kind::Usage`] for one that is too large.
-    pub(in super::super) fn new(kind: RecordKind, body: Body) -> Result<Self> {
+    pub(crate) fn new(kind: RecordKind, body: Body) -> Result<Self> {
         let (json, at) = (json(&body)?, body.at);
         let body = (kind != RecordKind::Event).then_some(body);
         Ok(Self { kind, json, body, at })
@@ -44,10 +44,10 @@ impl Entry {
 
 /// A scripted fault of tests: called before each write and sync of the log.
 #[cfg(test)]
-pub(in super::super) type Gate = std::sync::Arc<dyn Fn(&str) -> std::io::Result<()> + Send + Sync>;
+pub(crate) type Gate = std::sync::Arc<dyn Fn(&str) -> std::io::Result<()> + Send + Sync>;
 
 /// The log, open for appending.
-pub(in super::super) struct Log {
+pub(crate) struct Log {
     dir: PathBuf,
     file: File,
     length: u64,
@@ -71,7 +71,7 @@ pub(in super::super) struct Log {
 
 impl Log {
     /// Starts a log with its genesis record.
-    pub(in super::super) fn create(dir: &Path, key: CheckpointKey, genesis: Body) -> Result<Self> {
+    pub(crate) fn create(dir: &Path, key: CheckpointKey, genesis: Body) -> Result<Self> {
         std::fs::DirBuilder::new().mode(0o700).create(dir).on(|| format!("create {}", dir.display()))?;
         let file = new_segment(dir, 0)?;
         let mut log = Self::on(dir, file, 0, key);
@@ -100,7 +100,7 @@ impl Log {
     }
 
     /// Continues after the last good record of `scan`; cuts a torn record after that.
-    pub(in super::super) fn resume(dir: &Path, scan: Scan, key: CheckpointKey) -> Result<Self> {
+    pub(crate) fn resume(dir: &Path, scan: Scan, key: CheckpointKey) -> Result<Self> {
         let (file, length) = match &scan.tail {
             Some((path, length)) => (open_regular(path, &OpenHow::write())?, *length),
             None => (new_segment(dir, scan.count)?, 0),
@@ -117,7 +117,7 @@ impl Log {
     }
 
     /// Allocates space ahead and the reserve, as far as there is room.
-    pub(in super::super) fn take_space(&mut self) {
+    pub(crate) fn take_space(&mut self) {
         self.take_ahead();
         if !self.reserve {
             let _ = self.reserve();
@@ -133,7 +133,7 @@ impl Log {
     }
 
     /// Moves everything after the last good record aside, and keeps it as `set-aside-…`.
-    pub(in super::super) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
+    pub(crate) fn set_aside(dir: &Path, scan: &Scan) -> Result<()> {
         std::fs::create_dir_all(dir).on(|| format!("create {}", dir.display()))?;
         let Some((tail, good)) = scan.tail.as_ref().filter(|_| scan.bad.is_some()) else { return Ok(()) };
         let aside = |path: &Path| {
@@ -153,12 +153,12 @@ impl Log {
     }
 
     /// Returns the log's count and head.
-    pub(in super::super) fn head(&self) -> AuditHead {
+    pub(crate) fn head(&self) -> AuditHead {
         AuditHead { count: self.next, hash: hex::encode(self.previous), first: self.first }
     }
 
     /// Makes sure that the reserve is allocated, before an act that must not use it.
-    pub(in super::super) fn reserve(&mut self) -> Result<()> {
+    pub(crate) fn reserve(&mut self) -> Result<()> {
         if self.reserve {
             return Ok(());
         }
@@ -182,7 +182,7 @@ impl Log {
     }
 
     /// Releases the reserve, for an act that restricts or frees space on a full disk.
-    pub(in super::super) fn give_up_reserve(&mut self) -> Result<()> {
+    pub(crate) fn give_up_reserve(&mut self) -> Result<()> {
         self.reserve = false;
         give_up_reserve(&self.dir)?;
         self.take_ahead();
@@ -190,7 +190,7 @@ impl Log {
     }
 
     /// Runs a step that must work on a full disk: if there is no space, releases the reserve and retries.
-    pub(in super::super) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
+    pub(crate) fn with_reserve<R>(&mut self, mut step: impl FnMut(&mut Self) -> Result<R>) -> Result<R> {
         match step(self) {
             Err(e) if e.kind() == Kind::NoSpace => {
                 self.give_up_reserve()?;
@@ -215,17 +215,17 @@ impl Log {
     }
 
     /// Whether the reserve is allocated.
-    pub(in super::super) const fn has_reserve(&self) -> bool {
+    pub(crate) const fn has_reserve(&self) -> bool {
         self.reserve
     }
 
     /// Returns what the records so far add up to.
-    pub(in super::super) const fn known(&mut self) -> &mut Known {
+    pub(crate) const fn known(&mut self) -> &mut Known {
         &mut self.known
     }
 
     /// Sets the oldest record that is kept; what is before it may be removed once a head that says so is committed.
-    pub(in super::super) const fn keep_from(&mut self, first: u64) {
+    pub(crate) const fn keep_from(&mut self, first: u64) {
         self.first = first;
     }
 
@@ -240,7 +240,7 @@ impl Log {
     }
 
     /// Appends records and syncs them: durable on return. Returns the first one's sequence.
-    pub(in super::super) fn append(&mut self, entries: &[&Entry]) -> Result<u64> {
+    pub(crate) fn append(&mut self, entries: &[&Entry]) -> Result<u64> {
         if self.failed {
             let what = "audit: an earlier sync failed; nothing more is recorded, and keys cannot be used";
             return Err(Error::new(Kind::Io, what).hint("check the disk, then restart coffer"));
@@ -301,13 +301,13 @@ impl Log {
     }
 
     #[cfg(test)]
-    pub(in super::super) fn set_gate(&mut self, gate: Gate) {
+    pub(crate) fn set_gate(&mut self, gate: Gate) {
         self.gate = Some(gate);
     }
 
     /// Sets the size at which the next segment is begun.
     #[cfg(test)]
-    pub(in super::super) const fn set_segment(&mut self, bytes: u64) {
+    pub(crate) const fn set_segment(&mut self, bytes: u64) {
         self.segment = bytes;
     }
 }
@@ -330,7 +330,7 @@ fn new_segment(dir: &Path, first: u64) -> Result<File> {
 }
 
 /// Removes the reserve of the log in `dir`, if it exists.
-pub(in super::super) fn give_up_reserve(dir: &Path) -> Result<()> {
+pub(crate) fn give_up_reserve(dir: &Path) -> Result<()> {
     let file = match open_regular(&dir.join(RESERVE_FILE), &OpenHow::write()) {
         Err(e) if e.kind() == Kind::NotFound => return Ok(()),
         file => file?,

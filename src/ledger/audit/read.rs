@@ -56,7 +56,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the file system reports.
-    pub(in super::super) fn open(dir: &Path, first: u64) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, first: u64) -> Result<Self> {
         let found = segments(dir)?;
         match found.iter().find(|s| s.0 == first) {
             Some((_, path)) if first > 0 => Self::at_segment(dir, (first, path.clone())),
@@ -95,7 +95,7 @@ impl Reader {
     }
 
     /// Stops after record `count` - 1.
-    pub(in super::super) const fn until(mut self, count: u64) -> Self {
+    pub(crate) const fn until(mut self, count: u64) -> Self {
         self.until = count;
         self
     }

@@ -108,7 +108,7 @@ pub struct Body {
 }
 
 impl Body {
-    pub(in super::super) fn at(at: Timestamp, act: &str) -> Self {
+    pub(crate) fn at(at: Timestamp, act: &str) -> Self {
         Self {
             at,
             act: act.into(),
@@ -162,7 +162,7 @@ impl Record for AuditHead {
 }
 
 /// SHA-256 of a record.
-pub(in super::super) type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// Returns the SHA-256 of `bytes`.
 pub(super) fn sha256(bytes: &[u8]) -> Hash {
@@ -175,7 +175,7 @@ pub(super) fn sha256(bytes: &[u8]) -> Hash {
 ///
 /// # Errors
 /// [`Kind::Usage`] for one that does not fit into a record.
-pub(in super::super) fn json(body: &Body) -> Result<Vec<u8>> {
+pub(crate) fn json(body: &Body) -> Result<Vec<u8>> {
     let json = serde_json::to_vec(body).map_err(|e| Error::new(Kind::Failed, "audit record").because(e))?;
     if HEAD + json.len() + CRC > MAX_RECORD {
         return Err(Error::new(Kind::Usage, "audit record: the act is too large to record"));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a pass begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Start {
+pub(crate) enum Start {
     /// At the oldest record that is kept.
     Oldest,
     /// At the newest checkpoint that the catalog's head counts; without one, at the oldest record.
@@ -17,38 +17,33 @@ pub(in super::super) enum Start {
 }
 
 /// The result of one pass over the log.
-pub(in super::super) struct Scan {
+pub(crate) struct Scan {
     /// Number of good records, and hash of the last.
-    pub(in super::super) count: u64,
-    pub(in super::super) hash: Hash,
+    pub(crate) count: u64,
+    pub(crate) hash: Hash,
     /// Sequence of the oldest record that is kept.
-    pub(in super::super) first: u64,
+    pub(crate) first: u64,
     /// Sequence of the record that it began with.
-    pub(in super::super) began: u64,
+    pub(crate) began: u64,
     /// Where to continue appending: segment, byte.
     pub(super) tail: Option<(PathBuf, u64)>,
     /// The first bad record, if any, and whether only the newest segment is affected.
-    pub(in super::super) bad: Option<(String, bool)>,
+    pub(crate) bad: Option<(String, bool)>,
     /// Hash after as many records as the catalog's head counts.
     at_head: Option<Hash>,
     /// What the catalog must contain.
-    pub(in super::super) known: Known,
+    pub(crate) known: Known,
 }
 
 impl Scan {
     /// Reads the log in `dir`. Without the key, checkpoints are compared with the records before them, but the first
     /// one is trusted.
-    pub(in super::super) fn run(
-        dir: &Path,
-        head: Option<&AuditHead>,
-        key: Option<&CheckpointKey>,
-        start: Start,
-    ) -> Result<Self> {
+    pub(crate) fn run(dir: &Path, head: Option<&AuditHead>, key: Option<&CheckpointKey>, start: Start) -> Result<Self> {
         Self::until(dir, head, key, start, u64::MAX)
     }
 
     /// Reads the records before `end` only.
-    pub(in super::super) fn until(
+    pub(crate) fn until(
         dir: &Path,
         head: Option<&AuditHead>,
         key: Option<&CheckpointKey>,
@@ -128,12 +123,12 @@ impl Scan {
     }
 
     /// Returns the count and the hash of the good records.
-    pub(in super::super) fn at(&self) -> AuditHead {
+    pub(crate) fn at(&self) -> AuditHead {
         AuditHead { count: self.count, hash: hex::encode(self.hash), first: self.first }
     }
 
     /// Returns how the log contradicts the catalog's head, if it does.
-    pub(in super::super) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
+    pub(crate) fn trouble(&self, head: Option<&AuditHead>) -> Option<String> {
         let Some(head) = head else { return Some("the catalog does not contain the length of the audit log".into()) };
         if self.count < head.count {
             let found = format!("the audit log has {} valid records, the catalog counts {}", self.count, head.count);
