@@ -37,6 +37,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
 use audit::{Body, CheckpointKey, Compared, Entry, Log, RecordKind, Scan, Start};
 use group::{Group, Space};
+use parking_lot::Mutex;
 use refusals::Refusals;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ pub struct Ledger {
     refusals: Refusals,
     /// The last start read only a part of the log.
     unchecked: AtomicBool,
+    /// Held while the whole log is read, and while old segments are removed.
+    whole: Mutex<()>,
 }
 
 /// What a look at the whole log and the whole catalog finds.
@@ -162,6 +165,7 @@ impl Ledger {
             group: Group::new(),
             refusals: Refusals::default(),
             unchecked: AtomicBool::new(false),
+            whole: Mutex::default(),
         }
     }
 
@@ -212,6 +216,7 @@ impl Ledger {
 
     /// Reads the whole log, up to what is durable now, and compares every row with it. Others go on appending.
     fn look_at_whole(&self) -> Result<Whole> {
+        let _alone = self.whole.lock();
         let (head, end, rows) = self.catalog.between_transactions(|| {
             let end = self.group.head().map_or(u64::MAX, |h| h.count);
             Ok((self.head()?, end, self.catalog.stamps()?))
@@ -347,6 +352,7 @@ impl Ledger {
         if days == 0 {
             return Err(Error::new(Kind::Usage, "audit: keep records for at least one day"));
         }
+        let _alone = self.whole.lock();
         let (dir, key) = (self.dir.join(AUDIT), self.key());
         let before = Timestamp(self.env.now().0.saturating_sub(i64::from(days) * 24 * 60 * 60 * 1000));
         self.group.ready()?;

@@ -4,7 +4,6 @@ use super::audit::{Log, RecordKind};
 use super::store::memory::Memory;
 use super::*;
 use crate::env::Clock;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
