@@ -101,11 +101,15 @@ pub struct Change {
     /// SHA-256 of its body in hexadecimal; absent for a removed record.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hash: Option<String>,
+    /// SHA-256 of the body that it replaces or removes, in hexadecimal; absent for a new record, and in logs from before
+    /// there were checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub was: Option<String>,
 }
 
 /// A row as the audit's chain sees it: its version and hash, or damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stamp {
+pub(crate) enum Stamp {
     At(u64, String),
     Damaged,
 }
@@ -315,12 +319,27 @@ impl Catalog {
 
     /// Returns every row's version and hash, by kind and id, to compare with the audit's chain.
     pub(super) fn stamps(&self) -> Result<HashMap<(String, String), Stamp>> {
-        let stamp = |(kind, row): (String, Row)| {
-            let good = self.genuine(&kind, &row);
-            let stamp = if good { Stamp::At(row.version, sha256_hex(&row.body)) } else { Stamp::Damaged };
-            ((kind, row.id), stamp)
-        };
-        Ok(self.reading(|rows| rows.all())?.into_iter().map(stamp).collect())
+        Ok(self.reading(|rows| rows.all())?.into_iter().map(|row| self.stamp(row)).collect())
+    }
+
+    /// Returns the same of these kinds and ids.
+    pub(super) fn stamps_of(&self, names: Vec<(String, String)>) -> Result<HashMap<(String, String), Stamp>> {
+        Ok(self.reading(|rows| rows.some(names))?.into_iter().map(|row| self.stamp(row)).collect())
+    }
+
+    fn stamp(&self, (kind, row): (String, Row)) -> ((String, String), Stamp) {
+        let good = self.genuine(&kind, &row);
+        let stamp = if good { Stamp::At(row.version, sha256_hex(&row.body)) } else { Stamp::Damaged };
+        ((kind, row.id), stamp)
+    }
+
+    /// Runs `step` while no transaction of this process runs.
+    pub(super) fn between_transactions<R>(&self, step: impl FnOnce() -> Result<R>) -> Result<R> {
+        let turn = self.turn.lock();
+        if turn.borrow().is_some() {
+            return Err(nested());
+        }
+        step()
     }
 
     /// Overwrites removed data that the store still holds.
@@ -491,8 +510,12 @@ impl Tx<'_> {
     /// [`Kind::Busy`] if it has changed since, [`Kind::NotFound`] if it is gone, [`Kind::Exists`] if its new name is
     /// taken, [`Kind::Integrity`] for a damaged row.
     pub fn update<T: Record>(&mut self, record: &T, version: u64) -> Result<Versioned<T>> {
-        self.expect::<T>(&record.id(), version)?;
-        self.write(record, version + 1, Over::Version(version))
+        let was = self.expect::<T>(&record.id(), version)?;
+        let written = self.write(record, version + 1, Over::Version(version))?;
+        if let Some(change) = self.changes.last_mut() {
+            change.was = Some(was);
+        }
+        Ok(written)
     }
 
     /// Removes the record that was read as `version`.
@@ -505,11 +528,11 @@ impl Tx<'_> {
             let what = format!("catalog: remove {} {id}: only an audited transaction removes", T::KIND);
             return Err(Error::new(Kind::InvalidState, what));
         }
-        self.expect::<T>(id, version)?;
+        let was = Some(self.expect::<T>(id, version)?);
         self.touched.push((T::KIND, id.into()));
         let gone = self.running(|running| running.delete(T::KIND, id, version))?;
         done::<T>(gone, id, None, Over::Version(version))?;
-        self.changes.push(Change { kind: T::KIND.into(), id: id.into(), version: version + 1, hash: None });
+        self.changes.push(Change { kind: T::KIND.into(), id: id.into(), version: version + 1, hash: None, was });
         Ok(())
     }
 
@@ -527,14 +550,16 @@ impl Tx<'_> {
         &self.changes
     }
 
-    fn expect<T: Record>(&self, id: &str, version: u64) -> Result<()> {
-        match self.catalog.get::<T>(id)? {
-            None => done::<T>(Wrote::Gone, id, None, Over::Version(version)),
-            Some(found) if found.version != version => {
-                done::<T>(Wrote::At(found.version), id, None, Over::Version(version))
-            }
-            Some(_) => Ok(()),
+    /// Returns the hash of the record's body, if it has this version.
+    fn expect<T: Record>(&self, id: &str, version: u64) -> Result<String> {
+        let Some(row) = self.catalog.row(T::KIND, id)? else {
+            return done::<T>(Wrote::Gone, id, None, Over::Version(version)).map(|()| String::new());
+        };
+        let there = self.catalog.believe::<T>(&row).map_err(refuse)?.version;
+        if there != version {
+            done::<T>(Wrote::At(there), id, None, Over::Version(version))?;
         }
+        Ok(sha256_hex(&row.body))
     }
 
     fn write<T: Record>(&mut self, record: &T, version: u64, over: Over) -> Result<Versioned<T>> {
@@ -552,7 +577,7 @@ impl Tx<'_> {
         let (row, name) = (Row { id: id.clone(), version, body, mac }, record.name());
         let wrote = self.running(|running| running.write(T::KIND, &row, name.as_deref(), over))?;
         done::<T>(wrote, &id, name.as_deref(), over)?;
-        self.changes.push(Change { kind: T::KIND.into(), id, version, hash });
+        self.changes.push(Change { kind: T::KIND.into(), id, version, hash, was: None });
         Ok(Versioned { record: again, version })
     }
 }

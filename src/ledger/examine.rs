@@ -1,6 +1,6 @@
 //! Examines catalog and audit separately, for when they cannot be opened. Writes nothing.
 
-use super::audit::Scan;
+use super::audit::{CheckpointKey, Scan, Start};
 use super::catalog::Stamp;
 use super::{AUDIT, AuditHead, CATALOG, Catalog};
 use crate::error::{Error, Kind, Result};
@@ -23,11 +23,12 @@ pub(crate) fn examine(dir: &Path, root: Option<&Secret<32>>) -> [(&'static str, 
         }
     });
     let head = opened.ok().flatten().and_then(|c| c.get::<AuditHead>("head").ok().flatten()).map(|h| h.record);
-    [("catalog", catalog), ("audit", audit(dir, head.as_ref()))]
+    let key = root.map(CheckpointKey::of);
+    [("catalog", catalog), ("audit", audit(dir, head.as_ref(), key.as_ref()))]
 }
 
-fn audit(dir: &Path, head: Option<&AuditHead>) -> Result<String> {
-    let scan = Scan::run(&dir.join(AUDIT), head)?;
+fn audit(dir: &Path, head: Option<&AuditHead>, key: Option<&CheckpointKey>) -> Result<String> {
+    let scan = Scan::run(&dir.join(AUDIT), head, key, Start::Oldest)?;
     let trouble = match head {
         Some(_) => scan.trouble(head),
         None => scan.bad.as_ref().map(|(why, _)| why.clone()),

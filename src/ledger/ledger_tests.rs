@@ -41,18 +41,24 @@ fn by() -> Asker {
     }
 }
 
+fn root() -> Secret<32> {
+    Secret::build(|b| b.fill(5))
+}
+
 fn process(store: &Arc<Memory>) -> Catalog {
-    Catalog::over(store.clone(), &Secret::build(|b| b.fill(5))).unwrap()
+    Catalog::over(store.clone(), &root()).unwrap()
 }
 
 fn fresh() -> (tempfile::TempDir, Arc<Memory>, Ledger) {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
-    let ledger = Ledger::begin(dir.path(), Env::system(), process(&store), &Act::new("test:Init"), |_| Ok(())).unwrap();
+    let ledger =
+        Ledger::begin(dir.path(), Env::system(), (process(&store), &root()), &Act::new("test:Init"), |_| Ok(()))
+            .unwrap();
     (dir, store, ledger)
 }
 
 fn reopen(dir: &tempfile::TempDir, store: &Arc<Memory>) -> Ledger {
-    let ledger = Ledger::on(dir.path(), Env::system(), process(store));
+    let ledger = Ledger::on(dir.path(), Env::system(), process(store), &root());
     ledger.take_up_audit().unwrap();
     ledger
 }

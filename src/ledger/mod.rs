@@ -18,12 +18,13 @@ mod act;
 pub mod audit;
 pub mod catalog;
 mod examine;
+mod group;
 mod refusals;
 mod request;
 mod store;
 
 pub use act::Act;
-pub use audit::{AuditHead, AuditRecord, Identity};
+pub use audit::{AuditEvent, AuditHead, AuditRecord, Filter, Identity, Page};
 pub(crate) use catalog::sha256_hex;
 pub use catalog::{Catalog, Change, Damaged, Listing, Record, Tx, Versioned};
 pub(crate) use examine::examine;
@@ -31,13 +32,16 @@ pub use request::{MAX_AGENT, MAX_FIELD, MAX_PARAMETERS, RequestInfo};
 #[cfg(test)]
 pub(crate) use store::sqlite::tamper;
 
-use crate::env::Env;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
-use audit::{Body, Compared, Log, RecordKind, Scan};
+use audit::{Body, CheckpointKey, Compared, Entry, Log, RecordKind, Scan, Start};
+use group::{Group, Space};
 use parking_lot::Mutex;
 use refusals::Refusals;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The catalog's file in the data directory.
 pub(crate) const CATALOG: &str = "catalog.db";
@@ -63,27 +67,22 @@ pub struct Ledger {
     dir: PathBuf,
     env: Env,
     catalog: Catalog,
-    audit: Mutex<Audit>,
+    root: Secret<32>,
+    group: Group,
     refusals: Refusals,
+    /// The last start read only a part of the log.
+    unchecked: AtomicBool,
+    /// Held while the whole log is read, and while old segments are removed.
+    whole: Mutex<()>,
 }
 
-/// The log, or why nothing can be changed and no key used.
-enum Audit {
-    Ready(Box<Log>),
-    Trouble(String),
-}
-
-impl Audit {
-    fn ready(&mut self) -> Result<&mut Log> {
-        match self {
-            Self::Ready(log) => Ok(log),
-            Self::Trouble(why) => {
-                let what = format!("keys are unavailable until the audit log is accepted: {why}");
-                let hint = "find out what happened (a restored backup?), then run `coffer audit accept`";
-                Err(Error::new(Kind::KeyUnavailable, what).hint(hint))
-            }
-        }
-    }
+/// What a look at the whole log and the whole catalog finds.
+struct Whole {
+    head: AuditHead,
+    /// What makes keys unavailable.
+    trouble: Option<String>,
+    /// What is only reported.
+    damage: Option<String>,
 }
 
 /// The result of [`Ledger::verify_audit`].
@@ -97,7 +96,7 @@ pub struct AuditReport {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        if let Audit::Ready(log) = self.audit.get_mut() {
+        if let Some(log) = self.group.log().as_mut() {
             log.take_space();
         }
     }
@@ -122,23 +121,24 @@ impl Ledger {
         genesis: &Act,
         first: impl FnOnce(&mut Tx<'_>) -> Result<()>,
     ) -> Result<Self> {
-        Self::begin(dir, env, Catalog::create(&dir.join(CATALOG), root)?, genesis, first)
+        Self::begin(dir, env, (Catalog::create(&dir.join(CATALOG), root)?, root), genesis, first)
     }
 
     fn begin(
         dir: &Path,
         env: Env,
-        catalog: Catalog,
+        (catalog, root): (Catalog, &Secret<32>),
         genesis: &Act,
         first: impl FnOnce(&mut Tx<'_>) -> Result<()>,
     ) -> Result<Self> {
-        let log = Log::create(&dir.join(AUDIT), &genesis.body(env.now(), None))?;
+        let log = Log::create(&dir.join(AUDIT), CheckpointKey::of(root), genesis.body(env.now(), None))?;
         catalog.transaction(|tx| {
             first(tx)?;
             tx.put_head(&log.head())
         })?;
-        let ledger = Self::on(dir, env, catalog);
-        *ledger.audit.lock() = Audit::Ready(Box::new(log));
+        let ledger = Self::on(dir, env, catalog, root);
+        let count = log.head().count;
+        ledger.group.open(Box::new(log), count);
         Ok(ledger)
     }
 
@@ -153,44 +153,120 @@ impl Ledger {
                 .hint("restore it from a backup: it contains all keys"),
             _ => e,
         })?;
-        Ok(Self::on(dir, env, catalog))
+        Ok(Self::on(dir, env, catalog, root))
     }
 
-    fn on(dir: &Path, env: Env, catalog: Catalog) -> Self {
-        let audit = Mutex::new(Audit::Trouble("not checked yet".into()));
-        Self { dir: dir.into(), env, catalog, audit, refusals: Refusals::default() }
+    fn on(dir: &Path, env: Env, catalog: Catalog, root: &Secret<32>) -> Self {
+        Self {
+            dir: dir.into(),
+            env,
+            catalog,
+            root: Secret::build(|out| out.copy_from_slice(root.expose())),
+            group: Group::new(),
+            refusals: Refusals::default(),
+            unchecked: AtomicBool::new(false),
+            whole: Mutex::default(),
+        }
     }
 
-    /// Reads the log and opens it for appending, or keeps what is wrong with it. See [`audit`] for what is repaired and
-    /// what is trouble; trouble is not an error here, but makes keys unavailable.
+    fn key(&self) -> CheckpointKey {
+        CheckpointKey::of(&self.root)
+    }
+
+    /// Reads the log from its newest checkpoint on and opens it for appending, or keeps what is wrong with it. See
+    /// [`audit`] for what is repaired and what is trouble; trouble is not an error here, but makes keys unavailable.
+    /// What is before the checkpoint, [`Ledger::check_rest`] reads.
     ///
     /// # Errors
     /// What the file system and the catalog report.
     pub fn take_up_audit(&self) -> Result<()> {
         with_reserve(&self.dir, || {
-            let (scan, compared) = self.look_at_audit()?;
-            *self.audit.lock() = match compared.trouble {
-                Some(why) => Audit::Trouble(why),
-                None => {
-                    let mut log = Log::resume(&self.dir.join(AUDIT), &scan)?;
-                    self.close_interrupted(&mut log, &compared);
-                    Audit::Ready(Box::new(log))
-                }
-            };
+            let dir = self.dir.join(AUDIT);
+            let head = self.head()?;
+            let scan = Scan::run(&dir, head.as_ref(), Some(&self.key()), Start::Newest)?;
+            let whole = !scan.known.is_partial();
+            let rows = if whole { self.catalog.stamps()? } else { self.stamps_of(&scan)? };
+            let compared = scan.known.compare(&rows);
+            if let Some(why) = scan.trouble(head.as_ref()).or(compared.trouble.clone()) {
+                self.group.close(why);
+                return Ok(());
+            }
+            let mut log = Log::resume(&dir, scan, self.key())?;
+            self.close_interrupted(&mut log, &compared);
+            log.known().adopt(&rows);
+            self.unchecked.store(!whole, Ordering::Release);
+            self.group.open(Box::new(log), head.map_or(0, |h| h.count));
             Ok(())
         })
     }
 
-    fn look_at_audit(&self) -> Result<(Scan, Compared)> {
-        let head = match self.catalog.get::<AuditHead>("head") {
-            Ok(head) => head.map(|h| h.record),
-            Err(e) if e.kind() == Kind::Integrity => None,
-            Err(e) => return Err(e),
-        };
-        let scan = Scan::run(&self.dir.join(AUDIT), head.as_ref())?;
-        let mut compared = scan.known.compare(&self.catalog.stamps()?);
-        compared.trouble = scan.trouble(head.as_ref()).or(compared.trouble);
-        Ok((scan, compared))
+    /// Returns the rows of the objects that a part of the log names.
+    fn stamps_of(&self, scan: &Scan) -> Result<HashMap<audit::Name, catalog::Stamp>> {
+        self.catalog.stamps_of(scan.known.names().cloned().collect())
+    }
+
+    /// Returns the head in the catalog; `None` if it is missing or damaged.
+    fn head(&self) -> Result<Option<AuditHead>> {
+        match self.catalog.get::<AuditHead>("head") {
+            Ok(head) => Ok(head.map(|h| h.record)),
+            Err(e) if e.kind() == Kind::Integrity => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads the whole log, up to what is durable now, and compares every row with it. Others go on appending.
+    fn look_at_whole(&self) -> Result<Whole> {
+        let _alone = self.whole.lock();
+        let (head, end, rows) = self.catalog.between_transactions(|| {
+            let end = self.group.head().map_or(u64::MAX, |h| h.count);
+            Ok((self.head()?, end, self.catalog.stamps()?))
+        })?;
+        let (dir, key) = (self.dir.join(AUDIT), self.key());
+        let mut scan = Scan::until(&dir, head.as_ref(), Some(&key), Start::Oldest, end)?;
+        audit::read_base(&dir, &mut scan.known, scan.first)?;
+        let damage = scan.bad.as_ref().map(|(why, _)| why.clone());
+        let mut whole = Whole { head: scan.at(), damage, trouble: None };
+        if let Some((why, _)) = &scan.bad
+            && self.group.head().is_some()
+        {
+            // An old segment is damaged. What it told, a later checkpoint tells, as far as a digest can.
+            let why = why.clone();
+            let newer = Scan::until(&dir, head.as_ref(), Some(&key), Start::Newest, end)?;
+            if newer.began > scan.count && newer.bad.is_none() {
+                (whole.damage, whole.head) = (Some(why), newer.at());
+                scan = newer;
+            }
+        }
+        whole.trouble = scan.trouble(head.as_ref()).or_else(|| scan.known.compare(&rows).trouble);
+        if whole.trouble.is_none() {
+            match scan.known.compare_rest(&rows) {
+                Ok(trouble) => whole.trouble = trouble,
+                Err(why) => whole.damage = whole.damage.or(Some(why)),
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Reads what the last start did not read of the log, and compares every row of the catalog with it: once, from a
+    /// thread of its own, soon after the start. What does not fit makes keys unavailable. A damaged old segment does
+    /// not: what it told is also in a checkpoint. It is logged, and reported by [`Ledger::verify_audit`].
+    ///
+    /// # Errors
+    /// What the file system and the catalog report.
+    pub fn check_rest(&self) -> Result<()> {
+        self.outside_transaction()?;
+        if !self.unchecked.load(Ordering::Acquire) || self.group.ready().is_err() {
+            return Ok(());
+        }
+        let whole = self.look_at_whole()?;
+        self.unchecked.store(false, Ordering::Release);
+        if let Some(why) = whole.trouble {
+            tracing::error!(%why, "the audit log and the catalog do not fit: keys are unavailable");
+            self.group.close(why);
+        } else if let Some(why) = whole.damage {
+            tracing::error!(%why, "an old part of the audit log is damaged; `coffer audit verify` reports it");
+        }
+        Ok(())
     }
 
     /// Closes intents left without outcome by a kill or a full disk. If the disk is still full, the next start tries
@@ -200,13 +276,14 @@ impl Ledger {
             let mut outcome = Body::at(self.env.now(), "");
             outcome.intent = Some(*sequence);
             outcome.result = if *happened { "ok" } else { "interrupted" }.into();
-            outcome
+            Entry::new(RecordKind::Outcome, outcome)
         };
-        let outcomes: Vec<Body> = compared.ends.iter().map(close).collect();
-        let records: Vec<(RecordKind, &Body)> = outcomes.iter().map(|o| (RecordKind::Outcome, o)).collect();
-        if !records.is_empty()
-            && let Err(e) = log.append(&records)
-        {
+        let closed = compared.ends.iter().map(close).collect::<Result<Vec<Entry>>>();
+        let closed = closed.and_then(|outcomes| match &outcomes[..] {
+            [] => Ok(()),
+            outcomes => log.append(&outcomes.iter().collect::<Vec<_>>()).map(drop),
+        });
+        if let Err(e) = closed {
             tracing::warn!(error = %e.line(), "cannot record the outcome of interrupted actions");
         }
     }
@@ -218,50 +295,98 @@ impl Ledger {
     /// [`Kind::InvalidState`] if nothing is wrong; what the file system reports.
     pub fn accept_audit(&self, by: impl Into<Asker>) -> Result<()> {
         self.outside_transaction()?;
-        let mut audit = self.audit.lock();
-        let Audit::Trouble(why) = &*audit else {
-            return Err(Error::new(Kind::InvalidState, "audit accept: the audit log has no damage"));
-        };
-        let dir = self.dir.join(AUDIT);
-        let scan = self.look_at_audit()?.0;
-        with_reserve(&self.dir, || Log::set_aside(&dir, &scan))?;
-        let scan = Scan::run(&dir, None)?;
-        let mut log = Log::resume(&dir, &scan)?;
-        let act = Act::new("coffer:AcceptAudit").detail("trouble", why);
-        let mut body = act.body(self.env.now(), Some(by.into().identity));
-        if let Ok(Some(head)) = self.catalog.get::<AuditHead>("head") {
-            body.detail.insert("old-count".into(), head.record.count.to_string());
-            body.detail.insert("old-head".into(), head.record.hash);
-        }
-        log.with_reserve(|log| log.append(&[(RecordKind::Accept, &body)]))?;
-        with_reserve(&self.dir, || self.catalog.begin(true, |tx| tx.put_head(&log.head())))?;
-        *audit = Audit::Ready(Box::new(log));
-        Ok(())
+        let by = by.into();
+        self.catalog.between_transactions(|| {
+            let Some(why) = self.group.trouble() else {
+                return Err(Error::new(Kind::InvalidState, "audit accept: the audit log has no damage"));
+            };
+            let (dir, old) = (self.dir.join(AUDIT), self.head()?);
+            let scan = Scan::run(&dir, old.as_ref(), Some(&self.key()), Start::Newest)?;
+            let kept = AuditHead { count: u64::MAX, hash: String::new(), first: scan.first };
+            with_reserve(&self.dir, || Log::set_aside(&dir, &scan))?;
+            let scan = Scan::run(&dir, Some(&kept), Some(&self.key()), Start::Newest)?;
+            let mut log = Log::resume(&dir, scan, self.key())?;
+            let act = Act::new("coffer:AcceptAudit").detail("trouble", why);
+            let mut body = act.body(self.env.now(), Some(by.identity.clone()));
+            if let Some(head) = old {
+                body.detail.insert("old-count".into(), head.count.to_string());
+                body.detail.insert("old-head".into(), head.hash);
+            }
+            let entry = Entry::new(RecordKind::Accept, body)?;
+            log.with_reserve(|log| log.append(&[&entry]))?;
+            let head = log.head();
+            with_reserve(&self.dir, || self.catalog.begin(true, |tx| tx.put_head(&head)))?;
+            log.known().adopt(&self.catalog.stamps()?);
+            self.unchecked.store(false, Ordering::Release);
+            self.group.open(Box::new(log), head.count);
+            Ok(())
+        })
     }
 
     /// Returns why all keys are unavailable, if the audit is waiting to be accepted.
     #[must_use]
     pub fn audit_trouble(&self) -> Option<String> {
-        // Inside a transaction, this thread may hold the lock, or its holder may wait for this thread; an audited
-        // transaction runs only without trouble.
-        let audit = if self.catalog.in_transaction() { self.audit.try_lock()? } else { self.audit.lock() };
-        match &*audit {
-            Audit::Ready(_) => None,
-            Audit::Trouble(why) => Some(why.clone()),
-        }
+        self.group.trouble()
     }
 
-    /// Reads the whole log again and compares it with the catalog.
+    /// Reads the whole log again and compares it with the catalog, while others go on.
     ///
     /// # Errors
     /// What the file system reports; what is wrong with the log is in the report.
     pub fn verify_audit(&self) -> Result<AuditReport> {
         self.outside_transaction()?;
-        let _audit = self.audit.lock();
-        let (scan, compared) = self.look_at_audit()?;
-        // Nothing is being written, so a torn tail is damage too.
-        let trouble = compared.trouble.or_else(|| scan.bad.as_ref().map(|(why, _)| why.clone()));
-        Ok(AuditReport { head: AuditHead { count: scan.count, hash: hex::encode(scan.hash) }, trouble })
+        let whole = self.look_at_whole()?;
+        // What is being written is not read, so a torn tail is damage too.
+        Ok(AuditReport { head: whole.head, trouble: whole.trouble.or(whole.damage) })
+    }
+
+    /// Removes the whole segments whose records are older than `days` days, from the oldest on; the newest one stays,
+    /// and so do those since the oldest act without outcome. The removal is recorded. Returns the number of segments
+    /// removed.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for 0 days; [`Kind::KeyUnavailable`] while the audit waits to be accepted; what disk and catalog
+    /// report.
+    pub fn expire_audit(&self, by: impl Into<Asker>, days: u32) -> Result<usize> {
+        self.outside_transaction()?;
+        if days == 0 {
+            return Err(Error::new(Kind::Usage, "audit: keep records for at least one day"));
+        }
+        let _alone = self.whole.lock();
+        let (dir, key) = (self.dir.join(AUDIT), self.key());
+        let before = Timestamp(self.env.now().0.saturating_sub(i64::from(days) * 24 * 60 * 60 * 1000));
+        self.group.ready()?;
+        let Some(head) = self.head()? else { return Ok(0) };
+        let limit = self.group.log().as_mut().and_then(|log| log.known().oldest_open()).unwrap_or(u64::MAX);
+        if let Some(first) = audit::expirable(&dir, &head, &key, before, limit)? {
+            if !audit::write_base(&dir, &head, &key, first)? {
+                tracing::warn!(first, "the audit's old segments do not tell every object; a digest will have to do");
+            }
+            let act = Act::new("coffer:ExpireAudit").detail("first", first).detail("days", days);
+            let entry = Entry::new(RecordKind::Event, self.event_of(&by.into(), &act))?;
+            let sequence = self.group.append(entry, Space::Kept)?;
+            self.group.keep_from(first);
+            self.group.commit_head_now(&self.catalog)?;
+            tracing::info!(first, sequence, "old segments of the audit are removed");
+        }
+        let Some(head) = self.head()? else { return Ok(0) };
+        if audit::is_removable(&dir, head.first)? { audit::remove_before(&dir, head.first) } else { Ok(0) }
+    }
+
+    fn event_of(&self, by: &Asker, act: &Act) -> Body {
+        let mut body = act.body(self.env.now(), Some(by.identity.clone()));
+        body.result = "ok".into();
+        body
+    }
+
+    /// Finds events, newest first: an act that changed something is one event, with its result. Reads at most some
+    /// thousand records, so a page may be short, or empty, and say where to go on. At most 1000 events.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a token that is not from an earlier page; [`Kind::Integrity`] for a damaged record; what the
+    /// file system reports.
+    pub fn events(&self, filter: &Filter, from: Option<&str>, limit: usize) -> Result<Page> {
+        audit::events(&self.dir.join(AUDIT), self.readable()?, filter, from, limit)
     }
 
     /// Iterates over the log's records, from the first; stops at the first bad one, which is an error.
@@ -269,23 +394,25 @@ impl Ledger {
     /// # Errors
     /// What the file system reports.
     pub fn audit_records(&self) -> Result<audit::Reader> {
-        Ok(audit::Reader::open(&self.dir.join(AUDIT))?.until(self.readable()?))
+        let (first, count) = self.readable()?;
+        Ok(audit::Reader::open(&self.dir.join(AUDIT), first)?.until(count))
     }
 
     /// Returns the newest `limit` records, oldest first.
     ///
     /// # Errors
-    /// What the file system reports; [`Kind::Integrity`] for a damaged record in the segments that were read.
+    /// What the file system reports; [`Kind::Integrity`] for a damaged record among them.
     pub fn newest_audit_records(&self, limit: usize) -> Result<Vec<AuditRecord>> {
-        audit::newest(&self.dir.join(AUDIT), limit, self.readable()?)
+        audit::newest(&self.dir.join(AUDIT), self.readable()?, limit)
     }
 
-    /// Returns the number of complete records: excludes one being appended at the moment.
-    fn readable(&self) -> Result<u64> {
+    /// Returns the sequence of the oldest record that is kept, and the number of complete records: excludes one being
+    /// appended at the moment.
+    fn readable(&self) -> Result<(u64, u64)> {
         self.outside_transaction()?;
-        Ok(match &*self.audit.lock() {
-            Audit::Ready(log) => log.head().count,
-            Audit::Trouble(_) => u64::MAX,
+        Ok(match self.group.head() {
+            Some(head) => (head.first, head.count),
+            None => (self.head()?.map_or(0, |h| h.first), u64::MAX),
         })
     }
 
@@ -302,9 +429,13 @@ impl Ledger {
         mut change: impl FnMut(&mut Tx<'_>) -> Result<R>,
     ) -> Result<R> {
         self.outside_transaction()?;
-        let (by, mut audit) = (by.into(), self.audit.lock());
-        let log = audit.ready()?;
-        log.with_space(act.is_urgent(), |log| self.attempt(log, &by, &act, &mut change))
+        let by = by.into();
+        self.group.ready()?;
+        if act.is_urgent() {
+            return self.group.with_reserve(|| self.attempt(&by, &act, &mut change));
+        }
+        self.group.keep_reserve()?;
+        self.attempt(&by, &act, &mut change)
     }
 
     /// Runs a step outside catalog and audit that frees space: on a full disk it uses the audit's reserve, which the
@@ -315,32 +446,34 @@ impl Ledger {
     pub fn with_reserve<R>(&self, mut step: impl FnMut() -> Result<R>) -> Result<R> {
         match step() {
             Err(e) if e.kind() == Kind::NoSpace => {
-                let mut audit = self.audit.lock();
-                audit.ready()?.give_up_reserve()?;
+                self.group.ready()?;
+                self.group.give_up_reserve()?;
                 step()
             }
             other => other,
         }
     }
 
-    fn attempt<R>(
-        &self,
-        log: &mut Log,
-        by: &Asker,
-        act: &Act,
-        change: &mut impl FnMut(&mut Tx<'_>) -> Result<R>,
-    ) -> Result<R> {
+    fn attempt<R>(&self, by: &Asker, act: &Act, change: &mut impl FnMut(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         let act_body = || act.body(self.env.now(), Some(by.identity.clone()));
-        let (mut intent, mut committing) = (None, false);
+        let (mut intent, mut committing, mut counted) = (None, false, 0);
+        let space = if act.is_urgent() { Space::Reserve } else { Space::Kept };
         let result = self.catalog.begin(true, |tx| {
             let done = change(tx)?;
             let mut body = act_body();
             body.changes = tx.changes().to_vec();
-            intent = Some(log.append(&[(RecordKind::Intent, &body)])?);
-            tx.put_head(&log.head())?;
+            // The reserve is for the retry of the whole act.
+            let entry = Entry::new(RecordKind::Intent, body)?;
+            intent = Some(self.group.append(entry, space.min(Space::Allocated))?);
+            let head = self.group.head().ok_or_else(|| Error::new(Kind::KeyUnavailable, "the audit log was closed"))?;
+            counted = head.count;
+            tx.put_head(&head)?;
             committing = true;
             Ok(done)
         });
+        if result.is_ok() {
+            self.group.counted(counted);
+        }
         let (kind, mut body) = match intent {
             // Only the next start can tell whether a failed commit took effect; one refused because of a conflict did
             // not.
@@ -359,8 +492,8 @@ impl Ledger {
         if result.is_err() && !self.refusals.admit(by, &mut body) && intent.is_none() {
             return result;
         }
-        let append = |log: &mut Log| log.append(&[(kind, &body)]);
-        let recorded = if act.is_urgent() && result.is_ok() { log.with_reserve(append) } else { append(log) };
+        let space = if result.is_ok() { space.max(Space::Allocated) } else { Space::Allocated };
+        let recorded = Entry::new(kind, body).and_then(|entry| self.group.append(entry, space));
         // The intent is durable, and enough for the next start: failing to write an outcome must not deny what was
         // done.
         if let Err(e) = recorded {
@@ -383,17 +516,13 @@ impl Ledger {
         if outcome.is_err() && !self.refusals.admit(&by, &mut body) {
             return Ok(());
         }
-        let mut audit = self.audit.lock();
-        let log = audit.ready()?;
-        let mut appended = false;
+        self.group.ready()?;
         // A refusal neither restricts nor frees anything: it may not use the reserve.
-        log.with_space(act.is_urgent() && outcome.is_ok(), |log| {
-            if !appended {
-                log.append(&[(RecordKind::Event, &body)])?;
-                appended = true;
-            }
-            self.catalog.begin(true, |tx| tx.put_head(&log.head()))
-        })
+        let urgent = act.is_urgent() && outcome.is_ok();
+        let entry = Entry::new(RecordKind::Event, body)?;
+        let sequence = self.group.append(entry, if urgent { Space::Reserve } else { Space::Kept })?;
+        let count = || self.group.commit_head(&self.catalog, sequence);
+        if urgent { self.group.with_reserve(count) } else { count() }
     }
 
     /// Records a refusal; if that fails, the caller still gets the refusal.
@@ -462,6 +591,8 @@ fn with_reserve<R>(dir: &Path, mut step: impl FnMut() -> Result<R>) -> Result<R>
     }
 }
 
+#[cfg(test)]
+mod segments_tests;
 #[cfg(test)]
 #[path = "ledger_tests.rs"]
 mod tests;

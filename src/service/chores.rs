@@ -16,5 +16,8 @@ impl Chores for Service {
             tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());
         }
         self.unsettled.settle();
+        if let Err(err) = self.kms.ledger().check_rest() {
+            tracing::error!("check the older part of the audit log: {}", err.line());
+        }
     }
 }

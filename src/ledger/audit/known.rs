@@ -5,11 +5,13 @@
 //! by the next act on one of its objects (whose version tells what it found), else by the catalog.
 
 use super::super::catalog::{Change, INSTALLATION, Stamp, is_audited};
-use super::{Body, RecordKind};
+use super::checkpoint::{Checkpoint, Open};
+use super::digest::Digest;
+use super::record::{Body, RecordKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Kind and id of an object.
-type Name = (String, String);
+pub(crate) type Name = (String, String);
 
 /// The state of an object, according to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Standing {
     fn before(change: &Change) -> Self {
         match change {
             Change { version: 1, hash: Some(_), .. } => Self::Absent,
-            Change { version, .. } => Self::At(version.saturating_sub(1), None),
+            Change { version, was, .. } => Self::At(version.saturating_sub(1), was.clone()),
         }
     }
 
@@ -39,6 +41,22 @@ impl Standing {
             (Self::At(a, _), Self::At(b, _)) => *a == *b,
             _ => false,
         }
+    }
+
+    /// Adds it to a digest; `None` if its hash is unknown.
+    fn added_to(&self, mut digest: Digest, (kind, id): &Name) -> Option<Digest> {
+        if let Self::At(version, hash) = self {
+            digest.add(kind, id, *version, hash.as_ref()?);
+        }
+        Some(digest)
+    }
+
+    /// The same, removing it.
+    fn taken_from(&self, mut digest: Digest, (kind, id): &Name) -> Option<Digest> {
+        if let Self::At(version, hash) = self {
+            digest.remove(kind, id, *version, hash.as_ref()?);
+        }
+        Some(digest)
     }
 
     fn fits(&self, stamp: Option<&Stamp>) -> bool {
@@ -61,8 +79,8 @@ struct Object {
 }
 
 /// The catalog's expected contents.
-#[derive(Debug, Default)]
-pub(in super::super) struct Known {
+#[derive(Debug)]
+pub(crate) struct Known {
     /// Missing objects are absent, or after an accept, unknown.
     objects: HashMap<Name, Object>,
     /// Intents that may or may not have happened.
@@ -71,14 +89,33 @@ pub(in super::super) struct Known {
     told: BTreeMap<u64, bool>,
     /// The catalog was accepted as found: objects that no later record names are not compared.
     accepted: bool,
+    /// It began at a checkpoint: of objects that no later record names, only `rest` is known.
+    partial: bool,
+    /// Digest of the objects that no record named since; unknown after an accept, and with logs from before there were
+    /// checkpoints.
+    rest: Option<Digest>,
+}
+
+impl Default for Known {
+    /// Before the first record.
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            open: BTreeMap::new(),
+            told: BTreeMap::new(),
+            accepted: false,
+            partial: false,
+            rest: Some(Digest::default()),
+        }
+    }
 }
 
 /// The result of a comparison with the catalog.
-pub(in super::super) struct Compared {
+pub(crate) struct Compared {
     /// What is wrong, if anything.
-    pub(in super::super) trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
     /// Each intent without outcome, and whether it happened.
-    pub(in super::super) ends: BTreeMap<u64, bool>,
+    pub(crate) ends: BTreeMap<u64, bool>,
 }
 
 fn name(change: &Change) -> Name {
@@ -87,7 +124,7 @@ fn name(change: &Change) -> Name {
 
 impl Known {
     /// Adds one record; records must be added in order.
-    pub(in super::super) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
+    pub(crate) fn note(&mut self, sequence: u64, kind: RecordKind, body: Body) {
         match kind {
             RecordKind::Intent => self.intent(sequence, body.changes),
             RecordKind::Outcome => {
@@ -96,8 +133,8 @@ impl Known {
                     self.told.remove(&intent);
                 }
             }
-            RecordKind::Accept => *self = Self { accepted: true, ..Self::default() },
-            RecordKind::Genesis | RecordKind::Event => {}
+            RecordKind::Accept => *self = Self { accepted: true, rest: None, ..Self::default() },
+            RecordKind::Genesis | RecordKind::Event | RecordKind::Checkpoint => {}
         }
     }
 
@@ -126,8 +163,12 @@ impl Known {
             }
         }
         for change in &changes {
-            let settled = if self.accepted { Standing::before(change) } else { Standing::Absent };
-            let object = self.objects.entry(name(change)).or_insert(Object { settled, open: None });
+            if !self.objects.contains_key(&name(change)) {
+                let settled = if self.accepted || self.partial { Standing::before(change) } else { Standing::Absent };
+                self.rest = self.rest.take().and_then(|rest| settled.taken_from(rest, &name(change)));
+                self.objects.insert(name(change), Object { settled, open: None });
+            }
+            let Some(object) = self.objects.get_mut(&name(change)) else { continue };
             object.open = Some((sequence, Standing::after(change)));
         }
         self.open.insert(sequence, changes);
@@ -143,14 +184,164 @@ impl Known {
                 object.settled = state;
             }
             // After an accept, absent says more than unknown.
-            if !self.accepted && object.open.is_none() && object.settled == Standing::Absent {
+            if !self.accepted && !self.partial && object.open.is_none() && object.settled == Standing::Absent {
                 self.objects.remove(&name(&change));
             }
         }
     }
 
+    /// Begins at a checkpoint.
+    pub(super) fn from_checkpoint(checkpoint: &Checkpoint) -> Self {
+        let mut known = Self { partial: true, rest: Some(checkpoint.objects.clone()), ..Self::default() };
+        for Open { sequence, changes } in &checkpoint.open {
+            known.intent(*sequence, changes.clone());
+        }
+        known.told.clone_from(&checkpoint.told);
+        known
+    }
+
+    /// Returns the digest of all objects, of an open intent's as they were before it; `None` if a hash is unknown.
+    fn total(&self) -> Option<Digest> {
+        self.objects.iter().try_fold(self.rest.clone()?, |digest, (name, object)| object.settled.added_to(digest, name))
+    }
+
+    /// Returns the checkpoint of the records so far, without its MAC; `None` if the state of an object is unknown.
+    pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
+        let filled = |change: &Change| {
+            let mut change = change.clone();
+            if let Some(Object { settled: Standing::At(version, hash), .. }) = self.objects.get(&name(&change))
+                && change.was.is_none()
+                && version + 1 == change.version
+            {
+                change.was.clone_from(hash);
+            }
+            change
+        };
+        let open = |(sequence, changes): (&u64, &Vec<Change>)| Open {
+            sequence: *sequence,
+            changes: changes.iter().map(filled).collect(),
+        };
+        let open = self.open.iter().map(open).collect();
+        Some(Checkpoint { objects: self.total()?, open, told: self.told.clone(), mac: String::new() })
+    }
+
+    /// Goes past a checkpoint, which must say what the records before it add up to.
+    pub(super) fn pass(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        match self.total() {
+            Some(total) if total != checkpoint.objects => {
+                return Err("the checkpoint does not agree with the records before it".into());
+            }
+            Some(_) => {}
+            None => {
+                let begin = Some(checkpoint.objects.clone());
+                self.rest = self.objects.iter().fold(begin, |d, (name, o)| o.settled.taken_from(d?, name));
+            }
+        }
+        let numbers = checkpoint.open.iter().map(|o| o.sequence);
+        if !numbers.eq(self.open.keys().copied()) {
+            return Err("the checkpoint does not agree with the records before it on what is unfinished".into());
+        }
+        Ok(())
+    }
+
+    /// Takes what is still unknown from the catalog, which was compared with it.
+    pub(crate) fn adopt(&mut self, rows: &HashMap<Name, Stamp>) {
+        for (name, object) in &mut self.objects {
+            if let (Standing::At(version, hash @ None), Some(Stamp::At(there, is))) =
+                (&mut object.settled, rows.get(name))
+                && version == there
+            {
+                *hash = Some(is.clone());
+            }
+        }
+        if self.rest.is_none() {
+            self.rest = Some(self.digest_of_rest(rows).0);
+        }
+    }
+
+    /// Returns the digest of the rows that no record named, and how many of those are damaged.
+    fn digest_of_rest(&self, rows: &HashMap<Name, Stamp>) -> (Digest, usize) {
+        let (mut digest, mut damaged) = (Digest::default(), 0);
+        for (name, row) in rows.iter().filter(|(n, _)| is_audited(&n.0) && !self.objects.contains_key(*n)) {
+            match row {
+                Stamp::At(version, hash) => digest.add(&name.0, &name.1, *version, hash),
+                Stamp::Damaged => damaged += 1,
+            }
+        }
+        (digest, damaged)
+    }
+
+    /// Compares the rows that no record named with the checkpoint that it began at. The error says that it cannot.
+    pub(crate) fn compare_rest(&self, rows: &HashMap<Name, Stamp>) -> Result<Option<String>, String> {
+        let Some(rest) = self.rest.as_ref().filter(|_| self.partial) else { return Ok(None) };
+        let (digest, damaged) = self.digest_of_rest(rows);
+        if digest == *rest {
+            return Ok(None);
+        }
+        if damaged > 0 {
+            let what =
+                "objects that have not changed since the audit log's oldest checkpoint cannot be compared with it";
+            return Err(format!("{what}: {damaged} records of the catalog are damaged"));
+        }
+        let what = "the catalog's objects that have not changed since are not those of the audit log's checkpoint";
+        Ok(Some(format!("{what}: a row was rolled back, removed or added")))
+    }
+
+    /// Returns the objects as `(kind, id, version, hash)`; `None` unless all are known.
+    pub(super) fn objects(&self) -> Option<Vec<(&str, &str, u64, &str)>> {
+        if self.partial || self.rest.as_ref().is_none_or(|rest| *rest != Digest::default()) {
+            return None;
+        }
+        let mut found = Vec::new();
+        for ((kind, id), object) in &self.objects {
+            if let Standing::At(version, hash) = &object.settled {
+                found.push((kind.as_str(), id.as_str(), *version, hash.as_deref()?));
+            }
+        }
+        found.sort_unstable();
+        Some(found)
+    }
+
+    /// Takes the objects of the checkpoint that it began at. Does nothing if they are not those.
+    pub(super) fn complete(&mut self, objects: Vec<(String, String, u64, String)>) {
+        let Some(mut rest) = self.rest.clone() else { return };
+        let unnamed: Vec<_> = objects
+            .into_iter()
+            .filter(|(kind, id, ..)| !self.objects.contains_key(&(kind.clone(), id.clone())))
+            .collect();
+        unnamed.iter().for_each(|(kind, id, version, hash)| rest.remove(kind, id, *version, hash));
+        if rest != Digest::default() {
+            return;
+        }
+        let settled =
+            |(kind, id, version, hash)| ((kind, id), Object { settled: Standing::At(version, Some(hash)), open: None });
+        self.objects.extend(unnamed.into_iter().map(settled));
+        (self.rest, self.partial) = (Some(rest), false);
+    }
+
+    /// Forgets it, as an accept does.
+    #[cfg(test)]
+    pub(super) fn forget_rest(&mut self) {
+        self.rest = None;
+    }
+
+    /// Whether of some objects only a digest is known.
+    pub(crate) const fn is_partial(&self) -> bool {
+        self.partial
+    }
+
+    /// Kind and id of each object that is known.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.objects.keys()
+    }
+
+    /// The oldest intent without outcome.
+    pub(crate) fn oldest_open(&self) -> Option<u64> {
+        self.open.keys().chain(self.told.keys()).min().copied()
+    }
+
     /// Compares the catalog's rows with the log.
-    pub(in super::super) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
+    pub(crate) fn compare(&self, rows: &HashMap<Name, Stamp>) -> Compared {
         let mut ends = self.told.clone();
         let mut trouble = None;
         for (sequence, changes) in &self.open {
@@ -186,7 +377,7 @@ impl Known {
         let Stamp::At(version, _) = row else { return None };
         let (kind, id) = name;
         let fixed = kind != INSTALLATION || *version == 1;
-        if self.objects.contains_key(name) || (fixed && (self.accepted || !is_audited(kind))) {
+        if self.objects.contains_key(name) || (fixed && (self.accepted || self.partial || !is_audited(kind))) {
             return None;
         }
         Some(format!(

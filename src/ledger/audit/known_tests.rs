@@ -61,9 +61,11 @@ impl Model {
             let (kind, id) = name.clone();
             let hash = format!("h{}", draw.below(1 << 40));
             let change = match stamp(&after.get(&name).cloned()) {
-                None => Change { kind, id, version: 1, hash: Some(hash) },
-                Some((version, _)) if draw.below(3) == 0 => Change { kind, id, version: version + 1, hash: None },
-                Some((version, _)) => Change { kind, id, version: version + 1, hash: Some(hash) },
+                None => Change { kind, id, version: 1, hash: Some(hash), was: None },
+                Some((version, _)) if draw.below(3) == 0 => {
+                    Change { kind, id, version: version + 1, hash: None, was: None }
+                }
+                Some((version, _)) => Change { kind, id, version: version + 1, hash: Some(hash), was: None },
             };
             match &change.hash {
                 Some(hash) => drop(after.insert(name, Stamp::At(change.version, hash.clone()))),
@@ -216,6 +218,7 @@ fn what_an_intent_did_to_one_object_it_did_to_the_other() {
         id: id.into(),
         version,
         hash: Some(hash.into()),
+        was: None,
     };
     model.record(RecordKind::Intent, |b| b.changes = vec![put("a", 1, "x"), put("b", 1, "y")]);
     let row = |id: &str, hash: &str| (("volume".to_owned(), id.to_owned()), Stamp::At(1, hash.into()));
@@ -237,6 +240,7 @@ fn after_an_accept_only_what_later_records_name_is_compared() {
         id: "a".into(),
         version,
         hash: hash.map(Into::into),
+        was: None,
     };
     model.record(RecordKind::Accept, |_| {});
     let at = |version, hash: &str| {

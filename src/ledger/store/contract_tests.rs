@@ -87,6 +87,10 @@ fn rows_are_read_back_by_the_bytes_of_their_ids(store: Store) {
     all.sort_by(|a, b| (&a.0, &a.1.id).cmp(&(&b.0, &b.1.id)));
     assert_eq!(all.len(), 6);
     assert_eq!(all[0], ("other".to_owned(), row("a", 7, "[]")));
+    let names = [("thing", "ä"), ("other", "a"), ("other", "b"), ("none", "a"), ("it's", "a")];
+    let mut some = rows.some(names.map(|(kind, id)| (kind.to_owned(), id.to_owned())).to_vec()).unwrap();
+    some.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(some, [("other".to_owned(), row("a", 7, "[]")), ("thing".to_owned(), row("ä", 1, "{}"))]);
 }
 
 fn a_write_finds_what_it_expects_or_changes_nothing(store: Store) {

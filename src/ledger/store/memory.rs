@@ -17,6 +17,13 @@ struct Tables {
     changes: u64,
 }
 
+impl Memory {
+    /// Copies what is committed, as a kill at this moment would leave it.
+    pub(in super::super) fn copy(&self) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(self.0.lock().clone())))
+    }
+}
+
 /// A snapshot of the store, and what a transaction did to it since.
 struct View {
     store: Arc<Memory>,
@@ -92,6 +99,10 @@ impl Rows for View {
 
     fn id_of(&self, kind: &'static str, name: &str) -> Result<Option<String>> {
         Ok(self.state.names.get(&(kind, name.to_owned())).cloned())
+    }
+
+    fn some(&self, names: Vec<(String, String)>) -> Result<Vec<(String, Row)>> {
+        Ok(self.all()?.into_iter().filter(|(kind, row)| names.contains(&(kind.clone(), row.id.clone()))).collect())
     }
 
     fn all(&self) -> Result<Vec<(String, Row)>> {

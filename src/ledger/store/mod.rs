@@ -81,6 +81,10 @@ pub(super) trait Rows {
     /// Returns the id of the row that was written with this name.
     fn id_of(&self, kind: &'static str, name: &str) -> Result<Option<String>>;
 
+    /// Returns those of the rows with these kinds and ids that exist, each with its kind, in no order. The kinds may be
+    /// of a record of the log, and unknown here.
+    fn some(&self, names: Vec<(String, String)>) -> Result<Vec<(String, Row)>>;
+
     /// Lists all rows, each with its kind, in no order.
     fn all(&self) -> Result<Vec<(String, Row)>>;
 }

@@ -434,6 +434,20 @@ impl Rows for Held {
         self.worker().run("look up a name", move |rt, c| id_of(rt, c, kind, &name))
     }
 
+    fn some(&self, names: Vec<(String, String)>) -> Result<Vec<(String, Row)>> {
+        self.worker().run("read records", move |rt, c| {
+            let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
+            let mut found = Vec::new();
+            for (kind, id) in names {
+                let query = sqlx::query(one).bind(&kind).bind(id);
+                if let Some(there) = rt.block_on(query.fetch_optional(&mut *c))? {
+                    found.push((kind, row(&there)?));
+                }
+            }
+            Ok(found)
+        })
+    }
+
     fn all(&self) -> Result<Vec<(String, Row)>> {
         self.worker().run("read all records", |rt, c| {
             let query = sqlx::query("SELECT id, version, body, mac, kind FROM record");
