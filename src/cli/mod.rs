@@ -8,6 +8,7 @@ mod client;
 mod crypto;
 mod demo;
 mod doctor;
+mod ephemeral;
 mod init;
 mod key;
 mod once;

@@ -4,6 +4,7 @@ use super::args::Common;
 use super::client::{data_dir, must_be_initialised, open_as, unlock};
 use super::sockets::{Open, Plan, Successor};
 use crate::api::control::ControlServer;
+use crate::aws::{self, Coffer};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::interrupt;
@@ -17,6 +18,7 @@ use crate::sys::ActingAs;
 use clap::Args;
 use sd_notify::NotifyState;
 use std::io::IsTerminal;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -44,6 +46,12 @@ pub(super) struct ServeArgs {
     /// Also accept TLS 1.2, for clients such as nbd-client
     #[arg(long, requires = "tls")]
     tls12: bool,
+    /// Also answer AWS's API (KMS, STS) over HTTP there, as 127.0.0.1:4566; elsewhere than on loopback --tls is needed
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) api: Option<SocketAddr>,
+    /// Answer only AWS's API, over a fresh installation that is gone afterwards, with fixed credentials: for tests
+    #[arg(long, conflicts_with_all = ["volumes", "listen", "insecure_loopback", "tls", "run"])]
+    ephemeral: bool,
     /// Seconds for which a disconnected TLS client keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
@@ -71,11 +79,15 @@ fn on_signals() -> Result<signal_hook::iterator::Signals> {
 pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     crate::logging::start("coffer=warn");
     let mut signals = on_signals()?;
+    if args.ephemeral {
+        return super::ephemeral::run(&args, signals);
+    }
     let data = data_dir(common)?;
     must_be_initialised(&data)?;
-    let max_connections = connections_within(crate::sys::raise_file_limit())?;
+    let files = crate::sys::raise_file_limit();
+    let max_connections = connections_within(if args.api.is_some() { files.saturating_sub(API_FILES) } else { files })?;
     let env = Env::system();
-    let plan = Plan::new(&args, &data.nbd_socket())?;
+    let (plan, api_socket) = Plan::new(&args, &data.nbd_socket())?;
     let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
     let tls = args.tls.as_deref().map(|dir| TlsServer::open(dir, env.clone(), oldest).map(Arc::new)).transpose()?;
     let owner = data.act_as_owner()?;
@@ -90,7 +102,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
         })?;
     let unlock = unlock(common, &data)?;
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
-    let service = Service::open(data, env, lock, &unlock, opening)?;
+    let service = Service::open(data, env.clone(), lock, &unlock, opening)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
     let captive_volume = match (&args.run, args.volumes.first()) {
         (None, _) => String::new(),
@@ -105,11 +117,14 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     } else {
         crate::sys::as_started(|| plan.open(tls.as_ref(), args.socket_mode))?
     };
-    let successor = Successor::new(&listeners)?;
+    let api = args.api.map(|address| api_listener(address, api_socket, tls.as_ref(), env)).transpose()?;
+    let successor = Successor::new(&listeners, api.as_ref())?;
     service.set_endpoints(endpoints.clone());
     let exports = Arc::new(VolumeExports::new(service.clone(), args.volumes.clone()));
     let server = Server::start(listeners, exports, ServerConfig { max_connections, ..ServerConfig::default() })?;
     let control = ControlServer::start(&socket, service.clone())?;
+    let url = api.as_ref().map(aws::Listener::url);
+    let api = api.map(|listener| aws::serve(listener, Arc::new(Coffer::new(service.clone())))).transpose()?;
     let (code, asked) = match &args.run {
         Some(command) => {
             let endpoint = endpoints.first().map(String::as_str).unwrap_or_default();
@@ -118,28 +133,47 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             (finish_snapshots(code, cut_off, common, &service, &mut signals)?, Asked::Stop)
         }
         None => {
-            let serving = format!("serving {} on {}", service.data().path().display(), endpoints.join(", "));
+            let api = url.map_or_else(String::new, |url| format!("; AWS API on {url}"));
+            let (data, places) = (service.data().path().display(), endpoints.join(", "));
+            let serving = format!("serving {data} on {places}{api}");
             super::out::note(format!("coffer: {serving}"));
             notify(&[NotifyState::Ready, NotifyState::Status(&serving)]);
             feed_watchdog(&server);
             (0, wait_for_signal(&mut signals))
         }
     };
-    end(server, control, &service, asked.eq(&Asked::Renew).then_some((successor, owner)))?;
+    end((server, api), control, &service, asked.eq(&Asked::Renew).then_some((successor, owner)))?;
     if args.run.is_none() {
         super::out::note(format!("coffer: stopped serving {}", service.data().path().display()));
     }
     Ok(code)
 }
 
+/// The listener of AWS's API: on the socket that was handed over, if there is one.
+fn api_listener(
+    address: SocketAddr,
+    handed_on: Option<TcpListener>,
+    tls: Option<&Arc<TlsServer>>,
+    env: Env,
+) -> Result<aws::Listener> {
+    let config = aws::Config { address, tls: tls.cloned(), ephemeral: false, limits: aws::Limits::default(), env };
+    match handed_on {
+        Some(socket) => aws::Listener::from_socket(socket, config),
+        None => aws::Listener::bind(config),
+    }
+}
+
 /// Ends in order; with a successor, executes it.
 fn end(
-    server: Server,
+    (server, api): (Server, Option<aws::Server>),
     control: ControlServer,
     service: &Arc<Service>,
     successor: Option<(Successor, Option<ActingAs>)>,
 ) -> Result<()> {
     drop(control);
+    if !api.is_none_or(|api| api.shutdown(DRAIN)) {
+        tracing::warn!("requests of the AWS API were still in flight after {} s", DRAIN.as_secs());
+    }
     let ended = match &successor {
         None => {
             notify(&[NotifyState::Stopping]);
@@ -163,6 +197,8 @@ fn end(
 
 /// Descriptors that a server needs for itself: the catalog, the audit log, sockets, what verbs open, some volumes.
 const OWN_FILES: u64 = 96;
+/// Descriptors of the AWS API: its connections.
+const API_FILES: u64 = 512;
 /// Descriptors of a connection: its socket, its thread's eventfd, its volume's file.
 const FILES_PER_CONNECTION: u64 = 3;
 
@@ -183,14 +219,14 @@ fn connections_within(files: u64) -> Result<usize> {
 
 /// What a signal asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     /// SIGTERM, SIGINT: to stop.
     Stop,
     /// SIGUSR2: to re-execute itself and hand over its sockets.
     Renew,
 }
 
-fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
+pub(super) fn wait_for_signal(signals: &mut signal_hook::iterator::Signals) -> Asked {
     for signal in signals.forever() {
         match signal {
             libc::SIGUSR2 => return Asked::Renew,

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// The name in LISTEN_FDNAMES of sockets that this server opened and handed over to itself.
 const HANDED_ON: &str = "coffer-handed-on";
+/// The same of the socket of AWS's API, the last of them.
+const HANDED_ON_API: &str = "coffer-handed-on-api";
 
 /// A requested listener. Sockets are opened only when the data directory is locked.
 enum Wanted {
@@ -47,11 +49,20 @@ impl Plan {
     ///
     /// # Errors
     /// [`Kind::Usage`] for an invalid address, or one that may not be served this way.
-    pub(super) fn new(args: &ServeArgs, default: &Path) -> Result<Self> {
-        let given = given()?;
-        let handed_on =
-            std::env::var("LISTEN_FDNAMES").is_ok_and(|names| names.split(':').all(|name| name == HANDED_ON));
-        let handed_on = handed_on && !given.is_empty();
+    pub(super) fn new(args: &ServeArgs, default: &Path) -> Result<(Self, Option<TcpListener>)> {
+        let mut given = given()?;
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names: Vec<&str> = names.split(':').collect();
+        // Its own is the last one that it handed over.
+        let api = (names.last() == Some(&HANDED_ON_API) && args.api.is_some()).then(|| given.pop());
+        if api.is_some() {
+            names.pop();
+        }
+        let api = match api.flatten() {
+            Some(Given::Tcp(socket)) => Some(socket),
+            _ => None,
+        };
+        let handed_on = names.iter().all(|name| *name == HANDED_ON) && !given.is_empty();
         let asked = match (&args.listen[..], given.is_empty() || handed_on) {
             ([], true) => vec![format!("unix:{}", default.display())],
             (asked, _) => asked.to_vec(),
@@ -70,11 +81,11 @@ impl Plan {
         }
         let tcp =
             wanted.iter().any(|w| matches!(w, Wanted::Tcp(_))) || given.iter().any(|g| matches!(g, Given::Tcp(_)));
-        if args.tls.is_some() && !tcp {
+        if args.tls.is_some() && !tcp && args.api.is_none() {
             return Err(Error::new(Kind::Usage, "--tls needs a TCP listener")
-                .hint("add --listen tcp:ADDRESS:PORT, or omit --tls: Unix sockets do not use TLS"));
+                .hint("add --listen tcp:ADDRESS:PORT or --api ADDRESS:PORT, or omit --tls: Unix sockets do not use TLS"));
         }
-        Ok(Self { wanted, given, handed_on })
+        Ok((Self { wanted, given, handed_on }, api))
     }
 
     /// Opens what is not open yet.
@@ -194,6 +205,8 @@ pub(super) struct Successor {
     program: PathBuf,
     args: Vec<OsString>,
     sockets: Vec<OwnedFd>,
+    /// Whether the last of them is that of AWS's API.
+    has_api: bool,
 }
 
 impl Successor {
@@ -202,16 +215,21 @@ impl Successor {
     ///
     /// # Errors
     /// When a socket cannot be duplicated.
-    pub(super) fn new(listeners: &[Listener]) -> Result<Self> {
+    pub(super) fn new(listeners: &[Listener], api: Option<&crate::aws::Listener>) -> Result<Self> {
         let what = || "prepare to hand over the sockets".to_owned();
-        let sockets = listeners.iter().map(|l| l.try_clone().on(what)).collect::<Result<_>>()?;
+        let mut sockets = listeners.iter().map(|l| l.try_clone().on(what)).collect::<Result<Vec<_>>>()?;
+        sockets.extend(api.map(|l| l.try_clone().on(what)).transpose()?);
         let program = std::env::current_exe().on(what)?;
-        Ok(Self { program, args: std::env::args_os().skip(1).collect(), sockets })
+        Ok(Self { program, args: std::env::args_os().skip(1).collect(), sockets, has_api: api.is_some() })
     }
 
     /// Becomes the new server. New connections meanwhile wait in the sockets.
     pub(super) fn take_over(self) -> Error {
-        let names = vec![HANDED_ON; self.sockets.len()].join(":");
+        let mut names = vec![HANDED_ON; self.sockets.len()];
+        if let (true, Some(last)) = (self.has_api, names.last_mut()) {
+            *last = HANDED_ON_API;
+        }
+        let names = names.join(":");
         let mut command = Command::new(&self.program);
         command.args(&self.args);
         command.env("LISTEN_PID", std::process::id().to_string());

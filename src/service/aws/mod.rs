@@ -24,7 +24,7 @@ pub use caller::Signed;
 
 use super::Service;
 use crate::error::{Error, Kind, Reason, Result};
-use crate::iam::Credential;
+use crate::iam::{Credential, PrincipalRef};
 use crate::kms::{Caller, KeyRef, Place};
 use crate::ledger::{Act, RequestInfo};
 use serde::Serialize;
@@ -158,6 +158,15 @@ impl Service {
     /// Those of [`crate::iam::Iam::credential`].
     pub fn credential(&self, access_key_id: &str, session_token: Option<&str>) -> Result<Credential> {
         self.kms.iam().credential(access_key_id, session_token)
+    }
+
+    /// Gives a principal an access key of a chosen id and secret: for credentials that are fixed, as those of tests.
+    ///
+    /// # Errors
+    /// Those of [`crate::iam::Iam::put_access_key`].
+    pub fn put_access_key(&self, id: &str, secret: &str, owner: &PrincipalRef) -> Result<()> {
+        let myself = self.records.own_caller("configuration");
+        self.kms.iam().put_access_key(id, secret, owner, &myself).map(drop)
     }
 
     /// Records a request that a front end refused before it was one of an operation.
