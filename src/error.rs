@@ -141,6 +141,8 @@ reasons! {
     InvalidAliasName => "InvalidAliasNameException",
     /// An ARN is malformed, or of the wrong resource type.
     InvalidArn => "InvalidArnException",
+    /// An alias name is one of the service's own.
+    ReservedAlias => "NotAuthorizedException",
     /// A tag is malformed or reserved.
     Tag => "TagException",
     /// The request would have succeeded, and was a dry run.

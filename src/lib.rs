@@ -41,6 +41,7 @@ pub mod sys;
 pub mod units;
 
 pub mod cipher;
+pub mod document;
 pub mod engine;
 pub mod iam;
 pub mod kms;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// In the order of dependency: a module imports only from its own layer and the ones before it.
 const LAYERS: [&[&str]; 11] = [
-    &["redact", "error", "units", "env", "sys", "file", "secret", "logging", "interrupt"],
+    &["redact", "error", "units", "env", "sys", "file", "secret", "document", "logging", "interrupt"],
     &["cipher"],
     &["ledger"],
     &["iam"],

@@ -1,7 +1,7 @@
 //! Answers in the caller's protocol.
 
 use super::backend::ApiError;
-use super::document::Document;
+use crate::document::Document;
 use super::service::{Protocol, Row};
 use super::xml;
 use bytes::Bytes;

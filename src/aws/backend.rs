@@ -1,8 +1,8 @@
 //! What the edge asks of the rest of coffer: who has an access key, and what an operation answers.
 
-use super::document::Document;
+use crate::document::Document;
 use super::service::Service;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Reason};
 use std::any::Any;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -162,6 +162,8 @@ impl From<&Error> for ApiError {
             Kind::Failed | Kind::Partial | Kind::Integrity | Kind::Io | Kind::Interrupted => {
                 Self { message: Self::internal().message, ..Self::new(err.aws(), "") }
             }
+            // AWS says nothing about a reserved name.
+            _ if err.why() == Some(Reason::ReservedAlias) => Self::new(err.aws(), ""),
             _ => Self::new(err.aws(), err.what()),
         }
     }

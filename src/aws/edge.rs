@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answer, Shape};
 use super::backend::{ApiCall, ApiError, Backend, Credential, Refusal};
-use super::document::Document;
+use crate::document::Document;
 use super::query::{self, FormFault};
 use super::rate::{Buckets, Rate, source};
 use super::service::{Protocol, Row};

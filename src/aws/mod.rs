@@ -9,7 +9,6 @@
 mod answer;
 mod backend;
 mod coffer;
-mod document;
 mod edge;
 mod listener;
 pub mod query;
@@ -22,7 +21,7 @@ mod xml;
 
 pub use backend::{ApiCall, ApiError, Backend, Credential, Refusal};
 pub use coffer::{Coffer, Renew};
-pub use document::Document;
+pub use crate::document::Document;
 pub use listener::{Config, Limits, Listener, Server, serve};
 pub use rate::Rate;
 pub use service::Service;

@@ -11,6 +11,7 @@ mod doctor;
 mod ephemeral;
 mod init;
 mod key;
+mod kms;
 mod once;
 mod out;
 mod principal;
@@ -98,6 +99,8 @@ enum Verb {
     Doctor,
     /// Show this installation and its server
     Status,
+    /// Call any operation of AWS's KMS API; parameters and answer are JSON
+    Kms(kms::KmsArgs),
     /// The audit log: a hash chain of who did what
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -414,6 +417,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Verb::Doctor => return doctor::run(&common),
         Verb::Status => GetStatus {}.into(),
+        Verb::Kms(args) => args.request()?.into(),
         Verb::Audit(AuditVerb::List { limit }) => ListAuditEvents { limit }.into(),
         Verb::Audit(AuditVerb::Verify) => VerifyAudit {}.into(),
         Verb::Audit(AuditVerb::Accept) => AcceptAudit {}.into(),

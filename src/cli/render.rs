@@ -74,6 +74,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::PrincipalPolicies { policies } => principals::list_policies(policies),
         Reply::AccessKey(key) => principals::show_access_key(key),
         Reply::AccessKeys { keys } => principals::list_access_keys(keys),
+        Reply::Aws { output } => line(serde_json::to_string_pretty(&**output).unwrap_or_default()),
         Reply::Findings { findings } => list_findings(findings),
         Reply::Events { events } => super::audit::list(events),
     }
@@ -89,7 +90,7 @@ fn code(reply: &Reply) -> u8 {
 
 fn ids(reply: &Reply) -> Vec<String> {
     match reply {
-        Reply::Done { .. } | Reply::Findings { .. } | Reply::Events { .. } => Vec::new(),
+        Reply::Done { .. } | Reply::Findings { .. } | Reply::Events { .. } | Reply::Aws { .. } => Vec::new(),
         Reply::Status(s) => vec![s.installation.clone()],
         Reply::Crypto(info) => vec![info.key.clone()],
         Reply::Key(k) => vec![k.id.clone()],

@@ -41,11 +41,11 @@ impl NewAlias {
     ///
     /// # Errors
     /// [`Kind::Exists`]; what the catalog reports.
-    pub(super) fn put(&self, tx: &mut Tx<'_>, target: KeyId) -> Result<Versioned<AliasRecord>> {
+    pub(super) fn put(&self, tx: &mut Tx<'_>, arn: &str, target: KeyId) -> Result<Versioned<AliasRecord>> {
         let Self { place, name, now } = self;
         tx.insert(&AliasRecord { name: name.clone(), place: place.clone(), target, created: *now, updated: *now }).map_err(|e| {
             match e.kind() {
-                Kind::Exists => Error::new(Kind::Exists, format!("alias {name} already exists"))
+                Kind::Exists => Error::new(Kind::Exists, format!("An alias with the name {arn} already exists"))
                     .hint("choose another name, or change its key with `coffer key alias update`"),
                 _ => e,
             }
@@ -118,7 +118,7 @@ impl Aliases {
                 .authorizer
                 .authorize(&key.record, Wanted { action: verb, context: &context, grant: None, facts: None }, caller)
                 .map(drop),
-            Err(_) if self.authorizer.is_administrator(caller) => Ok(()),
+            Err(_) if self.authorizer.is_administrator(caller, target.place.as_ref()) => Ok(()),
             Err(err) => Err(err),
         }
     }
@@ -126,7 +126,7 @@ impl Aliases {
     /// A key for which the caller may create an alias: of its own account and Region.
     fn target(&self, verb: &str, key: &KeyRef, place: Option<&Place>, caller: &Caller) -> Result<KeyRecord> {
         let Target::Id(_) = key.target else {
-            let what = format!("{verb}: {key} is an alias, and an alias can only refer to a key");
+            let what = "Aliases must refer to keys. Not aliases";
             return Err(Error::new(Kind::Usage, what).hint("use the key's id or ARN"));
         };
         let key = self.store.find(key)?.record;
@@ -164,7 +164,7 @@ impl Aliases {
                 let what = format!("CreateAlias: key {target} has reached the limit of {MAX_ALIASES} aliases");
                 return Err(Error::new(Kind::InvalidState, what).reason(Reason::LimitExceeded));
             }
-            alias.put(tx, target)
+            alias.put(tx, &self.scope.place(place.as_ref()).alias_arn(name), target)
         })?;
         Ok(self.metadata(&made.record))
     }
@@ -173,7 +173,7 @@ impl Aliases {
         let found = self.store.alias(place, name)?;
         found.ok_or_else(|| {
             let arn = self.scope.place(place).alias_arn(name);
-            Error::new(Kind::NotFound, format!("there is no alias {arn}")).hint("see `coffer key alias list`")
+            Error::new(Kind::NotFound, format!("Alias {arn} is not found.")).hint("see `coffer key alias list`")
         })
     }
 

@@ -14,7 +14,7 @@ use super::policy::{
     Decision, EXPORT_VOLUME_KEY, Facts, GrantFacts, Key, Own, Policy, PrincipalFacts, Question, Ruling, account_of,
     decide,
 };
-use super::scope::Scope;
+use super::scope::{Place, Scope};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
@@ -94,9 +94,14 @@ impl Authorizer {
         }
     }
 
-    /// Whether the caller administers this installation's account.
-    pub(super) fn is_administrator(&self, caller: &Caller) -> bool {
-        caller.authority == Authority::Administrator && self.scope.has(&caller.principal)
+    /// Whether the caller administers an account: it is its root, or the installation's administrator.
+    pub(super) fn is_administrator(&self, caller: &Caller, of: Option<&Place>) -> bool {
+        let own = account_of(&caller.principal) == Some(&*self.scope.place(of).account);
+        own && match &caller.authority {
+            Authority::Administrator => true,
+            Authority::Principal(permissions) => permissions.identity.is_none() && permissions.session.is_none(),
+            _ => false,
+        }
     }
 
     /// A key's policy, or AWS's default if it has none.

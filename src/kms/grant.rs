@@ -209,19 +209,22 @@ impl Grants {
         Ok(all.filter(fits).collect())
     }
 
-    /// The grants of all keys that a principal may retire; for the principal itself and for the account's administrators.
+    /// The grants of the keys of the caller's account and Region that a principal may retire; for the principal itself, and
+    /// for whom its own permissions allow it.
     ///
     /// # Errors
     /// [`Kind::AccessDenied`] for any other caller.
     pub fn list_retirable(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
-        if caller.principal != retiring && !self.authorizer.is_administrator(caller) {
+        let place = self.scope.kept(self.scope.place_of(caller));
+        let asked = || self.authorizer.ask_own("ListRetirableGrants", caller);
+        if caller.principal != retiring && asked().is_err() {
             let what = format!("ListRetirableGrants: {} may not list the grants of {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("run it as that principal, or as an administrator");
             self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
         let all = self.granted.retirable_by(retiring)?.records.into_iter().map(|g| g.record);
-        Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring)).collect())
+        Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring) && g.place == place).collect())
     }
 
     /// The grant with a token, or with an id on a key.
@@ -273,7 +276,7 @@ impl Grants {
         let grant = self.named(key, id, token)?;
         let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
         let may =
-            by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.authorizer.is_administrator(caller);
+            by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.authorizer.is_administrator(caller, grant.place.as_ref());
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
             true => Ok(()),
             false => {

@@ -275,7 +275,7 @@ impl Keys {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };
             self.authorizer.authorize(&key, ask_for_alias, caller)?;
-            alias.put(tx, key.id).map(drop)
+            alias.put(tx, &self.scope.place(key.place.as_ref()).alias_arn(alias.name()), key.id).map(drop)
         })?;
         self.metadata(&key)
     }

@@ -280,7 +280,7 @@ impl KeyStore {
                 let found = self.alias(place.as_ref(), name).map_err(|e| unavailable(format!("alias {name}"), e))?;
                 let missing = || {
                     let place = self.scope.place(place.as_ref());
-                    Error::new(Kind::NotFound, format!("there is no alias {} in {place}", place.alias_arn(name)))
+                    Error::new(Kind::NotFound, format!("Alias {} is not found.", place.alias_arn(name)))
                         .hint("see `coffer key alias list`")
                 };
                 Ok(KeyName { id: found.ok_or_else(missing)?.record.target, place })

@@ -37,7 +37,7 @@ pub fn check_alias(name: &str) -> Result<()> {
 pub(super) fn check_not_reserved(name: &str) -> Result<()> {
     if name.starts_with(RESERVED_PREFIX) {
         let what = format!("alias {name:?}: names under {RESERVED_PREFIX} are reserved for service-managed keys");
-        return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidAliasName));
+        return Err(Error::new(Kind::Usage, what).reason(Reason::ReservedAlias));
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl KeyPolicies {
     /// # Errors
     /// [`Kind::AccessDenied`] for everybody else and for a service-managed key; as for any verb on the key.
     pub fn reset(&self, key: &KeyRef, caller: &Caller) -> Result<()> {
-        if caller.principal != self.scope.root_principal() || !self.authorizer.is_administrator(caller) {
+        if caller.principal != self.scope.root_principal() || caller.authority != Authority::Administrator {
             let what = format!("reset the policy of key {key}: only the account's root may do that");
             let err = Error::new(Kind::AccessDenied, what).hint("run the command as root (uid 0)");
             self.ledger.record_refusal(self.store.act_on("coffer:ResetKeyPolicy", key), caller, &err);

@@ -123,8 +123,4 @@ impl Scope {
         format!("arn:aws:iam::{}:service/{VOLUME_SERVICE}", self.home.account)
     }
 
-    /// Whether a principal is of the installation's account. Its volume service is, too.
-    pub(super) fn has(&self, principal: &str) -> bool {
-        account_of(principal) == Some(&*self.home.account)
-    }
 }

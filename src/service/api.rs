@@ -12,6 +12,7 @@ pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyIn
 pub use state::{AccessKind, KeySpec, PrincipalSort, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
+use crate::document::Document;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
 use crate::units::{SnapshotId, VolumeId};
@@ -32,6 +33,11 @@ pub enum Reply {
         /// What the caller should know about it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         warning: Option<String>,
+    },
+    /// The answer of one of AWS's operations.
+    Aws {
+        /// A JSON object.
+        output: Document,
     },
     /// Identity and endpoints of this installation.
     Status(StatusInfo),

@@ -224,7 +224,7 @@ impl Policy {
     #[must_use]
     pub fn of_account(account: &str) -> Self {
         let root = Principal::Account(account.to_owned());
-        let all = Statement::allow("Enable IAM policies", root, &["kms:*"], Vec::new());
+        let all = Statement::allow("Enable IAM User Permissions", root, &["kms:*"], Vec::new());
         Self { kind: Kind::Key, version: Version::V2012, id: Some("key-default-1".to_owned()), statements: vec![all] }
     }
 

@@ -1,10 +1,22 @@
 //! Aliases.
 
-use super::values::{Empty, Time, cut, page};
+use super::values::{Empty, Time, cut, invalid, page};
 use super::{At, AwsOperation};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kms::alias::AliasMetadata;
 use serde::{Deserialize, Serialize};
+
+/// Checks the name of an alias that is to be made or changed, with AWS's answers.
+fn check(name: &str) -> Result<()> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b":/_-".contains(&b);
+    if name.is_empty() || !name.bytes().all(good) {
+        return Err(invalid("aliasName", name, "Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$"));
+    }
+    if name.starts_with("alias/") && name.contains(':') {
+        return Err(Error::new(Kind::Usage, format!("{name} contains invalid characters for an alias")));
+    }
+    Ok(())
+}
 
 /// CreateAlias.
 #[derive(Debug, Deserialize)]
@@ -20,6 +32,7 @@ impl AwsOperation for CreateAlias {
         Some(&self.target_key_id)
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
+        check(&self.alias_name)?;
         let key = at.key(&self.target_key_id)?;
         at.service.kms.aliases().create(&self.alias_name, &key, at.caller).map(|_| Empty {})
     }
@@ -39,6 +52,7 @@ impl AwsOperation for UpdateAlias {
         Some(&self.target_key_id)
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
+        check(&self.alias_name)?;
         let key = at.key(&self.target_key_id)?;
         at.service.kms.aliases().update(&self.alias_name, &key, at.caller).map(|_| Empty {})
     }
@@ -57,6 +71,7 @@ impl AwsOperation for DeleteAlias {
         Some(&self.alias_name)
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
+        check(&self.alias_name)?;
         at.service.kms.aliases().delete(&self.alias_name, at.caller).map(|()| Empty {})
     }
 }

@@ -25,11 +25,8 @@ impl Bytes {
     /// [`Kind::Usage`] naming the member.
     pub(super) fn up_to(&self, most: usize, member: &str) -> Result<&[u8]> {
         match self.0.len() {
-            0 => Err(invalid(member, "", &format!("Member must have length greater than or equal to 1"))),
-            n if n > most => {
-                let rule = format!("Member must have length less than or equal to {most}");
-                Err(invalid(member, &format!("{n} bytes"), &rule))
-            }
+            0 => Err(bad_length(member, "greater than or equal to 1")),
+            n if n > most => Err(bad_length(member, &format!("less than or equal to {most}"))),
             _ => Ok(&self.0),
         }
     }
@@ -80,6 +77,14 @@ impl<'de> Deserialize<'de> for Time {
 /// An answer without members.
 #[derive(Debug, Serialize)]
 pub(super) struct Empty {}
+
+/// A value of another length than a member has, in AWS's form, which does not show it.
+fn bad_length(member: &str, rule: &str) -> Error {
+    let what = format!(
+        "1 validation error detected: Value at '{member}' failed to satisfy constraint: Member must have length {rule}"
+    );
+    Error::new(Kind::Usage, what)
+}
 
 /// A value that violates a rule of a member, in AWS's form.
 pub(super) fn invalid(member: &str, value: &str, rule: &str) -> Error {

@@ -9,6 +9,7 @@ mod access_key;
 mod account;
 mod attachment;
 mod audit;
+mod aws;
 mod crypto;
 mod grant;
 mod installation;
@@ -22,6 +23,7 @@ pub use access::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
 pub use access_key::{CreateAccessKey, DeleteAccessKey, ListAccessKeys, UpdateAccessKey};
 pub use account::{CreateAccount, DescribeAccount, ListAccounts};
 pub use attachment::{AttachVolume, BreakLease, DetachVolume, ListAttachments, RenewAttachment};
+pub use aws::CallAws;
 pub use audit::{AcceptAudit, ListAuditEvents, VerifyAudit};
 pub use crypto::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
 pub use grant::{
@@ -51,6 +53,7 @@ use super::{Report, Service};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller, KeyRef};
 use crate::ledger::Act;
+use crate::document::Document;
 use crate::redact;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -124,6 +127,7 @@ macro_rules! answers {
 }
 
 answers! {
+    Document: output => Reply::Aws { output } => Reply::Aws { output },
     StatusInfo: status => Reply::Status(status) => Reply::Status(status),
     KeyInfo: key => Reply::Key(key) => Reply::Key(key),
     Vec<KeyInfo>: keys => Reply::Keys { keys } => Reply::Keys { keys },
@@ -228,6 +232,7 @@ macro_rules! operations {
 
 operations! {
     "status" => GetStatus,
+    "aws" => CallAws,
     "key-create" => CreateKey,
     "key-list" => ListKeys,
     "key-show" => DescribeKey,

@@ -1,9 +1,12 @@
 //! A JSON value that may hold secrets, such as the plaintext of a data key.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroize;
 
 /// A JSON value whose strings are wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Document(Value);
 
 impl Document {
