@@ -18,6 +18,8 @@ mod region;
 mod rotation;
 mod sts;
 mod tag;
+mod trail;
+mod trail_event;
 mod values;
 
 pub use caller::Signed;
@@ -98,6 +100,7 @@ operations! {
         region::ReplicateKey, region::UpdatePrimaryRegion,
     }
     "sts" { sts::GetCallerIdentity, sts::AssumeRole, sts::GetSessionToken }
+    "cloudtrail" { trail::LookupEvents }
 }
 
 /// The operation of that name, as `kms:CreateKey`.
