@@ -18,6 +18,8 @@ mod region;
 mod rotation;
 mod sts;
 mod tag;
+#[cfg(test)]
+mod testing;
 mod trail;
 mod trail_event;
 mod values;

@@ -226,3 +226,7 @@ impl AwsOperation for LookupEvents {
         Ok(EventList { events, next_token: next.map(|token| token + &query) })
     }
 }
+
+#[cfg(test)]
+#[path = "trail_tests.rs"]
+mod tests;
