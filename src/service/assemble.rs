@@ -127,6 +127,7 @@ impl Service {
                 strangers,
                 opens: opens.clone(),
             },
+            last_uses: super::aws::LastUses::default(),
             endpoints: Mutex::default(),
             env,
             data,

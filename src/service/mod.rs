@@ -157,6 +157,7 @@ pub struct Service {
     leftovers: Leftovers,
     access: Access,
     doctor: Doctor,
+    last_uses: aws::LastUses,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
     /// Last, so that no other process opens the directory before everything above is dropped.

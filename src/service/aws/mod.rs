@@ -11,6 +11,7 @@ mod crypto;
 mod grant;
 mod import;
 mod key;
+mod last_use;
 mod pair;
 mod policy;
 mod random;
@@ -25,6 +26,7 @@ mod trail_event;
 mod values;
 
 pub use caller::Signed;
+pub(super) use last_use::LastUses;
 
 use super::Service;
 use crate::error::{Error, Kind, Reason, Result};
@@ -88,6 +90,7 @@ operations! {
     "kms" {
         key::CreateKey, key::DescribeKey, key::ListKeys, key::UpdateKeyDescription, key::EnableKey, key::DisableKey,
         key::ScheduleKeyDeletion, key::CancelKeyDeletion,
+        last_use::GetKeyLastUsage,
         tag::TagResource, tag::UntagResource, tag::ListResourceTags,
         crypto::Encrypt, crypto::Decrypt, crypto::ReEncrypt, crypto::GenerateDataKey,
         crypto::GenerateDataKeyWithoutPlaintext, random::GenerateRandom,
