@@ -19,6 +19,7 @@ mod region;
 mod rotation;
 mod sts;
 mod tag;
+mod tagging;
 #[cfg(test)]
 mod testing;
 mod trail;
@@ -106,6 +107,9 @@ operations! {
     }
     "sts" { sts::GetCallerIdentity, sts::AssumeRole, sts::GetSessionToken }
     "cloudtrail" { trail::LookupEvents }
+    "tag" {
+        tagging::TagResources, tagging::UntagResources, tagging::GetResources, tagging::GetTagKeys, tagging::GetTagValues,
+    }
 }
 
 /// The operation of that name, as `kms:CreateKey`.
