@@ -376,6 +376,14 @@ impl Ledger {
         if audit::is_removable(&dir, head.first)? { audit::remove_before(&dir, head.first) } else { Ok(0) }
     }
 
+    /// Sets the size of a segment, in bytes.
+    #[cfg(test)]
+    pub(crate) fn set_segment(&self, bytes: u64) {
+        if let Some(log) = self.group.log().as_mut() {
+            log.set_segment(bytes);
+        }
+    }
+
     fn event_of(&self, by: &Asker, act: &Act) -> Body {
         let mut body = act.body(self.env.now(), Some(by.identity.clone()));
         body.result = "ok".into();

@@ -128,6 +128,7 @@ impl Service {
                 opens: opens.clone(),
             },
             last_uses: super::aws::LastUses::default(),
+            retention: super::retention::Retention::new(&env, &kms),
             endpoints: Mutex::default(),
             env,
             data,

@@ -21,7 +21,7 @@ mod sts;
 mod tag;
 mod tagging;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod trail;
 mod trail_event;
 mod values;
