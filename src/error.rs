@@ -173,6 +173,18 @@ reasons! {
     UnrecognizedClient => "UnrecognizedClientException",
     /// A session's policy and tags together are too large (STS).
     PackedPolicyTooLarge => "PackedPolicyTooLarge",
+    /// An attribute to look events up by is unknown, malformed, or one too many (CloudTrail).
+    InvalidLookupAttributes => "InvalidLookupAttributesException",
+    /// A time range ends before it starts (CloudTrail).
+    InvalidTimeRange => "InvalidTimeRangeException",
+    /// A page's size is out of range (CloudTrail).
+    InvalidMaxResults => "InvalidMaxResultsException",
+    /// A page's token is malformed, or of another request (CloudTrail).
+    InvalidNextToken => "InvalidNextTokenException",
+    /// A category of events that does not exist here (CloudTrail).
+    InvalidEventCategory => "InvalidEventCategoryException",
+    /// A parameter is missing, malformed or out of range (Resource Groups Tagging API).
+    InvalidParameter => "InvalidParameterException",
 }
 
 /// A failure: what failed, on what, why, and what to do next.

@@ -251,7 +251,7 @@ fn who_comes_back_at_once_finds_the_volume_open_and_somebody_else_is_audited() {
     let asking = |connection| ConnectRequest { peer: Holder::Process { pid: 1, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents::newest(1000).into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };
@@ -286,7 +286,7 @@ fn each_lease_and_each_principal_of_an_open_volume_is_asked_and_audited_once() {
     let asking = |pid, connection| ConnectRequest { peer: Holder::Process { pid, start: 1 }, connection };
     let unwraps = || {
         let Reply::Events { events, .. } =
-            service.handle(&owner, ListAuditEvents { limit: 1000 }.into(), &mut |_| true).unwrap()
+            service.handle(&owner, ListAuditEvents::newest(1000).into(), &mut |_| true).unwrap()
         else {
             panic!("no events")
         };

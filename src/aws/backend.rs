@@ -57,6 +57,8 @@ pub struct ApiCall {
     pub region: String,
     /// The identity of the credential.
     pub identity: Arc<dyn Any + Send + Sync>,
+    /// The access key id that signed it.
+    pub access_key_id: String,
     /// The request's id, a UUID, which the answer carries too.
     pub request_id: String,
     /// The client's address.

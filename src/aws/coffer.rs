@@ -75,6 +75,7 @@ impl Backend for Coffer {
             source: call.source_ip.to_string(),
             agent: call.user_agent,
             region: call.region,
+            access_key: call.access_key_id,
             ..RequestInfo::default()
         };
         let service = self.service();

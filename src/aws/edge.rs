@@ -144,6 +144,7 @@ impl Edge {
             input,
             region: noted.region.clone().unwrap_or_default(),
             identity: credential.identity,
+            access_key_id: noted.access_key_id.clone().unwrap_or_default(),
             request_id: noted.request_id.clone(),
             source_ip: noted.source_ip,
             user_agent: noted.user_agent.clone(),

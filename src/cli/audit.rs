@@ -9,6 +9,12 @@ use std::collections::HashMap;
 /// Details that name the object of an action, the most specific first.
 const NAMES: [&str; 7] = ["snapshot", "volume", "alias", "grant", "attachment", "name", "installation"];
 
+/// Parses a time of a filter.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    let at = text.parse::<jiff::Timestamp>().map_err(|_| "not a time: use the form 2026-03-01T12:00:00Z".to_owned())?;
+    Ok(Timestamp(at.as_millisecond()))
+}
+
 pub(super) fn list(events: &[EventInfo]) {
     table(&["no", "time", "principal", "action", "resource", "outcome"], rows(events));
 }
@@ -56,6 +62,14 @@ fn text(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// The number is that of date(1).
+    #[test]
+    fn times_are_those_of_rfc_3339() {
+        assert_eq!(time("2026-03-01T12:00:00Z"), Ok(Timestamp(1_772_366_400_000)));
+        assert_eq!(time("2026-03-01T13:00:00.5+01:00"), Ok(Timestamp(1_772_366_400_500)));
+        assert!(time("yesterday").is_err());
+    }
 
     fn event(sequence: u64, record: Value) -> EventInfo {
         EventInfo { sequence, record }

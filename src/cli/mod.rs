@@ -22,6 +22,7 @@ mod snapshot;
 mod sockets;
 mod tls;
 
+use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::service::OnKeyLoss;
 use crate::service::api::Reply;
@@ -306,6 +307,21 @@ enum AuditVerb {
         /// Number of records; most actions have two
         #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
         limit: usize,
+        /// Only this action, as Decrypt or kms:Decrypt
+        #[arg(long, value_name = "ACTION")]
+        act: Option<String>,
+        /// Only actions on this key (ARN, id or alias), or on another object (id or name)
+        #[arg(long = "key", value_name = "KEY")]
+        resource: Option<String>,
+        /// Only actions of this principal (ARN or name)
+        #[arg(long, value_name = "PRINCIPAL")]
+        user: Option<String>,
+        /// Only actions at this time or later, as 2026-03-01T12:00:00Z
+        #[arg(long, value_name = "TIME", value_parser = audit::time)]
+        since: Option<Timestamp>,
+        /// Only actions at this time or earlier
+        #[arg(long, value_name = "TIME", value_parser = audit::time)]
+        until: Option<Timestamp>,
     },
     /// Verify the hash chain, and compare it with the catalog
     Verify,
@@ -418,7 +434,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Doctor => return doctor::run(&common),
         Verb::Status => GetStatus {}.into(),
         Verb::Kms(args) => args.request()?.into(),
-        Verb::Audit(AuditVerb::List { limit }) => ListAuditEvents { limit }.into(),
+        Verb::Audit(AuditVerb::List { limit, act, resource, user, since, until }) => {
+            ListAuditEvents { limit, act, resource, user, since, until }.into()
+        }
         Verb::Audit(AuditVerb::Verify) => VerifyAudit {}.into(),
         Verb::Audit(AuditVerb::Accept) => AcceptAudit {}.into(),
     };

@@ -13,7 +13,7 @@ use crate::nbd::uri::uri;
 use crate::nbd::volumes::VolumeExports;
 use crate::nbd::{Server, ServerConfig, TlsServer};
 use crate::service::datadir::Wanting;
-use crate::service::{GRACE, OpenAs, Role, Service};
+use crate::service::{AUDIT_DAYS, GRACE, OpenAs, Role, Service};
 use crate::sys::ActingAs;
 use clap::Args;
 use sd_notify::NotifyState;
@@ -55,6 +55,9 @@ pub(super) struct ServeArgs {
     /// Seconds for which a disconnected TLS client keeps its volume
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     lease_grace: u64,
+    /// Days for which the audit log is kept, 90 or more
+    #[arg(long, value_name = "DAYS", default_value_t = AUDIT_DAYS, value_parser = clap::value_parser!(u32).range(i64::from(AUDIT_DAYS)..))]
+    audit_retention_days: u32,
     /// Run this command with $uri set, then stop and exit with its status
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
@@ -103,6 +106,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let unlock = unlock(common, &data)?;
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env.clone(), lock, &unlock, opening)?;
+    service.keep_audit_for(args.audit_retention_days)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
     let captive_volume = match (&args.run, args.volumes.first()) {
         (None, _) => String::new(),

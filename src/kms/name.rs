@@ -86,6 +86,12 @@ impl KeyRef {
         }
     }
 
+    /// Whether it names an alias.
+    #[must_use]
+    pub const fn is_alias(&self) -> bool {
+        matches!(self.target, Target::Alias(_))
+    }
+
     /// The Region that an ARN names.
     #[must_use]
     pub fn region(&self) -> Option<&str> {

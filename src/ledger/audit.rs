@@ -52,7 +52,7 @@ mod scan;
 pub(super) use checkpoint::CheckpointKey;
 pub(super) use expire::{expirable, is_removable, read_base, remove_before, write_base};
 pub use find::{AuditEvent, Filter, Page};
-pub(super) use find::{events, newest};
+pub(super) use find::{Wanted, events, newest};
 pub(super) use known::{Compared, Name};
 #[cfg(test)]
 pub(crate) use log::RESERVE;

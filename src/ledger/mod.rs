@@ -35,7 +35,7 @@ pub(crate) use store::sqlite::tamper;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::Secret;
-use audit::{Body, CheckpointKey, Compared, Entry, Log, RecordKind, Scan, Start};
+use audit::{Body, CheckpointKey, Compared, Entry, Log, RecordKind, Scan, Start, Wanted};
 use group::{Group, Space};
 use parking_lot::Mutex;
 use refusals::Refusals;
@@ -47,6 +47,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) const CATALOG: &str = "catalog.db";
 /// The audit's subdirectory.
 pub(crate) const AUDIT: &str = "audit";
+
+/// The detail of a record that has AWS's code of its error.
+pub const ERROR_CODE: &str = "error-code";
 
 /// Bytes that should be free: the reserve and the space ahead of audit and catalog (2 MiB), and a day's records. With
 /// less, `doctor` warns.
@@ -373,6 +376,14 @@ impl Ledger {
         if audit::is_removable(&dir, head.first)? { audit::remove_before(&dir, head.first) } else { Ok(0) }
     }
 
+    /// Sets the size of a segment, in bytes.
+    #[cfg(test)]
+    pub(crate) fn set_segment(&self, bytes: u64) {
+        if let Some(log) = self.group.log().as_mut() {
+            log.set_segment(bytes);
+        }
+    }
+
     fn event_of(&self, by: &Asker, act: &Act) -> Body {
         let mut body = act.body(self.env.now(), Some(by.identity.clone()));
         body.result = "ok".into();
@@ -386,7 +397,21 @@ impl Ledger {
     /// [`Kind::Usage`] for a token that is not from an earlier page; [`Kind::Integrity`] for a damaged record; what the
     /// file system reports.
     pub fn events(&self, filter: &Filter, from: Option<&str>, limit: usize) -> Result<Page> {
-        audit::events(&self.dir.join(AUDIT), self.readable()?, filter, from, limit)
+        self.events_if(filter, &|_| true, from, limit)
+    }
+
+    /// Finds the events that pass a test, too. The test sees a record before it is joined with its outcome.
+    ///
+    /// # Errors
+    /// As [`Ledger::events`].
+    pub fn events_if(
+        &self,
+        filter: &Filter,
+        test: &dyn Fn(&AuditRecord) -> bool,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<Page> {
+        audit::events(&self.dir.join(AUDIT), self.readable()?, &Wanted { filter, test }, from, limit)
     }
 
     /// Iterates over the log's records, from the first; stops at the first bad one, which is an error.
@@ -488,7 +513,9 @@ impl Ledger {
             (Err(_), None) => "refused",
         }
         .into();
-        body.error = result.as_ref().err().map(Error::line);
+        if let Err(e) = &result {
+            tell(&mut body, e);
+        }
         if result.is_err() && !self.refusals.admit(by, &mut body) && intent.is_none() {
             return result;
         }
@@ -512,7 +539,9 @@ impl Ledger {
         let by = by.into();
         let mut body = act.body(self.env.now(), Some(by.identity.clone()));
         body.result = if outcome.is_ok() { "ok" } else { "refused" }.into();
-        body.error = outcome.err().map(Error::line);
+        if let Err(e) = outcome {
+            tell(&mut body, e);
+        }
         if outcome.is_err() && !self.refusals.admit(&by, &mut body) {
             return Ok(());
         }
@@ -562,6 +591,12 @@ impl Ledger {
     pub const fn catalog(&self) -> &Catalog {
         &self.catalog
     }
+}
+
+/// Says in a record why an act was refused or failed.
+fn tell(body: &mut Body, err: &Error) {
+    body.error = Some(err.line());
+    body.detail.insert(ERROR_CODE.into(), err.aws().into());
 }
 
 /// Removes what an unfinished init left in `dir`.

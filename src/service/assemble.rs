@@ -127,6 +127,8 @@ impl Service {
                 strangers,
                 opens: opens.clone(),
             },
+            last_uses: super::aws::LastUses::default(),
+            retention: super::retention::Retention::new(&env, &kms),
             endpoints: Mutex::default(),
             env,
             data,

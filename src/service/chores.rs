@@ -1,5 +1,5 @@
-//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, and settles snapshots that could not
-//! be settled before.
+//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, settles snapshots that could not
+//! be settled before, and removes what the audit need not keep.
 
 use super::Service;
 use super::housekeeping::Chores;
@@ -18,6 +18,9 @@ impl Chores for Service {
         self.unsettled.settle();
         if let Err(err) = self.kms.ledger().check_rest() {
             tracing::error!("check the older part of the audit log: {}", err.line());
+        }
+        if let Err(err) = self.retention.expire_if_due() {
+            tracing::error!("remove the oldest part of the audit log: {}", err.line());
         }
     }
 }

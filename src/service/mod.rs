@@ -34,6 +34,7 @@ mod records;
 mod recovery;
 mod refusal;
 mod remote;
+mod retention;
 mod settings;
 mod settling;
 mod snapshot;
@@ -62,6 +63,7 @@ pub(crate) use datadir::lies_inside;
 pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
+pub use retention::AUDIT_DAYS;
 pub use settings::{OnKeyLoss, Settings};
 pub use snapshot::verify_unopened;
 pub use token::volume_part;
@@ -157,6 +159,8 @@ pub struct Service {
     leftovers: Leftovers,
     access: Access,
     doctor: Doctor,
+    last_uses: aws::LastUses,
+    retention: retention::Retention,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
     /// Last, so that no other process opens the directory before everything above is dropped.
@@ -243,6 +247,14 @@ impl Service {
     /// Sets the endpoints that serve NBD, which `status` and attachments report.
     pub fn set_endpoints(&self, endpoints: Vec<String>) {
         *self.endpoints.lock() = endpoints;
+    }
+
+    /// Sets for how many days the audit is kept; a daemon removes what is older once a day.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for less than [`AUDIT_DAYS`].
+    pub fn keep_audit_for(&self, days: u32) -> Result<()> {
+        self.retention.keep_for(days)
     }
 
     /// Returns the caller for a local user id (docs/architecture.md, "Access").

@@ -43,7 +43,7 @@ use kind::Version;
 use pattern::{fits, wild};
 use variables::{As, expand};
 
-pub(super) use arn::account_of;
+pub use arn::account_of;
 pub(super) use pattern::fold_case;
 
 pub use actions::EXPORT_VOLUME_KEY;

@@ -84,6 +84,19 @@ impl Filter {
     }
 }
 
+/// What events to find, by a filter and by a test of the caller. The test sees a record before it is joined with its
+/// outcome.
+pub(crate) struct Wanted<'a> {
+    pub(crate) filter: &'a Filter,
+    pub(crate) test: &'a dyn Fn(&AuditRecord) -> bool,
+}
+
+impl Wanted<'_> {
+    fn fits(&self, record: &AuditRecord) -> bool {
+        self.filter.fits(record) && (self.test)(record)
+    }
+}
+
 /// Returns the id of the event of a record: its sequence (48 bits) and bits of its hash, as a UUID of version 8 (RFC
 /// 9562).
 fn id_of(sequence: u64, bytes: &[u8]) -> String {
@@ -198,9 +211,9 @@ impl Records {
     }
 
     /// Returns the event of a record; `None` for one that is not an act.
-    fn event(&mut self, sequence: u64, filter: &Filter) -> Result<Option<AuditEvent>> {
+    fn event(&mut self, sequence: u64, wanted: &Wanted<'_>) -> Result<Option<AuditEvent>> {
         let (mut record, bytes) = self.get(sequence)?;
-        if matches!(record.kind, RecordKind::Outcome | RecordKind::Checkpoint) || !filter.fits(&record) {
+        if matches!(record.kind, RecordKind::Outcome | RecordKind::Checkpoint) || !wanted.fits(&record) {
             return Ok(None);
         }
         let id = id_of(sequence, bytes);
@@ -210,6 +223,7 @@ impl Records {
                 let (outcome, _) = self.get(later)?;
                 if outcome.kind == RecordKind::Outcome && outcome.body.intent == Some(sequence) {
                     (record.body.result, record.body.error) = (outcome.body.result, outcome.body.error);
+                    record.body.detail.extend(outcome.body.detail);
                     break;
                 }
             }
@@ -229,16 +243,17 @@ impl Records {
 pub(crate) fn events(
     dir: &Path,
     (first, count): (u64, u64),
-    filter: &Filter,
+    wanted: &Wanted<'_>,
     from: Option<&str>,
     limit: usize,
 ) -> Result<Page> {
     let from = from.map(before).transpose()?;
     let mut records = Records::of(dir, first, count)?;
     let mut page = Page { records: Vec::new(), next: None };
+    let filter = wanted.filter;
     if let Some(id) = &filter.event {
         if let Some(sequence) = sequence_of(id).filter(|s| (records.first..records.count).contains(s)) {
-            page.records.extend(records.event(sequence, filter)?.filter(|e| e.id.eq_ignore_ascii_case(id)));
+            page.records.extend(records.event(sequence, wanted)?.filter(|e| e.id.eq_ignore_ascii_case(id)));
         }
         return Ok(page);
     }
@@ -260,7 +275,7 @@ pub(crate) fn events(
         }
         position -= 1;
         read += 1;
-        page.records.extend(records.event(position, filter)?);
+        page.records.extend(records.event(position, wanted)?);
         if filter.from.is_some() && records.get(position)?.0.body.at.0 < oldest_wanted(filter) {
             break;
         }

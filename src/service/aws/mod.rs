@@ -11,6 +11,7 @@ mod crypto;
 mod grant;
 mod import;
 mod key;
+mod last_use;
 mod pair;
 mod policy;
 mod random;
@@ -18,9 +19,15 @@ mod region;
 mod rotation;
 mod sts;
 mod tag;
+mod tagging;
+#[cfg(test)]
+pub(super) mod testing;
+mod trail;
+mod trail_event;
 mod values;
 
 pub use caller::Signed;
+pub(super) use last_use::LastUses;
 
 use super::Service;
 use crate::error::{Error, Kind, Reason, Result};
@@ -84,6 +91,7 @@ operations! {
     "kms" {
         key::CreateKey, key::DescribeKey, key::ListKeys, key::UpdateKeyDescription, key::EnableKey, key::DisableKey,
         key::ScheduleKeyDeletion, key::CancelKeyDeletion,
+        last_use::GetKeyLastUsage,
         tag::TagResource, tag::UntagResource, tag::ListResourceTags,
         crypto::Encrypt, crypto::Decrypt, crypto::ReEncrypt, crypto::GenerateDataKey,
         crypto::GenerateDataKeyWithoutPlaintext, random::GenerateRandom,
@@ -98,6 +106,10 @@ operations! {
         region::ReplicateKey, region::UpdatePrimaryRegion,
     }
     "sts" { sts::GetCallerIdentity, sts::AssumeRole, sts::GetSessionToken }
+    "cloudtrail" { trail::LookupEvents }
+    "tag" {
+        tagging::TagResources, tagging::UntagResources, tagging::GetResources, tagging::GetTagKeys, tagging::GetTagValues,
+    }
 }
 
 /// The operation of that name, as `kms:CreateKey`.
