@@ -1,5 +1,5 @@
-//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, and settles snapshots that could not
-//! be settled before.
+//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, rotates those whose period is over,
+//! suspends volumes whose CMK's imported material has expired, and settles snapshots that could not be settled before.
 
 use super::Service;
 use super::housekeeping::Chores;
@@ -14,6 +14,12 @@ impl Chores for Service {
         self.leftovers.settle_if_any();
         if let Err(err) = self.kms.deletions().purge_due() {
             tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());
+        }
+        if let Err(err) = self.kms.imports().delete_expired(&|arn| self.suspensions.suspend_under(arn)) {
+            tracing::error!("delete expired key material: {}", err.line());
+        }
+        if let Err(err) = self.kms.rotations().rotate_due() {
+            tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
         self.unsettled.settle();
         if let Err(err) = self.kms.ledger().check_rest() {
