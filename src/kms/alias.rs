@@ -131,16 +131,16 @@ impl Aliases {
             return Err(Error::new(Kind::Usage, what).hint("use the key's id or ARN"));
         };
         let key = self.store.find(key)?.record;
-        let arn = self.scope.arn_of(&key.key());
+        let (arn, context) = (self.scope.arn_of(&key.key()), EncryptionContext::new());
+        let wanted = Wanted { action: verb, context: &context, grant: None, facts: None };
+        if key.manager == KeyManager::Aws {
+            return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
+        }
+        self.authorizer.authorize(&key, wanted, caller)?;
         if key.place.as_ref() != place {
             let what = format!("{verb}: key {arn} is not of {}", self.scope.place(place));
             return Err(Error::new(Kind::NotFound, what).hint("an alias and its key have one account and one Region"));
         }
-        if key.manager == KeyManager::Aws {
-            return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
-        }
-        let context = EncryptionContext::new();
-        self.authorizer.authorize(&key, Wanted { action: verb, context: &context, grant: None, facts: None }, caller)?;
         key.check_takes_alias(verb, &arn)?;
         Ok(key)
     }
