@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, OTHER, START, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, OTHER, START, World, allow, code};
 use serde_json::json;
 
 #[test]

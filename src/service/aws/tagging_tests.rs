@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, OTHER, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, OTHER, World, allow, code};
 use crate::iam::PrincipalRef;
 use crate::kms::Caller;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
 use crate::iam::PrincipalRef;
 use crate::kms::Caller;
 use serde_json::{Value, json};

@@ -138,7 +138,7 @@ impl Operation for ListAuditEvents {
 mod tests {
     use super::*;
     use crate::service::api::Reply;
-    use crate::service::aws::testing::{ACCOUNT, DAY, START, World};
+    use crate::service::aws::trail_testing::{ACCOUNT, DAY, START, World};
     use crate::service::operations::Request;
     use serde_json::json;
 
