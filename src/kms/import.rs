@@ -261,11 +261,12 @@ impl Imports {
         let mut keys = self.store.keys()?.records;
         keys.retain(|k| k.record.origin == Origin::External && k.record.backing.iter().any(expired));
         let myself = Caller::service(self.keys.scope.root_principal(), "coffer", "coffer itself");
+        let arn_of = |key: &KeyRecord| self.keys.scope.arn_of(&key.key());
+        // All of them, before anything can fail.
+        let unusable = keys.iter().filter(|k| k.record.backing.iter().any(|b| !b.pending && expired(b)));
+        unusable.for_each(|key| lost(&arn_of(&key.record)));
         for found in &keys {
-            let arn = self.keys.scope.arn_of(&found.record.key());
-            if found.record.backing.iter().any(|b| !b.pending && expired(b)) {
-                lost(&arn);
-            }
+            let arn = arn_of(&found.record);
             let act = Act::new("kms:DeleteExpiredKeyMaterial").key(arn).restrictive();
             self.keys.ledger.audited(&myself, act, |tx| {
                 let mut key = found.record.clone();

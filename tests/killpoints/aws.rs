@@ -97,7 +97,12 @@ const fn never(_: &Open) -> bool {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    let case = |name, prepare: fn(&Copy), act: fn(&Copy) -> Act, is_done: fn(&Open) -> bool| Case { name, prepare, act, is_done };
+    let case = |name, prepare: fn(&Copy), act: fn(&Copy) -> Act, is_done: fn(&Open) -> bool| Case {
+        name,
+        prepare,
+        act,
+        is_done,
+    };
     vec![
         case(
             "aws/create-key",
@@ -117,7 +122,12 @@ pub fn cases() -> Vec<Case> {
             },
             never,
         ),
-        case("aws/untag-resource", tagged, |_| act("UntagResource", json!({"KeyId": "alias/k", "TagKeys": ["team"]})), never),
+        case(
+            "aws/untag-resource",
+            tagged,
+            |_| act("UntagResource", json!({"KeyId": "alias/k", "TagKeys": ["team"]})),
+            never,
+        ),
         case(
             "aws/update-key-description",
             nothing,
@@ -175,7 +185,8 @@ pub fn shape(open: &Open) -> Vec<String> {
         let meta = call(open, "DescribeKey", id.clone())["KeyMetadata"].clone();
         let tags = call(open, "ListResourceTags", id.clone())["Tags"].clone();
         let rotation = call(open, "GetKeyRotationStatus", id.clone());
-        let versions = call(open, "ListKeyRotations", json!({"KeyId": key["KeyId"], "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}));
+        let versions =
+            call(open, "ListKeyRotations", json!({"KeyId": key["KeyId"], "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}));
         let states: Vec<String> = versions["Rotations"]
             .as_array()
             .unwrap()

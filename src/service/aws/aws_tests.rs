@@ -10,9 +10,21 @@ use std::collections::BTreeSet;
 
 /// Operations with a member DryRun (KMS API model of 2014-11-01).
 const DRY: [&str; 15] = [
-    "CreateGrant", "Decrypt", "DeriveSharedSecret", "Encrypt", "GenerateDataKey", "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext", "GenerateDataKeyWithoutPlaintext", "GenerateMac", "ReEncrypt", "RetireGrant",
-    "RevokeGrant", "Sign", "Verify", "VerifyMac",
+    "CreateGrant",
+    "Decrypt",
+    "DeriveSharedSecret",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "ReEncrypt",
+    "RetireGrant",
+    "RevokeGrant",
+    "Sign",
+    "Verify",
+    "VerifyMac",
 ];
 
 /// Performs each operation: refused first, then as a dry run, then allowed.
@@ -102,8 +114,13 @@ fn each_operation_is_allowed_and_refused() {
     let meta = &shown["KeyMetadata"];
     assert_eq!(meta["Arn"], format!("arn:aws:kms:{EAST}:{A}:key/{k}"));
     for (member, value) in [
-        ("AWSAccountId", A), ("Description", "first"), ("KeyUsage", "ENCRYPT_DECRYPT"), ("KeyState", "Enabled"),
-        ("Origin", "AWS_KMS"), ("KeyManager", "CUSTOMER"), ("KeySpec", "SYMMETRIC_DEFAULT"),
+        ("AWSAccountId", A),
+        ("Description", "first"),
+        ("KeyUsage", "ENCRYPT_DECRYPT"),
+        ("KeyState", "Enabled"),
+        ("Origin", "AWS_KMS"),
+        ("KeyManager", "CUSTOMER"),
+        ("KeySpec", "SYMMETRIC_DEFAULT"),
     ] {
         assert_eq!(meta[member], value, "{member}");
     }
@@ -159,10 +176,13 @@ fn use_of_symmetric_keys(on: &mut Tour, k: &str) {
     let opened = on.lab.ok(&on.root, "Decrypt", json!({"CiphertextBlob": made["CiphertextBlob"], "KeyId": k}));
     assert_eq!(bytes(&opened["Plaintext"]).len(), 1024);
     assert_eq!(bytes(&on.step("GenerateRandom", json!({"NumberOfBytes": 24}))["Plaintext"]).len(), 24);
-    for bad in [json!({"KeyId": k}), json!({"KeyId": k, "KeySpec": "AES_256", "NumberOfBytes": 3}),
-        json!({"KeyId": k, "NumberOfBytes": 1025}), json!({"KeyId": k, "NumberOfBytes": 0}),
-        json!({"KeyId": k, "KeySpec": "AES_512"})]
-    {
+    for bad in [
+        json!({"KeyId": k}),
+        json!({"KeyId": k, "KeySpec": "AES_256", "NumberOfBytes": 3}),
+        json!({"KeyId": k, "NumberOfBytes": 1025}),
+        json!({"KeyId": k, "NumberOfBytes": 0}),
+        json!({"KeyId": k, "KeySpec": "AES_512"}),
+    ] {
         assert_eq!(on.lab.err(&on.root, "GenerateDataKey", bad.clone()), "ValidationException", "{bad}");
     }
 }
@@ -204,7 +224,10 @@ fn aliases_and_policies(on: &mut Tour, k: &str) {
     let policy = key_policy("Allow", "kms:*", &root_of(A)).to_string();
     on.step("PutKeyPolicy", json!({"KeyId": k, "PolicyName": "default", "Policy": policy}));
     assert_eq!(on.step("GetKeyPolicy", json!({"KeyId": k})), json!({"Policy": policy, "PolicyName": "default"}));
-    assert_eq!(on.step("ListKeyPolicies", json!({"KeyId": k})), json!({"PolicyNames": ["default"], "Truncated": false}));
+    assert_eq!(
+        on.step("ListKeyPolicies", json!({"KeyId": k})),
+        json!({"PolicyNames": ["default"], "Truncated": false})
+    );
 }
 
 fn grants(on: &mut Tour, k: &str) {
@@ -222,15 +245,23 @@ fn grants(on: &mut Tour, k: &str) {
     let mine = on.step("ListRetirableGrants", json!({"RetiringPrincipal": root_of(A)}));
     assert_eq!(mine["Grants"][0]["GrantId"], made["GrantId"]);
     on.step("RetireGrant", json!({"KeyId": on.lab.arn(&on.root, k), "GrantId": made["GrantId"]}));
-    let made = on.lab.ok(&on.root, "CreateGrant", json!({
-        "KeyId": k, "GranteePrincipal": root_of(A), "Operations": ["Decrypt"], "RetiringPrincipal": root_of(A),
-    }));
+    let made = on.lab.ok(
+        &on.root,
+        "CreateGrant",
+        json!({
+            "KeyId": k, "GranteePrincipal": root_of(A), "Operations": ["Decrypt"], "RetiringPrincipal": root_of(A),
+        }),
+    );
     on.lab.ok(&on.root, "RetireGrant", json!({"GrantToken": made["GrantToken"]}));
     let unknown = json!({"GrantToken": "00".repeat(32)});
     assert_eq!(on.lab.err(&on.root, "RetireGrant", unknown), "InvalidGrantTokenException");
-    let made = on.lab.ok(&on.root, "CreateGrant", json!({
-        "KeyId": k, "GranteePrincipal": root_of(A), "Operations": ["Decrypt"],
-    }));
+    let made = on.lab.ok(
+        &on.root,
+        "CreateGrant",
+        json!({
+            "KeyId": k, "GranteePrincipal": root_of(A), "Operations": ["Decrypt"],
+        }),
+    );
     on.step("RevokeGrant", json!({"KeyId": k, "GrantId": made["GrantId"]}));
     assert_eq!(on.lab.ok(&on.root, "ListGrants", json!({"KeyId": k}))["Grants"], json!([]));
 }
@@ -248,10 +279,13 @@ fn rotation_and_import(on: &mut Tour, k: &str) {
     let asked = json!({"KeyId": x, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"});
     let given = on.step("GetParametersForImport", asked);
     let wrapped = oaep(&bytes(&given["PublicKey"]), &[3; 32]);
-    on.step("ImportKeyMaterial", json!({
-        "KeyId": x, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped),
-        "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
-    }));
+    on.step(
+        "ImportKeyMaterial",
+        json!({
+            "KeyId": x, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped),
+            "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+        }),
+    );
     assert_eq!(on.lab.state(&on.root, &x), "Enabled");
     on.step("DeleteImportedKeyMaterial", json!({"KeyId": x}));
     assert_eq!(on.lab.state(&on.root, &x), "PendingImport");
@@ -312,7 +346,8 @@ fn lists_come_in_pages() {
         on.ok(&root, "TagResource", json!({"KeyId": k, "Tags": [{"TagKey": format!("t{i}"), "TagValue": "v"}]}));
         on.ok(&root, "RotateKeyOnDemand", json!({"KeyId": k}));
         let to = format!("arn:aws:iam::{A}:user/u{i}");
-        let asked = json!({"KeyId": k, "GranteePrincipal": to, "RetiringPrincipal": root_of(A), "Operations": ["Decrypt"]});
+        let asked =
+            json!({"KeyId": k, "GranteePrincipal": to, "RetiringPrincipal": root_of(A), "Operations": ["Decrypt"]});
         on.ok(&root, "CreateGrant", asked);
     }
     for (op, list, item, base, most) in [
@@ -360,18 +395,30 @@ fn service_managed_keys_are_the_services_own() {
     let on = Lab::new();
     let root = on.root(A, EAST);
     let owner = on.owner();
-    on.service.handle(&owner, crate::service::testing::request(json!({"action": "volume-create", "name": "v", "size": 1 << 20})), &mut |_| true).unwrap();
+    on.service
+        .handle(
+            &owner,
+            crate::service::testing::request(json!({"action": "volume-create", "name": "v", "size": 1 << 20})),
+            &mut |_| true,
+        )
+        .unwrap();
     let k = text(&on.ok(&root, "DescribeKey", json!({"KeyId": EBS_ALIAS}))["KeyMetadata"]["Arn"]);
     assert_eq!(on.ok(&root, "DescribeKey", json!({"KeyId": k}))["KeyMetadata"]["KeyManager"], "AWS");
     on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": k}));
     on.ok(&root, "GetKeyPolicy", json!({"KeyId": k}));
     for (op, mut asked) in [
-        ("DisableKey", json!({})), ("EnableKey", json!({})), ("ScheduleKeyDeletion", json!({})),
-        ("UpdateKeyDescription", json!({"Description": "mine"})), ("EnableKeyRotation", json!({})),
-        ("DisableKeyRotation", json!({})), ("RotateKeyOnDemand", json!({})),
+        ("DisableKey", json!({})),
+        ("EnableKey", json!({})),
+        ("ScheduleKeyDeletion", json!({})),
+        ("UpdateKeyDescription", json!({"Description": "mine"})),
+        ("EnableKeyRotation", json!({})),
+        ("DisableKeyRotation", json!({})),
+        ("RotateKeyOnDemand", json!({})),
         ("PutKeyPolicy", json!({"Policy": key_policy("Allow", "kms:*", &root_of(A)).to_string()})),
-        ("TagResource", json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]})), ("UntagResource", json!({"TagKeys": ["a"]})),
-        ("Encrypt", json!({"Plaintext": b64(b"m")})), ("GenerateDataKey", json!({"KeySpec": "AES_256"})),
+        ("TagResource", json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]})),
+        ("UntagResource", json!({"TagKeys": ["a"]})),
+        ("Encrypt", json!({"Plaintext": b64(b"m")})),
+        ("GenerateDataKey", json!({"KeySpec": "AES_256"})),
     ] {
         asked["KeyId"] = json!(k);
         assert_eq!(on.err(&root, op, asked), "AccessDeniedException", "{op}");

@@ -45,10 +45,15 @@ fn openssl_verifies_signatures() {
     let on = Lab::new();
     let root = on.root(A, EAST);
     let mut tried = 0;
-    for spec in ["RSA_2048", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_SECG_P256K1", "ECC_NIST_EDWARDS25519"] {
+    for spec in
+        ["RSA_2048", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_SECG_P256K1", "ECC_NIST_EDWARDS25519"]
+    {
         let k = on.key(&root, json!({"KeySpec": spec, "KeyUsage": "SIGN_VERIFY"}));
         let found = on.ok(&root, "GetPublicKey", json!({"KeyId": k}));
-        assert_eq!((&found["KeySpec"], &found["KeyUsage"], &found["KeyId"]), (&json!(spec), &json!("SIGN_VERIFY"), &json!(k)));
+        assert_eq!(
+            (&found["KeySpec"], &found["KeyUsage"], &found["KeyId"]),
+            (&json!(spec), &json!("SIGN_VERIFY"), &json!(k))
+        );
         let public = PKey::public_key_from_der(&bytes(&found["PublicKey"])).unwrap();
         for algorithm in found["SigningAlgorithms"].as_array().unwrap().iter().map(text) {
             if algorithm == "ED25519_PH_SHA_512" {
@@ -85,7 +90,9 @@ fn openssl_computes_the_same_macs() {
     let on = Lab::new();
     let root = on.root(A, EAST);
     for (spec, algorithm, len) in [
-        ("HMAC_224", "HMAC_SHA_224", 28), ("HMAC_256", "HMAC_SHA_256", 32), ("HMAC_384", "HMAC_SHA_384", 48),
+        ("HMAC_224", "HMAC_SHA_224", 28),
+        ("HMAC_256", "HMAC_SHA_256", 32),
+        ("HMAC_384", "HMAC_SHA_384", 48),
         ("HMAC_512", "HMAC_SHA_512", 64),
     ] {
         // With material that is known here.
@@ -106,9 +113,9 @@ fn openssl_computes_the_same_macs() {
 fn both_sides_agree_on_a_secret() {
     let on = Lab::new();
     let root = on.root(A, EAST);
-    for (spec, curve) in [
-        ("ECC_NIST_P256", Nid::X9_62_PRIME256V1), ("ECC_NIST_P384", Nid::SECP384R1), ("ECC_NIST_P521", Nid::SECP521R1),
-    ] {
+    for (spec, curve) in
+        [("ECC_NIST_P256", Nid::X9_62_PRIME256V1), ("ECC_NIST_P384", Nid::SECP384R1), ("ECC_NIST_P521", Nid::SECP521R1)]
+    {
         let k = on.key(&root, json!({"KeySpec": spec, "KeyUsage": "KEY_AGREEMENT"}));
         let ours = on.ok(&root, "GetPublicKey", json!({"KeyId": k}));
         assert_eq!(ours["KeyAgreementAlgorithms"], json!(["ECDH"]));
@@ -123,7 +130,8 @@ fn both_sides_agree_on_a_secret() {
         assert_eq!(bytes(&found["SharedSecret"]), deriver.derive_to_vec().unwrap(), "{spec}");
         assert_eq!(found["KeyOrigin"], "AWS_KMS");
         // A key of another curve, and a point that is none, are refused.
-        let other = PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::SECP256K1).unwrap()).unwrap()).unwrap();
+        let other =
+            PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::SECP256K1).unwrap()).unwrap()).unwrap();
         let asked = json!({
             "KeyId": k, "KeyAgreementAlgorithm": "ECDH", "PublicKey": b64(&other.public_key_to_der().unwrap()),
         });
@@ -142,7 +150,9 @@ fn rsa_encrypts_and_decrypts_as_openssl_does() {
     let public = on.ok(&root, "GetPublicKey", json!({"KeyId": k}));
     assert_eq!(bytes(&public["PublicKey"]), theirs.public_key_to_der().unwrap());
     assert_eq!(public["EncryptionAlgorithms"], json!(["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"]));
-    for (algorithm, md) in [("RSAES_OAEP_SHA_1", MessageDigest::sha1()), ("RSAES_OAEP_SHA_256", MessageDigest::sha256())] {
+    for (algorithm, md) in
+        [("RSAES_OAEP_SHA_1", MessageDigest::sha1()), ("RSAES_OAEP_SHA_256", MessageDigest::sha256())]
+    {
         let asked = json!({"KeyId": k, "Plaintext": b64(MESSAGE), "EncryptionAlgorithm": algorithm});
         let sealed = bytes(&on.ok(&root, "Encrypt", asked)["CiphertextBlob"]);
         let mut by = Decrypter::new(&theirs).unwrap();
@@ -178,10 +188,14 @@ fn import_wrapped(on: &Lab, caller: &crate::kms::Caller, key: &str, material: &[
     by.encrypt_init(Some(openssl::cipher::Cipher::aes_256_wrap_pad()), Some(&aes), None).unwrap();
     let mut wrapped = oaep(&bytes(&given["PublicKey"]), &aes);
     by.cipher_update_vec(material, &mut wrapped).unwrap();
-    on.ok(caller, "ImportKeyMaterial", json!({
-        "KeyId": key, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped),
-        "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
-    }))
+    on.ok(
+        caller,
+        "ImportKeyMaterial",
+        json!({
+            "KeyId": key, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped),
+            "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+        }),
+    )
 }
 
 #[test]
@@ -204,7 +218,8 @@ fn material_wrapped_by_both_algorithms_is_the_same_material() {
 fn an_imported_signing_key_signs_as_its_owner_does() {
     let on = Lab::new();
     let root = on.root(A, EAST);
-    let theirs = PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::SECP384R1).unwrap()).unwrap()).unwrap();
+    let theirs =
+        PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::SECP384R1).unwrap()).unwrap()).unwrap();
     let k = on.key(&root, json!({"KeySpec": "ECC_NIST_P384", "KeyUsage": "SIGN_VERIFY", "Origin": "EXTERNAL"}));
     import_wrapped(&on, &root, &k, &theirs.private_key_to_pkcs8().unwrap(), "RSA_2048");
     let public = bytes(&on.ok(&root, "GetPublicKey", json!({"KeyId": k}))["PublicKey"]);
@@ -225,8 +240,12 @@ fn data_key_pairs_are_pairs() {
     let root = on.root(A, EAST);
     let k = on.key(&root, json!({}));
     for (spec, id, bits) in [
-        ("RSA_2048", Id::RSA, 2048), ("RSA_3072", Id::RSA, 3072), ("ECC_NIST_P256", Id::EC, 256),
-        ("ECC_NIST_P384", Id::EC, 384), ("ECC_NIST_P521", Id::EC, 521), ("ECC_SECG_P256K1", Id::EC, 256),
+        ("RSA_2048", Id::RSA, 2048),
+        ("RSA_3072", Id::RSA, 3072),
+        ("ECC_NIST_P256", Id::EC, 256),
+        ("ECC_NIST_P384", Id::EC, 384),
+        ("ECC_NIST_P521", Id::EC, 521),
+        ("ECC_SECG_P256K1", Id::EC, 256),
         ("ECC_NIST_EDWARDS25519", Id::ED25519, 253),
     ] {
         let asked = json!({"KeyId": k, "KeyPairSpec": spec, "EncryptionContext": {"a": "b"}});

@@ -18,7 +18,12 @@ fn opens(on: &Lab, caller: &Caller, blob: &Value) -> Result<Vec<u8>, &'static st
 /// The material of all versions of a key, oldest first, with their states.
 fn versions(on: &Lab, caller: &Caller, key: &str) -> Vec<(String, String)> {
     let all = on.ok(caller, "ListKeyRotations", json!({"KeyId": key, "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}));
-    all["Rotations"].as_array().unwrap().iter().map(|r| (text(&r["KeyMaterialId"]), text(&r["KeyMaterialState"]))).collect()
+    all["Rotations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (text(&r["KeyMaterialId"]), text(&r["KeyMaterialState"])))
+        .collect()
 }
 
 fn rotations(on: &Lab, caller: &Caller, key: &str) -> Vec<String> {
@@ -127,7 +132,10 @@ fn rotation_on_demand_has_no_limit_and_keeps_old_ciphertexts() {
     for blob in &blobs {
         assert_eq!(opens(&on, &root, blob).unwrap(), b"m");
     }
-    for input in [json!({"KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}), json!({"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"})] {
+    for input in [
+        json!({"KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}),
+        json!({"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"}),
+    ] {
         let other = on.key(&root, input);
         for op in ["RotateKeyOnDemand", "EnableKeyRotation", "GetKeyRotationStatus"] {
             assert_eq!(on.err(&root, op, json!({"KeyId": other})), "UnsupportedOperationException", "{op}");
@@ -189,7 +197,9 @@ fn material_expires_and_comes_back() {
         assert_eq!(on.state(&root, &k), "PendingImport", "{looked}");
         assert_eq!(opens(&on, &root, &blob).unwrap_err(), "KMSInvalidStateException");
         for (op, mut asked) in [
-            ("Encrypt", json!({"Plaintext": b64(b"m")})), ("EnableKey", json!({})), ("DisableKey", json!({})),
+            ("Encrypt", json!({"Plaintext": b64(b"m")})),
+            ("EnableKey", json!({})),
+            ("DisableKey", json!({})),
             ("CreateGrant", json!({"GranteePrincipal": root_of(A), "Operations": ["Decrypt"]})),
         ] {
             asked["KeyId"] = json!(k);
@@ -264,7 +274,8 @@ fn an_import_needs_its_own_token_in_time() {
 fn replicas_have_the_same_material_and_nothing_else() {
     let on = Lab::new();
     let (east, west) = (on.root(A, EAST), on.root(A, WEST));
-    let k = on.key(&east, json!({"MultiRegion": true, "Description": "primary", "Tags": [{"TagKey": "a", "TagValue": "b"}]}));
+    let k = on
+        .key(&east, json!({"MultiRegion": true, "Description": "primary", "Tags": [{"TagKey": "a", "TagValue": "b"}]}));
     let id = k.rsplit('/').next().unwrap();
     let before = seal(&on, &east, &k);
     on.ok(&east, "CreateAlias", json!({"AliasName": "alias/m", "TargetKeyId": k}));
@@ -308,7 +319,10 @@ fn replicas_have_the_same_material_and_nothing_else() {
     let rotated = seal(&on, &east, &k);
     assert_eq!(opens(&on, &west, &rotated).unwrap(), b"m");
     let single = on.key(&east, json!({}));
-    assert_eq!(on.err(&east, "ReplicateKey", json!({"KeyId": single, "ReplicaRegion": WEST})), "UnsupportedOperationException");
+    assert_eq!(
+        on.err(&east, "ReplicateKey", json!({"KeyId": single, "ReplicaRegion": WEST})),
+        "UnsupportedOperationException"
+    );
 }
 
 #[test]
@@ -320,11 +334,17 @@ fn the_primary_key_moves_and_goes_last() {
     assert_eq!(on.err(&east, "UpdatePrimaryRegion", json!({"KeyId": k, "PrimaryRegion": WEST})), "NotFoundException");
     on.ok(&east, "ReplicateKey", json!({"KeyId": k, "ReplicaRegion": WEST}));
     on.ok(&east, "EnableKeyRotation", json!({"KeyId": k, "RotationPeriodInDays": 90}));
-    assert_eq!(on.err(&west, "UpdatePrimaryRegion", json!({"KeyId": id, "PrimaryRegion": EAST})), "UnsupportedOperationException");
+    assert_eq!(
+        on.err(&west, "UpdatePrimaryRegion", json!({"KeyId": id, "PrimaryRegion": EAST})),
+        "UnsupportedOperationException"
+    );
     // Both keys must allow it.
     let shut = key_policy("Allow", "kms:PutKeyPolicy", &root_of(A));
     on.ok(&west, "PutKeyPolicy", json!({"KeyId": id, "Policy": shut.to_string()}));
-    assert_eq!(on.err(&east, "UpdatePrimaryRegion", json!({"KeyId": k, "PrimaryRegion": WEST})), "AccessDeniedException");
+    assert_eq!(
+        on.err(&east, "UpdatePrimaryRegion", json!({"KeyId": k, "PrimaryRegion": WEST})),
+        "AccessDeniedException"
+    );
     let open = key_policy("Allow", "kms:*", &root_of(A));
     on.ok(&west, "PutKeyPolicy", json!({"KeyId": id, "Policy": open.to_string()}));
     on.ok(&east, "UpdatePrimaryRegion", json!({"KeyId": k, "PrimaryRegion": WEST}));

@@ -56,7 +56,9 @@ fn places_do_not_see_each_other() {
             let same_region = places[i].1 == places[j].1;
             // By ARN: of another Region there is none, of another account it is not for them.
             let code = if same_region { "AccessDeniedException" } else { "NotFoundException" };
-            for op in ["DescribeKey", "ListGrants", "GetKeyPolicy", "DisableKey", "ListResourceTags", "GetKeyRotationStatus"] {
+            for op in
+                ["DescribeKey", "ListGrants", "GetKeyPolicy", "DisableKey", "ListResourceTags", "GetKeyRotationStatus"]
+            {
                 assert_eq!(on.err(other, op, json!({"KeyId": k})), code, "{op} by {}", other.principal);
             }
             let alias = format!("arn:aws:kms:{}:{}:alias/same", places[i].1, places[i].0);
@@ -124,7 +126,10 @@ fn another_account_needs_both_sides() {
     // The other account's root may do everything there, so that the key's side decides.
     put_policy(&on, &root, &k, &[own.clone(), both.clone()]);
     encrypts(&on, &on.root(B, EAST), &k).unwrap();
-    assert_eq!(on.err(&on.root(B, EAST), "Decrypt", json!({"CiphertextBlob": b64(b"x"), "KeyId": k})), "InvalidCiphertextException");
+    assert_eq!(
+        on.err(&on.root(B, EAST), "Decrypt", json!({"CiphertextBlob": b64(b"x"), "KeyId": k})),
+        "InvalidCiphertextException"
+    );
     // A Deny of either side.
     put_policy(&on, &root, &k, &[own.clone(), both.clone(), key_policy("Deny", "kms:Encrypt", &allowed().principal)]);
     assert_eq!(encrypts(&on, &allowed(), &k).unwrap_err(), "AccessDeniedException");
@@ -144,18 +149,28 @@ fn another_account_never_administers_a_key() {
     let all = [key_policy("Allow", "kms:*", &root_of(A)), key_policy("Allow", "kms:*", &root_of(B))];
     put_policy(&on, &root, &k, &all);
     for (op, mut asked) in [
-        ("DisableKey", json!({})), ("EnableKey", json!({})), ("ScheduleKeyDeletion", json!({})), ("GetKeyPolicy", json!({})),
+        ("DisableKey", json!({})),
+        ("EnableKey", json!({})),
+        ("ScheduleKeyDeletion", json!({})),
+        ("GetKeyPolicy", json!({})),
         ("PutKeyPolicy", json!({"Policy": all[1].to_string(), "BypassPolicyLockoutSafetyCheck": true})),
-        ("TagResource", json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]})), ("ListResourceTags", json!({})),
-        ("UpdateKeyDescription", json!({"Description": "mine"})), ("RotateKeyOnDemand", json!({})),
-        ("EnableKeyRotation", json!({})), ("ListKeyRotations", json!({})), ("ListKeyPolicies", json!({})),
+        ("TagResource", json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]})),
+        ("ListResourceTags", json!({})),
+        ("UpdateKeyDescription", json!({"Description": "mine"})),
+        ("RotateKeyOnDemand", json!({})),
+        ("EnableKeyRotation", json!({})),
+        ("ListKeyRotations", json!({})),
+        ("ListKeyPolicies", json!({})),
     ] {
         asked["KeyId"] = json!(k);
         assert_eq!(on.err(&other, op, asked), "AccessDeniedException", "{op}");
     }
     for (op, mut asked) in [
-        ("DescribeKey", json!({})), ("GetKeyRotationStatus", json!({})), ("ListGrants", json!({})),
-        ("Encrypt", json!({"Plaintext": b64(b"m")})), ("GenerateDataKey", json!({"KeySpec": "AES_128"})),
+        ("DescribeKey", json!({})),
+        ("GetKeyRotationStatus", json!({})),
+        ("ListGrants", json!({})),
+        ("Encrypt", json!({"Plaintext": b64(b"m")})),
+        ("GenerateDataKey", json!({"KeySpec": "AES_128"})),
         ("CreateGrant", json!({"GranteePrincipal": root_of(B), "Operations": ["Decrypt"]})),
     ] {
         asked["KeyId"] = json!(k);
@@ -287,7 +302,10 @@ fn aliases_are_resources_of_the_callers_policies() {
     let both = joined(&[identity("Allow", "kms:*Alias", &k), identity("Allow", "kms:*Alias", &alias)]);
     let both = on.user(A, "both", EAST, Some(both));
     on.ok(&both, "CreateAlias", make.clone());
-    assert_eq!(on.err(&both, "CreateAlias", json!({"AliasName": "alias/two", "TargetKeyId": k})), "AccessDeniedException");
+    assert_eq!(
+        on.err(&both, "CreateAlias", json!({"AliasName": "alias/two", "TargetKeyId": k})),
+        "AccessDeniedException"
+    );
     for caller in [&only_key, &only_alias] {
         assert_eq!(on.err(caller, "UpdateAlias", make.clone()), "AccessDeniedException");
         assert_eq!(on.err(caller, "DeleteAlias", json!({"AliasName": "alias/one"})), "AccessDeniedException");
@@ -307,7 +325,10 @@ fn names_that_are_no_places_are_refused() {
     let id = on.key(&root, json!({})).rsplit('/').next().unwrap().to_owned();
     for account in ["", "1111", "11112222333x", "111122223333/us-east-1"] {
         let arn = format!("arn:aws:kms:{EAST}:{account}:key/{id}");
-        assert!(["InvalidArnException", "NotFoundException"].contains(&on.err(&root, "DescribeKey", json!({"KeyId": arn}))), "{account}");
+        assert!(
+            ["InvalidArnException", "NotFoundException"].contains(&on.err(&root, "DescribeKey", json!({"KeyId": arn}))),
+            "{account}"
+        );
     }
     let principal = on.service.credential(&format!("AKIAROOT{A}"), None).unwrap().principal;
     for region in ["", "us-east-1/alias", "US-EAST-1", "us east"] {

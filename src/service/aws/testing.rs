@@ -52,7 +52,8 @@ impl Lab {
         let clock = Arc::new(SetClock(now.clone(), since_boot.clone()));
         let env = Env { clock, rng: Arc::new(SystemRng), boot_id: "test".into() };
         let data = DataDir::at(&dir.path().join("data")).unwrap();
-        let (key, config) = (dir.path().join("root.key"), InstallationConfig { account: Some(A.into()), ..Default::default() });
+        let (key, config) =
+            (dir.path().join("root.key"), InstallationConfig { account: Some(A.into()), ..Default::default() });
         Service::init(&data, &env, &RootChoice::File(key.clone()), &config).unwrap();
         let lock = data.try_lock(&env, "test").unwrap().unwrap();
         let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
@@ -118,8 +119,10 @@ impl Lab {
     /// A role that the root and the principals of an account can assume, with that identity policy. Returns its ARN.
     pub(super) fn role(&self, account: &str, name: &str, trusts: &str, policy: Value) -> String {
         let (iam, owner) = (self.service.kms.iam(), self.owner());
-        let trust = statement("Allow", "sts:AssumeRole", None, Some(json!({"AWS": format!("arn:aws:iam::{trusts}:root")})));
-        let new = NewRole { account: account.into(), name: name.into(), trust: trust.to_string(), ..NewRole::default() };
+        let trust =
+            statement("Allow", "sts:AssumeRole", None, Some(json!({"AWS": format!("arn:aws:iam::{trusts}:root")})));
+        let new =
+            NewRole { account: account.into(), name: name.into(), trust: trust.to_string(), ..NewRole::default() };
         let role = iam.create_role(new, &|_| Ok(()), &owner).unwrap();
         iam.put_policy(&PrincipalRef::role(account, name), "own", &policy.to_string(), &|_| Ok(()), &owner).unwrap();
         role.arn()
@@ -208,7 +211,8 @@ impl Lab {
         let asked = json!({"KeyId": key, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"});
         let given = self.ok(caller, "GetParametersForImport", asked);
         let wrapped = oaep(&bytes(&given["PublicKey"]), material);
-        let mut asked = json!({"KeyId": key, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped)});
+        let mut asked =
+            json!({"KeyId": key, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": b64(&wrapped)});
         if more.get("ValidTo").is_none() {
             asked["ExpirationModel"] = "KEY_MATERIAL_DOES_NOT_EXPIRE".into();
         }
