@@ -171,6 +171,9 @@ mod tests {
         assert!(!list(json!({ "until": START + 1 })).contains(&ok(&["DisableKey"])[0]));
         assert!(list(json!({ "user": "nobody" })).is_empty());
         // Without a filter, the records themselves: intents and outcomes.
-        assert_eq!(list(json!({ "limit": 2 })), [("kms:DisableKey".into(), String::new()), (String::new(), "ok".into())]);
+        assert_eq!(
+            list(json!({ "limit": 2 })),
+            [("kms:DisableKey".into(), String::new()), (String::new(), "ok".into())]
+        );
     }
 }
