@@ -23,11 +23,10 @@ mod tagging;
 #[cfg(test)]
 pub(super) mod testing;
 mod trail;
-mod trail_event;
+pub(super) mod trail_event;
 mod values;
 
 pub use caller::Signed;
-pub(super) use last_use::LastUses;
 
 use super::Service;
 use crate::error::{Error, Kind, Reason, Result};
