@@ -41,7 +41,7 @@ kms encrypt --key-id alias/cli --plaintext fileb://plain --encryption-context te
     base64 -d >sealed
 kms decrypt --ciphertext-blob fileb://sealed --encryption-context tenant=a --query Plaintext | base64 -d >opened
 cmp plain opened
-! cmp -s plain sealed
+if cmp -s plain sealed; then exit 1; fi
 refused InvalidCiphertextException aws kms decrypt --ciphertext-blob fileb://sealed
 kms re-encrypt --ciphertext-blob fileb://sealed --source-encryption-context tenant=a --destination-key-id "$key" \
     --query CiphertextBlob | base64 -d >moved
@@ -66,7 +66,7 @@ same "the MAC" True "$(kms verify-mac --key-id "$hmac" --message fileb://plain -
     --mac-algorithm HMAC_SHA_256 --query MacValid)"
 
 grant=$(kms create-grant --key-id "$key" --grantee-principal "arn:aws:iam::$ACCOUNT:user/nobody" --operations Decrypt \
-    --constraints EncryptionContextSubset={tenant=a} --query GrantId)
+    --constraints 'EncryptionContextSubset={tenant=a}' --query GrantId)
 same "the grant" "$grant" "$(kms list-grants --key-id "$key" --query 'Grants[].GrantId')"
 kms revoke-grant --key-id "$key" --grant-id "$grant"
 same "no grants" "" "$(kms list-grants --key-id "$key" --query 'Grants[].GrantId')"
