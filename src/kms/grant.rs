@@ -10,7 +10,7 @@ use super::caller::{Caller, Wanted};
 use super::grantstore::{Constraint, Grant, GrantSpec, GrantStore, Operation};
 use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{GrantFacts, VOLUME_SERVICE};
+use super::policy::{Facts, GrantFacts, VOLUME_SERVICE};
 use super::root::RootKey;
 use super::scope::{KeyName, Scope};
 use crate::cipher::hkdf_sha256;
@@ -216,7 +216,7 @@ impl Grants {
     /// [`Kind::AccessDenied`] for any other caller.
     pub fn list_retirable(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
         let place = self.scope.kept(self.scope.place_of(caller));
-        let asked = || self.authorizer.ask_own("ListRetirableGrants", caller);
+        let asked = || self.authorizer.ask_own_about("ListRetirableGrants", retiring, &Facts::new(), caller);
         if caller.principal != retiring && asked().is_err() {
             let what = format!("ListRetirableGrants: {} may not list the grants of {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("run it as that principal, or as an administrator");
@@ -274,13 +274,15 @@ impl Grants {
         caller: &Caller,
     ) -> Result<Grant> {
         let grant = self.named(key, id, token)?;
-        let by_itself = grant.operations.contains(&Operation::RetireGrant) && grant.grantee == caller.principal;
-        let may =
-            by_itself || grant.retiring.as_ref() == Some(&caller.principal) || self.authorizer.is_administrator(caller, grant.place.as_ref());
-        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
-            true => Ok(()),
+        let is = |principal: &str| Authorizer::is_or_has_role(caller, principal);
+        let may = (grant.operations.contains(&Operation::RetireGrant) && is(&grant.grantee))
+            || grant.retiring.as_deref().is_some_and(is)
+            || self.authorizer.is_administrator(caller, grant.place.as_ref());
+        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |key| match may {
+            true => self.authorizer.may_retire(key, caller),
             false => {
-                let what = format!("RetireGrant: {} may not retire grant {}", caller.principal, grant.id);
+                let (who, key) = (&caller.principal, self.scope.arn_of(&grant.on()));
+                let what = format!("User: {who} is not authorized to perform: kms:RetireGrant on resource: {key}");
                 Err(Error::new(Kind::AccessDenied, what).hint("revoke it with `coffer key grant revoke`"))
             }
         })?;
