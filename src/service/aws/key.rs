@@ -171,6 +171,9 @@ impl AwsOperation for CreateKey {
             .flag(Key::BypassPolicyLockoutSafetyCheck, self.bypass_policy_lockout_safety_check)
             .request_tags(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         at.service.kms.authorizer().ask_own_about("CreateKey", "*", &facts, at.caller)?;
+        if !tags.is_empty() {
+            at.service.kms.authorizer().ask_own_about("TagResource", "*", &facts, at.caller)?;
+        }
         let new = NewKey {
             description: &self.description,
             policy: self.policy.as_deref(),
