@@ -1,9 +1,10 @@
 //! Aliases: names for keys, which can be moved to another key (KMS Developer Guide, "Aliases").
 
 use super::authority::Authorizer;
-use super::caller::{Caller, Wanted};
+use super::caller::{Authority, Caller, Wanted};
 use super::keystore::{AliasRecord, KeyManager, KeyRecord, KeyStore};
 use super::name::{KeyRef, Target, check_alias, check_not_reserved};
+use super::policy::Facts;
 use super::scope::{KeyName, Place, Scope};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::{Env, Timestamp};
@@ -130,18 +131,31 @@ impl Aliases {
             return Err(Error::new(Kind::Usage, what).hint("use the key's id or ARN"));
         };
         let key = self.store.find(key)?.record;
-        let arn = self.scope.arn_of(&key.key());
+        let (arn, context) = (self.scope.arn_of(&key.key()), EncryptionContext::new());
+        let wanted = Wanted { action: verb, context: &context, grant: None, facts: None };
+        if key.manager == KeyManager::Aws {
+            return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
+        }
+        self.authorizer.authorize(&key, wanted, caller)?;
         if key.place.as_ref() != place {
             let what = format!("{verb}: key {arn} is not of {}", self.scope.place(place));
             return Err(Error::new(Kind::NotFound, what).hint("an alias and its key have one account and one Region"));
         }
-        if key.manager == KeyManager::Aws {
-            return Err(Error::new(Kind::AccessDenied, format!("{verb}: key {arn} is managed by the service")));
-        }
-        let context = EncryptionContext::new();
-        self.authorizer.authorize(&key, Wanted { action: verb, context: &context, grant: None, facts: None }, caller)?;
         key.check_takes_alias(verb, &arn)?;
         Ok(key)
+    }
+
+    /// Whether the caller's own policies allow this of the alias itself, which it needs besides the permission on the key
+    /// (KMS Developer Guide, "Controlling access to aliases").
+    fn may_name(&self, verb: &str, place: Option<&Place>, name: &str, caller: &Caller) -> Result<()> {
+        match caller.authority {
+            Authority::Principal(_) => self.ask_by_name(verb, place, name, caller),
+            _ => Ok(()),
+        }
+    }
+
+    fn ask_by_name(&self, verb: &str, place: Option<&Place>, name: &str, caller: &Caller) -> Result<()> {
+        self.authorizer.ask_own_about(verb, &self.scope.place(place).alias_arn(name), &Facts::new(), caller)
     }
 
     /// The account and Region of the caller, as records keep it.
@@ -159,6 +173,7 @@ impl Aliases {
         let alias = NewAlias::new(name, place.clone(), self.env.now())?;
         let act = Act::new("kms:CreateAlias").detail("alias", name).detail("target", key);
         let made = self.ledger.audited(caller, act, |tx| {
+            self.may_name("CreateAlias", place.as_ref(), name, caller)?;
             let target = self.target("CreateAlias", key, place.as_ref(), caller)?.id;
             if self.store.aliases_of(&KeyName { place: place.clone(), id: target })?.records.len() >= MAX_ALIASES {
                 let what = format!("CreateAlias: key {target} has reached the limit of {MAX_ALIASES} aliases");
@@ -169,9 +184,14 @@ impl Aliases {
         Ok(self.metadata(&made.record))
     }
 
-    fn record(&self, place: Option<&Place>, name: &str) -> Result<Versioned<AliasRecord>> {
-        let found = self.store.alias(place, name)?;
-        found.ok_or_else(|| {
+    /// An alias that a caller wants to change. Whoever may not does not learn whether it exists.
+    fn record(&self, verb: &str, place: Option<&Place>, name: &str, caller: &Caller) -> Result<Versioned<AliasRecord>> {
+        self.may_name(verb, place, name, caller)?;
+        if let Some(found) = self.store.alias(place, name)? {
+            return Ok(found);
+        }
+        self.ask_by_name(verb, place, name, caller)?;
+        Err({
             let arn = self.scope.place(place).alias_arn(name);
             Error::new(Kind::NotFound, format!("Alias {arn} is not found.")).hint("see `coffer key alias list`")
         })
@@ -187,7 +207,7 @@ impl Aliases {
         let place = self.place_of(caller);
         let act = Act::new("kms:UpdateAlias").detail("alias", name).detail("target", key);
         let made = self.ledger.audited(caller, act, |tx| {
-            let mut alias = self.record(place.as_ref(), name)?;
+            let mut alias = self.record("UpdateAlias", place.as_ref(), name, caller)?;
             let old = KeyName { place: place.clone(), id: alias.record.target };
             self.may_change("UpdateAlias", &old, caller)?;
             let new = self.target("UpdateAlias", key, place.as_ref(), caller)?;
@@ -217,7 +237,7 @@ impl Aliases {
         let place = self.place_of(caller);
         let act = Act::new("kms:DeleteAlias").detail("alias", name);
         self.ledger.audited(caller, act, |tx| {
-            let alias = self.record(place.as_ref(), name)?;
+            let alias = self.record("DeleteAlias", place.as_ref(), name, caller)?;
             self.may_change("DeleteAlias", &KeyName { place: place.clone(), id: alias.record.target }, caller)?;
             tx.delete::<AliasRecord>(&alias.record.id(), alias.version)
         })

@@ -24,6 +24,15 @@ use std::sync::Arc;
 
 pub(super) use super::policy::By;
 
+/// The permissions on a key that principals of another account can have; in a policy, others have no effect for them (KMS
+/// Developer Guide, "Allowing users in other accounts to use a KMS key").
+const ACROSS_ACCOUNTS: [&str; 21] = [
+    "CreateGrant", "Decrypt", "DeriveSharedSecret", "DescribeKey", "Encrypt", "GenerateDataKey", "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext", "GenerateDataKeyWithoutPlaintext", "GenerateMac", "GetKeyRotationStatus",
+    "GetPublicKey", "ListGrants", "ReEncryptFrom", "ReEncryptTo", "RetireGrant", "RevokeGrant", "Sign", "Verify",
+    "VerifyMac", EXPORT_VOLUME_KEY,
+];
+
 /// What a caller has by itself.
 struct Rights<'a> {
     who: PrincipalFacts,
@@ -169,16 +178,20 @@ impl Authorizer {
         let action = format!("kms:{}", wanted.action);
         let question =
             Question { action: &action, resource: &arn, principal: &own.who, facts: &facts, now: self.env.now() };
+        let same_account = account_of(principal) == Some(&*self.scope.place(key.place.as_ref()).account);
+        let refused = |why: &str| self.denied(principal, wanted.action, key, why);
+        if !same_account && !ACROSS_ACCOUNTS.contains(&wanted.action) {
+            return Err(refused("because no other account can have this permission"));
+        }
         let decision = Decision {
             resource_policy: Some(policy),
             own: own.own(caller, &question),
             session: own.session,
             grants_allow: false,
             question: &question,
-            same_account: account_of(principal) == Some(&*self.scope.place(key.place.as_ref()).account),
+            same_account,
         };
         let by_policy = decide(&decision);
-        let refused = |why: &str| self.denied(principal, wanted.action, key, why);
         match by_policy {
             Ruling::Denied(why) if why.is_explicit() => return Err(refused(&why.words(&action))),
             Ruling::Allowed(by) if under.is_none() => return Ok(by),
@@ -202,12 +215,6 @@ impl Authorizer {
             Ruling::Allowed(by) => Ok(by),
             Ruling::Denied(why) => Err(refused(&why.words(&action))),
         }
-    }
-
-    /// Whether the caller is this principal, or a session of this role.
-    pub(super) fn is_or_has_role(caller: &Caller, principal: &str) -> bool {
-        let own = Rights::of(caller, &caller.principal);
-        caller.principal == principal || own.who.role_arn.as_deref() == Some(principal)
     }
 
     /// Whether a caller that a grant lets retire it may do so: only a Deny, or its session's policies, can forbid it.

@@ -75,6 +75,20 @@ impl Caller {
 }
 
 impl Caller {
+    /// The ARNs that a grant to this caller can name: its own, and of a role's session that of the role.
+    pub(super) fn principals(&self) -> impl Iterator<Item = &str> {
+        let role = match &self.authority {
+            Authority::Principal(permissions) => permissions.principal.role_arn.as_deref(),
+            _ => None,
+        };
+        std::iter::once(self.principal.as_str()).chain(role)
+    }
+
+    /// Whether it is the root of an account, by a signed request.
+    pub(super) fn is_root_of(&self, account: &str) -> bool {
+        matches!(&self.authority, Authority::Principal(p) if p.identity.is_none() && p.principal.account == account)
+    }
+
     /// Ends a dry run, once everything else has been checked.
     ///
     /// # Errors
@@ -91,7 +105,12 @@ impl From<&Caller> for Asker {
     fn from(caller: &Caller) -> Self {
         let Caller { principal, via_service, client, authority, request, dry_run: _ } = caller.clone();
         let request = request.map(|r| Box::new(r.bounded()));
-        let administrator = matches!(authority, Authority::Administrator | Authority::Settled);
+        let administrator = match &authority {
+            Authority::Administrator | Authority::Settled => true,
+            // The root of its account.
+            Authority::Principal(permissions) => permissions.identity.is_none(),
+            _ => false,
+        };
         Self { identity: Identity { principal, via_service, client, request }, administrator }
     }
 }

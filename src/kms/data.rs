@@ -325,7 +325,7 @@ impl Crypto {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
         let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
+            Kind::NotFound if from.key.is_some() => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
             _ => e,
         })?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
@@ -396,7 +396,7 @@ impl Crypto {
     pub fn decrypt_with(&self, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
         let act = self.ciphertext_act(Act::new("kms:Decrypt"), from, caller);
         let opened = self.open_public("Decrypt", from, Facts::new(), caller);
-        self.used(caller, act, opened, |e| public("Decrypt", e))
+        self.used(caller, act, opened, |e| told("Decrypt", from, caller, e))
     }
 
     /// The act, with the key of a ciphertext.
@@ -440,7 +440,7 @@ impl Crypto {
         let act = self.ciphertext_act(Act::new("kms:ReEncryptFrom"), from, caller);
         let facts = Facts::new().flag(Key::ReEncryptOnSameKey, self.is_same_key(from, to.1, caller));
         let opened = self.open_public("ReEncrypt", from, facts.clone(), &live);
-        let opened = self.used(&live, act, opened, |e| public("ReEncrypt", e))?;
+        let opened = self.used(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?;
         let made =
             self.seal_with(
             Act::new("kms:ReEncryptTo"),
@@ -612,10 +612,35 @@ pub(super) fn public_of(key: &KeyRecord) -> Result<Vec<u8>> {
     key.public.as_deref().and_then(|text| hex::decode(text).ok()).ok_or_else(missing)
 }
 
-/// The error for a public caller, without which check failed.
+/// The error for a public caller: without which check failed, and without anything about a key that the caller did not name,
+/// unless it is of the caller's own account.
+fn told(verb: &str, from: &Ciphertext<'_>, caller: &Caller, e: Error) -> Error {
+    let Authority::Principal(by) = &caller.authority else { return public(verb, e) };
+    let own = format!(":{}:key/", by.principal.account);
+    let is_hidden = match e.kind() {
+        Kind::NotFound => true,
+        Kind::AccessDenied => !e.what().contains(&own),
+        _ => false,
+    };
+    if from.key.is_some() || !is_hidden {
+        return public(verb, e);
+    }
+    let what = format!(
+        "User: {} is not authorized to perform: kms:{verb} with the key of this ciphertext: it does not exist in this \
+         Region, or no policy allows it",
+        caller.principal
+    );
+    Error::new(Kind::AccessDenied, what)
+}
+
+/// The same for a caller who may learn about the key.
 fn public(verb: &str, e: Error) -> Error {
     let known = e.why() == Some(Reason::IncorrectKey);
-    if e.kind() == Kind::InvalidCiphertext && !known { invalid_ciphertext(verb) } else { e }
+    match e.kind() {
+        Kind::InvalidCiphertext if !known => invalid_ciphertext(verb),
+        Kind::NotFound => invalid_ciphertext(verb),
+        _ => e,
+    }
 }
 
 fn random(spec: DataKeySpec) -> Result<Zeroizing<Vec<u8>>> {

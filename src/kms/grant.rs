@@ -6,11 +6,11 @@
 //! transaction.
 
 use super::authority::{Authorizer, By};
-use super::caller::{Caller, Wanted};
+use super::caller::{Authority, Caller, Wanted};
 use super::grantstore::{Constraint, Grant, GrantSpec, GrantStore, Operation};
 use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{Facts, GrantFacts, VOLUME_SERVICE};
+use super::policy::{GrantFacts, VOLUME_SERVICE, account_of};
 use super::root::RootKey;
 use super::scope::{KeyName, Scope};
 use crate::cipher::hkdf_sha256;
@@ -154,9 +154,11 @@ impl Grants {
         if self.authorizer.authorize(key, wanted, caller)? == By::Policy {
             return Ok(());
         }
-        let own = self.granted.of(&key.key(), Some(&caller.principal))?.into_iter().map(|g| g.record);
-        if own.filter(|g| g.covers(&key.key(), &caller.principal, &wanted)).any(|g| g.may_give(spec)) {
-            return Ok(());
+        for one in caller.principals() {
+            let own = self.granted.of(&key.key(), Some(one))?.into_iter().map(|g| g.record);
+            if own.filter(|g| g.covers(&key.key(), one, &wanted)).any(|g| g.may_give(spec)) {
+                return Ok(());
+            }
         }
         let what = format!("CreateGrant: the new grant would allow more than the grant of {}", caller.principal);
         Err(Error::new(Kind::AccessDenied, what).hint("request fewer operations, or the constraint of that grant"))
@@ -181,7 +183,8 @@ impl Grants {
         let made = self.ledger.audited(caller, act, |tx| {
             let key = self.store.load(&id)?.record;
             self.may_create(&key, &spec, caller)?;
-            key.check_usable("CreateGrant", &arn)?;
+            KeyRecord { state: key.state_at(self.env.now()), ..key }.check_usable("CreateGrant", &arn)?;
+            caller.unless_dry_run("CreateGrant")?;
             if spec.name.is_some() {
                 let mut of_grantee = self.granted.of(&id, Some(&spec.grantee))?.into_iter();
                 if let Some(found) = of_grantee.find(|g| g.record.is_what(&spec)) {
@@ -215,16 +218,22 @@ impl Grants {
     /// # Errors
     /// [`Kind::AccessDenied`] for any other caller.
     pub fn list_retirable(&self, retiring: &str, caller: &Caller) -> Result<Vec<Grant>> {
-        let place = self.scope.kept(self.scope.place_of(caller));
-        let asked = || self.authorizer.ask_own_about("ListRetirableGrants", retiring, &Facts::new(), caller);
-        if caller.principal != retiring && asked().is_err() {
+        let region = self.scope.place_of(caller).region;
+        let signed = matches!(caller.authority, Authority::Principal(_));
+        if signed {
+            self.authorizer.ask_own("ListRetirableGrants", caller)?;
+        }
+        // Of any principal of the caller's account, if its policies allow it (KMS API Reference, ListRetirableGrants).
+        let is_own = signed && account_of(retiring) == account_of(&caller.principal);
+        if !is_own && caller.principal != retiring && !self.authorizer.is_administrator(caller, None) {
             let what = format!("ListRetirableGrants: {} may not list the grants of {retiring}", caller.principal);
             let err = Error::new(Kind::AccessDenied, what).hint("run it as that principal, or as an administrator");
             self.ledger.record_refusal(Act::new("kms:ListRetirableGrants"), caller, &err);
             return Err(err);
         }
         let all = self.granted.retirable_by(retiring)?.records.into_iter().map(|g| g.record);
-        Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring) && g.place == place).collect())
+        let is_here = |g: &Grant| !signed || self.scope.place(g.place.as_ref()).region == region;
+        Ok(all.filter(|g| g.retiring.as_deref() == Some(retiring) && is_here(g)).collect())
     }
 
     /// The grant with a token, or with an id on a key.
@@ -234,7 +243,9 @@ impl Grants {
                 let all = self.granted.all()?.records.into_iter().map(|g| g.record);
                 let mut all = all.filter(|g| self.token(&g.id) == token);
                 all.next().ok_or_else(|| {
-                    Error::new(Kind::NotFound, "no grant has this token").hint("see `coffer key grant list`")
+                    Error::new(Kind::NotFound, "no grant has this token")
+                        .reason(Reason::InvalidGrantToken)
+                        .hint("see `coffer key grant list`")
                 })
             }
             (Some(key), Some(id), None) => {
@@ -253,9 +264,11 @@ impl Grants {
         caller: &Caller,
         may: impl Fn(&KeyRecord) -> Result<()>,
     ) -> Result<()> {
+        let verb = act.name().trim_start_matches("kms:").to_owned();
         let act = act.key(self.scope.arn_of(&grant.on())).detail("grant", &grant.id).detail("grantee", &grant.grantee);
         self.ledger.audited(caller, act.restrictive(), |tx| {
             may(&self.store.load(&grant.on())?.record)?;
+            caller.unless_dry_run(&verb)?;
             let found = tx.get::<Grant>(&grant.id)?.ok_or_else(|| not_there(&grant.id))?;
             tx.delete::<Grant>(&grant.id, found.version)
         })
@@ -274,9 +287,12 @@ impl Grants {
         caller: &Caller,
     ) -> Result<Grant> {
         let grant = self.named(key, id, token)?;
-        let is = |principal: &str| Authorizer::is_or_has_role(caller, principal);
-        let may = (grant.operations.contains(&Operation::RetireGrant) && is(&grant.grantee))
-            || grant.retiring.as_deref().is_some_and(is)
+        let is_caller = |arn: &str| caller.principals().any(|one| one == arn);
+        let by_itself = grant.operations.contains(&Operation::RetireGrant) && is_caller(&grant.grantee);
+        let account = &self.scope.place(grant.place.as_ref()).account;
+        let may = by_itself
+            || grant.retiring.as_deref().is_some_and(is_caller)
+            || caller.is_root_of(account)
             || self.authorizer.is_administrator(caller, grant.place.as_ref());
         self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |key| match may {
             true => self.authorizer.may_retire(key, caller),

@@ -178,8 +178,9 @@ impl Imports {
         if let Some(at) = material.expires {
             facts = facts.moment(Key::ValidTo, at);
         }
-        let meta = self.keys.change_if(key, act, &facts, caller, |key, verb, _| {
+        let meta = self.keys.change_if(key, act, &facts, caller, |key, verb, arn| {
             self.check_origin(key, verb)?;
+            key.check_not_pending(verb, arn)?;
             let bytes = self.unwrap(key, material)?;
             let made = self.backing.import(key, &bytes).map_err(|e| match e.kind() {
                 Kind::Integrity => Error::new(Kind::InvalidCiphertext, format!("{verb}: {}", e.what())),
@@ -189,6 +190,7 @@ impl Imports {
             if material.id.as_ref().is_some_and(|wanted| *wanted != made_id.to_string()) {
                 return Err(other_material(verb));
             }
+            self.check_replica(key, made_id, verb)?;
             let record = BackingRecord {
                 expires: material.expires,
                 description: material.description.clone(),
@@ -234,6 +236,52 @@ impl Imports {
             Ok(())
         })?;
         Ok((meta, gone.into_inner()))
+    }
+}
+
+impl Imports {
+    /// Refuses material for a Region's key that the other Regions' keys do not have: they decrypt each other's ciphertexts.
+    fn check_replica(&self, key: &KeyRecord, material: KeyMaterialId, verb: &str) -> Result<()> {
+        if key.primary.is_none() || !key.backing.is_empty() {
+            return Ok(());
+        }
+        let others = self.store.keys_of(key.id)?.into_iter().map(|k| k.record).filter(|k| k.place != key.place);
+        let has: Vec<_> = others.flat_map(|k| k.backing).filter(|b| !b.pending).map(|b| b.material).collect();
+        if has.is_empty() || has.contains(&material) { Ok(()) } else { Err(other_material(verb)) }
+    }
+
+    /// Deletes imported material that has expired; the same material can be imported again. `lost` is first told the ARN of
+    /// each key that is pending import because of it. Called periodically by the service. Returns the number of keys.
+    ///
+    /// # Errors
+    /// What the catalog or the audit reports.
+    pub fn delete_expired(&self, lost: &dyn Fn(&str)) -> Result<usize> {
+        let now = self.env.now();
+        let expired = |b: &BackingRecord| !b.sealed.is_empty() && !b.is_here(now);
+        let mut keys = self.store.keys()?.records;
+        keys.retain(|k| k.record.origin == Origin::External && k.record.backing.iter().any(expired));
+        let myself = Caller::service(self.keys.scope.root_principal(), "coffer", "coffer itself");
+        let arn_of = |key: &KeyRecord| self.keys.scope.arn_of(&key.key());
+        // All of them, before anything can fail.
+        let unusable = keys.iter().filter(|k| k.record.backing.iter().any(|b| !b.pending && expired(b)));
+        unusable.for_each(|key| lost(&arn_of(&key.record)));
+        for found in &keys {
+            let arn = arn_of(&found.record);
+            let act = Act::new("kms:DeleteExpiredKeyMaterial").key(arn).restrictive();
+            self.keys.ledger.audited(&myself, act, |tx| {
+                let mut key = found.record.clone();
+                for version in key.backing.iter_mut().filter(|b| expired(b)) {
+                    version.sealed.clear();
+                    version.expires = None;
+                }
+                key.backing.retain(|b| !(b.pending && b.sealed.is_empty()));
+                tx.update(&key, found.version).map(drop)
+            })?;
+        }
+        if !keys.is_empty() {
+            self.keys.ledger.catalog().erase_removed()?;
+        }
+        Ok(keys.len())
     }
 }
 

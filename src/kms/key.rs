@@ -211,14 +211,7 @@ impl Keys {
 
     /// A key's state now: one whose imported material has expired is pending import.
     pub(super) fn state_of(&self, key: &KeyRecord) -> KeyState {
-        let now = self.env.now();
-        let has_all = !key.backing.is_empty() && key.backing.iter().all(|b| b.pending || b.is_here(now));
-        match key.state {
-            KeyState::Enabled | KeyState::Disabled if key.origin == Origin::External && !has_all => {
-                KeyState::PendingImport
-            }
-            state => state,
-        }
+        key.state_at(self.env.now())
     }
 
     fn regions_of(&self, key: &KeyRecord) -> Result<Option<Regions>> {
@@ -501,7 +494,9 @@ impl Keys {
             if !key.deletion.map_or(Ok(false), waits)? {
                 return Err(invalid_state(verb, arn, "has passed its deletion date", "it can no longer be kept"));
             }
-            (key.state, key.deletion, key.wait_days) = (KeyState::Disabled, None, None);
+            let never_had_material = key.origin == Origin::External && key.backing.is_empty();
+            key.state = if never_had_material { KeyState::PendingImport } else { KeyState::Disabled };
+            (key.deletion, key.wait_days) = (None, None);
             Ok(())
         })
     }

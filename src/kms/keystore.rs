@@ -185,6 +185,17 @@ impl KeyRecord {
         KeyName { place: self.place.clone(), id: self.id }
     }
 
+    /// Its state at a time: a key whose imported material has expired or was deleted is pending import.
+    pub(super) fn state_at(&self, now: Timestamp) -> KeyState {
+        let has_all = !self.backing.is_empty() && self.backing.iter().all(|b| b.pending || b.is_here(now));
+        match self.state {
+            KeyState::Enabled | KeyState::Disabled if self.origin == Origin::External && !has_all => {
+                KeyState::PendingImport
+            }
+            state => state,
+        }
+    }
+
     /// The backing key that encrypts, signs or makes MACs.
     pub(super) fn current(&self) -> Option<&BackingRecord> {
         self.backing.iter().rev().find(|b| !b.pending)

@@ -45,7 +45,7 @@ pub use import::{ImportParameters, Imports, Material};
 pub use installation::{Installation, InstallationConfig};
 pub use key::{KeyListing, KeyMetadata, KeyVersion, Keys, NewKey, Regions, Tags};
 pub use keystore::{KeyManager, KeyState, Origin, RotationType};
-pub use name::{EBS_ALIAS, KeyRef, check_alias};
+pub use name::{EBS_ALIAS, KeyRef, check_alias, is_region};
 pub use pairs::{PublicKey, ToSign};
 pub use policies::KeyPolicies;
 pub use replicas::{NewReplica, Replicas};

@@ -33,6 +33,13 @@ pub fn check_alias(name: &str) -> Result<()> {
     Err(Error::new(Kind::Usage, format!("alias {name:?} {rule}")).reason(Reason::InvalidAliasName))
 }
 
+/// Whether a text has the form of a Region's name.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=32).contains(&text.len()) && text.bytes().all(good)
+}
+
 /// Refuses the names of service-managed keys.
 pub(super) fn check_not_reserved(name: &str) -> Result<()> {
     if name.starts_with(RESERVED_PREFIX) {
@@ -98,6 +105,12 @@ impl KeyRef {
         self.place.as_ref().map(|p| p.region.as_str())
     }
 
+    /// The account that an ARN names.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        self.place.as_ref().map(|p| p.account.as_str())
+    }
+
     /// The service-managed key of volumes, `alias/aws/ebs`.
     #[must_use]
     pub fn ebs_default() -> Self {
@@ -132,6 +145,10 @@ impl FromStr for KeyRef {
         };
         let fields: Vec<&str> = s.splitn(6, ':').collect();
         let ["arn", "aws", "kms", region, account, resource] = fields[..] else { return Err(bad()) };
+        // Ids of rows are made of these.
+        if !is_region(region) || account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
         let target = match resource.strip_prefix("key/") {
             Some(id) => Target::Id(id.parse().map_err(|_| bad())?),
             None => {

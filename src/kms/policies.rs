@@ -3,7 +3,7 @@
 use super::authority::Authorizer;
 use super::caller::{Authority, Caller};
 use super::key::Keys;
-use super::keystore::KeyStore;
+use super::keystore::{KeyManager, KeyStore};
 use super::name::KeyRef;
 use super::policy::{Facts, Key, Policy};
 use super::scope::Scope;
@@ -92,7 +92,11 @@ impl KeyPolicies {
         }
         let settled = Caller { authority: Authority::Settled, ..caller.clone() };
         self.keys
-            .change(key, Act::new("coffer:ResetKeyPolicy"), &settled, |key, _, _| {
+            .change(key, Act::new("coffer:ResetKeyPolicy"), &settled, |key, _, arn| {
+                if key.manager == KeyManager::Aws {
+                    let what = format!("reset the policy of key {arn}: it is managed by the service");
+                    return Err(Error::new(Kind::AccessDenied, what));
+                }
                 key.policy = None;
                 Ok(())
             })

@@ -5,7 +5,7 @@ use super::authority::Authorizer;
 use super::caller::Caller;
 use super::key::{KeyMetadata, Keys, Tags};
 use super::keystore::{KeyRecord, KeyState, KeyStore, Origin};
-use super::name::KeyRef;
+use super::name::{KeyRef, is_region};
 use super::policy::{Facts, Key, Policy};
 use super::scope::{Place, Scope};
 use crate::env::Env;
@@ -36,12 +36,6 @@ pub struct Replicas {
     store: Arc<KeyStore>,
     authorizer: Arc<Authorizer>,
     keys: Arc<Keys>,
-}
-
-/// Whether a text has the form of a Region's name.
-pub(super) fn is_region(text: &str) -> bool {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=32).contains(&text.len()) && text.bytes().all(good)
 }
 
 impl Replicas {
@@ -97,6 +91,11 @@ impl Replicas {
                 .flag(Key::BypassPolicyLockoutSafetyCheck, new.bypass_lockout_check)
                 .request_tags(new.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
             let primary = self.primary(key, verb, &facts, caller)?;
+            // What a new key needs, too (KMS API Reference, ReplicateKey).
+            self.authorizer.ask_own_about("CreateKey", "*", &facts, caller)?;
+            if !new.tags.is_empty() {
+                self.authorizer.ask_own_about("TagResource", "*", &facts, caller)?;
+            }
             let place = self.elsewhere(&primary, new.region, verb)?;
             let imported = primary.origin == Origin::External;
             let mut replica = KeyRecord {
@@ -140,12 +139,14 @@ impl Replicas {
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:UpdatePrimaryRegion").key(self.scope.arn_of(&name)).detail("region", region);
         self.ledger.audited(caller, act, |tx: &mut Tx<'_>| {
-            let primary = self.primary(key, verb, &Facts::new().text(Key::PrimaryRegion, region), caller)?;
+            let facts = Facts::new().text(Key::PrimaryRegion, region);
+            let primary = self.primary(key, verb, &facts, caller)?;
             let place = self.elsewhere(&primary, region, verb)?;
             let all = self.store.keys_of(name.id)?;
             let Some(new) = all.iter().find(|k| k.record.place == place) else {
                 return Err(Error::new(Kind::NotFound, format!("{verb}: Region {region} has no replica of {}", name.id)));
             };
+            self.keys.may_change(&new.record, verb, &facts, caller)?;
             self.keys.check_usable(&new.record, verb)?;
             // Its rotation moves with it.
             let rotation = primary.rotation.clone();

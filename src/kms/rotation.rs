@@ -220,31 +220,31 @@ impl Rotations {
     /// Rotates the keys whose date and period have passed. Called periodically by the service. Returns how many.
     ///
     /// # Errors
-    /// What the catalog or the audit reports.
+    /// What the catalog or the audit reports of the first key that did not rotate; the others do.
     pub fn rotate_due(&self) -> Result<usize> {
-        let mut rotated = 0;
-        for name in self.due()? {
-            let record = self.store.load(&name)?.record;
-            if self.keys.state_of(&record) != KeyState::Enabled {
-                continue;
-            }
-            let myself = Caller::service(self.scope.root_principal(), "coffer", "coffer itself");
-            let key = KeyRef::named(&name);
-            let act = Act::new("kms:RotateKey");
-            self.keys.change_all(&key, act, &myself, |key, verb| {
-                let made = self.next_version(key, verb, RotationType::Automatic)?;
-                if let Some(rotation) = &mut key.rotation {
-                    let period = i64::from(rotation.period_days) * DAY;
-                    rotation.next = Timestamp(self.env.now().0.saturating_add(period));
-                }
-                Ok(made)
-            })?;
-            rotated += 1;
-        }
+        let all: Vec<Result<bool>> = self.due()?.iter().map(|name| self.rotate(name)).collect();
+        let rotated = all.iter().filter(|one| matches!(one, Ok(true))).count();
         if rotated > 0 {
             self.count();
         }
-        Ok(rotated)
+        all.into_iter().find_map(Result::err).map_or(Ok(rotated), Err)
+    }
+
+    /// Rotates a key that is due, if it is enabled.
+    fn rotate(&self, name: &KeyName) -> Result<bool> {
+        if self.keys.state_of(&self.store.load(name)?.record) != KeyState::Enabled {
+            return Ok(false);
+        }
+        let myself = Caller::service(self.scope.root_principal(), "coffer", "coffer itself");
+        self.keys.change_all(&KeyRef::named(name), Act::new("kms:RotateKey"), &myself, |key, verb| {
+            let made = self.next_version(key, verb, RotationType::Automatic)?;
+            if let Some(rotation) = &mut key.rotation {
+                let period = i64::from(rotation.period_days) * DAY;
+                rotation.next = Timestamp(self.env.now().0.saturating_add(period));
+            }
+            Ok(made)
+        })?;
+        Ok(true)
     }
 }
 

@@ -98,7 +98,9 @@ impl Scope {
 
     /// The account of a caller, in the Region of its request.
     pub(super) fn place_of(&self, caller: &Caller) -> Place {
-        let region = caller.request.as_ref().map_or(&self.home.region, |r| &r.region);
+        // A request that came by no network has no Region.
+        let asked = caller.request.as_ref().map(|r| &r.region).filter(|region| !region.is_empty());
+        let region = asked.unwrap_or(&self.home.region);
         let account = account_of(&caller.principal).unwrap_or(&self.home.account);
         Place { account: account.to_owned(), region: region.clone() }
     }

@@ -1,5 +1,6 @@
-//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, settles snapshots that could not
-//! be settled before, and removes what the audit need not keep.
+//! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, rotates those whose period is over,
+//! suspends volumes whose CMK's imported material has expired, settles snapshots that could not be settled before, and removes
+//! what the audit need not keep.
 
 use super::Service;
 use super::housekeeping::Chores;
@@ -14,6 +15,12 @@ impl Chores for Service {
         self.leftovers.settle_if_any();
         if let Err(err) = self.kms.deletions().purge_due() {
             tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());
+        }
+        if let Err(err) = self.kms.imports().delete_expired(&|arn| self.suspensions.suspend_under(arn)) {
+            tracing::error!("delete expired key material: {}", err.line());
+        }
+        if let Err(err) = self.kms.rotations().rotate_due() {
+            tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
         self.unsettled.settle();
         if let Err(err) = self.kms.ledger().check_rest() {

@@ -33,7 +33,10 @@ impl Retention {
     /// [`Kind::Usage`] for less than [`AUDIT_DAYS`].
     pub(super) fn keep_for(&self, days: u32) -> Result<()> {
         if days < AUDIT_DAYS {
-            return Err(Error::new(Kind::Usage, format!("the audit is kept for at least {AUDIT_DAYS} days, not {days}")));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the audit is kept for at least {AUDIT_DAYS} days, not {days}"),
+            ));
         }
         self.days.store(days, Ordering::Relaxed);
         Ok(())
@@ -45,15 +48,17 @@ impl Retention {
     /// # Errors
     /// As [`crate::ledger::Ledger::expire_audit`].
     pub(super) fn expire_if_due(&self) -> Result<usize> {
-        let now = self.env.clock.since_boot();
-        if self.last.lock().is_some_and(|last| now - last < DAY) {
+        let (now, ledger) = (self.env.clock.since_boot(), self.kms.ledger());
+        let mut last = self.last.lock();
+        // What waits to be accepted is not touched.
+        if last.is_some_and(|last| now - last < DAY) || ledger.audit_trouble().is_some() {
             return Ok(0);
         }
+        // A failure is told once a day, too.
+        *last = Some(now);
         let root = format!("arn:aws:iam::{}:root", self.kms.installation().account);
         let myself = Caller::service(root, "coffer", "coffer itself");
-        let removed = self.kms.ledger().expire_audit(&myself, self.days.load(Ordering::Relaxed))?;
-        *self.last.lock() = Some(now);
-        Ok(removed)
+        ledger.expire_audit(&myself, self.days.load(Ordering::Relaxed))
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::service::aws::testing::{ACCOUNT, World};
+use crate::service::aws::trail_testing::{ACCOUNT, World};
 use serde_json::json;
 
 #[test]

@@ -16,6 +16,8 @@ pub enum Act {
     Init,
     /// A verb in a process of its own.
     Verb(Request),
+    /// An operation of AWS's table, likewise.
+    Aws { operation: String, input: Value },
     /// A server that starts, hydrates the volume that still needs it, and ends.
     Fill,
     /// A server that takes a client over TLS, which disconnects cleanly or not.
@@ -27,6 +29,7 @@ impl Act {
         match self {
             Self::Init => copy.init(),
             Self::Verb(request) => copy.open(Role::Command)?.ask(request.clone()).map(drop),
+            Self::Aws { operation, input } => crate::aws::run(copy, operation, input.clone()),
             Self::Fill => fill(&copy.open(Role::Daemon)?),
             Self::Client { farewell } => client(&copy.open(Role::Daemon)?, *farewell),
         }
@@ -159,6 +162,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(snapshots_and_audit());
     all.extend(access());
     all.extend(principals());
+    all.extend(crate::aws::cases());
     all.extend(by_itself());
     all
 }

@@ -164,6 +164,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("principal", "principal-list", "principals", &["sort", "name", "policies", "trust"]);
     out.extend(grants(&open));
     out.extend(access_keys(&open));
+    out.extend(crate::aws::shape(&open));
     drop(open);
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for file in files(copy.root()) {

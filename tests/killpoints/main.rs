@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "a test file: its helpers may fail the test too")]
 
 mod acts;
+mod aws;
 mod check;
 mod steps;
 mod world;

@@ -86,12 +86,11 @@ pub(super) const CALLED_VIA: Choice = Choice::OneOf(
     "ec2.coffer ec2.amazonaws.com",
     "athena.amazonaws.com cloudformation.amazonaws.com dynamodb.amazonaws.com kms.amazonaws.com",
 );
-/// The operations that a grant can allow; then those of types of keys that coffer does not have.
-pub(super) const GRANT_OPERATION: Choice = Choice::OneOf(GRANT_OPERATIONS, GRANT_OPERATIONS_ELSEWHERE);
+/// The operations that a grant can allow.
+pub(super) const GRANT_OPERATION: Choice = Choice::OneOf(GRANT_OPERATIONS, "");
 pub(super) const GRANT_OPERATIONS: &str = "CreateGrant Decrypt DescribeKey Encrypt GenerateDataKey \
-    GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo RetireGrant";
-pub(super) const GRANT_OPERATIONS_ELSEWHERE: &str = "DeriveSharedSecret GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext \
-    GenerateMac GetPublicKey Sign Verify VerifyMac";
+    GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo RetireGrant DeriveSharedSecret GenerateDataKeyPair \
+    GenerateDataKeyPairWithoutPlaintext GenerateMac GetPublicKey Sign Verify VerifyMac";
 pub(super) const CONSTRAINT: Choice = Choice::OneOf("EncryptionContextEquals EncryptionContextSubset", "");
 pub(super) const SPEC: Choice = Choice::OneOf(
     "SYMMETRIC_DEFAULT RSA_2048 RSA_3072 RSA_4096 ECC_NIST_P256 ECC_NIST_P384 ECC_NIST_P521 ECC_NIST_EDWARDS25519 \

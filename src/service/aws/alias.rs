@@ -127,7 +127,12 @@ impl AwsOperation for ListAliases {
         let (limit, after) = page(self.limit, self.marker.as_deref(), 50, 100)?;
         let found = match &self.key_id {
             Some(key) => {
-                let mut all = kms.aliases().list(Some(&at.key(key)?))?.aliases;
+                let key = at.key(key)?;
+                if at.is_foreign(&key) {
+                    let what = format!("ListAliases: key {key} is of another account");
+                    return Err(Error::new(Kind::NotFound, what));
+                }
+                let mut all = kms.aliases().list(Some(&key))?.aliases;
                 all.retain(|a| after.is_none_or(|after| a.alias_name.as_str() > after));
                 all
             }

@@ -1,9 +1,9 @@
 //! The caller of a request that an access key signed.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::iam::{Principal, PrincipalKind};
 use crate::kms::policy::{self, Facts, Key, Policy, PrincipalFacts, SessionFacts};
-use crate::kms::{Authority, Caller, Permissions};
+use crate::kms::{Authority, Caller, Permissions, is_region};
 use crate::ledger::RequestInfo;
 use crate::service::Service;
 use std::sync::Arc;
@@ -48,9 +48,12 @@ impl Service {
     /// The caller of a signed request.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Usage`] for a stored policy of the principal that this build does not understand.
+    /// [`Kind::Usage`] for a Region that is none, or a stored policy of the principal that this build does not understand.
     pub fn signed_by(&self, signed: Signed) -> Result<Caller> {
         let Signed { principal, info, secure_transport } = signed;
+        if !is_region(&info.region) {
+            return Err(Error::new(Kind::Usage, format!("{:?} is not the name of a Region", info.region)));
+        }
         let request = Facts::new()
             .text(Key::SourceIp, info.source.clone())
             .flag(Key::SecureTransport, secure_transport)

@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, OTHER, START, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, OTHER, START, World, allow, code};
 use serde_json::json;
 
 #[test]
@@ -9,7 +9,8 @@ fn the_last_successful_use_is_told_and_nothing_else() {
     let (key, unused) = (world.key(&admin, &[]), world.key(&admin, &[]));
     let created = (START + 5000) as f64 / 1000.0;
     let ask = |key: &str| world.call(&admin, "kms:GetKeyLastUsage", json!({ "KeyId": key })).unwrap();
-    let never = json!({ "KeyId": unused, "KeyLastUsage": {}, "TrackingStartDate": created, "KeyCreationDate": created });
+    let never =
+        json!({ "KeyId": unused, "KeyLastUsage": {}, "TrackingStartDate": created, "KeyCreationDate": created });
     assert_eq!(ask(&unused), never);
     for (n, (verb, input)) in [
         ("Encrypt", json!({ "KeyId": key, "Plaintext": "AAAA" })),
@@ -31,7 +32,10 @@ fn the_last_successful_use_is_told_and_nothing_else() {
         // The event is the one that CloudTrail has.
         let attribute = json!({ "AttributeKey": "EventId", "AttributeValue": last["CloudTrailEventId"] });
         let found = world.call(&admin, "cloudtrail:LookupEvents", json!({ "LookupAttributes": [attribute] })).unwrap();
-        assert_eq!((&found["Events"][0]["EventName"], &found["Events"][0]["Resources"][0]["ResourceName"]), (&json!(verb), &json!(key)));
+        assert_eq!(
+            (&found["Events"][0]["EventName"], &found["Events"][0]["Resources"][0]["ResourceName"]),
+            (&json!(verb), &json!(key))
+        );
         assert_eq!(ask(&unused), never);
     }
     // ReEncrypt uses two keys.

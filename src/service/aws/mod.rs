@@ -6,24 +6,34 @@
 //! explained again.
 
 mod alias;
+#[cfg(test)]
+mod aws_tests;
 mod caller;
 mod crypto;
 mod grant;
 mod import;
 mod key;
 mod last_use;
+#[cfg(test)]
+mod known_tests;
 mod pair;
 mod policy;
 mod random;
 mod region;
 mod rotation;
+#[cfg(test)]
+mod rotation_tests;
 mod sts;
 mod tag;
 mod tagging;
-#[cfg(test)]
-pub(super) mod testing;
 mod trail;
 mod trail_event;
+#[cfg(test)]
+pub(super) mod trail_testing;
+#[cfg(test)]
+mod tenancy_tests;
+#[cfg(test)]
+mod testing;
 mod values;
 
 pub use caller::Signed;
@@ -131,7 +141,11 @@ const UNRECORDED: &[&str] = &[
     "Signature",
     "PublicKey",
     "Recipient",
+    "TokenCode",
 ];
+
+/// Members of a request that name a key.
+const NAMING: &[&str] = &["KeyId", "TargetKeyId", "SourceKeyId", "DestinationKeyId"];
 
 /// The parameters of a request as they are recorded.
 fn recorded(input: &Value) -> String {
@@ -143,20 +157,27 @@ fn recorded(input: &Value) -> String {
 
 fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static str, input: Value) -> Result<Value> {
     let parameters = recorded(&input);
+    let named = NAMING.iter().filter_map(|member| input.get(member)?.as_str()?.parse::<KeyRef>().ok()).collect::<Vec<_>>();
     let parsed = values::parse::<O>(input);
-    let request = caller.request.as_deref().cloned().unwrap_or_default();
+    let mut request = caller.request.as_deref().cloned().unwrap_or_default();
+    if request.region.is_empty() {
+        // A caller of this machine, who is in no other Region.
+        request.region.clone_from(&service.kms.installation().region);
+    }
     // What could not be parsed may have a secret anywhere.
     let parameters = if parsed.is_ok() { parameters } else { String::new() };
     let request = RequestInfo { parameters, read_only: O::READS, ..request };
     let dry_run = parsed.as_ref().is_ok_and(AwsOperation::is_dry_run);
     let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
     let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
+    let names_foreign = named.iter().any(|key| at.is_foreign(key));
     let act = || match parsed.as_ref().ok().and_then(AwsOperation::names_key).map(|key| at.key(key)) {
         Some(Ok(key)) => service.kms.act_on(name, &key),
         _ => Act::new(name),
     };
     let act = act();
-    let output = service.ledger().verb(act.clone(), &caller, || parsed?.perform(&at))?;
+    let output = service.ledger().verb(act.clone(), &caller, || parsed?.perform(&at));
+    let output = output.map_err(|e| if names_foreign { at.concealed(name, e) } else { e })?;
     if O::READS {
         service.ledger().record(&caller, act, Ok(()))?;
     }
@@ -197,6 +218,26 @@ impl Service {
 }
 
 impl At<'_> {
+    /// Whether a key is named by an ARN of another account.
+    fn is_foreign(&self, key: &KeyRef) -> bool {
+        let is_here = key.region() == Some(&self.place.region);
+        is_here && key.account().is_some_and(|account| account != self.place.account)
+    }
+
+    /// A refusal about a key of another account, from which one does not learn whether that key exists. The audit says why.
+    fn concealed(&self, act: &str, e: Error) -> Error {
+        if e.why().is_some() || !matches!(e.kind(), Kind::AccessDenied | Kind::NotFound) {
+            return e;
+        }
+        let who = &self.caller.principal;
+        let what = format!(
+            "User: {who} is not authorized to perform: {act} on a key of another account: it does not exist in Region {}, or \
+             the policies of both accounts do not allow it",
+            self.place.region
+        );
+        Error::new(Kind::AccessDenied, what)
+    }
+
     /// The key that a request names, in the caller's account and Region unless it is an ARN.
     ///
     /// # Errors

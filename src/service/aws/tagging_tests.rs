@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, OTHER, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, OTHER, World, allow, code};
 use crate::iam::PrincipalRef;
 use crate::kms::Caller;
 use serde_json::{Value, json};
@@ -104,7 +104,8 @@ fn each_resource_is_changed_by_itself_and_failures_are_told_by_arn() {
     world.call(&admin, "kms:ScheduleKeyDeletion", json!({ "KeyId": deleted })).unwrap();
     let bucket = "arn:aws:s3:::bucket".to_owned();
     let list = [&good, &foreign, &deleted, &bucket, &MISSING.to_owned()];
-    let answer = world.call(&admin, "tag:TagResources", json!({ "ResourceARNList": list, "Tags": { "a": "b" } })).unwrap();
+    let answer =
+        world.call(&admin, "tag:TagResources", json!({ "ResourceARNList": list, "Tags": { "a": "b" } })).unwrap();
     let failed = answer["FailedResourcesMap"].as_object().unwrap();
     let codes: Vec<(&str, &Value)> = failed.iter().map(|(arn, why)| (arn.as_str(), &why["ErrorCode"])).collect();
     let mut expected = vec![
@@ -119,7 +120,8 @@ fn each_resource_is_changed_by_itself_and_failures_are_told_by_arn() {
     let tags = |key: &str| world.call(&admin, "kms:ListResourceTags", json!({ "KeyId": key })).unwrap()["Tags"].clone();
     let tag = |key: &str, value: &str| json!({ "TagKey": key, "TagValue": value });
     assert_eq!(tags(&good), json!([tag("a", "b"), tag("old", "1")]));
-    let answer = world.call(&admin, "tag:UntagResources", json!({ "ResourceARNList": [good], "TagKeys": ["old", "none"] }));
+    let answer =
+        world.call(&admin, "tag:UntagResources", json!({ "ResourceARNList": [good], "TagKeys": ["old", "none"] }));
     assert_eq!(answer.unwrap(), json!({ "FailedResourcesMap": {} }));
     assert_eq!(tags(&good), json!([tag("a", "b")]));
 }

@@ -105,9 +105,11 @@ impl Attribute {
         Ok(match key.as_str() {
             "EventId" => Self::Id(text),
             "EventName" => Self::Name(text),
-            "ReadOnly" => Self::ReadOnly(value.parse().map_err(|_| {
-                refused(Reason::InvalidLookupAttributes, "ReadOnly: the value is not true or false")
-            })?),
+            "ReadOnly" => {
+                Self::ReadOnly(value.parse().map_err(|_| {
+                    refused(Reason::InvalidLookupAttributes, "ReadOnly: the value is not true or false")
+                })?)
+            }
             "Username" => Self::User(text),
             "ResourceType" => Self::ResourceType(text),
             "ResourceName" => Self::Resource(text),
@@ -204,7 +206,8 @@ impl AwsOperation for LookupEvents {
         }
         let attribute = Attribute::of(&self.lookup_attributes)?;
         let (filter, limit) = (self.filter(&attribute, service.env.now())?, self.limit()?);
-        let invalid = || refused(Reason::InvalidNextToken, "NextToken is not that of the page before, of the same request");
+        let invalid =
+            || refused(Reason::InvalidNextToken, "NextToken is not that of the page before, of the same request");
         let query = self.query(&at.place);
         let token = self.next_token.as_deref().map(|t| t.strip_suffix(&query).ok_or_else(invalid)).transpose()?;
         let installation = service.kms.installation();

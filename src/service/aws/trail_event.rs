@@ -172,9 +172,8 @@ pub(super) fn record(event: &AuditEvent, (source, name): (&str, &str), from: &Pl
     let (caller, request) = (body.caller.as_ref(), request_of(record));
     let via = caller.and_then(|c| c.via_service.as_deref());
     let client = caller.map_or("", |c| c.client.as_str());
-    let resources: Vec<Value> = body.key.iter().map(|arn| {
-        json!({ "accountId": account_of(arn), "type": KEY_TYPE, "ARN": arn })
-    }).collect();
+    let resources: Vec<Value> =
+        body.key.iter().map(|arn| json!({ "accountId": account_of(arn), "type": KEY_TYPE, "ARN": arn })).collect();
     let mut out = json!({
         "eventVersion": VERSION,
         "userIdentity": identity(caller.map_or("", |c| c.principal.as_str()), request, via),

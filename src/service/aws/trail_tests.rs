@@ -1,4 +1,4 @@
-use super::super::testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
+use super::super::trail_testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
 use crate::iam::PrincipalRef;
 use crate::kms::Caller;
 use serde_json::{Value, json};
@@ -134,7 +134,11 @@ fn each_attribute_finds_what_it_names() {
     assert_eq!(found("Username", "Alice"), ["ListKeys"]);
     assert!(found("Username", "root").contains(&"Encrypt".to_owned()));
     assert_eq!(found("AccessKeyId", &alice.request.as_ref().unwrap().access_key), ["ListKeys"]);
-    assert!(found("EventSource", "iam.amazonaws.com").iter().all(|name| name.ends_with("Key") || name.starts_with("Put") || name == "CreateUser"));
+    assert!(
+        found("EventSource", "iam.amazonaws.com")
+            .iter()
+            .all(|name| name.ends_with("Key") || name.starts_with("Put") || name == "CreateUser")
+    );
     assert!(!found("EventSource", "iam.amazonaws.com").is_empty());
     assert!(!found("ReadOnly", "false").contains(&"Encrypt".to_owned()));
     assert_eq!(found("ReadOnly", "true").iter().filter(|name| *name == "Encrypt").count(), 2);
@@ -233,7 +237,10 @@ fn malformed_requests_have_cloudtrails_codes_and_the_permission_is_its_own() {
     let admin = world.root(ACCOUNT);
     let attribute = |key: &str, value: &str| json!({ "AttributeKey": key, "AttributeValue": value });
     for (input, expected) in [
-        (json!({ "LookupAttributes": [attribute("EventName", "a"), attribute("EventName", "b")] }), "InvalidLookupAttributesException"),
+        (
+            json!({ "LookupAttributes": [attribute("EventName", "a"), attribute("EventName", "b")] }),
+            "InvalidLookupAttributesException",
+        ),
         (by("Colour", "red"), "InvalidLookupAttributesException"),
         (by("ReadOnly", "maybe"), "InvalidLookupAttributesException"),
         (by("EventName", ""), "InvalidLookupAttributesException"),

@@ -102,8 +102,17 @@ pub(super) fn parse<O: DeserializeOwned>(input: Value) -> Result<O> {
     serde_path_to_error::deserialize(input).map_err(|e| {
         let path = e.path().to_string();
         let at = if path == "." { String::new() } else { format!(" at '{path}'") };
-        Error::new(Kind::Usage, format!("1 validation error detected{at}: {}", e.inner()))
+        Error::new(Kind::Usage, format!("1 validation error detected{at}: {}", without_value(&e.inner().to_string())))
     })
+}
+
+/// What serde says of a value of the wrong type, without the value: it may be a secret in the wrong member.
+fn without_value(why: &str) -> String {
+    let wrong = ["invalid type: ", "invalid value: "].into_iter().find(|start| why.starts_with(start));
+    match (wrong, why.rsplit_once(", expected ")) {
+        (Some(start), Some((_, wanted))) => format!("{start}expected {wanted}"),
+        _ => why.to_owned(),
+    }
 }
 
 /// A word of a set of words.

@@ -138,7 +138,7 @@ impl Operation for ListAuditEvents {
 mod tests {
     use super::*;
     use crate::service::api::Reply;
-    use crate::service::aws::testing::{ACCOUNT, DAY, START, World};
+    use crate::service::aws::trail_testing::{ACCOUNT, DAY, START, World};
     use crate::service::operations::Request;
     use serde_json::json;
 
@@ -171,6 +171,9 @@ mod tests {
         assert!(!list(json!({ "until": START + 1 })).contains(&ok(&["DisableKey"])[0]));
         assert!(list(json!({ "user": "nobody" })).is_empty());
         // Without a filter, the records themselves: intents and outcomes.
-        assert_eq!(list(json!({ "limit": 2 })), [("kms:DisableKey".into(), String::new()), (String::new(), "ok".into())]);
+        assert_eq!(
+            list(json!({ "limit": 2 })),
+            [("kms:DisableKey".into(), String::new()), (String::new(), "ok".into())]
+        );
     }
 }

@@ -2,8 +2,9 @@
 //! without an ARN or an account, it is one of the installation's first account.
 
 use super::{Authorization, Call, Done, Operation, named};
-use crate::error::{Error, Kind, Reason, Result};
+use crate::error::Result;
 use crate::iam::{NewRole, NewUser, PrincipalRef};
+use crate::kms::policy::Policy;
 use crate::ledger::Act;
 use crate::service::Service;
 use crate::service::api::{PrincipalInfo, PrincipalPolicyInfo};
@@ -24,18 +25,14 @@ fn on_principal(act: &str, name: &str) -> Act {
     named(&format!("iam:{}", act.replace("{}", if is_role { "Role" } else { "User" })), name)
 }
 
-/// Refuses a document that is not a JSON object with statements.
-fn check_document(document: &str) -> Result<()> {
-    let malformed =
-        |why: &str| Error::new(Kind::Usage, format!("policy document: {why}")).reason(Reason::MalformedPolicy);
-    let parsed: serde_json::Value =
-        serde_json::from_str(document).map_err(|e| malformed("it is not JSON").because(e))?;
-    match parsed.get("Statement") {
-        Some(statement) if statement.is_array() || statement.is_object() => Ok(()),
-        _ => {
-            Err(malformed("it has no Statement").hint("see the IAM User Guide, \"IAM JSON policy elements reference\""))
-        }
-    }
+/// Refuses an identity policy that is malformed, or has a statement that can never match.
+fn check_identity(service: &Service, document: &str) -> Result<()> {
+    Policy::parse_identity(document)?.check_identity(&service.kms.installation().region)
+}
+
+/// The same for the trust policy of a role.
+fn check_trust(service: &Service, document: &str) -> Result<()> {
+    Policy::parse_trust(document)?.check_trust(&service.kms.installation().region)
 }
 
 /// Creates a user.
@@ -100,7 +97,7 @@ impl Operation for CreateRole {
         let Self { name, trust, account, path, max_session_seconds, tags } = self;
         let account = account.unwrap_or_else(|| call.service.kms.installation().account.clone());
         let new = NewRole { account, path, name, trust, max_session_seconds, tags };
-        Ok(call.service.kms.iam().create_role(new, &check_document, call.caller)?.into())
+        Ok(call.service.kms.iam().create_role(new, &|text| check_trust(call.service, text), call.caller)?.into())
     }
 }
 
@@ -197,7 +194,7 @@ impl Operation for PutPrincipalPolicy {
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let Self { principal: named, account, policy, document } = self;
         let name = principal(call.service, &named, account.as_ref())?;
-        call.service.kms.iam().put_policy(&name, &policy, &document, &check_document, call.caller)?;
+        call.service.kms.iam().put_policy(&name, &policy, &document, &|text| check_identity(call.service, text), call.caller)?;
         Ok(Done(format!("{name} has the policy {policy}")))
     }
 }
@@ -302,7 +299,7 @@ impl Operation for UpdateAssumeRolePolicy {
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
         let name = principal(call.service, &self.principal, self.account.as_ref())?;
         let iam = call.service.kms.iam();
-        Ok(iam.update_trust_policy(&name, &self.document, &check_document, call.caller)?.into())
+        Ok(iam.update_trust_policy(&name, &self.document, &|text| check_trust(call.service, text), call.caller)?.into())
     }
 }
 

@@ -1,0 +1,114 @@
+//! An installation with users and a clock that is set, and its operations by their names.
+
+use super::{Signed, find};
+use crate::env::{Clock, Env, Timestamp};
+use crate::error::Result;
+use crate::iam::{NewUser, PrincipalRef};
+use crate::kms::policy::Policy;
+use crate::kms::{Authority, Caller, InstallationConfig, RootChoice, RootUnlock};
+use crate::ledger::RequestInfo;
+use crate::service::datadir::DataDir;
+use crate::service::{GRACE, OpenAs, Role, Service};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+pub(crate) const ACCOUNT: &str = "111122223333";
+pub(crate) const OTHER: &str = "444455556666";
+/// 2026-03-01T12:00:00Z.
+pub(crate) const START: i64 = 1_772_366_400_000;
+pub(crate) const DAY: i64 = 24 * 60 * 60 * 1000;
+
+struct Set(Arc<AtomicI64>);
+
+impl Clock for Set {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+    fn since_boot(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Two accounts in us-east-1, the first of which is the installation's own.
+pub(crate) struct World {
+    _dir: tempfile::TempDir,
+    now: Arc<AtomicI64>,
+    pub(crate) service: Arc<Service>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let (dir, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(START)));
+        let env = Env { clock: Arc::new(Set(now.clone())), ..Env::system() };
+        let (data, key) = (DataDir::at(&dir.path().join("data")).unwrap(), dir.path().join("root.key"));
+        let config = InstallationConfig { account: Some(ACCOUNT.into()), ..InstallationConfig::default() };
+        Service::init(&data, &env, &RootChoice::File(key.clone()), &config).unwrap();
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
+        let service = Service::open(data, env, lock, &RootUnlock::File(key), opening).unwrap();
+        let world = Self { _dir: dir, now, service };
+        world.service.kms.iam().create_account("other", Some(OTHER), &world.local()).unwrap();
+        world
+    }
+
+    pub(crate) fn pass(&self, ms: i64) {
+        self.now.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// The owner of the data directory, at the command line.
+    pub(crate) fn local(&self) -> Caller {
+        Caller::new(format!("arn:aws:iam::{ACCOUNT}:user/uid-0"), "pid 1", Authority::Administrator)
+    }
+
+    /// A new access key of an account's root.
+    pub(crate) fn root(&self, account: &str) -> Caller {
+        self.signed(&PrincipalRef::root(account), "us-east-1")
+    }
+
+    /// A new user with that policy, and its access key.
+    pub(crate) fn user(&self, name: &str, policy: &Value) -> Caller {
+        let (iam, of) = (self.service.kms.iam(), PrincipalRef::user(ACCOUNT, name));
+        let new = NewUser { account: ACCOUNT.into(), name: name.into(), ..NewUser::default() };
+        iam.create_user(new, &self.local()).unwrap();
+        let check = |text: &str| Policy::parse_identity(text).map(drop);
+        iam.put_policy(&of, "p", &policy.to_string(), &check, &self.local()).unwrap();
+        self.signed(&of, "us-east-1")
+    }
+
+    /// A request of a principal in a Region, with a new access key.
+    pub(crate) fn signed(&self, of: &PrincipalRef, region: &str) -> Caller {
+        let made = self.service.kms.iam().create_access_key(of, &self.local()).unwrap();
+        let found = self.service.credential(&made.key.id, None).unwrap();
+        let info = RequestInfo {
+            id: "12345126-30d5-4b28-98b9-9153da559963".into(),
+            source: "192.0.2.7".into(),
+            agent: "aws-cli/2".into(),
+            region: region.into(),
+            access_key: made.key.id,
+            ..RequestInfo::default()
+        };
+        self.service.signed_by(Signed { principal: Arc::new(found.principal), info, secure_transport: true }).unwrap()
+    }
+
+    pub(crate) fn call(&self, caller: &Caller, name: &str, input: Value) -> Result<Value> {
+        self.service.aws(caller, find(name).unwrap(), input)
+    }
+
+    /// A new key: its ARN.
+    pub(crate) fn key(&self, caller: &Caller, tags: &[(&str, &str)]) -> String {
+        let tags: Vec<Value> = tags.iter().map(|(k, v)| json!({ "TagKey": k, "TagValue": v })).collect();
+        let made = self.call(caller, "kms:CreateKey", json!({ "Tags": tags })).unwrap();
+        made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A policy that allows these actions on everything.
+pub(crate) fn allow(actions: &[&str]) -> Value {
+    json!({ "Version": "2012-10-17", "Statement": [{ "Effect": "Allow", "Action": actions, "Resource": "*" }] })
+}
+
+/// AWS's code of a refusal.
+pub(crate) fn code(answer: Result<Value>) -> &'static str {
+    answer.unwrap_err().aws()
+}
