@@ -239,6 +239,32 @@ impl Authorizer {
         }
     }
 
+    /// Whether a caller that a grant lets retire it may do so: only a Deny, or its session's policies, can forbid it.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`].
+    pub(super) fn may_retire(&self, key: &KeyRecord, caller: &Caller) -> Result<()> {
+        let (policy, arn) = (self.policy_of(key)?, self.scope.arn_of(&key.key()));
+        let (own, none) = (Rights::of(caller, &caller.principal), EncryptionContext::new());
+        let wanted = Wanted { action: "RetireGrant", context: &none, grant: None, facts: None };
+        let facts = self.facts_of(key, &wanted, policy.mentions_aliases() || own.mention_aliases())?;
+        let facts = if let Some(request) = own.request { facts.and(request) } else { facts };
+        let action = "kms:RetireGrant";
+        let question = Question { action, resource: &arn, principal: &own.who, facts: &facts, now: self.env.now() };
+        let decision = Decision {
+            resource_policy: Some(&policy),
+            own: own.own(caller, &question),
+            session: own.session,
+            grants_allow: true,
+            question: &question,
+            same_account: account_of(&caller.principal) == Some(&*self.scope.place(key.place.as_ref()).account),
+        };
+        match decide(&decision) {
+            Ruling::Allowed(_) => Ok(()),
+            Ruling::Denied(why) => Err(self.denied(&caller.principal, "RetireGrant", key, &why.words(action))),
+        }
+    }
+
     /// Authorizes an operation that this module does not perform itself; a refusal is audited.
     ///
     /// # Errors
@@ -325,14 +351,14 @@ impl Authorizer {
                 question: &question,
                 same_account: own.who.account == role.account,
             };
-            if let Ruling::Denied(why) = decide(&decision) {
+            if let Ruling::Denied(_) = decide(&decision) {
+                // Without the reason, as in AWS: it would tell that the role exists.
                 let what = format!(
-                    "User: {} is not authorized to perform: {action} on resource: {} {}",
-                    caller.principal,
-                    request.role_arn,
-                    why.words(action)
+                    "User: {} is not authorized to perform: sts:AssumeRole on resource: {}",
+                    caller.principal, request.role_arn
                 );
-                return Err(Error::new(Kind::AccessDenied, what));
+                let hint = "see the role's trust policy, and the caller's own policies";
+                return Err(Error::new(Kind::AccessDenied, what).hint(hint));
             }
         }
         Ok(())

@@ -294,10 +294,11 @@ impl Grants {
             || grant.retiring.as_deref().is_some_and(is_caller)
             || caller.is_root_of(account)
             || self.authorizer.is_administrator(caller, grant.place.as_ref());
-        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |_| match may {
-            true => Ok(()),
+        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |key| match may {
+            true => self.authorizer.may_retire(key, caller),
             false => {
-                let what = format!("RetireGrant: {} may not retire grant {}", caller.principal, grant.id);
+                let (who, key) = (&caller.principal, self.scope.arn_of(&grant.on()));
+                let what = format!("User: {who} is not authorized to perform: kms:RetireGrant on resource: {key}");
                 Err(Error::new(Kind::AccessDenied, what).hint("revoke it with `coffer key grant revoke`"))
             }
         })?;

@@ -4,6 +4,7 @@ use super::operation::{At, AwsOperation};
 use super::values::{Empty, Time, cut, invalid, page};
 use crate::error::{Error, Kind, Result};
 use crate::kms::alias::AliasMetadata;
+use crate::kms::policy::Facts;
 use serde::{Deserialize, Serialize};
 
 /// Checks the name of an alias that is to be made or changed, with AWS's answers.
@@ -16,6 +17,11 @@ fn check(name: &str) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("{name} contains invalid characters for an alias")));
     }
     Ok(())
+}
+
+/// The caller's own permission on the alias; the one on the key is its policy's ("Controlling access to aliases").
+fn ask(action: &str, name: &str, at: &At<'_>) -> Result<()> {
+    at.service.kms.authorizer().ask_own_about(action, &at.place.alias_arn(name), &Facts::new(), at.caller)
 }
 
 /// CreateAlias.
@@ -33,6 +39,7 @@ impl AwsOperation for CreateAlias {
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
+        ask("CreateAlias", &self.alias_name, at)?;
         let key = at.key(&self.target_key_id)?;
         at.service.kms.aliases().create(&self.alias_name, &key, at.caller).map(|_| Empty {})
     }
@@ -53,6 +60,7 @@ impl AwsOperation for UpdateAlias {
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
+        ask("UpdateAlias", &self.alias_name, at)?;
         let key = at.key(&self.target_key_id)?;
         at.service.kms.aliases().update(&self.alias_name, &key, at.caller).map(|_| Empty {})
     }
@@ -72,6 +80,7 @@ impl AwsOperation for DeleteAlias {
     }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
+        ask("DeleteAlias", &self.alias_name, at)?;
         at.service.kms.aliases().delete(&self.alias_name, at.caller).map(|()| Empty {})
     }
 }
