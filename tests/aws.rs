@@ -36,8 +36,8 @@ fn file(s: &Scratch, name: &str, content: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Makes the users `admin` (all of the KMS), `nobody` and `caller` (nothing), and a role with all of the KMS that `caller` may
-/// assume. Returns what the scripts want to know.
+/// Makes the users `operator` (may all), `admin` (all of the KMS), `nobody` and `caller` (nothing), and a role with all of the
+/// KMS that `caller` may assume. Returns what the scripts want to know.
 fn rig(s: &Scratch, endpoint: &str) -> serde_json::Value {
     let account = s.json(&["account", "list"])["accounts"][0]["id"].as_str().unwrap().to_owned();
     let policy = file(s, "kms.json", ALL_OF_KMS);
@@ -46,7 +46,7 @@ fn rig(s: &Scratch, endpoint: &str) -> serde_json::Value {
         {"Effect": "Allow", "Principal": {"AWS": caller}, "Action": "sts:AssumeRole"},
     ]});
     let mut principals = serde_json::Map::new();
-    for name in ["admin", "nobody", "caller"] {
+    for name in ["operator", "admin", "nobody", "caller"] {
         s.ok(&["principal", "create", "user", name]);
         let key = s.json(&["principal", "key", "create", &format!("user/{name}")]);
         principals.insert(name.into(), serde_json::json!({"id": key["id"], "secret": key["secret"]}));
@@ -55,6 +55,8 @@ fn rig(s: &Scratch, endpoint: &str) -> serde_json::Value {
     for who in ["user/admin", "role/worker"] {
         s.ok(&["principal", "policy", "put", who, "kms", &policy]);
     }
+    let all = file(s, "all.json", &ALL_OF_KMS.replace("kms:*", "*"));
+    s.ok(&["principal", "policy", "put", "user/operator", "all", &all]);
     let role = format!("arn:aws:iam::{account}:role/worker");
     serde_json::json!({"endpoint": endpoint, "account": account, "role": role, "principals": principals})
 }
@@ -105,6 +107,11 @@ fn boto3_drives_every_operation_of_the_kms() {
 #[test]
 fn boto3_drives_sessions_and_signatures() {
     python("boto3_sts.py", 7);
+}
+
+#[test]
+fn boto3_drives_the_trail_and_tags() {
+    python("boto3_services.py", 5);
 }
 
 #[test]

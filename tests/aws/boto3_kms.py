@@ -148,6 +148,7 @@ CALLS = {
     "create_key": (lambda: {}, ()),
     "describe_key": (lambda: {"KeyId": KEYS.aes}, ()),
     "list_keys": (lambda: {}, ()),
+    "get_key_last_usage": (lambda: {"KeyId": KEYS.aes}, ()),
     "update_key_description": (lambda: {"KeyId": KEYS.aes, "Description": "new"}, ()),
     "enable_key": (lambda: {"KeyId": disabled()}, ()),
     "disable_key": (lambda: {"KeyId": new_key()}, ()),
