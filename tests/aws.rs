@@ -64,7 +64,8 @@ fn rig(s: &Scratch, endpoint: &str) -> serde_json::Value {
 /// A server with AWS's API, and what the scripts want to know of it.
 fn served(s: &Scratch) -> (Served<'_>, serde_json::Value) {
     let server = s.serve_with(&["--api", "127.0.0.1:0"]);
-    let said = || s.log().split("AWS API on ").nth(1).and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
+    let said =
+        || s.log().split("AWS API on ").nth(1).and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
     wait_until("the server says where its API is", || said().is_some());
     let rig = rig(s, &said().unwrap());
     (server, rig)
@@ -129,7 +130,11 @@ fn the_aws_cli_does_what_people_type() {
     );
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let mut command = Command::new("/bin/bash");
-    command.arg(script("awscli.sh")).current_dir(folder).env("PATH", path.unwrap()).env("ACCOUNT", text(&rig["account"]));
+    command
+        .arg(script("awscli.sh"))
+        .current_dir(folder)
+        .env("PATH", path.unwrap())
+        .env("ACCOUNT", text(&rig["account"]));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
         command.env_remove(name);
     }

@@ -1,9 +1,9 @@
 //! Answers in the caller's protocol.
 
 use super::backend::ApiError;
-use crate::document::Document;
 use super::service::{Protocol, Row};
 use super::xml;
+use crate::document::Document;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};

@@ -1,7 +1,7 @@
 //! What the edge asks of the rest of coffer: who has an access key, and what an operation answers.
 
-use crate::document::Document;
 use super::service::Service;
+use crate::document::Document;
 use crate::error::{Error, Kind, Reason};
 use std::any::Any;
 use std::borrow::Cow;

@@ -2,12 +2,12 @@
 
 use super::answer::{self, Answer, Shape};
 use super::backend::{ApiCall, ApiError, Backend, Credential, Refusal};
-use crate::document::Document;
 use super::query::{self, FormFault};
 use super::rate::{Buckets, Rate, source};
 use super::service::{Protocol, Row};
 use super::sigv4::header::HeaderFault;
 use super::sigv4::{Claim, Fault, Received};
+use crate::document::Document;
 use crate::env::Env;
 use http::header::{ORIGIN, USER_AGENT};
 use http::request::Parts;

@@ -19,9 +19,9 @@ pub mod sigv4;
 mod testing;
 mod xml;
 
+pub use crate::document::Document;
 pub use backend::{ApiCall, ApiError, Backend, Credential, Refusal};
 pub use coffer::{Coffer, Renew};
-pub use crate::document::Document;
 pub use listener::{Config, Limits, Listener, Server, serve};
 pub use rate::Rate;
 pub use service::Service;

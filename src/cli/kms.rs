@@ -51,8 +51,9 @@ impl KmsArgs {
         if text.len() as u64 > MAX_INPUT {
             return Err(Error::new(Kind::Usage, format!("the parameters are longer than {MAX_INPUT} bytes")));
         }
-        let input: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::new(Kind::Usage, format!("the parameters are not JSON: line {}, column {}", e.line(), e.column())))?;
+        let input: Value = serde_json::from_str(&text).map_err(|e| {
+            Error::new(Kind::Usage, format!("the parameters are not JSON: line {}, column {}", e.line(), e.column()))
+        })?;
         Ok(CallAws { operation: format!("kms:{}", name(&self.operation)), input: Document::new(input) })
     }
 }

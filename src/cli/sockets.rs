@@ -82,8 +82,9 @@ impl Plan {
         let tcp =
             wanted.iter().any(|w| matches!(w, Wanted::Tcp(_))) || given.iter().any(|g| matches!(g, Given::Tcp(_)));
         if args.tls.is_some() && !tcp && args.api.is_none() {
-            return Err(Error::new(Kind::Usage, "--tls needs a TCP listener")
-                .hint("add --listen tcp:ADDRESS:PORT or --api ADDRESS:PORT, or omit --tls: Unix sockets do not use TLS"));
+            return Err(Error::new(Kind::Usage, "--tls needs a TCP listener").hint(
+                "add --listen tcp:ADDRESS:PORT or --api ADDRESS:PORT, or omit --tls: Unix sockets do not use TLS",
+            ));
         }
         Ok((Self { wanted, given, handed_on }, api))
     }

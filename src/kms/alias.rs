@@ -44,13 +44,12 @@ impl NewAlias {
     /// [`Kind::Exists`]; what the catalog reports.
     pub(super) fn put(&self, tx: &mut Tx<'_>, arn: &str, target: KeyId) -> Result<Versioned<AliasRecord>> {
         let Self { place, name, now } = self;
-        tx.insert(&AliasRecord { name: name.clone(), place: place.clone(), target, created: *now, updated: *now }).map_err(|e| {
-            match e.kind() {
+        tx.insert(&AliasRecord { name: name.clone(), place: place.clone(), target, created: *now, updated: *now })
+            .map_err(|e| match e.kind() {
                 Kind::Exists => Error::new(Kind::Exists, format!("An alias with the name {arn} already exists"))
                     .hint("choose another name, or change its key with `coffer key alias update`"),
                 _ => e,
-            }
-        })
+            })
     }
 }
 

@@ -27,10 +27,27 @@ pub(super) use super::policy::By;
 /// The permissions on a key that principals of another account can have; in a policy, others have no effect for them (KMS
 /// Developer Guide, "Allowing users in other accounts to use a KMS key").
 const ACROSS_ACCOUNTS: [&str; 21] = [
-    "CreateGrant", "Decrypt", "DeriveSharedSecret", "DescribeKey", "Encrypt", "GenerateDataKey", "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext", "GenerateDataKeyWithoutPlaintext", "GenerateMac", "GetKeyRotationStatus",
-    "GetPublicKey", "ListGrants", "ReEncryptFrom", "ReEncryptTo", "RetireGrant", "RevokeGrant", "Sign", "Verify",
-    "VerifyMac", EXPORT_VOLUME_KEY,
+    "CreateGrant",
+    "Decrypt",
+    "DeriveSharedSecret",
+    "DescribeKey",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "GetKeyRotationStatus",
+    "GetPublicKey",
+    "ListGrants",
+    "ReEncryptFrom",
+    "ReEncryptTo",
+    "RetireGrant",
+    "RevokeGrant",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+    EXPORT_VOLUME_KEY,
 ];
 
 /// What a caller has by itself.
@@ -53,7 +70,12 @@ impl<'a> Rights<'a> {
                 session: p.session.as_deref(),
                 request: Some(&p.request),
             },
-            _ => Self { who: PrincipalFacts::of_arn(principal).through(via), identity: None, session: None, request: None },
+            _ => Self {
+                who: PrincipalFacts::of_arn(principal).through(via),
+                identity: None,
+                session: None,
+                request: None,
+            },
         }
     }
 
@@ -282,8 +304,7 @@ impl Authorizer {
         let action = if action.contains(':') { action.to_owned() } else { format!("kms:{action}") };
         let own = Rights::of(caller, &caller.principal);
         let facts = own.request.map_or_else(|| facts.clone(), |request| request.clone().and(facts));
-        let question =
-            Question { action: &action, resource, principal: &own.who, facts: &facts, now: self.env.now() };
+        let question = Question { action: &action, resource, principal: &own.who, facts: &facts, now: self.env.now() };
         let decision = Decision {
             resource_policy: None,
             own: own.own(caller, &question),
@@ -294,11 +315,8 @@ impl Authorizer {
         };
         let Ruling::Denied(why) = decide(&decision) else { return Ok(()) };
         let on = if resource == "*" { String::new() } else { format!(" on resource: {resource}") };
-        let what = format!(
-            "User: {} is not authorized to perform: {action}{on} {}",
-            caller.principal,
-            why.words(&action)
-        );
+        let what =
+            format!("User: {} is not authorized to perform: {action}{on} {}", caller.principal, why.words(&action));
         Err(Error::new(Kind::AccessDenied, what).hint("ask an administrator of the account for the permission"))
     }
 

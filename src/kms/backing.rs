@@ -5,10 +5,10 @@
 use super::keystore::{BackingRecord, KeyRecord, Origin, unavailable};
 use super::root::RootKey;
 use super::scope::Scope;
-use crate::cipher::keys::{EncryptionAlgorithm, KeySpec, MacAlgorithm, MacKey, MessageType, PrivateKey, SigningAlgorithm};
-use crate::cipher::wrap::{
-    BackingKey, Blob, EncryptionContext, KeyId, KeyMaterialId, open_local_bytes, seal_local,
+use crate::cipher::keys::{
+    EncryptionAlgorithm, KeySpec, MacAlgorithm, MacKey, MessageType, PrivateKey, SigningAlgorithm,
 };
+use crate::cipher::wrap::{BackingKey, Blob, EncryptionContext, KeyId, KeyMaterialId, open_local_bytes, seal_local};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::{Env, Rng};
 use crate::error::{Error, Kind, Result};

@@ -2,8 +2,8 @@
 
 use super::policy::{Facts, GrantFacts, Policy, PrincipalFacts, Question, VOLUME_SERVICE};
 use crate::cipher::wrap::EncryptionContext;
-use crate::iam::Principal;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::iam::Principal;
 use crate::ledger::{Asker, Identity, RequestInfo};
 use std::sync::Arc;
 
@@ -95,7 +95,10 @@ impl Caller {
     /// [`Kind::Usage`] (DryRunOperationException) for a dry run.
     pub fn unless_dry_run(&self, verb: &str) -> Result<()> {
         match self.dry_run {
-            true => Err(Error::new(Kind::Usage, format!("{verb}: it would succeed, but DryRun is set")).reason(Reason::DryRun)),
+            true => {
+                Err(Error::new(Kind::Usage, format!("{verb}: it would succeed, but DryRun is set"))
+                    .reason(Reason::DryRun))
+            }
             false => Ok(()),
         }
     }

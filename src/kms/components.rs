@@ -24,10 +24,10 @@ use super::backing::BackingKeys;
 use super::data::Crypto;
 use super::grant::Grants;
 use super::grantstore::GrantStore;
+use super::import::Imports;
 use super::key::Keys;
 use super::keystore::KeyStore;
 use super::policies::KeyPolicies;
-use super::import::Imports;
 use super::replicas::Replicas;
 use super::root::RootKey;
 use super::rotation::Rotations;
@@ -101,23 +101,11 @@ impl Components {
             authorizer.clone(),
             keys.clone(),
         );
-        let rotations = Rotations::new(
-            env.clone(),
-            scope.clone(),
-            store.clone(),
-            backing.clone(),
-            keys.clone(),
-            deletions.clone(),
-        );
+        let rotations =
+            Rotations::new(env.clone(), scope.clone(), store.clone(), backing.clone(), keys.clone(), deletions.clone());
         let imports = Imports::new(env.clone(), root.clone(), store.clone(), backing, keys.clone());
-        let replicas = Replicas::new(
-            env.clone(),
-            scope.clone(),
-            ledger.clone(),
-            store.clone(),
-            authorizer.clone(),
-            keys.clone(),
-        );
+        let replicas =
+            Replicas::new(env.clone(), scope.clone(), ledger.clone(), store.clone(), authorizer.clone(), keys.clone());
         let tags = KeyTags::new(store.clone(), keys.clone());
         Self {
             scope,

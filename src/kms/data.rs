@@ -193,7 +193,13 @@ impl Crypto {
     }
 
     /// Records the use of a key in the audit log, durably, before the result is returned. `told` maps the error for the caller.
-    pub(super) fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>, told: impl FnOnce(Error) -> Error) -> Result<R> {
+    pub(super) fn used<R>(
+        &self,
+        caller: &Caller,
+        act: Act,
+        result: Result<R>,
+        told: impl FnOnce(Error) -> Error,
+    ) -> Result<R> {
         match result {
             Ok(value) => self.ledger.record(caller, act, Ok(())).map(|()| value),
             Err(e) => {
@@ -297,13 +303,7 @@ impl Crypto {
     }
 
     /// Opens a ciphertext of a public operation.
-    fn open_public(
-        &self,
-        verb: &str,
-        from: &Ciphertext<'_>,
-        facts: Facts,
-        caller: &Caller,
-    ) -> Result<Decrypted> {
+    fn open_public(&self, verb: &str, from: &Ciphertext<'_>, facts: Facts, caller: &Caller) -> Result<Decrypted> {
         let facts = from.key.map_or_else(Facts::new, KeyRef::facts).and(&facts);
         let facts = facts.text(Key::EncryptionAlgorithm, from.algorithm.name());
         if from.algorithm != EncryptionAlgorithm::SymmetricDefault {
@@ -324,10 +324,11 @@ impl Crypto {
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
-            Kind::NotFound if from.key.is_some() => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
-            _ => e,
-        })?;
+        let record =
+            self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
+                Kind::NotFound if from.key.is_some() => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
+                _ => e,
+            })?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
         let (key_arn, key_material_id) = (self.scope.arn_of(&name), blob.material().to_string());
         Ok(Decrypted { plaintext, key_arn, key_material_id, algorithm: from.algorithm })
@@ -442,14 +443,7 @@ impl Crypto {
         let opened = self.open_public("ReEncrypt", from, facts.clone(), &live);
         let opened = self.used(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?;
         let made =
-            self.seal_with(
-            Act::new("kms:ReEncryptTo"),
-            to.1,
-            to.2,
-            (to.0, &facts),
-            opened.plaintext.expose(),
-            caller,
-        )?;
+            self.seal_with(Act::new("kms:ReEncryptTo"), to.1, to.2, (to.0, &facts), opened.plaintext.expose(), caller)?;
         Ok(((opened.key_arn, opened.key_material_id), made))
     }
 
@@ -528,7 +522,8 @@ impl Crypto {
         expected: DataKeyId,
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
-        let mut act = self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context, caller).detail("data-key", expected);
+        let mut act =
+            self.blob_act(Act::new("kms:UnwrapVolumeKey"), blob, context, caller).detail("data-key", expected);
         if let Authority::Grants(ids) = &caller.authority {
             act = act.detail("grant", ids.join(" "));
         }

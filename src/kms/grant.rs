@@ -315,7 +315,11 @@ impl Grants {
         let none = EncryptionContext::new();
         self.take_back(Act::new("kms:RevokeGrant"), &grant, caller, |key| {
             self.authorizer
-                .authorize(key, Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts), facts: None }, caller)
+                .authorize(
+                    key,
+                    Wanted { action: "RevokeGrant", context: &none, grant: Some(&facts), facts: None },
+                    caller,
+                )
                 .map(drop)
         })?;
         Ok(grant)

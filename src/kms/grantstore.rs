@@ -300,7 +300,9 @@ impl GrantStore {
         for bad in &all.damaged {
             tracing::error!("grant {} is damaged and allows nothing: {}", bad.id, bad.why);
         }
-        let fits = |g: &Versioned<Grant>| g.record.key == key.id && g.record.place == key.place && grantee.is_none_or(|one| g.record.grantee == one);
+        let fits = |g: &Versioned<Grant>| {
+            g.record.key == key.id && g.record.place == key.place && grantee.is_none_or(|one| g.record.grantee == one)
+        };
         Ok(all.records.into_iter().filter(fits).collect())
     }
 

@@ -115,8 +115,7 @@ impl Imports {
         caller: &Caller,
     ) -> Result<ImportParameters> {
         let verb = "GetParametersForImport";
-        let facts =
-            Facts::new().text(Key::WrappingAlgorithm, algorithm.name()).text(Key::WrappingKeySpec, spec.name());
+        let facts = Facts::new().text(Key::WrappingAlgorithm, algorithm.name()).text(Key::WrappingKeySpec, spec.name());
         self.keys.authorizer.ask_about(key, verb, &facts, caller)?;
         let record = self.store.find(key)?.record;
         self.check_origin(&record, verb)?;
@@ -131,12 +130,7 @@ impl Imports {
         let json = Zeroizing::new(serde_json::to_vec(&token).map_err(fail)?);
         let sealed = seal_local(self.root.secret(), &aad(&record.key().row()), &json, &*self.env.rng)?;
         let key_arn = self.keys.scope.arn_of(&record.key());
-        Ok(ImportParameters {
-            key_arn,
-            token: [MAGIC, &sealed].concat(),
-            public_key: pair.public_key_der()?,
-            valid_to,
-        })
+        Ok(ImportParameters { key_arn, token: [MAGIC, &sealed].concat(), public_key: pair.public_key_der()?, valid_to })
     }
 
     fn unwrap(&self, key: &KeyRecord, material: &Material<'_>) -> Result<Zeroizing<Vec<u8>>> {
@@ -191,11 +185,8 @@ impl Imports {
                 return Err(other_material(verb));
             }
             self.check_replica(key, made_id, verb)?;
-            let record = BackingRecord {
-                expires: material.expires,
-                description: material.description.clone(),
-                ..made.record
-            };
+            let record =
+                BackingRecord { expires: material.expires, description: material.description.clone(), ..made.record };
             put(key, record, material.is_new, verb)?;
             if let Some(public) = made.public {
                 key.public = Some(hex::encode(public));

@@ -263,7 +263,8 @@ impl Keys {
         if let Some(alias) = &alias {
             act = act.detail("alias", alias.name());
         }
-        let ask_for_alias = Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None, facts: None };
+        let ask_for_alias =
+            Wanted { action: "CreateAlias", context: &EncryptionContext::new(), grant: None, facts: None };
         self.ledger.audited(caller, act, |tx| {
             tx.insert(&key)?;
             let Some(alias) = &alias else { return Ok(()) };

@@ -222,9 +222,7 @@ impl KeyRecord {
                 let err = err("is pending deletion");
                 Err(err.hint(format!("to keep it, run `coffer key cancel-deletion {}`", self.id)))
             }
-            KeyState::PendingImport => {
-                Err(err("is pending import").hint("import key material with ImportKeyMaterial"))
-            }
+            KeyState::PendingImport => Err(err("is pending import").hint("import key material with ImportKeyMaterial")),
             KeyState::PendingReplicaDeletion => Err(err("is pending replica deletion")),
             KeyState::Unavailable => Err(err("is unavailable")),
         }

@@ -8,7 +8,8 @@ use super::keystore::{KeyManager, KeyRecord};
 use super::name::KeyRef;
 use super::policy::{Facts, Key};
 use crate::cipher::keys::{
-    self, DataKeyPair, DataKeyPairSpec, EncryptionAlgorithm, KeyAgreementAlgorithm, KeyUsage, MacAlgorithm, MessageType, SigningAlgorithm,
+    self, DataKeyPair, DataKeyPairSpec, EncryptionAlgorithm, KeyAgreementAlgorithm, KeyUsage, MacAlgorithm,
+    MessageType, SigningAlgorithm,
 };
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Reason, Result};

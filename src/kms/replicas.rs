@@ -144,7 +144,10 @@ impl Replicas {
             let place = self.elsewhere(&primary, region, verb)?;
             let all = self.store.keys_of(name.id)?;
             let Some(new) = all.iter().find(|k| k.record.place == place) else {
-                return Err(Error::new(Kind::NotFound, format!("{verb}: Region {region} has no replica of {}", name.id)));
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("{verb}: Region {region} has no replica of {}", name.id),
+                ));
             };
             self.keys.may_change(&new.record, verb, &facts, caller)?;
             self.keys.check_usable(&new.record, verb)?;

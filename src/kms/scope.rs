@@ -124,5 +124,4 @@ impl Scope {
     pub(super) fn volume_service(&self) -> String {
         format!("arn:aws:iam::{}:service/{VOLUME_SERVICE}", self.home.account)
     }
-
 }

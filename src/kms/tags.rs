@@ -37,7 +37,9 @@ pub(super) fn check(tags: &Tags) -> Result<()> {
         }
     }
     match tags.len() > MAX_TAGS {
-        true => Err(bad(format!("a key has at most {MAX_TAGS} tags, not {}", tags.len())).reason(Reason::LimitExceeded)),
+        true => {
+            Err(bad(format!("a key has at most {MAX_TAGS} tags, not {}", tags.len())).reason(Reason::LimitExceeded))
+        }
         false => Ok(()),
     }
 }

@@ -127,7 +127,7 @@ impl Service {
                 strangers,
                 opens: opens.clone(),
             },
-            last_uses: super::aws::LastUses::default(),
+            last_uses: super::last_uses::LastUses::default(),
             retention: super::retention::Retention::new(&env, &kms),
             endpoints: Mutex::default(),
             env,

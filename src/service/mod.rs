@@ -5,10 +5,10 @@
 
 mod access;
 pub mod api;
-pub mod aws;
 mod assemble;
 mod attachment;
 mod attachments;
+pub mod aws;
 mod bases;
 mod check;
 mod chores;
@@ -22,6 +22,7 @@ mod jobs;
 mod kept;
 mod key;
 mod keygate;
+mod last_uses;
 mod lease;
 mod lineage;
 #[cfg(test)]
@@ -159,7 +160,7 @@ pub struct Service {
     leftovers: Leftovers,
     access: Access,
     doctor: Doctor,
-    last_uses: aws::LastUses,
+    last_uses: last_uses::LastUses,
     retention: retention::Retention,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,

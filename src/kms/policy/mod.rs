@@ -214,7 +214,7 @@ impl Statement {
 
 impl Policy {
     /// Whether it has a condition on the aliases of a key, which a request is then asked for.
-    pub(in crate::kms) fn mentions_aliases(&self) -> bool {
+    pub(super) fn mentions_aliases(&self) -> bool {
         let names = |s: &Statement| s.conditions.iter().any(|c| c.key().eq_ignore_ascii_case("kms:ResourceAliases"));
         self.statements.iter().any(names)
     }

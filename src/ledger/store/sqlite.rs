@@ -405,7 +405,8 @@ impl Rows for Held {
         let (after, below) = (after.to_owned(), below.to_owned());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.worker().run("read a page of records", move |rt, c| {
-            let page = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id > ? AND id < ? ORDER BY id LIMIT ?";
+            let page =
+                "SELECT id, version, body, mac FROM record WHERE kind = ? AND id > ? AND id < ? ORDER BY id LIMIT ?";
             let query = sqlx::query(page).bind(kind).bind(after).bind(below).bind(limit);
             rt.block_on(query.fetch_all(c))?.iter().map(row).collect()
         })

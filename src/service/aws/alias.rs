@@ -1,7 +1,7 @@
 //! Aliases.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Time, cut, invalid, page};
-use super::{At, AwsOperation};
 use crate::error::{Error, Kind, Result};
 use crate::kms::alias::AliasMetadata;
 use crate::kms::policy::Facts;

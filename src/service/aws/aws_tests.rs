@@ -133,6 +133,8 @@ fn each_operation_is_allowed_and_refused() {
     let tags = on.step("ListResourceTags", id(&k));
     assert_eq!(tags, json!({"Tags": [{"TagKey": "env", "TagValue": "test"}], "Truncated": false}));
     use_of_symmetric_keys(&mut on, &k);
+    let last = on.step("GetKeyLastUsage", id(&k));
+    assert_eq!((&last["KeyId"], &last["KeyLastUsage"]["Operation"]), (&meta["Arn"], &json!("Decrypt")));
     use_of_pairs(&mut on, &k);
     aliases_and_policies(&mut on, &k);
     grants(&mut on, &k);
@@ -427,9 +429,9 @@ fn service_managed_keys_are_the_services_own() {
     assert_eq!(on.err(&root, "CreateAlias", asked), "AccessDeniedException");
     for op in ["CreateAlias", "UpdateAlias"] {
         let asked = json!({"AliasName": "alias/aws/mine", "TargetKeyId": on.key(&root, json!({}))});
-        assert_eq!(on.err(&root, op, asked), "InvalidAliasNameException", "{op}");
+        assert_eq!(on.err(&root, op, asked), "NotAuthorizedException", "{op}");
     }
-    assert_eq!(on.err(&root, "DeleteAlias", json!({"AliasName": EBS_ALIAS})), "InvalidAliasNameException");
+    assert_eq!(on.err(&root, "DeleteAlias", json!({"AliasName": EBS_ALIAS})), "NotAuthorizedException");
     assert_eq!(on.state(&root, &k), "Enabled");
 }
 

@@ -69,7 +69,8 @@ impl Service {
         };
         let client = format!("{}, request {}", info.source, info.id);
         let arn = principal.arn.clone();
-        let permissions = Permissions { principal: facts_of(&principal), identity, session, request, signer: principal };
+        let permissions =
+            Permissions { principal: facts_of(&principal), identity, session, request, signer: principal };
         let caller = Caller::new(arn, client, Authority::Principal(Arc::new(permissions)));
         Ok(Caller { request: Some(Arc::new(info)), ..caller })
     }

@@ -1,7 +1,7 @@
 //! Encrypting, decrypting, and data keys.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Bytes, invalid, word};
-use super::{At, AwsOperation};
 use crate::cipher::keys::EncryptionAlgorithm;
 use crate::cipher::wrap::{EncryptionContext, MAX_BLOB, MAX_PLAINTEXT};
 use crate::error::{Error, Kind, Result};
@@ -136,7 +136,9 @@ impl AwsOperation for Decrypt {
 }
 
 fn missing(member: &str) -> Error {
-    let what = format!("1 validation error detected: Value null at '{member}' failed to satisfy constraint: Member must not be null");
+    let what = format!(
+        "1 validation error detected: Value null at '{member}' failed to satisfy constraint: Member must not be null"
+    );
     Error::new(Kind::Usage, what)
 }
 
@@ -203,8 +205,7 @@ impl AwsOperation for ReEncrypt {
         let blob = self.ciphertext_blob.ok_or_else(|| missing("ciphertextBlob"))?;
         let bytes = blob.up_to(MAX_BLOB, "ciphertextBlob")?;
         let from = Ciphertext { bytes, context: &from_context, key: key.as_ref(), algorithm: source };
-        let (old, made) =
-            at.service.kms.crypto().re_encrypt_with(&from, (&to_context, &to, destination), at.caller)?;
+        let (old, made) = at.service.kms.crypto().re_encrypt_with(&from, (&to_context, &to, destination), at.caller)?;
         Ok(ReEncryptOutput {
             ciphertext_blob: Bytes::of(&made.blob),
             source_key_id: old.0,
@@ -222,9 +223,7 @@ fn length(spec: Option<&str>, bytes: Option<i64>) -> Result<DataKeySpec> {
     match (spec, bytes) {
         (Some("AES_128"), None) => Ok(DataKeySpec::Aes128),
         (Some("AES_256"), None) => Ok(DataKeySpec::Aes256),
-        (Some(other), None) => {
-            Err(invalid("keySpec", other, "Member must satisfy enum value set: [AES_256, AES_128]"))
-        }
+        (Some(other), None) => Err(invalid("keySpec", other, "Member must satisfy enum value set: [AES_256, AES_128]")),
         (None, Some(n)) => match u16::try_from(n).ok().filter(|n| (1..=1024).contains(n)) {
             Some(n) => Ok(DataKeySpec::Bytes(n)),
             None => {

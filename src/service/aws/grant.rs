@@ -1,8 +1,8 @@
 //! Grants.
 
 use super::crypto::{Pairs, context};
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Time, cut, invalid, page};
-use super::{At, AwsOperation};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Constraint, Grant, GrantFilter, GrantSpec, Operation};
 use serde::{Deserialize, Serialize};
@@ -38,12 +38,8 @@ impl Constraints {
             Some(c.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Pairs>())
         };
         match constraint {
-            Constraint::Subset(c) => {
-                Self { encryption_context_subset: pairs(c), encryption_context_equals: None }
-            }
-            Constraint::Equals(c) => {
-                Self { encryption_context_subset: None, encryption_context_equals: pairs(c) }
-            }
+            Constraint::Subset(c) => Self { encryption_context_subset: pairs(c), encryption_context_equals: None },
+            Constraint::Equals(c) => Self { encryption_context_subset: None, encryption_context_equals: pairs(c) },
         }
     }
 }
@@ -83,13 +79,16 @@ impl AwsOperation for CreateGrant {
     }
     fn perform(self, at: &At<'_>) -> Result<GrantOutput> {
         let key = at.key(&self.key_id)?;
-        let grantee = self.grantee_principal.ok_or_else(|| {
-            Error::new(Kind::Usage, "CreateGrant: GranteePrincipal is required")
-        })?;
+        let grantee = self
+            .grantee_principal
+            .ok_or_else(|| Error::new(Kind::Usage, "CreateGrant: GranteePrincipal is required"))?;
         let operation = |text: &String| {
             text.parse::<Operation>().map_err(|_| {
                 let all: Vec<String> = Operation::ALL.iter().map(ToString::to_string).collect();
-                let rule = format!("Member must satisfy constraint: [Member must satisfy enum value set: [{}]]", all.join(", "));
+                let rule = format!(
+                    "Member must satisfy constraint: [Member must satisfy enum value set: [{}]]",
+                    all.join(", ")
+                );
                 invalid("operations", &format!("[{text}]"), &rule)
             })
         };

@@ -1,7 +1,7 @@
 //! Imported key material.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Bytes, Time, invalid, word};
-use super::{At, AwsOperation};
 use crate::cipher::keys::{WrappingAlgorithm, WrappingKeySpec};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Material;
@@ -74,7 +74,8 @@ impl ImportKeyMaterial {
         match self.expiration_model.as_deref() {
             None | Some("KEY_MATERIAL_EXPIRES") if self.valid_to.is_some() => Ok(true),
             None | Some("KEY_MATERIAL_EXPIRES") => {
-                let what = "ImportKeyMaterial: ValidTo is required unless ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE";
+                let what =
+                    "ImportKeyMaterial: ValidTo is required unless ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE";
                 Err(Error::new(Kind::Usage, what))
             }
             Some("KEY_MATERIAL_DOES_NOT_EXPIRE") if self.valid_to.is_none() => Ok(false),
@@ -82,8 +83,7 @@ impl ImportKeyMaterial {
                 Err(Error::new(Kind::Usage, "ImportKeyMaterial: ValidTo is set, but the material does not expire"))
             }
             Some(other) => {
-                let rule =
-                    "Member must satisfy enum value set: [KEY_MATERIAL_EXPIRES, KEY_MATERIAL_DOES_NOT_EXPIRE]";
+                let rule = "Member must satisfy enum value set: [KEY_MATERIAL_EXPIRES, KEY_MATERIAL_DOES_NOT_EXPIRE]";
                 Err(invalid("expirationModel", other, rule))
             }
         }

@@ -1,7 +1,7 @@
 //! Keys.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Tag, Time, cut, invalid, page, tags, word};
-use super::{At, AwsOperation};
 use crate::cipher::keys::{
     EncryptionAlgorithm, KeyAgreementAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm,
 };
@@ -245,7 +245,8 @@ impl AwsOperation for ListKeys {
         at.service.kms.authorizer().ask_own("ListKeys", at.caller)?;
         let (limit, after) = page(self.limit, self.marker.as_deref(), 100, 1000)?;
         let found = at.service.kms.keys().page(&at.place, after, limit + 1)?;
-        let entry = |(id, key_arn): (crate::cipher::wrap::KeyId, String)| KeyListEntry { key_id: id.to_string(), key_arn };
+        let entry =
+            |(id, key_arn): (crate::cipher::wrap::KeyId, String)| KeyListEntry { key_id: id.to_string(), key_arn };
         let mut keys: Vec<_> = found.into_iter().map(entry).collect();
         let next_marker = cut(&mut keys, limit, |k| k.key_id.clone());
         Ok(KeyList { keys, truncated: next_marker.is_some(), next_marker })

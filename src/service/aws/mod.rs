@@ -13,9 +13,10 @@ mod crypto;
 mod grant;
 mod import;
 mod key;
-mod last_use;
 #[cfg(test)]
 mod known_tests;
+mod last_use;
+mod operation;
 mod pair;
 mod policy;
 mod random;
@@ -26,56 +27,27 @@ mod rotation_tests;
 mod sts;
 mod tag;
 mod tagging;
-mod trail;
-mod trail_event;
-#[cfg(test)]
-pub(super) mod trail_testing;
 #[cfg(test)]
 mod tenancy_tests;
 #[cfg(test)]
 mod testing;
+mod trail;
+pub(super) mod trail_event;
+#[cfg(test)]
+pub(super) mod trail_testing;
 mod values;
 
 pub use caller::Signed;
-pub(super) use last_use::LastUses;
+
+use operation::{At, AwsOperation};
 
 use super::Service;
-use crate::error::{Error, Kind, Reason, Result};
+use crate::error::{Error, Kind, Result};
 use crate::iam::{Credential, PrincipalRef};
-use crate::kms::{Caller, KeyRef, Place};
+use crate::kms::{Caller, KeyRef};
 use crate::ledger::{Act, RequestInfo};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
-
-/// One request: the service, its caller, and the account and Region that it is about.
-pub struct At<'a> {
-    pub(super) service: &'a Arc<Service>,
-    pub(super) caller: &'a Caller,
-    pub(super) place: Place,
-}
-
-/// An operation of an AWS service.
-pub(super) trait AwsOperation: DeserializeOwned {
-    /// What it answers.
-    type Output: Serialize;
-    /// Whether it changes nothing, and the KMS leaves the record of its success to the caller.
-    const READS: bool = false;
-
-    /// The key that the request names, for the record of a refusal.
-    fn names_key(&self) -> Option<&str> {
-        None
-    }
-
-    /// Whether the request only asks whether it may.
-    fn is_dry_run(&self) -> bool {
-        false
-    }
-
-    /// Performs it.
-    fn perform(self, at: &At<'_>) -> Result<Self::Output>;
-}
 
 /// An operation of the table.
 pub struct Entry {
@@ -150,14 +122,18 @@ const NAMING: &[&str] = &["KeyId", "TargetKeyId", "SourceKeyId", "DestinationKey
 /// The parameters of a request as they are recorded.
 fn recorded(input: &Value) -> String {
     let Value::Object(fields) = input else { return String::new() };
-    let kept: serde_json::Map<String, Value> =
-        fields.iter().filter(|(name, _)| !UNRECORDED.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect();
+    let kept: serde_json::Map<String, Value> = fields
+        .iter()
+        .filter(|(name, _)| !UNRECORDED.contains(&name.as_str()))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
     if kept.is_empty() { String::new() } else { Value::Object(kept).to_string() }
 }
 
 fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static str, input: Value) -> Result<Value> {
     let parameters = recorded(&input);
-    let named = NAMING.iter().filter_map(|member| input.get(member)?.as_str()?.parse::<KeyRef>().ok()).collect::<Vec<_>>();
+    let named =
+        NAMING.iter().filter_map(|member| input.get(member)?.as_str()?.parse::<KeyRef>().ok()).collect::<Vec<_>>();
     let parsed = values::parse::<O>(input);
     let mut request = caller.request.as_deref().cloned().unwrap_or_default();
     if request.region.is_empty() {
@@ -214,47 +190,5 @@ impl Service {
     pub fn aws(self: &Arc<Self>, caller: &Caller, entry: &Entry, input: Value) -> Result<Value> {
         self.settle_leftovers();
         (entry.run)(self, caller, entry.name, input)
-    }
-}
-
-impl At<'_> {
-    /// Whether a key is named by an ARN of another account.
-    fn is_foreign(&self, key: &KeyRef) -> bool {
-        let is_here = key.region() == Some(&self.place.region);
-        is_here && key.account().is_some_and(|account| account != self.place.account)
-    }
-
-    /// A refusal about a key of another account, from which one does not learn whether that key exists. The audit says why.
-    fn concealed(&self, act: &str, e: Error) -> Error {
-        if e.why().is_some() || !matches!(e.kind(), Kind::AccessDenied | Kind::NotFound) {
-            return e;
-        }
-        let who = &self.caller.principal;
-        let what = format!(
-            "User: {who} is not authorized to perform: {act} on a key of another account: it does not exist in Region {}, or \
-             the policies of both accounts do not allow it",
-            self.place.region
-        );
-        Error::new(Kind::AccessDenied, what)
-    }
-
-    /// The key that a request names, in the caller's account and Region unless it is an ARN.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] for a malformed name; [`Kind::NotFound`] for one of another Region: those do not see each other.
-    fn key(&self, name: &str) -> Result<KeyRef> {
-        let key = name.parse::<KeyRef>().map_err(|e| match e.why() {
-            // AWS says so, and has another error for ARNs that are none.
-            Some(Reason::InvalidAliasName) | None => {
-                Error::new(Kind::NotFound, format!("Invalid keyId '{name}'")).because(e)
-            }
-            Some(_) => e,
-        })?;
-        match key.region().filter(|region| *region != self.place.region) {
-            Some(region) => {
-                Err(Error::new(Kind::NotFound, format!("Invalid arn {region}: the request is for {}", self.place.region)))
-            }
-            None => Ok(key.at(&self.place)),
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Key pairs and HMAC keys.
 
 use super::crypto::{Pairs, context, no_recipient};
+use super::operation::{At, AwsOperation};
 use super::values::{Bytes, word};
-use super::{At, AwsOperation};
 use crate::cipher::keys::{
     DataKeyPairSpec, EncryptionAlgorithm, KeyAgreementAlgorithm, KeySpec, KeyUsage, MAX_MESSAGE, MacAlgorithm,
     MessageType, SigningAlgorithm,

@@ -1,7 +1,7 @@
 //! Key policies. A key has one, which is called `default`.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, page};
-use super::{At, AwsOperation};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! Random bytes.
 
 use super::crypto::no_recipient;
+use super::operation::{At, AwsOperation};
 use super::values::{Bytes, invalid};
-use super::{At, AwsOperation};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

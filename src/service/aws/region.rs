@@ -1,8 +1,8 @@
 //! Multi-Region keys.
 
 use super::key::KeyMetadata;
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Tag, tag_list, tags};
-use super::{At, AwsOperation};
 use crate::error::Result;
 use crate::kms::policy::{Facts, Key};
 use crate::kms::{KeyRef, NewReplica};

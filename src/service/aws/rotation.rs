@@ -1,8 +1,8 @@
 //! Rotation.
 
 use super::key::{KeyNamed, of_a_key};
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Time, cut, invalid, page};
-use super::{At, AwsOperation};
 use crate::error::Result;
 use crate::kms::{KeyVersion, Origin, RotationType};
 use serde::{Deserialize, Serialize};

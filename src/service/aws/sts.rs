@@ -1,8 +1,8 @@
 //! The Security Token Service: who one is, and temporary credentials. Parameters are strings, as its query protocol has
 //! them.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Time, invalid};
-use super::{At, AwsOperation};
 use crate::error::{Error, Kind, Result};
 use crate::iam::{self, Principal, SessionCredentials};
 use crate::kms::Authority;
@@ -36,8 +36,7 @@ impl AwsOperation for GetCallerIdentity {
     type Output = IdentityOutput;
     const READS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<IdentityOutput> {
-        let iam::CallerIdentity { user_id, account, arn } =
-            at.service.kms.iam().get_caller_identity(signer(at)?);
+        let iam::CallerIdentity { user_id, account, arn } = at.service.kms.iam().get_caller_identity(signer(at)?);
         Ok(IdentityOutput { user_id, account, arn })
     }
 }
@@ -111,7 +110,9 @@ pub(super) struct AssumeRole {
 }
 
 /// A list of the query protocol: an empty one is an empty string there.
-fn list<'de, D: serde::Deserializer<'de>, T: serde::de::DeserializeOwned>(d: D) -> std::result::Result<Vec<T>, D::Error> {
+fn list<'de, D: serde::Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    d: D,
+) -> std::result::Result<Vec<T>, D::Error> {
     match serde_json::Value::deserialize(d)? {
         serde_json::Value::String(none) if none.is_empty() => Ok(Vec::new()),
         value => serde_json::from_value(value).map_err(serde::de::Error::custom),

@@ -1,7 +1,7 @@
 //! The tags of keys.
 
+use super::operation::{At, AwsOperation};
 use super::values::{Empty, Tag, cut, page, tag_list, tags};
-use super::{At, AwsOperation};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! The Resource Groups Tagging API, for keys: the only resources here that AWS tags.
 
-use super::{At, AwsOperation};
+use super::operation::{At, AwsOperation};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::kms::policy::{Facts, account_of};

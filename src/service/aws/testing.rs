@@ -293,6 +293,8 @@ const SHAPES: &str = "\
     KeyMaterialId:string;\
     GenerateDataKeyWithoutPlaintext CiphertextBlob:blob KeyId:string KeyMaterialId:string;\
     GenerateMac Mac:blob MacAlgorithm:string KeyId:string;GenerateRandom Plaintext:blob;\
+    GetKeyLastUsage KeyId:string KeyLastUsage:KeyLastUsageData TrackingStartDate:time KeyCreationDate:time;\
+    KeyLastUsageData Operation?:string Timestamp?:time CloudTrailEventId?:string KmsRequestId?:string;\
     GetKeyPolicy Policy:string PolicyName:string;\
     GetKeyRotationStatus KeyRotationEnabled:bool KeyId:string RotationPeriodInDays?:int NextRotationDate?:time;\
     GetParametersForImport KeyId:string ImportToken:blob PublicKey:blob ParametersValidTo:time;\

@@ -1,8 +1,8 @@
 //! CloudTrail: looking up the events of the audit (AWS CloudTrail API Reference, LookupEvents).
 
+use super::operation::{At, AwsOperation};
 use super::trail_event::{KEY_TYPE, is_read_only, is_seen, named, record, request_of, user_of};
 use super::values::Time;
-use super::{At, AwsOperation};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::kms::Place;

@@ -53,7 +53,7 @@ const READS: &[&str] = &[
 const SERVICE_EVENTS: &[&str] = &["DeleteKey", "RotateKey", "DeleteExpiredKeyMaterial", "SynchronizeMultiRegionKey"];
 
 /// Source and name of the event of an act; `None` for one that AWS does not have.
-pub(super) fn named(act: &str) -> Option<(&'static str, &str)> {
+pub(crate) fn named(act: &str) -> Option<(&'static str, &str)> {
     let (prefix, name) = act.split_once(':')?;
     let (_, source) = SOURCES.iter().find(|(p, _)| *p == prefix)?;
     let aws = NAMES.iter().find(|(ours, _)| *ours == act).map(|(_, aws)| *aws);

@@ -88,9 +88,8 @@ fn bad_length(member: &str, rule: &str) -> Error {
 
 /// A value that violates a rule of a member, in AWS's form.
 pub(super) fn invalid(member: &str, value: &str, rule: &str) -> Error {
-    let what = format!(
-        "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: {rule}"
-    );
+    let what =
+        format!("1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: {rule}");
     Error::new(Kind::Usage, what)
 }
 
@@ -120,9 +119,8 @@ fn without_value(why: &str) -> String {
 /// # Errors
 /// [`Kind::Usage`] (ValidationException) with the set, in AWS's form.
 pub(super) fn word<T: std::str::FromStr>(text: &str, member: &str, all: &[&str]) -> Result<T> {
-    text.parse().map_err(|_| {
-        invalid(member, text, &format!("Member must satisfy enum value set: [{}]", all.join(", ")))
-    })
+    text.parse()
+        .map_err(|_| invalid(member, text, &format!("Member must satisfy enum value set: [{}]", all.join(", "))))
 }
 
 /// A page of a list: how many, and after what.
@@ -139,7 +137,8 @@ pub(super) fn page<'a>(
         None => default,
         Some(n) if (1..=most).contains(&(n as usize)) => n as usize,
         Some(n) => {
-            let end = if n == 0 { "greater than or equal to 1".into() } else { format!("less than or equal to {most}") };
+            let end =
+                if n == 0 { "greater than or equal to 1".into() } else { format!("less than or equal to {most}") };
             return Err(invalid("limit", &n.to_string(), &format!("Member must have value {end}")));
         }
     };

@@ -23,8 +23,8 @@ pub use access::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
 pub use access_key::{CreateAccessKey, DeleteAccessKey, ListAccessKeys, UpdateAccessKey};
 pub use account::{CreateAccount, DescribeAccount, ListAccounts};
 pub use attachment::{AttachVolume, BreakLease, DetachVolume, ListAttachments, RenewAttachment};
-pub use aws::CallAws;
 pub use audit::{AcceptAudit, ListAuditEvents, VerifyAudit};
+pub use aws::CallAws;
 pub use crypto::{Decrypt, Encrypt, GenerateDataKey, ReEncrypt};
 pub use grant::{
     CreateGrant, GetKeyPolicy, ListGrants, ListRetirableGrants, PutKeyPolicy, ResetKeyPolicy, RetireGrant, RevokeGrant,
@@ -50,10 +50,10 @@ use super::api::{
     KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
 };
 use super::{Report, Service};
+use crate::document::Document;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller, KeyRef};
 use crate::ledger::Act;
-use crate::document::Document;
 use crate::redact;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

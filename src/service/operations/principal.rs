@@ -194,7 +194,13 @@ impl Operation for PutPrincipalPolicy {
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let Self { principal: named, account, policy, document } = self;
         let name = principal(call.service, &named, account.as_ref())?;
-        call.service.kms.iam().put_policy(&name, &policy, &document, &|text| check_identity(call.service, text), call.caller)?;
+        call.service.kms.iam().put_policy(
+            &name,
+            &policy,
+            &document,
+            &|text| check_identity(call.service, text),
+            call.caller,
+        )?;
         Ok(Done(format!("{name} has the policy {policy}")))
     }
 }
