@@ -101,7 +101,7 @@ fn a_role_has_a_trust_policy_and_a_longest_session() {
 #[test]
 fn inline_policies_are_put_shown_and_deleted() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     for of in [alice(), deploy()] {
         place.iam.put_policy(&of, "b", POLICY, &any, by()).unwrap();
         place.iam.put_policy(&of, "a", "{}", &any, by()).unwrap();
@@ -131,7 +131,7 @@ fn inline_policies_are_put_shown_and_deleted() {
 #[test]
 fn what_still_has_something_is_not_deleted() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let (id, _) = place.key(&alice());
     let delete = |of: &PrincipalRef| place.iam.delete_principal(of, by());
     refused(delete(&alice()), Kind::InvalidState, "DeleteConflict");
@@ -210,7 +210,7 @@ fn the_key_of_root_is_that_of_the_account() {
 #[test]
 fn a_user_has_at_most_two_access_keys_and_a_role_none() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let (first, second) = (place.key(&alice()).0, place.key(&alice()).0);
     refused(place.iam.create_access_key(&alice(), by()), Kind::InvalidState, "LimitExceededException");
     refused(place.iam.create_access_key(&deploy(), by()), Kind::Usage, "ValidationException");
@@ -335,7 +335,7 @@ fn the_session_of_a_role_is_the_role_with_a_name() {
 #[test]
 fn a_refused_session_says_the_same_for_a_role_that_does_not_exist() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let caller = place.signer(&alice());
     let with = |role_arn: &str| AssumeRole { role_arn: role_arn.into(), ..request() };
     let missing = refused(
@@ -367,7 +367,7 @@ fn a_refused_session_says_the_same_for_a_role_that_does_not_exist() {
 #[test]
 fn the_parameters_of_a_session_are_checked() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let caller = place.signer(&alice());
     for bad in [
         AssumeRole { session_name: "x".into(), ..request() },
@@ -397,7 +397,7 @@ fn the_parameters_of_a_session_are_checked() {
 #[test]
 fn a_session_ends_at_its_time() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let made = place.assume(&AssumeRole { duration_seconds: Some(900), ..request() }, &place.signer(&alice())).unwrap();
     place.pass(899);
     of(&place, &made.credentials).unwrap();
@@ -409,7 +409,7 @@ fn a_session_ends_at_its_time() {
 #[test]
 fn a_token_is_good_for_its_own_access_key_alone() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let caller = place.signer(&alice());
     let [a, b] = [(); 2].map(|()| place.assume(&request(), &caller).unwrap().credentials);
     refused(place.iam.credential(&a.access_key_id, Some(&b.token)), Kind::AccessDenied, "UnrecognizedClientException");
@@ -422,7 +422,7 @@ fn a_token_is_good_for_its_own_access_key_alone() {
 #[test]
 fn revoking_ends_sessions_so_far_and_no_later_ones() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let caller = place.signer(&alice());
     let role = || place.assume(&request(), &caller).unwrap().credentials;
     let user = || place.iam.get_session_token(&caller, None, by()).unwrap();
@@ -450,7 +450,7 @@ fn revoking_ends_sessions_so_far_and_no_later_ones() {
 #[test]
 fn deleting_the_role_ends_its_sessions_even_if_it_is_made_again() {
     let place = Place::new();
-    (place.user("alice"), place.role("deploy"));
+    drop((place.user("alice"), place.role("deploy")));
     let caller = place.signer(&alice());
     let made = place.assume(&request(), &caller).unwrap().credentials;
     of(&place, &made).unwrap();

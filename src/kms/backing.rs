@@ -145,8 +145,11 @@ fn backing_aad(installation: InstallationId, owner: &Owner, material: KeyMateria
     aad
 }
 
-/// New material for a key, and the public key of a pair.
-fn generate(spec: KeySpec) -> Result<(Zeroizing<Vec<u8>>, Option<Vec<u8>>)> {
+/// New material, and the public key of a pair.
+type Generated = (Zeroizing<Vec<u8>>, Option<Vec<u8>>);
+
+/// New material for a key.
+fn generate(spec: KeySpec) -> Result<Generated> {
     if spec.is_symmetric() && !spec.is_mac() {
         let secret = Secret::<32>::random();
         return Ok((Zeroizing::new(secret.expose().to_vec()), None));

@@ -460,7 +460,7 @@ fn a_deleted_keys_sealed_material_is_in_no_file() {
     assert!(in_files(&place));
     kms.keys().schedule_deletion(&key.key_id.into(), 7, &caller()).unwrap();
     place.pass_days(7);
-    assert_eq!(kms.deletions().purge_due().unwrap(), [key.key.clone()]);
+    assert_eq!(kms.deletions().purge_due().unwrap(), std::slice::from_ref(&key.key));
     assert!(!in_files(&place));
 }
 

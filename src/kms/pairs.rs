@@ -61,7 +61,7 @@ impl Crypto {
         let live = Caller { dry_run: false, ..caller.clone() };
         let (none, facts) = (EncryptionContext::new(), key.facts().and(&facts));
         let used = self.usable(verb, &name, usage, (&none, &facts), &live).and_then(|key| use_it(&key, &arn));
-        self.used(caller, Act::new(format!("kms:{verb}")).key(arn.clone()), used, |e| e)
+        self.used(caller, Act::new(format!("kms:{verb}")).key(arn), used, |e| e)
     }
 
     /// Signs a message with a key's private key. Returns the key's ARN and the signature: DER for ECDSA (RFC 3279, 2.2.3).

@@ -152,7 +152,7 @@ impl Replicas {
             self.keys.may_change(&new.record, verb, &facts, caller)?;
             self.keys.check_usable(&new.record, verb)?;
             // Its rotation moves with it.
-            let rotation = primary.rotation.clone();
+            let rotation = primary.rotation;
             for mut key in all {
                 let is_new = key.record.place == place;
                 key.record.rotation = rotation.clone().filter(|_| is_new);

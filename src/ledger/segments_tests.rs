@@ -369,7 +369,6 @@ fn segments_since_an_unfinished_act_are_kept() {
 /// Prints how long a start takes, and how many events a second are recorded; over SQLite and a real file system.
 #[test]
 #[ignore = "a measurement: cargo test --lib -- --ignored --nocapture segments_tests::measure"]
-#[expect(clippy::disallowed_methods, reason = "it measures time")]
 fn measure() {
     use std::time::Instant;
     let home = tempfile::tempdir_in(std::env::var("MEASURE_IN").unwrap_or_else(|_| "/var/tmp".into())).unwrap();

@@ -57,8 +57,11 @@ fn signatures_of_wycheproof_verify_or_do_not() {
     assert!(seen.values().all(|(valid, invalid)| *valid > 0 && *invalid > 0), "{seen:?}");
 }
 
+/// Spec, algorithm, public key, message, signature.
+type Valid = (KeySpec, SigningAlgorithm, Vec<u8>, Vec<u8>, Vec<u8>);
+
 /// A valid test of each spec.
-fn valid() -> Vec<(KeySpec, SigningAlgorithm, Vec<u8>, Vec<u8>, Vec<u8>)> {
+fn valid() -> Vec<Valid> {
     let mut found = HashMap::new();
     for group in groups() {
         if let Some((_, message, signature, _)) = group.tests.iter().find(|t| t.3) {

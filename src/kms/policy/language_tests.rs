@@ -678,6 +678,6 @@ fn facts_are_replaced_and_merged() {
     assert_eq!(both.get(&Key::KeySpec), ["SYMMETRIC_DEFAULT"]);
     assert_eq!(both.get(&Key::RequestAlias), ["alias/a"]);
     assert_eq!(both.get(&Key::ResourceTag("a".into())), ["1"]);
-    assert_eq!(both.clone().texts(Key::KeySpec, Vec::<String>::new()).get(&Key::KeySpec), [""; 0]);
+    assert_eq!(both.texts(Key::KeySpec, Vec::<String>::new()).get(&Key::KeySpec), [""; 0]);
     assert_eq!(key.get(&Key::RequestAlias), [""; 0]);
 }

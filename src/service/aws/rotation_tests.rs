@@ -396,7 +396,7 @@ fn a_key_needs_the_permissions_of_what_it_gets() {
     let user = on.user(A, "u", EAST, Some(identity("Allow", "kms:CreateKey", "*")));
     on.key(&user, json!({}));
     let tagged = json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]});
-    assert_eq!(on.err(&user, "CreateKey", tagged.clone()), "AccessDeniedException");
+    assert_eq!(on.err(&user, "CreateKey", tagged), "AccessDeniedException");
     let replicates = on.user(A, "v", EAST, Some(identity("Allow", "kms:ReplicateKey", "*")));
     let asked = json!({"KeyId": k, "ReplicaRegion": WEST});
     assert_eq!(on.err(&replicates, "ReplicateKey", asked.clone()), "AccessDeniedException");

@@ -38,10 +38,10 @@ fn filters_are_joined_by_and_and_their_values_by_or() {
     let filter2 = json!({ "Key": "key2", "Values": ["value2", "value3", "value4"] });
     let filter3 = json!({ "Key": "key3" });
     let found = |filters: &[&Value]| resources(&world, &admin, json!({ "TagFilters": filters }));
-    assert_eq!(found(&[&filter1]), [all.clone()]);
+    assert_eq!(found(&[&filter1]), std::slice::from_ref(&all));
     assert_eq!(found(&[&filter2]), sorted(&[&all, &second, &third]));
     assert_eq!(found(&[&filter3]), sorted(&[&all, &second]));
-    assert_eq!(found(&[&filter1, &filter2, &filter3]), [all.clone()]);
+    assert_eq!(found(&[&filter1, &filter2, &filter3]), std::slice::from_ref(&all));
     assert_eq!(found(&[&json!({ "Key": "key4" })]), Vec::<String>::new());
     assert_eq!(found(&[]), sorted(&[&all, &second, &third]), "what has no tags is not a tagged resource");
     for (types, count) in [(json!(["kms"]), 3), (json!(["ec2:instance", "kms:key"]), 3), (json!(["kms:alias"]), 0)] {
@@ -108,7 +108,7 @@ fn each_resource_is_changed_by_itself_and_failures_are_told_by_arn() {
         world.call(&admin, "tag:TagResources", json!({ "ResourceARNList": list, "Tags": { "a": "b" } })).unwrap();
     let failed = answer["FailedResourcesMap"].as_object().unwrap();
     let codes: Vec<(&str, &Value)> = failed.iter().map(|(arn, why)| (arn.as_str(), &why["ErrorCode"])).collect();
-    let mut expected = vec![
+    let mut expected = [
         (foreign.as_str(), json!("InvalidParameterException")),
         (bucket.as_str(), json!("InvalidParameterException")),
         (deleted.as_str(), json!("KMSInvalidStateException")),

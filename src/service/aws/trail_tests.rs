@@ -107,7 +107,7 @@ fn a_refusal_has_cloudtrails_code_and_the_callers_account_alone_sees_it() {
     assert_eq!(of_alice.len(), 1);
     assert_eq!(of_alice[0]["errorCode"], "AccessDenied");
     assert!(of_alice[0]["errorMessage"].as_str().unwrap().contains("Alice"));
-    assert_eq!(of_alice[0].to_string().contains("AAAA"), false, "no plaintext");
+    assert!(!of_alice[0].to_string().contains("AAAA"), "no plaintext");
     let of_stranger = told(&stranger, "Encrypt");
     assert_eq!((of_stranger.len(), &of_stranger[0]["recipientAccountId"]), (1, &json!(OTHER)));
     let root = json!({ "type": "Root", "principalId": OTHER, "arn": format!("arn:aws:iam::{OTHER}:root") });

@@ -127,12 +127,12 @@ pub(super) fn word<T: std::str::FromStr>(text: &str, member: &str, all: &[&str])
 ///
 /// # Errors
 /// [`Kind::Usage`] for a limit outside of 1 to `most`; [`Reason::InvalidMarker`] for a marker that is not one.
-pub(super) fn page<'a>(
+pub(super) fn page(
     limit: Option<u32>,
-    marker: Option<&'a str>,
+    marker: Option<&str>,
     default: usize,
     most: usize,
-) -> Result<(usize, Option<&'a str>)> {
+) -> Result<(usize, Option<&str>)> {
     let limit = match limit {
         None => default,
         Some(n) if (1..=most).contains(&(n as usize)) => n as usize,
