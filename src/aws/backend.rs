@@ -164,6 +164,8 @@ impl From<&Error> for ApiError {
             Kind::Failed | Kind::Partial | Kind::Integrity | Kind::Io | Kind::Interrupted => {
                 Self { message: Self::internal().message, ..Self::new(err.aws(), "") }
             }
+            // The code of a quota would be wrong: it is the server's disk that is full.
+            Kind::NoSpace => Self { message: Self::internal().message, ..Self::new("KMSInternalException", "") },
             // AWS says nothing about a reserved name.
             _ if err.why() == Some(Reason::ReservedAlias) => Self::new(err.aws(), ""),
             _ => Self::new(err.aws(), err.what()),

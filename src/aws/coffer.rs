@@ -8,7 +8,7 @@ use crate::kms::{Authority, Caller};
 use crate::ledger::RequestInfo;
 use crate::service::Service;
 use crate::service::aws::{Signed, find};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 
 /// Makes the service that takes the place of one that is reset.
@@ -18,19 +18,21 @@ pub type Renew = Box<dyn Fn() -> Result<Arc<Service>> + Send + Sync>;
 pub struct Coffer {
     service: RwLock<Arc<Service>>,
     renew: Option<Renew>,
+    /// Held while a service takes the place of another.
+    resetting: Mutex<()>,
 }
 
 impl Coffer {
     /// By this one.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
-        Self { service: RwLock::new(service), renew: None }
+        Self { service: RwLock::new(service), renew: None, resetting: Mutex::default() }
     }
 
     /// By this one, until it is reset.
     #[must_use]
     pub fn ephemeral(service: Arc<Service>, renew: Renew) -> Self {
-        Self { service: RwLock::new(service), renew: Some(renew) }
+        Self { service: RwLock::new(service), renew: Some(renew), resetting: Mutex::default() }
     }
 
     /// The service that answers now.
@@ -82,7 +84,7 @@ impl Backend for Coffer {
         let signed = Signed { principal, info, secure_transport: call.secure_transport };
         let answer = service.signed_by(signed).and_then(|caller| service.aws(&caller, entry, call.input.into_inner()));
         answer.map_err(|e| {
-            if matches!(e.kind(), Kind::Failed | Kind::Partial | Kind::Integrity | Kind::Io) {
+            if matches!(e.kind(), Kind::Failed | Kind::Partial | Kind::Integrity | Kind::Io | Kind::NoSpace) {
                 tracing::error!("{name}: {}", e.line());
             }
             (&e).into()
@@ -109,6 +111,7 @@ impl Backend for Coffer {
     }
 
     fn reset(&self) -> Result<(), ApiError> {
+        let _one = self.resetting.lock();
         let renew = self.renew.as_ref().ok_or_else(ApiError::unknown_operation)?;
         let fresh = renew().map_err(|e| {
             tracing::error!("reset: {}", e.line());

@@ -441,7 +441,11 @@ impl Crypto {
         let act = self.ciphertext_act(Act::new("kms:ReEncryptFrom"), from, caller);
         let facts = Facts::new().flag(Key::ReEncryptOnSameKey, self.is_same_key(from, to.1, caller));
         let opened = self.open_public("ReEncrypt", from, facts.clone(), &live);
-        let opened = self.used(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?;
+        // A dry run uses nothing: only its refusal is recorded for this key.
+        let opened = match opened {
+            Ok(opened) if caller.dry_run => opened,
+            opened => self.used(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?,
+        };
         let made =
             self.seal_with(Act::new("kms:ReEncryptTo"), to.1, to.2, (to.0, &facts), opened.plaintext.expose(), caller)?;
         Ok(((opened.key_arn, opened.key_material_id), made))

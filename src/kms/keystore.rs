@@ -286,6 +286,9 @@ impl KeyStore {
         match &key.target {
             Target::Id(id) => Ok(KeyName { place, id: *id }),
             Target::Alias(name) => {
+                if let Some(id) = key.pinned {
+                    return Ok(KeyName { place, id });
+                }
                 let found = self.alias(place.as_ref(), name).map_err(|e| unavailable(format!("alias {name}"), e))?;
                 let missing = || {
                     let place = self.scope.place(place.as_ref());

@@ -306,6 +306,16 @@ impl Kms {
         self.here.store.act_on(name, key)
     }
 
+    /// The same reference, of the key that its alias refers to now: what is asked about is what is then used. An alias that
+    /// does not exist stays as it is.
+    #[must_use]
+    pub fn pin(&self, key: KeyRef) -> KeyRef {
+        match self.here.store.resolve(&key) {
+            Ok(name) => KeyRef { pinned: Some(name.id), ..key },
+            Err(_) => key,
+        }
+    }
+
     /// The installation.
     #[must_use]
     pub const fn installation(&self) -> &Installation {

@@ -63,19 +63,21 @@ pub struct KeyRef {
     pub(super) target: Target,
     /// Region and account of an ARN, or of the caller ([`KeyRef::at`]).
     pub(super) place: Option<Place>,
+    /// The key that its alias refers to, once that was looked up: later, the alias may refer to another.
+    pub(super) pinned: Option<KeyId>,
 }
 
 impl KeyRef {
     /// The key of that id.
     #[must_use]
     pub const fn id(id: KeyId) -> Self {
-        Self { target: Target::Id(id), place: None }
+        Self { target: Target::Id(id), place: None, pinned: None }
     }
 
     /// The key of that name.
     #[must_use]
     pub fn named(name: &KeyName) -> Self {
-        Self { target: Target::Id(name.id), place: name.place.clone() }
+        Self { target: Target::Id(name.id), place: name.place.clone(), pinned: None }
     }
 
     /// The same, of this account and Region unless it is an ARN.
@@ -114,7 +116,7 @@ impl KeyRef {
     /// The service-managed key of volumes, `alias/aws/ebs`.
     #[must_use]
     pub fn ebs_default() -> Self {
-        Self { target: Target::Alias(EBS_ALIAS.into()), place: None }
+        Self { target: Target::Alias(EBS_ALIAS.into()), place: None, pinned: None }
     }
 }
 
@@ -129,7 +131,7 @@ impl FromStr for KeyRef {
     fn from_str(s: &str) -> Result<Self> {
         if s.starts_with(ALIAS_PREFIX) {
             check_alias(s)?;
-            return Ok(Self { target: Target::Alias(s.into()), place: None });
+            return Ok(Self { target: Target::Alias(s.into()), place: None, pinned: None });
         }
         if !s.starts_with("arn:") {
             return Ok(Self::id(s.parse().map_err(|e: Error| {
@@ -156,7 +158,7 @@ impl FromStr for KeyRef {
                 Target::Alias(resource.into())
             }
         };
-        Ok(Self { target, place: Some(Place { region: region.into(), account: account.into() }) })
+        Ok(Self { target, place: Some(Place { region: region.into(), account: account.into() }), pinned: None })
     }
 }
 

@@ -34,7 +34,7 @@ impl Act {
     /// Sets the KMS key concerned, by ARN.
     #[must_use]
     pub fn key(mut self, arn: String) -> Self {
-        self.key = Some(arn);
+        self.key = Some(bounded(&arn));
         self
     }
 
@@ -48,7 +48,7 @@ impl Act {
     /// Adds a detail, such as `volume`.
     #[must_use]
     pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
-        self.detail.insert(what.into(), redact::tokens(&value.to_string()).into_owned());
+        self.detail.insert(what.into(), bounded(&value.to_string()));
         self
     }
 
@@ -78,5 +78,32 @@ impl Act {
         body.context = self.context.clone();
         body.detail = self.detail.clone();
         body
+    }
+}
+
+/// Longest text of a record that comes from a request, in bytes: a caller must not fill the disk with refusals.
+const LONGEST: usize = 4096;
+
+/// A text as it is recorded: without tokens, cut to a length.
+pub(super) fn bounded(text: &str) -> String {
+    let mut text = redact::tokens(text).into_owned();
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_says_takes_a_bounded_part_of_a_record() {
+        let long = "é".repeat(1_000_000);
+        let act = Act::new("kms:ReplicateKey").key(long.clone()).detail("region", &long);
+        let body = act.body(Timestamp(0), None);
+        assert!(body.key.unwrap().len() < 5000 && body.detail["region"].len() < 5000);
+        assert_eq!(bounded("alias/a"), "alias/a");
     }
 }

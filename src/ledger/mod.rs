@@ -595,7 +595,7 @@ impl Ledger {
 
 /// Says in a record why an act was refused or failed.
 fn tell(body: &mut Body, err: &Error) {
-    body.error = Some(err.line());
+    body.error = Some(act::bounded(&err.line()));
     body.detail.insert(ERROR_CODE.into(), err.aws().into());
 }
 

@@ -184,7 +184,7 @@ pub fn shape(open: &Open) -> Vec<String> {
         let id = json!({"KeyId": key["KeyId"]});
         let meta = call(open, "DescribeKey", id.clone())["KeyMetadata"].clone();
         let tags = call(open, "ListResourceTags", id.clone())["Tags"].clone();
-        let rotation = call(open, "GetKeyRotationStatus", id.clone());
+        let rotation = call(open, "GetKeyRotationStatus", id);
         let versions =
             call(open, "ListKeyRotations", json!({"KeyId": key["KeyId"], "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}));
         let states: Vec<String> = versions["Rotations"]

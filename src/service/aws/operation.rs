@@ -73,7 +73,7 @@ impl At<'_> {
                 Kind::NotFound,
                 format!("Invalid arn {region}: the request is for {}", self.place.region),
             )),
-            None => Ok(key.at(&self.place)),
+            None => Ok(self.service.kms.pin(key.at(&self.place))),
         }
     }
 }
