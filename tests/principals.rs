@@ -46,7 +46,7 @@ fn an_account_with_a_user_a_role_policies_and_keys() {
     s.fails(2, &["principal", "create", "role", "x", "--trust", &trust, "--max-session", "60"], &["3600 to 43200"]);
     let all = s.json(&["principal", "list"]);
     assert_eq!(names(&all, "principals"), ["alice", "deploy"]);
-    assert_eq!(s.ids(&["principal", "list", "--account", &team]), [arn.clone()]);
+    assert_eq!(s.ids(&["principal", "list", "--account", &team]), std::slice::from_ref(&arn));
     let role = s.json(&["principal", "show", "role/deploy"]);
     assert_eq!((role["trust"].as_str(), role["max_session_seconds"].as_u64()), (Some(TRUST), Some(7200)));
     s.ok(&["principal", "update-trust", "role/deploy", &policy]);

@@ -156,6 +156,25 @@ impl Crypto {
         (ctx, facts): (&EncryptionContext, &Facts),
         caller: &Caller,
     ) -> Result<KeyRecord> {
+        let key = self.permitted(verb, name, (ctx, facts), caller)?;
+        let (arn, shown) = (self.scope.arn_of(name), shown(verb));
+        self.keys.check_usable(&key, shown)?;
+        if key.usage != usage {
+            let what = format!("{shown}: key {arn} is for {}, not for {usage}", key.usage);
+            return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidKeyUsage));
+        }
+        caller.unless_dry_run(shown)?;
+        Ok(key)
+    }
+
+    /// A key's record, if this caller may use it so, whatever its state.
+    fn permitted(
+        &self,
+        verb: &str,
+        name: &KeyName,
+        (ctx, facts): (&EncryptionContext, &Facts),
+        caller: &Caller,
+    ) -> Result<KeyRecord> {
         let key = self.store.load(name)?.record;
         let (arn, shown) = (self.scope.arn_of(name), shown(verb));
         if key.manager == KeyManager::Aws && caller.via_service.is_none() {
@@ -167,12 +186,6 @@ impl Crypto {
             let wanted = Wanted { action, context: ctx, grant: grant.then_some(&lease), facts: Some(facts) };
             self.authorizer.authorize(&key, wanted, caller)?;
         }
-        self.keys.check_usable(&key, shown)?;
-        if key.usage != usage {
-            let what = format!("{shown}: key {arn} is for {}, not for {usage}", key.usage);
-            return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidKeyUsage));
-        }
-        caller.unless_dry_run(shown)?;
         Ok(key)
     }
 
@@ -316,8 +329,7 @@ impl Crypto {
         };
         if name.id != blob.key_id() {
             // Which key a ciphertext belongs to is said to whoever may use the key that was named.
-            let live = Caller { dry_run: false, ..caller.clone() };
-            self.usable(verb, &name, KeyUsage::EncryptDecrypt, (from.context, &facts), &live)?;
+            self.permitted(verb, &name, (from.context, &facts), caller)?;
             let what = format!("{verb}: the ciphertext was not encrypted under key {}", self.scope.arn_of(&name));
             return Err(Error::new(Kind::InvalidCiphertext, what).reason(Reason::IncorrectKey));
         }
