@@ -272,7 +272,7 @@ fn a_key_whose_deletion_was_cancelled_is_said_to_stay_disabled() {
     s.fails(1, &["key", "enable", "alias/k"], &["pending deletion", "coffer key cancel-deletion"]);
     let said = s.ok(&["key", "cancel-deletion", "alias/k"]).stderr;
     assert!(said.contains("stays disabled") && said.contains("coffer key enable"), "{said}");
-    s.fails(4, &["key", "show", "alias/none"], &["there is no alias alias/none", "coffer key alias list"]);
+    s.fails(4, &["key", "show", "alias/none"], &["alias/none is not found", "coffer key alias list"]);
 }
 
 #[test]

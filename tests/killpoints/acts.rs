@@ -1,6 +1,6 @@
 //! The acts that are killed: every verb of the service, and what the service does on its own.
 
-use crate::world::{Copy, DOCUMENT, Open, request};
+use crate::world::{Copy, DOCUMENT, Open, TRUST, request};
 use coffer::error::{Error, Kind, Result};
 use coffer::service::operations::Request;
 use coffer::service::{Remote, Role};
@@ -181,6 +181,8 @@ fn key(open: &Open, alias: &str) -> Value {
 fn keys() -> Vec<Case> {
     vec![
         plain!("status"),
+        plain!("aws", "operation": "kms:TagResource",
+            "input": {"KeyId": "alias/k", "Tags": [{"TagKey": "team", "TagValue": "web"}]}),
         plain!("key-list"),
         plain!("alias-list"),
         plain!("key-create", "alias": "alias/new", "description": "new"),
@@ -376,7 +378,7 @@ fn principals() -> Vec<Case> {
         plain!("account-list"),
         plain!("account-show", "account": "444455556666"),
         plain!("user-create", "name": "carol", "tags": {"team": "web"}),
-        plain!("role-create", "name": "audit", "trust": DOCUMENT),
+        plain!("role-create", "name": "audit", "trust": TRUST),
         plain!("principal-list"),
         plain!("principal-show", "principal": "user/alice"),
         plain!("principal-delete", "principal": "user/bob"),
@@ -384,7 +386,7 @@ fn principals() -> Vec<Case> {
         plain!("principal-policy-show", "principal": "user/alice", "policy": "p"),
         plain!("principal-policy-list", "principal": "user/alice"),
         plain!("principal-policy-delete", "principal": "user/alice", "policy": "p"),
-        plain!("principal-update-trust", "principal": "role/deploy", "document": r#"{"Statement": []}"#),
+        plain!("principal-update-trust", "principal": "role/deploy", "document": TRUST),
         plain!("principal-revoke-sessions", "principal": "user/alice"),
         case!(
             "access-key-create",

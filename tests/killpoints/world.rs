@@ -116,8 +116,12 @@ impl Open {
     }
 }
 
-/// A policy document.
-pub const DOCUMENT: &str = r#"{"Version": "2012-10-17", "Statement": []}"#;
+/// An identity policy.
+pub const DOCUMENT: &str =
+    r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}"#;
+/// The trust policy of a role.
+pub const TRUST: &str = r#"{"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Principal": {"AWS": "444455556666"}, "Action": "sts:AssumeRole"}]}"#;
 /// The first bytes of the chunks of `other`.
 pub const OTHER: u8 = 0x5a;
 
@@ -153,7 +157,7 @@ impl World {
         open.json(json!({"action": "access-allow", "name": "client", "volumes": ["v"], "all": false}));
         open.json(json!({"action": "account-create", "name": "team", "account": "444455556666"}));
         ["alice", "bob"].iter().for_each(|name| drop(open.json(json!({"action": "user-create", "name": name}))));
-        open.json(json!({"action": "role-create", "name": "deploy", "trust": DOCUMENT}));
+        open.json(json!({"action": "role-create", "name": "deploy", "trust": TRUST}));
         open.json(json!({"action": "access-key-create", "principal": "user/alice"}));
         open.json(
             json!({"action": "principal-policy-put", "principal": "user/alice", "policy": "p", "document": DOCUMENT}),
