@@ -1,7 +1,7 @@
 //! Who there is: accounts, their users and roles, access keys, and the sessions of both.
 //!
 //! All but sessions are records of the ledger, changed in audited transactions. A session is in its token, sealed
-//! ([`token`]). This layer says whose a credential is ([`Iam::credential`]) and what that one's policies are; it
+//! (`token`). This layer says whose a credential is ([`Iam::credential`]) and what that one's policies are; it
 //! authorizes nothing, and policy documents are text to it: the layers above parse them, and pass a function that
 //! refuses a malformed one ([`CheckPolicy`]).
 //!

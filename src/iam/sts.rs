@@ -221,8 +221,8 @@ impl Iam {
     /// Opens a session of a user, with the user's own permissions (GetSessionToken). Audited.
     ///
     /// # Errors
-    /// [`Kind::AccessDenied`] for root, and for a session; [`Kind::Usage`] for a duration outside [`MIN_SECONDS`] to
-    /// [`MAX_USER_SECONDS`]; what the audit reports.
+    /// [`Kind::AccessDenied`] for root, and for a session; [`Kind::Usage`] for a duration outside of 900 to
+    /// 129,600 seconds; what the audit reports.
     pub fn get_session_token(
         &self,
         caller: &Principal,

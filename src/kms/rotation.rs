@@ -86,7 +86,7 @@ impl Rotations {
     /// Lets a key rotate by itself, or changes its period. The period begins now.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a period outside of [`PERIODS`]; [`Kind::Unsupported`] for an asymmetric or HMAC key, imported
+    /// [`Kind::Usage`] for a period outside of 90 to 2560 days; [`Kind::Unsupported`] for an asymmetric or HMAC key, imported
     /// material, and a replica; [`Kind::KeyUnavailable`] by the key's state.
     pub fn enable(&self, key: &KeyRef, period_days: Option<u32>, caller: &Caller) -> Result<()> {
         if let Some(days) = period_days.filter(|d| !PERIODS.contains(d)) {

@@ -14,7 +14,7 @@
 //!
 //! `…IfExists` holds if the key is absent. `ForAnyValue:` and `ForAllValues:` are for keys with several values, which need one
 //! of them. If a request does not have the key, a comparison fails and a negated one holds. Values may have
-//! [variables](super::variables).
+//! variables (`variables`).
 //!
 //! Only keys that this build can evaluate are accepted (`keys`): a Deny on a key that is always absent would never match. An
 //! operator that cannot compare the key's type is refused for the same reason.

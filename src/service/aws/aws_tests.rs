@@ -89,10 +89,15 @@ impl Tour {
         let before = self.changes();
         assert_eq!(code(self.recorded(&nobody, op, &input, &acts[..1])), "AccessDeniedException", "{op}");
         if DRY.contains(&op) {
+            // A dry run of ReEncrypt does not use its source: it ends at its destination.
             let mut dry = input.clone();
             dry["DryRun"] = true.into();
             assert_eq!(code(self.recorded(&nobody, op, &dry, &acts[..1])), "AccessDeniedException", "{op}");
-            assert_eq!(code(self.recorded(&root, op, &dry, &acts)), "DryRunOperationException", "{op}");
+            assert_eq!(
+                code(self.recorded(&root, op, &dry, &acts[acts.len() - 1..])),
+                "DryRunOperationException",
+                "{op}"
+            );
         }
         assert_eq!(self.changes(), before, "{op}: a refusal or a dry run wrote something");
         let answer = self.recorded(&root, op, &input, &acts).unwrap_or_else(|e| panic!("{op} {input}: {}", e.line()));

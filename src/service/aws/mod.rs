@@ -1,7 +1,7 @@
 //! AWS's operations: JSON in, JSON out, with AWS's names, fields, defaults and errors.
 //!
 //! Every front end that speaks AWS's protocols routes from the one table here ([`find`]): an operation is a struct, which is
-//! what the request's JSON is parsed into, and its [`AwsOperation`]. The KMS authorizes and records what it does; requests
+//! what the request's JSON is parsed into, and its `AwsOperation`. The KMS authorizes and records what it does; requests
 //! that only read, and refusals, are recorded here. What the KMS API Reference calls a parameter or an answer is not
 //! explained again.
 
