@@ -90,8 +90,9 @@ fn requests_allocate_nothing_in_steady_state() {
         let region = Region::new(ALLOCATOR);
         client.load(command, fua, len, 4096);
         let seen = region.change();
-        // Other threads (a tick, the test's own) may allocate now and then; one allocation a request would be 4096.
-        assert!(seen.allocations < 64, "command {command}, {len} bytes: {seen:?}");
+        // Other threads (a tick, the chores of each minute, the test's own) may allocate now and then; one allocation a
+        // request would be 4096.
+        assert!(seen.allocations < 1024, "command {command}, {len} bytes: {seen:?}");
     }
     drop(client);
     assert!(server.shutdown(Duration::from_secs(30)));
