@@ -34,9 +34,6 @@ pub(super) struct CreateAlias {
 
 impl AwsOperation for CreateAlias {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.target_key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
         ask("CreateAlias", &self.alias_name, at)?;
@@ -55,9 +52,6 @@ pub(super) struct UpdateAlias {
 
 impl AwsOperation for UpdateAlias {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.target_key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
         ask("UpdateAlias", &self.alias_name, at)?;
@@ -75,9 +69,6 @@ pub(super) struct DeleteAlias {
 
 impl AwsOperation for DeleteAlias {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.alias_name)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
         ask("DeleteAlias", &self.alias_name, at)?;
@@ -118,9 +109,6 @@ pub(super) struct AliasList {
 impl AwsOperation for ListAliases {
     type Output = AliasList;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        self.key_id.as_deref()
-    }
     fn perform(self, at: &At<'_>) -> Result<AliasList> {
         let kms = &at.service.kms;
         kms.authorizer().ask_own("ListAliases", at.caller)?;

@@ -42,12 +42,7 @@ pub(super) struct Encrypt {
     key_id: String,
     plaintext: Bytes,
     encryption_context: Option<Pairs>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     encryption_algorithm: Option<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A ciphertext.
@@ -61,12 +56,8 @@ pub(super) struct EncryptOutput {
 
 impl AwsOperation for Encrypt {
     type Output = EncryptOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<EncryptOutput> {
         let (key, context) = (at.key(&self.key_id)?, context(self.encryption_context.as_ref())?);
         let algorithm = algorithm(self.encryption_algorithm.as_deref(), "encryptionAlgorithm")?;
@@ -86,14 +77,9 @@ impl AwsOperation for Encrypt {
 pub(super) struct Decrypt {
     ciphertext_blob: Option<Bytes>,
     encryption_context: Option<Pairs>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     key_id: Option<String>,
     encryption_algorithm: Option<String>,
     recipient: Option<Value>,
-    #[serde(default)]
-    dry_run: bool,
     dry_run_modifiers: Option<Value>,
 }
 
@@ -110,12 +96,8 @@ pub(super) struct DecryptOutput {
 
 impl AwsOperation for Decrypt {
     type Output = DecryptOutput;
-    fn names_key(&self) -> Option<&str> {
-        self.key_id.as_deref()
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DecryptOutput> {
         no_recipient("Decrypt", self.recipient.as_ref())?;
         no_modifiers("Decrypt", self.dry_run_modifiers.as_ref())?;
@@ -162,11 +144,6 @@ pub(super) struct ReEncrypt {
     destination_encryption_context: Option<Pairs>,
     source_encryption_algorithm: Option<String>,
     destination_encryption_algorithm: Option<String>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
     dry_run_modifiers: Option<Value>,
 }
 
@@ -187,12 +164,8 @@ pub(super) struct ReEncryptOutput {
 
 impl AwsOperation for ReEncrypt {
     type Output = ReEncryptOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.destination_key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<ReEncryptOutput> {
         no_modifiers("ReEncrypt", self.dry_run_modifiers.as_ref())?;
         let source = algorithm(self.source_encryption_algorithm.as_deref(), "sourceEncryptionAlgorithm")?;
@@ -243,12 +216,7 @@ pub(super) struct GenerateDataKey {
     encryption_context: Option<Pairs>,
     number_of_bytes: Option<i64>,
     key_spec: Option<String>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     recipient: Option<Value>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A data key.
@@ -264,12 +232,8 @@ pub(super) struct DataKeyOutput {
 
 impl AwsOperation for GenerateDataKey {
     type Output = DataKeyOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DataKeyOutput> {
         no_recipient("GenerateDataKey", self.recipient.as_ref())?;
         let (key, context) = (at.key(&self.key_id)?, context(self.encryption_context.as_ref())?);
@@ -292,21 +256,12 @@ pub(super) struct GenerateDataKeyWithoutPlaintext {
     encryption_context: Option<Pairs>,
     key_spec: Option<String>,
     number_of_bytes: Option<i64>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 impl AwsOperation for GenerateDataKeyWithoutPlaintext {
     type Output = DataKeyOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DataKeyOutput> {
         let (key, context) = (at.key(&self.key_id)?, context(self.encryption_context.as_ref())?);
         let spec = length(self.key_spec.as_deref(), self.number_of_bytes)?;

@@ -53,12 +53,7 @@ pub(super) struct CreateGrant {
     retiring_principal: Option<String>,
     operations: Vec<String>,
     constraints: Option<Constraints>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     name: Option<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A new grant.
@@ -71,12 +66,8 @@ pub(super) struct GrantOutput {
 
 impl AwsOperation for CreateGrant {
     type Output = GrantOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<GrantOutput> {
         let key = at.key(&self.key_id)?;
         let grantee = self
@@ -161,9 +152,6 @@ pub(super) struct ListGrants {
 impl AwsOperation for ListGrants {
     type Output = GrantList;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<GrantList> {
         let (limit, after) = page(self.limit, self.marker.as_deref(), 50, 100)?;
         let filter = GrantFilter { id: self.grant_id, grantee: self.grantee_principal };
@@ -198,18 +186,11 @@ pub(super) struct RetireGrant {
     grant_token: Option<String>,
     key_id: Option<String>,
     grant_id: Option<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 impl AwsOperation for RetireGrant {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        self.key_id.as_deref()
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = self.key_id.as_deref().map(|key| at.key(key)).transpose()?;
         let (id, token) = (self.grant_id.as_deref(), self.grant_token.as_deref());
@@ -225,18 +206,11 @@ impl AwsOperation for RetireGrant {
 pub(super) struct RevokeGrant {
     key_id: String,
     grant_id: String,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 impl AwsOperation for RevokeGrant {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let gone = at.service.kms.grants().revoke(&at.key(&self.key_id)?, &self.grant_id, at.caller)?;
         at.service.suspensions.suspend_lease_of(&gone);

@@ -29,9 +29,6 @@ pub(super) struct ParametersOutput {
 impl AwsOperation for GetParametersForImport {
     type Output = ParametersOutput;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<ParametersOutput> {
         let key = at.key(&self.key_id)?;
         let algorithm = word(&self.wrapping_algorithm, "wrappingAlgorithm", WrappingAlgorithm::NAMES)?;
@@ -104,9 +101,6 @@ impl ImportKeyMaterial {
 
 impl AwsOperation for ImportKeyMaterial {
     type Output = MaterialOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<MaterialOutput> {
         let (key, is_new, expires) = (at.key(&self.key_id)?, self.is_new()?, self.expires()?);
         if self.key_material_description.as_ref().is_some_and(|d| d.chars().count() > 256) {
@@ -136,9 +130,6 @@ pub(super) struct DeleteImportedKeyMaterial {
 
 impl AwsOperation for DeleteImportedKeyMaterial {
     type Output = MaterialOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<MaterialOutput> {
         let key = at.key(&self.key_id)?;
         let (meta, id) = at.service.kms.imports().delete(&key, self.key_material_id.as_deref(), at.caller)?;

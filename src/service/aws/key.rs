@@ -194,17 +194,12 @@ impl AwsOperation for CreateKey {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub(super) struct DescribeKey {
     key_id: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
 }
 
 impl AwsOperation for DescribeKey {
     type Output = KeyOutput;
+    const TAKES_GRANT_TOKENS: bool = true;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<KeyOutput> {
         let key = at.key(&self.key_id)?;
         at.service.kms.authorizer().ask(&key, "DescribeKey", at.caller)?;
@@ -263,9 +258,6 @@ pub(super) struct UpdateKeyDescription {
 
 impl AwsOperation for UpdateKeyDescription {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.key(&self.key_id)?;
         at.service.kms.keys().update_description(&key, &self.description, at.caller).map(|_| Empty {})
@@ -292,9 +284,6 @@ of_a_key! {
 
 impl AwsOperation for EnableKey {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.service.kms.keys().enable(&at.key(&self.key_id)?, at.caller)?;
         at.service.suspensions.resume_under(&key.arn);
@@ -309,9 +298,6 @@ of_a_key! {
 
 impl AwsOperation for DisableKey {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.service.kms.keys().disable(&at.key(&self.key_id)?, at.caller)?;
         at.service.suspensions.suspend_under(&key.arn);
@@ -340,9 +326,6 @@ pub(super) struct DeletionOutput {
 
 impl AwsOperation for ScheduleKeyDeletion {
     type Output = DeletionOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<DeletionOutput> {
         let days = self.pending_window_in_days.unwrap_or(30);
         let key = at.service.kms.keys().schedule_deletion(&at.key(&self.key_id)?, days, at.caller)?;
@@ -370,9 +353,6 @@ pub(super) struct KeyNamed {
 
 impl AwsOperation for CancelKeyDeletion {
     type Output = KeyNamed;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<KeyNamed> {
         let key = at.service.kms.keys().cancel_deletion(&at.key(&self.key_id)?, at.caller)?;
         Ok(KeyNamed { key_id: key.arn })

@@ -51,9 +51,6 @@ pub(super) struct LastUsageOutput {
 impl AwsOperation for GetKeyLastUsage {
     type Output = LastUsageOutput;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<LastUsageOutput> {
         let invalid = || Error::new(Kind::NotFound, format!("Invalid keyId '{}'", self.key_id));
         let key = at.key(&self.key_id)?;

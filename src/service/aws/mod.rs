@@ -118,6 +118,8 @@ const UNRECORDED: &[&str] = &[
 
 /// Members of a request that name a key.
 const NAMING: &[&str] = &["KeyId", "TargetKeyId", "SourceKeyId", "DestinationKeyId"];
+/// Those of them, and the alias, by which a record names the key; the first that a request has.
+const RECORDED_AS: &[&str] = &["KeyId", "TargetKeyId", "DestinationKeyId", "AliasName"];
 
 /// The parameters of a request as they are recorded.
 fn recorded(input: &Value) -> String {
@@ -130,11 +132,21 @@ fn recorded(input: &Value) -> String {
     if kept.is_empty() { String::new() } else { Value::Object(kept).to_string() }
 }
 
+/// Parses a request: whether it is a dry run, and the rest.
+fn parse<O: AwsOperation>(mut input: Value) -> Result<(bool, O)> {
+    let dry_run = if O::TAKES_DRY_RUN { values::take::<bool>(&mut input, "DryRun")? } else { None };
+    if O::TAKES_GRANT_TOKENS {
+        values::take::<Vec<String>>(&mut input, "GrantTokens")?;
+    }
+    Ok((dry_run.unwrap_or(false), values::parse(input)?))
+}
+
 fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static str, input: Value) -> Result<Value> {
     let parameters = recorded(&input);
+    let key = RECORDED_AS.iter().find_map(|member| input.get(member)?.as_str()).map(str::to_owned);
     let named =
         NAMING.iter().filter_map(|member| input.get(member)?.as_str()?.parse::<KeyRef>().ok()).collect::<Vec<_>>();
-    let parsed = values::parse::<O>(input);
+    let parsed = parse::<O>(input);
     let mut request = caller.request.as_deref().cloned().unwrap_or_default();
     if request.region.is_empty() {
         // A caller of this machine, who is in no other Region.
@@ -143,16 +155,15 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
     // What could not be parsed may have a secret anywhere.
     let parameters = if parsed.is_ok() { parameters } else { String::new() };
     let request = RequestInfo { parameters, read_only: O::READS, ..request };
-    let dry_run = parsed.as_ref().is_ok_and(AwsOperation::is_dry_run);
+    let dry_run = parsed.as_ref().is_ok_and(|(dry_run, _)| *dry_run);
     let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
     let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
     let names_foreign = named.iter().any(|key| at.is_foreign(key));
-    let act = || match parsed.as_ref().ok().and_then(AwsOperation::names_key).map(|key| at.key(key)) {
+    let act = match key.filter(|_| parsed.is_ok()).map(|key| at.key(&key)) {
         Some(Ok(key)) => service.kms.act_on(name, &key),
         _ => Act::new(name),
     };
-    let act = act();
-    let output = service.ledger().verb(act.clone(), &caller, || parsed?.perform(&at));
+    let output = service.ledger().verb(act.clone(), &caller, || parsed?.1.perform(&at));
     let output = output.map_err(|e| if names_foreign { at.concealed(name, e) } else { e })?;
     if O::READS {
         service.ledger().record(&caller, act, Ok(()))?;

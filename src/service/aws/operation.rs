@@ -21,15 +21,10 @@ pub(super) trait AwsOperation: DeserializeOwned {
     /// Whether it changes nothing, and the KMS leaves the record of its success to the caller.
     const READS: bool = false;
 
-    /// The key that the request names, for the record of a refusal.
-    fn names_key(&self) -> Option<&str> {
-        None
-    }
-
-    /// Whether the request only asks whether it may.
-    fn is_dry_run(&self) -> bool {
-        false
-    }
+    /// Whether it has the member DryRun: the request then only asks whether it may.
+    const TAKES_DRY_RUN: bool = false;
+    /// Whether it has the member GrantTokens. They say nothing here: a grant counts at once.
+    const TAKES_GRANT_TOKENS: bool = false;
 
     /// Performs it.
     fn perform(self, at: &At<'_>) -> Result<Self::Output>;

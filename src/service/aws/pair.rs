@@ -22,12 +22,7 @@ pub(super) struct Sign {
     key_id: String,
     message: Bytes,
     message_type: Option<String>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     signing_algorithm: String,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A signature.
@@ -49,12 +44,8 @@ fn signing(text: &str) -> Result<SigningAlgorithm> {
 
 impl AwsOperation for Sign {
     type Output = SignOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<SignOutput> {
         let (key, algorithm) = (at.key(&self.key_id)?, signing(&self.signing_algorithm)?);
         let message_type = message_type(self.message_type.as_deref())?;
@@ -73,11 +64,6 @@ pub(super) struct Verify {
     message_type: Option<String>,
     signature: Bytes,
     signing_algorithm: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A valid signature.
@@ -91,12 +77,8 @@ pub(super) struct VerifyOutput {
 
 impl AwsOperation for Verify {
     type Output = VerifyOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<VerifyOutput> {
         let (key, algorithm) = (at.key(&self.key_id)?, signing(&self.signing_algorithm)?);
         let message_type = message_type(self.message_type.as_deref())?;
@@ -112,9 +94,6 @@ impl AwsOperation for Verify {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub(super) struct GetPublicKey {
     key_id: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
 }
 
 /// A public key.
@@ -136,9 +115,7 @@ pub(super) struct PublicKeyOutput {
 
 impl AwsOperation for GetPublicKey {
     type Output = PublicKeyOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PublicKeyOutput> {
         let found = at.service.kms.crypto().public_key(&at.key(&self.key_id)?, at.caller)?;
         let (spec, usage) = (found.key.key_spec, found.key.key_usage);
@@ -162,11 +139,6 @@ pub(super) struct DeriveSharedSecret {
     key_id: String,
     key_agreement_algorithm: String,
     public_key: Bytes,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
     recipient: Option<Value>,
 }
 
@@ -182,12 +154,8 @@ pub(super) struct SharedSecretOutput {
 
 impl AwsOperation for DeriveSharedSecret {
     type Output = SharedSecretOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<SharedSecretOutput> {
         no_recipient("DeriveSharedSecret", self.recipient.as_ref())?;
         let key = at.key(&self.key_id)?;
@@ -210,11 +178,6 @@ pub(super) struct GenerateMac {
     message: Bytes,
     key_id: String,
     mac_algorithm: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A MAC.
@@ -232,12 +195,8 @@ fn mac_algorithm(text: &str) -> Result<MacAlgorithm> {
 
 impl AwsOperation for GenerateMac {
     type Output = MacOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<MacOutput> {
         let (key, algorithm) = (at.key(&self.key_id)?, mac_algorithm(&self.mac_algorithm)?);
         let message = self.message.up_to(MAX_MESSAGE, "message")?;
@@ -254,11 +213,6 @@ pub(super) struct VerifyMac {
     key_id: String,
     mac_algorithm: String,
     mac: Bytes,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// A valid MAC.
@@ -272,12 +226,8 @@ pub(super) struct VerifyMacOutput {
 
 impl AwsOperation for VerifyMac {
     type Output = VerifyMacOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<VerifyMacOutput> {
         let (key, algorithm) = (at.key(&self.key_id)?, mac_algorithm(&self.mac_algorithm)?);
         let (message, mac) = (self.message.up_to(MAX_MESSAGE, "message")?, self.mac.up_to(MAX_PROOF, "mac")?);
@@ -306,12 +256,7 @@ pub(super) struct GenerateDataKeyPair {
     encryption_context: Option<Pairs>,
     key_id: String,
     key_pair_spec: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
     recipient: Option<Value>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 fn pair_spec(text: &str) -> Result<DataKeyPairSpec> {
@@ -320,12 +265,8 @@ fn pair_spec(text: &str) -> Result<DataKeyPairSpec> {
 
 impl AwsOperation for GenerateDataKeyPair {
     type Output = PairOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PairOutput> {
         no_recipient("GenerateDataKeyPair", self.recipient.as_ref())?;
         let (key, spec) = (at.key(&self.key_id)?, pair_spec(&self.key_pair_spec)?);
@@ -350,21 +291,12 @@ pub(super) struct GenerateDataKeyPairWithoutPlaintext {
     encryption_context: Option<Pairs>,
     key_id: String,
     key_pair_spec: String,
-    #[serde(default)]
-    #[allow(dead_code)]
-    grant_tokens: Vec<String>,
-    #[serde(default)]
-    dry_run: bool,
 }
 
 impl AwsOperation for GenerateDataKeyPairWithoutPlaintext {
     type Output = PairOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
-    fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
+    const TAKES_DRY_RUN: bool = true;
+    const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PairOutput> {
         let (key, spec) = (at.key(&self.key_id)?, pair_spec(&self.key_pair_spec)?);
         let context = context(self.encryption_context.as_ref())?;

@@ -28,9 +28,6 @@ pub(super) struct PutKeyPolicy {
 
 impl AwsOperation for PutKeyPolicy {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check_name(self.policy_name.as_deref())?;
         let (key, bypass) = (at.key(&self.key_id)?, self.bypass_policy_lockout_safety_check);
@@ -57,9 +54,6 @@ pub(super) struct PolicyOutput {
 impl AwsOperation for GetKeyPolicy {
     type Output = PolicyOutput;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<PolicyOutput> {
         let key = at.key(&self.key_id)?;
         let policy = at.service.kms.policies().get(&key, at.caller)?;
@@ -88,9 +82,6 @@ pub(super) struct PolicyNames {
 impl AwsOperation for ListKeyPolicies {
     type Output = PolicyNames;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<PolicyNames> {
         let key = at.key(&self.key_id)?;
         at.service.kms.authorizer().ask(&key, "ListKeyPolicies", at.caller)?;

@@ -34,9 +34,6 @@ pub(super) struct ReplicaOutput {
 
 impl AwsOperation for ReplicateKey {
     type Output = ReplicaOutput;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<ReplicaOutput> {
         let (key, tags) = (at.key(&self.key_id)?, tags(self.tags)?);
         let new = NewReplica {
@@ -71,9 +68,6 @@ pub(super) struct UpdatePrimaryRegion {
 
 impl AwsOperation for UpdatePrimaryRegion {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.key(&self.key_id)?;
         at.service.kms.replicas().update_primary(&key, &self.primary_region, at.caller).map(|()| Empty {})

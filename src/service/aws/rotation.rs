@@ -17,9 +17,6 @@ pub(super) struct EnableKeyRotation {
 
 impl AwsOperation for EnableKeyRotation {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.key(&self.key_id)?;
         at.service.kms.rotations().enable(&key, self.rotation_period_in_days, at.caller).map(|()| Empty {})
@@ -33,9 +30,6 @@ of_a_key! {
 
 impl AwsOperation for DisableKeyRotation {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         at.service.kms.rotations().disable(&at.key(&self.key_id)?, at.caller).map(|()| Empty {})
     }
@@ -61,9 +55,6 @@ pub(super) struct RotationStatusOutput {
 impl AwsOperation for GetKeyRotationStatus {
     type Output = RotationStatusOutput;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<RotationStatusOutput> {
         let key = at.key(&self.key_id)?;
         at.service.kms.authorizer().ask(&key, "GetKeyRotationStatus", at.caller)?;
@@ -84,9 +75,6 @@ of_a_key! {
 
 impl AwsOperation for RotateKeyOnDemand {
     type Output = KeyNamed;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<KeyNamed> {
         let key = at.service.kms.rotations().on_demand(&at.key(&self.key_id)?, at.caller)?;
         Ok(KeyNamed { key_id: key.arn })
@@ -157,9 +145,6 @@ fn entry(arn: &str, origin: Origin, version: &KeyVersion) -> RotationsListEntry 
 impl AwsOperation for ListKeyRotations {
     type Output = RotationList;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<RotationList> {
         let key = at.key(&self.key_id)?;
         at.service.kms.authorizer().ask(&key, "ListKeyRotations", at.caller)?;

@@ -15,9 +15,6 @@ pub(super) struct TagResource {
 
 impl AwsOperation for TagResource {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.key(&self.key_id)?;
         at.service.kms.tags().tag(&key, &tags(self.tags)?, at.caller).map(|()| Empty {})
@@ -34,9 +31,6 @@ pub(super) struct UntagResource {
 
 impl AwsOperation for UntagResource {
     type Output = Empty;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         let key = at.key(&self.key_id)?;
         at.service.kms.tags().untag(&key, &self.tag_keys, at.caller).map(|()| Empty {})
@@ -65,9 +59,6 @@ pub(super) struct TagList {
 impl AwsOperation for ListResourceTags {
     type Output = TagList;
     const READS: bool = true;
-    fn names_key(&self) -> Option<&str> {
-        Some(&self.key_id)
-    }
     fn perform(self, at: &At<'_>) -> Result<TagList> {
         let key = at.key(&self.key_id)?;
         at.service.kms.authorizer().ask(&key, "ListResourceTags", at.caller)?;

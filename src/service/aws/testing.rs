@@ -25,7 +25,8 @@ pub(super) const EAST: &str = "us-east-1";
 pub(super) const WEST: &str = "eu-west-1";
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
-struct SetClock(Arc<AtomicI64>, Arc<AtomicI64>);
+/// The wall clock and the clock since boot, in milliseconds.
+pub(super) struct SetClock(pub(super) Arc<AtomicI64>, pub(super) Arc<AtomicI64>);
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
@@ -34,6 +35,20 @@ impl Clock for SetClock {
     fn since_boot(&self) -> i64 {
         self.1.load(Ordering::Relaxed)
     }
+}
+
+/// A new installation of account [`A`], with account [`B`].
+pub(super) fn installed(dir: &tempfile::TempDir, env: Env, role: Role) -> Arc<Service> {
+    let data = DataDir::at(&dir.path().join("data")).unwrap();
+    let (key, config) =
+        (dir.path().join("root.key"), InstallationConfig { account: Some(A.into()), ..Default::default() });
+    Service::init(&data, &env, &RootChoice::File(key.clone()), &config).unwrap();
+    let lock = data.try_lock(&env, "test").unwrap().unwrap();
+    let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
+    let service = Service::open(data, env, lock, &RootUnlock::File(key), opening).unwrap();
+    let owner = service.caller_of(0, "test").unwrap();
+    service.kms.iam().create_account("other", Some(B), &owner).unwrap();
+    service
 }
 
 pub(super) struct Lab {
@@ -51,15 +66,8 @@ impl Lab {
         let since_boot = Arc::new(AtomicI64::new(1000));
         let clock = Arc::new(SetClock(now.clone(), since_boot.clone()));
         let env = Env { clock, rng: Arc::new(SystemRng), boot_id: "test".into() };
-        let data = DataDir::at(&dir.path().join("data")).unwrap();
-        let (key, config) =
-            (dir.path().join("root.key"), InstallationConfig { account: Some(A.into()), ..Default::default() });
-        Service::init(&data, &env, &RootChoice::File(key.clone()), &config).unwrap();
-        let lock = data.try_lock(&env, "test").unwrap().unwrap();
-        let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-        let service = Service::open(data, env, lock, &RootUnlock::File(key), opening).unwrap();
+        let service = installed(&dir, env, Role::Daemon);
         let lab = Self { service, dir, now, since_boot, requests: AtomicU64::new(0) };
-        lab.service.kms.iam().create_account("other", Some(B), &lab.owner()).unwrap();
         lab
     }
 

@@ -1,34 +1,23 @@
 //! An installation with users and a clock that is set, and its operations by their names.
 
+use super::testing::{A, B, SetClock, installed};
 use super::{Signed, find};
-use crate::env::{Clock, Env, Timestamp};
+use crate::env::Env;
 use crate::error::Result;
 use crate::iam::{NewUser, PrincipalRef};
 use crate::kms::policy::Policy;
-use crate::kms::{Authority, Caller, InstallationConfig, RootChoice, RootUnlock};
+use crate::kms::{Authority, Caller};
 use crate::ledger::RequestInfo;
-use crate::service::datadir::DataDir;
-use crate::service::{GRACE, OpenAs, Role, Service};
+use crate::service::{Role, Service};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-pub(crate) const ACCOUNT: &str = "111122223333";
-pub(crate) const OTHER: &str = "444455556666";
+pub(crate) const ACCOUNT: &str = A;
+pub(crate) const OTHER: &str = B;
 /// 2026-03-01T12:00:00Z.
 pub(crate) const START: i64 = 1_772_366_400_000;
 pub(crate) const DAY: i64 = 24 * 60 * 60 * 1000;
-
-struct Set(Arc<AtomicI64>);
-
-impl Clock for Set {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
-    }
-    fn since_boot(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-}
 
 /// Two accounts in us-east-1, the first of which is the installation's own.
 pub(crate) struct World {
@@ -40,16 +29,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let (dir, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(START)));
-        let env = Env { clock: Arc::new(Set(now.clone())), ..Env::system() };
-        let (data, key) = (DataDir::at(&dir.path().join("data")).unwrap(), dir.path().join("root.key"));
-        let config = InstallationConfig { account: Some(ACCOUNT.into()), ..InstallationConfig::default() };
-        Service::init(&data, &env, &RootChoice::File(key.clone()), &config).unwrap();
-        let lock = data.try_lock(&env, "test").unwrap().unwrap();
-        let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
-        let service = Service::open(data, env, lock, &RootUnlock::File(key), opening).unwrap();
-        let world = Self { _dir: dir, now, service };
-        world.service.kms.iam().create_account("other", Some(OTHER), &world.local()).unwrap();
-        world
+        let env = Env { clock: Arc::new(SetClock(now.clone(), now.clone())), ..Env::system() };
+        let service = installed(&dir, env, Role::Command);
+        Self { _dir: dir, now, service }
     }
 
     pub(crate) fn pass(&self, ms: i64) {

@@ -105,6 +105,17 @@ pub(super) fn parse<O: DeserializeOwned>(input: Value) -> Result<O> {
     })
 }
 
+/// Takes a member out of a request, and parses it.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn take<T: DeserializeOwned>(input: &mut Value, member: &str) -> Result<Option<T>> {
+    let Some(value) = input.as_object_mut().and_then(|members| members.remove(member)) else { return Ok(None) };
+    // With its name, which an error then tells.
+    let named = Value::from_iter([(member, value)]);
+    Ok(parse::<BTreeMap<String, T>>(named)?.remove(member))
+}
+
 /// What serde says of a value of the wrong type, without the value: it may be a secret in the wrong member.
 fn without_value(why: &str) -> String {
     let wrong = ["invalid type: ", "invalid value: "].into_iter().find(|start| why.starts_with(start));
