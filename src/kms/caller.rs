@@ -72,9 +72,7 @@ impl Caller {
     pub fn service(principal: String, name: &str, client: &str) -> Self {
         Self { via_service: Some(name.to_owned()), ..Self::new(principal, client, Authority::Settled) }
     }
-}
 
-impl Caller {
     /// The ARNs that a grant to this caller can name: its own, and of a role's session that of the role.
     pub(super) fn principals(&self) -> impl Iterator<Item = &str> {
         let role = match &self.authority {

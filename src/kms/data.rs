@@ -147,7 +147,8 @@ impl Crypto {
         Self { env, scope, ledger, store, backing, authorizer, keys }
     }
 
-    /// A key's record, if this caller may use it now with that context, and it has that usage.
+    /// A key's record, if this caller may use it now with that context, and it has that usage. A dry run is not ended here, as
+    /// the algorithm is still to be checked ([`Caller::unless_dry_run`]).
     pub(super) fn usable(
         &self,
         verb: &str,
@@ -163,7 +164,6 @@ impl Crypto {
             let what = format!("{shown}: key {arn} is for {}, not for {usage}", key.usage);
             return Err(Error::new(Kind::Usage, what).reason(Reason::InvalidKeyUsage));
         }
-        caller.unless_dry_run(shown)?;
         Ok(key)
     }
 
@@ -197,9 +197,8 @@ impl Crypto {
         (ctx, facts): (&EncryptionContext, &Facts),
         caller: &Caller,
     ) -> Result<KeyRecord> {
-        let live = Caller { dry_run: false, ..caller.clone() };
         let facts = Facts::new().text(Key::EncryptionAlgorithm, "SYMMETRIC_DEFAULT").and(facts);
-        let key = self.usable(verb, name, KeyUsage::EncryptDecrypt, (ctx, &facts), &live)?;
+        let key = self.usable(verb, name, KeyUsage::EncryptDecrypt, (ctx, &facts), caller)?;
         check_algorithm(&key, shown(verb), EncryptionAlgorithm::SymmetricDefault)?;
         caller.unless_dry_run(shown(verb))?;
         Ok(key)
@@ -242,22 +241,37 @@ impl Crypto {
         plain: &[u8],
         caller: &Caller,
     ) -> Result<Encrypted> {
+        self.seal_made(act, key, algorithm, (ctx, facts), (|| Ok(plain), |plain| plain), caller).map(|(_, made)| made)
+    }
+
+    /// The same with something that is made only if the caller may, and its bytes, which are encrypted. Returns it, too.
+    pub(super) fn seal_made<M>(
+        &self,
+        act: Act,
+        key: &KeyRef,
+        algorithm: EncryptionAlgorithm,
+        (ctx, facts): (&EncryptionContext, &Facts),
+        (make, bytes): (impl FnOnce() -> Result<M>, impl Fn(&M) -> &[u8]),
+        caller: &Caller,
+    ) -> Result<(M, Encrypted)> {
         let facts = key.facts().text(Key::EncryptionAlgorithm, algorithm.name()).and(facts);
         let verb = act.name().trim_start_matches("kms:").to_owned();
         let name = self.store.resolve(key)?;
-        let (arn, live) = (self.scope.arn_of(&name), Caller { dry_run: false, ..caller.clone() });
+        let arn = self.scope.arn_of(&name);
         let act = act.key(arn.clone()).context(ctx);
-        let sealed = self.usable(&verb, &name, KeyUsage::EncryptDecrypt, (ctx, &facts), &live).and_then(|key| {
+        let sealed = self.usable(&verb, &name, KeyUsage::EncryptDecrypt, (ctx, &facts), caller).and_then(|key| {
             check_algorithm(&key, shown(&verb), algorithm)?;
             check_context(shown(&verb), algorithm, ctx)?;
             caller.unless_dry_run(shown(&verb))?;
+            let made = make()?;
+            let plain = bytes(&made);
             if algorithm != EncryptionAlgorithm::SymmetricDefault {
                 let blob = keys::encrypt(key.spec, &public_of(&key)?, algorithm, plain)?;
-                return Ok(Encrypted { blob, key_arn: arn, key_material_id: String::new(), algorithm });
+                return Ok((made, Encrypted { blob, key_arn: arn, key_material_id: String::new(), algorithm }));
             }
             let (backing, material) = self.backing.current(&key)?;
             let blob = backing.seal(ctx, plain, &*self.env.rng)?;
-            Ok(Encrypted { blob, key_arn: arn, key_material_id: material.to_string(), algorithm })
+            Ok((made, Encrypted { blob, key_arn: arn, key_material_id: material.to_string(), algorithm }))
         });
         self.used(caller, act, sealed, |e| e)
     }
@@ -357,8 +371,8 @@ impl Crypto {
         let named = from.key.ok_or_else(|| {
             Error::new(Kind::Usage, format!("{verb}: a ciphertext of an asymmetric key needs the key's id"))
         })?;
-        let (name, live) = (self.store.resolve(named)?, Caller { dry_run: false, ..caller.clone() });
-        let key = self.usable(verb, &name, KeyUsage::EncryptDecrypt, (from.context, facts), &live)?;
+        let name = self.store.resolve(named)?;
+        let key = self.usable(verb, &name, KeyUsage::EncryptDecrypt, (from.context, facts), caller)?;
         check_algorithm(&key, verb, from.algorithm)?;
         check_context(verb, from.algorithm, from.context)?;
         caller.unless_dry_run(verb)?;

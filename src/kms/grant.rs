@@ -183,7 +183,7 @@ impl Grants {
         let made = self.ledger.audited(caller, act, |tx| {
             let key = self.store.load(&id)?.record;
             self.may_create(&key, &spec, caller)?;
-            KeyRecord { state: key.state_at(self.env.now()), ..key }.check_usable("CreateGrant", &arn)?;
+            key.check_usable("CreateGrant", &arn, self.env.now())?;
             caller.unless_dry_run("CreateGrant")?;
             if spec.name.is_some() {
                 let mut of_grantee = self.granted.of(&id, Some(&spec.grantee))?.into_iter();

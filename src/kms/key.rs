@@ -367,7 +367,7 @@ impl Keys {
     /// Refuses the use of a key that is not enabled, or whose imported material is gone.
     pub(super) fn check_usable(&self, key: &KeyRecord, verb: &str) -> Result<()> {
         let arn = self.scope.arn_of(&key.key());
-        KeyRecord { state: self.state_of(key), ..key.clone() }.check_usable(verb, &arn)
+        key.check_usable(verb, &arn, self.env.now())
     }
 
     /// Changes a customer managed key in an audited transaction, if its policy allows it.

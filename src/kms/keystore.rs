@@ -209,10 +209,10 @@ pub(super) fn invalid_state(verb: &str, arn: &str, why: &str, hint: &str) -> Err
 }
 
 impl KeyRecord {
-    /// Refuses the use of a key that is not enabled.
-    pub(super) fn check_usable(&self, verb: &str, arn: &str) -> Result<()> {
+    /// Refuses the use of a key that is not enabled now.
+    pub(super) fn check_usable(&self, verb: &str, arn: &str, now: Timestamp) -> Result<()> {
         let err = |why: &str| Error::new(Kind::KeyUnavailable, format!("{verb}: key {arn} {why}"));
-        match self.state {
+        match self.state_at(now) {
             KeyState::Enabled => Ok(()),
             KeyState::Disabled => {
                 let err = err("is disabled").reason(Reason::KeyDisabled);

@@ -58,9 +58,8 @@ impl Crypto {
     ) -> Result<R> {
         let name = self.store.resolve(key)?;
         let arn = self.scope.arn_of(&name);
-        let live = Caller { dry_run: false, ..caller.clone() };
         let (none, facts) = (EncryptionContext::new(), key.facts().and(&facts));
-        let used = self.usable(verb, &name, usage, (&none, &facts), &live).and_then(|key| use_it(&key, &arn));
+        let used = self.usable(verb, &name, usage, (&none, &facts), caller).and_then(|key| use_it(&key, &arn));
         self.used(caller, Act::new(format!("kms:{verb}")).key(arn), used, |e| e)
     }
 
@@ -226,11 +225,11 @@ impl Crypto {
         ctx: &EncryptionContext,
         caller: &Caller,
     ) -> Result<(DataKeyPair, Encrypted)> {
-        let pair = keys::generate_pair(spec)?;
         let facts = Facts::new().text(Key::DataKeyPairSpec, spec.name());
         let (act, algorithm) = (Act::new(format!("kms:{verb}")), EncryptionAlgorithm::SymmetricDefault);
-        let sealed = self.seal_with(act, key, algorithm, (ctx, &facts), &pair.private, caller)?;
-        Ok((pair, sealed))
+        // An RSA pair takes up to a second: not before the caller is known to be allowed.
+        let pair = || keys::generate_pair(spec);
+        self.seal_made(act, key, algorithm, (ctx, &facts), (pair, private_of), caller)
     }
 
     /// 1 to 1024 random bytes. Not authorized here ([`super::Authorizer::ask_own`]).
@@ -244,6 +243,10 @@ impl Crypto {
         }
         self.used(caller, Act::new("kms:GenerateRandom"), Ok(Plaintext(random_bytes(bytes))), |e| e)
     }
+}
+
+fn private_of(pair: &DataKeyPair) -> &[u8] {
+    &pair.private
 }
 
 fn check_signing(key: &KeyRecord, verb: &str, algorithm: SigningAlgorithm) -> Result<()> {
