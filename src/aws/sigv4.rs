@@ -151,7 +151,7 @@ fn presigned(query: &str) -> bool {
     })
 }
 
-/// Checks that the signature covers what it must, and only what is there.
+/// Checks that the signature covers the headers that it must, and names none that the request does not have.
 fn covers(request: &Received<'_>, signed: &[String]) -> Result<(), Fault> {
     let is_signed = |name: &str| signed.binary_search_by(|s| s.as_str().cmp(name)).is_ok();
     if !is_signed(HOST.as_str()) {

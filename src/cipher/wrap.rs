@@ -636,20 +636,9 @@ pub fn seal_local(root: &Secret<32>, aad: &[u8], plain: &[u8], rng: &dyn Rng) ->
 /// # Errors
 /// [`Kind::Integrity`] if it was altered, has another length, or was sealed under another key or `aad`.
 pub fn open_local<const N: usize>(root: &Secret<32>, aad: &[u8], sealed: &[u8]) -> Result<Secret<N>> {
-    let bad = |why: &str| Error::new(Kind::Integrity, format!("sealed secret: {why}"));
-    if sealed.len() != LOCAL_HEAD + N + TAG || sealed[0] != 1 {
-        return Err(bad("it is not of the expected form"));
-    }
-    let mut nonce = [0u8; 12];
-    nonce.copy_from_slice(&sealed[1..LOCAL_HEAD]);
-    let (ciphertext, tag) = sealed[LOCAL_HEAD..].split_at(N);
-    Secret::try_build(|out| {
-        out.copy_from_slice(ciphertext);
-        if open_in_place(local_key(root).expose(), nonce, aad, tag, out)? {
-            return Ok(());
-        }
-        Err(bad("it was altered, or sealed under another root key or for something else"))
-    })
+    let parts = LocalSeal::parse(sealed).filter(|parts| parts.ciphertext.len() == N);
+    let parts = parts.ok_or_else(|| bad_seal("it is not of the expected form"))?;
+    Secret::try_build(|out| parts.open(root, aad, out))
 }
 
 /// Opens bytes of any length sealed by [`seal_local`]; wiped when dropped.
@@ -657,18 +646,40 @@ pub fn open_local<const N: usize>(root: &Secret<32>, aad: &[u8], sealed: &[u8]) 
 /// # Errors
 /// As [`open_local`].
 pub fn open_local_bytes(root: &Secret<32>, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-    let bad = |why: &str| Error::new(Kind::Integrity, format!("sealed secret: {why}"));
-    if sealed.len() < LOCAL_HEAD + TAG || sealed[0] != 1 {
-        return Err(bad("it is not of the expected form"));
+    let parts = LocalSeal::parse(sealed).ok_or_else(|| bad_seal("it is not of the expected form"))?;
+    let mut out = Zeroizing::new(vec![0; parts.ciphertext.len()]);
+    parts.open(root, aad, &mut out)?;
+    Ok(out)
+}
+
+fn bad_seal(why: &str) -> Error {
+    Error::new(Kind::Integrity, format!("sealed secret: {why}"))
+}
+
+/// The fields of a local seal.
+struct LocalSeal<'a> {
+    nonce: [u8; 12],
+    ciphertext: &'a [u8],
+    tag: &'a [u8],
+}
+
+impl<'a> LocalSeal<'a> {
+    fn parse(sealed: &'a [u8]) -> Option<Self> {
+        let (head, rest) = sealed.split_first_chunk::<LOCAL_HEAD>()?;
+        let (ciphertext, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
+        let mut nonce = [0u8; 12];
+        nonce.copy_from_slice(&head[1..]);
+        (head[0] == 1).then_some(Self { nonce, ciphertext, tag })
     }
-    let mut nonce = [0u8; 12];
-    nonce.copy_from_slice(&sealed[1..LOCAL_HEAD]);
-    let (ciphertext, tag) = sealed[LOCAL_HEAD..].split_at(sealed.len() - LOCAL_HEAD - TAG);
-    let mut out = Zeroizing::new(ciphertext.to_vec());
-    if open_in_place(local_key(root).expose(), nonce, aad, tag, &mut out)? {
-        return Ok(out);
+
+    /// Opens it into `out`, which is as long as the ciphertext.
+    fn open(&self, root: &Secret<32>, aad: &[u8], out: &mut [u8]) -> Result<()> {
+        out.copy_from_slice(self.ciphertext);
+        match open_in_place(local_key(root).expose(), self.nonce, aad, self.tag, out)? {
+            true => Ok(()),
+            false => Err(bad_seal("it was altered, or sealed under another root key or for something else")),
+        }
     }
-    Err(bad("it was altered, or sealed under another root key or for something else"))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub use access_keys::{AccessKey, MAX_ACCESS_KEYS, NewAccessKey};
 pub use accounts::MAX_ACCOUNTS;
 pub use base::{CheckPolicy, Iam, Of};
 pub use credential::{Credential, Principal, PrincipalKind};
-pub use name::{PrincipalRef, Sort, Tags, check_account};
+pub use name::{PrincipalRef, Sort, Tags, check_account, is_account};
 pub use principals::{
     MAX_POLICIES, MAX_ROLES, MAX_SESSION_SECONDS, MAX_TRUST, MAX_USERS, NewRole, NewUser, UserOrRole,
 };

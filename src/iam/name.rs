@@ -70,12 +70,18 @@ pub(super) fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a text is the id of an account: 12 digits.
+#[must_use]
+pub fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Checks an account id: 12 digits.
 ///
 /// # Errors
 /// [`Kind::Usage`].
 pub fn check_account(id: &str) -> Result<()> {
-    if id.len() == 12 && id.bytes().all(|b| b.is_ascii_digit()) {
+    if is_account(id) {
         return Ok(());
     }
     Err(usage(format!("account {id:?} must be 12 digits")))

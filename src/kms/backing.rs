@@ -150,7 +150,7 @@ type Generated = (Zeroizing<Vec<u8>>, Option<Vec<u8>>);
 
 /// New material for a key.
 fn generate(spec: KeySpec) -> Result<Generated> {
-    if spec.is_symmetric() && !spec.is_mac() {
+    if spec == KeySpec::SymmetricDefault {
         let secret = Secret::<32>::random();
         return Ok((Zeroizing::new(secret.expose().to_vec()), None));
     }

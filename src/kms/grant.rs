@@ -17,6 +17,7 @@ use crate::cipher::hkdf_sha256;
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::iam::is_account;
 use crate::ledger::{Act, Ledger};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn is_principal(service: &str, resource: &str) -> bool {
 fn check_principal(what: &str, arn: &str) -> Result<()> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
     let good = matches!(fields[..], ["arn", "aws", service, "", account, resource]
-        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && is_principal(service, resource));
+        if is_account(account) && is_principal(service, resource));
     if !good || arn.contains(['*', '?']) || arn.len() > 256 {
         return Err(Error::new(Kind::Usage, format!("CreateGrant: {what} {arn:?} is not the ARN of a principal"))
             .reason(Reason::InvalidArn)

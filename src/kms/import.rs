@@ -17,7 +17,7 @@ use super::keystore::{BackingRecord, KeyRecord, KeyState, KeyStore, Origin, inva
 use super::name::KeyRef;
 use super::policy::{Facts, Key};
 use super::root::RootKey;
-use crate::cipher::keys::{WrappingAlgorithm, WrappingKey, WrappingKeySpec};
+use crate::cipher::keys::{KeySpec, WrappingAlgorithm, WrappingKey, WrappingKeySpec};
 use crate::cipher::wrap::{KeyMaterialId, open_local_bytes, seal_local};
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Reason, Result};
@@ -303,7 +303,7 @@ fn put(key: &mut KeyRecord, new: BackingRecord, is_new: Option<bool>, verb: &str
         key.backing.push(new);
         return Ok(());
     }
-    let rotates = key.spec.is_symmetric() && !key.spec.is_mac();
+    let rotates = key.spec == KeySpec::SymmetricDefault;
     if is_new != Some(true) || !rotates {
         return Err(other_material(verb));
     }

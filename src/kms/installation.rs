@@ -1,9 +1,11 @@
 //! The installation: its id, account, region and name, and its signing key.
 
+use super::name::is_region;
 use super::root::RootKey;
 use crate::cipher::wrap::{open_local, seal_local};
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::iam::check_account;
 use crate::ledger::Record;
 use crate::ledger::catalog::INSTALLATION;
 use crate::secret::Secret;
@@ -76,18 +78,15 @@ impl InstallationConfig {
     pub fn check(&self) -> Result<()> {
         let usage = |what: String| Err(Error::new(Kind::Usage, what));
         let Self { account, region, name } = self;
-        let in_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if region.is_empty() || region.len() > 32 || !region.bytes().all(in_region) {
+        if !is_region(region) {
             return usage(format!("region {region:?} must have 1 to 32 characters of a-z 0-9 -"));
         }
         if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
             return usage("the installation's name must have 1 to 128 characters and no control characters".into());
         }
         match account {
-            Some(account) if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) => {
-                usage(format!("account {account:?} must be 12 digits"))
-            }
-            _ => Ok(()),
+            Some(account) => check_account(account),
+            None => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::policy::{Facts, Key};
 use super::scope::{KeyName, Place};
 use crate::cipher::wrap::KeyId;
 use crate::error::{Error, Kind, Reason, Result};
+use crate::iam::is_account;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -148,7 +149,7 @@ impl FromStr for KeyRef {
         let fields: Vec<&str> = s.splitn(6, ':').collect();
         let ["arn", "aws", "kms", region, account, resource] = fields[..] else { return Err(bad()) };
         // Ids of rows are made of these.
-        if !is_region(region) || account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+        if !is_region(region) || !is_account(account) {
             return Err(bad());
         }
         let target = match resource.strip_prefix("key/") {

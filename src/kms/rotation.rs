@@ -13,6 +13,7 @@ use super::name::KeyRef;
 use super::policy::{Facts, Key};
 use super::scope::{KeyName, Scope};
 use super::waiting::Deletions;
+use crate::cipher::keys::KeySpec;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Act, Tx};
@@ -68,7 +69,7 @@ impl Rotations {
             let what = format!("{verb}: key {arn} {why}");
             Err(Error::new(Kind::Unsupported, what).hint("rotate it manually: create a key and update the alias"))
         };
-        if !key.spec.is_symmetric() || key.spec.is_mac() {
+        if key.spec != KeySpec::SymmetricDefault {
             return unsupported("is not a symmetric encryption key, and only those rotate");
         }
         if by_itself && key.origin == Origin::External {
@@ -126,7 +127,7 @@ impl Rotations {
     /// [`Kind::Unsupported`] for an asymmetric or HMAC key; as [`Keys::describe`].
     pub fn status(&self, key: &KeyRef) -> Result<RotationStatus> {
         let mut record = self.store.find(key)?.record;
-        if record.spec.is_asymmetric() || record.spec.is_mac() {
+        if record.spec != KeySpec::SymmetricDefault {
             let arn = self.scope.arn_of(&record.key());
             let what = format!("GetKeyRotationStatus: key {arn} is not a symmetric encryption key");
             return Err(Error::new(Kind::Unsupported, what));

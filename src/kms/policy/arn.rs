@@ -14,8 +14,3 @@ pub(super) fn region_of(arn: &str) -> &str {
 pub(super) fn service_of(arn: &str) -> Option<&str> {
     arn.splitn(6, ':').nth(5)?.strip_prefix("service/")
 }
-
-/// Whether a text is the id of an account: 12 digits.
-pub(super) fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
-}

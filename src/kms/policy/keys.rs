@@ -5,13 +5,13 @@
 //! condition keys"; IAM User Guide, "AWS global condition context keys", "Available keys for AWS STS".
 
 use super::actions::uses_a_key;
-use super::arn::is_account;
 use super::choice;
 use super::choice::{BOOL, Choice};
 use super::kind::Kind;
 use super::pattern::{fold_case, wild};
 use super::words::is_service;
 use crate::cipher::wrap::MAX_CONTEXT;
+use crate::iam::is_account;
 
 /// A condition key that this build can evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]

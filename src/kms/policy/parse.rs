@@ -1,6 +1,5 @@
 //! Parses a policy. Strict: a field that is unknown, repeated or of the wrong type is refused, with its location.
 
-use super::arn::is_account;
 use super::condition::Condition;
 use super::document::{Flaw, Json, Read, malformed, object, text, texts, values};
 use super::kind::{Kind, Version};
@@ -10,6 +9,7 @@ use super::words::{is_any_service_principal, is_service_principal};
 use super::{Names, Policy, Principal, Statement, Whom};
 use crate::cipher::wrap::KeyId;
 use crate::error::{self, Error, Result};
+use crate::iam::is_account;
 use std::collections::HashSet;
 
 /// The longest key policy, bytes (KMS API Reference, PutKeyPolicy).

@@ -4,7 +4,6 @@ use super::key::KeyMetadata;
 use super::operation::{At, AwsOperation};
 use super::values::{Empty, Tag, tag_list, tags};
 use crate::error::Result;
-use crate::kms::policy::{Facts, Key};
 use crate::kms::{KeyRef, NewReplica};
 use serde::{Deserialize, Serialize};
 
@@ -43,15 +42,6 @@ impl AwsOperation for ReplicateKey {
             bypass_lockout_check: self.bypass_policy_lockout_safety_check,
             tags: &tags,
         };
-        // The replica is a new key of its Region: creating it takes the permissions for that, too.
-        let facts = Facts::new()
-            .text(Key::RequestedRegion, self.replica_region.clone())
-            .request_tags(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let authorizer = at.service.kms.authorizer();
-        authorizer.ask_own_about("CreateKey", "*", &facts, at.caller)?;
-        if !tags.is_empty() {
-            authorizer.ask_own_about("TagResource", "*", &facts, at.caller)?;
-        }
         let made = at.service.kms.replicas().replicate(&key, &new, at.caller)?;
         let replica_policy = at.service.kms.policies().shown(&KeyRef::named(&made.key))?;
         Ok(ReplicaOutput { replica_key_metadata: made.into(), replica_policy, replica_tags: tag_list(tags) })

@@ -17,6 +17,13 @@ mod redact;
 #[allow(dead_code, unused_imports)]
 pub mod policy;
 
+/// The name of the principals' layer that policies use.
+pub mod iam {
+    pub fn is_account(text: &str) -> bool {
+        text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+    }
+}
+
 /// The names of the cipher that policies use.
 #[allow(missing_docs)]
 pub mod cipher {
