@@ -49,8 +49,13 @@ fn an_account_with_a_user_a_role_policies_and_keys() {
     assert_eq!(s.ids(&["principal", "list", "--account", &team]), std::slice::from_ref(&arn));
     let role = s.json(&["principal", "show", "role/deploy"]);
     assert_eq!((role["trust"].as_str(), role["max_session_seconds"].as_u64()), (Some(TRUST), Some(7200)));
-    s.ok(&["principal", "update-trust", "role/deploy", &policy]);
-    assert_eq!(s.json(&["principal", "show", "role/deploy"])["trust"].as_str(), Some(POLICY));
+    s.fails(2, &["principal", "update-trust", "role/deploy", &policy], &["trust policy", "sts:AssumeRole"]);
+    assert_eq!(s.json(&["principal", "show", "role/deploy"])["trust"].as_str(), Some(TRUST));
+    let other = TRUST.replace(r#"{"AWS": "*"}"#, r#"{"AWS": "444455556666"}"#);
+    assert_ne!(other, TRUST);
+    std::fs::write(s.path("other"), &other).unwrap();
+    s.ok(&["principal", "update-trust", "role/deploy", s.path("other").to_str().unwrap()]);
+    assert_eq!(s.json(&["principal", "show", "role/deploy"])["trust"].as_str(), Some(&*other));
 
     s.ok(&["principal", "policy", "put", &arn, "use-keys", &policy]);
     assert_eq!(s.json(&["principal", "policy", "show", &arn, "use-keys"])["document"].as_str(), Some(POLICY));

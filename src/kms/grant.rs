@@ -185,6 +185,11 @@ impl Grants {
             let key = self.store.load(&id)?.record;
             self.may_create(&key, &spec, caller)?;
             key.check_usable("CreateGrant", &arn, self.env.now())?;
+            if let Some(none) = spec.operations.iter().find(|o| !o.suits(key.spec, key.usage)) {
+                let what =
+                    format!("CreateGrant: key {arn}, of spec {} for {}, does not have {none}", key.spec, key.usage);
+                return Err(Error::new(Kind::Usage, what).hint("name operations that the key has"));
+            }
             caller.unless_dry_run("CreateGrant")?;
             if spec.name.is_some() {
                 let mut of_grantee = self.granted.of(&id, Some(&spec.grantee))?.into_iter();

@@ -3,6 +3,7 @@
 use super::caller::Wanted;
 use super::policy::fold_case;
 use super::scope::{KeyName, Place};
+use crate::cipher::keys::{KeySpec, KeyUsage};
 use crate::cipher::wrap::{EncryptionContext, KeyId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
@@ -76,6 +77,22 @@ impl Operation {
         Self::VerifyMac,
         Self::DeriveSharedSecret,
     ];
+
+    /// Whether a key of this spec and usage has the operation (KMS Developer Guide, "Grant operations").
+    pub(super) fn suits(self, spec: KeySpec, usage: KeyUsage) -> bool {
+        match self {
+            Self::Decrypt | Self::Encrypt | Self::ReEncryptFrom | Self::ReEncryptTo => {
+                usage == KeyUsage::EncryptDecrypt
+            }
+            Self::GenerateDataKey | Self::GenerateDataKeyWithoutPlaintext => spec == KeySpec::SymmetricDefault,
+            Self::GenerateDataKeyPair | Self::GenerateDataKeyPairWithoutPlaintext => spec == KeySpec::SymmetricDefault,
+            Self::Sign | Self::Verify => usage == KeyUsage::SignVerify,
+            Self::GetPublicKey => spec.is_asymmetric(),
+            Self::GenerateMac | Self::VerifyMac => usage == KeyUsage::GenerateVerifyMac,
+            Self::DeriveSharedSecret => usage == KeyUsage::KeyAgreement,
+            Self::CreateGrant | Self::RetireGrant | Self::DescribeKey => true,
+        }
+    }
 
     /// Whether the operation has an encryption context, to which a constraint applies.
     const fn has_context(self) -> bool {
