@@ -67,8 +67,7 @@ impl Lab {
         let clock = Arc::new(SetClock(now.clone(), since_boot.clone()));
         let env = Env { clock, rng: Arc::new(SystemRng), boot_id: "test".into() };
         let service = installed(&dir, env, Role::Daemon);
-        let lab = Self { service, dir, now, since_boot, requests: AtomicU64::new(0) };
-        lab
+        Self { service, dir, now, since_boot, requests: AtomicU64::new(0) }
     }
 
     /// Lets time pass on both clocks.
