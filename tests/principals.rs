@@ -63,7 +63,7 @@ fn an_account_with_a_user_a_role_policies_and_keys() {
     assert!(s.ids(&["principal", "policy", "list", "user/alice"]).is_empty());
     std::fs::write(s.path("bad"), "{").unwrap();
     let bad = s.path("bad").to_str().unwrap().to_owned();
-    s.fails(2, &["principal", "policy", "put", &arn, "x", &bad], &["not JSON"]);
+    s.fails(2, &["principal", "policy", "put", &arn, "x", &bad], &["identity policy", "not valid JSON"]);
 
     let key = s.json(&["principal", "key", "create", &arn]);
     let (id, secret) = (key["id"].as_str().unwrap(), key["secret"].as_str().unwrap());
