@@ -1,9 +1,11 @@
 //! Appends by many threads together: those that wait while a sync runs share the next one.
 //!
-//! A thread puts its record into the queue. If nobody is writing, it writes all that is queued, syncs once, and tells the
-//! others; otherwise it waits for one that does. In the same way the events of a batch share the commit of the head
-//! that counts them. The two stages run at the same time, and writing never waits for the catalog: a transaction whose
-//! intent is in the queue holds the catalog's turn.
+//! A thread puts its record into the queue. If nobody is writing, it writes all that is queued and syncs once; otherwise it
+//! waits. In the same way the events of a batch share the commit of the head that counts them. The two stages run at the
+//! same time, and writing never waits for the catalog: a transaction whose intent is in the queue holds the catalog's turn.
+//!
+//! Who ends a stage passes it on to one thread that waits for it. Each thread waits in a seat of its own, and is woken
+//! once for its result: waking all of them after each stage took more time than the rest of a request.
 
 use super::audit::{AuditHead, Entry, Log};
 use super::catalog::Catalog;
@@ -22,13 +24,43 @@ pub(super) enum Space {
     Reserve,
 }
 
-/// Where the thread that asked finds the result.
-type Slot<R> = Arc<Mutex<Option<Result<R>>>>;
+/// What a waiting thread is woken for.
+#[derive(Default)]
+struct Told {
+    /// To write what is queued.
+    writes: bool,
+    /// To commit the head.
+    commits: bool,
+    result: Option<Result<u64>>,
+}
 
+/// Where a waiting thread is told; it alone waits there, so each wake is for the thread that has something to do.
+#[derive(Default)]
+struct Seat {
+    told: Mutex<Told>,
+    wake: Condvar,
+}
+
+impl Seat {
+    fn tell(&self, how: impl FnOnce(&mut Told)) {
+        how(&mut self.told.lock());
+        self.wake.notify_one();
+    }
+}
+
+/// A record that waits to be written.
 struct Waiting {
     entry: Entry,
     space: Space,
-    sequence: Slot<u64>,
+    /// The thread also waits until a committed head counts the record.
+    counted: bool,
+    seat: Arc<Seat>,
+}
+
+/// A record that is durable, and waits for a head that counts it.
+struct Uncounted {
+    sequence: u64,
+    seat: Arc<Seat>,
 }
 
 /// The results of a batch, in its order; and of the log then, its head and whether it has its reserve.
@@ -41,10 +73,10 @@ struct Written {
 #[derive(Default)]
 struct Queue {
     records: Vec<Waiting>,
-    heads: Vec<Slot<()>>,
-    /// A thread writes the log.
+    heads: Vec<Uncounted>,
+    /// A thread writes the log, or was told to.
     writing: bool,
-    /// A thread commits the head.
+    /// A thread commits the head, or was told to.
     committing: bool,
     /// The durable log's head.
     head: Option<AuditHead>,
@@ -58,24 +90,43 @@ struct Queue {
     batches: u64,
 }
 
+impl Queue {
+    /// Passes on the stage of writing, to a thread whose record is queued.
+    fn next_writer(&mut self) {
+        self.writing = self.records.first().map(|next| next.seat.tell(|told| told.writes = true)).is_some();
+    }
+
+    /// Passes on the stage of committing, to a thread that waits for it.
+    fn next_committer(&mut self) {
+        self.committing = self.heads.first().map(|next| next.seat.tell(|told| told.commits = true)).is_some();
+    }
+
+    /// Notes that a committed head counts this many records.
+    fn counted(&mut self, count: u64) {
+        self.counted = self.counted.max(count);
+        let counted = self.counted;
+        self.heads.retain(|waiting| {
+            let done = waiting.sequence < counted;
+            if done {
+                waiting.seat.tell(|told| told.result = Some(Ok(waiting.sequence)));
+            }
+            !done
+        });
+    }
+}
+
 /// The log and the threads that append to it.
 pub(super) struct Group {
     log: Mutex<Option<Box<Log>>>,
     /// Why nothing can be changed and no key used, while there is no log.
     trouble: RwLock<Option<String>>,
     queue: Mutex<Queue>,
-    changed: Condvar,
 }
 
 impl Group {
     /// Has no log yet.
     pub(super) fn new() -> Self {
-        Self {
-            log: Mutex::new(None),
-            trouble: RwLock::new(Some("not checked yet".into())),
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-        }
+        Self { log: Mutex::new(None), trouble: RwLock::new(Some("not checked yet".into())), queue: Mutex::default() }
     }
 
     /// Makes a log ready. The catalog has committed a head that counts its records up to `counted`.
@@ -117,31 +168,101 @@ impl Group {
 
     /// Appends a record; it is durable on return. Returns its sequence.
     pub(super) fn append(&self, entry: Entry, space: Space) -> Result<u64> {
-        let sequence = Slot::default();
+        self.wait(&self.queue_record(entry, space, false), None)
+    }
+
+    /// Appends a record; on return it is durable, and a committed head counts it. Not for a thread inside a transaction.
+    pub(super) fn append_counted(&self, catalog: &Catalog, entry: Entry, space: Space) -> Result<u64> {
+        self.wait(&self.queue_record(entry, space, true), Some(catalog))
+    }
+
+    /// Commits a head that counts record `sequence`, which is durable.
+    pub(super) fn commit_head(&self, catalog: &Catalog, sequence: u64) -> Result<()> {
+        let seat = Arc::<Seat>::default();
+        {
+            let mut queue = self.queue.lock();
+            if queue.counted > sequence {
+                return Ok(());
+            }
+            queue.heads.push(Uncounted { sequence, seat: seat.clone() });
+            if !queue.committing {
+                queue.next_committer();
+            }
+        }
+        self.wait(&seat, Some(catalog)).map(drop)
+    }
+
+    fn queue_record(&self, entry: Entry, space: Space, counted: bool) -> Arc<Seat> {
+        let seat = Arc::<Seat>::default();
         let mut queue = self.queue.lock();
-        queue.records.push(Waiting { entry, space, sequence: sequence.clone() });
+        queue.records.push(Waiting { entry, space, counted, seat: seat.clone() });
+        if !queue.writing {
+            queue.next_writer();
+        }
+        seat
+    }
+
+    /// Waits for a result, and takes the part in the stages that falls to this thread meanwhile.
+    fn wait(&self, seat: &Seat, catalog: Option<&Catalog>) -> Result<u64> {
         loop {
-            if let Some(result) = sequence.lock().take() {
+            let told = {
+                let mut told = seat.told.lock();
+                while !told.writes && !told.commits && told.result.is_none() {
+                    seat.wake.wait(&mut told);
+                }
+                std::mem::take(&mut *told)
+            };
+            if told.writes {
+                self.write_queued();
+            }
+            if let (true, Some(catalog)) = (told.commits, catalog) {
+                self.commit_queued(catalog);
+            }
+            if let Some(result) = told.result {
                 return result;
             }
-            if queue.writing {
-                self.changed.wait(&mut queue);
-                continue;
+        }
+    }
+
+    /// Writes all that is queued, tells the threads that wait for it, and passes the stage on.
+    fn write_queued(&self) {
+        let (batch, may_reserve) = {
+            let mut queue = self.queue.lock();
+            (std::mem::take(&mut queue.records), queue.urgent == 0)
+        };
+        let written = self.write(&batch, may_reserve);
+        let mut queue = self.queue.lock();
+        // Before anyone is told: a transaction commits this head, which must count its intent.
+        if let Some((head, reserved)) = written.log {
+            (queue.head, queue.reserved) = (Some(head), reserved);
+        }
+        let mut done = Vec::with_capacity(batch.len());
+        for (waiting, result) in batch.into_iter().zip(written.results) {
+            match result {
+                Ok(sequence) if waiting.counted && queue.counted <= sequence => {
+                    queue.heads.push(Uncounted { sequence, seat: waiting.seat });
+                }
+                result => done.push((waiting.seat, result)),
             }
-            queue.writing = true;
-            let batch = std::mem::take(&mut queue.records);
-            let may_reserve = queue.urgent == 0;
-            let written = MutexGuard::unlocked(&mut queue, || self.write(&batch, may_reserve));
-            // Before anyone is told: a transaction commits this head, which must count its intent.
-            if let Some((head, reserved)) = written.log {
-                (queue.head, queue.reserved) = (Some(head), reserved);
-            }
-            for (waiting, result) in batch.iter().zip(written.results) {
-                *waiting.sequence.lock() = Some(result);
-            }
-            queue.writing = false;
-            queue.batches += 1;
-            self.changed.notify_all();
+        }
+        queue.batches += 1;
+        queue.next_writer();
+        if !queue.committing {
+            queue.next_committer();
+        }
+        drop(queue);
+        done.into_iter().for_each(|(seat, result)| seat.tell(|told| told.result = Some(result)));
+    }
+
+    /// Commits the head for all that wait for it, tells them, and passes the stage on.
+    fn commit_queued(&self, catalog: &Catalog) {
+        let waiting = std::mem::take(&mut self.queue.lock().heads);
+        // Another transaction may have counted them meanwhile.
+        let committed = if waiting.is_empty() { Ok(()) } else { self.commit_head_now(catalog) };
+        self.queue.lock().next_committer();
+        for Uncounted { sequence, seat } in waiting {
+            let result = committed.as_ref().map(|()| sequence).map_err(|e| e.replay());
+            seat.tell(|told| told.result = Some(result));
         }
     }
 
@@ -183,41 +304,9 @@ impl Group {
         Written { results, log: Some((log.head(), log.has_reserve())) }
     }
 
-    /// Commits a head that counts record `sequence`, which is durable.
-    pub(super) fn commit_head(&self, catalog: &Catalog, sequence: u64) -> Result<()> {
-        let result = Slot::default();
-        let mut queue = self.queue.lock();
-        queue.heads.push(result.clone());
-        loop {
-            if queue.counted > sequence {
-                return Ok(());
-            }
-            if let Some(result) = result.lock().take() {
-                return result;
-            }
-            if queue.committing {
-                self.changed.wait(&mut queue);
-                continue;
-            }
-            queue.committing = true;
-            let waiting = std::mem::take(&mut queue.heads);
-            let committed = MutexGuard::unlocked(&mut queue, || self.commit_head_now(catalog));
-            queue.committing = false;
-            match committed {
-                Ok(()) => {
-                    waiting.iter().for_each(|slot| *slot.lock() = Some(Ok(())));
-                }
-                Err(e) => waiting.iter().for_each(|slot| *slot.lock() = Some(Err(e.replay()))),
-            }
-            self.changed.notify_all();
-        }
-    }
-
     /// Notes that a head that counts this many records was committed.
     pub(super) fn counted(&self, count: u64) {
-        let mut queue = self.queue.lock();
-        queue.counted = queue.counted.max(count);
-        self.changed.notify_all();
+        self.queue.lock().counted(count);
     }
 
     /// Runs an urgent act: on a full disk it gives up the reserve, and tries again. Then takes space again.

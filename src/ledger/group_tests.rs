@@ -68,18 +68,21 @@ fn until(what: impl Fn() -> bool) {
     }
 }
 
+/// Whether a thread writes a batch, and nothing waits for the next one.
+fn is_writing(group: &Group) -> bool {
+    let queue = group.queue.lock();
+    queue.writing && queue.records.is_empty()
+}
+
 #[test]
 fn records_that_wait_for_a_sync_share_the_next_one_and_the_head() {
     let place = Place::new();
     let gate = place.hold_syncs();
     let group = &place.group;
     std::thread::scope(|scope| {
-        let record = |n: usize| {
-            let sequence = group.append(entry(&format!("test:{n}")), Space::Kept)?;
-            group.commit_head(&place.catalog, sequence).map(|()| sequence)
-        };
+        let record = |n: usize| group.append_counted(&place.catalog, entry(&format!("test:{n}")), Space::Kept);
         let first = scope.spawn(move || record(0));
-        until(|| group.queue.lock().writing);
+        until(|| is_writing(group));
         let others: Vec<_> = (1..16).map(|n| scope.spawn(move || record(n))).collect();
         until(|| group.queued() == 15);
         assert_eq!(group.head().unwrap().count, 1, "nothing is told before it is durable");
@@ -116,7 +119,7 @@ fn a_failed_sync_fails_everyone_in_the_batch_and_everyone_after() {
     std::thread::scope(|scope| {
         let append = |n: u32| group.append(entry(&format!("test:{n}")), Space::Kept);
         let first = scope.spawn(move || append(0));
-        until(|| group.queue.lock().writing);
+        until(|| is_writing(group));
         let others: Vec<_> = (1..8).map(|n| scope.spawn(move || append(n))).collect();
         until(|| group.queued() == 7);
         *gate.0.lock() = true;
@@ -136,12 +139,9 @@ fn an_intent_is_written_with_the_events_that_wait_while_its_transaction_holds_th
     let gate = place.hold_syncs();
     let group = &place.group;
     std::thread::scope(|scope| {
-        let record = |act: &str| {
-            let sequence = group.append(entry(act), Space::Kept)?;
-            group.commit_head(&place.catalog, sequence)
-        };
+        let record = |act: &str| group.append_counted(&place.catalog, entry(act), Space::Kept).map(drop);
         let first = scope.spawn(move || record("test:First"));
-        until(|| group.queue.lock().writing);
+        until(|| is_writing(group));
         let others: Vec<_> = (0..2).map(|_| scope.spawn(move || record("test:Event"))).collect();
         let intent = scope.spawn(|| {
             place.catalog.begin(true, |tx| {
@@ -175,7 +175,8 @@ fn on_a_full_disk_a_batch_is_parted_by_what_each_record_may_take() {
     });
     let group = &place.group;
     let batch = |spaces: &[Space]| -> Vec<Waiting> {
-        let waiting = |space: &Space| Waiting { entry: entry("test:Act"), space: *space, sequence: Slot::default() };
+        let waiting =
+            |space: &Space| Waiting { entry: entry("test:Act"), space: *space, counted: false, seat: Arc::default() };
         spaces.iter().map(waiting).collect()
     };
     let spaces = [Space::Reserve, Space::Kept, Space::Allocated, Space::Reserve];

@@ -258,7 +258,17 @@ impl Ledger {
     /// What the file system and the catalog report.
     pub fn check_rest(&self) -> Result<()> {
         self.outside_transaction()?;
-        if !self.unchecked.load(Ordering::Acquire) || self.group.ready().is_err() {
+        if self.group.ready().is_err() {
+            return Ok(());
+        }
+        if let Err(e) = self.catalog.check_rest() {
+            if e.kind() == Kind::Integrity {
+                tracing::error!(why = %e.line(), "the catalog is damaged: keys are unavailable");
+                self.group.close(e.what().to_owned());
+            }
+            return Err(e);
+        }
+        if !self.unchecked.load(Ordering::Acquire) {
             return Ok(());
         }
         let whole = self.look_at_whole()?;
@@ -549,9 +559,11 @@ impl Ledger {
         // A refusal neither restricts nor frees anything: it may not use the reserve.
         let urgent = act.is_urgent() && outcome.is_ok();
         let entry = Entry::new(RecordKind::Event, body)?;
-        let sequence = self.group.append(entry, if urgent { Space::Reserve } else { Space::Kept })?;
-        let count = || self.group.commit_head(&self.catalog, sequence);
-        if urgent { self.group.with_reserve(count) } else { count() }
+        if !urgent {
+            return self.group.append_counted(&self.catalog, entry, Space::Kept).map(drop);
+        }
+        let sequence = self.group.append(entry, Space::Reserve)?;
+        self.group.with_reserve(|| self.group.commit_head(&self.catalog, sequence))
     }
 
     /// Records a refusal; if that fails, the caller still gets the refusal.
