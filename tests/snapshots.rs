@@ -170,6 +170,6 @@ fn a_local_repository_takes_no_threads_of_its_own() {
     let comm =
         |thread| std::fs::read_to_string(format!("/proc/{}/task/{thread}/comm", server.pid())).unwrap_or_default();
     let names: Vec<String> = threads(Pid::from_raw(server.pid() as i32)).into_iter().map(comm).collect();
-    assert!(names.iter().any(|n| n.starts_with("coffer-catalog")), "{names:?}");
+    assert!(names.iter().any(|n| n.starts_with("sqlx-sqlite")), "{names:?}");
     assert!(!names.iter().any(|n| n.starts_with("coffer-objects")), "{names:?}");
 }

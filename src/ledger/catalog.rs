@@ -145,7 +145,7 @@ impl Catalog {
         Self::over(Arc::new(Sqlite::create(path)?), root)
     }
 
-    /// Opens the catalog at `path` and has SQLite check it.
+    /// Opens the catalog at `path`. SQLite checks a small one now, a large one in [`Catalog::check_rest`].
     ///
     /// # Errors
     /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for
@@ -221,11 +221,25 @@ impl Catalog {
         self.reading(|rows| rows.get(kind, id)).inspect(|found| self.count(usize::from(found.is_some())))
     }
 
+    /// Returns a cached row, or that there is none, without waiting for a running transaction: its changes are not committed,
+    /// and this thread may not wait for the sync of one. `None`: not cached, or this thread's own transaction must be asked.
+    fn known(&self, kind: &str, id: &str) -> Option<Option<Arc<Row>>> {
+        if self.turn.is_owned_by_current_thread() {
+            return None;
+        }
+        let changes = self.store.changes().ok()?;
+        let cache = self.cache.lock();
+        if cache.is_at(changes) { cache.row(kind, id) } else { None }
+    }
+
     /// Returns the record with this id, if there is one.
     ///
     /// # Errors
     /// [`Kind::Integrity`] for a damaged row; what the store reports.
     pub fn get<T: Record>(&self, id: &str) -> Result<Option<Versioned<T>>> {
+        if let Some(known) = self.known(T::KIND, id) {
+            return known.map(|row| parse(&row).map_err(refuse)).transpose();
+        }
         let turn = self.turn.lock();
         let inside = turn.borrow().is_some();
         if !inside && let Some(known) = self.cache()?.row(T::KIND, id) {
@@ -342,6 +356,11 @@ impl Catalog {
         step()
     }
 
+    /// Checks what was left out when the store was opened.
+    pub(super) fn check_rest(&self) -> Result<()> {
+        self.between_transactions(|| self.store.check_rest())
+    }
+
     /// Overwrites removed data that the store still holds.
     pub(crate) fn erase_removed(&self) -> Result<()> {
         let turn = self.turn.lock();
@@ -447,10 +466,13 @@ impl Tx<'_> {
     }
 
     /// Makes it durable. The cache keeps what the transaction did not touch, unless others changed something meanwhile.
-    fn commit(self) -> Result<()> {
+    fn commit(mut self) -> Result<()> {
         if let Some(running) = self.running.take() {
             let changes = running.commit()?;
-            self.catalog.cache.lock().own_change(changes);
+            // At once: who reads the cache without a turn finds the count before the change, or none of the old rows.
+            let mut cache = self.catalog.cache.lock();
+            self.touched.drain(..).for_each(|(kind, id)| cache.forget(kind, &id));
+            cache.own_change(changes);
         }
         Ok(())
     }

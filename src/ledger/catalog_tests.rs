@@ -148,6 +148,44 @@ fn damaged_foreign_newer_and_missing_files_are_told_apart() {
 }
 
 #[test]
+fn a_large_file_is_opened_at_once_and_checked_later() {
+    let (dir, catalog) = fresh();
+    let path = dir.path().join("catalog.db");
+    catalog.transaction(|tx| tx.insert(&thing("a", Some(&"n".repeat(10 << 20)), 1))).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path, &root()).unwrap();
+    catalog.check_rest().unwrap();
+    drop(catalog);
+    // A page in the middle of the large row: what opening reads is whole.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 5 << 20).unwrap();
+    let catalog = Catalog::open(&path, &root()).unwrap();
+    assert_eq!(catalog.check_rest().unwrap_err().kind(), Kind::Integrity);
+}
+
+#[test]
+fn cached_rows_are_read_while_a_transaction_runs_and_are_never_older_than_the_last_one_that_ended() {
+    let (_dir, catalog) = fresh();
+    catalog.transaction(|tx| tx.insert(&thing("a", None, 0))).unwrap();
+    let size = || catalog.get::<Thing>("a").unwrap().unwrap().record.size;
+    for round in 0..50 {
+        assert_eq!(size(), round);
+        let changes = catalog.changes_of("thing");
+        catalog
+            .transaction(|tx| {
+                tx.update(&thing("a", None, round + 1), round + 1)?;
+                std::thread::scope(|scope| {
+                    assert_eq!(scope.spawn(size).join().unwrap(), round, "not committed yet, and nobody waits");
+                });
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(std::thread::scope(|scope| scope.spawn(size).join().unwrap()), round + 1);
+        assert_ne!(catalog.changes_of("thing"), changes);
+    }
+}
+
+#[test]
 fn it_can_be_called_from_inside_runtimes_and_from_many_threads() {
     let (_dir, catalog) = fresh();
     for runtime in [tokio::runtime::Builder::new_current_thread(), tokio::runtime::Builder::new_multi_thread()] {

@@ -47,6 +47,11 @@ impl Cache {
         }
     }
 
+    /// Whether it is valid for the store's counter as it is now.
+    pub(super) const fn is_at(&self, now: u64) -> bool {
+        self.seen == now
+    }
+
     pub(super) fn forget_all(&mut self) {
         self.tables.clear();
         self.others += 1;

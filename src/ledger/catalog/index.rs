@@ -56,6 +56,14 @@ impl Catalog {
     /// Returns a number that differs after each change of a kind's records: for results derived from all of them.
     #[must_use]
     pub fn changes_of(&self, kind: &str) -> u64 {
+        if let Ok(now) = self.store.changes()
+            && let cache = self.cache.lock()
+            && cache.is_at(now)
+        {
+            return cache.changes_of(kind);
+        }
+        // Perhaps a transaction of this process, whose changes are not in the cache yet.
+        let _turn = self.turn.lock();
         let changes = self.store.changes();
         let mut cache = self.cache.lock();
         match changes {

@@ -65,6 +65,10 @@ impl RecordStore for Memory {
         Ok(())
     }
 
+    fn check_rest(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn erase_removed(&self) -> Result<()> {
         Ok(())
     }

@@ -117,6 +117,9 @@ pub(super) trait RecordStore: Send + Sync {
     /// Creates an index on fields of the bodies of a kind, unless it exists.
     fn make_index(&self, kind: &'static str, fields: &[&'static str]) -> Result<()>;
 
+    /// Checks what was left out when the store was opened, for that would have taken long.
+    fn check_rest(&self) -> Result<()>;
+
     /// Overwrites removed data that the store itself still holds.
     fn erase_removed(&self) -> Result<()>;
 }

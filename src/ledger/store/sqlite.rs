@@ -9,37 +9,38 @@
 //!
 //! One connection, WAL, `synchronous=FULL`: what a transaction committed survives power loss. `locking_mode=EXCLUSIVE`
 //! keeps the WAL's index in this process's memory: there is no `-shm` file, whose mapped pages would raise SIGBUS on a
-//! full disk. Disk space for the WAL and for the database's growth is allocated in advance (see `space`). The
-//! connection has a thread of its own with a private runtime, so that the catalog can be called from any thread, inside
-//! a runtime or not.
+//! full disk. Disk space for the WAL and for the database's growth is allocated in advance (see `space`). The catalog can
+//! be called from any thread, inside a runtime or not.
 
 mod space;
 
 use super::{Over, RecordStore, Row, Rows, Transaction, Wrote};
 use crate::error::{Error, Kind, Result};
 use crate::file::{OpenHow, open_regular};
+use futures::executor::block_on;
 use parking_lot::{Condvar, Mutex};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use tokio::runtime::Runtime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The schema version that this build reads and writes.
 const SCHEMA: i64 = 1;
+/// Size of a file whose structure is checked when it is opened, in bytes: that takes a few milliseconds.
+const CHECKED_AT_ONCE: u64 = 8 << 20;
 /// `PRAGMA application_id`: "COFR".
 const APPLICATION: i64 = 0x434f_4652;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The thread that owns the connection
+// The connection
 
-type Job = Box<dyn FnOnce(&Runtime, &mut SqliteConnection) + Send>;
-
+/// The connection, which threads use one at a time. SQLite runs on a thread of the driver; the futures that wait for it
+/// need no runtime.
 struct Worker {
     path: PathBuf,
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    writes: bool,
+    connection: Mutex<Option<SqliteConnection>>,
 }
 
 impl Worker {
@@ -49,71 +50,39 @@ impl Worker {
     }
 
     fn with(path: &Path, options: SqliteConnectOptions, writes: bool) -> Result<Self> {
-        let closing = path.to_owned();
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let (ready, opened) = mpsc::channel();
-        let body = move || {
-            let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let connected = made.map_err(sqlx::Error::Io).and_then(|rt| {
-                let connection = rt.block_on(options.connect())?;
-                Ok((rt, connection))
-            });
-            match connected {
-                Ok((rt, mut connection)) => {
-                    let _ = ready.send(Ok(()));
-                    while let Ok(job) = inbox.recv() {
-                        job(&rt, &mut connection);
-                    }
-                    let spare = writes.then(|| space::before_close(&closing)).flatten();
-                    let _ = rt.block_on(connection.close());
-                    space::after_close(spare);
-                }
-                Err(e) => drop(ready.send(Err(e))),
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("coffer-catalog".into())
-            .spawn(body)
-            .map_err(|e| Error::new(Kind::Busy, "catalog: start its thread").because(e).hint(NO_THREAD))?;
-        opened.recv().map_err(|_| gone())?.map_err(|e| sql(path, "open it", e))?;
-        Ok(Self { path: path.to_owned(), jobs: Some(jobs), thread: Some(thread) })
+        let connection = block_on(options.connect()).map_err(|e| sql(path, "open it", e))?;
+        Ok(Self { path: path.to_owned(), writes, connection: Mutex::new(Some(connection)) })
     }
 
-    fn run<R: Send + 'static>(
-        &self,
-        what: &str,
-        job: impl FnOnce(&Runtime, &mut SqliteConnection) -> sqlx::Result<R> + Send + 'static,
-    ) -> Result<R> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        let job: Job = Box::new(move |rt, connection| drop(reply.send(job(rt, connection))));
-        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?.map_err(|e| sql(&self.path, what, e))
+    fn run<R>(&self, what: &str, job: impl FnOnce(&mut SqliteConnection) -> sqlx::Result<R>) -> Result<R> {
+        let mut connection = self.connection.lock();
+        job(connection.as_mut().ok_or_else(closed)?).map_err(|e| sql(&self.path, what, e))
     }
 
     fn execute(&self, what: &str, statement: &'static str) -> Result<()> {
-        self.run(what, move |rt, c| rt.block_on(sqlx::query(statement).execute(c)).map(|_| ()))
+        self.run(what, move |c| block_on(sqlx::query(statement).execute(c)).map(|_| ()))
     }
 
     fn number(&self, statement: &'static str) -> Result<i64> {
-        self.run(statement, move |rt, c| {
-            rt.block_on(sqlx::query(statement).fetch_one(c)).and_then(|row| row.try_get::<i64, _>(0))
+        self.run(statement, move |c| {
+            block_on(sqlx::query(statement).fetch_one(c)).and_then(|row| row.try_get::<i64, _>(0))
         })
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let Some(connection) = self.connection.get_mut().take() else { return };
+        let spare = self.writes.then(|| space::before_close(&self.path)).flatten();
+        let _ = block_on(connection.close());
+        space::after_close(spare);
     }
 }
 
 const NO_THREAD: &str = "raise the limit of tasks (ulimit -u, TasksMax), or try again";
 
-fn gone() -> Error {
-    Error::new(Kind::Failed, "catalog: its thread has ended").hint("restart coffer")
+fn closed() -> Error {
+    Error::new(Kind::Failed, "catalog: it is closed").hint("restart coffer")
 }
 
 /// Maps a database error to a kind, by SQLite's primary result code (sqlite.org/rescode.html), and a message for
@@ -178,6 +147,8 @@ pub(in super::super) struct Sqlite {
     worker: Worker,
     turn: Turn,
     changes: AtomicU64,
+    /// Its structure was not checked when it was opened.
+    unchecked: AtomicBool,
 }
 
 /// The turn at the connection. It may be released on another thread than the one that took it.
@@ -226,14 +197,19 @@ impl Sqlite {
         Ok(made)
     }
 
-    /// Opens the one at `path` and has SQLite check it.
+    /// Opens the one at `path` and has SQLite check it, unless it is large: then [`RecordStore::check_rest`] does.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for
     /// one written by a newer coffer.
     pub(in super::super) fn open(path: &Path) -> Result<Self> {
         let opened = Self::on(Worker::start(path).map_err(|e| e.context(format!("open {}", path.display())))?);
-        opened.check(path)?;
+        opened.check_schema(path)?;
+        let is_small = path.metadata().is_ok_and(|file| file.len() <= CHECKED_AT_ONCE);
+        opened.unchecked.store(!is_small, Ordering::Release);
+        if is_small {
+            opened.check_structure()?;
+        }
         Ok(opened)
     }
 
@@ -247,12 +223,13 @@ impl Sqlite {
         space::refuse_specials(path)?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
         let opened = Self::on(Worker::with(path, options.disable_statement_logging(), false)?);
-        opened.check(path)?;
+        opened.check_schema(path)?;
+        opened.check_structure()?;
         Ok(opened)
     }
 
-    /// Has SQLite check the file, and checks that it is a catalog of this schema.
-    fn check(&self, path: &Path) -> Result<()> {
+    /// Checks that the file is a catalog of this schema.
+    fn check_schema(&self, path: &Path) -> Result<()> {
         let (worker, on) = (&self.worker, |e: Error| e.context(format!("open {}", path.display())));
         let application = worker.number("PRAGMA application_id").map_err(on)?;
         let schema = worker.number("PRAGMA user_version").map_err(on)?;
@@ -265,19 +242,25 @@ impl Sqlite {
             return Err(Error::new(Kind::Unsupported, what)
                 .hint("use the version of coffer that last opened it, or a newer one"));
         }
-        let check = worker.run("check itself", |rt, c| {
-            rt.block_on(sqlx::query("PRAGMA quick_check(1)").fetch_one(c)).and_then(|row| row.try_get::<String, _>(0))
+        Ok(())
+    }
+
+    /// Has SQLite check the file's structure.
+    fn check_structure(&self) -> Result<()> {
+        let path = self.worker.path.display();
+        let said = self.worker.run("check itself", |c| {
+            block_on(sqlx::query("PRAGMA quick_check(1)").fetch_one(c)).and_then(|row| row.try_get::<String, _>(0))
         });
-        let said = check.map_err(on)?;
+        let said = said.map_err(|e| e.context(format!("open {path}")))?;
         if said != "ok" {
-            let what = format!("catalog {}: damaged: {said}", path.display());
+            let what = format!("catalog {path}: damaged: {said}");
             return Err(Error::new(Kind::Integrity, what).hint("restore it from a backup"));
         }
         Ok(())
     }
 
     fn on(worker: Worker) -> Self {
-        Self { worker, turn: Turn::default(), changes: AtomicU64::new(0) }
+        Self { worker, turn: Turn::default(), changes: AtomicU64::new(0), unchecked: AtomicBool::new(false) }
     }
 }
 
@@ -303,10 +286,18 @@ impl RecordStore for Sqlite {
         let on = on.join(", ");
         let make = format!("CREATE INDEX IF NOT EXISTS \"{kind}_of_{name}\" ON record({on}) WHERE kind = '{kind}'");
         self.alone(|worker| {
-            worker.run("create an index", move |rt, c| {
-                rt.block_on(sqlx::query(sqlx::AssertSqlSafe(make)).execute(c)).map(|_| ())
+            worker.run("create an index", move |c| {
+                block_on(sqlx::query(sqlx::AssertSqlSafe(make)).execute(c)).map(|_| ())
             })
         })
+    }
+
+    fn check_rest(&self) -> Result<()> {
+        if self.unchecked.load(Ordering::Acquire) {
+            self.alone(|_| self.check_structure())?;
+            self.unchecked.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Checkpoints the write-ahead log into the database and empties it: that overwrites removed data in both.
@@ -387,61 +378,58 @@ fn values(fields: &[(&'static str, &str)]) -> Vec<String> {
 
 impl Rows for Held {
     fn get(&self, kind: &'static str, id: &str) -> Result<Option<Row>> {
-        let id = id.to_owned();
-        self.worker().run("read records", move |rt, c| {
+        self.worker().run("read records", |c| {
             let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
-            rt.block_on(sqlx::query(one).bind(kind).bind(id).fetch_optional(c))?.as_ref().map(row).transpose()
+            block_on(sqlx::query(one).bind(kind).bind(id).fetch_optional(c))?.as_ref().map(row).transpose()
         })
     }
 
     fn list(&self, kind: &'static str) -> Result<Vec<Row>> {
-        self.worker().run("read records", move |rt, c| {
+        self.worker().run("read records", |c| {
             let all = "SELECT id, version, body, mac FROM record WHERE kind = ? ORDER BY id";
-            rt.block_on(sqlx::query(all).bind(kind).fetch_all(c))?.iter().map(row).collect()
+            block_on(sqlx::query(all).bind(kind).fetch_all(c))?.iter().map(row).collect()
         })
     }
 
     fn range(&self, kind: &'static str, after: &str, below: &str, limit: usize) -> Result<Vec<Row>> {
-        let (after, below) = (after.to_owned(), below.to_owned());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.worker().run("read a page of records", move |rt, c| {
+        self.worker().run("read a page of records", |c| {
             let page =
                 "SELECT id, version, body, mac FROM record WHERE kind = ? AND id > ? AND id < ? ORDER BY id LIMIT ?";
             let query = sqlx::query(page).bind(kind).bind(after).bind(below).bind(limit);
-            rt.block_on(query.fetch_all(c))?.iter().map(row).collect()
+            block_on(query.fetch_all(c))?.iter().map(row).collect()
         })
     }
 
     fn list_by(&self, kind: &'static str, fields: &[(&'static str, &str)]) -> Result<Vec<Row>> {
         let query = select("id, version, body, mac", kind, fields) + " ORDER BY id";
         let values = values(fields);
-        self.worker().run("read records by an index", move |rt, c| {
+        self.worker().run("read records by an index", move |c| {
             let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(query)), |q, v| q.bind(v));
-            rt.block_on(query.fetch_all(c))?.iter().map(row).collect()
+            block_on(query.fetch_all(c))?.iter().map(row).collect()
         })
     }
 
     fn count_by(&self, kind: &'static str, fields: &[(&'static str, &str)]) -> Result<usize> {
         let (query, values) = (select("COUNT(*)", kind, fields), values(fields));
-        let count = self.worker().run("count records by an index", move |rt, c| {
+        let count = self.worker().run("count records by an index", move |c| {
             let query = values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(query)), |q, v| q.bind(v));
-            rt.block_on(query.fetch_one(c)).and_then(|row| row.try_get::<i64, _>(0))
+            block_on(query.fetch_one(c)).and_then(|row| row.try_get::<i64, _>(0))
         })?;
         Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
     fn id_of(&self, kind: &'static str, name: &str) -> Result<Option<String>> {
-        let name = name.to_owned();
-        self.worker().run("look up a name", move |rt, c| id_of(rt, c, kind, &name))
+        self.worker().run("look up a name", |c| id_of(c, kind, name))
     }
 
     fn some(&self, names: Vec<(String, String)>) -> Result<Vec<(String, Row)>> {
-        self.worker().run("read records", move |rt, c| {
+        self.worker().run("read records", move |c| {
             let one = "SELECT id, version, body, mac FROM record WHERE kind = ? AND id = ?";
             let mut found = Vec::new();
             for (kind, id) in names {
                 let query = sqlx::query(one).bind(&kind).bind(id);
-                if let Some(there) = rt.block_on(query.fetch_optional(&mut *c))? {
+                if let Some(there) = block_on(query.fetch_optional(&mut *c))? {
                     found.push((kind, row(&there)?));
                 }
             }
@@ -450,31 +438,26 @@ impl Rows for Held {
     }
 
     fn all(&self) -> Result<Vec<(String, Row)>> {
-        self.worker().run("read all records", |rt, c| {
+        self.worker().run("read all records", |c| {
             let query = sqlx::query("SELECT id, version, body, mac, kind FROM record");
-            let rows = rt.block_on(query.fetch_all(c))?;
+            let rows = block_on(query.fetch_all(c))?;
             rows.iter().map(|r| Ok((r.try_get::<String, _>(4)?, row(r)?))).collect()
         })
     }
 }
 
-fn id_of(rt: &Runtime, c: &mut SqliteConnection, kind: &'static str, name: &str) -> sqlx::Result<Option<String>> {
+fn id_of(c: &mut SqliteConnection, kind: &'static str, name: &str) -> sqlx::Result<Option<String>> {
     let query = sqlx::query("SELECT id FROM name WHERE kind = ? AND name = ?").bind(kind).bind(name);
-    rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get(0)).transpose()
+    block_on(query.fetch_optional(c))?.map(|row| row.try_get(0)).transpose()
 }
 
 /// Returns why a write may not replace the current row, or `None` if it may.
-fn in_the_way(
-    rt: &Runtime,
-    c: &mut SqliteConnection,
-    (kind, id): (&'static str, &str),
-    over: Over,
-) -> sqlx::Result<Option<Wrote>> {
+fn in_the_way(c: &mut SqliteConnection, (kind, id): (&'static str, &str), over: Over) -> sqlx::Result<Option<Wrote>> {
     if over == Over::Anything {
         return Ok(None);
     }
     let query = sqlx::query("SELECT version FROM record WHERE kind = ? AND id = ?").bind(kind).bind(id);
-    let found = rt.block_on(query.fetch_optional(c))?.map(|row| row.try_get(0).map(version_of)).transpose()?;
+    let found = block_on(query.fetch_optional(c))?.map(|row| row.try_get(0).map(version_of)).transpose()?;
     Ok(match (found, over) {
         (None, Over::Version(_)) => Some(Wrote::Gone),
         (Some(there), Over::Version(version)) if there == version => None,
@@ -485,39 +468,40 @@ fn in_the_way(
 
 impl Transaction for Held {
     fn write(&mut self, kind: &'static str, row: &Row, name: Option<&str>, over: Over) -> Result<Wrote> {
-        let (Row { id, version, body, mac }, name) = (row.clone(), name.map(str::to_owned));
-        self.worker().run("write a record", move |rt, c| {
-            if let Some(found) = in_the_way(rt, c, (kind, &id), over)? {
+        let Row { id, version, body, mac } = row;
+        self.worker().run("write a record", |c| {
+            if let Some(found) = in_the_way(c, (kind, id), over)? {
                 return Ok(found);
             }
-            if let Some(name) = &name
-                && id_of(rt, c, kind, name)?.is_some_and(|other| other != id)
+            if let Some(name) = name
+                && id_of(c, kind, name)?.is_some_and(|other| other != *id)
             {
                 return Ok(Wrote::NameTaken);
             }
-            let number = i64::try_from(version).unwrap_or(i64::MAX);
+            let number = i64::try_from(*version).unwrap_or(i64::MAX);
             let put = "INSERT OR REPLACE INTO record(kind, id, version, body, mac) VALUES (?, ?, ?, ?, ?)";
-            rt.block_on(sqlx::query(put).bind(kind).bind(&id).bind(number).bind(body).bind(mac).execute(&mut *c))?;
+            block_on(
+                sqlx::query(put).bind(kind).bind(id).bind(number).bind(&body[..]).bind(&mac[..]).execute(&mut *c),
+            )?;
             let clear = "DELETE FROM name WHERE kind = ? AND id = ?";
-            rt.block_on(sqlx::query(clear).bind(kind).bind(&id).execute(&mut *c))?;
+            block_on(sqlx::query(clear).bind(kind).bind(id).execute(&mut *c))?;
             if let Some(name) = name {
                 let index = "INSERT INTO name(kind, name, id) VALUES (?, ?, ?)";
-                rt.block_on(sqlx::query(index).bind(kind).bind(name).bind(&id).execute(&mut *c))?;
+                block_on(sqlx::query(index).bind(kind).bind(name).bind(id).execute(&mut *c))?;
             }
             Ok(Wrote::Done)
         })
     }
 
     fn delete(&mut self, kind: &'static str, id: &str, version: u64) -> Result<Wrote> {
-        let id = id.to_owned();
-        self.worker().run("remove a record", move |rt, c| {
-            if let Some(found) = in_the_way(rt, c, (kind, &id), Over::Version(version))? {
+        self.worker().run("remove a record", |c| {
+            if let Some(found) = in_the_way(c, (kind, id), Over::Version(version))? {
                 return Ok(found);
             }
             for statement in
                 ["DELETE FROM name WHERE kind = ? AND id = ?", "DELETE FROM record WHERE kind = ? AND id = ?"]
             {
-                rt.block_on(sqlx::query(statement).bind(kind).bind(&id).execute(&mut *c))?;
+                block_on(sqlx::query(statement).bind(kind).bind(id).execute(&mut *c))?;
             }
             Ok(Wrote::Done)
         })
@@ -534,5 +518,5 @@ impl Transaction for Held {
 #[cfg(test)]
 pub(crate) fn tamper(path: &Path, statement: String) -> Result<()> {
     let worker = Worker::start(path)?;
-    worker.run("tamper", move |rt, c| rt.block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ()))
+    worker.run("tamper", move |c| block_on(sqlx::query(sqlx::AssertSqlSafe(statement)).execute(c)).map(|_| ()))
 }
