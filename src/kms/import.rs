@@ -21,7 +21,7 @@ use crate::cipher::keys::{KeySpec, WrappingAlgorithm, WrappingKey, WrappingKeySp
 use crate::cipher::wrap::{KeyMaterialId, open_local_bytes, seal_local};
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Reason, Result};
-use crate::ledger::Act;
+use crate::ledger::{Act, Versioned};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -249,8 +249,9 @@ impl Imports {
     pub fn delete_expired(&self, lost: &dyn Fn(&str)) -> Result<usize> {
         let now = self.env.now();
         let expired = |b: &BackingRecord| !b.sealed.is_empty() && !b.is_here(now);
-        let mut keys = self.store.keys()?.records;
-        keys.retain(|k| k.record.origin == Origin::External && k.record.backing.iter().any(expired));
+        let timed = self.store.timed()?;
+        let has_expired = |k: &&Versioned<KeyRecord>| k.record.backing.iter().any(expired);
+        let keys: Vec<_> = timed.iter().filter(|k| k.record.origin == Origin::External).filter(has_expired).collect();
         let myself = Caller::service(self.keys.scope.root_principal(), "coffer", "coffer itself");
         let arn_of = |key: &KeyRecord| self.keys.scope.arn_of(&key.key());
         // All of them, before anything can fail.

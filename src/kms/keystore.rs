@@ -7,6 +7,7 @@ use crate::cipher::wrap::{KeyId, KeyMaterialId};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Ledger, Listing, Record, Versioned};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -270,14 +271,21 @@ impl Record for AliasRecord {
 pub(super) struct KeyStore {
     scope: Arc<Scope>,
     ledger: Arc<Ledger>,
+    /// What [`KeyStore::timed`] found, and after which change.
+    timed: Mutex<Option<(u64, Arc<Vec<Versioned<KeyRecord>>>)>>,
 }
+
+/// Keys read at once by [`KeyStore::timed`].
+const PAGE: usize = 500;
+/// Sorts after the id of each row.
+const LAST_ROW: &str = "\u{10ffff}";
 
 impl KeyStore {
     /// Those in a ledger.
     pub(super) fn new(scope: Arc<Scope>, ledger: Arc<Ledger>) -> Self {
         ledger.catalog().make_indexes::<KeyRecord>();
         ledger.catalog().make_indexes::<AliasRecord>();
-        Self { scope, ledger }
+        Self { scope, ledger, timed: Mutex::default() }
     }
 
     /// The key that a name refers to. Does not check whether the key exists, unless it is named by an alias.
@@ -333,6 +341,34 @@ impl KeyStore {
     /// All keys; damaged records are listed, not refused.
     pub(super) fn keys(&self) -> Result<Listing<KeyRecord>> {
         self.ledger.catalog().list::<KeyRecord>()
+    }
+
+    /// The keys that change by time: those that rotate by themselves, those of the service, and those whose material was
+    /// imported. Read anew only after a change of a key, in pages, so that nobody waits for long.
+    pub(super) fn timed(&self) -> Result<Arc<Vec<Versioned<KeyRecord>>>> {
+        let changes = self.ledger.catalog().changes_of(KeyRecord::KIND);
+        let mut kept = self.timed.lock();
+        if let Some((at, keys)) = &*kept
+            && *at == changes
+        {
+            return Ok(keys.clone());
+        }
+        let is_timed =
+            |k: &KeyRecord| k.rotation.is_some() || k.manager == KeyManager::Aws || k.origin == Origin::External;
+        let (mut after, mut timed) = (String::new(), Vec::new());
+        loop {
+            let page = self.ledger.catalog().page::<KeyRecord>(&after, LAST_ROW, PAGE)?;
+            let read = page.records.len() + page.damaged.len();
+            let last = page.records.last().map(|k| k.record.id()).max(page.damaged.last().map(|d| d.id.clone()));
+            timed.extend(page.records.into_iter().filter(|k| is_timed(&k.record)));
+            match last {
+                Some(last) if read == PAGE => after = last,
+                _ => break,
+            }
+        }
+        let timed = Arc::new(timed);
+        *kept = Some((changes, timed.clone()));
+        Ok(timed)
     }
 
     /// The keys that are pending deletion.

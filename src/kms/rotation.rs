@@ -105,7 +105,15 @@ impl Rotations {
             key.rotation = Some(Rotation { period_days, next });
             Ok(())
         });
-        enabled.map(|_| self.count())
+        let enabled = enabled?;
+        let counted = self.store.load(&enabled.key).and_then(|key| match &key.record.rotation {
+            Some(rotation) => self.waiting.begin_rotation(&enabled.key, rotation.next),
+            None => Ok(()),
+        });
+        if let Err(e) = counted {
+            tracing::warn!("the rotation period of {} is not counted yet: {}", enabled.arn, e.line());
+        }
+        Ok(())
     }
 
     /// Ends the automatic rotation of a key.
@@ -204,17 +212,10 @@ impl Rotations {
         Ok(Some(made))
     }
 
-    /// Counts the periods of keys that rotate by themselves, from when they are known.
-    fn count(&self) {
-        if let Err(e) = self.due() {
-            tracing::warn!("the rotation period of keys is not counted yet: {}", e.line());
-        }
-    }
-
     /// The keys whose period has passed.
     fn due(&self) -> Result<Vec<KeyName>> {
         let rotates = |k: &KeyRecord| self.effective(k).map(|r| (k.key(), r.next));
-        let keys: Vec<_> = self.store.keys()?.records.iter().filter_map(|k| rotates(&k.record)).collect();
+        let keys: Vec<_> = self.store.timed()?.iter().filter_map(|k| rotates(&k.record)).collect();
         self.waiting.count_rotations(&keys)
     }
 
@@ -226,7 +227,8 @@ impl Rotations {
         let all: Vec<Result<bool>> = self.due()?.iter().map(|name| self.rotate(name)).collect();
         let rotated = all.iter().filter(|one| matches!(one, Ok(true))).count();
         if rotated > 0 {
-            self.count();
+            // Counts their next periods.
+            self.due()?;
         }
         all.into_iter().find_map(Result::err).map_or(Ok(rotated), Err)
     }

@@ -107,12 +107,20 @@ impl Count {
     fn take(&mut self, what: For, waiting: &[(KeyName, Timestamp)]) {
         let wanted: BTreeMap<String, Timestamp> = waiting.iter().map(|(key, at)| (what.id(key), *at)).collect();
         self.due.retain(|id, due| !what.has(id) || wanted.get(id) == Some(&due.deletion));
-        for (id, at) in wanted {
+        self.begin(what, wanted);
+    }
+
+    /// Starts to count for these, by their names.
+    fn begin(&mut self, what: For, waiting: BTreeMap<String, Timestamp>) {
+        for (id, at) in waiting {
             // A date that is near or past proves nothing: the clock may have been set before the first check.
             let (least, most) = what.bounds();
             let wait = at.0.saturating_sub(self.wall).clamp(least, most);
-            let new = || Due { deletion: at, waited: self.waited.saturating_add(wait) };
-            self.due.entry(id).or_insert_with(new);
+            let new = Due { deletion: at, waited: self.waited.saturating_add(wait) };
+            let due = self.due.entry(id).or_insert_with(|| new.clone());
+            if due.deletion != at {
+                *due = new;
+            }
         }
     }
 
@@ -188,6 +196,15 @@ impl Deletions {
     /// The same for keys that rotate by themselves, with the dates of their next rotations.
     pub(super) fn count_rotations(&self, keys: &[(KeyName, Timestamp)]) -> Result<Vec<KeyName>> {
         self.count_for(For::Rotation, keys.to_vec())
+    }
+
+    /// Begins to count for a key that now rotates by itself, at this date next.
+    pub(super) fn begin_rotation(&self, key: &KeyName, next: Timestamp) -> Result<()> {
+        self.ledger.catalog().transaction(|tx| {
+            let mut count = self.kept_count()?.unwrap_or_default().now(&self.env).0;
+            count.begin(For::Rotation, [(For::Rotation.id(key), next)].into());
+            tx.put_head(&count)
+        })
     }
 
     fn count_for(&self, what: For, pending: Vec<(KeyName, Timestamp)>) -> Result<Vec<KeyName>> {
