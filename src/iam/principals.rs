@@ -1,6 +1,7 @@
 //! Users and roles, their inline policies, and the revocation of their sessions.
 
-use super::base::{CheckPolicy, Iam, act, limit, no_root};
+use super::base::{CheckEditedPolicy, CheckPolicy, Iam, act, limit, no_root};
+use super::departed::{Departed, Elsewhere};
 use super::name::{
     MAX_NAME, MAX_POLICY_NAME, PrincipalRef, Sort, Tags, check_name, check_not_local, check_path, check_tags, draw_id,
 };
@@ -8,6 +9,7 @@ use super::records::{AccessKeyRecord, Entity, Role, User};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Asker, Tx, Versioned};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Most characters of all inline policies of a user or a role, without white space. AWS allows this to roles, and less to
@@ -19,6 +21,9 @@ pub const MAX_TRUST: usize = 2048;
 pub const MAX_USERS: usize = 5000;
 /// Most roles of an account (IAM's default quota).
 pub const MAX_ROLES: usize = 1000;
+/// Most policies and grants in which one transaction puts a principal's id in place of its ARN: the record of a transaction
+/// lists its changes, and has at most 1 MiB.
+const MAX_RENAMED: usize = if cfg!(test) { 8 } else { 2000 };
 /// Longest session that a role can allow, in seconds, and the shortest value of that limit.
 pub const MAX_SESSION_SECONDS: std::ops::RangeInclusive<u32> = 3600..=43_200;
 
@@ -179,36 +184,62 @@ impl Iam {
     }
 
     /// Deletes a user that has no access keys and no inline policies, or a role that has no inline policies. Its sessions
-    /// end.
+    /// end, and where policies and grants name it, its unique id takes the place of its ARN.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] (DeleteConflict); [`Kind::Usage`] for root.
-    pub fn delete_principal(&self, name: &PrincipalRef, by: impl Into<Asker>) -> Result<()> {
+    pub fn delete_principal(&self, name: &PrincipalRef, elsewhere: &Elsewhere<'_>, by: impl Into<Asker>) -> Result<()> {
+        let by = by.into();
         match name.sort {
             Sort::Root => Err(no_root("record", name)),
-            Sort::User => self.delete::<User>(name, by, |tx, user| {
+            Sort::User => self.delete::<User>(name, elsewhere, &by, |tx, user| {
                 if tx.list_of::<AccessKeyRecord>(&[("principal", &user.id)])?.records.is_empty() {
                     return Ok(());
                 }
                 let hint = "delete them first, with `coffer principal key delete`";
                 Err(conflict(&user.arn(), "access keys", hint))
             }),
-            Sort::Role => self.delete::<Role>(name, by, |_, _| Ok(())),
+            Sort::Role => self.delete::<Role>(name, elsewhere, &by, |_, _| Ok(())),
         }
     }
 
     fn delete<E: Entity>(
         &self,
         name: &PrincipalRef,
-        by: impl Into<Asker>,
+        elsewhere: &Elsewhere<'_>,
+        by: &Asker,
         may: impl Fn(&Tx<'_>, &E) -> Result<()>,
     ) -> Result<()> {
-        let act = act(&format!("Delete{}", E::AWS), &self.find::<E>(name)?.arn_of());
-        self.ledger.audited(by, act, |tx| {
-            let Versioned { record, version } = Self::find_in::<E>(tx, name)?;
-            may(tx, &record)?;
-            has_no_policies(&record)?;
-            tx.delete::<E>(&record.id(), version)
+        let gone = self.find::<E>(name)?;
+        let act = act(&format!("Delete{}", E::AWS), &gone.arn_of());
+        // More changes than one record of the audit has room for. The rest is renamed before, in transactions of its own:
+        // until the principal is gone, its id means the same as its ARN.
+        let too_many = Cell::new(false);
+        loop {
+            let deleted = self.ledger.audited(by.clone(), act.clone(), |tx| {
+                let Versioned { record, version } = Self::find_in::<E>(tx, name)?;
+                may(tx, &record)?;
+                has_no_policies(&record)?;
+                too_many.set(elsewhere.rename_in(tx, &Departed::of(&record), MAX_RENAMED + 1)? > MAX_RENAMED);
+                if too_many.get() {
+                    let what = format!("more than {MAX_RENAMED} policies and grants name {}", record.arn_of());
+                    return Err(conflict(&record.arn_of(), &what, "its unique id is put into them first"));
+                }
+                tx.delete::<E>(&record.id(), version)
+            });
+            if !too_many.take() {
+                return deleted;
+            }
+            self.rename_first::<E>(name, elsewhere, by)?;
+        }
+    }
+
+    /// Puts the unique id of a principal into [`MAX_RENAMED`] of the records that name it.
+    fn rename_first<E: Entity>(&self, name: &PrincipalRef, elsewhere: &Elsewhere<'_>, by: &Asker) -> Result<()> {
+        let act = Act::new("coffer:NamePrincipalById").detail("principal", self.find::<E>(name)?.arn_of());
+        self.ledger.audited(by.clone(), act, |tx| {
+            let departed = Departed::of(&Self::find_in::<E>(tx, name)?.record);
+            elsewhere.rename_in(tx, &departed, MAX_RENAMED).map(drop)
         })
     }
 
@@ -311,16 +342,16 @@ impl Iam {
         &self,
         role: &PrincipalRef,
         document: &str,
-        check: CheckPolicy<'_>,
+        check: CheckEditedPolicy<'_>,
         by: impl Into<Asker>,
     ) -> Result<Role> {
         if role.sort != Sort::Role {
             return Err(Error::new(Kind::Usage, format!("{role} has no trust policy")).hint("name a role"));
         }
-        check_trust(document, check)?;
         let act = act("UpdateAssumeRolePolicy", &self.find::<Role>(role)?.arn())
             .detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
         self.change::<Role>(role, act, by, |role| {
+            check_trust(document, &|document| check(document, &role.trust))?;
             document.clone_into(&mut role.trust);
             Ok(())
         })

@@ -106,6 +106,9 @@ pub(super) fn none(_: &str) -> Result<()> {
     Err(Error::new(Kind::Usage, "malformed"))
 }
 
+/// Nothing outside of this layer names a principal.
+pub(super) const NOWHERE: Elsewhere<'static> = Elsewhere { rename: &|_, _| None, records: &|_, _, _| Ok(0) };
+
 pub(super) fn alice() -> PrincipalRef {
     PrincipalRef::user(FIRST, "alice")
 }

@@ -73,13 +73,13 @@ impl Caller {
         Self { via_service: Some(name.to_owned()), ..Self::new(principal, client, Authority::Settled) }
     }
 
-    /// The ARNs that a grant to this caller can name: its own, and of a role's session that of the role.
+    /// What a grant to this caller can name: its ARN and its unique id, and of a role's session also those of the role.
     pub(super) fn principals(&self) -> impl Iterator<Item = &str> {
-        let role = match &self.authority {
-            Authority::Principal(permissions) => permissions.principal.role_arn.as_deref(),
-            _ => None,
+        let more = match &self.authority {
+            Authority::Principal(permissions) => permissions.principal.other_names(),
+            _ => [None; 3],
         };
-        std::iter::once(self.principal.as_str()).chain(role)
+        std::iter::once(self.principal.as_str()).chain(more.into_iter().flatten())
     }
 
     /// Whether it is the root of an account, by a signed request.

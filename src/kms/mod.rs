@@ -16,6 +16,7 @@ mod backing;
 mod caller;
 mod components;
 mod data;
+mod departed;
 mod examine;
 mod grant;
 mod grantstore;

@@ -10,6 +10,8 @@ mod alias;
 mod aws_tests;
 mod caller;
 mod crypto;
+#[cfg(test)]
+mod departed_tests;
 mod grant;
 mod import;
 mod key;

@@ -146,7 +146,8 @@ impl Operation for DescribePrincipal {
     }
 }
 
-/// Deletes a user that has no access keys and no policies, or a role that has no policies. Their sessions end.
+/// Deletes a user that has no access keys and no policies, or a role that has no policies. Their sessions end, and
+/// their unique ids take the place of their ARNs in policies and grants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeletePrincipal {
@@ -165,7 +166,7 @@ impl Operation for DeletePrincipal {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let name = principal(call.service, &self.principal, self.account.as_ref())?;
-        call.service.kms.iam().delete_principal(&name, call.caller)?;
+        call.service.kms.delete_principal(&name, call.caller)?;
         Ok(Done(format!("{name} is deleted")))
     }
 }
@@ -304,8 +305,11 @@ impl Operation for UpdateAssumeRolePolicy {
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
         let name = principal(call.service, &self.principal, self.account.as_ref())?;
-        let iam = call.service.kms.iam();
-        Ok(iam.update_trust_policy(&name, &self.document, &|text| check_trust(call.service, text), call.caller)?.into())
+        let check = |text: &str, replaced: &str| {
+            let replaced = Policy::parse_trust(replaced).ok();
+            Policy::parse_trust(text)?.check_edited_trust(&call.service.kms.installation().region, replaced.as_ref())
+        };
+        Ok(call.service.kms.iam().update_trust_policy(&name, &self.document, &check, call.caller)?.into())
     }
 }
 
