@@ -350,11 +350,7 @@ impl Crypto {
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record =
-            self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
-                Kind::NotFound if from.key.is_some() => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
-                _ => e,
-            })?;
+        let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller)?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
         let (key_arn, key_material_id) = (self.scope.arn_of(&name), blob.material().to_string());
         Ok(Decrypted { plaintext, key_arn, key_material_id, algorithm: from.algorithm })
@@ -641,6 +637,11 @@ pub(super) fn public_of(key: &KeyRecord) -> Result<Vec<u8>> {
 /// unless it is of the caller's own account.
 fn told(verb: &str, from: &Ciphertext<'_>, caller: &Caller, e: Error) -> Error {
     let Authority::Principal(by) = &caller.authority else { return public(verb, e) };
+    // Whether there is such a key, a stranger learns from neither: it is refused to him the same (`service::aws`).
+    let is_foreign = |key: &KeyRef| key.account().is_some_and(|account| account != by.principal.account);
+    if e.kind() == Kind::NotFound && from.key.is_some_and(is_foreign) {
+        return e;
+    }
     let own = format!(":{}:key/", by.principal.account);
     let is_hidden = match e.kind() {
         Kind::NotFound => true,

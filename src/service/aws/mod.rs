@@ -26,6 +26,8 @@ mod region;
 mod rotation;
 #[cfg(test)]
 mod rotation_tests;
+#[cfg(test)]
+mod strangers_tests;
 mod sts;
 mod tag;
 mod tagging;
