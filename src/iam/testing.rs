@@ -93,7 +93,7 @@ impl Place {
 pub(super) fn by() -> Asker {
     let principal = format!("arn:aws:iam::{FIRST}:root");
     let identity = Identity { principal, via_service: None, client: "test".into(), request: None };
-    Asker { identity, administrator: true }
+    Asker { identity, administrator: true, denial: None }
 }
 
 /// Accepts every document.

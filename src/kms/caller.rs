@@ -57,6 +57,9 @@ pub struct Caller {
     pub request: Option<Arc<RequestInfo>>,
     /// It only asks whether it may: nothing is done, and the answer is an error (DryRun).
     pub dry_run: bool,
+    /// What it is answered when it is denied something: the request names a key of another account, and it must not learn
+    /// whether there is one.
+    pub denial: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -64,7 +67,7 @@ impl Caller {
     #[must_use]
     pub fn new(principal: impl Into<String>, client: impl Into<String>, authority: Authority) -> Self {
         let (principal, client) = (principal.into(), client.into());
-        Self { principal, via_service: None, client, authority, request: None, dry_run: false }
+        Self { principal, via_service: None, client, authority, request: None, dry_run: false, denial: None }
     }
 
     /// Makes a service that acts for itself.
@@ -87,6 +90,15 @@ impl Caller {
         matches!(&self.authority, Authority::Principal(p) if p.identity.is_none() && p.principal.account == account)
     }
 
+    /// What it is answered for an error.
+    #[must_use]
+    pub fn answer(&self, e: Error) -> Error {
+        match &self.denial {
+            Some(denial) if e.is_denial() => Error::new(Kind::AccessDenied, &**denial),
+            _ => e,
+        }
+    }
+
     /// Ends a dry run, once everything else has been checked.
     ///
     /// # Errors
@@ -104,7 +116,7 @@ impl Caller {
 
 impl From<&Caller> for Asker {
     fn from(caller: &Caller) -> Self {
-        let Caller { principal, via_service, client, authority, request, dry_run: _ } = caller.clone();
+        let Caller { principal, via_service, client, authority, request, denial, dry_run: _ } = caller.clone();
         let request = request.map(|r| Box::new(r.bounded()));
         let administrator = match &authority {
             Authority::Administrator | Authority::Settled => true,
@@ -112,7 +124,7 @@ impl From<&Caller> for Asker {
             Authority::Principal(permissions) => permissions.identity.is_none(),
             _ => false,
         };
-        Self { identity: Identity { principal, via_service, client, request }, administrator }
+        Self { identity: Identity { principal, via_service, client, request }, administrator, denial }
     }
 }
 

@@ -308,6 +308,11 @@ impl KeyStore {
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key {arn}")).hint("see `coffer key list`"))
     }
 
+    /// Whether there is such a key, damaged or not.
+    pub(super) fn exists(&self, key: &KeyName) -> bool {
+        !matches!(self.ledger.catalog().get::<KeyRecord>(&key.row()), Ok(None))
+    }
+
     /// The record of a key, however it is named.
     pub(super) fn find(&self, key: &KeyRef) -> Result<Versioned<KeyRecord>> {
         self.load(&self.resolve(key)?)

@@ -3,6 +3,7 @@
 use super::audit::{Body, Identity};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
+use crate::error::Error;
 use crate::redact;
 use std::collections::BTreeMap;
 
@@ -50,6 +51,12 @@ impl Act {
     pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
         self.detail.insert(what.into(), bounded(&value.to_string()));
         self
+    }
+
+    /// Adds what the caller is answered if that is less than the record says.
+    #[must_use]
+    pub fn answered(self, answer: &Error) -> Self {
+        self.detail(super::ANSWER, answer.line()).detail(super::ANSWER_CODE, answer.aws())
     }
 
     /// Marks the act as restrictive (disable, revoke, detach, suspend), so that it may use the audit's reserve on a

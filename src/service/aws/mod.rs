@@ -162,13 +162,15 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
     let dry_run = parsed.as_ref().is_ok_and(|(dry_run, _)| *dry_run);
     let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
     let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
-    let names_foreign = named.iter().any(|key| at.is_foreign(key));
+    let denial = named.iter().any(|key| at.is_foreign(key)).then(|| at.denial(name));
+    let caller = Caller { denial, ..caller.clone() };
+    let at = At { caller: &caller, ..at };
     let act = match key.filter(|_| parsed.is_ok()).map(|key| at.key(&key)) {
         Some(Ok(key)) => service.kms.act_on(name, &key),
         _ => Act::new(name),
     };
     let output = service.ledger().verb(act.clone(), &caller, || parsed?.1.perform(&at));
-    let output = output.map_err(|e| if names_foreign { at.concealed(name, e) } else { e })?;
+    let output = output.map_err(|e| caller.answer(e))?;
     if O::READS {
         service.ledger().record(&caller, act, Ok(()))?;
     }

@@ -37,18 +37,16 @@ impl At<'_> {
         is_here && key.account().is_some_and(|account| account != self.place.account)
     }
 
-    /// A refusal about a key of another account, from which one does not learn whether that key exists. The audit says why.
-    pub(super) fn concealed(&self, act: &str, e: Error) -> Error {
-        if e.why().is_some() || !matches!(e.kind(), Kind::AccessDenied | Kind::NotFound) {
-            return e;
-        }
+    /// What a caller is answered who may not use a key of another account, or who names one that does not exist: he does not
+    /// learn which. The audit says it.
+    pub(super) fn denial(&self, act: &str) -> Arc<str> {
         let who = &self.caller.principal;
         let what = format!(
             "User: {who} is not authorized to perform: {act} on a key of another account: it does not exist in Region {}, or \
              the policies of both accounts do not allow it",
             self.place.region
         );
-        Error::new(Kind::AccessDenied, what)
+        what.into()
     }
 
     /// The key that a request names, in the caller's account and Region unless it is an ARN.

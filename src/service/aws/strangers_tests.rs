@@ -154,6 +154,86 @@ fn a_stranger_is_answered_the_same_whether_a_key_exists_or_not() {
     assert!(told.is_empty(), "{}", told.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
+/// The events that a caller's account sees of its newest request, without what is of one request alone.
+fn events_of(on: &Lab, caller: &Caller, request: &str) -> Vec<Value> {
+    let found = on.call(&on.again(caller), "cloudtrail:LookupEvents", json!({"MaxResults": 5})).unwrap();
+    let seen = found["Events"].as_array().unwrap().iter().filter_map(|event| {
+        let mut event = event.clone();
+        let mut told: Value = serde_json::from_str(event["CloudTrailEvent"].as_str().unwrap()).unwrap();
+        let is_of = told["requestID"] == request;
+        ["requestID", "eventID"].iter().for_each(|name| drop(told.as_object_mut().unwrap().remove(*name)));
+        event["CloudTrailEvent"] = told;
+        event.as_object_mut().unwrap().remove("EventId");
+        is_of.then_some(event)
+    });
+    seen.collect()
+}
+
+/// What a request is answered and what is seen of it, without the name that it has for the key.
+fn answered_and_seen(on: &Lab, caller: &Caller, operation: &str, request: &Value, key: &str) -> (String, String) {
+    let caller = on.again(caller);
+    let answer = match on.call(&caller, operation, filled(request, key)) {
+        Ok(answer) => answer.to_string(),
+        Err(e) => format!("{}: {}", e.aws(), e.line()),
+    };
+    let events = events_of(on, &caller, &caller.request.as_ref().unwrap().id);
+    (answer.replace(key, KEY), Value::from(events).to_string().replace(key, KEY))
+}
+
+#[test]
+fn a_strangers_account_sees_no_more_of_a_refusal_than_he_was_answered() {
+    let on = Lab::new();
+    let (root, other) = (on.root(A, EAST), on.root(B, EAST));
+    let (there, own) = (keys_of_a(&on, &root), on.key(&other, json!({})));
+    on.ok(&other, "CreateAlias", json!({"AliasName": "alias/own", "TargetKeyId": own}));
+    let blob = on.ok(&root, "Encrypt", json!({"KeyId": there[0], "Plaintext": b64(b"m")}))["CiphertextBlob"].clone();
+    let grant = json!({"KeyId": there[0], "GranteePrincipal": root_of(A), "Operations": ["Decrypt"]});
+    let grant = text(&on.ok(&root, "CreateGrant", grant)["GrantId"]);
+    let missing_key = format!("arn:aws:kms:{EAST}:{A}:key/00000000-1111-2222-3333-444444444444");
+    let missing_alias = format!("arn:aws:kms:{EAST}:{A}:alias/missing");
+    let pairs = [(&there[0], &missing_key), (there.last().unwrap(), &missing_alias)];
+    let mut told = BTreeSet::new();
+    for operation in OPERATIONS.iter().map(|entry| entry.name.trim_start_matches("kms:")) {
+        for request in requests(operation, &own, &blob, &grant) {
+            for (key, missing) in pairs {
+                let [exists, not] = [key, missing].map(|key| answered_and_seen(&on, &other, operation, &request, key));
+                let of_key = if key.contains(":alias/") { &*there[0] } else { "nothing" };
+                if exists != not || exists.1.contains(of_key) {
+                    let (exists, not) = (exists.1, not.1);
+                    told.insert(format!("{operation} {request}\n  exists:      {exists}\n  does not: {not}"));
+                }
+            }
+        }
+    }
+    assert!(told.is_empty(), "{}", told.into_iter().collect::<Vec<_>>().join("\n"));
+    // By a ciphertext.
+    let gone = on.key(&root, json!({}));
+    let of_gone = on.ok(&root, "Encrypt", json!({"KeyId": gone, "Plaintext": b64(b"m")}))["CiphertextBlob"].clone();
+    on.ok(&root, "ScheduleKeyDeletion", json!({"KeyId": gone, "PendingWindowInDays": 7}));
+    on.pass_days(3);
+    on.service.kms.deletions().purge_due().unwrap();
+    on.pass_days(8);
+    assert_eq!(on.service.kms.deletions().purge_due().unwrap().len(), 2);
+    for operation in ["Decrypt", "ReEncrypt"] {
+        let [exists, not] = [&blob, &of_gone].map(|blob| {
+            let request = match operation {
+                "Decrypt" => json!({"CiphertextBlob": blob}),
+                _ => json!({"CiphertextBlob": blob, "DestinationKeyId": own}),
+            };
+            answered_and_seen(&on, &other, operation, &request, "{NONE}")
+        });
+        assert_eq!(exists, not, "{operation}");
+        assert!(exists.1.contains("AccessDenied") && !exists.1.contains(A), "{}", exists.1);
+    }
+    // The owner of a key sees why a use of it was refused.
+    assert_eq!(
+        on.err(&root, "Decrypt", json!({"CiphertextBlob": blob, "EncryptionContext": {"a": "b"}})),
+        "InvalidCiphertextException"
+    );
+    let found = on.call(&root, "cloudtrail:LookupEvents", json!({"MaxResults": 1})).unwrap();
+    assert_eq!(found["Events"][0]["Resources"][0]["ResourceName"], there[0]);
+}
+
 #[test]
 fn a_stranger_is_answered_the_same_for_a_ciphertext_and_a_grant_of_another_account_and_none() {
     let on = Lab::new();
