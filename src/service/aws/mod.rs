@@ -120,6 +120,10 @@ const UNRECORDED: &[&str] = &[
     "TokenCode",
 ];
 
+/// Members of a request whose values are recorded as they are, with whatever they look like.
+const RECORDED_AS_THEY_ARE: &[&str] =
+    &["EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext", "Constraints", "Policy", "Tags"];
+
 /// Members of a request that name a key.
 const NAMING: &[&str] = &["KeyId", "TargetKeyId", "SourceKeyId", "DestinationKeyId"];
 /// Those of them, and the alias, by which a record names the key; the first that a request has.
@@ -131,9 +135,19 @@ fn recorded(input: &Value) -> String {
     let kept: serde_json::Map<String, Value> = fields
         .iter()
         .filter(|(name, _)| !UNRECORDED.contains(&name.as_str()))
-        .map(|(n, v)| (n.clone(), v.clone()))
+        .map(|(n, v)| (n.clone(), if RECORDED_AS_THEY_ARE.contains(&n.as_str()) { v.clone() } else { masked(v) }))
         .collect();
     if kept.is_empty() { String::new() } else { Value::Object(kept).to_string() }
+}
+
+/// A value without secrets that someone took for names.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::String(text) => crate::redact::tokens(text).into(),
+        Value::Array(items) => items.iter().map(masked).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), masked(value))).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Parses a request: whether it is a dry run, and the rest.

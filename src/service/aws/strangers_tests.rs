@@ -154,6 +154,55 @@ fn a_stranger_is_answered_the_same_whether_a_key_exists_or_not() {
     assert!(told.is_empty(), "{}", told.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
+/// Someone pastes a secret where a name belongs.
+#[test]
+fn a_secret_that_is_typed_as_a_name_is_not_recorded() {
+    let on = Lab::new();
+    let (root, own) = (on.root(A, EAST), "alias/own");
+    let user = on.user(A, "user", EAST, Some(identity("Allow", "*", "*")));
+    let session = on.ok(&user, "sts:GetSessionToken", json!({}));
+    let secrets = ["SecretAccessKey", "SessionToken"].map(|name| text(&session["Credentials"][name]));
+    let blob = json!(b64(b"blob"));
+    let grant = json!({"KeyId": own, "GranteePrincipal": KEY, "RetiringPrincipal": KEY, "Operations": ["Decrypt"]});
+    let more = [
+        ("CreateAlias", json!({"AliasName": KEY, "TargetKeyId": own})),
+        ("CreateAlias", json!({"AliasName": format!("alias/{KEY}"), "TargetKeyId": own})),
+        ("DeleteAlias", json!({"AliasName": format!("alias/{KEY}")})),
+        ("CreateGrant", grant),
+        ("RetireGrant", json!({"KeyId": own, "GrantId": KEY})),
+        ("ListRetirableGrants", json!({"RetiringPrincipal": KEY})),
+        ("ReplicateKey", json!({"KeyId": own, "ReplicaRegion": KEY})),
+        ("GetKeyPolicy", json!({"KeyId": own, "PolicyName": KEY})),
+        ("ListKeys", json!({"Marker": KEY})),
+        ("sts:AssumeRole", json!({"RoleArn": KEY, "RoleSessionName": KEY})),
+        ("sts:AssumeRole", json!({"RoleArn": format!("arn:aws:iam::{A}:role/{KEY}"), "RoleSessionName": "session"})),
+        (
+            "cloudtrail:LookupEvents",
+            json!({"LookupAttributes": [{"AttributeKey": "ResourceName", "AttributeValue": KEY}]}),
+        ),
+        ("tag:TagResources", json!({"ResourceARNList": [KEY], "Tags": {"a": "b"}})),
+    ];
+    for secret in &secrets {
+        for entry in OPERATIONS {
+            let operation = entry.name.trim_start_matches("kms:");
+            for request in requests(operation, own, &blob, KEY) {
+                let _refused = on.call(&root, operation, filled(&request, secret));
+                let arn = format!("arn:aws:kms:{EAST}:{A}:key/{secret}");
+                let _refused = on.call(&root, operation, filled(&request, &arn));
+            }
+        }
+        for (operation, request) in &more {
+            let _refused = on.call(&user, operation, filled(request, secret));
+        }
+    }
+    let recorded = serde_json::to_string(&on.events().iter().map(|e| &e.record).collect::<Vec<_>>()).unwrap();
+    assert!(recorded.contains("Invalid keyId") && recorded.contains('…'));
+    for part in secrets.iter().map(|secret| &secret[secret.len() / 2..][..12]) {
+        let found = recorded.find(part).map(|at| &recorded[at.saturating_sub(600)..at + 12]);
+        assert_eq!(found, None);
+    }
+}
+
 /// The events that a caller's account sees of its newest request, without what is of one request alone.
 fn events_of(on: &Lab, caller: &Caller, request: &str) -> Vec<Value> {
     let found = on.call(&on.again(caller), "cloudtrail:LookupEvents", json!({"MaxResults": 5})).unwrap();
