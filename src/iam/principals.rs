@@ -5,7 +5,7 @@ use super::departed::{Departed, Elsewhere};
 use super::name::{
     MAX_NAME, MAX_POLICY_NAME, PrincipalRef, Sort, Tags, check_name, check_not_local, check_path, check_tags, draw_id,
 };
-use super::records::{AccessKeyRecord, Entity, Role, User};
+use super::records::{AccessKeyRecord, Entity, Role, User, key_of};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Asker, Tx, Versioned};
@@ -98,12 +98,25 @@ impl Iam {
     /// [`Kind::Exists`] for a name that is in use, in any case; [`Kind::NotFound`] for a missing account; [`Kind::Usage`]
     /// for a malformed name, path or tag; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_USERS`].
     pub fn create_user(&self, new: NewUser, by: impl Into<Asker>) -> Result<User> {
+        self.create_user_if(new, &|_, _| Ok(()), by)
+    }
+
+    /// The same if `may` does not refuse it, in the same transaction: a layer above knows who else has such an ARN.
+    ///
+    /// # Errors
+    /// As [`Iam::create_user`], and those of `may`.
+    pub fn create_user_if(
+        &self,
+        new: NewUser,
+        may: &dyn Fn(&Tx<'_>, &User) -> Result<()>,
+        by: impl Into<Asker>,
+    ) -> Result<User> {
         check_not_local(&new.name)?;
         let NewUser { account, path, name, tags } = new;
         let path = path.unwrap_or_else(|| "/".into());
         let (id, created) = (draw_id("AIDA", 17, &*self.env.rng), self.env.now());
         let policies = BTreeMap::new();
-        self.create(User { id, account, path, name, created, tags, policies, revoked_before: None }, MAX_USERS, by)
+        self.create(User { id, account, path, name, created, tags, policies, revoked_before: None }, MAX_USERS, may, by)
     }
 
     /// Creates a role.
@@ -126,16 +139,23 @@ impl Iam {
         let (policies, revoked_before) = (BTreeMap::new(), None);
         let role =
             Role { id, account, path, name, created, trust, max_session_seconds, tags, policies, revoked_before };
-        self.create(role, MAX_ROLES, by)
+        self.create(role, MAX_ROLES, &|_, _| Ok(()), by)
     }
 
-    fn create<E: Entity>(&self, new: E, most: usize, by: impl Into<Asker>) -> Result<E> {
+    fn create<E: Entity>(
+        &self,
+        new: E,
+        most: usize,
+        may: &dyn Fn(&Tx<'_>, &E) -> Result<()>,
+        by: impl Into<Asker>,
+    ) -> Result<E> {
         check_name(E::NOUN, new.entity_name(), 1, MAX_NAME)?;
         check_path(new.path())?;
         check_tags(new.tags())?;
         self.account(new.account())?;
         let act = act(&format!("Create{}", E::AWS), &new.arn_of()).detail("id", new.id());
         self.ledger.audited(by, act, |tx| {
+            may(tx, &new)?;
             if tx.count_of::<E>("account", new.account())? >= most {
                 let (noun, account) = (E::NOUN, new.account());
                 return Err(limit(format!("account {account} has {most} {noun}s, the most that are possible")));
@@ -149,6 +169,14 @@ impl Iam {
             }
         })?;
         Ok(new)
+    }
+
+    /// Returns whether an account has a user of that name, regardless of case.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn has_user(tx: &Tx<'_>, account: &str, name: &str) -> Result<bool> {
+        tx.find::<User>(&key_of(account, name)).map(|found| found.is_some())
     }
 
     /// Returns an account's users and roles: users first, each sorted by name.

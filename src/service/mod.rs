@@ -158,7 +158,7 @@ pub struct Service {
     unsettled: Arc<Unsettled>,
     jobs: Arc<Jobs>,
     leftovers: Leftovers,
-    access: Access,
+    access: Arc<Access>,
     doctor: Doctor,
     last_uses: last_uses::LastUses,
     retention: retention::Retention,

@@ -3,9 +3,9 @@
 
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
-use crate::iam::{NewRole, NewUser, PrincipalRef};
+use crate::iam::{NewRole, NewUser, PrincipalRef, User};
 use crate::kms::policy::Policy;
-use crate::ledger::Act;
+use crate::ledger::{Act, Tx};
 use crate::service::Service;
 use crate::service::api::{PrincipalInfo, PrincipalPolicyInfo};
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,9 @@ impl Operation for CreateUser {
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
         let Self { name, account, path, tags } = self;
         let account = account.unwrap_or_else(|| call.service.kms.installation().account.clone());
-        Ok(call.service.kms.iam().create_user(NewUser { account, path, name, tags }, call.caller)?.into())
+        let new = NewUser { account, path, name, tags };
+        let may = |tx: &Tx<'_>, user: &User| call.service.access.check_no_client(tx, user);
+        Ok(call.service.kms.iam().create_user_if(new, &may, call.caller)?.into())
     }
 }
 
