@@ -106,7 +106,8 @@ impl Statement {
         }
     }
 
-    /// An id is what is left of a deleted principal. It cannot be given to anyone, and AWS takes only ARNs.
+    /// An id is what is left of a deleted principal, and names nobody: AWS takes only ARNs. Here, a policy can be read, edited and
+    /// put with the ids that it had.
     fn check_ids(&self, at: &str, replaced: Option<&Policy>) -> Read<()> {
         let is_new = |id: &str| !replaced.is_some_and(|policy| policy.names_id(id));
         let found = self.principals.listed().iter().find(|p| matches!(p, Principal::Id(id) if is_new(id)));

@@ -183,7 +183,13 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
         Some(Ok(key)) => service.kms.act_on(name, &key),
         _ => Act::new(name),
     };
-    let output = service.ledger().verb(act.clone(), &caller, || parsed?.1.perform(&at));
+    let output = service.ledger().verb(act.clone(), &caller, || {
+        let operation = parsed?.1;
+        match named.iter().find(|key| key.is_alias() && !O::TAKES_ALIASES) {
+            Some(alias) => Err(Error::new(Kind::NotFound, format!("Invalid keyId '{alias}'"))),
+            None => operation.perform(&at),
+        }
+    });
     let output = output.map_err(|e| caller.answer(e))?;
     if O::READS {
         service.ledger().record(&caller, act, Ok(()))?;

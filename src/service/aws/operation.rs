@@ -21,6 +21,9 @@ pub(super) trait AwsOperation: DeserializeOwned {
     /// Whether it changes nothing, and the KMS leaves the record of its success to the caller.
     const READS: bool = false;
 
+    /// Whether its key can be named by an alias. The KMS API Reference says so of the member KeyId: "key ID, key ARN, alias
+    /// name, or alias ARN"; of the other operations, "key ID or key ARN".
+    const TAKES_ALIASES: bool = false;
     /// Whether it has the member DryRun: the request then only asks whether it may.
     const TAKES_DRY_RUN: bool = false;
     /// Whether it has the member GrantTokens. They say nothing here: a grant counts at once.

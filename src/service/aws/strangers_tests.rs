@@ -85,6 +85,47 @@ fn requests(operation: &str, own: &str, blob: &Value, grant: &str) -> Vec<Value>
     }
 }
 
+/// The operations of which the KMS API Reference says that KeyId can be an alias.
+const TAKE_ALIASES: &[&str] = &[
+    "DescribeKey",
+    "Encrypt",
+    "Decrypt",
+    "ReEncrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "Sign",
+    "Verify",
+    "GetPublicKey",
+    "DeriveSharedSecret",
+    "GenerateMac",
+    "VerifyMac",
+];
+
+#[test]
+fn operations_take_aliases_where_aws_does() {
+    let on = Lab::new();
+    let root = on.root(A, EAST);
+    let key = on.key(&root, json!({}));
+    on.ok(&root, "CreateAlias", json!({"AliasName": "alias/own", "TargetKeyId": key}));
+    let blob = on.ok(&root, "Encrypt", json!({"KeyId": key, "Plaintext": b64(b"m")}))["CiphertextBlob"].clone();
+    let arn = format!("arn:aws:kms:{EAST}:{A}:alias/own");
+    for operation in OPERATIONS.iter().filter_map(|entry| entry.name.strip_prefix("kms:")) {
+        for request in requests(operation, &key, &blob, "0") {
+            for alias in ["alias/own", &arn] {
+                let answer = on.call(&root, operation, filled(&request, alias)).map_err(|e| (e.aws(), e.line()));
+                let is_refused = matches!(&answer, Err((_, why)) if why.starts_with("Invalid keyId"));
+                match operation {
+                    "CreateAlias" | "UpdateAlias" => assert_eq!(answer.unwrap_err().0, "ValidationException"),
+                    _ => assert_eq!(is_refused, !TAKE_ALIASES.contains(&operation), "{operation} {alias}: {answer:?}"),
+                }
+            }
+        }
+    }
+    assert_eq!(on.state(&root, &key), "Enabled");
+}
+
 /// Keys of account [`A`] of all sorts and in all states, and aliases of theirs, by ARN.
 fn keys_of_a(on: &Lab, root: &Caller) -> Vec<String> {
     let make = |input: Value| on.key(root, input);
