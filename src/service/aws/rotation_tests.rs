@@ -414,4 +414,14 @@ fn a_key_needs_the_permissions_of_what_it_gets() {
     policy["Statement"][0]["Action"] = both;
     let both = on.user(A, "w", EAST, Some(policy));
     on.ok(&both, "ReplicateKey", asked);
+    // The permission to create is needed in the replica's Region alone.
+    let creates_in = |region: &str| {
+        let mut creates = identity("Allow", "kms:CreateKey", "*");
+        creates["Statement"][0]["Condition"] = json!({"StringEquals": {"aws:RequestedRegion": region}});
+        joined(&[identity("Allow", "kms:ReplicateKey", "*"), creates])
+    };
+    let asked = json!({"KeyId": k, "ReplicaRegion": "ap-southeast-2"});
+    let here = on.user(A, "here", EAST, Some(creates_in(EAST)));
+    assert_eq!(on.err(&here, "ReplicateKey", asked.clone()), "AccessDeniedException");
+    on.ok(&on.user(A, "there", EAST, Some(creates_in("ap-southeast-2"))), "ReplicateKey", asked);
 }

@@ -76,7 +76,7 @@ pub(super) fn request_of(record: &AuditRecord) -> Option<&RequestInfo> {
     record.body.caller.as_ref()?.request.as_deref()
 }
 
-/// Whether an account sees an event in a Region: one of its principals, or one of its keys there. A refusal is seen by the
+/// Whether an account sees an event in a Region: one of its principals, or one of its keys or roles there. A refusal is seen by the
 /// caller's account only (KMS Developer Guide, "Logging AWS KMS API calls with AWS CloudTrail"). What was not asked for over
 /// the network happened in the installation's Region.
 pub(super) fn is_seen(record: &AuditRecord, from: &Place, home: &Place) -> bool {
@@ -85,8 +85,16 @@ pub(super) fn is_seen(record: &AuditRecord, from: &Place, home: &Place) -> bool 
     if account_of(&caller.principal) == Some(&from.account) && *region == from.region {
         return true;
     }
+    if record.body.result == "refused" {
+        return false;
+    }
+    // A role's account sees its sessions being opened.
+    let role = record.body.detail.get("role").filter(|_| record.body.act == "sts:AssumeRole");
+    if role.and_then(|arn| account_of(arn)) == Some(&from.account) && *region == from.region {
+        return true;
+    }
     let key = record.body.key.as_deref().and_then(place_of_key);
-    key == Some((&from.region, &from.account)) && record.body.result != "refused"
+    key == Some((&from.region, &from.account))
 }
 
 /// What the caller was answered, if that is all that an account may see: the key behind the request is not its own.
