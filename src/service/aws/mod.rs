@@ -20,6 +20,8 @@ mod known_tests;
 mod last_use;
 mod operation;
 mod pair;
+#[cfg(test)]
+mod pin_tests;
 mod policy;
 mod random;
 mod region;
@@ -48,7 +50,7 @@ use operation::{At, AwsOperation};
 use super::Service;
 use crate::error::{Error, Kind, Result};
 use crate::iam::{Credential, PrincipalRef};
-use crate::kms::{Caller, KeyRef};
+use crate::kms::{Caller, KeyRef, Pins};
 use crate::ledger::{Act, RequestInfo};
 use serde_json::Value;
 use std::sync::Arc;
@@ -175,7 +177,7 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
     let request = RequestInfo { parameters, read_only: O::READS, ..request };
     let dry_run = parsed.as_ref().is_ok_and(|(dry_run, _)| *dry_run);
     let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
-    let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
+    let at = At { service, place: service.kms.place_of(&caller), caller: &caller, pins: Pins::new(&service.kms) };
     let denial = named.iter().any(|key| at.is_foreign(key)).then(|| at.denial(name));
     let caller = Caller { denial, ..caller.clone() };
     let at = At { caller: &caller, ..at };

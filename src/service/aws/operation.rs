@@ -1,7 +1,7 @@
 //! What an operation is, and what it is given.
 
 use crate::error::{Error, Kind, Reason, Result};
-use crate::kms::{Caller, KeyRef, Place};
+use crate::kms::{Caller, KeyRef, Pins, Place};
 use crate::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,8 @@ pub(super) struct At<'a> {
     pub(super) service: &'a Arc<Service>,
     pub(super) caller: &'a Caller,
     pub(super) place: Place,
+    /// The keys that it names.
+    pub(super) pins: Pins<'a>,
 }
 
 /// An operation of an AWS service.
@@ -69,7 +71,7 @@ impl At<'_> {
                 Kind::NotFound,
                 format!("Invalid arn {region}: the request is for {}", self.place.region),
             )),
-            None => Ok(self.service.kms.pin(key.at(&self.place))),
+            None => Ok(self.pins.pin(key.at(&self.place))),
         }
     }
 }

@@ -55,7 +55,7 @@ pub struct CreateUser {
 impl Operation for CreateUser {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:CreateUser", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -92,7 +92,7 @@ pub struct CreateRole {
 impl Operation for CreateRole {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:CreateRole", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -115,7 +115,7 @@ pub struct ListPrincipals {
 impl Operation for ListPrincipals {
     type Answer = Vec<PrincipalInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("iam:ListUsers"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<PrincipalInfo>> {
@@ -139,7 +139,7 @@ pub struct DescribePrincipal {
 impl Operation for DescribePrincipal {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Get{}", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -163,7 +163,7 @@ pub struct DeletePrincipal {
 impl Operation for DeletePrincipal {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Delete{}", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -191,7 +191,7 @@ pub struct PutPrincipalPolicy {
 impl Operation for PutPrincipalPolicy {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Put{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -224,7 +224,7 @@ pub struct GetPrincipalPolicy {
 impl Operation for GetPrincipalPolicy {
     type Answer = PrincipalPolicyInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Get{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalPolicyInfo> {
@@ -248,7 +248,7 @@ pub struct ListPrincipalPolicies {
 impl Operation for ListPrincipalPolicies {
     type Answer = Vec<PrincipalPolicyInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("List{}Policies", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<PrincipalPolicyInfo>> {
@@ -276,7 +276,7 @@ pub struct DeletePrincipalPolicy {
 impl Operation for DeletePrincipalPolicy {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Delete{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -302,7 +302,7 @@ pub struct UpdateAssumeRolePolicy {
 impl Operation for UpdateAssumeRolePolicy {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:UpdateAssumeRolePolicy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -329,7 +329,7 @@ pub struct RevokeSessions {
 impl Operation for RevokeSessions {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:RevokeSessions", &self.principal).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
