@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 /// disk.
 const FREES_SPACE: [&str; 3] = ["ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:SnapshotNotification"];
 
+/// The detail of a record that has what the caller was answered, if the record says more.
+pub const ANSWER: &str = "answer";
+/// The detail of a record that has AWS's code of that answer.
+pub const ANSWER_CODE: &str = "answer-code";
+
 /// An act: its name and what it affects. Holds nothing secret: all of it goes into the audit.
 #[derive(Debug, Clone)]
 pub struct Act {
@@ -56,7 +61,7 @@ impl Act {
     /// Adds what the caller is answered if that is less than the record says.
     #[must_use]
     pub fn answered(self, answer: &Error) -> Self {
-        self.detail(super::ANSWER, answer.line()).detail(super::ANSWER_CODE, answer.aws())
+        self.detail(ANSWER, answer.line()).detail(ANSWER_CODE, answer.aws())
     }
 
     /// Marks the act as restrictive (disable, revoke, detach, suspend), so that it may use the audit's reserve on a

@@ -23,7 +23,7 @@ mod refusals;
 mod request;
 mod store;
 
-pub use act::Act;
+pub use act::{ANSWER, ANSWER_CODE, Act};
 pub use audit::{AuditEvent, AuditHead, AuditRecord, Filter, Identity, Page};
 pub(crate) use catalog::sha256_hex;
 pub use catalog::{Catalog, Change, Damaged, Listing, Record, Tx, Versioned};
@@ -51,10 +51,6 @@ pub(crate) const AUDIT: &str = "audit";
 
 /// The detail of a record that has AWS's code of its error.
 pub const ERROR_CODE: &str = "error-code";
-/// The detail of a record that has what the caller was answered, if the record says more.
-pub const ANSWER: &str = "answer";
-/// The detail of a record that has AWS's code of that answer.
-pub const ANSWER_CODE: &str = "answer-code";
 
 /// Bytes that should be free: the reserve and the space ahead of audit and catalog (2 MiB), and a day's records. With
 /// less, `doctor` warns.
