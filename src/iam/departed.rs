@@ -24,6 +24,13 @@ impl Departed {
         Self { arn: record.arn_of(), sessions, id: record.id() }
     }
 
+    /// Whether a JSON document can name it: most do not, and need not be parsed. An escape may hide any name.
+    #[must_use]
+    pub fn may_be_in(&self, document: &str) -> bool {
+        let has = |name: &str| document.contains(name);
+        has(&self.arn) || self.sessions.as_deref().is_some_and(has) || has("\\")
+    }
+
     /// What stands for a principal from now on: for the ARN of the user or the role its unique id, for the ARN of a role's
     /// session that id, `:` and the session's name. `None`: it is another principal.
     #[must_use]
@@ -51,7 +58,8 @@ impl Elsewhere<'_> {
     /// Renames a principal in at most `most` records: in trust policies, and above this layer. Returns how many it changed.
     pub(super) fn rename_in(&self, tx: &mut Tx<'_>, departed: &Departed, most: usize) -> Result<usize> {
         let mut changed = 0;
-        for mut found in tx.list::<Role>()?.records {
+        // The role itself goes, with its trust policy.
+        for mut found in tx.list::<Role>()?.records.into_iter().filter(|found| found.record.id != departed.id) {
             if changed == most {
                 return Ok(changed);
             }

@@ -21,7 +21,10 @@ impl Kms {
     /// # Errors
     /// As [`crate::iam::Iam::delete_principal`].
     pub fn delete_principal(&self, name: &PrincipalRef, caller: &Caller) -> Result<()> {
-        let rename = |document: &str, departed: &Departed| rename(document, &|arn| departed.instead_of(arn));
+        let rename = |document: &str, departed: &Departed| {
+            let renamed = || rename(document, &|arn| departed.instead_of(arn));
+            departed.may_be_in(document).then(renamed).flatten()
+        };
         let records = |tx: &mut Tx<'_>, departed: &Departed, most: usize| {
             let in_policy = |key: &mut KeyRecord| match key.policy.as_deref().and_then(|text| rename(text, departed)) {
                 Some(renamed) => key.policy.replace(renamed).is_some(),
