@@ -100,7 +100,7 @@ fn a_role_of_the_same_name_has_nothing_of_a_deleted_one() {
     iam.update_trust_policy(&of_next, &trust.to_string(), &|_, _| Ok(()), &owner).unwrap();
     // One that may assume itself.
     let user_too = json!({"Statement": [{"Effect": "Allow", "Principal": {"AWS": A}, "Action": "sts:AssumeRole"}]});
-    let itself = joined(&[trust.clone(), user_too]).to_string();
+    let itself = joined(&[trust, user_too]).to_string();
     iam.update_trust_policy(&PrincipalRef::role(A, "ops"), &itself, &|_, _| Ok(()), &owner).unwrap();
     for key in [&by_role, &by_session, &granted] {
         encrypts(&on, &session, key).unwrap();
