@@ -287,6 +287,12 @@ impl Error {
         self.reason.map_or(self.kind.aws(), Reason::aws)
     }
 
+    /// Returns whether it says that something may not be used, or does not exist: whoever may not use it learns neither.
+    #[must_use]
+    pub const fn is_denial(&self) -> bool {
+        self.reason.is_none() && matches!(self.kind, Kind::AccessDenied | Kind::NotFound)
+    }
+
     /// Returns what failed, without the cause or the hint.
     #[must_use]
     pub fn what(&self) -> &str {

@@ -5,11 +5,66 @@ use std::borrow::Cow;
 /// The shortest run of hexadecimal digits that may be a token's. Ids have 17.
 const TOKEN_DIGITS: usize = 18;
 
-/// Masks the tokens in text from outside, before it is recorded, logged or sent in an answer. A token is `tok-` or
+/// The shortest run of base64 that may be a secret's: a secret access key has 40 characters, a session token and a ciphertext
+/// many more.
+const SECRET_DIGITS: usize = 32;
+
+/// Masks tokens and secrets in text from outside, before it is recorded, logged or sent in an answer: those of
+/// [`export_tokens`], and what looks like a secret access key or a session token, which someone typed where a name belongs.
+/// Those are long runs of base64 in which upper case, lower case and digits change as often as in random text. Hexadecimal text
+/// stays.
+#[must_use]
+pub fn tokens(text: &str) -> Cow<'_, str> {
+    match secrets(text) {
+        Cow::Borrowed(same) => export_tokens(same),
+        Cow::Owned(masked) => Cow::Owned(export_tokens(&masked).into_owned()),
+    }
+}
+
+fn secrets(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    // Base64 may be %-encoded.
+    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/%".contains(b);
+    let (mut out, mut kept, mut at) = (String::new(), 0, 0);
+    while at < bytes.len() {
+        let run = bytes[at..].iter().take_while(|b| is_digit(b)).count();
+        if is_random(&bytes[at..at + run]) {
+            out.push_str(&text[kept..at]);
+            out.push('…');
+            kept = at + run;
+        }
+        at += run.max(1);
+    }
+    if kept == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[kept..]);
+    Cow::Owned(out)
+}
+
+/// Whether a run of base64 is long, has both cases, and consists of words of fewer than 3.2 characters: capitalised, lower
+/// case, upper case, or digits. Random text has words of 1.9 on average, and one of a thousand secrets of 40 characters has
+/// longer ones; in names in camel case they have about five.
+fn is_random(run: &[u8]) -> bool {
+    let (mut words, mut upper, mut last) = (0, 0, None);
+    let (mut has_upper, mut has_lower, mut len) = (false, false, 0);
+    for b in run.iter().filter(|b| b.is_ascii_alphanumeric()) {
+        let sort = (b.is_ascii_uppercase(), b.is_ascii_lowercase());
+        // A single capital belongs to the word after it.
+        if last != Some(sort) && !(sort.1 && upper == 1) {
+            words += 1;
+        }
+        upper = if sort.0 { upper + 1 } else { 0 };
+        (has_upper, has_lower, last, len) = (has_upper || sort.0, has_lower || sort.1, Some(sort), len + 1);
+    }
+    run.len() >= SECRET_DIGITS && has_upper && has_lower && len * 10 < words * 32
+}
+
+/// Masks the tokens of exports in text from outside. A token is `tok-` or
 /// `att-` and 64 hexadecimal digits. It is recognised by what precedes the digits by at most six characters (`tok`,
 /// `att`, `t=`, in any case), so that a truncated or mistyped token, or one whose dash is %-encoded, is masked as well.
 #[must_use]
-pub fn tokens(text: &str) -> Cow<'_, str> {
+pub fn export_tokens(text: &str) -> Cow<'_, str> {
     let digits = |at: usize| text.as_bytes()[at..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (mut out, mut kept, mut at) = (String::new(), 0, 0);
     while at < text.len() {
@@ -64,6 +119,44 @@ mod tests {
             assert!(!tokens(&cut).contains("cdef"), "{cut}");
         }
         assert_eq!(tokens(&format!("é tok-{HEX}&c=1")), "é tok-…&c=1");
+    }
+
+    #[test]
+    fn secret_access_keys_and_session_tokens_are_masked() {
+        let secret = "q3vXh7Lw0RkZpT9b/2sYcFe8uJgM4dAo6iKxWm+1";
+        let token = "AQoDYXdzEJr1K8YPpwvBY0sfGeoM9V3ZJ/bRPB+sYOaRvUPgg3Ul/QyPN5Gd";
+        for secret in [secret, token, &token.replace('/', "%2F").replace('+', "%2B")] {
+            for around in
+                ["{}", "alias/{}", "arn:aws:kms:us-east-1:111122223333:key/{}", "é {}==é", "{\"KeyId\":\"{}\"}"]
+            {
+                let masked = tokens(&around.replace("{}", secret)).into_owned();
+                assert!(!masked.contains(&secret[8..16]) && masked.contains('…'), "{masked}");
+            }
+        }
+        // Nearly all random ones are.
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut draw = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(digits[(state >> 58) as usize])
+        };
+        let drawn: Vec<String> = (0..10_000).map(|_| (0..40).map(|_| draw()).collect()).collect();
+        let missed = drawn.iter().filter(|secret| matches!(tokens(secret), Cow::Borrowed(_))).count();
+        assert!(missed < 100, "{missed} of 10000");
+    }
+
+    #[test]
+    fn names_are_no_secrets() {
+        for name in [
+            "alias/Production/Payments/CardHolderData/EuWest1",
+            "AllowUseOfTheKeyForAccount111122223333AndNobodyElse",
+            "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_AdministratorAccess_0a1b2c3d4e5f6a7b/alice@example.com",
+            "mrk-1234abcd12ab34cd56ef1234567890ab",
+            "AROAAAAAAAAAAAAAAAAAA:i-0123456789abcdef0",
+            "/var/lib/coffer/SnapshotRepositories/Backup2026/Vol1",
+        ] {
+            assert_eq!(tokens(name), name);
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(super) const PADDED: usize = 1 + MAX_SECRET;
 /// A function that refuses a policy document which the policy language does not accept.
 pub type CheckPolicy<'a> = &'a dyn Fn(&str) -> Result<()>;
 
+/// The same for a document that replaces another one, which comes second.
+pub type CheckEditedPolicy<'a> = &'a dyn Fn(&str, &str) -> Result<()>;
+
 /// What [`Iam`] is made for: one installation.
 pub struct Of {
     /// Clock and random numbers.

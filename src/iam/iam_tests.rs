@@ -91,11 +91,19 @@ fn a_role_has_a_trust_policy_and_a_longest_session() {
     let most = format!("{}{}", "x".repeat(MAX_TRUST), " ".repeat(10));
     let role = place.iam.create_role(new(None, &most), &any, by()).unwrap();
     assert_eq!((role.max_session_seconds, &role.id[..4]), (3600, "AROA"));
-    let role = place.iam.update_trust_policy(&deploy(), POLICY, &any, by()).unwrap();
+    let role = place.iam.update_trust_policy(&deploy(), POLICY, &|new, _| any(new), by()).unwrap();
     assert_eq!(role.trust, POLICY);
-    refused(place.iam.update_trust_policy(&deploy(), POLICY, &none, by()), Kind::Usage, "ValidationException");
+    refused(
+        place.iam.update_trust_policy(&deploy(), POLICY, &|new, _| none(new), by()),
+        Kind::Usage,
+        "ValidationException",
+    );
     place.user("alice");
-    refused(place.iam.update_trust_policy(&alice(), POLICY, &any, by()), Kind::Usage, "ValidationException");
+    refused(
+        place.iam.update_trust_policy(&alice(), POLICY, &|new, _| any(new), by()),
+        Kind::Usage,
+        "ValidationException",
+    );
 }
 
 #[test]
@@ -133,7 +141,7 @@ fn what_still_has_something_is_not_deleted() {
     let place = Place::new();
     drop((place.user("alice"), place.role("deploy")));
     let (id, _) = place.key(&alice());
-    let delete = |of: &PrincipalRef| place.iam.delete_principal(of, by());
+    let delete = |of: &PrincipalRef| place.iam.delete_principal(of, &NOWHERE, by());
     refused(delete(&alice()), Kind::InvalidState, "DeleteConflict");
     place.iam.delete_access_key(&id, by()).unwrap();
     for of in [alice(), deploy()] {
@@ -454,7 +462,7 @@ fn deleting_the_role_ends_its_sessions_even_if_it_is_made_again() {
     let caller = place.signer(&alice());
     let made = place.assume(&request(), &caller).unwrap().credentials;
     of(&place, &made).unwrap();
-    place.iam.delete_principal(&deploy(), by()).unwrap();
+    place.iam.delete_principal(&deploy(), &NOWHERE, by()).unwrap();
     refused(of(&place, &made), Kind::AccessDenied, "UnrecognizedClientException");
     place.role("deploy");
     refused(of(&place, &made), Kind::AccessDenied, "UnrecognizedClientException");

@@ -11,6 +11,7 @@
 //! | `records` | what the catalog keeps |
 //! | `base` | [`Iam`]: what all others use |
 //! | `accounts`, `principals`, `access_keys` | operations on records |
+//! | `departed` | what a deleted principal leaves behind |
 //! | `token` | the bytes of a session |
 //! | `known` | what was read and opened before |
 //! | `credential` | from an access key id to secret and principal |
@@ -20,6 +21,7 @@ mod access_keys;
 mod accounts;
 mod base;
 mod credential;
+mod departed;
 mod known;
 mod name;
 mod principals;
@@ -29,8 +31,9 @@ mod token;
 
 pub use access_keys::{AccessKey, MAX_ACCESS_KEYS, NewAccessKey};
 pub use accounts::MAX_ACCOUNTS;
-pub use base::{CheckPolicy, Iam, Of};
+pub use base::{CheckEditedPolicy, CheckPolicy, Iam, Of};
 pub use credential::{Credential, Principal, PrincipalKind};
+pub use departed::{Departed, Elsewhere, RenameRecords};
 pub use name::{PrincipalRef, Sort, Tags, check_account, is_account};
 pub use principals::{
     MAX_POLICIES, MAX_ROLES, MAX_SESSION_SECONDS, MAX_TRUST, MAX_USERS, NewRole, NewUser, UserOrRole,

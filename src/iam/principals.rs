@@ -1,13 +1,15 @@
 //! Users and roles, their inline policies, and the revocation of their sessions.
 
-use super::base::{CheckPolicy, Iam, act, limit, no_root};
+use super::base::{CheckEditedPolicy, CheckPolicy, Iam, act, limit, no_root};
+use super::departed::{Departed, Elsewhere};
 use super::name::{
     MAX_NAME, MAX_POLICY_NAME, PrincipalRef, Sort, Tags, check_name, check_not_local, check_path, check_tags, draw_id,
 };
-use super::records::{AccessKeyRecord, Entity, Role, User};
+use super::records::{AccessKeyRecord, Entity, Role, User, key_of};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::ledger::{Act, Asker, Tx, Versioned};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Most characters of all inline policies of a user or a role, without white space. AWS allows this to roles, and less to
@@ -19,6 +21,9 @@ pub const MAX_TRUST: usize = 2048;
 pub const MAX_USERS: usize = 5000;
 /// Most roles of an account (IAM's default quota).
 pub const MAX_ROLES: usize = 1000;
+/// Most policies and grants in which one transaction puts a principal's id in place of its ARN: the record of a transaction
+/// lists its changes, and has at most 1 MiB.
+const MAX_RENAMED: usize = if cfg!(test) { 8 } else { 2000 };
 /// Longest session that a role can allow, in seconds, and the shortest value of that limit.
 pub const MAX_SESSION_SECONDS: std::ops::RangeInclusive<u32> = 3600..=43_200;
 
@@ -93,12 +98,25 @@ impl Iam {
     /// [`Kind::Exists`] for a name that is in use, in any case; [`Kind::NotFound`] for a missing account; [`Kind::Usage`]
     /// for a malformed name, path or tag; [`Kind::InvalidState`] (LimitExceededException) above [`MAX_USERS`].
     pub fn create_user(&self, new: NewUser, by: impl Into<Asker>) -> Result<User> {
+        self.create_user_if(new, &|_, _| Ok(()), by)
+    }
+
+    /// The same if `may` does not refuse it, in the same transaction: a layer above knows who else has such an ARN.
+    ///
+    /// # Errors
+    /// As [`Iam::create_user`], and those of `may`.
+    pub fn create_user_if(
+        &self,
+        new: NewUser,
+        may: &dyn Fn(&Tx<'_>, &User) -> Result<()>,
+        by: impl Into<Asker>,
+    ) -> Result<User> {
         check_not_local(&new.name)?;
         let NewUser { account, path, name, tags } = new;
         let path = path.unwrap_or_else(|| "/".into());
         let (id, created) = (draw_id("AIDA", 17, &*self.env.rng), self.env.now());
         let policies = BTreeMap::new();
-        self.create(User { id, account, path, name, created, tags, policies, revoked_before: None }, MAX_USERS, by)
+        self.create(User { id, account, path, name, created, tags, policies, revoked_before: None }, MAX_USERS, may, by)
     }
 
     /// Creates a role.
@@ -121,16 +139,23 @@ impl Iam {
         let (policies, revoked_before) = (BTreeMap::new(), None);
         let role =
             Role { id, account, path, name, created, trust, max_session_seconds, tags, policies, revoked_before };
-        self.create(role, MAX_ROLES, by)
+        self.create(role, MAX_ROLES, &|_, _| Ok(()), by)
     }
 
-    fn create<E: Entity>(&self, new: E, most: usize, by: impl Into<Asker>) -> Result<E> {
+    fn create<E: Entity>(
+        &self,
+        new: E,
+        most: usize,
+        may: &dyn Fn(&Tx<'_>, &E) -> Result<()>,
+        by: impl Into<Asker>,
+    ) -> Result<E> {
         check_name(E::NOUN, new.entity_name(), 1, MAX_NAME)?;
         check_path(new.path())?;
         check_tags(new.tags())?;
         self.account(new.account())?;
         let act = act(&format!("Create{}", E::AWS), &new.arn_of()).detail("id", new.id());
         self.ledger.audited(by, act, |tx| {
+            may(tx, &new)?;
             if tx.count_of::<E>("account", new.account())? >= most {
                 let (noun, account) = (E::NOUN, new.account());
                 return Err(limit(format!("account {account} has {most} {noun}s, the most that are possible")));
@@ -144,6 +169,14 @@ impl Iam {
             }
         })?;
         Ok(new)
+    }
+
+    /// Returns whether an account has a user of that name, regardless of case.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn has_user(tx: &Tx<'_>, account: &str, name: &str) -> Result<bool> {
+        tx.find::<User>(&key_of(account, name)).map(|found| found.is_some())
     }
 
     /// Returns an account's users and roles: users first, each sorted by name.
@@ -179,36 +212,62 @@ impl Iam {
     }
 
     /// Deletes a user that has no access keys and no inline policies, or a role that has no inline policies. Its sessions
-    /// end.
+    /// end, and where policies and grants name it, its unique id takes the place of its ARN.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InvalidState`] (DeleteConflict); [`Kind::Usage`] for root.
-    pub fn delete_principal(&self, name: &PrincipalRef, by: impl Into<Asker>) -> Result<()> {
+    pub fn delete_principal(&self, name: &PrincipalRef, elsewhere: &Elsewhere<'_>, by: impl Into<Asker>) -> Result<()> {
+        let by = by.into();
         match name.sort {
             Sort::Root => Err(no_root("record", name)),
-            Sort::User => self.delete::<User>(name, by, |tx, user| {
+            Sort::User => self.delete::<User>(name, elsewhere, &by, |tx, user| {
                 if tx.list_of::<AccessKeyRecord>(&[("principal", &user.id)])?.records.is_empty() {
                     return Ok(());
                 }
                 let hint = "delete them first, with `coffer principal key delete`";
                 Err(conflict(&user.arn(), "access keys", hint))
             }),
-            Sort::Role => self.delete::<Role>(name, by, |_, _| Ok(())),
+            Sort::Role => self.delete::<Role>(name, elsewhere, &by, |_, _| Ok(())),
         }
     }
 
     fn delete<E: Entity>(
         &self,
         name: &PrincipalRef,
-        by: impl Into<Asker>,
+        elsewhere: &Elsewhere<'_>,
+        by: &Asker,
         may: impl Fn(&Tx<'_>, &E) -> Result<()>,
     ) -> Result<()> {
-        let act = act(&format!("Delete{}", E::AWS), &self.find::<E>(name)?.arn_of());
-        self.ledger.audited(by, act, |tx| {
-            let Versioned { record, version } = Self::find_in::<E>(tx, name)?;
-            may(tx, &record)?;
-            has_no_policies(&record)?;
-            tx.delete::<E>(&record.id(), version)
+        let gone = self.find::<E>(name)?;
+        let act = act(&format!("Delete{}", E::AWS), &gone.arn_of());
+        // More changes than one record of the audit has room for. The rest is renamed before, in transactions of its own:
+        // until the principal is gone, its id means the same as its ARN.
+        let too_many = Cell::new(false);
+        loop {
+            let deleted = self.ledger.audited(by.clone(), act.clone(), |tx| {
+                let Versioned { record, version } = Self::find_in::<E>(tx, name)?;
+                may(tx, &record)?;
+                has_no_policies(&record)?;
+                too_many.set(elsewhere.rename_in(tx, &Departed::of(&record), MAX_RENAMED + 1)? > MAX_RENAMED);
+                if too_many.get() {
+                    let what = format!("more than {MAX_RENAMED} policies and grants name {}", record.arn_of());
+                    return Err(conflict(&record.arn_of(), &what, "its unique id is put into them first"));
+                }
+                tx.delete::<E>(&record.id(), version)
+            });
+            if !too_many.take() {
+                return deleted;
+            }
+            self.rename_first::<E>(name, elsewhere, by)?;
+        }
+    }
+
+    /// Puts the unique id of a principal into [`MAX_RENAMED`] of the records that name it.
+    fn rename_first<E: Entity>(&self, name: &PrincipalRef, elsewhere: &Elsewhere<'_>, by: &Asker) -> Result<()> {
+        let act = Act::new("coffer:NamePrincipalById").detail("principal", self.find::<E>(name)?.arn_of());
+        self.ledger.audited(by.clone(), act, |tx| {
+            let departed = Departed::of(&Self::find_in::<E>(tx, name)?.record);
+            elsewhere.rename_in(tx, &departed, MAX_RENAMED).map(drop)
         })
     }
 
@@ -311,16 +370,16 @@ impl Iam {
         &self,
         role: &PrincipalRef,
         document: &str,
-        check: CheckPolicy<'_>,
+        check: CheckEditedPolicy<'_>,
         by: impl Into<Asker>,
     ) -> Result<Role> {
         if role.sort != Sort::Role {
             return Err(Error::new(Kind::Usage, format!("{role} has no trust policy")).hint("name a role"));
         }
-        check_trust(document, check)?;
         let act = act("UpdateAssumeRolePolicy", &self.find::<Role>(role)?.arn())
             .detail("policy-sha256", crate::ledger::sha256_hex(document.as_bytes()));
         self.change::<Role>(role, act, by, |role| {
+            check_trust(document, &|document| check(document, &role.trust))?;
             document.clone_into(&mut role.trust);
             Ok(())
         })

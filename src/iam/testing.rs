@@ -93,7 +93,7 @@ impl Place {
 pub(super) fn by() -> Asker {
     let principal = format!("arn:aws:iam::{FIRST}:root");
     let identity = Identity { principal, via_service: None, client: "test".into(), request: None };
-    Asker { identity, administrator: true }
+    Asker { identity, administrator: true, denial: None }
 }
 
 /// Accepts every document.
@@ -105,6 +105,9 @@ pub(super) fn any(_: &str) -> Result<()> {
 pub(super) fn none(_: &str) -> Result<()> {
     Err(Error::new(Kind::Usage, "malformed"))
 }
+
+/// Nothing outside of this layer names a principal.
+pub(super) const NOWHERE: Elsewhere<'static> = Elsewhere { rename: &|_, _| None, records: &|_, _, _| Ok(0) };
 
 pub(super) fn alice() -> PrincipalRef {
     PrincipalRef::user(FIRST, "alice")

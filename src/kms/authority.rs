@@ -230,8 +230,8 @@ impl Authorizer {
         }
         // The grants are read only if the policies do not settle it. A role's session has those of the role, too.
         let mut grants_allow = self.granted.covers(&key.key(), principal, &wanted)?;
-        if let (false, Some(role)) = (grants_allow, &own.who.role_arn) {
-            grants_allow = self.granted.covers(&key.key(), role, &wanted)?;
+        for name in own.who.other_names().into_iter().flatten() {
+            grants_allow = grants_allow || self.granted.covers(&key.key(), name, &wanted)?;
         }
         match decide(&Decision { grants_allow, ..decision }) {
             Ruling::Allowed(by) => Ok(by),

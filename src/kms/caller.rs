@@ -57,6 +57,9 @@ pub struct Caller {
     pub request: Option<Arc<RequestInfo>>,
     /// It only asks whether it may: nothing is done, and the answer is an error (DryRun).
     pub dry_run: bool,
+    /// What it is answered when it is denied something: the request names a key of another account, and it must not learn
+    /// whether there is one.
+    pub denial: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -64,7 +67,7 @@ impl Caller {
     #[must_use]
     pub fn new(principal: impl Into<String>, client: impl Into<String>, authority: Authority) -> Self {
         let (principal, client) = (principal.into(), client.into());
-        Self { principal, via_service: None, client, authority, request: None, dry_run: false }
+        Self { principal, via_service: None, client, authority, request: None, dry_run: false, denial: None }
     }
 
     /// Makes a service that acts for itself.
@@ -73,18 +76,27 @@ impl Caller {
         Self { via_service: Some(name.to_owned()), ..Self::new(principal, client, Authority::Settled) }
     }
 
-    /// The ARNs that a grant to this caller can name: its own, and of a role's session that of the role.
+    /// What a grant to this caller can name: its ARN and its unique id, and of a role's session also those of the role.
     pub(super) fn principals(&self) -> impl Iterator<Item = &str> {
-        let role = match &self.authority {
-            Authority::Principal(permissions) => permissions.principal.role_arn.as_deref(),
-            _ => None,
+        let more = match &self.authority {
+            Authority::Principal(permissions) => permissions.principal.other_names(),
+            _ => [None; 3],
         };
-        std::iter::once(self.principal.as_str()).chain(role)
+        std::iter::once(self.principal.as_str()).chain(more.into_iter().flatten())
     }
 
     /// Whether it is the root of an account, by a signed request.
     pub(super) fn is_root_of(&self, account: &str) -> bool {
         matches!(&self.authority, Authority::Principal(p) if p.identity.is_none() && p.principal.account == account)
+    }
+
+    /// What it is answered for an error.
+    #[must_use]
+    pub fn answer(&self, e: Error) -> Error {
+        match &self.denial {
+            Some(denial) if e.is_denial() => Error::new(Kind::AccessDenied, &**denial),
+            _ => e,
+        }
     }
 
     /// Ends a dry run, once everything else has been checked.
@@ -104,7 +116,7 @@ impl Caller {
 
 impl From<&Caller> for Asker {
     fn from(caller: &Caller) -> Self {
-        let Caller { principal, via_service, client, authority, request, dry_run: _ } = caller.clone();
+        let Caller { principal, via_service, client, authority, request, denial, dry_run: _ } = caller.clone();
         let request = request.map(|r| Box::new(r.bounded()));
         let administrator = match &authority {
             Authority::Administrator | Authority::Settled => true,
@@ -112,7 +124,7 @@ impl From<&Caller> for Asker {
             Authority::Principal(permissions) => permissions.identity.is_none(),
             _ => false,
         };
-        Self { identity: Identity { principal, via_service, client, request }, administrator }
+        Self { identity: Identity { principal, via_service, client, request }, administrator, denial }
     }
 }
 

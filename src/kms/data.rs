@@ -204,19 +204,26 @@ impl Crypto {
         Ok(key)
     }
 
-    /// Records the use of a key in the audit log, durably, before the result is returned. `told` maps the error for the caller.
-    pub(super) fn used<R>(
+    /// Records the use of a key in the audit log, durably, before the result is returned.
+    pub(super) fn used<R>(&self, caller: &Caller, act: Act, result: Result<R>) -> Result<R> {
+        self.used_telling(caller, act, result, |_| None)
+    }
+
+    /// The same; `less` says what the caller is answered if that is less than the error says.
+    fn used_telling<R>(
         &self,
         caller: &Caller,
         act: Act,
         result: Result<R>,
-        told: impl FnOnce(Error) -> Error,
+        less: impl FnOnce(&Error) -> Option<Error>,
     ) -> Result<R> {
         match result {
             Ok(value) => self.ledger.record(caller, act, Ok(())).map(|()| value),
             Err(e) => {
+                let less = less(&e);
+                let act = if let Some(less) = &less { act.answered(less) } else { act };
                 self.ledger.record_refusal(act, caller, &e);
-                Err(told(e))
+                Err(less.unwrap_or(e))
             }
         }
     }
@@ -273,7 +280,7 @@ impl Crypto {
             let blob = backing.seal(ctx, plain, &*self.env.rng)?;
             Ok((made, Encrypted { blob, key_arn: arn, key_material_id: material.to_string(), algorithm }))
         });
-        self.used(caller, act, sealed, |e| e)
+        self.used(caller, act, sealed)
     }
 
     /// Encrypts 1 to 4096 bytes under a key's current backing key.
@@ -350,11 +357,7 @@ impl Crypto {
         if blob.purpose() != Purpose::General {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
-        let record =
-            self.usable_symmetric(verb, &name, (from.context, &facts), caller).map_err(|e| match e.kind() {
-                Kind::NotFound if from.key.is_some() => Error::new(Kind::InvalidCiphertext, e.what().to_owned()),
-                _ => e,
-            })?;
+        let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller)?;
         let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
         let (key_arn, key_material_id) = (self.scope.arn_of(&name), blob.material().to_string());
         Ok(Decrypted { plaintext, key_arn, key_material_id, algorithm: from.algorithm })
@@ -395,9 +398,14 @@ impl Crypto {
     fn blob_act(&self, act: Act, bytes: &[u8], ctx: &EncryptionContext, caller: &Caller) -> Act {
         let act = act.context(ctx);
         let Ok(blob) = Blob::parse(bytes) else { return act };
-        let name = self.store.of_blob(blob.key_id(), &self.scope.place_of(caller));
-        let name = name.unwrap_or_else(|_| blob.key_id().into());
-        act.key(self.scope.arn_of(&name)).detail("material", blob.material())
+        let act = act.detail("material", blob.material());
+        let by_request = matches!(caller.authority, Authority::Principal(_));
+        match self.store.of_blob(blob.key_id(), &self.scope.place_of(caller)) {
+            // Of a key that is gone nobody knows whose it was. What is not asked for over the network is about keys at home.
+            Ok(name) if by_request && !self.store.exists(&name) => act.detail("named", blob.key_id()),
+            Ok(name) => act.key(self.scope.arn_of(&name)),
+            Err(_) => act.key(self.scope.arn_of(&blob.key_id().into())),
+        }
     }
 
     /// Decrypts a blob of Encrypt, GenerateDataKey or ReEncrypt. `key`, if given, must be the one that encrypted it.
@@ -423,7 +431,7 @@ impl Crypto {
     pub fn decrypt_with(&self, from: &Ciphertext<'_>, caller: &Caller) -> Result<Decrypted> {
         let act = self.ciphertext_act(Act::new("kms:Decrypt"), from, caller);
         let opened = self.open_public("Decrypt", from, Facts::new(), caller);
-        self.used(caller, act, opened, |e| told("Decrypt", from, caller, e))
+        self.used_telling(caller, act, opened, |e| told("Decrypt", from, caller, e))
     }
 
     /// The act, with the key of a ciphertext.
@@ -470,7 +478,7 @@ impl Crypto {
         // A dry run uses nothing: only its refusal is recorded for this key.
         let opened = match opened {
             Ok(opened) if caller.dry_run => opened,
-            opened => self.used(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?,
+            opened => self.used_telling(&live, act, opened, |e| told("ReEncrypt", from, caller, e))?,
         };
         let made =
             self.seal_with(Act::new("kms:ReEncryptTo"), to.1, to.2, (to.0, &facts), opened.plaintext.expose(), caller)?;
@@ -524,7 +532,7 @@ impl Crypto {
             Ok(((_, key), material)) => act.detail("data-key", key.get().id()).detail("material", material),
             Err(_) => act,
         };
-        self.used(caller, act, made.map(|(made, _)| made), |e| e)
+        self.used(caller, act, made.map(|(made, _)| made))
     }
 
     fn open_volume_key(
@@ -558,7 +566,7 @@ impl Crypto {
             act = act.detail("grant", ids.join(" "));
         }
         let opened = self.open_volume_key("UnwrapVolumeKey", blob, context, expected, caller);
-        self.used(caller, act, opened, |e| e)
+        self.used(caller, act, opened)
     }
 
     /// Wraps a volume's data key again, under the current backing key of `to` and the same context; the data key stays the
@@ -589,7 +597,7 @@ impl Crypto {
             Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),
             Err(_) => act,
         };
-        self.used(caller, act, rewrapped.map(|(blob, _, _)| blob), |e| e)
+        self.used(caller, act, rewrapped.map(|(blob, _, _)| blob))
     }
 }
 
@@ -637,10 +645,15 @@ pub(super) fn public_of(key: &KeyRecord) -> Result<Vec<u8>> {
     key.public.as_deref().and_then(|text| hex::decode(text).ok()).ok_or_else(missing)
 }
 
-/// The error for a public caller: without which check failed, and without anything about a key that the caller did not name,
-/// unless it is of the caller's own account.
-fn told(verb: &str, from: &Ciphertext<'_>, caller: &Caller, e: Error) -> Error {
+/// What a public caller is answered if that is less than the error says: without which check failed, and without anything about
+/// a key that the caller did not name, unless it is of the caller's own account.
+fn told(verb: &str, from: &Ciphertext<'_>, caller: &Caller, e: &Error) -> Option<Error> {
     let Authority::Principal(by) = &caller.authority else { return public(verb, e) };
+    // Whether there is such a key, a stranger does not learn (`Caller::denial`).
+    let is_foreign = |key: &KeyRef| key.account().is_some_and(|account| account != by.principal.account);
+    if e.kind() == Kind::NotFound && from.key.is_some_and(is_foreign) {
+        return None;
+    }
     let own = format!(":{}:key/", by.principal.account);
     let is_hidden = match e.kind() {
         Kind::NotFound => true,
@@ -655,17 +668,14 @@ fn told(verb: &str, from: &Ciphertext<'_>, caller: &Caller, e: Error) -> Error {
          Region, or no policy allows it",
         caller.principal
     );
-    Error::new(Kind::AccessDenied, what)
+    Some(Error::new(Kind::AccessDenied, what))
 }
 
 /// The same for a caller who may learn about the key.
-fn public(verb: &str, e: Error) -> Error {
+fn public(verb: &str, e: &Error) -> Option<Error> {
     let known = e.why() == Some(Reason::IncorrectKey);
-    match e.kind() {
-        Kind::InvalidCiphertext if !known => invalid_ciphertext(verb),
-        Kind::NotFound => invalid_ciphertext(verb),
-        _ => e,
-    }
+    let is_less = e.kind() == Kind::NotFound || (e.kind() == Kind::InvalidCiphertext && !known);
+    is_less.then(|| invalid_ciphertext(verb))
 }
 
 fn random(spec: DataKeySpec) -> Result<Zeroizing<Vec<u8>>> {

@@ -10,7 +10,7 @@ use super::caller::{Authority, Caller, Wanted};
 use super::grantstore::{Constraint, Grant, GrantSpec, GrantStore, Operation};
 use super::keystore::{KeyRecord, KeyStore};
 use super::name::KeyRef;
-use super::policy::{GrantFacts, VOLUME_SERVICE, account_of};
+use super::policy::{Facts, GrantFacts, VOLUME_SERVICE, account_of};
 use super::root::RootKey;
 use super::scope::{KeyName, Scope};
 use crate::cipher::hkdf_sha256;
@@ -19,11 +19,16 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Reason, Result};
 use crate::iam::is_account;
 use crate::ledger::{Act, Ledger};
-use std::collections::BTreeSet;
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The longest name of a grant (KMS API Reference, CreateGrant).
 const MAX_NAME: usize = 256;
+/// Bytes of a token before the masked id.
+const CHECK: usize = 16;
+/// Characters of a token of an earlier version.
+const OLD_TOKEN: usize = 64;
 
 /// Which grants to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,6 +87,12 @@ fn not_there(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no grant {id}")).hint("see `coffer key grant list`")
 }
 
+fn no_such_token() -> Error {
+    Error::new(Kind::NotFound, "no grant has this token")
+        .reason(Reason::InvalidGrantToken)
+        .hint("see `coffer key grant list`")
+}
+
 /// The grants, as callers give them and take them back.
 pub struct Grants {
     env: Env,
@@ -91,6 +102,8 @@ pub struct Grants {
     store: Arc<KeyStore>,
     granted: Arc<GrantStore>,
     authorizer: Arc<Authorizer>,
+    /// Ids by the tokens of earlier versions, once one was asked for.
+    old_tokens: Mutex<Option<HashMap<String, String>>>,
 }
 
 impl Grants {
@@ -104,7 +117,8 @@ impl Grants {
         granted: Arc<GrantStore>,
         authorizer: Arc<Authorizer>,
     ) -> Self {
-        Self { env, scope, root, ledger, store, granted, authorizer }
+        let old_tokens = Mutex::new(None);
+        Self { env, scope, root, ledger, store, granted, authorizer, old_tokens }
     }
 
     fn new_grant(&self, key: &KeyName, spec: GrantSpec, caller: &Caller) -> Grant {
@@ -131,11 +145,49 @@ impl Grants {
         self.new_grant(key, spec, caller)
     }
 
-    /// The token by which RetireGrant finds a grant without its key. It permits nothing, and is always the same.
+    /// The token by which RetireGrant finds a grant without its key. It permits nothing, and is always the same. It contains
+    /// the id, masked: whoever has only the token does not learn it.
     fn token(&self, id: &str) -> String {
+        let mut check = [0u8; CHECK];
+        self.derive(&[b"coffer/grant-token/v2/check", id.as_bytes()], &mut check);
+        let id = hex::decode(id).unwrap_or_default();
+        hex::encode([&check[..], &self.masked(&check, &id)].concat())
+    }
+
+    /// The id in a token, if it is one.
+    fn id_in(&self, token: &str) -> Option<String> {
+        let bytes = hex::decode(token).ok()?;
+        let (check, masked) = bytes.split_at_checked(CHECK).filter(|(_, masked)| masked.len() == 32)?;
+        let id = hex::encode(self.masked(check, masked));
+        (self.token(&id) == token).then_some(id)
+    }
+
+    fn masked(&self, check: &[u8], id: &[u8]) -> Vec<u8> {
+        let mut mask = vec![0u8; id.len().min(32)];
+        self.derive(&[b"coffer/grant-token/v2/mask", check], &mut mask);
+        id.iter().zip(mask).map(|(a, b)| a ^ b).collect()
+    }
+
+    fn derive(&self, info: &[&[u8]], out: &mut [u8]) {
+        hkdf_sha256(self.root.secret().expose(), &[], info, out);
+    }
+
+    /// The token that an earlier version gave for a grant. It does not contain the id.
+    fn old_token(&self, id: &str) -> String {
         let mut token = [0u8; 32];
-        hkdf_sha256(self.root.secret().expose(), &[], &[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
+        self.derive(&[b"coffer/grant-token/v1", id.as_bytes()], &mut token);
         hex::encode(token)
+    }
+
+    /// The id of the grant with a token of an earlier version. Reads all grants the first time: none that is made later has
+    /// such a token.
+    fn id_of_old(&self, token: &str) -> Result<Option<String>> {
+        let mut known = self.old_tokens.lock();
+        if known.is_none() {
+            let all = self.granted.all()?.records.into_iter().map(|g| (self.old_token(&g.record.id), g.record.id));
+            *known = Some(all.collect());
+        }
+        Ok(known.as_ref().and_then(|known| known.get(token)).cloned())
     }
 
     /// Whether the caller may create this grant: by the policy, or by a grant to itself.
@@ -227,7 +279,8 @@ impl Grants {
         let region = self.scope.place_of(caller).region;
         let signed = matches!(caller.authority, Authority::Principal(_));
         if signed {
-            self.authorizer.ask_own("ListRetirableGrants", caller)?;
+            // The resource is the principal (KMS API Reference, ListRetirableGrants).
+            self.authorizer.ask_own_about("ListRetirableGrants", retiring, &Facts::new(), caller)?;
         }
         // Of any principal of the caller's account, if its policies allow it (KMS API Reference, ListRetirableGrants).
         let is_own = signed && account_of(retiring) == account_of(&caller.principal);
@@ -246,13 +299,12 @@ impl Grants {
     fn named(&self, key: Option<&KeyRef>, id: Option<&str>, token: Option<&str>) -> Result<Grant> {
         match (key, id, token) {
             (None, None, Some(token)) => {
-                let all = self.granted.all()?.records.into_iter().map(|g| g.record);
-                let mut all = all.filter(|g| self.token(&g.id) == token);
-                all.next().ok_or_else(|| {
-                    Error::new(Kind::NotFound, "no grant has this token")
-                        .reason(Reason::InvalidGrantToken)
-                        .hint("see `coffer key grant list`")
-                })
+                let id = match self.id_in(token) {
+                    None if token.len() == OLD_TOKEN => self.id_of_old(token)?,
+                    id => id,
+                };
+                let found = id.map(|id| self.granted.get(&id)).transpose()?.flatten();
+                found.ok_or_else(no_such_token)
             }
             (Some(key), Some(id), None) => {
                 let key = self.store.resolve(key)?;
@@ -300,15 +352,20 @@ impl Grants {
             || grant.retiring.as_deref().is_some_and(is_caller)
             || caller.is_root_of(account)
             || self.authorizer.is_administrator(caller, grant.place.as_ref());
-        self.take_back(Act::new("kms:RetireGrant"), &grant, caller, |key| match may {
+        let is_own = account_of(&caller.principal) == Some(account);
+        // Who is a stranger to the grant and to its key does not learn which grant a token is of.
+        let less = (token.is_some() && !may && !is_own).then(no_such_token);
+        let act = Act::new("kms:RetireGrant");
+        let act = if let Some(less) = &less { act.answered(less) } else { act };
+        let retired = self.take_back(act, &grant, caller, |key| match may {
             true => self.authorizer.may_retire(key, caller),
             false => {
                 let (who, key) = (&caller.principal, self.scope.arn_of(&grant.on()));
                 let what = format!("User: {who} is not authorized to perform: kms:RetireGrant on resource: {key}");
                 Err(Error::new(Kind::AccessDenied, what).hint("revoke it with `coffer key grant revoke`"))
             }
-        })?;
-        Ok(grant)
+        });
+        retired.map_err(|e| less.unwrap_or(e)).map(|()| grant)
     }
 
     /// Revokes a grant. Returns it, so that the caller can notify what depends on it.

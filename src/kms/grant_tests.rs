@@ -269,6 +269,23 @@ fn a_name_makes_a_grant_the_same_one_again() {
 }
 
 #[test]
+fn a_token_of_an_earlier_version_still_names_its_grant() {
+    let place = Site::new();
+    let kms = place.init();
+    let key = key_under(&kms, &managed(""));
+    let made = kms.grants().create(&key, for_user("bob", &[Operation::Decrypt]), &caller()).unwrap().0;
+    drop(kms);
+    let kms = place.open().unwrap();
+    let old = kms.grants().old_token(&made.id);
+    assert_eq!(code(kms.grants().retire(None, None, Some(&"0".repeat(64)), &caller())), "InvalidGrantTokenException");
+    assert_eq!(kms.grants().retire(None, None, Some(&old), &caller()).unwrap(), made);
+    assert_eq!(code(kms.grants().retire(None, None, Some(&old), &caller())), "InvalidGrantTokenException");
+    let before = kms.ledger().catalog().rows_read();
+    assert_eq!(code(kms.grants().retire(None, None, Some(&"1".repeat(64)), &caller())), "InvalidGrantTokenException");
+    assert_eq!(kms.ledger().catalog().rows_read(), before, "the grants are read once");
+}
+
+#[test]
 fn a_grant_is_given_back_by_those_whom_it_names() {
     let place = Site::new();
     let kms = place.init();

@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 
 const MAGIC: &[u8] = b"COFI\x01";
 const DAY: i64 = 24 * 60 * 60 * 1000;
+/// How far ahead material can expire, in milliseconds (KMS API Reference, ImportKeyMaterial: ValidTo).
+const MAX_VALID: i64 = 365 * DAY;
 
 /// What GetParametersForImport returns.
 #[derive(Debug, Clone)]
@@ -164,6 +166,10 @@ impl Imports {
         let now = self.env.now();
         if material.expires.is_some_and(|at| at.0 <= now.0) {
             return Err(Error::new(Kind::Usage, "ImportKeyMaterial: ValidTo is in the past"));
+        }
+        if material.expires.is_some_and(|at| at.0 - now.0 > MAX_VALID) {
+            let what = "ImportKeyMaterial: ValidTo is more than 365 days ahead";
+            return Err(Error::new(Kind::Usage, what).hint("import the same material again before it expires"));
         }
         let id = std::cell::RefCell::new(String::new());
         let act = Act::new("kms:ImportKeyMaterial");

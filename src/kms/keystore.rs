@@ -294,16 +294,19 @@ impl KeyStore {
         match &key.target {
             Target::Id(id) => Ok(KeyName { place, id: *id }),
             Target::Alias(name) => {
-                if let Some(id) = key.pinned {
-                    return Ok(KeyName { place, id });
-                }
-                let found = self.alias(place.as_ref(), name).map_err(|e| unavailable(format!("alias {name}"), e))?;
+                let found = match key.pinned {
+                    Some(pinned) => pinned,
+                    None => {
+                        let found = self.alias(place.as_ref(), name);
+                        found.map_err(|e| unavailable(format!("alias {name}"), e))?.map(|found| found.record.target)
+                    }
+                };
                 let missing = || {
                     let place = self.scope.place(place.as_ref());
                     Error::new(Kind::NotFound, format!("Alias {} is not found.", place.alias_arn(name)))
                         .hint("see `coffer key alias list`")
                 };
-                Ok(KeyName { id: found.ok_or_else(missing)?.record.target, place })
+                Ok(KeyName { id: found.ok_or_else(missing)?, place })
             }
         }
     }
@@ -314,6 +317,11 @@ impl KeyStore {
         let found = self.ledger.catalog().get::<KeyRecord>(&key.row());
         let found = found.map_err(|e| unavailable(format!("key {arn}"), e))?;
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key {arn}")).hint("see `coffer key list`"))
+    }
+
+    /// Whether there is such a key, damaged or not.
+    pub(super) fn exists(&self, key: &KeyName) -> bool {
+        !matches!(self.ledger.catalog().get::<KeyRecord>(&key.row()), Ok(None))
     }
 
     /// The record of a key, however it is named.

@@ -16,6 +16,7 @@ mod backing;
 mod caller;
 mod components;
 mod data;
+mod departed;
 mod examine;
 mod grant;
 mod grantstore;
@@ -25,6 +26,7 @@ pub mod key;
 mod keystore;
 mod name;
 mod pairs;
+mod pins;
 mod policies;
 pub mod policy;
 mod replicas;
@@ -47,6 +49,7 @@ pub use key::{KeyListing, KeyMetadata, KeyVersion, Keys, NewKey, Regions, Tags};
 pub use keystore::{KeyManager, KeyState, Origin, RotationType};
 pub use name::{EBS_ALIAS, KeyRef, check_alias, is_region};
 pub use pairs::{PublicKey, ToSign};
+pub use pins::Pins;
 pub use policies::KeyPolicies;
 pub use replicas::{NewReplica, Replicas};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
@@ -304,16 +307,6 @@ impl Kms {
     /// An act on a key, by its ARN if it is known which that is, else as it was named.
     pub(crate) fn act_on(&self, name: impl Into<String>, key: &KeyRef) -> Act {
         self.here.store.act_on(name, key)
-    }
-
-    /// The same reference, of the key that its alias refers to now: what is asked about is what is then used. An alias that
-    /// does not exist stays as it is.
-    #[must_use]
-    pub fn pin(&self, key: KeyRef) -> KeyRef {
-        match self.here.store.resolve(&key) {
-            Ok(name) => KeyRef { pinned: Some(name.id), ..key },
-            Err(_) => key,
-        }
     }
 
     /// The installation.

@@ -64,8 +64,8 @@ pub struct KeyRef {
     pub(super) target: Target,
     /// Region and account of an ARN, or of the caller ([`KeyRef::at`]).
     pub(super) place: Option<Place>,
-    /// The key that its alias refers to, once that was looked up: later, the alias may refer to another.
-    pub(super) pinned: Option<KeyId>,
+    /// The key that its alias refers to, if there is one, once that was looked up: later, the alias may refer to another.
+    pub(super) pinned: Option<Option<KeyId>>,
 }
 
 impl KeyRef {

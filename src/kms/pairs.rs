@@ -60,7 +60,7 @@ impl Crypto {
         let arn = self.scope.arn_of(&name);
         let (none, facts) = (EncryptionContext::new(), key.facts().and(&facts));
         let used = self.usable(verb, &name, usage, (&none, &facts), caller).and_then(|key| use_it(&key, &arn));
-        self.used(caller, Act::new(format!("kms:{verb}")).key(arn), used, |e| e)
+        self.used(caller, Act::new(format!("kms:{verb}")).key(arn), used)
     }
 
     /// Signs a message with a key's private key. Returns the key's ARN and the signature: DER for ECDSA (RFC 3279, 2.2.3).
@@ -116,7 +116,7 @@ impl Crypto {
             self.keys.check_usable(&record, "GetPublicKey")?;
             Ok(PublicKey { der: public_of(&record)?, key: self.keys.metadata(&record)? })
         };
-        self.used(caller, act, found(), |e| e)
+        self.used(caller, act, found())
     }
 
     /// Agrees on a secret with the owner of another public key (SubjectPublicKeyInfo, DER): ECDH (NIST SP 800-56A),
@@ -241,7 +241,7 @@ impl Crypto {
             let what = format!("GenerateRandom: the number of bytes must be 1 to 1024, not {bytes}");
             return Err(Error::new(Kind::Usage, what));
         }
-        self.used(caller, Act::new("kms:GenerateRandom"), Ok(Plaintext(random_bytes(bytes))), |e| e)
+        self.used(caller, Act::new("kms:GenerateRandom"), Ok(Plaintext(random_bytes(bytes))))
     }
 }
 

@@ -67,7 +67,8 @@ impl KeyPolicies {
         let act = Act::new("kms:PutKeyPolicy").detail("sha256", hash).detail("bypass-lockout-check", bypass);
         let facts = Facts::new().flag(Key::BypassPolicyLockoutSafetyCheck, bypass);
         let put = self.keys.change_if(key, act, &facts, caller, |key, _, arn| {
-            policy.check(arn)?;
+            let replaced = key.policy.as_deref().and_then(|text| Policy::parse(text).ok());
+            policy.check_edited(arn, replaced.as_ref())?;
             match self.authorizer.check_lockout(&policy, key, caller) {
                 Err(err) if !bypass => return Err(err),
                 checked => locked_out.set(checked.is_err()),

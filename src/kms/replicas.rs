@@ -91,12 +91,11 @@ impl Replicas {
                 .flag(Key::BypassPolicyLockoutSafetyCheck, new.bypass_lockout_check)
                 .request_tags(new.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
             let primary = self.primary(key, verb, &facts, caller)?;
-            // What a new key needs, too (KMS API Reference, ReplicateKey): in its own Region, and in that of the request.
-            for facts in [&facts.clone().text(Key::RequestedRegion, new.region), &facts] {
-                self.authorizer.ask_own_about("CreateKey", "*", facts, caller)?;
-                if !new.tags.is_empty() {
-                    self.authorizer.ask_own_about("TagResource", "*", facts, caller)?;
-                }
+            // What a new key needs, too (KMS API Reference, ReplicateKey): in its own Region.
+            let there = facts.text(Key::RequestedRegion, new.region);
+            self.authorizer.ask_own_about("CreateKey", "*", &there, caller)?;
+            if !new.tags.is_empty() {
+                self.authorizer.ask_own_about("TagResource", "*", &there, caller)?;
             }
             let place = self.elsewhere(&primary, new.region, verb)?;
             let imported = primary.origin == Origin::External;

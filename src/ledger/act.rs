@@ -3,12 +3,18 @@
 use super::audit::{Body, Identity};
 use crate::cipher::wrap::EncryptionContext;
 use crate::env::Timestamp;
+use crate::error::Error;
 use crate::redact;
 use std::collections::BTreeMap;
 
 /// Acts that free disk space, or are a step of that: like restrictive acts, they may use the audit's reserve on a full
 /// disk.
 const FREES_SPACE: [&str; 3] = ["ec2:DeleteVolume", "ec2:DeleteSnapshot", "ec2:SnapshotNotification"];
+
+/// The detail of a record that has what the caller was answered, if the record says more.
+pub const ANSWER: &str = "answer";
+/// The detail of a record that has AWS's code of that answer.
+pub const ANSWER_CODE: &str = "answer-code";
 
 /// An act: its name and what it affects. Holds nothing secret: all of it goes into the audit.
 #[derive(Debug, Clone)]
@@ -50,6 +56,12 @@ impl Act {
     pub fn detail(mut self, what: &str, value: impl ToString) -> Self {
         self.detail.insert(what.into(), bounded(&value.to_string()));
         self
+    }
+
+    /// Adds what the caller is answered if that is less than the record says.
+    #[must_use]
+    pub fn answered(self, answer: &Error) -> Self {
+        self.detail(ANSWER, answer.line()).detail(ANSWER_CODE, answer.aws())
     }
 
     /// Marks the act as restrictive (disable, revoke, detach, suspend), so that it may use the audit's reserve on a

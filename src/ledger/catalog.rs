@@ -501,6 +501,14 @@ impl Tx<'_> {
         self.catalog.list()
     }
 
+    /// Like [`Catalog::page`], but sees this transaction's own changes.
+    ///
+    /// # Errors
+    /// As [`Catalog::page`].
+    pub fn page<T: Record>(&self, after: &str, below: &str, limit: usize) -> Result<Listing<T>> {
+        self.catalog.page(after, below, limit)
+    }
+
     /// Like [`Catalog::list_of`], but sees this transaction's own changes.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ fn by() -> Asker {
     Asker {
         identity: Identity { principal, via_service: None, client: "test".into(), request: None },
         administrator: true,
+        denial: None,
     }
 }
 

@@ -23,7 +23,7 @@ mod refusals;
 mod request;
 mod store;
 
-pub use act::Act;
+pub use act::{ANSWER, ANSWER_CODE, Act};
 pub use audit::{AuditEvent, AuditHead, AuditRecord, Filter, Identity, Page};
 pub(crate) use catalog::sha256_hex;
 pub use catalog::{Catalog, Change, Damaged, Listing, Record, Tx, Versioned};
@@ -41,6 +41,7 @@ use parking_lot::Mutex;
 use refusals::Refusals;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The catalog's file in the data directory.
@@ -62,6 +63,8 @@ pub struct Asker {
     pub identity: Identity,
     /// It can write records at will, so its refusals have a higher limit.
     pub administrator: bool,
+    /// What it is answered when it is denied something, if that is less than the record says.
+    pub denial: Option<Arc<str>>,
 }
 
 /// The records and the audit of one data directory. The caller holds the directory's lock. Any thread may call it, but
@@ -524,7 +527,7 @@ impl Ledger {
         }
         .into();
         if let Err(e) = &result {
-            tell(&mut body, e);
+            tell(&mut body, e, by);
         }
         if result.is_err() && !self.refusals.admit(by, &mut body) && intent.is_none() {
             return result;
@@ -550,7 +553,7 @@ impl Ledger {
         let mut body = act.body(self.env.now(), Some(by.identity.clone()));
         body.result = if outcome.is_ok() { "ok" } else { "refused" }.into();
         if let Err(e) = outcome {
-            tell(&mut body, e);
+            tell(&mut body, e, &by);
         }
         if outcome.is_err() && !self.refusals.admit(&by, &mut body) {
             return Ok(());
@@ -606,9 +609,13 @@ impl Ledger {
 }
 
 /// Says in a record why an act was refused or failed.
-fn tell(body: &mut Body, err: &Error) {
+fn tell(body: &mut Body, err: &Error, by: &Asker) {
     body.error = Some(act::bounded(&err.line()));
     body.detail.insert(ERROR_CODE.into(), err.aws().into());
+    if let Some(denial) = by.denial.as_deref().filter(|_| err.is_denial()) {
+        body.detail.insert(ANSWER.into(), act::bounded(denial));
+        body.detail.insert(ANSWER_CODE.into(), Kind::AccessDenied.aws().into());
+    }
 }
 
 /// Removes what an unfinished init left in `dir`.

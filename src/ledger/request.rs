@@ -43,7 +43,8 @@ impl RequestInfo {
             let text = redact::tokens(text);
             text[..text.floor_char_boundary(limit)].to_owned()
         };
-        let parameters = redact::tokens(&self.parameters);
+        // A context or a tag may look like a secret: what names something was masked by itself.
+        let parameters = redact::export_tokens(&self.parameters);
         Self {
             id: cut(&self.id, MAX_FIELD),
             source: cut(&self.source, MAX_FIELD),

@@ -44,7 +44,7 @@ fn root() -> Secret<32> {
 fn by() -> Asker {
     let principal = "arn:aws:iam::111122223333:user/alice".to_owned();
     let identity = Identity { principal, via_service: None, client: "test".into(), request: None };
-    Asker { identity, administrator: true }
+    Asker { identity, administrator: true, denial: None }
 }
 
 fn process(store: &Arc<Memory>) -> Catalog {

@@ -12,8 +12,9 @@ use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::token::{self, ExportName};
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
+use crate::iam::{Iam, User};
 use crate::kms::{Authority, Caller, Kms};
-use crate::ledger::{Act, Record};
+use crate::ledger::{Act, Record, Tx};
 use crate::units::VolumeId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -276,6 +277,7 @@ impl Access {
         let (record, before) = self.records.ledger().audited(caller, act, |tx| {
             let mut record = wanted.clone();
             let Some(found) = tx.get::<AccessRecord>(name)? else {
+                self.check_no_user(tx, &record)?;
                 tx.insert(&record)?;
                 return Ok((record, None));
             };
@@ -293,6 +295,7 @@ impl Access {
                     _ => None,
                 };
             }
+            self.check_no_user(tx, &record)?;
             tx.update(&record, found.version)?;
             Ok((record, Some(found.record)))
         })?;
@@ -316,9 +319,46 @@ impl Access {
             if tx.get::<AccessRecord>(name)?.is_some() {
                 return Err(exists(name));
             }
+            self.check_no_user(tx, &record)?;
             tx.insert(&record).map(drop)
         })?;
         Ok(self.client_info(&record, &self.records.volumes()?, Some(token.to_string())))
+    }
+
+    /// Refuses a client that would act under the ARN of an IAM user: policies could not tell them apart.
+    fn check_no_user(&self, tx: &Tx<'_>, record: &AccessRecord) -> Result<()> {
+        if !Iam::has_user(tx, &self.kms.installation().account, &record.user)? {
+            return Ok(());
+        }
+        let what = format!("{} cannot act as {}: that is an IAM user", record.name, self.user_arn(&record.user));
+        Err(Error::new(Kind::Exists, what)
+            .hint("choose another --user, or delete the user with `coffer principal delete`"))
+    }
+
+    /// Refuses an IAM user whose ARN a client has, for the same reason.
+    pub(super) fn check_no_client(&self, tx: &Tx<'_>, user: &User) -> Result<()> {
+        if user.account != self.kms.installation().account {
+            return Ok(());
+        }
+        let all = tx.list::<AccessRecord>()?.records.into_iter().map(|r| r.record);
+        match all.into_iter().find(|client| client.user.eq_ignore_ascii_case(&user.name)) {
+            Some(client) => {
+                let what =
+                    format!("user {} cannot be created: the client {} acts under that name", user.name, client.name);
+                let hint =
+                    "choose another name, or give the client another one with `coffer access allow NAME --user USER`";
+                Err(Error::new(Kind::Exists, what).hint(hint))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The clients that act under the ARN of an IAM user, from before this was refused: their names, and those ARNs.
+    pub(super) fn with_a_users_arn(&self) -> Result<Vec<(String, String)>> {
+        let users = self.kms.iam().principals(&self.kms.installation().account)?.0;
+        let is_user = |client: &AccessRecord| users.iter().any(|u| u.name.eq_ignore_ascii_case(&client.user));
+        let all = self.allowed()?;
+        Ok(all.iter().filter(|c| is_user(c)).map(|c| (c.name.clone(), self.user_arn(&c.user))).collect())
     }
 
     /// Revokes the access of a client or a token.
@@ -474,6 +514,10 @@ fn exists(name: &str) -> Error {
     Error::new(Kind::Exists, format!("{name} already has access"))
         .hint("see `coffer access list`, or revoke it with `coffer access deny`")
 }
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod access_tests;
 
 #[cfg(test)]
 mod tests {

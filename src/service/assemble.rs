@@ -108,12 +108,13 @@ impl Service {
         let Volumes { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens } = volumes;
         let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &repository, &opens));
         let leases = Arc::new(Leases::new(opening.lease_grace));
+        let access = Arc::new(Access::new(&env, &kms, &records));
         Self {
             role: opening.role,
             suspensions: Suspensions::new(&kms, &records, &keys, &keygate, &turns, &opens),
             kept: Arc::new(KeptLeases::new(&env, &records, &keys, &leases)),
             attachments: Attachments::new(&env, opening.role, &records, &leases),
-            access: Access::new(&env, &kms, &records),
+            access: access.clone(),
             views: Views::new(&records, &repository, &logs, &keys, &snapshot_keys, &keygate),
             leftovers: Leftovers::new(&records, &lineages, &stores, &stored, &turns, &opens),
             doctor: Doctor {
@@ -126,6 +127,7 @@ impl Service {
                 stores: stores.clone(),
                 strangers,
                 opens: opens.clone(),
+                access,
             },
             last_uses: super::last_uses::LastUses::default(),
             retention: super::retention::Retention::new(&env, &kms),

@@ -1,5 +1,6 @@
 //! `coffer doctor`: finds what is wrong with the installation and the machine, and what to do about it.
 
+use super::access::Access;
 use super::api::SnapshotState;
 use super::api::{Finding, Grade};
 use super::datadir::{DataDir, lies_inside};
@@ -80,6 +81,8 @@ pub(super) struct Doctor {
     pub(super) strangers: Arc<Strangers>,
     /// The open volumes.
     pub(super) opens: Arc<OpenVolumes>,
+    /// The clients that are limited by records.
+    pub(super) access: Arc<Access>,
 }
 
 impl Doctor {
@@ -91,10 +94,22 @@ impl Doctor {
         self.check_root(&mut out)?;
         self.check_audit(&mut out);
         self.check_keys(&mut out)?;
+        self.check_access(&mut out)?;
         self.check_volumes(&mut out)?;
         self.check_snapshots(&mut out)?;
         out.0.extend(self.check_repository());
         Ok(out.0)
+    }
+
+    fn check_access(&self, out: &mut Findings) -> Result<()> {
+        for (client, arn) in self.access.with_a_users_arn()? {
+            let what = format!(
+                "the client {client} acts as {arn}, which is an IAM user, too, and policies cannot tell them apart: give the \
+                 client another name with `coffer access allow {client} --user USER`"
+            );
+            out.add(Grade::Warning, "access", what);
+        }
+        Ok(())
     }
 
     /// Checks the repository.

@@ -158,7 +158,7 @@ pub struct Service {
     unsettled: Arc<Unsettled>,
     jobs: Arc<Jobs>,
     leftovers: Leftovers,
-    access: Access,
+    access: Arc<Access>,
     doctor: Doctor,
     last_uses: last_uses::LastUses,
     retention: retention::Retention,
@@ -304,7 +304,7 @@ impl Service {
     /// [`Kind::AccessDenied`] if the caller may not ask for it; the operation's own errors. Refusals are audited.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
         self.settle_leftovers();
-        request.route(Call { service: self, caller, report })
+        request.route(Call::new(self, caller, report))
     }
 
     fn doctor(&self) -> Result<Vec<Finding>> {

@@ -20,7 +20,12 @@ fn call(open: &Open, operation: &str, input: Value) -> Value {
     perform(open, operation, input).unwrap_or_else(|e| panic!("{operation}: {}", e.line()))
 }
 
-fn perform(open: &Open, operation: &str, input: Value) -> coffer::error::Result<Value> {
+/// Most operations take ids; the names here are aliases, which are the same in each copy.
+fn perform(open: &Open, operation: &str, mut input: Value) -> coffer::error::Result<Value> {
+    let alias = input["KeyId"].as_str().filter(|key| key.starts_with("alias/") && operation != "DescribeKey");
+    if let Some(alias) = alias {
+        input["KeyId"] = described(open, alias)["KeyId"].clone();
+    }
     open.0.aws(&open.caller(), find(&format!("kms:{operation}")).unwrap(), input)
 }
 

@@ -41,6 +41,7 @@ pub fn is_sound(case: &Case, copy: &Copy) -> Result<(), String> {
     if !is_another_world(&open) {
         other_volume_reads(&open)?;
         snapshots_verify(&open)?;
+        nobody_is_half_deleted(&open)?;
     }
     doctor_is_content(&open)
 }
@@ -70,6 +71,14 @@ fn other_volume_reads(open: &Open) -> Result<(), String> {
         Ok(true) => Ok(()),
         Ok(false) => Err("another volume has other bytes".into()),
         Err(err) => Err(format!("another volume does not open: {}", err.line())),
+    }
+}
+
+/// Where a deleted user was named, its id is named.
+fn nobody_is_half_deleted(open: &Open) -> Result<(), String> {
+    match open.names_of_bob() {
+        [true, true, true, true] | [false, false, false, false] => Ok(()),
+        [policy, grant, trust, there] => Err(format!("policy {policy}, grant {grant}, trust {trust}, user {there}")),
     }
 }
 

@@ -78,6 +78,36 @@ impl Drop for Open {
 }
 
 impl Open {
+    /// Names the user `bob` in a key policy, a trust policy and a grant.
+    fn name_bob(&self) {
+        let users = self.json(json!({"action": "principal-list"}));
+        let users = users["principals"].as_array().unwrap();
+        let bob = users.iter().find(|p| p["name"] == "bob").unwrap()["arn"].as_str().unwrap().to_owned();
+        let policy = self.json(json!({"action": "key-policy-show", "key": "alias/second"}));
+        let mut policy: Value = serde_json::from_str(policy["document"].as_str().unwrap()).unwrap();
+        let mut statement = policy["Statement"][0].clone();
+        statement["Principal"] = json!({"AWS": bob});
+        policy["Statement"].as_array_mut().unwrap().push(statement);
+        self.json(json!({"action": "key-policy-set", "key": "alias/second", "policy": policy.to_string(), "bypass_lockout_check": false}));
+        let trust = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Principal": {"AWS": bob}, "Action": "sts:AssumeRole"}]});
+        self.json(json!({"action": "role-create", "name": "of-bob", "trust": trust.to_string()}));
+        self.json(json!({"action": "grant-create", "key": "alias/second", "grantee": bob, "operations": ["Decrypt"]}));
+    }
+
+    /// Whether each of what names the user `bob` names him by his ARN: all, or none.
+    pub fn names_of_bob(&self) -> [bool; 4] {
+        let text = |verb: Value| self.json(verb).to_string();
+        let users = self.json(json!({"action": "principal-list"}));
+        let users = users["principals"].as_array().unwrap();
+        [
+            text(json!({"action": "key-policy-show", "key": "alias/second"})).contains("user/bob"),
+            text(json!({"action": "grant-list", "key": "alias/second"})).contains("user/bob"),
+            users.iter().any(|p| p["name"] == "of-bob" && p["trust"].as_str().unwrap().contains("user/bob")),
+            users.iter().any(|p| p["name"] == "bob"),
+        ]
+    }
+
     pub fn caller(&self) -> Caller {
         self.0.caller_of(rustix::process::geteuid().as_raw(), "killpoints").unwrap()
     }
@@ -158,6 +188,7 @@ impl World {
         open.json(json!({"action": "account-create", "name": "team", "account": "444455556666"}));
         ["alice", "bob"].iter().for_each(|name| drop(open.json(json!({"action": "user-create", "name": name}))));
         open.json(json!({"action": "role-create", "name": "deploy", "trust": TRUST}));
+        open.name_bob();
         open.json(json!({"action": "access-key-create", "principal": "user/alice"}));
         open.json(
             json!({"action": "principal-policy-put", "principal": "user/alice", "policy": "p", "document": DOCUMENT}),

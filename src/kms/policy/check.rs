@@ -20,7 +20,15 @@ impl Policy {
     /// # Errors
     /// [`crate::error::Kind::Usage`]: MalformedPolicyDocumentException naming the location, the value and why it never matches.
     pub fn check(&self, key_arn: &str) -> Result<()> {
-        self.check_statements(region_of(key_arn), Some(key_arn))
+        self.check_edited(key_arn, None)
+    }
+
+    /// The same for the policy that replaces this one: it may keep the unique ids of deleted principals that this one has.
+    ///
+    /// # Errors
+    /// As [`Policy::check`].
+    pub fn check_edited(&self, key_arn: &str, replaced: Option<&Self>) -> Result<()> {
+        self.check_statements(region_of(key_arn), Some(key_arn), replaced)
     }
 
     /// Refuses an identity or session policy with a statement, or a value in one, that could never match a request in this
@@ -29,7 +37,7 @@ impl Policy {
     /// # Errors
     /// As [`Policy::check`].
     pub fn check_identity(&self, region: &str) -> Result<()> {
-        self.check_statements(region, None)
+        self.check_statements(region, None, None)
     }
 
     /// Refuses a trust policy with a statement, or a value in one, that could never match a request for its role.
@@ -37,14 +45,27 @@ impl Policy {
     /// # Errors
     /// As [`Policy::check`].
     pub fn check_trust(&self, region: &str) -> Result<()> {
-        self.check_statements(region, None)
+        self.check_edited_trust(region, None)
     }
 
-    fn check_statements(&self, region: &str, key_arn: Option<&str>) -> Result<()> {
+    /// The same for the policy that replaces this one, as [`Policy::check_edited`].
+    ///
+    /// # Errors
+    /// As [`Policy::check`].
+    pub fn check_edited_trust(&self, region: &str, replaced: Option<&Self>) -> Result<()> {
+        self.check_statements(region, None, replaced)
+    }
+
+    fn names_id(&self, id: &str) -> bool {
+        self.statements.iter().flat_map(|s| s.principals.listed()).any(|p| matches!(p, Principal::Id(own) if own == id))
+    }
+
+    fn check_statements(&self, region: &str, key_arn: Option<&str>, replaced: Option<&Self>) -> Result<()> {
         let each = || {
             for (i, statement) in self.statements.iter().enumerate() {
                 let at = format!("Statement[{i}]");
                 statement.check_principals(self.kind, &at, region)?;
+                statement.check_ids(&at, replaced)?;
                 let actions = statement.check_actions(self.kind, &at)?;
                 match key_arn {
                     Some(arn) => statement.check_resources(&at, arn, self.version)?,
@@ -70,11 +91,7 @@ fn others(patterns: &[String]) -> impl Iterator<Item = String> {
 
 impl Statement {
     fn check_principals(&self, kind: Kind, at: &str, region: &str) -> Read<()> {
-        let (field, principals) = match &self.principals {
-            Whom::Holder => return Ok(()),
-            Whom::These(all) => ("Principal", all),
-            Whom::Except(all) => ("NotPrincipal", all),
-        };
+        let (field, principals) = (self.principals.field(), self.principals.listed());
         let elsewhere =
             |p: &&Principal| matches!(p, Principal::Service(name) if !words::is_volume_service(name, region));
         if kind == Kind::Key
@@ -87,6 +104,17 @@ impl Statement {
             Whom::Except(all) => check_excepted(all, &format!("{at}.{field}")),
             _ => Ok(()),
         }
+    }
+
+    /// An id is what is left of a deleted principal, and names nobody: AWS takes only ARNs. Here, a policy can be read, edited and
+    /// put with the ids that it had.
+    fn check_ids(&self, at: &str, replaced: Option<&Policy>) -> Read<()> {
+        let is_new = |id: &str| !replaced.is_some_and(|policy| policy.names_id(id));
+        let found = self.principals.listed().iter().find(|p| matches!(p, Principal::Id(id) if is_new(id)));
+        let Some(Principal::Id(id)) = found else { return Ok(()) };
+        let why = "is a unique id, which stands for a deleted user or role, and which the policy before did not have: \
+                   name a user or a role by its ARN";
+        Err(malformed(&format!("{at}.{}.AWS", self.principals.field()), format!("{id:?} {why}")))
     }
 
     fn covers_action(&self, action: &str) -> bool {

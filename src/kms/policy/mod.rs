@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `Version` | 2012-10-17, 2008-10-17 (the default) |
 //! | `Principal` | `"*"`, `{"AWS": …}` (`*`, an account, `arn:aws:iam::ACCOUNT:root`, a user, a role or a session by ARN), `{"Service": …}` |
+//! | unique ids | `AIDA…`, `AROA…`, `AROA…:SESSION` in place of the ARN of a principal that was deleted ([`rename`](rename())) |
 //! | `NotPrincipal` | in a Deny: everyone whose ARNs, of session, role and account, are not all listed |
 //! | `Action`, `NotAction` | an action of `actions`, or `*`; `*` matches any characters, `?` matches one; case-insensitive |
 //! | `Resource`, `NotResource` | `*`, or ARNs with `*` and `?` |
@@ -34,6 +35,7 @@ mod parse;
 mod pattern;
 mod print;
 mod question;
+mod rename;
 mod variables;
 mod words;
 
@@ -52,6 +54,7 @@ pub use keys::Key;
 pub use kind::Kind;
 pub use parse::{MAX_IDENTITY_POLICY, MAX_POLICY};
 pub use question::{Facts, GrantFacts, PrincipalFacts, PrincipalKind, Question, SessionFacts};
+pub use rename::rename;
 pub use words::VOLUME_SERVICE;
 
 /// A parsed policy document.
@@ -89,6 +92,8 @@ enum Principal {
     /// All principals of an account, if their own permissions allow it; in a Deny, all of them.
     Account(String),
     Arn(String),
+    /// The unique id of a user, a role or a role's session, which no later principal of its name has.
+    Id(String),
     Service(String),
 }
 
@@ -134,6 +139,8 @@ impl Principal {
             Self::Everyone => Some(of_role),
             Self::Arn(named) if *named == who.arn => Some(Verdict::Allowed),
             Self::Arn(named) => (is_session && who.role_arn.as_deref() == Some(named)).then_some(of_role),
+            Self::Id(id) if who.user_id.as_deref() == Some(id) => Some(Verdict::Allowed),
+            Self::Id(id) => (is_session && who.role_id() == Some(id)).then_some(of_role),
             Self::Service(name) => self.is_service(name, q).then_some(Verdict::Allowed),
             Self::Account(id) => {
                 // A service belongs to no account: it is named itself, or by a grant.
@@ -153,6 +160,19 @@ impl Principal {
 }
 
 impl Whom {
+    /// The principals in the document.
+    fn listed(&self) -> &[Principal] {
+        match self {
+            Self::Holder => &[],
+            Self::These(all) | Self::Except(all) => all,
+        }
+    }
+
+    /// The field of the document that lists them.
+    const fn field(&self) -> &'static str {
+        if matches!(self, Self::Except(_)) { "NotPrincipal" } else { "Principal" }
+    }
+
     /// What an Allow for them gives a principal, if they include it.
     fn matches(&self, q: &Question<'_>) -> Option<Verdict> {
         match self {
@@ -168,15 +188,19 @@ impl Whom {
 /// JSON policy elements: NotPrincipal").
 fn is_excepted(all: &[Principal], q: &Question<'_>) -> bool {
     let who = q.principal;
-    let has = |wanted: &str| all.iter().any(|p| matches!(p, Principal::Arn(arn) if arn == wanted));
+    let has =
+        |wanted: &str| all.iter().any(|p| matches!(p, Principal::Arn(name) | Principal::Id(name) if name == wanted));
+    let has_itself = has(&who.arn) || who.user_id.as_deref().is_some_and(has);
     let has_account = all.iter().any(|p| matches!(p, Principal::Account(id) if *id == who.account));
     if all.contains(&Principal::Everyone) {
         return true;
     }
     match who.kind {
         PrincipalKind::Root => has_account,
-        PrincipalKind::User => has_account && has(&who.arn),
-        PrincipalKind::Session => has_account && has(&who.arn) && who.role_arn.as_deref().is_some_and(has),
+        PrincipalKind::User => has_account && has_itself,
+        PrincipalKind::Session => {
+            has_account && has_itself && [who.role_arn.as_deref(), who.role_id()].into_iter().flatten().any(has)
+        }
         PrincipalKind::Service => all.iter().any(|p| matches!(p, Principal::Service(_)) && p.matches(q).is_some()),
         PrincipalKind::Anonymous => false,
     }

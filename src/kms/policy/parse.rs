@@ -18,12 +18,26 @@ pub const MAX_POLICY: usize = 32_768;
 /// managed policies, 10,240 for roles, without blanks (IAM User Guide, "IAM and AWS STS quotas").
 pub const MAX_IDENTITY_POLICY: usize = 10_240;
 
+/// Whether a text is the unique id of a user or a role, or that of a role's session (IAM User Guide, "Unique identifiers").
+fn is_unique_id(text: &str) -> bool {
+    let (id, session) = text.split_once(':').map_or((text, None), |(id, session)| (id, Some(session)));
+    let is_role = id.starts_with("AROA");
+    let good = |c: char| c.is_ascii_alphanumeric() || "+=,.@_/-".contains(c);
+    (is_role || id.starts_with("AIDA"))
+        && id.len() == 21
+        && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+        && session.is_none_or(|name| is_role && name.chars().all(good))
+}
+
 fn aws_principal(name: String, at: &str) -> Read<Principal> {
     if name == "*" {
         return Ok(Principal::Everyone);
     }
     if is_account(&name) {
         return Ok(Principal::Account(name));
+    }
+    if is_unique_id(&name) {
+        return Ok(Principal::Id(name));
     }
     let bad = |why: &str| Err(malformed(at, format!("{name:?} {why}")));
     let fields: Vec<&str> = name.splitn(6, ':').collect();

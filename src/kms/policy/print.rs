@@ -38,7 +38,7 @@ fn principals_json(principals: &[Principal]) -> Value {
         match principal {
             Principal::Everyone => aws.push("*".to_owned()),
             Principal::Account(id) => aws.push(format!("arn:aws:iam::{id}:root")),
-            Principal::Arn(arn) => aws.push(arn.clone()),
+            Principal::Arn(name) | Principal::Id(name) => aws.push(name.clone()),
             Principal::Service(name) => services.push(name.clone()),
         }
     }

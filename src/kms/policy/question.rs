@@ -105,6 +105,17 @@ impl PrincipalFacts {
         Self { via_service: service.map(str::to_owned), ..self }
     }
 
+    /// The unique id of its role, of a role's session.
+    #[must_use]
+    pub(super) fn role_id(&self) -> Option<&str> {
+        self.user_id.as_deref()?.split_once(':').map(|(role, _)| role)
+    }
+
+    /// What else than its ARN names it in grants: the ARN of its role, its unique id, and that of its role.
+    pub(crate) fn other_names(&self) -> [Option<&str>; 3] {
+        [self.role_arn.as_deref(), self.user_id.as_deref(), self.role_id()]
+    }
+
     /// Its `aws:PrincipalArn`.
     #[must_use]
     pub fn principal_arn(&self) -> &str {

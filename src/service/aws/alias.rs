@@ -34,6 +34,8 @@ pub(super) struct CreateAlias {
 
 impl AwsOperation for CreateAlias {
     type Output = Empty;
+    // It refuses one in other words.
+    const TAKES_ALIASES: bool = true;
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
         ask("CreateAlias", &self.alias_name, at)?;
@@ -52,6 +54,8 @@ pub(super) struct UpdateAlias {
 
 impl AwsOperation for UpdateAlias {
     type Output = Empty;
+    // It refuses one in other words.
+    const TAKES_ALIASES: bool = true;
     fn perform(self, at: &At<'_>) -> Result<Empty> {
         check(&self.alias_name)?;
         ask("UpdateAlias", &self.alias_name, at)?;

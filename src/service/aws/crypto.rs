@@ -56,6 +56,7 @@ pub(super) struct EncryptOutput {
 
 impl AwsOperation for Encrypt {
     type Output = EncryptOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<EncryptOutput> {
@@ -96,6 +97,7 @@ pub(super) struct DecryptOutput {
 
 impl AwsOperation for Decrypt {
     type Output = DecryptOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DecryptOutput> {
@@ -164,6 +166,7 @@ pub(super) struct ReEncryptOutput {
 
 impl AwsOperation for ReEncrypt {
     type Output = ReEncryptOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<ReEncryptOutput> {
@@ -232,6 +235,7 @@ pub(super) struct DataKeyOutput {
 
 impl AwsOperation for GenerateDataKey {
     type Output = DataKeyOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DataKeyOutput> {
@@ -260,6 +264,7 @@ pub(super) struct GenerateDataKeyWithoutPlaintext {
 
 impl AwsOperation for GenerateDataKeyWithoutPlaintext {
     type Output = DataKeyOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<DataKeyOutput> {

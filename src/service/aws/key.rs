@@ -198,6 +198,7 @@ pub(super) struct DescribeKey {
 
 impl AwsOperation for DescribeKey {
     type Output = KeyOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     const READS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<KeyOutput> {

@@ -52,16 +52,12 @@ impl AwsOperation for GetKeyLastUsage {
     type Output = LastUsageOutput;
     const READS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<LastUsageOutput> {
-        let invalid = || Error::new(Kind::NotFound, format!("Invalid keyId '{}'", self.key_id));
         let key = at.key(&self.key_id)?;
-        // Aliases are not supported, and keys of other accounts neither.
-        if key.is_alias() {
-            return Err(invalid());
-        }
         at.service.kms.authorizer().ask(&key, "GetKeyLastUsage", at.caller)?;
         let key = at.service.kms.keys().describe(&key)?;
+        // Keys of other accounts are not supported.
         if key.account != at.place.account {
-            return Err(invalid());
+            return Err(Error::new(Kind::NotFound, format!("Invalid keyId '{}'", self.key_id)));
         }
         let ledger = at.service.ledger();
         let oldest = ledger.audit_records()?.next().transpose()?.map(|record| record.body.at);

@@ -10,6 +10,8 @@ mod alias;
 mod aws_tests;
 mod caller;
 mod crypto;
+#[cfg(test)]
+mod departed_tests;
 mod grant;
 mod import;
 mod key;
@@ -18,12 +20,16 @@ mod known_tests;
 mod last_use;
 mod operation;
 mod pair;
+#[cfg(test)]
+mod pin_tests;
 mod policy;
 mod random;
 mod region;
 mod rotation;
 #[cfg(test)]
 mod rotation_tests;
+#[cfg(test)]
+mod strangers_tests;
 mod sts;
 mod tag;
 mod tagging;
@@ -44,7 +50,7 @@ use operation::{At, AwsOperation};
 use super::Service;
 use crate::error::{Error, Kind, Result};
 use crate::iam::{Credential, PrincipalRef};
-use crate::kms::{Caller, KeyRef};
+use crate::kms::{Caller, KeyRef, Pins};
 use crate::ledger::{Act, RequestInfo};
 use serde_json::Value;
 use std::sync::Arc;
@@ -116,6 +122,10 @@ const UNRECORDED: &[&str] = &[
     "TokenCode",
 ];
 
+/// Members of a request whose values are recorded as they are, with whatever they look like.
+const RECORDED_AS_THEY_ARE: &[&str] =
+    &["EncryptionContext", "SourceEncryptionContext", "DestinationEncryptionContext", "Constraints", "Policy", "Tags"];
+
 /// Members of a request that name a key.
 const NAMING: &[&str] = &["KeyId", "TargetKeyId", "SourceKeyId", "DestinationKeyId"];
 /// Those of them, and the alias, by which a record names the key; the first that a request has.
@@ -127,9 +137,19 @@ fn recorded(input: &Value) -> String {
     let kept: serde_json::Map<String, Value> = fields
         .iter()
         .filter(|(name, _)| !UNRECORDED.contains(&name.as_str()))
-        .map(|(n, v)| (n.clone(), v.clone()))
+        .map(|(n, v)| (n.clone(), if RECORDED_AS_THEY_ARE.contains(&n.as_str()) { v.clone() } else { masked(v) }))
         .collect();
     if kept.is_empty() { String::new() } else { Value::Object(kept).to_string() }
+}
+
+/// A value without secrets that someone took for names.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::String(text) => crate::redact::tokens(text).into(),
+        Value::Array(items) => items.iter().map(masked).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), masked(value))).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Parses a request: whether it is a dry run, and the rest.
@@ -157,14 +177,22 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
     let request = RequestInfo { parameters, read_only: O::READS, ..request };
     let dry_run = parsed.as_ref().is_ok_and(|(dry_run, _)| *dry_run);
     let caller = Caller { dry_run, request: Some(Arc::new(request)), ..caller.clone() };
-    let at = At { service, place: service.kms.place_of(&caller), caller: &caller };
-    let names_foreign = named.iter().any(|key| at.is_foreign(key));
+    let at = At { service, place: service.kms.place_of(&caller), caller: &caller, pins: Pins::new(&service.kms) };
+    let denial = named.iter().any(|key| at.is_foreign(key)).then(|| at.denial(name));
+    let caller = Caller { denial, ..caller.clone() };
+    let at = At { caller: &caller, ..at };
     let act = match key.filter(|_| parsed.is_ok()).map(|key| at.key(&key)) {
         Some(Ok(key)) => service.kms.act_on(name, &key),
         _ => Act::new(name),
     };
-    let output = service.ledger().verb(act.clone(), &caller, || parsed?.1.perform(&at));
-    let output = output.map_err(|e| if names_foreign { at.concealed(name, e) } else { e })?;
+    let output = service.ledger().verb(act.clone(), &caller, || {
+        let operation = parsed?.1;
+        match named.iter().find(|key| key.is_alias() && !O::TAKES_ALIASES) {
+            Some(alias) => Err(Error::new(Kind::NotFound, format!("Invalid keyId '{alias}'"))),
+            None => operation.perform(&at),
+        }
+    });
+    let output = output.map_err(|e| caller.answer(e))?;
     if O::READS {
         service.ledger().record(&caller, act, Ok(()))?;
     }

@@ -1,7 +1,7 @@
 //! What an operation is, and what it is given.
 
 use crate::error::{Error, Kind, Reason, Result};
-use crate::kms::{Caller, KeyRef, Place};
+use crate::kms::{Caller, KeyRef, Pins, Place};
 use crate::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,8 @@ pub(super) struct At<'a> {
     pub(super) service: &'a Arc<Service>,
     pub(super) caller: &'a Caller,
     pub(super) place: Place,
+    /// The keys that it names.
+    pub(super) pins: Pins<'a>,
 }
 
 /// An operation of an AWS service.
@@ -21,6 +23,9 @@ pub(super) trait AwsOperation: DeserializeOwned {
     /// Whether it changes nothing, and the KMS leaves the record of its success to the caller.
     const READS: bool = false;
 
+    /// Whether its key can be named by an alias. The KMS API Reference says so of the member KeyId: "key ID, key ARN, alias
+    /// name, or alias ARN"; of the other operations, "key ID or key ARN".
+    const TAKES_ALIASES: bool = false;
     /// Whether it has the member DryRun: the request then only asks whether it may.
     const TAKES_DRY_RUN: bool = false;
     /// Whether it has the member GrantTokens. They say nothing here: a grant counts at once.
@@ -37,18 +42,16 @@ impl At<'_> {
         is_here && key.account().is_some_and(|account| account != self.place.account)
     }
 
-    /// A refusal about a key of another account, from which one does not learn whether that key exists. The audit says why.
-    pub(super) fn concealed(&self, act: &str, e: Error) -> Error {
-        if e.why().is_some() || !matches!(e.kind(), Kind::AccessDenied | Kind::NotFound) {
-            return e;
-        }
+    /// What a caller is answered who may not use a key of another account, or who names one that does not exist: he does not
+    /// learn which. The audit says it.
+    pub(super) fn denial(&self, act: &str) -> Arc<str> {
         let who = &self.caller.principal;
         let what = format!(
             "User: {who} is not authorized to perform: {act} on a key of another account: it does not exist in Region {}, or \
              the policies of both accounts do not allow it",
             self.place.region
         );
-        Error::new(Kind::AccessDenied, what)
+        what.into()
     }
 
     /// The key that a request names, in the caller's account and Region unless it is an ARN.
@@ -68,7 +71,7 @@ impl At<'_> {
                 Kind::NotFound,
                 format!("Invalid arn {region}: the request is for {}", self.place.region),
             )),
-            None => Ok(self.service.kms.pin(key.at(&self.place))),
+            None => Ok(self.pins.pin(key.at(&self.place))),
         }
     }
 }

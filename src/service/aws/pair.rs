@@ -44,6 +44,7 @@ fn signing(text: &str) -> Result<SigningAlgorithm> {
 
 impl AwsOperation for Sign {
     type Output = SignOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<SignOutput> {
@@ -77,6 +78,7 @@ pub(super) struct VerifyOutput {
 
 impl AwsOperation for Verify {
     type Output = VerifyOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<VerifyOutput> {
@@ -115,6 +117,7 @@ pub(super) struct PublicKeyOutput {
 
 impl AwsOperation for GetPublicKey {
     type Output = PublicKeyOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PublicKeyOutput> {
         let found = at.service.kms.crypto().public_key(&at.key(&self.key_id)?, at.caller)?;
@@ -154,6 +157,7 @@ pub(super) struct SharedSecretOutput {
 
 impl AwsOperation for DeriveSharedSecret {
     type Output = SharedSecretOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<SharedSecretOutput> {
@@ -195,6 +199,7 @@ fn mac_algorithm(text: &str) -> Result<MacAlgorithm> {
 
 impl AwsOperation for GenerateMac {
     type Output = MacOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<MacOutput> {
@@ -226,6 +231,7 @@ pub(super) struct VerifyMacOutput {
 
 impl AwsOperation for VerifyMac {
     type Output = VerifyMacOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<VerifyMacOutput> {
@@ -265,6 +271,7 @@ fn pair_spec(text: &str) -> Result<DataKeyPairSpec> {
 
 impl AwsOperation for GenerateDataKeyPair {
     type Output = PairOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PairOutput> {
@@ -295,6 +302,7 @@ pub(super) struct GenerateDataKeyPairWithoutPlaintext {
 
 impl AwsOperation for GenerateDataKeyPairWithoutPlaintext {
     type Output = PairOutput;
+    const TAKES_ALIASES: bool = true;
     const TAKES_DRY_RUN: bool = true;
     const TAKES_GRANT_TOKENS: bool = true;
     fn perform(self, at: &At<'_>) -> Result<PairOutput> {

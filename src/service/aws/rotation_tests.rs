@@ -102,9 +102,9 @@ fn service_managed_keys_rotate_yearly() {
     let create = json!({"action": "volume-create", "name": "v", "size": 1 << 20});
     on.service.handle(&owner, crate::service::testing::request(create), &mut |_| true).unwrap();
     on.service.each_minute();
-    let status = on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": crate::kms::EBS_ALIAS}));
-    assert_eq!((&status["KeyRotationEnabled"], &status["RotationPeriodInDays"]), (&json!(true), &json!(365)));
     let k = on.arn(&root, crate::kms::EBS_ALIAS);
+    let status = on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": k}));
+    assert_eq!((&status["KeyRotationEnabled"], &status["RotationPeriodInDays"]), (&json!(true), &json!(365)));
     for n in 1..=2 {
         on.pass_days(364);
         on.service.each_minute();
@@ -213,6 +213,15 @@ fn material_expires_and_comes_back() {
     on.import(&root, &k, &[1; 32], json!({})).unwrap();
     assert_eq!(opens(&on, &root, &blob).unwrap(), b"m");
     assert!(on.import(&root, &k, &[1; 32], json!({"ValidTo": 1.0})).is_err());
+    let days_ahead = |days: f64| json!({"ValidTo": on.now_seconds() + days * 86400.0});
+    let refused = on.import(&root, &k, &[1; 32], days_ahead(365.1)).unwrap_err();
+    assert_eq!(
+        (refused.aws(), refused.what().contains("365 days")),
+        ("ValidationException", true),
+        "{}",
+        refused.line()
+    );
+    on.import(&root, &k, &[1; 32], days_ahead(365.0)).unwrap();
 }
 
 #[test]
@@ -405,4 +414,14 @@ fn a_key_needs_the_permissions_of_what_it_gets() {
     policy["Statement"][0]["Action"] = both;
     let both = on.user(A, "w", EAST, Some(policy));
     on.ok(&both, "ReplicateKey", asked);
+    // The permission to create is needed in the replica's Region alone.
+    let creates_in = |region: &str| {
+        let mut creates = identity("Allow", "kms:CreateKey", "*");
+        creates["Statement"][0]["Condition"] = json!({"StringEquals": {"aws:RequestedRegion": region}});
+        joined(&[identity("Allow", "kms:ReplicateKey", "*"), creates])
+    };
+    let asked = json!({"KeyId": k, "ReplicaRegion": "ap-southeast-2"});
+    let here = on.user(A, "here", EAST, Some(creates_in(EAST)));
+    assert_eq!(on.err(&here, "ReplicateKey", asked.clone()), "AccessDeniedException");
+    on.ok(&on.user(A, "there", EAST, Some(creates_in("ap-southeast-2"))), "ReplicateKey", asked);
 }

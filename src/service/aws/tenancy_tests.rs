@@ -338,3 +338,83 @@ fn names_that_are_no_places_are_refused() {
     }
     assert!(PrincipalRef::parse(&root_of(B), A).is_ok());
 }
+
+#[test]
+fn retirable_grants_are_listed_by_who_may_ask_about_that_principal() {
+    let on = Lab::new();
+    let root = on.root(A, EAST);
+    let k = on.key(&root, json!({}));
+    let (one, two) = (on.user(A, "one", EAST, None).principal, on.user(A, "two", EAST, None).principal);
+    for retiring in [&one, &two] {
+        let asked = json!({"KeyId": k, "GranteePrincipal": root_of(A), "RetiringPrincipal": retiring, "Operations": ["Decrypt"]});
+        on.ok(&root, "CreateGrant", asked);
+    }
+    let asks = on.user(A, "asks", EAST, Some(identity("Allow", "kms:ListRetirableGrants", &one)));
+    let of = |principal: &str| json!({"RetiringPrincipal": principal});
+    assert_eq!(on.ok(&asks, "ListRetirableGrants", of(&one))["Grants"].as_array().unwrap().len(), 1);
+    assert_eq!(on.err(&asks, "ListRetirableGrants", of(&two)), "AccessDeniedException");
+}
+
+#[test]
+fn a_grant_token_is_found_at_once_and_tells_a_stranger_nothing() {
+    let on = Lab::new();
+    let root = on.root(A, EAST);
+    let k = on.key(&root, json!({}));
+    let grant = |to: &str| {
+        let asked = json!({"KeyId": k, "GranteePrincipal": to, "RetiringPrincipal": to, "Operations": ["Decrypt"]});
+        let made = on.ok(&root, "CreateGrant", asked);
+        (text(&made["GrantToken"]), text(&made["GrantId"]))
+    };
+    (0..40).for_each(|n| drop(grant(&format!("arn:aws:iam::{A}:user/u{n}"))));
+    let user = on.user(B, "user", EAST, Some(identity("Allow", "kms:RetireGrant", "*")));
+    let (token, id) = grant(&user.principal);
+    assert!(!token.contains(&id) && !token.contains(&id[..16]), "{token}");
+    let stranger = on.root(B, EAST);
+    let answer = |token: &str| {
+        let caller = on.again(&stranger);
+        let refused = on.call(&caller, "RetireGrant", json!({"GrantToken": token})).unwrap_err();
+        let request = json!([{"AttributeKey": "EventName", "AttributeValue": "RetireGrant"}]);
+        let seen = on.call(&stranger, "cloudtrail:LookupEvents", json!({"LookupAttributes": request, "MaxResults": 1}));
+        let mut seen = seen.unwrap()["Events"][0].clone();
+        let told: Value = serde_json::from_str(seen["CloudTrailEvent"].as_str().unwrap()).unwrap();
+        assert_eq!(told["requestID"], caller.request.as_ref().unwrap().id);
+        let told = ["errorCode", "errorMessage", "resources", "additionalEventData", "requestParameters"]
+            .map(|n| told[n].clone());
+        seen.as_object_mut().unwrap().retain(|name, _| !["EventId", "CloudTrailEvent"].contains(&name.as_str()));
+        (refused.aws(), refused.line(), seen, told)
+    };
+    let (there, none) = (answer(&token), answer(&"0".repeat(token.len())));
+    assert_eq!(there, none);
+    assert_eq!(there.0, "InvalidGrantTokenException");
+    // In the key's account it is a refusal; its grantee retires it, and that reads no other grant.
+    let own = on.user(A, "own", EAST, None);
+    assert_eq!(on.err(&own, "RetireGrant", json!({"GrantToken": token})), "AccessDeniedException");
+    let before = on.service.ledger().catalog().rows_read();
+    on.ok(&user, "RetireGrant", json!({"GrantToken": token}));
+    let read = on.service.ledger().catalog().rows_read() - before;
+    assert!(read < 10, "{read} rows");
+    assert_eq!(on.err(&user, "RetireGrant", json!({"GrantToken": token})), "InvalidGrantTokenException");
+}
+
+#[test]
+fn both_accounts_see_a_role_being_assumed() {
+    let on = Lab::new();
+    let user = on.user(B, "user", EAST, Some(identity("Allow", "sts:AssumeRole", "*")));
+    let (open, closed) = (
+        on.role(A, "open", B, identity("Allow", "kms:*", "*")),
+        on.role(A, "closed", A, identity("Allow", "kms:*", "*")),
+    );
+    on.session(&user, &open, None, EAST);
+    let _refused =
+        on.call(&user, "sts:AssumeRole", json!({"RoleArn": closed, "RoleSessionName": "session"})).unwrap_err();
+    let seen = |account: &str, region: &str| {
+        let asked = json!({"LookupAttributes": [{"AttributeKey": "EventName", "AttributeValue": "AssumeRole"}]});
+        let found = on.call(&on.root(account, region), "cloudtrail:LookupEvents", asked).unwrap();
+        let told = |e: &Value| serde_json::from_str::<Value>(e["CloudTrailEvent"].as_str().unwrap()).unwrap();
+        let roles = found["Events"].as_array().unwrap().iter().map(|e| text(&told(e)["requestParameters"]["roleArn"]));
+        roles.collect::<Vec<_>>()
+    };
+    assert_eq!(seen(B, EAST), [closed, open.clone()], "newest first");
+    assert_eq!(seen(A, EAST), [open], "not the refusal");
+    assert!(seen(A, WEST).is_empty());
+}

@@ -1,7 +1,7 @@
 //! CloudTrail: looking up the events of the audit (AWS CloudTrail API Reference, LookupEvents).
 
 use super::operation::{At, AwsOperation};
-use super::trail_event::{KEY_TYPE, is_read_only, is_seen, named, record, request_of, user_of};
+use super::trail_event::{KEY_TYPE, is_read_only, is_seen, key_of, named, record, request_of, user_of};
 use super::values::Time;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason, Result};
@@ -119,7 +119,7 @@ impl Attribute {
         })
     }
 
-    fn fits(&self, record: &AuditRecord, (source, name): (&str, &str)) -> bool {
+    fn fits(&self, record: &AuditRecord, (source, name): (&str, &str), from: &Place) -> bool {
         let body = &record.body;
         match self {
             // The ledger finds it by its id.
@@ -127,8 +127,8 @@ impl Attribute {
             Self::Name(wanted) => name == wanted,
             Self::ReadOnly(wanted) => is_read_only(name) == *wanted,
             Self::User(wanted) => body.caller.as_ref().is_some_and(|c| user_of(&c.principal) == wanted),
-            Self::ResourceType(wanted) => wanted == KEY_TYPE && body.key.is_some(),
-            Self::Resource(wanted) => body.key.as_ref() == Some(wanted),
+            Self::ResourceType(wanted) => wanted == KEY_TYPE && key_of(record, from).is_some(),
+            Self::Resource(wanted) => key_of(record, from) == Some(wanted),
             Self::Source(wanted) => source == wanted,
             Self::AccessKey(wanted) => request_of(record).is_some_and(|r| r.access_key == *wanted),
         }
@@ -189,7 +189,7 @@ fn event(event: &AuditEvent, from: &Place, home: &Place) -> Option<Event> {
         event_time: Time(second(body.at)),
         event_source: source,
         username: body.caller.as_ref().map(|c| user_of(&c.principal).to_owned()),
-        resources: body.key.iter().map(resource).collect(),
+        resources: key_of(&event.record, from).into_iter().map(resource).collect(),
         cloud_trail_event: record(event, (source, name), from, home).to_string(),
     })
 }
@@ -214,7 +214,7 @@ impl AwsOperation for LookupEvents {
         let home = Place { account: installation.account.clone(), region: installation.region.clone() };
         let test = |record: &AuditRecord| {
             is_seen(record, &at.place, &home)
-                && named(&record.body.act).is_some_and(|names| attribute.fits(record, names))
+                && named(&record.body.act).is_some_and(|names| attribute.fits(record, names, &at.place))
         };
         let (mut events, mut next) = (Vec::new(), token.map(str::to_owned));
         for _ in 0..MOST_READS {

@@ -2,7 +2,7 @@
 
 use crate::kms::Place;
 use crate::kms::policy::account_of;
-use crate::ledger::{AuditEvent, AuditRecord, ERROR_CODE, RequestInfo};
+use crate::ledger::{ANSWER, ANSWER_CODE, AuditEvent, AuditRecord, ERROR_CODE, RequestInfo};
 use serde_json::{Map, Value, json};
 
 /// Version of the record format.
@@ -76,7 +76,7 @@ pub(super) fn request_of(record: &AuditRecord) -> Option<&RequestInfo> {
     record.body.caller.as_ref()?.request.as_deref()
 }
 
-/// Whether an account sees an event in a Region: one of its principals, or one of its keys there. A refusal is seen by the
+/// Whether an account sees an event in a Region: one of its principals, or one of its keys or roles there. A refusal is seen by the
 /// caller's account only (KMS Developer Guide, "Logging AWS KMS API calls with AWS CloudTrail"). What was not asked for over
 /// the network happened in the installation's Region.
 pub(super) fn is_seen(record: &AuditRecord, from: &Place, home: &Place) -> bool {
@@ -85,8 +85,28 @@ pub(super) fn is_seen(record: &AuditRecord, from: &Place, home: &Place) -> bool 
     if account_of(&caller.principal) == Some(&from.account) && *region == from.region {
         return true;
     }
+    if record.body.result == "refused" {
+        return false;
+    }
+    // A role's account sees its sessions being opened.
+    let role = record.body.detail.get("role").filter(|_| record.body.act == "sts:AssumeRole");
+    if role.and_then(|arn| account_of(arn)) == Some(&from.account) && *region == from.region {
+        return true;
+    }
     let key = record.body.key.as_deref().and_then(place_of_key);
-    key == Some((&from.region, &from.account)) && record.body.result != "refused"
+    key == Some((&from.region, &from.account))
+}
+
+/// What the caller was answered, if that is all that an account may see: the key behind the request is not its own.
+fn answer_of<'a>(record: &'a AuditRecord, from: &Place) -> Option<(&'a str, &'a str)> {
+    let owner = record.body.key.as_deref().and_then(account_of);
+    let detail = |name: &str| record.body.detail.get(name).map(String::as_str);
+    detail(ANSWER_CODE).zip(detail(ANSWER)).filter(|_| owner != Some(&from.account))
+}
+
+/// The key of an event, for an account that may know it.
+pub(super) fn key_of<'a>(record: &'a AuditRecord, from: &Place) -> Option<&'a String> {
+    record.body.key.as_ref().filter(|_| answer_of(record, from).is_none())
 }
 
 /// What CloudTrail calls the user name of a principal: of a user its name, of a role's session the session's.
@@ -137,13 +157,13 @@ fn member(name: &str, value: Value) -> (String, Value) {
     (small, if is_map { value } else { in_lower(value) })
 }
 
-fn parameters(record: &AuditRecord) -> Value {
+fn parameters(record: &AuditRecord, key: Option<&String>) -> Value {
     let asked = request_of(record).map(|r| r.parameters.as_str()).filter(|p| !p.is_empty());
     if let Some(asked) = asked.and_then(|p| serde_json::from_str(p).ok()) {
         return in_lower(asked);
     }
     let mut known = Map::new();
-    if let Some(key) = &record.body.key {
+    if let Some(key) = key {
         known.insert("keyId".into(), key.as_str().into());
     }
     if !record.body.context.is_empty() {
@@ -155,14 +175,14 @@ fn parameters(record: &AuditRecord) -> Value {
 /// Details that CloudTrail has no member for.
 fn additional(record: &AuditRecord) -> Map<String, Value> {
     let named = |name: &str| if name == "material" { "keyMaterialId".to_owned() } else { name.to_owned() };
-    let details = record.body.detail.iter().filter(|(name, _)| name.as_str() != ERROR_CODE);
+    let told_elsewhere = |name: &str| [ERROR_CODE, ANSWER, ANSWER_CODE].contains(&name);
+    let details = record.body.detail.iter().filter(|(name, _)| !told_elsewhere(name));
     details.map(|(name, value)| (named(name), value.as_str().into())).collect()
 }
 
 /// CloudTrail's code of an error: a denied request has another one there than in the answer.
-fn error_code(record: &AuditRecord) -> Option<&str> {
-    let code = record.body.detail.get(ERROR_CODE)?;
-    Some(if code == "AccessDeniedException" { "AccessDenied" } else { code })
+fn error_code(code: &str) -> &str {
+    if code == "AccessDeniedException" { "AccessDenied" } else { code }
 }
 
 /// The record of an event for an account, as CloudTrail writes it.
@@ -172,8 +192,9 @@ pub(super) fn record(event: &AuditEvent, (source, name): (&str, &str), from: &Pl
     let (caller, request) = (body.caller.as_ref(), request_of(record));
     let via = caller.and_then(|c| c.via_service.as_deref());
     let client = caller.map_or("", |c| c.client.as_str());
+    let (answer, key) = (answer_of(record, from), key_of(record, from));
     let resources: Vec<Value> =
-        body.key.iter().map(|arn| json!({ "accountId": account_of(arn), "type": KEY_TYPE, "ARN": arn })).collect();
+        key.iter().map(|arn| json!({ "accountId": account_of(arn), "type": KEY_TYPE, "ARN": arn })).collect();
     let mut out = json!({
         "eventVersion": VERSION,
         "userIdentity": identity(caller.map_or("", |c| c.principal.as_str()), request, via),
@@ -183,7 +204,7 @@ pub(super) fn record(event: &AuditEvent, (source, name): (&str, &str), from: &Pl
         "awsRegion": request.map_or(&home.region, |r| &r.region),
         "sourceIPAddress": request.map_or(via.unwrap_or("127.0.0.1"), |r| r.source.as_str()),
         "userAgent": request.map_or(via.unwrap_or(client), |r| r.agent.as_str()),
-        "requestParameters": parameters(record),
+        "requestParameters": parameters(record, key),
         "responseElements": null,
         "eventID": id,
         "readOnly": is_read_only(name),
@@ -199,9 +220,13 @@ pub(super) fn record(event: &AuditEvent, (source, name): (&str, &str), from: &Pl
         }
     };
     set(&mut out, "requestID", request.map(|r| r.id.as_str()));
-    set(&mut out, "errorCode", error_code(record));
-    set(&mut out, "errorMessage", body.error.as_deref());
-    let additional = additional(record);
+    let (code, message) = match answer {
+        Some((code, message)) => (Some(code), Some(message)),
+        None => (body.detail.get(ERROR_CODE).map(String::as_str), body.error.as_deref()),
+    };
+    set(&mut out, "errorCode", code.map(error_code));
+    set(&mut out, "errorMessage", message);
+    let additional = if answer.is_none() { additional(record) } else { Map::new() };
     if !additional.is_empty() {
         out["additionalEventData"] = Value::Object(additional);
     }

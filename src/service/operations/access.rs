@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Operation, ShownOnce, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::AccessInfo;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +26,7 @@ pub struct AllowAccess {
 impl Operation for AllowAccess {
     type Answer = AccessInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:AllowTlsClient", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
@@ -53,7 +52,7 @@ pub struct CreateAccessToken {
 impl Operation for CreateAccessToken {
     type Answer = AccessInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:MakeTlsToken", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
@@ -75,7 +74,7 @@ pub struct DenyAccess {
 impl Operation for DenyAccess {
     type Answer = AccessInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:DenyTlsClient", &self.name).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<AccessInfo> {
@@ -91,7 +90,7 @@ pub struct ListAccess {}
 impl Operation for ListAccess {
     type Answer = Vec<AccessInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AccessInfo>> {

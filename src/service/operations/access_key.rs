@@ -4,7 +4,6 @@ use super::principal::principal;
 use super::{Authorization, Call, Done, Operation, ShownOnce, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::AccessKeyInfo;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +21,7 @@ pub struct CreateAccessKey {
 impl Operation for CreateAccessKey {
     type Answer = AccessKeyInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:CreateAccessKey", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessKeyInfo> {
@@ -48,7 +47,7 @@ pub struct ListAccessKeys {
 impl Operation for ListAccessKeys {
     type Answer = Vec<AccessKeyInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:ListAccessKeys", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AccessKeyInfo>> {
@@ -70,7 +69,7 @@ pub struct UpdateAccessKey {
 impl Operation for UpdateAccessKey {
     type Answer = AccessKeyInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:UpdateAccessKey", &self.access_key))
     }
     fn perform(self, call: Call<'_>) -> Result<AccessKeyInfo> {
@@ -89,7 +88,7 @@ pub struct DeleteAccessKey {
 impl Operation for DeleteAccessKey {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:DeleteAccessKey", &self.access_key).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {

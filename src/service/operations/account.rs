@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Operation, cut, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::AccountInfo;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +20,7 @@ pub struct CreateAccount {
 impl Operation for CreateAccount {
     type Answer = AccountInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("organizations:CreateAccount").detail("name", cut(&self.name)))
     }
     fn perform(self, call: Call<'_>) -> Result<AccountInfo> {
@@ -38,7 +37,7 @@ pub struct ListAccounts {}
 impl Operation for ListAccounts {
     type Answer = Vec<AccountInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("organizations:ListAccounts"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AccountInfo>> {
@@ -57,7 +56,7 @@ pub struct DescribeAccount {
 impl Operation for DescribeAccount {
     type Answer = AccountInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("organizations:DescribeAccount", &self.account))
     }
     fn perform(self, call: Call<'_>) -> Result<AccountInfo> {

@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Done, Operation, ShownOnce, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::AttachmentInfo;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +19,7 @@ pub struct AttachVolume {
 impl Operation for AttachVolume {
     type Answer = AttachmentInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:AttachVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<AttachmentInfo> {
@@ -43,7 +42,7 @@ pub struct RenewAttachment {
 impl Operation for RenewAttachment {
     type Answer = AttachmentInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:RenewAttachment", &self.what))
     }
     fn perform(self, call: Call<'_>) -> Result<AttachmentInfo> {
@@ -62,7 +61,7 @@ pub struct DetachVolume {
 impl Operation for DetachVolume {
     type Answer = AttachmentInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:DetachVolume", &self.what).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<AttachmentInfo> {
@@ -78,7 +77,7 @@ pub struct ListAttachments {}
 impl Operation for ListAttachments {
     type Answer = Vec<AttachmentInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AttachmentInfo>> {
@@ -97,7 +96,7 @@ pub struct BreakLease {
 impl Operation for BreakLease {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:BreakLease", &self.what).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {

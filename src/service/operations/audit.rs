@@ -20,7 +20,7 @@ pub struct VerifyAudit {}
 impl Operation for VerifyAudit {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -42,7 +42,7 @@ pub struct AcceptAudit {}
 impl Operation for AcceptAudit {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("coffer:AcceptAudit"))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -107,7 +107,7 @@ fn arn_of(name: &str, service: &Service) -> Result<Option<String>> {
 impl Operation for ListAuditEvents {
     type Answer = Vec<EventInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<EventInfo>> {

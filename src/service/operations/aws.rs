@@ -4,7 +4,7 @@ use super::{Authorization, Call, Operation};
 use crate::document::Document;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
-use crate::service::{Service, aws};
+use crate::service::aws;
 use serde::{Deserialize, Serialize};
 
 /// Calls an operation of AWS's APIs.
@@ -20,7 +20,7 @@ pub struct CallAws {
 impl Operation for CallAws {
     type Answer = Document;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         // Those that exist record their refusals themselves.
         aws::find(&self.operation).is_none().then(|| super::named("aws:Call", &self.operation))
     }

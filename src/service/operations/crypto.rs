@@ -2,10 +2,10 @@
 
 use super::{Authorization, Call, Operation, on_key};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{DataKeySpec, Encrypted, KeyRef};
+use crate::kms::{DataKeySpec, Encrypted};
 use crate::ledger::Act;
 use crate::service::api::{CryptoInfo, Plain};
-use crate::service::{Service, context_of};
+use crate::service::context_of;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,11 +24,11 @@ pub struct Encrypt {
 impl Operation for Encrypt {
     type Answer = CryptoInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "Encrypt", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "Encrypt", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
-        let (key, context) = (self.key.parse::<KeyRef>()?, context_of(&self.context)?);
+        let (key, context) = (call.key(&self.key)?, context_of(&self.context)?);
         let made = call.service.kms.crypto().encrypt(&key, &context, &self.plaintext.bytes()?, call.caller)?;
         Ok(encrypted(made, None))
     }
@@ -49,11 +49,11 @@ pub struct Decrypt {
 impl Operation for Decrypt {
     type Answer = CryptoInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(self.key.as_ref().map_or_else(|| Act::new("kms:Decrypt"), |key| on_key(service, "Decrypt", key)))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(self.key.as_ref().map_or_else(|| Act::new("kms:Decrypt"), |key| on_key(call, "Decrypt", key)))
     }
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
-        let key = self.key.as_deref().map(str::parse::<KeyRef>).transpose()?;
+        let key = self.key.as_deref().map(|key| call.key(key)).transpose()?;
         let (blob, context) = (blob_of(&self.blob)?, context_of(&self.context)?);
         let opened = call.service.kms.crypto().decrypt(&blob, &context, key.as_ref(), call.caller)?;
         let plaintext = Some(Plain::of(opened.plaintext.expose()));
@@ -78,12 +78,12 @@ pub struct ReEncrypt {
 impl Operation for ReEncrypt {
     type Answer = CryptoInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "ReEncryptTo", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "ReEncryptTo", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
         let (from, to) = (context_of(&self.context)?, context_of(&self.new_context)?);
-        let (blob, key) = (blob_of(&self.blob)?, self.key.parse::<KeyRef>()?);
+        let (blob, key) = (blob_of(&self.blob)?, call.key(&self.key)?);
         let made = call.service.kms.crypto().re_encrypt(&blob, (&from, None), (&to, &key), call.caller)?;
         Ok(encrypted(made, None))
     }
@@ -106,13 +106,13 @@ pub struct GenerateDataKey {
 impl Operation for GenerateDataKey {
     type Answer = CryptoInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
         let operation = if self.plaintext { "GenerateDataKey" } else { "GenerateDataKeyWithoutPlaintext" };
-        Some(on_key(service, operation, &self.key))
+        Some(on_key(call, operation, &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<CryptoInfo> {
         let (kms, spec) = (&call.service.kms, DataKeySpec::Bytes(self.bytes));
-        let (key, context) = (self.key.parse::<KeyRef>()?, context_of(&self.context)?);
+        let (key, context) = (call.key(&self.key)?, context_of(&self.context)?);
         if !self.plaintext {
             let made = kms.crypto().generate_data_key_without_plaintext(&key, spec, &context, call.caller)?;
             return Ok(encrypted(made, None));

@@ -4,7 +4,7 @@ use super::{Authorization, Call, Done, Operation, ShownOnce, Warned, cut, on_key
 use crate::cipher::wrap::EncryptionContext;
 use crate::error::{Error, Kind, Result};
 use crate::kms::policy::Policy;
-use crate::kms::{Constraint, Grant, GrantFilter, GrantSpec, KeyRef};
+use crate::kms::{Constraint, Grant, GrantFilter, GrantSpec};
 use crate::ledger::Act;
 use crate::service::api::{GrantInfo, PolicyInfo};
 use crate::service::{Service, context_of};
@@ -22,11 +22,11 @@ pub struct GetKeyPolicy {
 impl Operation for GetKeyPolicy {
     type Answer = PolicyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "GetKeyPolicy", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "GetKeyPolicy", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<PolicyInfo> {
-        let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
+        let (kms, key) = (&call.service.kms, call.key(&self.key)?);
         let document = kms.policies().get(&key, call.caller)?;
         let pretty = Policy::parse(&document)?.pretty();
         Ok(PolicyInfo { key: kms.keys().describe(&key)?.arn, document, pretty })
@@ -48,11 +48,11 @@ pub struct PutKeyPolicy {
 impl Operation for PutKeyPolicy {
     type Answer = Warned;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "PutKeyPolicy", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "PutKeyPolicy", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<Warned> {
-        let key = self.key.parse()?;
+        let key = call.key(&self.key)?;
         let locked_out = call.service.kms.policies().put(&key, &self.policy, self.bypass_lockout_check, call.caller)?;
         let message =
             format!("the key policy of {} is changed; clients that already hold a volume are not affected", self.key);
@@ -72,11 +72,11 @@ pub struct ResetKeyPolicy {
 impl Operation for ResetKeyPolicy {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "PutKeyPolicy", &self.key).detail("reset", true))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "PutKeyPolicy", &self.key).detail("reset", true))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.policies().reset(&self.key.parse()?, call.caller)?;
+        call.service.kms.policies().reset(&call.key(&self.key)?, call.caller)?;
         Ok(Done(format!("{} has the default key policy: the account has full access", self.key)))
     }
 }
@@ -104,15 +104,15 @@ pub struct CreateGrant {
 impl Operation for CreateGrant {
     type Answer = GrantInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "CreateGrant", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "CreateGrant", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<GrantInfo> {
         let Self { key, grantee, retiring, operations, equals, subset, name } = self;
         let operations = operations.iter().map(|o| o.parse()).collect::<Result<_>>()?;
         let constraint = constraint(equals, subset)?;
         let spec = GrantSpec { grantee, retiring, operations, constraint, name };
-        let (grant, token) = call.service.kms.grants().create(&key.parse()?, spec, call.caller)?;
+        let (grant, token) = call.service.kms.grants().create(&call.key(&key)?, spec, call.caller)?;
         Ok(info(call.service, &grant, Some(token)))
     }
     fn shows_once(&self) -> ShownOnce {
@@ -136,12 +136,12 @@ pub struct ListGrants {
 impl Operation for ListGrants {
     type Answer = Vec<GrantInfo>;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "ListGrants", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "ListGrants", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
         let filter = GrantFilter { id: self.grant, grantee: self.grantee };
-        let grants = call.service.kms.grants().list(&self.key.parse()?, &filter, call.caller)?;
+        let grants = call.service.kms.grants().list(&call.key(&self.key)?, &filter, call.caller)?;
         Ok(grants.iter().map(|g| info(call.service, g, None)).collect())
     }
 }
@@ -157,7 +157,7 @@ pub struct ListRetirableGrants {
 impl Operation for ListRetirableGrants {
     type Answer = Vec<GrantInfo>;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("kms:ListRetirableGrants"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<GrantInfo>> {
@@ -179,11 +179,11 @@ pub struct RevokeGrant {
 impl Operation for RevokeGrant {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "RevokeGrant", &self.key).detail("grant", cut(&self.grant)).restrictive())
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "RevokeGrant", &self.key).detail("grant", cut(&self.grant)).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        let gone = call.service.kms.grants().revoke(&self.key.parse()?, &self.grant, call.caller)?;
+        let gone = call.service.kms.grants().revoke(&call.key(&self.key)?, &self.grant, call.caller)?;
         call.service.suspensions.suspend_lease_of(&gone);
         Ok(Done(format!("grant {} is revoked", gone.id)))
     }
@@ -204,12 +204,12 @@ pub struct RetireGrant {
 impl Operation for RetireGrant {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        let on = |key: &String| on_key(service, "RetireGrant", key);
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        let on = |key: &String| on_key(call, "RetireGrant", key);
         Some(self.key.as_ref().map_or_else(|| Act::new("kms:RetireGrant"), on).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        let key = self.key.as_deref().map(str::parse).transpose()?;
+        let key = self.key.as_deref().map(|key| call.key(key)).transpose()?;
         let (id, token) = (self.grant.as_deref(), self.token.as_deref());
         let gone = call.service.kms.grants().retire(key.as_ref(), id, token, call.caller)?;
         call.service.suspensions.suspend_lease_of(&gone);

@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Operation};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::{Finding, StatusInfo};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +14,7 @@ pub struct GetStatus {}
 impl Operation for GetStatus {
     type Answer = StatusInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<StatusInfo> {
@@ -31,7 +30,7 @@ pub struct Doctor {}
 impl Operation for Doctor {
     type Answer = Vec<Finding>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<Finding>> {

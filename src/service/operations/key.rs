@@ -2,10 +2,9 @@
 
 use super::{Authorization, Call, Done, Operation, cut, on_key};
 use crate::error::Result;
+use crate::kms::NewKey;
 use crate::kms::alias::AliasMetadata;
-use crate::kms::{KeyRef, NewKey};
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::{AliasInfo, KeyInfo};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +27,7 @@ pub struct CreateKey {
 impl Operation for CreateKey {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("kms:CreateKey"))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
@@ -47,7 +46,7 @@ pub struct ListKeys {}
 impl Operation for ListKeys {
     type Answer = Vec<KeyInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("kms:ListKeys"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<KeyInfo>> {
@@ -72,11 +71,11 @@ pub struct DescribeKey {
 impl Operation for DescribeKey {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "DescribeKey", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "DescribeKey", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let (kms, key) = (&call.service.kms, self.key.parse::<KeyRef>()?);
+        let (kms, key) = (&call.service.kms, call.key(&self.key)?);
         kms.authorizer().ask(&key, "DescribeKey", call.caller)?;
         call.service.key_info(kms.keys().describe(&key)?)
     }
@@ -93,11 +92,11 @@ pub struct EnableKey {
 impl Operation for EnableKey {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "EnableKey", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "EnableKey", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.keys().enable(&self.key.parse()?, call.caller)?;
+        let meta = call.service.kms.keys().enable(&call.key(&self.key)?, call.caller)?;
         call.service.suspensions.resume_under(&meta.arn);
         call.service.key_info(meta)
     }
@@ -114,11 +113,11 @@ pub struct DisableKey {
 impl Operation for DisableKey {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "DisableKey", &self.key).restrictive())
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "DisableKey", &self.key).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.keys().disable(&self.key.parse()?, call.caller)?;
+        let meta = call.service.kms.keys().disable(&call.key(&self.key)?, call.caller)?;
         call.service.without_key(meta)
     }
 }
@@ -134,11 +133,11 @@ pub struct RotateKeyOnDemand {
 impl Operation for RotateKeyOnDemand {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "RotateKeyOnDemand", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "RotateKeyOnDemand", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        call.service.key_info(call.service.kms.rotations().on_demand(&self.key.parse()?, call.caller)?)
+        call.service.key_info(call.service.kms.rotations().on_demand(&call.key(&self.key)?, call.caller)?)
     }
 }
 
@@ -155,11 +154,11 @@ pub struct ScheduleKeyDeletion {
 impl Operation for ScheduleKeyDeletion {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "ScheduleKeyDeletion", &self.key).restrictive())
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "ScheduleKeyDeletion", &self.key).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        let meta = call.service.kms.keys().schedule_deletion(&self.key.parse()?, self.days, call.caller)?;
+        let meta = call.service.kms.keys().schedule_deletion(&call.key(&self.key)?, self.days, call.caller)?;
         let dependents = Some(call.service.dependents(&meta.arn)?);
         Ok(KeyInfo { dependents, ..call.service.without_key(meta)? })
     }
@@ -176,11 +175,11 @@ pub struct CancelKeyDeletion {
 impl Operation for CancelKeyDeletion {
     type Answer = KeyInfo;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "CancelKeyDeletion", &self.key))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "CancelKeyDeletion", &self.key))
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
-        call.service.key_info(call.service.kms.keys().cancel_deletion(&self.key.parse()?, call.caller)?)
+        call.service.key_info(call.service.kms.keys().cancel_deletion(&call.key(&self.key)?, call.caller)?)
     }
 }
 
@@ -197,11 +196,11 @@ pub struct CreateAlias {
 impl Operation for CreateAlias {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "CreateAlias", &self.key).detail("alias", cut(&self.alias)))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "CreateAlias", &self.key).detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.aliases().create(&self.alias, &self.key.parse()?, call.caller)?;
+        call.service.kms.aliases().create(&self.alias, &call.key(&self.key)?, call.caller)?;
         Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
@@ -219,11 +218,11 @@ pub struct UpdateAlias {
 impl Operation for UpdateAlias {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, service: &Service) -> Option<Act> {
-        Some(on_key(service, "UpdateAlias", &self.key).detail("alias", cut(&self.alias)))
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(on_key(call, "UpdateAlias", &self.key).detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.kms.aliases().update(&self.alias, &self.key.parse()?, call.caller)?;
+        call.service.kms.aliases().update(&self.alias, &call.key(&self.key)?, call.caller)?;
         Ok(Done(format!("{} now refers to key {}", self.alias, self.key)))
     }
 }
@@ -239,7 +238,7 @@ pub struct DeleteAlias {
 impl Operation for DeleteAlias {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::KeyPolicy;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("kms:DeleteAlias").detail("alias", cut(&self.alias)))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -256,7 +255,7 @@ pub struct ListAliases {}
 impl Operation for ListAliases {
     type Answer = Vec<AliasInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("kms:ListAliases"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<AliasInfo>> {

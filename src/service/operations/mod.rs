@@ -52,7 +52,7 @@ use super::api::{
 use super::{Report, Service};
 use crate::document::Document;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Authority, Caller, KeyRef};
+use crate::kms::{Authority, Caller, KeyRef, Pins};
 use crate::ledger::Act;
 use crate::redact;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,19 @@ pub struct Call<'a> {
     pub(super) service: &'a Arc<Service>,
     pub(super) caller: &'a Caller,
     pub(super) report: Report<'a>,
+    pins: Pins<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// That of a new request.
+    pub(super) fn new(service: &'a Arc<Service>, caller: &'a Caller, report: Report<'a>) -> Self {
+        Self { service, caller, report, pins: Pins::new(&service.kms) }
+    }
+
+    /// Returns the key that the request names by id, ARN or alias: the same one each time, even if the alias is moved meanwhile.
+    fn key(&self, name: &str) -> Result<KeyRef> {
+        Ok(self.pins.pin(name.parse()?))
+    }
 }
 
 /// One operation.
@@ -83,7 +96,7 @@ pub trait Operation: Into<Request> {
 
     /// Returns the act that the audit records for a refusal. `None`: the operation only reads what no policy protects, and
     /// refusals leave no record.
-    fn act(&self, service: &Service) -> Option<Act>;
+    fn act(&self, call: &Call<'_>) -> Option<Act>;
 
     /// Performs it.
     ///
@@ -309,7 +322,7 @@ operations! {
 
 /// Runs an operation for a caller, and ensures that a refusal is audited.
 pub(super) fn run<O: Operation>(operation: O, call: Call<'_>) -> Result<O::Answer> {
-    let (service, caller, act) = (call.service, call.caller, operation.act(call.service));
+    let (service, caller, act) = (call.service, call.caller, operation.act(&call));
     let perform = || {
         authorize::<O>(caller)?;
         operation.perform(call)
@@ -347,9 +360,9 @@ pub(super) fn named(act: &str, what: &str) -> Act {
 }
 
 /// Returns an act on a CMK: by its ARN if that is known, else as the request names it.
-fn on_key(service: &Service, operation: &str, key: &str) -> Act {
-    match key.parse::<KeyRef>() {
-        Ok(key) => service.kms.act_on(format!("kms:{operation}"), &key),
+fn on_key(call: &Call<'_>, operation: &str, key: &str) -> Act {
+    match call.key(key) {
+        Ok(key) => call.service.kms.act_on(format!("kms:{operation}"), &key),
         Err(_) => named(&format!("kms:{operation}"), key),
     }
 }

@@ -3,9 +3,9 @@
 
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
-use crate::iam::{NewRole, NewUser, PrincipalRef};
+use crate::iam::{NewRole, NewUser, PrincipalRef, User};
 use crate::kms::policy::Policy;
-use crate::ledger::Act;
+use crate::ledger::{Act, Tx};
 use crate::service::Service;
 use crate::service::api::{PrincipalInfo, PrincipalPolicyInfo};
 use serde::{Deserialize, Serialize};
@@ -55,13 +55,15 @@ pub struct CreateUser {
 impl Operation for CreateUser {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:CreateUser", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
         let Self { name, account, path, tags } = self;
         let account = account.unwrap_or_else(|| call.service.kms.installation().account.clone());
-        Ok(call.service.kms.iam().create_user(NewUser { account, path, name, tags }, call.caller)?.into())
+        let new = NewUser { account, path, name, tags };
+        let may = |tx: &Tx<'_>, user: &User| call.service.access.check_no_client(tx, user);
+        Ok(call.service.kms.iam().create_user_if(new, &may, call.caller)?.into())
     }
 }
 
@@ -90,7 +92,7 @@ pub struct CreateRole {
 impl Operation for CreateRole {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:CreateRole", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -113,7 +115,7 @@ pub struct ListPrincipals {
 impl Operation for ListPrincipals {
     type Answer = Vec<PrincipalInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(Act::new("iam:ListUsers"))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<PrincipalInfo>> {
@@ -137,7 +139,7 @@ pub struct DescribePrincipal {
 impl Operation for DescribePrincipal {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Get{}", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
@@ -146,7 +148,8 @@ impl Operation for DescribePrincipal {
     }
 }
 
-/// Deletes a user that has no access keys and no policies, or a role that has no policies. Their sessions end.
+/// Deletes a user that has no access keys and no policies, or a role that has no policies. Their sessions end, and
+/// their unique ids take the place of their ARNs in policies and grants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeletePrincipal {
@@ -160,12 +163,12 @@ pub struct DeletePrincipal {
 impl Operation for DeletePrincipal {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Delete{}", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         let name = principal(call.service, &self.principal, self.account.as_ref())?;
-        call.service.kms.iam().delete_principal(&name, call.caller)?;
+        call.service.kms.delete_principal(&name, call.caller)?;
         Ok(Done(format!("{name} is deleted")))
     }
 }
@@ -188,7 +191,7 @@ pub struct PutPrincipalPolicy {
 impl Operation for PutPrincipalPolicy {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Put{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -221,7 +224,7 @@ pub struct GetPrincipalPolicy {
 impl Operation for GetPrincipalPolicy {
     type Answer = PrincipalPolicyInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Get{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalPolicyInfo> {
@@ -245,7 +248,7 @@ pub struct ListPrincipalPolicies {
 impl Operation for ListPrincipalPolicies {
     type Answer = Vec<PrincipalPolicyInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("List{}Policies", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<PrincipalPolicyInfo>> {
@@ -273,7 +276,7 @@ pub struct DeletePrincipalPolicy {
 impl Operation for DeletePrincipalPolicy {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(on_principal("Delete{}Policy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -299,13 +302,16 @@ pub struct UpdateAssumeRolePolicy {
 impl Operation for UpdateAssumeRolePolicy {
     type Answer = PrincipalInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:UpdateAssumeRolePolicy", &self.principal))
     }
     fn perform(self, call: Call<'_>) -> Result<PrincipalInfo> {
         let name = principal(call.service, &self.principal, self.account.as_ref())?;
-        let iam = call.service.kms.iam();
-        Ok(iam.update_trust_policy(&name, &self.document, &|text| check_trust(call.service, text), call.caller)?.into())
+        let check = |text: &str, replaced: &str| {
+            let replaced = Policy::parse_trust(replaced).ok();
+            Policy::parse_trust(text)?.check_edited_trust(&call.service.kms.installation().region, replaced.as_ref())
+        };
+        Ok(call.service.kms.iam().update_trust_policy(&name, &self.document, &check, call.caller)?.into())
     }
 }
 
@@ -323,7 +329,7 @@ pub struct RevokeSessions {
 impl Operation for RevokeSessions {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("iam:RevokeSessions", &self.principal).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {

@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::SnapshotInfo;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +21,7 @@ pub struct CreateSnapshot {
 impl Operation for CreateSnapshot {
     type Answer = SnapshotInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:CreateSnapshot", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
@@ -38,7 +37,7 @@ pub struct DescribeSnapshots {}
 impl Operation for DescribeSnapshots {
     type Answer = Vec<SnapshotInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<SnapshotInfo>> {
@@ -57,7 +56,7 @@ pub struct DescribeSnapshot {
 impl Operation for DescribeSnapshot {
     type Answer = SnapshotInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
@@ -76,7 +75,7 @@ pub struct DeleteSnapshot {
 impl Operation for DeleteSnapshot {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:DeleteSnapshot", &self.snapshot))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -97,7 +96,7 @@ pub struct VerifySnapshot {
 impl Operation for VerifySnapshot {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {

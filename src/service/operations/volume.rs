@@ -3,7 +3,6 @@
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::Service;
 use crate::service::api::VolumeInfo;
 use crate::service::settings::{Changes, OnKeyLoss};
 use serde::{Deserialize, Serialize};
@@ -35,7 +34,7 @@ pub struct CreateVolume {
 impl Operation for CreateVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         let act = "ec2:CreateVolume";
         Some(self.name.as_ref().map_or_else(|| Act::new(act), |name| named(act, name)))
     }
@@ -66,7 +65,7 @@ pub struct ModifyVolume {
 impl Operation for ModifyVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:ModifyVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -88,7 +87,7 @@ pub struct GrowVolume {
 impl Operation for GrowVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:ModifyVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -107,7 +106,7 @@ pub struct SuspendVolume {
 impl Operation for SuspendVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:SuspendVolume", &self.volume).restrictive())
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -126,7 +125,7 @@ pub struct ResumeVolume {
 impl Operation for ResumeVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:ResumeVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -142,7 +141,7 @@ pub struct DescribeVolumes {}
 impl Operation for DescribeVolumes {
     type Answer = Vec<VolumeInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<VolumeInfo>> {
@@ -161,7 +160,7 @@ pub struct DescribeVolume {
 impl Operation for DescribeVolume {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -180,7 +179,7 @@ pub struct DeleteVolume {
 impl Operation for DeleteVolume {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("ec2:DeleteVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -203,7 +202,7 @@ pub struct ExportVolume {
 impl Operation for ExportVolume {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:ExportVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -224,7 +223,7 @@ pub struct ExportVolumeKey {
 impl Operation for ExportVolumeKey {
     type Answer = Done;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:ExportKey", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
@@ -243,7 +242,7 @@ pub struct AcceptRollback {
 impl Operation for AcceptRollback {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:AcceptRollback", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
@@ -262,7 +261,7 @@ pub struct AcceptLostWrites {
 impl Operation for AcceptLostWrites {
     type Answer = VolumeInfo;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
-    fn act(&self, _: &Service) -> Option<Act> {
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
         Some(named("coffer:AcceptLostWrites", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
