@@ -7,8 +7,10 @@
 
 pub mod draft;
 mod process;
+mod wiping;
 
 pub use process::ProcessStat;
+pub use wiping::Wiping;
 
 use parking_lot::Mutex;
 use std::fs::File;
