@@ -89,6 +89,7 @@ impl Doctor {
         machine(&mut out);
         files(&self.data, &mut out);
         self.check_root(&mut out)?;
+        self.check_owned_keys(&mut out);
         self.check_audit(&mut out);
         self.check_keys(&mut out)?;
         self.check_volumes(&mut out)?;
@@ -205,6 +206,19 @@ impl Doctor {
             }
         }
         Ok(())
+    }
+
+    /// Lists coffer's own keys, which ListKeys does not, and checks the one that can be damaged by itself.
+    fn check_owned_keys(&self, out: &mut Findings) {
+        let generation = self.kms.root_generation();
+        for key in self.kms.owned_keys() {
+            let message = format!("{}: {} (under generation {generation} of the root key)", key.name, key.protects);
+            out.add(Grade::Ok, "own key", message);
+        }
+        if let Err(err) = self.kms.check_signing_key() {
+            let next = "new snapshots cannot be signed: restore the catalog from a backup";
+            out.add(Grade::Error, "own key", format!("{}; {next}", err.line()));
+        }
     }
 
     fn check_audit(&self, out: &mut Findings) {
