@@ -4,10 +4,11 @@ use super::PATIENCE;
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
+use coffer::env::Env;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// What a request is signed with.
 #[derive(Clone)]
@@ -37,12 +38,13 @@ impl Api {
     /// The bytes of a request.
     fn request(&self, service: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
         let AccessKey { id, secret, token } = &self.key;
+        let now = Env::system().now().0.try_into().unwrap();
         let identity = Credentials::new(id, secret, token.clone(), None, "test").into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
             .region("us-east-1")
             .name(service)
-            .time(SystemTime::now())
+            .time(UNIX_EPOCH + Duration::from_millis(now))
             .settings(SigningSettings::default())
             .build()
             .unwrap()

@@ -5,6 +5,7 @@ use crate::acts::{Act, Case};
 use crate::aws::{act, call, created, import};
 use crate::check::files;
 use crate::world::{Copy, DAY, Open, request};
+use coffer::env::Env;
 use coffer::service::Role;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -37,9 +38,8 @@ fn expires(copy: &Copy) {
     at_rest(copy);
     let open = created(copy, json!({"Origin": "EXTERNAL"}));
     let mut asked = import(&open);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     asked["ExpirationModel"] = "KEY_MATERIAL_EXPIRES".into();
-    asked["ValidTo"] = (now.as_secs() + DAY as u64 / 1000).into();
+    asked["ValidTo"] = ((Env::system().now().0 + DAY) / 1000).into();
     call(&open, "ImportKeyMaterial", asked);
 }
 
