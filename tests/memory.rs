@@ -23,8 +23,8 @@ fn may_read() -> bool {
 }
 
 /// A server with AWS's API on a loopback address, and its URL.
-fn with_api(s: &Scratch) -> (Served<'_>, String) {
-    let server = s.serve_with(&["--api", "127.0.0.1:0"]);
+fn with_api<'a>(s: &'a Scratch, more: &[&str]) -> (Served<'a>, String) {
+    let server = s.serve_with(&[&["--api", "127.0.0.1:0"], more].concat());
     let said =
         || s.log().split("AWS API on ").nth(1).and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
     wait_until("the server says where its API is", || said().is_some());
@@ -108,7 +108,7 @@ fn plaintext_of_requests_over_http_is_gone_after_the_answer() {
         return;
     }
     let s = Scratch::new();
-    let (server, url) = with_api(&s);
+    let (server, url) = with_api(&s, &[]);
     let key = access_key(&s);
     let mut api = Api::connect(&url, &key);
 
@@ -145,6 +145,23 @@ fn plaintext_of_requests_over_http_is_gone_after_the_answer() {
         api.kms(operation, input);
         assert_eq!(Memory::of(server.pid()).anywhere(&known), [""; 0], "after {operation}");
     }
+}
+
+/// While the client's connection is open, the last records may be in buffers of rustls (docs/threat-model.md).
+#[test]
+fn plaintext_of_requests_over_tls_is_gone_once_the_client_hung_up() {
+    if !may_read() {
+        return;
+    }
+    let s = Scratch::new();
+    let certificates = s.path("tls").to_str().unwrap().to_owned();
+    s.ok(&["tls", "init", "--dir", &certificates, "--name", "localhost"]);
+    let (server, url) = with_api(&s, &["--tls", &certificates]);
+    assert!(url.starts_with("https://"), "{url}");
+    let mut api = Api::connect(&url, &access_key(&s));
+    let (known, _) = use_every_verb(|operation, input| api.kms(operation, input));
+    drop(api);
+    wait_until_gone(server.pid(), &known, "the client hung up");
 }
 
 #[test]
@@ -254,7 +271,7 @@ fn secrets_of_access_keys_stay_in_the_pool_and_those_of_sessions_nowhere() {
         return;
     }
     let s = Scratch::new();
-    let (server, url) = with_api(&s);
+    let (server, url) = with_api(&s, &[]);
     let user = access_key(&s);
     let mut api = Api::connect(&url, &user);
     let made = api.sts("Action=GetSessionToken&DurationSeconds=900");
