@@ -16,14 +16,14 @@ pub struct OwnedKey {
 
 /// The keys that are derived from the root key.
 const DERIVED: [OwnedKey; 5] = [
-    OwnedKey { name: "catalog", protects: "authenticates every record of the catalog" },
-    OwnedKey { name: "audit", protects: "authenticates the checkpoints of the audit log" },
-    OwnedKey { name: "local seal", protects: "seals backing keys, the signing key and import tokens" },
-    OwnedKey { name: "principals", protects: "seals access keys and the tokens of sessions" },
-    OwnedKey { name: "grant tokens", protects: "makes the tokens that name grants" },
+    OwnedKey { name: "catalog", protects: "authenticates its records" },
+    OwnedKey { name: "audit", protects: "authenticates its checkpoints" },
+    OwnedKey { name: "local seal", protects: "seals backing keys and import tokens" },
+    OwnedKey { name: "principals", protects: "seals access keys and sessions" },
+    OwnedKey { name: "grant tokens", protects: "names grants" },
 ];
 /// The key that is sealed under the root key.
-const SIGNING: OwnedKey = OwnedKey { name: "signing key", protects: "signs snapshots and the logs of repositories" };
+const SIGNING: OwnedKey = OwnedKey { name: "signing key", protects: "signs snapshots" };
 
 impl Kms {
     /// The keys that coffer owns itself.

@@ -9,7 +9,7 @@ use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::strangers::Strangers;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::kms::{KeyState, Kms, RootUnlock};
+use crate::kms::{KeyState, Kms, OwnedKey, RootUnlock};
 use crate::snapshot::repository::Repository;
 use crate::store::factory::Stores;
 use crate::units::{LineageId, RepositoryId};
@@ -210,14 +210,13 @@ impl Doctor {
 
     /// Lists coffer's own keys, which ListKeys does not, and checks the one that can be damaged by itself.
     fn check_owned_keys(&self, out: &mut Findings) {
+        let named = |key: OwnedKey| format!("{} ({})", key.name, key.protects);
+        let all = self.kms.owned_keys().map(named).collect::<Vec<_>>().join(", ");
         let generation = self.kms.root_generation();
-        for key in self.kms.owned_keys() {
-            let message = format!("{}: {} (under generation {generation} of the root key)", key.name, key.protects);
-            out.add(Grade::Ok, "own key", message);
-        }
+        out.add(Grade::Ok, "own keys", format!("under generation {generation} of the root key: {all}"));
         if let Err(err) = self.kms.check_signing_key() {
             let next = "new snapshots cannot be signed: restore the catalog from a backup";
-            out.add(Grade::Error, "own key", format!("{}; {next}", err.line()));
+            out.add(Grade::Error, "own keys", format!("{}; {next}", err.line()));
         }
     }
 
