@@ -9,7 +9,7 @@ mod settings;
 
 use aes::Aes256;
 use cipher::{Array, KeyInit};
-use coffer::cipher::wrap::{BackingKey, EncryptionContext, KeyId};
+use coffer::cipher::wrap::{BackingKey, EncryptionContext, KeyId, WrappingKey};
 use coffer::cipher::xts::{At, Kernel, XtsCipher};
 use coffer::cipher::{DataKey, Unwrapped};
 use coffer::env::SystemRng;
@@ -26,7 +26,7 @@ const BYTES: usize = 2 << 20;
 const AT: At = At::sector(SectorNo(11));
 
 fn key() -> Unwrapped<DataKey> {
-    let backing = BackingKey::generate(KeyId::draw(&SystemRng));
+    let backing: &dyn WrappingKey = &BackingKey::generate(KeyId::draw(&SystemRng));
     backing.new_data_key(&EncryptionContext::new(), &SystemRng).expect("a data key").1
 }
 

@@ -632,6 +632,12 @@ fn doctor_names_what_is_wrong() {
     };
     let is = |grade: &str, code| (code, grade.to_owned());
     assert_eq!(find("root key", s.key.to_str().unwrap()), is("warning", 0));
+    // Keys of coffer's own are listed here and nowhere else.
+    for name in ["catalog", "audit", "local seal", "principals", "grant tokens", "signing key"] {
+        assert_eq!(find("own keys", &format!("{name} (")), is("ok", 0));
+    }
+    let listed = s.json(&["kms", "list-keys"])["output"]["Keys"].as_array().unwrap().len();
+    assert_eq!(listed, 1, "the key behind alias/aws/ebs");
     assert_eq!(find("audit", "chained"), is("ok", 0));
     assert_eq!(find("volume", "v (vol-"), is("ok", 0));
     std::fs::write(s.data.join("volumes/vol-stray.coffer"), "x").unwrap();

@@ -4,61 +4,12 @@
 
 mod common;
 
+use common::scan::{base64, found, has, needles};
 use common::*;
 use std::path::PathBuf;
 
 const MIB: u64 = 1 << 20;
 const MARKER: &[u8] = b"PLAINTEXT-MARKER-7f3a9c51e0d24b68-that-must-not-be-seen";
-
-/// A secret in one of the forms in which it could leak.
-struct Needle {
-    what: &'static str,
-    form: &'static str,
-    bytes: Vec<u8>,
-}
-
-fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> Vec<u8> {
-    // Only whole groups of three: the bytes before and after do not affect them.
-    let group = |g: &[u8]| {
-        let n = u32::from(g[0]) << 16 | u32::from(g[1]) << 8 | u32::from(g[2]);
-        [18, 12, 6, 0].map(|shift| alphabet[(n >> shift) as usize & 63])
-    };
-    bytes.chunks_exact(3).flat_map(group).collect()
-}
-
-/// Raw, hexadecimal, base64 (both alphabets, at each of the three alignments), and decimal as a list of bytes.
-fn needles(what: &'static str, secret: &[u8]) -> Vec<Needle> {
-    const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let hex: String = secret.iter().map(|b| format!("{b:02x}")).collect();
-    let needle = |form, bytes| Needle { what, form, bytes };
-    let list = |sep: &str| secret[..12].iter().map(u8::to_string).collect::<Vec<_>>().join(sep).into_bytes();
-    let mut out = vec![
-        needle("raw", secret.to_vec()),
-        needle("hex", hex.clone().into_bytes()),
-        needle("HEX", hex.to_uppercase().into_bytes()),
-        needle("a list of bytes", list(", ")),
-        needle("a list of bytes", list(",")),
-    ];
-    for last in [b"+/", b"-_"] {
-        let alphabet: [u8; 64] = [&LETTERS[..], last].concat().try_into().unwrap();
-        out.extend((0..3).map(|skip| needle("base64", base64(&secret[skip..], &alphabet))));
-    }
-    out
-}
-
-fn has(hay: &[u8], needle: &[u8]) -> bool {
-    needle.len() <= hay.len() && hay.windows(needle.len()).any(|w| w == needle)
-}
-
-/// Returns which of the secrets occur in these bytes.
-fn found(needles: &[Needle], place: &str, bytes: &[u8]) -> Vec<String> {
-    // Searches for the first bytes of all needles at once: the files are large.
-    let firsts: std::collections::HashSet<[u8; 8]> = needles.iter().map(|n| n.bytes[..8].try_into().unwrap()).collect();
-    if !bytes.windows(8).any(|w| firsts.contains(w)) {
-        return Vec::new();
-    }
-    needles.iter().filter(|n| has(bytes, &n.bytes)).map(|n| format!("{} as {} in {place}", n.what, n.form)).collect()
-}
 
 #[test]
 fn the_search_finds_each_form() {
@@ -66,7 +17,7 @@ fn the_search_finds_each_form() {
     let all = needles("it", &secret);
     for needle in &all {
         let hay = [b"before", &needle.bytes[..], b"behind"].concat();
-        assert!(!found(&all, "hay", &hay).is_empty(), "{}", needle.form);
+        assert!(!found(&all, "hay", &hay).is_empty(), "{}", needle.form());
     }
     assert!(found(&all, "hay", &noise(2, 4096)).is_empty());
     // RFC 4648, 10: "foobar" is Zm9vYmFy.
@@ -194,66 +145,4 @@ fn a_passphrase_stays_out_of_everything() {
     for file in files(&s.data) {
         assert_eq!(found(&all, &file.display().to_string(), &contents(&file)), [""; 0]);
     }
-}
-
-/// Returns a living process's anonymous and heap memory.
-fn memory(pid: u32) -> Vec<u8> {
-    use std::os::unix::fs::FileExt;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mem = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut out = Vec::new();
-    for line in maps.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let is_data = words[1].starts_with("rw") && words.get(5).is_none_or(|p| *p == "[heap]" || *p == "[stack]");
-        let ends: Vec<_> = words[0].split('-').map(|n| u64::from_str_radix(n, 16).unwrap()).collect();
-        // Most of it was never touched.
-        if is_data {
-            let mut at = ends[0];
-            while at < ends[1] {
-                let mut page = [0; 4096];
-                if mem.read_at(&mut page, at).is_ok() && page != [0; 4096] {
-                    out.extend(page);
-                }
-                at += 4096;
-            }
-        }
-    }
-    out
-}
-
-#[test]
-fn plaintext_of_the_key_verbs_does_not_stay_in_the_server() {
-    if !rustix::process::geteuid().is_root() {
-        skip("root, to read another process's memory");
-        return;
-    }
-    let s = Scratch::new();
-    s.ok(&["key", "create", "--alias", "alias/k", "--description", "a text that stays in memory 55e1"]);
-    let at = |name: &str| s.path(name).to_str().unwrap().to_owned();
-    // Short and long: lines that fit into an initial buffer and lines that do not, and more than one of each kind.
-    let texts: Vec<Vec<u8>> = [64, 1000, 4096].iter().enumerate().map(|(i, n)| noise(90 + i as u64, *n)).collect();
-    let server = s.serve();
-    for (i, text) in texts.iter().enumerate() {
-        let (plain, blob) = (at(&format!("plain{i}")), at(&format!("blob{i}")));
-        std::fs::write(&plain, text).unwrap();
-        s.ok(&["key", "encrypt", "alias/k", "--input", &plain, "--out", &blob]);
-        let back = at(&format!("back{i}"));
-        s.ok(&["key", "decrypt", "--input", &blob, "--out", &back]);
-        assert_eq!(std::fs::read(&back).unwrap(), *text);
-    }
-    let (blob, clear) = (at("dk"), at("dk.clear"));
-    s.ok(&["key", "generate-data-key", "alias/k", "--bytes", "64", "--out", &blob, "--plaintext-out", &clear]);
-    let mut all = needles("a data key", &std::fs::read(&clear).unwrap());
-    for text in &texts {
-        // Any part of it that is long enough to be recognised.
-        for part in text.chunks_exact(64) {
-            all.extend(needles("plaintext", part).into_iter().filter(|n| ["raw", "hex"].contains(&n.form)));
-        }
-    }
-    // Two more verbs, so that all buffers of the earlier ones are freed.
-    let shown = s.ok(&["key", "show", "alias/k"]).stdout;
-    assert!(shown.contains("55e1"));
-    let seen = memory(server.pid());
-    assert!(has(&seen, b"that stays in memory 55e1"), "this test does not see the server's memory");
-    assert_eq!(found(&all, "the server's memory", &seen), [""; 0]);
 }

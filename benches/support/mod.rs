@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-use coffer::cipher::wrap::{BackingKey, EncryptionContext, KeyId};
+use coffer::cipher::wrap::{BackingKey, EncryptionContext, KeyId, WrappingKey};
 use coffer::cipher::{DataKey, Sealed, Unwrapped};
 use coffer::env::{Env, SystemRng};
 use coffer::error::Result;
@@ -33,7 +33,7 @@ pub fn scratch() -> tempfile::TempDir {
 
 /// Generates a data key.
 pub fn keys() -> Keys {
-    let backing = BackingKey::generate(KeyId::draw(&SystemRng));
+    let backing: &dyn WrappingKey = &BackingKey::generate(KeyId::draw(&SystemRng));
     let (_, key) = backing.new_data_key(&EncryptionContext::new(), &SystemRng).expect("a data key");
     [(KeyEpoch(0), key)]
 }

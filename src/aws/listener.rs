@@ -2,6 +2,7 @@
 
 use super::answer::{self, Answer, Shape};
 use super::backend::{ApiError, Backend};
+use super::clean::Clean;
 use super::edge::{Body, Edge, Peer};
 use super::rate::Rate;
 use crate::env::Env;
@@ -290,7 +291,7 @@ async fn http1(
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.head_time);
     builder.max_buf_size(shared.limits.head.max(8192));
     let service = service_fn(move |request| respond(request, peer, Arc::clone(&shared)));
-    if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
+    if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(Clean::new(stream)), service)).await {
         tracing::debug!("HTTP connection of {} ended: {err}", peer.address);
     }
 }
@@ -306,7 +307,7 @@ async fn http2(
     builder.max_concurrent_streams(STREAMS);
     builder.max_header_list_size(u32::try_from(shared.limits.head).unwrap_or(u32::MAX));
     let service = service_fn(move |request| respond(request, peer, Arc::clone(&shared)));
-    if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
+    if let Err(err) = watcher.watch(builder.serve_connection(TokioIo::new(Clean::new(stream)), service)).await {
         tracing::debug!("HTTP/2 connection of {} ended: {err}", peer.address);
     }
 }

@@ -8,6 +8,7 @@
 
 mod answer;
 mod backend;
+mod clean;
 mod coffer;
 mod edge;
 mod listener;

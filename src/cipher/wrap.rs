@@ -5,14 +5,14 @@
 //! offset  bytes  field
 //!      0      4  magic "COFB"
 //!      4      1  format: 1
-//!      5      1  suite: 1 = HKDF-SHA-256 + AES-256-GCM, committing
+//!      5      1  suite: 1 = HKDF-SHA-256 + AES-256-GCM, committing; 2 = the same from a message key in the recipient
 //!      6      1  purpose: 1 general (public verbs), 2 volume data key
 //!      7      1  flags: 0
 //!      8      1  key id kind: 0 UUID, 1 `mrk-` and 32 hexadecimal digits
 //!      9     16  key id
 //!     25     32  key material id = SHA-256("coffer/kmid/v1" || key id (16) || material (32))
 //!     57     32  nonce, random
-//!     89      2  r = length of the recipient, little-endian; 0 in suite 1
+//!     89      2  r = length of the recipient, little-endian; 0 in suite 1, at least 1 in suite 2
 //!     91      r  recipient
 //!   91+r     32  commitment
 //!  123+r      n  ciphertext, as long as the plaintext (at most 4096 from public verbs; 64 for a volume)
@@ -22,6 +22,9 @@
 //! (RFC 5869). C is the commitment: compared first, in constant time, so that no blob opens under two keys. Then
 //! AES-256-GCM (NIST SP 800-38D) with K, a nonce of twelve zeros (K is used once), AAD = every byte before the
 //! ciphertext followed by the context's canonical bytes. The blob holds no account, region or ARN.
+//!
+//! Suite 2 is for backing keys whose bytes cannot be read, as in a token ([`WrappingKey`]): the recipient is a fresh message key
+//! of 32 bytes, wrapped by the backing key, and takes its place in HKDF. The keys of this build are of suite 1.
 //!
 //! # Encryption context, canonical bytes
 //! `u32 count`, then the pairs sorted by the bytes of the key, each string `u32 length || UTF-8`; integers little-endian;
@@ -336,10 +339,21 @@ impl Purpose {
     }
 }
 
+/// Where the keys of a blob come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Suite {
+    /// From the backing key.
+    Backing = 1,
+    /// From a message key that the backing key wraps.
+    Message = 2,
+}
+
 /// A parsed blob. Nothing in it is authenticated until it has been opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Blob<'a> {
     bytes: &'a [u8],
+    suite: Suite,
     purpose: Purpose,
     key_id: KeyId,
     material: KeyMaterialId,
@@ -367,20 +381,21 @@ impl<'a> Blob<'a> {
             return Err(bad("it does not start with COFB"));
         }
         let [format, suite, purpose, flags, kind] = [head[4], head[5], head[6], head[7], head[8]];
-        if (format, suite, flags) != (1, 1, 0) || kind > 1 {
+        let known = [Suite::Backing, Suite::Message].into_iter().find(|known| *known as u8 == suite);
+        let Some(suite) = known.filter(|_| (format, flags) == (1, 0) && kind <= 1) else {
             let what = format_args!("format {format}, suite {suite}, flags {flags}, key id kind {kind}");
-            return Err(bad(format_args!("{what}: this build opens format 1, suite 1")));
-        }
+            return Err(bad(format_args!("{what}: this build opens format 1")));
+        };
         let purpose = match purpose {
             1 => Purpose::General,
             2 => Purpose::Volume,
             other => return Err(bad(format_args!("purpose {other} is unknown"))),
         };
         let recipient = rest.get(NONCE..NONCE + 2).map_or(0, |l| usize::from(u16::from_le_bytes([l[0], l[1]])));
-        if recipient != 0 {
-            return Err(bad("suite 1 has no recipient"));
+        if (suite == Suite::Message) != (recipient > 0) {
+            return Err(bad("suite 1 has no recipient, and suite 2 has one"));
         }
-        if rest.len() < NONCE + 2 + COMMITMENT + TAG {
+        if rest.len() < NONCE + 2 + recipient + COMMITMENT + TAG {
             return Err(bad(format_args!("{} bytes are too few", bytes.len())));
         }
         let mut id = [0u8; 16];
@@ -389,11 +404,18 @@ impl<'a> Blob<'a> {
         material.copy_from_slice(&head[25..HEAD]);
         Ok(Self {
             bytes,
+            suite,
             purpose,
             key_id: KeyId { multi_region: kind == 1, bytes: id },
             material: KeyMaterialId(material),
-            commitment_at: HEAD + NONCE + 2,
+            commitment_at: HEAD + NONCE + 2 + recipient,
         })
+    }
+
+    /// Returns its suite.
+    #[must_use]
+    pub const fn suite(&self) -> Suite {
+        self.suite
     }
 
     /// Returns its purpose.
@@ -414,6 +436,19 @@ impl<'a> Blob<'a> {
         self.material
     }
 
+    /// Everything before the nonce.
+    fn head(&self) -> &'a [u8] {
+        &self.bytes[..HEAD]
+    }
+
+    fn nonce(&self) -> &'a [u8] {
+        &self.bytes[HEAD..HEAD + NONCE]
+    }
+
+    fn recipient(&self) -> &'a [u8] {
+        &self.bytes[HEAD + NONCE + 2..self.commitment_at]
+    }
+
     fn ciphertext_at(&self) -> usize {
         self.commitment_at + COMMITMENT
     }
@@ -425,9 +460,9 @@ impl<'a> Blob<'a> {
     }
 }
 
-/// Derives K || C of a blob.
-fn message_keys(backing: &Secret<32>, head: &[u8], nonce: &[u8]) -> Secret<64> {
-    Secret::build(|out| hkdf_sha256(backing.expose(), nonce, &[BLOB_INFO, head], out))
+/// Derives K || C of a blob from its backing key (suite 1) or its message key (suite 2).
+fn message_keys(from: &Secret<32>, head: &[u8], nonce: &[u8]) -> Secret<64> {
+    Secret::build(|out| hkdf_sha256(from.expose(), nonce, &[BLOB_INFO, head], out))
 }
 
 /// AES-256-GCM under the first 32 bytes of `keys`.
@@ -475,12 +510,6 @@ impl BackingKey {
         Self::new(key_id, Secret::random())
     }
 
-    /// Returns its material id.
-    #[must_use]
-    pub const fn material(&self) -> KeyMaterialId {
-        self.material
-    }
-
     /// Seals the material under the root key `root` with `aad`.
     ///
     /// # Errors
@@ -488,7 +517,55 @@ impl BackingKey {
     pub fn seal_under(&self, root: &Secret<32>, aad: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
         seal_local(root, aad, self.secret.expose(), rng)
     }
+}
 
+impl WrappingKey for BackingKey {
+    fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+    fn material(&self) -> KeyMaterialId {
+        self.material
+    }
+    fn suite(&self) -> Suite {
+        Suite::Backing
+    }
+    fn wrap_message_key(&self, head: &[u8], nonce: &[u8]) -> Result<MessageKey> {
+        Ok(MessageKey { keys: message_keys(&self.secret, head, nonce), recipient: Vec::new() })
+    }
+    fn unwrap_message_key(&self, head: &[u8], nonce: &[u8], _recipient: &[u8]) -> Result<Secret<64>> {
+        Ok(message_keys(&self.secret, head, nonce))
+    }
+}
+
+/// The keys of a new blob.
+pub struct MessageKey {
+    /// K || C.
+    pub keys: Secret<64>,
+    /// From which [`WrappingKey::unwrap_message_key`] has them again; empty in suite 1.
+    pub recipient: Vec<u8>,
+}
+
+/// A version of a symmetric KMS key, as blobs need it: it gives each blob keys of its own, and never its own bytes.
+pub trait WrappingKey {
+    /// Returns the id of its KMS key.
+    fn key_id(&self) -> KeyId;
+    /// Returns its material id.
+    fn material(&self) -> KeyMaterialId;
+    /// Returns the suite of its blobs.
+    fn suite(&self) -> Suite;
+    /// Makes the keys of a blob with this head and this random nonce.
+    ///
+    /// # Errors
+    /// [`Kind::KeyUnavailable`] if the key cannot be reached.
+    fn wrap_message_key(&self, head: &[u8], nonce: &[u8]) -> Result<MessageKey>;
+    /// Returns the keys of a blob that it made; other keys or an error for any other.
+    ///
+    /// # Errors
+    /// [`Kind::KeyUnavailable`] if the key cannot be reached, [`Kind::InvalidCiphertext`] for a recipient that it did not make.
+    fn unwrap_message_key(&self, head: &[u8], nonce: &[u8], recipient: &[u8]) -> Result<Secret<64>>;
+}
+
+impl dyn WrappingKey + '_ {
     fn seal(&self, purpose: Purpose, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
         let mut nonce = [0u8; NONCE];
         rng.fill(&mut nonce);
@@ -498,13 +575,16 @@ impl BackingKey {
     fn seal_with(&self, purpose: Purpose, context: &EncryptionContext, plain: &[u8], nonce: &[u8]) -> Result<Vec<u8>> {
         let mut blob = Vec::with_capacity(HEAD + NONCE + 2 + COMMITMENT + plain.len() + TAG);
         blob.extend_from_slice(&MAGIC);
-        blob.extend_from_slice(&[1, 1, purpose.byte(), 0, u8::from(self.key_id.multi_region)]);
-        blob.extend_from_slice(&self.key_id.bytes);
-        blob.extend_from_slice(&self.material.0);
-        let keys = message_keys(&self.secret, &blob, nonce);
+        let id = self.key_id();
+        blob.extend_from_slice(&[1, self.suite() as u8, purpose.byte(), 0, u8::from(id.multi_region)]);
+        blob.extend_from_slice(&id.bytes);
+        blob.extend_from_slice(&self.material().0);
+        let MessageKey { keys, recipient } = self.wrap_message_key(&blob, nonce)?;
         let (key, commitment) = keys.expose().split_at(32);
+        let length = u16::try_from(recipient.len()).map_err(|_| Error::new(Kind::Failed, "a recipient is too long"))?;
         blob.extend_from_slice(nonce);
-        blob.extend_from_slice(&[0, 0]);
+        blob.extend_from_slice(&length.to_le_bytes());
+        blob.extend_from_slice(&recipient);
         blob.extend_from_slice(commitment);
         let aad = [&blob[..], &context.canonical()].concat();
         let at = blob.len();
@@ -516,10 +596,12 @@ impl BackingKey {
 
     /// Opens `blob` into `out`, which must be [`Blob::plaintext_len`] bytes long.
     fn open(&self, blob: &Blob<'_>, context: &EncryptionContext, out: &mut [u8]) -> Result<()> {
-        if blob.key_id != self.key_id || blob.material != self.material {
-            return Err(bad(format_args!("it was made with key material {}, not {}", blob.material, self.material)));
+        let ours = (self.key_id(), self.material(), self.suite());
+        if (blob.key_id, blob.material, blob.suite) != ours {
+            let what = format_args!("it was made with key material {}, not {}", blob.material, ours.1);
+            return Err(bad(format_args!("{what}, or in another suite")));
         }
-        let keys = message_keys(&self.secret, &blob.bytes[..HEAD], &blob.bytes[HEAD..HEAD + NONCE]);
+        let keys = self.unwrap_message_key(blob.head(), blob.nonce(), blob.recipient())?;
         let (key, commitment) = keys.expose().split_at(32);
         let at = blob.ciphertext_at();
         if !bool::from(commitment.ct_eq(&blob.bytes[blob.commitment_at..at])) {

@@ -13,8 +13,8 @@ fn counting(from: u8) -> Secret<32> {
     Secret::build(|out| out.iter_mut().enumerate().for_each(|(i, b)| *b = from + i as u8))
 }
 
-fn backing() -> BackingKey {
-    BackingKey::new(KEY.parse().unwrap(), counting(0))
+fn backing() -> Box<dyn WrappingKey> {
+    Box::new(BackingKey::new(KEY.parse().unwrap(), counting(0)))
 }
 
 fn context() -> EncryptionContext {
@@ -170,5 +170,56 @@ proptest! {
         wrong.insert("0", "").unwrap();
         prop_assert!(backing().open_bytes(&blob, &wrong).is_err());
         prop_assert_eq!(EncryptionContext::from_json(&there.to_json()).unwrap(), there);
+    }
+}
+
+/// A key whose bytes stay in OpenSSL: it wraps message keys by AES-KWP (RFC 5649), as PKCS #11 tokens do.
+struct Token(openssl::aes::AesKey, openssl::aes::AesKey);
+
+impl WrappingKey for Token {
+    fn key_id(&self) -> KeyId {
+        KEY.parse().unwrap()
+    }
+    fn material(&self) -> KeyMaterialId {
+        KeyMaterialId([0x70; 32])
+    }
+    fn suite(&self) -> Suite {
+        Suite::Message
+    }
+    fn wrap_message_key(&self, head: &[u8], nonce: &[u8]) -> Result<MessageKey> {
+        let (fresh, mut recipient) = (Secret::<32>::random(), vec![0; 40]);
+        openssl::aes::wrap_key(&self.0, None, &mut recipient, fresh.expose()).unwrap();
+        Ok(MessageKey { keys: message_keys(&fresh, head, nonce), recipient })
+    }
+    fn unwrap_message_key(&self, head: &[u8], nonce: &[u8], recipient: &[u8]) -> Result<Secret<64>> {
+        let wrong = |_| bad("the message key does not unwrap");
+        let fresh =
+            Secret::try_build(|out| openssl::aes::unwrap_key(&self.1, None, out, recipient).map(drop).map_err(wrong))?;
+        Ok(message_keys(&fresh, head, nonce))
+    }
+}
+
+/// Suite 2: the same blob code, over a key that only wraps and unwraps.
+#[test]
+fn a_key_that_gives_no_bytes_away_makes_blobs_too() {
+    let [wrap, unwrap] =
+        [openssl::aes::AesKey::new_encrypt, openssl::aes::AesKey::new_decrypt].map(|new| new(&[3; 32]));
+    let token: Box<dyn WrappingKey> = Box::new(Token(wrap.unwrap(), unwrap.unwrap()));
+    let blob = token.seal_bytes(&context(), &[5; MAX_PLAINTEXT], &SystemRng).unwrap();
+    assert!(blob.len() <= MAX_BLOB);
+    let parsed = Blob::parse(&blob).unwrap();
+    assert_eq!((parsed.suite(), parsed.plaintext_len()), (Suite::Message, MAX_PLAINTEXT));
+    assert_eq!(token.open_bytes(&parsed, &context()).unwrap()[..], [5; MAX_PLAINTEXT]);
+    assert!(token.open_bytes(&parsed, &EncryptionContext::new()).is_err());
+    assert!(backing().open_bytes(&parsed, &context()).is_err(), "another key");
+    let (blob, key) = token.new_data_key(&context(), &SystemRng).unwrap();
+    let id = key.get().id();
+    assert_eq!(token.open_data_key(&Blob::parse(&blob).unwrap(), &context(), id).unwrap().get().id(), id);
+    for i in 0..blob.len() {
+        let mut torn = blob.clone();
+        torn[i] ^= 1;
+        let opened = Blob::parse(&torn).and_then(|b| token.open_data_key(&b, &context(), id));
+        assert_eq!(opened.unwrap_err().kind(), Kind::InvalidCiphertext, "byte {i}");
+        assert!(Blob::parse(&blob[..i]).and_then(|b| token.open_data_key(&b, &context(), id)).is_err());
     }
 }

@@ -106,6 +106,8 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let unlock = unlock(common, &data)?;
     let opening = OpenAs { lease_grace: Duration::from_secs(args.lease_grace), ..open_as(common, Role::Daemon) };
     let service = Service::open(data, env.clone(), lock, &unlock, opening)?;
+    // It may be a passphrase, and the server runs for long.
+    drop(unlock);
     service.keep_audit_for(args.audit_retention_days)?;
     args.volumes.iter().try_for_each(|name| service.export(name).map(drop))?;
     let captive_volume = match (&args.run, args.volumes.first()) {

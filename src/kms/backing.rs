@@ -8,42 +8,20 @@ use super::scope::Scope;
 use crate::cipher::keys::{
     EncryptionAlgorithm, KeySpec, MacAlgorithm, MacKey, MessageType, PrivateKey, SigningAlgorithm,
 };
-use crate::cipher::wrap::{BackingKey, Blob, EncryptionContext, KeyId, KeyMaterialId, open_local_bytes, seal_local};
-use crate::cipher::{DataKey, Unwrapped};
-use crate::env::{Env, Rng};
+use crate::cipher::wrap::{BackingKey, KeyId, KeyMaterialId, WrappingKey, open_local_bytes, seal_local};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
-use crate::units::{DataKeyId, InstallationId};
+use crate::units::InstallationId;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// What one backing key can do. A kind of key has the operations of its usage; the caller has checked that before, so the
 /// others only fail.
 pub(super) trait Backing: std::fmt::Debug {
-    /// Seals a caller's bytes: a ciphertext blob.
-    fn seal(&self, _context: &EncryptionContext, _plain: &[u8], _rng: &dyn Rng) -> Result<Vec<u8>> {
-        Err(cannot("encrypt"))
-    }
-    /// Opens such a blob.
-    fn open(&self, _blob: &Blob<'_>, _context: &EncryptionContext) -> Result<Zeroizing<Vec<u8>>> {
-        Err(cannot("decrypt"))
-    }
-    /// Makes a volume's data key, and its blob.
-    fn new_data_key(&self, _context: &EncryptionContext, _rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
-        Err(cannot("wrap a data key"))
-    }
-    /// Wraps a volume's data key again.
-    fn wrap_data_key(&self, _key: &Unwrapped<DataKey>, _ctx: &EncryptionContext, _rng: &dyn Rng) -> Result<Vec<u8>> {
-        Err(cannot("wrap a data key"))
-    }
-    /// Opens a volume's data key.
-    fn open_data_key(
-        &self,
-        _blob: &Blob<'_>,
-        _ctx: &EncryptionContext,
-        _expected: DataKeyId,
-    ) -> Result<Unwrapped<DataKey>> {
-        Err(cannot("unwrap a data key"))
+    /// What blobs are made and opened with.
+    fn wrapping(&self) -> Result<&dyn WrappingKey> {
+        Err(cannot("wrap and unwrap message keys"))
     }
     /// Signs a message.
     fn sign(&self, _algorithm: SigningAlgorithm, _of: MessageType, _message: &[u8]) -> Result<Vec<u8>> {
@@ -72,20 +50,8 @@ fn cannot(what: &str) -> Error {
 }
 
 impl Backing for BackingKey {
-    fn seal(&self, context: &EncryptionContext, plain: &[u8], rng: &dyn Rng) -> Result<Vec<u8>> {
-        self.seal_bytes(context, plain, rng)
-    }
-    fn open(&self, blob: &Blob<'_>, context: &EncryptionContext) -> Result<Zeroizing<Vec<u8>>> {
-        self.open_bytes(blob, context)
-    }
-    fn new_data_key(&self, context: &EncryptionContext, rng: &dyn Rng) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
-        Self::new_data_key(self, context, rng)
-    }
-    fn wrap_data_key(&self, key: &Unwrapped<DataKey>, ctx: &EncryptionContext, rng: &dyn Rng) -> Result<Vec<u8>> {
-        Self::wrap_data_key(self, key, ctx, rng)
-    }
-    fn open_data_key(&self, blob: &Blob<'_>, ctx: &EncryptionContext, of: DataKeyId) -> Result<Unwrapped<DataKey>> {
-        Self::open_data_key(self, blob, ctx, of)
+    fn wrapping(&self) -> Result<&dyn WrappingKey> {
+        Ok(self)
     }
 }
 

@@ -277,7 +277,7 @@ impl Crypto {
                 return Ok((made, Encrypted { blob, key_arn: arn, key_material_id: String::new(), algorithm }));
             }
             let (backing, material) = self.backing.current(&key)?;
-            let blob = backing.seal(ctx, plain, &*self.env.rng)?;
+            let blob = backing.wrapping()?.seal_bytes(ctx, plain, &*self.env.rng)?;
             Ok((made, Encrypted { blob, key_arn: arn, key_material_id: material.to_string(), algorithm }))
         });
         self.used(caller, act, sealed)
@@ -358,7 +358,7 @@ impl Crypto {
             return Err(Error::new(Kind::InvalidCiphertext, "the blob holds a volume's data key"));
         }
         let record = self.usable_symmetric(verb, &name, (from.context, &facts), caller)?;
-        let plaintext = Plaintext(self.version(&record, &blob)?.open(&blob, from.context)?);
+        let plaintext = Plaintext(self.version(&record, &blob)?.wrapping()?.open_bytes(&blob, from.context)?);
         let (key_arn, key_material_id) = (self.scope.arn_of(&name), blob.material().to_string());
         Ok(Decrypted { plaintext, key_arn, key_material_id, algorithm: from.algorithm })
     }
@@ -526,7 +526,7 @@ impl Crypto {
         let act = Act::new("kms:GenerateVolumeKey").key(self.scope.arn_of(&name)).context(context);
         let made = self.usable_symmetric("GenerateVolumeKey", &name, (context, &key.facts()), caller).and_then(|key| {
             let (backing, material) = self.backing.current(&key)?;
-            Ok((backing.new_data_key(context, &*self.env.rng)?, material))
+            Ok((backing.wrapping()?.new_data_key(context, &*self.env.rng)?, material))
         });
         let act = match &made {
             Ok(((_, key), material)) => act.detail("data-key", key.get().id()).detail("material", material),
@@ -545,7 +545,7 @@ impl Crypto {
     ) -> Result<Unwrapped<DataKey>> {
         let blob = Blob::parse(bytes)?;
         let key = self.usable_symmetric(verb, &blob.key_id().into(), (context, &Facts::new()), caller)?;
-        self.version(&key, &blob)?.open_data_key(&blob, context, expected)
+        self.version(&key, &blob)?.wrapping()?.open_data_key(&blob, context, expected)
     }
 
     /// Opens a volume's data key. The audit record is durable before this returns.
@@ -591,7 +591,7 @@ impl Crypto {
             let name = self.store.resolve(to)?;
             let record = self.usable_symmetric("RewrapVolumeKey", &name, (context, &to.facts()), caller)?;
             let (backing, material) = self.backing.current(&record)?;
-            Ok((backing.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.arn_of(&name), material))
+            Ok((backing.wrapping()?.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.arn_of(&name), material))
         });
         let act = match &rewrapped {
             Ok((_, arn, material)) => act.detail("to", arn).detail("to-material", material),

@@ -27,6 +27,10 @@ pub struct RequestInfo {
     /// Id of the access key that signed it; empty if none did. Not secret.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub access_key: String,
+    /// Unique id of the principal that signed it, as CloudTrail's `principalId`: of a user its id, of a role's session the
+    /// role's, `:` and the session's name, of the root the account.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub principal_id: String,
     /// Its parameters without secrets, as one canonical JSON object; empty if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub parameters: String,
@@ -51,6 +55,7 @@ impl RequestInfo {
             agent: cut(&self.agent, MAX_AGENT),
             region: cut(&self.region, MAX_FIELD),
             access_key: cut(&self.access_key, MAX_FIELD),
+            principal_id: cut(&self.principal_id, MAX_FIELD),
             parameters: if parameters.len() > MAX_PARAMETERS { String::new() } else { parameters.into_owned() },
             read_only: self.read_only,
         }

@@ -10,7 +10,7 @@ use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::strangers::Strangers;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::kms::{KeyState, Kms, RootUnlock};
+use crate::kms::{KeyState, Kms, OwnedKey, RootUnlock};
 use crate::snapshot::repository::Repository;
 use crate::store::factory::Stores;
 use crate::units::{LineageId, RepositoryId};
@@ -92,6 +92,7 @@ impl Doctor {
         machine(&mut out);
         files(&self.data, &mut out);
         self.check_root(&mut out)?;
+        self.check_owned_keys(&mut out);
         self.check_audit(&mut out);
         self.check_keys(&mut out)?;
         self.check_access(&mut out)?;
@@ -220,6 +221,18 @@ impl Doctor {
             }
         }
         Ok(())
+    }
+
+    /// Lists coffer's own keys, which ListKeys does not, and checks the one that can be damaged by itself.
+    fn check_owned_keys(&self, out: &mut Findings) {
+        let named = |key: OwnedKey| format!("{} ({})", key.name, key.protects);
+        let all = self.kms.owned_keys().map(named).collect::<Vec<_>>().join(", ");
+        let generation = self.kms.root_generation();
+        out.add(Grade::Ok, "own keys", format!("under generation {generation} of the root key: {all}"));
+        if let Err(err) = self.kms.check_signing_key() {
+            let next = "new snapshots cannot be signed: restore the catalog from a backup";
+            out.add(Grade::Error, "own keys", format!("{}; {next}", err.line()));
+        }
     }
 
     fn check_audit(&self, out: &mut Findings) {

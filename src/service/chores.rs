@@ -12,6 +12,13 @@ impl Chores for Service {
     }
 
     fn each_minute(&self) {
+        self.do_chores();
+    }
+}
+
+impl Service {
+    /// Does what is due of the chores that a daemon does once a minute by itself. What fails is logged, and due again.
+    pub fn do_chores(&self) {
         self.leftovers.settle_if_any();
         if let Err(err) = self.kms.deletions().purge_due() {
             tracing::error!("delete CMKs at the end of their waiting period: {}", err.line());

@@ -4,6 +4,8 @@
 
 #[path = "../../src/nbd/test_client.rs"]
 pub mod raw;
+pub mod scan;
+pub mod signed;
 
 use coffer::env::Env;
 use coffer::kms::RootUnlock;
@@ -17,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The binary under test.
+/// The binary under test, unless `COFFER_UNDER_TEST` names another, such as the release build.
 pub const COFFER: &str = env!("CARGO_BIN_EXE_coffer");
 /// Timeout for anything that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -121,7 +123,8 @@ impl Scratch {
 
     /// Makes `coffer --data DATA ARGS`, without coffer's variables of the caller's environment.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(COFFER);
+        let program = std::env::var_os("COFFER_UNDER_TEST").unwrap_or_else(|| COFFER.into());
+        let mut command = Command::new(program);
         command.arg("--data").arg(&self.data).args(args).stdin(Stdio::null());
         command.env_remove("COFFER_DATA").env_remove("COFFER_LOG");
         command
@@ -237,6 +240,13 @@ impl Served<'_> {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Sends it a signal that ends it; returns how it ended.
+    pub fn signalled(mut self, signal: rustix::process::Signal) -> std::process::ExitStatus {
+        let mut child = self.child.take().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap()
     }
 
     /// Stops it with SIGTERM; returns its exit code.

@@ -20,6 +20,8 @@ pub enum Act {
     Aws { operation: String, input: Value },
     /// A server that starts, hydrates the volume that still needs it, and ends.
     Fill,
+    /// A server that does its chores on a machine that has been up for so many days more, and ends.
+    Chores { days: i64 },
     /// A server that takes a client over TLS, which disconnects cleanly or not.
     Client { farewell: bool },
 }
@@ -31,6 +33,10 @@ impl Act {
             Self::Verb(request) => copy.open(Role::Command)?.ask(request.clone()).map(drop),
             Self::Aws { operation, input } => crate::aws::run(copy, operation, input.clone()),
             Self::Fill => fill(&copy.open(Role::Daemon)?),
+            Self::Chores { days } => {
+                copy.open_later(Role::Daemon, *days)?.0.do_chores();
+                Ok(())
+            }
             Self::Client { farewell } => client(&copy.open(Role::Daemon)?, *farewell),
         }
     }
@@ -164,6 +170,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(principals());
     all.extend(crate::aws::cases());
     all.extend(by_itself());
+    all.extend(crate::chores::cases());
     all
 }
 

@@ -16,7 +16,7 @@ const ELSEWHERE: &str = "eu-west-1";
 
 /// Calls an operation that must succeed.
 #[track_caller]
-fn call(open: &Open, operation: &str, input: Value) -> Value {
+pub fn call(open: &Open, operation: &str, input: Value) -> Value {
     perform(open, operation, input).unwrap_or_else(|e| panic!("{operation}: {}", e.line()))
 }
 
@@ -33,11 +33,11 @@ pub fn run(copy: &Copy, operation: &str, input: Value) -> coffer::error::Result<
     perform(&copy.open(Role::Command)?, operation, input).map(drop)
 }
 
-fn act(operation: &str, input: Value) -> Act {
+pub fn act(operation: &str, input: Value) -> Act {
     Act::Aws { operation: operation.to_owned(), input }
 }
 
-fn created(copy: &Copy, input: Value) -> Open {
+pub fn created(copy: &Copy, input: Value) -> Open {
     let open = copy.open(Role::Command).unwrap();
     let made = call(&open, "CreateKey", input);
     call(&open, "CreateAlias", json!({"AliasName": "alias/x", "TargetKeyId": made["KeyMetadata"]["KeyId"]}));
@@ -45,7 +45,7 @@ fn created(copy: &Copy, input: Value) -> Open {
 }
 
 /// A request to import material into `alias/x`, wrapped by OpenSSL.
-fn import(open: &Open) -> Value {
+pub fn import(open: &Open) -> Value {
     let asked = json!({"KeyId": "alias/x", "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"});
     let given = call(open, "GetParametersForImport", asked);
     let public = PKey::public_key_from_der(&STANDARD.decode(given["PublicKey"].as_str().unwrap()).unwrap()).unwrap();

@@ -117,7 +117,12 @@ fn is_told(finding: &Value) -> bool {
     ["key", "space"].contains(&finding["check"].as_str().unwrap()) || of_acts.iter().any(|m| message.contains(m))
 }
 
-/// Repeats an act as someone who was interrupted would.
+/// Whether a person who checks finds an act done.
+pub fn is_done(case: &Case, copy: &Copy) -> bool {
+    (case.is_done)(&copy.open(Role::Command).unwrap())
+}
+
+/// Repeats an act as someone who was interrupted would; the next server does its chores in any case.
 pub fn do_again(case: &Case, act: &Act, copy: &Copy) -> Result<(), String> {
     if matches!(act, Act::Init) {
         return if is_initialised(copy) { Ok(()) } else { act.run(copy).map_err(|e| e.line()) };
@@ -126,7 +131,7 @@ pub fn do_again(case: &Case, act: &Act, copy: &Copy) -> Result<(), String> {
     drop_failed_snapshots(&open);
     let done = (case.is_done)(&open) || (case.name == "audit-accept" && !has_trouble(&open));
     drop(open);
-    if done {
+    if done && !matches!(act, Act::Chores { .. }) {
         return Ok(());
     }
     match act.run(copy) {
@@ -180,6 +185,9 @@ pub fn shape(copy: &Copy) -> Vec<String> {
         let inside = file.strip_prefix(copy.root()).unwrap();
         let sort = inside.parent().unwrap().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let extension = inside.extension().map_or_else(String::new, |e| e.to_string_lossy().into_owned());
+        if sort == "audit" && extension == "log" {
+            *counts.entry("segments of the audit".to_owned()).or_default() += 1;
+        }
         // The log grows with every attempt, and what is set aside stays.
         if sort != "log" && sort != "audit" && sort != "data" {
             *counts.entry(format!("files in {sort} {extension}")).or_default() += 1;

@@ -13,6 +13,7 @@
 mod acts;
 mod aws;
 mod check;
+mod chores;
 mod steps;
 mod world;
 
@@ -83,6 +84,9 @@ fn kill_everywhere(case: &Case) -> Result<(), Failed> {
     let clean = run(&act, &whole, None);
     if clean.end != End::Exited(0) {
         return Err(format!("nobody killed it, and it ended with {:?}", clean.end).into());
+    }
+    if matches!(act, Act::Chores { .. }) && !check::is_done(case, &whole) {
+        return Err("nobody killed it, and it left its chores undone".into());
     }
     let wanted = check::shape(&whole);
     let mut point = 0;

@@ -186,6 +186,8 @@ fn class(inside: &Path) -> String {
         ["data", "catalog.db-journal"] => "catalog's journal",
         ["data", "catalog.spare"] => "catalog's spare blocks",
         ["data", "audit", "reserve"] => "audit reserve",
+        ["data", "audit", "base-new"] => "the audit's new base",
+        ["data", "audit", name] if name.starts_with("base-") => "the audit's base",
         ["data", "audit", name] if name.ends_with(".log") => "audit",
         ["data", "audit", name] if name.starts_with("set-aside-") => "set-aside audit",
         ["data", "volumes", name] if name.ends_with(".coffer") => "volume",

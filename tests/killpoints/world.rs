@@ -1,6 +1,6 @@
 //! A small installation with one of everything, and copies of it to kill.
 
-use coffer::env::Env;
+use coffer::env::{Clock, Env, Timestamp};
 use coffer::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
 use coffer::service::api::Reply;
 use coffer::service::datadir::{DataDir, Wanting};
@@ -59,12 +59,37 @@ impl Copy {
     }
 
     pub fn open(&self, role: Role) -> coffer::error::Result<Open> {
-        let (data, env) = (DataDir::at(&self.data())?, Env::system());
+        self.open_in(role, Env::system())
+    }
+
+    /// Opens it on a machine that has been up for so many days more.
+    pub fn open_later(&self, role: Role, days: i64) -> coffer::error::Result<Open> {
+        let env = Env::system();
+        self.open_in(role, Env { clock: Arc::new(Later(env.clock.clone(), days * DAY)), ..env })
+    }
+
+    fn open_in(&self, role: Role, env: Env) -> coffer::error::Result<Open> {
+        let data = DataDir::at(&self.data())?;
         // A snapshot's thread may hold it for a moment longer.
         let lock = data.lock(&env, "test", Wanting::Command, Duration::from_secs(10), || false)?.expect("a lock");
         let opening = OpenAs { role, single_host: false, lease_grace: GRACE };
         let unlock = RootUnlock::File(self.root.join("root.key"));
         Ok(Open(Service::open(data, env, lock, &unlock, opening)?))
+    }
+}
+
+/// Milliseconds in a day.
+pub const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// A clock that is ahead of another.
+struct Later(Arc<dyn Clock>, i64);
+
+impl Clock for Later {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.now().0 + self.1)
+    }
+    fn since_boot(&self) -> i64 {
+        self.0.since_boot() + self.1
     }
 }
 

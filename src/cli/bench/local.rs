@@ -1,7 +1,7 @@
 //! Measurements in this process: the cipher compared with memcpy, and the plain file that is the server's floor.
 
 use super::Row;
-use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId};
+use crate::cipher::wrap::{BackingKey, EncryptionContext, KeyId, WrappingKey};
 use crate::cipher::xts::{At, XtsCipher};
 use crate::env::{Rng, SystemRng};
 use crate::error::{IoContext, Result};
@@ -45,7 +45,7 @@ fn repeat(what: &str, bytes: usize, time: Duration, mut act: impl FnMut() -> Res
 
 /// AES-256-XTS in calls of 4 KiB and 128 KiB, compared with memcpy.
 pub(super) fn cipher(time: Duration) -> Result<Vec<Row>> {
-    let backing = BackingKey::generate(KeyId::draw(&SystemRng));
+    let backing: &dyn WrappingKey = &BackingKey::generate(KeyId::draw(&SystemRng));
     let (_, key) = backing.new_data_key(&EncryptionContext::new(), &SystemRng)?;
     let cipher = XtsCipher::new(&key);
     let at = At::new(0).unwrap_or_else(|| At::sector(crate::units::SectorNo(0)));

@@ -68,10 +68,10 @@ impl Service {
             false => Some(parsed(&principal.session_policies)?),
         };
         let client = format!("{}, request {}", info.source, info.id);
-        let arn = principal.arn.clone();
+        let (arn, principal_id) = (principal.arn.clone(), principal.user_id.clone());
         let permissions =
             Permissions { principal: facts_of(&principal), identity, session, request, signer: principal };
         let caller = Caller::new(arn, client, Authority::Principal(Arc::new(permissions)));
-        Ok(Caller { request: Some(Arc::new(info)), ..caller })
+        Ok(Caller { request: Some(Arc::new(RequestInfo { principal_id, ..info })), ..caller })
     }
 }

@@ -1,7 +1,7 @@
 //! Encrypting, decrypting, and data keys.
 
 use super::operation::{At, AwsOperation};
-use super::values::{Bytes, invalid, word};
+use super::values::{Bytes, invalid, missing, word};
 use crate::cipher::keys::EncryptionAlgorithm;
 use crate::cipher::wrap::{EncryptionContext, MAX_BLOB, MAX_PLAINTEXT};
 use crate::error::{Error, Kind, Result};
@@ -117,13 +117,6 @@ impl AwsOperation for Decrypt {
             key_material_id: opened.key_material_id,
         })
     }
-}
-
-fn missing(member: &str) -> Error {
-    let what = format!(
-        "1 validation error detected: Value null at '{member}' failed to satisfy constraint: Member must not be null"
-    );
-    Error::new(Kind::Usage, what)
 }
 
 /// Refuses what AWS added to dry runs: checking without the ciphertext.

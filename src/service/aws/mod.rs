@@ -62,6 +62,17 @@ pub struct Entry {
     /// Whether it changes nothing.
     pub reads: bool,
     run: fn(&Arc<Service>, &Caller, &'static str, Value) -> Result<Value>,
+    parses: fn(Value) -> Result<()>,
+}
+
+impl Entry {
+    /// Whether parameters are such as the operation takes. Asks nobody whether they name anything.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] (ValidationException) for a member that is unknown, missing, or of the wrong type.
+    pub fn parses(&self, input: Value) -> Result<()> {
+        (self.parses)(input)
+    }
 }
 
 macro_rules! operations {
@@ -71,6 +82,7 @@ macro_rules! operations {
             name: concat!($service, ":", stringify!($operation)),
             reads: <$module::$operation as AwsOperation>::READS,
             run: run::<$module::$operation>,
+            parses: |input| parse::<$module::$operation>(input).map(drop),
         },)+)+];
     };
 }

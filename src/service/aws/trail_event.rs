@@ -129,6 +129,12 @@ fn identity(principal: &str, request: Option<&RequestInfo>, via: Option<&str>) -
         Some(("service", name)) => json!({ "type": "AWSService", "invokedBy": name }),
         _ => json!({ "type": "Unknown", "principalId": principal }),
     };
+    if let Some(id) = request.map(|r| r.principal_id.as_str()).filter(|id| !id.is_empty()) {
+        identity["principalId"] = id.into();
+        if let Some(issuer) = identity.pointer_mut("/sessionContext/sessionIssuer") {
+            issuer["principalId"] = id.split(':').next().into();
+        }
+    }
     if !account.is_empty() {
         identity["accountId"] = account.into();
     }

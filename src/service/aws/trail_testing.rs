@@ -61,13 +61,22 @@ impl World {
     /// A request of a principal in a Region, with a new access key.
     pub(crate) fn signed(&self, of: &PrincipalRef, region: &str) -> Caller {
         let made = self.service.kms.iam().create_access_key(of, &self.local()).unwrap();
-        let found = self.service.credential(&made.key.id, None).unwrap();
+        self.signed_with(&made.key.id, None, region)
+    }
+
+    /// A request of a session.
+    pub(crate) fn session(&self, access_key: &str, token: &str) -> Caller {
+        self.signed_with(access_key, Some(token), "us-east-1")
+    }
+
+    fn signed_with(&self, access_key: &str, token: Option<&str>, region: &str) -> Caller {
+        let found = self.service.credential(access_key, token).unwrap();
         let info = RequestInfo {
             id: "12345126-30d5-4b28-98b9-9153da559963".into(),
             source: "192.0.2.7".into(),
             agent: "aws-cli/2".into(),
             region: region.into(),
-            access_key: made.key.id,
+            access_key: access_key.into(),
             ..RequestInfo::default()
         };
         self.service.signed_by(Signed { principal: Arc::new(found.principal), info, secure_transport: true }).unwrap()

@@ -1,5 +1,5 @@
 use super::super::trail_testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
-use crate::iam::PrincipalRef;
+use crate::iam::{NewRole, PrincipalRef};
 use crate::kms::Caller;
 use serde_json::{Value, json};
 
@@ -17,6 +17,41 @@ fn by(key: &str, value: &str) -> Value {
 fn encrypt(world: &World, caller: &Caller, key: &str) -> Value {
     let input = json!({ "KeyId": key, "Plaintext": "c2VjcmV0", "EncryptionContext": { "Department": "Engineering" } });
     world.call(caller, "kms:Encrypt", input).unwrap()["CiphertextBlob"].clone()
+}
+
+/// The unique id of the user Alice.
+fn alice_id(world: &World) -> String {
+    let (users, _) = world.service.kms.iam().principals(ACCOUNT).unwrap();
+    users.into_iter().find(|user| user.name == "Alice").unwrap().id
+}
+
+/// "userIdentity with temporary security credentials" (CloudTrail User Guide, "CloudTrail userIdentity element").
+#[test]
+fn a_roles_session_is_told_with_the_roles_unique_id() {
+    let world = World::new();
+    let alice = world.user("Alice", &allow(&["*"]));
+    let trust = json!({ "Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": { "AWS": ACCOUNT }, "Action": "sts:AssumeRole" }] });
+    let new = NewRole { account: ACCOUNT.into(), name: "Ops".into(), trust: trust.to_string(), ..NewRole::default() };
+    let role = world.service.kms.iam().create_role(new, &|_| Ok(()), &world.local()).unwrap();
+    let asked = json!({ "RoleArn": role.arn(), "RoleSessionName": "night" });
+    let made = world.call(&alice, "sts:AssumeRole", asked).unwrap()["Credentials"].clone();
+    let [id, token] = ["AccessKeyId", "SessionToken"].map(|name| made[name].as_str().unwrap());
+    let session = world.session(id, token);
+    assert_eq!(code(world.call(&session, "kms:ListKeys", json!({}))), "AccessDeniedException");
+    let found = world.call(&alice, "cloudtrail:LookupEvents", by("EventName", "ListKeys")).unwrap();
+    let told: Value = serde_json::from_str(found["Events"][0]["CloudTrailEvent"].as_str().unwrap()).unwrap();
+    let expected = json!({
+        "type": "AssumedRole",
+        "principalId": format!("{}:night", role.id),
+        "arn": format!("arn:aws:sts::{ACCOUNT}:assumed-role/Ops/night"),
+        "accountId": ACCOUNT,
+        "accessKeyId": id,
+        "sessionContext": { "sessionIssuer": {
+            "type": "Role", "principalId": role.id, "arn": role.arn(), "accountId": ACCOUNT, "userName": "Ops",
+        } },
+    });
+    assert_eq!(told["userIdentity"], expected);
 }
 
 /// The record is that of the example "Decrypt with a standard symmetric encryption key" (KMS Developer Guide).
@@ -43,6 +78,7 @@ fn a_decryption_is_told_as_cloudtrail_tells_it() {
         "eventVersion": "1.11",
         "userIdentity": {
             "type": "IAMUser",
+            "principalId": alice_id(&world),
             "arn": "arn:aws:iam::111122223333:user/Alice",
             "accountId": "111122223333",
             "accessKeyId": access_key,

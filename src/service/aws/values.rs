@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
@@ -93,15 +94,47 @@ pub(super) fn invalid(member: &str, value: &str, rule: &str) -> Error {
     Error::new(Kind::Usage, what)
 }
 
+/// A member that a request does not have, or that is null, in AWS's form.
+pub(super) fn missing(member: &str) -> Error {
+    let what = format!(
+        "1 validation error detected: Value at '{member}' failed to satisfy constraint: Member must not be null"
+    );
+    Error::new(Kind::Usage, what)
+}
+
+/// A member's name with a small first letter, as AWS's errors name it.
+fn in_lower(member: &str) -> String {
+    let mut letters = member.chars();
+    letters.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(letters).collect()
+}
+
+/// A place in a request as AWS's errors name it: `tags.1.member.tagKey`.
+fn place(path: &Path) -> Vec<String> {
+    let step = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("{}.member", index + 1),
+        other => in_lower(&other.to_string()),
+    };
+    path.iter().map(step).collect()
+}
+
 /// Parses a request.
 ///
 /// # Errors
 /// [`Kind::Usage`] (ValidationException) for a member that is unknown, missing, or of the wrong type.
 pub(super) fn parse<O: DeserializeOwned>(input: Value) -> Result<O> {
     serde_path_to_error::deserialize(input).map_err(|e| {
+        let (why, mut at) = (e.inner().to_string(), place(e.path()));
+        // How serde says that a member is not there.
+        if let Some(member) = why.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            at.push(in_lower(member));
+            return missing(&at.join("."));
+        }
+        if why.starts_with("invalid type: null") && !at.is_empty() {
+            return missing(&at.join("."));
+        }
         let path = e.path().to_string();
         let at = if path == "." { String::new() } else { format!(" at '{path}'") };
-        Error::new(Kind::Usage, format!("1 validation error detected{at}: {}", without_value(&e.inner().to_string())))
+        Error::new(Kind::Usage, format!("1 validation error detected{at}: {}", without_value(&why)))
     })
 }
 
@@ -196,3 +229,7 @@ pub(super) fn tags(list: Vec<Tag>) -> Result<BTreeMap<String, String>> {
 pub(super) fn tag_list(tags: BTreeMap<String, String>) -> Vec<Tag> {
     tags.into_iter().map(|(tag_key, tag_value)| Tag { tag_key, tag_value }).collect()
 }
+
+#[cfg(test)]
+#[path = "values_tests.rs"]
+mod tests;
