@@ -188,8 +188,11 @@ fn key(open: &Open, alias: &str) -> Value {
 fn keys() -> Vec<Case> {
     vec![
         plain!("status"),
-        plain!("aws", "operation": "kms:TagResource",
-            "input": {"KeyId": "alias/k", "Tags": [{"TagKey": "team", "TagValue": "web"}]}),
+        case!("aws", |copy| {
+            let id = opened(copy, |open| key(open, "alias/k")["id"].clone());
+            let input = json!({"KeyId": id, "Tags": [{"TagKey": "team", "TagValue": "web"}]});
+            verb(json!({"action": "aws", "operation": "kms:TagResource", "input": input}))
+        }),
         plain!("key-list"),
         plain!("alias-list"),
         plain!("key-create", "alias": "alias/new", "description": "new"),
