@@ -272,8 +272,11 @@ pub(super) struct KeyStore {
     scope: Arc<Scope>,
     ledger: Arc<Ledger>,
     /// What [`KeyStore::timed`] found, and after which change.
-    timed: Mutex<Option<(u64, Arc<Vec<Versioned<KeyRecord>>>)>>,
+    timed: Mutex<Option<(u64, TimedKeys)>>,
 }
+
+/// The keys that change by time.
+type TimedKeys = Arc<Vec<Versioned<KeyRecord>>>;
 
 /// Keys read at once by [`KeyStore::timed`].
 const PAGE: usize = 500;
@@ -353,7 +356,7 @@ impl KeyStore {
 
     /// The keys that change by time: those that rotate by themselves, those of the service, and those whose material was
     /// imported. Read anew only after a change of a key, in pages, so that nobody waits for long.
-    pub(super) fn timed(&self) -> Result<Arc<Vec<Versioned<KeyRecord>>>> {
+    pub(super) fn timed(&self) -> Result<TimedKeys> {
         let changes = self.ledger.catalog().changes_of(KeyRecord::KIND);
         let mut kept = self.timed.lock();
         if let Some((at, keys)) = &*kept

@@ -145,7 +145,7 @@ impl Catalog {
         Self::over(Arc::new(Sqlite::create(path)?), root)
     }
 
-    /// Opens the catalog at `path`. SQLite checks a small one now, a large one in [`Catalog::check_rest`].
+    /// Opens the catalog at `path`. SQLite checks a small one now, a large one later.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without a file, [`Kind::Integrity`] for a damaged or foreign one, [`Kind::Unsupported`] for
