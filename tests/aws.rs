@@ -6,6 +6,7 @@
 mod common;
 
 use common::*;
+use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -171,15 +172,48 @@ impl Drop for Ends {
     }
 }
 
-/// The server for test suites: no data directory, credentials that everybody knows, forgotten at a reset.
-#[test]
-fn an_ephemeral_server_needs_nothing_and_forgets_everything() {
-    let Some(python) = client("venv/bin/python") else { return };
+/// An ephemeral server, and the line that it prints.
+fn ephemeral() -> (Ends, String) {
     let mut child = Command::new(COFFER);
     child.args(["serve", "--ephemeral", "--api", "127.0.0.1:0"]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = Ends(child.stderr(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
     BufReader::new(child.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line)
+}
+
+/// The directory of an ephemeral server, which it has open.
+fn directory_of(server: &Ends) -> PathBuf {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.0.id())).unwrap();
+    let mut paths = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    paths.find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("coffer-ephemeral-"))).unwrap()
+}
+
+#[test]
+fn an_ephemeral_server_leaves_nothing_and_removes_what_a_killed_one_left() {
+    let (mut killed, _) = ephemeral();
+    let left = directory_of(&killed);
+    killed.0.kill().unwrap();
+    killed.0.wait().unwrap();
+    let (mut first, _) = ephemeral();
+    assert!(left.exists(), "it may be one that begins");
+    good(Command::new("touch").args(["-d", "2 minutes ago"]).args([&left, &directory_of(&first)]));
+    let (mut second, _) = ephemeral();
+    assert!(!left.exists());
+    for server in [&mut first, &mut second] {
+        let dir = directory_of(server);
+        assert!(dir.exists(), "it is in use");
+        rustix::process::kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
+        assert!(server.0.wait().unwrap().success());
+        assert!(!dir.exists());
+    }
+}
+
+/// The server for test suites: no data directory, credentials that everybody knows, forgotten at a reset.
+#[test]
+fn an_ephemeral_server_needs_nothing_and_forgets_everything() {
+    let Some(python) = client("venv/bin/python") else { return };
+    let (mut child, line) = ephemeral();
     let url = line.split("AWS API on ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
     assert!(line.contains("account 123456789012, access key AKIAIOSFODNN7EXAMPLE"), "{line}");
     let text = format!(
@@ -193,4 +227,6 @@ fn an_ephemeral_server_needs_nothing_and_forgets_everything() {
          assert kms().list_keys()['Keys'] == []\n"
     );
     good(Command::new(python).arg("-c").arg(text));
+    rustix::process::kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
+    assert!(child.0.wait().unwrap().success());
 }

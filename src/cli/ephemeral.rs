@@ -9,7 +9,9 @@ use crate::iam::PrincipalRef;
 use crate::kms::{InstallationConfig, RootChoice, RootUnlock};
 use crate::service::datadir::DataDir;
 use crate::service::{GRACE, OpenAs, Role, Service};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +31,42 @@ fn place() -> PathBuf {
     if usable { memory.to_owned() } else { std::env::temp_dir() }
 }
 
+/// What the names of their directories begin with.
+const PREFIX: &str = "coffer-ephemeral-";
+/// Age at which a directory that nobody has locked is one that a killed server left: a new one is locked long before.
+const LEFT: Duration = Duration::from_secs(60);
+
+/// Locks a directory for as long as the file is open.
+fn lock(dir: &Path) -> rustix::io::Result<std::fs::File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = std::fs::File::from(rustix::fs::open(dir, flags, Mode::empty())?);
+    rustix::fs::flock(&open, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(open)
+}
+
+/// Removes what servers left that were killed.
+fn sweep(place: &Path) {
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        let is_left = |m: &std::fs::Metadata| {
+            m.is_dir()
+                && m.uid() == rustix::process::geteuid().as_raw()
+                && m.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= LEFT))
+        };
+        if is_ours
+            && entry.metadata().is_ok_and(|m| is_left(&m))
+            && let Ok(_held) = lock(&entry.path())
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Makes installations, one after another, and removes all but the newest.
 struct Fresh {
     dir: tempfile::TempDir,
+    /// Says that the directory is in use.
+    _lock: std::fs::File,
     env: Env,
     made: AtomicU64,
 }
@@ -39,8 +74,11 @@ struct Fresh {
 impl Fresh {
     fn new(env: Env) -> Result<Self> {
         let named = || "create a temporary directory".to_owned();
-        let dir = tempfile::Builder::new().prefix("coffer-ephemeral-").tempdir_in(place()).on(named)?;
-        Ok(Self { dir, env, made: AtomicU64::new(0) })
+        let place = place();
+        sweep(&place);
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place).on(named)?;
+        let lock = lock(dir.path()).map_err(std::io::Error::from).on(named)?;
+        Ok(Self { dir, _lock: lock, env, made: AtomicU64::new(0) })
     }
 
     fn make(&self) -> Result<Arc<Service>> {
