@@ -106,8 +106,8 @@ pub struct Ciphertext<'a> {
 /// The fields of a blob, unauthenticated: for display, and for authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobInfo {
-    /// The key that it names.
-    pub key_id: KeyId,
+    /// The key that it names, as volumes find it.
+    pub key: KeyName,
     /// ARN of that key here.
     pub key_arn: String,
     /// The version that it names.
@@ -501,8 +501,30 @@ impl Crypto {
     /// [`Kind::InvalidCiphertext`] naming the violation of the format.
     pub fn blob_info(&self, blob: &[u8]) -> Result<BlobInfo> {
         let blob = Blob::parse(blob)?;
-        let (key_id, material, purpose) = (blob.key_id(), blob.material(), blob.purpose());
-        Ok(BlobInfo { key_id, key_arn: self.scope.arn_of(&key_id.into()), material, purpose })
+        let key = self.key_at_home(blob.key_id())?;
+        let (material, purpose) = (blob.material(), blob.purpose());
+        Ok(BlobInfo { key_arn: self.scope.arn_of(&key), key, material, purpose })
+    }
+
+    /// The key with an id as volumes find it: of the installation's account, or of another that shares it, in the
+    /// installation's Region.
+    fn key_at_home(&self, id: KeyId) -> Result<KeyName> {
+        self.store.of_blob(id, self.scope.place(None))
+    }
+
+    /// Volumes are in the installation's Region, and so are their keys, as in EBS.
+    fn check_for_volume(&self, name: &KeyName) -> Result<()> {
+        let (wanted, home) = (self.scope.place(name.place.as_ref()), self.scope.place(None));
+        if wanted.region == home.region {
+            return Ok(());
+        }
+        let what = format!(
+            "key {} is in Region {}, and volumes are in {}",
+            self.scope.arn_of(name),
+            wanted.region,
+            home.region
+        );
+        Err(Error::new(Kind::Usage, what).hint("name a key of that Region, or a replica there of a multi-Region key"))
     }
 
     // -----------------------------------------------------------------------------------------------------------------
@@ -524,7 +546,10 @@ impl Crypto {
         }
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:GenerateVolumeKey").key(self.scope.arn_of(&name)).context(context);
-        let made = self.usable_symmetric("GenerateVolumeKey", &name, (context, &key.facts()), caller).and_then(|key| {
+        let key = self
+            .check_for_volume(&name)
+            .and_then(|()| self.usable_symmetric("GenerateVolumeKey", &name, (context, &key.facts()), caller));
+        let made = key.and_then(|key| {
             let (backing, material) = self.backing.current(&key)?;
             Ok((backing.wrapping()?.new_data_key(context, &*self.env.rng)?, material))
         });
@@ -544,7 +569,8 @@ impl Crypto {
         caller: &Caller,
     ) -> Result<Unwrapped<DataKey>> {
         let blob = Blob::parse(bytes)?;
-        let key = self.usable_symmetric(verb, &blob.key_id().into(), (context, &Facts::new()), caller)?;
+        let name = self.key_at_home(blob.key_id())?;
+        let key = self.usable_symmetric(verb, &name, (context, &Facts::new()), caller)?;
         self.version(&key, &blob)?.wrapping()?.open_data_key(&blob, context, expected)
     }
 
@@ -589,6 +615,7 @@ impl Crypto {
         let rewrapped = self.open_volume_key("RewrapVolumeKeyFrom", blob, context, expected, caller);
         let rewrapped = rewrapped.and_then(|key| {
             let name = self.store.resolve(to)?;
+            self.check_for_volume(&name)?;
             let record = self.usable_symmetric("RewrapVolumeKey", &name, (context, &to.facts()), caller)?;
             let (backing, material) = self.backing.current(&record)?;
             Ok((backing.wrapping()?.wrap_data_key(&key, context, &*self.env.rng)?, self.scope.arn_of(&name), material))

@@ -7,10 +7,10 @@
 
 use super::lease::Holder;
 use super::records::{EC2, Records, SnapshotRecord, VolumeRecord};
-use crate::cipher::wrap::{EncryptionContext, KeyId};
+use crate::cipher::wrap::EncryptionContext;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Authority, Caller, Grant, KeyRef, Kms};
+use crate::kms::{Authority, Caller, Grant, KeyName, KeyRef, Kms};
 use crate::units::{DataKeyId, KeyEpoch, VolumeId};
 use crate::volume::Volume;
 use std::collections::BTreeMap;
@@ -110,20 +110,21 @@ impl VolumeKeys {
         let (keys, context) = self.wrapped_under(volume)?;
         let client = format!("{}, volume {}", caller.client, volume.id());
         let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
-        keys.into_iter().try_for_each(|key| self.kms.authorizer().ask_for_export(&KeyRef::id(key), &context, &caller))
+        keys.into_iter()
+            .try_for_each(|key| self.kms.authorizer().ask_for_export(&KeyRef::named(&key), &context, &caller))
     }
 
     /// Returns the CMKs that wrap an open volume's data keys, and the encryption context.
-    fn wrapped_under(&self, volume: &Volume) -> Result<(Vec<KeyId>, EncryptionContext)> {
+    fn wrapped_under(&self, volume: &Volume) -> Result<(Vec<KeyName>, EncryptionContext)> {
         let (blobs, context) = volume.with_header(|h| {
             let blobs: Vec<_> = h.keys().iter().flat_map(|k| k.keys.clone()).collect();
             (blobs, h.identity().context.clone())
         });
-        let mut keys: Vec<KeyId> = Vec::new();
+        let mut keys: Vec<KeyName> = Vec::new();
         for wrapped in blobs {
-            let id = self.kms.crypto().blob_info(&wrapped.blob)?.key_id;
-            if !keys.contains(&id) {
-                keys.push(id);
+            let key = self.kms.crypto().blob_info(&wrapped.blob)?.key;
+            if !keys.contains(&key) {
+                keys.push(key);
             }
         }
         Ok((keys, context_of(&context)?))
@@ -132,7 +133,7 @@ impl VolumeKeys {
     /// Returns grants for a durable lease of an open volume: one on each CMK that wraps its keys.
     pub(super) fn lease_grants(&self, volume: &Volume, caller: &Caller) -> Result<Vec<Grant>> {
         let (keys, context) = self.wrapped_under(volume)?;
-        Ok(keys.into_iter().map(|key| self.kms.grants().for_lease(&key.into(), &context, caller)).collect())
+        Ok(keys.into_iter().map(|key| self.kms.grants().for_lease(&key, &context, caller)).collect())
     }
 
     /// Returns the caller for a volume that it may already have: under the grants of its lease, or as settled for the lease of a

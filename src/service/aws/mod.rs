@@ -42,6 +42,8 @@ pub(super) mod trail_event;
 #[cfg(test)]
 pub(super) mod trail_testing;
 mod values;
+#[cfg(test)]
+mod volume_tests;
 
 pub use caller::Signed;
 
