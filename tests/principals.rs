@@ -106,6 +106,24 @@ fn a_server_does_the_same() {
     s.fails(4, &["principal", "list", "--account", "999999999999"], &["there is no account"]);
 }
 
+#[test]
+fn keys_of_several_regions_are_listed_by_names_that_other_commands_take() {
+    let s = Scratch::new();
+    let key = s.json(&["key", "create"])["id"].as_str().unwrap().to_owned();
+    assert!(s.ok(&["key", "list"]).stdout.lines().any(|line| line.trim().starts_with(&format!("{key} "))));
+    std::fs::write(s.path("in"), r#"{"MultiRegion": true}"#).unwrap();
+    let input = s.path("in").to_str().unwrap().to_owned();
+    let made: Value = serde_json::from_str(&s.ok(&["kms", "create-key", "--input", &input]).stdout).unwrap();
+    let id = &made["KeyMetadata"]["KeyId"];
+    std::fs::write(s.path("in"), format!(r#"{{"KeyId": {id}, "ReplicaRegion": "eu-west-1"}}"#)).unwrap();
+    s.ok(&["kms", "replicate-key", "--input", &input]);
+    let list = s.ok(&["key", "list"]).stdout;
+    let names: Vec<&str> =
+        list.lines().filter_map(|line| line.split_whitespace().next()).filter(|n| n.contains(':')).collect();
+    assert_eq!(names.len(), 3, "{list}");
+    names.iter().for_each(|name| drop(s.ok(&["key", "show", name])));
+}
+
 /// Its secret would be valid, and nobody would know it.
 #[test]
 fn an_access_key_that_could_not_be_shown_is_deleted() {

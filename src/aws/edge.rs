@@ -181,7 +181,7 @@ impl Edge {
         noted.access_key_id = Some(scope.access_key_id.clone());
         noted.region = Some(scope.region.clone());
         let row = Row::signed_as(&scope.service).ok_or_else(|| {
-            ApiError::new("InvalidSignatureException", "the credential scope names a service that is not served here")
+            ApiError::new("InvalidSignatureException", "the credential is for a service that this endpoint does not have: it serves KMS, STS, CloudTrail and Resource Groups Tagging; users and roles are made with `coffer principal`")
         })?;
         noted.service = Some(row.service);
         let token = claim.session_token.as_ref().map(|token| token.as_str());

@@ -31,7 +31,7 @@ pub(super) fn list_principals(principals: &[PrincipalInfo]) {
     let row = |p: &PrincipalInfo| {
         vec![p.sort.to_string(), p.name.clone(), p.id.clone(), p.policies.join(" "), p.created.to_string()]
     };
-    table(&["sort", "name", "id", "policies", "created"], principals.iter().map(row));
+    table(&["kind", "name", "id", "policies", "created"], principals.iter().map(row));
 }
 
 pub(super) fn list_policies(policies: &[PrincipalPolicyInfo]) {

@@ -293,10 +293,13 @@ fn list_clients(clients: &[AccessInfo]) {
 }
 
 fn list_keys(keys: &[KeyInfo]) {
+    // Keys of several accounts or Regions need their ARNs to be told apart, and to be named in other commands.
+    let place = |k: &KeyInfo| k.arn.rsplit_once('/').map(|(place, _)| place.to_owned());
+    let is_one_place = keys.windows(2).all(|pair| place(&pair[0]) == place(&pair[1]));
+    let name = |k: &KeyInfo| if is_one_place { k.id.clone() } else { k.arn.clone() };
     table(
         &["key", "state", "manager", "aliases", "created"],
-        keys.iter()
-            .map(|k| vec![k.id.clone(), word(k.state), word(k.manager), k.aliases.join(" "), k.created.to_string()]),
+        keys.iter().map(|k| vec![name(k), word(k.state), word(k.manager), k.aliases.join(" "), k.created.to_string()]),
     );
 }
 

@@ -192,7 +192,8 @@ impl Iam {
     }
 
     fn key_in(tx: &Tx<'_>, id: &str) -> Result<Versioned<AccessKeyRecord>> {
-        tx.get::<AccessKeyRecord>(id)?.ok_or_else(|| missing(format!("access key {id}")))
+        tx.get::<AccessKeyRecord>(id)?
+            .ok_or_else(|| missing(format!("access key {id}")).hint("see `coffer principal key list PRINCIPAL`"))
     }
 
     fn user_of(&self, tx: &Tx<'_>, key: &AccessKeyRecord) -> Result<Option<String>> {
