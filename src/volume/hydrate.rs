@@ -10,13 +10,15 @@
 use super::chunk_cache::{Body, ChunkCache};
 use super::map::Entry;
 use super::missing::{Missing, Present};
+use super::pending::{Pending, Saved};
 use super::piece::Piece;
 use super::{Blocking, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Fetched chunks kept for later reads, and for the background to store: 8 MiB a volume. Four sequential readers need
@@ -153,7 +155,7 @@ impl Volume {
     }
 
     /// Returns the sealed bytes of an absent chunk, from memory or from the parent.
-    fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
+    pub(super) fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
         self.hydration.recent.get(chunk, |sealed| {
             let parent =
                 self.parent.as_ref().ok_or_else(|| Error::new(Kind::Failed, format!("{} has no parent", self.id)))?;
@@ -204,31 +206,45 @@ impl Volume {
         (self.size() - chunk.offset().min(self.size())).min(CHUNK as u64)
     }
 
-    /// Makes a chunk present for a write. The stripe is held.
-    pub(super) fn make_here(&self, chunk: ChunkNo, entry: Entry, epoch: Epoch) -> Result<Entry> {
-        let here = |key| Entry { present: true, key, changed: entry.changed };
-        if self.is_virgin(chunk, entry)? {
+    /// Makes a chunk present for a write, unchanged. The stripe is held. `None`: it is absent, and was not `fetched`.
+    pub(super) fn make_here(
+        &self,
+        chunk: ChunkNo,
+        entry: Entry,
+        fetched: Option<&Body<KeyEpoch>>,
+    ) -> Result<Option<Entry>> {
+        let key = if self.is_virgin(chunk, entry)? {
             let what = || format!("clear chunk {chunk} of {}", self.id);
             let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
             self.changing(chunk, || self.store.zero(at, len, false)).on(what)?;
-            self.sync()?;
-            let next = Entry { present: true, key: self.current_key(), changed: epoch };
-            self.map.mark(&*self.store, &[chunk], |_, _| next)?;
-            return Ok(next);
-        }
-        if self.is_here(chunk, entry)? {
-            return Ok(entry);
-        }
-        let Body { sealed, key } = self.fetch(chunk)?;
-        self.store_fetched(chunk, sealed.sealed())?;
+            self.current_key()
+        } else if self.is_here(chunk, entry)? {
+            return Ok(Some(entry));
+        } else {
+            let Some(body) = fetched else { return Ok(None) };
+            self.store_fetched(chunk, body.sealed.sealed())?;
+            body.key
+        };
         self.sync()?;
-        self.map.mark(&*self.store, &[chunk], |_, _| here(key))?;
-        Ok(here(key))
+        let here = Entry { present: true, key, changed: entry.changed };
+        self.map.mark(&*self.store, &[chunk], |_, _| here)?;
+        Ok(Some(here))
     }
 
-    /// TRIM or WRITE_ZEROES over a whole absent chunk: clears, syncs and marks it, without a fetch. `keep`: its space
-    /// stays allocated.
-    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool) -> Result<()> {
+    /// TRIM (`advisory`) or WRITE_ZEROES over a whole absent chunk: clears, syncs and marks it, without a fetch unless a
+    /// full snapshot needs the chunk. `keep`: its space stays allocated.
+    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool, advisory: bool) -> Result<()> {
+        while let Some(pending) = self.zero_absent_held(chunk, keep)? {
+            if advisory {
+                return Ok(());
+            }
+            self.hand_over(&pending, chunk);
+        }
+        Ok(())
+    }
+
+    /// The same, unless the chunk has to be copied to a snapshot first.
+    fn zero_absent_held(&self, chunk: ChunkNo, keep: bool) -> Result<Option<Arc<Pending>>> {
         let _held = self.stripe(chunk).lock.lock();
         self.mark_opened()?;
         self.announce(chunk.offset())?;
@@ -236,10 +252,13 @@ impl Volume {
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, chunk)?;
         if entry.present {
-            // An absent chunk is in every pending snapshot through its parent's entry: the bytes here are not the
-            // volume's.
             let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
-            let _done = self.save_before_write(&live, piece, entry, Blocking::Allowed)?;
+            if let Saved::CopyFirst(pending) = self.save_before_write(&live, piece, entry, Blocking::Allowed)? {
+                return Ok(Some(pending));
+            }
+        } else if let Some(full) = live.pending.iter().find(|p| p.is_full() && p.needs(chunk, entry, live.epoch)) {
+            // All others have an absent chunk by their base.
+            return Ok(Some(full.clone()));
         }
         let zero = || {
             self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
@@ -247,12 +266,14 @@ impl Volume {
         if entry.present {
             // It was made present meanwhile: an ordinary change of the whole chunk.
             self.map.mark(&*self.store, &[chunk], |_, e| Entry { changed: live.epoch, ..e })?;
-            return zero();
+            zero()?;
+            return Ok(None);
         }
         zero()?;
         self.sync()?;
         let key = self.current_key();
-        self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })
+        self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })?;
+        Ok(None)
     }
 
     /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not

@@ -5,7 +5,9 @@
 //! sequence before and after its `pread`, and reads again if a write was under way, so that it never opens a mix of
 //! old, new and zero bytes.
 
+use super::chunk_cache::Body;
 use super::map::Entry;
+use super::pending::{Pending, Saved};
 use super::piece::{Piece, pieces};
 use super::{Attempt, Blocking, Ciphers, Live, Volume};
 use crate::cipher::xts::At;
@@ -13,6 +15,7 @@ use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 /// Attempts of a reader without the lock.
@@ -25,6 +28,16 @@ pub(super) const ASIDE_INLINE: usize = 64 << 10;
 enum Change<'a> {
     Data(&'a mut [u8]),
     Zero { keep: bool },
+}
+
+/// What a writing piece came to under its chunk's stripe.
+enum Step {
+    Done,
+    WouldBlock,
+    /// The chunk is absent: its bytes have to be fetched.
+    Fetch,
+    /// The chunk has to be copied to this snapshot.
+    Copy(Arc<Pending>),
 }
 
 impl Volume {
@@ -259,7 +272,7 @@ impl Volume {
         let whole = start == chunk.offset() && stop == whole_end;
         if !self.is_virgin(chunk, entry)? && !self.is_here(chunk, entry)? {
             if whole {
-                return self.zero_absent_chunk(chunk, keep);
+                return self.zero_absent_chunk(chunk, keep, advisory);
             }
             if advisory {
                 return Ok(());
@@ -285,38 +298,59 @@ impl Volume {
         self.sync()
     }
 
-    /// Does one writing piece, under its chunk's stripe.
+    /// Does one writing piece. What may wait for a repository (a fetch, a copy to a snapshot) is done without the stripe.
     fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
+        let mut fetched = None;
+        loop {
+            match self.change_held(piece, change, blocking, fetched.as_ref())? {
+                Step::Done => return Ok(Attempt::Done),
+                Step::WouldBlock => return Ok(Attempt::WouldBlock),
+                Step::Fetch => fetched = Some(self.fetch(piece.chunk)?),
+                Step::Copy(pending) => self.hand_over(&pending, piece.chunk),
+            }
+        }
+    }
+
+    /// Does one writing piece, under its chunk's stripe, unless something has to be done without the stripe first.
+    fn change_held(
+        &self,
+        piece: Piece,
+        change: &mut Change<'_>,
+        blocking: Blocking,
+        fetched: Option<&Body<KeyEpoch>>,
+    ) -> Result<Step> {
         self.must_be_unlocked()?;
         let stripe = self.stripe(piece.chunk);
         let held = match blocking {
             Blocking::Allowed => stripe.lock.lock(),
             Blocking::Never => match stripe.lock.try_lock() {
                 Some(held) => held,
-                None => return Ok(Attempt::WouldBlock),
+                None => return Ok(Step::WouldBlock),
             },
         };
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, piece.chunk)?;
         if blocking == Blocking::Never && !self.piece_is_plain(&live, piece, entry)? {
-            return Ok(Attempt::WouldBlock);
+            return Ok(Step::WouldBlock);
         }
         self.mark_opened()?;
         self.announce(piece.offset)?;
-        let entry = self.make_here(piece.chunk, entry, live.epoch)?;
-        if !self.save_before_write(&live, piece, entry, blocking)? {
-            return Ok(Attempt::WouldBlock);
+        let Some(entry) = self.make_here(piece.chunk, entry, fetched)? else { return Ok(Step::Fetch) };
+        match self.save_before_write(&live, piece, entry, blocking)? {
+            Saved::Yes => {}
+            Saved::WouldBlock => return Ok(Step::WouldBlock),
+            Saved::CopyFirst(pending) => return Ok(Step::Copy(pending)),
         }
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
-        // Not earlier: suspending waits for those who hold the ciphers, and must not wait for a fetch or a sync. If
-        // they have been wiped by now, the chunk keeps its contents, and is only marked as changed.
+        // Not earlier: suspending waits for those who hold the ciphers, and must not wait for a sync. If they have been
+        // wiped by now, the chunk keeps its contents, and is only marked as changed.
         let ciphers = self.open_ciphers()?;
         match change {
             Change::Data(data) => self.put_data(&ciphers, key, piece, data)?,
             Change::Zero { keep } => self.put_zeros(&ciphers, key, piece, *keep)?,
         }
         drop(held);
-        Ok(Attempt::Done)
+        Ok(Step::Done)
     }
 
     /// Marks the chunk as changed in this epoch, before the data is written (docs/format.md, section 3, "changed").

@@ -205,6 +205,8 @@ impl std::fmt::Debug for Volume {
 }
 
 #[cfg(test)]
+mod complete_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod faults_tests;
