@@ -283,7 +283,7 @@ impl Service {
                 "use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`",
             ));
         }
-        if let Some(snapshot) = self.pending_of(record.id)? {
+        if let Some(snapshot) = self.pending_of(record.id, record.lineage)? {
             return Err(Error::new(
                 Kind::Busy,
                 format!("volume {}: its snapshot {snapshot} is still in progress", record.shown()),

@@ -241,3 +241,45 @@ fn no_put_holds_the_stripe_of_its_chunk() {
         assert!(open_chunks(&sink.chunks, 257 * CHUNK)[..CHUNK] == expect, "by a writer: {by_writer}");
     }
 }
+
+/// A parent whose fetches wait at a gate.
+struct SlowParent(Arc<Chunks>, Gate);
+
+impl Parent for SlowParent {
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+    fn sectors(&self, chunk: ChunkNo) -> Result<crate::units::SectorMap> {
+        self.0.sectors(chunk)
+    }
+    fn fetch(&self, chunk: ChunkNo, out: crate::cipher::SealedMut<'_>) -> Result<Option<crate::units::KeyTag>> {
+        self.1.pass();
+        self.0.fetch(chunk, out)
+    }
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.0.next_with_sectors(from)
+    }
+}
+
+#[test]
+fn a_fetch_for_a_write_leaves_the_stripe_of_its_chunk_free() {
+    let parent = Arc::new(SlowParent(source(), Gate::closed()));
+    let v = open_on(&restored(&parent.0, 200 * MIB), "b", Some(parent.clone())).unwrap();
+    let before = parent.0.clone();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| write(&v, 700, &[9; 5000]));
+        parent.1.await_arrival();
+        let is_locked = v.stripe(ChunkNo(0)).lock.is_locked();
+        if !is_locked {
+            write(&v, 256 * CHUNK64, &[1; 512]);
+            v.write_zeroes(0, CHUNK64, false).unwrap(); // the same chunk, wholly: needs no fetch
+        }
+        parent.1.open();
+        writing.join().unwrap();
+        assert!(!is_locked);
+    });
+    let mut model = vec![0; CHUNK];
+    model[700..5700].fill(9);
+    assert!(read(&v, 0, CHUNK) == model, "what was fetched before the zeroes is not stored after them");
+    assert!(read(&v, CHUNK64, CHUNK) == open_chunks(&before, 8 << 20)[CHUNK..2 * CHUNK]);
+}
