@@ -273,6 +273,33 @@ fn bytes(place: &Place, service: &Arc<Service>, len: u64) -> Vec<u8> {
 }
 
 #[test]
+fn the_chunks_that_cannot_be_filled_are_named_and_the_rest_is_filled() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    write(&place, &service, 8 * MIB, MIB, 2);
+    let two = take(&place, &service);
+    let filled = Place { volume: restore(&service, two.id, "w"), ..place };
+    drop(one);
+    // The first snapshot's only pack: chunks 0 and 1.
+    let packs = filled.files("/packs/");
+    let first = packs.iter().min_by_key(|p| std::fs::metadata(p).unwrap().modified().unwrap()).unwrap();
+    std::fs::remove_file(first).unwrap();
+    let used = service.opens.acquire(&filled.record(&service), Need::Key(&caller(&service))).unwrap();
+    for _ in 0..4 {
+        let _step = used.volume.hydrate_some(16);
+    }
+    let shown = service.show_volume("w").unwrap().header.unwrap().damage.unwrap();
+    assert!(shown.contains("2 chunks of its snapshot (0, 1) cannot be read"), "{shown}");
+    let found = service.doctor.look().unwrap();
+    assert!(found.iter().any(|f| f.grade == Grade::Error && f.message.contains("(0, 1)")), "{found:?}");
+    let mut out = vec![0; MIB as usize];
+    assert_eq!(used.volume.read(0, &mut out, Blocking::Allowed).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(used.volume.read(8 * MIB, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
+    assert!(out == content(2));
+}
+
+#[test]
 fn what_a_volume_was_filled_from_goes_when_it_is_filled_if_it_was_deleted() {
     let (place, service) = Place::new();
     write(&place, &service, 0, 3 * MIB, 1);

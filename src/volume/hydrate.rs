@@ -8,17 +8,15 @@
 //! of it fail and the rest is filled.
 
 use super::chunk_cache::{Body, ChunkCache};
+use super::clearing::Clearing;
 use super::map::Entry;
 use super::missing::{Missing, Present};
-use super::pending::{Pending, Saved};
-use super::piece::Piece;
 use super::{Blocking, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Fetched chunks kept for later reads, and for the background to store: 8 MiB a volume. Four sequential readers need
@@ -37,6 +35,7 @@ pub(super) struct Hydration {
     /// Runs without absent chunks, as far as checked.
     present: Mutex<Present>,
     missing: Mutex<Missing>,
+    pub(super) clearing: Clearing,
     /// How many chunks clients had to wait for.
     touched: AtomicU64,
 }
@@ -50,6 +49,7 @@ impl Hydration {
             cursor: Mutex::default(),
             present: Mutex::default(),
             missing: Mutex::default(),
+            clearing: Clearing::default(),
             touched: AtomicU64::new(0),
         }
     }
@@ -231,51 +231,6 @@ impl Volume {
         Ok(Some(here))
     }
 
-    /// TRIM (`advisory`) or WRITE_ZEROES over a whole absent chunk: clears, syncs and marks it, without a fetch unless a
-    /// full snapshot needs the chunk. `keep`: its space stays allocated.
-    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool, advisory: bool) -> Result<()> {
-        while let Some(pending) = self.zero_absent_held(chunk, keep)? {
-            if advisory {
-                return Ok(());
-            }
-            self.hand_over(&pending, chunk);
-        }
-        Ok(())
-    }
-
-    /// The same, unless the chunk has to be copied to a snapshot first.
-    fn zero_absent_held(&self, chunk: ChunkNo, keep: bool) -> Result<Option<Arc<Pending>>> {
-        let _held = self.stripe(chunk).lock.lock();
-        self.mark_opened()?;
-        self.announce(chunk.offset())?;
-        let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
-        let live = self.live.read().clone();
-        let entry = self.map.entry(&*self.store, chunk)?;
-        if entry.present {
-            let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
-            if let Saved::CopyFirst(pending) = self.save_before_write(&live, piece, entry, Blocking::Allowed)? {
-                return Ok(Some(pending));
-            }
-        } else if let Some(full) = live.pending.iter().find(|p| p.is_full() && p.needs(chunk, entry, live.epoch)) {
-            // All others have an absent chunk by their base.
-            return Ok(Some(full.clone()));
-        }
-        let zero = || {
-            self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
-        };
-        if entry.present {
-            // It was made present meanwhile: an ordinary change of the whole chunk.
-            self.map.mark(&*self.store, &[chunk], |_, e| Entry { changed: live.epoch, ..e })?;
-            zero()?;
-            return Ok(None);
-        }
-        zero()?;
-        self.sync()?;
-        let key = self.current_key();
-        self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })?;
-        Ok(None)
-    }
-
     /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not
     /// be fetched before. One sync for all of them.
     ///
@@ -323,24 +278,32 @@ impl Volume {
         }
         self.sync()?;
         for (chunk, key) in &stored {
-            let _held = self.stripe(*chunk).lock.lock();
-            let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key: *key, ..e } };
-            self.map.mark(&*self.store, &[*chunk], still_absent)?;
+            self.mark_filled(*chunk, *key)?;
         }
         *cursor = next;
         Ok(Filled { chunks: stored.len(), done: false })
     }
 
-    /// Fetches and stores a chunk without marking it. `Ok(None)`: it became present meanwhile. The inner error: it
+    /// Marks a chunk that [`Volume::fill`] has stored and a sync has made durable, if it is still absent.
+    pub(super) fn mark_filled(&self, chunk: ChunkNo, key: KeyEpoch) -> Result<()> {
+        let _held = self.stripe(chunk).lock.lock();
+        if self.hydration.clearing.holds(chunk) {
+            return Ok(());
+        }
+        let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key, ..e } };
+        self.map.mark(&*self.store, &[chunk], still_absent)
+    }
+
+    /// Fetches and stores a chunk without marking it. `Ok(None)`: it became present meanwhile, or is being cleared. The inner error: it
     /// cannot be fetched now.
-    fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
+    pub(super) fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
         let Body { sealed, key } = match self.fetch(chunk) {
             Ok(body) => body,
             Err(why) => return Ok(Err(why)),
         };
         let _held = self.stripe(chunk).lock.lock();
         match self.map.entry(&*self.store, chunk) {
-            Ok(entry) if entry.present => return Ok(Ok(None)),
+            Ok(entry) if entry.present || self.hydration.clearing.holds(chunk) => return Ok(Ok(None)),
             Ok(_) => {}
             Err(why) => return Ok(Err(why)),
         }

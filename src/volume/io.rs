@@ -1,4 +1,4 @@
-//! Read, write, zero, flush: bounds, map, cipher, store.
+//! Read, write, flush: bounds, map, cipher, store.
 //!
 //! A request is cut into pieces, each inside one chunk and at most 256 KiB. A writing piece holds its chunk's stripe
 //! from when it reads the epoch to the end of its last `pwrite`. A reading piece holds nothing: it checks the stripe's
@@ -13,7 +13,7 @@ use super::{Attempt, Blocking, Ciphers, Live, Volume};
 use crate::cipher::xts::At;
 use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
+use crate::units::{ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -25,7 +25,7 @@ const TRIES: usize = 4;
 pub(super) const ASIDE_INLINE: usize = 64 << 10;
 
 /// What a writing piece does to its subsectors.
-enum Change<'a> {
+pub(super) enum Change<'a> {
     Data(&'a mut [u8]),
     Zero { keep: bool },
 }
@@ -212,84 +212,6 @@ impl Volume {
             && (len <= ASIDE_INLINE || !live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch))))
     }
 
-    /// Makes a range read as zeros (WRITE_ZEROES). `keep`: its space stays allocated (NO_HOLE).
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn write_zeroes(&self, offset: u64, len: u64, keep: bool) -> Result<()> {
-        self.may_write("write zeroes", offset, len)?;
-        self.must_be_unlocked()?;
-        self.zero_range(offset, len, keep, false)
-    }
-
-    /// Frees the space of a range (TRIM); what could not be freed reads as before.
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        self.may_write("trim", offset, len)?;
-        if !self.is_unlocked() {
-            return Ok(()); // suspended: a TRIM may be ignored
-        }
-        let part = SUBSECTOR as u64;
-        let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
-        if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }
-    }
-
-    /// Walks a range, skipping holes without touching them: trimming an empty 8 TiB costs one SEEK_DATA.
-    fn zero_range(&self, offset: u64, len: u64, keep: bool, advisory: bool) -> Result<()> {
-        let (mut at, end) = (offset, offset + len);
-        while at < end {
-            if !keep {
-                at = self.next_interesting(at)?.unwrap_or(end).max(at);
-                if at >= end {
-                    break;
-                }
-            }
-            let chunk = ChunkNo::of(at);
-            let stop = (chunk.offset() + CHUNK as u64).min(end);
-            self.zero_in_chunk(chunk, at, stop, keep, advisory)?;
-            at = stop;
-        }
-        Ok(())
-    }
-
-    /// Returns the first offset at or after `at` that may hold something: data in this file, or an absent chunk of the
-    /// parent.
-    pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
-        let what = || format!("find data at {at} of {}", self.id);
-        let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
-        let absent = self.next_absent(ChunkNo::of(at)).map(|c| c.offset().max(at));
-        Ok(match (data, absent) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        })
-    }
-
-    fn zero_in_chunk(&self, chunk: ChunkNo, start: u64, stop: u64, keep: bool, advisory: bool) -> Result<()> {
-        let entry = self.map.entry(&*self.store, chunk)?;
-        let whole_end = (chunk.offset() + CHUNK as u64).min(self.size());
-        let whole = start == chunk.offset() && stop == whole_end;
-        if !self.is_virgin(chunk, entry)? && !self.is_here(chunk, entry)? {
-            if whole {
-                return self.zero_absent_chunk(chunk, keep, advisory);
-            }
-            if advisory {
-                return Ok(());
-            }
-        }
-        if advisory {
-            let live = self.live.read().clone();
-            if live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)) {
-                return Ok(()); // a snapshot still needs it: a TRIM may be ignored
-            }
-        }
-        for piece in pieces(start, stop - start) {
-            let _done = self.change(piece, &mut Change::Zero { keep }, Blocking::Allowed)?;
-        }
-        Ok(())
-    }
-
     /// Makes all completed writes, of all connections, survive power loss.
     ///
     /// # Errors
@@ -299,7 +221,7 @@ impl Volume {
     }
 
     /// Does one writing piece. What may wait for a repository (a fetch, a copy to a snapshot) is done without the stripe.
-    fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
+    pub(super) fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
         let mut fetched = None;
         loop {
             match self.change_held(piece, change, blocking, fetched.as_ref())? {
@@ -447,7 +369,7 @@ impl Volume {
         RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| self.locked())
     }
 
-    fn must_be_unlocked(&self) -> Result<()> {
+    pub(super) fn must_be_unlocked(&self) -> Result<()> {
         if self.is_unlocked() { Ok(()) } else { Err(self.locked()) }
     }
 
@@ -467,7 +389,7 @@ impl Volume {
         Ok(())
     }
 
-    fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
+    pub(super) fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Io, format!("{verb} on {}: an earlier sync failed", self.id))
                 .hint("see `coffer volume show`: writes that were not flushed may be lost"));
