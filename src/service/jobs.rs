@@ -11,7 +11,7 @@ use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::cipher::Sealed;
 use crate::env::Env;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
@@ -234,11 +234,19 @@ impl Jobs {
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
-                self.on.unsettled.add(record.lineage, record.id, Some(err.line()));
+                self.on.unsettled.add(record.lineage, record.id, Some(self.reason(&err, job)));
                 drop(used);
                 self.on.unsettled.settle_lineage(record.lineage);
             }
         }
+    }
+
+    /// Returns the reason for a failure, as the catalog's record has it.
+    fn reason(&self, err: &Error, job: &Job) -> String {
+        if self.on.role == Role::Daemon && job.is_stopped() && err.kind() == Kind::Interrupted {
+            return "the server was stopped before it was completed; create another snapshot".to_owned();
+        }
+        err.line()
     }
 
     /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.

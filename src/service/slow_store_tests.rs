@@ -1,6 +1,6 @@
 //! A repository that takes seconds delays only the volumes that need it.
 
-use super::api::{Reply, SnapshotInfo, VolumeInfo};
+use super::api::{Reply, SnapshotInfo, SnapshotState, VolumeInfo};
 use super::datadir::DataDir;
 use super::opening::Need;
 use super::testing::request;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::kms::{InstallationConfig, RootChoice, RootUnlock};
 use crate::snapshot::objects::{Listed, Objects, StoreObjects};
 use crate::store::memory::MemoryStores;
-use crate::units::VolumeId;
+use crate::units::{CHUNK, VolumeId};
 use crate::volume::testing::Gate;
 use crate::volume::{Attempt, Blocking};
 use bytes::Bytes;
@@ -83,6 +83,7 @@ impl Objects for Gated {
 struct Place {
     service: Arc<Service>,
     objects: Arc<Gated>,
+    memory: MemoryStores,
     key: String,
     _root: tempfile::TempDir,
 }
@@ -97,10 +98,11 @@ impl Place {
         let objects = Arc::new(Gated { below, gate: Gate::default(), slow: Mutex::default() });
         let lock = data.try_lock(&env, "test").unwrap().unwrap();
         let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-        let (stores, gated) = (Arc::new(MemoryStores::default()), objects.clone());
+        let (memory, gated) = (MemoryStores::default(), objects.clone());
+        let stores = Arc::new(memory.clone());
         let unlock = RootUnlock::File(file);
         let service = Service::open_on(stores, |_| Ok(gated), data, env, lock, &unlock, opening).unwrap();
-        let mut place = Self { service, objects, key: String::new(), _root: root };
+        let mut place = Self { service, objects, memory, key: String::new(), _root: root };
         let Reply::Key(key) =
             place.ask(json!({"action": "key-create", "alias": "alias/k", "description": ""})).unwrap()
         else {
@@ -239,4 +241,32 @@ fn a_sweep_delays_no_create_and_no_sweep_of_another_lineage() {
     };
     place.meanwhile("a sweep", || remove(&one), other);
     place.snapshot(a);
+}
+
+#[test]
+fn a_snapshot_that_the_end_of_its_server_stops_is_in_error_with_the_reason_and_no_base() {
+    let place = Place::new();
+    let a = place.create("a");
+    let first = place.snapshot(a);
+    place.write(a, 2 * MIB, 2);
+    let gate = Arc::new(Gate::closed());
+    let held = gate.clone();
+    place.memory.disk(a).before_read(CHUNK, move || held.pass());
+    let asked = json!({"action": "snapshot-create", "volume": a.to_string(), "description": "", "wait": false});
+    let Reply::Snapshot(begun) = place.ask(asked).unwrap() else { panic!("no snapshot") };
+    gate.await_arrival();
+    let (_, job) = place.service.jobs.under_way().remove(0);
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(|| place.service.shut_down());
+        while !job.is_stopped() {
+            std::thread::yield_now();
+        }
+        gate.open();
+        ending.join().unwrap();
+    });
+    let shown = place.service.show_snapshot(&begun.id.to_string()).unwrap();
+    assert_eq!(shown.state, SnapshotState::Error);
+    assert!(shown.error.as_ref().is_some_and(|why| why.contains("the server was stopped")), "{:?}", shown.error);
+    let next = place.snapshot(a);
+    assert_eq!((next.state, next.base, next.changed), (SnapshotState::Completed, Some(first.id), MIB));
 }
