@@ -2,6 +2,7 @@
 
 use super::api::SnapshotState;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::turns::{Turn, Turns};
 use crate::error::{Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::RefKind;
@@ -10,26 +11,26 @@ use crate::snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use crate::units::{Epoch, LineageId, VolumeId};
 use crate::volume::Volume;
 use crate::volume::format::{BaseRecord, PendingRecord};
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
 /// The bases of all volumes.
 pub(super) struct Bases {
     records: Arc<Records>,
     repository: Arc<Repository>,
-    /// Held while a point in time is fixed, and while a volume's base moves.
-    turn: Mutex<()>,
+    /// Taken for a volume while its point in time is fixed, and while its base moves. Held across puts and gets of the
+    /// repository, so each volume has its own.
+    turns: Turns,
 }
 
 impl Bases {
     /// Creates the bases that have refs in this repository.
     pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
-        Self { records: records.clone(), repository: repository.clone(), turn: Mutex::new(()) }
+        Self { records: records.clone(), repository: repository.clone(), turns: Turns::default() }
     }
 
-    /// Keeps all bases in place until the guard is dropped, while a point in time is fixed on one of them.
-    pub(super) fn keep(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock()
+    /// Keeps a volume's base in place until the guard is dropped, while a point in time is fixed on it.
+    pub(super) fn keep(&self, volume: VolumeId) -> Turn<'_> {
+        self.turns.take(volume)
     }
 
     /// Settles the pending snapshots in the header of an open volume before another one begins. One that the catalog also lists
@@ -50,7 +51,7 @@ impl Bases {
     /// Makes a completed snapshot the base of its volume's next one if it is newer than the current base. Moves the ref first and
     /// then the header, never backwards. If the ref cannot be written, the base stays.
     pub(super) fn take(&self, volume: &Volume, lineage: LineageId, pending: &PendingRecord) -> Result<()> {
-        let _turn = self.turn.lock();
+        let _turn = self.turns.take(volume.id());
         let newer = volume.base().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
         if newer && pending.map_generation == volume.map_generation() {
             let held = self.repository.put_ref(lineage, &base_ref(volume.id()), RefKind::Volume, pending.snapshot);
@@ -105,7 +106,7 @@ impl Bases {
     /// Drops the ref on the base after a snapshot failed because of damage, which may be in the base. A base without a ref is not
     /// used, so the next snapshot is full.
     pub(super) fn distrust(&self, record: &SnapshotRecord) {
-        let _turn = self.turn.lock();
+        let _turn = self.turns.take(record.volume);
         if let Err(err) = drop_ref(&self.repository, record.lineage, &base_ref(record.volume)) {
             tracing::warn!("release the base of {}: {}", record.volume, err.line());
         }
@@ -114,13 +115,12 @@ impl Bases {
     /// Releases the bases of a lineage that are deleted and whose volume has no snapshots left. The next snapshot of such a
     /// volume is full.
     pub(super) fn release_unneeded(&self, lineage: LineageId) -> Result<()> {
-        let _turn = self.turn.lock();
-        let snapshots = self.records.snapshots()?;
         for volume in self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage) {
-            let counts = |s: &&SnapshotRecord| {
+            let _turn = self.turns.take(volume.id);
+            let counts = |s: &SnapshotRecord| {
                 s.volume == volume.id && (s.state == SnapshotState::Completed || s.state == SnapshotState::Pending)
             };
-            if snapshots.iter().any(|s| counts(&s)) {
+            if self.records.snapshots()?.iter().any(counts) {
                 continue;
             }
             let Some(base) = self.repository.ref_on(lineage, &base_ref(volume.id))? else { continue };

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::kms::{KeyState, Kms, OwnedKey, RootUnlock};
 use crate::snapshot::repository::Repository;
 use crate::store::factory::Stores;
-use crate::units::{LineageId, RepositoryId};
+use crate::units::{ChunkNo, LineageId, RepositoryId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -361,9 +361,8 @@ impl Doctor {
             }
             Ok(false) => {}
         }
-        let missing = volume.missing_chunks().len();
-        if missing > 0 {
-            return Some((Grade::Error, format!("{shown}: {}", words_for_missing(missing))));
+        if let Some(missing) = words_for_missing(&volume.missing_chunks()) {
+            return Some((Grade::Error, format!("{shown}: {missing}")));
         }
         let parent = record.parent.as_ref().filter(|_| !volume.is_hydrated());
         if let Some(Err(err)) = parent.map(|p| self.repository.check_reach(record.lineage, p.snapshot)) {
@@ -430,11 +429,17 @@ fn machine(out: &mut Findings) {
         },
     );
 }
-/// Returns the message for a volume that cannot be filled completely.
-pub(super) fn words_for_missing(chunks: usize) -> String {
-    format!(
-        "{chunks} chunks of its snapshot cannot be read, and reads of them fail: `coffer snapshot verify` shows why"
-    )
+/// Returns the message for a volume that cannot be filled completely, naming the first of the chunks.
+pub(super) fn words_for_missing(chunks: &[ChunkNo]) -> Option<String> {
+    const NAMED: usize = 8;
+    let (count, named) =
+        (chunks.len(), chunks.iter().take(NAMED).map(ChunkNo::to_string).collect::<Vec<_>>().join(", "));
+    let more = if count > NAMED { ", …" } else { "" };
+    (count > 0).then(|| {
+        format!(
+            "{count} chunks of its snapshot ({named}{more}) cannot be read, and reads of them fail: `coffer snapshot verify` shows why"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -29,7 +29,12 @@ impl Service {
         if let Err(err) = self.kms.rotations().rotate_due() {
             tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
-        self.unsettled.settle();
+        // In its own thread: a repository that is slow must not keep idle volumes open.
+        let unsettled = self.unsettled.clone();
+        let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());
+        if let Err(err) = settling {
+            tracing::error!("start a thread to settle snapshots: {err}; will retry in a minute");
+        }
         if let Err(err) = self.kms.ledger().check_rest() {
             tracing::error!("check the older part of the audit log: {}", err.line());
         }

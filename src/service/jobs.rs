@@ -11,7 +11,7 @@ use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::cipher::Sealed;
 use crate::env::Env;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
@@ -21,7 +21,7 @@ use crate::units::{CHUNK, ChunkNo, DataKeyId, SnapshotId, chunks_in};
 use crate::volume::format::PendingRecord;
 use crate::volume::parent::Parent;
 use crate::volume::pending::{Begin, ChunkSink, Pending};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -137,7 +137,7 @@ impl Jobs {
         self.on.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
         let sized = self.on.turns.take(volume.id);
-        let based = self.on.bases.keep();
+        let based = self.on.bases.keep(volume.id);
         let id = SnapshotId::draw(&*self.on.env.rng);
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
@@ -194,7 +194,7 @@ impl Jobs {
                 self.on.unsettled.add(record.lineage, id, Some(err.line()));
                 drop((sink, based, sized));
                 drop(used);
-                self.on.unsettled.settle();
+                self.on.unsettled.settle_lineage(record.lineage);
                 return Err(err);
             }
         };
@@ -234,11 +234,19 @@ impl Jobs {
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
-                self.on.unsettled.add(record.lineage, record.id, Some(err.line()));
+                self.on.unsettled.add(record.lineage, record.id, Some(self.reason(&err, job)));
                 drop(used);
-                self.on.unsettled.settle();
+                self.on.unsettled.settle_lineage(record.lineage);
             }
         }
+    }
+
+    /// Returns the reason for a failure, as the catalog's record has it.
+    fn reason(&self, err: &Error, job: &Job) -> String {
+        if self.on.role == Role::Daemon && job.is_stopped() && err.kind() == Kind::Interrupted {
+            return "the server was stopped before it was completed; create another snapshot".to_owned();
+        }
+        err.line()
     }
 
     /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.
@@ -300,7 +308,9 @@ fn wait_for(job: &Job, report: Report<'_>, role: Role) -> bool {
         let timed_out = job.changed.wait_for(&mut over, Duration::from_millis(200)).timed_out();
         if timed_out {
             let done = job.copied.load(Ordering::Relaxed) * CHUNK as u64;
-            let go_on = report(Progress { what: "copy".to_owned(), done, total: None, unit: "bytes".to_owned() });
+            let progress = Progress { what: "copy".to_owned(), done, total: None, unit: "bytes".to_owned() };
+            // A waiter that is slow to take it must not delay the snapshot's end.
+            let go_on = MutexGuard::unlocked(&mut over, || report(progress));
             match role {
                 Role::Daemon if !go_on => return false,
                 Role::Command if !go_on => job.stop.store(true, Ordering::Relaxed),

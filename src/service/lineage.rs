@@ -149,14 +149,19 @@ impl Lineages {
         self.unswept.lock().insert(lineage);
     }
 
-    /// Retries the sweeps that were put off.
-    pub(super) fn sweep_left(&self) {
-        let unswept = self.unswept.lock().clone();
-        for lineage in unswept {
-            match self.sweep_released(lineage) {
-                Ok(()) => drop(self.unswept.lock().remove(&lineage)),
-                Err(err) => tracing::warn!("sweep lineage {lineage}: {}", err.line()),
-            }
+    /// Returns the lineages whose sweep was put off.
+    pub(super) fn unswept(&self) -> BTreeSet<LineageId> {
+        self.unswept.lock().clone()
+    }
+
+    /// Retries the sweep of a lineage, if it was put off.
+    pub(super) fn sweep_left(&self, lineage: LineageId) {
+        if !self.unswept.lock().contains(&lineage) {
+            return;
+        }
+        match self.sweep_released(lineage) {
+            Ok(()) => drop(self.unswept.lock().remove(&lineage)),
+            Err(err) => tracing::warn!("sweep lineage {lineage}: {}", err.line()),
         }
     }
 

@@ -13,7 +13,8 @@ use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
 use crate::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use crate::units::{SnapshotId, VolumeId};
+use crate::snapshot::repository::Repository;
+use crate::units::{RepositoryId, SnapshotId, VolumeId};
 use crate::volume::{Attempt, Blocking};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,9 +105,7 @@ fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     let record = place.record(service);
     let used = service.opens.acquire(&record, Need::Key(&caller(service))).unwrap();
     for piece in 0..len / MIB {
-        let mut data = vec![byte; MIB as usize];
-        data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
-        assert_eq!(used.volume.write(at + piece * MIB, &mut data, Blocking::Allowed).unwrap(), Attempt::Done);
+        assert_eq!(used.volume.write(at + piece * MIB, &mut content(byte), Blocking::Allowed).unwrap(), Attempt::Done);
     }
     used.volume.flush().unwrap();
 }
@@ -237,6 +236,67 @@ fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId
     .into();
     let Reply::Volume(made) = ask(service, create).unwrap() else { panic!("no volume") };
     made.id
+}
+
+#[test]
+fn the_first_snapshot_into_another_repository_is_whole_while_the_volume_is_filled() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 3 * MIB, 1);
+    let parent = take(&place, &service);
+    let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
+    drop(service);
+    // The same objects in a repository with another id, as far as a volume can tell.
+    let other = RepositoryId::draw(&crate::env::SystemRng);
+    std::fs::write(filled.repository().join("coffer-repository.json"), Repository::description_of(other).unwrap())
+        .unwrap();
+    let service = filled.open();
+    write(&filled, &service, MIB, MIB, 2);
+    let full = take(&filled, &service);
+    assert_eq!((full.base, full.changed), (None, 3 * MIB));
+    verify(&service, full.id);
+    let again = Place { volume: restore(&service, full.id, "x"), ..filled };
+    assert!(bytes(&again, &service, 3 * MIB) == [content(1), content(2), content(1)].concat());
+}
+
+/// What [`write`] writes to a MiB.
+fn content(byte: u8) -> Vec<u8> {
+    let mut data = vec![byte; MIB as usize];
+    data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
+    data
+}
+
+fn bytes(place: &Place, service: &Arc<Service>, len: u64) -> Vec<u8> {
+    let used = service.opens.acquire(&place.record(service), Need::Key(&caller(service))).unwrap();
+    let mut out = vec![0xee; len as usize];
+    assert_eq!(used.volume.read(0, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
+    out
+}
+
+#[test]
+fn the_chunks_that_cannot_be_filled_are_named_and_the_rest_is_filled() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, MIB, 1);
+    let one = take(&place, &service);
+    write(&place, &service, 8 * MIB, MIB, 2);
+    let two = take(&place, &service);
+    let filled = Place { volume: restore(&service, two.id, "w"), ..place };
+    drop(one);
+    // The first snapshot's only pack: chunks 0 and 1.
+    let packs = filled.files("/packs/");
+    let first = packs.iter().min_by_key(|p| std::fs::metadata(p).unwrap().modified().unwrap()).unwrap();
+    std::fs::remove_file(first).unwrap();
+    let used = service.opens.acquire(&filled.record(&service), Need::Key(&caller(&service))).unwrap();
+    for _ in 0..4 {
+        let _step = used.volume.hydrate_some(16);
+    }
+    let shown = service.show_volume("w").unwrap().header.unwrap().damage.unwrap();
+    assert!(shown.contains("2 chunks of its snapshot (0, 1) cannot be read"), "{shown}");
+    let found = service.doctor.look().unwrap();
+    assert!(found.iter().any(|f| f.grade == Grade::Error && f.message.contains("(0, 1)")), "{found:?}");
+    let mut out = vec![0; MIB as usize];
+    assert_eq!(used.volume.read(0, &mut out, Blocking::Allowed).unwrap_err().kind(), Kind::Integrity);
+    assert_eq!(used.volume.read(8 * MIB, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
+    assert!(out == content(2));
 }
 
 #[test]

@@ -38,6 +38,8 @@ mod remote;
 mod retention;
 mod settings;
 mod settling;
+#[cfg(test)]
+mod slow_store_tests;
 mod snapshot;
 mod snapshot_keys;
 mod stage;
@@ -74,6 +76,7 @@ use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::{Authority, Caller, InstallationConfig, Kms, RootChoice, RootUnlock};
 use crate::ledger::Ledger;
+use crate::snapshot::objects::{Objects, StoreObjects};
 use crate::snapshot::repository::{Author, Repository};
 use crate::snapshot::{PublicKey, Signer};
 use crate::store::factory::Stores;
@@ -218,9 +221,26 @@ impl Service {
         unlock: &RootUnlock,
         opening: OpenAs,
     ) -> Result<Arc<Self>> {
+        let local = |data: &DataDir| Ok(Arc::new(StoreObjects::local_later(&data.repository())?) as Arc<dyn Objects>);
+        Self::open_on(stores, local, data, env, lock, unlock, opening)
+    }
+
+    /// Opens an installation whose volumes and snapshots are in other stores than the directory's own files.
+    ///
+    /// # Errors
+    /// The errors of [`Service::open`].
+    pub(crate) fn open_on(
+        stores: Arc<dyn Stores>,
+        objects: impl FnOnce(&DataDir) -> Result<Arc<dyn Objects>>,
+        data: DataDir,
+        env: Env,
+        lock: DirLock,
+        unlock: &RootUnlock,
+        opening: OpenAs,
+    ) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Arc::new(Repository::open_later(&data.repository(), env.clone(), Some(author))?);
+        let repository = Arc::new(Repository::open_later(objects(&data)?, env.clone(), Some(author)));
         let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
         let service = Arc::new(Self::assemble(base));
         service.leftovers.settle();

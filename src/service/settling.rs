@@ -7,6 +7,7 @@ use super::lineage::Lineages;
 use super::logs::Logs;
 use super::opening::{Need, OpenVolumes};
 use super::records::Records;
+use super::turns::Turns;
 use crate::error::Result;
 use crate::snapshot::repository::Repository;
 use crate::units::{CHUNK, LineageId, SnapshotId};
@@ -23,11 +24,11 @@ pub(super) struct Unsettled {
     lineages: Arc<Lineages>,
     opens: Arc<OpenVolumes>,
     /// Snapshots that are not completed, in `error` or gone, and that no thread works on; with the reason, if known.
-    snapshots: Mutex<BTreeMap<SnapshotId, Option<String>>>,
+    snapshots: Mutex<BTreeMap<SnapshotId, (LineageId, Option<String>)>>,
     /// Snapshots whose delete was finished here.
     finished: Mutex<BTreeSet<SnapshotId>>,
-    /// Held while settling.
-    at_work: Mutex<()>,
+    /// Taken for a lineage while it is being settled, which may wait for its repository.
+    at_work: Turns<LineageId>,
 }
 
 impl Unsettled {
@@ -56,7 +57,7 @@ impl Unsettled {
 
     /// Adds a snapshot to be settled. Its lineage may contain unreachable objects.
     pub(super) fn add(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
-        self.snapshots.lock().insert(snapshot, why);
+        self.snapshots.lock().insert(snapshot, (lineage, why));
         self.lineages.sweep_later(lineage);
     }
 
@@ -83,15 +84,29 @@ impl Unsettled {
 
     /// Retries what could not be settled before. Cheap if there is nothing.
     pub(super) fn settle(&self) {
-        let Some(_alone) = self.at_work.try_lock() else { return };
-        let left = self.snapshots.lock().clone();
+        let mut lineages = self.lineages.unswept();
+        lineages.extend(self.snapshots.lock().values().map(|(lineage, _)| *lineage));
+        lineages.into_iter().for_each(|lineage| self.settle_lineage(lineage));
+    }
+
+    /// The same for one lineage, unless another thread is settling it. An operation on one volume need not wait for what
+    /// others have left.
+    pub(super) fn settle_lineage(&self, lineage: LineageId) {
+        let Some(_alone) = self.at_work.try_take(lineage) else { return };
+        let left: Vec<_> = self
+            .snapshots
+            .lock()
+            .iter()
+            .filter(|(_, (of, _))| *of == lineage)
+            .map(|(id, s)| (*id, s.1.clone()))
+            .collect();
         for (id, why) in left {
             match self.settle_one(id, why.as_deref()) {
                 Ok(()) => drop(self.snapshots.lock().remove(&id)),
                 Err(err) => tracing::error!("settle snapshot {id}: {}", err.line()),
             }
         }
-        self.lineages.sweep_left();
+        self.lineages.sweep_left(lineage);
     }
 
     fn settle_one(&self, id: SnapshotId, why: Option<&str>) -> Result<()> {

@@ -42,8 +42,8 @@ impl SnapshotRecord {
 
 impl Service {
     /// Returns the snapshot of a volume that is in progress.
-    pub(super) fn pending_of(&self, volume: VolumeId) -> Result<Option<SnapshotId>> {
-        self.unsettled.settle();
+    pub(super) fn pending_of(&self, volume: VolumeId, lineage: LineageId) -> Result<Option<SnapshotId>> {
+        self.unsettled.settle_lineage(lineage);
         Ok(self
             .records
             .snapshots()?
@@ -61,8 +61,8 @@ impl Service {
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
-        self.unsettled.settle();
         let volume = self.records.find_volume(volume)?;
+        self.unsettled.settle_lineage(volume.lineage);
         self.attachments.refuse_if_elsewhere(&volume)?;
         let (id, job) = self.jobs.start(caller, &volume, description)?;
         if wait || self.role == Role::Command {
@@ -128,14 +128,18 @@ impl Service {
 
     /// Returns one snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
-        self.unsettled.settle();
+        if let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten() {
+            self.unsettled.settle_lineage(found.lineage);
+        }
         Ok(self.records.find_snapshot(what)?.info())
     }
 
     /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
     pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
-        self.unsettled.settle();
+        if let Some(found) = self.records.snapshot(id)? {
+            self.unsettled.settle_lineage(found.lineage);
+        }
         let record = match self.records.snapshot(id)? {
             // An interrupted delete was finished just now, or when this process started.
             None if self.unsettled.has_finished(id) => {

@@ -4,7 +4,7 @@ use super::keygate::KeyGate;
 use super::opening::{Open, OpenVolumes};
 use super::records::{Records, VolumeRecord};
 use super::settings::OnKeyLoss;
-use super::turns::Turns;
+use super::turns::{Turn, Turns};
 use super::volume_keys::VolumeKeys;
 use crate::error::Result;
 use crate::kms::{Caller, Grant, Kms};
@@ -120,23 +120,33 @@ impl Suspensions {
 
     fn resume_those(&self, which: impl Fn(&Open) -> bool) {
         let caller = self.records.own_caller("resume");
+        let mut later = Vec::new();
         for id in self.opens.all_waiting(which) {
-            let _turn = self.turns.take(id);
-            let Some(volume) = self.opens.waiting(id) else { continue };
-            let ticket = self.keygate.ticket();
-            let unlocked = self.records.volume(id).and_then(|found| {
-                let by_hand = found.is_some_and(|r| r.suspended);
-                if !by_hand {
-                    let lease = self.keys.as_resuming(id, &caller)?;
-                    self.opens.unlock(ticket, &volume, &lease)?;
-                }
-                Ok(!by_hand)
-            });
-            match unlocked {
-                Ok(true) => self.opens.resume(id),
-                Ok(false) => {}
-                Err(err) => tracing::error!("resume {id}: {}", err.line()),
+            match self.turns.try_take(id) {
+                Some(turn) => self.resume_one(&turn, &caller),
+                // Whoever has its turn may be waiting for a repository: the others come first.
+                None => later.push(id),
             }
+        }
+        later.into_iter().for_each(|id| self.resume_one(&self.turns.take(id), &caller));
+    }
+
+    fn resume_one(&self, turn: &Turn<'_>, caller: &Caller) {
+        let id = turn.id();
+        let Some(volume) = self.opens.waiting(id) else { return };
+        let ticket = self.keygate.ticket();
+        let unlocked = self.records.volume(id).and_then(|found| {
+            let by_hand = found.is_some_and(|r| r.suspended);
+            if !by_hand {
+                let lease = self.keys.as_resuming(id, caller)?;
+                self.opens.unlock(ticket, &volume, &lease)?;
+            }
+            Ok(!by_hand)
+        });
+        match unlocked {
+            Ok(true) => self.opens.resume(id),
+            Ok(false) => {}
+            Err(err) => tracing::error!("resume {id}: {}", err.line()),
         }
     }
 }

@@ -1,26 +1,32 @@
 //! Turns: each volume is opened, closed, removed or resumed by one thread at a time. Waiting for the disk or key of one volume
-//! does not delay the users of another.
+//! does not delay the users of another. Bases of volumes and lineages have turns of their own.
 
 use crate::units::VolumeId;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
+use std::hash::Hash;
 
-/// The volumes whose turn is taken.
-#[derive(Default)]
-pub(super) struct Turns {
-    taken: Mutex<HashSet<VolumeId>>,
+/// The volumes, or other things, whose turn is taken.
+pub(super) struct Turns<K: Copy + Eq + Hash = VolumeId> {
+    taken: Mutex<HashSet<K>>,
     freed: Condvar,
 }
 
-/// The exclusive right to open, close, remove or resume a volume, held until it is dropped.
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
-    id: VolumeId,
+impl<K: Copy + Eq + Hash> Default for Turns<K> {
+    fn default() -> Self {
+        Self { taken: Mutex::default(), freed: Condvar::new() }
+    }
 }
 
-impl Turns {
+/// The exclusive right to open, close, remove or resume a volume, held until it is dropped.
+pub(super) struct Turn<'a, K: Copy + Eq + Hash = VolumeId> {
+    turns: &'a Turns<K>,
+    id: K,
+}
+
+impl<K: Copy + Eq + Hash> Turns<K> {
     /// Takes the turn of a volume, waiting for it.
-    pub(super) fn take(&self, id: VolumeId) -> Turn<'_> {
+    pub(super) fn take(&self, id: K) -> Turn<'_, K> {
         let mut taken = self.taken.lock();
         while !taken.insert(id) {
             self.freed.wait(&mut taken);
@@ -29,20 +35,20 @@ impl Turns {
     }
 
     /// Takes the turn of a volume without waiting. `None`: another thread has it.
-    pub(super) fn try_take(&self, id: VolumeId) -> Option<Turn<'_>> {
+    pub(super) fn try_take(&self, id: K) -> Option<Turn<'_, K>> {
         let is_free = self.taken.lock().insert(id);
         is_free.then(|| Turn { turns: self, id })
     }
 }
 
-impl Turn<'_> {
+impl<K: Copy + Eq + Hash> Turn<'_, K> {
     /// Returns the volume.
-    pub(super) const fn id(&self) -> VolumeId {
+    pub(super) const fn id(&self) -> K {
         self.id
     }
 }
 
-impl Drop for Turn<'_> {
+impl<K: Copy + Eq + Hash> Drop for Turn<'_, K> {
     fn drop(&mut self) {
         self.turns.taken.lock().remove(&self.id);
         self.turns.freed.notify_all();

@@ -284,15 +284,20 @@ impl Views {
 
     /// Returns the open view of a snapshot; a new one has no ciphers yet.
     fn view_of(&self, record: &SnapshotRecord, cmks: Vec<String>) -> Result<Arc<SnapshotView>> {
+        let viewed = |views: &HashMap<_, Weak<SnapshotView>>| views.get(&record.id).and_then(Weak::upgrade);
+        if let Some(view) = viewed(&self.open.lock()) {
+            return Ok(view);
+        }
+        // Without the lock: a repository that is slow must not delay other snapshots.
+        let reader = self.repository.open_snapshot(record.lineage, record.id)?;
         let mut views = self.open.lock();
         views.retain(|_, view| view.strong_count() > 0);
-        if let Some(view) = views.get(&record.id).and_then(Weak::upgrade) {
+        if let Some(view) = viewed(&views) {
             return Ok(view);
         }
         let ciphers = Arc::new(HeldCiphers::new(cmks));
         let holder: Arc<dyn KeyHolder> = ciphers.clone();
         self.keygate.register(Arc::downgrade(&holder));
-        let reader = self.repository.open_snapshot(record.lineage, record.id)?;
         let (id, lineage, recent) = (record.id, record.lineage, ChunkCache::new(RECENT));
         let view = Arc::new(SnapshotView { id, lineage, reader, ciphers, recent });
         views.insert(record.id, Arc::downgrade(&view));

@@ -217,7 +217,7 @@ impl Service {
         let path = self.stores.place(record.id).into();
         info.hydrated = used.volume.is_hydrated();
         let units = used.volume.sealed_units().iter().map(|(_, n)| n).sum();
-        let missing = used.volume.missing_chunks().len();
+        let missing = words_for_missing(&used.volume.missing_chunks());
         info.header = Some(used.volume.with_header(|h| {
             let (id, state) = (h.identity(), h.state());
             let blob = |e: KeyEpoch| {
@@ -236,7 +236,7 @@ impl Service {
                 changed_untrusted: state.changed_untrusted,
                 write_failed: state.write_failed || record.write_failed,
                 sealed_units: units,
-                damage: h.damage().or_else(|| (missing > 0).then(|| words_for_missing(missing))),
+                damage: h.damage().or(missing),
             }
         }));
         Ok(info)
@@ -283,7 +283,7 @@ impl Service {
                 "use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`",
             ));
         }
-        if let Some(snapshot) = self.pending_of(record.id)? {
+        if let Some(snapshot) = self.pending_of(record.id, record.lineage)? {
             return Err(Error::new(
                 Kind::Busy,
                 format!("volume {}: its snapshot {snapshot} is still in progress", record.shown()),

@@ -29,16 +29,23 @@ struct Sweep {
     bases: Vec<Arc<Located>>,
     /// Manifests it keeps, once it has begun to delete.
     keeps: Option<HashSet<SnapshotId>>,
+    /// The object that it is deleting.
+    going: Option<String>,
 }
 
 /// All creates that run in this process.
 #[derive(Debug, Default)]
 pub(super) struct Creates {
     running: HashMap<SnapshotId, Running>,
-    sweep: Option<Sweep>,
+    /// Sweeps, at most one of each folder.
+    sweeps: Vec<Sweep>,
 }
 
 impl Creates {
+    fn sweep_of(&self, folder: Folder) -> Option<&Sweep> {
+        self.sweeps.iter().find(|s| s.folder == folder)
+    }
+
     pub(super) fn begin(&mut self, snapshot: SnapshotId, folder: Folder, base: Option<Arc<Located>>) -> Result<()> {
         if self.running.contains_key(&snapshot) {
             return Err(Error::new(Kind::Busy, format!("snapshot {snapshot} is being created")));
@@ -56,35 +63,41 @@ impl Creates {
     /// Ends a create, completed or not.
     pub(super) fn end(&mut self, snapshot: SnapshotId) {
         let Some(was) = self.running.remove(&snapshot) else { return };
-        if let Some(sweep) = self.sweep.as_mut().filter(|s| s.folder == was.folder) {
+        if let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == was.folder) {
             sweep.names.extend(was.names);
             sweep.bases.extend(was.base);
         }
     }
 
-    pub(super) fn begin_sweep(&mut self, folder: Folder) {
-        self.sweep = Some(Sweep { folder, names: HashSet::new(), bases: Vec::new(), keeps: None });
+    /// Begins a sweep. `false`: another one of the folder is under way.
+    pub(super) fn begin_sweep(&mut self, folder: Folder) -> bool {
+        let is_free = self.sweep_of(folder).is_none();
+        if is_free {
+            let (names, bases) = Default::default();
+            self.sweeps.push(Sweep { folder, names, bases, keeps: None, going: None });
+        }
+        is_free
     }
 
-    pub(super) fn end_sweep(&mut self) {
-        self.sweep = None;
+    pub(super) fn end_sweep(&mut self, folder: Folder) {
+        self.sweeps.retain(|s| s.folder != folder);
     }
 
     /// Returns the snapshots whose manifests must stay because a create in the sweep's folder is making them.
-    pub(super) fn manifests(&self) -> Vec<SnapshotId> {
-        let Some(sweep) = &self.sweep else { return Vec::new() };
-        self.running.iter().filter(|(_, r)| r.folder == sweep.folder).map(|(id, _)| *id).collect()
+    pub(super) fn manifests(&self, folder: Folder) -> Vec<SnapshotId> {
+        self.running.iter().filter(|(_, r)| r.folder == folder).map(|(id, _)| *id).collect()
     }
 
     /// Returns bases of creates that are not among `marked`. If there are none, deleting begins: from now on, only
     /// snapshots in `keeps` are accepted as bases.
     pub(super) fn seal(
         &mut self,
+        folder: Folder,
         marked: &HashSet<(Folder, SnapshotId)>,
         keeps: impl FnOnce() -> HashSet<SnapshotId>,
     ) -> Vec<Arc<Located>> {
-        let Some(sweep) = &mut self.sweep else { return Vec::new() };
-        let running = self.running.values().filter(|r| r.folder == sweep.folder).filter_map(|r| r.base.as_ref());
+        let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) else { return Vec::new() };
+        let running = self.running.values().filter(|r| r.folder == folder).filter_map(|r| r.base.as_ref());
         let all = running.chain(&sweep.bases);
         let new: Vec<_> = all.filter(|b| !marked.contains(&(b.folder, b.manifest.snapshot))).cloned().collect();
         if new.is_empty() {
@@ -95,14 +108,35 @@ impl Creates {
 
     /// Whether a deleted snapshot may be being swept right now.
     pub(super) fn dooms(&self, folder: Folder, snapshot: SnapshotId) -> bool {
-        let sweep = self.sweep.as_ref().filter(|s| s.folder == folder);
-        sweep.and_then(|s| s.keeps.as_ref()).is_some_and(|keeps| !keeps.contains(&snapshot))
+        self.sweep_of(folder).and_then(|s| s.keeps.as_ref()).is_some_and(|keeps| !keeps.contains(&snapshot))
     }
 
     /// Whether a create has announced the object, which may not be in the mark.
-    pub(super) fn spares(&self, path: &str) -> bool {
-        let ended = self.sweep.as_ref().is_some_and(|s| s.names.contains(path));
+    pub(super) fn spares(&self, folder: Folder, path: &str) -> bool {
+        let ended = self.sweep_of(folder).is_some_and(|s| s.names.contains(path));
         ended || self.running.values().any(|r| r.names.contains(path))
+    }
+
+    /// Begins the delete of an object by the folder's sweep. `false`: it must stay.
+    pub(super) fn begin_delete(&mut self, folder: Folder, path: &str) -> bool {
+        if self.spares(folder, path) {
+            return false;
+        }
+        if let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) {
+            sweep.going = Some(path.to_owned());
+        }
+        true
+    }
+
+    pub(super) fn end_delete(&mut self, folder: Folder) {
+        if let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) {
+            sweep.going = None;
+        }
+    }
+
+    /// Whether a sweep is deleting the object.
+    pub(super) fn is_going(&self, path: &str) -> bool {
+        self.sweeps.iter().any(|s| s.going.as_deref() == Some(path))
     }
 }
 

@@ -162,6 +162,17 @@ impl StoreObjects {
         Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root) })
     }
 
+    /// Like [`StoreObjects::local`], but creates a missing directory.
+    ///
+    /// # Errors
+    /// If the directory cannot be used.
+    pub fn local_later(root: &Path) -> Result<Self> {
+        if !root.exists() {
+            std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
+        }
+        Self::local(root)
+    }
+
     /// Uses any other store of that crate. A put must be durable when it returns.
     #[must_use]
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {

@@ -114,18 +114,18 @@ fn a_base_whose_deleting_has_begun_is_refused_and_creates_do_not_wait_for_it() {
     let own = repo.inner.own(LINEAGE).unwrap();
     {
         let mut creates = repo.inner.creates.lock();
-        creates.begin_sweep(own);
+        assert!(creates.begin_sweep(own));
         let keeps = [snap(2)].into();
-        assert!(creates.seal(&Default::default(), || keeps).is_empty());
+        assert!(creates.seal(own, &Default::default(), || keeps).is_empty());
     }
     assert_eq!(repo.begin(spec(3, CHUNKS, Some(1))).err().unwrap().kind(), Kind::NotFound);
     let writer = repo.begin(spec(4, CHUNKS, Some(2))).unwrap();
     writer.put_chunk(ChunkNo(1), Sealed::made_up(&chunk(4)), KEY).unwrap();
     let done = writer.finish().unwrap();
     let manifest = own.path("manifests", done.manifest.snapshot);
-    assert!(repo.inner.creates.lock().spares(&manifest), "what ended since the sweep began is spared");
-    repo.inner.creates.lock().end_sweep();
-    assert!(!repo.inner.creates.lock().spares(&manifest));
+    assert!(repo.inner.creates.lock().spares(own, &manifest), "what ended since the sweep began is spared");
+    repo.inner.creates.lock().end_sweep(own);
+    assert!(!repo.inner.creates.lock().spares(own, &manifest));
     assert!(objects.head(&manifest).unwrap().is_some());
 }
 

@@ -19,9 +19,9 @@ use crate::env::{Env, Timestamp};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::{DataKeyId, Hash32, InstallationId, LineageId, RepositoryId, SnapshotId, VolumeId};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -100,16 +100,27 @@ pub(super) struct Inner {
     pub(super) objects: Arc<dyn Objects>,
     pub(super) env: Env,
     pub(super) cache: Arc<PageCache>,
-    /// Serialises sweeps.
-    pub(super) sweeping: Mutex<()>,
     pub(super) creates: Mutex<Creates>,
+    /// Notified when a sweep, or its delete of an object, has ended.
+    pub(super) swept: Condvar,
     /// The sweeps' cache of pages and manifests.
     pub(super) shapes: Mutex<Shapes>,
     about: OnceLock<About>,
     author: Option<Author>,
-    logs: Mutex<HashMap<LineageId, Arc<Mutex<Option<Log>>>>>,
-    /// Lineages that this process has settled after a killed one: each once, before its first put there.
-    settled: Mutex<HashSet<LineageId>>,
+    /// Never held while an object is read or written: a lineage whose store is slow delays no other.
+    logs: Mutex<HashMap<LineageId, Arc<LogSlot>>>,
+}
+
+/// This installation's log of one lineage.
+#[derive(Default)]
+struct LogSlot {
+    /// Whether this process has settled the lineage after a killed one: once, before its first put there.
+    settled: Mutex<bool>,
+    /// Held by the thread that reads the log from the store or appends to it. Taken before `log`.
+    turn: Mutex<()>,
+    /// The log as of the last append that succeeded; readers do not wait for the next one. `None`: not read yet, missing,
+    /// or to be reread after a failed put.
+    log: Mutex<Option<Arc<Log>>>,
 }
 
 /// The contents of the description.
@@ -193,40 +204,30 @@ impl Repository {
         Self::open_in(Arc::new(StoreObjects::local(root)?), env, author)
     }
 
-    /// Like [`Repository::open`], but reads the description at its first use: operations that need no snapshot work
-    /// even if it is missing or damaged.
-    ///
-    /// # Errors
-    /// If the directory cannot be used.
-    pub fn open_later(root: &Path, env: Env, author: Option<Author>) -> Result<Self> {
-        if !root.exists() {
-            std::fs::create_dir_all(root).on(|| format!("make repository folder {}", root.display()))?;
-        }
-        Ok(Self::over(Arc::new(StoreObjects::local(root)?), env, author))
-    }
-
     /// Opens the repository in `objects`; without an author, read-only.
     ///
     /// # Errors
     /// As [`Repository::open`].
     pub fn open_in(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Result<Self> {
-        let repository = Self::over(objects, env, author);
+        let repository = Self::open_later(objects, env, author);
         repository.inner.about()?;
         Ok(repository)
     }
 
-    fn over(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Self {
+    /// Like [`Repository::open_in`], but reads the description at its first use: operations that need no snapshot work
+    /// even if it is missing or damaged.
+    #[must_use]
+    pub fn open_later(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Self {
         let inner = Inner {
             objects,
             env,
             cache: Arc::new(PageCache::new(CACHE_PAGES)),
-            sweeping: Mutex::new(()),
             creates: Mutex::default(),
+            swept: Condvar::new(),
             shapes: Mutex::default(),
             about: OnceLock::new(),
             author,
             logs: Mutex::new(HashMap::new()),
-            settled: Mutex::new(HashSet::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -255,7 +256,7 @@ impl Repository {
     /// If the log cannot be read or verified.
     pub fn last_log_number(&self, lineage: LineageId) -> Result<Option<u64>> {
         let own = self.inner.own(lineage)?;
-        self.inner.with_log(own, |log| Ok(log.as_ref().map(|l| l.last)))
+        Ok(self.inner.own_log(own)?.map(|l| l.last))
     }
 
     /// Returns the unreadable records of this installation's log of `lineage`, and whether part of the state is unknown
@@ -264,8 +265,8 @@ impl Repository {
     /// # Errors
     /// If the readable records contradict each other; what the store reports.
     pub fn unreadable(&self, lineage: LineageId) -> Result<(Vec<Unreadable>, bool)> {
-        let found = |l: &Log| (l.unreadable.clone(), l.lacks_something());
-        self.inner.with_log(self.inner.own(lineage)?, |log| Ok(log.as_ref().map(found).unwrap_or_default()))
+        let log = self.inner.own_log(self.inner.own(lineage)?)?;
+        Ok(log.map(|l| (l.unreadable.clone(), l.lacks_something())).unwrap_or_default())
     }
 
     /// Returns the unreadable records of `lineage`, in the logs of all installations, for a reader that changes
@@ -293,7 +294,7 @@ impl Repository {
         unclear: &BTreeSet<SnapshotId>,
     ) -> Result<()> {
         let (inner, now) = (&*self.inner, self.inner.env.now());
-        inner.with_log(inner.own(lineage)?, |log| match log {
+        inner.change_log(inner.own(lineage)?, |log| match log {
             Some(log) if log.lacks_something() => log.vouch(&*inner.objects, now, completed, unclear),
             _ => Ok(()),
         })
@@ -498,78 +499,101 @@ impl Inner {
         Ok(all.into_iter().map(|installation| Folder { lineage, installation }).collect())
     }
 
+    fn slot(&self, lineage: LineageId) -> Arc<LogSlot> {
+        self.logs.lock().entry(lineage).or_default().clone()
+    }
+
     /// Settles this installation's part of a lineage, once per process, before its first put there.
     fn settle(&self, own: Folder) -> Result<()> {
-        let mut settled = self.settled.lock();
-        if settled.contains(&own.lineage) {
+        let slot = self.slot(own.lineage);
+        let mut settled = slot.settled.lock();
+        if *settled {
             return Ok(());
         }
         // A killed process may have linked a record without syncing the directory: visible now, lost at power loss.
         ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
         // The refs of all installations share a folder: this one may delete only what it staged itself.
         self.objects.settle(&format!("{}/refs", own.lineage), &own.installation.to_string())?;
-        settled.insert(own.lineage);
+        *settled = true;
         Ok(())
     }
 
-    /// Runs `work` on this installation's log of a lineage, read and verified at its first use.
-    pub(super) fn with_log<T>(&self, own: Folder, work: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
+    /// Returns this installation's log of a lineage, read and verified at its first use. An append under way is not waited
+    /// for, and not in it.
+    fn own_log(&self, own: Folder) -> Result<Option<Arc<Log>>> {
         self.settle(own)?;
-        // `None`: not read yet, missing, or to be reread after a failed put.
-        let slot = self.logs.lock().entry(own.lineage).or_default().clone();
-        let log = &mut *slot.lock();
-        if log.is_none() {
-            let ours = self.author()?.signer.public_key();
-            *log = Log::load_readable(&*self.objects, own, Some(ours))?;
-            if let Some(key) = log.as_ref().map(|l| l.public_key).filter(|key| *key != ours) {
-                *log = None;
-                let why = format_args!(
-                    "genesis shows key {}, this installation's is {}",
-                    hex::encode(key),
-                    hex::encode(ours)
-                );
-                return Err(damaged(&own.path("log", "0000000000000000"), super::record::ENVELOPE, why));
-            }
+        let slot = self.slot(own.lineage);
+        let known = slot.log.lock().clone();
+        if known.is_some() {
+            return Ok(known);
         }
-        work(log)
+        let _turn = slot.turn.lock();
+        self.loaded(own, &slot)
+    }
+
+    /// Returns the log in a slot whose turn is held, after reading it if necessary.
+    fn loaded(&self, own: Folder, slot: &LogSlot) -> Result<Option<Arc<Log>>> {
+        let known = slot.log.lock().clone();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let ours = self.author()?.signer.public_key();
+        let log = Log::load_readable(&*self.objects, own, Some(ours))?;
+        if let Some(key) = log.as_ref().map(|l| l.public_key).filter(|key| *key != ours) {
+            let why =
+                format_args!("genesis shows key {}, this installation's is {}", hex::encode(key), hex::encode(ours));
+            return Err(damaged(&own.path("log", "0000000000000000"), super::record::ENVELOPE, why));
+        }
+        let log = log.map(Arc::new);
+        slot.log.lock().clone_from(&log);
+        Ok(log)
+    }
+
+    /// Changes this installation's log of a lineage, one thread at a time. After an error it is reread at its next use, which
+    /// shows whether a put took effect.
+    pub(super) fn change_log<T>(&self, own: Folder, change: impl FnOnce(&mut Option<Log>) -> Result<T>) -> Result<T> {
+        self.settle(own)?;
+        let slot = self.slot(own.lineage);
+        let _turn = slot.turn.lock();
+        let mut log = self.loaded(own, &slot)?.map(Arc::unwrap_or_clone);
+        let changed = change(&mut log);
+        *slot.log.lock() = log.filter(|_| changed.is_ok()).map(Arc::new);
+        changed
     }
 
     /// Appends to this installation's log, starting one if necessary.
     pub(super) fn append(&self, own: Folder, entry: &Entry) -> Result<()> {
         let signer = self.author()?.signer.clone();
-        self.with_log(own, |slot| {
-            let mut log = match slot.take() {
+        self.change_log(own, |log| {
+            let log = match log {
                 Some(log) => log,
-                None => Log::start(&*self.objects, own, &*signer, self.env.now())?,
+                None => log.insert(Log::start(&*self.objects, own, &*signer, self.env.now())?),
             };
-            // After a failure the slot stays empty: rereading the log shows whether the put took effect.
-            log.append(&*self.objects, &*signer, entry)?;
-            *slot = Some(log);
-            Ok(())
+            log.append(&*self.objects, &*signer, entry)
         })
     }
 
     /// Returns the state of this installation's log, if no part of it is unknown.
     pub(super) fn settled_state(&self, own: Folder) -> Result<LogState> {
-        self.with_log(own, |log| match log {
+        match self.own_log(own)? {
             Some(log) if log.lacks_something() => Err(log
                 .unreadable
                 .first()
                 .map_or_else(|| damaged(&own.sort("log"), 0, "damaged"), |u| u.error.replay())),
-            log => Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()),
-        })
+            log => Ok(log.map(|l| l.state.clone()).unwrap_or_default()),
+        }
     }
 
     /// Returns the state of this installation's log.
     pub(super) fn own_state(&self, own: Folder) -> Result<LogState> {
-        self.with_log(own, |log| Ok(log.as_ref().map(|l| l.state.clone()).unwrap_or_default()))
+        Ok(self.own_log(own)?.map(|l| l.state.clone()).unwrap_or_default())
     }
 
     /// Returns a folder's log: this installation's from memory, another's freshly read.
     pub(super) fn log(&self, folder: Folder) -> Result<Option<Log>> {
         match &self.author {
             Some(a) if a.installation == folder.installation && self.about()?.read_only.is_none() => {
-                self.with_log(folder, |log| Ok(log.clone()))
+                Ok(self.own_log(folder)?.map(|log| Log::clone(&log)))
             }
             Some(_) => Log::load(&*self.objects, folder),
             // A mere reader can be shown what is readable.
@@ -671,9 +695,14 @@ impl Inner {
         }
     }
 
-    /// Announces that `snapshot`'s create is about to put `name`: from now on no sweep deletes it.
+    /// Announces that `snapshot`'s create is about to put `name`: from now on no sweep deletes it. Waits for a sweep that is
+    /// deleting it, so that the put comes after.
     pub(super) fn announce(&self, snapshot: SnapshotId, name: &str) {
-        self.creates.lock().announce(snapshot, name);
+        let mut creates = self.creates.lock();
+        creates.announce(snapshot, name);
+        while creates.is_going(name) {
+            self.swept.wait(&mut creates);
+        }
     }
 
     /// Announces and puts an object that never has any other bytes.

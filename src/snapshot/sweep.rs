@@ -100,12 +100,23 @@ impl Marks {
     }
 }
 
-/// Ends the sweep for the creates, however it ends.
-struct Turn<'a>(&'a Inner);
+/// The sweep of a folder, one at a time. Ends it for the creates, however it ends.
+struct Turn<'a>(&'a Inner, Folder);
+
+impl<'a> Turn<'a> {
+    fn wait_for(inner: &'a Inner, own: Folder) -> Self {
+        let mut creates = inner.creates.lock();
+        while !creates.begin_sweep(own) {
+            inner.swept.wait(&mut creates);
+        }
+        Self(inner, own)
+    }
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.creates.lock().end_sweep();
+        self.0.creates.lock().end_sweep(self.1);
+        self.0.swept.notify_all();
     }
 }
 
@@ -126,9 +137,7 @@ impl Repository {
     pub fn sweep_for(&self, lineage: LineageId, needs: &dyn Needs) -> Result<Swept> {
         let inner = &*self.inner;
         let own = inner.own(lineage)?;
-        let _alone = inner.sweeping.lock();
-        inner.creates.lock().begin_sweep(own);
-        let _turn = Turn(inner);
+        let _turn = Turn::wait_for(inner, own);
         let there = Listing::read(inner, own)?;
         let mut marks = Marks::default();
         inner.mark(own, &there, needs, &mut marks)?;
@@ -140,17 +149,17 @@ impl Repository {
         // Manifests first: an interrupted sweep leaves none whose pages or packs are gone.
         for o in &there.manifests {
             if o.name().parse().is_ok_and(|id| !marks.manifests.contains(&id)) {
-                inner.take(o, &mut swept)?;
+                inner.take(own, o, &mut swept)?;
             }
         }
         for o in &there.pages {
             if o.name().parse().is_ok_and(|name| !marks.pages.contains(&name)) {
-                inner.take(o, &mut swept)?;
+                inner.take(own, o, &mut swept)?;
             }
         }
         for o in there.packs.iter().chain(&there.redirects) {
             if o.name().parse().is_ok_and(|id| !marks.packs.contains(&id)) {
-                inner.take(o, &mut swept)?;
+                inner.take(own, o, &mut swept)?;
             }
         }
         swept.kept = inner.forget(own, &there, &marks)?;
@@ -205,8 +214,8 @@ impl Inner {
         }
         loop {
             let mut creates = self.creates.lock();
-            marks.manifests.extend(creates.manifests());
-            let new = creates.seal(&marks.roots, || marks.manifests.clone());
+            marks.manifests.extend(creates.manifests(own));
+            let new = creates.seal(own, &marks.roots, || marks.manifests.clone());
             drop(creates);
             if new.is_empty() {
                 return Ok(());
@@ -385,14 +394,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Deletes one object, unless a create has announced it meanwhile. Holds the creates' lock during the delete, so
-    /// that a later create puts the object again.
-    fn take(&self, object: &Listed, swept: &mut Swept) -> Result<()> {
-        let creates = self.creates.lock();
-        if creates.spares(&object.path) {
+    /// Deletes one object, unless a create has announced it meanwhile. A create that announces it during the delete waits
+    /// for the end of that, and puts the object again; nobody else waits.
+    fn take(&self, own: Folder, object: &Listed, swept: &mut Swept) -> Result<()> {
+        if !self.creates.lock().begin_delete(own, &object.path) {
             return Ok(());
         }
-        self.objects.delete(&object.path)?;
+        let deleted = self.objects.delete(&object.path);
+        self.creates.lock().end_delete(own);
+        self.swept.notify_all();
+        deleted?;
         swept.deleted += 1;
         swept.freed += object.size;
         Ok(())
@@ -402,7 +413,7 @@ impl Inner {
     /// Returns how many deleted ones are still kept.
     fn forget(&self, own: Folder, there: &Listing, marks: &Marks) -> Result<u64> {
         let listed: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
-        self.with_log(own, |log| {
+        self.change_log(own, |log| {
             let Some(log) = log.as_mut() else { return Ok(0) };
             log.state.deleted.retain(|id, _| marks.manifests.contains(id) && listed.contains(id));
             Ok(log.state.deleted.len() as u64)

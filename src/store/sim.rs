@@ -45,6 +45,7 @@ struct Disk {
     seek: Seek,
     /// Runs before the next grow.
     before_grow: Option<Box<dyn FnOnce() + Send>>,
+    before_sync: Option<Box<dyn FnOnce() + Send>>,
     /// Runs before the next read of this many bytes.
     before_read: Option<(usize, Box<dyn FnOnce() + Send>)>,
     writes: u64,
@@ -165,6 +166,11 @@ impl SimStore {
     /// Runs `act` once, before the next grow.
     pub(crate) fn before_grow(&self, act: impl FnOnce() + Send + 'static) {
         self.0.lock().before_grow = Some(Box::new(act));
+    }
+
+    /// Runs `act` once, before the next sync.
+    pub(crate) fn before_sync(&self, act: impl FnOnce() + Send + 'static) {
+        self.0.lock().before_sync = Some(Box::new(act));
     }
 
     /// Sets whether reads have to wait for the disk from now on.
@@ -354,6 +360,10 @@ impl BlockStore for SimStore {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let act = self.0.lock().before_sync.take();
+        if let Some(act) = act {
+            act();
+        }
         let mut disk = self.0.lock();
         let told = std::mem::take(&mut disk.bad_sync).then(|| Err(io::Error::from_raw_os_error(libc::EIO)));
         if let Err(err) = told.unwrap_or_else(|| disk.step()) {

@@ -8,13 +8,13 @@
 //! of it fail and the rest is filled.
 
 use super::chunk_cache::{Body, ChunkCache};
+use super::clearing::Clearing;
 use super::map::Entry;
 use super::missing::{Missing, Present};
-use super::piece::Piece;
 use super::{Blocking, Volume};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +35,7 @@ pub(super) struct Hydration {
     /// Runs without absent chunks, as far as checked.
     present: Mutex<Present>,
     missing: Mutex<Missing>,
+    pub(super) clearing: Clearing,
     /// How many chunks clients had to wait for.
     touched: AtomicU64,
 }
@@ -48,6 +49,7 @@ impl Hydration {
             cursor: Mutex::default(),
             present: Mutex::default(),
             missing: Mutex::default(),
+            clearing: Clearing::default(),
             touched: AtomicU64::new(0),
         }
     }
@@ -153,7 +155,7 @@ impl Volume {
     }
 
     /// Returns the sealed bytes of an absent chunk, from memory or from the parent.
-    fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
+    pub(super) fn fetch(&self, chunk: ChunkNo) -> Result<Body<KeyEpoch>> {
         self.hydration.recent.get(chunk, |sealed| {
             let parent =
                 self.parent.as_ref().ok_or_else(|| Error::new(Kind::Failed, format!("{} has no parent", self.id)))?;
@@ -204,55 +206,29 @@ impl Volume {
         (self.size() - chunk.offset().min(self.size())).min(CHUNK as u64)
     }
 
-    /// Makes a chunk present for a write. The stripe is held.
-    pub(super) fn make_here(&self, chunk: ChunkNo, entry: Entry, epoch: Epoch) -> Result<Entry> {
-        let here = |key| Entry { present: true, key, changed: entry.changed };
-        if self.is_virgin(chunk, entry)? {
+    /// Makes a chunk present for a write, unchanged. The stripe is held. `None`: it is absent, and was not `fetched`.
+    pub(super) fn make_here(
+        &self,
+        chunk: ChunkNo,
+        entry: Entry,
+        fetched: Option<&Body<KeyEpoch>>,
+    ) -> Result<Option<Entry>> {
+        let key = if self.is_virgin(chunk, entry)? {
             let what = || format!("clear chunk {chunk} of {}", self.id);
             let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
             self.changing(chunk, || self.store.zero(at, len, false)).on(what)?;
-            self.sync()?;
-            let next = Entry { present: true, key: self.current_key(), changed: epoch };
-            self.map.mark(&*self.store, &[chunk], |_, _| next)?;
-            return Ok(next);
-        }
-        if self.is_here(chunk, entry)? {
-            return Ok(entry);
-        }
-        let Body { sealed, key } = self.fetch(chunk)?;
-        self.store_fetched(chunk, sealed.sealed())?;
-        self.sync()?;
-        self.map.mark(&*self.store, &[chunk], |_, _| here(key))?;
-        Ok(here(key))
-    }
-
-    /// TRIM or WRITE_ZEROES over a whole absent chunk: clears, syncs and marks it, without a fetch. `keep`: its space
-    /// stays allocated.
-    pub(super) fn zero_absent_chunk(&self, chunk: ChunkNo, keep: bool) -> Result<()> {
-        let _held = self.stripe(chunk).lock.lock();
-        self.mark_opened()?;
-        self.announce(chunk.offset())?;
-        let (at, len) = (self.data_offset + chunk.offset(), round_up(self.chunk_len(chunk)));
-        let live = self.live.read().clone();
-        let entry = self.map.entry(&*self.store, chunk)?;
-        if entry.present {
-            // An absent chunk is in every pending snapshot through its parent's entry: the bytes here are not the
-            // volume's.
-            let piece = Piece { chunk, offset: chunk.offset(), len: self.chunk_len(chunk) as usize };
-            let _done = self.save_before_write(&live, piece, entry, Blocking::Allowed)?;
-        }
-        let zero = || {
-            self.changing(chunk, || self.store.zero(at, len, keep)).on(|| format!("zero chunk {chunk} of {}", self.id))
+            self.current_key()
+        } else if self.is_here(chunk, entry)? {
+            return Ok(Some(entry));
+        } else {
+            let Some(body) = fetched else { return Ok(None) };
+            self.store_fetched(chunk, body.sealed.sealed())?;
+            body.key
         };
-        if entry.present {
-            // It was made present meanwhile: an ordinary change of the whole chunk.
-            self.map.mark(&*self.store, &[chunk], |_, e| Entry { changed: live.epoch, ..e })?;
-            return zero();
-        }
-        zero()?;
         self.sync()?;
-        let key = self.current_key();
-        self.map.mark(&*self.store, &[chunk], |_, _| Entry { present: true, key, changed: live.epoch })
+        let here = Entry { present: true, key, changed: entry.changed };
+        self.map.mark(&*self.store, &[chunk], |_, _| here)?;
+        Ok(Some(here))
     }
 
     /// Fills up to `batch` absent chunks: those that readers asked for first, then in order, then those that could not
@@ -302,24 +278,32 @@ impl Volume {
         }
         self.sync()?;
         for (chunk, key) in &stored {
-            let _held = self.stripe(*chunk).lock.lock();
-            let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key: *key, ..e } };
-            self.map.mark(&*self.store, &[*chunk], still_absent)?;
+            self.mark_filled(*chunk, *key)?;
         }
         *cursor = next;
         Ok(Filled { chunks: stored.len(), done: false })
     }
 
-    /// Fetches and stores a chunk without marking it. `Ok(None)`: it became present meanwhile. The inner error: it
+    /// Marks a chunk that [`Volume::fill`] has stored and a sync has made durable, if it is still absent.
+    pub(super) fn mark_filled(&self, chunk: ChunkNo, key: KeyEpoch) -> Result<()> {
+        let _held = self.stripe(chunk).lock.lock();
+        if self.hydration.clearing.holds(chunk) {
+            return Ok(());
+        }
+        let still_absent = |_, e: Entry| if e.present { e } else { Entry { present: true, key, ..e } };
+        self.map.mark(&*self.store, &[chunk], still_absent)
+    }
+
+    /// Fetches and stores a chunk without marking it. `Ok(None)`: it became present meanwhile, or is being cleared. The inner error: it
     /// cannot be fetched now.
-    fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
+    pub(super) fn fill(&self, chunk: ChunkNo) -> Result<std::result::Result<Option<KeyEpoch>, Error>> {
         let Body { sealed, key } = match self.fetch(chunk) {
             Ok(body) => body,
             Err(why) => return Ok(Err(why)),
         };
         let _held = self.stripe(chunk).lock.lock();
         match self.map.entry(&*self.store, chunk) {
-            Ok(entry) if entry.present => return Ok(Ok(None)),
+            Ok(entry) if entry.present || self.hydration.clearing.holds(chunk) => return Ok(Ok(None)),
             Ok(_) => {}
             Err(why) => return Ok(Err(why)),
         }

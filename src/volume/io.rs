@@ -1,18 +1,21 @@
-//! Read, write, zero, flush: bounds, map, cipher, store.
+//! Read, write, flush: bounds, map, cipher, store.
 //!
 //! A request is cut into pieces, each inside one chunk and at most 256 KiB. A writing piece holds its chunk's stripe
 //! from when it reads the epoch to the end of its last `pwrite`. A reading piece holds nothing: it checks the stripe's
 //! sequence before and after its `pread`, and reads again if a write was under way, so that it never opens a mix of
 //! old, new and zero bytes.
 
+use super::chunk_cache::Body;
 use super::map::Entry;
+use super::pending::{Pending, Saved};
 use super::piece::{Piece, pieces};
 use super::{Attempt, Blocking, Ciphers, Live, Volume};
 use crate::cipher::xts::At;
 use crate::cipher::{Sealed, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
+use crate::units::{ChunkNo, Epoch, KeyEpoch, SECTOR, SUBSECTOR};
 use parking_lot::{MappedRwLockReadGuard, RwLockReadGuard};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 /// Attempts of a reader without the lock.
@@ -22,9 +25,19 @@ const TRIES: usize = 4;
 pub(super) const ASIDE_INLINE: usize = 64 << 10;
 
 /// What a writing piece does to its subsectors.
-enum Change<'a> {
+pub(super) enum Change<'a> {
     Data(&'a mut [u8]),
     Zero { keep: bool },
+}
+
+/// What a writing piece came to under its chunk's stripe.
+enum Step {
+    Done,
+    WouldBlock,
+    /// The chunk is absent: its bytes have to be fetched.
+    Fetch,
+    /// The chunk has to be copied to this snapshot.
+    Copy(Arc<Pending>),
 }
 
 impl Volume {
@@ -199,84 +212,6 @@ impl Volume {
             && (len <= ASIDE_INLINE || !live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch))))
     }
 
-    /// Makes a range read as zeros (WRITE_ZEROES). `keep`: its space stays allocated (NO_HOLE).
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn write_zeroes(&self, offset: u64, len: u64, keep: bool) -> Result<()> {
-        self.may_write("write zeroes", offset, len)?;
-        self.must_be_unlocked()?;
-        self.zero_range(offset, len, keep, false)
-    }
-
-    /// Frees the space of a range (TRIM); what could not be freed reads as before.
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        self.may_write("trim", offset, len)?;
-        if !self.is_unlocked() {
-            return Ok(()); // suspended: a TRIM may be ignored
-        }
-        let part = SUBSECTOR as u64;
-        let (start, end) = (offset.div_ceil(part) * part, (offset + len) / part * part);
-        if start < end { self.zero_range(start, end - start, false, true) } else { Ok(()) }
-    }
-
-    /// Walks a range, skipping holes without touching them: trimming an empty 8 TiB costs one SEEK_DATA.
-    fn zero_range(&self, offset: u64, len: u64, keep: bool, advisory: bool) -> Result<()> {
-        let (mut at, end) = (offset, offset + len);
-        while at < end {
-            if !keep {
-                at = self.next_interesting(at)?.unwrap_or(end).max(at);
-                if at >= end {
-                    break;
-                }
-            }
-            let chunk = ChunkNo::of(at);
-            let stop = (chunk.offset() + CHUNK as u64).min(end);
-            self.zero_in_chunk(chunk, at, stop, keep, advisory)?;
-            at = stop;
-        }
-        Ok(())
-    }
-
-    /// Returns the first offset at or after `at` that may hold something: data in this file, or an absent chunk of the
-    /// parent.
-    pub(super) fn next_interesting(&self, at: u64) -> Result<Option<u64>> {
-        let what = || format!("find data at {at} of {}", self.id);
-        let data = self.store.next_data(self.data_offset + at).on(what)?.map(|d| d - self.data_offset);
-        let absent = self.next_absent(ChunkNo::of(at)).map(|c| c.offset().max(at));
-        Ok(match (data, absent) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        })
-    }
-
-    fn zero_in_chunk(&self, chunk: ChunkNo, start: u64, stop: u64, keep: bool, advisory: bool) -> Result<()> {
-        let entry = self.map.entry(&*self.store, chunk)?;
-        let whole_end = (chunk.offset() + CHUNK as u64).min(self.size());
-        let whole = start == chunk.offset() && stop == whole_end;
-        if !self.is_virgin(chunk, entry)? && !self.is_here(chunk, entry)? {
-            if whole {
-                return self.zero_absent_chunk(chunk, keep);
-            }
-            if advisory {
-                return Ok(());
-            }
-        }
-        if advisory {
-            let live = self.live.read().clone();
-            if live.pending.iter().any(|p| p.needs(chunk, entry, live.epoch)) {
-                return Ok(()); // a snapshot still needs it: a TRIM may be ignored
-            }
-        }
-        for piece in pieces(start, stop - start) {
-            let _done = self.change(piece, &mut Change::Zero { keep }, Blocking::Allowed)?;
-        }
-        Ok(())
-    }
-
     /// Makes all completed writes, of all connections, survive power loss.
     ///
     /// # Errors
@@ -285,38 +220,59 @@ impl Volume {
         self.sync()
     }
 
-    /// Does one writing piece, under its chunk's stripe.
-    fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
+    /// Does one writing piece. What may wait for a repository (a fetch, a copy to a snapshot) is done without the stripe.
+    pub(super) fn change(&self, piece: Piece, change: &mut Change<'_>, blocking: Blocking) -> Result<Attempt> {
+        let mut fetched = None;
+        loop {
+            match self.change_held(piece, change, blocking, fetched.as_ref())? {
+                Step::Done => return Ok(Attempt::Done),
+                Step::WouldBlock => return Ok(Attempt::WouldBlock),
+                Step::Fetch => fetched = Some(self.fetch(piece.chunk)?),
+                Step::Copy(pending) => self.hand_over(&pending, piece.chunk),
+            }
+        }
+    }
+
+    /// Does one writing piece, under its chunk's stripe, unless something has to be done without the stripe first.
+    fn change_held(
+        &self,
+        piece: Piece,
+        change: &mut Change<'_>,
+        blocking: Blocking,
+        fetched: Option<&Body<KeyEpoch>>,
+    ) -> Result<Step> {
         self.must_be_unlocked()?;
         let stripe = self.stripe(piece.chunk);
         let held = match blocking {
             Blocking::Allowed => stripe.lock.lock(),
             Blocking::Never => match stripe.lock.try_lock() {
                 Some(held) => held,
-                None => return Ok(Attempt::WouldBlock),
+                None => return Ok(Step::WouldBlock),
             },
         };
         let live = self.live.read().clone();
         let entry = self.map.entry(&*self.store, piece.chunk)?;
         if blocking == Blocking::Never && !self.piece_is_plain(&live, piece, entry)? {
-            return Ok(Attempt::WouldBlock);
+            return Ok(Step::WouldBlock);
         }
         self.mark_opened()?;
         self.announce(piece.offset)?;
-        let entry = self.make_here(piece.chunk, entry, live.epoch)?;
-        if !self.save_before_write(&live, piece, entry, blocking)? {
-            return Ok(Attempt::WouldBlock);
+        let Some(entry) = self.make_here(piece.chunk, entry, fetched)? else { return Ok(Step::Fetch) };
+        match self.save_before_write(&live, piece, entry, blocking)? {
+            Saved::Yes => {}
+            Saved::WouldBlock => return Ok(Step::WouldBlock),
+            Saved::CopyFirst(pending) => return Ok(Step::Copy(pending)),
         }
         let key = self.mark_changed(piece.chunk, entry, live.epoch)?;
-        // Not earlier: suspending waits for those who hold the ciphers, and must not wait for a fetch or a sync. If
-        // they have been wiped by now, the chunk keeps its contents, and is only marked as changed.
+        // Not earlier: suspending waits for those who hold the ciphers, and must not wait for a sync. If they have been
+        // wiped by now, the chunk keeps its contents, and is only marked as changed.
         let ciphers = self.open_ciphers()?;
         match change {
             Change::Data(data) => self.put_data(&ciphers, key, piece, data)?,
             Change::Zero { keep } => self.put_zeros(&ciphers, key, piece, *keep)?,
         }
         drop(held);
-        Ok(Attempt::Done)
+        Ok(Step::Done)
     }
 
     /// Marks the chunk as changed in this epoch, before the data is written (docs/format.md, section 3, "changed").
@@ -413,7 +369,7 @@ impl Volume {
         RwLockReadGuard::try_map(self.ciphers.read(), Option::as_ref).map_err(|_| self.locked())
     }
 
-    fn must_be_unlocked(&self) -> Result<()> {
+    pub(super) fn must_be_unlocked(&self) -> Result<()> {
         if self.is_unlocked() { Ok(()) } else { Err(self.locked()) }
     }
 
@@ -433,7 +389,7 @@ impl Volume {
         Ok(())
     }
 
-    fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
+    pub(super) fn may_write(&self, verb: &str, offset: u64, len: u64) -> Result<()> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Io, format!("{verb} on {}: an earlier sync failed", self.id))
                 .hint("see `coffer volume show`: writes that were not flushed may be lost"));

@@ -1,6 +1,6 @@
 //! Volumes: where plaintext meets the store.
 //!
-//! - [`io`]: read, write, zero, flush. Bounds, then map, then cipher, then store.
+//! - [`io`]: read, write, flush. Bounds, then map, then cipher, then store. `zero`: TRIM and WRITE_ZEROES.
 //! - [`pending`]: points in time; sectors that a pending snapshot still needs are preserved (`preserved`) before they
 //!   are overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
@@ -15,6 +15,7 @@
 
 mod blocking;
 pub mod chunk_cache;
+mod clearing;
 pub mod extents;
 pub mod format;
 pub mod header;
@@ -30,6 +31,7 @@ mod piece;
 mod preserved;
 pub mod syncer;
 mod writeback;
+mod zero;
 
 pub use blocking::{Attempt, Blocking, PIECE};
 pub use header::id_in;
@@ -204,6 +206,8 @@ impl std::fmt::Debug for Volume {
     }
 }
 
+#[cfg(test)]
+mod complete_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

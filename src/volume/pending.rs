@@ -5,18 +5,20 @@
 //! still needs first preserves the old contents of its sectors, under the stripe, and the copier overlays them on what
 //! it reads; if that is not possible, the writer copies the chunk itself. Either way, the chunk is handed to the sink
 //! once, as it was at p.
-//! where that cannot be, copies the chunk itself. Whoever copies, the chunk is handed to the sink once, as it was at p.
+//!
+//! A chunk counts as copied when the sink's put has returned. Until then writers preserve what they change of it, so
+//! that a put that failed can be repeated. The stripe is not held during the put, which may wait for a remote store.
 
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
 use super::header::Header;
 use super::map::Entry;
 use super::piece::Piece;
-use super::preserved::{Places, PreservedSectors, Taken, runs};
+use super::preserved::{Places, PreservedSectors, runs};
 use super::{Blocking, Live, Volume};
 use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, SECTOR, SnapshotId, chunks_in};
-use parking_lot::Mutex;
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, KeyEpoch, SECTOR, SnapshotId, chunks_in};
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,6 +54,10 @@ pub struct Pending {
     chunks: u64,
     sink: Arc<dyn ChunkSink>,
     copied: Mutex<HashSet<u64>>,
+    /// Chunks that are being copied, each by one thread.
+    at_work: Mutex<HashSet<u64>>,
+    /// Notified when a thread has ended its turn at a chunk.
+    turned: Condvar,
     pub(super) preserved: PreservedSectors,
     failed: Mutex<Option<Error>>,
 }
@@ -85,16 +91,62 @@ impl Pending {
             && !self.copied.lock().contains(&chunk.0)
     }
 
-    /// Marks a chunk as copied, and returns its preserved sectors, to be overlaid on the bytes read from it. Its stripe
-    /// is held.
-    fn take(&self, chunk: ChunkNo) -> Option<Taken> {
+    /// Marks a chunk as copied, after its put has returned. Its stripe is held.
+    fn note_copied(&self, chunk: ChunkNo) {
         self.copied.lock().insert(chunk.0);
-        self.preserved.take(chunk)
+        self.preserved.release(chunk);
+    }
+
+    /// Whether the snapshot has no base: what it does not copy reads as zeros.
+    pub(super) const fn is_full(&self) -> bool {
+        self.record.base.is_none()
+    }
+
+    /// Waits until no other thread copies the chunk. Without the stripe, which the other may need.
+    fn turn_at(&self, chunk: ChunkNo) -> CopyTurn<'_> {
+        let mut at_work = self.at_work.lock();
+        while !at_work.insert(chunk.0) {
+            self.turned.wait(&mut at_work);
+        }
+        CopyTurn { pending: self, chunk }
     }
 
     fn covers(&self, entry: Entry) -> bool {
         entry.changed <= self.record.p && (self.comparing != Untrusted::No || entry.changed > self.base_p)
     }
+}
+
+/// The exclusive right to copy a chunk to a snapshot.
+struct CopyTurn<'a> {
+    pending: &'a Pending,
+    chunk: ChunkNo,
+}
+
+impl Drop for CopyTurn<'_> {
+    fn drop(&mut self) {
+        self.pending.at_work.lock().remove(&self.chunk.0);
+        self.pending.turned.notify_all();
+    }
+}
+
+/// Where the contents that a chunk had at the point in time are found.
+enum Source {
+    /// In this file, where preserved sectors replace what was changed since.
+    Here,
+    /// In the parent: the chunk was absent.
+    Parent,
+    /// Nowhere: the chunk read as zeros, whatever the file has in its place.
+    Zeros,
+}
+
+/// Whether a piece may change its chunk.
+pub(super) enum Saved {
+    /// Yes: each pending snapshot has what it needs.
+    Yes,
+    /// It would have had to wait.
+    WouldBlock,
+    /// Not before the chunk is copied to this snapshot ([`Volume::hand_over`]), without the stripe.
+    CopyFirst(Arc<Pending>),
 }
 
 /// The parameters of a new snapshot.
@@ -155,6 +207,8 @@ impl Volume {
                 chunks: chunks_in(self.size()).min(begin.sink.chunks()),
                 sink: begin.sink,
                 copied: Mutex::default(),
+                at_work: Mutex::default(),
+                turned: Condvar::new(),
                 preserved: PreservedSectors::default(),
                 failed: Mutex::default(),
             });
@@ -195,26 +249,25 @@ impl Volume {
     }
 
     /// Preserves what a writing piece is about to overwrite, for each snapshot that still needs it. The stripe is held.
-    /// `false`: it would have had to wait.
     pub(super) fn save_before_write(
         &self,
         live: &Live,
         piece: Piece,
         entry: Entry,
         blocking: Blocking,
-    ) -> Result<bool> {
+    ) -> Result<Saved> {
         for pending in live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch)) {
             match self.set_aside(&pending.preserved, piece, blocking) {
                 Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(_) if blocking == Blocking::Never => return Ok(false),
+                Ok(false) => return Ok(Saved::WouldBlock),
+                Err(_) if blocking == Blocking::Never => return Ok(Saved::WouldBlock),
                 Err(err) => {
                     tracing::debug!("snapshot {}: {}; the chunk is copied", pending.record.snapshot, err.line());
-                    self.hand_over(pending, piece.chunk, entry);
+                    return Ok(Saved::CopyFirst(pending.clone()));
                 }
             }
         }
-        Ok(true)
+        Ok(Saved::Yes)
     }
 
     /// Preserves what a writing piece is about to change, unless it is already. The chunk's stripe is held. `false`: it
@@ -243,14 +296,10 @@ impl Volume {
         Ok(true)
     }
 
-    /// Copies a chunk from a writer's thread. A failure fails the snapshot, never the client's write.
-    fn hand_over(&self, pending: &Pending, chunk: ChunkNo, entry: Entry) {
-        let mut sealed = SealedBuf::holes(CHUNK);
-        let copied = self.read_chunk(chunk, sealed.room()).and_then(|()| {
-            pending.preserved.overlay(pending.take(chunk), sealed.room())?;
-            pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
-        });
-        if let Err(err) = copied {
+    /// Copies a chunk from a writer's thread, which does not hold the stripe. A failure fails the snapshot, never the
+    /// client's write.
+    pub(super) fn hand_over(&self, pending: &Pending, chunk: ChunkNo) {
+        if let Err(err) = self.copy_one(pending, chunk, &mut SealedBuf::holes(CHUNK)) {
             tracing::warn!("snapshot {} fails: {}", pending.record.snapshot, err.line());
             pending.fail(&err);
         }
@@ -262,11 +311,11 @@ impl Volume {
         self.read_sealed_held(chunk.offset(), sealed.range(0..len), Blocking::Allowed).map(drop)
     }
 
-    fn data_key_id(&self, entry: Entry) -> Result<DataKeyId> {
-        self.key_epochs.iter().find(|(e, _)| *e == entry.key).map(|(_, id)| *id).ok_or_else(|| {
+    fn data_key_id(&self, key: KeyEpoch) -> Result<DataKeyId> {
+        self.key_epochs.iter().find(|(e, _)| *e == key).map(|(_, id)| *id).ok_or_else(|| {
             Error::new(
                 Kind::Integrity,
-                format!("the map of {} refers to key epoch {}, which its header does not have", self.id, entry.key),
+                format!("the map of {} refers to key epoch {key}, which its header does not have", self.id),
             )
         })
     }
@@ -307,26 +356,50 @@ impl Volume {
         pending.failure().map_or(Ok(copied), Err)
     }
 
-    /// Reads a chunk without its stripe, so that writers do not wait for that: they preserve what they change
-    /// meanwhile.
+    /// Copies a chunk, unless it is copied already. Neither reading nor the put holds the stripe: writers do not wait,
+    /// and preserve what they change meanwhile.
     fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut SealedBuf) -> Result<()> {
-        let wanted = || -> Result<Option<Entry>> {
-            let entry = self.map.entry(&*self.store, chunk)?;
-            Ok((pending.lacks(chunk, entry) && self.is_here(chunk, entry)?).then_some(entry))
+        let _turn = pending.turn_at(chunk);
+        let key = match self.source_of(pending, chunk)? {
+            None => return Ok(()),
+            Some(Source::Zeros) => {
+                sealed.room().clear();
+                self.current_key()
+            }
+            Some(Source::Parent) => {
+                let body = self.fetch(chunk)?;
+                sealed.room().copy_from(body.sealed.sealed());
+                body.key
+            }
+            Some(Source::Here) => {
+                self.read_chunk(chunk, sealed.room())?;
+                let held = self.stripe(chunk).lock.lock();
+                let places = pending.preserved.places(chunk);
+                let key = self.map.entry(&*self.store, chunk)?.key;
+                drop(held); // what is changed from here on does not matter: the chunk is read
+                pending.preserved.overlay(places, sealed.room())?;
+                key
+            }
         };
-        let ahead = wanted()?.is_some();
-        if ahead {
-            self.read_chunk(chunk, sealed.room())?;
-        }
-        let held = self.stripe(chunk).lock.lock();
-        let Some(entry) = wanted()? else { return Ok(()) };
-        if !ahead {
-            self.read_chunk(chunk, sealed.room())?;
-        }
-        let taken = pending.take(chunk);
-        drop(held); // later changes do not matter: the chunk is read
-        pending.preserved.overlay(taken, sealed.room())?;
-        pending.sink.put(chunk, sealed.sealed(), self.data_key_id(entry)?)
+        pending.sink.put(chunk, sealed.sealed(), self.data_key_id(key)?)?;
+        let _held = self.stripe(chunk).lock.lock();
+        pending.note_copied(chunk);
+        Ok(())
+    }
+
+    /// Returns where the snapshot finds a chunk; `None`: it has it already, or by its base. A chunk that is absent now
+    /// was so at the point in time, and one that still reads as zeros did.
+    fn source_of(&self, pending: &Pending, chunk: ChunkNo) -> Result<Option<Source>> {
+        let entry = self.map.entry(&*self.store, chunk)?;
+        Ok(if !pending.lacks(chunk, entry) {
+            None
+        } else if self.is_virgin(chunk, entry)? {
+            Some(Source::Zeros)
+        } else if self.is_here(chunk, entry)? {
+            Some(Source::Here)
+        } else {
+            pending.is_full().then_some(Source::Parent)
+        })
     }
 
     /// Returns the first chunk at or after `from` that may belong to the snapshot.
@@ -360,14 +433,15 @@ impl Volume {
 
     /// The same where the map's `changed` cannot be trusted: every chunk that the map has as ever written, all data of
     /// the file, and all that the base has. None suffices alone: a file system may report data as holes, or a map block
-    /// may be lost.
+    /// may be lost. Without a base, also every absent chunk.
     fn next_compared(&self, pending: &Pending, mut from: ChunkNo) -> Result<Option<ChunkNo>> {
         loop {
             let what = || format!("find data of {}", self.id);
             let data = self.store.next_data(self.data_offset + from.offset()).on(what)?;
             let data = data.map(|d| ChunkNo::of(d - self.data_offset));
             let marked = self.next_marked(pending, from, |e| e.present || e.changed.0 > 0)?;
-            let all = [data, marked, pending.sink.next_in_base(from)?];
+            let absent = if pending.is_full() { self.next_absent(from) } else { None };
+            let all = [data, marked, absent, pending.sink.next_in_base(from)?];
             match all.into_iter().flatten().min().filter(|c| c.0 < pending.chunks) {
                 None => return Ok(None),
                 Some(c) if pending.comparing == Untrusted::All || self.intent.is_set(c.offset()) => return Ok(Some(c)),
@@ -447,12 +521,12 @@ impl Volume {
         out.range(len..CHUNK).clear();
         if self.is_virgin(chunk, entry)? {
             out.clear();
-            return Ok(Some(self.data_key_id(entry)?));
+            return Ok(Some(self.data_key_id(entry.key)?));
         }
         if !self.is_here(chunk, entry)? {
             return Ok(None);
         }
         self.read_sealed(chunk, chunk.offset(), out.range(0..len), Blocking::Allowed)?;
-        Ok(Some(self.data_key_id(entry)?))
+        Ok(Some(self.data_key_id(entry.key)?))
     }
 }

@@ -45,7 +45,7 @@ struct Saved {
 pub(super) type Places = Vec<(usize, u64)>;
 
 /// The preserved sectors of a chunk, and the file that holds them.
-pub(super) type Taken = (Arc<Scratch>, Places);
+pub(super) type Kept = (Arc<Scratch>, Places);
 
 const _: () = assert!(SECTORS_PER_CHUNK == u128::BITS as usize);
 
@@ -103,23 +103,30 @@ impl PreservedSectors {
         saved.places.extend(places);
     }
 
-    /// Removes a chunk's preserved sectors, for the copier to overlay on what it has read.
-    pub(super) fn take(&self, chunk: ChunkNo) -> Option<Taken> {
-        let mut state = self.0.lock();
-        let saved = state.chunks.remove(&chunk.0)?;
-        state.file.clone().map(|file| (file, saved.places))
+    /// Returns a chunk's preserved sectors, for the copier to overlay on what it has read. They stay until
+    /// [`PreservedSectors::release`].
+    pub(super) fn places(&self, chunk: ChunkNo) -> Option<Kept> {
+        let state = self.0.lock();
+        let saved = state.chunks.get(&chunk.0)?;
+        state.file.clone().map(|file| (file, saved.places.clone()))
     }
 
-    /// Overlays preserved sectors on `sealed`, a chunk's bytes, and frees their space.
-    pub(super) fn overlay(&self, taken: Option<Taken>, mut sealed: SealedMut<'_>) -> Result<()> {
-        let Some((file, places)) = taken else { return Ok(()) };
+    /// Overlays preserved sectors on `sealed`, a chunk's bytes.
+    pub(super) fn overlay(&self, kept: Option<Kept>, mut sealed: SealedMut<'_>) -> Result<()> {
+        let Some((file, places)) = kept else { return Ok(()) };
         for run in runs(&places) {
             let (sector, place) = run[0];
             let out = sealed.range(sector * SECTOR..(sector + run.len()) * SECTOR);
             file.read_at(out, place).on(|| "read sectors that were preserved for a snapshot".to_owned())?;
         }
-        self.0.lock().free.extend(places.into_iter().map(|(_, place)| place));
         Ok(())
+    }
+
+    /// Removes a chunk's preserved sectors and frees their space.
+    pub(super) fn release(&self, chunk: ChunkNo) {
+        let mut state = self.0.lock();
+        let places = state.chunks.remove(&chunk.0).map(|saved| saved.places).unwrap_or_default();
+        state.free.extend(places.into_iter().map(|(_, place)| place));
     }
 }
 

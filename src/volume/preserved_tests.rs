@@ -136,14 +136,26 @@ fn what_is_written_while_the_copier_reads_its_chunk_stays_out_of_the_snapshot() 
             if !scratch {
                 store.without_scratch();
             }
+            let writer = Arc::new(Mutex::new(None));
             let copied = v.copy_pending(&pending, |n| {
                 if n == 1 {
-                    let (v, store) = (v.clone(), store.clone());
-                    store.before_read(CHUNK, move || change(&v));
+                    let (v, store, writer) = (v.clone(), store.clone(), writer.clone());
+                    store.before_read(CHUNK, move || {
+                        let writing = std::thread::spawn(move || change(&v));
+                        if scratch {
+                            writing.join().unwrap();
+                        } else {
+                            // It waits for the chunk to be copied.
+                            *writer.lock() = Some(writing);
+                        }
+                    });
                 }
                 true
             });
             copied.unwrap();
+            if let Some(writing) = writer.lock().take() {
+                writing.join().unwrap();
+            }
             assert!(now(&v) != all, "the change was made");
             assert!(open_chunks(&sink, SIZE) == all);
         }
@@ -188,9 +200,8 @@ fn places_are_used_again() {
     let (v, _) = filled();
     let (pending, _) = begin(&v);
     write(&v, 0, &[0; 3 * SECTOR]);
-    let taken = pending.preserved.take(ChunkNo(0));
-    assert!(taken.is_some());
-    pending.preserved.overlay(taken, SealedMut::over(&mut [0; CHUNK])).unwrap();
+    assert!(pending.preserved.places(ChunkNo(0)).is_some());
+    pending.preserved.release(ChunkNo(0));
     write(&v, CHUNK, &[0; 2 * SECTOR]);
     assert_eq!(pending.preserved.0.lock().end, 3 * SECTOR as u64);
     assert_eq!(pending.preserved.0.lock().free.len(), 1);

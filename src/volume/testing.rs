@@ -82,6 +82,53 @@ pub(crate) fn begin(v: &Volume, sink: &Arc<Chunks>) -> Arc<Pending> {
     .unwrap()
 }
 
+/// A gate that a test opens: a scripted latency. Whoever passes waits until it is open.
+#[derive(Default)]
+pub(crate) struct Gate {
+    state: Mutex<GateState>,
+    changed: parking_lot::Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    is_closed: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    /// How long a test waits before it fails.
+    pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+    pub(crate) fn closed() -> Self {
+        let gate = Self::default();
+        gate.close();
+        gate
+    }
+    pub(crate) fn close(&self) {
+        self.state.lock().is_closed = true;
+    }
+    pub(crate) fn open(&self) {
+        self.state.lock().is_closed = false;
+        self.changed.notify_all();
+    }
+    pub(crate) fn pass(&self) {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        while state.is_closed {
+            self.changed.wait(&mut state);
+        }
+        state.waiting -= 1;
+    }
+    /// Waits until someone waits at the gate.
+    pub(crate) fn await_arrival(&self) {
+        let mut state = self.state.lock();
+        while state.waiting == 0 {
+            assert!(!self.changed.wait_for(&mut state, Self::PATIENCE).timed_out(), "nobody came to the gate");
+        }
+    }
+}
+
 /// Chunks in memory: a sink for a snapshot, and afterwards a parent for a volume.
 #[derive(Default)]
 pub(crate) struct Chunks {

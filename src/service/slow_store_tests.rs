@@ -1,0 +1,272 @@
+//! A repository that takes seconds delays only the volumes that need it.
+
+use super::api::{Reply, SnapshotInfo, SnapshotState, VolumeInfo};
+use super::datadir::DataDir;
+use super::opening::Need;
+use super::testing::request;
+use super::{GRACE, OpenAs, Role, Service};
+use crate::env::Env;
+use crate::error::Result;
+use crate::kms::{InstallationConfig, RootChoice, RootUnlock};
+use crate::snapshot::objects::{Listed, Objects, StoreObjects};
+use crate::store::memory::MemoryStores;
+use crate::units::{CHUNK, VolumeId};
+use crate::volume::testing::Gate;
+use crate::volume::{Attempt, Blocking};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+
+const MIB: u64 = 1 << 20;
+
+/// A repository in which calls on some paths wait at a gate.
+struct Gated {
+    below: StoreObjects,
+    gate: Gate,
+    /// The call ("put", "get", …; empty: any) and the parts that such a path has.
+    slow: Mutex<Option<(&'static str, Vec<String>)>>,
+}
+
+impl Gated {
+    fn call<T>(&self, call: &str, path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let slow = self.slow.lock().clone();
+        if slow.is_some_and(|(which, parts)| call.contains(which) && parts.iter().all(|p| path.contains(p.as_str()))) {
+            self.gate.pass();
+        }
+        work()
+    }
+    fn slow_down(&self, call: &'static str, parts: &[&str]) {
+        self.gate.close();
+        *self.slow.lock() = Some((call, parts.iter().map(|p| (*p).to_owned()).collect()));
+    }
+    fn speed_up(&self) {
+        *self.slow.lock() = None;
+        self.gate.open();
+    }
+}
+
+impl Objects for Gated {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.call("put", path, || self.below.put_new(path, bytes))
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.call("put", path, || self.below.put_over(path, bytes))
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.call("get", path, || self.below.get(path, limit))
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        self.call("get", path, || self.below.get_range(path, range))
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        self.call("head", path, || self.below.head(path))
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.call("list", folder, || self.below.list(folder))
+    }
+    fn irregular(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.below.irregular(folder)
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.call("list", folder, || self.below.folders(folder))
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.call("delete", path, || self.below.delete(path))
+    }
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
+        self.call("settle", folder, || self.below.settle(folder, prefix))
+    }
+}
+
+struct Place {
+    service: Arc<Service>,
+    objects: Arc<Gated>,
+    memory: MemoryStores,
+    key: String,
+    _root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let (env, data) = (Env::system(), DataDir::at(&root.path().join("data")).unwrap());
+        let file = root.path().join("root.key");
+        Service::init(&data, &env, &RootChoice::File(file.clone()), &InstallationConfig::default()).unwrap();
+        let below = StoreObjects::local(&data.repository()).unwrap();
+        let objects = Arc::new(Gated { below, gate: Gate::default(), slow: Mutex::default() });
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
+        let (memory, gated) = (MemoryStores::default(), objects.clone());
+        let stores = Arc::new(memory.clone());
+        let unlock = RootUnlock::File(file);
+        let service = Service::open_on(stores, |_| Ok(gated), data, env, lock, &unlock, opening).unwrap();
+        let mut place = Self { service, objects, memory, key: String::new(), _root: root };
+        let Reply::Key(key) =
+            place.ask(json!({"action": "key-create", "alias": "alias/k", "description": ""})).unwrap()
+        else {
+            panic!("no key")
+        };
+        place.key = key.arn;
+        place
+    }
+    fn ask(&self, asked: Value) -> Result<Reply> {
+        self.service.handle(&self.service.caller_of(0, "test").unwrap(), request(asked), &mut |_| true)
+    }
+    fn volume(&self, asked: Value) -> VolumeInfo {
+        match self.ask(asked).unwrap() {
+            Reply::Volume(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn create(&self, name: &str) -> VolumeId {
+        let asked = json!({"action": "volume-create", "name": name, "size": 8 * MIB, "key": "alias/k"});
+        let id = self.volume(asked).id;
+        self.write(id, 0, 1);
+        id
+    }
+    fn restore(&self, name: &str, snapshot: &SnapshotInfo) -> VolumeId {
+        self.volume(json!({"action": "volume-create", "name": name, "snapshot": snapshot.id.to_string()})).id
+    }
+    fn snapshot(&self, id: VolumeId) -> SnapshotInfo {
+        let asked = json!({"action": "snapshot-create", "volume": id.to_string(), "description": "", "wait": true});
+        match self.ask(asked).unwrap() {
+            Reply::Snapshot(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn lineage(&self, id: VolumeId) -> String {
+        self.service.records.find_volume(&id.to_string()).unwrap().lineage.to_string()
+    }
+    fn write(&self, id: VolumeId, at: u64, byte: u8) {
+        let record = self.service.records.find_volume(&id.to_string()).unwrap();
+        let caller = self.service.caller_of(0, "test").unwrap();
+        let used = self.service.opens.acquire(&record, Need::Key(&caller)).unwrap();
+        assert_eq!(used.volume.write(at, &mut vec![byte; MIB as usize], Blocking::Allowed).unwrap(), Attempt::Done);
+        used.volume.flush().unwrap();
+    }
+    fn close(&self, id: VolumeId) {
+        let record = self.service.records.find_volume(&id.to_string()).unwrap();
+        drop(self.service.opens.close_unused(&record).unwrap());
+    }
+    /// Does `slow`, which waits at the gate, and meanwhile `other`, which must not wait. Both have succeeded on return.
+    fn meanwhile(&self, what: &str, slow: impl FnOnce() + Send, other: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(slow);
+            self.objects.gate.await_arrival();
+            let (ended, on_end) = mpsc::channel();
+            let acting = scope.spawn(move || {
+                other();
+                ended.send(()).unwrap();
+            });
+            let in_time = on_end.recv_timeout(Gate::PATIENCE).is_ok();
+            self.objects.speed_up();
+            acting.join().unwrap();
+            waiting.join().unwrap();
+            assert!(in_time, "{what}: others wait for it");
+        });
+    }
+}
+
+#[test]
+fn a_snapshot_that_waits_for_its_repository_delays_no_other_volume() {
+    let waits = [
+        ("settle", "", "its first contact"),
+        ("get", "/log/", "reading the log"),
+        ("put", "/packs/", "a pack"),
+        ("put", "/pages/", "a page"),
+        ("put", "/manifests/", "the manifest"),
+        ("put", "/log/", "the log"),
+        ("put", "/refs/", "the base"),
+    ];
+    for (call, part, what) in waits {
+        let place = Place::new();
+        let (a, b) = (place.create("a"), place.create("b"));
+        if what == "reading the log" {
+            // Its first record is read back.
+            place.objects.slow_down("list", &[&place.lineage(a), "/log"]);
+        } else {
+            place.objects.slow_down(call, &[&place.lineage(a), part]);
+        }
+        let other = || {
+            let taken = place.snapshot(b);
+            place.write(b, MIB, 2);
+            place.snapshot(b);
+            let c = place.restore("c", &taken);
+            place.write(c, 3 * MIB, 3);
+            place.close(c);
+            let id = b.to_string();
+            place.volume(json!({"action": "volume-suspend", "volume": id}));
+            place.volume(json!({"action": "volume-resume", "volume": id}));
+            place.close(b);
+            place.ask(json!({"action": "snapshot-delete", "snapshot": taken.id.to_string()})).unwrap();
+            place.ask(json!({"action": "key-disable", "key": place.key})).unwrap();
+            place.ask(json!({"action": "key-enable", "key": place.key})).unwrap();
+        };
+        place.meanwhile(what, || drop(place.snapshot(a)), other);
+    }
+}
+
+#[test]
+fn an_append_to_the_log_of_a_lineage_delays_no_volume_that_is_opened_there() {
+    let place = Place::new();
+    let a = place.create("a");
+    let first = place.snapshot(a);
+    place.write(a, MIB, 2);
+    place.objects.slow_down("put", &[&place.lineage(a), "/log/"]);
+    let other = || {
+        let c = place.restore("c", &first);
+        place.write(c, 3 * MIB, 3);
+        place.close(c);
+        place.write(c, 3 * MIB, 4);
+    };
+    place.meanwhile("an append", || drop(place.snapshot(a)), other);
+}
+
+#[test]
+fn a_sweep_delays_no_create_and_no_sweep_of_another_lineage() {
+    let place = Place::new();
+    let (a, b) = (place.create("a"), place.create("b"));
+    let (one, two) = (place.snapshot(a), place.snapshot(b));
+    place.objects.slow_down("delete", &[&place.lineage(a), "/packs/"]);
+    let remove = |taken: &SnapshotInfo| {
+        drop(place.ask(json!({"action": "snapshot-delete", "snapshot": taken.id.to_string()})).unwrap());
+    };
+    let other = || {
+        place.write(a, MIB, 2);
+        place.write(b, MIB, 2);
+        place.snapshot(b);
+        remove(&two);
+    };
+    place.meanwhile("a sweep", || remove(&one), other);
+    place.snapshot(a);
+}
+
+#[test]
+fn a_snapshot_that_the_end_of_its_server_stops_is_in_error_with_the_reason_and_no_base() {
+    let place = Place::new();
+    let a = place.create("a");
+    let first = place.snapshot(a);
+    place.write(a, 2 * MIB, 2);
+    let gate = Arc::new(Gate::closed());
+    let held = gate.clone();
+    place.memory.disk(a).before_read(CHUNK, move || held.pass());
+    let asked = json!({"action": "snapshot-create", "volume": a.to_string(), "description": "", "wait": false});
+    let Reply::Snapshot(begun) = place.ask(asked).unwrap() else { panic!("no snapshot") };
+    gate.await_arrival();
+    let (_, job) = place.service.jobs.under_way().remove(0);
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(|| place.service.shut_down());
+        while !job.is_stopped() {
+            std::thread::yield_now();
+        }
+        gate.open();
+        ending.join().unwrap();
+    });
+    let shown = place.service.show_snapshot(&begun.id.to_string()).unwrap();
+    assert_eq!(shown.state, SnapshotState::Error);
+    assert!(shown.error.as_ref().is_some_and(|why| why.contains("the server was stopped")), "{:?}", shown.error);
+    let next = place.snapshot(a);
+    assert_eq!((next.state, next.base, next.changed), (SnapshotState::Completed, Some(first.id), MIB));
+}
