@@ -10,7 +10,7 @@ use coffer::service::Role;
 use coffer::service::api::Reply;
 use coffer::service::operations::{CreateKey, DescribeVolumes};
 use common::*;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -186,6 +186,28 @@ fn a_socket_that_was_removed_or_replaced_comes_back_and_does_not_hinder_the_end(
     let _other = UnixListener::bind(here.path()).unwrap();
     drop(here.control.take());
     assert!(is_socket(&here.path()));
+}
+
+/// Another installation can be put at the path of one that was moved, and its commands are not for the old server.
+#[test]
+fn a_server_whose_directory_was_moved_does_not_come_back_at_its_path() {
+    let here = Here::with(Limits { look: Duration::from_millis(10), ..Limits::default() });
+    let (path, data) = (here.path(), here.s.data.clone());
+    let moved = data.with_extension("moved");
+    std::fs::rename(&data, &moved).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let socket = moved.join("control.sock");
+    // Each answer comes after a look at the path.
+    for _ in 0..3 {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        client.write_all(b"nonsense\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(client).read_line(&mut answer).unwrap();
+        assert!(!path.exists(), "{answer}");
+    }
+    std::fs::remove_dir(&data).unwrap();
+    std::fs::rename(&moved, &data).unwrap();
+    assert!(matches!(here.ask(), Ok(Some(_))), "back at its place");
 }
 
 #[test]

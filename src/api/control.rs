@@ -140,6 +140,8 @@ impl Drop for ControlServer {
 struct Bound {
     listener: UnixListener,
     file: (u64, u64),
+    /// The directory that it is in.
+    home: Option<(u64, u64)>,
 }
 
 impl Bound {
@@ -152,12 +154,21 @@ impl Bound {
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, BACKLOG)?;
         let file = file_at(path).ok_or(ErrorKind::NotFound)?;
-        Ok(Self { listener: UnixListener::from(socket), file })
+        Ok(Self { listener: UnixListener::from(socket), file, home: home_of(path) })
     }
 
     fn is_at(&self, path: &Path) -> bool {
         file_at(path) == Some(self.file)
     }
+
+    /// Whether another directory, or none, has taken the place of the one that it is in.
+    fn is_homeless(&self, path: &Path) -> bool {
+        home_of(path) != self.home
+    }
+}
+
+fn home_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path.parent()?).ok().map(|m| (m.dev(), m.ino()))
 }
 
 fn file_at(path: &Path) -> Option<(u64, u64)> {
@@ -269,6 +280,12 @@ impl Accepting {
     fn stay_at_path(&mut self) {
         if self.bound.is_at(&self.path) {
             return;
+        }
+        if self.bound.is_homeless(&self.path) {
+            // Commands there are for whoever serves what is there now.
+            let what = format!("listen on {} again", self.path.display());
+            let moved = std::io::Error::other("the data directory was moved or removed: stop this server");
+            return self.failing.note(&what, &Err(moved));
         }
         let (path, again) = (self.path.clone(), Bound::new(&self.path));
         match again {

@@ -8,8 +8,8 @@ use super::rate::Rate;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::nbd::TlsServer;
-use http::Request;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Request, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -39,6 +39,12 @@ const STREAMS: u32 = 64;
 const PROBE: Duration = Duration::from_secs(20);
 /// How long a client may leave an answer unread.
 const UNREAD: Duration = Duration::from_secs(30);
+/// Largest body that is read before the request has its place among the concurrent ones, in bytes: of larger ones, which take
+/// memory while they arrive, a quarter of that number may be arriving.
+const SMALL: usize = 64 << 10;
+/// Largest body, in bytes, that hyper's first read buffer holds with its head. For a larger one it takes a buffer that is not
+/// wiped until the connection ends.
+const FIRST_BUFFER: usize = 6 << 10;
 /// How many times the limit of a body is read and thrown away, so that a client gets to read why it is refused.
 const DISCARDED: usize = 8;
 
@@ -186,7 +192,9 @@ pub fn serve(listener: Listener, backend: Arc<dyn Backend>) -> Result<Server> {
         .build()
         .on(what)?;
     let edge = Edge::new(backend, env, [limits.principal, limits.failures], ephemeral);
-    let shared = Arc::new(Shared { edge, limits, tls, requests: Arc::new(Semaphore::new(limits.requests)) });
+    let requests = Arc::new(Semaphore::new(limits.requests));
+    let arriving = Arc::new(Semaphore::new((limits.requests / 4).max(1)));
+    let shared = Arc::new(Shared { edge, limits, tls, requests, arriving });
     let (stop, stopped) = oneshot::channel();
     let socket = {
         let _within = runtime.enter();
@@ -225,6 +233,8 @@ struct Shared {
     limits: Limits,
     tls: Option<Arc<TlsServer>>,
     requests: Arc<Semaphore>,
+    /// Large bodies that may be arriving.
+    arriving: Arc<Semaphore>,
 }
 
 async fn accept(socket: tokio::net::TcpListener, shared: Arc<Shared>, mut stopped: oneshot::Receiver<()>) {
@@ -319,15 +329,24 @@ async fn respond(
 ) -> std::result::Result<Answer, Infallible> {
     let shape = Shape::of(request.headers());
     let failed = |shared: &Shared, err: &ApiError| answer::failure(shape, None, &shared.edge.draw_id(), err);
-    let Ok(permit) = Arc::clone(&shared.requests).try_acquire_owned() else {
-        return Ok(failed(&shared, &ApiError::new("ServiceUnavailable", "too many requests are in progress")));
-    };
+    let busy = || ApiError::new("ServiceUnavailable", "too many requests are in progress");
     let (head, incoming) = request.into_parts();
     let limits = shared.limits;
+    // A slow client has no place among the requests before its body is there.
+    let is_small = length_of(&head).is_some_and(|length| length <= SMALL);
+    let arriving = if is_small { None } else { Some(Arc::clone(&shared.arriving).try_acquire_owned()) };
+    if matches!(arriving, Some(Err(_))) {
+        return Ok(failed(&shared, &busy()));
+    }
     let reading = tokio::time::timeout(limits.body_time, read(incoming, &head, limits.body));
     let body = reading.await.unwrap_or_else(|_| {
         Err(ApiError { status: 408, ..ApiError::new("RequestTimeoutException", "the body did not arrive in time") })
     });
+    drop(arriving);
+    let Ok(permit) = Arc::clone(&shared.requests).try_acquire_owned() else {
+        return Ok(failed(&shared, &busy()));
+    };
+    let outgrows = head.version < Version::HTTP_2 && length_of(&head).is_none_or(|length| length > FIRST_BUFFER);
     let answering = {
         let shared = Arc::clone(&shared);
         tokio::task::spawn_blocking(move || {
@@ -335,17 +354,25 @@ async fn respond(
             shared.edge.answer(&head, body, peer)
         })
     };
-    Ok(answering.await.unwrap_or_else(|_| {
+    let mut answer = answering.await.unwrap_or_else(|_| {
         tracing::error!("a request's thread panicked");
         failed(&shared, &ApiError::internal())
-    }))
+    });
+    if outgrows {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
+}
+
+/// The length of a body, as its request says.
+fn length_of(head: &http::request::Parts) -> Option<usize> {
+    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads a body of at most `most` bytes.
 async fn read(mut incoming: Incoming, head: &http::request::Parts, most: usize) -> Body {
-    let claimed = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     // Room for all of it: a buffer that grows leaves copies behind.
-    let room = claimed.unwrap_or(16 << 10).min(most);
+    let room = length_of(head).unwrap_or(16 << 10).min(most);
     let mut body = Zeroizing::new(Vec::with_capacity(room));
     let mut discarded = 0;
     while let Some(frame) = incoming.frame().await {

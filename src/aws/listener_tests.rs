@@ -162,6 +162,40 @@ fn requests_above_the_limit_are_told_to_come_back() {
 }
 
 #[test]
+fn bodies_that_arrive_slowly_take_no_place_among_the_requests() {
+    let (_fake, address, _server) = start(config(Limits { requests: 4, ..Limits::default() }));
+    let begin = |request: &Request<Vec<u8>>| {
+        let mut stream = connect(address);
+        stream.write_all(&head(request)).unwrap();
+        stream
+    };
+    let _slow: Vec<_> = (0..8).map(|_| begin(&kms("Encrypt", "{}"))).collect();
+    let large = kms("Encrypt", &format!("{{\"A\":\"{}\"}}", "x".repeat(SMALL)));
+    let mut arriving = Vec::new();
+    let status = |request: &Request<Vec<u8>>| {
+        let stream = connect(address);
+        send(&stream, request);
+        receive(&stream).0
+    };
+    // One large body may arrive at a time here: once the server has seen the head of one of these, it takes no other.
+    while status(&large) != 503 {
+        arriving.push(begin(&large));
+    }
+    for _ in 0..3 {
+        assert_eq!(status(&kms("ListKeys", "{}")), 200);
+    }
+}
+
+#[test]
+fn a_connection_ends_after_a_body_that_outgrew_its_buffer() {
+    let (_fake, address, _server) = start(config(Limits::default()));
+    let stream = connect(address);
+    send(&stream, &kms("Encrypt", &format!("{{\"A\":\"{}\"}}", "x".repeat(FIRST_BUFFER))));
+    assert_eq!(receive(&stream).0, 200);
+    assert!(closed(&stream));
+}
+
+#[test]
 fn a_server_that_stops_finishes_what_it_began() {
     let (fake, address, server) = start(config(Limits::default()));
     let gate = fake.gate.lock();
@@ -285,6 +319,6 @@ fn http2_is_negotiated_and_authority_stands_for_host() {
         answers
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    assert_eq!(runtime.block_on(answers), [(http::Version::HTTP_2, 200); 2]);
+    assert_eq!(runtime.block_on(answers), [(Version::HTTP_2, 200); 2]);
     assert_eq!(fake.calls().len(), 2);
 }

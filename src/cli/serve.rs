@@ -88,7 +88,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
     let data = data_dir(common)?;
     must_be_initialised(&data)?;
     let files = crate::sys::raise_file_limit();
-    let max_connections = connections_within(if args.api.is_some() { files.saturating_sub(API_FILES) } else { files })?;
+    let max_connections = connections_within(files, OWN_FILES + if args.api.is_some() { API_FILES } else { 0 })?;
     let env = Env::system();
     let (plan, api_socket) = Plan::new(&args, &data.nbd_socket())?;
     let oldest = if args.tls12 { Oldest::Tls12 } else { Oldest::Tls13 };
@@ -208,15 +208,15 @@ const API_FILES: u64 = 512;
 /// Descriptors of a connection: its socket, its thread's eventfd, its volume's file.
 const FILES_PER_CONNECTION: u64 = 3;
 
-/// How many connections may be open at once with this many descriptors.
-fn connections_within(files: u64) -> Result<usize> {
+/// How many connections may be open at once with this many descriptors, if others take `taken` of them.
+fn connections_within(files: u64, taken: u64) -> Result<usize> {
     let usual = ServerConfig::default().max_connections;
-    match files.saturating_sub(OWN_FILES) / FILES_PER_CONNECTION {
+    match files.saturating_sub(taken) / FILES_PER_CONNECTION {
         0 => {
             Err(Error::new(Kind::Usage, format!("serve: too few open files are allowed (RLIMIT_NOFILE is {files})"))
                 .hint(format!(
                     "raise the limit to 1024 or more with `ulimit -n` or LimitNOFILE= of the service; at least {} are needed",
-                    OWN_FILES + FILES_PER_CONNECTION
+                    taken + FILES_PER_CONNECTION
                 )))
         }
         some => Ok(usize::try_from(some).unwrap_or(usual).min(usual)),

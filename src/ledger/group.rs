@@ -226,14 +226,13 @@ impl Group {
 
     /// Writes all that is queued, tells the threads that wait for it, and passes the stage on.
     fn write_queued(&self) {
-        let (batch, may_reserve) = {
-            let mut queue = self.queue.lock();
-            (std::mem::take(&mut queue.records), queue.urgent == 0)
-        };
-        let written = self.write(&batch, may_reserve);
+        let batch = std::mem::take(&mut self.queue.lock().records);
+        let written = self.write(&batch);
         let mut queue = self.queue.lock();
         // Before anyone is told: a transaction commits this head, which must count its intent.
-        if let Some((head, reserved)) = written.log {
+        if let (Some((mut head, reserved)), Some(now)) = (written.log, &queue.head) {
+            // Since the batch was written, older records may have been dropped, or the log been closed.
+            head.first = head.first.max(now.first);
             (queue.head, queue.reserved) = (Some(head), reserved);
         }
         let mut done = Vec::with_capacity(batch.len());
@@ -267,8 +266,10 @@ impl Group {
     }
 
     /// Writes a batch.
-    fn write(&self, batch: &[Waiting], may_reserve: bool) -> Written {
+    fn write(&self, batch: &[Waiting]) -> Written {
         let mut log = self.log.lock();
+        // An urgent act that has the log's reserve took the log before.
+        let may_reserve = self.queue.lock().urgent == 0;
         let Some(log) = log.as_mut() else {
             let why = self.trouble().unwrap_or_default();
             return Written { results: batch.iter().map(|_| Err(unavailable(&why))).collect(), log: None };
@@ -281,7 +282,8 @@ impl Group {
             }
             let entries: Vec<&Entry> = left.iter().map(|i| &batch[*i].entry).collect();
             let done = match space {
-                Space::Kept => log.reserve().and_then(|()| log.append(&entries)),
+                Space::Kept if may_reserve => log.reserve().and_then(|()| log.append(&entries)),
+                Space::Kept => Err(given_up()),
                 Space::Allocated => log.append(&entries),
                 Space::Reserve => log.with_reserve(|log| log.append(&entries)),
             };
@@ -354,7 +356,11 @@ impl Group {
         if self.queue.lock().reserved {
             return Ok(());
         }
-        self.log.lock().as_mut().map_or(Ok(()), |log| log.reserve())
+        let mut log = self.log.lock();
+        if self.queue.lock().urgent > 0 {
+            return Err(given_up());
+        }
+        log.as_mut().map_or(Ok(()), |log| log.reserve())
     }
 
     /// Number of batches written so far.
@@ -391,6 +397,11 @@ impl Drop for Urgent<'_> {
             log.take_space();
         }
     }
+}
+
+/// An urgent act has the reserve: the disk is full, and other acts must not take it back before.
+fn given_up() -> Error {
+    Error::new(Kind::NoSpace, "audit: no space left for its reserve").hint(crate::error::FREE_SPACE)
 }
 
 fn unavailable(why: &str) -> Error {

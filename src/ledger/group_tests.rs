@@ -184,14 +184,20 @@ fn on_a_full_disk_a_batch_is_parted_by_what_each_record_may_take() {
         let of = |r: Result<u64>| r.map_err(|e| assert_eq!(e.kind(), Kind::NoSpace, "{}", e.line())).ok();
         results.into_iter().map(of).collect()
     };
-    assert_eq!(told(group.write(&batch(&spaces), true).results), [Some(1), Some(2), Some(3), Some(4)]);
+    assert_eq!(told(group.write(&batch(&spaces)).results), [Some(1), Some(2), Some(3), Some(4)]);
     full.store(1, Ordering::SeqCst);
-    assert_eq!(told(group.write(&batch(&spaces), true).results), [Some(5), None, Some(6), Some(7)]);
+    assert_eq!(told(group.write(&batch(&spaces)).results), [Some(5), None, Some(6), Some(7)]);
     full.store(2, Ordering::SeqCst);
-    assert_eq!(told(group.write(&batch(&spaces), true).results), [Some(8), None, None, Some(9)]);
-    // The reserve is given up before the last try.
-    full.store(3, Ordering::SeqCst);
-    let written = group.write(&batch(&spaces), false);
-    assert_eq!((told(written.results), written.log.unwrap().1), (vec![Some(10), None, None, Some(11)], false));
-    assert_eq!(place.acts().len(), 12);
+    assert_eq!(told(group.write(&batch(&spaces)).results), [Some(8), None, None, Some(9)]);
+    // While an urgent act has the reserve, none takes it back, whatever the disk has.
+    full.store(0, Ordering::SeqCst);
+    let urgent = Urgent::begin(group);
+    group.give_up_reserve().unwrap();
+    let written = group.write(&batch(&spaces));
+    assert_eq!((told(written.results), written.log.unwrap().1), (vec![Some(10), None, Some(11), Some(12)], false));
+    assert_eq!(group.keep_reserve().unwrap_err().kind(), Kind::NoSpace);
+    drop(urgent);
+    group.keep_reserve().unwrap();
+    assert_eq!(told(group.write(&batch(&[Space::Kept])).results), [Some(13)]);
+    assert_eq!(place.acts().len(), 14);
 }

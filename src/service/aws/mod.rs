@@ -195,11 +195,14 @@ fn run<O: AwsOperation>(service: &Arc<Service>, caller: &Caller, name: &'static 
     let denial = named.iter().any(|key| at.is_foreign(key)).then(|| at.denial(name));
     let caller = Caller { denial, ..caller.clone() };
     let at = At { caller: &caller, ..at };
-    let act = match key.filter(|_| parsed.is_ok()).map(|key| at.key(&key)) {
-        Some(Ok(key)) => service.kms.act_on(name, &key),
-        _ => Act::new(name),
+    let key = key.filter(|_| parsed.is_ok()).and_then(|key| at.key(&key).ok());
+    let act = key.as_ref().map_or_else(|| Act::new(name), |key| service.kms.act_on(name, key));
+    // What is refused before anybody asked whether it is allowed does not say which key another account's alias has.
+    let refused = match key.filter(|key| key.is_alias() && at.is_foreign(key)) {
+        Some(alias) => Act::new(name).detail("named", alias),
+        None => act.clone(),
     };
-    let output = service.ledger().verb(act.clone(), &caller, || {
+    let output = service.ledger().verb(refused, &caller, || {
         let operation = parsed?.1;
         match named.iter().find(|key| key.is_alias() && !O::TAKES_ALIASES) {
             Some(alias) => Err(Error::new(Kind::NotFound, format!("Invalid keyId '{alias}'"))),

@@ -39,14 +39,17 @@ fn requests(operation: &str, own: &str, blob: &Value, grant: &str) -> Vec<Value>
         "UpdateKeyDescription" => of_key(json!({"Description": "d"})),
         "TagResource" => of_key(json!({"Tags": [{"TagKey": "a", "TagValue": "b"}]})),
         "UntagResource" => of_key(json!({"TagKeys": ["a"]})),
-        "Encrypt" => of_key(json!({"Plaintext": text})),
+        // The last of each is refused before anybody asks whether it is allowed.
+        "Encrypt" => [json!({"Plaintext": text}), json!({"Plaintext": b64(&[0; 4097])})].map(of_key).concat(),
         "Decrypt" => of_key(json!({"CiphertextBlob": blob})),
         "ReEncrypt" => vec![
             json!({"CiphertextBlob": blob, "SourceKeyId": KEY, "DestinationKeyId": own}),
             json!({"CiphertextBlob": blob, "SourceKeyId": KEY, "DestinationKeyId": KEY}),
             json!({"CiphertextBlob": blob, "DestinationKeyId": KEY}),
         ],
-        "GenerateDataKey" | "GenerateDataKeyWithoutPlaintext" => of_key(json!({"KeySpec": "AES_256"})),
+        "GenerateDataKey" | "GenerateDataKeyWithoutPlaintext" => {
+            [json!({"KeySpec": "AES_256"}), json!({"NumberOfBytes": 99_999})].map(of_key).concat()
+        }
         "GenerateDataKeyPair" | "GenerateDataKeyPairWithoutPlaintext" => {
             of_key(json!({"KeyPairSpec": "ECC_NIST_P256"}))
         }

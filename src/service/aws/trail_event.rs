@@ -104,9 +104,14 @@ fn answer_of<'a>(record: &'a AuditRecord, from: &Place) -> Option<(&'a str, &'a 
     detail(ANSWER_CODE).zip(detail(ANSWER)).filter(|_| owner != Some(&from.account))
 }
 
-/// The key of an event, for an account that may know it.
+/// The key of an event, for an account that may know it: of a refused request, whatever it was refused for, one of its own, or
+/// one that the request named by its ARN.
 pub(super) fn key_of<'a>(record: &'a AuditRecord, from: &Place) -> Option<&'a String> {
-    record.body.key.as_ref().filter(|_| answer_of(record, from).is_none())
+    let key = record.body.key.as_ref()?;
+    let is_own = account_of(key) == Some(&from.account);
+    let is_named = || request_of(record).is_some_and(|request| request.parameters.contains(&**key));
+    let is_known = is_own || record.body.result != "refused" || (answer_of(record, from).is_none() && is_named());
+    is_known.then_some(key)
 }
 
 /// What CloudTrail calls the user name of a principal: of a user its name, of a role's session the session's.
