@@ -178,6 +178,10 @@ impl LookupEvents {
 
 fn event(event: &AuditEvent, from: &Place, home: &Place) -> Option<Event> {
     let body = &event.record.body;
+    if body.result.is_empty() {
+        // It is under way; or a full disk left it without an end, which the next start decides.
+        return None;
+    }
     let (source, name) = named(&body.act)?;
     let resource = |arn: &String| Resource { resource_type: KEY_TYPE, resource_name: arn.clone() };
     let access_key = request_of(&event.record).map(|r| r.access_key.clone());

@@ -1,6 +1,8 @@
 use super::super::trail_testing::{ACCOUNT, DAY, OTHER, START, World, allow, code};
+use super::event;
 use crate::iam::{NewRole, PrincipalRef};
-use crate::kms::Caller;
+use crate::kms::{Caller, Place};
+use crate::ledger::Filter;
 use serde_json::{Value, json};
 
 /// Looks events up: their names.
@@ -52,6 +54,18 @@ fn a_roles_session_is_told_with_the_roles_unique_id() {
         } },
     });
     assert_eq!(told["userIdentity"], expected);
+}
+
+#[test]
+fn an_act_without_an_end_is_no_event() {
+    let world = World::new();
+    world.key(&world.root(ACCOUNT), &[]);
+    let found = world.service.ledger().events(&Filter::default(), None, 50).unwrap();
+    let mut made = found.records.into_iter().find(|e| e.record.body.act == "kms:CreateKey").unwrap();
+    let place = Place { account: ACCOUNT.into(), region: "us-east-1".into() };
+    assert!(event(&made, &place, &place).is_some());
+    made.record.body.result.clear();
+    assert!(event(&made, &place, &place).is_none());
 }
 
 /// The record is that of the example "Decrypt with a standard symmetric encryption key" (KMS Developer Guide).
