@@ -22,13 +22,18 @@ pub fn tokens(text: &str) -> Cow<'_, str> {
 }
 
 fn secrets(text: &str) -> Cow<'_, str> {
-    let bytes = text.as_bytes();
     // Base64 may be %-encoded.
-    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/%".contains(b);
+    let is_digit = |b: u8| b.is_ascii_alphanumeric() || b"+/%".contains(&b);
+    without_runs(text, is_digit, |_, run| is_random(run))
+}
+
+/// Puts an ellipsis in place of each run of digits that is masked by what precedes it and by itself. Digits are ASCII.
+fn without_runs(text: &str, is_digit: impl Fn(u8) -> bool, is_masked: impl Fn(&str, &[u8]) -> bool) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
     let (mut out, mut kept, mut at) = (String::new(), 0, 0);
     while at < bytes.len() {
-        let run = bytes[at..].iter().take_while(|b| is_digit(b)).count();
-        if is_random(&bytes[at..at + run]) {
+        let run = bytes[at..].iter().take_while(|b| is_digit(**b)).count();
+        if run > 0 && is_masked(&text[..at], &bytes[at..at + run]) {
             out.push_str(&text[kept..at]);
             out.push('…');
             kept = at + run;
@@ -65,22 +70,8 @@ fn is_random(run: &[u8]) -> bool {
 /// `att`, `t=`, in any case), so that a truncated or mistyped token, or one whose dash is %-encoded, is masked as well.
 #[must_use]
 pub fn export_tokens(text: &str) -> Cow<'_, str> {
-    let digits = |at: usize| text.as_bytes()[at..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    let (mut out, mut kept, mut at) = (String::new(), 0, 0);
-    while at < text.len() {
-        let run = digits(at);
-        if run >= TOKEN_DIGITS && introduces_token(&text[..at]) {
-            out.push_str(&text[kept..at]);
-            out.push('…');
-            kept = at + run;
-        }
-        at += run.max(1);
-    }
-    if kept == 0 {
-        return Cow::Borrowed(text);
-    }
-    out.push_str(&text[kept..]);
-    Cow::Owned(out)
+    let is_token = |before: &str, run: &[u8]| run.len() >= TOKEN_DIGITS && introduces_token(before);
+    without_runs(text, |b| b.is_ascii_hexdigit(), is_token)
 }
 
 fn introduces_token(before: &str) -> bool {

@@ -282,7 +282,7 @@ impl Accepting {
             return;
         }
         if self.bound.is_homeless(&self.path) {
-            // Commands there are for whoever serves what is there now.
+            // Another installation may be at this path now.
             let what = format!("listen on {} again", self.path.display());
             let moved = std::io::Error::other("the data directory was moved or removed: stop this server");
             return self.failing.note(&what, &Err(moved));
