@@ -248,6 +248,10 @@ bytes_id! {
     PackId
 }
 bytes_id! {
+    /// A volume's spill, for as long as any of its snapshots is pending.
+    SpillId
+}
+bytes_id! {
     /// A snapshot repository.
     RepositoryId
 }

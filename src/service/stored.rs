@@ -52,8 +52,8 @@ impl StoredVolumes {
             },
             _ => None,
         };
-        let scratch = self.stores.clone();
-        let opening = Opening { writable: true, parent, write_failed: record.write_failed, scratch };
+        let spills = self.stores.clone();
+        let opening = Opening { writable: true, parent, write_failed: record.write_failed, spills };
         Volume::open(store, self.env.clone(), opening, &name)
     }
 
@@ -61,8 +61,8 @@ impl StoredVolumes {
     pub(super) fn open_fresh(&self, record: &VolumeRecord) -> Result<Volume> {
         let store = self.stores.open(record.id, Access::Read)?;
         let parent = record.parent.as_ref().map(|p| self.lineages.open_parent(record.lineage, p)).transpose()?;
-        let (write_failed, scratch) = (record.write_failed, self.stores.clone());
-        let opening = Opening { writable: false, parent, write_failed, scratch };
+        let (write_failed, spills) = (record.write_failed, self.stores.clone());
+        let opening = Opening { writable: false, parent, write_failed, spills };
         Volume::open(store, self.env.clone(), opening, &record.shown())
     }
 

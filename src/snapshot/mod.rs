@@ -1,11 +1,12 @@
 //! Snapshots: sealed chunks in a repository, a signed hash tree over them, and garbage collection.
 //!
-//! This layer copies [`crate::cipher::Sealed`] bytes and decrypts nothing. It keeps no state outside the repository's
-//! directory.
+//! This layer copies [`crate::cipher::Sealed`] bytes and decrypts nothing. All its state is in the repository, except
+//! what a snapshot in progress has staged.
 //! ```text
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
+//! staging     what is copied and not in the repository yet
 //! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
@@ -22,6 +23,7 @@ pub mod record;
 pub mod redirect;
 pub mod refs;
 pub mod repository;
+pub mod staging;
 pub mod sweep;
 pub mod tree;
 pub mod writer;

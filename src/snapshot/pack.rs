@@ -127,10 +127,44 @@ impl PackBuilder {
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         Self { id, bytes, footer: Vec::new(), count: 0 }
     }
+    /// Continues a pack from its bytes, which end with its last body, and its bodies' heads with their offsets.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if it is another pack. The bodies are checked when the complete pack is parsed.
+    pub fn restore(
+        object: &str,
+        (id, lineage): (PackId, LineageId),
+        bytes: Vec<u8>,
+        bodies: impl Iterator<Item = (BodyHead, u32)>,
+    ) -> Result<Self> {
+        let mut pack = Self::new(id, lineage);
+        if bytes.get(..HEADER) != Some(&pack.bytes[..]) {
+            return Err(damaged(object, 0, format_args!("it is not pack {id}")));
+        }
+        for (head, offset) in bodies {
+            pack.footer.extend_from_slice(&head.encode());
+            pack.footer.extend_from_slice(&offset.to_le_bytes());
+            pack.count += 1;
+        }
+        pack.bytes.truncate(0);
+        pack.bytes.extend_from_slice(&bytes);
+        Ok(pack)
+    }
     /// Returns its id.
     #[must_use]
     pub const fn id(&self) -> PackId {
         self.id
+    }
+    /// Returns the bytes so far: the header and all bodies.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    /// Takes back the last append, which was at `offset`.
+    pub fn take_back(&mut self, offset: u32) {
+        self.bytes.truncate((offset as usize).max(HEADER));
+        self.footer.truncate(self.footer.len().saturating_sub(FOOT));
+        self.count = self.count.saturating_sub(1);
     }
     /// Whether nothing has been appended.
     #[must_use]

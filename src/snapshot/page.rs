@@ -77,7 +77,7 @@ impl LeafEntry {
     pub fn same_content(&self, other: &Self) -> bool {
         self.hash == other.hash && self.map == other.map && self.tag == other.tag
     }
-    fn encode(&self) -> [u8; LEAF] {
+    pub(super) fn encode(&self) -> [u8; LEAF] {
         let mut out = [0; LEAF];
         out[..32].copy_from_slice(&self.hash.0);
         out[32..48].copy_from_slice(&self.pack);
@@ -87,7 +87,7 @@ impl LeafEntry {
         out[72..76].copy_from_slice(&self.tag.0);
         out
     }
-    fn decode(bytes: &[u8], at: usize) -> Self {
+    pub(super) fn decode(bytes: &[u8], at: usize) -> Self {
         Self {
             hash: Hash32(arr(bytes, at)),
             pack: arr(bytes, at + 32),

@@ -2,6 +2,9 @@
 //!
 //! Memory use is one leaf entry per changed chunk and at most two packs: the one being filled and the one being put.
 //! Nothing is visible before the log's `add`; what a killed create leaves is unreachable, and a sweep deletes it.
+//!
+//! With a staging directory ([`super::staging`]), a chunk is copied once it is there: putting full packs is another
+//! thread's work ([`SnapshotWriter::send_one`]), and a create that was killed or stopped is resumed.
 
 use super::log::Entry;
 use super::manifest::Manifest;
@@ -9,6 +12,7 @@ use super::pack::{PackBuilder, body_hash, map_of, stored_len};
 use super::page::{FAN, LeafEntry, depth_of, encode_interior, encode_leaf};
 use super::record::{RECORD_MAX, Record};
 use super::repository::{Inner, Located, Repository};
+use super::staging::{Note, Staged, Staging, packs_of};
 use super::tree::Tree;
 use super::{Folder, damaged};
 use crate::cipher::Sealed;
@@ -18,12 +22,15 @@ use crate::units::{
     CHUNK, ChunkNo, DataKeyId, Hash32, LineageId, MAX_VOLUME, PackId, SECTOR, SnapshotId, VolumeId, chunks_in,
 };
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The parameters of a snapshot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotSpec {
     /// Its id.
     pub id: SnapshotId,
@@ -82,26 +89,36 @@ pub struct SnapshotWriter {
     spec: SnapshotSpec,
     base: Option<Arc<Located>>,
     base_tree: Option<Tree>,
+    /// The staging directory, if there is one.
+    staged_in: Option<PathBuf>,
     filling: Mutex<Filling>,
-    sending: Mutex<Sent>,
+    /// Held by the thread that puts a pack. Taken after `filling`, if at all.
+    sending: Mutex<Vec<(PackId, u64)>>,
+    /// Complete packs that are not put yet, oldest first. Its lock is never held during a put.
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// Notified when `waiting` has changed.
+    moved: Condvar,
     finishing: Mutex<Finishing>,
+}
+
+/// A complete pack that is not put yet.
+#[derive(Clone)]
+struct Waiting {
+    id: PackId,
+    length: u32,
+    /// Its bytes; `None`: it is staged.
+    bytes: Option<Bytes>,
 }
 
 #[derive(Default)]
 struct Filling {
     pack: Option<PackBuilder>,
+    staging: Option<Staging>,
     changed: BTreeMap<u64, LeafEntry>,
     tags: BTreeMap<[u8; 4], DataKeyId>,
     stored_bytes: u64,
     /// Set by the first finish: no more chunks are accepted.
     closed: bool,
-}
-
-#[derive(Default)]
-struct Sent {
-    packs: Vec<(PackId, u64)>,
-    /// A pack whose put failed: put again, with the same bytes, before anything else.
-    unsent: Option<(PackId, Bytes)>,
 }
 
 /// The state of an interrupted finish: a repeat continues with the same bytes.
@@ -121,6 +138,32 @@ impl Repository {
     /// [`Kind::Exists`] if it is completed already; [`Kind::Busy`] while it is being made; [`Kind::NotFound`] without
     /// its base.
     pub fn begin(&self, spec: SnapshotSpec) -> Result<SnapshotWriter> {
+        self.begin_in(spec, None)
+    }
+
+    /// Like [`Repository::begin`], with a staging directory, which is created: chunks are copied there first, and
+    /// [`SnapshotWriter::send_one`] puts them.
+    ///
+    /// # Errors
+    /// As [`Repository::begin`]; what the operating system reports about the directory.
+    pub fn begin_staged(&self, spec: SnapshotSpec, staging: &Path) -> Result<SnapshotWriter> {
+        let writer = self.begin_in(spec, Some(staging))?;
+        let made = Staging::create(staging, &writer.spec, &self.inner.env.boot_id)?;
+        writer.filling.lock().staging = Some(made);
+        Ok(writer)
+    }
+
+    /// Continues a snapshot from its staging directory.
+    ///
+    /// # Errors
+    /// As [`Repository::begin`]; [`Kind::Integrity`] if the staging is damaged.
+    pub fn resume(&self, staged: Staged) -> Result<SnapshotWriter> {
+        let writer = self.begin_in(staged.spec().clone(), Some(staged.staging.folder()))?;
+        writer.restore(staged)?;
+        Ok(writer)
+    }
+
+    fn begin_in(&self, spec: SnapshotSpec, staging: Option<&Path>) -> Result<SnapshotWriter> {
         let folder = self.inner.own(spec.lineage)?;
         if spec.size == 0 || spec.size > MAX_VOLUME || !spec.size.is_multiple_of(512) {
             return Err(Error::new(
@@ -148,8 +191,11 @@ impl Repository {
             spec,
             base,
             base_tree,
+            staged_in: staging.map(Path::to_owned),
             filling: Mutex::new(Filling { tags, ..Filling::default() }),
             sending: Mutex::default(),
+            waiting: Mutex::default(),
+            moved: Condvar::new(),
             finishing: Mutex::default(),
         };
         self.inner.creates.lock().begin(writer.spec.id, folder, writer.base.clone())?;
@@ -215,7 +261,9 @@ impl SnapshotWriter {
         }
         let was = self.base_entry(chunk)?;
         if was.same_content(&entry) {
-            self.filling()?.changed.remove(&chunk.0);
+            let mut filling = self.filling()?;
+            filling.note(&Note::Same(chunk))?;
+            filling.changed.remove(&chunk.0);
             return Ok(());
         }
         self.store(chunk, entry, bytes, key)
@@ -239,6 +287,7 @@ impl SnapshotWriter {
     fn store(&self, chunk: ChunkNo, mut entry: LeafEntry, bytes: &[u8], key: DataKeyId) -> Result<()> {
         let mut filling = self.filling()?;
         if entry.is_hole() {
+            filling.note(&Note::Hole(chunk))?;
             filling.changed.insert(chunk.0, entry);
             return Ok(());
         }
@@ -247,36 +296,132 @@ impl SnapshotWriter {
                 format!("snapshot {}: data key {key} has the same tag as another one of this lineage", self.spec.id);
             return Err(Error::new(Kind::InvalidState, what).hint("give the volume a new data key"));
         }
+        let Filling { pack, staging, .. } = &mut *filling;
         let rng = &*self.repo.env.rng;
-        let pack = filling.pack.get_or_insert_with(|| PackBuilder::new(PackId::draw(rng), self.folder.lineage));
+        let pack = pack.get_or_insert_with(|| PackBuilder::new(PackId::draw(rng), self.folder.lineage));
         entry.offset = pack.append(chunk, entry.map, entry.tag, entry.hash, bytes)?;
         entry.pack = pack.id().0;
+        if let Some(Err(err)) = staging.as_mut().map(|staging| stage(staging, pack, chunk, entry, key)) {
+            pack.take_back(entry.offset);
+            return Err(err);
+        }
         let full = pack.is_full();
         filling.stored_bytes += u64::from(entry.length);
         filling.changed.insert(chunk.0, entry);
         if !full {
             return Ok(());
         }
-        // Taken while the pack's lock is held: no second pack can fill up while this one waits to be put.
-        let mut sending = self.sending.lock();
-        self.send_unsent(&mut sending)?;
-        let pack = filling.pack.take();
+        self.complete_pack(&mut filling)?;
         drop(filling);
-        self.send(&mut sending, pack)
+        if self.staged_in.is_none() { self.send_all() } else { Ok(()) }
     }
 
-    fn send(&self, sending: &mut Sent, pack: Option<PackBuilder>) -> Result<()> {
-        if let Some(pack) = pack.filter(|p| !p.is_empty()) {
-            sending.unsent = Some((pack.id(), Bytes::from(pack.seal())));
+    /// Completes the pack that is being filled: it waits to be put.
+    fn complete_pack(&self, filling: &mut Filling) -> Result<()> {
+        let Some(pack) = filling.pack.take_if(|p| !p.is_empty()) else { return Ok(()) };
+        let (id, bodies) = (pack.id(), pack.bytes().len());
+        let bytes = Bytes::from(pack.seal());
+        let length = bytes.len() as u32;
+        let bytes = match &mut filling.staging {
+            Some(staging) => {
+                staging.write_pack(id, &bytes[bodies..], bodies as u64)?;
+                None
+            }
+            None => Some(bytes),
+        };
+        self.waiting.lock().push_back(Waiting { id, length, bytes });
+        self.moved.notify_all();
+        Ok(())
+    }
+
+    /// Puts the oldest complete pack. `false`: there is none.
+    ///
+    /// # Errors
+    /// What the store reports: a repeat puts the same bytes. [`Kind::Integrity`] if its staged copy is damaged.
+    pub fn send_one(&self) -> Result<bool> {
+        let mut sent = self.sending.lock();
+        let Some(next) = self.waiting.lock().front().cloned() else { return Ok(false) };
+        let bytes = match (next.bytes, &self.staged_in) {
+            (Some(bytes), _) => bytes,
+            (None, Some(folder)) => Staging::read_pack(folder, next.id)?,
+            (None, None) => return Err(Error::new(Kind::Failed, format!("pack {} is nowhere", next.id))),
+        };
+        self.repo.put_for(self.spec.id, &self.folder.path("packs", next.id), &bytes)?;
+        sent.push((next.id, u64::from(next.length)));
+        self.waiting.lock().pop_front();
+        self.moved.notify_all();
+        drop(sent);
+        if let Some(Err(err)) = self.filling.lock().staging.as_mut().map(|s| s.note_put(next.id, next.length)) {
+            // Not lost: whoever resumes puts it again.
+            tracing::warn!("snapshot {}: {}", self.spec.id, err.line());
         }
-        self.send_unsent(sending)
+        Ok(true)
     }
 
-    fn send_unsent(&self, sending: &mut Sent) -> Result<()> {
-        let Some((id, bytes)) = sending.unsent.clone() else { return Ok(()) };
-        self.repo.put_for(self.spec.id, &self.folder.path("packs", id), &bytes)?;
-        sending.packs.push((id, bytes.len() as u64));
-        sending.unsent = None;
+    fn send_all(&self) -> Result<()> {
+        while self.send_one()? {}
+        Ok(())
+    }
+
+    /// Returns how many complete packs are not put yet.
+    pub fn backlog(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Waits until the backlog is `wanted`, at most for `patience`. Returns whether it is.
+    pub fn await_backlog(&self, wanted: impl Fn(usize) -> bool, patience: Duration) -> bool {
+        let mut waiting = self.waiting.lock();
+        if !wanted(waiting.len()) {
+            let _ = self.moved.wait_for(&mut waiting, patience);
+        }
+        wanted(waiting.len())
+    }
+
+    /// Stops using the staging directory, and makes it durable: the snapshot can be resumed, after a restart of the
+    /// machine too.
+    ///
+    /// # Errors
+    /// What the operating system reports: then it can be resumed only in this boot.
+    pub fn suspend(&self) -> Result<()> {
+        let mut filling = self.filling.lock();
+        filling.closed = true;
+        filling.staging.take().map_or(Ok(()), |mut staging| staging.close())
+    }
+
+    /// Takes over what an earlier process has staged and put.
+    fn restore(&self, Staged { staging, notes }: Staged) -> Result<()> {
+        let mut filling = self.filling.lock();
+        let staged_in = staging.folder().to_owned();
+        filling.staging = Some(staging);
+        let put: BTreeMap<PackId, u32> = notes
+            .iter()
+            .filter_map(|note| if let Note::Put(pack, length) = note { Some((*pack, *length)) } else { None })
+            .collect();
+        for note in &notes {
+            match note {
+                Note::Body(chunk, entry, key) => {
+                    filling.tags.insert(entry.tag.0, *key);
+                    filling.stored_bytes += u64::from(entry.length);
+                    filling.changed.insert(chunk.0, *entry);
+                }
+                Note::Hole(chunk) => drop(filling.changed.insert(chunk.0, LeafEntry::default())),
+                Note::Same(chunk) => drop(filling.changed.remove(&chunk.0)),
+                Note::Put(..) => {}
+            }
+        }
+        for (id, bodies) in packs_of(&notes) {
+            if let Some(length) = put.get(&id) {
+                self.repo.announce(self.spec.id, &self.folder.path("packs", id));
+                self.sending.lock().push((id, u64::from(*length)));
+                continue;
+            }
+            // Only the last one can be incomplete; the others get the same footer again.
+            self.complete_pack(&mut filling)?;
+            filling.pack = Some(Staging::rebuild(&staged_in, (id, self.folder.lineage), &bodies)?);
+        }
+        if filling.pack.as_ref().is_some_and(PackBuilder::is_full) {
+            self.complete_pack(&mut filling)?;
+        }
         Ok(())
     }
 
@@ -328,10 +473,10 @@ impl SnapshotWriter {
     fn build(&self, state: &mut Finishing) -> Result<Manifest> {
         let mut filling = self.filling.lock();
         filling.closed = true;
-        let mut sending = self.sending.lock();
-        self.send_unsent(&mut sending)?;
-        let last = filling.pack.take();
-        self.send(&mut sending, last)?;
+        self.complete_pack(&mut filling)?;
+        drop(filling);
+        self.send_all()?;
+        let filling = self.filling.lock();
         state.pages.clear();
         let (root, chunks) = self.put_pages(&filling.changed, &mut state.pages)?;
         let mut folders = vec![self.folder.installation];
@@ -425,7 +570,7 @@ impl SnapshotWriter {
 
     /// Confirms that every pack and page exists, with its length. Returns the number of packs.
     fn confirm(&self, pages: &[(String, u64)]) -> Result<u64> {
-        let packs = self.sending.lock().packs.clone();
+        let packs = self.sending.lock().clone();
         let packs_put = packs.iter().map(|(id, length)| (self.folder.path("packs", id), *length));
         for (object, length) in packs_put.chain(pages.iter().cloned()) {
             let there = self.repo.objects.head(&object)?;
@@ -470,12 +615,26 @@ impl SnapshotWriter {
         }
         self.repo.objects.delete(&self.folder.path("manifests", self.spec.id))?;
         let sent = self.sending.lock();
-        let unsent = sent.unsent.as_ref().map(|(id, _)| *id);
-        for id in sent.packs.iter().map(|(id, _)| *id).chain(unsent) {
+        let waiting = self.waiting.lock();
+        for id in sent.iter().map(|(id, _)| *id).chain(waiting.iter().map(|w| w.id)) {
             self.repo.objects.delete(&self.folder.path("packs", id))?;
         }
-        Ok(())
+        self.staged_in.as_deref().map_or(Ok(()), super::staging::remove)
     }
+}
+
+impl Filling {
+    fn note(&mut self, note: &Note) -> Result<()> {
+        self.staging.as_mut().map_or(Ok(()), |staging| staging.note(note))
+    }
+}
+
+/// Stages the body that was appended last to a pack.
+fn stage(staging: &mut Staging, pack: &PackBuilder, chunk: ChunkNo, entry: LeafEntry, key: DataKeyId) -> Result<()> {
+    // The first body brings the pack's header along.
+    let from = if entry.offset as usize == super::pack::HEADER { 0 } else { entry.offset as usize };
+    staging.write_pack(pack.id(), &pack.bytes()[from..], from as u64)?;
+    staging.note(&Note::Body(chunk, entry, key))
 }
 
 impl Drop for SnapshotWriter {

@@ -5,7 +5,7 @@ use super::factory::{Access, Stores};
 use super::files::FileStores;
 use super::memory::MemoryStores;
 use super::watched::{Op, Script, faulty};
-use super::{BlockStore, Stored};
+use super::{BlockStore, SpillSpace, Stored};
 use crate::cipher::{Sealed, SealedBuf};
 use crate::env::SystemRng;
 use crate::error::{Error, Kind, Result};
@@ -439,21 +439,33 @@ fn the_time_of_the_last_change_never_goes_back() {
 }
 
 #[test]
-fn scratch_returns_what_was_written_and_is_not_listed() {
+fn a_spill_returns_what_was_written_and_goes_with_its_volume() {
     for on in Subject::all() {
-        let (one, two) = (on.stores.scratch().unwrap(), on.stores.scratch().unwrap());
-        one.write_at(Sealed::made_up(&[1; 4096]), 8192).unwrap();
-        two.write_at(Sealed::made_up(&[2; 4096]), 8192).unwrap();
+        let (one, two) = (on.make(), on.make());
+        let before = on.stores.list().unwrap().len();
+        assert!(on.stores.open_spill(one).unwrap().is_none(), "{}", on.name);
+        let spills = [one, two].map(|id| on.stores.create_spill(id).unwrap());
+        spills[0].write_records(&[(&[9; 64], Sealed::made_up(&[1; 4096]))], 8192).unwrap();
+        spills[1].write_head(&[2; 4096]).unwrap();
+        drop(spills);
+        let again = on.stores.open_spill(one).unwrap().unwrap();
         let mut back = SealedBuf::holes(4096);
-        one.read_at(back.room(), 8192).unwrap();
+        again.read_sealed(back.room(), 8192 + 64).unwrap();
         assert!(back[..] == [1; 4096], "{}", on.name);
-        one.read_at(back.room(), 0).unwrap();
-        assert!(back[..] == [0; 4096], "{}", on.name);
-        assert!(one.read_at(back.room(), 1 << 20).is_err(), "{}", on.name);
-        one.is_nearly_full().unwrap();
-        assert_eq!(on.stores.list().unwrap(), [], "{}", on.name);
+        again.read_sealed(back.room(), 0).unwrap();
+        assert!(back[..] == [0; 4096], "{}: never written", on.name);
+        assert!(again.read_sealed(back.room(), 1 << 20).is_err(), "{}", on.name);
+        assert_eq!(again.read_at(&mut [0; 8192], 8192).unwrap(), 64 + 4096, "{}", on.name);
+        again.is_nearly_full().unwrap();
+        again.sync().unwrap();
+        assert_eq!(on.stores.list().unwrap().len(), before, "{}: spills are not listed", on.name);
+        on.stores.remove_spill(two).unwrap();
+        assert!(on.stores.open_spill(two).unwrap().is_none(), "{}", on.name);
+        on.stores.remove(one).unwrap();
+        assert!(on.stores.open_spill(one).unwrap().is_none() && !on.stores.has_any(one), "{}", on.name);
+        on.stores.remove(two).unwrap();
     }
     let memory = MemoryStores::default();
-    memory.without_scratch();
-    assert!(super::ScratchSpace::scratch(&memory).is_err());
+    memory.without_spill();
+    assert!(memory.create_spill(VolumeId::draw(&SystemRng)).is_err());
 }

@@ -1,6 +1,6 @@
 //! The factory of stores: finds them by volume id, so that no layer above knows where or how they are kept.
 
-use super::{BlockStore, ScratchSpace};
+use super::{BlockStore, SpillSpace};
 use crate::env::Timestamp;
 use crate::error::Result;
 use crate::units::VolumeId;
@@ -41,7 +41,7 @@ pub struct Found {
 }
 
 /// Creates, opens, lists and removes stores.
-pub trait Stores: ScratchSpace {
+pub trait Stores: SpillSpace {
     /// Creates a store of `size` bytes that reads as zeros, lets `fill` write into it, makes it durable and publishes
     /// it. It cannot be opened before that. A failure leaves at most remnants, which [`Stores::remove`] removes.
     ///
@@ -58,7 +58,8 @@ pub trait Stores: ScratchSpace {
     /// hosts.
     fn open(&self, id: VolumeId, access: Access) -> Result<Arc<dyn BlockStore>>;
 
-    /// Removes a volume's store, durably, and remnants of an interrupted create. A missing store is not an error.
+    /// Removes a volume's store, durably, with its spill and remnants of an interrupted create. A missing store is not an
+    /// error.
     ///
     /// # Errors
     /// What the operating system reports.
@@ -76,7 +77,7 @@ pub trait Stores: ScratchSpace {
     /// Returns the location of a volume's store, whether or not it exists, for people.
     fn place(&self, id: VolumeId) -> String;
 
-    /// Lists everything among the stores: published ones, remnants, foreign objects.
+    /// Lists everything among the stores except spills: published ones, remnants, foreign objects.
     ///
     /// # Errors
     /// What the operating system reports.

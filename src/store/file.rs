@@ -2,14 +2,15 @@
 
 use super::ahead::Ahead;
 use super::folio_hints::{FolioHints, Pages};
-use super::{BlockStore, Scratch, ScratchSpace, StoreIdentity, Stored};
+use super::{BlockStore, SpillFile, SpillSpace, StoreIdentity, Stored};
 use crate::cipher::Sealed;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
 use crate::sys::{LockKind, ofd_lock, ofd_unlock};
+use crate::units::VolumeId;
 use parking_lot::Mutex;
-use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, StatxFlags};
-use rustix::fs::{fadvise, fallocate, fdatasync, openat, seek, statx};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, OFlags, SeekFrom, StatxFlags};
+use rustix::fs::{fadvise, fallocate, fdatasync, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io;
@@ -26,6 +27,9 @@ use std::sync::Arc;
 const WRITE_STEP: u64 = 16 * 1024;
 /// The same limit where the pages were made by such writes already.
 const REWRITE_STEP: u64 = 64 * 1024;
+
+/// Extension of the files that hold spills.
+pub(super) const SPILL: &str = "spill";
 
 /// The file of one volume, open and locked.
 #[derive(Debug)]
@@ -145,22 +149,44 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).on(|| format!("sync folder {}", folder.display()))
 }
 
-/// Scratch space in a directory: files without names.
+/// Spills in a directory, `<volume id>.spill`.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes scratch space in the directory `path`.
+    /// Keeps spills in the directory `path`.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
+
+    fn path(&self, volume: VolumeId) -> PathBuf {
+        self.0.join(format!("{volume}.{SPILL}"))
+    }
 }
 
-impl ScratchSpace for Folder {
-    fn scratch(&self) -> io::Result<Scratch> {
-        let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-        Ok(Scratch::over(File::from(openat(CWD, &self.0, flags, mode)?)))
+impl SpillSpace for Folder {
+    fn create_spill(&self, volume: VolumeId) -> io::Result<SpillFile> {
+        // A new file, so that no handle to an older spill writes into it.
+        self.remove_spill(volume)?;
+        let how = File::options().read(true).write(true).create_new(true).mode(0o600).open(self.path(volume))?;
+        Ok(SpillFile::over(how))
+    }
+
+    fn open_spill(&self, volume: VolumeId) -> io::Result<Option<SpillFile>> {
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        match File::options().read(true).write(true).custom_flags(flags).open(self.path(volume)) {
+            Ok(file) => Ok(Some(SpillFile::over(file))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn remove_spill(&self, volume: VolumeId) -> io::Result<()> {
+        match std::fs::remove_file(self.path(volume)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -318,6 +344,7 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, Mode};
 
     #[test]
     fn a_second_opener_is_refused_as_busy() {
@@ -334,16 +361,22 @@ mod tests {
     }
 
     #[test]
-    fn a_scratch_file_lies_on_the_volumes_disk_and_has_no_name() {
+    fn a_spill_is_private_and_survives_until_it_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = FileStore::create_unnamed(&dir.path().join("v"), 8192, false).unwrap();
-        store.publish(&dir.path().join("v")).unwrap();
-        let scratch = Folder::new(dir.path()).scratch().unwrap();
-        scratch.write_at(Sealed::made_up(b"set aside"), 4096).unwrap();
-        let about = scratch.file().metadata().unwrap();
-        assert_eq!((about.nlink(), about.mode() & 0o777), (0, 0o600));
-        assert_eq!(about.dev(), dir.path().metadata().unwrap().dev());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let (folder, volume) = (Folder::new(dir.path()), VolumeId::draw(&crate::env::SystemRng));
+        assert!(folder.open_spill(volume).unwrap().is_none());
+        let old = folder.create_spill(volume).unwrap();
+        let spill = folder.create_spill(volume).unwrap();
+        old.write_head(b"of a handle to an older one").unwrap();
+        spill.write_records(&[(b"head", Sealed::made_up(b"body"))], 4096).unwrap();
+        assert_eq!(spill.file().metadata().unwrap().mode() & 0o777, 0o600);
+        let again = folder.open_spill(volume).unwrap().unwrap();
+        let mut seen = [1; 16];
+        assert_eq!(again.read_at(&mut seen, 4092).unwrap(), 12);
+        assert_eq!(seen[..12], *b"\0\0\0\0headbody");
+        folder.remove_spill(volume).unwrap();
+        folder.remove_spill(volume).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Stores as files in one directory, `<volume id>.coffer`.
 
 use super::factory::{Access, Found, Room, Stores};
-use super::file::{FileStore, Folder, sync_parent};
+use super::file::{FileStore, Folder, SPILL, sync_parent};
 use super::folio_hints::FolioHintCache;
-use super::{BlockStore, Scratch, ScratchSpace};
+use super::{BlockStore, SpillFile, SpillSpace};
 use crate::env::Timestamp;
 use crate::error::{IoContext, Result};
 use crate::file::{OpenHow, open_regular};
@@ -40,6 +40,13 @@ fn file_name(id: VolumeId) -> String {
     format!("{id}.coffer")
 }
 
+/// Whether a directory entry is the spill of a volume.
+fn is_spill(entry: &std::fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let volume = name.to_str().and_then(|n| n.strip_suffix(SPILL)?.strip_suffix('.')?.parse::<VolumeId>().ok());
+    volume.is_some()
+}
+
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).on(|| format!("remove {}", path.display())),
@@ -47,9 +54,15 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-impl ScratchSpace for FileStores {
-    fn scratch(&self) -> io::Result<Scratch> {
-        Folder::new(&self.folder).scratch()
+impl SpillSpace for FileStores {
+    fn create_spill(&self, volume: VolumeId) -> io::Result<SpillFile> {
+        Folder::new(&self.folder).create_spill(volume)
+    }
+    fn open_spill(&self, volume: VolumeId) -> io::Result<Option<SpillFile>> {
+        Folder::new(&self.folder).open_spill(volume)
+    }
+    fn remove_spill(&self, volume: VolumeId) -> io::Result<()> {
+        Folder::new(&self.folder).remove_spill(volume)
     }
 }
 
@@ -70,6 +83,7 @@ impl Stores for FileStores {
     fn remove(&self, id: VolumeId) -> Result<()> {
         let path = self.path(id);
         remove_file(&path.with_extension("new"))?;
+        remove_file(&path.with_extension(SPILL))?;
         remove_file(&path)?;
         // A name that reappeared after power loss would be a file without a volume.
         sync_parent(&path)
@@ -77,7 +91,7 @@ impl Stores for FileStores {
 
     fn has_any(&self, id: VolumeId) -> bool {
         let path = self.path(id);
-        path.exists() || path.with_extension("new").exists()
+        path.exists() || ["new", SPILL].iter().any(|e| path.with_extension(e).exists())
     }
 
     fn room(&self, id: VolumeId) -> Result<Room> {
@@ -102,7 +116,10 @@ impl Stores for FileStores {
         };
         match std::fs::read_dir(&self.folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            entries => entries.on(what)?.map(|entry| entry.on(what).map(found)).collect(),
+            entries => {
+                let all = entries.on(what)?.map(|entry| entry.on(what));
+                all.filter(|entry| !entry.as_ref().is_ok_and(is_spill)).map(|entry| entry.map(found)).collect()
+            }
         }
     }
 

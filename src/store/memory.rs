@@ -3,7 +3,7 @@
 use super::factory::{Access, Found, Room, Stores};
 use super::sim::SimStore;
 use super::watched::{Op, Watched};
-use super::{BlockStore, Scratch, ScratchSpace};
+use super::{BlockStore, SpillFile, SpillSpace};
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::units::VolumeId;
@@ -23,7 +23,8 @@ struct Shelf {
     half: BTreeMap<VolumeId, SimStore>,
     /// Disks that belong to no volume, by name.
     strangers: BTreeMap<String, SimStore>,
-    no_scratch: bool,
+    no_spill: bool,
+    spills: BTreeMap<VolumeId, SimStore>,
     /// New disks have no free space.
     full: bool,
 }
@@ -98,9 +99,14 @@ impl MemoryStores {
         self.0.lock().full = full;
     }
 
-    /// Makes scratch space fail from now on.
-    pub(crate) fn without_scratch(&self) {
-        self.0.lock().no_scratch = true;
+    /// Makes [`SpillSpace::create_spill`] fail from now on.
+    pub(crate) fn without_spill(&self) {
+        self.0.lock().no_spill = true;
+    }
+
+    /// Returns the holder of a volume's spill.
+    fn spill_of(&self, volume: VolumeId) -> SimStore {
+        self.0.lock().spills.entry(volume).or_insert_with(|| SimStore::new(0)).clone()
     }
 }
 
@@ -108,12 +114,18 @@ fn missing(id: VolumeId) -> Error {
     Error::new(Kind::NotFound, format!("there is no disk memory:{id}"))
 }
 
-impl ScratchSpace for MemoryStores {
-    fn scratch(&self) -> io::Result<Scratch> {
-        if self.0.lock().no_scratch {
+impl SpillSpace for MemoryStores {
+    fn create_spill(&self, volume: VolumeId) -> io::Result<SpillFile> {
+        if self.0.lock().no_spill {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        SimStore::new(0).scratch()
+        self.spill_of(volume).create_spill(volume)
+    }
+    fn open_spill(&self, volume: VolumeId) -> io::Result<Option<SpillFile>> {
+        self.spill_of(volume).open_spill(volume)
+    }
+    fn remove_spill(&self, volume: VolumeId) -> io::Result<()> {
+        self.spill_of(volume).remove_spill(volume)
     }
 }
 
@@ -152,6 +164,7 @@ impl Stores for MemoryStores {
     fn remove(&self, id: VolumeId) -> Result<()> {
         let mut shelf = self.0.lock();
         shelf.half.remove(&id);
+        shelf.spills.remove(&id);
         shelf.kept.remove(&id);
         Ok(())
     }

@@ -11,14 +11,14 @@ pub mod files;
 pub mod folio_hints;
 #[cfg(test)]
 pub(crate) mod memory;
-mod scratch;
 #[cfg(test)]
 pub(crate) mod sim;
+mod spill;
 #[cfg(test)]
 mod watched;
 
 pub use factory::{Access, Stores};
-pub use scratch::{Scratch, ScratchSpace};
+pub use spill::{SpillFile, SpillSpace};
 
 use crate::cipher::{AtRest, Sealed, SealedMut};
 use std::io;

@@ -2,11 +2,15 @@
 //!
 //! Faults are scripted: the n-th write or sync from now fails, or everything from there on does (a dead machine).
 
-use super::{BlockStore, Scratch, ScratchSpace, StoreIdentity, Stored};
+use super::{BlockStore, SpillFile, SpillSpace, StoreIdentity, Stored};
 use crate::cipher::Sealed;
+use crate::units::VolumeId;
 use parking_lot::Mutex;
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const PAGE: usize = 512;
@@ -32,7 +36,9 @@ struct Disk {
     dead: bool,
     /// The next sync fails.
     bad_sync: bool,
-    no_scratch: bool,
+    no_spill: bool,
+    /// The spill of the volume that is on it.
+    spill: Option<Arc<File>>,
     /// Nothing is cached: a read that may not wait gets nothing.
     cold: bool,
     /// 4 KiB blocks that are allocated; punching frees them.
@@ -66,7 +72,7 @@ pub(crate) enum Seek {
 
 /// The simulated store. Clones share the disk.
 #[derive(Clone, Default)]
-pub(crate) struct SimStore(std::sync::Arc<Mutex<Disk>>);
+pub(crate) struct SimStore(Arc<Mutex<Disk>>);
 
 impl SimStore {
     pub(crate) fn new(size: u64) -> Self {
@@ -93,7 +99,7 @@ impl SimStore {
             }
         }
         after.now = after.durable.clone();
-        Self(std::sync::Arc::new(Mutex::new(after)))
+        Self(Arc::new(Mutex::new(after)))
     }
 
     /// Returns the disk after SIGKILL: every write that returned is there.
@@ -107,7 +113,7 @@ impl SimStore {
             lost: disk.lost.clone(),
             ..disk.kept()
         };
-        Self(std::sync::Arc::new(Mutex::new(after)))
+        Self(Arc::new(Mutex::new(after)))
     }
 
     /// Makes the `n`-th write or sync from now fail (0: the next); `for_good`: and everything after it.
@@ -120,9 +126,13 @@ impl SimStore {
         self.0.lock().bad_sync = true;
     }
 
-    /// Makes [`ScratchSpace::scratch`] fail from now on.
-    pub(crate) fn without_scratch(&self) {
-        self.0.lock().no_scratch = true;
+    /// Makes [`SpillSpace::create_spill`] fail from now on, and appends to an existing spill.
+    pub(crate) fn without_spill(&self) {
+        let mut disk = self.0.lock();
+        disk.no_spill = true;
+        if let Some(spill) = &disk.spill {
+            rustix::fs::fcntl_add_seals(&**spill, SealFlags::GROW).unwrap();
+        }
     }
 
     /// Sets whether writes fail that would allocate a block.
@@ -205,8 +215,8 @@ impl SimStore {
 impl Disk {
     /// Copies what a crash does not change.
     fn kept(&self) -> Self {
-        let (allocated, bad) = (self.allocated.clone(), self.bad.clone());
-        Self { allocated, bad, full: self.full, seek: self.seek, number: self.number, ..Self::default() }
+        let (allocated, bad, spill) = (self.allocated.clone(), self.bad.clone(), self.spill.clone());
+        Self { allocated, bad, spill, full: self.full, seek: self.seek, number: self.number, ..Self::default() }
     }
 
     fn step(&mut self) -> io::Result<()> {
@@ -388,13 +398,23 @@ impl BlockStore for SimStore {
     }
 }
 
-impl ScratchSpace for SimStore {
+impl SpillSpace for SimStore {
     /// Not on the simulated disk, and not subject to its faults.
-    fn scratch(&self) -> io::Result<Scratch> {
-        if self.0.lock().no_scratch {
+    fn create_spill(&self, _: VolumeId) -> io::Result<SpillFile> {
+        let mut disk = self.0.lock();
+        if disk.no_spill {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let file = rustix::fs::memfd_create("scratch", rustix::fs::MemfdFlags::CLOEXEC)?;
-        Ok(Scratch::over(file.into()))
+        let file: File = rustix::fs::memfd_create("spill", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into();
+        disk.spill = Some(Arc::new(file.try_clone()?));
+        Ok(SpillFile::over(file))
+    }
+    fn open_spill(&self, _: VolumeId) -> io::Result<Option<SpillFile>> {
+        let spill = self.0.lock().spill.clone();
+        spill.map(|file| file.try_clone().map(SpillFile::over)).transpose()
+    }
+    fn remove_spill(&self, _: VolumeId) -> io::Result<()> {
+        self.0.lock().spill = None;
+        Ok(())
     }
 }

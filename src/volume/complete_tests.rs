@@ -77,7 +77,7 @@ fn a_full_snapshot_of_a_filling_volume_is_whole_whatever_is_changed_meanwhile() 
         w.hydrate_some(2).unwrap();
         let expect = all_of(&w);
         if !scratch {
-            store.without_scratch();
+            store.without_spill();
         }
         let sink = sink_of(&w);
         let pending = begin_full(&w, &sink);
@@ -102,7 +102,7 @@ fn a_full_snapshot_of_a_filling_volume_is_whole_whatever_is_changed_meanwhile() 
         model[6 * CHUNK..7 * CHUNK].fill(0);
         assert!(all_of(&w)[6 * CHUNK..7 * CHUNK] == model[6 * CHUNK..7 * CHUNK]);
         assert_eq!(read(&w, 6 * MIB, MIB as usize), vec![0; MIB as usize]);
-        assert_eq!(pending.preserved.any(), None);
+        assert!(pending.saved_chunks().is_empty());
     }
 }
 
@@ -205,7 +205,7 @@ fn a_put_that_failed_is_repeated_with_the_sectors_of_the_point_in_time() {
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
     assert!(open_chunks(&sink.chunks, 4 << 20) == expect);
-    assert_eq!(pending.preserved.any(), None);
+    assert!(pending.saved_chunks().is_empty());
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn no_put_holds_the_stripe_of_its_chunk() {
     let store = disk(300 * MIB);
     let v = open_on(&store, "b", None).unwrap();
     write(&v, 0, &pattern(CHUNK, 2));
-    store.without_scratch();
+    store.without_spill();
     for by_writer in [false, true] {
         let sink = slow(&v);
         let pending = begin_full(&v, &sink);

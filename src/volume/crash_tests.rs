@@ -102,7 +102,8 @@ impl World {
                 self.since.clear();
             }
             80..86 => self.begin(),
-            86..92 => self.finish(),
+            86..89 => self.finish(),
+            89..92 => self.copy_some(),
             92..94 if self.parent.is_some() => {
                 let batch = 1 + self.rng.below(3) as usize;
                 self.volume.hydrate_some(batch).unwrap();
@@ -165,6 +166,37 @@ impl World {
         self.base = Some(Arc::new(whole));
     }
 
+    /// Copies part of a snapshot.
+    fn copy_some(&mut self) {
+        let Some((pending, ..)) = &self.pending else { return };
+        let most = 1 + self.rng.below(3);
+        match self.volume.copy_pending(pending, |n| n < most) {
+            Err(err) if err.kind() == Kind::Interrupted => {}
+            other => drop(other.unwrap()),
+        }
+    }
+
+    /// Continues the pending snapshot after SIGKILL; after power loss it is lost.
+    fn resume(&mut self, power: bool) {
+        let Some((pending, sink, expect)) = self.pending.take() else { return };
+        let id = pending.record().snapshot;
+        let Some(again) = self.volume.pending_snapshot(id) else {
+            assert!(power, "lost by SIGKILL: {:?}", self.volume.lost_snapshots());
+            return self.volume.drop_snapshot(id).unwrap();
+        };
+        assert!(!power || self.volume.with_header(|h| h.state().clean), "kept over power loss");
+        // Sometimes writers come first.
+        for _ in 0..self.rng.below(3) {
+            let at = self.rng.below(SIZE as u64 - 5000) as usize;
+            self.remember(at, 5000);
+            let _done = self.volume.write(at as u64, &mut [0xab; 5000], Blocking::Allowed).unwrap();
+            self.now[at..at + 5000].fill(0xab);
+        }
+        let copied: Vec<_> = sink.map.lock().keys().map(|c| ChunkNo(*c)).collect();
+        again.attach(sink.clone(), copied);
+        self.pending = Some((again, sink, expect));
+    }
+
     fn crash(&mut self, power: bool) {
         let after = if power {
             self.boot += 1;
@@ -175,10 +207,6 @@ impl World {
         };
         self.disk = after;
         self.volume = open_on(&self.disk, &format!("boot-{}", self.boot), self.parent.clone().map(|p| p as _)).unwrap();
-        self.pending = None;
-        for left in self.volume.pending_records() {
-            self.volume.drop_snapshot(left.snapshot).unwrap();
-        }
         let mut seen = vec![0; SIZE];
         let _done = self.volume.read(0, &mut seen, Blocking::Allowed).unwrap();
         for i in 0..SIZE / SUBSECTOR {
@@ -191,6 +219,7 @@ impl World {
             // What is on the disk now is durable; what was allowed before no longer is.
             self.since.clear();
         }
+        self.resume(power);
     }
 }
 

@@ -29,7 +29,7 @@ fn on_file(size: u64, parent: Option<Arc<Chunks>>) -> (tempfile::TempDir, Volume
     format(&store, &env("b"), new).unwrap();
     store.publish(&path).unwrap();
     let parent = parent.map(|p| p as Arc<dyn Parent>);
-    let opening = Opening { writable: true, parent, write_failed: false, scratch: Arc::new(Folder::new(dir.path())) };
+    let opening = Opening { writable: true, parent, write_failed: false, spills: Arc::new(Folder::new(dir.path())) };
     let volume = Volume::open(Arc::new(store), env("b"), opening, "test").unwrap();
     volume.unlock(&keys).unwrap();
     (dir, volume)

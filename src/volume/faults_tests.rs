@@ -92,7 +92,7 @@ fn whichever_sync_fails_the_volume_says_so_once_and_knows_it_after_reopening() {
             Box::new(|v| {
                 let sink = Arc::new(Chunks { size: v.size(), ..Chunks::default() });
                 let begin = pending::Begin {
-                    snapshot: crate::units::SnapshotId::draw(&crate::env::SystemRng),
+                    snapshot: SnapshotId::draw(&crate::env::SystemRng),
                     time: 0,
                     repository: crate::units::RepositoryId([1; 16]),
                     base: None,
@@ -350,7 +350,7 @@ fn on_a_full_disk_a_volume_opens_reads_and_trims_and_a_reader_writes_nothing() {
         }
         store.set_full(true);
         let (writes, syncs) = (store.writes(), store.syncs());
-        let opening = Opening { writable: false, parent: None, write_failed: false, scratch: Arc::new(store.clone()) };
+        let opening = Opening { writable: false, parent: None, write_failed: false, spills: Arc::new(store.clone()) };
         let v = Volume::open(Arc::new(store.clone()), env("b"), opening, "test").unwrap();
         v.unlock(&keys(1)).unwrap();
         assert_eq!(head(&v, 1).unwrap(), 10);

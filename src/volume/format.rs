@@ -20,7 +20,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::units::{
     DataKeyId, Epoch, GIB, Hash32, InstallationId, KeyEpoch, LineageId, MAX_VOLUME, RepositoryId, SUBSECTOR,
-    SnapshotId, VolumeId,
+    SnapshotId, SpillId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -166,6 +166,15 @@ pub struct PendingRecord {
     pub base: Option<SnapshotId>,
     /// The map generation in which it was begun.
     pub map_generation: u32,
+    /// The chunks changed after this epoch are copied.
+    #[serde(default)]
+    pub base_p: Epoch,
+    /// Where the map cannot be trusted, and all chunks are compared.
+    #[serde(default)]
+    pub comparing: Untrusted,
+    /// Number of chunks in the snapshot: the volume may grow meanwhile.
+    #[serde(default)]
+    pub chunks: u64,
 }
 
 /// The newest completed snapshot, base of the next increment.
@@ -207,6 +216,9 @@ pub struct StateBlock {
     pub epoch: Epoch,
     /// Snapshots under way.
     pub pending: Vec<PendingRecord>,
+    /// The spill with the sectors that writers saved for them; `None`: they end with their process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<SpillId>,
     /// The base of the next snapshot.
     pub base: Option<BaseRecord>,
     /// The map knows all changes since snapshots of this epoch and newer.

@@ -23,6 +23,7 @@ fn slot() -> Slot {
         boot_id: "b".into(),
         file: StoreIdentity { holder: 1, number: 2, born: None },
         epoch: Epoch(1),
+        spill: None,
         pending: Vec::new(),
         base: None,
         trust_p: Epoch(0),
@@ -70,6 +71,9 @@ fn eight_pending_snapshots_fit_the_state() {
     let mut full = slot();
     for i in 0..MAX_PENDING {
         full.state.pending.push(PendingRecord {
+            base_p: Epoch(u32::MAX),
+            comparing: Untrusted::Intent,
+            chunks: u64::MAX,
             snapshot: "snap-0123456789abcdef0".parse().unwrap(),
             p: Epoch(u32::MAX),
             time: i64::MAX,
@@ -78,6 +82,7 @@ fn eight_pending_snapshots_fit_the_state() {
             map_generation: u32::MAX,
         });
     }
+    full.state.spill = Some(SpillId([255; 16]));
     full.state.sealed_units = (0..60).map(|e| (e, u64::MAX)).collect();
     assert_eq!(full.encode_state().unwrap().len(), 4096);
 }

@@ -284,8 +284,8 @@ fn memory_has_the_identity_that_the_disk_has_wherever_a_grow_fails() {
 #[test]
 fn a_slot_is_mended_without_the_key_when_somebody_vouches_for_the_identity() {
     let store = disk(SIZE as u64);
-    let scratch = Arc::new(store.clone());
-    let opening = || lifecycle::Opening { writable: true, parent: None, write_failed: false, scratch: scratch.clone() };
+    let spills = Arc::new(store.clone());
+    let opening = || lifecycle::Opening { writable: true, parent: None, write_failed: false, spills: spills.clone() };
     store.poke(70, 1);
     let v = Volume::open(Arc::new(store.clone()), env("boot"), opening(), "test").unwrap();
     let hash = v.with_header(Header::identity_hash);

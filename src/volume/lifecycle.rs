@@ -15,7 +15,7 @@ use crate::cipher::xts::XtsCipher;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::store::{BlockStore, ScratchSpace};
+use crate::store::{BlockStore, SpillSpace};
 use crate::units::{ByteLen, CHUNK, Epoch, Hash32, KeyEpoch, LineageId, MAX_VOLUME, SUBSECTOR, VolumeId, chunks_in};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
@@ -49,8 +49,8 @@ pub struct Opening {
     pub parent: Option<Arc<dyn Parent>>,
     /// A sync failed earlier, whether or not the header could record it (docs/format.md, section 3, "flush, FUA").
     pub write_failed: bool,
-    /// Space for the sectors that writers preserve for a snapshot.
-    pub scratch: Arc<dyn ScratchSpace>,
+    /// Space for the sectors that writers save for a snapshot.
+    pub spills: Arc<dyn SpillSpace>,
 }
 
 /// A planned growth: the volume's new identity. Nothing is written yet, and no other growth can start.
@@ -164,6 +164,7 @@ pub fn format(store: &dyn BlockStore, env: &Env, new: NewVolume<'_>) -> Result<(
         file: store.identity().on(|| format!("create {}", new.id))?,
         epoch: Epoch(1),
         pending: Vec::new(),
+        spill: None,
         base,
         trust_p: Epoch(0),
         changed_untrusted: Untrusted::No,
@@ -224,7 +225,8 @@ impl Volume {
             changed: state.epoch,
         });
         let units = |e: &KeyEpoch| AtomicU64::new(state.sealed_units.get(&e.0).copied().unwrap_or(0));
-        Ok(Self {
+        let intact = !write_failed && is_intact(&header, &*store, &env)?;
+        let mut volume = Self {
             intent: Intent::load(&*store, id.volume_id),
             map: Map::new(id.volume_id, id.map_generation, chunks_in(id.size), rebuild).written(chunks_written(&id)),
             id: id.volume_id,
@@ -234,7 +236,7 @@ impl Volume {
             writable: opening.writable && flags.read_only_compatible == 0 && !write_failed,
             sealed_units: key_epochs.iter().map(|(e, _)| units(e)).collect(),
             key_epochs,
-            live: RwLock::new(Arc::new(Live { epoch: state.epoch, pending: Vec::new() })),
+            live: RwLock::new(Arc::new(Live { epoch: state.epoch, ..Live::default() })),
             ciphers: RwLock::new(None),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             hydration: hydrate::Hydration::new(hydrated),
@@ -248,10 +250,15 @@ impl Volume {
             syncer,
             writeback: WritebackWindows::default(),
             header: Mutex::new(header),
-            scratch: opening.scratch,
+            spills: opening.spills,
+            lost: Vec::new(),
             store,
             env,
-        })
+        };
+        if opening.writable {
+            volume.restore_pending(intact);
+        }
+        Ok(volume)
     }
 
     /// Unlocks the volume with the unwrapped data keys: checks that they are the identity's, then its MAC, then repairs
@@ -377,6 +384,7 @@ impl Volume {
             return Ok(());
         }
         self.sync()?;
+        self.close_spill()?;
         if *self.untrusted.lock() == Untrusted::No {
             self.intent.clear(&*self.store)?;
         }
@@ -512,6 +520,12 @@ fn check_length(store: &dyn BlockStore, id: &Identity, name: &str) -> Result<()>
         .hint("restore the volume from a snapshot: the file was truncated"));
     }
     Ok(())
+}
+
+/// Whether the file has everything that was written, by whichever process.
+fn is_intact(header: &Header, store: &dyn BlockStore, env: &Env) -> Result<bool> {
+    let (state, file) = (header.state(), store.identity().on(|| format!("open {}", header.identity().volume_id))?);
+    Ok(!header.fell_back() && (state.clean || (file == state.file && *state.boot_id == *env.boot_id)))
 }
 
 /// Decides where the map's `changed` can be trusted (docs/format.md, section 3, "open").

@@ -1,8 +1,8 @@
 //! Volumes: where plaintext meets the store.
 //!
 //! - [`io`]: read, write, flush. Bounds, then map, then cipher, then store. `zero`: TRIM and WRITE_ZEROES.
-//! - [`pending`]: points in time; sectors that a pending snapshot still needs are preserved (`preserved`) before they
-//!   are overwritten.
+//! - [`pending`]: points in time; sectors that a pending snapshot still needs are saved in its `spill` before they are
+//!   overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
 //! - [`chunk_cache`]: the chunks fetched last, each fetched once.
 //! - [`extents`]: holes and changes, found without reading data.
@@ -28,7 +28,7 @@ mod missing;
 pub mod parent;
 pub mod pending;
 mod piece;
-mod preserved;
+mod spill;
 pub mod syncer;
 mod writeback;
 mod zero;
@@ -39,8 +39,8 @@ pub use header::id_in;
 use crate::cipher::xts::XtsCipher;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::store::{BlockStore, ScratchSpace};
-use crate::units::{ChunkNo, DataKeyId, Epoch, KeyEpoch, VolumeId};
+use crate::store::{BlockStore, SpillSpace};
+use crate::units::{ChunkNo, DataKeyId, Epoch, KeyEpoch, SnapshotId, VolumeId};
 use format::Untrusted;
 use header::Header;
 use intent::Intent;
@@ -79,6 +79,8 @@ struct Stripe {
 struct Live {
     epoch: Epoch,
     pending: Vec<Arc<Pending>>,
+    /// Where their sectors are saved; `None`: none is pending, or nothing can be saved.
+    spill: Option<Arc<spill::Spill>>,
 }
 
 /// An open volume file. Without its data key (before [`Volume::unlock`], or suspended) it can be snapshotted, but not
@@ -86,7 +88,7 @@ struct Live {
 pub struct Volume {
     env: Env,
     store: Arc<dyn BlockStore>,
-    scratch: Arc<dyn ScratchSpace>,
+    spills: Arc<dyn SpillSpace>,
     id: VolumeId,
     data_offset: u64,
     map_generation: u32,
@@ -115,6 +117,8 @@ pub struct Volume {
     /// Called once when that happens.
     on_failed_sync: OnceLock<Box<dyn Fn() + Send + Sync>>,
     sealed_units: Vec<AtomicU64>,
+    /// Snapshots of the header that cannot be continued, and why.
+    lost: Vec<(SnapshotId, String)>,
 }
 
 impl Volume {

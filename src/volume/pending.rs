@@ -2,26 +2,30 @@
 //!
 //! A snapshot's p is the last epoch that it contains: all pieces of epoch p and older. Taking one is a state write and
 //! a counter; the copying continues in the background. A writing piece that finds a chunk which a pending snapshot
-//! still needs first preserves the old contents of its sectors, under the stripe, and the copier overlays them on what
-//! it reads; if that is not possible, the writer copies the chunk itself. Either way, the chunk is handed to the sink
-//! once, as it was at p.
+//! still needs first saves the old contents of its sectors in the volume's spill, under the stripe, and the copier
+//! overlays them on what it reads; if that is not possible, the writer copies the chunk itself. Either way, the chunk is
+//! handed to the sink once, as it was at p.
 //!
-//! A chunk counts as copied when the sink's put has returned. Until then writers preserve what they change of it, so
-//! that a put that failed can be repeated. The stripe is not held during the put, which may wait for a remote store.
+//! A chunk counts as copied when the sink's put has returned. Until then writers save what they change of it, so that a
+//! put that failed can be repeated. The stripe is not held during the put.
+//!
+//! A pending snapshot outlives its process: [`Volume::open`] finds it in the header, with the spill, and writers save
+//! for it from the first write on, even before its copier is back ([`Pending::attach`]). If the volume or the spill
+//! cannot be trusted, it is lost ([`Volume::lost_snapshots`]).
 
 use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
 use super::header::Header;
 use super::map::Entry;
 use super::piece::Piece;
-use super::preserved::{Places, PreservedSectors, runs};
+use super::spill::{Owner, Spill, ToSave};
 use super::{Blocking, Live, Volume};
 use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, KeyEpoch, SECTOR, SnapshotId, chunks_in};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, KeyEpoch, SECTOR, SnapshotId, SpillId, chunks_in};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 /// The destination of a snapshot's chunks. Called from several threads.
 pub trait ChunkSink: Send + Sync {
@@ -47,22 +51,42 @@ pub trait ChunkSink: Send + Sync {
 /// A pending snapshot.
 pub struct Pending {
     record: PendingRecord,
-    /// Chunks changed after this epoch are copied.
-    base_p: Epoch,
-    comparing: Untrusted,
-    /// Number of chunks in the snapshot: the volume may grow meanwhile.
-    chunks: u64,
-    sink: Arc<dyn ChunkSink>,
+    /// The destination of its chunks, once there is one.
+    sink: OnceLock<Arc<dyn ChunkSink>>,
+    /// What writers have saved for it and others; `None`: nothing can be saved.
+    spill: Option<Arc<Spill>>,
     copied: Mutex<HashSet<u64>>,
     /// Chunks that are being copied, each by one thread.
     at_work: Mutex<HashSet<u64>>,
     /// Notified when a thread has ended its turn at a chunk.
     turned: Condvar,
-    pub(super) preserved: PreservedSectors,
     failed: Mutex<Option<Error>>,
 }
 
 impl Pending {
+    fn new(record: PendingRecord, spill: Option<Arc<Spill>>) -> Self {
+        Self {
+            record,
+            sink: OnceLock::new(),
+            spill,
+            copied: Mutex::default(),
+            at_work: Mutex::default(),
+            turned: Condvar::new(),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Sets the destination of its chunks, which has `copied` already. Only the first call counts.
+    pub fn attach(&self, sink: Arc<dyn ChunkSink>, copied: impl IntoIterator<Item = ChunkNo>) {
+        self.copied.lock().extend(copied.into_iter().map(|c| c.0));
+        let _ = self.sink.set(sink);
+    }
+
+    fn sink(&self) -> Result<&Arc<dyn ChunkSink>> {
+        let none = || Error::new(Kind::Failed, format!("snapshot {} has no destination yet", self.record.snapshot));
+        self.sink.get().ok_or_else(none)
+    }
+
     /// Returns the snapshot's record in the header.
     pub const fn record(&self) -> &PendingRecord {
         &self.record
@@ -83,18 +107,31 @@ impl Pending {
         self.record.p < now && self.lacks(chunk, entry) && self.failed.lock().is_none()
     }
 
-    /// Whether a chunk belongs to the snapshot and is not copied yet. Preserved sectors imply that, whatever the map
-    /// says by now.
+    /// Whether a chunk belongs to the snapshot and is not copied yet. Saved sectors imply that, whatever the map says by
+    /// now.
     fn lacks(&self, chunk: ChunkNo, entry: Entry) -> bool {
-        chunk.0 < self.chunks
-            && (self.covers(entry) || self.preserved.holds(chunk))
-            && !self.copied.lock().contains(&chunk.0)
+        chunk.0 < self.record.chunks && (self.covers(entry) || self.has_saved(chunk)) && !self.has_copied(chunk)
     }
 
-    /// Marks a chunk as copied, after its put has returned. Its stripe is held.
-    fn note_copied(&self, chunk: ChunkNo) {
-        self.copied.lock().insert(chunk.0);
-        self.preserved.release(chunk);
+    /// Whether writers have saved sectors of the chunk that the snapshot may need.
+    fn has_saved(&self, chunk: ChunkNo) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.holds(chunk, self.record.p))
+    }
+
+    fn has_copied(&self, chunk: ChunkNo) -> bool {
+        self.copied.lock().contains(&chunk.0)
+    }
+
+    /// Returns the chunks with saved sectors that are not copied yet.
+    pub(super) fn saved_chunks(&self) -> Vec<ChunkNo> {
+        let mut all = self.spill.as_ref().map_or_else(Vec::new, |spill| spill.chunks_after(self.record.p));
+        all.retain(|chunk| chunk.0 < self.record.chunks && !self.has_copied(*chunk));
+        all
+    }
+
+    /// Whether it still needs what a piece of this epoch changed of the chunk.
+    fn waits_for(&self, chunk: ChunkNo, epoch: Epoch) -> bool {
+        self.record.p < epoch && !self.has_copied(chunk) && self.failed.lock().is_none()
     }
 
     /// Whether the snapshot has no base: what it does not copy reads as zeros.
@@ -112,7 +149,7 @@ impl Pending {
     }
 
     fn covers(&self, entry: Entry) -> bool {
-        entry.changed <= self.record.p && (self.comparing != Untrusted::No || entry.changed > self.base_p)
+        entry.changed <= self.record.p && (self.record.comparing != Untrusted::No || entry.changed > self.record.base_p)
     }
 }
 
@@ -131,7 +168,7 @@ impl Drop for CopyTurn<'_> {
 
 /// Where the contents that a chunk had at the point in time are found.
 enum Source {
-    /// In this file, where preserved sectors replace what was changed since.
+    /// In this file, where saved sectors replace what was changed since.
     Here,
     /// In the parent: the chunk was absent.
     Parent,
@@ -192,6 +229,10 @@ impl Volume {
         if self.map.was_rebuilt() {
             *self.untrusted.lock() = Untrusted::All;
         }
+        if !self.with_header(|h| h.state().clean) {
+            // After a crash of the machine: what is pending from here on is of this boot.
+            self.mark_opened()?;
+        }
         self.with_header_mut(|header| {
             // Chunks filled from a parent are marked as unchanged: without a base they have to be searched for. So does
             // everything if the base is older than what the map knows.
@@ -199,56 +240,125 @@ impl Volume {
             let filled = begin.base.is_none() && header.identity().parent.is_some();
             let untold = filled || base_p < header.state().trust_p;
             let comparing = if untold { Untrusted::All } else { *self.untrusted.lock() };
-            let (record, next) = self.write_begin(header, &begin)?;
-            let pending = Arc::new(Pending {
-                record,
+            let spill = self.spill_for_begin();
+            let p = header.state().epoch;
+            let record = PendingRecord {
+                snapshot: begin.snapshot,
+                p,
+                time: begin.time,
+                repository: begin.repository,
+                base: begin.base.as_ref().map(|b| b.snapshot),
+                map_generation: self.map_generation,
                 base_p,
                 comparing,
                 chunks: chunks_in(self.size()).min(begin.sink.chunks()),
-                sink: begin.sink,
-                copied: Mutex::default(),
-                at_work: Mutex::default(),
-                turned: Condvar::new(),
-                preserved: PreservedSectors::default(),
-                failed: Mutex::default(),
-            });
+            };
+            let next = self.write_begin(header, &record, spill.as_ref().map(|s| s.id()))?;
+            let pending = Arc::new(Pending::new(record, spill.clone()));
+            pending.attach(begin.sink, []);
             let mut live = self.live.write();
             let mut all = live.pending.clone();
             all.push(pending.clone());
-            *live = Arc::new(Live { epoch: next, pending: all });
+            *live = Arc::new(Live { epoch: next, pending: all, spill });
             Ok(pending)
         })
     }
 
-    /// Writes the state that fixes the point in time; returns its record and the next epoch.
-    fn write_begin(&self, header: &mut Header, begin: &Begin) -> Result<(PendingRecord, Epoch)> {
+    /// Returns the spill for another snapshot: that of the pending ones, or a new one. `None`: there is no space for
+    /// one, so writers will copy chunks themselves, and the snapshot ends with its process.
+    fn spill_for_begin(&self) -> Option<Arc<Spill>> {
+        let live = self.live.read().clone();
+        if !live.pending.is_empty() {
+            return live.spill.clone();
+        }
+        let made = self.spills.create_spill(self.id).on(|| format!("start the spill of {}", self.id));
+        let made = made.and_then(|file| Spill::create(file, SpillId::draw(&*self.env.rng), self.spill_owner()?));
+        match made {
+            Ok(spill) => Some(Arc::new(spill)),
+            Err(err) => {
+                tracing::warn!("{}; writes to chunks that a snapshot needs will be slow", err.line());
+                None
+            }
+        }
+    }
+
+    fn spill_owner(&self) -> Result<Owner> {
+        let file = self.store.identity().on(|| format!("open {}", self.id))?;
+        Ok(Owner { volume: self.id, boot_id: self.env.boot_id.to_string(), file })
+    }
+
+    /// Finds the pending snapshots that an earlier process left in the header. `trusted`: nothing was lost since.
+    pub(super) fn restore_pending(&mut self, trusted: bool) {
+        let state = self.header.get_mut().state();
+        let (left, spill) = (state.pending.clone(), state.spill);
+        if left.is_empty() {
+            return;
+        }
+        let lost = |why: &str| Err(Error::new(Kind::Integrity, format!("{} {why}", self.id)));
+        let spill = match spill {
+            _ if !trusted => lost("was not closed cleanly before the machine went down, or is a copy"),
+            None => lost("had no space for a spill"),
+            Some(id) => self.open_spill(id).map(Arc::new),
+        };
+        let mut all = Vec::new();
+        for record in left {
+            match &spill {
+                Ok(spill) if record.map_generation == self.map_generation && record.chunks > 0 => {
+                    all.push(Arc::new(Pending::new(record, Some(spill.clone()))));
+                }
+                Ok(_) => self.lost.push((record.snapshot, format!("{} was rolled back", self.id))),
+                Err(err) => self.lost.push((record.snapshot, err.line())),
+            }
+        }
+        let live = self.live.get_mut();
+        let spill = spill.ok().filter(|_| !all.is_empty());
+        *live = Arc::new(Live { epoch: live.epoch, pending: all, spill });
+    }
+
+    fn open_spill(&self, id: SpillId) -> Result<Spill> {
+        let what = || format!("open the spill of {}", self.id);
+        let file = self.spills.open_spill(self.id).on(what)?;
+        let file = file.ok_or_else(|| Error::new(Kind::NotFound, format!("{}: it is missing", what())))?;
+        Spill::open(file, id, self.spill_owner()?)
+    }
+
+    /// Returns a pending snapshot, to be copied further after [`Pending::attach`].
+    pub fn pending_snapshot(&self, snapshot: SnapshotId) -> Option<Arc<Pending>> {
+        self.live.read().pending.iter().find(|p| p.record.snapshot == snapshot).cloned()
+    }
+
+    /// Returns the snapshots of the header that cannot be continued, and why.
+    pub fn lost_snapshots(&self) -> &[(SnapshotId, String)] {
+        &self.lost
+    }
+
+    /// Makes durable what writers saved for pending snapshots, before the volume is recorded as cleanly closed.
+    pub(super) fn close_spill(&self) -> Result<()> {
+        let live = self.live.read().clone();
+        live.spill.as_ref().map_or(Ok(()), |spill| spill.close())
+    }
+
+    /// Writes the state that fixes the point in time; returns the next epoch.
+    fn write_begin(&self, header: &mut Header, record: &PendingRecord, spill: Option<SpillId>) -> Result<Epoch> {
         if header.state().pending.len() >= MAX_PENDING {
             return Err(Error::new(Kind::Busy, format!("{} already has {MAX_PENDING} pending snapshots", self.id))
                 .hint("wait until one is completed"));
         }
-        let p = header.state().epoch;
-        let next = p.0.checked_add(1).map(Epoch).ok_or_else(|| {
+        let next = record.p.0.checked_add(1).map(Epoch).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("{} has no epochs left", self.id))
                 .hint("copy the data to a new volume")
         })?;
-        let record = PendingRecord {
-            snapshot: begin.snapshot,
-            p,
-            time: begin.time,
-            repository: begin.repository,
-            base: begin.base.as_ref().map(|b| b.snapshot),
-            map_generation: self.map_generation,
-        };
         let units = self.units_for_state();
         header.write_state(|s| {
             s.epoch = next;
             s.pending.push(record.clone());
+            s.spill = spill;
             s.sealed_units = units;
         })?;
-        Ok((record, next))
+        Ok(next)
     }
 
-    /// Preserves what a writing piece is about to overwrite, for each snapshot that still needs it. The stripe is held.
+    /// Saves what a writing piece is about to overwrite, for the snapshots that still need it. The stripe is held.
     pub(super) fn save_before_write(
         &self,
         live: &Live,
@@ -256,27 +366,29 @@ impl Volume {
         entry: Entry,
         blocking: Blocking,
     ) -> Result<Saved> {
-        for pending in live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch)) {
-            match self.set_aside(&pending.preserved, piece, blocking) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Saved::WouldBlock),
-                Err(_) if blocking == Blocking::Never => return Ok(Saved::WouldBlock),
-                Err(err) => {
-                    tracing::debug!("snapshot {}: {}; the chunk is copied", pending.record.snapshot, err.line());
-                    return Ok(Saved::CopyFirst(pending.clone()));
-                }
+        // One record serves all of them: the newest needs it, and the older ones if they have none yet.
+        let needing = live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch));
+        let Some(newest) = needing.max_by_key(|p| p.record.p) else { return Ok(Saved::Yes) };
+        match self.save_sectors(live, newest, piece, blocking) {
+            Ok(true) => Ok(Saved::Yes),
+            Ok(false) => Ok(Saved::WouldBlock),
+            Err(_) if blocking == Blocking::Never => Ok(Saved::WouldBlock),
+            Err(err) => {
+                tracing::debug!("snapshot {}: {}; the chunk is copied", newest.record.snapshot, err.line());
+                Ok(Saved::CopyFirst(newest.clone()))
             }
         }
-        Ok(Saved::Yes)
     }
 
-    /// Preserves what a writing piece is about to change, unless it is already. The chunk's stripe is held. `false`: it
-    /// would have had to wait for the disk.
-    fn set_aside(&self, aside: &PreservedSectors, piece: Piece, blocking: Blocking) -> Result<bool> {
+    /// Saves what a writing piece is about to change, unless it is saved already. The chunk's stripe is held. `false`: it
+    /// would have had to wait.
+    fn save_sectors(&self, live: &Live, newest: &Pending, piece: Piece, blocking: Blocking) -> Result<bool> {
+        let no_spill = || Error::new(Kind::NoSpace, format!("{} has no spill", self.id));
+        let spill = live.spill.as_ref().ok_or_else(no_spill)?;
         let chunk = piece.chunk;
         let first = (piece.offset - chunk.offset()) as usize / SECTOR;
         let end = (piece.offset - chunk.offset()) as usize + piece.len;
-        let missing = aside.missing(chunk, first..end.div_ceil(SECTOR));
+        let missing = spill.missing(chunk, first..end.div_ceil(SECTOR), newest.record.p);
         let (Some(from), Some(to)) = (missing.first(), missing.last()) else { return Ok(true) };
         let mut old = SealedBuf::holes((to + 1 - from) * SECTOR);
         let there = (self.chunk_len(chunk) as usize).saturating_sub(from * SECTOR).min(old.len());
@@ -284,16 +396,10 @@ impl Volume {
         if !self.read_sealed_held(at, old.room().range(0..there), blocking)? {
             return Ok(false);
         }
-        let (file, places) = aside.reserve(missing.len(), || self.scratch.scratch())?;
-        let mask = missing.iter().fold(0, |mask, sector| mask | 1 << sector);
-        let places: Places = missing.iter().copied().zip(places).collect();
-        for run in runs(&places) {
-            let (sector, place) = run[0];
-            let body = old.sealed().range((sector - from) * SECTOR..(sector - from + run.len()) * SECTOR);
-            file.write_at(body, place).on(|| format!("preserve sectors of chunk {chunk} of {}", self.id))?;
-        }
-        aside.keep(chunk, mask, places);
-        Ok(true)
+        let old = old.sealed();
+        let body = |sector: usize| old.range((sector - from) * SECTOR..(sector + 1 - from) * SECTOR);
+        let sectors: Vec<ToSave<'_>> = missing.iter().map(|sector| (*sector, body(*sector))).collect();
+        spill.save(chunk, &sectors, live.epoch, blocking == Blocking::Allowed)
     }
 
     /// Copies a chunk from a writer's thread, which does not hold the stripe. A failure fails the snapshot, never the
@@ -321,10 +427,10 @@ impl Volume {
     }
 
     /// Copies all that the snapshot still needs. Other I/O continues between chunks. `progress` gets the number of
-    /// chunks copied so far, and stops the copying by returning `false`.
+    /// chunks copied by this call so far, and stops it by returning `false`; another call continues.
     ///
     /// # Errors
-    /// What made the snapshot fail.
+    /// [`Kind::Interrupted`] if it was stopped; what made the snapshot fail, or a chunk: then a repeat may succeed.
     pub fn copy_pending(&self, pending: &Pending, mut progress: impl FnMut(u64) -> bool) -> Result<u64> {
         // Pieces of epoch p that are under way hold their stripes: once each stripe was free, all of them are in the
         // map.
@@ -333,22 +439,30 @@ impl Volume {
         }
         let (mut at, mut copied) = (ChunkNo(0), 0);
         let mut sealed = SealedBuf::holes(CHUNK);
-        // A chunk written meanwhile is no longer a candidate of the map, but by then its sectors are preserved or the
-        // chunk copied.
-        while let Some(chunk) = self.next_candidate(pending, at)?.or_else(|| pending.preserved.any()) {
+        // A chunk written meanwhile is no longer a candidate of the map, but by then its sectors are saved or the chunk
+        // copied.
+        let mut rest = Vec::new();
+        let mut next = |at| match self.next_candidate(pending, at)? {
+            Some(chunk) => Ok(Some(chunk)),
+            None => {
+                if rest.is_empty() {
+                    rest = pending.saved_chunks();
+                }
+                Ok::<_, Error>(rest.pop())
+            }
+        };
+        while let Some(chunk) = next(at)? {
             self.copy_one(pending, chunk, &mut sealed)?;
             if let Some(failed) = pending.failure() {
                 return Err(failed);
             }
             copied += 1;
             if !progress(copied) {
-                let err = Error::new(Kind::Interrupted, format!("snapshot {} was stopped", pending.record.snapshot));
-                pending.fail(&err);
-                return Err(err);
+                return Err(Error::new(Kind::Interrupted, format!("snapshot {} was stopped", pending.record.snapshot)));
             }
             at = at.max(ChunkNo(chunk.0 + 1));
         }
-        if self.map.was_rebuilt() && pending.comparing == Untrusted::No {
+        if self.map.was_rebuilt() && pending.record.comparing == Untrusted::No {
             let err = Error::new(Kind::Integrity, format!("a map block of {} is damaged", self.id))
                 .hint("create the snapshot again: the next one compares all chunks");
             pending.fail(&err);
@@ -357,7 +471,7 @@ impl Volume {
     }
 
     /// Copies a chunk, unless it is copied already. Neither reading nor the put holds the stripe: writers do not wait,
-    /// and preserve what they change meanwhile.
+    /// and save what they change meanwhile.
     fn copy_one(&self, pending: &Pending, chunk: ChunkNo, sealed: &mut SealedBuf) -> Result<()> {
         let _turn = pending.turn_at(chunk);
         let key = match self.source_of(pending, chunk)? {
@@ -374,17 +488,28 @@ impl Volume {
             Some(Source::Here) => {
                 self.read_chunk(chunk, sealed.room())?;
                 let held = self.stripe(chunk).lock.lock();
-                let places = pending.preserved.places(chunk);
+                let places = pending.spill.as_ref().map(|spill| (spill, spill.places(chunk, pending.record.p)));
                 let key = self.map.entry(&*self.store, chunk)?.key;
                 drop(held); // what is changed from here on does not matter: the chunk is read
-                pending.preserved.overlay(places, sealed.room())?;
+                if let Some((spill, places)) = places {
+                    spill.overlay(&places, sealed.room())?;
+                }
                 key
             }
         };
-        pending.sink.put(chunk, sealed.sealed(), self.data_key_id(key)?)?;
+        pending.sink()?.put(chunk, sealed.sealed(), self.data_key_id(key)?)?;
         let _held = self.stripe(chunk).lock.lock();
-        pending.note_copied(chunk);
+        pending.copied.lock().insert(chunk.0);
+        self.release_saved(chunk);
         Ok(())
+    }
+
+    /// Forgets the saved sectors of a chunk that no pending snapshot waits for. The chunk's stripe is held.
+    fn release_saved(&self, chunk: ChunkNo) {
+        let live = self.live.read().clone();
+        if let Some(spill) = &live.spill {
+            spill.release(chunk, |epoch| live.pending.iter().any(|p| p.waits_for(chunk, epoch)));
+        }
     }
 
     /// Returns where the snapshot finds a chunk; `None`: it has it already, or by its base. A chunk that is absent now
@@ -404,12 +529,13 @@ impl Volume {
 
     /// Returns the first chunk at or after `from` that may belong to the snapshot.
     fn next_candidate(&self, pending: &Pending, from: ChunkNo) -> Result<Option<ChunkNo>> {
-        let next = if pending.comparing == Untrusted::No {
-            self.next_marked(pending, from, |e| e.changed > pending.base_p && e.changed <= pending.record.p)
+        let record = &pending.record;
+        let next = if record.comparing == Untrusted::No {
+            self.next_marked(pending, from, |e| e.changed > record.base_p && e.changed <= record.p)
         } else {
             self.next_compared(pending, from)
         };
-        next.map(|found| found.filter(|c| c.0 < pending.chunks))
+        next.map(|found| found.filter(|c| c.0 < record.chunks))
     }
 
     /// Returns the first chunk whose map entry is `wanted`.
@@ -419,8 +545,8 @@ impl Volume {
         mut from: ChunkNo,
         wanted: impl Fn(Entry) -> bool,
     ) -> Result<Option<ChunkNo>> {
-        while let Some(chunk) = self.map.next_mapped(&*self.store, from, ChunkNo(pending.chunks)) {
-            if chunk.0 >= pending.chunks {
+        while let Some(chunk) = self.map.next_mapped(&*self.store, from, ChunkNo(pending.record.chunks)) {
+            if chunk.0 >= pending.record.chunks {
                 break;
             }
             if wanted(self.map.entry(&*self.store, chunk)?) {
@@ -441,13 +567,14 @@ impl Volume {
             let data = data.map(|d| ChunkNo::of(d - self.data_offset));
             let marked = self.next_marked(pending, from, |e| e.present || e.changed.0 > 0)?;
             let absent = if pending.is_full() { self.next_absent(from) } else { None };
-            let all = [data, marked, absent, pending.sink.next_in_base(from)?];
-            match all.into_iter().flatten().min().filter(|c| c.0 < pending.chunks) {
+            let all = [data, marked, absent, pending.sink()?.next_in_base(from)?];
+            let record = &pending.record;
+            match all.into_iter().flatten().min().filter(|c| c.0 < record.chunks) {
                 None => return Ok(None),
-                Some(c) if pending.comparing == Untrusted::All || self.intent.is_set(c.offset()) => return Ok(Some(c)),
+                Some(c) if record.comparing == Untrusted::All || self.intent.is_set(c.offset()) => return Ok(Some(c)),
                 Some(c) => {
                     let entry = self.map.entry(&*self.store, c)?;
-                    if entry.changed > pending.base_p && entry.changed <= pending.record.p {
+                    if entry.changed > record.base_p && entry.changed <= record.p {
                         return Ok(Some(c)); // its GiB was closed cleanly, so the map is right about it
                     }
                     from = ChunkNo(c.0 + 1);
@@ -466,7 +593,7 @@ impl Volume {
             .read()
             .pending
             .iter()
-            .any(|x| x.record.snapshot == record.snapshot && x.comparing != Untrusted::No);
+            .any(|x| x.record.snapshot == record.snapshot && x.record.comparing != Untrusted::No);
         let unannounced = self.unannounced.load(Ordering::Acquire);
         self.with_header_mut(|header| {
             header.write_state(|s| {
@@ -502,9 +629,16 @@ impl Volume {
     }
 
     fn unpublish(&self, snapshot: SnapshotId) {
+        // With the header, so that no snapshot begins meanwhile, on a spill that is being removed.
+        let _header = self.header.lock();
         let mut live = self.live.write();
-        let pending = live.pending.iter().filter(|p| p.record.snapshot != snapshot).cloned().collect();
-        *live = Arc::new(Live { epoch: live.epoch, pending });
+        let pending: Vec<_> = live.pending.iter().filter(|p| p.record.snapshot != snapshot).cloned().collect();
+        let spill = live.spill.clone().filter(|_| !pending.is_empty());
+        let unneeded = live.spill.is_some() && spill.is_none();
+        *live = Arc::new(Live { epoch: live.epoch, pending, spill });
+        if unneeded && let Err(err) = self.spills.remove_spill(self.id) {
+            tracing::warn!("remove the spill of {}: {err}; the next snapshot replaces it", self.id);
+        }
     }
 
     pub(super) fn units_for_state(&self) -> std::collections::BTreeMap<u8, u64> {

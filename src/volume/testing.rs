@@ -55,7 +55,7 @@ pub(crate) fn open_on(store: &SimStore, boot: &str, parent: Option<Arc<dyn Paren
     let volume = Volume::open(
         Arc::new(store.clone()),
         env(boot),
-        Opening { writable: true, parent, write_failed: false, scratch: Arc::new(store.clone()) },
+        Opening { writable: true, parent, write_failed: false, spills: Arc::new(store.clone()) },
         "test",
     )?;
     volume.unlock(&keys(volume.key_epochs.len() as u8))?;

@@ -145,7 +145,7 @@ fn the_second_snapshot_copies_only_what_changed() {
 fn a_snapshot_that_cannot_be_stored_fails_and_the_write_does_not() {
     let store = disk(MIB);
     let v = open_on(&store, "b", None).unwrap();
-    store.without_scratch();
+    store.without_spill();
     write(&v, 0, &pattern(1 << 20, 1));
     let sink = Arc::new(Chunks::default());
     let pending = begin(&v, &sink);
@@ -291,7 +291,7 @@ fn one_damaged_slot_is_repaired_and_two_are_refused_naming_offset_and_field() {
         let v = Volume::open(
             Arc::new(store.clone()),
             env("b"),
-            Opening { writable: true, parent: None, write_failed: false, scratch: Arc::new(store.clone()) },
+            Opening { writable: true, parent: None, write_failed: false, spills: Arc::new(store.clone()) },
             "web",
         )
         .unwrap();
@@ -321,7 +321,7 @@ fn foreign_truncated_and_forged_files_are_refused() {
     let foreign = SimStore::new(file_size(MIB));
     assert!(open_on(&foreign, "b", None).unwrap_err().line().contains("not a coffer volume"));
     let store = disk(MIB);
-    let opening = Opening { writable: true, parent: None, write_failed: false, scratch: Arc::new(store.clone()) };
+    let opening = Opening { writable: true, parent: None, write_failed: false, spills: Arc::new(store.clone()) };
     let wrong = Volume::open(Arc::new(store), env("b"), opening, "w").unwrap();
     let other = vec![(KeyEpoch(0), crate::cipher::test_key(99))];
     assert_eq!(wrong.unlock(&other).unwrap_err().kind(), Kind::InvalidCiphertext);

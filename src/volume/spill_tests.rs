@@ -4,8 +4,11 @@ use super::super::io::ASIDE_INLINE;
 use super::super::pending::Pending;
 use super::super::testing::{self, Chunks, Seeded, disk, open_chunks, open_on};
 use super::*;
-use crate::store::ScratchSpace;
+use crate::env::SystemRng;
+use crate::store::sim::SimStore;
+use crate::store::{BlockStore, SpillSpace};
 use crate::units::CHUNK;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Not a multiple of a chunk, nor of a sector.
@@ -42,6 +45,10 @@ fn scribble(v: &Volume, model: &mut [u8], rng: &mut Seeded) {
     }
 }
 
+fn spill_of(v: &Volume) -> Arc<Spill> {
+    v.live.read().spill.clone().unwrap()
+}
+
 fn now(v: &Volume) -> Vec<u8> {
     testing::read(v, 0, SIZE)
 }
@@ -54,15 +61,13 @@ fn a_small_write_sets_its_sectors_aside_and_copies_no_chunk() {
     write(&v, CHUNK + 5100, &[0; 9000]);
     write(&v, SIZE - 3, &[0; 3]);
     assert!(sink.map.lock().is_empty());
-    assert!(
-        pending.preserved.holds(ChunkNo(1))
-            && pending.preserved.holds(ChunkNo(5))
-            && !pending.preserved.holds(ChunkNo(0))
-    );
-    assert_eq!(pending.preserved.0.lock().end, 4 * SECTOR as u64, "three sectors and one, each once");
+    let (spill, p) = (spill_of(&v), pending.record().p);
+    assert!(spill.holds(ChunkNo(1), p) && spill.holds(ChunkNo(5), p) && !spill.holds(ChunkNo(0), p));
+    assert_eq!(spill.tail.lock().end as usize, HEADER + 4 * (HEAD + SECTOR), "three sectors and one, each once");
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
-    assert_eq!(pending.preserved.any(), None);
+    assert_eq!(spill.chunks_after(p), []);
+    assert!(v.live.read().spill.is_none(), "it ends with the last snapshot");
     assert!(open_chunks(&sink, SIZE) == all);
 }
 
@@ -90,8 +95,7 @@ fn whatever_is_written_before_between_and_after_the_copying_stays_out_of_the_sna
         // The second is a full one too: no base had completed when it began.
         assert!(open_chunks(&second.1, SIZE) == at_second, "seed {seed}: the second snapshot");
         assert!(now(&v) == model, "seed {seed}: the volume");
-        let places: usize = [&first, &second].iter().map(|(p, _)| p.preserved.0.lock().chunks.len()).sum();
-        assert_eq!(places, 0, "seed {seed}: nothing is left aside");
+        assert!(v.live.read().spill.is_none(), "seed {seed}: nothing is left aside");
     }
 }
 
@@ -134,7 +138,7 @@ fn what_is_written_while_the_copier_reads_its_chunk_stays_out_of_the_snapshot() 
             write(&v, 0, &all);
             let (pending, sink) = begin(&v);
             if !scratch {
-                store.without_scratch();
+                store.without_spill();
             }
             let writer = Arc::new(Mutex::new(None));
             let copied = v.copy_pending(&pending, |n| {
@@ -170,13 +174,14 @@ fn a_small_write_under_a_snapshot_is_done_at_once_if_what_was_there_is_at_hand()
     let (pending, _) = begin(&v);
     let inline = |at: usize, len: usize| v.write(at as u64, &mut vec![6; len], Blocking::Never).unwrap();
     assert_eq!(inline(0, SECTOR), Attempt::Done);
-    assert!(pending.preserved.holds(ChunkNo(0)));
+    let (spill, p) = (spill_of(&v), pending.record().p);
+    assert!(spill.holds(ChunkNo(0), p));
     store.set_cold(true);
     assert_eq!(inline(CHUNK, SECTOR), Attempt::WouldBlock, "it would wait for the disk");
-    assert!(!pending.preserved.holds(ChunkNo(1)) && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
+    assert!(!spill.holds(ChunkNo(1), p) && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
     store.set_cold(false);
     assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Attempt::WouldBlock, "it is too much");
-    store.without_scratch();
+    store.without_spill();
     assert_eq!(inline(0, SECTOR), Attempt::Done, "set aside already");
     v.copy_pending(&pending, |_| true).unwrap();
     assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Attempt::Done, "the snapshot has the chunk");
@@ -187,7 +192,7 @@ fn where_nothing_can_be_set_aside_the_chunk_is_copied() {
     let store = disk(SIZE as u64);
     let v = open_on(&store, "b", None).unwrap();
     write(&v, 0, &[5; SIZE]);
-    store.without_scratch();
+    store.without_spill();
     let (pending, sink) = begin(&v);
     write(&v, CHUNK + 1, &[6; 10]);
     assert_eq!(sink.map.lock().keys().copied().collect::<Vec<_>>(), [1]);
@@ -195,24 +200,129 @@ fn where_nothing_can_be_set_aside_the_chunk_is_copied() {
     assert!(open_chunks(&sink, SIZE) == [5; SIZE]);
 }
 
-#[test]
-fn places_are_used_again() {
-    let (v, _) = filled();
-    let (pending, _) = begin(&v);
-    write(&v, 0, &[0; 3 * SECTOR]);
-    assert!(pending.preserved.places(ChunkNo(0)).is_some());
-    pending.preserved.release(ChunkNo(0));
-    write(&v, CHUNK, &[0; 2 * SECTOR]);
-    assert_eq!(pending.preserved.0.lock().end, 3 * SECTOR as u64);
-    assert_eq!(pending.preserved.0.lock().free.len(), 1);
+/// A spill of its own, on its simulated disk.
+fn spill(boot: &str) -> (SimStore, Owner, Spill) {
+    let store = SimStore::new(0);
+    let volume = VolumeId::draw(&SystemRng);
+    let owner = Owner { volume, boot_id: boot.to_owned(), file: store.identity().unwrap() };
+    let made = Spill::create(store.create_spill(volume).unwrap(), SpillId::draw(&SystemRng), owner.clone()).unwrap();
+    (store, owner, made)
+}
+
+fn reopen(store: &SimStore, owner: &Owner, id: SpillId) -> Result<Spill> {
+    Spill::open(store.open_spill(owner.volume).unwrap().unwrap(), id, owner.clone())
+}
+
+fn save(spill: &Spill, chunk: u64, sectors: &[(usize, u8)], epoch: u32) {
+    let bodies: Vec<_> = sectors.iter().map(|(sector, fill)| (*sector, [*fill; SECTOR])).collect();
+    let all: Vec<ToSave<'_>> = bodies.iter().map(|(sector, body)| (*sector, Sealed::made_up(body))).collect();
+    assert!(spill.save(ChunkNo(chunk), &all, Epoch(epoch), true).unwrap());
+}
+
+/// Returns the first byte of each sector that a snapshot of `p` takes.
+fn taken(spill: &Spill, chunk: u64, p: u32) -> Vec<(usize, u8)> {
+    let places = spill.places(ChunkNo(chunk), Epoch(p));
+    let mut all = crate::cipher::SealedBuf::holes(CHUNK);
+    all.room().copy_from(Sealed::made_up(&vec![0xee; CHUNK]));
+    spill.overlay(&places, all.room()).unwrap();
+    places.iter().map(|(sector, _)| (*sector, all[sector * SECTOR])).collect()
 }
 
 #[test]
-fn no_more_is_set_aside_than_the_limit() {
-    let store = disk(SIZE as u64);
-    let aside = PreservedSectors::default();
-    let all = (MAX_BYTES / SECTOR as u64) as usize;
-    aside.reserve(all, || store.scratch()).unwrap();
-    let refused = aside.reserve(1, || store.scratch()).unwrap_err();
-    assert_eq!(refused.kind(), Kind::NoSpace);
+fn each_snapshot_takes_the_first_record_after_its_point_in_time() {
+    let (store, owner, spill) = spill("b");
+    save(&spill, 3, &[(1, 10), (127, 11)], 5);
+    save(&spill, 3, &[(1, 20), (2, 0)], 6);
+    save(&spill, 4, &[(0, 30)], 6);
+    let expect = |spill: &Spill| {
+        assert_eq!(taken(spill, 3, 4), [(1, 10), (2, 0), (127, 11)]);
+        assert_eq!(taken(spill, 3, 5), [(1, 20), (2, 0)]);
+        assert_eq!(taken(spill, 3, 6), []);
+        assert_eq!(spill.missing(ChunkNo(3), 0..4, Epoch(5)), [0, 3]);
+        let mut chunks = spill.chunks_after(Epoch(5));
+        chunks.sort();
+        assert_eq!(chunks, [ChunkNo(3), ChunkNo(4)]);
+    };
+    expect(&spill);
+    let again = reopen(&store, &owner, spill.id()).unwrap();
+    expect(&again);
+    save(&again, 3, &[(3, 40)], 7);
+    let again = reopen(&store, &owner, spill.id()).unwrap();
+    assert_eq!(taken(&again, 3, 6), [(3, 40)]);
+    again.release(ChunkNo(3), |epoch| epoch == Epoch(7));
+    assert!(again.holds(ChunkNo(3), Epoch(6)));
+    again.release(ChunkNo(3), |epoch| epoch > Epoch(7));
+    assert!(!again.holds(ChunkNo(3), Epoch(0)) && again.holds(ChunkNo(4), Epoch(0)));
+}
+
+#[test]
+fn a_spill_counts_only_for_its_volume_its_snapshots_and_its_boot() {
+    let (store, owner, spill) = spill("b");
+    save(&spill, 0, &[(0, 1)], 5);
+    let id = spill.id();
+    let refused = |owner: &Owner, id: SpillId| reopen(&store, owner, id).err().unwrap().kind();
+    let other = Owner { boot_id: "c".to_owned(), ..owner.clone() };
+    assert_eq!(refused(&other, id), Kind::Integrity, "another boot");
+    assert_eq!(refused(&owner, SpillId([0; 16])), Kind::Integrity, "another spill");
+    let copied = Owner { file: StoreIdentity { number: 77, ..owner.file.clone() }, ..owner.clone() };
+    assert_eq!(refused(&copied, id), Kind::Integrity, "another file");
+    // Closed, it counts after a restart, until something more is saved.
+    spill.close().unwrap();
+    let next = reopen(&store, &other, id).unwrap();
+    assert_eq!(taken(&next, 0, 4), [(0, 1)]);
+    assert!(reopen(&store, &owner, id).is_ok());
+    save(&next, 0, &[(1, 2)], 5);
+    assert_eq!(refused(&owner, id), Kind::Integrity, "written in another boot");
+    assert_eq!(taken(&reopen(&store, &other, id).unwrap(), 0, 4), [(0, 1), (1, 2)]);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_damage_before_good_records_is_refused() {
+    let (store, owner, spill) = spill("b");
+    for n in 0..4 {
+        save(&spill, n, &[(n as usize, n as u8)], 5); // the first is a hole
+    }
+    let whole = spill.tail.lock().end;
+    let file = store.open_spill(owner.volume).unwrap().unwrap();
+    let mut all = vec![0; whole as usize];
+    file.read_at(&mut all, 0).unwrap();
+    let again = |bytes: &[u8]| {
+        let file = store.create_spill(owner.volume).unwrap();
+        file.write_head(bytes).unwrap();
+        reopen(&store, &owner, spill.id())
+    };
+    for cut in HEADER..all.len() {
+        let opened = again(&all[..cut]).unwrap();
+        let complete = match cut - HEADER {
+            0..HEAD => 0,
+            past => 1 + (past - HEAD) / (HEAD + SECTOR),
+        };
+        assert_eq!(opened.chunks_after(Epoch(0)).len(), complete, "cut at {cut}");
+        if cut % 1000 == 0 {
+            save(&opened, 9, &[(9, 9)], 6);
+            assert_eq!(taken(&reopen(&store, &owner, spill.id()).unwrap(), 9, 5), [(9, 9)], "cut at {cut}");
+        }
+    }
+    for at in (0..all.len()).step_by(97) {
+        let mut bad = all.clone();
+        bad[at] ^= 0x40;
+        let last = at >= all.len() - HEAD - SECTOR;
+        assert_eq!(again(&bad).is_ok(), last, "a flip at {at}");
+    }
+}
+
+#[test]
+fn a_writer_that_may_not_wait_does_not_and_the_limit_holds() {
+    let (_, _, mut spill) = spill("b");
+    let body = [1; SECTOR];
+    let one: [ToSave<'_>; 1] = [(0, Sealed::made_up(&body))];
+    let stalled = spill.stall();
+    assert!(!spill.save(ChunkNo(0), &one, Epoch(5), false).unwrap());
+    drop(stalled);
+    assert!(spill.save(ChunkNo(0), &one, Epoch(5), false).unwrap());
+    spill.limit = spill.tail.lock().end + (HEAD + SECTOR) as u64;
+    assert!(spill.save(ChunkNo(0), &[(1, one[0].1)], Epoch(5), true).unwrap());
+    let full = spill.save(ChunkNo(0), &[(2, one[0].1)], Epoch(5), true).unwrap_err();
+    assert_eq!(full.kind(), Kind::NoSpace);
+    assert_eq!(spill.missing(ChunkNo(0), 0..4, Epoch(4)), [2, 3]);
 }
