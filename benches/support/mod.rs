@@ -62,8 +62,8 @@ pub fn volume_of(path: &Path, keys: &Keys, parent: Option<(ParentRef, Arc<dyn Pa
     };
     format(&store, &Env::system(), new).expect("a header");
     store.publish(path).expect("a name");
-    let scratch = Arc::new(Folder::new(path.parent().expect("a folder")));
-    let opening = Opening { writable: true, parent, write_failed: false, scratch };
+    let spills = Arc::new(Folder::new(path.parent().expect("a folder")));
+    let opening = Opening { writable: true, parent, write_failed: false, spills };
     let volume = Volume::open(Arc::new(store), Env::system(), opening, "bench").expect("a volume");
     volume.unlock(keys).expect("its key");
     volume

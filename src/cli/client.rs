@@ -132,8 +132,7 @@ fn call_here(
     let unlock = unlock(common, data)?;
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
-    if matches!(request, Request::CreateSnapshot(_)) {
-        // No other process would continue it.
+    if matches!(request, Request::CreateSnapshot(_) | Request::WaitSnapshot(_)) {
         interrupt::stop_and_clean_up()?;
     }
     let mut gave_way = false;
@@ -144,7 +143,7 @@ fn call_here(
     });
     service.shut_down();
     match outcome {
-        // What was done so far was undone; the server performs the verb from the start.
+        // What was done so far was undone or is continued there; the server performs the verb from the start.
         Err(err) if gave_way && err.kind() == Kind::Interrupted => Ok(None),
         other => other.map(Some),
     }

@@ -32,7 +32,7 @@ use crate::service::operations::{
     CreateVolume, DeleteAlias, DeleteSnapshot, DeleteVolume, DescribeKey, DescribeSnapshot, DescribeSnapshots,
     DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume, ExportVolumeKey, GetStatus, GrowVolume,
     ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume, RotateKeyOnDemand, ScheduleKeyDeletion,
-    SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
+    SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot, WaitSnapshot,
 };
 use crate::units::ByteLen;
 use args::{Common, on_key_loss, requests, size, throughput};
@@ -349,7 +349,12 @@ enum SnapshotVerb {
         /// Snapshot id
         snapshot: String,
     },
-    /// Delete a snapshot
+    /// Wait until a snapshot is completed; without a server, continue it
+    Wait {
+        /// Snapshot id
+        snapshot: String,
+    },
+    /// Delete a snapshot, or cancel a pending one
     Delete {
         /// Snapshot id
         snapshot: String,
@@ -426,7 +431,7 @@ fn run(cli: Cli) -> Result<u8> {
             return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));
         }
         Verb::Snapshot(verb) => {
-            if matches!(verb, SnapshotVerb::Create { wait: true, .. }) {
+            if matches!(verb, SnapshotVerb::Create { wait: true, .. } | SnapshotVerb::Wait { .. }) {
                 snapshot::end_waiting_on_interrupt(&common)?;
             }
             snapshot_request(verb)
@@ -536,6 +541,7 @@ fn snapshot_request(verb: SnapshotVerb) -> Request {
         SnapshotVerb::Create { volume, wait, description } => CreateSnapshot { volume, description, wait }.into(),
         SnapshotVerb::List => DescribeSnapshots {}.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
+        SnapshotVerb::Wait { snapshot } => WaitSnapshot { snapshot }.into(),
         SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
         SnapshotVerb::Verify { snapshot, trust } => VerifySnapshot { snapshot, trust }.into(),
     }

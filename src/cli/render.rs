@@ -6,7 +6,7 @@ use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AccessInfo, AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
+    AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
     SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
@@ -379,6 +379,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("volume", s.volume.to_string()),
         ("state", s.state.to_string()),
         ("error", or_dash(s.error.as_ref())),
+        ("progress", s.copy.as_ref().map_or_else(|| "-".to_owned(), copied)),
         ("size", ByteLen(s.size).to_string()),
         ("changed", ByteLen(s.changed).to_string()),
         ("stored", ByteLen(s.stored).to_string()),
@@ -387,6 +388,15 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
     ]);
+}
+
+/// How far a pending snapshot is, for people.
+fn copied(copy: &CopyInfo) -> String {
+    let left = ByteLen(copy.total.saturating_sub(copy.copied));
+    match &copy.waits {
+        Some(why) => format!("{} %, {left} left, waiting for the repository: {why}", copy.percent),
+        None => format!("{} %, {left} left, {}/s", copy.percent, ByteLen(copy.rate)),
+    }
 }
 
 fn list_snapshots(snapshots: &[SnapshotInfo]) {

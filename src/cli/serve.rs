@@ -269,7 +269,7 @@ fn feed_watchdog(server: &Server) {
     }
 }
 
-/// Waits for snapshots that the command began, because no other process would complete them. Ctrl-C cancels them.
+/// Waits for snapshots that the command began. Ctrl-C suspends them: the next server continues them.
 fn finish_snapshots(
     code: u8,
     mut stopped: bool,
@@ -282,14 +282,16 @@ fn finish_snapshots(
     let failed = service.wait_for_snapshots(&mut |progress| {
         stopped |= signals.pending().any(ends);
         if !told && !stopped {
-            super::out::note("coffer: waiting for snapshots to complete; Ctrl-C cancels them");
+            super::out::note(
+                "coffer: waiting for snapshots to complete; after Ctrl-C the next `coffer serve` continues them",
+            );
             told = true;
         }
         bar.show(&progress);
         !stopped
     })?;
     for id in &failed {
-        super::out::note(format!("coffer: snapshot {id} did not complete (see `coffer snapshot show {id}`)"));
+        super::out::note(format!("coffer: snapshot {id} is not completed (see `coffer snapshot show {id}`)"));
     }
     Ok(match (failed.is_empty(), code) {
         (false, 0) => {

@@ -296,6 +296,24 @@ pub struct SnapshotInfo {
     pub key: String,
     /// Free text for people.
     pub description: String,
+    /// How far this process has copied it, while it is pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyInfo>,
+}
+
+/// How far a pending snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyInfo {
+    /// Bytes of chunks copied.
+    pub copied: u64,
+    /// Bytes of chunks to copy in all; 0: not known yet.
+    pub total: u64,
+    /// The same as a percentage.
+    pub percent: u8,
+    /// Bytes copied per second.
+    pub rate: u64,
+    /// Why it waits for its repository, if it does.
+    pub waits: Option<String>,
 }
 
 /// An attachment.

@@ -38,7 +38,8 @@ impl Snapshots {
     fn over(base: &Base, records: &Arc<Records>) -> Self {
         let logs = Arc::new(Logs::new(records, &base.repository));
         let bases = Arc::new(Bases::new(records, &base.repository));
-        let lineages = Arc::new(Lineages::new(records, &base.repository, &logs, &bases, &base.stores));
+        let lineages =
+            Arc::new(Lineages::new(records, &base.repository, &logs, &bases, &base.stores, base.data.staging()));
         Self { logs, bases, lineages }
     }
 }
@@ -81,10 +82,11 @@ impl Volumes {
 /// Creates the components for snapshots in progress and for unsettled ones.
 fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Volumes) -> (Arc<Unsettled>, Arc<Jobs>) {
     let Snapshots { logs, bases, lineages } = snapshots;
-    let unsettled = Arc::new(Unsettled::new(records, &base.repository, logs, bases, lineages, &volumes.opens));
+    let unsettled =
+        Arc::new(Unsettled::new(records, &base.repository, logs, bases, lineages, &volumes.opens, base.data.staging()));
     let jobs = Jobs::new(jobs::On {
         env: base.env.clone(),
-        role: base.opening.role,
+        staging: base.data.staging(),
         records: records.clone(),
         repository: base.repository.clone(),
         logs: logs.clone(),
@@ -132,6 +134,7 @@ impl Service {
             last_uses: super::last_uses::LastUses::default(),
             retention: super::retention::Retention::new(&env, &kms),
             endpoints: Mutex::default(),
+            taking_up: Mutex::default(),
             env,
             data,
             kms,

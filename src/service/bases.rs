@@ -11,6 +11,7 @@ use crate::snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use crate::units::{Epoch, LineageId, VolumeId};
 use crate::volume::Volume;
 use crate::volume::format::{BaseRecord, PendingRecord};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The bases of all volumes.
@@ -69,6 +70,7 @@ impl Bases {
         &self,
         volume: &Volume,
         spec: &SnapshotSpec,
+        staging: &Path,
     ) -> Result<(SnapshotWriter, Option<BaseRecord>, Option<SnapshotReader>)> {
         let repository = self.repository.id()?;
         let held = self.repository.ref_on(spec.lineage, &base_ref(volume.id()))?.is_some();
@@ -80,7 +82,7 @@ impl Bases {
         });
         let mut last = None;
         for base in newest.into_iter().chain(parent) {
-            match self.begin_on(spec, &base) {
+            match self.begin_on(spec, &base, staging) {
                 Ok((writer, reader)) => return Ok((writer, Some(base), Some(reader))),
                 Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Integrity) => last = Some(err),
                 Err(err) => return Err(err),
@@ -91,15 +93,21 @@ impl Bases {
             Some(err) if !volume.is_hydrated() => Err(err),
             Some(err) => {
                 tracing::warn!("{}: {}; the snapshot is a full one", volume.id(), err.line());
-                Ok((self.repository.begin(spec.clone())?, None, None))
+                Ok((self.repository.begin_staged(spec.clone(), staging)?, None, None))
             }
-            None => Ok((self.repository.begin(spec.clone())?, None, None)),
+            None => Ok((self.repository.begin_staged(spec.clone(), staging)?, None, None)),
         }
     }
 
-    fn begin_on(&self, spec: &SnapshotSpec, base: &BaseRecord) -> Result<(SnapshotWriter, SnapshotReader)> {
+    fn begin_on(
+        &self,
+        spec: &SnapshotSpec,
+        base: &BaseRecord,
+        staging: &Path,
+    ) -> Result<(SnapshotWriter, SnapshotReader)> {
         let reader = self.repository.open_snapshot(spec.lineage, base.snapshot)?;
-        let writer = self.repository.begin(SnapshotSpec { base: Some(base.snapshot), ..spec.clone() })?;
+        let spec = SnapshotSpec { base: Some(base.snapshot), ..spec.clone() };
+        let writer = self.repository.begin_staged(spec, staging)?;
         Ok((writer, reader))
     }
 

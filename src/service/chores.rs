@@ -30,8 +30,12 @@ impl Service {
             tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
         // In its own thread: a repository that is slow must not keep idle volumes open.
-        let unsettled = self.unsettled.clone();
-        let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());
+        let (unsettled, jobs) = (self.unsettled.clone(), self.jobs.clone());
+        let settle = move || {
+            unsettled.settle();
+            jobs.resume_all(|_| true);
+        };
+        let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(settle);
         if let Err(err) = settling {
             tracing::error!("start a thread to settle snapshots: {err}; will retry in a minute");
         }

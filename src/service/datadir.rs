@@ -139,6 +139,12 @@ impl DataDir {
         self.0.join("repository")
     }
 
+    /// Returns the folder with what pending snapshots have copied and their repositories do not have yet.
+    #[must_use]
+    pub fn staging(&self) -> PathBuf {
+        self.0.join("staging")
+    }
+
     /// Returns whether `coffer init` was run here.
     #[must_use]
     pub fn is_initialised(&self) -> bool {

@@ -1,57 +1,33 @@
 //! Snapshots in progress: each fixes its point in time under its volume's header, then copies in its own thread.
 
-use super::api::Progress;
 use super::api::SnapshotState;
 use super::bases::Bases;
-use super::datadir::Role;
+pub use super::copying::Report;
+use super::copying::{self, Job, Sink, Stop};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::settling::Unsettled;
 use super::turns::Turns;
-use crate::cipher::Sealed;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::repository::Repository;
-use crate::snapshot::writer::{Completed, SnapshotSpec, SnapshotWriter};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, SnapshotId, chunks_in};
-use crate::volume::format::PendingRecord;
-use crate::volume::parent::Parent;
+use crate::snapshot::staging::{self, Staging};
+use crate::snapshot::writer::{Completed, SnapshotSpec};
+use crate::units::{CHUNK, SnapshotId, chunks_in};
 use crate::volume::pending::{Begin, ChunkSink, Pending};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-/// Callback for the progress of a verb. Returning `false` asks the verb to stop.
-pub type Report<'a> = &'a mut dyn FnMut(Progress) -> bool;
-
-/// A snapshot that this process is copying.
-#[derive(Default)]
-pub(super) struct Job {
-    copied: AtomicU64,
-    stop: AtomicBool,
-    over: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Job {
-    /// Returns whether the snapshot was asked to stop.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
 
 /// What [`Jobs`] depends on.
 pub(super) struct On {
     /// Clock and randomness.
     pub(super) env: Env,
-    /// Decides whether a waiter that leaves stops the snapshot.
-    pub(super) role: Role,
     /// The catalog's records.
     pub(super) records: Arc<Records>,
     /// The destination of the snapshots.
@@ -66,32 +42,14 @@ pub(super) struct On {
     pub(super) turns: Arc<Turns>,
     /// Where failed snapshots are left to be settled.
     pub(super) unsettled: Arc<Unsettled>,
+    /// The directory with the staging directories of all pending snapshots.
+    pub(super) staging: PathBuf,
 }
 
 /// All snapshots in progress in this process.
 pub(super) struct Jobs {
     on: On,
     running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
-}
-
-/// Passes chunks to the writer, and looks up the base through its reader.
-struct Sink {
-    /// Chunks in the volume at the point in time.
-    chunks: u64,
-    writer: SnapshotWriter,
-    base: Option<SnapshotReader>,
-}
-
-impl ChunkSink for Sink {
-    fn put(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
-        self.writer.put_chunk(chunk, sealed, key)
-    }
-    fn next_in_base(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
-        self.base.as_ref().map_or(Ok(None), |b| b.next_with_sectors(from))
-    }
-    fn chunks(&self) -> u64 {
-        self.chunks
-    }
 }
 
 /// A snapshot whose point in time is fixed.
@@ -115,30 +73,29 @@ impl Jobs {
         volume: &VolumeRecord,
         description: String,
     ) -> Result<(SnapshotId, Arc<Job>)> {
-        let begun = self.begin(caller, volume, description)?;
-        let (id, job) = (begun.record.id, Arc::new(Job::default()));
+        let (id, job) = (SnapshotId::draw(&*self.on.env.rng), Arc::new(Job::default()));
+        // Before the catalog has it: nobody else continues it.
         self.running.lock().insert(id, job.clone());
-        let begun = Arc::new(Mutex::new(Some(begun)));
-        let run = {
-            let (this, job, begun) = (self.clone(), job.clone(), begun.clone());
-            move || this.run_begun(id, &begun, &job)
-        };
-        if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
-            tracing::warn!("start a thread for snapshot {id}: {err}; copying in the caller's thread");
-            self.clone().run_begun(id, &begun, &job);
-        }
+        let begun =
+            self.begin(caller, volume, id, description).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
+        self.spawn(begun, &job);
         Ok((id, job))
     }
 
     /// Fixes the point in time, and records the snapshot as pending.
-    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+    pub(super) fn begin(
+        &self,
+        caller: &Caller,
+        volume: &VolumeRecord,
+        id: SnapshotId,
+        description: String,
+    ) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         self.on.logs.check(volume.lineage)?;
         self.on.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
         let sized = self.on.turns.take(volume.id);
         let based = self.on.bases.keep(volume.id);
-        let id = SnapshotId::draw(&*self.on.env.rng);
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
             let blob = |e| wrapped.iter().find(|k| k.epoch == e).map(|k| k.blob.clone()).unwrap_or_default();
@@ -158,7 +115,7 @@ impl Jobs {
             keys: keys.clone(),
             source: None,
         };
-        let (writer, base, reader) = self.on.bases.begin(&used.volume, &spec)?;
+        let (writer, base, reader) = self.on.bases.begin(&used.volume, &spec, &self.staging_of(id))?;
         let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
         let record = SnapshotRecord {
             id,
@@ -201,60 +158,141 @@ impl Jobs {
         Ok(Begun { used, pending, sink, record })
     }
 
-    fn run_begun(self: Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Job) {
+    /// Continues a pending snapshot that an earlier process left, unless it is being copied already.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] or [`Kind::NotFound`] if it cannot be continued; [`Kind::Exists`] if its repository has it
+    /// completed; other errors may pass.
+    pub(super) fn resume(self: &Arc<Self>, record: &SnapshotRecord) -> Result<Arc<Job>> {
+        let job = match self.running.lock().entry(record.id) {
+            Entry::Occupied(running) => return Ok(running.get().clone()),
+            Entry::Vacant(free) => free.insert(Arc::new(Job::default())).clone(),
+        };
+        match self.take_up(record) {
+            Ok(begun) => {
+                tracing::info!("snapshot {} continues", record.id);
+                self.spawn(begun, &job);
+                Ok(job)
+            }
+            Err(err) => {
+                self.running.lock().remove(&record.id);
+                job.end();
+                Err(err)
+            }
+        }
+    }
+
+    /// Continues the pending snapshots that earlier processes left, if they are `wanted`. One that cannot be continued is
+    /// left to be settled; what may pass is tried again later. Returns the jobs of the others.
+    pub(super) fn resume_all(self: &Arc<Self>, wanted: impl Fn(&SnapshotRecord) -> bool) -> Vec<Arc<Job>> {
+        let all = self.on.unsettled.resumable().unwrap_or_else(|err| {
+            tracing::error!("list pending snapshots: {}", err.line());
+            Vec::new()
+        });
+        let mut jobs = Vec::new();
+        for record in all.iter().filter(|r| wanted(r)) {
+            let settle = |why| {
+                self.on.unsettled.add(record.lineage, record.id, why);
+                self.on.unsettled.settle_lineage(record.lineage);
+            };
+            match self.resume(record) {
+                Ok(job) => jobs.push(job),
+                Err(err) if err.kind() == Kind::Exists => settle(None),
+                Err(err) if matches!(err.kind(), Kind::Integrity | Kind::NotFound | Kind::Unsupported) => {
+                    tracing::error!("snapshot {}: {}", record.id, err.line());
+                    settle(Some(err.line()));
+                }
+                Err(err) => tracing::warn!("snapshot {}: {}; trying again later", record.id, err.line()),
+            }
+        }
+        jobs
+    }
+
+    fn take_up(&self, record: &SnapshotRecord) -> Result<Begun> {
+        let lost = |why: String| Error::new(Kind::Integrity, format!("cannot be continued: {why}"));
+        let volume = self.on.records.find_volume(&record.volume.to_string())?;
+        let used = self.on.opens.acquire(&volume, Need::Sealed)?;
+        self.on.logs.check(record.lineage)?;
+        let Some(pending) = used.volume.pending_snapshot(record.id) else {
+            let why = used.volume.lost_snapshots().iter().find(|(id, _)| *id == record.id).map(|(_, why)| why.clone());
+            let unbegun = "the process that took it ended before it was begun";
+            return Err(why.map_or_else(|| Error::new(Kind::NotFound, unbegun), lost));
+        };
+        let staged = Staging::open(&self.staging_of(record.id), &self.on.env.boot_id)?;
+        let staged = staged.ok_or_else(|| lost("its staging directory is missing".to_owned()))?;
+        let base = record.base.map(|base| self.on.repository.open_snapshot(record.lineage, base)).transpose()?;
+        let copied: Vec<_> = staged.copied().collect();
+        let writer = self.on.repository.resume(staged)?;
+        let sink = Arc::new(Sink { chunks: chunks_in(record.size), writer, base });
+        pending.attach(sink.clone(), copied);
+        Ok(Begun { used, pending, sink, record: record.clone() })
+    }
+
+    /// Returns the staging directory of a snapshot.
+    fn staging_of(&self, snapshot: SnapshotId) -> PathBuf {
+        self.on.staging.join(snapshot.to_string())
+    }
+
+    /// Copies a snapshot in its own thread.
+    fn spawn(self: &Arc<Self>, begun: Begun, job: &Arc<Job>) {
+        let id = begun.record.id;
+        let begun = Arc::new(Mutex::new(Some(begun)));
+        let run = {
+            let (this, job, begun) = (self.clone(), job.clone(), begun.clone());
+            move || this.run_begun(id, &begun, &job)
+        };
+        if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
+            tracing::warn!("start a thread for snapshot {id}: {err}; copying in the caller's thread");
+            self.clone().run_begun(id, &begun, job);
+        }
+    }
+
+    fn run_begun(self: Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Arc<Job>) {
         let Some(begun) = begun.lock().take() else { return };
         self.run_job(begun, job);
         self.running.lock().remove(&id);
         // Whoever learns of the end may reopen the data directory: this thread must not be the one that keeps it locked.
         drop(self);
-        *job.over.lock() = true;
-        job.changed.notify_all();
+        job.end();
     }
 
-    /// Copies a snapshot that was begun, and completes it or fails it.
-    pub(super) fn run_job(&self, begun: Begun, job: &Job) {
+    /// Copies a snapshot that was begun, and completes it, suspends it, or fails it.
+    pub(super) fn run_job(&self, begun: Begun, job: &Arc<Job>) {
+        let copied = copying::copy(&begun.used.volume, &begun.pending, &begun.sink, job);
+        match copied {
+            Ok(done) => self.complete(&begun, &done),
+            Err(err) if may_pass(&err) && job.stopped() == Some(Stop::Suspend) => suspend(&begun),
+            Err(err) => self.fail(begun, &err),
+        }
+    }
+
+    /// Ends a snapshot that cannot be completed.
+    fn fail(&self, begun: Begun, err: &Error) {
         let Begun { used, pending, sink, record } = begun;
-        let copied = used.volume.copy_pending(&pending, |n| {
-            job.copied.store(n, Ordering::Relaxed);
-            !job.stop.load(Ordering::Relaxed)
-        });
-        let outcome = copied.and_then(|_| sink.writer.finish());
-        match outcome {
-            Ok(done) => self.complete(&used, pending.record(), &record, &done),
-            Err(err) => {
-                tracing::error!("snapshot {}: {}", record.id, err.line());
-                if err.kind() == Kind::Integrity && record.base.is_some() {
-                    self.on.bases.distrust(&record);
-                }
-                if let Err(left) = used.volume.drop_snapshot(record.id) {
-                    tracing::error!("snapshot {}: {}", record.id, left.line());
-                }
-                drop(pending);
-                // If the writer is still shared, the next sweep removes its objects.
-                if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
-                    tracing::warn!("snapshot {}: {}", record.id, left.line());
-                }
-                self.on.unsettled.add(record.lineage, record.id, Some(self.reason(&err, job)));
-                drop(used);
-                self.on.unsettled.settle_lineage(record.lineage);
-            }
+        tracing::error!("snapshot {}: {}", record.id, err.line());
+        if err.kind() == Kind::Integrity && record.base.is_some() {
+            self.on.bases.distrust(&record);
         }
-    }
-
-    /// Returns the reason for a failure, as the catalog's record has it.
-    fn reason(&self, err: &Error, job: &Job) -> String {
-        if self.on.role == Role::Daemon && job.is_stopped() && err.kind() == Kind::Interrupted {
-            return "the server was stopped before it was completed; create another snapshot".to_owned();
+        if let Err(left) = used.volume.drop_snapshot(record.id) {
+            tracing::error!("snapshot {}: {}", record.id, left.line());
         }
-        err.line()
+        drop(pending);
+        // If the writer is still shared, the next sweep removes its objects.
+        if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
+            tracing::warn!("snapshot {}: {}", record.id, left.line());
+        }
+        self.on.unsettled.add(record.lineage, record.id, Some(err.line()));
+        drop(used);
+        self.on.unsettled.settle_lineage(record.lineage);
     }
 
     /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.
-    fn complete(&self, used: &InUse, pending: &PendingRecord, record: &SnapshotRecord, done: &Completed) {
+    fn complete(&self, begun: &Begun, done: &Completed) {
+        let Begun { used, pending, record, .. } = begun;
         self.on.logs.note(record.lineage);
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
-        if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending) {
+        if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending.record()) {
             tracing::error!(
                 "snapshot {} is completed, but could not become the base of {}: {}",
                 record.id,
@@ -267,17 +305,9 @@ impl Jobs {
         });
         if noted.is_err() {
             self.on.unsettled.add(record.lineage, record.id, None);
+        } else if let Err(err) = staging::remove(&self.staging_of(record.id)) {
+            tracing::warn!("{}; removed at the next start", err.line());
         }
-    }
-
-    /// Waits for the end of a snapshot. `false`: the waiter has left, and the snapshot continues.
-    pub(super) fn wait_for(&self, job: &Job, report: Report<'_>) -> bool {
-        wait_for(job, report, self.on.role)
-    }
-
-    /// Waits for the end of a snapshot, and stops it if `report` returns `false`.
-    pub(super) fn wait_out(job: &Job, report: Report<'_>) {
-        wait_for(job, report, Role::Command);
     }
 
     /// Returns the snapshots in progress.
@@ -285,62 +315,29 @@ impl Jobs {
         self.running.lock().iter().map(|(id, job)| (*id, job.clone())).collect()
     }
 
-    /// Asks all snapshots in progress to stop, and waits until they have.
-    pub(super) fn stop_all(&self) {
+    /// Returns the job of a snapshot that this process is copying.
+    pub(super) fn job_of(&self, snapshot: SnapshotId) -> Option<Arc<Job>> {
+        self.running.lock().get(&snapshot).cloned()
+    }
+
+    /// Suspends all snapshots in progress, and waits until they are.
+    pub(super) fn suspend_all(&self) {
         let jobs = self.under_way();
-        for (_, job) in &jobs {
-            job.stop.store(true, Ordering::Relaxed);
-        }
-        for (_, job) in jobs {
-            let mut over = job.over.lock();
-            while !*over {
-                job.changed.wait(&mut over);
-            }
-        }
+        jobs.iter().for_each(|(_, job)| job.stop(Stop::Suspend));
+        jobs.iter().for_each(|(_, job)| job.await_end());
     }
 }
 
-/// Waits for the end of a snapshot. `false`: the waiter has left. A server continues without the waiter; a command stops the
-/// snapshot.
-fn wait_for(job: &Job, report: Report<'_>, role: Role) -> bool {
-    let mut over = job.over.lock();
-    while !*over {
-        let timed_out = job.changed.wait_for(&mut over, Duration::from_millis(200)).timed_out();
-        if timed_out {
-            let done = job.copied.load(Ordering::Relaxed) * CHUNK as u64;
-            let progress = Progress { what: "copy".to_owned(), done, total: None, unit: "bytes".to_owned() };
-            // A waiter that is slow to take it must not delay the snapshot's end.
-            let go_on = MutexGuard::unlocked(&mut over, || report(progress));
-            match role {
-                Role::Daemon if !go_on => return false,
-                Role::Command if !go_on => job.stop.store(true, Ordering::Relaxed),
-                _ => {}
-            }
-        }
-    }
-    true
+/// Whether a job that was stopped failed for no reason of its own.
+fn may_pass(err: &Error) -> bool {
+    matches!(err.kind(), Kind::Interrupted | Kind::Io | Kind::Unreachable)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_hangs_up_ends_the_waiting_and_only_a_command_the_snapshot() {
-        let job = Arc::new(Job::default());
-        assert!(!wait_for(&job, &mut |_| false, Role::Daemon));
-        assert!(!job.stop.load(Ordering::Relaxed), "the server continues it");
-        let other = job.clone();
-        let mut gone = |_| {
-            // Does what the snapshot's thread does once it sees that it should stop.
-            let other = other.clone();
-            drop(std::thread::spawn(move || {
-                *other.over.lock() = true;
-                other.changed.notify_all();
-            }));
-            false
-        };
-        assert!(wait_for(&job, &mut gone, Role::Command));
-        assert!(job.stop.load(Ordering::Relaxed));
+/// Makes durable what is copied so far: the next process continues.
+fn suspend(begun: &Begun) {
+    let id = begun.record.id;
+    match begun.sink.writer.suspend() {
+        Ok(()) => tracing::info!("snapshot {id} is suspended; the next server continues it"),
+        Err(err) => tracing::warn!("snapshot {id}: {}; it continues only if the machine stays up", err.line()),
     }
 }

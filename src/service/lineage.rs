@@ -8,13 +8,15 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
 use crate::snapshot::refs::{Ref, RefKind};
 use crate::snapshot::repository::Repository;
+use crate::snapshot::staging;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
-use crate::units::{LineageId, SnapshotId, VolumeId};
+use crate::units::{LineageId, PackId, SnapshotId, VolumeId};
 use crate::volume::format::ParentRef;
 use crate::volume::parent::Parent;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// All lineages of the repository.
@@ -24,6 +26,8 @@ pub(super) struct Lineages {
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     stores: Arc<dyn Stores>,
+    /// The directory with the staging directories of pending snapshots.
+    staging: PathBuf,
     /// Lineages that may contain unreachable objects.
     unswept: Mutex<BTreeSet<LineageId>>,
 }
@@ -36,6 +40,7 @@ impl Lineages {
         logs: &Arc<Logs>,
         bases: &Arc<Bases>,
         stores: &Arc<dyn Stores>,
+        staging: PathBuf,
     ) -> Self {
         Self {
             records: records.clone(),
@@ -43,6 +48,7 @@ impl Lineages {
             logs: logs.clone(),
             bases: bases.clone(),
             stores: stores.clone(),
+            staging,
             unswept: Mutex::new(BTreeSet::new()),
         }
     }
@@ -175,9 +181,16 @@ impl Lineages {
     /// Deletes all unneeded objects of a lineage.
     pub(super) fn sweep(&self, lineage: LineageId) -> Result<Swept> {
         let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
-        let parents = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
-        let going = self.records.snapshots()?.into_iter().filter(SnapshotRecord::is_deleting).map(|r| r.id).collect();
-        self.repository.sweep_for(lineage, &Known { lineages: self, parents, going })
+        let mut roots: Vec<_> = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
+        let snapshots = self.records.snapshots()?;
+        let going = snapshots.iter().filter(|r| r.is_deleting()).map(|r| r.id).collect();
+        let mut packs = BTreeSet::new();
+        for pending in snapshots.iter().filter(|r| r.lineage == lineage && r.state == SnapshotState::Pending) {
+            roots.extend(pending.base);
+            // One whose staging is damaged cannot be continued, and needs nothing.
+            packs.extend(staging::packs_in(&self.staging.join(pending.id.to_string())).unwrap_or_default());
+        }
+        self.repository.sweep_for(lineage, &Known { lineages: self, roots, packs, going })
     }
 }
 
@@ -189,8 +202,10 @@ fn fill_ref(volume: VolumeId) -> String {
 /// What the catalog knows about this installation's refs.
 struct Known<'a> {
     lineages: &'a Lineages,
-    /// The snapshots that volumes are still filled from.
-    parents: Vec<SnapshotId>,
+    /// The snapshots that volumes are still filled from, and the bases of pending snapshots.
+    roots: Vec<SnapshotId>,
+    /// The packs that pending snapshots have put, or will.
+    packs: BTreeSet<PackId>,
     /// The snapshots that are being deleted.
     going: BTreeSet<SnapshotId>,
 }
@@ -221,7 +236,11 @@ impl Needs for Known<'_> {
     }
 
     fn roots(&self) -> Vec<SnapshotId> {
-        self.parents.clone()
+        self.roots.clone()
+    }
+
+    fn packs(&self) -> BTreeSet<PackId> {
+        self.packs.clone()
     }
 
     fn is_going(&self, snapshot: SnapshotId) -> bool {

@@ -4,8 +4,9 @@ use super::Service;
 use super::api::SnapshotState;
 use super::api::{Grade, Reply, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
+use super::copying::Job;
 use super::datadir::DataDir;
-use super::jobs::{Begun, Job};
+use super::jobs::Begun;
 use super::opening::Need;
 use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
 use super::records::VolumeRecord;
@@ -119,7 +120,16 @@ fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
 }
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
-    service.jobs.begin(&caller(service), &place.record(service), String::new()).unwrap()
+    let id = SnapshotId::draw(&crate::env::SystemRng);
+    service.jobs.begin(&caller(service), &place.record(service), id, String::new()).unwrap()
+}
+
+/// Returns the fill of each MiB of a snapshot.
+fn contents_of(service: &Arc<Service>, id: SnapshotId) -> Vec<u8> {
+    let view = service.open_view(id, &caller(service)).unwrap();
+    let mut all = vec![0; 64 * MIB as usize];
+    assert_eq!(view.read(0, &mut all, Blocking::Allowed).unwrap(), Attempt::Done);
+    all.chunks(MIB as usize).map(|mib| mib[1]).collect()
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
@@ -149,8 +159,8 @@ fn the_older_of_two_that_completes_last_takes_nothing_back() {
     write(&place, &service, MIB, MIB, 2);
     let younger = begin(&place, &service);
     let (a, b) = (older.record.id, younger.record.id);
-    service.jobs.run_job(younger, &Job::default());
-    service.jobs.run_job(older, &Job::default());
+    service.jobs.run_job(younger, &Arc::new(Job::default()));
+    service.jobs.run_job(older, &Arc::new(Job::default()));
     assert_eq!(base_on(&place, &service), Some(b), "ref and header move together, to the newer alone");
     delete(&service, b).unwrap();
     write(&place, &service, 2 * MIB, MIB, 3);
@@ -408,14 +418,41 @@ fn what_was_finished_when_the_process_began_is_good_to_delete_again() {
 }
 
 #[test]
-fn what_killed_creates_leave_is_settled_and_no_slot_is_lost() {
-    let (place, service) = Place::new();
-    write(&place, &service, 0, 2 * MIB, 1);
-    let mut service = service;
-    for _ in 0..10 {
+fn what_killed_creates_leave_is_continued_and_no_slot_is_lost() {
+    let (place, mut service) = Place::new();
+    for round in 0..10 {
+        write(&place, &service, 0, 2 * MIB, round + 1);
         // Begun, then killed: the header has it as pending.
         drop(begin(&place, &service));
-        // It cannot be opened while it is settled.
+        // The volume cannot be opened meanwhile.
+        let file = place.file(place.volume);
+        let away = file.with_extension("away");
+        std::fs::rename(&file, &away).unwrap();
+        service = place.reopen(service);
+        assert_eq!(listed(&service).last().unwrap().1, SnapshotState::Pending);
+        std::fs::rename(&away, &file).unwrap();
+        write(&place, &service, 0, MIB, 99);
+        let next = take(&place, &service);
+        let all = listed(&service);
+        assert!(all.iter().all(|(_, state)| *state == SnapshotState::Completed), "{all:?}");
+        let killed = all.into_iter().map(|(id, _)| id).find(|id| *id != next.id).unwrap();
+        assert_eq!(contents_of(&service, killed)[..2], [round + 1, round + 1], "its own point in time");
+        assert_eq!(contents_of(&service, next.id)[..2], [99, round + 1]);
+        for id in [killed, next.id] {
+            verify(&service, id);
+            delete(&service, id).unwrap();
+        }
+        assert!(place.data().staging().read_dir().unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn a_killed_create_that_cannot_be_continued_is_in_error_and_no_slot_is_lost() {
+    let (place, mut service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    for _ in 0..10 {
+        drop(begin(&place, &service));
+        std::fs::remove_dir_all(place.data().staging()).unwrap();
         let file = place.file(place.volume);
         let away = file.with_extension("away");
         std::fs::rename(&file, &away).unwrap();

@@ -13,6 +13,7 @@ mod bases;
 mod check;
 mod chores;
 mod contexts;
+mod copying;
 pub mod datadir;
 mod export;
 mod failed_syncs;
@@ -167,6 +168,8 @@ pub struct Service {
     retention: retention::Retention,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
+    /// The thread that takes up the work of an earlier server.
+    taking_up: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Last, so that no other process opens the directory before everything above is dropped.
     lock: Arc<DirLock>,
 }
@@ -243,14 +246,49 @@ impl Service {
         let repository = Arc::new(Repository::open_later(objects(&data)?, env.clone(), Some(author)));
         let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
         let service = Arc::new(Self::assemble(base));
-        service.leftovers.settle();
         service.unsettled.look();
-        if opening.role == Role::Daemon {
-            service.kept.keep_all();
-            service.opens.start_hydration();
-            service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
+        match opening.role {
+            Role::Command => service.settle(),
+            Role::Daemon => {
+                service.kept.keep_all();
+                service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
+                service.take_up();
+            }
         }
         Ok(service)
+    }
+
+    /// Finishes or undoes what an earlier process left half done.
+    fn settle(&self) {
+        self.leftovers.settle();
+        self.unsettled.look_for_refs();
+        self.unsettled.settle();
+    }
+
+    /// Takes up the work of an earlier server, in a thread of its own: a repository that is slow must not delay the start.
+    fn take_up(self: &Arc<Self>) {
+        let this = Arc::downgrade(self);
+        let run = move || {
+            // Each step for itself: the service must be able to end in between.
+            let steps: [fn(&Arc<Self>); 3] = [|s| s.settle(), |s| s.resume_snapshots(), |s| s.opens.start_hydration()];
+            for step in steps {
+                if let Some(service) = this.upgrade() {
+                    step(&service);
+                }
+            }
+        };
+        match std::thread::Builder::new().name("take-up".to_owned()).spawn(run) {
+            Ok(thread) => *self.taking_up.lock() = Some(thread),
+            Err(err) => tracing::error!("start a thread to continue snapshots and fills: {err}; retried in a minute"),
+        }
+    }
+
+    /// Waits until what an earlier server left is taken up.
+    #[cfg(test)]
+    fn await_taken_up(&self) {
+        if let Some(thread) = self.taking_up.lock().take() {
+            thread.join().unwrap();
+        }
     }
 
     /// Returns whether a server waits for the data directory that this process has open.
@@ -307,9 +345,12 @@ impl Service {
         self.kms.ledger()
     }
 
-    /// Settles what an earlier verb of this process left half done, if there is anything.
+    /// Settles what an earlier verb of this process left half done, if there is anything. In a server that is left to
+    /// housekeeping: no verb waits for what it does not need.
     fn settle_leftovers(&self) {
-        self.leftovers.settle_if_any();
+        if self.role == Role::Command {
+            self.leftovers.settle_if_any();
+        }
     }
 
     /// Returns the user id of the owner of the data directory.
@@ -336,9 +377,9 @@ impl Service {
         status(&self.kms, &self.data, self.endpoints.lock().clone(), daemon)
     }
 
-    /// Shuts down in order: stops snapshots in progress, closes volumes, wipes keys.
+    /// Shuts down in order: suspends snapshots in progress, closes volumes, wipes keys.
     pub fn shut_down(&self) {
-        self.jobs.stop_all();
+        self.jobs.suspend_all();
         self.opens.close_all();
         self.failed_syncs.wait();
     }

@@ -6,13 +6,15 @@ use super::bases::Bases;
 use super::lineage::Lineages;
 use super::logs::Logs;
 use super::opening::{Need, OpenVolumes};
-use super::records::Records;
+use super::records::{Records, SnapshotRecord};
 use super::turns::Turns;
 use crate::error::Result;
 use crate::snapshot::repository::Repository;
+use crate::snapshot::staging;
 use crate::units::{CHUNK, LineageId, SnapshotId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is still to be settled.
@@ -23,6 +25,8 @@ pub(super) struct Unsettled {
     bases: Arc<Bases>,
     lineages: Arc<Lineages>,
     opens: Arc<OpenVolumes>,
+    /// The directory with the staging directories of pending snapshots.
+    staging: PathBuf,
     /// Snapshots that are not completed, in `error` or gone, and that no thread works on; with the reason, if known.
     snapshots: Mutex<BTreeMap<SnapshotId, (LineageId, Option<String>)>>,
     /// Snapshots whose delete was finished here.
@@ -40,6 +44,7 @@ impl Unsettled {
         bases: &Arc<Bases>,
         lineages: &Arc<Lineages>,
         opens: &Arc<OpenVolumes>,
+        staging: PathBuf,
     ) -> Self {
         let (snapshots, finished, at_work) = Default::default();
         Self {
@@ -49,6 +54,7 @@ impl Unsettled {
             bases: bases.clone(),
             lineages: lineages.clone(),
             opens: opens.clone(),
+            staging,
             snapshots,
             finished,
             at_work,
@@ -66,20 +72,50 @@ impl Unsettled {
         self.finished.lock().contains(&snapshot)
     }
 
-    /// Settles what an earlier process left in progress: snapshots (completed if the log has them, else in `error`) and deletes.
+    /// Finds what an earlier process left in progress: deletes, and snapshots that cannot be continued.
     pub(super) fn look(&self) {
         match self.records.snapshots() {
             Ok(all) => {
-                for record in all.iter().filter(|s| s.state == SnapshotState::Pending || s.is_deleting()) {
+                let is_lost = |s: &SnapshotRecord| s.state == SnapshotState::Pending && !self.is_staged(s.id);
+                for record in all.iter().filter(|s| is_lost(s) || s.is_deleting()) {
                     self.add(record.lineage, record.id, None);
                 }
+                self.remove_staging(&all);
             }
             Err(err) => tracing::error!("list unfinished snapshots: {}", err.line()),
         }
+    }
+
+    /// Finds refs that an earlier process should have released. Asks the repository.
+    pub(super) fn look_for_refs(&self) {
         for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.lineages.holds_parent(v)) {
             self.lineages.sweep_later(record.lineage);
         }
-        self.settle();
+    }
+
+    fn is_staged(&self, snapshot: SnapshotId) -> bool {
+        self.staging.join(snapshot.to_string()).exists()
+    }
+
+    /// Removes the staging directories that no pending snapshot needs.
+    fn remove_staging(&self, all: &[SnapshotRecord]) {
+        for entry in std::fs::read_dir(&self.staging).into_iter().flatten().flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<SnapshotId>().ok());
+            let is_pending = |id| all.iter().any(|s| s.id == id && s.state == SnapshotState::Pending);
+            if id.is_some_and(|id| !is_pending(id))
+                && let Err(err) = staging::remove(&entry.path())
+            {
+                tracing::warn!("{}", err.line());
+            }
+        }
+    }
+
+    /// Returns the pending snapshots that an earlier process left and that can perhaps be continued.
+    pub(super) fn resumable(&self) -> Result<Vec<SnapshotRecord>> {
+        let mut all = self.records.snapshots()?;
+        let lost = self.snapshots.lock();
+        all.retain(|s| s.state == SnapshotState::Pending && !lost.contains_key(&s.id) && self.is_staged(s.id));
+        Ok(all)
     }
 
     /// Retries what could not be settled before. Cheap if there is nothing.
@@ -134,7 +170,8 @@ impl Unsettled {
         }
         if !completed {
             let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
-            return self.records.note_snapshot(id, |r| (r.state, r.error) = (SnapshotState::Error, Some(why.clone())));
+            self.records.note_snapshot(id, |r| (r.state, r.error) = (SnapshotState::Error, Some(why.clone())))?;
+            return staging::remove(&self.staging.join(id.to_string()));
         }
         // A damaged manifest is not needed to know that the snapshot is completed.
         let at = self.repository.locate(record.lineage, id).ok();
@@ -142,6 +179,7 @@ impl Unsettled {
         self.records.note_snapshot(id, |r| {
             r.state = SnapshotState::Completed;
             (r.changed, r.stored) = counts;
-        })
+        })?;
+        staging::remove(&self.staging.join(id.to_string()))
     }
 }

@@ -85,7 +85,7 @@ struct Place {
     objects: Arc<Gated>,
     memory: MemoryStores,
     key: String,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 impl Place {
@@ -93,16 +93,12 @@ impl Place {
         let root = tempfile::tempdir().unwrap();
         let (env, data) = (Env::system(), DataDir::at(&root.path().join("data")).unwrap());
         let file = root.path().join("root.key");
-        Service::init(&data, &env, &RootChoice::File(file.clone()), &InstallationConfig::default()).unwrap();
+        Service::init(&data, &env, &RootChoice::File(file), &InstallationConfig::default()).unwrap();
         let below = StoreObjects::local(&data.repository()).unwrap();
         let objects = Arc::new(Gated { below, gate: Gate::default(), slow: Mutex::default() });
-        let lock = data.try_lock(&env, "test").unwrap().unwrap();
-        let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
-        let (memory, gated) = (MemoryStores::default(), objects.clone());
-        let stores = Arc::new(memory.clone());
-        let unlock = RootUnlock::File(file);
-        let service = Service::open_on(stores, |_| Ok(gated), data, env, lock, &unlock, opening).unwrap();
-        let mut place = Self { service, objects, memory, key: String::new(), _root: root };
+        let memory = MemoryStores::default();
+        let service = Self::open(&root, &objects, &memory);
+        let mut place = Self { service, objects, memory, key: String::new(), root };
         let Reply::Key(key) =
             place.ask(json!({"action": "key-create", "alias": "alias/k", "description": ""})).unwrap()
         else {
@@ -110,6 +106,37 @@ impl Place {
         };
         place.key = key.arn;
         place
+    }
+    fn open(root: &tempfile::TempDir, objects: &Arc<Gated>, memory: &MemoryStores) -> Arc<Service> {
+        let (env, data) = (Env::system(), DataDir::at(&root.path().join("data")).unwrap());
+        let lock = data.try_lock(&env, "test").unwrap().unwrap();
+        let opening = OpenAs { role: Role::Daemon, single_host: false, lease_grace: GRACE };
+        let (stores, gated) = (Arc::new(memory.clone()), objects.clone());
+        let unlock = RootUnlock::File(root.path().join("root.key"));
+        Service::open_on(stores, |_| Ok(gated), data, env, lock, &unlock, opening).unwrap()
+    }
+    /// Ends the server, and starts another.
+    fn again(self) -> Self {
+        self.again_while(|_| ())
+    }
+    /// The same, and does something in between.
+    fn again_while(self, act: impl FnOnce(&Gated)) -> Self {
+        let Self { service, objects, memory, key, root } = self;
+        service.await_taken_up();
+        service.shut_down();
+        drop(Arc::into_inner(service).expect("nobody else uses it"));
+        act(&objects);
+        let service = Self::open(&root, &objects, &memory);
+        Self { service, objects, memory, key, root }
+    }
+    /// Returns the byte at an offset.
+    fn read(&self, id: VolumeId, at: u64) -> u8 {
+        let record = self.service.records.find_volume(&id.to_string()).unwrap();
+        let caller = self.service.caller_of(0, "test").unwrap();
+        let used = self.service.opens.acquire(&record, Need::Key(&caller)).unwrap();
+        let mut byte = [0];
+        assert_eq!(used.volume.read(at, &mut byte, Blocking::Allowed).unwrap(), Attempt::Done);
+        byte[0]
     }
     fn ask(&self, asked: Value) -> Result<Reply> {
         self.service.handle(&self.service.caller_of(0, "test").unwrap(), request(asked), &mut |_| true)
@@ -244,7 +271,7 @@ fn a_sweep_delays_no_create_and_no_sweep_of_another_lineage() {
 }
 
 #[test]
-fn a_snapshot_that_the_end_of_its_server_stops_is_in_error_with_the_reason_and_no_base() {
+fn a_snapshot_that_the_end_of_its_server_stops_is_continued_by_the_next_one() {
     let place = Place::new();
     let a = place.create("a");
     let first = place.snapshot(a);
@@ -258,15 +285,41 @@ fn a_snapshot_that_the_end_of_its_server_stops_is_in_error_with_the_reason_and_n
     let (_, job) = place.service.jobs.under_way().remove(0);
     std::thread::scope(|scope| {
         let ending = scope.spawn(|| place.service.shut_down());
-        while !job.is_stopped() {
+        while job.stopped().is_none() {
             std::thread::yield_now();
         }
         gate.open();
         ending.join().unwrap();
     });
     let shown = place.service.show_snapshot(&begun.id.to_string()).unwrap();
-    assert_eq!(shown.state, SnapshotState::Error);
-    assert!(shown.error.as_ref().is_some_and(|why| why.contains("the server was stopped")), "{:?}", shown.error);
+    assert_eq!((shown.state, shown.error), (SnapshotState::Pending, None));
+    let place = place.again();
+    place.write(a, 2 * MIB, 3);
+    let asked = json!({"action": "snapshot-wait", "snapshot": begun.id.to_string()});
+    let Reply::Snapshot(done) = place.ask(asked).unwrap() else { panic!("no snapshot") };
+    assert_eq!((done.state, done.base, done.changed), (SnapshotState::Completed, Some(first.id), MIB));
+    let copy = place.restore("copy", &done);
+    assert_eq!(place.read(copy, 2 * MIB), 2, "its own point in time");
     let next = place.snapshot(a);
-    assert_eq!((next.state, next.base, next.changed), (SnapshotState::Completed, Some(first.id), MIB));
+    assert_eq!((next.state, next.base, next.changed), (SnapshotState::Completed, Some(begun.id), MIB));
+}
+
+#[test]
+fn a_start_waits_for_no_repository() {
+    let place = Place::new();
+    let (a, b) = (place.create("a"), place.create("b"));
+    let taken = place.snapshot(a);
+    let copy = place.restore("copy", &taken);
+    place.objects.slow_down("get", &[&place.lineage(a)]);
+    let asked = json!({"action": "snapshot-create", "volume": b.to_string(), "description": "", "wait": false});
+    let lineage = place.lineage(a);
+    let place = place.again_while(|objects| objects.slow_down("", &[&lineage]));
+    place.objects.gate.await_arrival();
+    place.ask(asked).unwrap();
+    place.ask(json!({"action": "key-disable", "key": "alias/k"})).unwrap();
+    place.ask(json!({"action": "key-enable", "key": "alias/k"})).unwrap();
+    place.ask(json!({"action": "snapshot-list"})).unwrap();
+    assert_eq!(place.volume(json!({"action": "volume-show", "volume": copy.to_string()})).id, copy);
+    place.objects.speed_up();
+    place.service.await_taken_up();
 }

@@ -7,8 +7,8 @@
 
 use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
+use super::copying::{Job, Stop};
 use super::datadir::DataDir;
-use super::jobs::Jobs;
 pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::env::Env;
@@ -36,11 +36,23 @@ impl SnapshotRecord {
             base: self.base,
             key: self.key_arn.clone(),
             description: self.description.clone(),
+            copy: None,
         }
     }
 }
 
 impl Service {
+    /// Continues the snapshots that an earlier process left.
+    pub(super) fn resume_snapshots(&self) {
+        drop(self.jobs.resume_all(|_| true));
+    }
+
+    /// Returns the answer about a snapshot.
+    fn snapshot_info(&self, record: &SnapshotRecord) -> SnapshotInfo {
+        let job = self.jobs.job_of(record.id).filter(|_| record.state == SnapshotState::Pending);
+        SnapshotInfo { copy: job.map(|job| job.progress()), ..record.info() }
+    }
+
     /// Returns the snapshot of a volume that is in progress.
     pub(super) fn pending_of(&self, volume: VolumeId, lineage: LineageId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle_lineage(lineage);
@@ -64,22 +76,77 @@ impl Service {
         let volume = self.records.find_volume(volume)?;
         self.unsettled.settle_lineage(volume.lineage);
         self.attachments.refuse_if_elsewhere(&volume)?;
+        if self.role == Role::Command {
+            // No server does: what an earlier command left is finished first.
+            for job in self.jobs.resume_all(|r| r.volume == volume.id) {
+                job.wait(report, Some(Stop::Suspend));
+                if job.stopped().is_some() {
+                    let what = format!("an earlier snapshot of volume {} is suspended", volume.shown());
+                    return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));
+                }
+            }
+        }
         let (id, job) = self.jobs.start(caller, &volume, description)?;
         if wait || self.role == Role::Command {
-            if !self.jobs.wait_for(&job, report) {
-                let what = format!("snapshot {id} continues: only the wait for it has ended");
-                return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
-            }
-            let record = self.records.find_snapshot(&id.to_string())?;
-            if record.state == SnapshotState::Error && job.is_stopped() && self.role == Role::Command {
-                // The only one who knew of it waited for it and stopped it.
-                self.delete_snapshot(caller, &id.to_string())?;
-                return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
-            }
+            return self.await_snapshot(caller, (id, &job), Stop::Cancel, report);
+        }
+        self.records.find_snapshot(&id.to_string()).map(|record| self.snapshot_info(&record))
+    }
+
+    /// Waits until a snapshot is completed. A waiter that leaves ends the waiting in a server; in a command, the snapshot
+    /// stops as told.
+    fn await_snapshot(
+        &self,
+        caller: &Caller,
+        (id, job): (SnapshotId, &Job),
+        on_leave: Stop,
+        report: Report<'_>,
+    ) -> Result<SnapshotInfo> {
+        if !job.wait(report, Some(on_leave).filter(|_| self.role == Role::Command)) {
+            let what = format!("snapshot {id} continues: only the wait for it has ended");
+            return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
+        }
+        let record = self.records.find_snapshot(&id.to_string())?;
+        if record.state == SnapshotState::Error && job.stopped() == Some(Stop::Cancel) && self.role == Role::Command {
+            // The only one who knew of it waited for it and stopped it.
+            self.delete_snapshot(caller, &id.to_string())?;
+            return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
+        }
+        if record.state == SnapshotState::Pending {
+            let what = format!("snapshot {id} is suspended: the process ends");
+            return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));
+        }
+        record.must_be_completed()?;
+        Ok(record.info())
+    }
+
+    /// Waits until a pending snapshot is completed. Without a server, continues it.
+    pub(super) fn wait_for_snapshot(&self, caller: &Caller, what: &str, report: Report<'_>) -> Result<SnapshotInfo> {
+        let record = self.records.find_snapshot(what)?;
+        if record.state != SnapshotState::Pending {
             record.must_be_completed()?;
             return Ok(record.info());
         }
-        Ok(self.records.find_snapshot(&id.to_string())?.info())
+        let job = self.jobs.job_of(record.id).map_or_else(|| self.jobs.resume(&record), Ok);
+        match job {
+            Ok(job) => self.await_snapshot(caller, (record.id, &job), Stop::Suspend, report),
+            Err(err) => {
+                drop(self.jobs.resume_all(|r| r.id == record.id));
+                let now = self.records.find_snapshot(what)?;
+                if now.state == SnapshotState::Completed { Ok(now.info()) } else { Err(err) }
+            }
+        }
+    }
+
+    /// Cancels a pending snapshot.
+    fn cancel_snapshot(&self, record: &SnapshotRecord) {
+        if let Some(job) = self.jobs.job_of(record.id) {
+            job.stop(Stop::Cancel);
+            job.await_end();
+        }
+        let why = "it was cancelled".to_owned();
+        self.unsettled.add(record.lineage, record.id, Some(why));
+        self.unsettled.settle_lineage(record.lineage);
     }
 
     /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
@@ -102,14 +169,14 @@ impl Service {
         Ok(ServedExport { name: snapshot.to_string(), description, size: record.size, read_only: true })
     }
 
-    /// Waits for the snapshots in progress, and stops them if `report` returns `false`. Returns those that did not complete.
+    /// Waits for the snapshots in progress, at most until `report` returns `false`. Returns those that did not complete.
     ///
     /// # Errors
     /// If the catalog cannot be read.
     pub fn wait_for_snapshots(&self, report: Report<'_>) -> Result<Vec<SnapshotId>> {
         let mut failed = Vec::new();
         for (id, job) in self.jobs.under_way() {
-            Jobs::wait_out(&job, report);
+            job.wait(report, None);
             if self.records.snapshot(id)?.is_some_and(|r| r.state != SnapshotState::Completed && !r.is_deleting()) {
                 failed.push(id);
             }
@@ -119,26 +186,34 @@ impl Service {
 
     /// Returns all snapshots that are not hidden, oldest first.
     pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
-        self.unsettled.settle();
+        if self.role == Role::Command {
+            self.unsettled.settle(); // a server's housekeeping does
+        }
         let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
         all.sort_by_key(|r| (r.created, r.id));
-        Ok(all.iter().map(SnapshotRecord::info).collect())
+        Ok(all.iter().map(|record| self.snapshot_info(record)).collect())
     }
 
     /// Returns one snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
-        if let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten() {
+        if self.role == Role::Command
+            && let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten()
+        {
             self.unsettled.settle_lineage(found.lineage);
         }
-        Ok(self.records.find_snapshot(what)?.info())
+        Ok(self.snapshot_info(&self.records.find_snapshot(what)?))
     }
 
     /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
     pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         if let Some(found) = self.records.snapshot(id)? {
-            self.unsettled.settle_lineage(found.lineage);
+            if found.state == SnapshotState::Pending {
+                self.cancel_snapshot(&found);
+            } else {
+                self.unsettled.settle_lineage(found.lineage);
+            }
         }
         let record = match self.records.snapshot(id)? {
             // An interrupted delete was finished just now, or when this process started.
@@ -149,8 +224,8 @@ impl Service {
             _ => self.records.find_snapshot(what)?,
         };
         if record.state == SnapshotState::Pending {
-            return Err(Error::new(Kind::Busy, format!("snapshot {} is still in progress", record.id))
-                .hint("wait until it is completed"));
+            return Err(Error::new(Kind::Busy, format!("snapshot {} could not be cancelled", record.id))
+                .hint("see the server's log, or wait until it is completed"));
         }
         self.views.refuse_if_open(record.id)?;
         self.logs.check(record.lineage)?;

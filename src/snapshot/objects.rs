@@ -107,6 +107,11 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// What the store reports.
     fn settle(&self, folder: &str, prefix: &str) -> Result<()>;
+
+    /// Whether it is reached over a network: a call that failed may succeed later.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Puts an object that never has any other bytes. An existing one must have the same bytes: then it counts as put.
@@ -364,6 +369,9 @@ impl Objects for StoreObjects {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(of_store(format!("delete {path}"), e)),
         }
+    }
+    fn is_remote(&self) -> bool {
+        self.root.is_none()
     }
     fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };

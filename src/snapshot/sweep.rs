@@ -17,7 +17,7 @@ use super::repository::{Inner, Located, Repository};
 use super::tree::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::units::{Hash32, LineageId, PackId, SnapshotId};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// How long a deleted snapshot's objects are kept if the repository has other installations, in milliseconds (24 h).
@@ -56,6 +56,10 @@ pub trait Needs {
     /// Returns the snapshots that are needed, with or without a ref.
     fn roots(&self) -> Vec<SnapshotId> {
         Vec::new()
+    }
+    /// Returns the packs that are needed, though no page reaches them yet: those of pending snapshots.
+    fn packs(&self) -> BTreeSet<PackId> {
+        BTreeSet::new()
     }
     /// Whether a snapshot is being deleted, though the log had no space yet to record it.
     fn is_going(&self, snapshot: SnapshotId) -> bool {
@@ -193,6 +197,7 @@ impl Inner {
         self.settled_state(own)?;
         let now = self.env.now();
         let wait = self.has_others(own)?;
+        marks.packs.extend(needs.packs());
         let mut lost = HashSet::new();
         if let Some(log) = self.log(own)? {
             lost.extend(log.state.deleted.keys().copied());

@@ -101,6 +101,9 @@ pub struct SnapshotWriter {
     finishing: Mutex<Finishing>,
 }
 
+/// Maximum number of complete packs that wait to be put: 4 GiB in the staging directory.
+const WAITING_MAX: usize = 128;
+
 /// A complete pack that is not put yet.
 #[derive(Clone)]
 struct Waiting {
@@ -232,6 +235,12 @@ impl SnapshotWriter {
         self.spec.id
     }
 
+    /// Whether the repository is reached over a network: what fails may succeed later.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.repo.objects.is_remote()
+    }
+
     /// Adds a chunk's sealed bytes: a whole chunk, zeros past the volume's end. What equals the base is not stored
     /// again. May be called from several threads; if a chunk is put twice, the last one counts.
     ///
@@ -318,6 +327,10 @@ impl SnapshotWriter {
 
     /// Completes the pack that is being filled: it waits to be put.
     fn complete_pack(&self, filling: &mut Filling) -> Result<()> {
+        if self.waiting.lock().len() >= WAITING_MAX {
+            let what = format!("snapshot {}: {WAITING_MAX} packs wait for the repository", self.spec.id);
+            return Err(Error::new(Kind::NoSpace, what).hint("check the repository, then create another snapshot"));
+        }
         let Some(pack) = filling.pack.take_if(|p| !p.is_empty()) else { return Ok(()) };
         let (id, bodies) = (pack.id(), pack.bytes().len());
         let bytes = Bytes::from(pack.seal());

@@ -129,6 +129,11 @@ impl Pending {
         all
     }
 
+    /// Returns how many chunks are copied.
+    pub fn copied(&self) -> u64 {
+        self.copied.lock().len() as u64
+    }
+
     /// Whether it still needs what a piece of this epoch changed of the chunk.
     fn waits_for(&self, chunk: ChunkNo, epoch: Epoch) -> bool {
         self.record.p < epoch && !self.has_copied(chunk) && self.failed.lock().is_none()
@@ -426,6 +431,19 @@ impl Volume {
         })
     }
 
+    /// Counts the chunks that the snapshot still needs, as far as the map knows.
+    ///
+    /// # Errors
+    /// If the map or the base's tree cannot be read.
+    pub fn chunks_to_copy(&self, pending: &Pending) -> Result<u64> {
+        let (mut at, mut count) = (ChunkNo(0), 0);
+        while let Some(chunk) = self.next_candidate(pending, at)? {
+            count += u64::from(!pending.has_copied(chunk));
+            at = ChunkNo(chunk.0 + 1);
+        }
+        Ok(count)
+    }
+
     /// Copies all that the snapshot still needs. Other I/O continues between chunks. `progress` gets the number of
     /// chunks copied by this call so far, and stops it by returning `false`; another call continues.
     ///
@@ -595,6 +613,8 @@ impl Volume {
             .iter()
             .any(|x| x.record.snapshot == record.snapshot && x.record.comparing != Untrusted::No);
         let unannounced = self.unannounced.load(Ordering::Acquire);
+        // Before the header forgets it: nothing would remove the spill later.
+        self.unpublish(record.snapshot);
         self.with_header_mut(|header| {
             header.write_state(|s| {
                 s.pending.retain(|x| x.snapshot != record.snapshot);
@@ -615,7 +635,6 @@ impl Volume {
         if compared && !unannounced {
             *self.untrusted.lock() = Untrusted::No;
         }
-        self.unpublish(record.snapshot);
         Ok(())
     }
 

@@ -299,6 +299,12 @@ fn snapshots_and_audit() -> Vec<Case> {
             },
             |open| has_snapshot(open, "the first")
         ),
+        case!(
+            "snapshot-wait",
+            kill_a_create,
+            |copy| { verb(json!({"action": "snapshot-wait", "snapshot": opened(copy, pending_snapshot)})) },
+            never
+        ),
         plain!("snapshot-list"),
         case!("snapshot-show", |copy| {
             verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
@@ -334,6 +340,23 @@ fn has_snapshot(open: &Open, description: &str) -> bool {
 
 fn a_third_snapshot(open: &Open) -> bool {
     has_snapshot(open, "new")
+}
+
+/// The step of `snapshot-create` before which it has copied a part of the volume.
+const COPYING: usize = 35;
+
+/// Leaves a snapshot pending: the process that took it is killed once its point in time is fixed.
+fn kill_a_create(copy: &Copy) {
+    let act = verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true}));
+    let begun = crate::run(&act, copy, Some(COPYING));
+    assert_eq!(begun.end, crate::steps::End::Killed);
+    assert_eq!(begun.steps.iter().filter(|step| *step == "write staged pack").count(), 2, "{:?}", begun.steps);
+}
+
+fn pending_snapshot(open: &Open) -> String {
+    let all = open.json(json!({"action": "snapshot-list"}));
+    let pending = all["snapshots"].as_array().unwrap().iter().find(|s| s["state"] == "pending");
+    pending.expect("no snapshot is pending")["id"].as_str().unwrap().to_owned()
 }
 
 fn leave_one_snapshot(copy: &Copy) {

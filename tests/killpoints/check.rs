@@ -92,7 +92,15 @@ fn snapshots_verify(open: &Open) -> Result<(), String> {
                 verified.map_err(|e| format!("a completed snapshot is bad: {}", e.line()))?;
             }
             "error" => {}
-            state => return Err(format!("a snapshot is {state}, and nobody takes it")),
+            _ => {
+                // It is continued, and whole; or it had not begun, and is in error.
+                let asked = |action| json!({"action": action, "snapshot": snapshot["id"]});
+                match open.ask(crate::world::request(asked("snapshot-wait"))) {
+                    Err(_) if open.json(asked("snapshot-show"))["state"] == "error" => {}
+                    Err(err) => return Err(format!("a pending snapshot is not continued: {}", err.line())),
+                    Ok(_) => drop(open.json(asked("snapshot-verify"))),
+                }
+            }
         }
     }
     Ok(())
@@ -113,7 +121,7 @@ fn doctor_is_content(open: &Open) -> Result<(), String> {
 /// suspended or whose key was disabled, a snapshot whose command was killed.
 fn is_told(finding: &Value) -> bool {
     let message = finding["message"].as_str().unwrap();
-    let of_acts = ["is suspended", "cannot be attached: its CMK", "ended before it was completed"];
+    let of_acts = ["is suspended", "cannot be attached: its CMK", "ended before it was begun"];
     ["key", "space"].contains(&finding["check"].as_str().unwrap()) || of_acts.iter().any(|m| message.contains(m))
 }
 

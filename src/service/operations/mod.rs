@@ -39,7 +39,7 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
-pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot};
+pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot, WaitSnapshot};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
     ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
@@ -284,6 +284,7 @@ operations! {
     "volume-accept-lost-writes" => AcceptLostWrites,
     "snapshot-create" => CreateSnapshot,
     "snapshot-list" => DescribeSnapshots,
+    "snapshot-wait" => WaitSnapshot,
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshot,

@@ -64,7 +64,26 @@ impl Operation for DescribeSnapshot {
     }
 }
 
-/// Deletes a snapshot. What other snapshots need of it is kept.
+/// Waits until a pending snapshot is completed. Without a server, continues it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitSnapshot {
+    /// Id of the snapshot.
+    pub snapshot: String,
+}
+
+impl Operation for WaitSnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        call.service.wait_for_snapshot(call.caller, &self.snapshot, call.report)
+    }
+}
+
+/// Deletes a snapshot, or cancels a pending one. What other snapshots need of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteSnapshot {
