@@ -4,9 +4,11 @@ use super::api::Progress;
 use super::api::SnapshotState;
 use super::bases::Bases;
 use super::datadir::Role;
+use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::repositories::Repositories;
 use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::cipher::Sealed;
@@ -15,7 +17,6 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
-use crate::snapshot::repository::Repository;
 use crate::snapshot::writer::{Completed, SnapshotSpec, SnapshotWriter};
 use crate::units::{CHUNK, ChunkNo, DataKeyId, SnapshotId, chunks_in};
 use crate::volume::format::PendingRecord;
@@ -54,8 +55,8 @@ pub(super) struct On {
     pub(super) role: Role,
     /// The catalog's records.
     pub(super) records: Arc<Records>,
-    /// The destination of the snapshots.
-    pub(super) repository: Arc<Repository>,
+    /// The destinations of the snapshots.
+    pub(super) repositories: Arc<Repositories>,
     /// The logs that the snapshots extend.
     pub(super) logs: Arc<Logs>,
     /// The bases of the snapshots.
@@ -108,14 +109,15 @@ impl Jobs {
         Self { on, running: Mutex::default() }
     }
 
-    /// Begins a snapshot and copies it in its own thread.
+    /// Begins a snapshot in a repository, and copies it in its own thread.
     pub(super) fn start(
         self: &Arc<Self>,
         caller: &Caller,
         volume: &VolumeRecord,
+        to: RepositoryKey,
         description: String,
     ) -> Result<(SnapshotId, Arc<Job>)> {
-        let begun = self.begin(caller, volume, description)?;
+        let begun = self.begin(caller, volume, to, description)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
         self.running.lock().insert(id, job.clone());
         let begun = Arc::new(Mutex::new(Some(begun)));
@@ -131,9 +133,16 @@ impl Jobs {
     }
 
     /// Fixes the point in time, and records the snapshot as pending.
-    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+    pub(super) fn begin(
+        &self,
+        caller: &Caller,
+        volume: &VolumeRecord,
+        to: RepositoryKey,
+        description: String,
+    ) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
-        self.on.logs.check(volume.lineage)?;
+        let repository = self.on.repositories.open(to)?;
+        self.on.logs.check(Home { repository: to, lineage: volume.lineage })?;
         self.on.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
         let sized = self.on.turns.take(volume.id);
@@ -158,12 +167,13 @@ impl Jobs {
             keys: keys.clone(),
             source: None,
         };
-        let (writer, base, reader) = self.on.bases.begin(&used.volume, &spec)?;
+        let (writer, base, reader) = self.on.bases.begin(&used.volume, &repository, &spec)?;
         let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
         let record = SnapshotRecord {
             id,
             volume: volume.id,
             lineage: volume.lineage,
+            repository: to,
             state: SnapshotState::Pending,
             error: None,
             size: spec.size,
@@ -180,21 +190,24 @@ impl Jobs {
             .key(volume.key_arn.clone())
             .detail("volume", volume.id)
             .detail("snapshot", id);
-        self.on.records.ledger().audited(caller, act, |tx| tx.insert(&record))?;
+        self.on.records.ledger().audited(caller, act, |tx| {
+            Repositories::must_know(tx, to)?;
+            tx.insert(&record)
+        })?;
         let begin = Begin {
             snapshot: id,
             time: time.0,
-            repository: self.on.repository.id()?,
+            repository: repository.id()?,
             base,
             sink: sink.clone() as Arc<dyn ChunkSink>,
         };
         let pending = match used.volume.begin_snapshot(begin) {
             Ok(pending) => pending,
             Err(err) => {
-                self.on.unsettled.add(record.lineage, id, Some(err.line()));
+                self.on.unsettled.add(record.home(), id, Some(err.line()));
                 drop((sink, based, sized));
                 drop(used);
-                self.on.unsettled.settle_lineage(record.lineage);
+                self.on.unsettled.settle_home(record.home());
                 return Err(err);
             }
         };
@@ -234,9 +247,9 @@ impl Jobs {
                 if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
                     tracing::warn!("snapshot {}: {}", record.id, left.line());
                 }
-                self.on.unsettled.add(record.lineage, record.id, Some(self.reason(&err, job)));
+                self.on.unsettled.add(record.home(), record.id, Some(self.reason(&err, job)));
                 drop(used);
-                self.on.unsettled.settle_lineage(record.lineage);
+                self.on.unsettled.settle_home(record.home());
             }
         }
     }
@@ -251,7 +264,7 @@ impl Jobs {
 
     /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.
     fn complete(&self, used: &InUse, pending: &PendingRecord, record: &SnapshotRecord, done: &Completed) {
-        self.on.logs.note(record.lineage);
+        self.on.logs.note(record.home());
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
         if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending) {
@@ -266,7 +279,7 @@ impl Jobs {
             (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
         });
         if noted.is_err() {
-            self.on.unsettled.add(record.lineage, record.id, None);
+            self.on.unsettled.add(record.home(), record.id, None);
         }
     }
 

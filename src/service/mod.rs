@@ -17,6 +17,7 @@ pub mod datadir;
 mod export;
 mod failed_syncs;
 mod filler;
+mod home;
 mod housekeeping;
 mod jobs;
 mod kept;
@@ -35,6 +36,8 @@ mod records;
 mod recovery;
 mod refusal;
 mod remote;
+mod repositories;
+mod repository;
 mod retention;
 mod settings;
 mod settling;
@@ -98,6 +101,7 @@ use opening::OpenVolumes;
 use operations::{Call, Request};
 use parking_lot::Mutex;
 use records::Records;
+use repositories::Repositories;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
 use stage::Leftovers;
@@ -126,7 +130,9 @@ struct Base {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    repository: Arc<Repository>,
+    author: Author,
+    /// The data directory's own.
+    local: Repository,
     stores: Arc<dyn Stores>,
     lock: Arc<DirLock>,
     opening: OpenAs,
@@ -137,7 +143,7 @@ pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     /// Where volumes are stored.
     stores: Arc<dyn Stores>,
     role: Role,
@@ -240,8 +246,8 @@ impl Service {
     ) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Arc::new(Repository::open_later(objects(&data)?, env.clone(), Some(author)));
-        let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
+        let local = Repository::open_later(objects(&data)?, env.clone(), Some(author.clone()));
+        let base = Base { env, data, kms, author, local, stores, lock: Arc::new(lock), opening };
         let service = Arc::new(Self::assemble(base));
         service.leftovers.settle();
         service.unsettled.look();

@@ -8,8 +8,10 @@
 use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
 use super::datadir::DataDir;
+use super::home::Home;
 use super::jobs::Jobs;
 pub(super) use super::records::SnapshotRecord;
+use super::repositories::Repositories;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 impl SnapshotRecord {
     /// Returns the answer about it.
-    fn info(&self) -> SnapshotInfo {
+    fn info(&self, repositories: &Repositories) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id,
             volume: self.volume,
@@ -35,6 +37,7 @@ impl SnapshotRecord {
             created: self.created,
             base: self.base,
             key: self.key_arn.clone(),
+            repository: repositories.name_of(self.repository),
             description: self.description.clone(),
         }
     }
@@ -57,14 +60,17 @@ impl Service {
         &self,
         caller: &Caller,
         volume: &str,
+        repository: Option<&str>,
         description: String,
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
         let volume = self.records.find_volume(volume)?;
-        self.unsettled.settle_lineage(volume.lineage);
+        let named = repository.map(|name| self.repositories.find(name));
+        let to = named.unwrap_or_else(|| self.repositories.for_volume(&volume))?;
+        self.unsettled.settle_home(Home { repository: to, lineage: volume.lineage });
         self.attachments.refuse_if_elsewhere(&volume)?;
-        let (id, job) = self.jobs.start(caller, &volume, description)?;
+        let (id, job) = self.jobs.start(caller, &volume, to, description)?;
         if wait || self.role == Role::Command {
             if !self.jobs.wait_for(&job, report) {
                 let what = format!("snapshot {id} continues: only the wait for it has ended");
@@ -77,9 +83,9 @@ impl Service {
                 return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
             }
             record.must_be_completed()?;
-            return Ok(record.info());
+            return Ok(record.info(&self.repositories));
         }
-        Ok(self.records.find_snapshot(&id.to_string())?.info())
+        Ok(self.records.find_snapshot(&id.to_string())?.info(&self.repositories))
     }
 
     /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
@@ -119,26 +125,30 @@ impl Service {
 
     /// Returns all snapshots that are not hidden, oldest first.
     pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
-        self.unsettled.settle();
+        match self.role {
+            // Its housekeeping settles the rest, without delaying anyone.
+            Role::Daemon => self.unsettled.settle_local(),
+            Role::Command => self.unsettled.settle(),
+        }
         let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting());
         all.sort_by_key(|r| (r.created, r.id));
-        Ok(all.iter().map(SnapshotRecord::info).collect())
+        Ok(all.iter().map(|r| r.info(&self.repositories)).collect())
     }
 
     /// Returns one snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
         if let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten() {
-            self.unsettled.settle_lineage(found.lineage);
+            self.unsettled.settle_home(found.home());
         }
-        Ok(self.records.find_snapshot(what)?.info())
+        Ok(self.records.find_snapshot(what)?.info(&self.repositories))
     }
 
     /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
     pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
         let id: SnapshotId = what.parse()?;
         if let Some(found) = self.records.snapshot(id)? {
-            self.unsettled.settle_lineage(found.lineage);
+            self.unsettled.settle_home(found.home());
         }
         let record = match self.records.snapshot(id)? {
             // An interrupted delete was finished just now, or when this process started.
@@ -153,8 +163,8 @@ impl Service {
                 .hint("wait until it is completed"));
         }
         self.views.refuse_if_open(record.id)?;
-        self.logs.check(record.lineage)?;
-        if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
+        self.logs.check(record.home())?;
+        if self.repositories.open(record.repository)?.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
             return Err(Error::new(Kind::InvalidState, format!("snapshot {} is protected from deletion", record.id)));
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
@@ -163,7 +173,7 @@ impl Service {
             tx.update(&SnapshotRecord { state: SnapshotState::Deleting, ..found.record }, found.version).map(drop)
         })?;
         let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
-            self.unsettled.add(record.lineage, record.id, None);
+            self.unsettled.add(record.home(), record.id, None);
         });
         let swept = swept.map_err(|e| {
             e.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
@@ -205,7 +215,7 @@ impl Service {
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
-        verify(&self.repository, record.lineage, record.id, trust, report)
+        verify(&*self.repositories.open(record.repository)?, record.lineage, record.id, trust, report)
     }
 }
 

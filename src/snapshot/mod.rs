@@ -3,6 +3,7 @@
 //! This layer copies [`crate::cipher::Sealed`] bytes and decrypts nothing. It keeps no state outside the repository's
 //! directory.
 //! ```text
+//! location    the URL of a repository, and the store that it names
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
@@ -12,6 +13,7 @@
 //! before the log's `add`, which is the commit point.
 
 mod creates;
+pub mod location;
 pub mod log;
 pub mod manifest;
 pub mod objects;
