@@ -18,6 +18,7 @@ mod principal;
 mod principals_shown;
 mod render;
 mod repository;
+mod repository_open;
 mod serve;
 mod snapshot;
 mod sockets;
@@ -433,6 +434,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
+        Verb::Repository(RepositoryVerb::Open(args)) => return repository_open::run(&common, &args),
         Verb::Repository(verb) => repository::request(verb)?,
         Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {
             return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));

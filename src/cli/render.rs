@@ -417,15 +417,19 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
 }
 
 fn show_repository(r: &RepositoryInfo) {
-    let mut rows = vec![
-        ("repository", r.name.clone()),
-        ("id", or_dash(r.id.as_ref())),
-        ("url", r.location.url().to_owned()),
+    let mut rows =
+        vec![("repository", r.name.clone()), ("id", or_dash(r.id.as_ref())), ("url", r.location.url().to_owned())];
+    let s3 = r.location.s3();
+    rows.extend(s3.endpoint.iter().map(|e| ("endpoint", e.clone())));
+    rows.extend(s3.region.iter().map(|e| ("region", e.clone())));
+    rows.extend(s3.path_style.then(|| ("addressing", "path".to_owned())));
+    rows.extend(s3.time_limit.map(|seconds| ("time limit", format!("{seconds} s"))));
+    rows.extend([
         ("default", r.default.to_string()),
         ("snapshots", r.snapshots.to_string()),
         ("stored", ByteLen(r.stored).to_string()),
         ("added", or_dash(r.created.as_ref())),
-    ];
+    ]);
     rows.extend(r.error.iter().map(|e| ("error", e.clone())));
     facts(&rows);
 }

@@ -17,6 +17,7 @@ pub mod datadir;
 mod export;
 mod failed_syncs;
 mod filler;
+pub mod foreign;
 mod home;
 mod housekeeping;
 mod jobs;
