@@ -385,6 +385,14 @@ impl fmt::Display for ByteLen {
 /// # Errors
 /// [`Kind::Usage`] naming the rule that is violated.
 pub fn check_volume_name(name: &str) -> Result<()> {
+    check_name("volume", name)
+}
+
+/// Checks the name of a thing of this kind, under the rule for volume names.
+///
+/// # Errors
+/// [`Kind::Usage`], with the rule that is broken.
+pub fn check_name(kind: &str, name: &str) -> Result<()> {
     let rule = if name.is_empty() || name.len() > 128 {
         "must have 1 to 128 characters"
     } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
@@ -396,7 +404,7 @@ pub fn check_volume_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(Kind::Usage, format!("volume name {name:?} {rule}")))
+    Err(Error::new(Kind::Usage, format!("{kind} name {name:?} {rule}")))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod out;
 mod principal;
 mod principals_shown;
 mod render;
+mod repository;
+mod repository_open;
 mod serve;
 mod snapshot;
 mod sockets;
@@ -39,6 +41,7 @@ use args::{Common, on_key_loss, requests, size, throughput};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use principal::{AccountVerb, PrincipalVerb};
+use repository::RepositoryVerb;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tls::{AccessVerb, TlsVerb};
@@ -66,6 +69,9 @@ enum Verb {
     /// Snapshots
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Repositories: where snapshots are kept
+    #[command(subcommand)]
+    Repository(RepositoryVerb),
     /// Serve volumes over NBD
     Serve(serve::ServeArgs),
     /// Attach a volume as a block device (needs root and the kernel's nbd module)
@@ -209,6 +215,9 @@ struct SettingsArgs {
     /// Limit on throughput per second, as 125 (MiB) or 125MiB; 0: no limit
     #[arg(long, value_name = "MIB", allow_hyphen_values = true, value_parser = throughput)]
     throughput: Option<u64>,
+    /// Repository for the volume's snapshots; default: the one that `repository default` names
+    #[arg(long, value_name = "NAME")]
+    repository: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -338,6 +347,9 @@ enum SnapshotVerb {
         /// Wait until it is completed
         #[arg(long)]
         wait: bool,
+        /// Repository for this snapshot [default: as the volume is set]
+        #[arg(long, value_name = "NAME")]
+        repository: Option<String>,
         /// Description
         #[arg(long, default_value = "")]
         description: String,
@@ -427,6 +439,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
+        Verb::Repository(RepositoryVerb::Open(args)) => return repository_open::run(&common, &args),
+        Verb::Repository(verb) => repository::request(verb)?,
         Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {
             return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));
         }
@@ -497,15 +511,16 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {
         VolumeVerb::Create { size, key, name, snapshot, settings } => {
-            let SettingsArgs { on_key_loss, iops, throughput } = settings;
-            CreateVolume { name, size: size.map(|s| s.0), key, snapshot, on_key_loss, iops, throughput }.into()
+            let SettingsArgs { on_key_loss, iops, throughput, repository } = settings;
+            let size = size.map(|s| s.0);
+            CreateVolume { name, size, key, snapshot, on_key_loss, iops, throughput, repository }.into()
         }
-        VolumeVerb::Modify { volume, settings: SettingsArgs { on_key_loss, iops, throughput } } => {
-            if (on_key_loss, iops, throughput) == (None, None, None) {
+        VolumeVerb::Modify { volume, settings: SettingsArgs { on_key_loss, iops, throughput, repository } } => {
+            if (on_key_loss, iops, throughput, &repository) == (None, None, None, &None) {
                 return Err(Error::new(Kind::Usage, format!("modify {volume}: no setting is given"))
-                    .hint("use --on-key-loss, --iops or --throughput"));
+                    .hint("use --on-key-loss, --iops, --throughput or --repository"));
             }
-            ModifyVolume { volume, on_key_loss, iops, throughput }.into()
+            ModifyVolume { volume, on_key_loss, iops, throughput, repository }.into()
         }
         VolumeVerb::Suspend { volume } => SuspendVolume { volume }.into(),
         VolumeVerb::Resume { volume } => ResumeVolume { volume }.into(),
@@ -538,7 +553,9 @@ fn new_file(path: PathBuf) -> Result<PathBuf> {
 
 fn snapshot_request(verb: SnapshotVerb) -> Request {
     match verb {
-        SnapshotVerb::Create { volume, wait, description } => CreateSnapshot { volume, description, wait }.into(),
+        SnapshotVerb::Create { volume, wait, repository, description } => {
+            CreateSnapshot { volume, description, wait, repository }.into()
+        }
         SnapshotVerb::List => DescribeSnapshots {}.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
         SnapshotVerb::Wait { snapshot } => WaitSnapshot { snapshot }.into(),

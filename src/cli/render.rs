@@ -7,7 +7,7 @@ use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
     AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
-    SnapshotInfo, StatusInfo, VolumeInfo, WireError,
+    RepositoryInfo, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -62,6 +62,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Volumes { volumes } => list_volumes(volumes),
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
+        Reply::Repository(one) => show_repository(one),
+        Reply::Repositories { repositories } => list_repositories(repositories),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
         Reply::Access(client) => show_client(client),
@@ -103,6 +105,8 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::Repository(r) => vec![r.name.clone()],
+        Reply::Repositories { repositories } => repositories.iter().map(|r| r.name.clone()).collect(),
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),
         Reply::Account(a) => vec![a.id.clone()],
@@ -322,6 +326,7 @@ fn show_volume(v: &VolumeInfo) {
         ("on key loss", v.on_key_loss.to_string()),
         ("limits", limits(v)),
     ];
+    rows.extend(v.repository.iter().map(|r| ("repository", r.clone())));
     if let Some(h) = &v.header {
         rows.extend([
             ("file", h.path.display().to_string()),
@@ -384,6 +389,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("changed", ByteLen(s.changed).to_string()),
         ("stored", ByteLen(s.stored).to_string()),
         ("base", or_dash(s.base.as_ref())),
+        ("repository", s.repository.clone()),
         ("key", s.key.clone()),
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
@@ -400,20 +406,51 @@ fn copied(copy: &CopyInfo) -> String {
 }
 
 fn list_snapshots(snapshots: &[SnapshotInfo]) {
-    table(
-        &["snapshot", "volume", "state", "size", "changed", "stored", "created"],
-        snapshots.iter().map(|s| {
-            vec![
-                s.id.to_string(),
-                s.volume.to_string(),
-                s.state.to_string(),
-                ByteLen(s.size).to_string(),
-                ByteLen(s.changed).to_string(),
-                ByteLen(s.stored).to_string(),
-                s.created.to_string(),
-            ]
-        }),
-    );
+    let head = ["snapshot", "volume", "state", "size", "changed", "stored", "created", "repository"];
+    // Without it if all are in the one that every installation has.
+    let shown = if snapshots.iter().any(|s| s.repository != "local") { head.len() } else { head.len() - 1 };
+    let row = |s: &SnapshotInfo| {
+        let mut row = vec![
+            s.id.to_string(),
+            s.volume.to_string(),
+            s.state.to_string(),
+            ByteLen(s.size).to_string(),
+            ByteLen(s.changed).to_string(),
+            ByteLen(s.stored).to_string(),
+            s.created.to_string(),
+            s.repository.clone(),
+        ];
+        row.truncate(shown);
+        row
+    };
+    table(&head[..shown], snapshots.iter().map(row));
+}
+
+fn show_repository(r: &RepositoryInfo) {
+    let mut rows =
+        vec![("repository", r.name.clone()), ("id", or_dash(r.id.as_ref())), ("url", r.location.url().to_owned())];
+    let s3 = r.location.s3();
+    rows.extend(s3.endpoint.iter().map(|e| ("endpoint", e.clone())));
+    rows.extend(s3.region.iter().map(|e| ("region", e.clone())));
+    rows.extend(s3.path_style.then(|| ("addressing", "path".to_owned())));
+    rows.extend(s3.time_limit.map(|seconds| ("time limit", format!("{seconds} s"))));
+    rows.extend([
+        ("default", r.default.to_string()),
+        ("snapshots", r.snapshots.to_string()),
+        ("stored", ByteLen(r.stored).to_string()),
+        ("added", or_dash(r.created.as_ref())),
+    ]);
+    rows.extend(r.error.iter().map(|e| ("error", e.clone())));
+    facts(&rows);
+}
+
+fn list_repositories(repositories: &[RepositoryInfo]) {
+    let row = |r: &RepositoryInfo| {
+        let default = if r.default { "default" } else { "" };
+        let stored = ByteLen(r.stored).to_string();
+        vec![r.name.clone(), r.location.url().to_owned(), r.snapshots.to_string(), stored, default.to_owned()]
+    };
+    table(&["repository", "url", "snapshots", "stored", ""], repositories.iter().map(row));
 }
 
 /// A volume's name, or its id.

@@ -5,7 +5,7 @@ use super::client::{PATIENCE, ask_daemon, ask_once, data_dir};
 use super::render;
 use crate::api::control;
 use crate::env::Env;
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, Kind, Result};
 use crate::service::api::Reply;
 use crate::service::datadir::Wanting;
 use crate::service::operations::Request;
@@ -34,10 +34,14 @@ pub(super) fn verify(common: &Common, snapshot: String, trust: Option<String>) -
         !gave_way
     });
     drop(lock);
-    if gave_way {
-        ask_daemon(&socket, &request, &mut bar)
-    } else {
-        verified.map(|message| Reply::Done { message, warning: None })
+    match verified {
+        _ if gave_way => ask_daemon(&socket, &request, &mut bar),
+        // It may be in a repository that only the catalog knows, for which the root key is needed.
+        Err(err) if err.kind() == Kind::NotFound => match super::client::ask(common, request) {
+            Err(no_key) if no_key.kind() == Kind::KeyUnavailable => Err(err),
+            other => other,
+        },
+        other => other.map(|message| Reply::Done { message, warning: None }),
     }
 }
 

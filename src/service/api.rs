@@ -4,11 +4,13 @@
 mod grant;
 mod key;
 mod principal;
+mod repository;
 mod state;
 
 pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
 pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyInfo};
+pub use repository::RepositoryInfo;
 pub use state::{AccessKind, KeySpec, PrincipalSort, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
@@ -77,6 +79,13 @@ pub enum Reply {
     Snapshots {
         /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
+    },
+    /// One repository.
+    Repository(RepositoryInfo),
+    /// Repositories.
+    Repositories {
+        /// All repositories, the data directory's own first.
+        repositories: Vec<RepositoryInfo>,
     },
     /// One attachment.
     Attachment(AttachmentInfo),
@@ -240,6 +249,9 @@ pub struct VolumeInfo {
     pub iops: Option<u64>,
     /// Limit in bytes per second; `None`: no limit.
     pub throughput: Option<u64>,
+    /// Name of the repository for its snapshots; `None`: the default one.
+    #[serde(default)]
+    pub repository: Option<String>,
     /// Contents of the header. Only `show` fills this in.
     pub header: Option<HeaderInfo>,
 }
@@ -294,6 +306,9 @@ pub struct SnapshotInfo {
     pub base: Option<SnapshotId>,
     /// ARN of the CMK that wraps its data keys.
     pub key: String,
+    /// Name of the repository that has it.
+    #[serde(default)]
+    pub repository: String,
     /// Free text for people.
     pub description: String,
     /// How far this process has copied it, while it is pending.

@@ -14,6 +14,7 @@ use super::lineage::Lineages;
 use super::logs::Logs;
 use super::opening::{self, OpenVolumes};
 use super::records::Records;
+use super::repositories::Repositories;
 use super::settling::Unsettled;
 use super::snapshot_keys::SnapshotKeys;
 use super::stage::Leftovers;
@@ -27,8 +28,9 @@ use super::{Base, Service};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// The components for the repository.
+/// The components for the repositories.
 struct Snapshots {
+    repositories: Arc<Repositories>,
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     lineages: Arc<Lineages>,
@@ -36,11 +38,13 @@ struct Snapshots {
 
 impl Snapshots {
     fn over(base: &Base, records: &Arc<Records>) -> Self {
-        let logs = Arc::new(Logs::new(records, &base.repository));
-        let bases = Arc::new(Bases::new(records, &base.repository));
-        let lineages =
-            Arc::new(Lineages::new(records, &base.repository, &logs, &bases, &base.stores, base.data.staging()));
-        Self { logs, bases, lineages }
+        let (author, local) = (base.author.clone(), base.local.clone());
+        let repositories = Arc::new(Repositories::new(records, &base.env, author, local));
+        let logs = Arc::new(Logs::new(records, &repositories));
+        let bases = Arc::new(Bases::new(records, &repositories));
+        let staging = base.data.staging();
+        let lineages = Arc::new(Lineages::new(records, &repositories, &logs, &bases, &base.stores, staging));
+        Self { repositories, logs, bases, lineages }
     }
 }
 
@@ -81,14 +85,14 @@ impl Volumes {
 
 /// Creates the components for snapshots in progress and for unsettled ones.
 fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Volumes) -> (Arc<Unsettled>, Arc<Jobs>) {
-    let Snapshots { logs, bases, lineages } = snapshots;
-    let unsettled =
-        Arc::new(Unsettled::new(records, &base.repository, logs, bases, lineages, &volumes.opens, base.data.staging()));
+    let Snapshots { repositories, logs, bases, lineages } = snapshots;
+    let staging = base.data.staging();
+    let unsettled = Arc::new(Unsettled::new(records, repositories, logs, bases, lineages, &volumes.opens, staging));
     let jobs = Jobs::new(jobs::On {
         env: base.env.clone(),
         staging: base.data.staging(),
         records: records.clone(),
-        repository: base.repository.clone(),
+        repositories: repositories.clone(),
         logs: logs.clone(),
         bases: bases.clone(),
         opens: volumes.opens.clone(),
@@ -105,10 +109,10 @@ impl Service {
         let snapshots = Snapshots::over(&base, &records);
         let volumes = Volumes::over(&base, &records, &snapshots.lineages);
         let (unsettled, jobs) = jobs(&base, &records, &snapshots, &volumes);
-        let Base { env, data, kms, repository, stores, lock, opening } = base;
-        let Snapshots { logs, lineages, .. } = snapshots;
+        let Base { env, data, kms, stores, lock, opening, .. } = base;
+        let Snapshots { repositories, logs, lineages, .. } = snapshots;
         let Volumes { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens } = volumes;
-        let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &repository, &opens));
+        let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &repositories, &opens));
         let leases = Arc::new(Leases::new(opening.lease_grace));
         let access = Arc::new(Access::new(&env, &kms, &records));
         Self {
@@ -117,14 +121,14 @@ impl Service {
             kept: Arc::new(KeptLeases::new(&env, &records, &keys, &leases)),
             attachments: Attachments::new(&env, opening.role, &records, &leases),
             access: access.clone(),
-            views: Views::new(&records, &repository, &logs, &keys, &snapshot_keys, &keygate),
+            views: Views::new(&records, &repositories, &logs, &keys, &snapshot_keys, &keygate),
             leftovers: Leftovers::new(&records, &lineages, &stores, &stored, &turns, &opens),
             doctor: Doctor {
                 data: data.clone(),
                 env: env.clone(),
                 kms: kms.clone(),
                 records: records.clone(),
-                repository: repository.clone(),
+                repositories: repositories.clone(),
                 logs: logs.clone(),
                 stores: stores.clone(),
                 strangers,
@@ -140,7 +144,7 @@ impl Service {
             kms,
             records,
             keys,
-            repository,
+            repositories,
             logs,
             lineages,
             stored,

@@ -11,12 +11,12 @@ use super::kept::KeptLeases;
 use super::lease::{LeaseRequest, Leases, Left, busy};
 use super::opening::{InUse, Need};
 use super::records::{AttachmentRecord, VolumeRecord};
+use super::repositories::Repositories;
 use super::token::ExportName;
 use super::{Holder, Service, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::snapshot::repository::Repository;
 use crate::units::{SnapshotId, VolumeId};
 use crate::volume::Volume;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct ConnectRequest {
 pub struct Attached {
     leases: Arc<Leases>,
     kept: Arc<KeptLeases>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     used: Option<InUse>,
     id: VolumeId,
     connection: u64,
@@ -64,9 +64,9 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Returns the repository of the volume's snapshots.
-    pub(super) const fn repository(&self) -> &Arc<Repository> {
-        &self.repository
+    /// Returns the repositories of snapshots that the volume can be compared with.
+    pub(super) const fn repositories(&self) -> &Arc<Repositories> {
+        &self.repositories
     }
 
     /// Returns the volume.
@@ -203,9 +203,9 @@ impl Service {
         let newcomer = LeaseRequest { holder: holder.clone(), connection, slot, reading: asked.read_only };
         self.leases.join(&record, newcomer)?;
         let (id, read_only, farewell) = (record.id, asked.read_only, AtomicBool::new(false));
-        let (leases, kept, repository) = (self.leases.clone(), self.kept.clone(), self.repository.clone());
+        let (leases, kept, repositories) = (self.leases.clone(), self.kept.clone(), self.repositories.clone());
         let mut attached =
-            Attached { leases, kept, repository, used: None, id, connection, read_only, redials, farewell };
+            Attached { leases, kept, repositories, used: None, id, connection, read_only, redials, farewell };
         // Whoever has only joined may be beside a connection that is just being refused.
         let had_it = match holder {
             Holder::Attachment(_) => true,

@@ -1,7 +1,9 @@
 //! The base of a volume's next snapshot. A ref holds it, the volume's header names it, and it never moves backwards.
 
 use super::api::SnapshotState;
+use super::home::Home;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::repositories::Repositories;
 use super::turns::{Turn, Turns};
 use crate::error::{Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
@@ -17,16 +19,16 @@ use std::sync::Arc;
 /// The bases of all volumes.
 pub(super) struct Bases {
     records: Arc<Records>,
-    repository: Arc<Repository>,
-    /// Taken for a volume while its point in time is fixed, and while its base moves. Held across puts and gets of the
+    repositories: Arc<Repositories>,
+    /// Taken for a volume while its point in time is fixed, and while its base moves. Held across puts and gets of a
     /// repository, so each volume has its own.
     turns: Turns,
 }
 
 impl Bases {
-    /// Creates the bases that have refs in this repository.
-    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
-        Self { records: records.clone(), repository: repository.clone(), turns: Turns::default() }
+    /// Creates the bases that have refs in these repositories.
+    pub(super) fn new(records: &Arc<Records>, repositories: &Arc<Repositories>) -> Self {
+        Self { records: records.clone(), repositories: repositories.clone(), turns: Turns::default() }
     }
 
     /// Keeps a volume's base in place until the guard is dropped, while a point in time is fixed on it.
@@ -50,39 +52,58 @@ impl Bases {
     }
 
     /// Makes a completed snapshot the base of its volume's next one if it is newer than the current base. Moves the ref first and
-    /// then the header, never backwards. If the ref cannot be written, the base stays.
+    /// then the header, never backwards. If the ref cannot be written, the base stays. A base in another repository is given up.
     pub(super) fn take(&self, volume: &Volume, lineage: LineageId, pending: &PendingRecord) -> Result<()> {
         let _turn = self.turns.take(volume.id());
-        let newer = volume.base().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
+        let before = volume.base();
+        let newer = before.as_ref().is_none_or(|b| b.repository != pending.repository || pending.p > b.p);
         if newer && pending.map_generation == volume.map_generation() {
-            let held = self.repository.put_ref(lineage, &base_ref(volume.id()), RefKind::Volume, pending.snapshot);
+            let held = self.repositories.open_id(pending.repository).and_then(|repository| {
+                repository.put_ref(lineage, &base_ref(volume.id()), RefKind::Volume, pending.snapshot)
+            });
             if let Err(err) = held {
                 volume.drop_snapshot(pending.snapshot)?;
                 return Err(err);
+            }
+            // Before the header names another one: after a kill, this is then done again.
+            if let Some(left) = before.filter(|b| b.repository != pending.repository)
+                && let Err(err) = self.leave(volume.id(), lineage, &left)
+            {
+                tracing::warn!("release {}, the former base of {}: {}", left.snapshot, volume.id(), err.line());
             }
         }
         volume.complete_snapshot(pending)
     }
 
-    /// Begins a snapshot on the best available base: the one in the volume's header if a ref holds it, else the snapshot that the
-    /// volume is still being filled from, else none (the snapshot is then full).
+    /// Drops the ref on a base in a repository that the volume's base has left. What only it held goes with the next sweep.
+    fn leave(&self, volume: VolumeId, lineage: LineageId, left: &BaseRecord) -> Result<()> {
+        match self.repositories.open_id(left.repository) {
+            Ok(repository) => drop_ref(&repository, lineage, &base_ref(volume)),
+            Err(err) if err.kind() == Kind::NotFound => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Begins a snapshot in a repository, on the best available base there: the one in the volume's header if a ref holds it, else
+    /// the snapshot that the volume is still being filled from, else none (the snapshot is then full).
     pub(super) fn begin(
         &self,
         volume: &Volume,
+        to: &Repository,
         spec: &SnapshotSpec,
         staging: &Path,
     ) -> Result<(SnapshotWriter, Option<BaseRecord>, Option<SnapshotReader>)> {
-        let repository = self.repository.id()?;
-        let held = self.repository.ref_on(spec.lineage, &base_ref(volume.id()))?.is_some();
-        let newest = volume.base().filter(|b| held && b.repository == repository);
-        let parent = volume.with_header(|h| h.identity().parent.clone()).filter(|p| p.repository == repository);
+        let id = to.id()?;
+        let held = to.ref_on(spec.lineage, &base_ref(volume.id()))?.is_some();
+        let newest = volume.base().filter(|b| held && b.repository == id);
+        let parent = volume.with_header(|h| h.identity().parent.clone()).filter(|p| p.repository == id);
         let parent = parent.filter(|_| !volume.is_hydrated()).map(|p| {
             let map_generation = volume.map_generation();
             BaseRecord { snapshot: p.snapshot, p: Epoch(0), repository: p.repository, map_generation }
         });
         let mut last = None;
         for base in newest.into_iter().chain(parent) {
-            match self.begin_on(spec, &base, staging) {
+            match Self::begin_on(to, spec, &base, staging) {
                 Ok((writer, reader)) => return Ok((writer, Some(base), Some(reader))),
                 Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Integrity) => last = Some(err),
                 Err(err) => return Err(err),
@@ -93,21 +114,21 @@ impl Bases {
             Some(err) if !volume.is_hydrated() => Err(err),
             Some(err) => {
                 tracing::warn!("{}: {}; the snapshot is a full one", volume.id(), err.line());
-                Ok((self.repository.begin_staged(spec.clone(), staging)?, None, None))
+                Ok((to.begin_staged(spec.clone(), staging)?, None, None))
             }
-            None => Ok((self.repository.begin_staged(spec.clone(), staging)?, None, None)),
+            None => Ok((to.begin_staged(spec.clone(), staging)?, None, None)),
         }
     }
 
     fn begin_on(
-        &self,
+        to: &Repository,
         spec: &SnapshotSpec,
         base: &BaseRecord,
         staging: &Path,
     ) -> Result<(SnapshotWriter, SnapshotReader)> {
-        let reader = self.repository.open_snapshot(spec.lineage, base.snapshot)?;
+        let reader = to.open_snapshot(spec.lineage, base.snapshot)?;
         let spec = SnapshotSpec { base: Some(base.snapshot), ..spec.clone() };
-        let writer = self.repository.begin_staged(spec, staging)?;
+        let writer = to.begin_staged(spec, staging)?;
         Ok((writer, reader))
     }
 
@@ -115,25 +136,29 @@ impl Bases {
     /// used, so the next snapshot is full.
     pub(super) fn distrust(&self, record: &SnapshotRecord) {
         let _turn = self.turns.take(record.volume);
-        if let Err(err) = drop_ref(&self.repository, record.lineage, &base_ref(record.volume)) {
+        let repository = self.repositories.open(record.repository);
+        if let Err(err) = repository.and_then(|r| drop_ref(&r, record.lineage, &base_ref(record.volume))) {
             tracing::warn!("release the base of {}: {}", record.volume, err.line());
         }
     }
 
-    /// Releases the bases of a lineage that are deleted and whose volume has no snapshots left. The next snapshot of such a
+    /// Releases the bases in a home that are deleted and whose volume has no snapshots left there. The next snapshot of such a
     /// volume is full.
-    pub(super) fn release_unneeded(&self, lineage: LineageId) -> Result<()> {
+    pub(super) fn release_unneeded(&self, home: Home) -> Result<()> {
+        let (repository, lineage) = (self.repositories.open(home.repository)?, home.lineage);
         for volume in self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage) {
             let _turn = self.turns.take(volume.id);
             let counts = |s: &SnapshotRecord| {
-                s.volume == volume.id && (s.state == SnapshotState::Completed || s.state == SnapshotState::Pending)
+                s.home() == home
+                    && s.volume == volume.id
+                    && (s.state == SnapshotState::Completed || s.state == SnapshotState::Pending)
             };
             if self.records.snapshots()?.iter().any(counts) {
                 continue;
             }
-            let Some(base) = self.repository.ref_on(lineage, &base_ref(volume.id))? else { continue };
-            if self.repository.live(lineage, base)?.is_none() {
-                drop_ref(&self.repository, lineage, &base_ref(volume.id))?;
+            let Some(base) = repository.ref_on(lineage, &base_ref(volume.id))? else { continue };
+            if repository.live(lineage, base)?.is_none() {
+                drop_ref(&repository, lineage, &base_ref(volume.id))?;
             }
         }
         Ok(())

@@ -4,9 +4,11 @@ use super::access::Access;
 use super::api::SnapshotState;
 use super::api::{Finding, Grade};
 use super::datadir::{DataDir, lies_inside};
+use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::repositories::Repositories;
 use super::strangers::Strangers;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -14,6 +16,7 @@ use crate::kms::{KeyState, Kms, OwnedKey, RootUnlock};
 use crate::snapshot::repository::Repository;
 use crate::store::factory::Stores;
 use crate::units::{ChunkNo, LineageId, RepositoryId};
+use crate::volume::format::ParentRef;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +75,7 @@ pub(super) struct Doctor {
     /// Its catalog.
     pub(super) records: Arc<Records>,
     /// Its snapshots.
-    pub(super) repository: Arc<Repository>,
+    pub(super) repositories: Arc<Repositories>,
     /// The expected length of each lineage's log.
     pub(super) logs: Arc<Logs>,
     /// Its volumes.
@@ -98,7 +101,7 @@ impl Doctor {
         self.check_access(&mut out)?;
         self.check_volumes(&mut out)?;
         self.check_snapshots(&mut out)?;
-        out.0.extend(self.check_repository());
+        out.0.extend(self.check_repositories());
         Ok(out.0)
     }
 
@@ -113,33 +116,60 @@ impl Doctor {
         Ok(())
     }
 
-    /// Checks the repository.
-    pub(super) fn check_repository(&self) -> Vec<Finding> {
+    /// Checks the repositories.
+    pub(super) fn check_repositories(&self) -> Vec<Finding> {
         let mut out = Vec::new();
         let mut add = |grade, message: String| out.push(Finding { grade, check: "repository".to_owned(), message });
-        if let Err(err) = self.repository.id() {
-            let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
-            let mend = mend.map_or_else(
-                || "restore it from a copy".to_owned(),
-                |json| format!("restore it from a copy, or write this into repository/coffer-repository.json: {json}"),
-            );
-            add(Grade::Error, format!("{}; no snapshot can be used until it is repaired: {mend}", err.line()));
-            return out;
+        self.check_local(&mut add);
+        for record in self.repositories.records().unwrap_or_default() {
+            match self.repositories.open(RepositoryKey::Added(record.id)) {
+                Ok(repository) => self.check_repository(RepositoryKey::Added(record.id), &repository, &mut add),
+                Err(err) => add(Grade::Error, format!("{}; no snapshot in it can be used until then", err.line())),
+            }
         }
         let records = self.records.snapshots().unwrap_or_default();
-        let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
-        lineages.extend(self.records.volumes().unwrap_or_default().iter().map(|v| v.lineage));
-        for lineage in lineages {
-            self.check_lineage(lineage, &records, &mut add);
-        }
         for record in records.iter().filter(|r| r.is_deleting()) {
             add(Grade::Warning, format!("snapshot {} is deleted, but not all of its data is removed yet", record.id));
         }
         out
     }
 
-    fn check_lineage(&self, lineage: LineageId, records: &[SnapshotRecord], add: &mut dyn FnMut(Grade, String)) {
-        match self.repository.unreadable(lineage) {
+    /// Checks the repository in the data directory.
+    fn check_local(&self, add: &mut dyn FnMut(Grade, String)) {
+        let repository = self.repositories.local();
+        if let Err(err) = repository.id() {
+            let mend = self.repository_of_a_header().and_then(|id| Repository::description_of(id).ok());
+            let mend = mend.map_or_else(
+                || "restore it from a copy".to_owned(),
+                |json| format!("restore it from a copy, or write this into repository/coffer-repository.json: {json}"),
+            );
+            add(Grade::Error, format!("{}; no snapshot in it can be used until it is repaired: {mend}", err.line()));
+            return;
+        }
+        self.check_repository(RepositoryKey::Local, repository, add);
+    }
+
+    fn check_repository(&self, key: RepositoryKey, repository: &Repository, add: &mut dyn FnMut(Grade, String)) {
+        let records: Vec<_> =
+            self.records.snapshots().unwrap_or_default().into_iter().filter(|r| r.repository == key).collect();
+        let mut lineages: BTreeSet<LineageId> = records.iter().map(|r| r.lineage).collect();
+        if key.is_local() {
+            lineages.extend(self.records.volumes().unwrap_or_default().iter().map(|v| v.lineage));
+        }
+        for lineage in lineages {
+            self.check_home(Home { repository: key, lineage }, repository, &records, add);
+        }
+    }
+
+    fn check_home(
+        &self,
+        home: Home,
+        repository: &Repository,
+        records: &[SnapshotRecord],
+        add: &mut dyn FnMut(Grade, String),
+    ) {
+        let lineage = home.lineage;
+        match repository.unreadable(lineage) {
             Ok((bad, _)) => {
                 for record in bad {
                     add(
@@ -153,11 +183,11 @@ impl Doctor {
             }
             Err(err) => return add(Grade::Error, format!("{}; restore it from a copy of the repository", err.line())),
         }
-        if let Err(err) = self.logs.check(lineage) {
+        if let Err(err) = self.logs.check(home) {
             return add(Grade::Error, err.line());
         }
         for record in records.iter().filter(|r| r.lineage == lineage && r.state == SnapshotState::Completed) {
-            match self.repository.live(lineage, record.id) {
+            match repository.live(lineage, record.id) {
                 Ok(None) => add(
                     Grade::Error,
                     format!(
@@ -166,7 +196,7 @@ impl Doctor {
                     ),
                 ),
                 Ok(Some(_)) => {
-                    if let Err(err) = self.repository.check_reach(lineage, record.id) {
+                    if let Err(err) = repository.check_reach(lineage, record.id) {
                         add(
                             Grade::Error,
                             format!(
@@ -365,7 +395,8 @@ impl Doctor {
             return Some((Grade::Error, format!("{shown}: {missing}")));
         }
         let parent = record.parent.as_ref().filter(|_| !volume.is_hydrated());
-        if let Some(Err(err)) = parent.map(|p| self.repository.check_reach(record.lineage, p.snapshot)) {
+        let reach = |p: &ParentRef| self.repositories.open_id(p.repository)?.check_reach(record.lineage, p.snapshot);
+        if let Some(Err(err)) = parent.map(reach) {
             let what = "it cannot be filled from its snapshot";
             return Some((Grade::Error, format!("{shown}: {what}: {}", err.line())));
         }

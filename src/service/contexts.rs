@@ -108,16 +108,16 @@ impl Service {
         range: (u64, u64),
         most: usize,
     ) -> Result<Vec<Status>> {
-        let against = match Context::parse(context)? {
+        let (repository, against) = match Context::parse(context)? {
             Context::Allocation => {
                 let runs = view.allocation(range.0, range.1, most)?.into_iter();
                 return Ok(runs.map(|r| Status { len: r.len, flags: if r.yes { 0 } else { HOLE_AND_ZERO } }).collect());
             }
-            Context::Changed => view.reader().located().manifest.parent,
-            Context::Diff(id) => Some(id),
+            Context::Changed => (view.repository().clone(), view.reader().located().manifest.parent),
+            Context::Diff(id) => (self.repositories.of_snapshot(id)?, Some(id)),
         };
         // A deleted and swept predecessor compares with nothing: all existing data counts as changed.
-        let other = match against.map(|id| compared.open(&self.repository, view.lineage(), id)).transpose() {
+        let other = match against.map(|id| compared.open(&repository, view.lineage(), id)).transpose() {
             Err(err) if err.kind() == Kind::NotFound => None,
             other => other?,
         };
@@ -148,12 +148,11 @@ impl Attached {
         range: (u64, u64),
         most: usize,
     ) -> Result<Vec<Run>> {
-        let (repository, volume) = (self.repository(), self.volume());
+        let (repositories, volume) = (self.repositories(), self.volume());
         let lineage = volume.with_header(|h| h.identity().lineage);
-        let here = repository.id().ok();
-        let base = volume.base().filter(|b| Some(b.repository) == here);
+        let base = volume.base();
         let since = match since {
-            Some(id) => compared.open(repository, lineage, id)?,
+            Some(id) => compared.open(&*repositories.of_snapshot(id)?, lineage, id)?,
             None => match &base {
                 Some(base) if point_is_trusted(volume, base.p) => {
                     return volume.changed_after(base.p, range, most, None);
@@ -168,7 +167,11 @@ impl Attached {
             return volume.changed_after(point, range, most, None);
         }
         let Some(base) = base.filter(|b| point_is_trusted(volume, b.p)) else { return Ok(all(range)) };
-        let base_reader = compared.open(repository, lineage, base.snapshot)?;
+        let repository = match repositories.open_id(base.repository) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(all(range)),
+            other => other?,
+        };
+        let base_reader = compared.open(&repository, lineage, base.snapshot)?;
         let mut differs = |chunk: ChunkNo| differ(&since, &base_reader, chunk);
         volume.changed_after(base.p, range, most, Some(&mut differs))
     }

@@ -1,19 +1,21 @@
 //! Snapshots in progress: each fixes its point in time under its volume's header, then copies in its own thread.
 
+use super::apart::apart;
 use super::api::SnapshotState;
 use super::bases::Bases;
 pub use super::copying::Report;
 use super::copying::{self, Job, Sink, Stop};
+use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::repositories::Repositories;
 use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::snapshot::repository::Repository;
 use crate::snapshot::staging::{self, Staging};
 use crate::snapshot::writer::{Completed, SnapshotSpec};
 use crate::units::{CHUNK, SnapshotId, chunks_in};
@@ -30,8 +32,8 @@ pub(super) struct On {
     pub(super) env: Env,
     /// The catalog's records.
     pub(super) records: Arc<Records>,
-    /// The destination of the snapshots.
-    pub(super) repository: Arc<Repository>,
+    /// The destinations of the snapshots.
+    pub(super) repositories: Arc<Repositories>,
     /// The logs that the snapshots extend.
     pub(super) logs: Arc<Logs>,
     /// The bases of the snapshots.
@@ -66,18 +68,19 @@ impl Jobs {
         Self { on, running: Mutex::default() }
     }
 
-    /// Begins a snapshot and copies it in its own thread.
+    /// Begins a snapshot in a repository, and copies it in its own thread.
     pub(super) fn start(
         self: &Arc<Self>,
         caller: &Caller,
         volume: &VolumeRecord,
+        to: RepositoryKey,
         description: String,
     ) -> Result<(SnapshotId, Arc<Job>)> {
         let (id, job) = (SnapshotId::draw(&*self.on.env.rng), Arc::new(Job::default()));
         // Before the catalog has it: nobody else continues it.
         self.running.lock().insert(id, job.clone());
         let begun =
-            self.begin(caller, volume, id, description).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
+            self.begin(caller, volume, (id, to), description).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
         self.spawn(begun, &job);
         Ok((id, job))
     }
@@ -87,11 +90,12 @@ impl Jobs {
         &self,
         caller: &Caller,
         volume: &VolumeRecord,
-        id: SnapshotId,
+        (id, to): (SnapshotId, RepositoryKey),
         description: String,
     ) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
-        self.on.logs.check(volume.lineage)?;
+        let repository = self.on.repositories.open(to)?;
+        self.on.logs.check(Home { repository: to, lineage: volume.lineage })?;
         self.on.bases.settle_header(volume, &used.volume);
         // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
         let sized = self.on.turns.take(volume.id);
@@ -115,12 +119,13 @@ impl Jobs {
             keys: keys.clone(),
             source: None,
         };
-        let (writer, base, reader) = self.on.bases.begin(&used.volume, &spec, &self.staging_of(id))?;
+        let (writer, base, reader) = self.on.bases.begin(&used.volume, &repository, &spec, &self.staging_of(id))?;
         let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
         let record = SnapshotRecord {
             id,
             volume: volume.id,
             lineage: volume.lineage,
+            repository: to,
             state: SnapshotState::Pending,
             error: None,
             size: spec.size,
@@ -137,21 +142,24 @@ impl Jobs {
             .key(volume.key_arn.clone())
             .detail("volume", volume.id)
             .detail("snapshot", id);
-        self.on.records.ledger().audited(caller, act, |tx| tx.insert(&record))?;
+        self.on.records.ledger().audited(caller, act, |tx| {
+            Repositories::must_know(tx, to)?;
+            tx.insert(&record)
+        })?;
         let begin = Begin {
             snapshot: id,
             time: time.0,
-            repository: self.on.repository.id()?,
+            repository: repository.id()?,
             base,
             sink: sink.clone() as Arc<dyn ChunkSink>,
         };
         let pending = match used.volume.begin_snapshot(begin) {
             Ok(pending) => pending,
             Err(err) => {
-                self.on.unsettled.add(record.lineage, id, Some(err.line()));
+                self.on.unsettled.add(record.home(), id, Some(err.line()));
                 drop((sink, based, sized));
                 drop(used);
-                self.on.unsettled.settle_lineage(record.lineage);
+                self.on.unsettled.settle_home(record.home());
                 return Err(err);
             }
         };
@@ -189,14 +197,15 @@ impl Jobs {
             tracing::error!("list pending snapshots: {}", err.line());
             Vec::new()
         });
-        let mut jobs = Vec::new();
-        for record in all.iter().filter(|r| wanted(r)) {
+        let jobs = Mutex::new(Vec::new());
+        let resume = |record: SnapshotRecord| {
+            let record = &record;
             let settle = |why| {
-                self.on.unsettled.add(record.lineage, record.id, why);
-                self.on.unsettled.settle_lineage(record.lineage);
+                self.on.unsettled.add(record.home(), record.id, why);
+                self.on.unsettled.settle_home(record.home());
             };
             match self.resume(record) {
-                Ok(job) => jobs.push(job),
+                Ok(job) => jobs.lock().push(job),
                 Err(err) if err.kind() == Kind::Exists => settle(None),
                 Err(err) if matches!(err.kind(), Kind::Integrity | Kind::NotFound | Kind::Unsupported) => {
                     tracing::error!("snapshot {}: {}", record.id, err.line());
@@ -204,15 +213,17 @@ impl Jobs {
                 }
                 Err(err) => tracing::warn!("snapshot {}: {}; trying again later", record.id, err.line()),
             }
-        }
-        jobs
+        };
+        apart(all.into_iter().filter(|r| wanted(r)).collect(), |r| r.repository, resume);
+        jobs.into_inner()
     }
 
     fn take_up(&self, record: &SnapshotRecord) -> Result<Begun> {
         let lost = |why: String| Error::new(Kind::Integrity, format!("cannot be continued: {why}"));
         let volume = self.on.records.find_volume(&record.volume.to_string())?;
         let used = self.on.opens.acquire(&volume, Need::Sealed)?;
-        self.on.logs.check(record.lineage)?;
+        self.on.logs.check(record.home())?;
+        let repository = self.on.repositories.open(record.repository)?;
         let Some(pending) = used.volume.pending_snapshot(record.id) else {
             let why = used.volume.lost_snapshots().iter().find(|(id, _)| *id == record.id).map(|(_, why)| why.clone());
             let unbegun = "the process that took it ended before it was begun";
@@ -220,9 +231,9 @@ impl Jobs {
         };
         let staged = Staging::open(&self.staging_of(record.id), &self.on.env.boot_id)?;
         let staged = staged.ok_or_else(|| lost("its staging directory is missing".to_owned()))?;
-        let base = record.base.map(|base| self.on.repository.open_snapshot(record.lineage, base)).transpose()?;
+        let base = record.base.map(|base| repository.open_snapshot(record.lineage, base)).transpose()?;
         let copied: Vec<_> = staged.copied().collect();
-        let writer = self.on.repository.resume(staged)?;
+        let writer = repository.resume(staged)?;
         let sink = Arc::new(Sink { chunks: chunks_in(record.size), writer, base });
         pending.attach(sink.clone(), copied);
         Ok(Begun { used, pending, sink, record: record.clone() })
@@ -281,15 +292,15 @@ impl Jobs {
         if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
             tracing::warn!("snapshot {}: {}", record.id, left.line());
         }
-        self.on.unsettled.add(record.lineage, record.id, Some(err.line()));
+        self.on.unsettled.add(record.home(), record.id, Some(err.line()));
         drop(used);
-        self.on.unsettled.settle_lineage(record.lineage);
+        self.on.unsettled.settle_home(record.home());
     }
 
     /// Completes a snapshot that the log has: moves the volume's base, held by a ref, and updates the catalog.
     fn complete(&self, begun: &Begun, done: &Completed) {
         let Begun { used, pending, record, .. } = begun;
-        self.on.logs.note(record.lineage);
+        self.on.logs.note(record.home());
         let stored = done.stats.stored_bytes;
         let changed = done.stats.changed * CHUNK as u64;
         if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending.record()) {
@@ -304,7 +315,7 @@ impl Jobs {
             (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
         });
         if noted.is_err() {
-            self.on.unsettled.add(record.lineage, record.id, None);
+            self.on.unsettled.add(record.home(), record.id, None);
         } else if let Err(err) = staging::remove(&self.staging_of(record.id)) {
             tracing::warn!("{}; removed at the next start", err.line());
         }

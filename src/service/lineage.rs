@@ -2,16 +2,17 @@
 
 use super::api::SnapshotState;
 use super::bases::{Bases, base_ref, drop_ref};
+use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::repositories::Repositories;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
 use crate::snapshot::refs::{Ref, RefKind};
-use crate::snapshot::repository::Repository;
 use crate::snapshot::staging;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
-use crate::units::{LineageId, PackId, SnapshotId, VolumeId};
+use crate::units::{LineageId, PackId, RepositoryId, SnapshotId, VolumeId};
 use crate::volume::format::ParentRef;
 use crate::volume::parent::Parent;
 use parking_lot::Mutex;
@@ -19,24 +20,24 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// All lineages of the repository.
+/// All lineages of the repositories.
 pub(super) struct Lineages {
     records: Arc<Records>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     stores: Arc<dyn Stores>,
     /// The directory with the staging directories of pending snapshots.
     staging: PathBuf,
-    /// Lineages that may contain unreachable objects.
-    unswept: Mutex<BTreeSet<LineageId>>,
+    /// Where there may be unreachable objects.
+    unswept: Mutex<BTreeSet<Home>>,
 }
 
 impl Lineages {
-    /// Creates the lineages of this repository. A volume without a record still counts if it is in the stores.
+    /// Creates the lineages of these repositories. A volume without a record still counts if it is in the stores.
     pub(super) fn new(
         records: &Arc<Records>,
-        repository: &Arc<Repository>,
+        repositories: &Arc<Repositories>,
         logs: &Arc<Logs>,
         bases: &Arc<Bases>,
         stores: &Arc<dyn Stores>,
@@ -44,7 +45,7 @@ impl Lineages {
     ) -> Self {
         Self {
             records: records.clone(),
-            repository: repository.clone(),
+            repositories: repositories.clone(),
             logs: logs.clone(),
             bases: bases.clone(),
             stores: stores.clone(),
@@ -55,35 +56,56 @@ impl Lineages {
 
     /// Opens the snapshot that a volume is filled from.
     pub(super) fn open_parent(&self, lineage: LineageId, parent: &ParentRef) -> Result<Arc<dyn Parent>> {
-        Ok(Arc::new(self.repository.open_snapshot(lineage, parent.snapshot)?))
+        Ok(Arc::new(self.repositories.open_id(parent.repository)?.open_snapshot(lineage, parent.snapshot)?))
+    }
+
+    /// Returns where the snapshot is that a volume is or was filled from. `None`: it was not, or its repository was removed.
+    ///
+    /// # Errors
+    /// If it may be in the data directory's repository, whose id is unreadable.
+    pub(super) fn parent_home(&self, record: &VolumeRecord) -> Result<Option<Home>> {
+        let Some(parent) = &record.parent else { return Ok(None) };
+        match self.repositories.key_of(parent.repository) {
+            Ok(repository) => Ok(Some(Home { repository, lineage: record.lineage })),
+            Err(err) if err.kind() == Kind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     /// Puts the refs that a volume needs: on the snapshot that it is filled from, and on the base of its next snapshot.
-    pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: SnapshotId) -> Result<()> {
-        self.repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
-        self.repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
+    pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: &ParentRef) -> Result<()> {
+        let (repository, parent) = (self.repositories.open_id(parent.repository)?, parent.snapshot);
+        repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
+        repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
         // If it was hidden meanwhile, its objects may be removed before the log says so.
         if self.records.snapshot(parent)?.is_some_and(|r| r.state == SnapshotState::Completed) {
             return Ok(());
         }
-        drop_ref(&self.repository, lineage, &fill_ref(volume))?;
-        drop_ref(&self.repository, lineage, &base_ref(volume))?;
+        drop_ref(&repository, lineage, &fill_ref(volume))?;
+        drop_ref(&repository, lineage, &base_ref(volume))?;
         Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
     }
 
     /// Releases the snapshot of a volume that is filled or deleted.
     fn release_parent(&self, record: &VolumeRecord) {
-        let (lineage, parent) = (record.lineage, record.parent.as_ref().map(|p| p.snapshot));
-        let is_live = parent.map_or(Ok(None), |p| self.repository.live(lineage, p));
-        let released = match is_live {
-            Ok(Some(_)) => drop_ref(&self.repository, lineage, &fill_ref(record.id)),
-            // Only this volume kept it; the ref goes last ([`Lineages::holds_parent`]).
-            Ok(None) => self.sweep_released(lineage),
-            Err(err) => Err(err),
+        let home = match self.parent_home(record) {
+            Ok(Some(home)) => home,
+            Ok(None) => return,
+            Err(err) => return still_held(record, &err),
         };
-        if let Err(err) = released {
-            tracing::warn!("{} is filled, but still holds its snapshot: {}", record.shown(), err.line());
-            self.sweep_later(lineage);
+        if let Err(err) = self.release_parent_in(home, record) {
+            still_held(record, &err);
+            self.sweep_later(home);
+        }
+    }
+
+    fn release_parent_in(&self, home: Home, record: &VolumeRecord) -> Result<()> {
+        let repository = self.repositories.open(home.repository)?;
+        let parent = record.parent.as_ref().map(|p| p.snapshot);
+        match parent.map_or(Ok(None), |p| repository.live(home.lineage, p))? {
+            Some(_) => drop_ref(&repository, home.lineage, &fill_ref(record.id)),
+            // Only this volume kept it; the ref goes last ([`Lineages::holds_parent`]).
+            None => self.sweep_released(home),
         }
     }
 
@@ -98,48 +120,68 @@ impl Lineages {
         }
     }
 
-    /// Returns whether a filled volume still has the ref on its snapshot, because its release was interrupted.
-    pub(super) fn holds_parent(&self, record: &VolumeRecord) -> bool {
-        let fill = || self.repository.ref_on(record.lineage, &fill_ref(record.id));
-        record.hydrated && record.parent.is_some() && fill().is_ok_and(|found| found.is_some())
+    /// Returns where a filled volume still has the ref on its snapshot, because its release was interrupted.
+    pub(super) fn holds_parent(&self, record: &VolumeRecord, which: impl Fn(RepositoryKey) -> bool) -> Option<Home> {
+        if !record.hydrated || record.parent.is_none() {
+            return None;
+        }
+        let home = self.parent_home(record).ok().flatten().filter(|home| which(home.repository))?;
+        let repository = self.repositories.open(home.repository).ok()?;
+        repository.ref_on(home.lineage, &fill_ref(record.id)).ok()?.map(|_| home)
     }
 
-    /// Releases everything that only a deleted volume needed. What fails now is retried later: refs of a volume that the catalog
-    /// does not know are ignored.
-    pub(super) fn release_all(&self, lineage: LineageId, volume: VolumeId) -> Result<()> {
-        let released = drop_ref(&self.repository, lineage, &fill_ref(volume)).and_then(|()| {
-            drop_ref(&self.repository, lineage, &base_ref(volume))?;
-            if self.repository.last_log_number(lineage)?.is_some() {
-                self.logs.check(lineage)?;
-                self.sweep(lineage)?;
+    /// Releases everything that only a deleted volume needed, in all repositories. What fails now is retried later: refs of a
+    /// volume that the catalog does not know are ignored.
+    pub(super) fn release_all(&self, record: &VolumeRecord) -> Result<()> {
+        let lineage = record.lineage;
+        let mut homes: BTreeSet<Home> = self.logs.homes(lineage)?.into_iter().collect();
+        homes.extend(self.records.snapshots()?.iter().map(SnapshotRecord::home).filter(|h| h.lineage == lineage));
+        homes.insert(Home { repository: RepositoryKey::Local, lineage });
+        homes.extend(self.parent_home(record).ok().flatten());
+        for home in homes {
+            match self.release_in(home, record.id) {
+                // It was removed.
+                Err(err) if err.kind() == Kind::NotFound && !home.repository.is_local() => {}
+                Err(err) => {
+                    tracing::warn!("release what only {} needed: {}; will retry", record.id, err.line());
+                    self.sweep_later(home);
+                }
+                Ok(()) => {}
             }
-            Ok(())
-        });
-        if let Err(err) = released {
-            tracing::warn!("release what only {volume} needed: {}; will retry", err.line());
-            self.sweep_later(lineage);
+        }
+        Ok(())
+    }
+
+    fn release_in(&self, home: Home, volume: VolumeId) -> Result<()> {
+        let (repository, lineage) = (self.repositories.open(home.repository)?, home.lineage);
+        drop_ref(&repository, lineage, &fill_ref(volume))?;
+        drop_ref(&repository, lineage, &base_ref(volume))?;
+        if repository.last_log_number(lineage)?.is_some() {
+            self.logs.check(home)?;
+            self.sweep(home)?;
         }
         Ok(())
     }
 
     /// Finishes a delete that the catalog has recorded: the log, unneeded bases, the objects, and last the catalog's record.
     pub(super) fn finish_delete(&self, record: &SnapshotRecord) -> Result<Swept> {
-        let lineage = record.lineage;
+        let (home, lineage) = (record.home(), record.lineage);
+        let repository = self.repositories.open(home.repository)?;
         let mut swept = Swept::default();
-        if self.repository.live(lineage, record.id)?.is_some() {
-            match self.records.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
+        if repository.live(lineage, record.id)?.is_some() {
+            match self.records.ledger().with_reserve(|| repository.delete(lineage, record.id)) {
                 // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
                 // meanwhile.
                 Err(err) if err.kind() == Kind::NoSpace => {
-                    swept = self.sweep(lineage)?;
-                    self.repository.delete(lineage, record.id)?;
+                    swept = self.sweep(home)?;
+                    repository.delete(lineage, record.id)?;
                 }
                 other => other?,
             }
         }
-        self.logs.note(lineage);
-        self.bases.release_unneeded(lineage)?;
-        let now = self.sweep(lineage)?;
+        self.logs.note(home);
+        self.bases.release_unneeded(home)?;
+        let now = self.sweep(home)?;
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
         self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
             match tx.get::<SnapshotRecord>(&record.id.to_string())? {
@@ -150,48 +192,54 @@ impl Lineages {
         Ok(Swept { deleted: swept.deleted + now.deleted, freed: swept.freed + now.freed, ..now })
     }
 
-    /// Marks a lineage as possibly containing unreachable objects.
-    pub(super) fn sweep_later(&self, lineage: LineageId) {
-        self.unswept.lock().insert(lineage);
+    /// Notes that there may be unreachable objects.
+    pub(super) fn sweep_later(&self, home: Home) {
+        self.unswept.lock().insert(home);
     }
 
-    /// Returns the lineages whose sweep was put off.
-    pub(super) fn unswept(&self) -> BTreeSet<LineageId> {
+    /// Returns where a sweep was put off.
+    pub(super) fn unswept(&self) -> BTreeSet<Home> {
         self.unswept.lock().clone()
     }
 
-    /// Retries the sweep of a lineage, if it was put off.
-    pub(super) fn sweep_left(&self, lineage: LineageId) {
-        if !self.unswept.lock().contains(&lineage) {
+    /// Retries a sweep, if it was put off.
+    pub(super) fn sweep_left(&self, home: Home) {
+        if !self.unswept.lock().contains(&home) {
             return;
         }
-        match self.sweep_released(lineage) {
-            Ok(()) => drop(self.unswept.lock().remove(&lineage)),
-            Err(err) => tracing::warn!("sweep lineage {lineage}: {}", err.line()),
+        match self.sweep_released(home) {
+            Ok(()) => drop(self.unswept.lock().remove(&home)),
+            Err(err) => tracing::warn!("sweep {home}: {}", err.line()),
         }
     }
 
     /// Releases unneeded bases, then sweeps. Refuses a log that was rolled back, which knows less than is needed.
-    fn sweep_released(&self, lineage: LineageId) -> Result<()> {
-        self.logs.check(lineage)?;
-        self.bases.release_unneeded(lineage)?;
-        self.sweep(lineage).map(drop)
+    pub(super) fn sweep_released(&self, home: Home) -> Result<()> {
+        self.logs.check(home)?;
+        self.bases.release_unneeded(home)?;
+        self.sweep(home).map(drop)
     }
 
-    /// Deletes all unneeded objects of a lineage.
-    pub(super) fn sweep(&self, lineage: LineageId) -> Result<Swept> {
-        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == lineage && !v.hydrated);
-        let mut roots: Vec<_> = volumes.filter_map(|v| v.parent.map(|p| p.snapshot)).collect();
+    /// Deletes all unneeded objects of a lineage in a repository.
+    pub(super) fn sweep(&self, home: Home) -> Result<Swept> {
+        let repository = self.repositories.open(home.repository)?;
+        let here = repository.id()?;
+        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == home.lineage && !v.hydrated);
+        let parents = volumes.filter_map(|v| v.parent).filter(|p| p.repository == here).map(|p| p.snapshot);
+        let (mut roots, mut packs): (Vec<_>, _) = (parents.collect(), BTreeSet::new());
         let snapshots = self.records.snapshots()?;
         let going = snapshots.iter().filter(|r| r.is_deleting()).map(|r| r.id).collect();
-        let mut packs = BTreeSet::new();
-        for pending in snapshots.iter().filter(|r| r.lineage == lineage && r.state == SnapshotState::Pending) {
+        for pending in snapshots.iter().filter(|r| r.home() == home && r.state == SnapshotState::Pending) {
             roots.extend(pending.base);
             // One whose staging is damaged cannot be continued, and needs nothing.
             packs.extend(staging::packs_in(&self.staging.join(pending.id.to_string())).unwrap_or_default());
         }
-        self.repository.sweep_for(lineage, &Known { lineages: self, roots, packs, going })
+        repository.sweep_for(home.lineage, &Known { lineages: self, here, roots, packs, going })
     }
+}
+
+fn still_held(record: &VolumeRecord, err: &Error) {
+    tracing::warn!("{} is filled, but still holds its snapshot: {}", record.shown(), err.line());
 }
 
 /// Returns the name of the ref on the snapshot that a volume is filled from.
@@ -202,6 +250,8 @@ fn fill_ref(volume: VolumeId) -> String {
 /// What the catalog knows about this installation's refs.
 struct Known<'a> {
     lineages: &'a Lineages,
+    /// The repository of the refs.
+    here: RepositoryId,
     /// The snapshots that volumes are still filled from, and the bases of pending snapshots.
     roots: Vec<SnapshotId>,
     /// The packs that pending snapshots have put, or will.
@@ -228,8 +278,8 @@ impl Needs for Known<'_> {
             Ok(Some(record)) => match (fills, found, record.parent) {
                 (true, _, _) if record.hydrated => RefNeed::Drop,
                 (_, Some(_), _) => RefNeed::Keep,
-                (true, None, Some(parent)) => RefNeed::On(parent.snapshot),
-                // Without this ref the next snapshot is full.
+                (true, None, Some(parent)) if parent.repository == self.here => RefNeed::On(parent.snapshot),
+                // A volume needs no other snapshot to be filled, and without its base the next one is full.
                 (_, None, _) => RefNeed::Drop,
             },
         }

@@ -6,6 +6,7 @@ use super::api::{Grade, Reply, SnapshotInfo};
 use super::bases::{base_ref, drop_ref};
 use super::copying::Job;
 use super::datadir::DataDir;
+use super::home::{Home, RepositoryKey};
 use super::jobs::Begun;
 use super::opening::Need;
 use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
@@ -14,8 +15,8 @@ use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
 use crate::kms::{Caller, InstallationConfig, RootChoice, RootUnlock};
-use crate::snapshot::repository::Repository;
-use crate::units::{RepositoryId, SnapshotId, VolumeId};
+use crate::units::{SnapshotId, VolumeId};
+use crate::volume::format::ParentRef;
 use crate::volume::{Attempt, Blocking};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,14 +24,14 @@ use std::sync::Arc;
 const MIB: u64 = 1 << 20;
 
 /// An installation with a volume, opened again and again.
-struct Place {
-    root: tempfile::TempDir,
-    volume: VolumeId,
+pub(super) struct Place {
+    root: Arc<tempfile::TempDir>,
+    pub(super) volume: VolumeId,
 }
 
 impl Place {
-    fn new() -> (Self, Arc<Service>) {
-        let root = tempfile::tempdir().unwrap();
+    pub(super) fn new() -> (Self, Arc<Service>) {
+        let root = Arc::new(tempfile::tempdir().unwrap());
         let place = Self { root, volume: "vol-00000000000000000".parse().unwrap() };
         let choice = RootChoice::File(place.key());
         Service::init(&place.data(), &Env::system(), &choice, &InstallationConfig::default()).unwrap();
@@ -43,10 +44,19 @@ impl Place {
             on_key_loss: None,
             iops: None,
             throughput: None,
+            repository: None,
         }
         .into();
         let Reply::Volume(made) = ask(&service, create).unwrap() else { panic!("no volume") };
         (Self { volume: made.id, ..place }, service)
+    }
+    /// Returns the same installation, with another of its volumes.
+    pub(super) fn beside(&self, volume: VolumeId) -> Self {
+        Self { root: self.root.clone(), volume }
+    }
+    /// Returns a path beside the data directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
     }
     fn key(&self) -> PathBuf {
         self.root.path().join("root.key")
@@ -54,14 +64,14 @@ impl Place {
     fn data(&self) -> DataDir {
         DataDir::at(&self.root.path().join("data")).unwrap()
     }
-    fn open(&self) -> Arc<Service> {
+    pub(super) fn open(&self) -> Arc<Service> {
         let (data, env) = (self.data(), Env::system());
         let lock = data.try_lock(&env, "test").unwrap().unwrap();
         let opening = OpenAs { role: Role::Command, single_host: false, lease_grace: GRACE };
         Service::open(data, env, lock, &RootUnlock::File(self.key()), opening).unwrap()
     }
     /// As after a SIGKILL: nothing is shut down.
-    fn reopen(&self, service: Arc<Service>) -> Arc<Service> {
+    pub(super) fn reopen(&self, service: Arc<Service>) -> Arc<Service> {
         let left = Arc::into_inner(service);
         drop(left.expect("nobody else uses it"));
         self.open()
@@ -72,13 +82,17 @@ impl Place {
     fn repository(&self) -> PathBuf {
         self.data().repository()
     }
-    fn record(&self, service: &Service) -> VolumeRecord {
+    pub(super) fn record(&self, service: &Service) -> VolumeRecord {
         service.records.find_volume(&self.volume.to_string()).unwrap()
     }
     /// Files of the repository whose path contains `part`.
     fn files(&self, part: &str) -> Vec<PathBuf> {
+        Self::files_in(self.repository(), part)
+    }
+    /// Files below a folder whose path contains `part`.
+    pub(super) fn files_in(folder: PathBuf, part: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![self.repository()];
+        let mut folders = vec![folder];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap().flatten() {
                 let path = entry.path();
@@ -94,15 +108,15 @@ impl Place {
     }
 }
 
-fn caller(service: &Service) -> Caller {
+pub(super) fn caller(service: &Service) -> Caller {
     service.caller_of(0, "test").unwrap()
 }
 
-fn ask(service: &Arc<Service>, request: Request) -> Result<Reply> {
+pub(super) fn ask(service: &Arc<Service>, request: Request) -> Result<Reply> {
     service.handle(&caller(service), request, &mut |_| true)
 }
 
-fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
+pub(super) fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     let record = place.record(service);
     let used = service.opens.acquire(&record, Need::Key(&caller(service))).unwrap();
     for piece in 0..len / MIB {
@@ -111,17 +125,23 @@ fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
     used.volume.flush().unwrap();
 }
 
-fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
-    let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
-    match ask(service, create).unwrap() {
-        Reply::Snapshot(made) => made,
+pub(super) fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
+    take_into(place, service, None).unwrap()
+}
+
+/// Takes a snapshot into a repository, or into the one that the volume is set to.
+pub(super) fn take_into(place: &Place, service: &Arc<Service>, repository: Option<&str>) -> Result<SnapshotInfo> {
+    let repository = repository.map(str::to_owned);
+    let volume = place.volume.to_string();
+    match ask(service, CreateSnapshot { volume, description: String::new(), wait: true, repository }.into())? {
+        Reply::Snapshot(made) => Ok(made),
         other => panic!("{other:?}"),
     }
 }
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    service.jobs.begin(&caller(service), &place.record(service), id, String::new()).unwrap()
+    service.jobs.begin(&caller(service), &place.record(service), (id, RepositoryKey::Local), String::new()).unwrap()
 }
 
 /// Returns the fill of each MiB of a snapshot.
@@ -132,14 +152,14 @@ fn contents_of(service: &Arc<Service>, id: SnapshotId) -> Vec<u8> {
     all.chunks(MIB as usize).map(|mib| mib[1]).collect()
 }
 
-fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
+pub(super) fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
     match ask(service, DeleteSnapshot { snapshot: id.to_string() }.into())? {
         Reply::Done { message, .. } => Ok(message),
         other => panic!("{other:?}"),
     }
 }
 
-fn verify(service: &Arc<Service>, id: SnapshotId) {
+pub(super) fn verify(service: &Arc<Service>, id: SnapshotId) {
     ask(service, VerifySnapshot { snapshot: id.to_string(), trust: None }.into()).unwrap();
 }
 
@@ -148,7 +168,7 @@ fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, SnapshotState)> {
 }
 
 fn base_on(place: &Place, service: &Service) -> Option<SnapshotId> {
-    service.repository.ref_on(place.record(service).lineage, &base_ref(place.volume)).unwrap()
+    service.repositories.local().ref_on(place.record(service).lineage, &base_ref(place.volume)).unwrap()
 }
 
 #[test]
@@ -175,7 +195,7 @@ fn without_its_base_the_next_snapshot_is_a_full_one() {
     write(&place, &service, 0, 2 * MIB, 1);
     let first = take(&place, &service);
     // As an older version left it: the header has a base without a ref, and the base is deleted.
-    drop_ref(&service.repository, place.record(&service).lineage, &base_ref(place.volume)).unwrap();
+    drop_ref(service.repositories.local(), place.record(&service).lineage, &base_ref(place.volume)).unwrap();
     take(&place, &service);
     delete(&service, first.id).unwrap();
     let service = place.reopen(service);
@@ -216,7 +236,7 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
     let parent = take(&place, &service);
     let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
     // Not filled yet, and the ref on its base is lost: the parent is still the base.
-    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    drop_ref(service.repositories.local(), filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let early = take(&filled, &service);
     assert_eq!(early.base, Some(parent.id));
     delete(&service, early.id).unwrap();
@@ -227,13 +247,13 @@ fn a_volume_that_was_filled_is_whole_in_a_full_snapshot() {
         while !used.volume.hydrate_some(16).unwrap().done {}
     }
     service.lineages.note_hydrated(filled.volume);
-    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    drop_ref(service.repositories.local(), filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     let full = take(&filled, &service);
     assert_eq!((full.base, full.changed), (None, 3 * MIB), "chunks that were filled count as unchanged in the map");
     verify(&service, full.id);
 }
 
-fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId {
+pub(super) fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId {
     let create = CreateVolume {
         name: Some(name.to_owned()),
         size: None,
@@ -242,40 +262,21 @@ fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) -> VolumeId
         on_key_loss: None,
         iops: None,
         throughput: None,
+        repository: None,
     }
     .into();
     let Reply::Volume(made) = ask(service, create).unwrap() else { panic!("no volume") };
     made.id
 }
 
-#[test]
-fn the_first_snapshot_into_another_repository_is_whole_while_the_volume_is_filled() {
-    let (place, service) = Place::new();
-    write(&place, &service, 0, 3 * MIB, 1);
-    let parent = take(&place, &service);
-    let filled = Place { volume: restore(&service, parent.id, "w"), ..place };
-    drop(service);
-    // The same objects in a repository with another id, as far as a volume can tell.
-    let other = RepositoryId::draw(&crate::env::SystemRng);
-    std::fs::write(filled.repository().join("coffer-repository.json"), Repository::description_of(other).unwrap())
-        .unwrap();
-    let service = filled.open();
-    write(&filled, &service, MIB, MIB, 2);
-    let full = take(&filled, &service);
-    assert_eq!((full.base, full.changed), (None, 3 * MIB));
-    verify(&service, full.id);
-    let again = Place { volume: restore(&service, full.id, "x"), ..filled };
-    assert!(bytes(&again, &service, 3 * MIB) == [content(1), content(2), content(1)].concat());
-}
-
 /// What [`write`] writes to a MiB.
-fn content(byte: u8) -> Vec<u8> {
+pub(super) fn content(byte: u8) -> Vec<u8> {
     let mut data = vec![byte; MIB as usize];
     data.iter_mut().step_by(4096).enumerate().for_each(|(i, b)| *b = i as u8);
     data
 }
 
-fn bytes(place: &Place, service: &Arc<Service>, len: u64) -> Vec<u8> {
+pub(super) fn bytes(place: &Place, service: &Arc<Service>, len: u64) -> Vec<u8> {
     let used = service.opens.acquire(&place.record(service), Need::Key(&caller(service))).unwrap();
     let mut out = vec![0xee; len as usize];
     assert_eq!(used.volume.read(0, &mut out, Blocking::Allowed).unwrap(), Attempt::Done);
@@ -338,7 +339,7 @@ fn a_volume_that_is_filled_frees_nothing_by_a_log_that_was_rolled_back() {
     delete(&service, parent).unwrap();
     let kept = take(&filled, &service).id;
     // Everything that holds it except the log's last record, which is removed.
-    drop_ref(&service.repository, filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
+    drop_ref(service.repositories.local(), filled.record(&service).lineage, &base_ref(filled.volume)).unwrap();
     std::fs::remove_file(filled.files("/log/").last().unwrap()).unwrap();
     let service = filled.reopen(service);
     let manifest = || filled.files(&format!("/manifests/{kept}")).len();
@@ -359,11 +360,17 @@ fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
         let one = take(&place, &service);
         let lost = place.files(part).remove(0);
         std::fs::remove_file(&lost).unwrap();
-        let findings = service.doctor.check_repository();
+        let findings = service.doctor.check_repositories();
         let named = lost.file_name().unwrap().to_str().unwrap();
         assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
         write(&place, &service, 0, MIB, 2);
-        let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
+        let create = CreateSnapshot {
+            volume: place.volume.to_string(),
+            description: String::new(),
+            wait: true,
+            repository: None,
+        }
+        .into();
         let err = ask(&service, create).unwrap_err();
         assert!(err.line().contains("is missing") || err.line().contains("no object"), "{}", err.line());
         let full = take(&place, &service);
@@ -394,7 +401,7 @@ fn a_delete_that_is_cut_off_is_hidden_and_finished_by_the_next_command() {
     let service = place.reopen(service);
     assert_eq!(listed(&service), [(two.id, SnapshotState::Completed)]);
     delete(&service, one.id).map_or_else(|e| assert_eq!(e.kind(), Kind::NotFound, "{}", e.line()), drop);
-    assert_eq!(service.doctor.check_repository(), [], "the record behind it makes up for it");
+    assert_eq!(service.doctor.check_repositories(), [], "the record behind it makes up for it");
     assert_eq!(place.files("/manifests/").len(), 1);
     verify(&service, two.id);
     assert_eq!(delete(&service, SnapshotId::draw(&crate::env::SystemRng)).unwrap_err().kind(), Kind::NotFound);
@@ -473,11 +480,14 @@ fn refs_of_volumes_that_nobody_knows_count_for_nothing() {
     let one = take(&place, &service);
     let lineage = place.record(&service).lineage;
     let stranger = VolumeId::draw(&crate::env::SystemRng);
-    service.lineages.hold_parent(lineage, stranger, one.id).unwrap();
+    let repository = service.repositories.local().id().unwrap();
+    let installation = service.kms.installation().id;
+    let parent = ParentRef { snapshot: one.id, repository, installation, size: one.size };
+    service.lineages.hold_parent(lineage, stranger, &parent).unwrap();
     // A file that may belong to that volume: then its refs count.
     let file = place.file(stranger);
     std::fs::write(&file, b"").unwrap();
-    service.lineages.sweep(lineage).unwrap();
+    service.lineages.sweep(Home { repository: RepositoryKey::Local, lineage }).unwrap();
     assert_eq!(place.files("/refs/").len(), 3);
     std::fs::remove_file(&file).unwrap();
     delete(&service, one.id).unwrap();
@@ -502,7 +512,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
         bytes[120] ^= 0x5a;
         std::fs::write(&log[number], bytes).unwrap();
         let service = place.reopen(service);
-        let named = service.doctor.check_repository();
+        let named = service.doctor.check_repositories();
         let name = log[number].file_name().unwrap().to_str().unwrap();
         assert!(named.iter().any(|f| f.message.contains(name) && f.grade == Grade::Warning), "{number}: {named:?}");
         verify(&service, taken[1]);
@@ -515,7 +525,7 @@ fn a_damaged_log_record_costs_nothing_that_the_catalog_knows() {
         [taken[2], next.id].iter().for_each(|id| verify(&service, *id));
         // Repaired: a reader without the catalog accepts the log as it is.
         let service = place.reopen(service);
-        assert!(service.doctor.check_repository().iter().all(|f| f.grade == Grade::Ok), "{number}");
+        assert!(service.doctor.check_repositories().iter().all(|f| f.grade == Grade::Ok), "{number}");
         assert!(delete(&service, taken[0]).is_err(), "nothing came back");
     }
 }
@@ -524,7 +534,7 @@ impl Service {
     /// Checks that the wrapped keys of a snapshot are available, as a volume created from it needs them.
     fn keys_for_test(&self, id: SnapshotId) {
         let record = self.records.snapshot(id).unwrap().unwrap();
-        self.logs.check(record.lineage).unwrap();
+        self.logs.check(record.home()).unwrap();
         assert_eq!(self.snapshot_keys.wrapped(&record).unwrap().len(), record.data_keys.len());
     }
 }
@@ -552,7 +562,7 @@ fn without_the_description_volumes_work_and_doctor_says_how_to_mend_it() {
     assert_eq!(service.list_volumes().unwrap().len(), 1);
     write(&place, &service, MIB, MIB, 2);
     assert_eq!(delete(&service, one.id).unwrap_err().kind(), Kind::Integrity);
-    let found = service.doctor.check_repository();
+    let found = service.doctor.check_repositories();
     let json = found
         .iter()
         .find_map(|f| f.message.split_once("coffer-repository.json: {").map(|(_, json)| format!("{{{json}")));

@@ -1,7 +1,9 @@
-//! How far this installation wrote the log of each lineage. The repository's log must not be shorter.
+//! How far this installation wrote the log of each lineage, in each repository. The repository's log must not be shorter.
 
 use super::api::SnapshotState;
+use super::home::{Home, RepositoryKey};
 use super::records::{Records, SnapshotRecord};
+use super::repositories::Repositories;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Record;
 use crate::snapshot::repository::Repository;
@@ -14,65 +16,83 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LogRecord {
     lineage: LineageId,
+    #[serde(default, skip_serializing_if = "RepositoryKey::is_local")]
+    repository: RepositoryKey,
     last: u64,
+}
+
+/// Returns the id of the record of a log.
+fn record_id(home: Home) -> String {
+    match home.repository {
+        RepositoryKey::Local => home.lineage.to_string(),
+        RepositoryKey::Added(id) => format!("{}@{id}", home.lineage),
+    }
 }
 
 impl Record for LogRecord {
     const KIND: &'static str = "repository-log";
     fn id(&self) -> String {
-        self.lineage.to_string()
+        record_id(Home { repository: self.repository, lineage: self.lineage })
     }
 }
 
 /// The logs of all lineages, and the catalog's records of them.
 pub(super) struct Logs {
     records: Arc<Records>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
 }
 
 impl Logs {
-    /// Creates the logs of this repository.
-    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>) -> Self {
-        Self { records: records.clone(), repository: repository.clone() }
+    /// Creates the logs in these repositories.
+    pub(super) fn new(records: &Arc<Records>, repositories: &Arc<Repositories>) -> Self {
+        Self { records: records.clone(), repositories: repositories.clone() }
+    }
+
+    /// Returns where this installation has a log of a lineage.
+    pub(super) fn homes(&self, lineage: LineageId) -> Result<Vec<Home>> {
+        let all = self.records.ledger().catalog().list::<LogRecord>()?.records.into_iter().map(|r| r.record);
+        Ok(all.filter(|r| r.lineage == lineage).map(|r| Home { repository: r.repository, lineage }).collect())
     }
 
     /// Refuses a repository folder that is older than this installation left it.
     ///
     /// # Errors
     /// [`Kind::Integrity`] if it was rolled back, or has damage that the catalog cannot make up for.
-    pub(super) fn check(&self, lineage: LineageId) -> Result<()> {
-        let known =
-            self.records.ledger().catalog().get::<LogRecord>(&lineage.to_string())?.map_or(0, |r| r.record.last);
-        let found = self.repository.last_log_number(lineage)?.unwrap_or(0);
+    pub(super) fn check(&self, home: Home) -> Result<()> {
+        let known = self.records.ledger().catalog().get::<LogRecord>(&record_id(home))?.map_or(0, |r| r.record.last);
+        let repository = self.repositories.open(home.repository)?;
+        let found = repository.last_log_number(home.lineage)?.unwrap_or(0);
         if found < known {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "repository folder of lineage {lineage}: its log ends at {found}, but this installation wrote up to {known}"
+                    "repository folder of {home}: its log ends at {found}, but this installation wrote up to {known}"
                 ),
             )
             .hint("restore the newer copy of the folder, which was rolled back"));
         }
-        self.vouch(lineage)
+        self.vouch(home, &repository)
     }
 
     /// Records the current length of a log.
-    pub(super) fn note(&self, lineage: LineageId) {
-        let noted = self.repository.last_log_number(lineage).and_then(|last| {
-            let next = LogRecord { lineage, last: last.unwrap_or(0) };
+    pub(super) fn note(&self, home: Home) {
+        let Home { repository, lineage } = home;
+        let last = self.repositories.open(repository).and_then(|r| r.last_log_number(lineage));
+        let noted = last.and_then(|last| {
+            let next = LogRecord { lineage, repository, last: last.unwrap_or(0) };
             self.records.ledger().catalog().transaction(|tx| match tx.get::<LogRecord>(&next.id())? {
                 Some(found) => tx.update(&next, found.version).map(drop),
                 None => tx.insert(&next).map(drop),
             })
         });
         if let Err(err) = noted {
-            tracing::warn!("record the length of the log of lineage {lineage}: {}", err.line());
+            tracing::warn!("record the length of the log of {home}: {}", err.line());
         }
     }
 
     /// Makes up for damaged log records. The catalog is authenticated, so it decides, unless it is damaged itself.
-    fn vouch(&self, lineage: LineageId) -> Result<()> {
-        let (bad, unknown) = self.repository.unreadable(lineage)?;
+    fn vouch(&self, home: Home, repository: &Repository) -> Result<()> {
+        let (bad, unknown) = repository.unreadable(home.lineage)?;
         if !unknown {
             return Ok(());
         }
@@ -83,7 +103,7 @@ impl Logs {
             return Err(Error::new(Kind::Integrity, what).hint("restore that log record from a copy of the repository"));
         }
         let mut sets = (BTreeSet::new(), BTreeSet::new());
-        for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.lineage == lineage) {
+        for record in listing.records.into_iter().map(|r| r.record).filter(|r| r.home() == home) {
             if record.state == SnapshotState::Completed {
                 sets.0.insert(record.id)
             } else {
@@ -91,6 +111,6 @@ impl Logs {
             };
         }
         tracing::warn!("{why}; the catalog has the same facts, and the next record that is written replaces it");
-        self.repository.vouch(lineage, &sets.0, &sets.1)
+        repository.vouch(home.lineage, &sets.0, &sets.1)
     }
 }

@@ -4,6 +4,7 @@
 //! entry point for verbs; the NBD front end uses [`Service::attach`] for exports.
 
 mod access;
+mod apart;
 pub mod api;
 mod assemble;
 mod attachment;
@@ -18,6 +19,8 @@ pub mod datadir;
 mod export;
 mod failed_syncs;
 mod filler;
+pub mod foreign;
+mod home;
 mod housekeeping;
 mod jobs;
 mod kept;
@@ -36,6 +39,8 @@ mod records;
 mod recovery;
 mod refusal;
 mod remote;
+mod repositories;
+mod repository;
 mod retention;
 mod settings;
 mod settling;
@@ -99,6 +104,7 @@ use opening::OpenVolumes;
 use operations::{Call, Request};
 use parking_lot::Mutex;
 use records::Records;
+use repositories::Repositories;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
 use stage::Leftovers;
@@ -127,7 +133,9 @@ struct Base {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    repository: Arc<Repository>,
+    author: Author,
+    /// The data directory's own.
+    local: Repository,
     stores: Arc<dyn Stores>,
     lock: Arc<DirLock>,
     opening: OpenAs,
@@ -138,7 +146,7 @@ pub struct Service {
     env: Env,
     data: DataDir,
     kms: Arc<Kms>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     /// Where volumes are stored.
     stores: Arc<dyn Stores>,
     role: Role,
@@ -243,8 +251,8 @@ impl Service {
     ) -> Result<Arc<Self>> {
         let kms = Arc::new(Kms::open(data.path(), env.clone(), unlock)?);
         let author = Author { installation: kms.installation().id, signer: Arc::new(KmsSigner(kms.clone())) };
-        let repository = Arc::new(Repository::open_later(objects(&data)?, env.clone(), Some(author)));
-        let base = Base { env, data, kms, repository, stores, lock: Arc::new(lock), opening };
+        let local = Repository::open_later(objects(&data)?, env.clone(), Some(author.clone()));
+        let base = Base { env, data, kms, author, local, stores, lock: Arc::new(lock), opening };
         let service = Arc::new(Self::assemble(base));
         service.unsettled.look();
         match opening.role {
@@ -261,8 +269,7 @@ impl Service {
     /// Finishes or undoes what an earlier process left half done.
     fn settle(&self) {
         self.leftovers.settle();
-        self.unsettled.look_for_refs();
-        self.unsettled.settle();
+        self.unsettled.settle_near();
     }
 
     /// Takes up the work of an earlier server, in a thread of its own: a repository that is slow must not delay the start.
@@ -270,7 +277,8 @@ impl Service {
         let this = Arc::downgrade(self);
         let run = move || {
             // Each step for itself: the service must be able to end in between.
-            let steps: [fn(&Arc<Self>); 3] = [|s| s.settle(), |s| s.resume_snapshots(), |s| s.opens.start_hydration()];
+            let steps: [fn(&Arc<Self>); 4] =
+                [|s| s.settle(), |s| s.resume_snapshots(), |s| s.opens.start_hydration(), |s| s.unsettled.settle()];
             for step in steps {
                 if let Some(service) = this.upgrade() {
                     step(&service);

@@ -4,6 +4,7 @@
 //! returns at once (or another of the same principal) is cheap to serve. A daemon also keeps a volume open while it is being
 //! filled from a snapshot.
 
+use super::apart::apart;
 use super::datadir::Role;
 use super::failed_syncs::FailedSyncs;
 use super::filler::{self, Filler};
@@ -427,13 +428,13 @@ impl OpenVolumes {
             Ok(records) => records,
             Err(err) => return tracing::error!("list the volumes to fill: {}", err.line()),
         };
-        for record in records.iter().filter(|r| r.parent.is_some() && !r.hydrated) {
-            match self.acquire(record, Need::Sealed) {
-                Ok(used) if used.volume.is_hydrated() => self.on.lineages.note_hydrated(record.id),
-                Ok(_) => {}
-                Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
-            }
-        }
+        let start = |record: VolumeRecord| match self.acquire(&record, Need::Sealed) {
+            Ok(used) if used.volume.is_hydrated() => self.on.lineages.note_hydrated(record.id),
+            Ok(_) => {}
+            Err(err) => tracing::error!("fill {}: {}", record.shown(), err.line()),
+        };
+        let filling = records.into_iter().filter(|r| r.parent.is_some() && !r.hydrated).collect();
+        apart(filling, |r| r.parent.as_ref().map(|p| p.repository), start);
     }
 
     fn start_filler(self: &Arc<Self>, volume: &Arc<Volume>) -> Option<Filler> {

@@ -5,12 +5,13 @@
 
 use super::api::SnapshotState;
 use super::datadir::DirLock;
+use super::home::RepositoryKey;
 use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Kms};
-use crate::ledger::{Act, Ledger, Record};
+use crate::ledger::{Act, Ledger, Record, Tx};
 use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId};
 use crate::volume::Volume;
 use crate::volume::format::ParentRef;
@@ -108,11 +109,25 @@ impl Records {
         id: VolumeId,
         change: impl Fn(&mut VolumeRecord),
     ) -> Result<VolumeRecord> {
+        self.change_volume_if(caller, act, id, |_, record| {
+            change(record);
+            Ok(())
+        })
+    }
+
+    /// Like [`Records::change_volume`], unless `change` refuses it, which may look at other records.
+    pub(super) fn change_volume_if(
+        &self,
+        caller: &Caller,
+        act: Act,
+        id: VolumeId,
+        change: impl Fn(&Tx<'_>, &mut VolumeRecord) -> Result<()>,
+    ) -> Result<VolumeRecord> {
         let changed = self.ledger().audited(caller, act, |tx| {
             let found = tx.get::<VolumeRecord>(&id.to_string())?;
             let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("volume {id} is gone")))?;
             let mut next = found.record;
-            change(&mut next);
+            change(tx, &mut next)?;
             tx.update(&next, found.version)
         })?;
         Ok(changed.record)
@@ -221,6 +236,9 @@ pub(super) struct VolumeRecord {
     /// Limit in bytes per second; 0: no limit.
     #[serde(default)]
     pub(super) throughput: u64,
+    /// Where its snapshots go; none: to the default repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) repository: Option<RepositoryKey>,
     /// How far its create or delete has got.
     #[serde(default, skip_serializing_if = "Stage::is_ready")]
     pub(super) stage: Stage,
@@ -295,6 +313,9 @@ pub(super) struct SnapshotRecord {
     pub(super) id: SnapshotId,
     pub(super) volume: VolumeId,
     pub(super) lineage: LineageId,
+    /// The repository that has it. Records from before there were several have none: theirs is the data directory's.
+    #[serde(default, skip_serializing_if = "RepositoryKey::is_local")]
+    pub(super) repository: RepositoryKey,
     pub(super) state: SnapshotState,
     pub(super) error: Option<String>,
     pub(super) size: u64,

@@ -1,5 +1,6 @@
 //! Settings of a volume that may be changed while it is attached: its behavior without its key, and its rate limits.
 
+use super::home::RepositoryKey;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,6 +37,8 @@ pub(super) struct Changes {
     pub(super) iops: Option<u64>,
     /// Limit in bytes per second; 0: no limit.
     pub(super) throughput: Option<u64>,
+    /// Where its snapshots go; `Some(None)`: to the default repository.
+    pub(super) repository: Option<Option<RepositoryKey>>,
 }
 
 /// Called on a change, and when the key is back. Returns `false` to be removed.

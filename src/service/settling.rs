@@ -3,24 +3,26 @@
 
 use super::api::SnapshotState;
 use super::bases::Bases;
+use super::home::{Home, RepositoryKey};
 use super::lineage::Lineages;
 use super::logs::Logs;
 use super::opening::{Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord};
+use super::repositories::Repositories;
 use super::turns::Turns;
 use crate::error::Result;
-use crate::snapshot::repository::Repository;
 use crate::snapshot::staging;
 use crate::units::{CHUNK, LineageId, SnapshotId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is still to be settled.
 pub(super) struct Unsettled {
     records: Arc<Records>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     logs: Arc<Logs>,
     bases: Arc<Bases>,
     lineages: Arc<Lineages>,
@@ -28,18 +30,20 @@ pub(super) struct Unsettled {
     /// The directory with the staging directories of pending snapshots.
     staging: PathBuf,
     /// Snapshots that are not completed, in `error` or gone, and that no thread works on; with the reason, if known.
-    snapshots: Mutex<BTreeMap<SnapshotId, (LineageId, Option<String>)>>,
+    snapshots: Mutex<BTreeMap<SnapshotId, (Home, Option<String>)>>,
     /// Snapshots whose delete was finished here.
     finished: Mutex<BTreeSet<SnapshotId>>,
-    /// Taken for a lineage while it is being settled, which may wait for its repository.
-    at_work: Turns<LineageId>,
+    /// Taken for a home while it is being settled, which may wait for its repository.
+    at_work: Turns<Home>,
+    /// Whether the refs in added repositories are still to be looked at.
+    far: AtomicBool,
 }
 
 impl Unsettled {
     /// Creates an empty set.
     pub(super) fn new(
         records: &Arc<Records>,
-        repository: &Arc<Repository>,
+        repositories: &Arc<Repositories>,
         logs: &Arc<Logs>,
         bases: &Arc<Bases>,
         lineages: &Arc<Lineages>,
@@ -49,7 +53,7 @@ impl Unsettled {
         let (snapshots, finished, at_work) = Default::default();
         Self {
             records: records.clone(),
-            repository: repository.clone(),
+            repositories: repositories.clone(),
             logs: logs.clone(),
             bases: bases.clone(),
             lineages: lineages.clone(),
@@ -58,13 +62,14 @@ impl Unsettled {
             snapshots,
             finished,
             at_work,
+            far: AtomicBool::new(true),
         }
     }
 
-    /// Adds a snapshot to be settled. Its lineage may contain unreachable objects.
-    pub(super) fn add(&self, lineage: LineageId, snapshot: SnapshotId, why: Option<String>) {
-        self.snapshots.lock().insert(snapshot, (lineage, why));
-        self.lineages.sweep_later(lineage);
+    /// Adds a snapshot to be settled. Its home may have unreachable objects.
+    pub(super) fn add(&self, home: Home, snapshot: SnapshotId, why: Option<String>) {
+        self.snapshots.lock().insert(snapshot, (home, why));
+        self.lineages.sweep_later(home);
     }
 
     /// Returns whether settling finished the delete of a snapshot.
@@ -78,18 +83,11 @@ impl Unsettled {
             Ok(all) => {
                 let is_lost = |s: &SnapshotRecord| s.state == SnapshotState::Pending && !self.is_staged(s.id);
                 for record in all.iter().filter(|s| is_lost(s) || s.is_deleting()) {
-                    self.add(record.lineage, record.id, None);
+                    self.add(record.home(), record.id, None);
                 }
                 self.remove_staging(&all);
             }
             Err(err) => tracing::error!("list unfinished snapshots: {}", err.line()),
-        }
-    }
-
-    /// Finds refs that an earlier process should have released. Asks the repository.
-    pub(super) fn look_for_refs(&self) {
-        for record in self.records.volumes().unwrap_or_default().iter().filter(|v| self.lineages.holds_parent(v)) {
-            self.lineages.sweep_later(record.lineage);
         }
     }
 
@@ -118,37 +116,63 @@ impl Unsettled {
         Ok(all)
     }
 
-    /// Retries what could not be settled before. Cheap if there is nothing.
-    pub(super) fn settle(&self) {
-        let mut lineages = self.lineages.unswept();
-        lineages.extend(self.snapshots.lock().values().map(|(lineage, _)| *lineage));
-        lineages.into_iter().for_each(|lineage| self.settle_lineage(lineage));
+    /// Settles what is in the data directory's repository; others may be slow, and wait until they are used or it is their
+    /// turn.
+    pub(super) fn settle_near(&self) {
+        self.look_at_refs(|repository| repository.is_local());
+        self.settle_local();
     }
 
-    /// The same for one lineage, unless another thread is settling it. An operation on one volume need not wait for what
-    /// others have left.
+    /// Finds the refs of filled volumes whose release was interrupted.
+    fn look_at_refs(&self, which: impl Fn(RepositoryKey) -> bool) {
+        for record in self.records.volumes().unwrap_or_default() {
+            self.lineages.holds_parent(&record, &which).into_iter().for_each(|home| self.lineages.sweep_later(home));
+        }
+    }
+
+    /// Retries what could not be settled before. Cheap if there is nothing.
+    pub(super) fn settle(&self) {
+        if self.far.swap(false, Ordering::AcqRel) {
+            self.look_at_refs(|repository| !repository.is_local());
+        }
+        self.settle_where(|_| true);
+    }
+
+    /// The same in the data directory's repository alone.
+    pub(super) fn settle_local(&self) {
+        self.settle_where(|home| home.repository.is_local());
+    }
+
+    /// The same for one lineage, in all repositories.
     pub(super) fn settle_lineage(&self, lineage: LineageId) {
-        let Some(_alone) = self.at_work.try_take(lineage) else { return };
-        let left: Vec<_> = self
-            .snapshots
-            .lock()
-            .iter()
-            .filter(|(_, (of, _))| *of == lineage)
-            .map(|(id, s)| (*id, s.1.clone()))
-            .collect();
+        self.settle_where(|home| home.lineage == lineage);
+    }
+
+    fn settle_where(&self, which: impl Fn(&Home) -> bool) {
+        let mut homes = self.lineages.unswept();
+        homes.extend(self.snapshots.lock().values().map(|(home, _)| *home));
+        homes.into_iter().filter(which).for_each(|home| self.settle_home(home));
+    }
+
+    /// The same for one home, unless another thread is settling it. An operation on one volume need not wait for what others
+    /// have left.
+    pub(super) fn settle_home(&self, home: Home) {
+        let Some(_alone) = self.at_work.try_take(home) else { return };
+        let left: Vec<_> =
+            self.snapshots.lock().iter().filter(|(_, (of, _))| *of == home).map(|(id, s)| (*id, s.1.clone())).collect();
         for (id, why) in left {
             match self.settle_one(id, why.as_deref()) {
                 Ok(()) => drop(self.snapshots.lock().remove(&id)),
                 Err(err) => tracing::error!("settle snapshot {id}: {}", err.line()),
             }
         }
-        self.lineages.sweep_left(lineage);
+        self.lineages.sweep_left(home);
     }
 
     fn settle_one(&self, id: SnapshotId, why: Option<&str>) -> Result<()> {
         let Some(record) = self.records.snapshot(id)? else { return Ok(()) };
         if record.is_deleting() {
-            self.logs.check(record.lineage)?;
+            self.logs.check(record.home())?;
             self.lineages.finish_delete(&record)?;
             self.finished.lock().insert(id);
             return Ok(());
@@ -156,8 +180,9 @@ impl Unsettled {
         if record.state != SnapshotState::Pending {
             return Ok(());
         }
-        self.logs.check(record.lineage)?;
-        let completed = self.repository.live(record.lineage, id)?.is_some();
+        self.logs.check(record.home())?;
+        let repository = self.repositories.open(record.repository)?;
+        let completed = repository.live(record.lineage, id)?.is_some();
         let volume = self.records.volume(record.volume)?;
         // A volume that cannot be opened is settled once it can be: `settle_header`.
         if let Some(Ok(used)) = volume.map(|v| self.opens.acquire(&v, Need::Sealed)) {
@@ -174,7 +199,7 @@ impl Unsettled {
             return staging::remove(&self.staging.join(id.to_string()));
         }
         // A damaged manifest is not needed to know that the snapshot is completed.
-        let at = self.repository.locate(record.lineage, id).ok();
+        let at = repository.locate(record.lineage, id).ok();
         let counts = at.map_or((0, 0), |at| (at.manifest.changed_chunks * CHUNK as u64, at.manifest.stored_bytes));
         self.records.note_snapshot(id, |r| {
             r.state = SnapshotState::Completed;

@@ -9,7 +9,9 @@ use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
 use super::copying::{Job, Stop};
 use super::datadir::DataDir;
+use super::home::Home;
 pub(super) use super::records::SnapshotRecord;
+use super::repositories::Repositories;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 impl SnapshotRecord {
     /// Returns the answer about it.
-    fn info(&self) -> SnapshotInfo {
+    fn info(&self, repositories: &Repositories) -> SnapshotInfo {
         SnapshotInfo {
             id: self.id,
             volume: self.volume,
@@ -35,6 +37,7 @@ impl SnapshotRecord {
             created: self.created,
             base: self.base,
             key: self.key_arn.clone(),
+            repository: repositories.name_of(self.repository),
             description: self.description.clone(),
             copy: None,
         }
@@ -50,7 +53,7 @@ impl Service {
     /// Returns the answer about a snapshot.
     fn snapshot_info(&self, record: &SnapshotRecord) -> SnapshotInfo {
         let job = self.jobs.job_of(record.id).filter(|_| record.state == SnapshotState::Pending);
-        SnapshotInfo { copy: job.map(|job| job.progress()), ..record.info() }
+        SnapshotInfo { copy: job.map(|job| job.progress()), ..record.info(&self.repositories) }
     }
 
     /// Returns the snapshot of a volume that is in progress.
@@ -69,12 +72,15 @@ impl Service {
         &self,
         caller: &Caller,
         volume: &str,
+        repository: Option<&str>,
         description: String,
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
         let volume = self.records.find_volume(volume)?;
-        self.unsettled.settle_lineage(volume.lineage);
+        let named = repository.map(|name| self.repositories.find(name));
+        let to = named.unwrap_or_else(|| self.repositories.for_volume(&volume))?;
+        self.unsettled.settle_home(Home { repository: to, lineage: volume.lineage });
         self.attachments.refuse_if_elsewhere(&volume)?;
         if self.role == Role::Command {
             // No server does: what an earlier command left is finished first.
@@ -86,7 +92,7 @@ impl Service {
                 }
             }
         }
-        let (id, job) = self.jobs.start(caller, &volume, description)?;
+        let (id, job) = self.jobs.start(caller, &volume, to, description)?;
         if wait || self.role == Role::Command {
             return self.await_snapshot(caller, (id, &job), Stop::Cancel, report);
         }
@@ -117,7 +123,7 @@ impl Service {
             return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));
         }
         record.must_be_completed()?;
-        Ok(record.info())
+        Ok(self.snapshot_info(&record))
     }
 
     /// Waits until a pending snapshot is completed. Without a server, continues it.
@@ -125,7 +131,7 @@ impl Service {
         let record = self.records.find_snapshot(what)?;
         if record.state != SnapshotState::Pending {
             record.must_be_completed()?;
-            return Ok(record.info());
+            return Ok(record.info(&self.repositories));
         }
         let job = self.jobs.job_of(record.id).map_or_else(|| self.jobs.resume(&record), Ok);
         match job {
@@ -133,7 +139,7 @@ impl Service {
             Err(err) => {
                 drop(self.jobs.resume_all(|r| r.id == record.id));
                 let now = self.records.find_snapshot(what)?;
-                if now.state == SnapshotState::Completed { Ok(now.info()) } else { Err(err) }
+                if now.state == SnapshotState::Completed { Ok(self.snapshot_info(&now)) } else { Err(err) }
             }
         }
     }
@@ -145,8 +151,8 @@ impl Service {
             job.await_end();
         }
         let why = "it was cancelled".to_owned();
-        self.unsettled.add(record.lineage, record.id, Some(why));
-        self.unsettled.settle_lineage(record.lineage);
+        self.unsettled.add(record.home(), record.id, Some(why));
+        self.unsettled.settle_home(record.home());
     }
 
     /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
@@ -200,7 +206,7 @@ impl Service {
         if self.role == Role::Command
             && let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten()
         {
-            self.unsettled.settle_lineage(found.lineage);
+            self.unsettled.settle_home(found.home());
         }
         Ok(self.snapshot_info(&self.records.find_snapshot(what)?))
     }
@@ -212,7 +218,7 @@ impl Service {
             if found.state == SnapshotState::Pending {
                 self.cancel_snapshot(&found);
             } else {
-                self.unsettled.settle_lineage(found.lineage);
+                self.unsettled.settle_home(found.home());
             }
         }
         let record = match self.records.snapshot(id)? {
@@ -228,8 +234,8 @@ impl Service {
                 .hint("see the server's log, or wait until it is completed"));
         }
         self.views.refuse_if_open(record.id)?;
-        self.logs.check(record.lineage)?;
-        if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
+        self.logs.check(record.home())?;
+        if self.repositories.open(record.repository)?.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
             return Err(Error::new(Kind::InvalidState, format!("snapshot {} is protected from deletion", record.id)));
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
@@ -238,7 +244,7 @@ impl Service {
             tx.update(&SnapshotRecord { state: SnapshotState::Deleting, ..found.record }, found.version).map(drop)
         })?;
         let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
-            self.unsettled.add(record.lineage, record.id, None);
+            self.unsettled.add(record.home(), record.id, None);
         });
         let swept = swept.map_err(|e| {
             e.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
@@ -280,7 +286,7 @@ impl Service {
     pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
         let record = self.records.find_snapshot(what)?;
         record.must_be_completed()?;
-        verify(&self.repository, record.lineage, record.id, trust, report)
+        verify(&*self.repositories.open(record.repository)?, record.lineage, record.id, trust, report)
     }
 }
 

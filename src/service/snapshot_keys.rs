@@ -2,22 +2,22 @@
 
 use super::opening::{Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord};
+use super::repositories::Repositories;
 use crate::error::{Error, Kind, Result};
-use crate::snapshot::repository::Repository;
 use crate::units::{DataKeyId, LineageId};
 use std::sync::Arc;
 
 /// Finds the wrapped data keys of snapshots in the repository's log, or else in the header of a volume.
 pub(super) struct SnapshotKeys {
     records: Arc<Records>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     opens: Arc<OpenVolumes>,
 }
 
 impl SnapshotKeys {
-    /// Creates a finder for this repository and for the headers of these volumes.
-    pub(super) fn new(records: &Arc<Records>, repository: &Arc<Repository>, opens: &Arc<OpenVolumes>) -> Self {
-        Self { records: records.clone(), repository: repository.clone(), opens: opens.clone() }
+    /// Creates a finder for these repositories and for the headers of these volumes.
+    pub(super) fn new(records: &Arc<Records>, repositories: &Arc<Repositories>, opens: &Arc<OpenVolumes>) -> Self {
+        Self { records: records.clone(), repositories: repositories.clone(), opens: opens.clone() }
     }
 
     /// Returns a snapshot's wrapped data keys, oldest first; of each key, the newest blob in the repository's log.
@@ -25,7 +25,7 @@ impl SnapshotKeys {
     /// # Errors
     /// [`Kind::Integrity`] if neither the log nor any header has one of them.
     pub(super) fn wrapped(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
-        let blobs = self.repository.keys(record.lineage)?;
+        let blobs = self.repositories.open(record.repository)?.keys(record.lineage)?;
         let find = |id: &DataKeyId| {
             let found = blobs.get(id).map(|k| k.blob.clone());
             let found = found.or_else(|| self.key_from_a_header(record.lineage, *id));

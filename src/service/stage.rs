@@ -99,7 +99,7 @@ impl Leftovers {
 
     fn remove_parts(&self, record: &VolumeRecord) -> Result<()> {
         self.stores.remove(record.id)?;
-        self.lineages.release_all(record.lineage, record.id)?;
+        self.lineages.release_all(record)?;
         let was = if record.stage == Stage::Creating { "creating" } else { "deleting" };
         let act = Act::new("coffer:RemoveVolume").detail("volume", record.id).detail("was", was).restrictive();
         self.records.ledger().audited(&self.records.own_caller("settle"), act, |tx| {

@@ -3,6 +3,7 @@
 use super::Service;
 use super::api::VolumeInfo;
 use super::records::VolumeRecord;
+use super::repositories::Repositories;
 use super::settings::Changes;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
@@ -32,6 +33,7 @@ impl VolumeRecord {
         self.on_key_loss = changes.on_key_loss.unwrap_or(self.on_key_loss);
         self.iops = changes.iops.unwrap_or(self.iops);
         self.throughput = changes.throughput.unwrap_or(self.throughput);
+        self.repository = changes.repository.unwrap_or(self.repository);
     }
 }
 
@@ -49,8 +51,16 @@ impl Service {
                 act = act.detail(name, limit);
             }
         }
+        if let Some(repository) = changes.repository {
+            let which = repository.map_or_else(|| "default".to_owned(), |key| key.to_string());
+            act = act.detail("repository", which);
+        }
         let _turn = self.turns.take(record.id);
-        let next = self.records.change_volume(caller, act, record.id, |r| r.apply(changes))?;
+        let next = self.records.change_volume_if(caller, act, record.id, |tx, r| {
+            changes.repository.flatten().map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
+            r.apply(changes);
+            Ok(())
+        })?;
         if let Some(settings) = self.opens.settings_of(record.id) {
             settings.set(next.on_key_loss, next.iops, next.throughput);
             settings.tell();

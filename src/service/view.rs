@@ -7,6 +7,7 @@
 use super::keygate::{HeldCiphers, KeyGate, KeyHolder};
 use super::logs::Logs;
 use super::records::{Records, SnapshotRecord};
+use super::repositories::Repositories;
 use super::snapshot_keys::SnapshotKeys;
 use super::volume_keys::VolumeKeys;
 use crate::cipher::xts::{At, XtsCipher};
@@ -32,7 +33,7 @@ const CHUNKS: u64 = 16 * 1024;
 /// All views.
 pub(super) struct Views {
     records: Arc<Records>,
-    repository: Arc<Repository>,
+    repositories: Arc<Repositories>,
     logs: Arc<Logs>,
     keys: Arc<VolumeKeys>,
     snapshot_keys: Arc<SnapshotKeys>,
@@ -45,6 +46,7 @@ pub(super) struct Views {
 pub struct SnapshotView {
     id: SnapshotId,
     lineage: LineageId,
+    repository: Arc<Repository>,
     reader: SnapshotReader,
     ciphers: Arc<HeldCiphers<KeyTag>>,
     /// Recent chunks, each with the tag of the key that sealed it; `None`: the whole chunk is a hole.
@@ -68,6 +70,11 @@ impl SnapshotView {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.reader.size()
+    }
+
+    /// Returns the repository that has it.
+    pub(super) const fn repository(&self) -> &Arc<Repository> {
+        &self.repository
     }
 
     /// Returns the reader of its tree and chunks.
@@ -232,7 +239,7 @@ impl Views {
     /// Creates an empty set.
     pub(super) fn new(
         records: &Arc<Records>,
-        repository: &Arc<Repository>,
+        repositories: &Arc<Repositories>,
         logs: &Arc<Logs>,
         keys: &Arc<VolumeKeys>,
         snapshot_keys: &Arc<SnapshotKeys>,
@@ -240,7 +247,7 @@ impl Views {
     ) -> Self {
         Self {
             records: records.clone(),
-            repository: repository.clone(),
+            repositories: repositories.clone(),
             logs: logs.clone(),
             keys: keys.clone(),
             snapshot_keys: snapshot_keys.clone(),
@@ -268,7 +275,7 @@ impl Views {
     ) -> Result<Arc<SnapshotView>> {
         let record = self.records.find_snapshot(&snapshot.to_string())?;
         record.must_be_completed()?;
-        self.logs.check(record.lineage)?;
+        self.logs.check(record.home())?;
         let ticket = self.keygate.ticket();
         let blobs = self.snapshot_keys.wrapped(&record)?;
         let cmks = self.keys.cmks_of_blobs(&blobs)?;
@@ -289,7 +296,8 @@ impl Views {
             return Ok(view);
         }
         // Without the lock: a repository that is slow must not delay other snapshots.
-        let reader = self.repository.open_snapshot(record.lineage, record.id)?;
+        let repository = self.repositories.open(record.repository)?;
+        let reader = repository.open_snapshot(record.lineage, record.id)?;
         let mut views = self.open.lock();
         views.retain(|_, view| view.strong_count() > 0);
         if let Some(view) = viewed(&views) {
@@ -299,7 +307,7 @@ impl Views {
         let holder: Arc<dyn KeyHolder> = ciphers.clone();
         self.keygate.register(Arc::downgrade(&holder));
         let (id, lineage, recent) = (record.id, record.lineage, ChunkCache::new(RECENT));
-        let view = Arc::new(SnapshotView { id, lineage, reader, ciphers, recent });
+        let view = Arc::new(SnapshotView { id, lineage, repository, reader, ciphers, recent });
         views.insert(record.id, Arc::downgrade(&view));
         Ok(view)
     }

@@ -4,6 +4,7 @@ use super::api::{HeaderInfo, VolumeInfo, VolumeState};
 use super::check::words_for_missing;
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
+use super::repositories::Repositories;
 use super::settings::Changes;
 use super::suspend::check_limits;
 use super::volume_keys::context_of;
@@ -87,7 +88,7 @@ impl Service {
     /// Returns the keys of a volume from a snapshot: the snapshot's wrapped data keys, under the same encryption context.
     fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
-        self.logs.check(from.lineage)?;
+        self.logs.check(from.home())?;
         if let Some(key) = key {
             let wanted = self.kms.keys().describe(&key.parse()?)?.arn;
             if wanted != from.key_arn {
@@ -109,7 +110,7 @@ impl Service {
         }
         let parent = ParentRef {
             snapshot: from.id,
-            repository: self.repository.id()?,
+            repository: self.repositories.open(from.repository)?.id()?,
             installation: self.kms.installation().id,
             size: from.size,
         };
@@ -151,12 +152,18 @@ impl Service {
             suspended: false,
             iops: 0,
             throughput: 0,
+            repository: None,
             stage: Stage::Creating,
             next: None,
         };
         record.apply(settings);
+        let parent = keyed.parent.as_ref().map(|p| self.repositories.key_of(p.repository)).transpose()?;
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
-        self.ledger().audited(caller, act, |tx| tx.insert(&record))?;
+        self.ledger().audited(caller, act, |tx| {
+            record.repository.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
+            parent.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
+            tx.insert(&record)
+        })?;
         if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.leftovers.remove(&record) {
                 tracing::error!("remove {id}, whose create failed: {}; will retry", left.line());
@@ -174,7 +181,7 @@ impl Service {
     /// Puts the refs on what the volume is filled from, and creates its store.
     fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
         if let Some(parent) = &keyed.parent {
-            self.lineages.hold_parent(keyed.lineage, record.id, parent.snapshot)?;
+            self.lineages.hold_parent(keyed.lineage, record.id, parent)?;
         }
         let mut new = Some(NewVolume {
             id: record.id,
@@ -268,6 +275,7 @@ impl Service {
             on_key_loss: record.on_key_loss,
             iops: Some(record.iops).filter(|n| *n > 0),
             throughput: Some(record.throughput).filter(|n| *n > 0),
+            repository: record.repository.map(|key| self.repositories.name_of(key)),
             header: None,
         })
     }

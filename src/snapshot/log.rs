@@ -268,7 +268,7 @@ impl Log {
     /// [`Kind::Integrity`] if records contradict each other, or too many are unreadable; what the store reports.
     pub fn load_readable(objects: &dyn Objects, folder: Folder, own: Option<PublicKey>) -> Result<Option<Self>> {
         let all = numbers(objects, folder)?;
-        if all.is_empty() {
+        if all.is_empty() && !exists(objects, folder, &all, 0)? {
             return Ok(None);
         }
         let mut log = match (Self::from_genesis(objects, folder), own) {
@@ -341,7 +341,7 @@ impl Log {
                 Err(e) => return Err(e),
             }
         }
-        while all.contains(&(last + 1)) {
+        while exists(objects, self.folder, all, last + 1)? {
             last += 1;
         }
         Ok(last)
@@ -518,6 +518,11 @@ fn numbers(objects: &dyn Objects, folder: Folder) -> Result<BTreeSet<u64>> {
     all.extend(objects.irregular(&folder.sort("log"))?);
     let number = |name: &str| (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok()).flatten();
     Ok(all.iter().filter_map(|object| number(object.name())).collect())
+}
+
+/// Whether a record exists. A list may be older than the newest records: what it lacks at the end would pass for not written.
+fn exists(objects: &dyn Objects, folder: Folder, all: &BTreeSet<u64>, number: u64) -> Result<bool> {
+    Ok(all.contains(&number) || objects.head(&path(folder, number))?.is_some())
 }
 
 /// Whether an object is unreadable because it or its disk is damaged, rather than for lack of permission, descriptors

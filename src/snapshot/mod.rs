@@ -3,6 +3,7 @@
 //! This layer copies [`crate::cipher::Sealed`] bytes and decrypts nothing. All its state is in the repository, except
 //! what a snapshot in progress has staged.
 //! ```text
+//! location    the URL of a repository, and the store that it names
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
@@ -13,17 +14,21 @@
 //! before the log's `add`, which is the commit point.
 
 mod creates;
+pub mod location;
 pub mod log;
 pub mod manifest;
 pub mod objects;
 pub mod pack;
 pub mod page;
+mod profile;
 pub mod reader;
 pub mod record;
 pub mod redirect;
 pub mod refs;
 pub mod repository;
+mod s3;
 pub mod staging;
+mod store_error;
 pub mod sweep;
 pub mod tree;
 pub mod writer;

@@ -6,6 +6,7 @@
 //! before it reports that, for a killed process may have linked it without a sync
 //! (docs/decisions/0003-object-store.md).
 
+use super::store_error::{late, of_store, was_cut};
 use crate::env::Timestamp;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular};
@@ -20,6 +21,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// An entry of a list.
@@ -153,6 +155,8 @@ fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
 pub struct StoreObjects {
     store: Arc<dyn ObjectStore>,
     root: Option<PathBuf>,
+    /// The longest time that a call may take, retries included. `None`: the store is in this machine.
+    limit: Option<Duration>,
 }
 
 impl StoreObjects {
@@ -164,7 +168,7 @@ impl StoreObjects {
         let what = || format!("open repository folder {}", root.display());
         let root = std::fs::canonicalize(root).map_err(|e| Error::io(what(), e))?;
         let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| of_store(what(), e))?;
-        Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root) })
+        Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root), limit: None })
     }
 
     /// Like [`StoreObjects::local`], but creates a missing directory.
@@ -181,26 +185,45 @@ impl StoreObjects {
     /// Uses any other store of that crate. A put must be durable when it returns.
     #[must_use]
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: None }
+        Self { store, root: None, limit: None }
+    }
+
+    /// Uses a store that is reached over a network. A call whose connection fails is repeated until `limit` has passed: a
+    /// repeated [`Objects::put_new`] may then find the object that it put itself.
+    #[must_use]
+    pub fn remote(store: Arc<dyn ObjectStore>, limit: Duration) -> Self {
+        Self { store, root: None, limit: Some(limit) }
     }
 
     fn put(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<()> {
-        let (store, key) = (self.store.clone(), Key::from(path));
-        let options = PutOptions { mode, ..PutOptions::default() };
-        let put = self.run(async move { store.put_opts(&key, PutPayload::from_bytes(bytes), options).await })?;
+        let (store, key, what) = (self.store.clone(), Key::from(path), || format!("put {path}"));
+        let put = self.call(what, move || {
+            let (store, key, payload) = (store.clone(), key.clone(), PutPayload::from_bytes(bytes.clone()));
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            async move { store.put_opts(&key, payload, options).await }
+        })?;
         let Err(e) = put else { return Ok(()) };
         if matches!(e, object_store::Error::AlreadyExists { .. }) {
             self.sync_folder_of(path)?;
         }
-        Err(of_store(format!("put {path}"), e))
+        Err(of_store(what(), e))
     }
 
-    /// Runs `work` and waits for it. The local store runs in the waiting thread, so that it needs no other one.
-    fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
-        if self.root.is_some() && Handle::try_current().is_err() {
-            return Ok(futures::executor::block_on(work));
+    /// Makes a call and waits for it. The local store runs in the waiting thread, so that it needs no other one.
+    fn call<T, F>(&self, what: impl Fn() -> String, call: impl Fn() -> F + Send + 'static) -> Result<StoreResult<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = StoreResult<T>> + Send + 'static,
+    {
+        match self.limit {
+            None if self.root.is_some() && Handle::try_current().is_err() => Ok(futures::executor::block_on(call())),
+            None => run(runtime()?, async move { call().await }),
+            Some(limit) => {
+                let work = async move { tokio::time::timeout(limit, repeated(limit, call)).await };
+                let done = run(runtime()?, work)?;
+                done.map_err(|_| late(what(), limit))
+            }
         }
-        run(runtime()?, work)
     }
 
     /// Syncs the directory of `path`.
@@ -246,15 +269,19 @@ impl Objects for StoreObjects {
             }
             return Ok(Bytes::from(bytes));
         }
-        let (store, key) = (self.store.clone(), Key::from(path));
-        let got = self.run(async move {
-            let got = store.get_opts(&key, GetOptions::default()).await?;
-            if got.meta.size > limit as u64 { Ok(Err(got.meta.size)) } else { got.bytes().await.map(Ok) }
+        let (store, key, what) = (self.store.clone(), Key::from(path), || format!("get {path}"));
+        let got = self.call(what, move || {
+            let (store, key) = (store.clone(), key.clone());
+            async move {
+                let got = store.get_opts(&key, GetOptions::default()).await?;
+                if got.meta.size > limit as u64 { Ok(Err(got.meta.size)) } else { got.bytes().await.map(Ok) }
+            }
         })?;
         match got {
-            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Ok(bytes)) if bytes.len() <= limit => Ok(bytes),
+            Ok(Ok(bytes)) => Err(super::damaged(path, limit, format_args!("{} bytes", bytes.len()))),
             Ok(Err(size)) => Err(super::damaged(path, 0, format_args!("{size} bytes, at most {limit} were expected"))),
-            Err(e) => Err(of_store(format!("get {path}"), e)),
+            Err(e) => Err(of_store(what(), e)),
         }
     }
     fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
@@ -271,7 +298,11 @@ impl Objects for StoreObjects {
         let (store, key) = (self.store.clone(), Key::from(path));
         let (start, want) = (range.start, range.end.saturating_sub(range.start));
         let what = || format!("get bytes {start}..{} of {path}", start + want);
-        match self.run(async move { store.get_range(&key, range).await })? {
+        let got = self.call(what, move || {
+            let (store, key, range) = (store.clone(), key.clone(), range.clone());
+            async move { store.get_range(&key, range).await }
+        })?;
+        match got {
             Ok(bytes) if bytes.len() as u64 == want => Ok(bytes),
             Ok(bytes) => {
                 Err(super::damaged(path, start as usize, format_args!("{want} bytes wanted, {} there", bytes.len())))
@@ -316,17 +347,25 @@ impl Objects for StoreObjects {
                 Err(e) => Err(Error::io(format!("find {path}"), e)),
             };
         }
-        let (store, key) = (self.store.clone(), Key::from(path));
-        match self.run(async move { store.head(&key).await })? {
+        let (store, key, what) = (self.store.clone(), Key::from(path), || format!("find {path}"));
+        let found = self.call(what, move || {
+            let (store, key) = (store.clone(), key.clone());
+            async move { store.head(&key).await }
+        })?;
+        match found {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(of_store(format!("find {path}"), e)),
+            Err(e) => Err(of_store(what(), e)),
         }
     }
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
-        let all = self.run(async move { store.list(key.as_ref()).try_collect::<Vec<_>>().await })?;
-        let all = all.map_err(|e| of_store(format!("list {folder:?}"), e))?;
+        let what = || format!("list {folder:?}");
+        let all = self.call(what, move || {
+            let (store, key) = (store.clone(), key.clone());
+            async move { store.list(key.as_ref()).try_collect::<Vec<_>>().await }
+        })?;
+        let all = all.map_err(|e| of_store(what(), e))?;
         Ok(all
             .into_iter()
             .map(|m| Listed {
@@ -359,15 +398,23 @@ impl Objects for StoreObjects {
     }
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
-        let all = self.run(async move { store.list_with_delimiter(key.as_ref()).await })?;
-        let all = all.map_err(|e| of_store(format!("list folders in {folder:?}"), e))?;
+        let what = || format!("list folders in {folder:?}");
+        let all = self.call(what, move || {
+            let (store, key) = (store.clone(), key.clone());
+            async move { store.list_with_delimiter(key.as_ref()).await }
+        })?;
+        let all = all.map_err(|e| of_store(what(), e))?;
         Ok(all.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect())
     }
     fn delete(&self, path: &str) -> Result<()> {
-        let (store, key) = (self.store.clone(), Key::from(path));
-        match self.run(async move { store.delete(&key).await })? {
+        let (store, key, what) = (self.store.clone(), Key::from(path), || format!("delete {path}"));
+        let deleted = self.call(what, move || {
+            let (store, key) = (store.clone(), key.clone());
+            async move { store.delete(&key).await }
+        })?;
+        match deleted {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(of_store(format!("delete {path}"), e)),
+            Err(e) => Err(of_store(what(), e)),
         }
     }
     fn is_remote(&self) -> bool {
@@ -392,6 +439,23 @@ impl Objects for StoreObjects {
         sync_folder(&folder)?;
         // The directory's own name may be as new as its contents.
         folder.ancestors().skip(1).take_while(|up| up.starts_with(root)).try_for_each(sync_folder)
+    }
+}
+
+/// The crate's own result.
+type StoreResult<T> = std::result::Result<T, object_store::Error>;
+
+/// Repeats a call whose connection fails, as long as there is time.
+async fn repeated<T, F: Future<Output = StoreResult<T>>>(limit: Duration, call: impl Fn() -> F) -> StoreResult<T> {
+    let (began, mut pause) = (tokio::time::Instant::now(), limit / 1000);
+    loop {
+        match call().await {
+            Err(e) if was_cut(&e) && began.elapsed() + pause < limit => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            other => return other,
+        }
     }
 }
 
@@ -431,23 +495,6 @@ fn start_runtime(spawn: impl FnOnce(String, Work) -> std::io::Result<()>) -> Res
     Ok(handle)
 }
 
-/// Converts an error of the store; an error of the operating system keeps its kind.
-fn of_store(what: String, err: object_store::Error) -> Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&err);
-    while let Some(e) = cause {
-        if let Some(code) = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
-            return Error::io(what, std::io::Error::from_raw_os_error(code));
-        }
-        cause = e.source();
-    }
-    let kind = match err {
-        object_store::Error::NotFound { .. } => Kind::NotFound,
-        object_store::Error::AlreadyExists { .. } => Kind::Exists,
-        _ => Kind::Io,
-    };
-    Error::new(kind, what).because(err)
-}
-
 #[cfg(test)]
 #[path = "objects_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,6 @@
 use super::*;
 
-fn check(objects: &dyn Objects) {
+pub(in super::super) fn check(objects: &dyn Objects) {
     let bytes = Bytes::from_static(b"hello");
     objects.put_new("a/b/c", bytes.clone()).unwrap();
     assert_eq!(objects.put_new("a/b/c", bytes.clone()).unwrap_err().kind(), Kind::Exists);

@@ -309,9 +309,27 @@ impl Inner {
                 names("packs")?.iter().chain(&names("redirects")?).filter_map(|o| o.name().parse::<PackId>().ok()),
             );
         }
-        let page = marks.pages.iter().find(|name| !pages.contains(name)).map(|name| format!("page {name}"));
-        let lost = page.or_else(|| marks.packs.iter().find(|id| !packs.contains(id)).map(|id| format!("pack {id}")));
-        lost.map_or(Ok(()), |lost| Err(Error::new(Kind::Integrity, format!("snapshot {id}: {lost} is missing"))))
+        for name in marks.pages.difference(&pages) {
+            self.must_exist(root, &["pages"], name).map_err(|e| e.context(format!("snapshot {id}: page {name}")))?;
+        }
+        for name in marks.packs.difference(&packs) {
+            let sorts = ["packs", "redirects"];
+            self.must_exist(root, &sorts, name).map_err(|e| e.context(format!("snapshot {id}: pack {name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Looks for an object that a list does not have: the list may be older than it.
+    fn must_exist(&self, root: &Located, sorts: &[&str], name: &dyn std::fmt::Display) -> Result<()> {
+        for installation in &root.manifest.folders {
+            let folder = Folder { lineage: root.folder.lineage, installation: *installation };
+            for sort in sorts {
+                if self.objects.head(&folder.path(sort, name))?.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(Kind::Integrity, "it is missing"))
     }
 
     /// Whether any other installation has a folder in this repository.

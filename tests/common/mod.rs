@@ -83,6 +83,8 @@ pub struct Scratch {
     root: tempfile::TempDir,
     pub data: PathBuf,
     pub key: PathBuf,
+    /// Variables that its commands and servers get.
+    pub env: Vec<(&'static str, String)>,
 }
 
 impl Scratch {
@@ -107,7 +109,7 @@ impl Scratch {
     pub fn empty() -> Self {
         let root = tempfile::tempdir().unwrap();
         let (data, key) = (root.path().join("data"), root.path().join("root.key"));
-        Self { root, data, key }
+        Self { root, data, key, env: Vec::new() }
     }
 
     #[track_caller]
@@ -127,6 +129,7 @@ impl Scratch {
         let mut command = Command::new(program);
         command.arg("--data").arg(&self.data).args(args).stdin(Stdio::null());
         command.env_remove("COFFER_DATA").env_remove("COFFER_LOG");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

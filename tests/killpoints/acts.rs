@@ -305,6 +305,21 @@ fn snapshots_and_audit() -> Vec<Case> {
             |copy| { verb(json!({"action": "snapshot-wait", "snapshot": opened(copy, pending_snapshot)})) },
             never
         ),
+        case!(
+            "snapshot-create/elsewhere",
+            add_more,
+            |_| {
+                verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true,
+                    "repository": "more"}))
+            },
+            a_third_snapshot
+        ),
+        case!(
+            "snapshot-delete/elsewhere",
+            snapshot_into_more,
+            |copy| { verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[2]})) },
+            never
+        ),
         plain!("snapshot-list"),
         case!("snapshot-show", |copy| {
             verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
@@ -325,11 +340,43 @@ fn snapshots_and_audit() -> Vec<Case> {
             |copy| { verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]})) },
             never
         ),
+        case!("repository-add", |copy| {
+            let url = format!("file://{}", copy.root().join("more").display());
+            verb(json!({"action": "repository-add", "name": "more", "location": {"url": url}}))
+        }),
+        plain!("repository-list"),
+        plain!("repository-show", "repository": "local"),
+        case!(
+            "repository-default",
+            add_more,
+            |_| { verb(json!({"action": "repository-default", "repository": "more"})) },
+            never
+        ),
+        case!(
+            "repository-remove",
+            add_more,
+            |_| { verb(json!({"action": "repository-remove", "repository": "more"})) },
+            never
+        ),
         plain!("doctor"),
         plain!("audit-verify"),
         case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
         plain!("audit-list", "limit": 5),
     ]
+}
+
+/// Adds a repository beside the data directory.
+fn add_more(copy: &Copy) {
+    let location = json!({"url": format!("file://{}", copy.root().join("more").display())});
+    let add = json!({"action": "repository-add", "name": "more", "location": location});
+    opened(copy, |open| drop(open.json(add)));
+}
+
+fn snapshot_into_more(copy: &Copy) {
+    add_more(copy);
+    let create =
+        json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true, "repository": "more"});
+    opened(copy, |open| drop(open.json(create)));
 }
 
 fn has_snapshot(open: &Open, description: &str) -> bool {

@@ -180,6 +180,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("key", "key-list", "keys", &["aliases", "state", "materials", "description"]);
     add("volume", "volume-list", "volumes", &["name", "size", "state", "hydrated", "iops", "on_key_loss"]);
     add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
+    add("repository", "repository-list", "repositories", &["name", "default", "snapshots", "stored"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
     add("account", "account-list", "accounts", &["name"]);

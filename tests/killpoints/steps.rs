@@ -172,7 +172,11 @@ fn class(inside: &Path) -> String {
     if text.ends_with(" (deleted)") {
         return "a file without a name".to_owned();
     }
-    let parts: Vec<&str> = text.split('/').collect();
+    let mut parts: Vec<&str> = text.split('/').collect();
+    // A repository that was added.
+    if parts[0] == "more" {
+        parts.splice(..1, ["data", "repository"]);
+    }
     let known = match &parts[..] {
         ["root.key"] => "the root key file",
         ["data"] => "the data directory",

@@ -16,6 +16,7 @@ mod installation;
 mod key;
 mod once;
 mod principal;
+mod repository;
 mod snapshot;
 mod volume;
 
@@ -39,6 +40,7 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
+pub use repository::{AddRepository, DescribeRepository, ListRepositories, RemoveRepository, SetDefaultRepository};
 pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot, WaitSnapshot};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -47,7 +49,8 @@ pub use volume::{
 
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo,
-    KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
+    KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, RepositoryInfo, SnapshotInfo, StatusInfo,
+    VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -153,6 +156,8 @@ answers! {
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
+    RepositoryInfo: repository => Reply::Repository(repository) => Reply::Repository(repository),
+    Vec<RepositoryInfo>: repositories => Reply::Repositories { repositories } => Reply::Repositories { repositories },
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
     AccessInfo: client => Reply::Access(client) => Reply::Access(client),
@@ -288,6 +293,11 @@ operations! {
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshot,
+    "repository-add" => AddRepository,
+    "repository-list" => ListRepositories,
+    "repository-show" => DescribeRepository,
+    "repository-default" => SetDefaultRepository,
+    "repository-remove" => RemoveRepository,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

@@ -16,6 +16,9 @@ pub struct CreateSnapshot {
     pub description: String,
     /// Whether to answer once it is completed, instead of once its point in time is fixed.
     pub wait: bool,
+    /// Name or id of the repository it goes to; `None`: as the volume is set.
+    #[serde(default)]
+    pub repository: Option<String>,
 }
 
 impl Operation for CreateSnapshot {
@@ -25,7 +28,8 @@ impl Operation for CreateSnapshot {
         Some(named("ec2:CreateSnapshot", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
-        call.service.create_snapshot(call.caller, &self.volume, self.description, self.wait, call.report)
+        let Self { volume, description, wait, repository } = self;
+        call.service.create_snapshot(call.caller, &volume, repository.as_deref(), description, wait, call.report)
     }
 }
 

@@ -29,6 +29,9 @@ pub struct CreateVolume {
     /// Limit in bytes per second, at least 1 MiB; 0 or `None`: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
+    /// Name or id of the repository for its snapshots, or `default`.
+    #[serde(default)]
+    pub repository: Option<String>,
 }
 
 impl Operation for CreateVolume {
@@ -39,8 +42,9 @@ impl Operation for CreateVolume {
         Some(self.name.as_ref().map_or_else(|| Act::new(act), |name| named(act, name)))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { name, size, key, snapshot, on_key_loss, iops, throughput } = self;
-        let settings = Changes { on_key_loss, iops, throughput };
+        let Self { name, size, key, snapshot, on_key_loss, iops, throughput, repository } = self;
+        let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
+        let settings = Changes { on_key_loss, iops, throughput, repository };
         call.service.create_volume(call.caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
     }
 }
@@ -60,6 +64,9 @@ pub struct ModifyVolume {
     /// Limit in bytes per second, at least 1 MiB; 0: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
+    /// Name or id of the repository for its snapshots, or `default`.
+    #[serde(default)]
+    pub repository: Option<String>,
 }
 
 impl Operation for ModifyVolume {
@@ -69,8 +76,9 @@ impl Operation for ModifyVolume {
         Some(named("ec2:ModifyVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { volume, on_key_loss, iops, throughput } = self;
-        call.service.modify_volume(call.caller, &volume, &Changes { on_key_loss, iops, throughput })
+        let Self { volume, on_key_loss, iops, throughput, repository } = self;
+        let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
+        call.service.modify_volume(call.caller, &volume, &Changes { on_key_loss, iops, throughput, repository })
     }
 }
 

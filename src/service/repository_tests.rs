@@ -1,0 +1,255 @@
+//! Snapshots in several repositories.
+
+use super::super::api::{Grade, Reply, RepositoryInfo, SnapshotState};
+use super::super::lineage_tests::{Place, ask, bytes, content, delete, restore, take, take_into, verify, write};
+use super::super::opening::Need;
+use super::super::operations::Request;
+use super::super::testing::request;
+use super::super::{Service, bases};
+use crate::error::{Kind, Result};
+use crate::units::SnapshotId;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+
+fn add(place: &Place, service: &Arc<Service>, name: &str) -> Result<RepositoryInfo> {
+    let url = format!("file://{}", place.path(name).display());
+    match ask(service, request(json!({"action": "repository-add", "name": name, "location": {"url": url}})))? {
+        Reply::Repository(info) => Ok(info),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn say(service: &Arc<Service>, json: serde_json::Value) -> Result<Reply> {
+    ask(service, request(json))
+}
+
+fn remove(service: &Arc<Service>, name: &str) -> Result<Reply> {
+    say(service, json!({"action": "repository-remove", "repository": name}))
+}
+
+/// An installation with a volume that has 3 MiB, and the repository `far`.
+fn two() -> (Place, Arc<Service>) {
+    let (place, service) = Place::new();
+    add(&place, &service, "far").unwrap();
+    write(&place, &service, 0, 3 * MIB, 1);
+    (place, service)
+}
+
+fn files(place: &Place, part: &str) -> Vec<PathBuf> {
+    Place::files_in(place.path("far"), part)
+}
+
+#[test]
+fn each_repository_has_its_own_snapshots_bases_and_log() {
+    let (place, service) = two();
+    let here = take(&place, &service);
+    assert_eq!((here.repository.as_str(), here.base), ("local", None));
+    write(&place, &service, MIB, MIB, 2);
+    let there = take_into(&place, &service, Some("far")).unwrap();
+    assert_eq!((there.repository.as_str(), there.base, there.changed), ("far", None, 3 * MIB), "the first one is full");
+    write(&place, &service, 2 * MIB, MIB, 3);
+    let next = take_into(&place, &service, Some("far")).unwrap();
+    assert_eq!((next.base, next.changed), (Some(there.id), MIB), "the second one is an increment");
+    let lineage = place.record(&service).lineage;
+    let left = service.repositories.local().ref_on(lineage, &bases::base_ref(place.volume)).unwrap();
+    assert_eq!(left, None, "the base here was given up");
+    let service = place.reopen(service);
+    for id in [here.id, there.id, next.id] {
+        verify(&service, id);
+    }
+    let restored = place.beside(restore(&service, next.id, "w"));
+    assert!(bytes(&restored, &service, 3 * MIB) == [content(1), content(2), content(3)].concat());
+    let said = delete(&service, there.id).unwrap();
+    assert!(said.contains("is deleted"), "{said}");
+    verify(&service, next.id);
+    verify(&service, here.id);
+}
+
+#[test]
+fn snapshots_go_where_the_volume_is_set_or_else_to_the_default() {
+    let (place, service) = two();
+    let set = |to: &str| {
+        let asked = json!({"action": "volume-modify", "volume": place.volume.to_string(), "repository": to});
+        match say(&service, asked).unwrap() {
+            Reply::Volume(info) => info.repository,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(set("far").as_deref(), Some("far"));
+    assert_eq!(take(&place, &service).repository, "far");
+    assert_eq!(set("default"), None);
+    assert_eq!(take(&place, &service).repository, "local");
+    say(&service, json!({"action": "repository-default", "repository": "far"})).unwrap();
+    assert_eq!(take(&place, &service).repository, "far");
+    assert_eq!(set("local").as_deref(), Some("local"));
+    assert_eq!(take(&place, &service).repository, "local");
+    let Reply::Repositories { repositories } = say(&service, json!({"action": "repository-list"})).unwrap() else {
+        panic!("no list")
+    };
+    let shown: Vec<_> = repositories.iter().map(|r| (r.name.as_str(), r.default, r.snapshots)).collect();
+    assert_eq!(shown, [("local", false, 2), ("far", true, 2)]);
+    let unknown = take_into(&place, &service, Some("nowhere")).unwrap_err();
+    assert!(unknown.kind() == Kind::NotFound && unknown.line().contains("repository list"), "{}", unknown.line());
+}
+
+#[test]
+fn the_first_snapshot_into_another_repository_is_whole_while_the_volume_is_filled() {
+    let (place, service) = two();
+    let parent = take(&place, &service);
+    let filled = place.beside(restore(&service, parent.id, "w"));
+    write(&filled, &service, MIB, MIB, 2);
+    let full = take_into(&filled, &service, Some("far")).unwrap();
+    assert_eq!((full.base, full.changed), (None, 3 * MIB));
+    verify(&service, full.id);
+    // Without the first repository's packs.
+    let again = filled.beside(restore(&service, full.id, "x"));
+    Place::files_in(place.path("data/repository"), "/packs/").iter().for_each(|f| std::fs::remove_file(f).unwrap());
+    assert!(bytes(&again, &service, 3 * MIB) == [content(1), content(2), content(1)].concat());
+}
+
+#[test]
+fn a_volume_is_filled_from_the_repository_of_its_snapshot_which_keeps_it_until_then() {
+    let (place, service) = two();
+    let parent = take_into(&place, &service, Some("far")).unwrap();
+    let filled = place.beside(restore(&service, parent.id, "w"));
+    delete(&service, parent.id).unwrap();
+    say(&service, json!({"action": "volume-delete", "volume": place.volume.to_string()})).unwrap();
+    assert!(!files(&place, "/packs/").is_empty(), "it is needed until then");
+    let refused = remove(&service, "far").unwrap_err();
+    assert!(refused.kind() == Kind::Busy && refused.line().contains("is being filled"), "{}", refused.line());
+    let service = place.reopen(service);
+    {
+        let used = service.opens.acquire(&filled.record(&service), Need::Sealed).unwrap();
+        while !used.volume.hydrate_some(16).unwrap().done {}
+    }
+    service.lineages.note_hydrated(filled.volume);
+    for part in ["/packs/", "/pages/", "/manifests/", "/refs/"] {
+        assert_eq!(files(&place, part), Vec::<PathBuf>::new());
+    }
+    assert!(bytes(&filled, &service, MIB) == content(1));
+    remove(&service, "far").unwrap();
+}
+
+#[test]
+fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
+    let (place, service) = two();
+    let here = take(&place, &service);
+    let there = take_into(&place, &service, Some("far")).unwrap();
+    std::fs::rename(place.path("far"), place.path("away")).unwrap();
+    let service = place.reopen(service);
+    verify(&service, here.id);
+    write(&place, &service, 0, MIB, 5);
+    take_into(&place, &service, Some("local")).unwrap();
+    assert_eq!(service.list_snapshots().unwrap().len(), 3);
+    let refused = |asked: Result<Reply>| {
+        let err = asked.unwrap_err();
+        assert!(err.line().contains("far (file://"), "{}", err.line());
+    };
+    let snapshot = |id: SnapshotId, verb: &str| say(&service, json!({"action": verb, "snapshot": id.to_string()}));
+    refused(snapshot(there.id, "snapshot-verify"));
+    refused(snapshot(there.id, "snapshot-delete"));
+    refused(say(&service, json!({"action": "volume-create", "name": "w", "snapshot": there.id.to_string()})));
+    let asked = json!({"action": "snapshot-create", "volume": place.volume.to_string(), "description": "",
+        "wait": true, "repository": "far"});
+    refused(ask(&service, serde_json::from_value::<Request>(asked).unwrap()));
+    let found = service.doctor.check_repositories();
+    assert!(found.iter().any(|f| f.grade == Grade::Error && f.message.contains("far (file://")), "{found:?}");
+    let shown = service.show_repository("far").unwrap();
+    assert!(shown.error.is_some() && shown.snapshots == 1);
+    std::fs::rename(place.path("away"), place.path("far")).unwrap();
+    snapshot(there.id, "snapshot-verify").unwrap();
+    assert_eq!(service.doctor.check_repositories(), []);
+    // Another one in its place is not taken for it.
+    std::fs::rename(place.path("far"), place.path("away")).unwrap();
+    add(&place, &service, "other").unwrap();
+    std::fs::rename(place.path("other"), place.path("far")).unwrap();
+    let service = place.reopen(service);
+    let err = say(&service, json!({"action": "snapshot-verify", "snapshot": there.id.to_string()})).unwrap_err();
+    assert!(err.kind() == Kind::Integrity && err.line().contains("holds repository"), "{}", err.line());
+}
+
+#[test]
+fn what_was_left_in_an_added_repository_is_settled_by_the_verbs_that_use_it() {
+    let (place, service) = two();
+    let key = service.repositories.find("far").unwrap();
+    let caller = service.caller_of(0, "test").unwrap();
+    let id = SnapshotId::draw(&crate::env::SystemRng);
+    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), String::new()).unwrap();
+    let id = begun.record.id;
+    drop(begun);
+    let service = place.reopen(service);
+    let state = || service.show_snapshot(&id.to_string()).unwrap().state;
+    assert_eq!(state(), SnapshotState::Pending);
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    assert_eq!(state(), SnapshotState::Completed);
+    delete(&service, id).unwrap();
+    // The log's next record cannot be written.
+    let log = files(&place, "/log/");
+    let next = log[0].with_file_name(format!("{:016x}", log.len()));
+    std::fs::create_dir(&next).unwrap();
+    delete(&service, taken.id).unwrap_err();
+    std::fs::remove_dir(&next).unwrap();
+    let service = place.reopen(service);
+    delete(&service, taken.id).map_or_else(|e| assert_eq!(e.kind(), Kind::NotFound, "{}", e.line()), drop);
+    assert_eq!(files(&place, "/packs/"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_log_that_was_rolled_back_is_refused_in_each_repository() {
+    let (place, service) = two();
+    let here = take(&place, &service);
+    let there = take_into(&place, &service, Some("far")).unwrap();
+    std::fs::remove_file(files(&place, "/log/").last().unwrap()).unwrap();
+    let service = place.reopen(service);
+    let err = delete(&service, there.id).unwrap_err();
+    assert!(err.kind() == Kind::Integrity && err.line().contains("log ends at"), "{}", err.line());
+    delete(&service, here.id).unwrap();
+}
+
+#[test]
+fn a_repository_is_added_once_and_removed_when_nothing_needs_it() {
+    let (place, service) = two();
+    let again = |name: &str, url: String| {
+        say(&service, json!({"action": "repository-add", "name": name, "location": {"url": url}})).unwrap_err()
+    };
+    let far = format!("file://{}", place.path("far").display());
+    assert!(again("far", far.clone()).line().contains("already exists"));
+    assert!(again("twice", far).line().contains("which is far here"));
+    let own = format!("file://{}", place.path("data/repository").display());
+    assert!(again("mine", own).line().contains("which is local here"));
+    std::fs::create_dir_all(place.path("full/of/things")).unwrap();
+    let full = again("full", format!("file://{}", place.path("full").display()));
+    assert!(full.line().contains("an empty folder"), "{}", full.line());
+    for bad in ["local", "default", "", "a/b", "00112233445566778899aabbccddeeff"] {
+        assert_eq!(again(bad, "file:///nowhere".to_owned()).kind(), Kind::Usage, "{bad}");
+    }
+    assert_eq!(remove(&service, "local").unwrap_err().kind(), Kind::Usage);
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let needed = |why: &str| {
+        let err = remove(&service, "far").unwrap_err();
+        assert!(err.kind() == Kind::Busy && err.line().contains(why), "{}", err.line());
+    };
+    needed("1 snapshots");
+    delete(&service, taken.id).unwrap();
+    let modify = |to: &str| {
+        let asked = json!({"action": "volume-modify", "volume": place.volume.to_string(), "repository": to});
+        say(&service, asked).unwrap();
+    };
+    modify("far");
+    needed("go there");
+    modify("default");
+    let default = |name: &str| say(&service, json!({"action": "repository-default", "repository": name})).unwrap();
+    default("far");
+    needed("the default");
+    default("local");
+    remove(&service, "far").unwrap();
+    assert_eq!(remove(&service, "far").unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(Place::files_in(place.path("far"), "coffer-repository.json").len(), 1, "nothing was deleted");
+    // And back.
+    add(&place, &service, "far").unwrap();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    verify(&service, taken.id);
+}
