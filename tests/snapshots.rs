@@ -173,3 +173,41 @@ fn a_local_repository_takes_no_threads_of_its_own() {
     assert!(names.iter().any(|n| n.starts_with("sqlx-sqlite")), "{names:?}");
     assert!(!names.iter().any(|n| n.starts_with("coffer-objects")), "{names:?}");
 }
+
+#[test]
+fn a_diff_lists_what_changed_and_needs_no_key() {
+    let s = Scratch::new();
+    s.ok(&["key", "create", "--alias", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "64MiB", "--name", "v", "--key", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "other"]);
+    let chunk = 512 << 10;
+    let take = |s: &Scratch, volume: &str| s.id(&["snapshot", "create", "--wait", volume]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 3 * chunk));
+    let one = take(&s, "v");
+    server.connect("v").write(2 * chunk as u64, &noise(2, 2 * chunk));
+    server.connect("v").write(0, &vec![0; 4096]);
+    let (two, other) = (take(&s, "v"), take(&s, "other"));
+    let wanted = serde_json::json!({
+        "kind": "snapshot-diff", "from": one, "to": two, "from_size": 64 << 20, "size": 64 << 20,
+        "ranges": [{"offset": 0, "length": chunk, "zero": false}, {"offset": 2 * chunk, "length": 2 * chunk, "zero": false}],
+    });
+    let session = || {
+        assert_eq!(s.json(&["snapshot", "diff", &one, &two]), wanted);
+        let whole = s.json(&["snapshot", "diff", &one]);
+        assert_eq!((&whole["from"], &whole["ranges"][0]["length"]), (&serde_json::Value::Null, &(3 * chunk).into()));
+        assert_eq!(s.json(&["snapshot", "diff", &two, &two])["ranges"], serde_json::json!([]));
+        let out = s.ok(&["snapshot", "diff", &one, &two]);
+        let rows: Vec<Vec<&str>> = out.stdout.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(rows, [["OFFSET", "LENGTH", "NOW"], ["0", "524288", "data"], ["1048576", "1048576", "data"]]);
+        assert!(out.stderr.contains("1.5 MiB of 64 MiB in 2 ranges"), "{}", out.stderr);
+        s.fails(2, &["snapshot", "diff", &one, &other], &["not of one lineage"]);
+        s.fails(4, &["snapshot", "diff", &one, "snap-00000000000000000"], &["there is no snapshot"]);
+    };
+    session();
+    s.ok(&["key", "disable", "alias/k"]);
+    session();
+    drop(server);
+    std::fs::rename(&s.key, s.path("away")).unwrap();
+    session();
+}

@@ -28,17 +28,17 @@ use crate::service::OnKeyLoss;
 use crate::service::api::Reply;
 use crate::service::operations::Request;
 use crate::service::operations::{
-    AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateSnapshot,
-    CreateVolume, DeleteAlias, DeleteSnapshot, DeleteVolume, DescribeKey, DescribeSnapshot, DescribeSnapshots,
-    DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume, ExportVolumeKey, GetStatus, GrowVolume,
-    ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume, RotateKeyOnDemand, ScheduleKeyDeletion,
-    SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot,
+    AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateVolume,
+    DeleteAlias, DeleteVolume, DescribeKey, DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume,
+    ExportVolumeKey, GetStatus, GrowVolume, ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume,
+    RotateKeyOnDemand, ScheduleKeyDeletion, SuspendVolume, UpdateAlias, VerifyAudit,
 };
 use crate::units::ByteLen;
 use args::{Common, on_key_loss, requests, size, throughput};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use principal::{AccountVerb, PrincipalVerb};
+use snapshot::SnapshotVerb;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tls::{AccessVerb, TlsVerb};
@@ -329,41 +329,6 @@ enum AuditVerb {
     Accept,
 }
 
-#[derive(Debug, Subcommand)]
-enum SnapshotVerb {
-    /// Create a snapshot of a volume, attached or not
-    Create {
-        /// Name or id
-        volume: String,
-        /// Wait until it is completed
-        #[arg(long)]
-        wait: bool,
-        /// Description
-        #[arg(long, default_value = "")]
-        description: String,
-    },
-    /// List snapshots
-    List,
-    /// Show a snapshot
-    Show {
-        /// Snapshot id
-        snapshot: String,
-    },
-    /// Delete a snapshot
-    Delete {
-        /// Snapshot id
-        snapshot: String,
-    },
-    /// Verify a snapshot's signature and the hash of every chunk; needs no key
-    Verify {
-        /// Snapshot id
-        snapshot: String,
-        /// Require a signature by this public key (hexadecimal)
-        #[arg(long)]
-        trust: Option<String>,
-    },
-}
-
 /// Parses, runs, prints; returns the exit code.
 #[must_use]
 pub fn main() -> u8 {
@@ -422,15 +387,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
         Verb::Volume(verb) => volume_request(verb)?,
-        Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {
-            return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));
-        }
-        Verb::Snapshot(verb) => {
-            if matches!(verb, SnapshotVerb::Create { wait: true, .. }) {
-                snapshot::end_waiting_on_interrupt(&common)?;
-            }
-            snapshot_request(verb)
-        }
+        Verb::Snapshot(verb) => return snapshot::run(&common, verb),
         Verb::Doctor => return doctor::run(&common),
         Verb::Status => GetStatus {}.into(),
         Verb::Kms(args) => args.request()?.into(),
@@ -528,16 +485,6 @@ fn new_file(path: PathBuf) -> Result<PathBuf> {
     match path.parent().map(std::fs::metadata) {
         Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => refused(libc::ENOENT),
         _ => Ok(path),
-    }
-}
-
-fn snapshot_request(verb: SnapshotVerb) -> Request {
-    match verb {
-        SnapshotVerb::Create { volume, wait, description } => CreateSnapshot { volume, description, wait }.into(),
-        SnapshotVerb::List => DescribeSnapshots {}.into(),
-        SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
-        SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
-        SnapshotVerb::Verify { snapshot, trust } => VerifySnapshot { snapshot, trust }.into(),
     }
 }
 

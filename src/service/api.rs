@@ -78,6 +78,9 @@ pub enum Reply {
         /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
     },
+    /// What changed between two snapshots.
+    #[serde(rename = "snapshot-diff")]
+    Changes(ChangesInfo),
     /// One attachment.
     Attachment(AttachmentInfo),
     /// Attachments.
@@ -296,6 +299,34 @@ pub struct SnapshotInfo {
     pub key: String,
     /// Free text for people.
     pub description: String,
+}
+
+/// What changed from one snapshot to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesInfo {
+    /// The snapshot compared with; `None`: an empty one.
+    pub from: Option<SnapshotId>,
+    /// The snapshot whose ranges these are.
+    pub to: SnapshotId,
+    /// Size of `from` in bytes. What `to` has past it counts as changed only if it is not all zeros.
+    pub from_size: Option<u64>,
+    /// Size of `to` in bytes. No range reaches past it.
+    pub size: u64,
+    /// The ranges that differ, ascending and disjoint, in whole chunks of 512 KiB except at the end.
+    pub ranges: Vec<ChangedRange>,
+    /// Where the next answer has to start, if the ranges did not fit into this one.
+    pub next: Option<u64>,
+}
+
+/// A range of bytes that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedRange {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Whether all of it is zeros now: the snapshot has no data there.
+    pub zero: bool,
 }
 
 /// An attachment.

@@ -535,9 +535,11 @@ fn verify_needs_no_key() {
     drop(Arc::into_inner(service).unwrap());
     std::fs::remove_file(place.key()).unwrap();
     let check = |id: SnapshotId, trust: Option<&str>| {
-        super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
+        let request = VerifySnapshot { snapshot: id.to_string(), trust: trust.map(str::to_owned) }.into();
+        super::answer_unopened(&place.data(), Env::system(), request, &mut |_| true)
     };
-    assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the trusted key")));
+    let attested = |message: &str| message.contains("attested by the trusted key");
+    assert!(matches!(check(one.id, Some(&key)), Ok(Reply::Done { message, .. }) if attested(&message)));
     check(one.id, None).unwrap();
     assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
     assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);

@@ -13,6 +13,7 @@ use crate::units::{
     CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap, SnapshotId, chunks_in,
 };
 use crate::volume::parent::Parent;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// An open snapshot. Can be read from many threads.
@@ -102,22 +103,6 @@ impl Repository {
         }
         Ok(Verified { trust, public_key, chunks, bytes, bad })
     }
-
-    /// Calls `each` with every chunk that differs between two snapshots of a lineage, reading only the differing parts
-    /// of their trees. The boolean says whether the chunk has any sector in `to`.
-    ///
-    /// # Errors
-    /// As [`Repository::open_snapshot`]; if a page cannot be read; the error of `each`.
-    pub fn diff(
-        &self,
-        lineage: LineageId,
-        from: SnapshotId,
-        to: SnapshotId,
-        each: &mut dyn FnMut(ChunkNo, bool) -> Result<()>,
-    ) -> Result<()> {
-        let (from, to) = (self.open_snapshot(lineage, from)?, self.open_snapshot(lineage, to)?);
-        from.tree.diff(&to.tree, &mut |chunk, _, entry| each(chunk, !entry.is_hole()))
-    }
 }
 
 struct Check<'a> {
@@ -165,6 +150,22 @@ impl SnapshotReader {
     #[must_use]
     pub const fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Calls `each` with every chunk from `start` on that differs from `base`, another snapshot of the lineage, until it breaks;
+    /// without one, with every chunk that is not a hole. The boolean says whether the chunk has any sector here. Reads only
+    /// the differing parts of the trees.
+    ///
+    /// # Errors
+    /// If a page cannot be read; the error of `each`.
+    pub fn changed_since(
+        &self,
+        base: Option<&Self>,
+        start: ChunkNo,
+        each: &mut dyn FnMut(ChunkNo, bool) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let base = base.map_or_else(|| self.tree.emptied(), |base| base.tree.clone());
+        base.diff(&self.tree, start, &mut |chunk, _, entry| each(chunk, !entry.is_hole()))
     }
 
     /// Calls `each` with the number of every chunk that is not a hole, ascending.

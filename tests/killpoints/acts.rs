@@ -306,6 +306,10 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-verify", |copy| {
             verb(json!({"action": "snapshot-verify", "snapshot": opened(copy, snapshots_of_v)[0]}))
         }),
+        case!("snapshot-diff", |copy| {
+            let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
+            verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
+        }),
         case!("snapshot-delete", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]}))
         }),

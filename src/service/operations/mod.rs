@@ -39,15 +39,17 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
-pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot};
+pub use snapshot::{
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, VerifySnapshot,
+};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
     ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
 };
 
 use super::api::{
-    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo,
-    KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
+    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
+    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -153,6 +155,7 @@ answers! {
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
+    ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
     AccessInfo: client => Reply::Access(client) => Reply::Access(client),
@@ -287,6 +290,7 @@ operations! {
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshot,
+    "snapshot-diff" => DiffSnapshots,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

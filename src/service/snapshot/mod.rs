@@ -1,21 +1,24 @@
-//! Snapshot verbs: create, list, show, delete, verify.
+//! Snapshot verbs: create, list, show, delete, verify, diff.
 //!
 //! A create fixes its point in time under the volume's header, then copies in its own thread. A delete first hides the snapshot
 //! in the catalog; then it is removed from the log, unneeded objects are deleted, and the catalog's record goes last. What a
 //! killed process or a full disk left of either is settled at the next open, by housekeeping, and by the next verb
 //! ([`super::settling`]).
 
+mod diff;
+mod unopened;
+
+pub use unopened::answer_unopened;
+
 use super::api::SnapshotState;
 use super::api::{Progress, SnapshotInfo};
-use super::datadir::DataDir;
 use super::jobs::Jobs;
 pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
-use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::snapshot::reader::Trust;
+use crate::snapshot::reader::{SnapshotReader, Trust};
 use crate::snapshot::repository::Repository;
 use crate::snapshot::sweep::Swept;
 use crate::units::{ByteLen, LineageId, SnapshotId, VolumeId};
@@ -41,6 +44,11 @@ impl SnapshotRecord {
 }
 
 impl Service {
+    /// Opens a snapshot in the repository that has it.
+    fn reader_of(&self, record: &SnapshotRecord) -> Result<SnapshotReader> {
+        self.repository.open_snapshot(record.lineage, record.id)
+    }
+
     /// Returns the snapshot of a volume that is in progress.
     pub(super) fn pending_of(&self, volume: VolumeId, lineage: LineageId) -> Result<Option<SnapshotId>> {
         self.unsettled.settle_lineage(lineage);
@@ -207,39 +215,6 @@ impl Service {
         record.must_be_completed()?;
         verify(&self.repository, record.lineage, record.id, trust, report)
     }
-}
-
-/// Verifies a snapshot of a data directory without its root key: the repository has everything that is needed. The catalog, which
-/// is sealed under that key, is not used.
-///
-/// # Errors
-/// [`Kind::NotFound`]; [`Kind::Integrity`] for damage.
-pub fn verify_unopened(
-    data: &DataDir,
-    env: Env,
-    what: &str,
-    trust: Option<&str>,
-    report: Report<'_>,
-) -> Result<String> {
-    let id: SnapshotId = what.parse()?;
-    let repository = Repository::open(&data.repository(), env, None)?;
-    let mut damage = None;
-    for lineage in repository.lineages()? {
-        match repository.locate(lineage, id) {
-            Ok(found) if found.live => return verify(&repository, lineage, id, trust, report),
-            Ok(_) => {}
-            Err(err) if err.kind() == Kind::NotFound => {}
-            // It may be of another lineage.
-            Err(err) => damage = damage.or(Some(err)),
-        }
-        // An unreadable record may be about this snapshot.
-        let unreadable = repository.unreadable_by_anyone(lineage).unwrap_or_default();
-        damage = damage.or_else(|| unreadable.first().map(|u| u.error.replay()));
-    }
-    let ask = "try again while `coffer serve` runs: only the catalog can say what that record contained";
-    Err(damage.map(|err| err.hint(ask)).unwrap_or_else(|| {
-        Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
-    }))
 }
 
 fn verify(

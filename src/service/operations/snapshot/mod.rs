@@ -3,7 +3,7 @@
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::api::SnapshotInfo;
+use crate::service::api::{ChangesInfo, SnapshotInfo};
 use serde::{Deserialize, Serialize};
 
 /// Takes a snapshot of a volume.
@@ -101,5 +101,30 @@ impl Operation for VerifySnapshot {
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
         call.service.verify_snapshot(&self.snapshot, self.trust.as_deref(), call.report).map(Done)
+    }
+}
+
+/// Compares two snapshots of a lineage: which ranges of bytes differ. Needs no key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffSnapshots {
+    /// Id of the snapshot to compare with; `None`: an empty one.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Id of the snapshot whose ranges are listed.
+    pub to: String,
+    /// The first byte that is of interest: 0, or `next` of the previous answer.
+    #[serde(default)]
+    pub start: u64,
+}
+
+impl Operation for DiffSnapshots {
+    type Answer = ChangesInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        None
+    }
+    fn perform(self, call: Call<'_>) -> Result<ChangesInfo> {
+        call.service.diff_snapshots(self.from.as_deref(), &self.to, self.start, call.report)
     }
 }

@@ -1,0 +1,118 @@
+//! `coffer snapshot`: its verbs, and what they do besides sending requests.
+
+mod diff;
+
+use super::args::Common;
+use super::client::{self, PATIENCE, ask_daemon, ask_once, data_dir};
+use super::render;
+use crate::api::control;
+use crate::env::Env;
+use crate::error::{IoContext, Kind, Result};
+use crate::service::answer_unopened;
+use crate::service::api::Reply;
+use crate::service::datadir::Wanting;
+use crate::service::operations::{
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request, VerifySnapshot,
+};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotVerb {
+    /// Create a snapshot of a volume, attached or not
+    Create {
+        /// Name or id
+        volume: String,
+        /// Wait until it is completed
+        #[arg(long)]
+        wait: bool,
+        /// Description
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List snapshots
+    List,
+    /// Show a snapshot
+    Show {
+        /// Snapshot id
+        snapshot: String,
+    },
+    /// Delete a snapshot
+    Delete {
+        /// Snapshot id
+        snapshot: String,
+    },
+    /// Verify a snapshot's signature and the hash of every chunk; needs no key
+    Verify {
+        /// Snapshot id
+        snapshot: String,
+        /// Require a signature by this public key (hexadecimal)
+        #[arg(long)]
+        trust: Option<String>,
+    },
+    /// List the byte ranges that differ between two snapshots of a lineage; needs no key
+    Diff(diff::DiffArgs),
+}
+
+pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
+    let request: Request = match verb {
+        SnapshotVerb::Create { volume, wait, description } => {
+            if wait {
+                end_waiting_on_interrupt(common)?;
+            }
+            CreateSnapshot { volume, description, wait }.into()
+        }
+        SnapshotVerb::List => DescribeSnapshots {}.into(),
+        SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
+        SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
+        SnapshotVerb::Verify { snapshot, trust } => {
+            let reply = ask_without_key(common, &VerifySnapshot { snapshot, trust }.into())?;
+            return Ok(render::reply(&reply, common));
+        }
+        SnapshotVerb::Diff(args) => return diff::run(common, args),
+    };
+    client::ask(common, request).map(|reply| render::reply(&reply, common))
+}
+
+/// Performs a request that needs no root key: the server's reply, or, without a server, from the repository itself.
+fn ask_without_key(common: &Common, request: &Request) -> Result<Reply> {
+    let data = data_dir(common)?;
+    let mut bar = render::Progressing::new(common);
+    let socket = data.control_socket();
+    if let Some(reply) = ask_once(&socket, request, &mut bar)? {
+        return Ok(reply);
+    }
+    if !data.is_initialised() {
+        return client::ask(common, request.clone()); // reports what is missing
+    }
+    let env = Env::system();
+    let lock = data.lock(&env, request.name(), Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
+    let Some(lock) = lock else { return ask_daemon(&socket, request, &mut bar) };
+    let mut gave_way = false;
+    let answered = answer_unopened(&data, env, request.clone(), &mut |p| {
+        bar.show(&p);
+        gave_way |= lock.is_asked_for();
+        !gave_way
+    });
+    drop(lock);
+    match answered {
+        Err(err) if gave_way && err.kind() == Kind::Interrupted => ask_daemon(&socket, request, &mut bar),
+        other => other,
+    }
+}
+
+/// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server no
+/// process could continue it, and the snapshot is cancelled.
+fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
+    if !control::daemon_answers(&data_dir(common)?.control_socket()) {
+        return Ok(());
+    }
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]).on(|| "catch SIGINT".to_owned())?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            eprintln!("coffer: no longer waiting; the server continues the snapshot (see `coffer snapshot list`)");
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
