@@ -211,3 +211,48 @@ fn a_diff_lists_what_changed_and_needs_no_key() {
     std::fs::rename(&s.key, s.path("away")).unwrap();
     session();
 }
+
+#[test]
+fn verify_names_every_bad_chunk_and_goes_on_to_the_other_snapshots() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "a"]);
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "b"]);
+    let server = s.serve();
+    let take = |volume: &str, seed: u64| {
+        server.connect(volume).write(0, &noise(seed, 4 << 20));
+        s.id(&["snapshot", "create", "--wait", volume])
+    };
+    let (a, b) = (take("a", 1), take("b", 2));
+    let packs = || files(&s.data.join("repository")).into_iter().filter(|f| f.to_str().unwrap().contains("/packs/"));
+    let lineage = s.json(&["volume", "show", "a"])["header"]["lineage"].as_str().unwrap().to_owned();
+    let pack = packs().find(|f| f.to_str().unwrap().contains(&lineage)).unwrap();
+    // Bodies of whole chunks are 64 bytes of head and 512 KiB each, after a header of 64.
+    for chunk in [2, 5] {
+        flip(&pack, 64 + chunk * (64 + (512 << 10)) + 1000);
+    }
+    let session = |none: &str| {
+        let out = s.coffer(&["snapshot", "verify", &a, none, &b]);
+        assert_eq!(out.code, 7, "{out:?}");
+        assert!(out.stdout.contains(&format!("snapshot {b}: 8 chunks, 4194304 bytes")), "{out:?}");
+        assert!(!out.stdout.contains(&a), "{out:?}");
+        for words in ["chunk 2 (at byte 1048576)", "chunk 5 (at byte 2621440)", "2 chunks are bad; 6 of 8", none] {
+            assert!(out.stderr.contains(words), "{words}: {}", out.stderr);
+        }
+        let out = s.coffer(&["--json", "snapshot", "verify", "--all"]);
+        assert_eq!(out.code, 7, "{out:?}");
+        let all = out.json()["snapshots"].as_array().unwrap().clone();
+        let bad = |id: &str| all.iter().find(|one| one["snapshot"] == id).unwrap()["bad_chunks"].clone();
+        assert_eq!((all.len(), bad(&a), bad(&b)), (2, 2.into(), 0.into()));
+        assert_eq!(s.ids(&["snapshot", "verify", &b]), [b.clone()]);
+        assert_eq!(s.coffer(&["snapshot", "verify", none]).code, 4);
+        assert!(s.ok(&["snapshot", "verify", &b, "--sample", "100%"]).stdout.contains("8 of 8 chunks at random"));
+    };
+    session("snap-00000000000000000");
+    for args in [&["snapshot", "verify"][..], &["snapshot", "verify", "--all", &a]] {
+        assert_eq!(s.coffer(args).code, 2);
+    }
+    s.fails(2, &["snapshot", "verify", &b, "--sample", "0%"], &["not a share"]);
+    drop(server);
+    std::fs::rename(&s.key, s.path("away")).unwrap();
+    session("snap-00000000000000000");
+}

@@ -62,7 +62,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Volumes { volumes } => list_volumes(volumes),
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
-        // `snapshot diff` prints its parts itself.
+        // `snapshot verify` prints these itself, and `snapshot diff` its parts.
+        Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
@@ -105,6 +106,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
         Reply::Changes(part) => vec![part.to.to_string()],
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),

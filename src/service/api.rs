@@ -78,6 +78,12 @@ pub enum Reply {
         /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
     },
+    /// What verification found.
+    #[serde(rename = "snapshot-verify")]
+    Verified {
+        /// In the order in which they were named.
+        snapshots: Vec<VerifiedInfo>,
+    },
     /// What changed between two snapshots.
     #[serde(rename = "snapshot-diff")]
     Changes(ChangesInfo),
@@ -299,6 +305,42 @@ pub struct SnapshotInfo {
     pub key: String,
     /// Free text for people.
     pub description: String,
+}
+
+/// What the verification of one snapshot found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedInfo {
+    /// The snapshot, as it was named.
+    pub snapshot: String,
+    /// Chunks that it has.
+    pub chunks: u64,
+    /// Chunks that are verified: all, unless some are bad or only a sample was read.
+    pub verified: u64,
+    /// Bytes in those.
+    pub bytes: u64,
+    /// The public key that signed it, in hexadecimal; `None` if that is not known.
+    pub signed_by: Option<String>,
+    /// Whether that is the trusted key.
+    pub attested: bool,
+    /// Number of bad chunks; if a page is bad, all chunks that it covers are.
+    pub bad_chunks: u64,
+    /// The bad chunks, at most 1000 entries.
+    pub bad: Vec<BadChunks>,
+    /// Why it could not be verified at all.
+    pub error: Option<WireError>,
+}
+
+/// Neighbouring chunks that cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadChunks {
+    /// The first one's number.
+    pub first: u64,
+    /// Their number.
+    pub count: u64,
+    /// The first byte of the volume in them.
+    pub offset: u64,
+    /// What is wrong, and where.
+    pub reason: String,
 }
 
 /// What changed from one snapshot to another.

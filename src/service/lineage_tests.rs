@@ -2,12 +2,12 @@
 
 use super::Service;
 use super::api::SnapshotState;
-use super::api::{Grade, Reply, SnapshotInfo};
+use super::api::{Grade, Reply, SnapshotInfo, VerifiedInfo};
 use super::bases::{base_ref, drop_ref};
 use super::datadir::DataDir;
 use super::jobs::{Begun, Job};
 use super::opening::Need;
-use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
+use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshots};
 use super::records::VolumeRecord;
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
@@ -129,8 +129,17 @@ fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
     }
 }
 
+fn verified(reply: Result<Reply>) -> VerifiedInfo {
+    match reply.unwrap() {
+        Reply::Verified { mut snapshots } if snapshots.len() == 1 => snapshots.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn verify(service: &Arc<Service>, id: SnapshotId) {
-    ask(service, VerifySnapshot { snapshot: id.to_string(), trust: None }.into()).unwrap();
+    let found =
+        verified(ask(service, VerifySnapshots { snapshots: vec![id.to_string()], ..Default::default() }.into()));
+    assert!(found.error.is_none() && found.bad_chunks == 0, "{found:?}");
 }
 
 fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, SnapshotState)> {
@@ -535,24 +544,28 @@ fn verify_needs_no_key() {
     drop(Arc::into_inner(service).unwrap());
     std::fs::remove_file(place.key()).unwrap();
     let check = |id: SnapshotId, trust: Option<&str>| {
-        let request = VerifySnapshot { snapshot: id.to_string(), trust: trust.map(str::to_owned) }.into();
-        super::answer_unopened(&place.data(), Env::system(), request, &mut |_| true)
+        let (snapshots, trust) = (vec![id.to_string()], trust.map(str::to_owned));
+        let request = VerifySnapshots { snapshots, trust, ..Default::default() }.into();
+        verified(super::answer_unopened(&place.data(), Env::system(), request, &mut |_| true))
     };
-    let attested = |message: &str| message.contains("attested by the trusted key");
-    assert!(matches!(check(one.id, Some(&key)), Ok(Reply::Done { message, .. }) if attested(&message)));
-    check(one.id, None).unwrap();
-    assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
-    assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);
+    let kind = |found: &VerifiedInfo| found.error.as_ref().map(|e| e.kind);
+    let found = check(one.id, Some(&key));
+    assert_eq!((found.attested, found.signed_by, found.chunks, found.verified), (true, Some(key), 2, 2));
+    assert!(!check(one.id, None).attested);
+    assert_eq!(kind(&check(one.id, Some(&"0".repeat(64)))), Some(Kind::Integrity));
+    assert_eq!(kind(&check(SnapshotId::draw(&crate::env::SystemRng), None)), Some(Kind::NotFound));
     // Its own record is unreadable: without the catalog, nothing shows that the snapshot is live.
     let record = place.files("/log/").pop().unwrap();
     let good = std::fs::read(&record).unwrap();
     std::fs::write(&record, b"x").unwrap();
-    let err = check(one.id, None).unwrap_err();
-    assert!(err.kind() == Kind::Integrity && err.line().contains("/log/"), "{}", err.line());
+    let err = check(one.id, None).error.unwrap();
+    assert!(err.kind == Kind::Integrity && err.message.contains("/log/"), "{err:?}");
     std::fs::write(&record, good).unwrap();
     let pack = &place.files("/packs/")[0];
     let mut bytes = std::fs::read(pack).unwrap();
     bytes[9000] ^= 1;
     std::fs::write(pack, bytes).unwrap();
-    assert_eq!(check(one.id, None).unwrap_err().kind(), Kind::Integrity);
+    let found = check(one.id, None);
+    assert_eq!((found.bad_chunks, found.bad[0].first, found.verified), (1, 0, 1));
+    assert!(found.bad[0].reason.contains("/packs/"), "{found:?}");
 }

@@ -108,7 +108,7 @@ fn a_diff_reads_the_pages_that_differ_and_no_others() {
         // The root, two pages below it and three leaf pages, of each tree.
         (0, 10, &changed[..], 2 * 6),
         // What is before the start is not read: the root, one page and one leaf.
-        (512, 10, &changed[2..], 2 * 3),
+        (1 << 16, 10, &changed[2..], 2 * 3),
         // Nor what is behind the end: the root, one page, one leaf.
         (0, 1, &changed[..1], 2 * 3),
     ] {

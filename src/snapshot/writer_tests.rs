@@ -1,3 +1,4 @@
+use super::super::reader::Verify;
 use super::super::testing::{Faulty, KEY, LINEAGE, author, chunk, env, memory, repository, snap, spec};
 use super::*;
 use crate::cipher::SealedMut;
@@ -16,7 +17,7 @@ fn holds(repo: &Repository, id: u64, content: &[(u64, u8)]) {
         let tag = reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
         assert_eq!((tag, &out), ((*seed != 0).then(|| KEY.tag()), &chunk(*seed)), "chunk {n}");
     }
-    let verified = repo.verify(LINEAGE, snap(id), None, &mut |_| true).unwrap();
+    let verified = repo.verify(LINEAGE, snap(id), &mut Verify::default(), &mut |_, _| true).unwrap();
     assert!(verified.bad.is_empty(), "{:?}", verified.bad);
 }
 

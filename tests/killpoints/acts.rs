@@ -304,7 +304,7 @@ fn snapshots_and_audit() -> Vec<Case> {
             verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
         }),
         case!("snapshot-verify", |copy| {
-            verb(json!({"action": "snapshot-verify", "snapshot": opened(copy, snapshots_of_v)[0]}))
+            verb(json!({"action": "snapshot-verify", "snapshots": opened(copy, snapshots_of_v)}))
         }),
         case!("snapshot-diff", |copy| {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };

@@ -1,6 +1,7 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
 mod diff;
+mod verify;
 
 use super::args::Common;
 use super::client::{self, PATIENCE, ask_daemon, ask_once, data_dir};
@@ -11,9 +12,7 @@ use crate::error::{IoContext, Kind, Result};
 use crate::service::answer_unopened;
 use crate::service::api::Reply;
 use crate::service::datadir::Wanting;
-use crate::service::operations::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request, VerifySnapshot,
-};
+use crate::service::operations::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -41,14 +40,8 @@ pub(super) enum SnapshotVerb {
         /// Snapshot id
         snapshot: String,
     },
-    /// Verify a snapshot's signature and the hash of every chunk; needs no key
-    Verify {
-        /// Snapshot id
-        snapshot: String,
-        /// Require a signature by this public key (hexadecimal)
-        #[arg(long)]
-        trust: Option<String>,
-    },
+    /// Verify the signature of snapshots and the hash of every chunk; needs no key
+    Verify(verify::VerifyArgs),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
     Diff(diff::DiffArgs),
 }
@@ -64,10 +57,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::List => DescribeSnapshots {}.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
         SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
-        SnapshotVerb::Verify { snapshot, trust } => {
-            let reply = ask_without_key(common, &VerifySnapshot { snapshot, trust }.into())?;
-            return Ok(render::reply(&reply, common));
-        }
+        SnapshotVerb::Verify(args) => return verify::run(common, args),
         SnapshotVerb::Diff(args) => return diff::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))

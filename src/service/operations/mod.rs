@@ -40,7 +40,7 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, VerifySnapshot,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, VerifySnapshots,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -49,7 +49,8 @@ pub use volume::{
 
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
-    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo,
+    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VerifiedInfo,
+    VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -155,6 +156,7 @@ answers! {
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
+    Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
     ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
@@ -289,7 +291,7 @@ operations! {
     "snapshot-list" => DescribeSnapshots,
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
-    "snapshot-verify" => VerifySnapshot,
+    "snapshot-verify" => VerifySnapshots,
     "snapshot-diff" => DiffSnapshots,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,

@@ -6,6 +6,8 @@ use crate::snapshot::writer::SnapshotSpec;
 use crate::units::LineageId;
 
 const C: u64 = CHUNK as u64;
+/// Bytes in the last chunk of a volume that ends within that chunk's last sector.
+const TAIL: u64 = 127 * 4096 + 512;
 
 /// Takes snapshot `n` of a volume of `size` bytes with these chunks, each with a seed; 0 makes it a hole.
 fn take(repo: &Repository, n: u64, size: u64, base: Option<u64>, chunks: &[(u64, u8)]) -> SnapshotReader {
@@ -34,17 +36,17 @@ fn ranges(info: &ChangesInfo) -> Vec<(u64, u64, bool)> {
 fn ranges_are_of_neighbouring_chunks_and_end_with_the_snapshot() {
     let (repo, _) = repository();
     let one = take(&repo, 1, 10 * C, None, &[(0, 1), (1, 1), (2, 1), (7, 1)]);
-    let size = 20 * C + 5120;
+    let size = 20 * C + TAIL;
     let two = take(&repo, 2, size, Some(1), &[(1, 2), (2, 0), (3, 2), (4, 2), (20, 2)]);
     let found = all(Some(&one), &two);
     assert_eq!((found.from, found.to), (Some(snap(1)), snap(2)));
     assert_eq!((found.from_size, found.size, found.next), (Some(10 * C), size, None));
-    assert_eq!(ranges(&found), [(C, C, false), (2 * C, C, true), (3 * C, 2 * C, false), (20 * C, 5120, false)]);
+    assert_eq!(ranges(&found), [(C, C, false), (2 * C, C, true), (3 * C, 2 * C, false), (20 * C, TAIL, false)]);
     // The other way round nothing past the smaller one's end is listed.
     assert_eq!(ranges(&all(Some(&two), &one)), [(C, 2 * C, false), (3 * C, 2 * C, true)]);
     let whole = all(None, &two);
     assert_eq!((whole.from, whole.from_size), (None, None));
-    assert_eq!(ranges(&whole), [(0, 2 * C, false), (3 * C, 2 * C, false), (7 * C, C, false), (20 * C, 5120, false)]);
+    assert_eq!(ranges(&whole), [(0, 2 * C, false), (3 * C, 2 * C, false), (7 * C, C, false), (20 * C, TAIL, false)]);
 }
 
 #[test]

@@ -7,18 +7,18 @@
 
 mod diff;
 mod unopened;
+mod verify;
 
 pub use unopened::answer_unopened;
 
-use super::api::SnapshotState;
-use super::api::{Progress, SnapshotInfo};
+use super::api::{SnapshotInfo, SnapshotState};
 use super::jobs::Jobs;
 pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::snapshot::reader::{SnapshotReader, Trust};
+use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::repository::Repository;
 use crate::snapshot::sweep::Swept;
 use crate::units::{ByteLen, LineageId, SnapshotId, VolumeId};
@@ -44,9 +44,14 @@ impl SnapshotRecord {
 }
 
 impl Service {
+    /// Returns the repository that has a snapshot.
+    fn repository_of(&self, _: &SnapshotRecord) -> &Repository {
+        &self.repository
+    }
+
     /// Opens a snapshot in the repository that has it.
     fn reader_of(&self, record: &SnapshotRecord) -> Result<SnapshotReader> {
-        self.repository.open_snapshot(record.lineage, record.id)
+        self.repository_of(record).open_snapshot(record.lineage, record.id)
     }
 
     /// Returns the snapshot of a volume that is in progress.
@@ -208,41 +213,4 @@ impl Service {
         }
         said
     }
-
-    /// Reads and checks all of a completed snapshot.
-    pub(super) fn verify_snapshot(&self, what: &str, trust: Option<&str>, report: Report<'_>) -> Result<String> {
-        let record = self.records.find_snapshot(what)?;
-        record.must_be_completed()?;
-        verify(&self.repository, record.lineage, record.id, trust, report)
-    }
-}
-
-fn verify(
-    repository: &Repository,
-    lineage: LineageId,
-    id: SnapshotId,
-    trust: Option<&str>,
-    report: Report<'_>,
-) -> Result<String> {
-    let pinned = trust.map(|hex| hex.parse::<crate::units::Hash32>().map(|h| h.0));
-    let pinned = pinned.transpose().map_err(|e| {
-        e.context("--trust").hint("use the signing key that `coffer status` shows, not a file and not the root key")
-    })?;
-    let mut chunks = 0u64;
-    let verified = repository.verify(lineage, id, pinned, &mut |done| {
-        chunks += 1;
-        !chunks.is_multiple_of(64)
-            || report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() })
-    })?;
-    if let Some(bad) = verified.bad.first() {
-        let what =
-            format!("snapshot {id}: {} parts are unreadable, the first at chunk {}", verified.bad.len(), bad.first);
-        return Err(Error::new(Kind::Integrity, what).because(bad.error.replay()));
-    }
-    let trust = match verified.trust {
-        Trust::Attested => "attested by the trusted key".to_owned(),
-        Trust::Unattested => format!("consistent but unattested; pin --trust {}", hex::encode(verified.public_key)),
-    };
-    let message = format!("snapshot {id}: {} chunks, {} bytes, {trust}", verified.chunks, verified.bytes);
-    Ok(message)
 }

@@ -2,7 +2,7 @@
 //! catalog, which is sealed under the root key, is not used.
 
 use super::diff::{MOST, changes};
-use super::verify;
+use super::verify::verify;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::service::Report;
@@ -17,16 +17,20 @@ use crate::units::{LineageId, SnapshotId};
 /// # Errors
 /// [`Kind::NotFound`]; [`Kind::Integrity`] for damage; [`Kind::Unsupported`] for an operation that needs the catalog.
 pub fn answer_unopened(data: &DataDir, env: Env, request: Request, report: Report<'_>) -> Result<Reply> {
-    let repository = Repository::open(&data.repository(), env, None)?;
+    let repository = Repository::open(&data.repository(), env.clone(), None)?;
     let open = |what: &str| {
         let (lineage, id) = find(&repository, what)?;
         repository.open_snapshot(lineage, id)
     };
     match request {
-        Request::VerifySnapshot(asked) => {
-            let (lineage, id) = find(&repository, &asked.snapshot)?;
-            let message = verify(&repository, lineage, id, asked.trust.as_deref(), report)?;
-            Ok(Reply::Done { message, warning: None })
+        Request::VerifySnapshots(asked) => {
+            let names = if asked.all { all(&repository)? } else { named(asked.snapshots.clone()) };
+            let place = |(name, found): (String, Result<()>)| {
+                let found = found.and_then(|()| find(&repository, &name));
+                (name, found.map(|(lineage, id)| (repository.clone(), lineage, id)))
+            };
+            let snapshots = verify(names.into_iter().map(place), &asked, &*env.rng, report)?;
+            Ok(Reply::Verified { snapshots })
         }
         Request::DiffSnapshots(asked) => {
             let from = asked.from.as_deref().map(open).transpose()?;
@@ -34,6 +38,25 @@ pub fn answer_unopened(data: &DataDir, env: Env, request: Request, report: Repor
         }
         other => Err(Error::new(Kind::Unsupported, format!("{}: it needs the catalog", other.name()))),
     }
+}
+
+fn named(names: Vec<String>) -> Vec<(String, Result<()>)> {
+    names.into_iter().map(|name| (name, Ok(()))).collect()
+}
+
+/// Returns the ids of all live snapshots, and the lineages of which some may be missing here.
+fn all(repository: &Repository) -> Result<Vec<(String, Result<()>)>> {
+    let mut all = Vec::new();
+    for lineage in repository.lineages()? {
+        match repository.live_ids(lineage) {
+            Ok(ids) => all.extend(named(ids.iter().map(SnapshotId::to_string).collect())),
+            Err(err) => all.push((format!("lineage {lineage}"), Err(err))),
+        }
+        if let Some(bad) = repository.unreadable_by_anyone(lineage)?.first() {
+            all.push((format!("lineage {lineage}"), Err(bad.error.replay())));
+        }
+    }
+    Ok(all)
 }
 
 /// Finds a live snapshot in any lineage.

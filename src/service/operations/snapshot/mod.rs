@@ -3,7 +3,7 @@
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::api::{ChangesInfo, SnapshotInfo};
+use crate::service::api::{ChangesInfo, SnapshotInfo, VerifiedInfo};
 use serde::{Deserialize, Serialize};
 
 /// Takes a snapshot of a volume.
@@ -83,24 +83,32 @@ impl Operation for DeleteSnapshot {
     }
 }
 
-/// Verifies a snapshot's signature, tree and chunk hashes. Needs no key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Verifies the signature, tree and chunk hashes of snapshots. Needs no key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VerifySnapshot {
-    /// Id of the snapshot.
-    pub snapshot: String,
-    /// The installation's public key that it must be signed with, in hexadecimal; `None`: any key.
+pub struct VerifySnapshots {
+    /// Ids of the snapshots.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// All completed snapshots, instead of those named.
+    #[serde(default)]
+    pub all: bool,
+    /// How many of a million chunks to read, chosen at random; `None`: all. Every page of the tree is read in any case.
+    #[serde(default)]
+    pub sample: Option<u32>,
+    /// The installation's public key that they must be signed with, in hexadecimal; `None`: any key.
+    #[serde(default)]
     pub trust: Option<String>,
 }
 
-impl Operation for VerifySnapshot {
-    type Answer = Done;
+impl Operation for VerifySnapshots {
+    type Answer = Vec<VerifiedInfo>;
     const AUTHORIZATION: Authorization = Authorization::Administrator;
     fn act(&self, _: &Call<'_>) -> Option<Act> {
         None
     }
-    fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.verify_snapshot(&self.snapshot, self.trust.as_deref(), call.report).map(Done)
+    fn perform(self, call: Call<'_>) -> Result<Vec<VerifiedInfo>> {
+        call.service.verify_snapshots(&self, call.report)
     }
 }
 
