@@ -381,6 +381,18 @@ impl fmt::Display for ByteLen {
 /// # Errors
 /// [`Kind::Usage`] naming the rule that is violated.
 pub fn check_volume_name(name: &str) -> Result<()> {
+    check_name("volume", name)
+}
+
+/// Checks a snapshot's name, by the rule for volumes.
+///
+/// # Errors
+/// [`Kind::Usage`] naming the rule that is violated.
+pub fn check_snapshot_name(name: &str) -> Result<()> {
+    check_name("snapshot", name)
+}
+
+fn check_name(of: &str, name: &str) -> Result<()> {
     let rule = if name.is_empty() || name.len() > 128 {
         "must have 1 to 128 characters"
     } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
@@ -392,7 +404,7 @@ pub fn check_volume_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(Kind::Usage, format!("volume name {name:?} {rule}")))
+    Err(Error::new(Kind::Usage, format!("{of} name {name:?} {rule}")))
 }
 
 #[cfg(test)]

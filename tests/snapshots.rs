@@ -256,3 +256,55 @@ fn verify_names_every_bad_chunk_and_goes_on_to_the_other_snapshots() {
     std::fs::rename(&s.key, s.path("away")).unwrap();
     session("snap-00000000000000000");
 }
+
+#[test]
+fn a_name_is_as_good_as_an_id_and_tags_select() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "w"]);
+    let create = |args: &[&str]| s.id(&[&["snapshot", "create", "--wait"], args].concat());
+    let one = create(&["v", "--name", "one", "--tag", "team=web", "--tag", "stage="]);
+    let two = create(&["v", "--tag", "team=db"]);
+    let other = create(&["w", "--name", "v", "--tag", "team=web"]);
+    let session = || {
+        assert_eq!(s.json(&["snapshot", "show", "one"])["id"], one.as_str());
+        assert!(s.ok(&["snapshot", "verify", "one", &two]).stdout.contains("snapshot one: "));
+        assert_eq!(s.json(&["snapshot", "diff", "one", &two])["from"], one.as_str());
+        let list = |args: &[&str]| s.ids(&[&["snapshot", "list"], args].concat());
+        assert_eq!(list(&[]), [&*one, &two, &other]);
+        assert_eq!(list(&["--volume", "v"]), [&*one, &two]);
+        assert_eq!(list(&["--tag", "team=web"]), [&*one, &other]);
+        assert_eq!(list(&["--tag", "team=web", "--tag", "stage"]), [&*one]);
+        assert_eq!(list(&["--tag", "stage=x"]), [""; 0]);
+        s.fails(1, &["snapshot", "create", "v", "--name", "one"], &["one already exists", "another --name"]);
+        s.fails(4, &["snapshot", "show", "none"], &["there is no snapshot none"]);
+        s.fails(4, &["snapshot", "list", "--volume", "none"], &["no volume none"]);
+        for (name, words) in [("snap-1", "look like an id"), ("a b", "may contain only"), ("", "1 to 128")] {
+            s.fails(2, &["snapshot", "create", "v", "--name", name], &["snapshot name", words]);
+        }
+        for (tag, words) in [("aws:x=1", "reserved"), ("=1", "1 to 128"), ("a=b!", "only letters"), ("a", "name=value")]
+        {
+            s.fails(2, &["snapshot", "create", "v", "--tag", tag], &[words]);
+            s.fails(2, &["snapshot", "tag", "one", tag], &[words]);
+        }
+    };
+    session();
+    let server = s.serve();
+    session();
+    s.ok(&["volume", "create", "--snapshot", "one", "--name", "again"]);
+    assert_eq!(s.json(&["volume", "show", "again"])["snapshot"], one.as_str());
+    assert_eq!(
+        s.json(&["snapshot", "tag", "one", "x=1", "team=db", "--remove", "stage", "--remove", "none"])["tags"],
+        serde_json::json!({"team": "db", "x": "1"})
+    );
+    let many: Vec<String> = (0..49).map(|n| format!("t{n}=v")).collect();
+    let args = ["snapshot", "tag", "one"].into_iter().chain(many.iter().map(String::as_str)).collect::<Vec<_>>();
+    s.fails(2, &args, &["at most 50 tags, not 51"]);
+    s.ok(&args[..args.len() - 1]);
+    assert_eq!(s.coffer(&["snapshot", "tag", "one"]).code, 2);
+    s.ok(&["snapshot", "delete", "one"]);
+    s.fails(4, &["snapshot", "delete", "one"], &["there is no snapshot one"]);
+    drop(server);
+    let id = s.id(&["snapshot", "create", "v", "--name", "one"]);
+    assert_eq!(s.ids(&["snapshot", "show", "one"]), [id]);
+}

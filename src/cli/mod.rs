@@ -224,7 +224,7 @@ enum VolumeVerb {
         /// Name of the volume
         #[arg(long)]
         name: Option<String>,
-        /// Create the volume from this snapshot
+        /// Create the volume from this snapshot (name or id)
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]

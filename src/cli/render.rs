@@ -379,8 +379,9 @@ fn list_volumes(volumes: &[VolumeInfo]) {
 }
 
 fn show_snapshot(s: &SnapshotInfo) {
-    facts(&[
+    let mut rows = vec![
         ("snapshot", s.id.to_string()),
+        ("name", or_dash(s.name.as_ref())),
         ("volume", s.volume.to_string()),
         ("state", s.state.to_string()),
         ("error", or_dash(s.error.as_ref())),
@@ -391,15 +392,18 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("key", s.key.clone()),
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
-    ]);
+    ];
+    rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
+    facts(&rows);
 }
 
 fn list_snapshots(snapshots: &[SnapshotInfo]) {
     table(
-        &["snapshot", "volume", "state", "size", "changed", "stored", "created"],
+        &["snapshot", "name", "volume", "state", "size", "changed", "stored", "created"],
         snapshots.iter().map(|s| {
             vec![
                 s.id.to_string(),
+                or_dash(s.name.as_ref()),
                 s.volume.to_string(),
                 s.state.to_string(),
                 ByteLen(s.size).to_string(),

@@ -57,7 +57,7 @@ pub use replicas::{NewReplica, Replicas};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 pub use rotation::{RotationStatus, Rotations};
 pub use scope::{KeyName, Place};
-pub use tags::KeyTags;
+pub use tags::{KeyTags, check as check_tags};
 pub use waiting::{Deletions, PendingDeletion};
 
 use crate::env::Env;

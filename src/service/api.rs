@@ -305,6 +305,12 @@ pub struct SnapshotInfo {
     pub key: String,
     /// Free text for people.
     pub description: String,
+    /// A name that may be used in place of its id.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What the verification of one snapshot found.

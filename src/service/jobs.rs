@@ -6,7 +6,7 @@ use super::bases::Bases;
 use super::datadir::Role;
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
-use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::records::{Labels, Records, SnapshotRecord, VolumeRecord};
 use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::cipher::Sealed;
@@ -113,9 +113,9 @@ impl Jobs {
         self: &Arc<Self>,
         caller: &Caller,
         volume: &VolumeRecord,
-        description: String,
+        labels: Labels,
     ) -> Result<(SnapshotId, Arc<Job>)> {
-        let begun = self.begin(caller, volume, description)?;
+        let begun = self.begin(caller, volume, labels)?;
         let (id, job) = (begun.record.id, Arc::new(Job::default()));
         self.running.lock().insert(id, job.clone());
         let begun = Arc::new(Mutex::new(Some(begun)));
@@ -131,7 +131,7 @@ impl Jobs {
     }
 
     /// Fixes the point in time, and records the snapshot as pending.
-    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, description: String) -> Result<Begun> {
+    pub(super) fn begin(&self, caller: &Caller, volume: &VolumeRecord, labels: Labels) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         self.on.logs.check(volume.lineage)?;
         self.on.bases.settle_header(volume, &used.volume);
@@ -174,7 +174,9 @@ impl Jobs {
             key_arn: volume.key_arn.clone(),
             data_keys: keys.iter().map(|(id, _)| *id).collect(),
             context,
-            description,
+            description: labels.description,
+            name: labels.name,
+            tags: labels.tags,
         };
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())

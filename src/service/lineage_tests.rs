@@ -8,7 +8,7 @@ use super::datadir::DataDir;
 use super::jobs::{Begun, Job};
 use super::opening::Need;
 use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshots};
-use super::records::VolumeRecord;
+use super::records::{Labels, VolumeRecord};
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
@@ -111,7 +111,7 @@ fn write(place: &Place, service: &Arc<Service>, at: u64, len: u64, byte: u8) {
 }
 
 fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
-    let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
+    let create = CreateSnapshot { volume: place.volume.to_string(), wait: true, ..Default::default() }.into();
     match ask(service, create).unwrap() {
         Reply::Snapshot(made) => made,
         other => panic!("{other:?}"),
@@ -119,7 +119,7 @@ fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
 }
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
-    service.jobs.begin(&caller(service), &place.record(service), String::new()).unwrap()
+    service.jobs.begin(&caller(service), &place.record(service), Labels::default()).unwrap()
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
@@ -143,7 +143,7 @@ fn verify(service: &Arc<Service>, id: SnapshotId) {
 }
 
 fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, SnapshotState)> {
-    service.list_snapshots().unwrap().into_iter().map(|s| (s.id, s.state)).collect()
+    service.list_snapshots(&Default::default()).unwrap().into_iter().map(|s| (s.id, s.state)).collect()
 }
 
 fn base_on(place: &Place, service: &Service) -> Option<SnapshotId> {
@@ -362,7 +362,7 @@ fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
         let named = lost.file_name().unwrap().to_str().unwrap();
         assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
         write(&place, &service, 0, MIB, 2);
-        let create = CreateSnapshot { volume: place.volume.to_string(), description: String::new(), wait: true }.into();
+        let create = CreateSnapshot { volume: place.volume.to_string(), wait: true, ..Default::default() }.into();
         let err = ask(&service, create).unwrap_err();
         assert!(err.line().contains("is missing") || err.line().contains("no object"), "{}", err.line());
         let full = take(&place, &service);

@@ -9,9 +9,9 @@ use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Caller, Kms};
+use crate::kms::{Caller, Kms, Tags};
 use crate::ledger::{Act, Ledger, Record};
-use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId};
+use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId, check_snapshot_name};
 use crate::volume::Volume;
 use crate::volume::format::ParentRef;
 use crate::volume::lifecycle::GrowPlan;
@@ -143,9 +143,14 @@ impl Records {
         Ok(listing.records.into_iter().map(|r| r.record).collect())
     }
 
-    /// Returns the snapshot with that id, unless it is hidden.
+    /// Returns the snapshot with that id or name, unless it is hidden.
     pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
-        let found = self.snapshot(what.parse()?)?;
+        let found = match what.parse::<SnapshotId>() {
+            Ok(id) => self.snapshot(id)?,
+            // What cannot be a name was meant as an id.
+            Err(malformed) if check_snapshot_name(what).is_err() => return Err(malformed),
+            Err(_) => self.ledger().catalog().find::<SnapshotRecord>(what)?.map(|f| f.record),
+        };
         found.filter(|r| !r.is_deleting()).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
         })
@@ -154,6 +159,27 @@ impl Records {
     /// Returns the record of a snapshot, hidden or not.
     pub(super) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
         Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
+    }
+
+    /// Changes the record of a snapshot that is not hidden; audited.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it is gone; the error of `change`.
+    pub(super) fn change_snapshot(
+        &self,
+        caller: &Caller,
+        act: Act,
+        id: SnapshotId,
+        change: impl Fn(&mut SnapshotRecord) -> Result<()>,
+    ) -> Result<SnapshotRecord> {
+        let changed = self.ledger().audited(caller, act, |tx| {
+            let found = tx.get::<SnapshotRecord>(&id.to_string())?.filter(|f| !f.record.is_deleting());
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("snapshot {id} is gone")))?;
+            let mut next = found.record;
+            change(&mut next)?;
+            tx.update(&next, found.version)
+        })?;
+        Ok(changed.record)
     }
 
     /// Changes the record of a snapshot in the service's own name; audited.
@@ -306,6 +332,10 @@ pub(super) struct SnapshotRecord {
     pub(super) data_keys: Vec<DataKeyId>,
     pub(super) context: BTreeMap<String, String>,
     pub(super) description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) tags: Tags,
 }
 
 impl Record for SnapshotRecord {
@@ -313,6 +343,19 @@ impl Record for SnapshotRecord {
     fn id(&self) -> String {
         self.id.to_string()
     }
+    fn name(&self) -> Option<String> {
+        self.name.clone()
+    }
+}
+
+/// What the one who takes a snapshot says about it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Labels {
+    /// Free text for people.
+    pub(super) description: String,
+    /// A name that may be used in place of its id.
+    pub(super) name: Option<String>,
+    pub(super) tags: Tags,
 }
 
 impl SnapshotRecord {

@@ -288,7 +288,13 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!(
             "snapshot-create",
             nothing,
-            |_| { verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true})) },
+            |_| {
+                let tags = json!({"team": "web"});
+                verb(
+                    json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true, "name": "new",
+                    "tags": tags}),
+                )
+            },
             a_third_snapshot
         ),
         case!(
@@ -309,6 +315,10 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-diff", |copy| {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
+        }),
+        case!("snapshot-tag", |copy| {
+            let newest = opened(copy, snapshots_of_v).pop();
+            verb(json!({"action": "snapshot-tag", "snapshot": newest, "tags": {"team": "web"}, "remove": ["other"]}))
         }),
         case!("snapshot-delete", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]}))

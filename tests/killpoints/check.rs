@@ -173,7 +173,12 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     };
     add("key", "key-list", "keys", &["aliases", "state", "materials", "description"]);
     add("volume", "volume-list", "volumes", &["name", "size", "state", "hydrated", "iops", "on_key_loss"]);
-    add("snapshot", "snapshot-list", "snapshots", &["state", "size", "changed", "stored", "description"]);
+    add(
+        "snapshot",
+        "snapshot-list",
+        "snapshots",
+        &["state", "size", "changed", "stored", "description", "name", "tags"],
+    );
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
     add("account", "account-list", "accounts", &["name"]);

@@ -12,9 +12,9 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DiffArgs {
-    /// Id of the snapshot to compare with
+    /// Name or id of the snapshot to compare with
     from: String,
-    /// Id of the snapshot whose ranges are listed; without it, what FROM has that is not zeros
+    /// Name or id of the snapshot whose ranges are listed; without it, what FROM has that is not zeros
     to: Option<String>,
 }
 

@@ -5,6 +5,7 @@ mod verify;
 
 use super::args::Common;
 use super::client::{self, PATIENCE, ask_daemon, ask_once, data_dir};
+use super::crypto::pairs;
 use super::render;
 use crate::api::control;
 use crate::env::Env;
@@ -12,7 +13,10 @@ use crate::error::{IoContext, Kind, Result};
 use crate::service::answer_unopened;
 use crate::service::api::Reply;
 use crate::service::datadir::Wanting;
-use crate::service::operations::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request};
+use crate::service::operations::{
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request, TagSnapshot,
+};
+use crate::units::SnapshotId;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -27,17 +31,41 @@ pub(super) enum SnapshotVerb {
         /// Description
         #[arg(long, default_value = "")]
         description: String,
+        /// Name of the snapshot
+        #[arg(long)]
+        name: Option<String>,
+        /// Tag, name=value; can be repeated
+        #[arg(long = "tag", value_name = "NAME=VALUE")]
+        tags: Vec<String>,
     },
     /// List snapshots
-    List,
+    List {
+        /// Only those with this tag, or with this value of it; can be repeated
+        #[arg(long = "tag", value_name = "NAME[=VALUE]")]
+        tags: Vec<String>,
+        /// Only those of this volume (name or id)
+        #[arg(long)]
+        volume: Option<String>,
+    },
+    /// Add tags to a snapshot, or remove some
+    Tag {
+        /// Snapshot name or id
+        snapshot: String,
+        /// Tags to add, name=value
+        #[arg(value_name = "NAME=VALUE", required_unless_present = "remove")]
+        tags: Vec<String>,
+        /// Remove this tag; can be repeated
+        #[arg(long, value_name = "NAME")]
+        remove: Vec<String>,
+    },
     /// Show a snapshot
     Show {
-        /// Snapshot id
+        /// Snapshot name or id
         snapshot: String,
     },
     /// Delete a snapshot
     Delete {
-        /// Snapshot id
+        /// Snapshot name or id
         snapshot: String,
     },
     /// Verify the signature of snapshots and the hash of every chunk; needs no key
@@ -48,13 +76,20 @@ pub(super) enum SnapshotVerb {
 
 pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
     let request: Request = match verb {
-        SnapshotVerb::Create { volume, wait, description } => {
+        SnapshotVerb::Create { volume, wait, description, name, tags } => {
             if wait {
                 end_waiting_on_interrupt(common)?;
             }
-            CreateSnapshot { volume, description, wait }.into()
+            CreateSnapshot { volume, description, wait, name, tags: pairs(&tags)? }.into()
         }
-        SnapshotVerb::List => DescribeSnapshots {}.into(),
+        SnapshotVerb::List { tags, volume } => {
+            let one = |tag: &String| match tag.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (tag.clone(), None),
+            };
+            DescribeSnapshots { tags: tags.iter().map(one).collect(), volume }.into()
+        }
+        SnapshotVerb::Tag { snapshot, tags, remove } => TagSnapshot { snapshot, tags: pairs(&tags)?, remove }.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
         SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
@@ -71,8 +106,8 @@ fn ask_without_key(common: &Common, request: &Request) -> Result<Reply> {
     if let Some(reply) = ask_once(&socket, request, &mut bar)? {
         return Ok(reply);
     }
-    if !data.is_initialised() {
-        return client::ask(common, request.clone()); // reports what is missing
+    if !data.is_initialised() || !has_ids_alone(request) {
+        return client::ask(common, request.clone()); // knows names, and reports what is missing
     }
     let env = Env::system();
     let lock = data.lock(&env, request.name(), Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
@@ -87,6 +122,16 @@ fn ask_without_key(common: &Common, request: &Request) -> Result<Reply> {
     match answered {
         Err(err) if gave_way && err.kind() == Kind::Interrupted => ask_daemon(&socket, request, &mut bar),
         other => other,
+    }
+}
+
+/// Whether a request names all its snapshots by id: their names are in the catalog.
+fn has_ids_alone(request: &Request) -> bool {
+    let is_id = |what: &String| what.parse::<SnapshotId>().is_ok();
+    match request {
+        Request::VerifySnapshots(asked) => asked.snapshots.iter().all(is_id),
+        Request::DiffSnapshots(asked) => asked.from.iter().all(is_id) && is_id(&asked.to),
+        _ => false,
     }
 }
 

@@ -14,7 +14,7 @@ const SHOWN: usize = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct VerifyArgs {
-    /// Snapshot ids
+    /// Snapshot names or ids
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     snapshots: Vec<String>,
     /// Verify all completed snapshots

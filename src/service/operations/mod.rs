@@ -40,7 +40,7 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, VerifySnapshots,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, TagSnapshot, VerifySnapshots,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -293,6 +293,7 @@ operations! {
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshots,
     "snapshot-diff" => DiffSnapshots,
+    "snapshot-tag" => TagSnapshot,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

@@ -6,6 +6,7 @@
 //! ([`super::settling`]).
 
 mod diff;
+mod labels;
 mod unopened;
 mod verify;
 
@@ -13,6 +14,7 @@ pub use unopened::answer_unopened;
 
 use super::api::{SnapshotInfo, SnapshotState};
 use super::jobs::Jobs;
+use super::records::Labels;
 pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::error::{Error, Kind, Result};
@@ -39,6 +41,8 @@ impl SnapshotRecord {
             base: self.base,
             key: self.key_arn.clone(),
             description: self.description.clone(),
+            name: self.name.clone(),
+            tags: self.tags.clone(),
         }
     }
 }
@@ -70,14 +74,15 @@ impl Service {
         &self,
         caller: &Caller,
         volume: &str,
-        description: String,
+        labels: Labels,
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
+        self.check_labels(&labels)?;
         let volume = self.records.find_volume(volume)?;
         self.unsettled.settle_lineage(volume.lineage);
         self.attachments.refuse_if_elsewhere(&volume)?;
-        let (id, job) = self.jobs.start(caller, &volume, description)?;
+        let (id, job) = self.jobs.start(caller, &volume, labels)?;
         if wait || self.role == Role::Command {
             if !self.jobs.wait_for(&job, report) {
                 let what = format!("snapshot {id} continues: only the wait for it has ended");
@@ -130,18 +135,10 @@ impl Service {
         Ok(failed)
     }
 
-    /// Returns all snapshots that are not hidden, oldest first.
-    pub(super) fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>> {
-        self.unsettled.settle();
-        let mut all = self.records.snapshots()?;
-        all.retain(|r| !r.is_deleting());
-        all.sort_by_key(|r| (r.created, r.id));
-        Ok(all.iter().map(SnapshotRecord::info).collect())
-    }
-
     /// Returns one snapshot.
     pub(super) fn show_snapshot(&self, what: &str) -> Result<SnapshotInfo> {
-        if let Some(found) = what.parse().ok().map(|id| self.records.snapshot(id)).transpose()?.flatten() {
+        // Its state is that after what was left unfinished is settled.
+        if let Ok(found) = self.records.find_snapshot(what) {
             self.unsettled.settle_lineage(found.lineage);
         }
         Ok(self.records.find_snapshot(what)?.info())
@@ -149,7 +146,10 @@ impl Service {
 
     /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
     pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
-        let id: SnapshotId = what.parse()?;
+        let id = match what.parse() {
+            Ok(id) => id,
+            Err(_) => self.records.find_snapshot(what)?.id,
+        };
         if let Some(found) = self.records.snapshot(id)? {
             self.unsettled.settle_lineage(found.lineage);
         }
@@ -159,7 +159,7 @@ impl Service {
                 return Ok(format!("snapshot {id} is deleted"));
             }
             Some(record) if record.is_deleting() => record,
-            _ => self.records.find_snapshot(what)?,
+            _ => self.records.find_snapshot(&id.to_string())?,
         };
         if record.state == SnapshotState::Pending {
             return Err(Error::new(Kind::Busy, format!("snapshot {} is still in progress", record.id))
@@ -173,7 +173,9 @@ impl Service {
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
         self.ledger().audited(caller, act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
-            tx.update(&SnapshotRecord { state: SnapshotState::Deleting, ..found.record }, found.version).map(drop)
+            // Its name is free at once.
+            let gone = SnapshotRecord { state: SnapshotState::Deleting, name: None, ..found.record };
+            tx.update(&gone, found.version).map(drop)
         })?;
         let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
             self.unsettled.add(record.lineage, record.id, None);

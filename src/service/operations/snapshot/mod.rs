@@ -4,10 +4,12 @@ use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
 use crate::service::api::{ChangesInfo, SnapshotInfo, VerifiedInfo};
+use crate::service::records::Labels;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Takes a snapshot of a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// Name or id of the volume.
@@ -16,6 +18,12 @@ pub struct CreateSnapshot {
     pub description: String,
     /// Whether to answer once it is completed, instead of once its point in time is fixed.
     pub wait: bool,
+    /// A name that may be used in place of its id.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Tags, by AWS's rules for EC2.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 impl Operation for CreateSnapshot {
@@ -25,14 +33,22 @@ impl Operation for CreateSnapshot {
         Some(named("ec2:CreateSnapshot", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
-        call.service.create_snapshot(call.caller, &self.volume, self.description, self.wait, call.report)
+        let Self { volume, description, wait, name, tags } = self;
+        call.service.create_snapshot(call.caller, &volume, Labels { description, name, tags }, wait, call.report)
     }
 }
 
 /// Lists the snapshots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DescribeSnapshots {}
+pub struct DescribeSnapshots {
+    /// Only those with these tags, each with this value or with any.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Option<String>>,
+    /// Only those of this volume (name or id).
+    #[serde(default)]
+    pub volume: Option<String>,
+}
 
 impl Operation for DescribeSnapshots {
     type Answer = Vec<SnapshotInfo>;
@@ -41,7 +57,7 @@ impl Operation for DescribeSnapshots {
         None
     }
     fn perform(self, call: Call<'_>) -> Result<Vec<SnapshotInfo>> {
-        call.service.list_snapshots()
+        call.service.list_snapshots(&self)
     }
 }
 
@@ -49,7 +65,7 @@ impl Operation for DescribeSnapshots {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DescribeSnapshot {
-    /// Id of the snapshot.
+    /// Id or name of the snapshot.
     pub snapshot: String,
 }
 
@@ -64,11 +80,36 @@ impl Operation for DescribeSnapshot {
     }
 }
 
+/// Changes the tags of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagSnapshot {
+    /// Id or name of the snapshot.
+    pub snapshot: String,
+    /// Tags to add, or to give another value.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Names of tags to remove; those that it does not have are not an error.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+impl Operation for TagSnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("ec2:CreateTags", &self.snapshot))
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        call.service.tag_snapshot(call.caller, &self.snapshot, &self.tags, &self.remove)
+    }
+}
+
 /// Deletes a snapshot. What other snapshots need of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteSnapshot {
-    /// Id of the snapshot.
+    /// Id or name of the snapshot.
     pub snapshot: String,
 }
 
@@ -87,7 +128,7 @@ impl Operation for DeleteSnapshot {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifySnapshots {
-    /// Ids of the snapshots.
+    /// Ids or names of the snapshots.
     #[serde(default)]
     pub snapshots: Vec<String>,
     /// All completed snapshots, instead of those named.
@@ -116,10 +157,10 @@ impl Operation for VerifySnapshots {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiffSnapshots {
-    /// Id of the snapshot to compare with; `None`: an empty one.
+    /// Id or name of the snapshot to compare with; `None`: an empty one.
     #[serde(default)]
     pub from: Option<String>,
-    /// Id of the snapshot whose ranges are listed.
+    /// Id or name of the snapshot whose ranges are listed.
     pub to: String,
     /// The first byte that is of interest: 0, or `next` of the previous answer.
     #[serde(default)]
