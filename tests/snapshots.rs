@@ -308,3 +308,40 @@ fn a_name_is_as_good_as_an_id_and_tags_select() {
     let id = s.id(&["snapshot", "create", "v", "--name", "one"]);
     assert_eq!(s.ids(&["snapshot", "show", "one"]), [id]);
 }
+
+#[test]
+fn held_and_locked_snapshots_are_shown_and_kept() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    s.ok(&["snapshot", "create", "v", "--name", "one"]);
+    let shown = |words: &str| {
+        let (list, show) = (s.ok(&["snapshot", "list"]).stdout, s.ok(&["snapshot", "show", "one"]).stdout);
+        assert!(list.contains(words) && show.contains(words), "{words}: {list}{show}");
+    };
+    s.ok(&["snapshot", "hold", "one"]);
+    shown("held");
+    s.fails(1, &["snapshot", "delete", "one"], &["it is held", "coffer snapshot release"]);
+    s.ok(&["snapshot", "release", "one"]);
+    let server = s.serve();
+    s.ok(&["snapshot", "lock", "one", "--mode", "compliance", "--days", "9", "--cool-off", "5"]);
+    shown("compliance-cooloff");
+    s.ok(&["snapshot", "lock", "one", "--mode", "governance", "--until", "2100-01-01T00:00:00Z"]);
+    shown("governance");
+    s.fails(1, &["snapshot", "delete", "one"], &["2100-01-01", "coffer snapshot unlock"]);
+    drop(server);
+    s.ok(&["snapshot", "unlock", "one"]);
+    s.ok(&["snapshot", "lock", "one", "--mode", "compliance", "--days", "9"]);
+    s.fails(1, &["snapshot", "unlock", "one"], &["nobody can take this lock back"]);
+    s.fails(1, &["snapshot", "lock", "one", "--mode", "compliance", "--days", "8"], &["cannot expire earlier"]);
+    s.fails(1, &["snapshot", "delete", "one"], &["compliance mode"]);
+    s.ok(&["snapshot", "create", "v", "--name", "two"]);
+    for args in [
+        &["--mode", "governance"][..],
+        &["--mode", "legal", "--days", "1"],
+        &["--mode", "governance", "--days", "1", "--until", "2100-01-01T00:00:00Z"],
+        &["--mode", "governance", "--days", "1", "--cool-off", "1"],
+        &["--mode", "compliance", "--days", "0"],
+    ] {
+        assert_eq!(s.coffer(&[&["snapshot", "lock", "two"], args].concat()).code, 2, "{args:?}");
+    }
+}

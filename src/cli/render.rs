@@ -6,8 +6,8 @@ use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AccessInfo, AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
-    SnapshotInfo, StatusInfo, VolumeInfo, WireError,
+    AccessInfo, AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo, LockState,
+    Progress, Reply, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -392,14 +392,32 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("key", s.key.clone()),
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
+        ("held", s.held.to_string()),
+        ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
     rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
     facts(&rows);
 }
 
+fn lock(lock: &LockInfo) -> String {
+    let cooling = lock.cool_off_until.filter(|_| lock.state == LockState::ComplianceCooloff);
+    let cooling = cooling.map_or_else(String::new, |until| format!("; can be taken back until {until}"));
+    format!("{} until {}{cooling}", lock.state, lock.until)
+}
+
+/// What protects a snapshot from deletion, in a word.
+fn protection(s: &SnapshotInfo) -> String {
+    let lock = s.lock.as_ref().map(|lock| lock.state).filter(|state| *state != LockState::Expired);
+    match lock {
+        _ if s.held => "held".to_owned(),
+        Some(state) => state.to_string(),
+        None => "-".to_owned(),
+    }
+}
+
 fn list_snapshots(snapshots: &[SnapshotInfo]) {
     table(
-        &["snapshot", "name", "volume", "state", "size", "changed", "stored", "created"],
+        &["snapshot", "name", "volume", "state", "size", "changed", "stored", "protected", "created"],
         snapshots.iter().map(|s| {
             vec![
                 s.id.to_string(),
@@ -409,6 +427,7 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
                 ByteLen(s.size).to_string(),
                 ByteLen(s.changed).to_string(),
                 ByteLen(s.stored).to_string(),
+                protection(s),
                 s.created.to_string(),
             ]
         }),

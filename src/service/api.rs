@@ -9,7 +9,7 @@ mod state;
 pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
 pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyInfo};
-pub use state::{AccessKind, KeySpec, PrincipalSort, SnapshotState, VolumeState};
+pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
 use crate::document::Document;
@@ -311,6 +311,27 @@ pub struct SnapshotInfo {
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// Whether it is held against deletion until it is released.
+    #[serde(default)]
+    pub held: bool,
+    /// Its lock against deletion, if it has one.
+    #[serde(default)]
+    pub lock: Option<LockInfo>,
+}
+
+/// The lock on a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockInfo {
+    /// Whether it can be taken back.
+    pub mode: LockMode,
+    /// What it forbids now.
+    pub state: LockState,
+    /// When the snapshot was locked.
+    pub created: Timestamp,
+    /// When the lock expires. It lasts longer if the clock was set, or the machine was off.
+    pub until: Timestamp,
+    /// Until when a compliance lock can be taken back, if it had a cooling-off period.
+    pub cool_off_until: Option<Timestamp>,
 }
 
 /// What the verification of one snapshot found.

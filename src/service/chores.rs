@@ -29,6 +29,9 @@ impl Service {
         if let Err(err) = self.kms.rotations().rotate_due() {
             tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
+        if let Err(err) = self.count_for_locks() {
+            tracing::error!("count how long snapshots have been locked: {}", err.line());
+        }
         // In its own thread: a repository that is slow must not keep idle volumes open.
         let unsettled = self.unsettled.clone();
         let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());

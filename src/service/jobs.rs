@@ -177,6 +177,8 @@ impl Jobs {
             description: labels.description,
             name: labels.name,
             tags: labels.tags,
+            held: false,
+            lock: None,
         };
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())

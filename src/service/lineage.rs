@@ -120,8 +120,15 @@ impl Lineages {
     pub(super) fn finish_delete(&self, record: &SnapshotRecord) -> Result<Swept> {
         let lineage = record.lineage;
         let mut swept = Swept::default();
-        if self.repository.live(lineage, record.id)?.is_some() {
-            match self.records.ledger().with_reserve(|| self.repository.delete(lineage, record.id)) {
+        if let Some(live) = self.repository.live(lineage, record.id)? {
+            let delete = || {
+                // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
+                if live.held {
+                    self.repository.hold(lineage, record.id, false)?;
+                }
+                self.repository.delete(lineage, record.id)
+            };
+            match self.records.ledger().with_reserve(delete) {
                 // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
                 // meanwhile.
                 Err(err) if err.kind() == Kind::NoSpace => {

@@ -27,6 +27,7 @@ mod lease;
 mod lineage;
 #[cfg(test)]
 mod lineage_tests;
+mod locks;
 mod logs;
 mod opening;
 pub mod operations;

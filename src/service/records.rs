@@ -5,6 +5,7 @@
 
 use super::api::SnapshotState;
 use super::datadir::DirLock;
+use super::locks::Lock;
 use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
@@ -336,6 +337,11 @@ pub(super) struct SnapshotRecord {
     pub(super) name: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) tags: Tags,
+    /// Whether it is held against deletion until it is released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) held: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<Lock>,
 }
 
 impl Record for SnapshotRecord {

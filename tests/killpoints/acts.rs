@@ -316,6 +316,20 @@ fn snapshots_and_audit() -> Vec<Case> {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
         }),
+        case!("snapshot-hold", |copy| on_newest(copy, json!({"action": "snapshot-hold"}))),
+        case!(
+            "snapshot-release",
+            |copy| on_newest(copy, json!({"action": "snapshot-hold"})).run(copy).unwrap(),
+            |copy| on_newest(copy, json!({"action": "snapshot-release"})),
+            never
+        ),
+        case!("snapshot-lock", |copy| on_newest(copy, locking())),
+        case!(
+            "snapshot-unlock",
+            |copy| on_newest(copy, locking()).run(copy).unwrap(),
+            |copy| on_newest(copy, json!({"action": "snapshot-unlock"})),
+            never
+        ),
         case!("snapshot-tag", |copy| {
             let newest = opened(copy, snapshots_of_v).pop();
             verb(json!({"action": "snapshot-tag", "snapshot": newest, "tags": {"team": "web"}, "remove": ["other"]}))
@@ -338,6 +352,16 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
         plain!("audit-list", "limit": 5),
     ]
+}
+
+/// A verb on the newest snapshot of `v`.
+fn on_newest(copy: &Copy, mut named: Value) -> Act {
+    named["snapshot"] = opened(copy, snapshots_of_v).pop().into();
+    verb(named)
+}
+
+fn locking() -> Value {
+    json!({"action": "snapshot-lock", "mode": "compliance", "days": 5, "cool_off": 3})
 }
 
 fn has_snapshot(open: &Open, description: &str) -> bool {

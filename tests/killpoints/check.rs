@@ -164,7 +164,10 @@ pub fn shape(copy: &Copy) -> Vec<String> {
             .unwrap()
             .iter()
             .map(|one| {
-                let shown: Vec<String> = fields.iter().map(|f| format!("{f}={}", one[f])).collect();
+                let shown: Vec<String> = fields
+                    .iter()
+                    .map(|f| format!("{f}={}", one.pointer(&format!("/{f}")).unwrap_or(&Value::Null)))
+                    .collect();
                 format!("{what}: {}", shown.join(" "))
             })
             .collect();
@@ -177,7 +180,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
         "snapshot",
         "snapshot-list",
         "snapshots",
-        &["state", "size", "changed", "stored", "description", "name", "tags"],
+        &["state", "size", "changed", "stored", "description", "name", "tags", "held", "lock/state"],
     );
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);

@@ -1,6 +1,7 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
 mod diff;
+mod protect;
 mod verify;
 
 use super::args::Common;
@@ -70,6 +71,8 @@ pub(super) enum SnapshotVerb {
     },
     /// Verify the signature of snapshots and the hash of every chunk; needs no key
     Verify(verify::VerifyArgs),
+    #[command(flatten)]
+    Protect(protect::ProtectVerb),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
     Diff(diff::DiffArgs),
 }
@@ -93,6 +96,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
         SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
+        SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Diff(args) => return diff::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))

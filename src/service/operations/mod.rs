@@ -40,7 +40,8 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, TagSnapshot, VerifySnapshots,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, HoldSnapshot, LockSnapshot,
+    ReleaseSnapshot, TagSnapshot, UnlockSnapshot, VerifySnapshots,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -294,6 +295,10 @@ operations! {
     "snapshot-verify" => VerifySnapshots,
     "snapshot-diff" => DiffSnapshots,
     "snapshot-tag" => TagSnapshot,
+    "snapshot-hold" => HoldSnapshot,
+    "snapshot-release" => ReleaseSnapshot,
+    "snapshot-lock" => LockSnapshot,
+    "snapshot-unlock" => UnlockSnapshot,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

@@ -46,7 +46,7 @@ impl Service {
             record.tags.extend(add.clone());
             check_tags("a snapshot", &record.tags)
         })?;
-        Ok(changed.info())
+        self.info(&changed)
     }
 
     /// Returns the snapshots that are not hidden and that the filter selects, oldest first.
@@ -60,7 +60,7 @@ impl Service {
         all.retain(|r| !r.is_deleting() && of.is_none_or(|volume| r.volume == volume));
         all.retain(|r| filter.tags.iter().all(|(name, value)| has(r, name, value)));
         all.sort_by_key(|r| (r.created, r.id));
-        Ok(all.iter().map(SnapshotRecord::info).collect())
+        all.iter().map(|r| self.info(r)).collect()
     }
 
     /// Returns the id of a volume, which may be deleted if it is named by its id: its snapshots are kept.

@@ -7,6 +7,7 @@
 
 mod diff;
 mod labels;
+mod protect;
 mod unopened;
 mod verify;
 
@@ -26,28 +27,29 @@ use crate::snapshot::sweep::Swept;
 use crate::units::{ByteLen, LineageId, SnapshotId, VolumeId};
 use std::sync::Arc;
 
-impl SnapshotRecord {
-    /// Returns the answer about it.
-    fn info(&self) -> SnapshotInfo {
-        SnapshotInfo {
-            id: self.id,
-            volume: self.volume,
-            state: self.state,
-            error: self.error.clone(),
-            size: self.size,
-            changed: self.changed,
-            stored: self.stored,
-            created: self.created,
-            base: self.base,
-            key: self.key_arn.clone(),
-            description: self.description.clone(),
-            name: self.name.clone(),
-            tags: self.tags.clone(),
-        }
-    }
-}
-
 impl Service {
+    /// Returns the answer about a snapshot.
+    fn info(&self, record: &SnapshotRecord) -> Result<SnapshotInfo> {
+        let lock = record.lock.as_ref().map(|lock| Ok::<_, Error>(lock.info(self.both_clocks()?))).transpose()?;
+        Ok(SnapshotInfo {
+            id: record.id,
+            volume: record.volume,
+            state: record.state,
+            error: record.error.clone(),
+            size: record.size,
+            changed: record.changed,
+            stored: record.stored,
+            created: record.created,
+            base: record.base,
+            key: record.key_arn.clone(),
+            description: record.description.clone(),
+            name: record.name.clone(),
+            tags: record.tags.clone(),
+            held: record.held,
+            lock,
+        })
+    }
+
     /// Returns the repository that has a snapshot.
     fn repository_of(&self, _: &SnapshotRecord) -> &Repository {
         &self.repository
@@ -95,9 +97,9 @@ impl Service {
                 return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
             }
             record.must_be_completed()?;
-            return Ok(record.info());
+            return self.info(&record);
         }
-        Ok(self.records.find_snapshot(&id.to_string())?.info())
+        self.info(&self.records.find_snapshot(&id.to_string())?)
     }
 
     /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and
@@ -141,7 +143,7 @@ impl Service {
         if let Ok(found) = self.records.find_snapshot(what) {
             self.unsettled.settle_lineage(found.lineage);
         }
-        Ok(self.records.find_snapshot(what)?.info())
+        self.info(&self.records.find_snapshot(what)?)
     }
 
     /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
@@ -167,12 +169,16 @@ impl Service {
         }
         self.views.refuse_if_open(record.id)?;
         self.logs.check(record.lineage)?;
-        if self.repository.live(record.lineage, record.id)?.is_some_and(|live| live.held) {
-            return Err(Error::new(Kind::InvalidState, format!("snapshot {} is protected from deletion", record.id)));
+        let now = self.both_clocks()?;
+        if !record.is_deleting() {
+            self.must_be_unprotected(&record, now)?;
         }
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
         self.ledger().audited(caller, act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
+            if let Some(why) = Self::is_protected(&found.record, now).filter(|_| !found.record.is_deleting()) {
+                return Err(Error::new(Kind::InvalidState, format!("snapshot {} cannot be deleted: {why}", record.id)));
+            }
             // Its name is free at once.
             let gone = SnapshotRecord { state: SnapshotState::Deleting, name: None, ..found.record };
             tx.update(&gone, found.version).map(drop)

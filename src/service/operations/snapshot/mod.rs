@@ -1,5 +1,9 @@
 //! Operations on snapshots.
 
+mod protect;
+
+pub use protect::{HoldSnapshot, LockSnapshot, ReleaseSnapshot, UnlockSnapshot};
+
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
