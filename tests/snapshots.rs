@@ -345,3 +345,23 @@ fn held_and_locked_snapshots_are_shown_and_kept() {
         assert_eq!(s.coffer(&[&["snapshot", "lock", "two"], args].concat()).code, 2, "{args:?}");
     }
 }
+
+#[test]
+fn a_deleted_snapshot_comes_back_from_the_recycle_bin() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    assert!(s.ok(&["snapshot", "recycle-bin", "show"]).stdout.contains("is off"));
+    assert!(s.ok(&["snapshot", "recycle-bin", "set", "--days", "1"]).stdout.contains("for 1 day"));
+    let id = s.id(&["snapshot", "create", "v", "--name", "one"]);
+    let _server = s.serve();
+    assert!(s.ok(&["snapshot", "delete", "one"]).stdout.contains(&format!("coffer snapshot recover {id}")));
+    assert!(s.ids(&["snapshot", "list"]).is_empty());
+    let list = s.ok(&["snapshot", "list", "--recycled"]).stdout;
+    assert!(list.contains(&id) && list.contains("RECYCLED UNTIL"), "{list}");
+    s.fails(4, &["snapshot", "show", &id], &["is in the recycle bin", "snapshot recover"]);
+    s.ok(&["snapshot", "recover", &id]);
+    s.ok(&["snapshot", "verify", "one"]);
+    s.ok(&["snapshot", "delete", "one", "--now"]);
+    s.ok(&["snapshot", "recycle-bin", "off"]);
+    s.fails(4, &["snapshot", "recover", &id], &["there is no snapshot", "list --recycled"]);
+}

@@ -7,7 +7,7 @@ use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
     AccessInfo, AliasInfo, AttachmentInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo, LockState,
-    Progress, Reply, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
+    Progress, RecycleBinInfo, Reply, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -62,6 +62,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Volumes { volumes } => list_volumes(volumes),
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
+        Reply::RecycleBin(bin) => show_recycle_bin(bin),
         // `snapshot verify` prints these itself, and `snapshot diff` its parts.
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
@@ -106,6 +107,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
         Reply::Changes(part) => vec![part.to.to_string()],
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
@@ -395,6 +397,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("held", s.held.to_string()),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
+    rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));
     rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
     facts(&rows);
 }
@@ -403,6 +406,13 @@ fn lock(lock: &LockInfo) -> String {
     let cooling = lock.cool_off_until.filter(|_| lock.state == LockState::ComplianceCooloff);
     let cooling = cooling.map_or_else(String::new, |until| format!("; can be taken back until {until}"));
     format!("{} until {}{cooling}", lock.state, lock.until)
+}
+
+fn show_recycle_bin(bin: &RecycleBinInfo) {
+    line(match bin.days {
+        Some(days) => format!("deleted snapshots stay in the recycle bin for {}", counted(days as usize, "day")),
+        None => "the recycle bin is off: snapshots are deleted at once".to_owned(),
+    });
 }
 
 /// What protects a snapshot from deletion, in a word.
@@ -416,6 +426,9 @@ fn protection(s: &SnapshotInfo) -> String {
 }
 
 fn list_snapshots(snapshots: &[SnapshotInfo]) {
+    if snapshots.iter().any(|s| s.recycled_until.is_some()) {
+        return list_recycled(snapshots);
+    }
     table(
         &["snapshot", "name", "volume", "state", "size", "changed", "stored", "protected", "created"],
         snapshots.iter().map(|s| {
@@ -432,6 +445,14 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
             ]
         }),
     );
+}
+
+fn list_recycled(snapshots: &[SnapshotInfo]) {
+    let row = |s: &SnapshotInfo| {
+        let until = or_dash(s.recycled_until.as_ref());
+        vec![s.id.to_string(), or_dash(s.name.as_ref()), s.volume.to_string(), s.created.to_string(), until]
+    };
+    table(&["snapshot", "name", "volume", "created", "recycled until"], snapshots.iter().map(row));
 }
 
 /// A volume's name, or its id.

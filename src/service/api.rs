@@ -78,6 +78,8 @@ pub enum Reply {
         /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
     },
+    /// The setting of the recycle bin.
+    RecycleBin(RecycleBinInfo),
     /// What verification found.
     #[serde(rename = "snapshot-verify")]
     Verified {
@@ -317,6 +319,16 @@ pub struct SnapshotInfo {
     /// Its lock against deletion, if it has one.
     #[serde(default)]
     pub lock: Option<LockInfo>,
+    /// Until when it stays in the recycle bin, if it is deleted.
+    #[serde(default)]
+    pub recycled_until: Option<Timestamp>,
+}
+
+/// The setting of the recycle bin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecycleBinInfo {
+    /// For how many days deleted snapshots are kept; `None`: they are deleted at once.
+    pub days: Option<u32>,
 }
 
 /// The lock on a snapshot.

@@ -32,6 +32,7 @@ impl Service {
         if let Err(err) = self.count_for_locks() {
             tracing::error!("count how long snapshots have been locked: {}", err.line());
         }
+        self.expire_recycled();
         // In its own thread: a repository that is slow must not keep idle volumes open.
         let unsettled = self.unsettled.clone();
         let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());

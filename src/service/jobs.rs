@@ -179,6 +179,7 @@ impl Jobs {
             tags: labels.tags,
             held: false,
             lock: None,
+            recycled: None,
         };
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())

@@ -123,7 +123,7 @@ fn begin(place: &Place, service: &Arc<Service>) -> Begun {
 }
 
 fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
-    match ask(service, DeleteSnapshot { snapshot: id.to_string() }.into())? {
+    match ask(service, DeleteSnapshot { snapshot: id.to_string(), now: false }.into())? {
         Reply::Done { message, .. } => Ok(message),
         other => panic!("{other:?}"),
     }

@@ -246,6 +246,7 @@ impl Service {
         let service = Arc::new(Self::assemble(base));
         service.leftovers.settle();
         service.unsettled.look();
+        service.expire_recycled();
         if opening.role == Role::Daemon {
             service.kept.keep_all();
             service.opens.start_hydration();

@@ -5,7 +5,7 @@
 
 use super::api::SnapshotState;
 use super::datadir::DirLock;
-use super::locks::Lock;
+use super::locks::{Lock, Now};
 use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
@@ -152,9 +152,17 @@ impl Records {
             Err(malformed) if check_snapshot_name(what).is_err() => return Err(malformed),
             Err(_) => self.ledger().catalog().find::<SnapshotRecord>(what)?.map(|f| f.record),
         };
-        found.filter(|r| !r.is_deleting()).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
-        })
+        match found {
+            Some(record) if !record.is_hidden() => Ok(record),
+            Some(record) if !record.is_deleting() => {
+                Err(Error::new(Kind::NotFound, format!("snapshot {what} is in the recycle bin"))
+                    .hint(format!("take it out with `coffer snapshot recover {what}`")))
+            }
+            _ => {
+                Err(Error::new(Kind::NotFound, format!("there is no snapshot {what}"))
+                    .hint("see `coffer snapshot list`"))
+            }
+        }
     }
 
     /// Returns the record of a snapshot, hidden or not.
@@ -342,6 +350,24 @@ pub(super) struct SnapshotRecord {
     pub(super) held: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lock: Option<Lock>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recycled: Option<Recycled>,
+}
+
+/// How long a deleted snapshot stays in the recycle bin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recycled {
+    pub(super) since: Timestamp,
+    pub(super) until: Timestamp,
+    /// The count at which its time has passed, too.
+    pub(super) until_counted: i64,
+}
+
+impl Recycled {
+    /// Returns whether its time is over, by both clocks.
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        now.wall >= self.until && now.counted >= self.until_counted
+    }
 }
 
 impl Record for SnapshotRecord {
@@ -349,8 +375,9 @@ impl Record for SnapshotRecord {
     fn id(&self) -> String {
         self.id.to_string()
     }
+    /// In the recycle bin it keeps its name, but others may take it.
     fn name(&self) -> Option<String> {
-        self.name.clone()
+        self.name.clone().filter(|_| !self.is_hidden())
     }
 }
 
@@ -380,6 +407,11 @@ impl SnapshotRecord {
             state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
                 .hint("wait until it is completed")),
         }
+    }
+
+    /// Returns whether it is deleted for everyone who does not ask for what is in the recycle bin.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.is_deleting() || self.recycled.is_some()
     }
 
     /// Returns whether it is hidden, and its remains are to be removed.

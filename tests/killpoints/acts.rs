@@ -316,6 +316,33 @@ fn snapshots_and_audit() -> Vec<Case> {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
         }),
+        plain!("recycle-bin-set", "days": 9),
+        case!("recycle-bin-set/off", recycle, |_| verb(json!({"action": "recycle-bin-set", "days": null})), never),
+        plain!("recycle-bin-show"),
+        case!(
+            "snapshot-delete/into-the-bin",
+            recycle,
+            |copy| on_newest(copy, json!({"action": "snapshot-delete"})),
+            never
+        ),
+        case!(
+            "snapshot-delete/from-the-bin",
+            into_the_bin,
+            |copy| {
+                let id = opened(copy, |open| recycled(open).pop());
+                verb(json!({"action": "snapshot-delete", "snapshot": id, "now": true}))
+            },
+            |open| recycled(open).is_empty()
+        ),
+        case!(
+            "snapshot-recover",
+            into_the_bin,
+            |copy| {
+                let id = opened(copy, |open| recycled(open).pop());
+                verb(json!({"action": "snapshot-recover", "snapshot": id}))
+            },
+            |open| recycled(open).is_empty()
+        ),
         case!("snapshot-hold", |copy| on_newest(copy, json!({"action": "snapshot-hold"}))),
         case!(
             "snapshot-release",
@@ -352,6 +379,21 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
         plain!("audit-list", "limit": 5),
     ]
+}
+
+fn recycle(copy: &Copy) {
+    verb(json!({"action": "recycle-bin-set", "days": 9})).run(copy).unwrap();
+}
+
+pub fn into_the_bin(copy: &Copy) {
+    recycle(copy);
+    on_newest(copy, json!({"action": "snapshot-delete"})).run(copy).unwrap();
+}
+
+/// The ids of what is in the recycle bin.
+pub fn recycled(open: &Open) -> Vec<String> {
+    let all = open.json(json!({"action": "snapshot-list", "recycled": true}));
+    all["snapshots"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A verb on the newest snapshot of `v`.

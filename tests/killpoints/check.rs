@@ -186,6 +186,8 @@ pub fn shape(copy: &Copy) -> Vec<String> {
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
     add("account", "account-list", "accounts", &["name"]);
     add("principal", "principal-list", "principals", &["sort", "name", "policies", "trust"]);
+    let bin = open.json(json!({"action": "snapshot-list", "recycled": true}))["snapshots"].as_array().unwrap().len();
+    out.push(format!("recycled: {bin}, for {}", open.json(json!({"action": "recycle-bin-show"}))["days"]));
     out.extend(grants(&open));
     out.extend(access_keys(&open));
     out.extend(crate::aws::shape(&open));

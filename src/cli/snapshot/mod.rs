@@ -2,6 +2,7 @@
 
 mod diff;
 mod protect;
+mod recycle;
 mod verify;
 
 use super::args::Common;
@@ -15,7 +16,7 @@ use crate::service::answer_unopened;
 use crate::service::api::Reply;
 use crate::service::datadir::Wanting;
 use crate::service::operations::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, Request, TagSnapshot,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot,
 };
 use crate::units::SnapshotId;
 use clap::Subcommand;
@@ -47,6 +48,9 @@ pub(super) enum SnapshotVerb {
         /// Only those of this volume (name or id)
         #[arg(long)]
         volume: Option<String>,
+        /// Those in the recycle bin, instead of the others
+        #[arg(long)]
+        recycled: bool,
     },
     /// Add tags to a snapshot, or remove some
     Tag {
@@ -64,11 +68,22 @@ pub(super) enum SnapshotVerb {
         /// Snapshot name or id
         snapshot: String,
     },
-    /// Delete a snapshot
+    /// Delete a snapshot, or put it into the recycle bin if that is on
     Delete {
         /// Snapshot name or id
         snapshot: String,
+        /// Delete it for good, also from the recycle bin
+        #[arg(long)]
+        now: bool,
     },
+    /// Take a snapshot out of the recycle bin
+    Recover {
+        /// Snapshot id
+        snapshot: String,
+    },
+    /// Keep deleted snapshots for some days
+    #[command(subcommand)]
+    RecycleBin(recycle::RecycleBinVerb),
     /// Verify the signature of snapshots and the hash of every chunk; needs no key
     Verify(verify::VerifyArgs),
     #[command(flatten)]
@@ -85,16 +100,18 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
             }
             CreateSnapshot { volume, description, wait, name, tags: pairs(&tags)? }.into()
         }
-        SnapshotVerb::List { tags, volume } => {
+        SnapshotVerb::List { tags, volume, recycled } => {
             let one = |tag: &String| match tag.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (tag.clone(), None),
             };
-            DescribeSnapshots { tags: tags.iter().map(one).collect(), volume }.into()
+            DescribeSnapshots { tags: tags.iter().map(one).collect(), volume, recycled }.into()
         }
         SnapshotVerb::Tag { snapshot, tags, remove } => TagSnapshot { snapshot, tags: pairs(&tags)?, remove }.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
-        SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
+        SnapshotVerb::Delete { snapshot, now } => DeleteSnapshot { snapshot, now }.into(),
+        SnapshotVerb::Recover { snapshot } => RecoverSnapshot { snapshot }.into(),
+        SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
         SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Diff(args) => return diff::run(common, args),

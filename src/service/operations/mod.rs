@@ -40,8 +40,8 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, HoldSnapshot, LockSnapshot,
-    ReleaseSnapshot, TagSnapshot, UnlockSnapshot, VerifySnapshots,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
+    LockSnapshot, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -50,8 +50,8 @@ pub use volume::{
 
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
-    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, SnapshotInfo, StatusInfo, VerifiedInfo,
-    VolumeInfo,
+    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, RecycleBinInfo, Reply, SnapshotInfo,
+    StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -158,6 +158,7 @@ answers! {
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
     Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
+    RecycleBinInfo: bin => Reply::RecycleBin(bin) => Reply::RecycleBin(bin),
     ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
@@ -299,6 +300,9 @@ operations! {
     "snapshot-release" => ReleaseSnapshot,
     "snapshot-lock" => LockSnapshot,
     "snapshot-unlock" => UnlockSnapshot,
+    "snapshot-recover" => RecoverSnapshot,
+    "recycle-bin-set" => SetRecycleBin,
+    "recycle-bin-show" => GetRecycleBin,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

@@ -57,7 +57,8 @@ impl Service {
             r.tags.get(name).is_some_and(|found| value.as_ref().is_none_or(|v| v == found))
         };
         let mut all = self.records.snapshots()?;
-        all.retain(|r| !r.is_deleting() && of.is_none_or(|volume| r.volume == volume));
+        all.retain(|r| !r.is_deleting() && r.recycled.is_some() == filter.recycled);
+        all.retain(|r| of.is_none_or(|volume| r.volume == volume));
         all.retain(|r| filter.tags.iter().all(|(name, value)| has(r, name, value)));
         all.sort_by_key(|r| (r.created, r.id));
         all.iter().map(|r| self.info(r)).collect()

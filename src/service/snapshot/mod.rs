@@ -5,9 +5,11 @@
 //! killed process or a full disk left of either is settled at the next open, by housekeeping, and by the next verb
 //! ([`super::settling`]).
 
+mod delete;
 mod diff;
 mod labels;
 mod protect;
+mod recycle;
 mod unopened;
 mod verify;
 
@@ -20,11 +22,9 @@ pub(super) use super::records::SnapshotRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::repository::Repository;
-use crate::snapshot::sweep::Swept;
-use crate::units::{ByteLen, LineageId, SnapshotId, VolumeId};
+use crate::units::{LineageId, SnapshotId, VolumeId};
 use std::sync::Arc;
 
 impl Service {
@@ -47,6 +47,7 @@ impl Service {
             tags: record.tags.clone(),
             held: record.held,
             lock,
+            recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }
 
@@ -93,7 +94,7 @@ impl Service {
             let record = self.records.find_snapshot(&id.to_string())?;
             if record.state == SnapshotState::Error && job.is_stopped() && self.role == Role::Command {
                 // The only one who knew of it waited for it and stopped it.
-                self.delete_snapshot(caller, &id.to_string())?;
+                self.delete_snapshot(caller, &id.to_string(), true)?;
                 return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
             }
             record.must_be_completed()?;
@@ -144,81 +145,5 @@ impl Service {
             self.unsettled.settle_lineage(found.lineage);
         }
         self.info(&self.records.find_snapshot(what)?)
-    }
-
-    /// Hides a snapshot at once, and removes the objects that no volume or later snapshot needs.
-    pub(super) fn delete_snapshot(&self, caller: &Caller, what: &str) -> Result<String> {
-        let id = match what.parse() {
-            Ok(id) => id,
-            Err(_) => self.records.find_snapshot(what)?.id,
-        };
-        if let Some(found) = self.records.snapshot(id)? {
-            self.unsettled.settle_lineage(found.lineage);
-        }
-        let record = match self.records.snapshot(id)? {
-            // An interrupted delete was finished just now, or when this process started.
-            None if self.unsettled.has_finished(id) => {
-                return Ok(format!("snapshot {id} is deleted"));
-            }
-            Some(record) if record.is_deleting() => record,
-            _ => self.records.find_snapshot(&id.to_string())?,
-        };
-        if record.state == SnapshotState::Pending {
-            return Err(Error::new(Kind::Busy, format!("snapshot {} is still in progress", record.id))
-                .hint("wait until it is completed"));
-        }
-        self.views.refuse_if_open(record.id)?;
-        self.logs.check(record.lineage)?;
-        let now = self.both_clocks()?;
-        if !record.is_deleting() {
-            self.must_be_unprotected(&record, now)?;
-        }
-        let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
-        self.ledger().audited(caller, act, |tx| {
-            let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
-            if let Some(why) = Self::is_protected(&found.record, now).filter(|_| !found.record.is_deleting()) {
-                return Err(Error::new(Kind::InvalidState, format!("snapshot {} cannot be deleted: {why}", record.id)));
-            }
-            // Its name is free at once.
-            let gone = SnapshotRecord { state: SnapshotState::Deleting, name: None, ..found.record };
-            tx.update(&gone, found.version).map(drop)
-        })?;
-        let swept = self.lineages.finish_delete(&record).inspect_err(|_| {
-            self.unsettled.add(record.lineage, record.id, None);
-        });
-        let swept = swept.map_err(|e| {
-            e.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
-        })?;
-        Ok(self.say_deleted(record.id, &swept))
-    }
-
-    /// Returns the message about a delete: what it freed, and what still occupies space.
-    pub(super) fn say_deleted(&self, id: SnapshotId, swept: &Swept) -> String {
-        let mut said = format!("snapshot {id} is deleted; freed {}", ByteLen(swept.freed));
-        if let Some(why) = &swept.blind {
-            said += &format!("; more is kept, because unreadable records may need it ({why}): see `coffer doctor`");
-        }
-        if self.views.refuse_if_open(id).is_err() {
-            said += "; an NBD client is still reading it";
-        }
-        for (held, on) in &swept.refs {
-            let volume = |sort: &str| {
-                let id = held.strip_suffix(sort)?.parse::<VolumeId>().ok()?;
-                let found = self.records.volume(id).ok()??;
-                Some(found.shown())
-            };
-            if let Some(volume) = volume("-fill") {
-                said += &format!(
-                    "\n{on} stays in the repository until volume {volume} is filled from it (by a server) or deleted"
-                );
-            } else if let Some(volume) = volume("-base") {
-                said += &format!(
-                    "\n{on} stays in the repository as the base of the next snapshot of {volume}, until that is completed or the last snapshot of {volume} is deleted"
-                );
-            } else {
-                said += &format!("\n{on} stays in the repository for the ref {held}");
-            }
-        }
-        said
     }
 }

@@ -125,6 +125,19 @@ impl Service {
         lock.map(|lock| format!("it is locked in {} mode until {}", lock.mode, lock.until))
     }
 
+    /// Refuses to delete a snapshot that the catalog knows to be protected, as a transaction finds it.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidState`].
+    pub(super) fn must_be_deletable(record: &SnapshotRecord, now: Now) -> Result<()> {
+        match Self::is_protected(record, now) {
+            Some(why) => {
+                Err(Error::new(Kind::InvalidState, format!("snapshot {} cannot be deleted: {why}", record.id)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Refuses to delete a snapshot that is held or locked.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ impl Service {
     /// Returns the ids of all completed snapshots, each lineage's together.
     fn completed(&self) -> Result<Vec<String>> {
         let mut all = self.records.snapshots()?;
-        all.retain(|r| r.state == SnapshotState::Completed);
+        all.retain(|r| r.state == SnapshotState::Completed && !r.is_hidden());
         all.sort_by_key(|r| (r.lineage, r.created, r.id));
         Ok(all.iter().map(|r| r.id.to_string()).collect())
     }

@@ -1,8 +1,10 @@
 //! Operations on snapshots.
 
 mod protect;
+mod recycle;
 
 pub use protect::{HoldSnapshot, LockSnapshot, ReleaseSnapshot, UnlockSnapshot};
+pub use recycle::{GetRecycleBin, RecoverSnapshot, SetRecycleBin};
 
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
@@ -52,6 +54,9 @@ pub struct DescribeSnapshots {
     /// Only those of this volume (name or id).
     #[serde(default)]
     pub volume: Option<String>,
+    /// Those in the recycle bin, instead of the others.
+    #[serde(default)]
+    pub recycled: bool,
 }
 
 impl Operation for DescribeSnapshots {
@@ -115,6 +120,9 @@ impl Operation for TagSnapshot {
 pub struct DeleteSnapshot {
     /// Id or name of the snapshot.
     pub snapshot: String,
+    /// Whether to delete it for good even if there is a recycle bin.
+    #[serde(default)]
+    pub now: bool,
 }
 
 impl Operation for DeleteSnapshot {
@@ -124,7 +132,7 @@ impl Operation for DeleteSnapshot {
         Some(named("ec2:DeleteSnapshot", &self.snapshot))
     }
     fn perform(self, call: Call<'_>) -> Result<Done> {
-        call.service.delete_snapshot(call.caller, &self.snapshot).map(Done)
+        call.service.delete_snapshot(call.caller, &self.snapshot, self.now).map(Done)
     }
 }
 
