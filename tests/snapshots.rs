@@ -365,3 +365,23 @@ fn a_deleted_snapshot_comes_back_from_the_recycle_bin() {
     s.ok(&["snapshot", "recycle-bin", "off"]);
     s.fails(4, &["snapshot", "recover", &id], &["there is no snapshot", "list --recycled"]);
 }
+
+#[test]
+fn pruning_says_what_it_keeps_and_why() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    let [one, two, three] = ["one", "two", "three"].map(|name| s.id(&["snapshot", "create", "v", "--name", name]));
+    s.ok(&["snapshot", "tag", "one", "keep="]);
+    s.fails(2, &["snapshot", "prune"], &["no rule says what to keep", "--keep-last"]);
+    let dry = ["snapshot", "prune", "--volume", "v", "--keep-last", "1", "--keep-tag", "keep", "--dry-run"];
+    let out = s.ok(&dry).stdout;
+    let row = |id: &str| out.lines().find(|l| l.contains(id)).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(row(&one).ends_with("kept tag keep") && row(&three).ends_with("kept last 1"), "{out}");
+    assert!(row(&two).ends_with("would be deleted -"), "{out}");
+    let _server = s.serve();
+    assert_eq!(s.ids(&dry[..dry.len() - 1]), [two]);
+    assert_eq!(s.ids(&["snapshot", "list"]), [&*one, &three]);
+    let json = s.json(&["snapshot", "prune", "--keep-yearly", "1"]);
+    assert_eq!((&json["dry_run"], &json["snapshots"][0]["kept"]), (&false.into(), &false.into()));
+    assert_eq!(json["snapshots"][1]["reasons"], serde_json::json!(["yearly"]));
+}

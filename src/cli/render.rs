@@ -63,7 +63,8 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::RecycleBin(bin) => show_recycle_bin(bin),
-        // `snapshot verify` prints these itself, and `snapshot diff` its parts.
+        // `snapshot prune` and `snapshot verify` print these themselves, and `snapshot diff` its parts.
+        Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
@@ -107,6 +108,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),
         Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
         Reply::Changes(part) => vec![part.to.to_string()],

@@ -78,6 +78,13 @@ pub enum Reply {
         /// All snapshots that are not being deleted.
         snapshots: Vec<SnapshotInfo>,
     },
+    /// What pruning did.
+    Pruned {
+        /// Each volume's snapshots, oldest first.
+        snapshots: Vec<PrunedInfo>,
+        /// Whether nothing was deleted, because only the answer was asked for.
+        dry_run: bool,
+    },
     /// The setting of the recycle bin.
     RecycleBin(RecycleBinInfo),
     /// What verification found.
@@ -322,6 +329,25 @@ pub struct SnapshotInfo {
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,
+}
+
+/// What pruning did, or would do, with a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedInfo {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// The source volume.
+    pub volume: VolumeId,
+    /// When its point in time was fixed.
+    pub created: Timestamp,
+    /// Whether it is kept.
+    pub kept: bool,
+    /// The rules that keep it, and what else does: a hold, a lock, a reader.
+    pub reasons: Vec<String>,
+    /// Why it could not be deleted.
+    pub error: Option<WireError>,
 }
 
 /// The setting of the recycle bin.

@@ -343,6 +343,8 @@ fn snapshots_and_audit() -> Vec<Case> {
             },
             |open| recycled(open).is_empty()
         ),
+        // Of the two snapshots of `v`, one goes.
+        plain!("snapshot-prune", "keep": {"last": 1}),
         case!("snapshot-hold", |copy| on_newest(copy, json!({"action": "snapshot-hold"}))),
         case!(
             "snapshot-release",

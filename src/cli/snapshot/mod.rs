@@ -2,6 +2,7 @@
 
 mod diff;
 mod protect;
+mod prune;
 mod recycle;
 mod verify;
 
@@ -20,6 +21,7 @@ use crate::service::operations::{
 };
 use crate::units::SnapshotId;
 use clap::Subcommand;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotVerb {
@@ -86,6 +88,8 @@ pub(super) enum SnapshotVerb {
     RecycleBin(recycle::RecycleBinVerb),
     /// Verify the signature of snapshots and the hash of every chunk; needs no key
     Verify(verify::VerifyArgs),
+    /// Delete the snapshots that a retention policy does not keep
+    Prune(prune::PruneArgs),
     #[command(flatten)]
     Protect(protect::ProtectVerb),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
@@ -101,11 +105,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
             CreateSnapshot { volume, description, wait, name, tags: pairs(&tags)? }.into()
         }
         SnapshotVerb::List { tags, volume, recycled } => {
-            let one = |tag: &String| match tag.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (tag.clone(), None),
-            };
-            DescribeSnapshots { tags: tags.iter().map(one).collect(), volume, recycled }.into()
+            DescribeSnapshots { tags: selection(&tags), volume, recycled }.into()
         }
         SnapshotVerb::Tag { snapshot, tags, remove } => TagSnapshot { snapshot, tags: pairs(&tags)?, remove }.into(),
         SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
@@ -114,9 +114,19 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
         SnapshotVerb::Protect(verb) => protect::request(verb),
+        SnapshotVerb::Prune(args) => return prune::run(common, args),
         SnapshotVerb::Diff(args) => return diff::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))
+}
+
+/// Tags to select by: each with a value, or with any.
+fn selection(tags: &[String]) -> BTreeMap<String, Option<String>> {
+    let one = |tag: &String| match tag.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (tag.clone(), None),
+    };
+    tags.iter().map(one).collect()
 }
 
 /// Performs a request that needs no root key: the server's reply, or, without a server, from the repository itself.

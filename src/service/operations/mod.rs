@@ -41,7 +41,8 @@ pub use principal::{
 };
 pub use snapshot::{
     CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
-    LockSnapshot, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots,
+    LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot,
+    VerifySnapshots,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -50,8 +51,8 @@ pub use volume::{
 
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
-    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, RecycleBinInfo, Reply, SnapshotInfo,
-    StatusInfo, VerifiedInfo, VolumeInfo,
+    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
+    SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -188,6 +189,27 @@ impl Answer for Done {
     }
 }
 
+/// What pruning did, or, in a dry run, would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// Each volume's snapshots, oldest first.
+    pub snapshots: Vec<PrunedInfo>,
+    /// Whether nothing was deleted.
+    pub dry_run: bool,
+}
+
+impl Answer for Pruned {
+    fn into_reply(self) -> Reply {
+        Reply::Pruned { snapshots: self.snapshots, dry_run: self.dry_run }
+    }
+    fn of_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Pruned { snapshots, dry_run } => Some(Self { snapshots, dry_run }),
+            _ => None,
+        }
+    }
+}
+
 /// That something was done, and what the caller should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warned(pub String, pub Option<String>);
@@ -301,6 +323,7 @@ operations! {
     "snapshot-lock" => LockSnapshot,
     "snapshot-unlock" => UnlockSnapshot,
     "snapshot-recover" => RecoverSnapshot,
+    "snapshot-prune" => PruneSnapshots,
     "recycle-bin-set" => SetRecycleBin,
     "recycle-bin-show" => GetRecycleBin,
     "attach-begin" => AttachVolume,

@@ -9,6 +9,7 @@ mod delete;
 mod diff;
 mod labels;
 mod protect;
+mod prune;
 mod recycle;
 mod unopened;
 mod verify;
