@@ -388,6 +388,14 @@ pub fn check_volume_name(name: &str) -> Result<()> {
     check_name("volume", name)
 }
 
+/// Checks a snapshot's name, by the rule for volumes.
+///
+/// # Errors
+/// [`Kind::Usage`] naming the rule that is violated.
+pub fn check_snapshot_name(name: &str) -> Result<()> {
+    check_name("snapshot", name)
+}
+
 /// Checks the name of a thing of this kind, under the rule for volume names.
 ///
 /// # Errors

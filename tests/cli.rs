@@ -580,7 +580,7 @@ fn wrong_usage_is_exit_2_and_help_is_not_wrong() {
     assert!(!s.data.exists(), "wrong usage makes nothing");
     let s = Scratch::new();
     s.fails(2, &["volume", "create", "--name", "v"], &["--size", "--snapshot"]);
-    s.fails(2, &["snapshot", "show", "nonsense"], &["nonsense"]);
+    s.fails(2, &["snapshot", "delete", "vol-nonsense!"], &["nonsense"]);
 }
 
 #[test]

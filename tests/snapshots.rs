@@ -173,3 +173,215 @@ fn a_local_repository_takes_no_threads_of_its_own() {
     assert!(names.iter().any(|n| n.starts_with("sqlx-sqlite")), "{names:?}");
     assert!(!names.iter().any(|n| n.starts_with("coffer-objects")), "{names:?}");
 }
+
+#[test]
+fn a_diff_lists_what_changed_and_needs_no_key() {
+    let s = Scratch::new();
+    s.ok(&["key", "create", "--alias", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "64MiB", "--name", "v", "--key", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "other"]);
+    let chunk = 512 << 10;
+    let take = |s: &Scratch, volume: &str| s.id(&["snapshot", "create", "--wait", volume]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 3 * chunk));
+    let one = take(&s, "v");
+    server.connect("v").write(2 * chunk as u64, &noise(2, 2 * chunk));
+    server.connect("v").write(0, &vec![0; 4096]);
+    let (two, other) = (take(&s, "v"), take(&s, "other"));
+    let wanted = serde_json::json!({
+        "kind": "snapshot-diff", "from": one, "to": two, "from_size": 64 << 20, "size": 64 << 20,
+        "ranges": [{"offset": 0, "length": chunk, "zero": false}, {"offset": 2 * chunk, "length": 2 * chunk, "zero": false}],
+    });
+    let session = || {
+        assert_eq!(s.json(&["snapshot", "diff", &one, &two]), wanted);
+        let whole = s.json(&["snapshot", "diff", &one]);
+        assert_eq!((&whole["from"], &whole["ranges"][0]["length"]), (&serde_json::Value::Null, &(3 * chunk).into()));
+        assert_eq!(s.json(&["snapshot", "diff", &two, &two])["ranges"], serde_json::json!([]));
+        let out = s.ok(&["snapshot", "diff", &one, &two]);
+        let rows: Vec<Vec<&str>> = out.stdout.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(rows, [["OFFSET", "LENGTH", "NOW"], ["0", "524288", "data"], ["1048576", "1048576", "data"]]);
+        assert!(out.stderr.contains("1.5 MiB of 64 MiB in 2 ranges"), "{}", out.stderr);
+        s.fails(2, &["snapshot", "diff", &one, &other], &["not of one lineage"]);
+        s.fails(4, &["snapshot", "diff", &one, "snap-00000000000000000"], &["there is no snapshot"]);
+    };
+    session();
+    s.ok(&["key", "disable", "alias/k"]);
+    session();
+    drop(server);
+    std::fs::rename(&s.key, s.path("away")).unwrap();
+    session();
+}
+
+#[test]
+fn verify_names_every_bad_chunk_and_goes_on_to_the_other_snapshots() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "a"]);
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "b"]);
+    let server = s.serve();
+    let take = |volume: &str, seed: u64| {
+        server.connect(volume).write(0, &noise(seed, 4 << 20));
+        s.id(&["snapshot", "create", "--wait", volume])
+    };
+    let (a, b) = (take("a", 1), take("b", 2));
+    let packs = || files(&s.data.join("repository")).into_iter().filter(|f| f.to_str().unwrap().contains("/packs/"));
+    let lineage = s.json(&["volume", "show", "a"])["header"]["lineage"].as_str().unwrap().to_owned();
+    let pack = packs().find(|f| f.to_str().unwrap().contains(&lineage)).unwrap();
+    // Bodies of whole chunks are 64 bytes of head and 512 KiB each, after a header of 64.
+    for chunk in [2, 5] {
+        flip(&pack, 64 + chunk * (64 + (512 << 10)) + 1000);
+    }
+    let session = |none: &str| {
+        let out = s.coffer(&["snapshot", "verify", &a, none, &b]);
+        assert_eq!(out.code, 7, "{out:?}");
+        assert!(out.stdout.contains(&format!("snapshot {b}: 8 chunks, 4194304 bytes")), "{out:?}");
+        assert!(!out.stdout.contains(&a), "{out:?}");
+        for words in ["chunk 2 (at byte 1048576)", "chunk 5 (at byte 2621440)", "2 chunks are bad; 6 of 8", none] {
+            assert!(out.stderr.contains(words), "{words}: {}", out.stderr);
+        }
+        let out = s.coffer(&["--json", "snapshot", "verify", "--all"]);
+        assert_eq!(out.code, 7, "{out:?}");
+        let all = out.json()["snapshots"].as_array().unwrap().clone();
+        let bad = |id: &str| all.iter().find(|one| one["snapshot"] == id).unwrap()["bad_chunks"].clone();
+        assert_eq!((all.len(), bad(&a), bad(&b)), (2, 2.into(), 0.into()));
+        assert_eq!(s.ids(&["snapshot", "verify", &b]), [b.clone()]);
+        assert_eq!(s.coffer(&["snapshot", "verify", none]).code, 4);
+        assert!(s.ok(&["snapshot", "verify", &b, "--sample", "100%"]).stdout.contains("8 of 8 chunks at random"));
+    };
+    session("snap-00000000000000000");
+    for args in [&["snapshot", "verify"][..], &["snapshot", "verify", "--all", &a]] {
+        assert_eq!(s.coffer(args).code, 2);
+    }
+    s.fails(2, &["snapshot", "verify", &b, "--sample", "0%"], &["not a share"]);
+    drop(server);
+    std::fs::rename(&s.key, s.path("away")).unwrap();
+    session("snap-00000000000000000");
+}
+
+#[test]
+fn a_name_is_as_good_as_an_id_and_tags_select() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "w"]);
+    let create = |args: &[&str]| s.id(&[&["snapshot", "create", "--wait"], args].concat());
+    let one = create(&["v", "--name", "one", "--tag", "team=web", "--tag", "stage="]);
+    let two = create(&["v", "--tag", "team=db"]);
+    let other = create(&["w", "--name", "v", "--tag", "team=web"]);
+    let session = || {
+        assert_eq!(s.json(&["snapshot", "show", "one"])["id"], one.as_str());
+        assert!(s.ok(&["snapshot", "verify", "one", &two]).stdout.contains("snapshot one: "));
+        assert_eq!(s.json(&["snapshot", "diff", "one", &two])["from"], one.as_str());
+        let list = |args: &[&str]| s.ids(&[&["snapshot", "list"], args].concat());
+        assert_eq!(list(&[]), [&*one, &two, &other]);
+        assert_eq!(list(&["--volume", "v"]), [&*one, &two]);
+        assert_eq!(list(&["--tag", "team=web"]), [&*one, &other]);
+        assert_eq!(list(&["--tag", "team=web", "--tag", "stage"]), [&*one]);
+        assert_eq!(list(&["--tag", "stage=x"]), [""; 0]);
+        s.fails(1, &["snapshot", "create", "v", "--name", "one"], &["one already exists", "another --name"]);
+        s.fails(4, &["snapshot", "show", "none"], &["there is no snapshot none"]);
+        s.fails(4, &["snapshot", "list", "--volume", "none"], &["no volume none"]);
+        for (name, words) in [("snap-1", "look like an id"), ("a b", "may contain only"), ("", "1 to 128")] {
+            s.fails(2, &["snapshot", "create", "v", "--name", name], &["snapshot name", words]);
+        }
+        for (tag, words) in [("aws:x=1", "reserved"), ("=1", "1 to 128"), ("a=b!", "only letters"), ("a", "name=value")]
+        {
+            s.fails(2, &["snapshot", "create", "v", "--tag", tag], &[words]);
+            s.fails(2, &["snapshot", "tag", "one", tag], &[words]);
+        }
+    };
+    session();
+    let server = s.serve();
+    session();
+    s.ok(&["volume", "create", "--snapshot", "one", "--name", "again"]);
+    assert_eq!(s.json(&["volume", "show", "again"])["snapshot"], one.as_str());
+    assert_eq!(
+        s.json(&["snapshot", "tag", "one", "x=1", "team=db", "--remove", "stage", "--remove", "none"])["tags"],
+        serde_json::json!({"team": "db", "x": "1"})
+    );
+    let many: Vec<String> = (0..49).map(|n| format!("t{n}=v")).collect();
+    let args = ["snapshot", "tag", "one"].into_iter().chain(many.iter().map(String::as_str)).collect::<Vec<_>>();
+    s.fails(2, &args, &["at most 50 tags, not 51"]);
+    s.ok(&args[..args.len() - 1]);
+    assert_eq!(s.coffer(&["snapshot", "tag", "one"]).code, 2);
+    s.ok(&["snapshot", "delete", "one"]);
+    s.fails(4, &["snapshot", "delete", "one"], &["there is no snapshot one"]);
+    drop(server);
+    let id = s.id(&["snapshot", "create", "v", "--name", "one"]);
+    assert_eq!(s.ids(&["snapshot", "show", "one"]), [id]);
+}
+
+#[test]
+fn held_and_locked_snapshots_are_shown_and_kept() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    s.ok(&["snapshot", "create", "v", "--name", "one"]);
+    let shown = |words: &str| {
+        let (list, show) = (s.ok(&["snapshot", "list"]).stdout, s.ok(&["snapshot", "show", "one"]).stdout);
+        assert!(list.contains(words) && show.contains(words), "{words}: {list}{show}");
+    };
+    s.ok(&["snapshot", "hold", "one"]);
+    shown("held");
+    s.fails(1, &["snapshot", "delete", "one"], &["it is held", "coffer snapshot release"]);
+    s.ok(&["snapshot", "release", "one"]);
+    let server = s.serve();
+    s.ok(&["snapshot", "lock", "one", "--mode", "compliance", "--days", "9", "--cool-off", "5"]);
+    shown("compliance-cooloff");
+    s.ok(&["snapshot", "lock", "one", "--mode", "governance", "--until", "2100-01-01T00:00:00Z"]);
+    shown("governance");
+    s.fails(1, &["snapshot", "delete", "one"], &["2100-01-01", "coffer snapshot unlock"]);
+    drop(server);
+    s.ok(&["snapshot", "unlock", "one"]);
+    s.ok(&["snapshot", "lock", "one", "--mode", "compliance", "--days", "9"]);
+    s.fails(1, &["snapshot", "unlock", "one"], &["nobody can take this lock back"]);
+    s.fails(1, &["snapshot", "lock", "one", "--mode", "compliance", "--days", "8"], &["cannot expire earlier"]);
+    s.fails(1, &["snapshot", "delete", "one"], &["compliance mode"]);
+    s.ok(&["snapshot", "create", "v", "--name", "two"]);
+    for args in [
+        &["--mode", "governance"][..],
+        &["--mode", "legal", "--days", "1"],
+        &["--mode", "governance", "--days", "1", "--until", "2100-01-01T00:00:00Z"],
+        &["--mode", "governance", "--days", "1", "--cool-off", "1"],
+        &["--mode", "compliance", "--days", "0"],
+    ] {
+        assert_eq!(s.coffer(&[&["snapshot", "lock", "two"], args].concat()).code, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn a_deleted_snapshot_comes_back_from_the_recycle_bin() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    assert!(s.ok(&["snapshot", "recycle-bin", "show"]).stdout.contains("is off"));
+    assert!(s.ok(&["snapshot", "recycle-bin", "set", "--days", "1"]).stdout.contains("for 1 day"));
+    let id = s.id(&["snapshot", "create", "v", "--name", "one"]);
+    let _server = s.serve();
+    assert!(s.ok(&["snapshot", "delete", "one"]).stdout.contains(&format!("coffer snapshot recover {id}")));
+    assert!(s.ids(&["snapshot", "list"]).is_empty());
+    let list = s.ok(&["snapshot", "list", "--recycled"]).stdout;
+    assert!(list.contains(&id) && list.contains("RECYCLED UNTIL"), "{list}");
+    s.fails(4, &["snapshot", "show", &id], &["is in the recycle bin", "snapshot recover"]);
+    s.ok(&["snapshot", "recover", &id]);
+    s.ok(&["snapshot", "verify", "one"]);
+    s.ok(&["snapshot", "delete", "one", "--now"]);
+    s.ok(&["snapshot", "recycle-bin", "off"]);
+    s.fails(4, &["snapshot", "recover", &id], &["there is no snapshot", "list --recycled"]);
+}
+
+#[test]
+fn pruning_says_what_it_keeps_and_why() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    let [one, two, three] = ["one", "two", "three"].map(|name| s.id(&["snapshot", "create", "v", "--name", name]));
+    s.ok(&["snapshot", "tag", "one", "keep="]);
+    s.fails(2, &["snapshot", "prune"], &["no rule says what to keep", "--keep-last"]);
+    let dry = ["snapshot", "prune", "--volume", "v", "--keep-last", "1", "--keep-tag", "keep", "--dry-run"];
+    let out = s.ok(&dry).stdout;
+    let row = |id: &str| out.lines().find(|l| l.contains(id)).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(row(&one).ends_with("kept tag keep") && row(&three).ends_with("kept last 1"), "{out}");
+    assert!(row(&two).ends_with("would be deleted -"), "{out}");
+    let _server = s.serve();
+    assert_eq!(s.ids(&dry[..dry.len() - 1]), [two]);
+    assert_eq!(s.ids(&["snapshot", "list"]), [&*one, &three]);
+    let json = s.json(&["snapshot", "prune", "--keep-yearly", "1"]);
+    assert_eq!((&json["dry_run"], &json["snapshots"][0]["kept"]), (&false.into(), &false.into()));
+    assert_eq!(json["snapshots"][1]["reasons"], serde_json::json!(["yearly"]));
+}

@@ -3,6 +3,7 @@
 use crate::service::OnKeyLoss;
 use crate::units::ByteLen;
 use clap::Args;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Options of every command.
@@ -53,4 +54,13 @@ pub(super) fn throughput(text: &str) -> Result<u64, String> {
         Err(_) => text.parse::<ByteLen>().ok().map(|b| b.0),
     };
     bytes.ok_or_else(|| "not a throughput: use a number of MiB, as 125, or a size, as 125MiB or 125MB".to_owned())
+}
+
+/// Tags to select by: each with a value, or with any.
+pub(super) fn selection(tags: &[String]) -> BTreeMap<String, Option<String>> {
+    let one = |tag: &String| match tag.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (tag.clone(), None),
+    };
+    tags.iter().map(one).collect()
 }

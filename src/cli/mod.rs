@@ -11,6 +11,7 @@ mod doctor;
 mod ephemeral;
 mod init;
 mod key;
+mod keyless;
 mod kms;
 mod once;
 mod out;
@@ -30,11 +31,10 @@ use crate::service::OnKeyLoss;
 use crate::service::api::Reply;
 use crate::service::operations::Request;
 use crate::service::operations::{
-    AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateSnapshot,
-    CreateVolume, DeleteAlias, DeleteSnapshot, DeleteVolume, DescribeKey, DescribeSnapshot, DescribeSnapshots,
-    DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume, ExportVolumeKey, GetStatus, GrowVolume,
-    ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume, RotateKeyOnDemand, ScheduleKeyDeletion,
-    SuspendVolume, UpdateAlias, VerifyAudit, VerifySnapshot, WaitSnapshot,
+    AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateVolume,
+    DeleteAlias, DeleteVolume, DescribeKey, DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume,
+    ExportVolumeKey, GetStatus, GrowVolume, ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume,
+    RotateKeyOnDemand, ScheduleKeyDeletion, SuspendVolume, UpdateAlias, VerifyAudit,
 };
 use crate::units::ByteLen;
 use args::{Common, on_key_loss, requests, size, throughput};
@@ -42,6 +42,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use principal::{AccountVerb, PrincipalVerb};
 use repository::RepositoryVerb;
+use snapshot::SnapshotVerb;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tls::{AccessVerb, TlsVerb};
@@ -233,7 +234,7 @@ enum VolumeVerb {
         /// Name of the volume
         #[arg(long)]
         name: Option<String>,
-        /// Create the volume from this snapshot
+        /// Create the volume from this snapshot (name or id)
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]
@@ -338,49 +339,6 @@ enum AuditVerb {
     Accept,
 }
 
-#[derive(Debug, Subcommand)]
-enum SnapshotVerb {
-    /// Create a snapshot of a volume, attached or not
-    Create {
-        /// Name or id
-        volume: String,
-        /// Wait until it is completed
-        #[arg(long)]
-        wait: bool,
-        /// Repository for this snapshot [default: as the volume is set]
-        #[arg(long, value_name = "NAME")]
-        repository: Option<String>,
-        /// Description
-        #[arg(long, default_value = "")]
-        description: String,
-    },
-    /// List snapshots
-    List,
-    /// Show a snapshot
-    Show {
-        /// Snapshot id
-        snapshot: String,
-    },
-    /// Wait until a snapshot is completed; without a server, continue it
-    Wait {
-        /// Snapshot id
-        snapshot: String,
-    },
-    /// Delete a snapshot, or cancel a pending one
-    Delete {
-        /// Snapshot id
-        snapshot: String,
-    },
-    /// Verify a snapshot's signature and the hash of every chunk; needs no key
-    Verify {
-        /// Snapshot id
-        snapshot: String,
-        /// Require a signature by this public key (hexadecimal)
-        #[arg(long)]
-        trust: Option<String>,
-    },
-}
-
 /// Parses, runs, prints; returns the exit code.
 #[must_use]
 pub fn main() -> u8 {
@@ -441,15 +399,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Repository(RepositoryVerb::Open(args)) => return repository_open::run(&common, &args),
         Verb::Repository(verb) => repository::request(verb)?,
-        Verb::Snapshot(SnapshotVerb::Verify { snapshot, trust }) => {
-            return snapshot::verify(&common, snapshot, trust).map(|reply| render::reply(&reply, &common));
-        }
-        Verb::Snapshot(verb) => {
-            if matches!(verb, SnapshotVerb::Create { wait: true, .. } | SnapshotVerb::Wait { .. }) {
-                snapshot::end_waiting_on_interrupt(&common)?;
-            }
-            snapshot_request(verb)
-        }
+        Verb::Snapshot(verb) => return snapshot::run(&common, verb),
         Verb::Doctor => return doctor::run(&common),
         Verb::Status => GetStatus {}.into(),
         Verb::Kms(args) => args.request()?.into(),
@@ -548,19 +498,6 @@ fn new_file(path: PathBuf) -> Result<PathBuf> {
     match path.parent().map(std::fs::metadata) {
         Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => refused(libc::ENOENT),
         _ => Ok(path),
-    }
-}
-
-fn snapshot_request(verb: SnapshotVerb) -> Request {
-    match verb {
-        SnapshotVerb::Create { volume, wait, repository, description } => {
-            CreateSnapshot { volume, description, wait, repository }.into()
-        }
-        SnapshotVerb::List => DescribeSnapshots {}.into(),
-        SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
-        SnapshotVerb::Wait { snapshot } => WaitSnapshot { snapshot }.into(),
-        SnapshotVerb::Delete { snapshot } => DeleteSnapshot { snapshot }.into(),
-        SnapshotVerb::Verify { snapshot, trust } => VerifySnapshot { snapshot, trust }.into(),
     }
 }
 

@@ -6,8 +6,8 @@ use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
 use crate::service::api::{
-    AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, Progress, Reply,
-    RepositoryInfo, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
+    AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo,
+    LockState, Progress, RecycleBinInfo, Reply, RepositoryInfo, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -64,6 +64,11 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::Repository(one) => show_repository(one),
         Reply::Repositories { repositories } => list_repositories(repositories),
+        Reply::RecycleBin(bin) => show_recycle_bin(bin),
+        // `snapshot prune` and `snapshot verify` print these themselves, and `snapshot diff` its parts.
+        Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
+        Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
+        Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
         Reply::Access(client) => show_client(client),
@@ -107,6 +112,10 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
         Reply::Repository(r) => vec![r.name.clone()],
         Reply::Repositories { repositories } => repositories.iter().map(|r| r.name.clone()).collect(),
+        Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),
+        Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
+        Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
+        Reply::Changes(part) => vec![part.to.to_string()],
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),
         Reply::Account(a) => vec![a.id.clone()],
@@ -379,8 +388,9 @@ fn list_volumes(volumes: &[VolumeInfo]) {
 }
 
 fn show_snapshot(s: &SnapshotInfo) {
-    facts(&[
+    let mut rows = vec![
         ("snapshot", s.id.to_string()),
+        ("name", or_dash(s.name.as_ref())),
         ("volume", s.volume.to_string()),
         ("state", s.state.to_string()),
         ("error", or_dash(s.error.as_ref())),
@@ -393,7 +403,35 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("key", s.key.clone()),
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
-    ]);
+        ("held", s.held.to_string()),
+        ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
+    ];
+    rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));
+    rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
+    facts(&rows);
+}
+
+fn lock(lock: &LockInfo) -> String {
+    let cooling = lock.cool_off_until.filter(|_| lock.state == LockState::ComplianceCooloff);
+    let cooling = cooling.map_or_else(String::new, |until| format!("; can be taken back until {until}"));
+    format!("{} until {}{cooling}", lock.state, lock.until)
+}
+
+fn show_recycle_bin(bin: &RecycleBinInfo) {
+    line(match bin.days {
+        Some(days) => format!("deleted snapshots stay in the recycle bin for {}", counted(days as usize, "day")),
+        None => "the recycle bin is off: snapshots are deleted at once".to_owned(),
+    });
+}
+
+/// What protects a snapshot from deletion, in a word.
+fn protection(s: &SnapshotInfo) -> String {
+    let lock = s.lock.as_ref().map(|lock| lock.state).filter(|state| *state != LockState::Expired);
+    match lock {
+        _ if s.held => "held".to_owned(),
+        Some(state) => state.to_string(),
+        None => "-".to_owned(),
+    }
 }
 
 /// How far a pending snapshot is, for people.
@@ -406,17 +444,23 @@ fn copied(copy: &CopyInfo) -> String {
 }
 
 fn list_snapshots(snapshots: &[SnapshotInfo]) {
-    let head = ["snapshot", "volume", "state", "size", "changed", "stored", "created", "repository"];
-    // Without it if all are in the one that every installation has.
+    if snapshots.iter().any(|s| s.recycled_until.is_some()) {
+        return list_recycled(snapshots);
+    }
+    let head =
+        ["snapshot", "name", "volume", "state", "size", "changed", "stored", "protected", "created", "repository"];
+    // Without the last if all are in the one that every installation has.
     let shown = if snapshots.iter().any(|s| s.repository != "local") { head.len() } else { head.len() - 1 };
     let row = |s: &SnapshotInfo| {
         let mut row = vec![
             s.id.to_string(),
+            or_dash(s.name.as_ref()),
             s.volume.to_string(),
             s.state.to_string(),
             ByteLen(s.size).to_string(),
             ByteLen(s.changed).to_string(),
             ByteLen(s.stored).to_string(),
+            protection(s),
             s.created.to_string(),
             s.repository.clone(),
         ];
@@ -451,6 +495,14 @@ fn list_repositories(repositories: &[RepositoryInfo]) {
         vec![r.name.clone(), r.location.url().to_owned(), r.snapshots.to_string(), stored, default.to_owned()]
     };
     table(&["repository", "url", "snapshots", "stored", ""], repositories.iter().map(row));
+}
+
+fn list_recycled(snapshots: &[SnapshotInfo]) {
+    let row = |s: &SnapshotInfo| {
+        let until = or_dash(s.recycled_until.as_ref());
+        vec![s.id.to_string(), or_dash(s.name.as_ref()), s.volume.to_string(), s.created.to_string(), until]
+    };
+    table(&["snapshot", "name", "volume", "created", "recycled until"], snapshots.iter().map(row));
 }
 
 /// A volume's name, or its id.

@@ -245,7 +245,7 @@ impl Keys {
     /// [`Kind::Usage`] for a spec and a usage, or an origin, that do not go together.
     pub fn create_with(&self, new: &NewKey<'_>, caller: &Caller) -> Result<KeyMetadata> {
         check_description(new.description)?;
-        new.tags.map_or(Ok(()), super::tags::check)?;
+        new.tags.map_or(Ok(()), |tags| super::tags::check("a key", tags))?;
         let place = self.scope.kept(self.scope.place_of(caller));
         let alias = new.alias.map(|name| NewAlias::new(name, place.clone(), self.env.now())).transpose()?;
         let mut key = self.new_key(KeyManager::Customer, new, place)?;

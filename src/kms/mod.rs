@@ -57,8 +57,8 @@ pub use replicas::{NewReplica, Replicas};
 pub use root::{Argon2Cost, Passphrase, RootChoice, RootUnlock};
 pub use rotation::{RotationStatus, Rotations};
 pub use scope::{KeyName, Place};
-pub use tags::KeyTags;
-pub use waiting::{Deletions, PendingDeletion};
+pub use tags::{KeyTags, check as check_tags};
+pub use waiting::{Deletions, PendingDeletion, Waited};
 
 use crate::env::Env;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -89,6 +89,7 @@ pub struct Kms {
     iam: Arc<Iam>,
     /// For the keys of the installation's account and Region.
     here: Components,
+    waited: Waited,
 }
 
 impl std::fmt::Debug for Kms {
@@ -172,7 +173,8 @@ impl Kms {
         let (id, scope) = (installation.public.id, Scope::of(&installation.public));
         let here = Components::new(&env, id, scope, &root, &ledger);
         let iam = Arc::new(Iam::new(principals_of(&env, &installation.public, &root, &ledger)));
-        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, iam, here })
+        let waited = Waited::new(env.clone(), ledger.clone());
+        Ok(Self { dir: dir.into(), env, root, ledger, installation, public_key, iam, here, waited })
     }
 
     /// Opens the installation in `dir`: root key, catalog, audit log (whose damage does not fail this, but makes keys
@@ -280,6 +282,12 @@ impl Kms {
     #[must_use]
     pub fn authorizer(&self) -> &Authorizer {
         &self.here.authorizer
+    }
+
+    /// The time that has passed by the clock that cannot be set.
+    #[must_use]
+    pub const fn waited(&self) -> &Waited {
+        &self.waited
     }
 
     /// Its keys that wait for their deletion.

@@ -81,7 +81,7 @@ impl Replicas {
     /// for a bad Region; as [`Keys::create_with`].
     pub fn replicate(&self, key: &KeyRef, new: &NewReplica<'_>, caller: &Caller) -> Result<KeyMetadata> {
         let verb = "ReplicateKey";
-        super::tags::check(new.tags)?;
+        super::tags::check("a key", new.tags)?;
         super::key::check_description(new.description)?;
         let name = self.store.resolve(key)?;
         let act = Act::new("kms:ReplicateKey").key(self.scope.arn_of(&name)).detail("region", new.region);

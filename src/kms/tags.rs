@@ -18,12 +18,13 @@ fn bad(why: String) -> Error {
     Error::new(Kind::Usage, why).reason(Reason::Tag)
 }
 
-/// Checks new tags (KMS API Reference, Tag).
+/// Checks the tags of a key, or of something else with tags by AWS's rules (KMS API Reference, Tag; EC2 User Guide, "Tag
+/// restrictions"). `of` names it, as `a key`.
 ///
 /// # Errors
 /// [`Kind::Usage`] (TagException) for a name of no or too many characters, one under `aws:`, a character that tags do not
 /// have; LimitExceededException for more than [`MAX_TAGS`].
-pub(super) fn check(tags: &Tags) -> Result<()> {
+pub fn check(of: &str, tags: &Tags) -> Result<()> {
     let good = |c: char| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c);
     for (name, value) in tags {
         if name.is_empty() || name.chars().count() > LONGEST.0 || value.chars().count() > LONGEST.1 {
@@ -37,9 +38,7 @@ pub(super) fn check(tags: &Tags) -> Result<()> {
         }
     }
     match tags.len() > MAX_TAGS {
-        true => {
-            Err(bad(format!("a key has at most {MAX_TAGS} tags, not {}", tags.len())).reason(Reason::LimitExceeded))
-        }
+        true => Err(bad(format!("{of} has at most {MAX_TAGS} tags, not {}", tags.len())).reason(Reason::LimitExceeded)),
         false => Ok(()),
     }
 }
@@ -62,14 +61,14 @@ impl KeyTags {
     /// [`Kind::Usage`] (TagException, LimitExceededException); [`Kind::InvalidState`] while the key is pending deletion; as
     /// for any verb on the key.
     pub fn tag(&self, key: &KeyRef, tags: &Tags, caller: &Caller) -> Result<()> {
-        check(tags)?;
+        check("a key", tags)?;
         let act = Act::new("kms:TagResource").detail("tags", tags.keys().cloned().collect::<Vec<_>>().join(" "));
         let facts = Facts::new().request_tags(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let tagged = self.keys.change_if(key, act, &facts, caller, |key, verb, arn| {
             key.check_not_pending(verb, arn)?;
             let mut all = key.tags.clone();
             all.extend(tags.clone());
-            check(&all)?;
+            check("a key", &all)?;
             key.tags = all;
             Ok(())
         });

@@ -173,6 +173,42 @@ pub struct Deletions {
     store: Arc<KeyStore>,
 }
 
+/// The count itself, for what others than keys wait for.
+pub struct Waited {
+    env: Env,
+    ledger: Arc<Ledger>,
+}
+
+impl Waited {
+    pub(super) const fn new(env: Env, ledger: Arc<Ledger>) -> Self {
+        Self { env, ledger }
+    }
+
+    /// Returns the milliseconds that were counted so far. Stores them if that was not done for an hour, or in another boot:
+    /// whoever waits has to call this when it begins to wait, and at least once per hour.
+    ///
+    /// # Errors
+    /// What the catalog reports.
+    pub fn count(&self) -> Result<i64> {
+        let kept = kept_count(&self.ledger)?;
+        let count = kept.clone().unwrap_or_default().now(&self.env).0;
+        let is_due = |kept: Count| kept.boot != count.boot || count.waited - kept.waited >= HOUR;
+        if kept.is_none_or(is_due) {
+            self.ledger.catalog().transaction(|tx| tx.put_head(&count))?;
+        }
+        Ok(count.waited)
+    }
+}
+
+fn kept_count(ledger: &Ledger) -> Result<Option<Count>> {
+    match ledger.catalog().get::<Count>("clock") {
+        Ok(found) => Ok(found.map(|f| f.record)),
+        // A damaged record: the waiting period starts again.
+        Err(e) if e.kind() == Kind::Integrity => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 impl Deletions {
     /// Those of these keys.
     pub(super) const fn new(env: Env, scope: Arc<Scope>, ledger: Arc<Ledger>, store: Arc<KeyStore>) -> Self {
@@ -180,12 +216,7 @@ impl Deletions {
     }
 
     fn kept_count(&self) -> Result<Option<Count>> {
-        match self.ledger.catalog().get::<Count>("clock") {
-            Ok(found) => Ok(found.map(|f| f.record)),
-            // A damaged record: the waiting period starts again.
-            Err(e) if e.kind() == Kind::Integrity => Ok(None),
-            Err(e) => Err(e),
-        }
+        kept_count(&self.ledger)
     }
 
     /// Counts how long keys pending deletion have waited, stores the count, and returns the keys that are due.

@@ -21,6 +21,23 @@ fn days_left(kms: &Kms) -> i64 {
 }
 
 #[test]
+fn what_others_wait_for_is_counted_on_the_same_clock() {
+    let place = Site::new();
+    let kms = place.init();
+    let began = kms.waited().count().unwrap();
+    let days = |kms: &Kms| (kms.waited().count().unwrap() - began) / DAY;
+    place.set_clock_by_days(31);
+    assert_eq!(days(&kms), 0);
+    place.pass_days(3);
+    drop(kms);
+    let kms = place.open().unwrap();
+    assert_eq!(days(&kms), 3, "whether coffer ran or not");
+    place.set_clock_by_days(-300);
+    place.pass_days(1);
+    assert_eq!(days(&kms), 4);
+}
+
+#[test]
 fn a_clock_that_is_set_forward_deletes_no_key() {
     let place = Site::new();
     let (kms, key) = scheduled(&place);

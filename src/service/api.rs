@@ -11,7 +11,7 @@ pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
 pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyInfo};
 pub use repository::RepositoryInfo;
-pub use state::{AccessKind, KeySpec, PrincipalSort, SnapshotState, VolumeState};
+pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, SnapshotState, VolumeState};
 
 use super::settings::OnKeyLoss;
 use crate::document::Document;
@@ -87,6 +87,24 @@ pub enum Reply {
         /// All repositories, the data directory's own first.
         repositories: Vec<RepositoryInfo>,
     },
+    /// What pruning did.
+    Pruned {
+        /// Each volume's snapshots, oldest first.
+        snapshots: Vec<PrunedInfo>,
+        /// Whether nothing was deleted, because only the answer was asked for.
+        dry_run: bool,
+    },
+    /// The setting of the recycle bin.
+    RecycleBin(RecycleBinInfo),
+    /// What verification found.
+    #[serde(rename = "snapshot-verify")]
+    Verified {
+        /// In the order in which they were named.
+        snapshots: Vec<VerifiedInfo>,
+    },
+    /// What changed between two snapshots.
+    #[serde(rename = "snapshot-diff")]
+    Changes(ChangesInfo),
     /// One attachment.
     Attachment(AttachmentInfo),
     /// Attachments.
@@ -311,6 +329,21 @@ pub struct SnapshotInfo {
     pub repository: String,
     /// Free text for people.
     pub description: String,
+    /// A name that may be used in place of its id.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Whether it is held against deletion until it is released.
+    #[serde(default)]
+    pub held: bool,
+    /// Its lock against deletion, if it has one.
+    #[serde(default)]
+    pub lock: Option<LockInfo>,
+    /// Until when it stays in the recycle bin, if it is deleted.
+    #[serde(default)]
+    pub recycled_until: Option<Timestamp>,
     /// How far this process has copied it, while it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyInfo>,
@@ -329,6 +362,111 @@ pub struct CopyInfo {
     pub rate: u64,
     /// Why it waits for its repository, if it does.
     pub waits: Option<String>,
+}
+
+/// What pruning did, or would do, with a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedInfo {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// The source volume.
+    pub volume: VolumeId,
+    /// When its point in time was fixed.
+    pub created: Timestamp,
+    /// Whether it is kept.
+    pub kept: bool,
+    /// The rules that keep it, and what else does: a hold, a lock, a reader.
+    pub reasons: Vec<String>,
+    /// Why it could not be deleted.
+    pub error: Option<WireError>,
+}
+
+/// The setting of the recycle bin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecycleBinInfo {
+    /// For how many days deleted snapshots are kept; `None`: they are deleted at once.
+    pub days: Option<u32>,
+}
+
+/// The lock on a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockInfo {
+    /// Whether it can be taken back.
+    pub mode: LockMode,
+    /// What it forbids now.
+    pub state: LockState,
+    /// When the snapshot was locked.
+    pub created: Timestamp,
+    /// When the lock expires. It lasts longer if the clock was set, or the machine was off.
+    pub until: Timestamp,
+    /// Until when a compliance lock can be taken back, if it had a cooling-off period.
+    pub cool_off_until: Option<Timestamp>,
+}
+
+/// What the verification of one snapshot found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedInfo {
+    /// The snapshot, as it was named.
+    pub snapshot: String,
+    /// Chunks that it has.
+    pub chunks: u64,
+    /// Chunks that are verified: all, unless some are bad or only a sample was read.
+    pub verified: u64,
+    /// Bytes in those.
+    pub bytes: u64,
+    /// The public key that signed it, in hexadecimal; `None` if that is not known.
+    pub signed_by: Option<String>,
+    /// Whether that is the trusted key.
+    pub attested: bool,
+    /// Number of bad chunks; if a page is bad, all chunks that it covers are.
+    pub bad_chunks: u64,
+    /// The bad chunks, at most 1000 entries.
+    pub bad: Vec<BadChunks>,
+    /// Why it could not be verified at all.
+    pub error: Option<WireError>,
+}
+
+/// Neighbouring chunks that cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadChunks {
+    /// The first one's number.
+    pub first: u64,
+    /// Their number.
+    pub count: u64,
+    /// The first byte of the volume in them.
+    pub offset: u64,
+    /// What is wrong, and where.
+    pub reason: String,
+}
+
+/// What changed from one snapshot to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesInfo {
+    /// The snapshot compared with; `None`: an empty one.
+    pub from: Option<SnapshotId>,
+    /// The snapshot whose ranges these are.
+    pub to: SnapshotId,
+    /// Size of `from` in bytes. What `to` has past it counts as changed only if it is not all zeros.
+    pub from_size: Option<u64>,
+    /// Size of `to` in bytes. No range reaches past it.
+    pub size: u64,
+    /// The ranges that differ, ascending and disjoint, in whole chunks of 512 KiB except at the end.
+    pub ranges: Vec<ChangedRange>,
+    /// Where the next answer has to start, if the ranges did not fit into this one.
+    pub next: Option<u64>,
+}
+
+/// A range of bytes that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedRange {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Whether all of it is zeros now: the snapshot has no data there.
+    pub zero: bool,
 }
 
 /// An attachment.

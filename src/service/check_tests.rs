@@ -24,6 +24,6 @@ fn a_failed_snapshot_is_a_warning_until_it_is_deleted() {
     for words in [&info.id.to_string(), &info.volume.to_string(), "the disk was full", "coffer snapshot delete"] {
         assert!(found.message.contains(words), "{}", found.message);
     }
-    on.ask(DeleteSnapshot { snapshot: info.id.to_string() }.into()).unwrap();
+    on.ask(DeleteSnapshot { snapshot: info.id.to_string(), now: false }.into()).unwrap();
     assert_eq!(about(), []);
 }

@@ -29,6 +29,10 @@ impl Service {
         if let Err(err) = self.kms.rotations().rotate_due() {
             tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
+        if let Err(err) = self.count_for_locks() {
+            tracing::error!("count how long snapshots have been locked: {}", err.line());
+        }
+        self.expire_recycled();
         // In its own thread: a repository that is slow must not keep idle volumes open.
         let (unsettled, jobs) = (self.unsettled.clone(), self.jobs.clone());
         let settle = move || {

@@ -90,8 +90,10 @@ impl Service {
             Err(_) => (self.records.exported(export)?.lineage, None),
         };
         let mut names = vec![ALLOCATION.to_owned(), CHANGED.to_owned()];
-        let others =
-            |s: &SnapshotRecord| s.lineage == lineage && s.state == SnapshotState::Completed && Some(s.id) != own;
+        let others = |s: &SnapshotRecord| {
+            let is_live = s.state == SnapshotState::Completed && !s.is_hidden();
+            s.lineage == lineage && is_live && Some(s.id) != own
+        };
         names.extend(self.records.snapshots()?.into_iter().filter(others).map(|s| format!("{DIFF}{}", s.id)));
         Ok(names)
     }

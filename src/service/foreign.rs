@@ -6,9 +6,9 @@ use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::PublicKey;
 use crate::snapshot::location::Location;
-use crate::snapshot::reader::{Trust, Verified};
+use crate::snapshot::reader::{Trust, Verified, Verify};
 use crate::snapshot::repository::{Listing, Repository};
-use crate::units::{Hash32, InstallationId, LineageId, SnapshotId, VolumeId};
+use crate::units::{CHUNK, Hash32, InstallationId, LineageId, SnapshotId, VolumeId};
 use serde::Serialize;
 
 /// A repository that is open for reading.
@@ -111,13 +111,17 @@ impl ForeignRepository {
             let damage = contents.damaged.first().map(|(_, why)| Error::new(Kind::Integrity, why.clone()));
             return Err(damage.unwrap_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {id}"))));
         }
-        wanted.into_iter().map(|s| self.check(s, pinned, report)).collect()
+        let mut run = Verify::new(pinned, None);
+        wanted.into_iter().map(|s| self.check(s, &mut run, report)).collect()
     }
 
-    fn check(&self, of: &ForeignSnapshot, pinned: Option<PublicKey>, report: Report<'_>) -> Result<Checked> {
-        let mut go_on =
-            |done| report(Progress { what: "verify".to_owned(), done, total: None, unit: "bytes".to_owned() });
-        match self.0.verify(of.lineage, of.id, pinned, &mut go_on) {
+    fn check(&self, of: &ForeignSnapshot, run: &mut Verify<'_>, report: Report<'_>) -> Result<Checked> {
+        let bytes = |chunks: u64| chunks * CHUNK as u64;
+        let mut go_on = |done, total| {
+            let (done, total) = (bytes(done), Some(bytes(total)));
+            report(Progress { what: format!("verify {}", of.id), done, total, unit: "bytes".to_owned() })
+        };
+        match self.0.verify(of.lineage, of.id, run, &mut go_on) {
             Ok(verified) => Ok(checked(of.id, &verified)),
             Err(err) if err.kind() == Kind::Integrity => {
                 let bad = vec![err.line()];

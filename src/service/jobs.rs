@@ -8,7 +8,7 @@ use super::copying::{self, Job, Sink, Stop};
 use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
-use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::records::{Labels, Records, SnapshotRecord, VolumeRecord};
 use super::repositories::Repositories;
 use super::settling::Unsettled;
 use super::turns::Turns;
@@ -74,13 +74,13 @@ impl Jobs {
         caller: &Caller,
         volume: &VolumeRecord,
         to: RepositoryKey,
-        description: String,
+        labels: Labels,
     ) -> Result<(SnapshotId, Arc<Job>)> {
         let (id, job) = (SnapshotId::draw(&*self.on.env.rng), Arc::new(Job::default()));
         // Before the catalog has it: nobody else continues it.
         self.running.lock().insert(id, job.clone());
         let begun =
-            self.begin(caller, volume, (id, to), description).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
+            self.begin(caller, volume, (id, to), labels).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
         self.spawn(begun, &job);
         Ok((id, job))
     }
@@ -91,7 +91,7 @@ impl Jobs {
         caller: &Caller,
         volume: &VolumeRecord,
         (id, to): (SnapshotId, RepositoryKey),
-        description: String,
+        labels: Labels,
     ) -> Result<Begun> {
         let used = self.on.opens.acquire(volume, Need::Sealed)?;
         let repository = self.on.repositories.open(to)?;
@@ -136,7 +136,12 @@ impl Jobs {
             key_arn: volume.key_arn.clone(),
             data_keys: keys.iter().map(|(id, _)| *id).collect(),
             context,
-            description,
+            description: labels.description,
+            name: labels.name,
+            tags: labels.tags,
+            held: false,
+            lock: None,
+            recycled: None,
         };
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())

@@ -168,8 +168,15 @@ impl Lineages {
         let (home, lineage) = (record.home(), record.lineage);
         let repository = self.repositories.open(home.repository)?;
         let mut swept = Swept::default();
-        if repository.live(lineage, record.id)?.is_some() {
-            match self.records.ledger().with_reserve(|| repository.delete(lineage, record.id)) {
+        if let Some(live) = repository.live(lineage, record.id)? {
+            let delete = || {
+                // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
+                if live.held {
+                    repository.hold(lineage, record.id, false)?;
+                }
+                repository.delete(lineage, record.id)
+            };
+            match self.records.ledger().with_reserve(delete) {
                 // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
                 // meanwhile.
                 Err(err) if err.kind() == Kind::NoSpace => {

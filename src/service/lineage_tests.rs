@@ -2,15 +2,15 @@
 
 use super::Service;
 use super::api::SnapshotState;
-use super::api::{Grade, Reply, SnapshotInfo};
+use super::api::{Grade, Reply, SnapshotInfo, VerifiedInfo};
 use super::bases::{base_ref, drop_ref};
 use super::copying::Job;
 use super::datadir::DataDir;
 use super::home::{Home, RepositoryKey};
 use super::jobs::Begun;
 use super::opening::Need;
-use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshot};
-use super::records::VolumeRecord;
+use super::operations::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, Request, VerifySnapshots};
+use super::records::{Labels, VolumeRecord};
 use super::{GRACE, OpenAs, Role};
 use crate::env::Env;
 use crate::error::{Kind, Result};
@@ -131,9 +131,8 @@ pub(super) fn take(place: &Place, service: &Arc<Service>) -> SnapshotInfo {
 
 /// Takes a snapshot into a repository, or into the one that the volume is set to.
 pub(super) fn take_into(place: &Place, service: &Arc<Service>, repository: Option<&str>) -> Result<SnapshotInfo> {
-    let repository = repository.map(str::to_owned);
-    let volume = place.volume.to_string();
-    match ask(service, CreateSnapshot { volume, description: String::new(), wait: true, repository }.into())? {
+    let (volume, repository) = (place.volume.to_string(), repository.map(str::to_owned));
+    match ask(service, CreateSnapshot { volume, wait: true, repository, ..Default::default() }.into())? {
         Reply::Snapshot(made) => Ok(made),
         other => panic!("{other:?}"),
     }
@@ -141,7 +140,7 @@ pub(super) fn take_into(place: &Place, service: &Arc<Service>, repository: Optio
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    service.jobs.begin(&caller(service), &place.record(service), (id, RepositoryKey::Local), String::new()).unwrap()
+    service.jobs.begin(&caller(service), &place.record(service), (id, RepositoryKey::Local), Labels::default()).unwrap()
 }
 
 /// Returns the fill of each MiB of a snapshot.
@@ -153,18 +152,27 @@ fn contents_of(service: &Arc<Service>, id: SnapshotId) -> Vec<u8> {
 }
 
 pub(super) fn delete(service: &Arc<Service>, id: SnapshotId) -> Result<String> {
-    match ask(service, DeleteSnapshot { snapshot: id.to_string() }.into())? {
+    match ask(service, DeleteSnapshot { snapshot: id.to_string(), now: false }.into())? {
         Reply::Done { message, .. } => Ok(message),
         other => panic!("{other:?}"),
     }
 }
 
+fn verified(reply: Result<Reply>) -> VerifiedInfo {
+    match reply.unwrap() {
+        Reply::Verified { mut snapshots } if snapshots.len() == 1 => snapshots.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
 pub(super) fn verify(service: &Arc<Service>, id: SnapshotId) {
-    ask(service, VerifySnapshot { snapshot: id.to_string(), trust: None }.into()).unwrap();
+    let found =
+        verified(ask(service, VerifySnapshots { snapshots: vec![id.to_string()], ..Default::default() }.into()));
+    assert!(found.error.is_none() && found.bad_chunks == 0, "{found:?}");
 }
 
 fn listed(service: &Arc<Service>) -> Vec<(SnapshotId, SnapshotState)> {
-    service.list_snapshots().unwrap().into_iter().map(|s| (s.id, s.state)).collect()
+    service.list_snapshots(&Default::default()).unwrap().into_iter().map(|s| (s.id, s.state)).collect()
 }
 
 fn base_on(place: &Place, service: &Service) -> Option<SnapshotId> {
@@ -364,13 +372,7 @@ fn a_snapshot_on_a_base_that_is_not_whole_fails_and_the_next_one_is_full() {
         let named = lost.file_name().unwrap().to_str().unwrap();
         assert!(findings.iter().any(|f| f.grade == Grade::Error && f.message.contains(named)), "{findings:?}");
         write(&place, &service, 0, MIB, 2);
-        let create = CreateSnapshot {
-            volume: place.volume.to_string(),
-            description: String::new(),
-            wait: true,
-            repository: None,
-        }
-        .into();
+        let create = CreateSnapshot { volume: place.volume.to_string(), wait: true, ..Default::default() }.into();
         let err = ask(&service, create).unwrap_err();
         assert!(err.line().contains("is missing") || err.line().contains("no object"), "{}", err.line());
         let full = take(&place, &service);
@@ -582,22 +584,28 @@ fn verify_needs_no_key() {
     drop(Arc::into_inner(service).unwrap());
     std::fs::remove_file(place.key()).unwrap();
     let check = |id: SnapshotId, trust: Option<&str>| {
-        super::verify_unopened(&place.data(), Env::system(), &id.to_string(), trust, &mut |_| true)
+        let (snapshots, trust) = (vec![id.to_string()], trust.map(str::to_owned));
+        let request = VerifySnapshots { snapshots, trust, ..Default::default() }.into();
+        verified(super::answer_unopened(&place.data(), Env::system(), request, &mut |_| true))
     };
-    assert!(matches!(check(one.id, Some(&key)), Ok(message) if message.contains("attested by the trusted key")));
-    check(one.id, None).unwrap();
-    assert_eq!(check(one.id, Some(&"0".repeat(64))).unwrap_err().kind(), Kind::Integrity);
-    assert_eq!(check(SnapshotId::draw(&crate::env::SystemRng), None).unwrap_err().kind(), Kind::NotFound);
+    let kind = |found: &VerifiedInfo| found.error.as_ref().map(|e| e.kind);
+    let found = check(one.id, Some(&key));
+    assert_eq!((found.attested, found.signed_by, found.chunks, found.verified), (true, Some(key), 2, 2));
+    assert!(!check(one.id, None).attested);
+    assert_eq!(kind(&check(one.id, Some(&"0".repeat(64)))), Some(Kind::Integrity));
+    assert_eq!(kind(&check(SnapshotId::draw(&crate::env::SystemRng), None)), Some(Kind::NotFound));
     // Its own record is unreadable: without the catalog, nothing shows that the snapshot is live.
     let record = place.files("/log/").pop().unwrap();
     let good = std::fs::read(&record).unwrap();
     std::fs::write(&record, b"x").unwrap();
-    let err = check(one.id, None).unwrap_err();
-    assert!(err.kind() == Kind::Integrity && err.line().contains("/log/"), "{}", err.line());
+    let err = check(one.id, None).error.unwrap();
+    assert!(err.kind == Kind::Integrity && err.message.contains("/log/"), "{err:?}");
     std::fs::write(&record, good).unwrap();
     let pack = &place.files("/packs/")[0];
     let mut bytes = std::fs::read(pack).unwrap();
     bytes[9000] ^= 1;
     std::fs::write(pack, bytes).unwrap();
-    assert_eq!(check(one.id, None).unwrap_err().kind(), Kind::Integrity);
+    let found = check(one.id, None);
+    assert_eq!((found.bad_chunks, found.bad[0].first, found.verified), (1, 0, 1));
+    assert!(found.bad[0].reason.contains("/packs/"), "{found:?}");
 }

@@ -31,6 +31,7 @@ mod lease;
 mod lineage;
 #[cfg(test)]
 mod lineage_tests;
+mod locks;
 mod logs;
 mod opening;
 pub mod operations;
@@ -41,6 +42,7 @@ mod refusal;
 mod remote;
 mod repositories;
 mod repository;
+mod retain;
 mod retention;
 mod settings;
 mod settling;
@@ -72,9 +74,10 @@ pub(crate) use datadir::lies_inside;
 pub use jobs::Report;
 pub use lease::{GRACE, Holder};
 pub use records::EC2;
+pub use retain::Keep;
 pub use retention::AUDIT_DAYS;
 pub use settings::{OnKeyLoss, Settings};
-pub use snapshot::verify_unopened;
+pub use snapshot::answer_unopened;
 pub use token::volume_part;
 pub use view::SnapshotView;
 
@@ -256,7 +259,10 @@ impl Service {
         let service = Arc::new(Self::assemble(base));
         service.unsettled.look();
         match opening.role {
-            Role::Command => service.settle(),
+            Role::Command => {
+                service.settle();
+                service.expire_recycled();
+            }
             Role::Daemon => {
                 service.kept.keep_all();
                 service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);

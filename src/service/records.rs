@@ -6,13 +6,14 @@
 use super::api::SnapshotState;
 use super::datadir::DirLock;
 use super::home::RepositoryKey;
+use super::locks::{Lock, Now};
 use super::settings::OnKeyLoss;
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Caller, Kms};
+use crate::kms::{Caller, Kms, Tags};
 use crate::ledger::{Act, Ledger, Record, Tx};
-use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId};
+use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId, check_snapshot_name};
 use crate::volume::Volume;
 use crate::volume::format::ParentRef;
 use crate::volume::lifecycle::GrowPlan;
@@ -158,17 +159,51 @@ impl Records {
         Ok(listing.records.into_iter().map(|r| r.record).collect())
     }
 
-    /// Returns the snapshot with that id, unless it is hidden.
+    /// Returns the snapshot with that id or name, unless it is hidden.
     pub(super) fn find_snapshot(&self, what: &str) -> Result<SnapshotRecord> {
-        let found = self.snapshot(what.parse()?)?;
-        found.filter(|r| !r.is_deleting()).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("there is no snapshot {what}")).hint("see `coffer snapshot list`")
-        })
+        let found = match what.parse::<SnapshotId>() {
+            Ok(id) => self.snapshot(id)?,
+            // What cannot be a name was meant as an id.
+            Err(malformed) if check_snapshot_name(what).is_err() => return Err(malformed),
+            Err(_) => self.ledger().catalog().find::<SnapshotRecord>(what)?.map(|f| f.record),
+        };
+        match found {
+            Some(record) if !record.is_hidden() => Ok(record),
+            Some(record) if !record.is_deleting() => {
+                Err(Error::new(Kind::NotFound, format!("snapshot {what} is in the recycle bin"))
+                    .hint(format!("take it out with `coffer snapshot recover {what}`")))
+            }
+            _ => {
+                Err(Error::new(Kind::NotFound, format!("there is no snapshot {what}"))
+                    .hint("see `coffer snapshot list`"))
+            }
+        }
     }
 
     /// Returns the record of a snapshot, hidden or not.
     pub(super) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
         Ok(self.ledger().catalog().get::<SnapshotRecord>(&id.to_string())?.map(|f| f.record))
+    }
+
+    /// Changes the record of a snapshot that is not hidden; audited.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it is gone; the error of `change`.
+    pub(super) fn change_snapshot(
+        &self,
+        caller: &Caller,
+        act: Act,
+        id: SnapshotId,
+        change: impl Fn(&mut SnapshotRecord) -> Result<()>,
+    ) -> Result<SnapshotRecord> {
+        let changed = self.ledger().audited(caller, act, |tx| {
+            let found = tx.get::<SnapshotRecord>(&id.to_string())?.filter(|f| !f.record.is_deleting());
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("snapshot {id} is gone")))?;
+            let mut next = found.record;
+            change(&mut next)?;
+            tx.update(&next, found.version)
+        })?;
+        Ok(changed.record)
     }
 
     /// Changes the record of a snapshot in the service's own name; audited.
@@ -327,6 +362,33 @@ pub(super) struct SnapshotRecord {
     pub(super) data_keys: Vec<DataKeyId>,
     pub(super) context: BTreeMap<String, String>,
     pub(super) description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) tags: Tags,
+    /// Whether it is held against deletion until it is released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) held: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<Lock>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recycled: Option<Recycled>,
+}
+
+/// How long a deleted snapshot stays in the recycle bin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recycled {
+    pub(super) since: Timestamp,
+    pub(super) until: Timestamp,
+    /// The count at which its time has passed, too.
+    pub(super) until_counted: i64,
+}
+
+impl Recycled {
+    /// Returns whether its time is over, by both clocks.
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        now.wall >= self.until && now.counted >= self.until_counted
+    }
 }
 
 impl Record for SnapshotRecord {
@@ -334,6 +396,20 @@ impl Record for SnapshotRecord {
     fn id(&self) -> String {
         self.id.to_string()
     }
+    /// In the recycle bin it keeps its name, but others may take it.
+    fn name(&self) -> Option<String> {
+        self.name.clone().filter(|_| !self.is_hidden())
+    }
+}
+
+/// What the one who takes a snapshot says about it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Labels {
+    /// Free text for people.
+    pub(super) description: String,
+    /// A name that may be used in place of its id.
+    pub(super) name: Option<String>,
+    pub(super) tags: Tags,
 }
 
 impl SnapshotRecord {
@@ -352,6 +428,11 @@ impl SnapshotRecord {
             state => Err(Error::new(Kind::InvalidState, format!("snapshot {} is {state}", self.id))
                 .hint("wait until it is completed")),
         }
+    }
+
+    /// Returns whether it is deleted for everyone who does not ask for what is in the recycle bin.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.is_deleting() || self.recycled.is_some()
     }
 
     /// Returns whether it is hidden, and its remains are to be removed.

@@ -3,10 +3,11 @@
 use super::super::api::{Grade, Reply, RepositoryInfo, SnapshotState};
 use super::super::lineage_tests::{Place, ask, bytes, content, delete, restore, take, take_into, verify, write};
 use super::super::opening::Need;
-use super::super::operations::Request;
+use super::super::operations::{DescribeSnapshots, Request};
+use super::super::records::Labels;
 use super::super::testing::request;
 use super::super::{Service, bases};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::units::SnapshotId;
 use serde_json::json;
 use std::path::PathBuf;
@@ -133,6 +134,18 @@ fn a_volume_is_filled_from_the_repository_of_its_snapshot_which_keeps_it_until_t
     remove(&service, "far").unwrap();
 }
 
+/// Verifies a snapshot; an error of its own is the result.
+fn verdict(service: &Arc<Service>, id: SnapshotId) -> Result<Reply> {
+    let reply = say(service, json!({"action": "snapshot-verify", "snapshots": [id.to_string()]}))?;
+    match &reply {
+        Reply::Verified { snapshots } => match &snapshots[0].error {
+            Some(err) => Err(Error::from(err.clone())),
+            None => Ok(reply),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
     let (place, service) = two();
@@ -143,13 +156,13 @@ fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
     verify(&service, here.id);
     write(&place, &service, 0, MIB, 5);
     take_into(&place, &service, Some("local")).unwrap();
-    assert_eq!(service.list_snapshots().unwrap().len(), 3);
+    assert_eq!(service.list_snapshots(&DescribeSnapshots::default()).unwrap().len(), 3);
     let refused = |asked: Result<Reply>| {
         let err = asked.unwrap_err();
         assert!(err.line().contains("far (file://"), "{}", err.line());
     };
     let snapshot = |id: SnapshotId, verb: &str| say(&service, json!({"action": verb, "snapshot": id.to_string()}));
-    refused(snapshot(there.id, "snapshot-verify"));
+    refused(verdict(&service, there.id));
     refused(snapshot(there.id, "snapshot-delete"));
     refused(say(&service, json!({"action": "volume-create", "name": "w", "snapshot": there.id.to_string()})));
     let asked = json!({"action": "snapshot-create", "volume": place.volume.to_string(), "description": "",
@@ -160,14 +173,14 @@ fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
     let shown = service.show_repository("far").unwrap();
     assert!(shown.error.is_some() && shown.snapshots == 1);
     std::fs::rename(place.path("away"), place.path("far")).unwrap();
-    snapshot(there.id, "snapshot-verify").unwrap();
+    verify(&service, there.id);
     assert_eq!(service.doctor.check_repositories(), []);
     // Another one in its place is not taken for it.
     std::fs::rename(place.path("far"), place.path("away")).unwrap();
     add(&place, &service, "other").unwrap();
     std::fs::rename(place.path("other"), place.path("far")).unwrap();
     let service = place.reopen(service);
-    let err = say(&service, json!({"action": "snapshot-verify", "snapshot": there.id.to_string()})).unwrap_err();
+    let err = verdict(&service, there.id).unwrap_err();
     assert!(err.kind() == Kind::Integrity && err.line().contains("holds repository"), "{}", err.line());
 }
 
@@ -177,7 +190,7 @@ fn what_was_left_in_an_added_repository_is_settled_by_the_verbs_that_use_it() {
     let key = service.repositories.find("far").unwrap();
     let caller = service.caller_of(0, "test").unwrap();
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), String::new()).unwrap();
+    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), Labels::default()).unwrap();
     let id = begun.record.id;
     drop(begun);
     let service = place.reopen(service);

@@ -1,6 +1,7 @@
 //! Interleavings of creates, deletes, refs and sweeps: what happens at each call of the store is scripted.
 
 use super::super::objects::Objects;
+use super::super::reader::Verify;
 use super::super::refs::{Ref, RefKind};
 use super::super::repository::Repository;
 use super::super::testing::{Hooked, KEY, LINEAGE, author, chunk, env, memory, snap, spec};
@@ -32,7 +33,7 @@ fn make(repo: &Repository, id: u64, base: Option<u64>, content: &[(u64, u8)]) {
 }
 
 fn is_whole(repo: &Repository, id: u64) {
-    let verified = repo.verify(LINEAGE, snap(id), None, &mut |_| true);
+    let verified = repo.verify(LINEAGE, snap(id), &mut Verify::default(), &mut |_, _| true);
     let verified = verified.unwrap_or_else(|e| panic!("snapshot {id}: {e}"));
     assert!(verified.bad.is_empty(), "snapshot {id}: {:?}", verified.bad);
 }

@@ -8,11 +8,15 @@ use super::repository::{Inner, Located, Repository};
 use super::tree::{Tree, Visit};
 use super::{Folder, PublicKey, damaged};
 use crate::cipher::{AtRest, SealedMut};
+use crate::env::Rng;
 use crate::error::{Error, Kind, Result};
 use crate::units::{
-    CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap, SnapshotId, chunks_in,
+    CHUNK, ChunkNo, Hash32, InstallationId, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap,
+    SnapshotId, chunks_in,
 };
 use crate::volume::parent::Parent;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// An open snapshot. Can be read from many threads.
@@ -50,13 +54,41 @@ pub struct Verified {
     pub trust: Trust,
     /// The key that signed.
     pub public_key: PublicKey,
-    /// Chunks whose sectors were read and verified.
+    /// Chunks in its tree.
+    pub all: u64,
+    /// Chunks whose sectors were read and verified, now or for another snapshot of the same run.
     pub chunks: u64,
     /// Size of their sectors in bytes.
     pub bytes: u64,
-    /// Chunks that are bad; if empty, the snapshot restores bit for bit.
+    /// Number of bad chunks, counting all that a damaged page covers; if 0, what was read restores bit for bit.
+    pub bad_chunks: u64,
+    /// The bad chunks, at most [`BAD_MAX`] entries.
     pub bad: Vec<Bad>,
 }
+
+/// Most entries in [`Verified::bad`].
+pub const BAD_MAX: usize = 1000;
+
+/// A run of verify over any number of snapshots: its settings, and what is known from the snapshots before.
+#[derive(Default)]
+pub struct Verify<'a> {
+    pinned: Option<PublicKey>,
+    sample: Option<(u32, &'a dyn Rng)>,
+    /// Leaf pages whose chunks are all good, for snapshots share pages; and where their chunks were looked for.
+    good: (HashSet<Hash32>, Option<(LineageId, Vec<InstallationId>)>),
+}
+
+impl<'a> Verify<'a> {
+    /// Begins a run. `pinned`: the public key that must have signed them. `sample`: reads only so many of a million chunks,
+    /// chosen at random; all pages are read in any case.
+    #[must_use]
+    pub fn new(pinned: Option<PublicKey>, sample: Option<(u32, &'a dyn Rng)>) -> Self {
+        Self { pinned, sample, good: Default::default() }
+    }
+}
+
+/// Called before each chunk with the number of those before it, and their total. `false`: stop.
+pub type GoOn<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
 impl Repository {
     /// Opens a snapshot in whichever folder of the lineage it is, and verifies its manifest. A deleted one opens as
@@ -70,86 +102,135 @@ impl Repository {
         Ok(SnapshotReader { repo: self.inner.clone(), at, tree })
     }
 
-    /// Reads a whole snapshot and reports which chunks are bad. `pinned`: the public key that must have signed it.
+    /// Reads a snapshot and reports which chunks are bad.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the manifest is bad, or signed by another key than `pinned`; what the store reports.
+    /// [`Kind::Integrity`] if the manifest is bad, or signed by another key than the pinned one; what the store reports.
     pub fn verify(
         &self,
         lineage: LineageId,
         snapshot: SnapshotId,
-        pinned: Option<PublicKey>,
-        go_on: &mut dyn FnMut(u64) -> bool,
+        run: &mut Verify<'_>,
+        go_on: GoOn<'_>,
     ) -> Result<Verified> {
         let reader = self.open_snapshot(lineage, snapshot)?;
         let public_key = reader.at.public_key;
-        if let Some(key) = pinned.filter(|key| *key != public_key) {
+        if let Some(key) = run.pinned.filter(|key| *key != public_key) {
             let (signed, wanted) = (hex::encode(public_key), hex::encode(key));
             let what = format!("snapshot {snapshot}: signed by key {signed}, not by the trusted {wanted}");
             return Err(Error::new(Kind::Integrity, what)
                 .hint("compare both with the signing key in `coffer status` on the machine that created the snapshot; if neither matches, do not use it"));
         }
-        let trust = if pinned.is_some() { Trust::Attested } else { Trust::Unattested };
-        let room = vec![0; CHUNK];
-        let mut check = Check { reader: &reader, go_on, chunks: 0, bytes: 0, entries: 0, bad: Vec::new(), room };
-        reader.tree.walk(&mut check)?;
-        let Check { chunks, bytes, entries, mut bad, .. } = check;
-        let said = reader.at.manifest.chunks;
-        if bad.is_empty() && entries != said {
-            let object = reader.at.folder.path("manifests", snapshot);
-            let error = damaged(&object, 0, format_args!("it has {said} chunks, the tree has {entries}"));
-            bad.push(Bad { first: ChunkNo(0), count: chunks_in(reader.at.manifest.size), error });
+        let trust = if run.pinned.is_some() { Trust::Attested } else { Trust::Unattested };
+        let place = Some((lineage, reader.at.manifest.folders.clone()));
+        if run.good.1 != place {
+            run.good = (HashSet::new(), place);
         }
-        Ok(Verified { trust, public_key, chunks, bytes, bad })
-    }
-
-    /// Calls `each` with every chunk that differs between two snapshots of a lineage, reading only the differing parts
-    /// of their trees. The boolean says whether the chunk has any sector in `to`.
-    ///
-    /// # Errors
-    /// As [`Repository::open_snapshot`]; if a page cannot be read; the error of `each`.
-    pub fn diff(
-        &self,
-        lineage: LineageId,
-        from: SnapshotId,
-        to: SnapshotId,
-        each: &mut dyn FnMut(ChunkNo, bool) -> Result<()>,
-    ) -> Result<()> {
-        let (from, to) = (self.open_snapshot(lineage, from)?, self.open_snapshot(lineage, to)?);
-        from.tree.diff(&to.tree, &mut |chunk, _, entry| each(chunk, !entry.is_hole()))
+        let (room, found) = (vec![0; CHUNK], Found::default());
+        let mut check = Check { reader: &reader, run, go_on, found, page: None, room };
+        reader.tree.walk(&mut check)?;
+        check.end_page();
+        let Found { all, chunks, bytes, mut bad_chunks, mut bad } = check.found;
+        let said = reader.at.manifest.chunks;
+        if bad_chunks == 0 && all != said {
+            let object = reader.at.folder.path("manifests", snapshot);
+            let error = damaged(&object, 0, format_args!("it has {said} chunks, the tree has {all}"));
+            bad_chunks = chunks_in(reader.at.manifest.size);
+            bad.push(Bad { first: ChunkNo(0), count: bad_chunks, error });
+        }
+        Ok(Verified { trust, public_key, all, chunks, bytes, bad_chunks, bad })
     }
 }
 
-struct Check<'a> {
-    reader: &'a SnapshotReader,
-    go_on: &'a mut dyn FnMut(u64) -> bool,
+/// What a check has found so far.
+#[derive(Default)]
+struct Found {
+    all: u64,
     chunks: u64,
     bytes: u64,
-    entries: u64,
+    bad_chunks: u64,
     bad: Vec<Bad>,
+}
+
+impl Found {
+    fn add(&mut self, bad: Bad) {
+        self.bad_chunks += bad.count;
+        if self.bad.len() < BAD_MAX {
+            self.bad.push(bad);
+        }
+    }
+}
+
+/// A leaf page that is being checked: what was found before it, and whether its chunks are known to be good.
+struct PageCheck {
+    name: Hash32,
+    chunks: u64,
+    bad: u64,
+    known: bool,
+}
+
+struct Check<'a, 'b> {
+    reader: &'a SnapshotReader,
+    run: &'a mut Verify<'b>,
+    go_on: GoOn<'a>,
+    found: Found,
+    page: Option<PageCheck>,
     /// A buffer for one chunk's sectors.
     room: Vec<u8>,
 }
 
-impl Visit for Check<'_> {
+impl Check<'_, '_> {
+    /// Remembers a page whose chunks were all read and are all good. A page above the leaves has no chunks of its own.
+    fn end_page(&mut self) {
+        let Some(page) = self.page.take() else { return };
+        let has_chunks = self.found.chunks > page.chunks;
+        if has_chunks && self.found.bad_chunks == page.bad && self.run.sample.is_none() {
+            self.run.good.0.insert(page.name);
+        }
+    }
+
+    /// Decides whether to read a chunk.
+    fn is_chosen(&self) -> bool {
+        self.run.sample.is_none_or(|(of_a_million, rng)| {
+            let mut drawn = [0; 8];
+            rng.fill(&mut drawn);
+            u64::from_le_bytes(drawn) % 1_000_000 < u64::from(of_a_million)
+        })
+    }
+}
+
+impl Visit for Check<'_, '_> {
+    fn page(&mut self, name: Hash32) -> bool {
+        self.end_page();
+        let (chunks, bad, known) = (self.found.chunks, self.found.bad_chunks, self.run.good.0.contains(&name));
+        self.page = Some(PageCheck { name, chunks, bad, known });
+        true
+    }
+
     fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
-        self.entries += 1;
-        if !(self.go_on)(self.bytes) {
+        if !(self.go_on)(self.found.all, self.reader.at.manifest.chunks) {
             return Err(Error::new(Kind::Interrupted, "the check was interrupted"));
         }
-        match self.reader.body(chunk, entry, &mut self.room[..entry.length as usize]) {
+        self.found.all += 1;
+        if !self.is_chosen() {
+            return Ok(());
+        }
+        let is_known = self.page.as_ref().is_some_and(|page| page.known);
+        let mut read = || self.reader.body(chunk, entry, &mut self.room[..entry.length as usize]);
+        match if is_known { Ok(()) } else { read() } {
             Ok(()) => {
-                self.chunks += 1;
-                self.bytes += u64::from(entry.length);
+                self.found.chunks += 1;
+                self.found.bytes += u64::from(entry.length);
             }
-            Err(error) => self.bad.push(Bad { first: chunk, count: 1, error }),
+            Err(error) => self.found.add(Bad { first: chunk, count: 1, error }),
         }
         Ok(())
     }
+
     fn damaged(&mut self, first: ChunkNo, count: u64, error: Error) -> Result<()> {
         let end = chunks_in(self.reader.at.manifest.size);
         let count = count.min(end.saturating_sub(first.0));
-        self.bad.push(Bad { first, count, error });
+        self.found.add(Bad { first, count, error });
         Ok(())
     }
 }
@@ -165,6 +246,22 @@ impl SnapshotReader {
     #[must_use]
     pub const fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Calls `each` with every chunk from `start` on that differs from `base`, another snapshot of the lineage, until it breaks;
+    /// without one, with every chunk that is not a hole. The boolean says whether the chunk has any sector here. Reads only
+    /// the differing parts of the trees.
+    ///
+    /// # Errors
+    /// If a page cannot be read; the error of `each`.
+    pub fn changed_since(
+        &self,
+        base: Option<&Self>,
+        start: ChunkNo,
+        each: &mut dyn FnMut(ChunkNo, bool) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let base = base.map_or_else(|| self.tree.emptied(), |base| base.tree.clone());
+        base.diff(&self.tree, start, &mut |chunk, _, entry| each(chunk, !entry.is_hole()))
     }
 
     /// Calls `each` with the number of every chunk that is not a hole, ascending.

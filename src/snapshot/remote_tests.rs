@@ -2,6 +2,7 @@
 //! be repeated.
 
 use super::objects::Objects;
+use super::reader::Verify;
 use super::repository::Repository;
 use super::testing::{Call, Fault, KEY, LINEAGE, Remote, author, chunk, env, memory, snap, spec};
 use crate::cipher::{Sealed, SealedMut};
@@ -68,7 +69,7 @@ fn restore(repo: &Repository, id: u64, content: &[(u64, u8)]) -> Result<()> {
 
 /// Returns the first error, of the snapshot or of a chunk.
 fn verify(repo: &Repository, id: u64) -> Result<()> {
-    let found = repo.verify(LINEAGE, snap(id), None, &mut |_| true)?;
+    let found = repo.verify(LINEAGE, snap(id), &mut Verify::default(), &mut |_, _| true)?;
     found.bad.into_iter().next().map_or(Ok(()), |bad| Err(bad.error))
 }
 

@@ -354,6 +354,20 @@ impl Repository {
         Ok(all)
     }
 
+    /// Returns the ids of all live snapshots of `lineage`, in all folders, by the time of their completion.
+    ///
+    /// # Errors
+    /// If a log cannot be read or verified.
+    pub fn live_ids(&self, lineage: LineageId) -> Result<Vec<SnapshotId>> {
+        let mut all = Vec::new();
+        for folder in self.inner.folders(lineage)? {
+            let live = self.inner.log(folder)?.map(|log| log.state.live).unwrap_or_default();
+            all.extend(live.into_iter().map(|(id, live)| (live.time, id)));
+        }
+        all.sort_unstable();
+        Ok(all.into_iter().map(|(_, id)| id).collect())
+    }
+
     /// Returns the wrapped data keys of `lineage`; for each data key, the newest in any folder.
     ///
     /// # Errors

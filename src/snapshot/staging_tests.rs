@@ -1,3 +1,4 @@
+use super::super::reader::Verify;
 use super::super::repository::Repository;
 use super::super::testing::{Faulty, KEY, LINEAGE, author, chunk, env, memory, snap, spec};
 use super::super::writer::SnapshotWriter;
@@ -48,7 +49,7 @@ fn check(repo: &Repository) {
         let _tag = reader.fetch(ChunkNo(n), SealedMut::over(&mut out)).unwrap();
         assert!(out == content(n), "chunk {n}");
     }
-    assert!(repo.verify(LINEAGE, snap(2), None, &mut |_| true).unwrap().bad.is_empty());
+    assert!(repo.verify(LINEAGE, snap(2), &mut Verify::new(None, None), &mut |_, _| true).unwrap().bad.is_empty());
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::super::objects::Objects;
+use super::super::reader::Verify;
 use super::super::refs::RefKind;
 use super::super::testing::{KEY, LINEAGE, author, chunk, env, repository, snap, spec};
 use super::super::writer::SnapshotSpec;
@@ -198,7 +199,7 @@ fn a_running_create_keeps_its_base_and_its_own() {
     assert_eq!((before, repo.sweep(LINEAGE).unwrap().deleted), (2, 0));
     writer.finish().unwrap();
     repo.sweep(LINEAGE).unwrap();
-    let verified = repo.verify(LINEAGE, snap(2), None, &mut |_| true).unwrap();
+    let verified = repo.verify(LINEAGE, snap(2), &mut Verify::default(), &mut |_, _| true).unwrap();
     assert_eq!((verified.chunks, verified.bad.len()), (80, 0));
 }
 

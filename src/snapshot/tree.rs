@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::units::{ChunkNo, Hash32, InstallationId, LineageId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Pages that a repository keeps in memory (at most 20 KiB each: 10 MiB).
@@ -297,14 +298,20 @@ impl Tree {
         Ok(())
     }
 
-    /// Calls `each` with every chunk whose content differs, its entry here and its entry in `other`. Does not read
-    /// subtrees with equal hashes.
+    /// Returns the tree of a snapshot of this lineage that is all holes.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self { root: Hash32::default(), depth: 1, ..self.clone() }
+    }
+
+    /// Calls `each` with every chunk from `start` on whose content differs, its entry here and its entry in `other`, until it
+    /// breaks. Does not read subtrees with equal hashes, nor any before `start`.
     ///
     /// # Errors
     /// If a page cannot be read; the error of `each`.
-    pub fn diff(&self, other: &Self, each: Differs<'_>) -> Result<()> {
+    pub fn diff(&self, other: &Self, start: ChunkNo, each: Differs<'_>) -> Result<()> {
         let top = self.depth.max(other.depth) - 1;
-        self.diff_node(other, (top, 0), (self.root, other.root), each)
+        self.diff_node(other, (top, 0), (self.root, other.root), start, each).map(drop)
     }
 
     fn diff_node(
@@ -312,32 +319,36 @@ impl Tree {
         other: &Self,
         (level, index): (u8, u64),
         (ours, theirs): (Hash32, Hash32),
+        start: ChunkNo,
         each: Differs<'_>,
-    ) -> Result<()> {
+    ) -> Result<ControlFlow<()>> {
         // A root above its own level covers only child 0, so equal names mean equal subtrees only if both are at the
         // same level.
         let same_level = (level >= self.depth) == (level >= other.depth);
         if ours == theirs && (same_level || ours.is_zero()) {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let (a, b) = (self.node(level, index, ours)?, other.node(level, index, theirs)?);
-        for i in 0..FAN {
-            let below = index * FAN as u64 + i as u64;
-            if level > 0 {
-                self.diff_node(other, (level - 1, below), (a.child(i), b.child(i)), each)?;
-                continue;
-            }
-            let (x, y) = (a.leaf(i), b.leaf(i));
-            if !x.same_content(&y) {
-                each(ChunkNo(below), &x, &y)?;
+        let first = index * FAN as u64;
+        let below = if level == 0 { 1 } else { span(level - 1) };
+        for at in (start.0 / below).max(first)..first + FAN as u64 {
+            let i = (at - first) as usize;
+            let flow = if level > 0 {
+                self.diff_node(other, (level - 1, at), (a.child(i), b.child(i)), start, each)?
+            } else {
+                let (x, y) = (a.leaf(i), b.leaf(i));
+                if x.same_content(&y) { ControlFlow::Continue(()) } else { each(ChunkNo(at), &x, &y)? }
+            };
+            if flow.is_break() {
+                return Ok(flow);
             }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 
 /// The callback of [`Tree::diff`].
-pub type Differs<'a> = &'a mut dyn FnMut(ChunkNo, &LeafEntry, &LeafEntry) -> Result<()>;
+pub type Differs<'a> = &'a mut dyn FnMut(ChunkNo, &LeafEntry, &LeafEntry) -> Result<ControlFlow<()>>;
 
 #[cfg(test)]
 #[path = "tree_tests.rs"]

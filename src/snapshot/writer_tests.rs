@@ -1,7 +1,9 @@
+use super::super::reader::Verify;
 use super::super::testing::{Faulty, KEY, LINEAGE, author, chunk, env, memory, repository, snap, spec};
 use super::*;
 use crate::cipher::SealedMut;
 use crate::volume::parent::Parent;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 fn put(writer: &SnapshotWriter, n: u64, seed: u8) {
@@ -15,8 +17,20 @@ fn holds(repo: &Repository, id: u64, content: &[(u64, u8)]) {
         let tag = reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
         assert_eq!((tag, &out), ((*seed != 0).then(|| KEY.tag()), &chunk(*seed)), "chunk {n}");
     }
-    let verified = repo.verify(LINEAGE, snap(id), None, &mut |_| true).unwrap();
+    let verified = repo.verify(LINEAGE, snap(id), &mut Verify::default(), &mut |_, _| true).unwrap();
     assert!(verified.bad.is_empty(), "{:?}", verified.bad);
+}
+
+/// The chunks from `start` on that differ between two snapshots, and whether the second has any sector of them.
+fn differing(repo: &Repository, from: Option<u64>, to: u64, start: u64) -> Vec<(u64, bool)> {
+    let open = |n| repo.open_snapshot(LINEAGE, snap(n)).unwrap();
+    let (base, mut found) = (from.map(open), Vec::new());
+    let mut each = |chunk: ChunkNo, some| {
+        found.push((chunk.0, some));
+        Ok(ControlFlow::Continue(()))
+    };
+    open(to).changed_since(base.as_ref(), ChunkNo(start), &mut each).unwrap();
+    found
 }
 
 #[test]
@@ -35,13 +49,9 @@ fn only_what_differs_from_the_base_is_stored() {
     assert_eq!((done.stats.chunks, done.stats.changed, done.stats.stored_bytes), (2, 2, 2 * 4096));
     holds(&repo, 1, &[(0, 1), (300, 2), (999, 3), (500, 0)]);
     holds(&repo, 2, &[(0, 1), (300, 9), (999, 0), (500, 0)]);
-    let mut differ = Vec::new();
-    repo.diff(LINEAGE, snap(1), snap(2), &mut |c, some| {
-        differ.push((c.0, some));
-        Ok(())
-    })
-    .unwrap();
-    assert_eq!(differ, [(300, true), (999, false)]);
+    assert_eq!(differing(&repo, Some(1), 2, 0), [(300, true), (999, false)]);
+    assert_eq!(differing(&repo, Some(1), 2, 301), [(999, false)], "from a later chunk on");
+    assert_eq!(differing(&repo, None, 2, 0), [(0, true), (300, true)], "against nothing");
 }
 
 #[test]
@@ -59,14 +69,9 @@ fn a_volume_that_grew_takes_over_the_smaller_tree() {
         assert_ne!(done.root, small.root);
         holds(&repo, id, &[(7, 1), (8, 0), (chunks - 1, if id == 3 { 5 } else { 0 })]);
     }
-    let mut differ = Vec::new();
-    repo.diff(LINEAGE, snap(1), snap(3), &mut |c, _| {
-        differ.push(c.0);
-        Ok(())
-    })
-    .unwrap();
-    repo.diff(LINEAGE, snap(4), snap(2), &mut |_, _| panic!("only the size differs")).unwrap();
-    assert_eq!(differ, [69_999]);
+    assert_eq!(differing(&repo, Some(1), 3, 0), [(69_999, true)]);
+    assert_eq!(differing(&repo, Some(3), 1, 8), [(69_999, false)]);
+    assert_eq!(differing(&repo, Some(4), 2, 0), [], "only the size differs");
     assert_eq!(repo.begin(spec(5, 100, Some(1))).err().unwrap().kind(), Kind::Usage);
 }
 

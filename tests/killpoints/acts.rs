@@ -288,7 +288,13 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!(
             "snapshot-create",
             nothing,
-            |_| { verb(json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true})) },
+            |_| {
+                let tags = json!({"team": "web"});
+                verb(
+                    json!({"action": "snapshot-create", "volume": "v", "description": "new", "wait": true, "name": "new",
+                    "tags": tags}),
+                )
+            },
             a_third_snapshot
         ),
         case!(
@@ -325,7 +331,58 @@ fn snapshots_and_audit() -> Vec<Case> {
             verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
         }),
         case!("snapshot-verify", |copy| {
-            verb(json!({"action": "snapshot-verify", "snapshot": opened(copy, snapshots_of_v)[0]}))
+            verb(json!({"action": "snapshot-verify", "snapshots": opened(copy, snapshots_of_v)}))
+        }),
+        case!("snapshot-diff", |copy| {
+            let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
+            verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
+        }),
+        plain!("recycle-bin-set", "days": 9),
+        case!("recycle-bin-set/off", recycle, |_| verb(json!({"action": "recycle-bin-set", "days": null})), never),
+        plain!("recycle-bin-show"),
+        case!(
+            "snapshot-delete/into-the-bin",
+            recycle,
+            |copy| on_newest(copy, json!({"action": "snapshot-delete"})),
+            never
+        ),
+        case!(
+            "snapshot-delete/from-the-bin",
+            into_the_bin,
+            |copy| {
+                let id = opened(copy, |open| recycled(open).pop());
+                verb(json!({"action": "snapshot-delete", "snapshot": id, "now": true}))
+            },
+            |open| recycled(open).is_empty()
+        ),
+        case!(
+            "snapshot-recover",
+            into_the_bin,
+            |copy| {
+                let id = opened(copy, |open| recycled(open).pop());
+                verb(json!({"action": "snapshot-recover", "snapshot": id}))
+            },
+            |open| recycled(open).is_empty()
+        ),
+        // Of the two snapshots of `v`, one goes.
+        plain!("snapshot-prune", "keep": {"last": 1}),
+        case!("snapshot-hold", |copy| on_newest(copy, json!({"action": "snapshot-hold"}))),
+        case!(
+            "snapshot-release",
+            |copy| on_newest(copy, json!({"action": "snapshot-hold"})).run(copy).unwrap(),
+            |copy| on_newest(copy, json!({"action": "snapshot-release"})),
+            never
+        ),
+        case!("snapshot-lock", |copy| on_newest(copy, locking())),
+        case!(
+            "snapshot-unlock",
+            |copy| on_newest(copy, locking()).run(copy).unwrap(),
+            |copy| on_newest(copy, json!({"action": "snapshot-unlock"})),
+            never
+        ),
+        case!("snapshot-tag", |copy| {
+            let newest = opened(copy, snapshots_of_v).pop();
+            verb(json!({"action": "snapshot-tag", "snapshot": newest, "tags": {"team": "web"}, "remove": ["other"]}))
         }),
         case!("snapshot-delete", |copy| {
             verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[0]}))
@@ -377,6 +434,31 @@ fn snapshot_into_more(copy: &Copy) {
     let create =
         json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true, "repository": "more"});
     opened(copy, |open| drop(open.json(create)));
+}
+
+fn recycle(copy: &Copy) {
+    verb(json!({"action": "recycle-bin-set", "days": 9})).run(copy).unwrap();
+}
+
+pub fn into_the_bin(copy: &Copy) {
+    recycle(copy);
+    on_newest(copy, json!({"action": "snapshot-delete"})).run(copy).unwrap();
+}
+
+/// The ids of what is in the recycle bin.
+pub fn recycled(open: &Open) -> Vec<String> {
+    let all = open.json(json!({"action": "snapshot-list", "recycled": true}));
+    all["snapshots"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A verb on the newest snapshot of `v`.
+fn on_newest(copy: &Copy, mut named: Value) -> Act {
+    named["snapshot"] = opened(copy, snapshots_of_v).pop().into();
+    verb(named)
+}
+
+fn locking() -> Value {
+    json!({"action": "snapshot-lock", "mode": "compliance", "days": 5, "cool_off": 3})
 }
 
 fn has_snapshot(open: &Open, description: &str) -> bool {

@@ -90,6 +90,16 @@ fn has_lost_its_material(open: &Open) -> bool {
     call(open, "DescribeKey", json!({"KeyId": "alias/x"}))["KeyMetadata"]["KeyState"] == "PendingImport"
 }
 
+/// A snapshot that stays in the recycle bin for nine days.
+fn binned(copy: &Copy) {
+    at_rest(copy);
+    crate::acts::into_the_bin(copy);
+}
+
+fn has_emptied_the_bin(open: &Open) -> bool {
+    crate::acts::recycled(open).is_empty()
+}
+
 fn is_deleted(open: &Open) -> bool {
     open.ask(request(json!({"action": "key-show", "key": "alias/dying"}))).is_err()
 }
@@ -113,6 +123,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         chores("chores/rotate", rotates, |_| Act::Chores { days: 91 }, has_rotated),
         chores("chores/expire-material", expires, |_| Act::Chores { days: 2 }, has_lost_its_material),
+        chores("chores/empty-recycle-bin", binned, |_| Act::Chores { days: 10 }, has_emptied_the_bin),
         chores("chores/delete-key", dying, |_| Act::Chores { days: 31 }, is_deleted),
         chores("chores/begin-audit-segment", full_segment, |_| act("Encrypt", long_use()), has_two_segments),
         chores("chores/expire-audit", old_segment, |_| Act::Chores { days: 100 }, has_one_segment),

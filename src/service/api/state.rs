@@ -57,6 +57,30 @@ words! {
 }
 
 words! {
+    /// The mode of a snapshot's lock (EC2 API Reference, LockSnapshot).
+    LockMode {
+        /// An administrator can take it back.
+        Governance = "governance",
+        /// Nobody can take it back once its cooling-off period is over.
+        Compliance = "compliance",
+    }
+}
+
+words! {
+    /// The state of a snapshot's lock (EC2 API Reference, LockSnapshot).
+    LockState {
+        /// Locked in governance mode.
+        Governance = "governance",
+        /// Locked in compliance mode; can still be taken back.
+        ComplianceCooloff = "compliance-cooloff",
+        /// Locked in compliance mode; can only be extended.
+        Compliance = "compliance",
+        /// No longer locked.
+        Expired = "expired",
+    }
+}
+
+words! {
     /// What identifies a client that may use volumes.
     AccessKind {
         /// A name in its certificate, or the certificate's fingerprint.

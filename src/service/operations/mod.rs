@@ -41,16 +41,20 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use repository::{AddRepository, DescribeRepository, ListRepositories, RemoveRepository, SetDefaultRepository};
-pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot, WaitSnapshot};
+pub use snapshot::{
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
+    LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot,
+    VerifySnapshots, WaitSnapshot,
+};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
     ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
 };
 
 use super::api::{
-    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, CryptoInfo, EventInfo, Finding, GrantInfo,
-    KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, Reply, RepositoryInfo, SnapshotInfo, StatusInfo,
-    VolumeInfo,
+    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
+    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
+    RepositoryInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -158,6 +162,9 @@ answers! {
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
     RepositoryInfo: repository => Reply::Repository(repository) => Reply::Repository(repository),
     Vec<RepositoryInfo>: repositories => Reply::Repositories { repositories } => Reply::Repositories { repositories },
+    Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
+    RecycleBinInfo: bin => Reply::RecycleBin(bin) => Reply::RecycleBin(bin),
+    ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
     AccessInfo: client => Reply::Access(client) => Reply::Access(client),
@@ -181,6 +188,27 @@ impl Answer for Done {
     fn of_reply(reply: Reply) -> Option<Self> {
         match reply {
             Reply::Done { message, .. } => Some(Self(message)),
+            _ => None,
+        }
+    }
+}
+
+/// What pruning did, or, in a dry run, would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// Each volume's snapshots, oldest first.
+    pub snapshots: Vec<PrunedInfo>,
+    /// Whether nothing was deleted.
+    pub dry_run: bool,
+}
+
+impl Answer for Pruned {
+    fn into_reply(self) -> Reply {
+        Reply::Pruned { snapshots: self.snapshots, dry_run: self.dry_run }
+    }
+    fn of_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Pruned { snapshots, dry_run } => Some(Self { snapshots, dry_run }),
             _ => None,
         }
     }
@@ -292,7 +320,17 @@ operations! {
     "snapshot-wait" => WaitSnapshot,
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
-    "snapshot-verify" => VerifySnapshot,
+    "snapshot-verify" => VerifySnapshots,
+    "snapshot-diff" => DiffSnapshots,
+    "snapshot-tag" => TagSnapshot,
+    "snapshot-hold" => HoldSnapshot,
+    "snapshot-release" => ReleaseSnapshot,
+    "snapshot-lock" => LockSnapshot,
+    "snapshot-unlock" => UnlockSnapshot,
+    "snapshot-recover" => RecoverSnapshot,
+    "snapshot-prune" => PruneSnapshots,
+    "recycle-bin-set" => SetRecycleBin,
+    "recycle-bin-show" => GetRecycleBin,
     "repository-add" => AddRepository,
     "repository-list" => ListRepositories,
     "repository-show" => DescribeRepository,

@@ -64,7 +64,7 @@ fn what_a_request_has_too_much_is_refused() {
 
 #[test]
 fn a_request_has_the_name_that_it_travels_under() {
-    let sent = request(json!({"action": "snapshot-verify", "snapshot": "snap-1", "trust": null}));
+    let sent = request(json!({"action": "snapshot-verify", "snapshots": ["snap-1"], "trust": null}));
     assert_eq!(sent.name(), "snapshot-verify");
     assert_eq!(serde_json::to_value(&sent).unwrap()["action"], "snapshot-verify");
 }

@@ -1,0 +1,145 @@
+//! `coffer snapshot`: its verbs, and what they do besides sending requests.
+
+mod diff;
+mod protect;
+mod prune;
+mod recycle;
+mod verify;
+
+use super::args::{Common, selection};
+use super::client::{self, data_dir};
+use super::crypto::pairs;
+use super::render;
+use crate::api::control;
+use crate::error::{IoContext, Result};
+use crate::service::operations::{
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot,
+    WaitSnapshot,
+};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotVerb {
+    /// Create a snapshot of a volume, attached or not
+    Create {
+        /// Name or id
+        volume: String,
+        /// Wait until it is completed
+        #[arg(long)]
+        wait: bool,
+        /// Repository for this snapshot [default: as the volume is set]
+        #[arg(long, value_name = "NAME")]
+        repository: Option<String>,
+        /// Description
+        #[arg(long, default_value = "")]
+        description: String,
+        /// Name of the snapshot
+        #[arg(long)]
+        name: Option<String>,
+        /// Tag, name=value; can be repeated
+        #[arg(long = "tag", value_name = "NAME=VALUE")]
+        tags: Vec<String>,
+    },
+    /// List snapshots
+    List {
+        /// Only those with this tag, or with this value of it; can be repeated
+        #[arg(long = "tag", value_name = "NAME[=VALUE]")]
+        tags: Vec<String>,
+        /// Only those of this volume (name or id)
+        #[arg(long)]
+        volume: Option<String>,
+        /// Those in the recycle bin, instead of the others
+        #[arg(long)]
+        recycled: bool,
+    },
+    /// Add tags to a snapshot, or remove some
+    Tag {
+        /// Snapshot name or id
+        snapshot: String,
+        /// Tags to add, name=value
+        #[arg(value_name = "NAME=VALUE", required_unless_present = "remove")]
+        tags: Vec<String>,
+        /// Remove this tag; can be repeated
+        #[arg(long, value_name = "NAME")]
+        remove: Vec<String>,
+    },
+    /// Show a snapshot
+    Show {
+        /// Snapshot name or id
+        snapshot: String,
+    },
+    /// Wait until a snapshot is completed; without a server, continue it
+    Wait {
+        /// Snapshot name or id
+        snapshot: String,
+    },
+    /// Delete a snapshot, or put it into the recycle bin if that is on; cancel a pending one
+    Delete {
+        /// Snapshot name or id
+        snapshot: String,
+        /// Delete it for good, also from the recycle bin
+        #[arg(long)]
+        now: bool,
+    },
+    /// Take a snapshot out of the recycle bin
+    Recover {
+        /// Snapshot id
+        snapshot: String,
+    },
+    /// Keep deleted snapshots for some days
+    #[command(subcommand)]
+    RecycleBin(recycle::RecycleBinVerb),
+    /// Verify the signature of snapshots and the hash of every chunk; needs no key
+    Verify(verify::VerifyArgs),
+    /// Delete the snapshots that a retention policy does not keep
+    Prune(prune::PruneArgs),
+    #[command(flatten)]
+    Protect(protect::ProtectVerb),
+    /// List the byte ranges that differ between two snapshots of a lineage; needs no key
+    Diff(diff::DiffArgs),
+}
+
+pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
+    let request: Request = match verb {
+        SnapshotVerb::Create { volume, wait, repository, description, name, tags } => {
+            if wait {
+                end_waiting_on_interrupt(common)?;
+            }
+            CreateSnapshot { volume, description, wait, repository, name, tags: pairs(&tags)? }.into()
+        }
+        SnapshotVerb::List { tags, volume, recycled } => {
+            DescribeSnapshots { tags: selection(&tags), volume, recycled }.into()
+        }
+        SnapshotVerb::Tag { snapshot, tags, remove } => TagSnapshot { snapshot, tags: pairs(&tags)?, remove }.into(),
+        SnapshotVerb::Wait { snapshot } => {
+            end_waiting_on_interrupt(common)?;
+            WaitSnapshot { snapshot }.into()
+        }
+        SnapshotVerb::Show { snapshot } => DescribeSnapshot { snapshot }.into(),
+        SnapshotVerb::Delete { snapshot, now } => DeleteSnapshot { snapshot, now }.into(),
+        SnapshotVerb::Recover { snapshot } => RecoverSnapshot { snapshot }.into(),
+        SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
+        SnapshotVerb::Verify(args) => return verify::run(common, args),
+        SnapshotVerb::Protect(verb) => protect::request(verb),
+        SnapshotVerb::Prune(args) => return prune::run(common, args),
+        SnapshotVerb::Diff(args) => return diff::run(common, args),
+    };
+    client::ask(common, request).map(|reply| render::reply(&reply, common))
+}
+
+/// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server,
+/// the snapshot is cancelled, or suspended if it was only waited for.
+fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
+    if !control::daemon_answers(&data_dir(common)?.control_socket()) {
+        return Ok(());
+    }
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]).on(|| "catch SIGINT".to_owned())?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            eprintln!("coffer: no longer waiting; the server continues the snapshot (see `coffer snapshot list`)");
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}

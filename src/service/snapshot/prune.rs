@@ -1,0 +1,97 @@
+//! `snapshot prune`: deletes what a retention policy does not keep.
+
+use crate::error::{Kind, Result};
+use crate::kms::Caller;
+use crate::service::Service;
+use crate::service::api::{PrunedInfo, SnapshotState, WireError};
+use crate::service::locks::Now;
+use crate::service::records::SnapshotRecord;
+use crate::service::retain::{Candidate, Keep, reasons};
+use crate::units::VolumeId;
+use std::collections::BTreeMap;
+
+impl Service {
+    /// Deletes the completed snapshots of a volume, or of each volume, that the policy does not keep. Keeps what is protected or
+    /// being read. What fails is told, and does not keep others from being deleted.
+    pub(in crate::service) fn prune_snapshots(
+        &self,
+        caller: &Caller,
+        volume: Option<&str>,
+        keep: &Keep,
+        dry_run: bool,
+    ) -> Result<Vec<PrunedInfo>> {
+        keep.must_keep_something()?;
+        let of = volume.map(|volume| self.volume_named(volume)).transpose()?;
+        self.prune(caller, keep, dry_run, &|r| of.is_none_or(|volume| r.volume == volume))
+    }
+
+    /// The same for the snapshots that are selected.
+    pub(in crate::service) fn prune(
+        &self,
+        caller: &Caller,
+        keep: &Keep,
+        dry_run: bool,
+        selects: &dyn Fn(&SnapshotRecord) -> bool,
+    ) -> Result<Vec<PrunedInfo>> {
+        self.unsettled.settle();
+        let now = self.both_clocks()?;
+        let mut volumes: BTreeMap<VolumeId, Vec<SnapshotRecord>> = BTreeMap::new();
+        for record in self.records.snapshots()? {
+            if record.state == SnapshotState::Completed && !record.is_hidden() && selects(&record) {
+                volumes.entry(record.volume).or_default().push(record);
+            }
+        }
+        let mut all = Vec::new();
+        for records in volumes.values_mut() {
+            records.sort_by_key(|r| (r.created, r.id));
+            let candidates: Vec<_> =
+                records.iter().map(|r| Candidate { id: r.id, time: r.created, tags: &r.tags }).collect();
+            for (record, mut why) in records.iter().zip(reasons(&candidates, keep)) {
+                why.extend(self.obstacles(record, now));
+                let outcome = if why.is_empty() && !dry_run { self.prune_one(caller, record) } else { Ok(None) };
+                all.push(pruned(record, why, outcome));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns what keeps a snapshot although no rule does.
+    fn obstacles(&self, record: &SnapshotRecord, now: Now) -> Vec<String> {
+        let being_read = self.views.refuse_if_open(record.id).is_err().then(|| "it is being read".to_owned());
+        Self::is_protected(record, now).into_iter().chain(being_read).collect()
+    }
+
+    /// Deletes one. Returns why it is kept after all, if that has changed meanwhile.
+    fn prune_one(&self, caller: &Caller, record: &SnapshotRecord) -> Result<Option<String>> {
+        match self.delete_snapshot(caller, &record.id.to_string(), false) {
+            Ok(_) => Ok(None),
+            Err(err) if matches!(err.kind(), Kind::InvalidState | Kind::Busy) => Ok(Some(err.line())),
+            // Someone else deleted it.
+            Err(_) if self.records.snapshot(record.id)?.is_none_or(|r| r.recycled.is_some()) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+fn pruned(record: &SnapshotRecord, mut reasons: Vec<String>, outcome: Result<Option<String>>) -> PrunedInfo {
+    let error = match outcome {
+        Ok(obstacle) => {
+            reasons.extend(obstacle);
+            None
+        }
+        Err(err) => Some(WireError::from(&err)),
+    };
+    PrunedInfo {
+        snapshot: record.id,
+        name: record.name.clone(),
+        volume: record.volume,
+        created: record.created,
+        kept: !reasons.is_empty() || error.is_some(),
+        reasons,
+        error,
+    }
+}
+
+#[cfg(test)]
+#[path = "prune_tests.rs"]
+mod tests;
