@@ -100,6 +100,31 @@ fn a_flush_waits_for_the_writes_of_clients_that_are_gone() {
 }
 
 #[test]
+fn a_volume_with_many_slow_requests_leaves_workers_to_the_other_volumes() {
+    let r = Rig::new(8, 16 << 20, None);
+    let other = Led::new(None);
+    let (mut one, mut two, mut apart) = (r.open(), r.open(), r.open_on(&other));
+    for id in 0..20 {
+        one.write(id, id * 4096, 1);
+        two.write(id, (100 + id) * 4096, 2);
+    }
+    r.led.steps.wait_for(|s| s.begun.len() == 7);
+    other.steps.update(|s| s.allowed = FREE);
+    for id in 0..20 {
+        apart.write(id, id * 4096, 9);
+    }
+    assert_eq!(apart.front.ended(20).len(), 20);
+    assert_eq!(r.led.steps.state.lock().begun.len(), 7, "seven eighths of the workers at most are one volume's");
+    // What a connection drops meanwhile leaves the others their turns.
+    one.io.cancel();
+    r.led.steps.update(|s| s.allowed = FREE);
+    assert_eq!(two.front.ended(20).len(), 20);
+    let clients = vec![one, two, apart];
+    settled(&clients);
+    r.end(clients);
+}
+
+#[test]
 fn a_connection_with_many_slow_requests_leaves_workers_to_the_others() {
     let r = Rig::new(4, 16 << 20, None);
     let (mut greedy, mut other) = (r.open(), r.open());

@@ -298,10 +298,15 @@ impl Rig {
     }
 
     pub(super) fn open(&self) -> Client {
+        self.open_on(&self.led)
+    }
+
+    /// Opens a connection to another device.
+    pub(super) fn open_on(&self, led: &Arc<Led>) -> Client {
         let front = Arc::<Local>::default();
         let id = self.engine.draw_id();
         let mut io = self.engine.connect(id, Arc::clone(&front) as Arc<dyn Front>, 100).unwrap();
-        io.open(Arc::clone(&self.led) as Arc<dyn Device>);
+        io.open(Arc::clone(led) as Arc<dyn Device>);
         Client { io, front }
     }
 

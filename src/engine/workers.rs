@@ -1,7 +1,8 @@
 //! The workers: they do what would make a connection's thread wait, and complete requests as they finish.
 //!
 //! Each connection has a lane; workers serve the lanes in turn, and a lane occupies at most three quarters of the
-//! workers, so that a connection with many slow requests does not stall the others.
+//! workers, so that a connection with many slow requests does not stall the others. All lanes of a volume occupy at most
+//! seven eighths (with eight workers or more), so that a volume whose chunks come from a repository that hangs does not stall the other volumes.
 
 use super::clock::Ticks;
 use super::commit::Waiting;
@@ -21,13 +22,27 @@ const WORTH_A_PROCESSOR: u64 = 512 * 1024;
 struct Lane {
     jobs: VecDeque<Job>,
     running: usize,
-    /// Whether the lane is in `turn`.
+    /// Whether the lane is in `turn`, or among those that its volume's share keeps waiting.
     queued: bool,
+    volume: VolumeKey,
+}
+
+/// Tells volumes apart: the address of a volume's scheduler, which the lane's requests keep alive.
+type VolumeKey = usize;
+
+/// The workers that a volume occupies.
+#[derive(Default)]
+struct Share {
+    running: usize,
+    /// Lanes that wait until it occupies fewer.
+    waiting: Vec<u64>,
 }
 
 #[derive(Default)]
 struct WorkersState {
     lanes: HashMap<u64, Lane>,
+    /// The volumes that have requests in progress.
+    shares: HashMap<VolumeKey, Share>,
     turn: VecDeque<Next>,
     stopping: bool,
 }
@@ -52,6 +67,7 @@ pub(super) struct Workers {
     state: Mutex<WorkersState>,
     work: Condvar,
     lane_limit: usize,
+    volume_limit: usize,
     /// Requests that are queued or in progress.
     busy: AtomicUsize,
     processors: usize,
@@ -60,10 +76,13 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn new(workers: usize, ticks: Arc<dyn Ticks>) -> Self {
+        let lane_limit = (workers * 3 / 4).max(1);
         Self {
             state: Mutex::default(),
             work: Condvar::new(),
-            lane_limit: (workers * 3 / 4).max(1),
+            lane_limit,
+            // Another connection of the volume must have a worker too.
+            volume_limit: (workers * 7 / 8).max(lane_limit + 1),
             busy: AtomicUsize::new(0),
             processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ticks,
@@ -136,14 +155,29 @@ impl Workers {
                     continue;
                 }
             };
-            let id = job.queue.id;
+            let (id, volume) = (job.queue.id, volume_of(&job));
             self.serve(job);
             self.busy.fetch_sub(1, Ordering::Relaxed);
             let mut state = self.state.lock();
             if let Some(lane) = state.lanes.get_mut(&id) {
                 lane.running -= 1;
             }
+            self.leave_share(&mut state, volume);
             self.line_up(&mut state, id);
+        }
+    }
+
+    /// Takes a worker from a volume, and lets the lanes that waited for that try again.
+    fn leave_share(&self, state: &mut WorkersState, volume: VolumeKey) {
+        let Some(share) = state.shares.get_mut(&volume) else { return };
+        share.running -= 1;
+        let waiting = std::mem::take(&mut share.waiting);
+        if share.running == 0 {
+            state.shares.remove(&volume);
+        }
+        for id in waiting {
+            state.turn.push_back(Next::Lane(id));
+            self.work.notify_one();
         }
     }
 
@@ -155,10 +189,17 @@ impl Workers {
                     Next::Lane(id) => id,
                     Next::Commit(scheduler) => return Some(Task::Commit(scheduler)),
                 };
-                let Some(lane) = state.lanes.get_mut(&id) else { continue };
+                let WorkersState { lanes, shares, .. } = &mut *state;
+                let Some(lane) = lanes.get_mut(&id) else { continue };
+                let share = shares.entry(lane.volume).or_default();
+                if share.running >= self.volume_limit {
+                    share.waiting.push(id); // still queued
+                    continue;
+                }
                 lane.queued = false;
                 let Some(job) = lane.jobs.pop_front() else { continue };
                 lane.running += 1;
+                share.running += 1;
                 self.line_up(&mut state, id);
                 return Some(Task::Serve(job));
             }
@@ -212,13 +253,19 @@ impl Workers {
     }
 }
 
+fn volume_of(job: &Job) -> VolumeKey {
+    Arc::as_ptr(&job.scheduler) as VolumeKey
+}
+
 impl Runner for Workers {
     /// Queues a request whose turn it is.
     fn enqueue(&self, job: Job) {
         self.busy.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
-        let id = job.queue.id;
-        state.lanes.entry(id).or_default().jobs.push_back(job);
+        let (id, volume) = (job.queue.id, volume_of(&job));
+        let lane = state.lanes.entry(id).or_default();
+        lane.volume = volume;
+        lane.jobs.push_back(job);
         self.line_up(&mut state, id);
     }
 
