@@ -63,7 +63,9 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::RecycleBin(bin) => show_recycle_bin(bin),
-        // `snapshot prune` and `snapshot verify` print these themselves, and `snapshot diff` its parts.
+        // `snapshot schedule`, `prune` and `verify` print these themselves, and `snapshot diff` its parts.
+        Reply::Schedule(schedule) => line(schedule.id),
+        Reply::Schedules { schedules } => schedules.iter().for_each(|one| line(one.id)),
         Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
@@ -108,6 +110,8 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
+        Reply::Schedule(schedule) => vec![schedule.id.to_string()],
+        Reply::Schedules { schedules } => schedules.iter().map(|s| s.id.to_string()).collect(),
         Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),
         Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
@@ -397,6 +401,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
         ("held", s.held.to_string()),
+        ("schedule", or_dash(s.schedule.as_ref())),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));

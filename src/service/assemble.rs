@@ -131,6 +131,7 @@ impl Service {
             },
             last_uses: super::last_uses::LastUses::default(),
             retention: super::retention::Retention::new(&env, &kms),
+            slow_chores: super::chores::SlowChores::default(),
             endpoints: Mutex::default(),
             env,
             data,

@@ -10,6 +10,7 @@ mod attachment;
 mod attachments;
 pub mod aws;
 mod bases;
+mod cadence;
 mod check;
 mod chores;
 mod contexts;
@@ -38,6 +39,7 @@ mod refusal;
 mod remote;
 mod retain;
 mod retention;
+mod schedules;
 mod settings;
 mod settling;
 #[cfg(test)]
@@ -61,6 +63,7 @@ mod volume_keys;
 
 pub use access::Remote;
 pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
+pub use cadence::{Cadence, DAYS, TimeOfDay};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
@@ -168,6 +171,7 @@ pub struct Service {
     doctor: Doctor,
     last_uses: last_uses::LastUses,
     retention: retention::Retention,
+    slow_chores: chores::SlowChores,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
     /// Last, so that no other process opens the directory before everything above is dropped.
@@ -342,6 +346,7 @@ impl Service {
 
     /// Shuts down in order: stops snapshots in progress, closes volumes, wipes keys.
     pub fn shut_down(&self) {
+        self.slow_chores.stop();
         self.jobs.stop_all();
         self.opens.close_all();
         self.failed_syncs.wait();

@@ -182,6 +182,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
         "snapshots",
         &["state", "size", "changed", "stored", "description", "name", "tags", "held", "lock/state"],
     );
+    add("schedule", "schedule-list", "schedules", &["name", "cadence", "keep", "paused", "error"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
     add("account", "account-list", "accounts", &["name"]);

@@ -1,7 +1,7 @@
 //! `snapshot diff`: asks for one part of the answer after another and prints each when it comes, so that the number of ranges
 //! does not matter.
 
-use super::ask_without_key;
+use super::ask::ask_without_key;
 use crate::cli::args::Common;
 use crate::cli::out::{line, note};
 use crate::error::{Error, Kind, Result};
@@ -11,7 +11,7 @@ use crate::units::{ByteLen, SnapshotId};
 use clap::Args;
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct DiffArgs {
+pub(crate) struct DiffArgs {
     /// Name or id of the snapshot to compare with
     from: String,
     /// Name or id of the snapshot whose ranges are listed; without it, what FROM has that is not zeros

@@ -1,27 +1,24 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
+mod ask;
 mod diff;
 mod protect;
 mod prune;
 mod recycle;
+mod schedule;
 mod verify;
 
 use super::args::Common;
-use super::client::{self, PATIENCE, ask_daemon, ask_once, data_dir};
+use super::client::{self, data_dir};
 use super::crypto::pairs;
 use super::render;
 use crate::api::control;
-use crate::env::Env;
-use crate::error::{IoContext, Kind, Result};
-use crate::service::answer_unopened;
-use crate::service::api::Reply;
-use crate::service::datadir::Wanting;
+use crate::error::{IoContext, Result};
 use crate::service::operations::{
     CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot,
 };
-use crate::units::SnapshotId;
+use ask::selection;
 use clap::Subcommand;
-use std::collections::BTreeMap;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotVerb {
@@ -90,6 +87,9 @@ pub(super) enum SnapshotVerb {
     Verify(verify::VerifyArgs),
     /// Delete the snapshots that a retention policy does not keep
     Prune(prune::PruneArgs),
+    /// Snapshots that a server takes by itself
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleVerb),
     #[command(flatten)]
     Protect(protect::ProtectVerb),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
@@ -113,57 +113,12 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Recover { snapshot } => RecoverSnapshot { snapshot }.into(),
         SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
+        SnapshotVerb::Schedule(verb) => return schedule::run(common, verb),
         SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Prune(args) => return prune::run(common, args),
         SnapshotVerb::Diff(args) => return diff::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))
-}
-
-/// Tags to select by: each with a value, or with any.
-fn selection(tags: &[String]) -> BTreeMap<String, Option<String>> {
-    let one = |tag: &String| match tag.split_once('=') {
-        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-        None => (tag.clone(), None),
-    };
-    tags.iter().map(one).collect()
-}
-
-/// Performs a request that needs no root key: the server's reply, or, without a server, from the repository itself.
-fn ask_without_key(common: &Common, request: &Request) -> Result<Reply> {
-    let data = data_dir(common)?;
-    let mut bar = render::Progressing::new(common);
-    let socket = data.control_socket();
-    if let Some(reply) = ask_once(&socket, request, &mut bar)? {
-        return Ok(reply);
-    }
-    if !data.is_initialised() || !has_ids_alone(request) {
-        return client::ask(common, request.clone()); // knows names, and reports what is missing
-    }
-    let env = Env::system();
-    let lock = data.lock(&env, request.name(), Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
-    let Some(lock) = lock else { return ask_daemon(&socket, request, &mut bar) };
-    let mut gave_way = false;
-    let answered = answer_unopened(&data, env, request.clone(), &mut |p| {
-        bar.show(&p);
-        gave_way |= lock.is_asked_for();
-        !gave_way
-    });
-    drop(lock);
-    match answered {
-        Err(err) if gave_way && err.kind() == Kind::Interrupted => ask_daemon(&socket, request, &mut bar),
-        other => other,
-    }
-}
-
-/// Whether a request names all its snapshots by id: their names are in the catalog.
-fn has_ids_alone(request: &Request) -> bool {
-    let is_id = |what: &String| what.parse::<SnapshotId>().is_ok();
-    match request {
-        Request::VerifySnapshots(asked) => asked.snapshots.iter().all(is_id),
-        Request::DiffSnapshots(asked) => asked.from.iter().all(is_id) && is_id(&asked.to),
-        _ => false,
-    }
 }
 
 /// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server no

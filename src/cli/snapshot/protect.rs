@@ -7,7 +7,7 @@ use crate::service::operations::{HoldSnapshot, LockSnapshot, ReleaseSnapshot, Re
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
-pub(in crate::cli) enum ProtectVerb {
+pub(crate) enum ProtectVerb {
     /// Hold a snapshot against deletion until it is released
     Hold {
         /// Snapshot name or id
@@ -28,7 +28,7 @@ pub(in crate::cli) enum ProtectVerb {
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct LockArgs {
+pub(crate) struct LockArgs {
     /// Snapshot name or id
     snapshot: String,
     /// governance: can be taken back; compliance: nobody can take it back once it has cooled off, only extend it

@@ -1,6 +1,6 @@
 //! `snapshot prune`: a row for each snapshot, with what becomes of it and why.
 
-use super::selection;
+use super::ask::selection;
 use crate::cli::args::Common;
 use crate::cli::client;
 use crate::cli::out::line;
@@ -14,7 +14,7 @@ use clap::Args;
 /// Which snapshots of each volume a policy keeps.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to keep of each volume (in UTC)")]
-pub(in crate::cli) struct KeepArgs {
+pub(crate) struct KeepArgs {
     /// The newest N
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_last: u32,
@@ -53,7 +53,7 @@ impl KeepArgs {
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct PruneArgs {
+pub(crate) struct PruneArgs {
     /// Only snapshots of this volume (name or id) [default: of each volume]
     #[arg(long)]
     volume: Option<String>,

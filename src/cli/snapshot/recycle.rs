@@ -4,7 +4,7 @@ use crate::service::operations::{GetRecycleBin, Request, SetRecycleBin};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
-pub(in crate::cli) enum RecycleBinVerb {
+pub(crate) enum RecycleBinVerb {
     /// Keep snapshots that are deleted from now on for so many days
     Set {
         /// Days, 1 to 365

@@ -1,6 +1,6 @@
 //! `snapshot verify`: a line for each snapshot that is good, and on standard error what is wrong with the others.
 
-use super::ask_without_key;
+use super::ask::ask_without_key;
 use crate::cli::args::Common;
 use crate::cli::out::{line, note};
 use crate::cli::render;
@@ -13,7 +13,7 @@ use clap::Args;
 const SHOWN: usize = 20;
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Snapshot names or ids
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     snapshots: Vec<String>,

@@ -16,6 +16,7 @@ mod installation;
 mod key;
 mod once;
 mod principal;
+mod schedule;
 mod snapshot;
 mod volume;
 
@@ -39,6 +40,7 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
+pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
     CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
     LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot,
@@ -52,7 +54,7 @@ pub use volume::{
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
     GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
-    SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
+    ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -159,6 +161,8 @@ answers! {
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
     Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
+    ScheduleInfo: schedule => Reply::Schedule(schedule) => Reply::Schedule(schedule),
+    Vec<ScheduleInfo>: schedules => Reply::Schedules { schedules } => Reply::Schedules { schedules },
     RecycleBinInfo: bin => Reply::RecycleBin(bin) => Reply::RecycleBin(bin),
     ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
@@ -324,6 +328,10 @@ operations! {
     "snapshot-unlock" => UnlockSnapshot,
     "snapshot-recover" => RecoverSnapshot,
     "snapshot-prune" => PruneSnapshots,
+    "schedule-add" => AddSchedule,
+    "schedule-list" => ListSchedules,
+    "schedule-remove" => RemoveSchedule,
+    "schedule-pause" => PauseSchedule,
     "recycle-bin-set" => SetRecycleBin,
     "recycle-bin-show" => GetRecycleBin,
     "attach-begin" => AttachVolume,

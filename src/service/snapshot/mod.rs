@@ -48,6 +48,7 @@ impl Service {
             tags: record.tags.clone(),
             held: record.held,
             lock,
+            schedule: record.schedule,
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }

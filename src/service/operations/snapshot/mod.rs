@@ -42,7 +42,13 @@ impl Operation for CreateSnapshot {
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
         let Self { volume, description, wait, name, tags } = self;
-        call.service.create_snapshot(call.caller, &volume, Labels { description, name, tags }, wait, call.report)
+        call.service.create_snapshot(
+            call.caller,
+            &volume,
+            Labels { description, name, tags, schedule: None },
+            wait,
+            call.report,
+        )
     }
 }
 
