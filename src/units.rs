@@ -183,6 +183,11 @@ resource_id! {
     SnapshotId, "snap-", "snapshot"
 }
 
+resource_id! {
+    /// The id of a schedule of snapshots: `sched-` and 17 hexadecimal digits.
+    ScheduleId, "sched-", "snapshot schedule"
+}
+
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -243,7 +243,7 @@ fn verify_names_every_bad_chunk_and_goes_on_to_the_other_snapshots() {
         let all = out.json()["snapshots"].as_array().unwrap().clone();
         let bad = |id: &str| all.iter().find(|one| one["snapshot"] == id).unwrap()["bad_chunks"].clone();
         assert_eq!((all.len(), bad(&a), bad(&b)), (2, 2.into(), 0.into()));
-        assert_eq!(s.ids(&["snapshot", "verify", &b]), [b.clone()]);
+        assert_eq!(s.id(&["snapshot", "verify", &b]), b);
         assert_eq!(s.coffer(&["snapshot", "verify", none]).code, 4);
         assert!(s.ok(&["snapshot", "verify", &b, "--sample", "100%"]).stdout.contains("8 of 8 chunks at random"));
     };
@@ -384,4 +384,35 @@ fn pruning_says_what_it_keeps_and_why() {
     let json = s.json(&["snapshot", "prune", "--keep-yearly", "1"]);
     assert_eq!((&json["dry_run"], &json["snapshots"][0]["kept"]), (&false.into(), &false.into()));
     assert_eq!(json["snapshots"][1]["reasons"], serde_json::json!(["yearly"]));
+}
+
+#[test]
+fn schedules_are_added_shown_paused_and_removed() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "1MiB", "--name", "v"]);
+    let add = |args: &[&str]| s.id(&[&["snapshot", "schedule", "add", "v"], args].concat());
+    let one = add(&["--every", "4h", "--keep-last", "3", "--keep-tag", "keep"]);
+    let _server = s.serve();
+    let two = add(&["--weekly", "Sun", "03:00"]);
+    let list = s.ok(&["snapshot", "schedule", "list"]).stdout;
+    let row =
+        |id: &str| list.lines().find(|l| l.contains(id)).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(row(&one).starts_with(&format!("{one} v every 4h last 3, tag keep 20")), "{list}");
+    assert!(row(&two).starts_with(&format!("{two} v weekly sun 03:00 all 20")), "{list}");
+    assert!(s.ok(&["snapshot", "schedule", "pause", &one]).stdout.contains("paused"));
+    assert_eq!(s.json(&["snapshot", "schedule", "resume", &one])["paused"], false);
+    for (args, words) in [
+        (&["--every", "4m"][..], "5 minutes"),
+        (&["--every", "1w"], "not a period"),
+        (&["--daily", "3:00"], "HH:MM"),
+        (&["--weekly", "someday", "03:00"], "mon, tue"),
+        (&[], "--every"),
+        (&["--every", "4h", "--daily", "03:00"], "cannot be used with"),
+    ] {
+        s.fails(2, &[&["snapshot", "schedule", "add", "v"], args].concat(), &[words]);
+    }
+    s.fails(4, &["snapshot", "schedule", "add", "none", "--every", "1h"], &["no volume none"]);
+    s.ok(&["snapshot", "schedule", "remove", &one]);
+    s.fails(4, &["snapshot", "schedule", "pause", &one], &["there is no schedule"]);
+    assert_eq!(s.ids(&["snapshot", "schedule", "list"]), [two]);
 }

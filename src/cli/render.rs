@@ -65,7 +65,9 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Repository(one) => show_repository(one),
         Reply::Repositories { repositories } => list_repositories(repositories),
         Reply::RecycleBin(bin) => show_recycle_bin(bin),
-        // `snapshot prune` and `snapshot verify` print these themselves, and `snapshot diff` its parts.
+        // `snapshot schedule`, `prune` and `verify` print these themselves, and `snapshot diff` its parts.
+        Reply::Schedule(schedule) => line(schedule.id),
+        Reply::Schedules { schedules } => schedules.iter().for_each(|one| line(one.id)),
         Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
@@ -112,6 +114,8 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
         Reply::Repository(r) => vec![r.name.clone()],
         Reply::Repositories { repositories } => repositories.iter().map(|r| r.name.clone()).collect(),
+        Reply::Schedule(schedule) => vec![schedule.id.to_string()],
+        Reply::Schedules { schedules } => schedules.iter().map(|s| s.id.to_string()).collect(),
         Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),
         Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
@@ -404,6 +408,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("created", s.created.to_string()),
         ("description", s.description.clone()),
         ("held", s.held.to_string()),
+        ("schedule", or_dash(s.schedule.as_ref())),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));

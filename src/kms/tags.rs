@@ -23,7 +23,7 @@ fn bad(why: String) -> Error {
 ///
 /// # Errors
 /// [`Kind::Usage`] (TagException) for a name of no or too many characters, one under `aws:`, a character that tags do not
-/// have; LimitExceededException for more than [`MAX_TAGS`].
+/// have; LimitExceededException for more than 50 tags.
 pub fn check(of: &str, tags: &Tags) -> Result<()> {
     let good = |c: char| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c);
     for (name, value) in tags {

@@ -13,11 +13,13 @@ pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyIn
 pub use repository::RepositoryInfo;
 pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, SnapshotState, VolumeState};
 
+use super::cadence::Cadence;
+use super::retain::Keep;
 use super::settings::OnKeyLoss;
 use crate::document::Document;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
-use crate::units::{SnapshotId, VolumeId};
+use crate::units::{ScheduleId, SnapshotId, VolumeId};
 use crate::volume::format::Untrusted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -86,6 +88,13 @@ pub enum Reply {
     Repositories {
         /// All repositories, the data directory's own first.
         repositories: Vec<RepositoryInfo>,
+    },
+    /// One schedule.
+    Schedule(ScheduleInfo),
+    /// Schedules.
+    Schedules {
+        /// All of them, oldest first.
+        schedules: Vec<ScheduleInfo>,
     },
     /// What pruning did.
     Pruned {
@@ -341,6 +350,9 @@ pub struct SnapshotInfo {
     /// Its lock against deletion, if it has one.
     #[serde(default)]
     pub lock: Option<LockInfo>,
+    /// The schedule that took it.
+    #[serde(default)]
+    pub schedule: Option<ScheduleId>,
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,
@@ -381,6 +393,33 @@ pub struct PrunedInfo {
     pub reasons: Vec<String>,
     /// Why it could not be deleted.
     pub error: Option<WireError>,
+}
+
+/// A schedule of snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleInfo {
+    /// Its id.
+    pub id: ScheduleId,
+    /// The volume that it takes snapshots of.
+    pub volume: VolumeId,
+    /// Name of the volume, if there is one.
+    pub name: Option<String>,
+    /// How often it takes one.
+    pub cadence: Cadence,
+    /// Which of its snapshots it keeps; `None`: all.
+    pub keep: Option<Keep>,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// When it was added.
+    pub created: Timestamp,
+    /// When it is due, if it is not paused. A server does what is due within a minute.
+    pub next: Timestamp,
+    /// When it last took a snapshot, or tried to.
+    pub ran: Option<Timestamp>,
+    /// The snapshot of the last run that took one.
+    pub snapshot: Option<SnapshotId>,
+    /// Why the last run failed; it is tried again.
+    pub error: Option<String>,
 }
 
 /// The setting of the recycle bin.

@@ -137,6 +137,7 @@ impl Service {
             },
             last_uses: super::last_uses::LastUses::default(),
             retention: super::retention::Retention::new(&env, &kms),
+            slow_chores: super::chores::SlowChores::default(),
             endpoints: Mutex::default(),
             taking_up: Mutex::default(),
             env,

@@ -13,7 +13,7 @@ pub(super) trait Chores: Send + Sync {
     /// Closes volumes that have been idle for long enough. Returns when to look again, if others are idle.
     fn close_idle(&self) -> Option<Instant>;
     /// Runs the chores that are due once a minute.
-    fn each_minute(&self);
+    fn each_minute(self: Arc<Self>);
 }
 
 /// The thread, once it is started.
@@ -53,7 +53,7 @@ impl Housekeeper {
             let next = here.close_idle();
             self.soon.fetch_or(next.is_some(), Ordering::SeqCst);
             if due <= Instant::now() {
-                here.each_minute();
+                here.clone().each_minute();
                 due = Instant::now() + MINUTE;
             }
             drop(here);

@@ -142,6 +142,7 @@ impl Jobs {
             held: false,
             lock: None,
             recycled: None,
+            schedule: labels.schedule,
         };
         let act = Act::new("ec2:CreateSnapshot")
             .key(volume.key_arn.clone())

@@ -11,6 +11,7 @@ mod attachment;
 mod attachments;
 pub mod aws;
 mod bases;
+mod cadence;
 mod check;
 mod chores;
 mod contexts;
@@ -44,6 +45,7 @@ mod repositories;
 mod repository;
 mod retain;
 mod retention;
+mod schedules;
 mod settings;
 mod settling;
 #[cfg(test)]
@@ -67,6 +69,7 @@ mod volume_keys;
 
 pub use access::Remote;
 pub use attachment::{Attached, ConnectRequest, Reading, ServedExport, named};
+pub use cadence::{Cadence, DAYS, TimeOfDay};
 pub use check::examine;
 pub use contexts::{Compared, Status};
 pub use datadir::Role;
@@ -177,6 +180,7 @@ pub struct Service {
     doctor: Doctor,
     last_uses: last_uses::LastUses,
     retention: retention::Retention,
+    slow_chores: chores::SlowChores,
     /// Where NBD is served.
     endpoints: Mutex<Vec<String>>,
     /// The thread that takes up the work of an earlier server.
@@ -393,6 +397,7 @@ impl Service {
 
     /// Shuts down in order: suspends snapshots in progress, closes volumes, wipes keys.
     pub fn shut_down(&self) {
+        self.slow_chores.stop();
         self.jobs.suspend_all();
         self.opens.close_all();
         self.failed_syncs.wait();

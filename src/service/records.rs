@@ -13,7 +13,7 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Kms, Tags};
 use crate::ledger::{Act, Ledger, Record, Tx};
-use crate::units::{DataKeyId, Hash32, LineageId, SnapshotId, VolumeId, check_snapshot_name};
+use crate::units::{DataKeyId, Hash32, LineageId, ScheduleId, SnapshotId, VolumeId, check_snapshot_name};
 use crate::volume::Volume;
 use crate::volume::format::ParentRef;
 use crate::volume::lifecycle::GrowPlan;
@@ -373,6 +373,9 @@ pub(super) struct SnapshotRecord {
     pub(super) lock: Option<Lock>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) recycled: Option<Recycled>,
+    /// The schedule that took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) schedule: Option<ScheduleId>,
 }
 
 /// How long a deleted snapshot stays in the recycle bin.
@@ -410,6 +413,8 @@ pub(super) struct Labels {
     /// A name that may be used in place of its id.
     pub(super) name: Option<String>,
     pub(super) tags: Tags,
+    /// The schedule that takes it.
+    pub(super) schedule: Option<ScheduleId>,
 }
 
 impl SnapshotRecord {

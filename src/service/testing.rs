@@ -26,6 +26,12 @@ impl Hands {
         self.boot.fetch_add(hours * HOUR, Ordering::Relaxed);
     }
 
+    /// Lets minutes pass.
+    pub(super) fn pass_minutes(&self, minutes: i64) {
+        self.wall.fetch_add(minutes * 60_000, Ordering::Relaxed);
+        self.boot.fetch_add(minutes * 60_000, Ordering::Relaxed);
+    }
+
     /// Sets the wall clock forward by hours, or back if negative.
     pub(super) fn set(&self, hours: i64) {
         self.wall.fetch_add(hours * HOUR, Ordering::Relaxed);

@@ -34,8 +34,10 @@ impl Act {
             Self::Aws { operation, input } => crate::aws::run(copy, operation, input.clone()),
             Self::Fill => fill(&copy.open(Role::Daemon)?),
             Self::Chores { days } => {
-                copy.open_later(Role::Daemon, *days)?.0.do_chores();
-                Ok(())
+                let open = copy.open_later(Role::Daemon, *days)?;
+                open.0.do_chores();
+                // A server that ends would stop them.
+                open.0.wait_for_snapshots(&mut |_| true).map(drop)
             }
             Self::Client { farewell } => client(&copy.open(Role::Daemon)?, *farewell),
         }
@@ -366,6 +368,20 @@ fn snapshots_and_audit() -> Vec<Case> {
         ),
         // Of the two snapshots of `v`, one goes.
         plain!("snapshot-prune", "keep": {"last": 1}),
+        case!("schedule-add", nothing, |_| verb(scheduling()), |open| schedule(open).is_some()),
+        plain!("schedule-list"),
+        case!(
+            "schedule-remove",
+            scheduled,
+            |copy| { verb(json!({"action": "schedule-remove", "schedule": opened(copy, schedule)})) },
+            |open| schedule(open).is_none()
+        ),
+        case!(
+            "schedule-pause",
+            scheduled,
+            |copy| { verb(json!({"action": "schedule-pause", "schedule": opened(copy, schedule), "paused": true})) },
+            never
+        ),
         case!("snapshot-hold", |copy| on_newest(copy, json!({"action": "snapshot-hold"}))),
         case!(
             "snapshot-release",
@@ -449,6 +465,20 @@ pub fn into_the_bin(copy: &Copy) {
 pub fn recycled(open: &Open) -> Vec<String> {
     let all = open.json(json!({"action": "snapshot-list", "recycled": true}));
     all["snapshots"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn scheduling() -> Value {
+    json!({"action": "schedule-add", "volume": "v", "cadence": {"daily": {"at": "02:30"}}, "keep": {"daily": 7}})
+}
+
+pub fn scheduled(copy: &Copy) {
+    verb(scheduling()).run(copy).unwrap();
+}
+
+/// The id of the only schedule.
+fn schedule(open: &Open) -> Option<String> {
+    let all = open.json(json!({"action": "schedule-list"}));
+    all["schedules"].as_array().unwrap().first().map(|s| s["id"].as_str().unwrap().to_owned())
 }
 
 /// A verb on the newest snapshot of `v`.

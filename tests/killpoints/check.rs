@@ -196,6 +196,7 @@ pub fn shape(copy: &Copy) -> Vec<String> {
         &["state", "size", "changed", "stored", "description", "name", "tags", "held", "lock/state"],
     );
     add("repository", "repository-list", "repositories", &["name", "default", "snapshots", "stored"]);
+    add("schedule", "schedule-list", "schedules", &["name", "cadence", "keep", "paused", "error"]);
     add("attachment", "attachment-list", "attachments", &["name", "device"]);
     add("access", "access-list", "clients", &["name", "by", "volumes"]);
     add("account", "account-list", "accounts", &["name"]);

@@ -100,6 +100,17 @@ fn has_emptied_the_bin(open: &Open) -> bool {
     crate::acts::recycled(open).is_empty()
 }
 
+/// A volume of which a snapshot is due each day.
+fn scheduled(copy: &Copy) {
+    at_rest(copy);
+    crate::acts::scheduled(copy);
+}
+
+fn has_taken_one(open: &Open) -> bool {
+    let all = open.json(json!({"action": "snapshot-list"}));
+    all["snapshots"].as_array().unwrap().iter().any(|s| !s["schedule"].is_null() && s["state"] == "completed")
+}
+
 fn is_deleted(open: &Open) -> bool {
     open.ask(request(json!({"action": "key-show", "key": "alias/dying"}))).is_err()
 }
@@ -124,6 +135,7 @@ pub fn cases() -> Vec<Case> {
         chores("chores/rotate", rotates, |_| Act::Chores { days: 91 }, has_rotated),
         chores("chores/expire-material", expires, |_| Act::Chores { days: 2 }, has_lost_its_material),
         chores("chores/empty-recycle-bin", binned, |_| Act::Chores { days: 10 }, has_emptied_the_bin),
+        chores("chores/run-schedule", scheduled, |_| Act::Chores { days: 2 }, has_taken_one),
         chores("chores/delete-key", dying, |_| Act::Chores { days: 31 }, is_deleted),
         chores("chores/begin-audit-segment", full_segment, |_| act("Encrypt", long_use()), has_two_segments),
         chores("chores/expire-audit", old_segment, |_| Act::Chores { days: 100 }, has_one_segment),

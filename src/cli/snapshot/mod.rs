@@ -4,6 +4,7 @@ mod diff;
 mod protect;
 mod prune;
 mod recycle;
+mod schedule;
 mod verify;
 
 use super::args::{Common, selection};
@@ -93,6 +94,9 @@ pub(super) enum SnapshotVerb {
     Verify(verify::VerifyArgs),
     /// Delete the snapshots that a retention policy does not keep
     Prune(prune::PruneArgs),
+    /// Snapshots that a server takes by itself
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleVerb),
     #[command(flatten)]
     Protect(protect::ProtectVerb),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
@@ -120,6 +124,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Recover { snapshot } => RecoverSnapshot { snapshot }.into(),
         SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
+        SnapshotVerb::Schedule(verb) => return schedule::run(common, verb),
         SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Prune(args) => return prune::run(common, args),
         SnapshotVerb::Diff(args) => return diff::run(common, args),

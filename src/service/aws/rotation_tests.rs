@@ -2,7 +2,6 @@
 
 use super::testing::*;
 use crate::kms::Caller;
-use crate::service::housekeeping::Chores;
 use crate::service::opening::Need;
 use serde_json::{Value, json};
 
@@ -38,23 +37,23 @@ fn a_key_rotates_when_both_clocks_say_so() {
     let k = on.key(&root, json!({}));
     let old = seal(&on, &root, &k);
     on.ok(&root, "EnableKeyRotation", json!({"KeyId": k, "RotationPeriodInDays": 90}));
-    on.service.each_minute();
+    on.service.do_chores();
     // A clock that was set forward.
     on.set_clock_by_days(91);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k), [""; 0]);
     on.pass_days(89);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k), [""; 0]);
     on.pass_days(1);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k), ["AUTOMATIC"]);
     let states: Vec<String> = versions(&on, &root, &k).into_iter().map(|v| v.1).collect();
     assert_eq!(states, ["NON_CURRENT", "CURRENT"]);
     let next = on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": k}));
     assert_eq!(next["NextRotationDate"].as_f64().unwrap(), on.now_seconds() + 90.0 * 86400.0);
     // Once, and both versions decrypt.
-    on.service.each_minute();
+    on.service.do_chores();
     let new = seal(&on, &root, &k);
     assert_eq!(rotations(&on, &root, &k).len(), 1);
     for blob in [&old, &new] {
@@ -65,7 +64,7 @@ fn a_key_rotates_when_both_clocks_say_so() {
     assert_eq!([id(&old), id(&new)], all[..]);
     on.ok(&root, "DisableKeyRotation", json!({"KeyId": k}));
     on.pass_days(400);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k).len(), 1);
     let recorded: Vec<_> = on.events().into_iter().filter(|e| e.record.body.act == "kms:RotateKey").collect();
     assert_eq!(recorded.len(), 1);
@@ -81,13 +80,13 @@ fn a_disabled_key_rotates_once_it_is_enabled() {
     assert_eq!(on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": k}))["RotationPeriodInDays"], 365);
     on.ok(&root, "DisableKey", json!({"KeyId": k}));
     on.pass_days(366);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k), [""; 0]);
     for op in ["EnableKeyRotation", "RotateKeyOnDemand", "DisableKeyRotation"] {
         assert_eq!(on.err(&root, op, json!({"KeyId": k})), "DisabledException", "{op}");
     }
     on.ok(&root, "EnableKey", json!({"KeyId": k}));
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &root, &k), ["AUTOMATIC"]);
     for days in [89, 2561] {
         let bad = json!({"KeyId": k, "RotationPeriodInDays": days});
@@ -101,16 +100,16 @@ fn service_managed_keys_rotate_yearly() {
     let (root, owner) = (on.root(A, EAST), on.owner());
     let create = json!({"action": "volume-create", "name": "v", "size": 1 << 20});
     on.service.handle(&owner, crate::service::testing::request(create), &mut |_| true).unwrap();
-    on.service.each_minute();
+    on.service.do_chores();
     let k = on.arn(&root, crate::kms::EBS_ALIAS);
     let status = on.ok(&root, "GetKeyRotationStatus", json!({"KeyId": k}));
     assert_eq!((&status["KeyRotationEnabled"], &status["RotationPeriodInDays"]), (&json!(true), &json!(365)));
     for n in 1..=2 {
         on.pass_days(364);
-        on.service.each_minute();
+        on.service.do_chores();
         assert_eq!(on.service.kms.keys().describe(&k.parse().unwrap()).unwrap().versions.len(), n);
         on.pass_days(2);
-        on.service.each_minute();
+        on.service.do_chores();
         assert_eq!(on.service.kms.keys().describe(&k.parse().unwrap()).unwrap().versions.len(), n + 1);
     }
     // The volume opens with the version that wrapped its key.
@@ -191,7 +190,7 @@ fn material_expires_and_comes_back() {
     // At once, and for good once the service has looked: setting the clock back does not bring it back.
     for looked in [false, true] {
         if looked {
-            on.service.each_minute();
+            on.service.do_chores();
             on.set_clock_by_days(-5);
         }
         assert_eq!(on.state(&root, &k), "PendingImport", "{looked}");
@@ -235,10 +234,10 @@ fn a_volume_is_suspended_while_the_material_of_its_key_is_gone() {
     let record = on.service.records.find_volume("v").unwrap();
     let used = on.service.opens.acquire(&record, Need::Key(&owner)).unwrap();
     on.pass_days(9);
-    on.service.each_minute();
+    on.service.do_chores();
     assert!(used.volume.is_unlocked());
     on.pass_days(1);
-    on.service.each_minute();
+    on.service.do_chores();
     assert!(!used.volume.is_unlocked());
     assert!(on.service.opens.waiting(record.id).is_some());
     on.import(&root, &k, &[1; 32], json!({})).unwrap();
@@ -322,7 +321,7 @@ fn replicas_have_the_same_material_and_nothing_else() {
     }
     on.ok(&east, "EnableKeyRotation", json!({"KeyId": k, "RotationPeriodInDays": 90}));
     on.pass_days(91);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(rotations(&on, &west, id), ["AUTOMATIC"]);
     assert_eq!(versions(&on, &west, id), versions(&on, &east, id));
     let rotated = seal(&on, &east, &k);
@@ -367,17 +366,17 @@ fn the_primary_key_moves_and_goes_last() {
     assert_eq!(on.err(&west, "Encrypt", json!({"KeyId": id, "Plaintext": b64(b"m")})), "KMSInvalidStateException");
     seal(&on, &east, &k);
     on.pass_days(40);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(on.state(&west, id), "PendingReplicaDeletion");
     on.ok(&east, "ScheduleKeyDeletion", json!({"KeyId": k, "PendingWindowInDays": 7}));
-    on.service.each_minute();
+    on.service.do_chores();
     on.pass_days(8);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(on.err(&east, "DescribeKey", json!({"KeyId": k})), "NotFoundException");
     assert_eq!(on.state(&west, id), "PendingDeletion");
-    on.service.each_minute();
+    on.service.do_chores();
     on.pass_days(8);
-    on.service.each_minute();
+    on.service.do_chores();
     assert_eq!(on.err(&west, "DescribeKey", json!({"KeyId": id})), "NotFoundException");
 }
 

@@ -17,6 +17,7 @@ mod key;
 mod once;
 mod principal;
 mod repository;
+mod schedule;
 mod snapshot;
 mod volume;
 
@@ -41,6 +42,7 @@ pub use principal::{
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
 pub use repository::{AddRepository, DescribeRepository, ListRepositories, RemoveRepository, SetDefaultRepository};
+pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
     CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
     LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot,
@@ -54,7 +56,7 @@ pub use volume::{
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
     GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
-    RepositoryInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
+    RepositoryInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -163,6 +165,8 @@ answers! {
     RepositoryInfo: repository => Reply::Repository(repository) => Reply::Repository(repository),
     Vec<RepositoryInfo>: repositories => Reply::Repositories { repositories } => Reply::Repositories { repositories },
     Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
+    ScheduleInfo: schedule => Reply::Schedule(schedule) => Reply::Schedule(schedule),
+    Vec<ScheduleInfo>: schedules => Reply::Schedules { schedules } => Reply::Schedules { schedules },
     RecycleBinInfo: bin => Reply::RecycleBin(bin) => Reply::RecycleBin(bin),
     ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
@@ -329,6 +333,10 @@ operations! {
     "snapshot-unlock" => UnlockSnapshot,
     "snapshot-recover" => RecoverSnapshot,
     "snapshot-prune" => PruneSnapshots,
+    "schedule-add" => AddSchedule,
+    "schedule-list" => ListSchedules,
+    "schedule-remove" => RemoveSchedule,
+    "schedule-pause" => PauseSchedule,
     "recycle-bin-set" => SetRecycleBin,
     "recycle-bin-show" => GetRecycleBin,
     "repository-add" => AddRepository,

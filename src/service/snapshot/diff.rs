@@ -46,7 +46,7 @@ impl Ranges {
     fn add(&mut self, chunk: ChunkNo, zero: bool) -> Option<u64> {
         let start = chunk.offset();
         // What is past the end of the snapshot is not in it.
-        let Some(length) = self.size.checked_sub(start).filter(|n| *n > 0) else { return None };
+        let length = self.size.checked_sub(start).filter(|n| *n > 0)?;
         let length = length.min(CHUNK as u64);
         if let Some(last) = self.all.last_mut().filter(|l| l.offset + l.length == start && l.zero == zero) {
             last.length += length;

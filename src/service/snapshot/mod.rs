@@ -53,6 +53,7 @@ impl Service {
             lock,
             repository: self.repositories.name_of(record.repository),
             copy: job.map(|job| job.progress()),
+            schedule: record.schedule,
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }

@@ -45,7 +45,7 @@ impl Operation for CreateSnapshot {
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
         let Self { volume, description, wait, repository, name, tags } = self;
-        let labels = Labels { description, name, tags };
+        let labels = Labels { description, name, tags, schedule: None };
         call.service.create_snapshot(call.caller, &volume, (repository.as_deref(), labels), wait, call.report)
     }
 }
