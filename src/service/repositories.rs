@@ -9,6 +9,8 @@ use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Record, Tx};
 use crate::snapshot::location::Location;
+#[cfg(test)]
+use crate::snapshot::objects::Objects;
 use crate::snapshot::repository::{Author, Repository};
 use crate::units::{RepositoryId, SnapshotId};
 use parking_lot::Mutex;
@@ -103,6 +105,13 @@ impl Repositories {
             })),
             Err(err) => Err(self.in_words(id, known, |of| err.context(of))),
         }
+    }
+
+    /// Puts other objects in the place of an added repository's.
+    #[cfg(test)]
+    pub(super) fn put_in_place(&self, id: RepositoryId, objects: Arc<dyn Objects>) {
+        let new = Repository::open_later(objects, self.env.clone(), Some(self.author.clone()));
+        self.added.lock().insert(id, Arc::new(new));
     }
 
     fn opened(&self, id: RepositoryId) -> Option<Arc<Repository>> {

@@ -8,6 +8,7 @@ use super::super::testing::request;
 use super::super::{Service, bases};
 use crate::error::{Kind, Result};
 use crate::units::SnapshotId;
+use crate::volume::{Attempt, Blocking};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,6 +170,47 @@ fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
     let service = place.reopen(service);
     let err = say(&service, json!({"action": "snapshot-verify", "snapshot": there.id.to_string()})).unwrap_err();
     assert!(err.kind() == Kind::Integrity && err.line().contains("holds repository"), "{}", err.line());
+}
+
+#[test]
+fn a_volume_whose_repository_is_out_of_reach_is_used_as_far_as_it_is_filled() {
+    let (place, service) = two();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let filled = place.beside(restore(&service, taken.id, "w"));
+    write(&filled, &service, 0, MIB, 2);
+    std::fs::rename(place.path("far"), place.path("away")).unwrap();
+    let service = place.reopen(service);
+    write(&filled, &service, 0, MIB, 3);
+    assert!(bytes(&filled, &service, MIB) == content(3));
+    let read = |at: u64| {
+        let caller = service.caller_of(0, "test").unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Key(&caller)).unwrap();
+        used.volume.read(at, &mut [0; 4096], Blocking::Allowed)
+    };
+    let err = read(2 * MIB).unwrap_err();
+    assert!(err.line().contains("far (file://"), "{}", err.line());
+    std::fs::rename(place.path("away"), place.path("far")).unwrap();
+    assert_eq!(read(2 * MIB).unwrap(), Attempt::Done);
+    assert!(bytes(&filled, &service, 3 * MIB) == [content(3), content(1), content(1)].concat());
+}
+
+#[test]
+fn two_installations_keep_their_snapshots_in_one_repository() {
+    let (place, service) = two();
+    let (other_place, other) = Place::new();
+    let url = format!("file://{}", place.path("far").display());
+    say(&other, json!({"action": "repository-add", "name": "shared", "location": {"url": url}})).unwrap();
+    let mine = take_into(&place, &service, Some("far")).unwrap();
+    write(&other_place, &other, 0, MIB, 7);
+    let theirs = take_into(&other_place, &other, Some("shared")).unwrap();
+    delete(&service, mine.id).unwrap();
+    verify(&other, theirs.id);
+    let other = other_place.reopen(other);
+    write(&other_place, &other, MIB, MIB, 8);
+    let next = take_into(&other_place, &other, Some("shared")).unwrap();
+    assert_eq!((next.base, next.changed), (Some(theirs.id), MIB));
+    remove(&service, "far").unwrap();
+    verify(&other, next.id);
 }
 
 #[test]
