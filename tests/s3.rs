@@ -91,6 +91,35 @@ impl Place {
     }
 }
 
+/// Copies the bucket into a folder, with the AWS CLI, and reads that with this program and with tools/oracle.
+fn copy_reads(place: &Place, options: &[&str], snapshots: &[&str]) {
+    let Some(aws) = aws_client("venv/bin/aws") else { return };
+    let folder = place.s.path("copy");
+    let folder = folder.to_str().unwrap();
+    let sync = output(
+        std::process::Command::new(aws)
+            .args(["--endpoint-url", options[1], "s3", "sync", "--quiet", "s3://snaps/a", folder])
+            .envs(place.s.env.iter().map(|(name, value)| (name, value)))
+            .env_remove("AWS_PROFILE")
+            .env_remove("AWS_SESSION_TOKEN"),
+    );
+    assert_eq!(sync.code, 0, "{sync:?}");
+    let verified = place.s.ok(&["repository", "open", folder, "--verify", snapshots[1]]).stdout;
+    assert!(verified.contains(snapshots[1]) && verified.contains("unattested"), "{verified}");
+    let lineage =
+        files(std::path::Path::new(folder)).into_iter().find(|f| f.ends_with("log/0000000000000000")).unwrap();
+    flip(&lineage, 100);
+    let damaged = place.s.coffer(&["repository", "open", folder, "--verify"]);
+    assert_eq!(damaged.code, 7, "{damaged:?}");
+    flip(&lineage, 100);
+    let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/oracle/coffer_reader.py");
+    let mut oracle = std::process::Command::new("python3");
+    oracle.arg(reader).args(["repo", "verify", folder]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = output(&mut oracle);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains(&format!("{} snapshots", snapshots.len())), "{said:?}");
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
@@ -124,6 +153,7 @@ fn snapshots_live_and_end_in_a_bucket() {
     let verified = open(&["--verify", "--trust", &key]);
     assert_eq!(verified.matches("attested by the trusted key").count(), 2, "{verified}");
     assert!(!elsewhere.data.exists());
+    copy_reads(&place, &options, &[&first, &second]);
     // The end.
     s.ok(&["volume", "delete", "w"]);
     s.ok(&["snapshot", "delete", &first]);
@@ -206,6 +236,47 @@ fn a_snapshot_whose_bucket_fails_at_any_point_is_whole_or_in_error_and_is_taken_
     let found = s.json(&["doctor"]);
     let bad: Vec<_> = found["findings"].as_array().unwrap().iter().filter(|f| f["check"] == "repository").collect();
     assert!(bad.iter().all(|f| f["grade"] == "ok"), "{bad:?}");
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_a_snapshot_in_a_bucket_completed_or_in_error() {
+    let Some(place) = Place::new() else { return };
+    let s = &place.s;
+    let kills = [
+        ("PUT", "/packs/", Fault::Silence, "error"),
+        ("PUT", "/manifests/", Fault::Withhold, "error"),
+        // Genesis and the key come first.
+        ("PUT", "/log/0000000000000002", Fault::Silence, "error"),
+        ("PUT", "/log/0000000000000002", Fault::Withhold, "completed"),
+        ("PUT", "/refs/", Fault::Withhold, "completed"),
+    ];
+    let mut taken = 0;
+    for (n, (method, part, fault, then)) in kills.into_iter().enumerate() {
+        let data = noise(n as u64, MIB);
+        place.write(0, &data);
+        let served = s.serve();
+        place.proxy.fail(method, part, fault, 0, 100);
+        let id = s.id(&["snapshot", "create", "web"]);
+        wait_until("the request is there", || place.proxy.met() > 0);
+        served.kill9();
+        place.proxy.mend();
+        let served = s.serve();
+        wait_until("it is settled", || s.json(&["snapshot", "show", &id])["state"] != "pending");
+        assert_eq!(s.json(&["snapshot", "show", &id])["state"], then, "{part} {fault:?}");
+        drop(served);
+        if then == "completed" {
+            taken += 1;
+            place.verify(&id);
+            assert!(place.restore(&id, &format!("r{n}"), MIB) == data, "{part} {fault:?}");
+        } else {
+            s.ok(&["snapshot", "delete", &id]);
+        }
+    }
+    assert_eq!(taken, 2);
+    place.write(MIB, &noise(9, MIB));
+    let next = place.snapshot();
+    assert_eq!(next["changed"].as_u64(), Some(1 << 20), "an increment to the one that was completed last");
+    place.verify(&text(&next["id"]));
 }
 
 #[test]

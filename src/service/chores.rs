@@ -29,17 +29,22 @@ impl Service {
         if let Err(err) = self.kms.rotations().rotate_due() {
             tracing::error!("rotate CMKs at the end of their period: {}", err.line());
         }
-        // In its own thread: a repository that is slow must not keep idle volumes open.
-        let unsettled = self.unsettled.clone();
-        let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());
-        if let Err(err) = settling {
-            tracing::error!("start a thread to settle snapshots: {err}; will retry in a minute");
-        }
+        self.settle_in_background();
         if let Err(err) = self.kms.ledger().check_rest() {
             tracing::error!("check the older part of the audit log: {}", err.line());
         }
         if let Err(err) = self.retention.expire_if_due() {
             tracing::error!("remove the oldest part of the audit log: {}", err.line());
+        }
+    }
+
+    /// Settles snapshots in a thread of its own: a repository that is slow must not keep idle volumes open, or a server from
+    /// starting.
+    pub(super) fn settle_in_background(&self) {
+        let unsettled = self.unsettled.clone();
+        let settling = std::thread::Builder::new().name("settle".to_owned()).spawn(move || unsettled.settle());
+        if let Err(err) = settling {
+            tracing::error!("start a thread to settle snapshots: {err}; will retry in a minute");
         }
     }
 }

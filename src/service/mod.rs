@@ -255,6 +255,9 @@ impl Service {
         if opening.role == Role::Daemon {
             service.kept.keep_all();
             service.opens.start_hydration();
+            if !service.repositories.records()?.is_empty() {
+                service.settle_in_background();
+            }
             service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
         }
         Ok(service)
