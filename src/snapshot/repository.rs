@@ -173,10 +173,17 @@ impl Repository {
     pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
         let repository = RepositoryId::draw(&*env.rng);
         let json = Self::description_of(repository)?;
-        // A killed init may have left one staged.
-        objects.settle("", DESCRIPTION)?;
+        Self::settle_in(objects)?;
         objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
         Ok(repository)
+    }
+
+    /// Removes what a killed [`Repository::init_in`] may have left staged.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn settle_in(objects: &dyn Objects) -> Result<()> {
+        objects.settle("", DESCRIPTION)
     }
 
     /// Returns the contents of `coffer-repository.json` for the repository with this id.
