@@ -39,6 +39,7 @@ mod refusal;
 mod remote;
 mod repositories;
 mod repository;
+mod repository_move;
 mod retention;
 mod settings;
 mod settling;

@@ -1,6 +1,7 @@
 //! Snapshots in several repositories.
 
 use super::super::api::{Grade, Reply, RepositoryInfo};
+use super::super::home::RepositoryKey;
 use super::super::lineage_tests::{Place, ask, bytes, content, delete, restore, take, take_into, verify, write};
 use super::super::opening::Need;
 use super::super::operations::Request;
@@ -192,6 +193,81 @@ fn a_volume_whose_repository_is_out_of_reach_is_used_as_far_as_it_is_filled() {
     std::fs::rename(place.path("away"), place.path("far")).unwrap();
     assert_eq!(read(2 * MIB).unwrap(), Attempt::Done);
     assert!(bytes(&filled, &service, 3 * MIB) == [content(3), content(1), content(1)].concat());
+}
+
+#[test]
+fn a_repository_is_moved_with_its_snapshots_and_used_where_it_is_then() {
+    let (place, service) = two();
+    let first = take_into(&place, &service, Some("far")).unwrap();
+    let filled = place.beside(restore(&service, first.id, "w"));
+    let moved = |to: &str| {
+        let url = format!("file://{}", place.path(to).display());
+        say(&service, json!({"action": "repository-move", "repository": "far", "location": {"url": url}}))
+    };
+    // A copy that was interrupted.
+    std::fs::create_dir_all(place.path("moved")).unwrap();
+    let lineage = place.record(&service).lineage.to_string();
+    let packs = files(&place, "/packs/");
+    let half = place.path("moved").join(packs[0].strip_prefix(place.path("far")).unwrap());
+    std::fs::create_dir_all(half.parent().unwrap()).unwrap();
+    std::fs::copy(&packs[0], &half).unwrap();
+    let stale = place.path("moved").join(&lineage).join("refs");
+    std::fs::create_dir_all(&stale).unwrap();
+    std::fs::write(stale.join("gone"), b"a ref").unwrap();
+    moved("moved").unwrap();
+    moved("moved").unwrap();
+    std::fs::remove_dir_all(place.path("far")).unwrap();
+    let names = |folder: &str| Place::files_in(place.path(folder), "").len();
+    assert!(names("moved") > 5 && !stale.join("gone").exists());
+    verify(&service, first.id);
+    write(&place, &service, 0, MIB, 2);
+    let second = take_into(&place, &service, Some("far")).unwrap();
+    assert_eq!((second.base, second.changed), (Some(first.id), MIB));
+    assert!(bytes(&filled, &service, MIB) == content(1));
+    let service = place.reopen(service);
+    verify(&service, second.id);
+    delete(&service, first.id).unwrap();
+    assert_eq!(service.doctor.check_repositories(), []);
+}
+
+#[test]
+fn a_repository_is_not_moved_where_it_would_lose_something() {
+    let (place, service) = two();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let refused = |to: &str, name: &str, kind: Kind, words: &str| {
+        let url = format!("file://{}", place.path(to).display());
+        let asked = json!({"action": "repository-move", "repository": name, "location": {"url": url}});
+        let err = say(&service, asked).unwrap_err();
+        assert!(err.kind() == kind && err.line().contains(words), "{}", err.line());
+    };
+    refused("moved", "local", Kind::Usage, "part of the data directory");
+    add(&place, &service, "other").unwrap();
+    refused("other", "far", Kind::Exists, "holds repository");
+    std::fs::create_dir_all(place.path("things/of/others")).unwrap();
+    refused("things", "far", Kind::Exists, "contains");
+    let key = service.repositories.find("far").unwrap();
+    let caller = service.caller_of(0, "test").unwrap();
+    let begun = service.jobs.begin(&caller, &place.record(&service), key, String::new()).unwrap();
+    refused("moved", "far", Kind::Busy, "is pending");
+    let id = begun.record.id;
+    service.jobs.run_job(begun, &Default::default());
+    verify(&service, id);
+    // Nobody opens it during the last pass, and who has it open cannot begin to write.
+    let RepositoryKey::Added(far) = key else { panic!("it was added") };
+    let before = service.repositories.open(key).unwrap();
+    let alone = service.repositories.keep_from_others(far).unwrap();
+    assert_eq!(take_into(&place, &service, Some("far")).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(service.repositories.keep_from_others(far).map(drop).unwrap_err().kind(), Kind::Busy);
+    drop(alone);
+    let late = service.ledger().catalog().transaction(|tx| service.repositories.must_be_current(tx, key, &before));
+    assert_eq!(late.unwrap_err().kind(), Kind::Busy);
+    verify(&service, taken.id);
+    let (elsewhere, other) = Place::new();
+    let url = format!("file://{}", place.path("far").display());
+    say(&other, json!({"action": "repository-add", "name": "far", "location": {"url": url}})).unwrap();
+    write(&elsewhere, &other, 0, MIB, 7);
+    take_into(&elsewhere, &other, Some("far")).unwrap();
+    refused("moved", "far", Kind::Busy, "keeps snapshots in it");
 }
 
 #[test]

@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-const DESCRIPTION: &str = "coffer-repository.json";
-const DESCRIPTION_MAX: usize = 64 << 10;
+pub(super) const DESCRIPTION: &str = "coffer-repository.json";
+pub(super) const DESCRIPTION_MAX: usize = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -254,6 +254,18 @@ impl Repository {
     pub fn lineages(&self) -> Result<Vec<LineageId>> {
         self.inner.about()?;
         Ok(self.inner.objects.folders("")?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Lists the installations that have a folder here.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn installations(&self) -> Result<BTreeSet<InstallationId>> {
+        let mut all = BTreeSet::new();
+        for lineage in self.lineages()? {
+            all.extend(self.inner.folders(lineage)?.into_iter().map(|f| f.installation));
+        }
+        Ok(all)
     }
 
     /// Returns the number of the last record of this installation's log of `lineage`; `None` without a log. If the

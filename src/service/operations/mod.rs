@@ -40,7 +40,9 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
-pub use repository::{AddRepository, DescribeRepository, ListRepositories, RemoveRepository, SetDefaultRepository};
+pub use repository::{
+    AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, SetDefaultRepository,
+};
 pub use snapshot::{CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, VerifySnapshot};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -296,6 +298,7 @@ operations! {
     "repository-list" => ListRepositories,
     "repository-show" => DescribeRepository,
     "repository-default" => SetDefaultRepository,
+    "repository-move" => MoveRepository,
     "repository-remove" => RemoveRepository,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
