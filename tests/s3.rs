@@ -314,6 +314,33 @@ fn lists_that_lie_cost_nothing() {
 }
 
 #[test]
+fn a_repository_is_moved_between_buckets_and_folders() {
+    let Some(place) = Place::new() else { return };
+    let s = &place.s;
+    place.write(0, &noise(1, 3 * MIB));
+    let first = text(&place.snapshot()["id"]);
+    let options = ["--endpoint", &place.server.endpoint(), "--path-style"];
+    // The proxy is at the old place: the copy ends in the middle.
+    place.proxy.fail("GET", "/packs/", Fault::Answer(403, "AccessDenied"), 0, 1000);
+    let other = &[&["repository", "move", "cloud", "s3://other/place"][..], &options].concat();
+    s.fails(6, other, &["move repository cloud (s3://snaps/a) to s3://other/place", "AccessDenied"]);
+    assert!(place.proxy.mend() > 0);
+    assert_eq!(s.json(&["repository", "show", "cloud"])["location"]["url"], "s3://snaps/a");
+    s.ok(other);
+    place.proxy.seen();
+    place.verify(&first);
+    place.write(0, &noise(2, MIB));
+    let second = place.snapshot();
+    assert_eq!((&second["base"], second["changed"].as_u64()), (&Value::String(first.clone()), Some(1 << 20)));
+    assert_eq!(place.proxy.seen(), [], "the old place is not used");
+    let folder = s.path("disk");
+    s.ok(&["repository", "move", "cloud", folder.to_str().unwrap()]);
+    drop(place.server);
+    s.ok(&["snapshot", "verify", &first]);
+    s.ok(&["repository", "open", folder.to_str().unwrap(), "--verify"]);
+}
+
+#[test]
 fn a_bucket_out_of_reach_fails_what_needs_it_in_time() {
     let Some(place) = Place::new() else { return };
     let s = &place.s;
