@@ -19,17 +19,6 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws").join(name)
 }
 
-/// A file below the folder in which `tools/setup` keeps the clients; None, if the test may be skipped without it.
-fn client(path: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let file = cache.map(|c| c.join("coffer-aws").join(path)).filter(|file| file.exists());
-    file.or_else(|| {
-        skip(&format!("{path}, which `tools/setup` installs"));
-        None
-    })
-}
-
 /// A file with this content, beside the data directory.
 fn file(s: &Scratch, name: &str, content: &str) -> String {
     let path = s.path(name);
@@ -88,7 +77,7 @@ fn good(command: &mut Command) -> Output {
 /// Runs a Python script against a server of its own. It must run at least so many tests.
 #[track_caller]
 fn python(name: &str, least: u32) {
-    let Some(python) = client("venv/bin/python") else { return };
+    let Some(python) = aws_client("venv/bin/python") else { return };
     let s = Scratch::new();
     let (server, rig) = served(&s);
     let rig = file(&s, "rig.json", &rig.to_string());
@@ -117,7 +106,7 @@ fn boto3_drives_the_trail_and_tags() {
 
 #[test]
 fn the_aws_cli_does_what_people_type() {
-    let Some(aws) = client("venv/bin/aws") else { return };
+    let Some(aws) = aws_client("venv/bin/aws") else { return };
     if !requires("openssl") {
         return;
     }
@@ -149,7 +138,7 @@ fn the_aws_cli_does_what_people_type() {
 
 #[test]
 fn the_sdk_for_javascript_does_too() {
-    let Some(modules) = client("node/node_modules") else { return };
+    let Some(modules) = aws_client("node/node_modules") else { return };
     if !requires("node") {
         return;
     }
@@ -212,7 +201,7 @@ fn an_ephemeral_server_leaves_nothing_and_removes_what_a_killed_one_left() {
 /// The server for test suites: no data directory, credentials that everybody knows, forgotten at a reset.
 #[test]
 fn an_ephemeral_server_needs_nothing_and_forgets_everything() {
-    let Some(python) = client("venv/bin/python") else { return };
+    let Some(python) = aws_client("venv/bin/python") else { return };
     let (mut child, line) = ephemeral();
     let url = line.split("AWS API on ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
     assert!(line.contains("account 123456789012, access key AKIAIOSFODNN7EXAMPLE"), "{line}");

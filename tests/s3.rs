@@ -91,6 +91,35 @@ impl Place {
     }
 }
 
+/// Copies the bucket into a folder, with the AWS CLI, and reads that with this program and with tools/oracle.
+fn copy_reads(place: &Place, options: &[&str], snapshots: &[&str]) {
+    let Some(aws) = aws_client("venv/bin/aws") else { return };
+    let folder = place.s.path("copy");
+    let folder = folder.to_str().unwrap();
+    let sync = output(
+        std::process::Command::new(aws)
+            .args(["--endpoint-url", options[1], "s3", "sync", "--quiet", "s3://snaps/a", folder])
+            .envs(place.s.env.iter().map(|(name, value)| (name, value)))
+            .env_remove("AWS_PROFILE")
+            .env_remove("AWS_SESSION_TOKEN"),
+    );
+    assert_eq!(sync.code, 0, "{sync:?}");
+    let verified = place.s.ok(&["repository", "open", folder, "--verify", snapshots[1]]).stdout;
+    assert!(verified.contains(snapshots[1]) && verified.contains("unattested"), "{verified}");
+    let lineage =
+        files(std::path::Path::new(folder)).into_iter().find(|f| f.ends_with("log/0000000000000000")).unwrap();
+    flip(&lineage, 100);
+    let damaged = place.s.coffer(&["repository", "open", folder, "--verify"]);
+    assert_eq!(damaged.code, 7, "{damaged:?}");
+    flip(&lineage, 100);
+    let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/oracle/coffer_reader.py");
+    let mut oracle = std::process::Command::new("python3");
+    oracle.arg(reader).args(["repo", "verify", folder]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = output(&mut oracle);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains(&format!("{} snapshots", snapshots.len())), "{said:?}");
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
@@ -124,6 +153,7 @@ fn snapshots_live_and_end_in_a_bucket() {
     let verified = open(&["--verify", "--trust", &key]);
     assert_eq!(verified.matches("attested by the trusted key").count(), 2, "{verified}");
     assert!(!elsewhere.data.exists());
+    copy_reads(&place, &options, &[&first, &second]);
     // The end.
     s.ok(&["volume", "delete", "w"]);
     s.ok(&["snapshot", "delete", &first]);
@@ -209,6 +239,38 @@ fn a_snapshot_whose_bucket_fails_at_any_point_is_whole_or_in_error_and_is_taken_
 }
 
 #[test]
+fn a_snapshot_into_a_bucket_whose_server_is_killed_is_continued_and_whole() {
+    let Some(place) = Place::new() else { return };
+    let s = &place.s;
+    let kills = [
+        ("PUT", "/packs/", Fault::Silence),
+        ("PUT", "/manifests/", Fault::Withhold),
+        ("PUT", "/log/", Fault::Silence),
+        ("PUT", "/log/", Fault::Withhold),
+        ("PUT", "/refs/", Fault::Withhold),
+    ];
+    for (n, (method, part, fault)) in kills.into_iter().enumerate() {
+        let data = noise(n as u64, MIB);
+        place.write(0, &data);
+        let served = s.serve();
+        place.proxy.fail(method, part, fault, 0, 100);
+        let id = s.id(&["snapshot", "create", "web"]);
+        wait_until("the request is there", || place.proxy.met() > 0);
+        served.kill9();
+        place.proxy.mend();
+        let served = s.serve();
+        assert_eq!(s.json(&["snapshot", "wait", &id])["state"], "completed", "{part} {fault:?}");
+        drop(served);
+        place.verify(&id);
+        assert!(place.restore(&id, &format!("r{n}"), MIB) == data, "{part} {fault:?}");
+    }
+    place.write(MIB, &noise(9, MIB));
+    let next = place.snapshot();
+    assert_eq!(next["changed"].as_u64(), Some(1 << 20), "an increment to the one that was completed last");
+    place.verify(&text(&next["id"]));
+}
+
+#[test]
 fn lists_that_lie_cost_nothing() {
     let Some(place) = Place::new() else { return };
     let s = &place.s;
@@ -240,6 +302,33 @@ fn lists_that_lie_cost_nothing() {
         assert!(place.proxy.mend() > 0, "{part}");
         place.verify(&third);
     }
+}
+
+#[test]
+fn a_repository_is_moved_between_buckets_and_folders() {
+    let Some(place) = Place::new() else { return };
+    let s = &place.s;
+    place.write(0, &noise(1, 3 * MIB));
+    let first = text(&place.snapshot()["id"]);
+    let options = ["--endpoint", &place.server.endpoint(), "--path-style"];
+    // The proxy is at the old place: the copy ends in the middle.
+    place.proxy.fail("GET", "/packs/", Fault::Answer(403, "AccessDenied"), 0, 1000);
+    let other = &[&["repository", "move", "cloud", "s3://other/place"][..], &options].concat();
+    s.fails(6, other, &["move repository cloud (s3://snaps/a) to s3://other/place", "AccessDenied"]);
+    assert!(place.proxy.mend() > 0);
+    assert_eq!(s.json(&["repository", "show", "cloud"])["location"]["url"], "s3://snaps/a");
+    s.ok(other);
+    place.proxy.seen();
+    place.verify(&first);
+    place.write(0, &noise(2, MIB));
+    let second = place.snapshot();
+    assert_eq!((&second["base"], second["changed"].as_u64()), (&Value::String(first.clone()), Some(1 << 20)));
+    assert_eq!(place.proxy.seen(), [], "the old place is not used");
+    let folder = s.path("disk");
+    s.ok(&["repository", "move", "cloud", folder.to_str().unwrap()]);
+    drop(place.server);
+    s.ok(&["snapshot", "verify", &first]);
+    s.ok(&["repository", "open", folder.to_str().unwrap(), "--verify"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::service::operations::{
-    AddRepository, DescribeRepository, ListRepositories, RemoveRepository, Request, SetDefaultRepository,
+    AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, Request,
+    SetDefaultRepository,
 };
 use crate::snapshot::location::{Location, S3Options};
 use crate::units::SnapshotId;
@@ -58,6 +59,15 @@ pub(super) enum RepositoryVerb {
         /// Name or id
         repository: String,
     },
+    /// Copy a repository to another place, and use it there; what was interrupted continues
+    Move {
+        /// Name or id
+        repository: String,
+        /// The new place: s3://bucket/prefix, file:///folder, or an absolute path
+        url: String,
+        #[command(flatten)]
+        s3: S3Args,
+    },
     /// List and verify the snapshots of any repository, read-only; needs no data directory and no key
     Open(OpenArgs),
     /// Remove a repository that nothing here needs; its objects are kept
@@ -88,6 +98,9 @@ pub(super) fn request(verb: RepositoryVerb) -> Result<Request> {
             AddRepository { name, location: Location::new(&url, s3.options())? }.into()
         }
         RepositoryVerb::Open(_) => return Err(Error::new(Kind::Failed, "this verb is handled elsewhere")),
+        RepositoryVerb::Move { repository, url, s3 } => {
+            MoveRepository { repository, location: Location::new(&url, s3.options())? }.into()
+        }
         RepositoryVerb::List => ListRepositories {}.into(),
         RepositoryVerb::Show { repository } => DescribeRepository { repository }.into(),
         RepositoryVerb::Default { repository } => SetDefaultRepository { repository }.into(),

@@ -149,7 +149,7 @@ impl Jobs {
             .detail("volume", volume.id)
             .detail("snapshot", id);
         self.on.records.ledger().audited(caller, act, |tx| {
-            Repositories::must_know(tx, to)?;
+            self.on.repositories.must_be_current(tx, to, &repository)?;
             tx.insert(&record)
         })?;
         let begin = Begin {

@@ -6,19 +6,21 @@ use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::repositories::Repositories;
+use crate::cipher::SealedMut;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
+use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::{Ref, RefKind};
 use crate::snapshot::staging;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
-use crate::units::{LineageId, PackId, RepositoryId, SnapshotId, VolumeId};
+use crate::units::{ChunkNo, KeyTag, LineageId, PackId, RepositoryId, SectorMap, SnapshotId, VolumeId};
 use crate::volume::format::ParentRef;
 use crate::volume::parent::Parent;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// All lineages of the repositories.
 pub(super) struct Lineages {
@@ -57,6 +59,16 @@ impl Lineages {
     /// Opens the snapshot that a volume is filled from.
     pub(super) fn open_parent(&self, lineage: LineageId, parent: &ParentRef) -> Result<Arc<dyn Parent>> {
         Ok(Arc::new(self.repositories.open_id(parent.repository)?.open_snapshot(lineage, parent.snapshot)?))
+    }
+
+    /// Returns the snapshot that a volume is filled from. One in a repository that was added is opened at its first use: a volume
+    /// whose repository is out of reach can be used as far as it is filled.
+    pub(super) fn parent_of(&self, lineage: LineageId, parent: &ParentRef) -> Result<Arc<dyn Parent>> {
+        if self.repositories.key_of(parent.repository)?.is_local() {
+            return self.open_parent(lineage, parent);
+        }
+        let (repositories, parent) = (self.repositories.clone(), parent.clone());
+        Ok(Arc::new(FarParent { repositories, lineage, parent, reader: OnceLock::new() }))
     }
 
     /// Returns where the snapshot is that a volume is or was filled from. `None`: it was not, or its repository was removed.
@@ -242,6 +254,41 @@ impl Lineages {
             packs.extend(staging::packs_in(&self.staging.join(pending.id.to_string())).unwrap_or_default());
         }
         repository.sweep_for(home.lineage, &Known { lineages: self, here, roots, packs, going })
+    }
+}
+
+/// The snapshot that a volume is filled from, in a repository that may be out of reach.
+struct FarParent {
+    repositories: Arc<Repositories>,
+    lineage: LineageId,
+    parent: ParentRef,
+    reader: OnceLock<SnapshotReader>,
+}
+
+impl FarParent {
+    /// Returns its reader. Threads that come at once open it each, and use the first.
+    fn reader(&self) -> Result<&SnapshotReader> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let repository = self.repositories.open_id(self.parent.repository)?;
+        let opened = repository.open_snapshot(self.lineage, self.parent.snapshot)?;
+        Ok(self.reader.get_or_init(|| opened))
+    }
+}
+
+impl Parent for FarParent {
+    fn size(&self) -> u64 {
+        self.parent.size
+    }
+    fn sectors(&self, chunk: ChunkNo) -> Result<SectorMap> {
+        self.reader()?.sectors(chunk)
+    }
+    fn fetch(&self, chunk: ChunkNo, out: SealedMut<'_>) -> Result<Option<KeyTag>> {
+        self.reader()?.fetch(chunk, out)
+    }
+    fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
+        self.reader()?.next_with_sectors(from)
     }
 }
 

@@ -43,6 +43,7 @@ mod refusal;
 mod remote;
 mod repositories;
 mod repository;
+mod repository_move;
 mod retain;
 mod retention;
 mod schedules;

@@ -9,11 +9,13 @@ use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Record, Tx};
 use crate::snapshot::location::Location;
+#[cfg(test)]
+use crate::snapshot::objects::Objects;
 use crate::snapshot::repository::{Author, Repository};
 use crate::units::{RepositoryId, SnapshotId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 impl SnapshotRecord {
@@ -70,13 +72,25 @@ pub(super) struct Repositories {
     local: Arc<Repository>,
     /// Those in use, each opened once: it knows this process's logs and creates. Never held while one is read.
     added: Mutex<HashMap<RepositoryId, Arc<Repository>>>,
+    /// Those that are being moved, and that nobody can open meanwhile.
+    moving: Mutex<HashSet<RepositoryId>>,
+}
+
+/// A repository that nobody can open until this is dropped.
+pub(super) struct Alone<'a>(&'a Repositories, RepositoryId);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.forget(self.1);
+        self.0.moving.lock().remove(&self.1);
+    }
 }
 
 impl Repositories {
     /// Creates the set; only the data directory's own repository is open.
     pub(super) fn new(records: &Arc<Records>, env: &Env, author: Author, local: Repository) -> Self {
         let (records, env, local) = (records.clone(), env.clone(), Arc::new(local));
-        Self { records, env, author, local, added: Mutex::default() }
+        Self { records, env, author, local, added: Mutex::default(), moving: Mutex::default() }
     }
 
     /// Returns the repository in the data directory.
@@ -91,6 +105,10 @@ impl Repositories {
     /// reports.
     pub(super) fn open(&self, key: RepositoryKey) -> Result<Arc<Repository>> {
         let RepositoryKey::Added(id) = key else { return Ok(self.local.clone()) };
+        if self.moving.lock().contains(&id) {
+            return Err(Error::new(Kind::Busy, format!("repository {} is being moved", self.name_of(key)))
+                .hint("try again in a moment"));
+        }
         let (opened, known) = match self.opened(id) {
             Some(opened) => (opened, None),
             None => self.open_new(id)?,
@@ -103,6 +121,13 @@ impl Repositories {
             })),
             Err(err) => Err(self.in_words(id, known, |of| err.context(of))),
         }
+    }
+
+    /// Puts other objects in the place of an added repository's.
+    #[cfg(test)]
+    pub(super) fn put_in_place(&self, id: RepositoryId, objects: Arc<dyn Objects>) {
+        let new = Repository::open_later(objects, self.env.clone(), Some(self.author.clone()));
+        self.added.lock().insert(id, Arc::new(new));
     }
 
     fn opened(&self, id: RepositoryId) -> Option<Arc<Repository>> {
@@ -189,6 +214,35 @@ impl Repositories {
             let what = format!("there is no repository {what}");
             Err(Error::new(Kind::NotFound, what).hint("see `coffer repository list`"))
         })
+    }
+
+    /// Keeps everyone else from opening a repository. Whoever has it open can read on; writes are refused by
+    /// [`Repositories::must_be_current`].
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if somebody else does that.
+    pub(super) fn keep_from_others(&self, id: RepositoryId) -> Result<Alone<'_>> {
+        if !self.moving.lock().insert(id) {
+            return Err(Error::new(Kind::Busy, format!("repository {id} is being moved")));
+        }
+        self.forget(id);
+        Ok(Alone(self, id))
+    }
+
+    /// Refuses a repository that was moved or removed since it was opened, in the transaction that records what is about to be
+    /// written to it.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`]; as [`Repositories::must_know`].
+    pub(super) fn must_be_current(&self, tx: &Tx<'_>, key: RepositoryKey, opened: &Arc<Repository>) -> Result<()> {
+        Self::must_know(tx, key)?;
+        match key {
+            RepositoryKey::Added(id) if !self.opened(id).is_some_and(|now| Arc::ptr_eq(&now, opened)) => {
+                let what = format!("repository {} was moved or removed meanwhile", self.name_of(key));
+                Err(Error::new(Kind::Busy, what).hint("try again"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a repository that the catalog does not have, in the transaction that is about to name it.

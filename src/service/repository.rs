@@ -41,6 +41,7 @@ impl Service {
     fn open_or_make(&self, location: &Location) -> Result<RepositoryId> {
         let of = |e: Error| e.context(format!("repository at {}", location.url()));
         let objects = location.make().map_err(of)?;
+        Repository::settle_in(&*objects).map_err(of)?;
         match Repository::open_in(objects.clone(), self.env.clone(), None) {
             Ok(there) => there.id(),
             Err(err) if err.kind() == Kind::NotFound => {

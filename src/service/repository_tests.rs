@@ -1,6 +1,7 @@
 //! Snapshots in several repositories.
 
 use super::super::api::{Grade, Reply, RepositoryInfo, SnapshotState};
+use super::super::home::RepositoryKey;
 use super::super::lineage_tests::{Place, ask, bytes, content, delete, restore, take, take_into, verify, write};
 use super::super::opening::Need;
 use super::super::operations::{DescribeSnapshots, Request};
@@ -9,6 +10,7 @@ use super::super::testing::request;
 use super::super::{Service, bases};
 use crate::error::{Error, Kind, Result};
 use crate::units::SnapshotId;
+use crate::volume::{Attempt, Blocking};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,6 +184,123 @@ fn a_repository_that_cannot_be_opened_fails_only_what_needs_it() {
     let service = place.reopen(service);
     let err = verdict(&service, there.id).unwrap_err();
     assert!(err.kind() == Kind::Integrity && err.line().contains("holds repository"), "{}", err.line());
+}
+
+#[test]
+fn a_volume_whose_repository_is_out_of_reach_is_used_as_far_as_it_is_filled() {
+    let (place, service) = two();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let filled = place.beside(restore(&service, taken.id, "w"));
+    write(&filled, &service, 0, MIB, 2);
+    std::fs::rename(place.path("far"), place.path("away")).unwrap();
+    let service = place.reopen(service);
+    write(&filled, &service, 0, MIB, 3);
+    assert!(bytes(&filled, &service, MIB) == content(3));
+    let read = |at: u64| {
+        let caller = service.caller_of(0, "test").unwrap();
+        let used = service.opens.acquire(&filled.record(&service), Need::Key(&caller)).unwrap();
+        used.volume.read(at, &mut [0; 4096], Blocking::Allowed)
+    };
+    let err = read(2 * MIB).unwrap_err();
+    assert!(err.line().contains("far (file://"), "{}", err.line());
+    std::fs::rename(place.path("away"), place.path("far")).unwrap();
+    assert_eq!(read(2 * MIB).unwrap(), Attempt::Done);
+    assert!(bytes(&filled, &service, 3 * MIB) == [content(3), content(1), content(1)].concat());
+}
+
+#[test]
+fn a_repository_is_moved_with_its_snapshots_and_used_where_it_is_then() {
+    let (place, service) = two();
+    let first = take_into(&place, &service, Some("far")).unwrap();
+    let filled = place.beside(restore(&service, first.id, "w"));
+    let moved = |to: &str| {
+        let url = format!("file://{}", place.path(to).display());
+        say(&service, json!({"action": "repository-move", "repository": "far", "location": {"url": url}}))
+    };
+    // A copy that was interrupted.
+    std::fs::create_dir_all(place.path("moved")).unwrap();
+    let lineage = place.record(&service).lineage.to_string();
+    let packs = files(&place, "/packs/");
+    let half = place.path("moved").join(packs[0].strip_prefix(place.path("far")).unwrap());
+    std::fs::create_dir_all(half.parent().unwrap()).unwrap();
+    std::fs::copy(&packs[0], &half).unwrap();
+    let stale = place.path("moved").join(&lineage).join("refs");
+    std::fs::create_dir_all(&stale).unwrap();
+    std::fs::write(stale.join("gone"), b"a ref").unwrap();
+    moved("moved").unwrap();
+    moved("moved").unwrap();
+    std::fs::remove_dir_all(place.path("far")).unwrap();
+    let names = |folder: &str| Place::files_in(place.path(folder), "").len();
+    assert!(names("moved") > 5 && !stale.join("gone").exists());
+    verify(&service, first.id);
+    write(&place, &service, 0, MIB, 2);
+    let second = take_into(&place, &service, Some("far")).unwrap();
+    assert_eq!((second.base, second.changed), (Some(first.id), MIB));
+    assert!(bytes(&filled, &service, MIB) == content(1));
+    let service = place.reopen(service);
+    verify(&service, second.id);
+    delete(&service, first.id).unwrap();
+    assert_eq!(service.doctor.check_repositories(), []);
+}
+
+#[test]
+fn a_repository_is_not_moved_where_it_would_lose_something() {
+    let (place, service) = two();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let refused = |to: &str, name: &str, kind: Kind, words: &str| {
+        let url = format!("file://{}", place.path(to).display());
+        let asked = json!({"action": "repository-move", "repository": name, "location": {"url": url}});
+        let err = say(&service, asked).unwrap_err();
+        assert!(err.kind() == kind && err.line().contains(words), "{}", err.line());
+    };
+    refused("moved", "local", Kind::Usage, "part of the data directory");
+    add(&place, &service, "other").unwrap();
+    refused("other", "far", Kind::Exists, "holds repository");
+    std::fs::create_dir_all(place.path("things/of/others")).unwrap();
+    refused("things", "far", Kind::Exists, "contains");
+    let key = service.repositories.find("far").unwrap();
+    let caller = service.caller_of(0, "test").unwrap();
+    let id = SnapshotId::draw(&crate::env::SystemRng);
+    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), Labels::default()).unwrap();
+    refused("moved", "far", Kind::Busy, "is pending");
+    let id = begun.record.id;
+    service.jobs.run_job(begun, &Default::default());
+    verify(&service, id);
+    // Nobody opens it during the last pass, and who has it open cannot begin to write.
+    let RepositoryKey::Added(far) = key else { panic!("it was added") };
+    let before = service.repositories.open(key).unwrap();
+    let alone = service.repositories.keep_from_others(far).unwrap();
+    assert_eq!(take_into(&place, &service, Some("far")).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(service.repositories.keep_from_others(far).map(drop).unwrap_err().kind(), Kind::Busy);
+    drop(alone);
+    let late = service.ledger().catalog().transaction(|tx| service.repositories.must_be_current(tx, key, &before));
+    assert_eq!(late.unwrap_err().kind(), Kind::Busy);
+    verify(&service, taken.id);
+    let (elsewhere, other) = Place::new();
+    let url = format!("file://{}", place.path("far").display());
+    say(&other, json!({"action": "repository-add", "name": "far", "location": {"url": url}})).unwrap();
+    write(&elsewhere, &other, 0, MIB, 7);
+    take_into(&elsewhere, &other, Some("far")).unwrap();
+    refused("moved", "far", Kind::Busy, "keeps snapshots in it");
+}
+
+#[test]
+fn two_installations_keep_their_snapshots_in_one_repository() {
+    let (place, service) = two();
+    let (other_place, other) = Place::new();
+    let url = format!("file://{}", place.path("far").display());
+    say(&other, json!({"action": "repository-add", "name": "shared", "location": {"url": url}})).unwrap();
+    let mine = take_into(&place, &service, Some("far")).unwrap();
+    write(&other_place, &other, 0, MIB, 7);
+    let theirs = take_into(&other_place, &other, Some("shared")).unwrap();
+    delete(&service, mine.id).unwrap();
+    verify(&other, theirs.id);
+    let other = other_place.reopen(other);
+    write(&other_place, &other, MIB, MIB, 8);
+    let next = take_into(&other_place, &other, Some("shared")).unwrap();
+    assert_eq!((next.base, next.changed), (Some(theirs.id), MIB));
+    remove(&service, "far").unwrap();
+    verify(&other, next.id);
 }
 
 #[test]

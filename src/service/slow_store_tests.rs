@@ -3,6 +3,7 @@
 use super::api::{Reply, SnapshotInfo, SnapshotState, VolumeInfo};
 use super::datadir::DataDir;
 use super::opening::Need;
+use super::operations::DescribeSnapshots;
 use super::testing::request;
 use super::{GRACE, OpenAs, Role, Service};
 use crate::env::Env;
@@ -268,6 +269,65 @@ fn a_sweep_delays_no_create_and_no_sweep_of_another_lineage() {
     };
     place.meanwhile("a sweep", || remove(&one), other);
     place.snapshot(a);
+}
+
+impl Place {
+    /// Adds a repository whose calls on some paths wait at a gate.
+    fn add_far(&self) -> Arc<Gated> {
+        let folder = self.root.path().join("far");
+        let url = format!("file://{}", folder.display());
+        self.ask(json!({"action": "repository-add", "name": "far", "location": {"url": url}})).unwrap();
+        let below = StoreObjects::local(&folder).unwrap();
+        let objects = Arc::new(Gated { below, gate: Gate::default(), slow: Mutex::default() });
+        let record = self.service.repositories.records().unwrap().remove(0);
+        self.service.repositories.put_in_place(record.id, objects.clone());
+        objects
+    }
+    fn snapshot_into(&self, id: VolumeId, repository: &str) -> SnapshotInfo {
+        let asked = json!({"action": "snapshot-create", "volume": id.to_string(), "description": "", "wait": true,
+            "repository": repository});
+        match self.ask(asked).unwrap() {
+            Reply::Snapshot(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_added_repository_that_waits_delays_only_what_needs_it() {
+    for (call, part) in [("settle", ""), ("list", "/log"), ("put", "/packs/"), ("put", "/log/"), ("get", "/manifests/")]
+    {
+        let place = Place::new();
+        let far = place.add_far();
+        let a = place.create("a");
+        let local = place.snapshot(a);
+        let sibling = place.restore("sibling", &local);
+        place.write(a, 2 * MIB, 2);
+        far.slow_down(call, &[part]);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| place.snapshot_into(a, "far"));
+            far.gate.await_arrival();
+            let (ended, on_end) = mpsc::channel();
+            let (place, local) = (&place, &local);
+            let acting = scope.spawn(move || {
+                place.write(sibling, MIB, 3);
+                let taken = place.snapshot(sibling);
+                place.close(sibling);
+                assert!(place.service.list_snapshots(&DescribeSnapshots::default()).unwrap().len() >= 2);
+                place.service.list_repositories().unwrap();
+                place.ask(json!({"action": "snapshot-delete", "snapshot": taken.id.to_string()})).unwrap();
+                place.ask(json!({"action": "snapshot-verify", "snapshots": [local.id.to_string()]})).unwrap();
+                assert_eq!(place.read(a, 0), 1);
+                place.write(a, 3 * MIB, 4);
+                ended.send(()).unwrap();
+            });
+            let in_time = on_end.recv_timeout(Gate::PATIENCE).is_ok();
+            far.speed_up();
+            acting.join().unwrap();
+            assert_eq!(waiting.join().unwrap().state, SnapshotState::Completed, "{call} {part}");
+            assert!(in_time, "{call} {part}: others wait for it");
+        });
+    }
 }
 
 #[test]

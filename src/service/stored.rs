@@ -44,7 +44,7 @@ impl StoredVolumes {
         let name = record.shown();
         let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
         let parent = match &record.parent {
-            Some(parent) if !record.hydrated => match self.lineages.open_parent(record.lineage, parent) {
+            Some(parent) if !record.hydrated => match self.lineages.parent_of(record.lineage, parent) {
                 Ok(reader) => Some(reader),
                 // Filled, released and deleted before the catalog was updated: the header shows that.
                 Err(err) if err.kind() == Kind::NotFound => None,

@@ -4,6 +4,7 @@
 //! what a snapshot in progress has staged.
 //! ```text
 //! location    the URL of a repository, and the store that it names
+//! copy        all objects of a repository, to another store
 //! objects     put, get, list, delete: durable and put-if-absent     repository  open, logs, keys, live snapshots
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
@@ -13,6 +14,7 @@
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+pub mod copy;
 mod creates;
 pub mod location;
 pub mod log;

@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-const DESCRIPTION: &str = "coffer-repository.json";
-const DESCRIPTION_MAX: usize = 64 << 10;
+pub(super) const DESCRIPTION: &str = "coffer-repository.json";
+pub(super) const DESCRIPTION_MAX: usize = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -173,10 +173,17 @@ impl Repository {
     pub fn init_in(objects: &dyn Objects, env: &Env) -> Result<RepositoryId> {
         let repository = RepositoryId::draw(&*env.rng);
         let json = Self::description_of(repository)?;
-        // A killed init may have left one staged.
-        objects.settle("", DESCRIPTION)?;
+        Self::settle_in(objects)?;
         objects.put_new(DESCRIPTION, Bytes::from(json)).map_err(|e| e.context("make a repository"))?;
         Ok(repository)
+    }
+
+    /// Removes what a killed [`Repository::init_in`] may have left staged.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn settle_in(objects: &dyn Objects) -> Result<()> {
+        objects.settle("", DESCRIPTION)
     }
 
     /// Returns the contents of `coffer-repository.json` for the repository with this id.
@@ -247,6 +254,18 @@ impl Repository {
     pub fn lineages(&self) -> Result<Vec<LineageId>> {
         self.inner.about()?;
         Ok(self.inner.objects.folders("")?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Lists the installations that have a folder here.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn installations(&self) -> Result<BTreeSet<InstallationId>> {
+        let mut all = BTreeSet::new();
+        for lineage in self.lineages()? {
+            all.extend(self.inner.folders(lineage)?.into_iter().map(|f| f.installation));
+        }
+        Ok(all)
     }
 
     /// Returns the number of the last record of this installation's log of `lineage`; `None` without a log. If the

@@ -40,6 +40,17 @@ pub fn skip(what: &str) -> bool {
     false
 }
 
+/// A file below the folder in which `tools/setup` keeps AWS's clients; None, if the test may be skipped without it.
+pub fn aws_client(path: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let file = cache.map(|c| c.join("coffer-aws").join(path)).filter(|file| file.exists());
+    file.or_else(|| {
+        skip(&format!("{path}, which `tools/setup` installs"));
+        None
+    })
+}
+
 /// Waits until a condition holds.
 #[track_caller]
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {

@@ -140,6 +140,8 @@ pub enum Fault {
     CutInBody,
     /// The server does it, and the connection ends before the answer.
     LoseAnswer,
+    /// The server does it, and never answers.
+    Withhold,
     /// The connection ends in the middle of the answer's body.
     CutInAnswer,
     /// A put that must not overwrite does, or seems to.
@@ -204,6 +206,11 @@ impl Proxy {
         let mut state = self.state.lock().unwrap();
         state.rules.clear();
         std::mem::take(&mut state.met)
+    }
+
+    /// Returns how many requests went wrong since the last [`Proxy::mend`].
+    pub fn met(&self) -> usize {
+        self.state.lock().unwrap().met
     }
 
     /// Returns method and path, with the query, of all requests since the last time.
@@ -274,6 +281,7 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>, to: u16) -
     let (head, body) = forward(Request::from_parts(head, Full::new(body.collect().await?.to_bytes())), to).await?;
     let body = match fault {
         Some(Fault::LoseAnswer) => return Err("lost".into()),
+        Some(Fault::Withhold) => std::future::pending().await,
         Some(Fault::CutInAnswer) => {
             let half = body.slice(..body.len() / 2);
             return Ok(Response::from_parts(head, Answer { now: Some(half), is_cut: true }));

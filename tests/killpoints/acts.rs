@@ -426,6 +426,15 @@ fn snapshots_and_audit() -> Vec<Case> {
             never
         ),
         case!(
+            "repository-move",
+            snapshot_into_more,
+            |copy| {
+                let url = format!("file://{}", copy.root().join("moved").display());
+                verb(json!({"action": "repository-move", "repository": "more", "location": {"url": url}}))
+            },
+            never
+        ),
+        case!(
             "repository-remove",
             add_more,
             |_| { verb(json!({"action": "repository-remove", "repository": "more"})) },

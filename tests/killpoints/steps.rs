@@ -174,7 +174,7 @@ fn class(inside: &Path) -> String {
     }
     let mut parts: Vec<&str> = text.split('/').collect();
     // A repository that was added.
-    if parts[0] == "more" {
+    if ["more", "moved"].contains(&parts[0]) {
         parts.splice(..1, ["data", "repository"]);
     }
     let known = match &parts[..] {

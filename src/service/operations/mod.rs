@@ -41,7 +41,9 @@ pub use principal::{
     CreateRole, CreateUser, DeletePrincipal, DeletePrincipalPolicy, DescribePrincipal, GetPrincipalPolicy,
     ListPrincipalPolicies, ListPrincipals, PutPrincipalPolicy, RevokeSessions, UpdateAssumeRolePolicy,
 };
-pub use repository::{AddRepository, DescribeRepository, ListRepositories, RemoveRepository, SetDefaultRepository};
+pub use repository::{
+    AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, SetDefaultRepository,
+};
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
     CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
@@ -343,6 +345,7 @@ operations! {
     "repository-list" => ListRepositories,
     "repository-show" => DescribeRepository,
     "repository-default" => SetDefaultRepository,
+    "repository-move" => MoveRepository,
     "repository-remove" => RemoveRepository,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,

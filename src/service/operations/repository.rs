@@ -82,6 +82,27 @@ impl Operation for SetDefaultRepository {
     }
 }
 
+/// Copies a repository to another place and uses it there. The old place keeps its objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRepository {
+    /// Its name or id.
+    pub repository: String,
+    /// The new place.
+    pub location: Location,
+}
+
+impl Operation for MoveRepository {
+    type Answer = RepositoryInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("coffer:MoveRepository", &self.repository))
+    }
+    fn perform(self, call: Call<'_>) -> Result<RepositoryInfo> {
+        call.service.move_repository(call.caller, &self.repository, self.location, call.report)
+    }
+}
+
 /// Removes a repository that nothing here needs from the catalog. Deletes nothing in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::service::api::{SnapshotInfo, SnapshotState};
+use crate::service::api::{Progress, SnapshotInfo, SnapshotState};
 use crate::service::copying::{Job, Stop};
 use crate::service::records::SnapshotRecord;
 use crate::service::{Report, Role, Service};
 use crate::units::SnapshotId;
+use std::time::Duration;
 
 impl Service {
     /// Continues the snapshots that an earlier process left.
@@ -23,7 +24,7 @@ impl Service {
         on_leave: Stop,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
-        if !job.wait(report, Some(on_leave).filter(|_| self.role == Role::Command)) {
+        if !job.wait(report, self.on_leave(on_leave)) {
             let what = format!("snapshot {id} continues: only the wait for it has ended");
             return Err(Error::new(Kind::Interrupted, what).hint(format!("see `coffer snapshot show {id}`")));
         }
@@ -48,20 +49,33 @@ impl Service {
         what: &str,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
-        let record = self.records.find_snapshot(what)?;
-        if record.state != SnapshotState::Pending {
-            record.must_be_completed()?;
-            return self.info(&record);
-        }
-        let job = self.jobs.job_of(record.id).map_or_else(|| self.jobs.resume(&record), Ok);
-        match job {
-            Ok(job) => self.await_snapshot(caller, (record.id, &job), Stop::Suspend, report),
-            Err(err) => {
-                drop(self.jobs.resume_all(|r| r.id == record.id));
-                let now = self.records.find_snapshot(what)?;
-                if now.state == SnapshotState::Completed { self.info(&now) } else { Err(err) }
+        loop {
+            let record = self.records.find_snapshot(what)?;
+            if record.state != SnapshotState::Pending {
+                record.must_be_completed()?;
+                return self.info(&record);
+            }
+            let job = self.jobs.job_of(record.id).map_or_else(|| self.jobs.resume(&record), Ok);
+            let failed = match job {
+                // Otherwise it could not be continued just now, and nobody works on it.
+                Ok(job) if !job.wait(report, self.on_leave(Stop::Suspend)) || job.stopped().is_some() => {
+                    return self.await_snapshot(caller, (record.id, &job), Stop::Suspend, report);
+                }
+                Ok(_) => continue,
+                Err(err) => err,
+            };
+            // Settles what cannot be continued. The rest may pass.
+            drop(self.jobs.resume_all(|r| r.id == record.id));
+            let is_pending = self.records.find_snapshot(what)?.state == SnapshotState::Pending;
+            if is_pending && (self.role == Role::Command || !pause(report)) {
+                return Err(failed);
             }
         }
+    }
+
+    /// Returns what becomes of a snapshot whose waiter leaves: a server continues it.
+    fn on_leave(&self, stop: Stop) -> Option<Stop> {
+        Some(stop).filter(|_| self.role == Role::Command)
     }
 
     /// Cancels a pending snapshot.
@@ -74,4 +88,10 @@ impl Service {
         self.unsettled.add(record.home(), record.id, Some(why));
         self.unsettled.settle_home(record.home());
     }
+}
+
+/// Pauses before another look. `false`: the waiter has left.
+fn pause(report: Report<'_>) -> bool {
+    std::thread::sleep(Duration::from_millis(500));
+    report(Progress { what: "wait".to_owned(), done: 0, total: None, unit: "bytes".to_owned() })
 }
