@@ -416,3 +416,29 @@ fn schedules_are_added_shown_paused_and_removed() {
     s.fails(4, &["snapshot", "schedule", "pause", &one], &["there is no schedule"]);
     assert_eq!(s.ids(&["snapshot", "schedule", "list"]), [two]);
 }
+
+#[test]
+fn a_filling_that_is_paused_fetches_what_clients_ask_for_and_no_more() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "32MiB", "--name", "v"]);
+    let data = noise(7, 32 << 20);
+    let server = s.serve();
+    let mut c = server.connect("v");
+    data.chunks(1 << 20).enumerate().for_each(|(n, mib)| c.write((n as u64) << 20, mib));
+    c.close();
+    let snap = s.id(&["snapshot", "create", "v", "--wait"]);
+    s.fails(2, &["volume", "create", "--snapshot", &snap, "--hydrate-rate", "12KiB"], &["at least 1 MiB"]);
+    let copy = s.id(&["volume", "create", "--snapshot", &snap, "--hydrate-rate", "paused"]);
+    let shown = || s.json(&["volume", "show", &copy]);
+    let before = shown()["stored"].clone();
+    let mut c = server.connect(&copy);
+    assert!((0..32).all(|n| c.read(n << 20, 1 << 20) == data[(n as usize) << 20..][..1 << 20]));
+    assert_eq!((shown()["hydrated"].as_bool(), shown()["hydrate_rate"].as_str()), (Some(false), Some("paused")));
+    assert_eq!(shown()["stored"], before, "nothing was stored");
+    s.ok(&["volume", "modify", &copy, "--hydrate-rate", "16MiB"]);
+    assert_eq!(shown()["hydrate_rate"], "16777216");
+    wait_until("it is filled", || shown()["hydrated"] == true);
+    assert!((0..32).all(|n| c.read(n << 20, 1 << 20) == data[(n as usize) << 20..][..1 << 20]));
+    c.close();
+    assert_eq!(server.stop(), 0);
+}

@@ -1,6 +1,7 @@
 //! What commands share: their global options, and how values are read.
 
-use crate::service::OnKeyLoss;
+use crate::error::Error;
+use crate::service::{HydrateRate, OnKeyLoss};
 use crate::units::ByteLen;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -45,6 +46,12 @@ pub(super) fn requests(text: &str) -> Result<u64, String> {
 /// A size, with the whole message of what is wrong with it: clap shows no hint.
 pub(super) fn size(text: &str) -> Result<ByteLen, String> {
     text.parse::<ByteLen>().map_err(|e| e.line())
+}
+
+/// A rate for filling a volume: a word, or a size.
+pub(super) fn hydrate_rate(text: &str) -> Result<HydrateRate, String> {
+    let bytes = size(text).map(|n| n.0.to_string());
+    bytes.unwrap_or_else(|_| text.to_owned()).parse().map_err(|err: Error| err.line())
 }
 
 /// Bytes per second; a bare number is MiB, as in EBS.

@@ -5,6 +5,7 @@ use super::out::note;
 use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
+use crate::service::HydrateRate;
 use crate::service::api::{
     AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo,
     LockState, Progress, RecycleBinInfo, Reply, RepositoryInfo, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
@@ -333,7 +334,7 @@ fn show_volume(v: &VolumeInfo) {
         ("on disk", v.stored.map_or_else(|| "-".to_owned(), |n| ByteLen(n).to_string())),
         ("key", v.key.clone()),
         ("snapshot", or_dash(v.snapshot.as_ref())),
-        ("hydrated", v.hydrated.to_string()),
+        ("hydrated", hydrated(v)),
         ("created", v.created.to_string()),
         ("holder", or_dash(v.holder.as_ref())),
         ("on key loss", v.on_key_loss.to_string()),
@@ -365,6 +366,15 @@ fn show_volume(v: &VolumeInfo) {
 fn exact(bytes: u64) -> String {
     let short = ByteLen(bytes).to_string();
     if short.contains('.') { format!("{short} ({bytes} bytes)") } else { short }
+}
+
+fn hydrated(v: &VolumeInfo) -> String {
+    match v.hydrate_rate {
+        _ if v.hydrated => "true".to_owned(),
+        HydrateRate::Unlimited => "false".to_owned(),
+        HydrateRate::Paused => "false (paused)".to_owned(),
+        HydrateRate::PerSecond(bytes) => format!("false (at most {}/s)", ByteLen(bytes)),
+    }
 }
 
 fn limits(v: &VolumeInfo) -> String {

@@ -15,7 +15,7 @@ pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, Snapsho
 
 use super::cadence::Cadence;
 use super::retain::Keep;
-use super::settings::OnKeyLoss;
+use super::settings::{HydrateRate, OnKeyLoss};
 use crate::document::Document;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
@@ -276,6 +276,9 @@ pub struct VolumeInfo {
     pub iops: Option<u64>,
     /// Limit in bytes per second; `None`: no limit.
     pub throughput: Option<u64>,
+    /// How fast it is filled from its snapshot.
+    #[serde(default)]
+    pub hydrate_rate: HydrateRate,
     /// Name of the repository for its snapshots; `None`: the default one.
     #[serde(default)]
     pub repository: Option<String>,

@@ -1,16 +1,20 @@
 //! The background thread that fills a volume from its snapshot.
 
+use super::settings::{HydrateRate, Settings};
 use crate::error::Error;
+use crate::units::CHUNK;
 use crate::volume::Volume;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Chunks to fill between two syncs: 8 MiB.
 const FILL_BATCH: usize = 16;
 /// Pause after a batch while clients wait for chunks themselves.
 const FILL_YIELD: Duration = Duration::from_millis(50);
+/// How soon a paused filling notices that it is resumed.
+const FILL_LOOK: Duration = Duration::from_millis(500);
 /// Pause after an error.
 const FILL_RETRY: Duration = Duration::from_secs(5);
 
@@ -31,30 +35,44 @@ impl Filler {
 
 /// Starts a thread that fills a volume and calls `filled` once it is complete. `None`: the thread could not be started; the
 /// volume's next user tries again.
-pub(super) fn start(volume: Arc<Volume>, filled: impl FnOnce() + Send + 'static) -> Option<Filler> {
+pub(super) fn start(
+    volume: Arc<Volume>,
+    settings: Arc<Settings>,
+    filled: impl FnOnce() + Send + 'static,
+) -> Option<Filler> {
     let (id, stop) = (volume.id(), Arc::new((Mutex::new(false), Condvar::new())));
     let seen = stop.clone();
     let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(move || {
         let mut told = Told::default();
+        let pause = |time: Duration| {
+            let mut stopped = seen.0.lock();
+            if !*stopped {
+                let _ = seen.1.wait_for(&mut stopped, time);
+            }
+        };
         while !*seen.0.lock() {
-            let touched = volume.first_touches();
+            if settings.hydrate_rate() == HydrateRate::Paused {
+                pause(FILL_LOOK);
+                continue;
+            }
+            let (touched, began) = (volume.first_touches(), Instant::now());
             match volume.hydrate_some(FILL_BATCH) {
                 Ok(step) if step.done => return filled(),
-                Ok(_) if volume.first_touches() != touched => {
-                    let mut stopped = seen.0.lock();
-                    if !*stopped {
-                        let _ = seen.1.wait_for(&mut stopped, FILL_YIELD);
+                Ok(step) => {
+                    let whole = settings.hydrate_rate().time_for((step.chunks * CHUNK) as u64);
+                    let mut rest = whole.saturating_sub(began.elapsed());
+                    if volume.first_touches() != touched {
+                        rest = rest.max(FILL_YIELD);
+                    }
+                    if !rest.is_zero() {
+                        pause(rest);
                     }
                 }
-                Ok(_) => {}
                 Err(err) => {
                     if told.is_news(&err, volume.missing_chunks().len()) {
                         tracing::error!("fill {}: {}; will retry", volume.id(), err.line());
                     }
-                    let mut stopped = seen.0.lock();
-                    if !*stopped {
-                        let _ = seen.1.wait_for(&mut stopped, FILL_RETRY);
-                    }
+                    pause(FILL_RETRY);
                 }
             }
         }

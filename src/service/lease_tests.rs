@@ -21,6 +21,7 @@ fn record() -> VolumeRecord {
         suspended: false,
         iops: 0,
         throughput: 0,
+        hydrate_rate: Default::default(),
         repository: None,
         stage: Default::default(),
         next: None,

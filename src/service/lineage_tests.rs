@@ -44,6 +44,7 @@ impl Place {
             on_key_loss: None,
             iops: None,
             throughput: None,
+            hydrate_rate: None,
             repository: None,
         }
         .into();
@@ -270,6 +271,7 @@ pub(super) fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) 
         on_key_loss: None,
         iops: None,
         throughput: None,
+        hydrate_rate: None,
         repository: None,
     }
     .into();

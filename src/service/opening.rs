@@ -182,7 +182,7 @@ impl OpenVolumes {
                 }
                 open.suspended |= waits;
                 if self.on.role == Role::Daemon && open.filler.is_none() && !volume.is_hydrated() {
-                    open.filler = self.start_filler(&volume);
+                    open.filler = self.start_filler(&volume, &open.settings);
                 }
                 let settings = open.settings.clone();
                 Ok(InUse { opens: self.clone(), id: record.id, volume, settings })
@@ -207,7 +207,7 @@ impl OpenVolumes {
         let volume = Arc::new(self.on.stored.open(record)?);
         self.on.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
-        settings.set(record.on_key_loss, record.iops, record.throughput);
+        settings.set(record.on_key_loss, record.iops, record.throughput, record.hydrate_rate);
         let open = Open {
             volume: volume.clone(),
             settings,
@@ -437,9 +437,9 @@ impl OpenVolumes {
         apart(filling, |r| r.parent.as_ref().map(|p| p.repository), start);
     }
 
-    fn start_filler(self: &Arc<Self>, volume: &Arc<Volume>) -> Option<Filler> {
+    fn start_filler(self: &Arc<Self>, volume: &Arc<Volume>, settings: &Arc<Settings>) -> Option<Filler> {
         let (this, id) = (Arc::downgrade(self), volume.id());
-        filler::start(volume.clone(), move || {
+        filler::start(volume.clone(), settings.clone(), move || {
             if let Some(this) = this.upgrade() {
                 this.filled(id);
             }

@@ -7,7 +7,7 @@ use super::api::SnapshotState;
 use super::datadir::DirLock;
 use super::home::RepositoryKey;
 use super::locks::{Lock, Now};
-use super::settings::OnKeyLoss;
+use super::settings::{HydrateRate, OnKeyLoss};
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -271,6 +271,9 @@ pub(super) struct VolumeRecord {
     /// Limit in bytes per second; 0: no limit.
     #[serde(default)]
     pub(super) throughput: u64,
+    /// How fast it is filled from its snapshot.
+    #[serde(default, skip_serializing_if = "HydrateRate::is_default")]
+    pub(super) hydrate_rate: HydrateRate,
     /// Where its snapshots go; none: to the default repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) repository: Option<RepositoryKey>,

@@ -1,10 +1,13 @@
 //! Settings of a volume that may be changed while it is attached: its behavior without its key, and its rate limits.
 
 use super::home::RepositoryKey;
+use crate::error::{Error, Kind, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What an open volume does when its CMK becomes unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,6 +32,72 @@ impl fmt::Display for OnKeyLoss {
     }
 }
 
+/// How fast a server fills a volume from its snapshot in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HydrateRate {
+    /// As fast as it can.
+    #[default]
+    Unlimited,
+    /// Not at all: only what clients read and write is fetched.
+    Paused,
+    /// At most so many bytes per second, at least 1 MiB.
+    PerSecond(u64),
+}
+
+impl HydrateRate {
+    /// The lowest limit, in bytes per second.
+    pub const LEAST: u64 = 1 << 20;
+
+    /// Returns how long filling so many bytes has to take.
+    pub(super) fn time_for(self, bytes: u64) -> Duration {
+        match self {
+            Self::PerSecond(rate) => Duration::from_secs_f64(bytes as f64 / rate.max(Self::LEAST) as f64),
+            Self::Unlimited | Self::Paused => Duration::ZERO,
+        }
+    }
+
+    pub(super) const fn is_default(&self) -> bool {
+        matches!(self, Self::Unlimited)
+    }
+}
+
+impl fmt::Display for HydrateRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.write_str("unlimited"),
+            Self::Paused => f.write_str("paused"),
+            Self::PerSecond(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
+impl FromStr for HydrateRate {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.parse::<u64>()) {
+            ("unlimited", _) => Ok(Self::Unlimited),
+            ("paused", _) => Ok(Self::Paused),
+            (_, Ok(bytes)) if bytes >= Self::LEAST => Ok(Self::PerSecond(bytes)),
+            _ => Err(Error::new(Kind::Usage, format!("{text:?} is not a rate for filling a volume"))
+                .hint("use unlimited, paused, or at least 1 MiB per second")),
+        }
+    }
+}
+
+impl TryFrom<String> for HydrateRate {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<HydrateRate> for String {
+    fn from(rate: HydrateRate) -> Self {
+        rate.to_string()
+    }
+}
+
 /// Requested changes to the settings. `None`: unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Changes {
@@ -37,6 +106,8 @@ pub(super) struct Changes {
     pub(super) iops: Option<u64>,
     /// Limit in bytes per second; 0: no limit.
     pub(super) throughput: Option<u64>,
+    /// How fast it is filled from its snapshot.
+    pub(super) hydrate_rate: Option<HydrateRate>,
     /// Where its snapshots go; `Some(None)`: to the default repository.
     pub(super) repository: Option<Option<RepositoryKey>>,
 }
@@ -50,6 +121,7 @@ pub struct Settings {
     on_key_loss: AtomicU8,
     iops: AtomicU64,
     throughput: AtomicU64,
+    hydrate_rate: Mutex<HydrateRate>,
     watchers: Mutex<Vec<Watcher>>,
 }
 
@@ -76,8 +148,15 @@ impl Settings {
         self.throughput.load(Ordering::Acquire)
     }
 
+    /// Returns how fast it is filled from its snapshot.
+    #[must_use]
+    pub fn hydrate_rate(&self) -> HydrateRate {
+        *self.hydrate_rate.lock()
+    }
+
     /// Sets all of them without notifying the watchers.
-    pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64) {
+    pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64, hydrate_rate: HydrateRate) {
+        *self.hydrate_rate.lock() = hydrate_rate;
         self.on_key_loss.store(on_key_loss as u8, Ordering::Release);
         self.iops.store(iops, Ordering::Release);
         self.throughput.store(throughput, Ordering::Release);
@@ -91,5 +170,27 @@ impl Settings {
     /// Notifies the watchers.
     pub(super) fn tell(&self) {
         self.watchers.lock().retain(|watcher| watcher(self));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_word_or_at_least_a_mebibyte() {
+        for (text, rate) in [
+            ("unlimited", HydrateRate::Unlimited),
+            ("paused", HydrateRate::Paused),
+            ("1048576", HydrateRate::PerSecond(1 << 20)),
+        ] {
+            assert_eq!((text.parse::<HydrateRate>().unwrap(), rate.to_string()), (rate, text.to_owned()));
+        }
+        for bad in ["", "0", "1048575", "-1", "pause", "Paused", "1e9", "99999999999999999999999"] {
+            assert_eq!(bad.parse::<HydrateRate>().unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+        let time = |rate: HydrateRate| rate.time_for(8 << 20);
+        assert_eq!(time(HydrateRate::PerSecond(16 << 20)), Duration::from_millis(500));
+        assert_eq!((time(HydrateRate::Unlimited), time(HydrateRate::Paused)), (Duration::ZERO, Duration::ZERO));
     }
 }

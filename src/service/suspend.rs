@@ -33,6 +33,7 @@ impl VolumeRecord {
         self.on_key_loss = changes.on_key_loss.unwrap_or(self.on_key_loss);
         self.iops = changes.iops.unwrap_or(self.iops);
         self.throughput = changes.throughput.unwrap_or(self.throughput);
+        self.hydrate_rate = changes.hydrate_rate.unwrap_or(self.hydrate_rate);
         self.repository = changes.repository.unwrap_or(self.repository);
     }
 }
@@ -51,6 +52,9 @@ impl Service {
                 act = act.detail(name, limit);
             }
         }
+        if let Some(rate) = changes.hydrate_rate {
+            act = act.detail("hydrate-rate", rate);
+        }
         if let Some(repository) = changes.repository {
             let which = repository.map_or_else(|| "default".to_owned(), |key| key.to_string());
             act = act.detail("repository", which);
@@ -62,7 +66,7 @@ impl Service {
             Ok(())
         })?;
         if let Some(settings) = self.opens.settings_of(record.id) {
-            settings.set(next.on_key_loss, next.iops, next.throughput);
+            settings.set(next.on_key_loss, next.iops, next.throughput, next.hydrate_rate);
             settings.tell();
         }
         self.volume_info(&next)

@@ -5,7 +5,7 @@ use super::check::words_for_missing;
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
 use super::repositories::Repositories;
-use super::settings::Changes;
+use super::settings::{Changes, HydrateRate};
 use super::suspend::check_limits;
 use super::volume_keys::context_of;
 use super::{EC2, OnKeyLoss, Service};
@@ -152,6 +152,7 @@ impl Service {
             suspended: false,
             iops: 0,
             throughput: 0,
+            hydrate_rate: HydrateRate::default(),
             repository: None,
             stage: Stage::Creating,
             next: None,
@@ -275,6 +276,7 @@ impl Service {
             on_key_loss: record.on_key_loss,
             iops: Some(record.iops).filter(|n| *n > 0),
             throughput: Some(record.throughput).filter(|n| *n > 0),
+            hydrate_rate: record.hydrate_rate,
             repository: record.repository.map(|key| self.repositories.name_of(key)),
             header: None,
         })

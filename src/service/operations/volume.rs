@@ -4,7 +4,7 @@ use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
 use crate::service::api::VolumeInfo;
-use crate::service::settings::{Changes, OnKeyLoss};
+use crate::service::settings::{Changes, HydrateRate, OnKeyLoss};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -29,6 +29,9 @@ pub struct CreateVolume {
     /// Limit in bytes per second, at least 1 MiB; 0 or `None`: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
+    /// How fast it is filled from its snapshot: `unlimited`, `paused`, or bytes per second.
+    #[serde(default)]
+    pub hydrate_rate: Option<HydrateRate>,
     /// Name or id of the repository for its snapshots, or `default`.
     #[serde(default)]
     pub repository: Option<String>,
@@ -42,9 +45,9 @@ impl Operation for CreateVolume {
         Some(self.name.as_ref().map_or_else(|| Act::new(act), |name| named(act, name)))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { name, size, key, snapshot, on_key_loss, iops, throughput, repository } = self;
+        let Self { name, size, key, snapshot, on_key_loss, iops, throughput, hydrate_rate, repository } = self;
         let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
-        let settings = Changes { on_key_loss, iops, throughput, repository };
+        let settings = Changes { on_key_loss, iops, throughput, hydrate_rate, repository };
         call.service.create_volume(call.caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
     }
 }
@@ -64,6 +67,9 @@ pub struct ModifyVolume {
     /// Limit in bytes per second, at least 1 MiB; 0: no limit.
     #[serde(default)]
     pub throughput: Option<u64>,
+    /// How fast it is filled from its snapshot: `unlimited`, `paused`, or bytes per second.
+    #[serde(default)]
+    pub hydrate_rate: Option<HydrateRate>,
     /// Name or id of the repository for its snapshots, or `default`.
     #[serde(default)]
     pub repository: Option<String>,
@@ -76,9 +82,13 @@ impl Operation for ModifyVolume {
         Some(named("ec2:ModifyVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { volume, on_key_loss, iops, throughput, repository } = self;
+        let Self { volume, on_key_loss, iops, throughput, hydrate_rate, repository } = self;
         let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
-        call.service.modify_volume(call.caller, &volume, &Changes { on_key_loss, iops, throughput, repository })
+        call.service.modify_volume(
+            call.caller,
+            &volume,
+            &Changes { on_key_loss, iops, throughput, hydrate_rate, repository },
+        )
     }
 }
 
