@@ -195,17 +195,22 @@ impl PackBuilder {
         self.count += 1;
         Ok(offset)
     }
-    /// Writes footer and tail, and returns the pack's bytes.
+    /// Returns footer and tail, which follow the bodies.
     #[must_use]
-    pub fn seal(self) -> Vec<u8> {
-        let mut bytes = self.bytes;
-        let at = bytes.len() as u32;
-        bytes.extend_from_slice(&self.footer);
-        bytes.extend_from_slice(&crc32c::crc32c(&self.footer).to_le_bytes());
-        bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&at.to_le_bytes());
-        bytes.extend_from_slice(END);
-        bytes
+    pub fn footer(&self) -> Vec<u8> {
+        let mut footer = self.footer.clone();
+        footer.extend_from_slice(&crc32c::crc32c(&self.footer).to_le_bytes());
+        footer.extend_from_slice(&self.count.to_le_bytes());
+        footer.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+        footer.extend_from_slice(END);
+        footer
+    }
+    /// Appends footer and tail, and returns the pack's bytes.
+    #[must_use]
+    pub fn seal(mut self) -> Vec<u8> {
+        let footer = self.footer();
+        self.bytes.extend_from_slice(&footer);
+        self.bytes
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! progress          header  0 magic 8 "COFPROG1"   8 version u16 = 1   10 flags u16 (1: synced and closed)
-//!                           12 length of the JSON u32   16 offset of the records u32   20 0 u32
+//!                           12 length of the JSON u32   16 offset of the records u32   20 records u32 (if closed; else 0)
 //!                           24 BLAKE3 32 of the header and the JSON, with this field zero
 //!                           56 JSON: { "boot_id", "spec" }
 //!                   records of 128 bytes: 0 magic 4 "PROG"   4 kind u8   5 0 x 3   8 sequence u64   16 chunk u64
@@ -16,10 +16,10 @@
 //! survive the death of the process, not that of the machine: another boot accepts only what was closed. A record counts
 //! only if all before it are good.
 
-use super::pack::{BodyHead, PackBuilder, parse_pack};
+use super::pack::{BodyHead, PACK_MAX, PackBuilder, parse_pack};
 use super::page::{LEAF, LeafEntry};
 use super::writer::SnapshotSpec;
-use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
+use super::{arr, too_new, u16_at, u32_at, u64_at};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::file::{OpenHow, open_regular, sync_dir};
 use crate::units::{ChunkNo, DataKeyId, Hash32, LineageId, PackId};
@@ -27,6 +27,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
@@ -168,6 +169,8 @@ impl Staging {
         out[10..12].copy_from_slice(&flags.to_le_bytes());
         out[12..16].copy_from_slice(&(json.len() as u32).to_le_bytes());
         out[16..20].copy_from_slice(&(self.records_at as u32).to_le_bytes());
+        let count = if flags & CLOSED != 0 { self.count as u32 } else { 0 };
+        out[20..24].copy_from_slice(&count.to_le_bytes());
         out.extend_from_slice(&json);
         let hash = Hash32::of(&out);
         out[24..56].copy_from_slice(&hash.0);
@@ -208,7 +211,11 @@ impl Staging {
         let path = pack_path(&self.folder, pack);
         let file = match &self.open {
             Some((open, file)) if *open == pack => file,
-            _ => &self.open.insert((pack, open_regular(&path, &OpenHow::write().create())?)).1,
+            _ => {
+                let file = open_regular(&path, &OpenHow::write().create())?;
+                refuse_on_full_disk(&file, &path)?;
+                &self.open.insert((pack, file)).1
+            }
         };
         file.write_all_at(bytes, offset).on(|| format!("write {}", path.display()))
     }
@@ -216,7 +223,9 @@ impl Staging {
     /// Reads a complete pack, and checks it.
     pub(super) fn read_pack(folder: &Path, pack: PackId) -> Result<Bytes> {
         let path = pack_path(folder, pack);
-        let bytes = std::fs::read(&path).on(|| format!("read {}", path.display()))?;
+        let mut bytes = Vec::new();
+        let mut file = open_regular(&path, &OpenHow::read())?.take(PACK_MAX as u64);
+        file.read_to_end(&mut bytes).on(|| format!("read {}", path.display()))?;
         if parse_pack(&path.display().to_string(), &bytes)?.id != pack {
             return Err(damaged(&path.display().to_string(), 12, "it is another pack"));
         }
@@ -240,9 +249,12 @@ impl Staging {
 
     /// Makes everything durable, so that the snapshot continues even after the machine was restarted.
     pub(super) fn close(&mut self) -> Result<()> {
-        for entry in std::fs::read_dir(&self.folder).on(|| format!("list {}", self.folder.display()))? {
-            let path = entry.on(|| format!("list {}", self.folder.display()))?.path();
-            File::open(&path).and_then(|file| file.sync_all()).on(|| format!("sync {}", path.display()))?;
+        for pack in packs_in(&self.folder)? {
+            let path = pack_path(&self.folder, pack);
+            match open_regular(&path, &OpenHow::read()) {
+                Err(e) if e.kind() == Kind::NotFound => {} // it is put
+                file => file?.sync_all().on(|| format!("sync {}", path.display()))?,
+            }
         }
         sync_dir(&self.folder)?;
         if let Some(above) = self.folder.parent() {
@@ -260,15 +272,39 @@ impl Staging {
         bodies: &[(ChunkNo, LeafEntry)],
     ) -> Result<PackBuilder> {
         let path = pack_path(folder, pack);
-        let file = open_regular(&path, &OpenHow::read())?;
+        let object = path.display().to_string();
+        let file = open_regular(&path, &OpenHow::read()).map_err(|e| match e.kind() {
+            Kind::NotFound => damaged(&object, 0, "it is missing"),
+            _ => e,
+        })?;
         let end = bodies.last().map_or(0, |(_, e)| e.offset as usize + super::pack::HEAD + e.length as usize);
         let mut bytes = vec![0; end];
-        file.read_exact_at(&mut bytes, 0).on(|| format!("read {}", path.display()))?;
+        file.read_exact_at(&mut bytes, 0).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => damaged(&object, end, "it ends before that"),
+            _ => Error::io(format!("read {object}"), e),
+        })?;
         let heads = bodies.iter().map(|(chunk, e)| {
             (BodyHead { chunk: *chunk, map: e.map, tag: e.tag, length: e.length, hash: e.hash }, e.offset)
         });
-        PackBuilder::restore(&path.display().to_string(), (pack, lineage), bytes, heads)
+        PackBuilder::restore(&object, (pack, lineage), bytes, heads)
     }
+}
+
+/// Refuses to take the last of a disk, which clients of the volumes may need.
+fn refuse_on_full_disk(file: &File, path: &Path) -> Result<()> {
+    let room = rustix::fs::fstatvfs(file)
+        .map_err(|e| Error::io(format!("look at the disk of {}", path.display()), e.into()))?;
+    if room.f_bavail < room.f_blocks / 20 {
+        let what = format!("stage a snapshot in {}: less than 5 % of the disk is free", path.display());
+        return Err(Error::new(Kind::NoSpace, what).hint("make room, then create another snapshot"));
+    }
+    Ok(())
+}
+
+/// Makes an error about a damaged file.
+fn damaged(object: &str, offset: usize, why: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Integrity, format!("{object}: at byte {offset}: {why}"))
+        .hint("the snapshot cannot be continued: create another one")
 }
 
 fn pack_path(folder: &Path, pack: PackId) -> PathBuf {
@@ -312,6 +348,10 @@ fn read(folder: &Path) -> Result<Option<(Staging, Vec<Note>)>> {
         serde_json::from_slice(&header[HEADER..]).map_err(|e| damaged(&object, HEADER, "not a header").because(e))?;
     let (records_at, closed) = (u64::from(u32_at(&head, 16)), u16_at(&head, 10) & CLOSED != 0);
     let notes = read_notes(&progress, records_at, &object)?;
+    if closed && notes.len() != u32_at(&head, 20) as usize {
+        let why = format_args!("{} records are good, and there were {}", notes.len(), u32_at(&head, 20));
+        return Err(damaged(&object, 20, why));
+    }
     let (folder, count) = (folder.to_owned(), notes.len() as u64);
     let (spec, boot_id) = (about.spec, about.boot_id);
     Ok(Some((Staging { folder, progress, spec, boot_id, records_at, count, closed, open: None }, notes)))

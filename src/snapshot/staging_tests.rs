@@ -125,6 +125,12 @@ fn staging_counts_in_its_own_boot_or_once_it_is_closed() {
         Kind::InvalidState
     );
     drop(writer);
+    // What was closed and is shorter now is damage, even if the cut is between two records.
+    let path = folder.join("progress");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - RECORD]).unwrap();
+    assert_eq!(Staging::open(&folder, "another boot").unwrap_err().kind(), Kind::Integrity);
+    std::fs::write(&path, &whole).unwrap();
     let staged = Staging::open(&folder, "another boot").unwrap().unwrap();
     assert_eq!((staged.copied().count(), staged.spec()), (80, &spec(2, CHUNKS, Some(1))));
     let writer = repo.resume(staged).unwrap();
@@ -172,6 +178,14 @@ fn a_torn_record_is_cut_and_damage_is_refused() {
     std::fs::write(&pack, bytes).unwrap();
     let refused = repo.resume(staged).unwrap().finish().unwrap_err();
     assert_eq!(refused.kind(), Kind::Integrity);
+    // So is one that was cut, or removed, or that something else stands in for.
+    let again = || repo.resume(Staging::open(&folder, &env().0.boot_id).unwrap().unwrap());
+    std::fs::write(&pack, [0; 1000]).unwrap();
+    assert_eq!(again().err().unwrap().kind(), Kind::Integrity);
+    std::fs::remove_file(&pack).unwrap();
+    assert_eq!(again().err().unwrap().kind(), Kind::Integrity);
+    rustix::fs::mknodat(rustix::fs::CWD, &pack, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    assert_eq!(again().err().unwrap().kind(), Kind::Integrity);
 }
 
 #[test]
@@ -187,5 +201,24 @@ fn a_body_that_cannot_be_staged_leaves_no_trace_in_its_pack() {
     std::fs::rename(dir.path().join("away"), &folder).unwrap();
     (0..CHUNKS).for_each(|n| put(&writer, n));
     writer.finish().unwrap();
+    check(&repo);
+}
+
+#[test]
+fn a_pack_whose_end_cannot_be_staged_is_not_forgotten() {
+    let (repo, dir) = (with_base(), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("staging");
+    let writer = repo.begin_staged(spec(2, CHUNKS, Some(1)), &folder).unwrap();
+    (0..CHUNKS).for_each(|n| put(&writer, n));
+    let (writer, _) = resumed(&repo, writer, &folder);
+    // The file of the last pack is opened again for its footer, and cannot be.
+    let away = dir.path().join("away");
+    while writer.send_one().unwrap() {}
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, b"").unwrap();
+    writer.finish().unwrap_err();
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    assert_eq!(writer.finish().unwrap().stats.packs, 3);
     check(&repo);
 }

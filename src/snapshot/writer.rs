@@ -331,17 +331,16 @@ impl SnapshotWriter {
             let what = format!("snapshot {}: {WAITING_MAX} packs wait for the repository", self.spec.id);
             return Err(Error::new(Kind::NoSpace, what).hint("check the repository, then create another snapshot"));
         }
-        let Some(pack) = filling.pack.take_if(|p| !p.is_empty()) else { return Ok(()) };
-        let (id, bodies) = (pack.id(), pack.bytes().len());
-        let bytes = Bytes::from(pack.seal());
-        let length = bytes.len() as u32;
-        let bytes = match &mut filling.staging {
-            Some(staging) => {
-                staging.write_pack(id, &bytes[bodies..], bodies as u64)?;
-                None
-            }
-            None => Some(bytes),
-        };
+        let Filling { pack: filled, staging, .. } = filling;
+        let Some(pack) = filled.as_ref().filter(|p| !p.is_empty()) else { return Ok(()) };
+        let (id, bodies, footer) = (pack.id(), pack.bytes().len(), pack.footer());
+        let length = (bodies + footer.len()) as u32;
+        // It stays where it is until that has worked: the caller may try again.
+        if let Some(staging) = staging {
+            staging.write_pack(id, &footer, bodies as u64)?;
+        }
+        let pack = filled.take().filter(|_| staging.is_none());
+        let bytes = pack.map(|pack| Bytes::from(pack.seal()));
         self.waiting.lock().push_back(Waiting { id, length, bytes });
         self.moved.notify_all();
         Ok(())

@@ -57,6 +57,14 @@ impl SpillFile {
         self.0.write_all_at(&all, offset)
     }
 
+    /// Ends the file at `len`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn cut(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
     /// Writes the spill's header.
     ///
     /// # Errors

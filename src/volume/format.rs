@@ -175,6 +175,9 @@ pub struct PendingRecord {
     /// Number of chunks in the snapshot: the volume may grow meanwhile.
     #[serde(default)]
     pub chunks: u64,
+    /// Its bit in the records of the spill, unlike that of any other pending one.
+    #[serde(default)]
+    pub slot: u8,
 }
 
 /// The newest completed snapshot, base of the next increment.

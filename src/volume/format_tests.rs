@@ -74,6 +74,7 @@ fn eight_pending_snapshots_fit_the_state() {
             base_p: Epoch(u32::MAX),
             comparing: Untrusted::Intent,
             chunks: u64::MAX,
+            slot: i as u8,
             snapshot: "snap-0123456789abcdef0".parse().unwrap(),
             p: Epoch(u32::MAX),
             time: i64::MAX,

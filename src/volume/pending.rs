@@ -56,6 +56,8 @@ pub struct Pending {
     /// What writers have saved for it and others; `None`: nothing can be saved.
     spill: Option<Arc<Spill>>,
     copied: Mutex<HashSet<u64>>,
+    /// Chunks of which sectors were saved for it: they belong to it, although the map has them as changed later by now.
+    saved: Mutex<HashSet<u64>>,
     /// Chunks that are being copied, each by one thread.
     at_work: Mutex<HashSet<u64>>,
     /// Notified when a thread has ended its turn at a chunk.
@@ -70,6 +72,7 @@ impl Pending {
             sink: OnceLock::new(),
             spill,
             copied: Mutex::default(),
+            saved: Mutex::default(),
             at_work: Mutex::default(),
             turned: Condvar::new(),
             failed: Mutex::default(),
@@ -113,9 +116,9 @@ impl Pending {
         chunk.0 < self.record.chunks && (self.covers(entry) || self.has_saved(chunk)) && !self.has_copied(chunk)
     }
 
-    /// Whether writers have saved sectors of the chunk that the snapshot may need.
+    /// Whether writers have saved sectors of the chunk for it.
     fn has_saved(&self, chunk: ChunkNo) -> bool {
-        self.spill.as_ref().is_some_and(|spill| spill.holds(chunk, self.record.p))
+        self.saved.lock().contains(&chunk.0)
     }
 
     fn has_copied(&self, chunk: ChunkNo) -> bool {
@@ -124,8 +127,8 @@ impl Pending {
 
     /// Returns the chunks with saved sectors that are not copied yet.
     pub(super) fn saved_chunks(&self) -> Vec<ChunkNo> {
-        let mut all = self.spill.as_ref().map_or_else(Vec::new, |spill| spill.chunks_after(self.record.p));
-        all.retain(|chunk| chunk.0 < self.record.chunks && !self.has_copied(*chunk));
+        let mut all: Vec<_> = self.saved.lock().iter().map(|c| ChunkNo(*c)).collect();
+        all.retain(|chunk| !self.has_copied(*chunk));
         all
     }
 
@@ -136,7 +139,7 @@ impl Pending {
 
     /// Whether it still needs what a piece of this epoch changed of the chunk.
     fn waits_for(&self, chunk: ChunkNo, epoch: Epoch) -> bool {
-        self.record.p < epoch && !self.has_copied(chunk) && self.failed.lock().is_none()
+        self.record.p < epoch && self.has_saved(chunk) && !self.has_copied(chunk) && self.failed.lock().is_none()
     }
 
     /// Whether the snapshot has no base: what it does not copy reads as zeros.
@@ -205,6 +208,11 @@ pub struct Begin {
     pub sink: Arc<dyn ChunkSink>,
 }
 
+/// Returns the lowest slot that no pending snapshot has.
+fn free_slot(pending: &[PendingRecord]) -> u8 {
+    (0..MAX_PENDING as u8).find(|slot| pending.iter().all(|p| p.slot != *slot)).unwrap_or(0)
+}
+
 impl Volume {
     /// Returns the newest completed snapshot of the present map generation, or the parent that the volume was made
     /// from.
@@ -257,6 +265,7 @@ impl Volume {
                 base_p,
                 comparing,
                 chunks: chunks_in(self.size()).min(begin.sink.chunks()),
+                slot: free_slot(&header.state().pending),
             };
             let next = self.write_begin(header, &record, spill.as_ref().map(|s| s.id()))?;
             let pending = Arc::new(Pending::new(record, spill.clone()));
@@ -297,6 +306,10 @@ impl Volume {
         let state = self.header.get_mut().state();
         let (left, spill) = (state.pending.clone(), state.spill);
         if left.is_empty() {
+            // A kill may have left one.
+            if let Err(err) = self.spills.remove_spill(self.id) {
+                tracing::warn!("remove the spill of {}: {err}", self.id);
+            }
             return;
         }
         let lost = |why: &str| Err(Error::new(Kind::Integrity, format!("{} {why}", self.id)));
@@ -309,7 +322,9 @@ impl Volume {
         for record in left {
             match &spill {
                 Ok(spill) if record.map_generation == self.map_generation && record.chunks > 0 => {
-                    all.push(Arc::new(Pending::new(record, Some(spill.clone()))));
+                    let saved = spill.chunks_of(record.p, record.slot).into_iter().map(|c| c.0).collect();
+                    let pending = Pending { saved: Mutex::new(saved), ..Pending::new(record, Some(spill.clone())) };
+                    all.push(Arc::new(pending));
                 }
                 Ok(_) => self.lost.push((record.snapshot, format!("{} was rolled back", self.id))),
                 Err(err) => self.lost.push((record.snapshot, err.line())),
@@ -372,10 +387,16 @@ impl Volume {
         blocking: Blocking,
     ) -> Result<Saved> {
         // One record serves all of them: the newest needs it, and the older ones if they have none yet.
-        let needing = live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch));
-        let Some(newest) = needing.max_by_key(|p| p.record.p) else { return Ok(Saved::Yes) };
-        match self.save_sectors(live, newest, piece, blocking) {
-            Ok(true) => Ok(Saved::Yes),
+        let needing = || live.pending.iter().filter(|p| p.needs(piece.chunk, entry, live.epoch));
+        let Some(newest) = needing().max_by_key(|p| p.record.p) else { return Ok(Saved::Yes) };
+        let slots = needing().fold(0, |slots, p| slots | 1 << p.record.slot);
+        match self.save_sectors(live, (newest, slots), piece, blocking) {
+            Ok(true) => {
+                for pending in needing() {
+                    pending.saved.lock().insert(piece.chunk.0);
+                }
+                Ok(Saved::Yes)
+            }
             Ok(false) => Ok(Saved::WouldBlock),
             Err(_) if blocking == Blocking::Never => Ok(Saved::WouldBlock),
             Err(err) => {
@@ -387,7 +408,13 @@ impl Volume {
 
     /// Saves what a writing piece is about to change, unless it is saved already. The chunk's stripe is held. `false`: it
     /// would have had to wait.
-    fn save_sectors(&self, live: &Live, newest: &Pending, piece: Piece, blocking: Blocking) -> Result<bool> {
+    fn save_sectors(
+        &self,
+        live: &Live,
+        (newest, slots): (&Pending, u8),
+        piece: Piece,
+        blocking: Blocking,
+    ) -> Result<bool> {
         let no_spill = || Error::new(Kind::NoSpace, format!("{} has no spill", self.id));
         let spill = live.spill.as_ref().ok_or_else(no_spill)?;
         let chunk = piece.chunk;
@@ -404,7 +431,7 @@ impl Volume {
         let old = old.sealed();
         let body = |sector: usize| old.range((sector - from) * SECTOR..(sector + 1 - from) * SECTOR);
         let sectors: Vec<ToSave<'_>> = missing.iter().map(|sector| (*sector, body(*sector))).collect();
-        spill.save(chunk, &sectors, live.epoch, blocking == Blocking::Allowed)
+        spill.save(chunk, &sectors, (live.epoch, slots), blocking == Blocking::Allowed)
     }
 
     /// Copies a chunk from a writer's thread, which does not hold the stripe. A failure fails the snapshot, never the

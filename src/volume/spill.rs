@@ -5,15 +5,18 @@
 //! 0     header 4 KiB   0 magic 8 "COFSPILL"   8 version u16 = 1   10 flags u16 (1: synced and closed)   12 0 u32
 //!                      16 spill id 16   32 volume id 24 (ASCII, zero padded)   56 boot id 36 (ASCII, zero padded)   92 0 u32
 //!                      96 device u64   104 inode u64   112 birth i64 (the volume's file; i64::MIN: unknown)
-//!                      120 BLAKE3 32 of the 4 KiB with this field zero
+//!                      120 BLAKE3 32 of the 4 KiB with this field zero   152 end of the records u64 (if closed; else 0)
 //! 4096  records        head 64: 0 magic 4 "SREC"   4 kind u8 (1 data, 2 hole)   5 0 x 3   8 sector u64   16 epoch u32
-//!                      20 length u32 (4096; 0 for a hole)   24 sequence u64   32 spill id 8 (its first bytes)   40 0 x 20
+//!                      20 length u32 (4096; 0 for a hole)   24 sequence u64   32 spill id 8 (its first bytes)
+//!                      40 slots u8 (a bit for each pending snapshot that needs it)   41 0 x 19
 //!                      60 CRC32C u32 over the head with this field zero, and the body
 //!                      then *length* bytes: the sealed sector as it was before a piece of that epoch changed it
 //! ```
 //! One writer appends at a time, and changes the volume only after its records are in the file, so a record counts only
-//! if all before it are complete: a reader ends at the first bad one. A good record behind a bad one is damage. A snapshot
-//! with point in time p takes, for each sector, the record with the smallest epoch above p.
+//! if all before it are complete: a reader ends at the first bad one. A good record behind a bad one is damage, and so is
+//! a closed spill that ends early. A snapshot with point in time p takes, for each sector of a chunk that it needs, the
+//! record with the smallest epoch above p. It needs a chunk of which a record of such an epoch has its slot: that another
+//! snapshot needs the chunk says nothing, for then not all that was changed since p is saved.
 //!
 //! Sectors are kept sealed. Space is not reused while any snapshot is pending: the file is removed with the last one.
 
@@ -56,6 +59,8 @@ pub(super) struct Owner {
 struct Saved {
     /// Its number in its chunk.
     sector: u8,
+    /// The slots of the snapshots that it was saved for.
+    slots: u8,
     /// The epoch of the piece that changed it.
     epoch: Epoch,
     /// Where its body is; `None`: it is a hole.
@@ -89,7 +94,7 @@ struct Tail {
 impl Spill {
     /// Starts an empty spill in `file`.
     pub(super) fn create(file: SpillFile, id: SpillId, owner: Owner) -> Result<Self> {
-        file.write_head(&header(id, &owner, 0)).on(|| format!("start the spill of {}", owner.volume))?;
+        file.write_head(&header(id, &owner, 0, 0)).on(|| format!("start the spill of {}", owner.volume))?;
         Ok(Self::over(file, id, owner, Tail { end: HEADER as u64, sequence: 0, closed: false }))
     }
 
@@ -107,8 +112,9 @@ impl Spill {
         let got = file.read_at(&mut head, 0).on(|| format!("read {}", what()))?;
         let refuse = |why: &str| Err(Error::new(Kind::Integrity, format!("{}: {why}", what())));
         let flags = u16::from_le_bytes([head[10], head[11]]);
+        let end = u64::from_le_bytes(head[152..160].try_into().unwrap_or_default());
         let known =
-            |boot: &str| head[..] == header(id, &Owner { boot_id: boot.to_owned(), ..owner.clone() }, flags)[..];
+            |boot: &str| head[..] == header(id, &Owner { boot_id: boot.to_owned(), ..owner.clone() }, flags, end)[..];
         if got < HEADER || flags & !CLOSED != 0 {
             return refuse("its header is damaged");
         }
@@ -122,6 +128,11 @@ impl Spill {
         }
         let mut spill = Self::over(file, id, owner, Tail { end: HEADER as u64, sequence: 0, closed });
         spill.read_index()?;
+        let found = spill.tail.get_mut().end;
+        if closed && found != end {
+            let what = format!("the spill of {}: its records end at {found}, not at {end}", spill.owner.volume);
+            return Err(Error::new(Kind::Integrity, what));
+        }
         Ok(spill)
     }
 
@@ -142,7 +153,7 @@ impl Spill {
             let place = (record.length > 0).then_some(tail.end + HEAD as u64);
             let sector = (record.sector % SECTORS_PER_CHUNK as u64) as u8;
             let chunk = record.sector / SECTORS_PER_CHUNK as u64;
-            chunks.entry(chunk).or_default().push(Saved { sector, epoch: record.epoch, place });
+            chunks.entry(chunk).or_default().push(Saved { sector, slots: record.slots, epoch: record.epoch, place });
             tail.end += (HEAD + record.length) as u64;
             tail.sequence += 1;
         }
@@ -182,12 +193,19 @@ impl Spill {
         sectors.filter(|s| mask & (1 << s) == 0).collect()
     }
 
-    /// Saves sectors of a chunk that a piece of `epoch` is about to change. The chunk's stripe is held. `false`: another
+    /// Saves sectors of a chunk that a piece of `epoch` is about to change, for the snapshots with these slots. The chunk's
+    /// stripe is held. `false`: another
     /// writer is appending, and `wait` is not set.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] if the spill or its disk is full; what the disk reports.
-    pub(super) fn save(&self, chunk: ChunkNo, sectors: &[ToSave<'_>], epoch: Epoch, wait: bool) -> Result<bool> {
+    pub(super) fn save(
+        &self,
+        chunk: ChunkNo,
+        sectors: &[ToSave<'_>],
+        (epoch, slots): (Epoch, u8),
+        wait: bool,
+    ) -> Result<bool> {
         let Some(mut tail) = (if wait { Some(self.tail.lock()) } else { self.tail.try_lock() }) else {
             return Ok(false);
         };
@@ -200,15 +218,20 @@ impl Spill {
             let hole = crate::cipher::xts::is_hole(body.bytes());
             let body = if hole { body.range(0..0) } else { *body };
             let number = chunk.0 * SECTORS_PER_CHUNK as u64 + *sector as u64;
-            heads.push((encode(self.id, number, epoch, tail.sequence + i as u64, body.bytes()), body));
+            let (length, sequence) = (body.bytes().len(), tail.sequence + i as u64);
+            let record = Parsed { sector: number, epoch, slots, length, sequence };
+            heads.push((encode(self.id, &record, body.bytes()), body));
             let place = (!hole).then_some(end + HEAD as u64);
-            saved.push(Saved { sector: *sector as u8, epoch, place });
+            saved.push(Saved { sector: *sector as u8, slots, epoch, place });
             end += (HEAD + body.bytes().len()) as u64;
         }
         self.check_room(tail.end, end)?;
         let records: Vec<_> = heads.iter().map(|(head, body)| (&head[..], *body)).collect();
-        // After an error the next record replaces what this one left.
-        self.file.write_records(&records, tail.end).on(what)?;
+        if let Err(err) = self.file.write_records(&records, tail.end) {
+            // A shorter record would not cover what this one left.
+            let _ = self.file.cut(tail.end);
+            return Err(err).on(what);
+        }
         (tail.end, tail.sequence) = (end, tail.sequence + sectors.len() as u64);
         drop(tail);
         self.chunks.lock().entry(chunk.0).or_default().extend(saved);
@@ -230,7 +253,7 @@ impl Spill {
     /// Withdraws, durably, that the spill is closed, before the first record of this boot.
     fn reopen(&self, tail: &mut Tail) -> Result<()> {
         if tail.closed {
-            self.write_header(0)?;
+            self.write_header(0, 0)?;
             tail.closed = false;
         }
         Ok(())
@@ -241,26 +264,22 @@ impl Spill {
     pub(super) fn close(&self) -> Result<()> {
         let mut tail = self.tail.lock();
         self.file.sync().on(|| format!("sync the spill of {}", self.owner.volume))?;
-        self.write_header(CLOSED)?;
+        self.write_header(CLOSED, tail.end)?;
         tail.closed = true;
         Ok(())
     }
 
-    fn write_header(&self, flags: u16) -> Result<()> {
+    fn write_header(&self, flags: u16, end: u64) -> Result<()> {
         let what = || format!("write the header of the spill of {}", self.owner.volume);
-        self.file.write_head(&header(self.id, &self.owner, flags)).on(what)?;
+        self.file.write_head(&header(self.id, &self.owner, flags, end)).on(what)?;
         self.file.sync().on(what)
     }
 
-    /// Whether a chunk has sectors that a snapshot of `p` needs.
-    pub(super) fn holds(&self, chunk: ChunkNo, p: Epoch) -> bool {
-        self.chunks.lock().get(&chunk.0).is_some_and(|all| all.iter().any(|s| s.epoch > p))
-    }
-
-    /// Returns the chunks that have such sectors.
-    pub(super) fn chunks_after(&self, p: Epoch) -> Vec<ChunkNo> {
+    /// Returns the chunks of which sectors were saved for the snapshot of `p` with this slot.
+    pub(super) fn chunks_of(&self, p: Epoch, slot: u8) -> Vec<ChunkNo> {
         let chunks = self.chunks.lock();
-        chunks.iter().filter(|(_, all)| all.iter().any(|s| s.epoch > p)).map(|(c, _)| ChunkNo(*c)).collect()
+        let is_for = |s: &Saved| s.epoch > p && s.slots & 1 << slot != 0;
+        chunks.iter().filter(|(_, all)| all.iter().any(is_for)).map(|(c, _)| ChunkNo(*c)).collect()
     }
 
     /// Returns a chunk's sectors as a snapshot of `p` needs them, to overlay on what was read.
@@ -303,7 +322,7 @@ impl Spill {
     }
 }
 
-fn header(id: SpillId, owner: &Owner, flags: u16) -> [u8; HEADER] {
+fn header(id: SpillId, owner: &Owner, flags: u16, end: u64) -> [u8; HEADER] {
     let mut out = [0; HEADER];
     out[..8].copy_from_slice(MAGIC);
     out[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -318,28 +337,32 @@ fn header(id: SpillId, owner: &Owner, flags: u16) -> [u8; HEADER] {
     out[96..104].copy_from_slice(&owner.file.holder.to_le_bytes());
     out[104..112].copy_from_slice(&owner.file.number.to_le_bytes());
     out[112..120].copy_from_slice(&owner.file.born.unwrap_or(i64::MIN).to_le_bytes());
+    out[152..160].copy_from_slice(&end.to_le_bytes());
     let hash = Hash32::of(&out);
     out[120..152].copy_from_slice(&hash.0);
     out
 }
 
-fn encode(id: SpillId, sector: u64, epoch: Epoch, sequence: u64, body: &[u8]) -> [u8; HEAD] {
+fn encode(id: SpillId, record: &Parsed, body: &[u8]) -> [u8; HEAD] {
     let mut out = [0; HEAD];
     out[..4].copy_from_slice(RECORD);
     out[4] = if body.is_empty() { HOLE } else { DATA };
-    out[8..16].copy_from_slice(&sector.to_le_bytes());
-    out[16..20].copy_from_slice(&epoch.0.to_le_bytes());
+    out[8..16].copy_from_slice(&record.sector.to_le_bytes());
+    out[16..20].copy_from_slice(&record.epoch.0.to_le_bytes());
     out[20..24].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    out[24..32].copy_from_slice(&sequence.to_le_bytes());
+    out[24..32].copy_from_slice(&record.sequence.to_le_bytes());
+    out[40] = record.slots;
     out[32..40].copy_from_slice(&id.0[..8]);
     let crc = crc32c::crc32c_append(crc32c::crc32c(&out), body);
     out[60..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
+/// A record without its body.
 struct Parsed {
     sector: u64,
     epoch: Epoch,
+    slots: u8,
     length: usize,
     sequence: u64,
 }
@@ -359,7 +382,8 @@ fn parse(bytes: &[u8], id: SpillId) -> Option<Parsed> {
     };
     let body = rest.get(..length).filter(|_| u32_at(20) as usize == length)?;
     let (sector, epoch, sequence) = (u64_at(8), Epoch(u32_at(16)), u64_at(24));
-    (encode(id, sector, epoch, sequence, body) == *head).then_some(Parsed { sector, epoch, length, sequence })
+    let record = Parsed { sector, epoch, slots: head[40], length, sequence };
+    (encode(id, &record, body) == *head).then_some(record)
 }
 
 #[cfg(test)]

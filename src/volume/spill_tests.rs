@@ -62,11 +62,13 @@ fn a_small_write_sets_its_sectors_aside_and_copies_no_chunk() {
     write(&v, SIZE - 3, &[0; 3]);
     assert!(sink.map.lock().is_empty());
     let (spill, p) = (spill_of(&v), pending.record().p);
-    assert!(spill.holds(ChunkNo(1), p) && spill.holds(ChunkNo(5), p) && !spill.holds(ChunkNo(0), p));
+    let mut saved = pending.saved_chunks();
+    saved.sort();
+    assert_eq!(saved, [ChunkNo(1), ChunkNo(5)]);
     assert_eq!(spill.tail.lock().end as usize, HEADER + 4 * (HEAD + SECTOR), "three sectors and one, each once");
     v.copy_pending(&pending, |_| true).unwrap();
     v.complete_snapshot(pending.record()).unwrap();
-    assert_eq!(spill.chunks_after(p), []);
+    assert_eq!(spill.chunks_of(p, 0), []);
     assert!(v.live.read().spill.is_none(), "it ends with the last snapshot");
     assert!(open_chunks(&sink, SIZE) == all);
 }
@@ -174,11 +176,10 @@ fn a_small_write_under_a_snapshot_is_done_at_once_if_what_was_there_is_at_hand()
     let (pending, _) = begin(&v);
     let inline = |at: usize, len: usize| v.write(at as u64, &mut vec![6; len], Blocking::Never).unwrap();
     assert_eq!(inline(0, SECTOR), Attempt::Done);
-    let (spill, p) = (spill_of(&v), pending.record().p);
-    assert!(spill.holds(ChunkNo(0), p));
+    assert_eq!(pending.saved_chunks(), [ChunkNo(0)]);
     store.set_cold(true);
     assert_eq!(inline(CHUNK, SECTOR), Attempt::WouldBlock, "it would wait for the disk");
-    assert!(!spill.holds(ChunkNo(1), p) && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
+    assert!(pending.saved_chunks() == [ChunkNo(0)] && now(&v)[CHUNK..] == [5; SIZE][CHUNK..]);
     store.set_cold(false);
     assert_eq!(inline(CHUNK, ASIDE_INLINE + SECTOR), Attempt::WouldBlock, "it is too much");
     store.without_spill();
@@ -213,10 +214,11 @@ fn reopen(store: &SimStore, owner: &Owner, id: SpillId) -> Result<Spill> {
     Spill::open(store.open_spill(owner.volume).unwrap().unwrap(), id, owner.clone())
 }
 
+/// Saves for the snapshot with slot 1.
 fn save(spill: &Spill, chunk: u64, sectors: &[(usize, u8)], epoch: u32) {
     let bodies: Vec<_> = sectors.iter().map(|(sector, fill)| (*sector, [*fill; SECTOR])).collect();
     let all: Vec<ToSave<'_>> = bodies.iter().map(|(sector, body)| (*sector, Sealed::made_up(body))).collect();
-    assert!(spill.save(ChunkNo(chunk), &all, Epoch(epoch), true).unwrap());
+    assert!(spill.save(ChunkNo(chunk), &all, (Epoch(epoch), 2), true).unwrap());
 }
 
 /// Returns the first byte of each sector that a snapshot of `p` takes.
@@ -239,9 +241,9 @@ fn each_snapshot_takes_the_first_record_after_its_point_in_time() {
         assert_eq!(taken(spill, 3, 5), [(1, 20), (2, 0)]);
         assert_eq!(taken(spill, 3, 6), []);
         assert_eq!(spill.missing(ChunkNo(3), 0..4, Epoch(5)), [0, 3]);
-        let mut chunks = spill.chunks_after(Epoch(5));
+        let mut chunks = spill.chunks_of(Epoch(5), 1);
         chunks.sort();
-        assert_eq!(chunks, [ChunkNo(3), ChunkNo(4)]);
+        assert_eq!((chunks, spill.chunks_of(Epoch(0), 0)), (vec![ChunkNo(3), ChunkNo(4)], vec![]));
     };
     expect(&spill);
     let again = reopen(&store, &owner, spill.id()).unwrap();
@@ -250,9 +252,9 @@ fn each_snapshot_takes_the_first_record_after_its_point_in_time() {
     let again = reopen(&store, &owner, spill.id()).unwrap();
     assert_eq!(taken(&again, 3, 6), [(3, 40)]);
     again.release(ChunkNo(3), |epoch| epoch == Epoch(7));
-    assert!(again.holds(ChunkNo(3), Epoch(6)));
+    assert!(again.chunks_of(Epoch(6), 1).contains(&ChunkNo(3)));
     again.release(ChunkNo(3), |epoch| epoch > Epoch(7));
-    assert!(!again.holds(ChunkNo(3), Epoch(0)) && again.holds(ChunkNo(4), Epoch(0)));
+    assert_eq!(again.chunks_of(Epoch(0), 1), [ChunkNo(4)]);
 }
 
 #[test]
@@ -297,7 +299,7 @@ fn a_torn_tail_is_cut_and_damage_before_good_records_is_refused() {
             0..HEAD => 0,
             past => 1 + (past - HEAD) / (HEAD + SECTOR),
         };
-        assert_eq!(opened.chunks_after(Epoch(0)).len(), complete, "cut at {cut}");
+        assert_eq!(opened.chunks_of(Epoch(0), 1).len(), complete, "cut at {cut}");
         if cut % 1000 == 0 {
             save(&opened, 9, &[(9, 9)], 6);
             assert_eq!(taken(&reopen(&store, &owner, spill.id()).unwrap(), 9, 5), [(9, 9)], "cut at {cut}");
@@ -317,12 +319,101 @@ fn a_writer_that_may_not_wait_does_not_and_the_limit_holds() {
     let body = [1; SECTOR];
     let one: [ToSave<'_>; 1] = [(0, Sealed::made_up(&body))];
     let stalled = spill.stall();
-    assert!(!spill.save(ChunkNo(0), &one, Epoch(5), false).unwrap());
+    assert!(!spill.save(ChunkNo(0), &one, (Epoch(5), 1), false).unwrap());
     drop(stalled);
-    assert!(spill.save(ChunkNo(0), &one, Epoch(5), false).unwrap());
+    assert!(spill.save(ChunkNo(0), &one, (Epoch(5), 1), false).unwrap());
     spill.limit = spill.tail.lock().end + (HEAD + SECTOR) as u64;
-    assert!(spill.save(ChunkNo(0), &[(1, one[0].1)], Epoch(5), true).unwrap());
-    let full = spill.save(ChunkNo(0), &[(2, one[0].1)], Epoch(5), true).unwrap_err();
+    assert!(spill.save(ChunkNo(0), &[(1, one[0].1)], (Epoch(5), 1), true).unwrap());
+    let full = spill.save(ChunkNo(0), &[(2, one[0].1)], (Epoch(5), 1), true).unwrap_err();
     assert_eq!(full.kind(), Kind::NoSpace);
     assert_eq!(spill.missing(ChunkNo(0), 0..4, Epoch(4)), [2, 3]);
+}
+
+#[test]
+fn a_closed_spill_that_was_cut_is_refused() {
+    let (store, owner, spill) = spill("b");
+    save(&spill, 0, &[(0, 1), (1, 2)], 5);
+    spill.close().unwrap();
+    let file = store.open_spill(owner.volume).unwrap().unwrap();
+    reopen(&store, &owner, spill.id()).unwrap();
+    file.cut((HEADER + HEAD + SECTOR) as u64).unwrap();
+    assert_eq!(reopen(&store, &owner, spill.id()).err().unwrap().kind(), Kind::Integrity);
+}
+
+/// A snapshot under test: the copier's side, and what it must contain.
+type Taken = (Arc<Pending>, Arc<Chunks>, Vec<u8>);
+
+fn take(v: &Volume, base: &Arc<Chunks>, model: &[u8]) -> Taken {
+    let sink = Arc::new(Chunks { size: SIZE as u64, base: Some(base.clone()), ..Chunks::default() });
+    (testing::begin(v, &sink), sink, model.to_vec())
+}
+
+fn ends_right(v: &Volume, (pending, sink, expect): Taken, base: &Chunks, what: &str) {
+    v.copy_pending(&pending, |_| true).unwrap();
+    v.drop_snapshot(pending.record().snapshot).unwrap();
+    assert!(open_chunks(&sink.over(base), SIZE) == expect, "{what}");
+}
+
+/// A volume with a completed snapshot.
+fn with_base() -> (SimStore, Volume, Vec<u8>, Arc<Chunks>) {
+    let store = disk(SIZE as u64);
+    let v = open_on(&store, "b", None).unwrap();
+    let model: Vec<u8> = (0..SIZE).map(|i| (i / 900) as u8 | 1).collect();
+    write(&v, 0, &model);
+    let (pending, sink) = begin(&v);
+    v.copy_pending(&pending, |_| true).unwrap();
+    v.complete_snapshot(pending.record()).unwrap();
+    (store, v, model, Arc::new(sink.over(&Chunks::default())))
+}
+
+#[test]
+fn what_is_saved_for_one_snapshot_says_nothing_about_another() {
+    let (_, v, mut model, base) = with_base();
+    let a = take(&v, &base, &model);
+    // Unchanged since the base: nothing is saved for A.
+    write(&v, CHUNK, &[0xaa; SECTOR]);
+    model[CHUNK..CHUNK + SECTOR].fill(0xaa);
+    let b = take(&v, &base, &model);
+    write(&v, CHUNK + SECTOR, &[0xbb; SECTOR]);
+    model[CHUNK + SECTOR..CHUNK + 2 * SECTOR].fill(0xbb);
+    ends_right(&v, a, &base, "the older one");
+    ends_right(&v, b, &base, "the newer one");
+    assert!(now(&v) == model);
+}
+
+#[test]
+fn any_number_of_increments_begun_copied_and_continued_in_any_order_hold_their_points_in_time() {
+    for seed in 1..60 {
+        let mut rng = Seeded(seed);
+        let (mut store, mut v, mut model, base) = with_base();
+        let mut all: Vec<Taken> = Vec::new();
+        for _ in 0..40 {
+            match rng.below(12) {
+                0..6 => scribble(&v, &mut model, &mut rng),
+                6..8 if all.len() < 8 => all.push(take(&v, &base, &model)),
+                8..10 if !all.is_empty() => {
+                    let (pending, ..) = &all[rng.below(all.len() as u64) as usize];
+                    let most = rng.below(3);
+                    let _stopped = v.copy_pending(pending, |n| n <= most);
+                }
+                10 if !all.is_empty() => {
+                    let one = all.remove(rng.below(all.len() as u64) as usize);
+                    ends_right(&v, one, &base, &format!("seed {seed}"));
+                }
+                11 => {
+                    store = store.killed();
+                    v = open_on(&store, "b", None).unwrap();
+                    for (pending, sink, _) in &mut all {
+                        let again = v.pending_snapshot(pending.record().snapshot).expect("lost by a kill");
+                        let copied: Vec<_> = sink.map.lock().keys().map(|c| ChunkNo(*c)).collect();
+                        again.attach(sink.clone(), copied);
+                        *pending = again;
+                    }
+                }
+                _ => {}
+            }
+        }
+        all.into_iter().for_each(|one| ends_right(&v, one, &base, &format!("seed {seed}, at the end")));
+        assert!(now(&v) == model, "seed {seed}");
+    }
 }
