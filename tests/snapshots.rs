@@ -36,6 +36,35 @@ fn a_server_for_one_command_finishes_the_snapshots_that_it_began() {
     }
 }
 
+#[test]
+fn a_snapshot_is_exported_to_a_file_and_to_standard_output() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "8MiB", "--name", "v"]);
+    let mut wanted = vec![0; 8 << 20];
+    wanted[1 << 20..2 << 20].copy_from_slice(&noise(1, 1 << 20));
+    let server = s.serve();
+    server.connect("v").write(1 << 20, &wanted[1 << 20..2 << 20]);
+    let (snapshot, image) = (s.id(&["snapshot", "create", "v", "--wait"]), s.path("image"));
+    let path = image.to_str().unwrap();
+    let told = s.json(&["snapshot", "export", &snapshot, path]);
+    let data = 1 << 20;
+    let told_so = serde_json::json!({"kind": "snapshot-export", "snapshot": snapshot, "size": 8 << 20, "data": data});
+    assert_eq!(told, told_so);
+    assert!(std::fs::read(&image).unwrap() == wanted);
+    std::fs::write(&image, "mine").unwrap();
+    s.fails(1, &["snapshot", "export", &snapshot, path], &["--force"]);
+    assert_eq!(std::fs::read(&image).unwrap(), b"mine");
+    s.fails(2, &["--json", "snapshot", "export", &snapshot, "-"], &["cannot be both"]);
+    for server in [Some(server), None] {
+        let by = server.as_ref().map_or("this process", |_| "the server");
+        std::fs::write(&image, "mine").unwrap();
+        assert!(s.ok(&["snapshot", "export", "--force", &snapshot, path]).stdout.contains("1 MiB of data"), "{by}");
+        assert!(std::fs::read(&image).unwrap() == wanted, "{by}");
+        let streamed = s.command(&["snapshot", "export", &snapshot, "-"]).output().unwrap();
+        assert!(streamed.status.success() && streamed.stdout == wanted, "{by}: {streamed:?}");
+    }
+}
+
 /// A thread that is stopped until this is dropped.
 struct Held(Pid);
 
