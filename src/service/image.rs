@@ -1,21 +1,23 @@
-//! Plain images: a snapshot written to a file or to a stream.
+//! Plain images: a snapshot written to a file or to a stream, and a volume made from one.
 //!
 //! The file is opened by the caller and passed with the request, so that a server writes and reads nothing that its caller
 //! could not. A stream is waited for a second at a time, so that a caller who went away is noticed.
 
-use super::api::{ExportInfo, Progress};
+use super::api::{ExportInfo, Progress, VolumeInfo};
+use super::operations::{ImportVolume, named};
 use super::{Report, Service};
 use crate::cipher::xts::is_hole;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::units::{CHUNK, SECTOR};
-use crate::volume::Blocking;
+use crate::units::{ByteLen, CHUNK, SECTOR, SUBSECTOR};
+use crate::volume::{Blocking, Volume};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -70,6 +72,139 @@ impl Service {
         }
         Ok(ExportInfo { snapshot: record.id, size, data: image.data })
     }
+}
+
+impl Service {
+    /// Makes a volume from an image. Until it is whole there is no such volume; after a kill or a failure, what there is of it is
+    /// removed.
+    pub(super) fn import_volume(
+        &self,
+        caller: &Caller,
+        asked: &ImportVolume,
+        file: File,
+        report: Report<'_>,
+    ) -> Result<VolumeInfo> {
+        let ImportVolume { name, key, size, from } = asked;
+        let failed = |e: Error| e.context(format!("import {}", shown(from.as_deref())));
+        let source = Source::new(file, from.is_none(), *size).map_err(failed)?;
+        let act = named("coffer:ImportVolume", name).detail("file", shown(from.as_deref()));
+        self.ledger().record(caller, act, Ok(()))?;
+        let fill = &mut |volume: &Volume| source.copy_to(volume, report).map_err(failed);
+        self.create_filled(caller, name, source.size, key.as_deref(), fill)
+    }
+}
+
+/// An image that is being read.
+struct Source {
+    file: File,
+    is_stream: bool,
+    /// Its length in bytes.
+    length: u64,
+    /// The size of the volume, which is at least the length.
+    size: u64,
+}
+
+impl Source {
+    /// A stream has as many bytes as `size` says; a file may have less.
+    fn new(file: File, is_stream: bool, size: Option<u64>) -> Result<Self> {
+        let usage = |why: String, hint: &str| Err(Error::new(Kind::Usage, why).hint(hint));
+        let length = match size {
+            Some(size) if is_stream => size,
+            None if is_stream => {
+                return usage("the size of a stream is not known".to_owned(), "give its bytes with --size");
+            }
+            _ => length_of(&file)?,
+        };
+        let whole = size.unwrap_or(length);
+        if whole < length {
+            let why = format!("the image has {}, which does not fit into {}", ByteLen(length), ByteLen(whole));
+            return usage(why, "leave out --size, or make it larger");
+        }
+        // One that overflows is refused as too large.
+        let size = whole.checked_next_multiple_of(SUBSECTOR as u64).unwrap_or(u64::MAX);
+        Ok(Self { file, is_stream, length, size })
+    }
+
+    /// Writes the image to a new volume, except for sectors of zeros, which stay holes.
+    fn copy_to(&self, volume: &Volume, report: Report<'_>) -> Result<()> {
+        let mut buf = Zeroizing::new(vec![0; CHUNK]);
+        let mut at = 0;
+        while let Some(start) = self.data_from(at)? {
+            let len = (self.length - start).min((CHUNK - start as usize % CHUNK) as u64) as usize;
+            self.read(start, &mut buf[..len], report)?;
+            let whole = len.next_multiple_of(SUBSECTOR);
+            buf[len..whole].fill(0);
+            for run in data_runs(&buf[..whole]) {
+                let place = start + run.start as u64;
+                let _done = volume.write(place, &mut buf[run], Blocking::Allowed)?;
+            }
+            at = start + len as u64;
+            go_on(report, "import", at, self.length)?;
+        }
+        if self.is_stream && self.next(&mut [0], self.length, report)? > 0 {
+            let why = format!("the stream is longer than the {} bytes of --size", self.length);
+            return Err(Error::new(Kind::Usage, why).hint("give all of its bytes with --size"));
+        }
+        Ok(())
+    }
+
+    /// Returns the first sector from `at` on that may have data.
+    fn data_from(&self, at: u64) -> Result<Option<u64>> {
+        if at >= self.length {
+            return Ok(None);
+        }
+        if self.is_stream {
+            return Ok(Some(at));
+        }
+        match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+            Ok(found) => Ok(Some(at.max(found / SECTOR as u64 * SECTOR as u64)).filter(|start| *start < self.length)),
+            Err(Errno::NXIO) => Ok(None),
+            // It does not know its holes.
+            Err(Errno::INVAL) => Ok(Some(at)),
+            Err(e) => Err(e).on(|| "find the data in the file".to_owned()),
+        }
+    }
+
+    fn read(&self, at: u64, mut piece: &mut [u8], report: Report<'_>) -> Result<()> {
+        if !self.is_stream {
+            return self.file.read_exact_at(piece, at).on(|| "read the file".to_owned());
+        }
+        let mut at = at;
+        while !piece.is_empty() {
+            let got = self.next(piece, at, report)?;
+            if got == 0 {
+                let why = format!("the stream ended after {at} of the {} bytes of --size", self.length);
+                return Err(Error::new(Kind::Usage, why).hint("see whether what writes it failed; else correct --size"));
+            }
+            (at, piece) = (at + got as u64, &mut piece[got..]);
+        }
+        Ok(())
+    }
+
+    /// Reads what comes next in a stream. 0: it has ended.
+    fn next(&self, piece: &mut [u8], at: u64, report: Report<'_>) -> Result<usize> {
+        loop {
+            while !is_ready(&self.file, PollFlags::IN)? {
+                go_on(report, "import", at, self.length)?;
+            }
+            match rustix::io::read(&self.file, &mut *piece) {
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                got => return got.on(|| "read the stream".to_owned()),
+            }
+        }
+    }
+}
+
+/// Returns the length of a file or a block device.
+fn length_of(file: &File) -> Result<u64> {
+    let about = file.metadata().on(|| "read the length of the file".to_owned())?;
+    if about.is_file() {
+        return Ok(about.len());
+    }
+    if about.file_type().is_block_device() {
+        return rustix::fs::seek(file, SeekFrom::End(0)).on(|| "read the size of the device".to_owned());
+    }
+    Err(Error::new(Kind::Usage, "it is neither a file nor a block device").hint("give - to read a stream"))
 }
 
 /// An image that is being written, from its first byte to its last.

@@ -50,7 +50,7 @@ pub use snapshot::{
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
-    ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
+    ExportVolumeKey, GrowVolume, ImportVolume, ModifyVolume, ResumeVolume, SuspendVolume,
 };
 
 use super::api::{
@@ -327,6 +327,7 @@ operations! {
     "volume-delete" => DeleteVolume,
     "volume-grow" => GrowVolume,
     "volume-export" => ExportVolume,
+    "volume-import" => ImportVolume,
     "volume-export-key" => ExportVolumeKey,
     "volume-accept-rollback" => AcceptRollback,
     "volume-accept-lost-writes" => AcceptLostWrites,
