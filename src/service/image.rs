@@ -25,6 +25,8 @@ use zeroize::Zeroizing;
 const RUNS: usize = 1024;
 /// Bytes that a stream surely takes once poll(2) says that it takes any: PIPE_BUF of Linux.
 const TAKEN: usize = 4096;
+/// How many bytes further progress is reported again.
+const STEP: u64 = 16 * CHUNK as u64;
 
 /// Where an image is, for messages and the audit.
 fn shown(path: Option<&Path>) -> String {
@@ -48,7 +50,8 @@ impl Service {
             .detail("file", shown(out));
         self.ledger().record(caller, act, Ok(()))?;
         let size = view.size();
-        let mut image = Target { file, is_stream: out.is_none(), size, data: 0, report };
+        let steps = Steps::new("export", size, report);
+        let mut image = Target { file, is_stream: out.is_none(), size, data: 0, steps };
         let failed = |e: Error| e.context(format!("export {} to {}", record.id, shown(out)));
         image.begin().map_err(failed)?;
         let mut buf = Zeroizing::new(vec![0; CHUNK]);
@@ -89,7 +92,8 @@ impl Service {
         let source = Source::new(file, from.is_none(), *size).map_err(failed)?;
         let act = named("coffer:ImportVolume", name).detail("file", shown(from.as_deref()));
         self.ledger().record(caller, act, Ok(()))?;
-        let fill = &mut |volume: &Volume| source.copy_to(volume, report).map_err(failed);
+        let mut steps = Steps::new("import", source.length, report);
+        let fill = &mut |volume: &Volume| source.copy_to(volume, &mut steps).map_err(failed);
         self.create_filled(caller, name, source.size, key.as_deref(), fill)
     }
 }
@@ -126,12 +130,12 @@ impl Source {
     }
 
     /// Writes the image to a new volume, except for sectors of zeros, which stay holes.
-    fn copy_to(&self, volume: &Volume, report: Report<'_>) -> Result<()> {
+    fn copy_to(&self, volume: &Volume, steps: &mut Steps<'_>) -> Result<()> {
         let mut buf = Zeroizing::new(vec![0; CHUNK]);
         let mut at = 0;
         while let Some(start) = self.data_from(at)? {
             let len = (self.length - start).min((CHUNK - start as usize % CHUNK) as u64) as usize;
-            self.read(start, &mut buf[..len], report)?;
+            self.read(start, &mut buf[..len], steps)?;
             let whole = len.next_multiple_of(SUBSECTOR);
             buf[len..whole].fill(0);
             for run in data_runs(&buf[..whole]) {
@@ -139,9 +143,9 @@ impl Source {
                 let _done = volume.write(place, &mut buf[run], Blocking::Allowed)?;
             }
             at = start + len as u64;
-            go_on(report, "import", at, self.length)?;
+            steps.done(at)?;
         }
-        if self.is_stream && self.next(&mut [0], self.length, report)? > 0 {
+        if self.is_stream && self.next(&mut [0], self.length, steps)? > 0 {
             let why = format!("the stream is longer than the {} bytes of --size", self.length);
             return Err(Error::new(Kind::Usage, why).hint("give all of its bytes with --size"));
         }
@@ -165,13 +169,13 @@ impl Source {
         }
     }
 
-    fn read(&self, at: u64, mut piece: &mut [u8], report: Report<'_>) -> Result<()> {
+    fn read(&self, at: u64, mut piece: &mut [u8], steps: &mut Steps<'_>) -> Result<()> {
         if !self.is_stream {
             return self.file.read_exact_at(piece, at).on(|| "read the file".to_owned());
         }
         let mut at = at;
         while !piece.is_empty() {
-            let got = self.next(piece, at, report)?;
+            let got = self.next(piece, at, steps)?;
             if got == 0 {
                 let why = format!("the stream ended after {at} of the {} bytes of --size", self.length);
                 return Err(Error::new(Kind::Usage, why).hint("see whether what writes it failed; else correct --size"));
@@ -182,10 +186,10 @@ impl Source {
     }
 
     /// Reads what comes next in a stream. 0: it has ended.
-    fn next(&self, piece: &mut [u8], at: u64, report: Report<'_>) -> Result<usize> {
+    fn next(&self, piece: &mut [u8], at: u64, steps: &mut Steps<'_>) -> Result<usize> {
         loop {
             while !is_ready(&self.file, PollFlags::IN)? {
-                go_on(report, "import", at, self.length)?;
+                steps.waits(at)?;
             }
             match rustix::io::read(&self.file, &mut *piece) {
                 Err(Errno::INTR | Errno::AGAIN) => {}
@@ -214,7 +218,7 @@ struct Target<'a, 'r> {
     size: u64,
     /// Bytes that are not holes.
     data: u64,
-    report: Report<'r>,
+    steps: Steps<'r>,
 }
 
 impl Target<'_, '_> {
@@ -229,7 +233,7 @@ impl Target<'_, '_> {
     /// Whether a hole up to `end` needs not be written.
     fn skips(&mut self, end: u64) -> Result<bool> {
         if !self.is_stream {
-            go_on(self.report, "export", end, self.size)?;
+            self.steps.done(end)?;
         }
         Ok(!self.is_stream)
     }
@@ -245,13 +249,13 @@ impl Target<'_, '_> {
                 self.file.write_all_at(&piece[run], place).on(|| "write the file".to_owned())?;
             }
         }
-        go_on(self.report, "export", at + piece.len() as u64, self.size)
+        self.steps.done(at + piece.len() as u64)
     }
 
     fn stream(&mut self, at: u64, mut piece: &[u8]) -> Result<()> {
         while !piece.is_empty() {
             while !is_ready(self.file, PollFlags::OUT)? {
-                go_on(self.report, "export", at, self.size)?;
+                self.steps.waits(at)?;
             }
             match rustix::io::write(self.file, &piece[..piece.len().min(TAKEN)]) {
                 Ok(taken) => piece = &piece[taken..],
@@ -264,11 +268,36 @@ impl Target<'_, '_> {
 }
 
 /// Reports progress, and stops when nobody wants the outcome any longer.
-fn go_on(report: Report<'_>, what: &str, done: u64, total: u64) -> Result<()> {
-    if report(Progress { what: what.into(), done, total: Some(total), unit: "bytes".into() }) {
-        return Ok(());
+struct Steps<'r> {
+    what: &'static str,
+    total: u64,
+    report: Report<'r>,
+    /// From where on it is reported again.
+    next: u64,
+}
+
+impl<'r> Steps<'r> {
+    fn new(what: &'static str, total: u64, report: Report<'r>) -> Self {
+        Self { what, total, report, next: 0 }
     }
-    Err(Error::new(Kind::Interrupted, format!("the {what} was stopped")))
+
+    /// So many bytes are done.
+    fn done(&mut self, done: u64) -> Result<()> {
+        if done < self.next && done < self.total {
+            return Ok(());
+        }
+        self.next = done + STEP;
+        self.waits(done)
+    }
+
+    /// So many bytes are done, and a stream lets it wait.
+    fn waits(&mut self, done: u64) -> Result<()> {
+        let what = self.what;
+        if (self.report)(Progress { what: what.into(), done, total: Some(self.total), unit: "bytes".into() }) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Interrupted, format!("the {what} was stopped")))
+    }
 }
 
 /// Waits until a file can be read or written without waiting, at most a second.
