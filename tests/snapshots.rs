@@ -36,6 +36,79 @@ fn a_server_for_one_command_finishes_the_snapshots_that_it_began() {
     }
 }
 
+#[test]
+fn a_snapshot_is_exported_to_a_file_and_to_standard_output() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "8MiB", "--name", "v"]);
+    let mut wanted = vec![0; 8 << 20];
+    wanted[1 << 20..2 << 20].copy_from_slice(&noise(1, 1 << 20));
+    let server = s.serve();
+    server.connect("v").write(1 << 20, &wanted[1 << 20..2 << 20]);
+    let (snapshot, image) = (s.id(&["snapshot", "create", "v", "--wait"]), s.path("image"));
+    let path = image.to_str().unwrap();
+    let told = s.json(&["snapshot", "export", &snapshot, path]);
+    let data = 1 << 20;
+    let told_so = serde_json::json!({"kind": "snapshot-export", "snapshot": snapshot, "size": 8 << 20, "data": data});
+    assert_eq!(told, told_so);
+    assert!(std::fs::read(&image).unwrap() == wanted);
+    std::fs::write(&image, "mine").unwrap();
+    s.fails(1, &["snapshot", "export", &snapshot, path], &["--force"]);
+    assert_eq!(std::fs::read(&image).unwrap(), b"mine");
+    s.fails(2, &["--json", "snapshot", "export", &snapshot, "-"], &["cannot be both"]);
+    for server in [Some(server), None] {
+        let by = server.as_ref().map_or("this process", |_| "the server");
+        std::fs::write(&image, "mine").unwrap();
+        assert!(s.ok(&["snapshot", "export", "--force", &snapshot, path]).stdout.contains("1 MiB of data"), "{by}");
+        assert!(std::fs::read(&image).unwrap() == wanted, "{by}");
+        let streamed = s.command(&["snapshot", "export", &snapshot, "-"]).output().unwrap();
+        assert!(streamed.status.success() && streamed.stdout == wanted, "{by}: {streamed:?}");
+    }
+}
+
+#[test]
+fn a_volume_is_imported_from_a_file_and_from_standard_input() {
+    let s = Scratch::new();
+    let mut wanted = vec![0; 3 << 20];
+    wanted[1 << 20..2 << 20].copy_from_slice(&noise(1, 1 << 20));
+    let (image, back) = (s.path("image"), s.path("back"));
+    std::fs::write(&image, &wanted).unwrap();
+    let (path, size) = (image.to_str().unwrap(), wanted.len().to_string());
+    for server in [Some(s.serve()), None] {
+        let by = server.as_ref().map_or("this process", |_| "the server");
+        let made = s.json(&["volume", "import", path, "--name", "file"]);
+        assert_eq!((&made["name"], &made["size"]), (&"file".into(), &wanted.len().into()), "{by}");
+        let mut import = s.command(&["volume", "import", "-", "--name", "stream", "--size", &size]);
+        assert!(import.stdin(File::open(&image).unwrap()).output().unwrap().status.success(), "{by}");
+        for volume in ["file", "stream"] {
+            let snapshot = s.id(&["snapshot", "create", volume, "--wait"]);
+            s.ok(&["snapshot", "export", "--force", &snapshot, back.to_str().unwrap()]);
+            assert!(std::fs::read(&back).unwrap() == wanted, "{volume}, by {by}");
+        }
+        s.fails(1, &["volume", "import", path, "--name", "file"], &["already exists"]);
+        s.fails(2, &["volume", "import", path, "--name", "small", "--size", "1MiB"], &["does not fit"]);
+        ["file", "stream"].iter().for_each(|volume| drop(s.ok(&["volume", "delete", volume])));
+    }
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_no_volume() {
+    let s = Scratch::new();
+    let volumes = || files(&s.data.join("volumes")).into_iter().filter(|f| f.extension().is_some()).count();
+    for server in [Some(s.serve()), None] {
+        let mut import = s.command(&["volume", "import", "-", "--name", "v", "--size", "64MiB"]);
+        let mut import = import.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut rest = import.stdin.take().unwrap();
+        std::io::Write::write_all(&mut rest, &noise(1, 1 << 20)).unwrap();
+        wait_until("the import to begin", || volumes() > 0);
+        import.kill().unwrap();
+        import.wait().unwrap();
+        assert_eq!(s.ok(&["volume", "list", "-q"]).stdout, "");
+        // Its input is still open: a server notices by itself that nobody waits for the volume.
+        wait_until("the volume to be gone", || volumes() == 0);
+        drop((rest, server));
+    }
+}
+
 /// A thread that is stopped until this is dropped.
 struct Held(Pid);
 

@@ -1,7 +1,7 @@
 //! The control protocol: verbs over a Unix socket in the data directory, one JSON object a line.
 //!
 //! ```text
-//! client -> {"request": {"action": "volume-list"}}                  one a connection
+//! client -> {"request": {"action": "volume-list"}}                  one a connection; some with an open file
 //! server -> {"progress": {"what": …, "done": …, "total": …}}        any number
 //! server -> {"reply": {…}}  or  {"error": {"kind": …, "message": …, "hint": …}}
 //! ```
@@ -19,7 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -314,9 +316,9 @@ fn refuse(connection: &UnixStream, err: &Error) {
 fn serve_one(service: &Arc<Service>, caller: &Caller, connection: &UnixStream, until: Instant, time: Duration) {
     let mut undo = None;
     let answer = match hear(connection, until) {
-        Ok(Some(request)) => {
+        Ok(Some((request, file))) => {
             let once = request.shows_once();
-            let outcome = service.handle(caller, request, &mut |progress| tell(connection, progress));
+            let outcome = service.handle_with(caller, request, file, &mut |progress| tell(connection, progress));
             undo = outcome.as_ref().ok().and_then(|reply| once.taken_back_by(reply));
             outcome.map(|r| Answer::Reply(Box::new(r))).unwrap_or_else(|e| Answer::Error(WireError::from(&e)))
         }
@@ -338,7 +340,7 @@ fn serve_one(service: &Arc<Service>, caller: &Caller, connection: &UnixStream, u
     }
 }
 
-fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
+fn hear(connection: &UnixStream, until: Instant) -> Result<Option<(Request, Option<File>)>> {
     let mut lines = Lines::new(connection, REQUEST, Some(until));
     let line = match lines.next() {
         Ok(Some(line)) => line,
@@ -362,7 +364,7 @@ fn hear(connection: &UnixStream, until: Instant) -> Result<Option<Request>> {
         let what = format!("unknown or malformed request: {sort} (column {})", e.column());
         Error::new(Kind::Usage, what).hint("use the same version of coffer as the server")
     })?;
-    Ok(Some(call.request))
+    Ok(Some((call.request, lines.take_file())))
 }
 
 /// Sends progress, unless the client has not read the previous one: a job does not wait for an observer. `false`: it
@@ -454,18 +456,19 @@ fn is_silent(connection: &UnixStream) -> bool {
 /// # Errors
 /// The verb's error; [`Kind::Unreachable`] if the daemon goes away in the middle.
 pub fn ask(path: &Path, request: &Request, report: &mut dyn FnMut(Progress)) -> Result<Option<Reply>> {
-    ask_patiently(path, request, &|_| (), report)
+    ask_patiently(path, request, None, &|_| (), report)
 }
 
-/// The same; `waiting` is called once, with the server's process id, when the server has said nothing for five seconds. The
-/// request may be under way then: it is never given up. A server that does not take the request within ten seconds is
-/// unreachable.
+/// The same; `file` is passed with the request, for an operation that needs one. `waiting` is called once, with the
+/// server's process id, when the server has said nothing for five seconds. The request may be under way then: it is never
+/// given up. A server that does not take the request within ten seconds is unreachable.
 ///
 /// # Errors
 /// As [`ask`].
 pub fn ask_patiently(
     path: &Path,
     request: &Request,
+    file: Option<BorrowedFd<'_>>,
     waiting: &dyn Fn(Option<u32>),
     report: &mut dyn FnMut(Progress),
 ) -> Result<Option<Reply>> {
@@ -473,7 +476,10 @@ pub fn ask_patiently(
     let gone = |why: &str| unreachable(path, why);
     // A request without its end is not performed.
     let until = Some(Instant::now() + CONNECT);
-    let sent = line::encode(&Calling { request }).and_then(|line| line::write(&connection, &line, until));
+    let sent = line::encode(&Calling { request }).and_then(|line| match file {
+        Some(file) => line::write_with(&connection, &line, file, until),
+        None => line::write(&connection, &line, until),
+    });
     if sent.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut) {
         return Err(gone("does not read requests"));
     }

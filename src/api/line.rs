@@ -1,8 +1,14 @@
 //! Lines of JSON on a socket: with a deadline, a length limit, and buffers that are wiped, for they may contain
-//! plaintext.
+//! plaintext. An open file can come with a line (SCM_RIGHTS, unix(7)).
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use serde::Serialize;
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::fs::File;
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use zeroize::{Zeroize, Zeroizing};
@@ -47,6 +53,25 @@ pub(super) fn write(mut to: &UnixStream, mut bytes: &[u8], until: Option<Instant
     Ok(())
 }
 
+/// Writes all bytes, and passes an open file with the first.
+pub(super) fn write_with(to: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>, until: Option<Instant>) -> Result<()> {
+    let files = [file];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    to.set_write_timeout(until.map(left).transpose()?)?;
+    let sent = loop {
+        match rustix::net::sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(sent) => break sent,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(timed(e.into())),
+        }
+    };
+    write(to, &bytes[sent..], until)
+}
+
 /// Returns the time left.
 fn left(until: Instant) -> Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
@@ -66,13 +91,14 @@ pub(super) struct Lines<'a> {
     end: usize,
     most: usize,
     until: Option<Instant>,
+    file: Option<File>,
 }
 
 impl<'a> Lines<'a> {
     /// Reads lines of at most `most` bytes, all of them before `until`.
     pub(super) fn new(from: &'a UnixStream, most: usize, until: Option<Instant>) -> Self {
         let buf = Zeroizing::new(vec![0; ROOM.min(most)]);
-        Self { from, buf, start: 0, end: 0, most, until }
+        Self { from, buf, start: 0, end: 0, most, until, file: None }
     }
 
     /// Returns the next line, without its end. `None`: end of stream.
@@ -91,7 +117,7 @@ impl<'a> Lines<'a> {
             self.make_room()?;
             seen = self.end;
             self.from.set_read_timeout(self.until.map(left).transpose()?)?;
-            match (&mut &*self.from).read(&mut self.buf[self.end..]) {
+            match self.receive() {
                 Ok(0) if self.end == 0 => return Ok(None),
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.end += n,
@@ -99,6 +125,25 @@ impl<'a> Lines<'a> {
                 Err(e) => return Err(timed(e)),
             }
         }
+    }
+
+    /// Takes the file that came with what was read.
+    pub(super) const fn take_file(&mut self) -> Option<File> {
+        self.file.take()
+    }
+
+    /// Reads what is there. Of files that come with it, keeps one; the kernel closes what there is no space for.
+    fn receive(&mut self) -> Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut room = [IoSliceMut::new(&mut self.buf[self.end..])];
+        let got = rustix::net::recvmsg(self.from, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(files) = message {
+                self.file = files.last().map(File::from);
+            }
+        }
+        Ok(got.bytes)
     }
 
     /// Moves the unread part to the front, and makes room after it.
@@ -122,6 +167,8 @@ impl<'a> Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Seek};
+    use std::os::fd::AsFd;
 
     #[test]
     fn lines_come_whole_whatever_their_pieces() {
@@ -141,6 +188,24 @@ mod tests {
         }
         assert_eq!(lines.next().unwrap_err().kind(), ErrorKind::UnexpectedEof, "the last has no end");
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_comes_with_a_line() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let mut sent = tempfile::tempfile().unwrap();
+        write_with(&a, b"first\n", sent.as_fd(), None).unwrap();
+        write(&a, b"second\n", None).unwrap();
+        let mut lines = Lines::new(&b, ROOM, None);
+        assert_eq!(lines.next().unwrap().unwrap(), b"first");
+        let mut got = lines.take_file().unwrap();
+        got.write_all(b"the same file").unwrap();
+        let mut text = String::new();
+        sent.rewind().unwrap();
+        sent.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "the same file");
+        assert_eq!(lines.next().unwrap().unwrap(), b"second");
+        assert!(lines.take_file().is_none());
     }
 
     #[test]

@@ -13,7 +13,9 @@ use crate::service::datadir::{DataDir, Wanting};
 use crate::service::operations::Request;
 use crate::service::operations::{Answer, Operation};
 use crate::service::{GRACE, OpenAs, Role, Service};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -57,19 +59,32 @@ pub(super) fn call<O: Operation>(common: &Common, operation: O) -> Result<O::Ans
     O::Answer::of_reply(ask(common, operation.into())?).ok_or_else(other)
 }
 
+/// An open file that goes with a request.
+#[derive(Clone, Copy)]
+pub(super) struct Handed<'a> {
+    pub(super) file: &'a File,
+    /// Whether the request can begin again with it, as with a file and not with a pipe.
+    pub(super) can_restart: bool,
+}
+
 /// Performs a request.
 pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
+    ask_with(common, request, None)
+}
+
+/// Performs a request that an open file may go with.
+pub(super) fn ask_with(common: &Common, request: Request, handed: Option<Handed<'_>>) -> Result<Reply> {
     let data = data_dir(common)?;
     let socket = data.control_socket();
     let mut bar = render::Progressing::new(common);
-    if let Some(reply) = ask_once(&socket, &request, &mut bar)? {
+    if let Some(reply) = ask_once(&socket, &request, handed, &mut bar)? {
         return Ok(reply);
     }
     must_be_initialised(&data)?;
     interrupt::survive_file_size_limit()?;
-    match call_here(common, &data, &request, &mut bar)? {
+    match call_here(common, &data, &request, handed, &mut bar)? {
         Some(reply) => Ok(reply),
-        None => ask_daemon(&socket, &request, &mut bar),
+        None => ask_daemon(&socket, &request, handed, &mut bar),
     }
 }
 
@@ -77,6 +92,7 @@ pub(super) fn ask(common: &Common, request: Request) -> Result<Reply> {
 pub(super) fn ask_once(
     socket: &std::path::Path,
     request: &Request,
+    handed: Option<Handed<'_>>,
     bar: &mut render::Progressing,
 ) -> Result<Option<Reply>> {
     let waits = bar.tells_of_waiting();
@@ -86,7 +102,8 @@ pub(super) fn ask_once(
             super::out::note(format!("coffer: waiting for the server{who} to answer"));
         }
     };
-    control::ask_patiently(socket, request, &waiting, &mut |p| bar.show(&p))
+    let file = handed.map(|h| h.file.as_fd());
+    control::ask_patiently(socket, request, file, &waiting, &mut |p| bar.show(&p))
 }
 
 /// Whether this is an installation that has lost its root files.
@@ -121,6 +138,7 @@ fn call_here(
     common: &Common,
     data: &DataDir,
     request: &Request,
+    handed: Option<Handed<'_>>,
     bar: &mut render::Progressing,
 ) -> Result<Option<Reply>> {
     let (env, socket) = (Env::system(), data.control_socket());
@@ -132,13 +150,14 @@ fn call_here(
     let unlock = unlock(common, data)?;
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
-    if matches!(request, Request::CreateSnapshot(_) | Request::WaitSnapshot(_)) {
+    if handed.is_some() || matches!(request, Request::CreateSnapshot(_) | Request::WaitSnapshot(_)) {
         interrupt::stop_and_clean_up()?;
     }
+    let file = handed.map(|h| h.file.try_clone()).transpose().on(|| "duplicate a file descriptor".to_owned())?;
     let mut gave_way = false;
-    let outcome = service.handle(&caller, request.clone(), &mut |p: Progress| {
+    let outcome = service.handle_with(&caller, request.clone(), file, &mut |p: Progress| {
         bar.show(&p);
-        gave_way |= service.is_asked_for();
+        gave_way |= handed.is_none_or(|h| h.can_restart) && service.is_asked_for();
         !(gave_way || interrupt::is_asked_for())
     });
     service.shut_down();
@@ -150,10 +169,15 @@ fn call_here(
 }
 
 /// Sends a request to a server that is running or starting.
-pub(super) fn ask_daemon(socket: &std::path::Path, request: &Request, bar: &mut render::Progressing) -> Result<Reply> {
+pub(super) fn ask_daemon(
+    socket: &std::path::Path,
+    request: &Request,
+    handed: Option<Handed<'_>>,
+    bar: &mut render::Progressing,
+) -> Result<Reply> {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(reply) = ask_once(socket, request, bar)? {
+        if let Some(reply) = ask_once(socket, request, handed, bar)? {
             return Ok(reply);
         }
         if std::time::Instant::now() >= until {
@@ -200,7 +224,7 @@ pub(super) fn read_passphrase_fd(fd: i32) -> Result<Passphrase> {
     let path = format!("/proc/self/fd/{fd}");
     let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let what = || format!("read the passphrase from file descriptor {fd}");
-    let file = match std::fs::File::open(&path) {
+    let file = match File::open(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let what = format!("--passphrase-fd {fd}: file descriptor {fd} is not open");
             return Err(Error::new(Kind::Usage, what).hint(format!("redirect it, as in `{fd}<FILE`")));
@@ -219,7 +243,7 @@ const STOPS: [u8; 2] = [3, 28];
 const TYPED: [u8; 3] = [b'\n', STOPS[0], STOPS[1]];
 
 /// Reads up to one of these bytes, the end of the file or a full buffer; returns how many bytes precede it, and which it was.
-fn read_line(from: &std::fs::File, bytes: &mut [u8], ends: &[u8]) -> std::io::Result<(usize, Option<u8>)> {
+fn read_line(from: &File, bytes: &mut [u8], ends: &[u8]) -> std::io::Result<(usize, Option<u8>)> {
     let mut end = 0;
     while end < bytes.len() {
         match rustix::io::read(from, &mut bytes[end..]) {
@@ -240,7 +264,7 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Passphrase> {
     use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
     let what = || "ask for the passphrase".to_owned();
     let none = || Error::new(Kind::Usage, "no terminal to ask for the passphrase").hint("use --passphrase-fd");
-    let tty = match std::fs::File::options().read(true).write(true).open("/dev/tty") {
+    let tty = match File::options().read(true).write(true).open("/dev/tty") {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT | libc::ENOTTY)) => return Err(none()),
         tty => tty.on(what)?,
     };

@@ -17,7 +17,7 @@ pub(super) fn ask_without_key(common: &Common, request: &Request) -> Result<Repl
     let data = data_dir(common)?;
     let mut bar = render::Progressing::new(common);
     let socket = data.control_socket();
-    if let Some(reply) = ask_once(&socket, request, &mut bar)? {
+    if let Some(reply) = ask_once(&socket, request, None, &mut bar)? {
         return Ok(reply);
     }
     if !data.is_initialised() || !has_ids_alone(request) {
@@ -25,7 +25,7 @@ pub(super) fn ask_without_key(common: &Common, request: &Request) -> Result<Repl
     }
     let env = Env::system();
     let lock = data.lock(&env, request.name(), Wanting::Command, PATIENCE, || control::daemon_answers(&socket))?;
-    let Some(lock) = lock else { return ask_daemon(&socket, request, &mut bar) };
+    let Some(lock) = lock else { return ask_daemon(&socket, request, None, &mut bar) };
     let mut gave_way = false;
     let answered = answer_unopened(&data, env, request.clone(), &mut |p| {
         bar.show(&p);
@@ -34,7 +34,7 @@ pub(super) fn ask_without_key(common: &Common, request: &Request) -> Result<Repl
     });
     drop(lock);
     match answered {
-        Err(err) if gave_way && err.kind() == Kind::Interrupted => ask_daemon(&socket, request, &mut bar),
+        Err(err) if gave_way && err.kind() == Kind::Interrupted => ask_daemon(&socket, request, None, &mut bar),
         // It may be in a repository that only the catalog knows, for which the root key is needed.
         answer if is_elsewhere(&answer) => match client::ask(common, request.clone()) {
             Err(no_key) if no_key.kind() == Kind::KeyUnavailable => answer,

@@ -9,6 +9,7 @@ mod crypto;
 mod demo;
 mod doctor;
 mod ephemeral;
+mod import;
 mod init;
 mod key;
 mod keyless;
@@ -293,6 +294,8 @@ enum VolumeVerb {
         #[arg(long)]
         fill_holes: bool,
     },
+    /// Create a volume from a raw image; audited
+    Import(import::ImportArgs),
     /// Accept a volume's header although the catalog knows a newer one; audited
     AcceptRollback {
         /// Name or id
@@ -399,6 +402,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Account(verb) => principal::account_request(verb),
         Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
+        Verb::Volume(VolumeVerb::Import(args)) => return import::run(&common, args),
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Repository(RepositoryVerb::Open(args)) => return repository_open::run(&common, &args),
         Verb::Repository(verb) => repository::request(verb)?,
@@ -487,6 +491,7 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
             ExportVolume { volume, out: new_file(absolute(out)?)?, fill_holes }.into()
         }
+        VolumeVerb::Import(_) => return Err(Error::new(Kind::Failed, "this verb is handled elsewhere")),
         VolumeVerb::AcceptRollback { volume } => AcceptRollback { volume }.into(),
         VolumeVerb::AcceptLostWrites { volume } => AcceptLostWrites { volume }.into(),
         VolumeVerb::ExportKey { volume, out } => ExportVolumeKey { volume, out: new_file(absolute(out)?)? }.into(),

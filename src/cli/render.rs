@@ -71,6 +71,10 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Schedules { schedules } => schedules.iter().for_each(|one| line(one.id)),
         Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
+        Reply::Exported(image) => {
+            let (data, size) = (ByteLen(image.data), ByteLen(image.size));
+            line(format!("wrote {}: {data} of data in {size}", image.snapshot));
+        }
         Reply::Changes(part) => line(format!("{} ranges of {}", part.ranges.len(), part.to)),
         Reply::Attachment(att) => line(format!("{} is attached as {} ({})", shown(att), att.device, att.id)),
         Reply::Attachments { attachments: all } => attachments(&all.iter().map(|a| (a, None)).collect::<Vec<_>>()),
@@ -120,6 +124,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),
         Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
+        Reply::Exported(image) => vec![image.snapshot.to_string()],
         Reply::Changes(part) => vec![part.to.to_string()],
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),

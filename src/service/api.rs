@@ -111,6 +111,9 @@ pub enum Reply {
         /// In the order in which they were named.
         snapshots: Vec<VerifiedInfo>,
     },
+    /// What was written to an image.
+    #[serde(rename = "snapshot-export")]
+    Exported(ExportInfo),
     /// What changed between two snapshots.
     #[serde(rename = "snapshot-diff")]
     Changes(ChangesInfo),
@@ -481,6 +484,17 @@ pub struct BadChunks {
     pub offset: u64,
     /// What is wrong, and where.
     pub reason: String,
+}
+
+/// A plain image of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportInfo {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Size of the image in bytes.
+    pub size: u64,
+    /// Bytes in its sectors of 4096 that are not all zeros.
+    pub data: u64,
 }
 
 /// What changed from one snapshot to another.

@@ -23,6 +23,7 @@ mod filler;
 pub mod foreign;
 mod home;
 mod housekeeping;
+mod image;
 mod jobs;
 mod kept;
 mod key;
@@ -115,6 +116,7 @@ use repositories::Repositories;
 use settling::Unsettled;
 use snapshot_keys::SnapshotKeys;
 use stage::Leftovers;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 use stored::StoredVolumes;
@@ -383,8 +385,23 @@ impl Service {
     /// # Errors
     /// [`Kind::AccessDenied`] if the caller may not ask for it; the operation's own errors. Refusals are audited.
     pub fn handle(self: &Arc<Self>, caller: &Caller, request: Request, report: Report<'_>) -> Result<Reply> {
+        self.handle_with(caller, request, None, report)
+    }
+
+    /// Performs an operation that may need a file, which its caller opened: this process reads and writes no file at a path
+    /// that its caller could not.
+    ///
+    /// # Errors
+    /// The errors of [`Service::handle`].
+    pub fn handle_with(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: Request,
+        file: Option<File>,
+        report: Report<'_>,
+    ) -> Result<Reply> {
         self.settle_leftovers();
-        request.route(Call::new(self, caller, report))
+        request.route(Call::new(self, caller, file, report))
     }
 
     fn doctor(&self) -> Result<Vec<Finding>> {

@@ -2,7 +2,7 @@
 //!
 //! | verb | the record says first | then | then the record | after a kill |
 //! |---|---|---|---|---|
-//! | create | *creating* | refs, store | *ready* | is removed, record last |
+//! | create, import | *creating* | refs, store, contents | *ready* | is removed, record last |
 //! | delete | *deleting* | store, refs and what they held | is deleted | is removed, record last |
 //! | grow | the *next* identity | store, header | has that identity | takes the header's identity |
 //!

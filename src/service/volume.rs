@@ -2,6 +2,7 @@
 
 use super::api::{HeaderInfo, VolumeInfo, VolumeState};
 use super::check::words_for_missing;
+use super::keygate::{KeyHolder, Ticket};
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
 use super::repositories::Repositories;
@@ -14,9 +15,11 @@ use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
 use crate::ledger::Act;
 use crate::units::{ByteLen, Hash32, KeyEpoch, LineageId, VolumeId, check_volume_name};
+use crate::volume::Volume;
 use crate::volume::format::{ParentRef, WrappedKey};
 use crate::volume::lifecycle::{NewVolume, check_size, file_size, format};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The keys, encryption context and parent of a new volume.
 struct Keyed {
@@ -26,6 +29,34 @@ struct Keyed {
     unwrapped: Vec<(KeyEpoch, Unwrapped<DataKey>)>,
     arn: String,
     parent: Option<ParentRef>,
+    /// From before they were unwrapped.
+    ticket: Ticket,
+}
+
+/// Writes what a new volume has from the start.
+type Fill<'a> = &'a mut dyn FnMut(&Volume) -> Result<()>;
+
+/// What a new volume is to be, besides its keys.
+struct Wanted<'a> {
+    name: Option<String>,
+    size: u64,
+    settings: Changes,
+    fill: Option<Fill<'a>>,
+}
+
+/// A new volume that is being written. Its key is wiped like those of open volumes.
+struct Filling {
+    volume: Volume,
+    cmks: Vec<String>,
+}
+
+impl KeyHolder for Filling {
+    fn cmks(&self) -> &[String] {
+        &self.cmks
+    }
+    fn wipe(&self) {
+        self.volume.suspend();
+    }
 }
 
 impl Service {
@@ -40,14 +71,7 @@ impl Service {
         settings: &Changes,
     ) -> Result<VolumeInfo> {
         check_limits(settings)?;
-        if let Some(name) = &name {
-            check_volume_name(name)?;
-            if self.ledger().catalog().find::<VolumeRecord>(name)?.is_some() {
-                return Err(
-                    Error::new(Kind::Exists, format!("volume {name} already exists")).hint("choose another --name")
-                );
-            }
-        }
+        name.iter().try_for_each(|name| self.check_new_name(name))?;
         let from = snapshot.map(|s| self.records.find_snapshot(s)).transpose()?;
         let size = size.or(from.as_ref().map(|s| s.size)).ok_or_else(|| {
             Error::new(Kind::Usage, "a new volume needs a size")
@@ -66,13 +90,39 @@ impl Service {
             Some(from) => self.keys_of_snapshot(caller, key, from)?,
             None => self.new_keys(caller, key, id)?,
         };
-        self.make_volume(caller, id, name, size, keyed, settings)
+        self.make_volume(caller, id, keyed, Wanted { name, size, settings: *settings, fill: None })
+    }
+
+    /// Creates a volume that `fill` writes before it can be found or used. If that fails, there is no volume.
+    pub(super) fn create_filled(
+        &self,
+        caller: &Caller,
+        name: &str,
+        size: u64,
+        key: Option<&str>,
+        fill: Fill<'_>,
+    ) -> Result<VolumeInfo> {
+        self.check_new_name(name)?;
+        check_size(size)?;
+        let id = VolumeId::draw(&*self.env.rng);
+        let keyed = self.new_keys(caller, key, id)?;
+        let (name, fill) = (Some(name.to_owned()), Some(fill));
+        self.make_volume(caller, id, keyed, Wanted { name, size, settings: Changes::default(), fill })
+    }
+
+    fn check_new_name(&self, name: &str) -> Result<()> {
+        check_volume_name(name)?;
+        if self.ledger().catalog().find::<VolumeRecord>(name)?.is_some() {
+            return Err(Error::new(Kind::Exists, format!("volume {name} already exists")).hint("choose another --name"));
+        }
+        Ok(())
     }
 
     fn new_keys(&self, caller: &Caller, key: Option<&str>, id: VolumeId) -> Result<Keyed> {
         let key = key.map_or(Ok(KeyRef::ebs_default()), str::parse::<KeyRef>)?;
         let context = BTreeMap::from([("aws:ebs:id".to_owned(), id.to_string())]);
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let ticket = self.keygate.ticket();
         let (blob, unwrapped) = self.kms.crypto().new_volume_key(&key, &context_of(&context)?, &caller)?;
         let arn = self.kms.crypto().blob_info(&blob)?.key_arn;
         Ok(Keyed {
@@ -82,6 +132,7 @@ impl Service {
             unwrapped: vec![(KeyEpoch(0), unwrapped)],
             arn,
             parent: None,
+            ticket,
         })
     }
 
@@ -101,6 +152,7 @@ impl Service {
         }
         let context = context_of(&from.context)?;
         let caller = Caller { via_service: Some(EC2.to_owned()), ..caller.clone() };
+        let ticket = self.keygate.ticket();
         let (mut wrapped, mut unwrapped) = (Vec::new(), Vec::new());
         for (i, (data_key, blob)) in self.snapshot_keys.wrapped(from)?.into_iter().enumerate() {
             let epoch = KeyEpoch(i as u8);
@@ -121,6 +173,7 @@ impl Service {
             unwrapped,
             arn: from.key_arn.clone(),
             parent: Some(parent),
+            ticket,
         })
     }
 
@@ -129,10 +182,8 @@ impl Service {
         &self,
         caller: &Caller,
         id: VolumeId,
-        name: Option<String>,
-        size: u64,
         keyed: Keyed,
-        settings: &Changes,
+        Wanted { name, size, settings, fill }: Wanted<'_>,
     ) -> Result<VolumeInfo> {
         let turn = self.turns.take(id);
         let mut record = VolumeRecord {
@@ -157,7 +208,7 @@ impl Service {
             stage: Stage::Creating,
             next: None,
         };
-        record.apply(settings);
+        record.apply(&settings);
         let parent = keyed.parent.as_ref().map(|p| self.repositories.key_of(p.repository)).transpose()?;
         let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
         self.ledger().audited(caller, act, |tx| {
@@ -165,7 +216,7 @@ impl Service {
             parent.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
             tx.insert(&record)
         })?;
-        if let Err(err) = self.make_store(&record, keyed).and_then(|()| self.make_ready(&mut record)) {
+        if let Err(err) = self.make_store(&record, keyed, fill).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.leftovers.remove(&record) {
                 tracing::error!("remove {id}, whose create failed: {}; will retry", left.line());
             }
@@ -179,8 +230,8 @@ impl Service {
         self.volume_info(&record)
     }
 
-    /// Puts the refs on what the volume is filled from, and creates its store.
-    fn make_store(&self, record: &VolumeRecord, keyed: Keyed) -> Result<()> {
+    /// Puts the refs on what the volume is filled from, creates its store and writes its first contents.
+    fn make_store(&self, record: &VolumeRecord, keyed: Keyed, fill: Option<Fill<'_>>) -> Result<()> {
         if let Some(parent) = &keyed.parent {
             self.lineages.hold_parent(keyed.lineage, record.id, parent)?;
         }
@@ -196,7 +247,28 @@ impl Service {
         self.stores.create(record.id, file_size(record.size), &mut |store| match new.take() {
             Some(new) => format(store, &self.env, new),
             None => Err(Error::new(Kind::Failed, format!("{} already exists", record.id))),
-        })
+        })?;
+        fill.map_or(Ok(()), |fill| self.fill_store(record, keyed.ticket, &keyed.unwrapped, fill))
+    }
+
+    /// Writes the first contents of a new volume, and closes it: they are durable then.
+    fn fill_store(
+        &self,
+        record: &VolumeRecord,
+        ticket: Ticket,
+        keys: &[(KeyEpoch, Unwrapped<DataKey>)],
+        fill: Fill<'_>,
+    ) -> Result<()> {
+        let volume = self.stored.open(record)?;
+        let filling = Arc::new(Filling { cmks: self.keys.cmks_of(&volume), volume });
+        let holder: Arc<dyn KeyHolder> = filling.clone();
+        self.keygate.register(Arc::downgrade(&holder));
+        let Filling { volume, cmks } = &*filling;
+        let filled = volume
+            .unlock_if(keys, || self.keygate.admit(ticket, cmks.iter().map(String::as_str)))
+            .and_then(|()| fill(volume))
+            .and_then(|()| volume.flush());
+        filled.and(volume.close())
     }
 
     /// Takes the identity of the new store into the catalog. From now on the volume exists.

@@ -18,6 +18,7 @@ pub struct Draft {
     file: File,
     path: PathBuf,
     partial: Option<PathBuf>,
+    replaces: bool,
 }
 
 impl Draft {
@@ -32,13 +33,29 @@ impl Draft {
         }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(folder_of(path), flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), partial: None }),
+            Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), partial: None, replaces: false }),
             // The kernel or the file system has no O_TMPFILE.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
                 Self::named(path)
             }
             Err(e) => Err(Error::io(what(), e.into())),
         }
+    }
+
+    /// Starts a file of mode 0600 that takes the place of the one at `path`, if there is one. It is called `NAME.partial` until
+    /// then.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if something else than a regular file is there; [`Kind::Busy`] if another process is writing the same
+    /// file.
+    pub fn replacing(path: &Path) -> Result<Self> {
+        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            let what = format!("replace {}: it is not a regular file", path.display());
+            return Err(Error::new(Kind::Exists, what).hint("choose another file"));
+        }
+        let mut draft = Self::named(path)?;
+        draft.replaces = true;
+        Ok(draft)
     }
 
     /// Starts it under the name `NAME.partial`.
@@ -62,7 +79,7 @@ impl Draft {
         if !ofd_lock(&file, LockKind::Exclusive, 0, 1).on(what)? {
             return Err(busy());
         }
-        Ok(Self { file, path: path.to_owned(), partial: Some(partial) })
+        Ok(Self { file, path: path.to_owned(), partial: Some(partial), replaces: false })
     }
 
     /// Returns the file to write to.
@@ -87,6 +104,10 @@ impl Draft {
         self.file.sync_all().on(what)?;
         match &self.partial {
             None => self.link().on(|| format!("create {}", self.path.display()))?,
+            Some(partial) if self.replaces => {
+                std::fs::rename(partial, &self.path).on(what)?;
+                self.partial = None;
+            }
             Some(partial) => {
                 move_without_replacing(partial, &self.path).on(|| format!("create {}", self.path.display()))?;
                 self.partial = None;
@@ -160,6 +181,27 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), b"whole");
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
             assert_eq!(Draft::new(&path).err().unwrap().kind(), Kind::Exists);
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_once_the_new_one_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::write(dir.path().join("out.partial"), "of a killed one").unwrap();
+        let draft = Draft::replacing(&path).unwrap();
+        draft.file().write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        drop(draft);
+        assert_eq!((names(dir.path()), std::fs::read(&path).unwrap()), (vec!["out".to_owned()], b"old".to_vec()));
+        let draft = Draft::replacing(&path).unwrap();
+        draft.file().write_all(b"new").unwrap();
+        draft.publish().unwrap();
+        assert_eq!((names(dir.path()), std::fs::read(&path).unwrap()), (vec!["out".to_owned()], b"new".to_vec()));
+        std::os::unix::fs::symlink("out", dir.path().join("link")).unwrap();
+        for other in ["link", "."] {
+            assert_eq!(Draft::replacing(&dir.path().join(other)).err().unwrap().kind(), Kind::Exists);
         }
     }
 

@@ -4,8 +4,10 @@ use crate::world::{Copy, DOCUMENT, Open, TRUST, request};
 use coffer::error::{Error, Kind, Result};
 use coffer::service::operations::Request;
 use coffer::service::{Remote, Role};
+use coffer::sys::draft::Draft;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// An act, as passed to the process that is killed.
@@ -16,6 +18,10 @@ pub enum Act {
     Init,
     /// A verb in a process of its own.
     Verb(Request),
+    /// A verb that writes to a file, which its caller opens before and names after it.
+    Export { request: Request, out: PathBuf },
+    /// A verb that reads a file, which its caller opens.
+    Import { request: Request, from: PathBuf },
     /// An operation of AWS's table, likewise.
     Aws { operation: String, input: Value },
     /// A server that starts, hydrates the volume that still needs it, and ends.
@@ -31,6 +37,15 @@ impl Act {
         match self {
             Self::Init => copy.init(),
             Self::Verb(request) => copy.open(Role::Command)?.ask(request.clone()).map(drop),
+            Self::Export { request, out } => {
+                let draft = Draft::new(out)?;
+                copy.open(Role::Command)?.ask_with(request.clone(), draft.file())?;
+                draft.publish()
+            }
+            Self::Import { request, from } => {
+                let file = std::fs::File::open(from).unwrap();
+                copy.open(Role::Command)?.ask_with(request.clone(), &file).map(drop)
+            }
             Self::Aws { operation, input } => crate::aws::run(copy, operation, input.clone()),
             Self::Fill => fill(&copy.open(Role::Daemon)?),
             Self::Chores { days } => {
@@ -86,7 +101,9 @@ impl Case {
     /// Whether this is the case of that act.
     pub fn is_of(&self, act: &Act) -> bool {
         match act {
-            Act::Verb(request) => self.name.split('/').next() == Some(covered_by(request)),
+            Act::Verb(request) | Act::Export { request, .. } | Act::Import { request, .. } => {
+                self.name.split('/').next() == Some(covered_by(request))
+            }
             _ => true,
         }
     }
@@ -277,12 +294,30 @@ fn volumes() -> Vec<Case> {
         case!("volume-export-key", |copy| {
             verb(json!({"action": "volume-export-key", "volume": "v", "out": copy.out("key")}))
         }),
+        case!(
+            "volume-import",
+            write_an_image,
+            |copy| {
+                let from = copy.out("source");
+                let asked = json!({"action": "volume-import", "name": "new", "key": "alias/k", "from": from});
+                Act::Import { request: request(asked), from }
+            },
+            never
+        ),
         plain!("volume-accept-rollback", "volume": "v"),
         plain!("volume-accept-lost-writes", "volume": "v"),
         // One that is being hydrated from a snapshot, and one that leaves snapshots behind.
         case!("volume-delete/filling", |_| verb(json!({"action": "volume-delete", "volume": "filling"}))),
         case!("volume-delete/with-snapshots", |_| verb(json!({"action": "volume-delete", "volume": "v"}))),
     ]
+}
+
+/// An image with data in the first and the last of its four chunks.
+fn write_an_image(copy: &Copy) {
+    let mut image = vec![0; 4 * 512 * 1024];
+    image[4096..8192].fill(1);
+    image[3 * 512 * 1024..].fill(2);
+    std::fs::write(copy.out("source"), image).unwrap();
 }
 
 fn snapshots_and_audit() -> Vec<Case> {
@@ -338,6 +373,13 @@ fn snapshots_and_audit() -> Vec<Case> {
         case!("snapshot-diff", |copy| {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
+        }),
+        case!("snapshot-export", |copy| {
+            let (snapshot, out) = (opened(copy, snapshots_of_v)[0].clone(), copy.out("plain"));
+            Act::Export {
+                request: request(json!({"action": "snapshot-export", "snapshot": snapshot, "out": out})),
+                out,
+            }
         }),
         plain!("recycle-bin-set", "days": 9),
         case!("recycle-bin-set/off", recycle, |_| verb(json!({"action": "recycle-bin-set", "days": null})), never),

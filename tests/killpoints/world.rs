@@ -8,6 +8,7 @@ use coffer::service::operations::Request;
 use coffer::service::{ConnectRequest, GRACE, Holder, OpenAs, Role, Service};
 use coffer::volume::Blocking;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +147,11 @@ impl Open {
         self.0.handle(&self.caller(), request, &mut |_| true)
     }
 
+    /// Asks with a file, which the caller opened.
+    pub fn ask_with(&self, request: Request, file: &File) -> coffer::error::Result<Reply> {
+        self.0.handle_with(&self.caller(), request, Some(file.try_clone().unwrap()), &mut |_| true)
+    }
+
     /// Runs a verb that must succeed; returns its answer as JSON.
     #[track_caller]
     pub fn json(&self, verb: Value) -> Value {
@@ -255,10 +261,10 @@ fn copy_into(from: &Path, to: &Path) {
 
 fn copy_file(from: &Path, to: &Path) {
     use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-    let source = std::fs::File::open(from).unwrap();
+    let source = File::open(from).unwrap();
     let about = source.metadata().unwrap();
     let mode = about.permissions().mode();
-    let target = std::fs::File::options().write(true).create_new(true).mode(mode).open(to).unwrap();
+    let target = File::options().write(true).create_new(true).mode(mode).open(to).unwrap();
     target.set_len(about.len()).unwrap();
     let mut at = 0;
     while let Ok(start) = rustix::fs::seek(&source, rustix::fs::SeekFrom::Data(at)) {

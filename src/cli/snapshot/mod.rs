@@ -1,6 +1,7 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
 mod diff;
+mod export;
 mod protect;
 mod prune;
 mod recycle;
@@ -101,6 +102,8 @@ pub(super) enum SnapshotVerb {
     Protect(protect::ProtectVerb),
     /// List the byte ranges that differ between two snapshots of a lineage; needs no key
     Diff(diff::DiffArgs),
+    /// Write the plain bytes of a snapshot to a file; audited
+    Export(export::ExportArgs),
 }
 
 pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
@@ -128,6 +131,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Prune(args) => return prune::run(common, args),
         SnapshotVerb::Diff(args) => return diff::run(common, args),
+        SnapshotVerb::Export(args) => return export::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))
 }

@@ -46,18 +46,18 @@ pub use repository::{
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, GetRecycleBin, HoldSnapshot,
-    LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot,
-    VerifySnapshots, WaitSnapshot,
+    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, ExportSnapshot, GetRecycleBin,
+    HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot,
+    UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
-    ExportVolumeKey, GrowVolume, ModifyVolume, ResumeVolume, SuspendVolume,
+    ExportVolumeKey, GrowVolume, ImportVolume, ModifyVolume, ResumeVolume, SuspendVolume,
 };
 
 use super::api::{
-    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, Finding,
-    GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
+    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, ExportInfo,
+    Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
     RepositoryInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
@@ -67,6 +67,7 @@ use crate::kms::{Authority, Caller, KeyRef, Pins};
 use crate::ledger::Act;
 use crate::redact;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::sync::Arc;
 
 /// Who may request an operation.
@@ -78,18 +79,27 @@ pub enum Authorization {
     KeyPolicy,
 }
 
-/// The service, caller and progress callback of one call.
+/// The service, caller, file and progress callback of one call.
 pub struct Call<'a> {
     pub(super) service: &'a Arc<Service>,
     pub(super) caller: &'a Caller,
     pub(super) report: Report<'a>,
+    file: Option<File>,
     pins: Pins<'a>,
 }
 
 impl<'a> Call<'a> {
     /// That of a new request.
-    pub(super) fn new(service: &'a Arc<Service>, caller: &'a Caller, report: Report<'a>) -> Self {
-        Self { service, caller, report, pins: Pins::new(&service.kms) }
+    pub(super) fn new(service: &'a Arc<Service>, caller: &'a Caller, file: Option<File>, report: Report<'a>) -> Self {
+        Self { service, caller, report, file, pins: Pins::new(&service.kms) }
+    }
+
+    /// Takes the open file that was passed with the request.
+    fn take_file(&mut self) -> Result<File> {
+        self.file.take().ok_or_else(|| {
+            Error::new(Kind::Usage, "no open file was passed with the request, which needs one")
+                .hint("pass one over the control socket with SCM_RIGHTS, or use the command line")
+        })
     }
 
     /// Returns the key that the request names by id, ARN or alias: the same one each time, even if the alias is moved meanwhile.
@@ -170,6 +180,7 @@ answers! {
     ScheduleInfo: schedule => Reply::Schedule(schedule) => Reply::Schedule(schedule),
     Vec<ScheduleInfo>: schedules => Reply::Schedules { schedules } => Reply::Schedules { schedules },
     RecycleBinInfo: bin => Reply::RecycleBin(bin) => Reply::RecycleBin(bin),
+    ExportInfo: export => Reply::Exported(export) => Reply::Exported(export),
     ChangesInfo: changes => Reply::Changes(changes) => Reply::Changes(changes),
     AttachmentInfo: attachment => Reply::Attachment(attachment) => Reply::Attachment(attachment),
     Vec<AttachmentInfo>: attachments => Reply::Attachments { attachments } => Reply::Attachments { attachments },
@@ -318,6 +329,7 @@ operations! {
     "volume-delete" => DeleteVolume,
     "volume-grow" => GrowVolume,
     "volume-export" => ExportVolume,
+    "volume-import" => ImportVolume,
     "volume-export-key" => ExportVolumeKey,
     "volume-accept-rollback" => AcceptRollback,
     "volume-accept-lost-writes" => AcceptLostWrites,
@@ -328,6 +340,7 @@ operations! {
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshots,
     "snapshot-diff" => DiffSnapshots,
+    "snapshot-export" => ExportSnapshot,
     "snapshot-tag" => TagSnapshot,
     "snapshot-hold" => HoldSnapshot,
     "snapshot-release" => ReleaseSnapshot,

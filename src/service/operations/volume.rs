@@ -228,6 +228,34 @@ impl Operation for ExportVolume {
     }
 }
 
+/// Makes a volume from the plain image in the open file that is passed with the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportVolume {
+    /// A name that no other volume has.
+    pub name: String,
+    /// The CMK; the default is `alias/aws/ebs`.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Size in bytes, at least the image's. The number of bytes that come, if it is a stream.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// The path of the file, for messages and the audit. `None`: it is a stream.
+    pub from: Option<PathBuf>,
+}
+
+impl Operation for ImportVolume {
+    type Answer = VolumeInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("coffer:ImportVolume", &self.name))
+    }
+    fn perform(self, mut call: Call<'_>) -> Result<VolumeInfo> {
+        let file = call.take_file()?;
+        call.service.import_volume(call.caller, &self, file, call.report)
+    }
+}
+
 /// Exports the clear data key of a volume, 64 bytes, to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,9 +1,11 @@
 //! Operations on snapshots.
 
+mod export;
 mod protect;
 mod prune;
 mod recycle;
 
+pub use export::ExportSnapshot;
 pub use protect::{HoldSnapshot, LockSnapshot, ReleaseSnapshot, UnlockSnapshot};
 pub use prune::PruneSnapshots;
 pub use recycle::{GetRecycleBin, RecoverSnapshot, SetRecycleBin};
