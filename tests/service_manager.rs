@@ -157,6 +157,19 @@ fn a_server_that_takes_its_own_place_turns_nobody_away() {
     assert!(!s.socket().exists());
 }
 
+/// A signal to stop that comes right after the one to upgrade is obeyed, by the old program or the new one.
+#[test]
+fn a_server_that_is_asked_to_stop_while_it_takes_its_own_place_stops() {
+    let s = with_volume();
+    for _ in 0..5 {
+        let mut server = Ended(s.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap());
+        wait_until("the server answers", || s.coffer(&["status"]).stdout.contains("unix:"));
+        signal(server.0.id(), "USR2");
+        signal(server.0.id(), "TERM");
+        wait_until("it has stopped", || server.0.try_wait().unwrap().is_some());
+    }
+}
+
 /// systemd loads the units of tools/systemd without warnings, and rates the service's hardening as good.
 #[test]
 fn the_units_are_good_and_hardened() {

@@ -148,7 +148,7 @@ pub(super) fn run(common: &Common, args: ServeArgs) -> Result<u8> {
             (0, wait_for_signal(&mut signals))
         }
     };
-    end((server, api), control, &service, asked.eq(&Asked::Renew).then_some((successor, owner)))?;
+    end((server, api), control, &service, asked.eq(&Asked::Renew).then_some((successor, owner, &mut signals)))?;
     if args.run.is_none() {
         super::out::note(format!("coffer: stopped serving {}", service.data().path().display()));
     }
@@ -169,12 +169,12 @@ fn api_listener(
     }
 }
 
-/// Ends in order; with a successor, executes it.
+/// Ends in order; with a successor, executes it, unless a signal asked to stop meanwhile.
 fn end(
     (server, api): (Server, Option<aws::Server>),
     control: ControlServer,
     service: &Arc<Service>,
-    successor: Option<(Successor, Option<ActingAs>)>,
+    successor: Option<(Successor, Option<ActingAs>, &mut signal_hook::iterator::Signals)>,
 ) -> Result<()> {
     drop(control);
     if !api.is_none_or(|api| api.shutdown(DRAIN)) {
@@ -194,7 +194,11 @@ fn end(
         tracing::warn!("requests were still in flight after {} s", DRAIN.as_secs());
     }
     service.shut_down();
-    successor.map_or(Ok(()), |(next, owner)| {
+    successor.map_or(Ok(()), |(next, owner, signals)| {
+        // A signal to stop that came meanwhile would be lost with this program.
+        if signals.pending().any(ends) {
+            return Ok(());
+        }
         // It must start with the credentials that this process started with.
         drop(owner);
         Err(next.take_over())
