@@ -30,6 +30,19 @@ fn names<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
     }
 }
 
+/// A value that no message has by itself.
+const MARK: &str = "zqxj-7-mark";
+
+/// Replaces a value wherever it is.
+fn replace(of: &mut Value, from: &str, to: &str) {
+    match of {
+        Value::String(text) if text == from => to.clone_into(text),
+        Value::Array(all) => all.iter_mut().for_each(|one| replace(one, from, to)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| replace(field, from, to)),
+        _ => {}
+    }
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((operation, body)) = input.split_first() else { return };
     let entry = &OPERATIONS[usize::from(*operation) % OPERATIONS.len()];
@@ -48,6 +61,13 @@ fuzz_target!(|input: &[u8]| {
     let own = entry.parses(Value::Object(Default::default())).map_or_else(|e| e.line(), |()| String::new());
     for value in secret {
         let known = own.contains(value) || public.iter().any(|name| name.contains(value));
-        assert!(known || !said.contains(value), "{}: {said}", entry.name);
+        if known || !said.contains(value) {
+            continue;
+        }
+        // It may be a word of the message itself: then another value in its place is not in there.
+        let mut other = body.clone();
+        replace(&mut other, value, MARK);
+        let said = entry.parses(other).map_or_else(|e| e.line(), |()| String::new());
+        assert!(!said.contains(MARK), "{}: {said}", entry.name);
     }
 });
