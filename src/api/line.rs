@@ -132,7 +132,7 @@ impl<'a> Lines<'a> {
         self.file.take()
     }
 
-    /// Reads what is there. Of files that come with it, keeps one; the kernel closes what there is no space for.
+    /// Reads the bytes that have arrived. Keeps one of the files passed with them; the kernel closes those without space.
     fn receive(&mut self) -> Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

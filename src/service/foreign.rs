@@ -2,13 +2,13 @@
 
 use super::Report;
 use super::api::Progress;
+use super::snapshot::trusted;
 use crate::env::{Env, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::snapshot::PublicKey;
 use crate::snapshot::location::Location;
 use crate::snapshot::reader::{Trust, Verified, Verify};
 use crate::snapshot::repository::{Listing, Repository};
-use crate::units::{CHUNK, Hash32, InstallationId, LineageId, SnapshotId, VolumeId};
+use crate::units::{CHUNK, InstallationId, LineageId, SnapshotId, VolumeId};
 use serde::Serialize;
 
 /// A repository that is open for reading.
@@ -101,10 +101,7 @@ impl ForeignRepository {
     /// # Errors
     /// [`Kind::NotFound`] if the snapshot is not there; what its store reports.
     pub fn verify(&self, only: Option<SnapshotId>, trust: Option<&str>, report: Report<'_>) -> Result<Vec<Checked>> {
-        let pinned = trust.map(|hex| hex.parse::<Hash32>().map(|h| h.0)).transpose();
-        let pinned: Option<PublicKey> = pinned.map_err(|e| {
-            e.context("--trust").hint("use the signing key that `coffer status` shows, not a file and not the root key")
-        })?;
+        let pinned = trust.map(trusted).transpose()?;
         let contents = self.contents()?;
         let wanted: Vec<_> = contents.snapshots.iter().filter(|s| only.is_none_or(|id| id == s.id)).collect();
         if let (Some(id), true) = (only, wanted.is_empty()) {

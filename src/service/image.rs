@@ -6,7 +6,7 @@
 use super::api::{ExportInfo, Progress, VolumeInfo};
 use super::operations::{ImportVolume, named};
 use super::{Report, Service};
-use crate::cipher::xts::is_hole;
+use crate::cipher::xts::data_runs;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
@@ -16,7 +16,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -308,19 +307,6 @@ fn is_ready(file: &File, flags: PollFlags) -> Result<bool> {
         Err(Errno::INTR) => Ok(false),
         Err(e) => Err(e).on(|| "wait for the stream".to_owned()),
     }
-}
-
-/// Returns the runs of sectors that are not all zeros.
-fn data_runs(piece: &[u8]) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for (i, sector) in piece.chunks(SECTOR).enumerate().filter(|(_, sector)| !is_hole(sector)) {
-        let (start, end) = (i * SECTOR, i * SECTOR + sector.len());
-        match runs.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => runs.push(start..end),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

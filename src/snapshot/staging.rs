@@ -129,7 +129,7 @@ pub fn packs_in(folder: &Path) -> Result<BTreeSet<PackId>> {
 }
 
 impl Staging {
-    /// Makes an empty staging directory for a snapshot, in place of what is there.
+    /// Makes an empty staging directory for a snapshot, replacing an existing one.
     ///
     /// # Errors
     /// What the operating system reports.

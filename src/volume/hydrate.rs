@@ -13,8 +13,9 @@ use super::map::Entry;
 use super::missing::{Missing, Present};
 use super::{Blocking, Volume};
 use crate::cipher::Sealed;
+use crate::cipher::xts::data_runs;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, KeyEpoch, KeyTag, SECTOR, SUBSECTOR, chunks_in};
+use crate::units::{CHUNK, ChunkNo, KeyEpoch, KeyTag, SUBSECTOR, chunks_in};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -194,8 +195,9 @@ impl Volume {
         let what = || format!("store chunk {chunk} of {}", self.id);
         self.changing(chunk, || {
             self.store.zero(at, round_up(len), false).on(what)?;
-            for (start, end) in runs(&sealed.bytes()[..len as usize]) {
-                self.store.write_at(sealed.range(start..end), at + start as u64).on(what)?;
+            for run in data_runs(&sealed.bytes()[..len as usize]) {
+                let place = at + run.start as u64;
+                self.store.write_at(sealed.range(run), place).on(what)?;
             }
             Ok(())
         })
@@ -347,20 +349,4 @@ impl Volume {
 
 fn round_up(len: u64) -> u64 {
     len.next_multiple_of(SUBSECTOR as u64)
-}
-
-/// Returns the runs of sectors that are not all zero, as byte ranges.
-fn runs(sealed: &[u8]) -> Vec<(usize, usize)> {
-    let mut out: Vec<(usize, usize)> = Vec::new();
-    for (i, sector) in sealed.chunks(SECTOR).enumerate() {
-        if crate::cipher::xts::is_hole(sector) {
-            continue;
-        }
-        let (start, end) = (i * SECTOR, i * SECTOR + sector.len());
-        match out.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => out.push((start, end)),
-        }
-    }
-    out
 }

@@ -269,5 +269,19 @@ pub fn is_hole(subsector: &[u8]) -> bool {
     head.iter().all(|b| *b == 0) && tail.iter().fold(0, |a, b| a | b) == 0
 }
 
+/// Returns the runs of sectors that are not all zero, as byte ranges.
+#[must_use]
+pub fn data_runs(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (i, sector) in bytes.chunks(SECTOR).enumerate().filter(|(_, sector)| !is_hole(sector)) {
+        let (start, end) = (i * SECTOR, i * SECTOR + sector.len());
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => runs.push(start..end),
+        }
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ mod verify;
 mod wait;
 
 pub use unopened::answer_unopened;
+pub(super) use verify::trusted;
 
 use super::api::{SnapshotInfo, SnapshotState};
 use super::copying::Stop;

@@ -79,7 +79,8 @@ pub(super) fn verify(
     Ok(all)
 }
 
-fn trusted(hex: &str) -> Result<PublicKey> {
+/// Parses the public key that signatures are required from.
+pub(in crate::service) fn trusted(hex: &str) -> Result<PublicKey> {
     let key = hex.parse::<Hash32>().map(|h| h.0);
     key.map_err(|e: Error| {
         e.context("--trust").hint("use the signing key that `coffer status` shows, not a file and not the root key")
