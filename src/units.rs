@@ -188,6 +188,11 @@ resource_id! {
     ScheduleId, "sched-", "snapshot schedule"
 }
 
+resource_id! {
+    /// The id of snapshots that were taken together: `snapgroup-` and 17 hexadecimal digits.
+    GroupId, "snapgroup-", "group of snapshots"
+}
+
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

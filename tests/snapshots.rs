@@ -515,3 +515,42 @@ fn a_filling_that_is_paused_fetches_what_clients_ask_for_and_no_more() {
     c.close();
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn a_group_is_taken_at_one_instant_between_freeze_and_thaw_and_as_a_whole() {
+    let s = Scratch::new();
+    let volumes: Vec<String> =
+        ["data", "log"].iter().map(|name| s.id(&["volume", "create", "--size", "8MiB", "--name", name])).collect();
+    s.fails(2, &["snapshot", "create", "data", "log"], &["--group"]);
+    s.fails(2, &["snapshot", "create", "data", "data", "--group"], &["named twice"]);
+    s.fails(2, &["snapshot", "create", "data", "--freeze", "true"], &["needs a server"]);
+    s.fails(4, &["snapshot", "create", "data", "none", "--group"], &["no volume none"]);
+    assert!(s.ids(&["snapshot", "list"]).is_empty(), "all or none");
+    let server = s.serve();
+    let noted = s.path("noted");
+    let list = format!("'{COFFER}' -q --data '{}' snapshot list", s.data.display());
+    let note = |word: &str| format!("(echo {word}; {list}) >> '{}'; echo said", noted.display());
+    let (freeze, thaw) = (note("freeze"), note("thaw"));
+    let around = ["--freeze", &freeze, "--thaw", &thaw];
+    let taken = s.json(&[&["snapshot", "create", "data", "log", "--group", "--wait"][..], &around].concat());
+    let rows = taken["snapshots"].as_array().unwrap();
+    let of: BTreeSet<&str> = rows.iter().map(|one| one["volume"].as_str().unwrap()).collect();
+    assert_eq!(of, volumes.iter().map(String::as_str).collect());
+    assert!(rows.iter().all(|one| one["state"] == "completed"), "{taken}");
+    let group = rows[0]["group"].as_str().unwrap();
+    let mut ids = s.ids(&["snapshot", "list", "--group", group]);
+    ids.sort();
+    let told = std::fs::read_to_string(&noted).unwrap();
+    let mut lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.drain(..2).collect::<Vec<_>>(), ["freeze", "thaw"], "nothing before, and all right after it");
+    lines.sort_unstable();
+    assert_eq!(lines, ids);
+    // A command that fails may have frozen something: it is undone, and nothing is taken.
+    std::fs::remove_file(&noted).unwrap();
+    s.fails(1, &["snapshot", "create", "data", "--freeze", "exit 3", "--thaw", &thaw], &["freeze command failed", "3"]);
+    assert!(std::fs::read_to_string(&noted).unwrap().starts_with("thaw"));
+    assert_eq!(s.ids(&["snapshot", "list"]).len(), 2);
+    s.fails(1, &["snapshot", "create", "data", "--freeze", "true", "--thaw", "exit 4"], &["taken, but", "by hand"]);
+    assert_eq!(s.ids(&["snapshot", "list"]).len(), 3);
+    assert_eq!(server.stop(), 0);
+}

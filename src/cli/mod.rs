@@ -34,7 +34,7 @@ use crate::service::operations::{
     AcceptAudit, AcceptLostWrites, AcceptRollback, CancelKeyDeletion, CreateAlias, CreateKey, CreateVolume,
     DeleteAlias, DeleteVolume, DescribeKey, DescribeVolume, DescribeVolumes, DisableKey, EnableKey, ExportVolume,
     ExportVolumeKey, GetStatus, GrowVolume, ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume,
-    RotateKeyOnDemand, ScheduleKeyDeletion, SuspendVolume, UpdateAlias, VerifyAudit,
+    RollBackVolume, RotateKeyOnDemand, ScheduleKeyDeletion, SuspendVolume, UpdateAlias, VerifyAudit,
 };
 use crate::service::{HydrateRate, OnKeyLoss};
 use crate::units::ByteLen;
@@ -281,6 +281,17 @@ enum VolumeVerb {
         #[arg(long, allow_hyphen_values = true, value_parser = size)]
         size: ByteLen,
     },
+    /// Roll a volume back to a snapshot of it, in place; what it has now is kept as a snapshot
+    Rollback {
+        /// Name or id; nobody may use it
+        volume: String,
+        /// Name or id of the snapshot
+        #[arg(long, value_name = "SNAPSHOT")]
+        to: String,
+        /// Do not keep what it has now
+        #[arg(long)]
+        discard: bool,
+    },
     /// Write a volume's encrypted sectors to a file
     Export {
         /// Name or id
@@ -488,6 +499,7 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         VolumeVerb::Show { volume } => DescribeVolume { volume }.into(),
         VolumeVerb::Delete { volume } => DeleteVolume { volume }.into(),
         VolumeVerb::Grow { volume, size } => GrowVolume { volume, size: size.0 }.into(),
+        VolumeVerb::Rollback { volume, to, discard } => RollBackVolume { volume, snapshot: to, discard }.into(),
         VolumeVerb::Export { volume, out, sealed: _, fill_holes } => {
             ExportVolume { volume, out: new_file(absolute(out)?)?, fill_holes }.into()
         }

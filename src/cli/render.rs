@@ -8,7 +8,8 @@ use crate::error::{Error, Kind};
 use crate::service::HydrateRate;
 use crate::service::api::{
     AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo,
-    LockState, Progress, RecycleBinInfo, Reply, RepositoryInfo, SnapshotInfo, StatusInfo, VolumeInfo, WireError,
+    LockState, Progress, RecycleBinInfo, Reply, RepositoryInfo, RolledBackInfo, SnapshotInfo, StatusInfo, VolumeInfo,
+    WireError,
 };
 use crate::units::ByteLen;
 use comfy_table::{Table, presets};
@@ -61,6 +62,7 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Aliases { aliases } => list_aliases(aliases),
         Reply::Volume(volume) => show_volume(volume),
         Reply::Volumes { volumes } => list_volumes(volumes),
+        Reply::RolledBack(done) => show_rollback(done),
         Reply::Snapshot(snapshot) => show_snapshot(snapshot),
         Reply::Snapshots { snapshots } => list_snapshots(snapshots),
         Reply::Repository(one) => show_repository(one),
@@ -115,6 +117,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Aliases { aliases } => aliases.iter().map(|a| a.alias.clone()).collect(),
         Reply::Volume(v) => vec![v.id.to_string()],
         Reply::Volumes { volumes } => volumes.iter().map(|v| v.id.to_string()).collect(),
+        Reply::RolledBack(done) => vec![done.volume.to_string()],
         Reply::Snapshot(s) => vec![s.id.to_string()],
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
         Reply::Repository(r) => vec![r.name.clone()],
@@ -406,6 +409,11 @@ fn list_volumes(volumes: &[VolumeInfo]) {
     );
 }
 
+fn show_rollback(done: &RolledBackInfo) {
+    let kept = done.kept.map_or_else(String::new, |kept| format!("; what it had before is snapshot {kept}"));
+    line(format!("volume {} is rolled back to {}{kept}", done.volume, done.snapshot));
+}
+
 fn show_snapshot(s: &SnapshotInfo) {
     let mut rows = vec![
         ("snapshot", s.id.to_string()),
@@ -424,6 +432,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("description", s.description.clone()),
         ("held", s.held.to_string()),
         ("schedule", or_dash(s.schedule.as_ref())),
+        ("group", or_dash(s.group.as_ref())),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));

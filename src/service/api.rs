@@ -19,7 +19,7 @@ use super::settings::{HydrateRate, OnKeyLoss};
 use crate::document::Document;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
-use crate::units::{ScheduleId, SnapshotId, VolumeId};
+use crate::units::{GroupId, ScheduleId, SnapshotId, VolumeId};
 use crate::volume::format::Untrusted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,6 +75,8 @@ pub enum Reply {
         /// All volumes.
         volumes: Vec<VolumeInfo>,
     },
+    /// What a rollback did.
+    RolledBack(RolledBackInfo),
     /// One snapshot.
     Snapshot(SnapshotInfo),
     /// Snapshots.
@@ -359,12 +361,26 @@ pub struct SnapshotInfo {
     /// The schedule that took it.
     #[serde(default)]
     pub schedule: Option<ScheduleId>,
+    /// The group that it was taken with, at one instant.
+    #[serde(default)]
+    pub group: Option<GroupId>,
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,
     /// How far this process has copied it, while it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyInfo>,
+}
+
+/// What a rollback did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBackInfo {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The snapshot that it is now.
+    pub snapshot: SnapshotId,
+    /// The snapshot that has what the volume was before; `None`: that was discarded, or the volume was rolled back already.
+    pub kept: Option<SnapshotId>,
 }
 
 /// How far a pending snapshot is.

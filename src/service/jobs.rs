@@ -1,25 +1,24 @@
-//! Snapshots in progress: each fixes its point in time under its volume's header, then copies in its own thread.
+//! Snapshots in progress: once its point in time is fixed ([`super::beginning`]), each copies in its own thread.
 
 use super::apart::apart;
 use super::api::SnapshotState;
 use super::bases::Bases;
+use super::beginning::Wanted;
 pub use super::copying::Report;
 use super::copying::{self, Job, Sink, Stop};
-use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
-use super::records::{Labels, Records, SnapshotRecord, VolumeRecord};
+use super::records::{Labels, Records, SnapshotRecord};
 use super::repositories::Repositories;
 use super::settling::Unsettled;
 use super::turns::Turns;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
-use crate::ledger::Act;
 use crate::snapshot::staging::{self, Staging};
-use crate::snapshot::writer::{Completed, SnapshotSpec};
+use crate::snapshot::writer::Completed;
 use crate::units::{CHUNK, SnapshotId, chunks_in};
-use crate::volume::pending::{Begin, ChunkSink, Pending};
+use crate::volume::pending::Pending;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -50,15 +49,15 @@ pub(super) struct On {
 
 /// All snapshots in progress in this process.
 pub(super) struct Jobs {
-    on: On,
+    pub(super) on: On,
     running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
 }
 
 /// A snapshot whose point in time is fixed.
 pub(super) struct Begun {
-    used: InUse,
-    pending: Arc<Pending>,
-    sink: Arc<Sink>,
+    pub(super) used: InUse,
+    pub(super) pending: Arc<Pending>,
+    pub(super) sink: Arc<Sink>,
     pub(super) record: SnapshotRecord,
 }
 
@@ -68,108 +67,27 @@ impl Jobs {
         Self { on, running: Mutex::default() }
     }
 
-    /// Begins a snapshot in a repository, and copies it in its own thread.
+    /// Begins snapshots at one instant, and copies each in its own thread.
     pub(super) fn start(
         self: &Arc<Self>,
         caller: &Caller,
-        volume: &VolumeRecord,
-        to: RepositoryKey,
-        labels: Labels,
-    ) -> Result<(SnapshotId, Arc<Job>)> {
-        let (id, job) = (SnapshotId::draw(&*self.on.env.rng), Arc::new(Job::default()));
-        // Before the catalog has it: nobody else continues it.
-        self.running.lock().insert(id, job.clone());
-        let begun =
-            self.begin(caller, volume, (id, to), labels).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
-        self.spawn(begun, &job);
-        Ok((id, job))
-    }
-
-    /// Fixes the point in time, and records the snapshot as pending.
-    pub(super) fn begin(
-        &self,
-        caller: &Caller,
-        volume: &VolumeRecord,
-        (id, to): (SnapshotId, RepositoryKey),
-        labels: Labels,
-    ) -> Result<Begun> {
-        let used = self.on.opens.acquire(volume, Need::Sealed)?;
-        let repository = self.on.repositories.open(to)?;
-        self.on.logs.check(Home { repository: to, lineage: volume.lineage })?;
-        self.on.bases.settle_header(volume, &used.volume);
-        // One at a time from here on: size, base and epoch must be those at the moment that the point in time is fixed.
-        let sized = self.on.turns.take(volume.id);
-        let based = self.on.bases.keep(volume.id);
-        let (epoch, keys, context, generation) = used.volume.with_header(|h| {
-            let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();
-            let blob = |e| wrapped.iter().find(|k| k.epoch == e).map(|k| k.blob.clone()).unwrap_or_default();
-            let keys: Vec<_> = h.identity().key_epochs.iter().map(|k| (k.data_key_id, blob(k.epoch))).collect();
-            (h.state().epoch, keys, h.identity().context.clone(), h.identity().map_generation)
-        });
-        let time = self.on.env.now();
-        let spec = SnapshotSpec {
-            id,
-            lineage: volume.lineage,
-            volume: Some(volume.id),
-            size: used.volume.size(),
-            time,
-            point: epoch.0,
-            map_generation: generation,
-            base: None,
-            keys: keys.clone(),
-            source: None,
-        };
-        let (writer, base, reader) = self.on.bases.begin(&used.volume, &repository, &spec, &self.staging_of(id))?;
-        let sink = Arc::new(Sink { chunks: chunks_in(spec.size), writer, base: reader });
-        let record = SnapshotRecord {
-            id,
-            volume: volume.id,
-            lineage: volume.lineage,
-            repository: to,
-            state: SnapshotState::Pending,
-            error: None,
-            size: spec.size,
-            changed: 0,
-            stored: 0,
-            created: time,
-            base: base.as_ref().map(|b| b.snapshot),
-            key_arn: volume.key_arn.clone(),
-            data_keys: keys.iter().map(|(id, _)| *id).collect(),
-            context,
-            description: labels.description,
-            name: labels.name,
-            tags: labels.tags,
-            held: false,
-            lock: None,
-            recycled: None,
-            schedule: labels.schedule,
-        };
-        let act = Act::new("ec2:CreateSnapshot")
-            .key(volume.key_arn.clone())
-            .detail("volume", volume.id)
-            .detail("snapshot", id);
-        self.on.records.ledger().audited(caller, act, |tx| {
-            self.on.repositories.must_be_current(tx, to, &repository)?;
-            tx.insert(&record)
+        wanted: Vec<Wanted>,
+        labels: &Labels,
+    ) -> Result<Vec<(SnapshotId, Arc<Job>)>> {
+        let jobs: Vec<_> = wanted.iter().map(|w| (w.id, Arc::new(Job::default()))).collect();
+        // Before the catalog has them: nobody else continues them.
+        self.running.lock().extend(jobs.iter().cloned());
+        let begun = self.begin(caller, wanted, labels).inspect_err(|_| {
+            let mut running = self.running.lock();
+            jobs.iter().for_each(|(id, _)| drop(running.remove(id)));
         })?;
-        let begin = Begin {
-            snapshot: id,
-            time: time.0,
-            repository: repository.id()?,
-            base,
-            sink: sink.clone() as Arc<dyn ChunkSink>,
-        };
-        let pending = match used.volume.begin_snapshot(begin) {
-            Ok(pending) => pending,
-            Err(err) => {
-                self.on.unsettled.add(record.home(), id, Some(err.line()));
-                drop((sink, based, sized));
-                drop(used);
-                self.on.unsettled.settle_home(record.home());
-                return Err(err);
+        let mut jobs_of: HashMap<_, _> = jobs.iter().cloned().collect();
+        for one in begun {
+            if let Some(job) = jobs_of.remove(&one.record.id) {
+                self.spawn(one, &job);
             }
-        };
-        Ok(Begun { used, pending, sink, record })
+        }
+        Ok(jobs)
     }
 
     /// Continues a pending snapshot that an earlier process left, unless it is being copied already.
@@ -226,6 +144,9 @@ impl Jobs {
 
     fn take_up(&self, record: &SnapshotRecord) -> Result<Begun> {
         let lost = |why: String| Error::new(Kind::Integrity, format!("cannot be continued: {why}"));
+        if record.group.is_some_and(|group| !group.begun) {
+            return Err(Error::new(Kind::NotFound, "the process that took it ended before all of its group was begun"));
+        }
         let volume = self.on.records.find_volume(&record.volume.to_string())?;
         let used = self.on.opens.acquire(&volume, Need::Sealed)?;
         self.on.logs.check(record.home())?;
@@ -246,7 +167,7 @@ impl Jobs {
     }
 
     /// Returns the staging directory of a snapshot.
-    fn staging_of(&self, snapshot: SnapshotId) -> PathBuf {
+    pub(super) fn staging_of(&self, snapshot: SnapshotId) -> PathBuf {
         self.on.staging.join(snapshot.to_string())
     }
 

@@ -86,15 +86,27 @@ impl Lineages {
 
     /// Puts the refs that a volume needs: on the snapshot that it is filled from, and on the base of its next snapshot.
     pub(super) fn hold_parent(&self, lineage: LineageId, volume: VolumeId, parent: &ParentRef) -> Result<()> {
+        self.hold(lineage, parent, &[fill_ref(volume), base_ref(volume)])
+    }
+
+    /// Puts the ref on the snapshot that a volume is about to be filled from.
+    pub(super) fn hold_fill(&self, lineage: LineageId, volume: VolumeId, parent: &ParentRef) -> Result<()> {
+        self.hold(lineage, parent, &[fill_ref(volume)])
+    }
+
+    /// Puts the ref on the base of a volume's next snapshot, the snapshot that it is filled from.
+    pub(super) fn hold_base(&self, lineage: LineageId, volume: VolumeId, parent: &ParentRef) -> Result<()> {
+        self.hold(lineage, parent, &[base_ref(volume)])
+    }
+
+    fn hold(&self, lineage: LineageId, parent: &ParentRef, refs: &[String]) -> Result<()> {
         let (repository, parent) = (self.repositories.open_id(parent.repository)?, parent.snapshot);
-        repository.put_ref(lineage, &fill_ref(volume), RefKind::Volume, parent)?;
-        repository.put_ref(lineage, &base_ref(volume), RefKind::Volume, parent)?;
+        refs.iter().try_for_each(|name| repository.put_ref(lineage, name, RefKind::Volume, parent))?;
         // If it was hidden meanwhile, its objects may be removed before the log says so.
         if self.records.snapshot(parent)?.is_some_and(|r| r.state == SnapshotState::Completed) {
             return Ok(());
         }
-        drop_ref(&repository, lineage, &fill_ref(volume))?;
-        drop_ref(&repository, lineage, &base_ref(volume))?;
+        refs.iter().try_for_each(|name| drop_ref(&repository, lineage, name))?;
         Err(Error::new(Kind::NotFound, format!("snapshot {parent} was deleted")))
     }
 
@@ -243,8 +255,9 @@ impl Lineages {
     pub(super) fn sweep(&self, home: Home) -> Result<Swept> {
         let repository = self.repositories.open(home.repository)?;
         let here = repository.id()?;
-        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == home.lineage && !v.hydrated);
-        let parents = volumes.filter_map(|v| v.parent).filter(|p| p.repository == here).map(|p| p.snapshot);
+        let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == home.lineage);
+        let parents = volumes.flat_map(|v| v.filled_from().cloned().collect::<Vec<_>>());
+        let parents = parents.filter(|p| p.repository == here).map(|p| p.snapshot);
         let (mut roots, mut packs): (Vec<_>, _) = (parents.collect(), BTreeSet::new());
         let snapshots = self.records.snapshots()?;
         let going = snapshots.iter().filter(|r| r.is_deleting()).map(|r| r.id).collect();
@@ -329,8 +342,8 @@ impl Needs for Known<'_> {
                     RefNeed::Drop
                 }
             }
-            Ok(Some(record)) => match (fills, found, record.parent) {
-                (true, _, _) if record.hydrated => RefNeed::Drop,
+            Ok(Some(record)) => match (fills, found, record.filled_from().next()) {
+                (true, _, None) => RefNeed::Drop,
                 (_, Some(_), _) => RefNeed::Keep,
                 (true, None, Some(parent)) if parent.repository == self.here => RefNeed::On(parent.snapshot),
                 // A volume needs no other snapshot to be filled, and without its base the next one is full.

@@ -4,6 +4,7 @@ use super::Service;
 use super::api::SnapshotState;
 use super::api::{Grade, Reply, SnapshotInfo, VerifiedInfo};
 use super::bases::{base_ref, drop_ref};
+use super::beginning::Wanted;
 use super::copying::Job;
 use super::datadir::DataDir;
 use super::home::{Home, RepositoryKey};
@@ -141,7 +142,8 @@ pub(super) fn take_into(place: &Place, service: &Arc<Service>, repository: Optio
 
 fn begin(place: &Place, service: &Arc<Service>) -> Begun {
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    service.jobs.begin(&caller(service), &place.record(service), (id, RepositoryKey::Local), Labels::default()).unwrap()
+    let wanted = Wanted { id, volume: place.record(service), to: RepositoryKey::Local };
+    service.jobs.begin(&caller(service), vec![wanted], &Labels::default()).unwrap().pop().unwrap()
 }
 
 /// Returns the fill of each MiB of a snapshot.

@@ -225,7 +225,8 @@ impl OpenVolumes {
     /// Checks an open volume's header against the catalog, and unwraps its key for a caller who needs it.
     fn check_and_unlock(&self, record: &VolumeRecord, volume: &Volume, need: Need<'_>, ticket: Ticket) -> Result<()> {
         let standing = self.on.stored.compare(record, volume)?;
-        if standing == Standing::Announced {
+        let gave_up = standing == Standing::Known && record.next.as_ref().is_some_and(|next| next.parent.is_some());
+        if standing == Standing::Announced || gave_up {
             self.on.stored.catch_up(record, volume)?;
         }
         let locked = !volume.is_unlocked();

@@ -13,10 +13,11 @@ use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Kms, Tags};
 use crate::ledger::{Act, Ledger, Record, Tx};
-use crate::units::{DataKeyId, Hash32, LineageId, ScheduleId, SnapshotId, VolumeId, check_snapshot_name};
+use crate::units::{DataKeyId, GroupId, Hash32, LineageId, ScheduleId, SnapshotId, VolumeId, check_snapshot_name};
 use crate::volume::Volume;
 use crate::volume::format::ParentRef;
 use crate::volume::lifecycle::GrowPlan;
+use crate::volume::rollback::RollbackPlan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -218,6 +219,19 @@ impl Records {
         noted.inspect_err(|err| tracing::error!("update the record of {id}: {}", err.line()))
     }
 
+    /// Records that all snapshots of a group are begun, in one step; audited.
+    pub(super) fn note_begun(&self, group: GroupId, members: &[SnapshotId]) -> Result<()> {
+        let act = Act::new("ec2:MultiVolumeSnapshotsNotification").detail("group", group);
+        self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
+            for id in members {
+                let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { continue };
+                let next = SnapshotRecord { group: Some(Group { id: group, begun: true }), ..found.record };
+                tx.update(&next, found.version)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Returns the attachment of a volume.
     pub(super) fn attachment_of(&self, id: VolumeId) -> Result<Option<AttachmentRecord>> {
         Ok(self.ledger().catalog().find::<AttachmentRecord>(&id.to_string())?.map(|f| f.record))
@@ -301,10 +315,21 @@ impl VolumeRecord {
         self.name.as_ref().map_or_else(|| self.id.to_string(), |n| format!("{n} ({})", self.id))
     }
 
+    /// Returns the snapshots that it is being filled from, or is about to be.
+    pub(super) fn filled_from(&self) -> impl Iterator<Item = &ParentRef> {
+        let next = self.next.as_ref().and_then(|next| next.parent.as_ref());
+        self.parent.as_ref().filter(|_| !self.hydrated).into_iter().chain(next)
+    }
+
     /// Takes over the identity in the volume's header.
     pub(super) fn take_identity(&mut self, volume: &Volume) {
         (self.identity_generation, self.identity_hash, self.size) =
             volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
+        let (parent, hydrated) = volume.with_header(|h| (h.identity().parent.clone(), h.state().hydrated));
+        if parent != self.parent {
+            // It was rolled back.
+            (self.parent, self.hydrated) = (parent, hydrated);
+        }
         self.next = None;
     }
 }
@@ -336,12 +361,21 @@ pub(super) struct NextIdentity {
     pub(super) hash: Hash32,
     /// Size in bytes, as a client sees it.
     size: u64,
+    /// The snapshot that the volume is about to be rolled back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<ParentRef>,
 }
 
 impl NextIdentity {
     /// Returns the identity that a planned growth results in.
     pub(super) fn of(plan: &GrowPlan<'_>) -> Self {
-        Self { generation: plan.generation(), hash: plan.hash(), size: plan.size() }
+        Self { generation: plan.generation(), hash: plan.hash(), size: plan.size(), parent: None }
+    }
+
+    /// Returns the identity that a planned rollback results in.
+    pub(super) fn of_rollback(plan: &RollbackPlan) -> Self {
+        let parent = Some(plan.parent().clone());
+        Self { generation: plan.generation(), hash: plan.hash(), size: plan.size(), parent }
     }
 }
 
@@ -379,6 +413,17 @@ pub(super) struct SnapshotRecord {
     /// The schedule that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) schedule: Option<ScheduleId>,
+    /// The group that it was taken with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<Group>,
+}
+
+/// A snapshot's place in a group that was taken at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    /// Whether the point in time of every member was fixed. Until then none of them counts.
+    pub(super) begun: bool,
 }
 
 /// How long a deleted snapshot stays in the recycle bin.

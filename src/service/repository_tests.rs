@@ -1,6 +1,7 @@
 //! Snapshots in several repositories.
 
 use super::super::api::{Grade, Reply, RepositoryInfo, SnapshotState};
+use super::super::beginning::Wanted;
 use super::super::home::RepositoryKey;
 use super::super::lineage_tests::{Place, ask, bytes, content, delete, restore, take, take_into, verify, write};
 use super::super::opening::Need;
@@ -261,7 +262,8 @@ fn a_repository_is_not_moved_where_it_would_lose_something() {
     let key = service.repositories.find("far").unwrap();
     let caller = service.caller_of(0, "test").unwrap();
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), Labels::default()).unwrap();
+    let wanted = Wanted { id, volume: place.record(&service), to: key };
+    let begun = service.jobs.begin(&caller, vec![wanted], &Labels::default()).unwrap().pop().unwrap();
     refused("moved", "far", Kind::Busy, "is pending");
     let id = begun.record.id;
     service.jobs.run_job(begun, &Default::default());
@@ -309,7 +311,8 @@ fn what_was_left_in_an_added_repository_is_settled_by_the_verbs_that_use_it() {
     let key = service.repositories.find("far").unwrap();
     let caller = service.caller_of(0, "test").unwrap();
     let id = SnapshotId::draw(&crate::env::SystemRng);
-    let begun = service.jobs.begin(&caller, &place.record(&service), (id, key), Labels::default()).unwrap();
+    let wanted = Wanted { id, volume: place.record(&service), to: key };
+    let begun = service.jobs.begin(&caller, vec![wanted], &Labels::default()).unwrap().pop().unwrap();
     let id = begun.record.id;
     drop(begun);
     let service = place.reopen(service);

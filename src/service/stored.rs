@@ -8,7 +8,7 @@ use crate::ledger::Act;
 use crate::store::Access;
 use crate::store::factory::Stores;
 use crate::volume::Volume;
-use crate::volume::lifecycle::Opening;
+use crate::volume::lifecycle::{Opening, parent_in};
 use std::sync::Arc;
 
 /// How a volume's header compares with the catalog's record.
@@ -43,14 +43,18 @@ impl StoredVolumes {
     pub(super) fn open(&self, record: &VolumeRecord) -> Result<Volume> {
         let name = record.shown();
         let store = self.stores.open(record.id, Access::Write).map_err(|e| e.context(format!("volume {name}")))?;
-        let parent = match &record.parent {
-            Some(parent) if !record.hydrated => match self.lineages.parent_of(record.lineage, parent) {
+        // A rollback that was interrupted has or has not reached the header.
+        let announced = record.next.as_ref().and_then(|next| next.parent.as_ref());
+        let in_header = announced.map_or(Ok(None), |_| parent_in(store.clone(), &name))?;
+        let rolled_back = announced.filter(|parent| in_header.as_ref() == Some(parent));
+        let parent = match rolled_back.or(record.parent.as_ref().filter(|_| !record.hydrated)) {
+            Some(parent) => match self.lineages.parent_of(record.lineage, parent) {
                 Ok(reader) => Some(reader),
                 // Filled, released and deleted before the catalog was updated: the header shows that.
                 Err(err) if err.kind() == Kind::NotFound => None,
                 Err(err) => return Err(err),
             },
-            _ => None,
+            None => None,
         };
         let spills = self.stores.clone();
         let opening = Opening { writable: true, parent, write_failed: record.write_failed, spills };

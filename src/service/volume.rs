@@ -360,11 +360,7 @@ impl Service {
             Some(record) => record,
             None => self.records.find_volume(what)?,
         };
-        if let Some(holder) = self.attachments.holder_of(record.id)? {
-            return Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown())).hint(
-                "use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`",
-            ));
-        }
+        self.refuse_if_held(&record)?;
         if let Some(snapshot) = self.pending_of(record.id, record.lineage)? {
             return Err(Error::new(
                 Kind::Busy,

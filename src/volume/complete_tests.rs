@@ -1,8 +1,9 @@
 //! Snapshots have all that the volume had at their point in time: of a volume that is being filled, after a rollback,
 //! and when puts fail or take long.
 
+use super::begin::Begin;
 use super::format::Untrusted;
-use super::pending::{Begin, ChunkSink, Pending};
+use super::pending::{ChunkSink, Pending};
 use super::testing::*;
 use super::volume_tests::restored;
 use super::*;

@@ -3,7 +3,7 @@
 //! The model tracks which contents each 512-byte subsector may have after power loss: that of the last flush, or any
 //! written since. After SIGKILL it must have the last acknowledged one.
 
-use super::pending::Begin;
+use super::begin::Begin;
 use super::testing::*;
 use super::*;
 use crate::env::SystemRng;

@@ -7,9 +7,9 @@ use crate::env::SystemRng;
 use crate::store::file::{FileStore, Folder};
 use crate::units::RepositoryId;
 use crate::units::SnapshotId;
+use crate::volume::begin::Begin;
 use crate::volume::format::ParentRef;
 use crate::volume::lifecycle::{NewVolume, Opening, file_size, format};
-use crate::volume::pending::Begin;
 
 const MIB: u64 = 1 << 20;
 

@@ -91,7 +91,7 @@ fn whichever_sync_fails_the_volume_says_so_once_and_knows_it_after_reopening() {
         ("a snapshot", {
             Box::new(|v| {
                 let sink = Arc::new(Chunks { size: v.size(), ..Chunks::default() });
-                let begin = pending::Begin {
+                let begin = begin::Begin {
                     snapshot: SnapshotId::draw(&crate::env::SystemRng),
                     time: 0,
                     repository: crate::units::RepositoryId([1; 16]),

@@ -311,7 +311,16 @@ impl Header {
     /// # Errors
     /// What the store reports. The identity is then what the disk has: read it again.
     pub(super) fn write_identity(&mut self, new: NextIdentity) -> Result<()> {
+        self.write_identity_and(new, |_| ())
+    }
+
+    /// The same, with a change of the state that belongs to it.
+    ///
+    /// # Errors
+    /// As [`Header::write_identity`].
+    pub(super) fn write_identity_and(&mut self, new: NextIdentity, change: impl FnOnce(&mut StateBlock)) -> Result<()> {
         let mut next = self.now.clone();
+        change(&mut next.state);
         if new.identity.generation != next.identity.generation + 1 {
             return Err(Error::new(Kind::Failed, format!("the header of {} changed meanwhile", self.volume())));
         }

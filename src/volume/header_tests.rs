@@ -104,7 +104,7 @@ impl Life {
         for round in 0..2 {
             self.put(&v, 0, 1 + round)?;
             let sink = self.sink(&v);
-            let begin = pending::Begin {
+            let begin = begin::Begin {
                 snapshot: SnapshotId::draw(&crate::env::SystemRng),
                 time: 0,
                 repository: crate::units::RepositoryId([1; 16]),

@@ -187,6 +187,14 @@ fn chunks_written(id: &Identity) -> u64 {
     id.parent.as_ref().filter(|_| written).map_or(0, |p| chunks_in(p.size))
 }
 
+/// Returns the snapshot that the volume in a store is or was filled from, as its header says.
+///
+/// # Errors
+/// [`Kind::Integrity`] if no header is good; what the store reports.
+pub fn parent_in(store: Arc<dyn BlockStore>, name: &str) -> Result<Option<ParentRef>> {
+    Ok(Header::load(store, Arc::new(Syncer::default()), name)?.identity().parent.clone())
+}
+
 impl Volume {
     /// Opens a volume file without its key. Writes nothing yet.
     ///

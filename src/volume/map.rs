@@ -101,6 +101,26 @@ impl Map {
         Ok(())
     }
 
+    /// Writes those of the blocks of the first `chunks` chunks that were never written, all absent.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn write_unwritten(&self, store: &dyn BlockStore, chunks: u64) -> Result<()> {
+        let (blocks, step) = (chunks.div_ceil(ENTRIES as u64), WINDOW / META_BLOCK as u64);
+        for first in (0..blocks).step_by(step as usize) {
+            let mut raw = vec![0; ((first + step).min(blocks) - first) as usize * META_BLOCK];
+            let at = MAP_OFFSET + first * META_BLOCK as u64;
+            store.read_at(&mut raw, at).on(|| self.what(first))?;
+            for (no, block) in (first..).zip(raw.as_chunks_mut::<META_BLOCK>().0) {
+                if *block == [0; META_BLOCK] {
+                    *block = self.encode(no as u32, &[0; ENTRIES]);
+                    store.write_meta(block, MAP_OFFSET + no * META_BLOCK as u64).on(|| self.what(no))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the number of chunks of the volume.
     pub fn chunks(&self) -> u64 {
         self.chunks.load(Ordering::Acquire)

@@ -1,11 +1,13 @@
 //! Volumes: where plaintext meets the store.
 //!
 //! - [`io`]: read, write, flush. Bounds, then map, then cipher, then store. `zero`: TRIM and WRITE_ZEROES.
+//! - [`begin`]: fixes a point in time, of one volume or of several at one instant.
 //! - [`pending`]: points in time; sectors that a pending snapshot still needs are saved in its `spill` before they are
 //!   overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
 //! - [`chunk_cache`]: the chunks fetched last, each fetched once.
 //! - [`extents`]: holes and changes, found without reading data.
+//! - [`rollback`]: back to a snapshot, in place.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
 //! - `writeback`: starts long runs of writes on their way to the disk before anyone flushes.
 //! - [`mod@format`], [`header`], [`map`], [`intent`], [`syncer`]: the file's structures, and when they are durable.
@@ -13,6 +15,7 @@
 //! Locks, in acquisition order: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for a
 //! fetch or a sync; a reader waits for a stripe only while a write to that chunk is under way.
 
+pub mod begin;
 mod blocking;
 pub mod chunk_cache;
 mod clearing;
@@ -28,6 +31,7 @@ mod missing;
 pub mod parent;
 pub mod pending;
 mod piece;
+pub mod rollback;
 mod spill;
 pub mod syncer;
 mod writeback;

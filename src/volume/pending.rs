@@ -1,4 +1,4 @@
-//! Points in time without stopping I/O (docs/format.md, section 4).
+//! Points in time without stopping I/O (docs/format.md, section 4); [`super::begin`] fixes them.
 //!
 //! A snapshot's p is the last epoch that it contains: all pieces of epoch p and older. Taking one is a state write and
 //! a counter; the copying continues in the background. A writing piece that finds a chunk which a pending snapshot
@@ -13,15 +13,14 @@
 //! for it from the first write on, even before its copier is back ([`Pending::attach`]). If the volume or the spill
 //! cannot be trusted, it is lost ([`Volume::lost_snapshots`]).
 
-use super::format::{BaseRecord, MAX_PENDING, PendingRecord, Untrusted};
-use super::header::Header;
+use super::format::{BaseRecord, PendingRecord, Untrusted};
 use super::map::Entry;
 use super::piece::Piece;
 use super::spill::{Owner, Spill, ToSave};
 use super::{Blocking, Live, Volume};
 use crate::cipher::{Sealed, SealedBuf, SealedMut};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, KeyEpoch, SECTOR, SnapshotId, SpillId, chunks_in};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, Epoch, KeyEpoch, SECTOR, SnapshotId, SpillId};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -66,7 +65,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn new(record: PendingRecord, spill: Option<Arc<Spill>>) -> Self {
+    pub(super) fn new(record: PendingRecord, spill: Option<Arc<Spill>>) -> Self {
         Self {
             record,
             sink: OnceLock::new(),
@@ -194,25 +193,6 @@ pub(super) enum Saved {
     CopyFirst(Arc<Pending>),
 }
 
-/// The parameters of a new snapshot.
-pub struct Begin {
-    /// Its id.
-    pub snapshot: SnapshotId,
-    /// Time of the begin, milliseconds since 1970.
-    pub time: i64,
-    /// The repository that it is written to.
-    pub repository: crate::units::RepositoryId,
-    /// The base of the increment; must be what [`Volume::base`] returned.
-    pub base: Option<BaseRecord>,
-    /// The destination of its chunks.
-    pub sink: Arc<dyn ChunkSink>,
-}
-
-/// Returns the lowest slot that no pending snapshot has.
-fn free_slot(pending: &[PendingRecord]) -> u8 {
-    (0..MAX_PENDING as u8).find(|slot| pending.iter().all(|p| p.slot != *slot)).unwrap_or(0)
-}
-
 impl Volume {
     /// Returns the newest completed snapshot of the present map generation, or the parent that the volume was made
     /// from.
@@ -231,72 +211,7 @@ impl Volume {
         self.header.lock().state().pending.clone()
     }
 
-    /// Fixes the point in time: everything acknowledged before this call is in the snapshot, nothing begun after it is.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if too many are pending; what the store reports.
-    pub fn begin_snapshot(&self, begin: Begin) -> Result<Arc<Pending>> {
-        if let Some(failed) = self.syncer.failure() {
-            return Err(failed.context(format!("snapshot {}", self.id)));
-        }
-        if self.map.was_rebuilt() {
-            *self.untrusted.lock() = Untrusted::All;
-        }
-        if !self.with_header(|h| h.state().clean) {
-            // After a crash of the machine: what is pending from here on is of this boot.
-            self.mark_opened()?;
-        }
-        self.with_header_mut(|header| {
-            // Chunks filled from a parent are marked as unchanged: without a base they have to be searched for. So does
-            // everything if the base is older than what the map knows.
-            let base_p = begin.base.as_ref().map_or(Epoch(0), |b| b.p);
-            let filled = begin.base.is_none() && header.identity().parent.is_some();
-            let untold = filled || base_p < header.state().trust_p;
-            let comparing = if untold { Untrusted::All } else { *self.untrusted.lock() };
-            let spill = self.spill_for_begin();
-            let p = header.state().epoch;
-            let record = PendingRecord {
-                snapshot: begin.snapshot,
-                p,
-                time: begin.time,
-                repository: begin.repository,
-                base: begin.base.as_ref().map(|b| b.snapshot),
-                map_generation: self.map_generation,
-                base_p,
-                comparing,
-                chunks: chunks_in(self.size()).min(begin.sink.chunks()),
-                slot: free_slot(&header.state().pending),
-            };
-            let next = self.write_begin(header, &record, spill.as_ref().map(|s| s.id()))?;
-            let pending = Arc::new(Pending::new(record, spill.clone()));
-            pending.attach(begin.sink, []);
-            let mut live = self.live.write();
-            let mut all = live.pending.clone();
-            all.push(pending.clone());
-            *live = Arc::new(Live { epoch: next, pending: all, spill });
-            Ok(pending)
-        })
-    }
-
-    /// Returns the spill for another snapshot: that of the pending ones, or a new one. `None`: there is no space for
-    /// one, so writers will copy chunks themselves, and the snapshot ends with its process.
-    fn spill_for_begin(&self) -> Option<Arc<Spill>> {
-        let live = self.live.read().clone();
-        if !live.pending.is_empty() {
-            return live.spill.clone();
-        }
-        let made = self.spills.create_spill(self.id).on(|| format!("start the spill of {}", self.id));
-        let made = made.and_then(|file| Spill::create(file, SpillId::draw(&*self.env.rng), self.spill_owner()?));
-        match made {
-            Ok(spill) => Some(Arc::new(spill)),
-            Err(err) => {
-                tracing::warn!("{}; writes to chunks that a snapshot needs will be slow", err.line());
-                None
-            }
-        }
-    }
-
-    fn spill_owner(&self) -> Result<Owner> {
+    pub(super) fn spill_owner(&self) -> Result<Owner> {
         let file = self.store.identity().on(|| format!("open {}", self.id))?;
         Ok(Owner { volume: self.id, boot_id: self.env.boot_id.to_string(), file })
     }
@@ -356,26 +271,6 @@ impl Volume {
     pub(super) fn close_spill(&self) -> Result<()> {
         let live = self.live.read().clone();
         live.spill.as_ref().map_or(Ok(()), |spill| spill.close())
-    }
-
-    /// Writes the state that fixes the point in time; returns the next epoch.
-    fn write_begin(&self, header: &mut Header, record: &PendingRecord, spill: Option<SpillId>) -> Result<Epoch> {
-        if header.state().pending.len() >= MAX_PENDING {
-            return Err(Error::new(Kind::Busy, format!("{} already has {MAX_PENDING} pending snapshots", self.id))
-                .hint("wait until one is completed"));
-        }
-        let next = record.p.0.checked_add(1).map(Epoch).ok_or_else(|| {
-            Error::new(Kind::Unsupported, format!("{} has no epochs left", self.id))
-                .hint("copy the data to a new volume")
-        })?;
-        let units = self.units_for_state();
-        header.write_state(|s| {
-            s.epoch = next;
-            s.pending.push(record.clone());
-            s.spill = spill;
-            s.sealed_units = units;
-        })?;
-        Ok(next)
     }
 
     /// Saves what a writing piece is about to overwrite, for the snapshots that still need it. The stripe is held.
@@ -674,7 +569,7 @@ impl Volume {
         self.with_header_mut(|h| h.write_state(|s| s.pending.retain(|x| x.snapshot != snapshot)))
     }
 
-    fn unpublish(&self, snapshot: SnapshotId) {
+    pub(super) fn unpublish(&self, snapshot: SnapshotId) {
         // With the header, so that no snapshot begins meanwhile, on a spill that is being removed.
         let _header = self.header.lock();
         let mut live = self.live.write();

@@ -1,9 +1,10 @@
 //! Shared by the volume's tests: a volume on a simulated disk, a snapshot sink and a parent in memory.
 
+use super::begin::Begin;
 use super::format::WrappedKey;
 use super::lifecycle::{NewVolume, Opening, file_size, format};
 use super::parent::Parent;
-use super::pending::{Begin, ChunkSink, Pending};
+use super::pending::{ChunkSink, Pending};
 use super::*;
 use crate::cipher::{DataKey, Sealed, SealedMut, Unwrapped, test_key};
 use crate::env::{Rng, SystemClock, SystemRng};

@@ -1,8 +1,8 @@
 //! What a user of a volume relies on, case by case. Crashes are in `crash_tests.rs`.
 
+use super::begin::Begin;
 use super::format::{DATA_OFFSET, SLOT};
 use super::lifecycle::{NewVolume, Opening, file_size, format};
-use super::pending::Begin;
 use super::testing::*;
 use super::*;
 use crate::env::SystemRng;
@@ -15,7 +15,7 @@ fn write(v: &Volume, at: u64, data: &[u8]) {
     assert_eq!(v.write(at, &mut data.to_vec(), Blocking::Allowed).unwrap(), Attempt::Done);
 }
 
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(13).wrapping_add(seed) | 1).collect()
 }
 

@@ -304,6 +304,15 @@ fn volumes() -> Vec<Case> {
             },
             never
         ),
+        case!(
+            "volume-rollback",
+            nothing,
+            |copy| {
+                let first = opened(copy, snapshots_of_v)[0].clone();
+                verb(json!({"action": "volume-rollback", "volume": "v", "snapshot": first}))
+            },
+            never
+        ),
         plain!("volume-accept-rollback", "volume": "v"),
         plain!("volume-accept-lost-writes", "volume": "v"),
         // One that is being hydrated from a snapshot, and one that leaves snapshots behind.
@@ -341,6 +350,15 @@ fn snapshots_and_audit() -> Vec<Case> {
                 verb(json!({"action": "snapshot-create", "volume": "idle", "description": "the first", "wait": true}))
             },
             |open| has_snapshot(open, "the first")
+        ),
+        case!(
+            "snapshot-create-group",
+            nothing,
+            |_| {
+                verb(json!({"action": "snapshot-create-group", "volumes": ["v", "idle"], "description": "both",
+                    "wait": true}))
+            },
+            |open| has_snapshot(open, "both")
         ),
         case!(
             "snapshot-wait",

@@ -6,7 +6,7 @@ use coffer::error::Kind;
 use coffer::service::Role;
 use coffer::volume::Blocking;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Returns all files below a directory.
@@ -101,7 +101,21 @@ fn snapshots_verify(open: &Open) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    groups_are_whole(open)
+}
+
+/// Of a group, all snapshots are completed, or none is.
+fn groups_are_whole(open: &Open) -> Result<(), String> {
+    let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for one in open.json(json!({"action": "snapshot-list"}))["snapshots"].as_array().unwrap() {
+        if let Some(group) = one["group"].as_str() {
+            groups.entry(group.to_owned()).or_default().insert(one["state"].to_string());
+        }
+    }
+    match groups.into_iter().find(|(_, states)| states.len() > 1) {
+        Some((group, states)) => Err(format!("{group} is not whole: {states:?}")),
+        None => Ok(()),
+    }
 }
 
 fn is_good(open: &Open, snapshot: &Value) -> Result<(), String> {
@@ -128,7 +142,8 @@ fn doctor_is_content(open: &Open) -> Result<(), String> {
 /// suspended or whose key was disabled, a snapshot whose command was killed.
 fn is_told(finding: &Value) -> bool {
     let message = finding["message"].as_str().unwrap();
-    let of_acts = ["is suspended", "cannot be attached: its CMK", "ended before it was begun"];
+    let of_acts =
+        ["is suspended", "cannot be attached: its CMK", "ended before it was begun", "ended before all of its group"];
     ["key", "space"].contains(&finding["check"].as_str().unwrap()) || of_acts.iter().any(|m| message.contains(m))
 }
 

@@ -1,5 +1,6 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
+mod create;
 mod diff;
 mod export;
 mod protect;
@@ -15,33 +16,15 @@ use super::render;
 use crate::api::control;
 use crate::error::{IoContext, Result};
 use crate::service::operations::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot,
-    WaitSnapshot,
+    DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot, WaitSnapshot,
 };
+use crate::units::GroupId;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotVerb {
-    /// Create a snapshot of a volume, attached or not
-    Create {
-        /// Name or id
-        volume: String,
-        /// Wait until it is completed
-        #[arg(long)]
-        wait: bool,
-        /// Repository for this snapshot [default: as the volume is set]
-        #[arg(long, value_name = "NAME")]
-        repository: Option<String>,
-        /// Description
-        #[arg(long, default_value = "")]
-        description: String,
-        /// Name of the snapshot
-        #[arg(long)]
-        name: Option<String>,
-        /// Tag, name=value; can be repeated
-        #[arg(long = "tag", value_name = "NAME=VALUE")]
-        tags: Vec<String>,
-    },
+    /// Create a snapshot of a volume, attached or not, or of several at one instant
+    Create(create::CreateArgs),
     /// List snapshots
     List {
         /// Only those with this tag, or with this value of it; can be repeated
@@ -53,6 +36,9 @@ pub(super) enum SnapshotVerb {
         /// Those in the recycle bin, instead of the others
         #[arg(long)]
         recycled: bool,
+        /// Only those that were taken together in this group
+        #[arg(long)]
+        group: Option<GroupId>,
     },
     /// Add tags to a snapshot, or remove some
     Tag {
@@ -108,14 +94,9 @@ pub(super) enum SnapshotVerb {
 
 pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
     let request: Request = match verb {
-        SnapshotVerb::Create { volume, wait, repository, description, name, tags } => {
-            if wait {
-                end_waiting_on_interrupt(common)?;
-            }
-            CreateSnapshot { volume, description, wait, repository, name, tags: pairs(&tags)? }.into()
-        }
-        SnapshotVerb::List { tags, volume, recycled } => {
-            DescribeSnapshots { tags: selection(&tags), volume, recycled }.into()
+        SnapshotVerb::Create(args) => return create::run(common, args),
+        SnapshotVerb::List { tags, volume, recycled, group } => {
+            DescribeSnapshots { tags: selection(&tags), volume, recycled, group }.into()
         }
         SnapshotVerb::Tag { snapshot, tags, remove } => TagSnapshot { snapshot, tags: pairs(&tags)?, remove }.into(),
         SnapshotVerb::Wait { snapshot } => {

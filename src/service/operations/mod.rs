@@ -46,19 +46,19 @@ pub use repository::{
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, ExportSnapshot, GetRecycleBin,
-    HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot,
-    UnlockSnapshot, VerifySnapshots, WaitSnapshot,
+    CreateSnapshot, CreateSnapshots, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots,
+    ExportSnapshot, GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot,
+    SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
-    ExportVolumeKey, GrowVolume, ImportVolume, ModifyVolume, ResumeVolume, SuspendVolume,
+    ExportVolumeKey, GrowVolume, ImportVolume, ModifyVolume, ResumeVolume, RollBackVolume, SuspendVolume,
 };
 
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, ExportInfo,
     Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
-    RepositoryInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
+    RepositoryInfo, RolledBackInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -171,6 +171,7 @@ answers! {
     CryptoInfo: crypto => Reply::Crypto(crypto) => Reply::Crypto(crypto),
     Vec<AliasInfo>: aliases => Reply::Aliases { aliases } => Reply::Aliases { aliases },
     VolumeInfo: volume => Reply::Volume(volume) => Reply::Volume(volume),
+    RolledBackInfo: done => Reply::RolledBack(done) => Reply::RolledBack(done),
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
@@ -328,12 +329,14 @@ operations! {
     "volume-show" => DescribeVolume,
     "volume-delete" => DeleteVolume,
     "volume-grow" => GrowVolume,
+    "volume-rollback" => RollBackVolume,
     "volume-export" => ExportVolume,
     "volume-import" => ImportVolume,
     "volume-export-key" => ExportVolumeKey,
     "volume-accept-rollback" => AcceptRollback,
     "volume-accept-lost-writes" => AcceptLostWrites,
     "snapshot-create" => CreateSnapshot,
+    "snapshot-create-group" => CreateSnapshots,
     "snapshot-list" => DescribeSnapshots,
     "snapshot-wait" => WaitSnapshot,
     "snapshot-show" => DescribeSnapshot,

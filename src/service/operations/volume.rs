@@ -3,7 +3,7 @@
 use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
-use crate::service::api::VolumeInfo;
+use crate::service::api::{RolledBackInfo, VolumeInfo};
 use crate::service::settings::{Changes, HydrateRate, OnKeyLoss};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -110,6 +110,30 @@ impl Operation for GrowVolume {
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
         call.service.grow_volume(call.caller, &self.volume, self.size)
+    }
+}
+
+/// Rolls a volume that nobody uses back to a snapshot of it, in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollBackVolume {
+    /// Name or id of the volume.
+    pub volume: String,
+    /// Id or name of a snapshot of its lineage.
+    pub snapshot: String,
+    /// Whether to discard what the volume has now, instead of keeping it as a snapshot.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+impl Operation for RollBackVolume {
+    type Answer = RolledBackInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("coffer:RollBackVolume", &self.volume))
+    }
+    fn perform(self, call: Call<'_>) -> Result<RolledBackInfo> {
+        call.service.roll_back_volume(call.caller, &self.volume, (&self.snapshot, self.discard), call.report)
     }
 }
 

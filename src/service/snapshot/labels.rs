@@ -61,6 +61,7 @@ impl Service {
         let mut all = self.records.snapshots()?;
         all.retain(|r| !r.is_deleting() && r.recycled.is_some() == filter.recycled);
         all.retain(|r| of.is_none_or(|volume| r.volume == volume));
+        all.retain(|r| filter.group.is_none_or(|group| r.group.is_some_and(|of| of.id == group)));
         all.retain(|r| filter.tags.iter().all(|(name, value)| has(r, name, value)));
         all.sort_by_key(|r| (r.created, r.id));
         all.iter().map(|r| self.info(r)).collect()

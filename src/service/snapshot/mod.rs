@@ -19,10 +19,12 @@ pub use unopened::answer_unopened;
 pub(super) use verify::trusted;
 
 use super::api::{SnapshotInfo, SnapshotState};
+use super::beginning::Wanted;
 use super::copying::Stop;
 use super::home::Home;
 use super::records::Labels;
 pub(super) use super::records::SnapshotRecord;
+use super::records::VolumeRecord;
 use super::{Report, Role, ServedExport, Service, SnapshotView};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
@@ -55,6 +57,7 @@ impl Service {
             repository: self.repositories.name_of(record.repository),
             copy: job.map(|job| job.progress()),
             schedule: record.schedule,
+            group: record.group.map(|group| group.id),
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }
@@ -85,31 +88,71 @@ impl Service {
         &self,
         caller: &Caller,
         volume: &str,
-        (repository, labels): (Option<&str>, Labels),
+        labels: (Option<&str>, Labels),
         wait: bool,
         report: Report<'_>,
     ) -> Result<SnapshotInfo> {
+        let mut taken = self.create_snapshots(caller, &[volume.to_owned()], labels, wait, report)?;
+        taken.pop().ok_or_else(|| Error::new(Kind::Failed, format!("no snapshot of {volume} was taken")))
+    }
+
+    /// Takes snapshots of volumes at one instant: all, or none. Waits for their end if `wait` is set, and always in a
+    /// command.
+    pub(super) fn create_snapshots(
+        &self,
+        caller: &Caller,
+        volumes: &[String],
+        (repository, labels): (Option<&str>, Labels),
+        wait: bool,
+        report: Report<'_>,
+    ) -> Result<Vec<SnapshotInfo>> {
         self.check_labels(&labels)?;
-        let volume = self.records.find_volume(volume)?;
-        let named = repository.map(|name| self.repositories.find(name));
-        let to = named.unwrap_or_else(|| self.repositories.for_volume(&volume))?;
-        self.unsettled.settle_home(Home { repository: to, lineage: volume.lineage });
-        self.attachments.refuse_if_elsewhere(&volume)?;
-        if self.role == Role::Command {
-            // No server does: what an earlier command left is finished first.
-            for job in self.jobs.resume_all(|r| r.volume == volume.id) {
-                job.wait(report, Some(Stop::Suspend));
-                if job.stopped().is_some() {
-                    let what = format!("an earlier snapshot of volume {} is suspended", volume.shown());
-                    return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));
-                }
+        let wanted = self.wanted(volumes, repository)?;
+        for one in &wanted {
+            self.unsettled.settle_home(Home { repository: one.to, lineage: one.volume.lineage });
+            self.attachments.refuse_if_elsewhere(&one.volume)?;
+            self.finish_earlier(&one.volume, report)?;
+        }
+        let jobs = self.jobs.start(caller, wanted, &labels)?;
+        if wait || self.role == Role::Command {
+            // Whoever interrupts the wait for one does so for all: each is asked in turn.
+            let ended = jobs.iter().map(|(id, job)| self.await_snapshot(caller, (*id, job), Stop::Cancel, report));
+            return ended.collect::<Vec<_>>().into_iter().collect();
+        }
+        jobs.iter().map(|(id, _)| self.info(&self.records.find_snapshot(&id.to_string())?)).collect()
+    }
+
+    /// Returns the snapshots that a request asks for.
+    fn wanted(&self, volumes: &[String], repository: Option<&str>) -> Result<Vec<Wanted>> {
+        let named = repository.map(|name| self.repositories.find(name)).transpose()?;
+        let mut wanted: Vec<Wanted> = Vec::with_capacity(volumes.len());
+        for what in volumes {
+            let volume = self.records.find_volume(what)?;
+            if wanted.iter().any(|one| one.volume.id == volume.id) {
+                return Err(Error::new(Kind::Usage, format!("volume {} is named twice", volume.shown())));
+            }
+            let to = named.map_or_else(|| self.repositories.for_volume(&volume), Ok)?;
+            wanted.push(Wanted { id: SnapshotId::draw(&*self.env.rng), volume, to });
+        }
+        if wanted.is_empty() {
+            return Err(Error::new(Kind::Usage, "no volume is named").hint("name at least one"));
+        }
+        Ok(wanted)
+    }
+
+    /// Finishes what an earlier command left of a volume's snapshots, because no server does.
+    fn finish_earlier(&self, volume: &VolumeRecord, report: Report<'_>) -> Result<()> {
+        if self.role != Role::Command {
+            return Ok(());
+        }
+        for job in self.jobs.resume_all(|r| r.volume == volume.id) {
+            job.wait(report, Some(Stop::Suspend));
+            if job.stopped().is_some() {
+                let what = format!("an earlier snapshot of volume {} is suspended", volume.shown());
+                return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));
             }
         }
-        let (id, job) = self.jobs.start(caller, &volume, to, labels)?;
-        if wait || self.role == Role::Command {
-            return self.await_snapshot(caller, (id, &job), Stop::Cancel, report);
-        }
-        self.info(&self.records.find_snapshot(&id.to_string())?)
+        Ok(())
     }
 
     /// Opens a snapshot for reading, or joins its readers. Unwraps its data keys for every caller, so that each is checked and

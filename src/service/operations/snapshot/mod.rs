@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::ledger::Act;
 use crate::service::api::{ChangesInfo, SnapshotInfo, VerifiedInfo};
 use crate::service::records::Labels;
+use crate::units::GroupId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -47,8 +48,41 @@ impl Operation for CreateSnapshot {
     }
     fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
         let Self { volume, description, wait, repository, name, tags } = self;
-        let labels = Labels { description, name, tags, schedule: None };
+        let labels = Labels { description, name, tags, ..Labels::default() };
         call.service.create_snapshot(call.caller, &volume, (repository.as_deref(), labels), wait, call.report)
+    }
+}
+
+/// Takes snapshots of several volumes at one instant: all, or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshots {
+    /// Names or ids of the volumes, each once.
+    pub volumes: Vec<String>,
+    /// Free text for people.
+    #[serde(default)]
+    pub description: String,
+    /// Whether to answer once all are completed, instead of once the point in time is fixed.
+    #[serde(default)]
+    pub wait: bool,
+    /// Name or id of the repository they go to; `None`: as each volume is set.
+    #[serde(default)]
+    pub repository: Option<String>,
+    /// Tags of each, by AWS's rules for EC2.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Operation for CreateSnapshots {
+    type Answer = Vec<SnapshotInfo>;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("ec2:CreateSnapshots", &self.volumes.join(" ")))
+    }
+    fn perform(self, call: Call<'_>) -> Result<Vec<SnapshotInfo>> {
+        let Self { volumes, description, wait, repository, tags } = self;
+        let labels = Labels { description, tags, ..Labels::default() };
+        call.service.create_snapshots(call.caller, &volumes, (repository.as_deref(), labels), wait, call.report)
     }
 }
 
@@ -65,6 +99,9 @@ pub struct DescribeSnapshots {
     /// Those in the recycle bin, instead of the others.
     #[serde(default)]
     pub recycled: bool,
+    /// Only those that were taken together in this group.
+    #[serde(default)]
+    pub group: Option<GroupId>,
 }
 
 impl Operation for DescribeSnapshots {
