@@ -554,3 +554,27 @@ fn a_group_is_taken_at_one_instant_between_freeze_and_thaw_and_as_a_whole() {
     assert_eq!(s.ids(&["snapshot", "list"]).len(), 3);
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn a_drill_is_shown_and_what_fails_does_not_keep_it_from_the_others() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "4MiB", "--name", "v"]);
+    let first = s.id(&["snapshot", "create", "v"]);
+    let second = s.id(&["snapshot", "create", "v", "--name", "n"]);
+    assert!(!s.ok(&["snapshot", "list"]).stdout.contains("PROVED"));
+    assert_eq!(s.ok(&["snapshot", "drill", "n"]).stdout, format!("snapshot {second} is proved restorable\n"));
+    assert!(s.ok(&["snapshot", "list"]).stdout.contains("PROVED"));
+    assert!(s.json(&["snapshot", "show", "n"])["proved"].is_string());
+    assert_eq!(
+        s.ids(&["snapshot", "drill", "--all", "--older-than", "1"]),
+        std::slice::from_ref(&first),
+        "the other one was now"
+    );
+    s.fails(2, &["snapshot", "drill"], &["--all"]);
+    let out = s.coffer(&["snapshot", "drill", "snap-00000000000000000", &first]);
+    assert_eq!((out.code, out.stdout.contains(&first)), (4, true), "{out:?}");
+    // Without a server nothing can be attached: the drill fails, and its volume does not stay.
+    let out = s.coffer(&["snapshot", "drill", &first, "--run", "true"]);
+    assert!(out.code != 0 && out.stderr.contains("attach"), "{out:?}");
+    assert_eq!(s.ids(&["volume", "list"]).len(), 1);
+}

@@ -433,6 +433,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("held", s.held.to_string()),
         ("schedule", or_dash(s.schedule.as_ref())),
         ("group", or_dash(s.group.as_ref())),
+        ("proved restorable", or_dash(s.proved.as_ref())),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));
@@ -476,10 +477,12 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
     if snapshots.iter().any(|s| s.recycled_until.is_some()) {
         return list_recycled(snapshots);
     }
-    let head =
-        ["snapshot", "name", "volume", "state", "size", "changed", "stored", "protected", "created", "repository"];
-    // Without the last if all are in the one that every installation has.
-    let shown = if snapshots.iter().any(|s| s.repository != "local") { head.len() } else { head.len() - 1 };
+    // The last two only if they say something: all are in the one repository that every installation has, say.
+    let is_elsewhere = snapshots.iter().any(|s| s.repository != "local");
+    let is_proved = snapshots.iter().any(|s| s.proved.is_some());
+    let mut head = vec!["snapshot", "name", "volume", "state", "size", "changed", "stored", "protected", "created"];
+    head.extend(is_elsewhere.then_some("repository"));
+    head.extend(is_proved.then_some("proved"));
     let row = |s: &SnapshotInfo| {
         let mut row = vec![
             s.id.to_string(),
@@ -491,12 +494,12 @@ fn list_snapshots(snapshots: &[SnapshotInfo]) {
             ByteLen(s.stored).to_string(),
             protection(s),
             s.created.to_string(),
-            s.repository.clone(),
         ];
-        row.truncate(shown);
+        row.extend(is_elsewhere.then(|| s.repository.clone()));
+        row.extend(is_proved.then(|| or_dash(s.proved.as_ref())));
         row
     };
-    table(&head[..shown], snapshots.iter().map(row));
+    table(&head, snapshots.iter().map(row));
 }
 
 fn show_repository(r: &RepositoryInfo) {

@@ -364,6 +364,9 @@ pub struct SnapshotInfo {
     /// The group that it was taken with, at one instant.
     #[serde(default)]
     pub group: Option<GroupId>,
+    /// When a drill last proved that it can be restored.
+    #[serde(default)]
+    pub proved: Option<Timestamp>,
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,

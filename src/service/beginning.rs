@@ -115,6 +115,7 @@ impl Jobs {
             lock: None,
             recycled: None,
             schedule: labels.schedule,
+            proved: None,
             group,
         };
         let destination = sink.clone() as Arc<dyn ChunkSink>;

@@ -10,16 +10,19 @@ use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord, VolumeRecord};
 use super::repositories::Repositories;
 use super::strangers::Strangers;
-use crate::env::Env;
+use crate::env::{Env, Timestamp};
 use crate::error::{Error, Result};
 use crate::kms::{KeyState, Kms, OwnedKey, RootUnlock};
 use crate::snapshot::repository::Repository;
 use crate::store::factory::Stores;
-use crate::units::{ChunkNo, LineageId, RepositoryId};
+use crate::units::{ChunkNo, LineageId, RepositoryId, VolumeId};
 use crate::volume::format::ParentRef;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+
+/// How long after a drill, or after a volume's first snapshot, another drill is due: 90 days, in milliseconds.
+const DRILLED_WITHIN: i64 = 90 * 24 * 3600 * 1000;
 
 /// Checks an installation that does not open, each part on its own.
 #[must_use]
@@ -317,6 +320,25 @@ impl Doctor {
             let why = failed.error.as_deref().unwrap_or("unknown reason");
             let next = format!("take another one, and delete this one with `coffer snapshot delete {}`", failed.id);
             out.add(Grade::Warning, "snapshot", format!("{} of {} failed: {why}: {next}", failed.id, failed.volume));
+        }
+        self.check_drills(out)
+    }
+
+    /// Checks for volumes that rely on snapshots which nobody has tried to restore for long.
+    fn check_drills(&self, out: &mut Findings) -> Result<()> {
+        let long_ago = Timestamp(self.env.now().0.saturating_sub(DRILLED_WITHIN));
+        let mut volumes: BTreeMap<VolumeId, (Timestamp, Option<Timestamp>)> = BTreeMap::new();
+        let all = self.records.snapshots()?;
+        for one in all.iter().filter(|s| s.state == SnapshotState::Completed && !s.is_hidden()) {
+            let (oldest, proved) = volumes.entry(one.volume).or_insert((one.created, None));
+            (*oldest, *proved) = ((*oldest).min(one.created), (*proved).max(one.proved));
+        }
+        for (volume, (oldest, proved)) in volumes {
+            if proved.unwrap_or(oldest) < long_ago {
+                let last = proved.map_or_else(|| "never".to_owned(), |at| format!("last on {at}"));
+                let what = format!("the snapshots of {volume} were {last} proved restorable");
+                out.add(Grade::Warning, "drill", format!("{what}: use `coffer snapshot drill`"));
+            }
         }
         Ok(())
     }

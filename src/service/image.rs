@@ -267,7 +267,7 @@ impl Target<'_, '_> {
 }
 
 /// Reports progress, and stops when nobody wants the outcome any longer.
-struct Steps<'r> {
+pub(super) struct Steps<'r> {
     what: &'static str,
     total: u64,
     report: Report<'r>,
@@ -276,12 +276,12 @@ struct Steps<'r> {
 }
 
 impl<'r> Steps<'r> {
-    fn new(what: &'static str, total: u64, report: Report<'r>) -> Self {
+    pub(super) fn new(what: &'static str, total: u64, report: Report<'r>) -> Self {
         Self { what, total, report, next: 0 }
     }
 
     /// So many bytes are done.
-    fn done(&mut self, done: u64) -> Result<()> {
+    pub(super) fn done(&mut self, done: u64) -> Result<()> {
         if done < self.next && done < self.total {
             return Ok(());
         }

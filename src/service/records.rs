@@ -413,6 +413,9 @@ pub(super) struct SnapshotRecord {
     /// The schedule that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) schedule: Option<ScheduleId>,
+    /// When a drill last proved that it can be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) proved: Option<Timestamp>,
     /// The group that it was taken with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<Group>,

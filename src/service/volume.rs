@@ -11,6 +11,7 @@ use super::suspend::check_limits;
 use super::volume_keys::context_of;
 use super::{EC2, OnKeyLoss, Service};
 use crate::cipher::{DataKey, Unwrapped};
+use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Caller, Grant, KeyRef};
 use crate::ledger::Act;
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The keys, encryption context and parent of a new volume.
-struct Keyed {
+pub(super) struct Keyed {
     lineage: LineageId,
     context: BTreeMap<String, String>,
     wrapped: Vec<WrappedKey>,
@@ -34,7 +35,7 @@ struct Keyed {
 }
 
 /// Writes what a new volume has from the start.
-type Fill<'a> = &'a mut dyn FnMut(&Volume) -> Result<()>;
+pub(super) type Fill<'a> = &'a mut dyn FnMut(&Volume) -> Result<()>;
 
 /// What a new volume is to be, besides its keys.
 struct Wanted<'a> {
@@ -56,6 +57,32 @@ impl KeyHolder for Filling {
     }
     fn wipe(&self) {
         self.volume.suspend();
+    }
+}
+
+/// Returns the record of a new volume whose store does not exist yet.
+fn creating(id: VolumeId, keyed: &Keyed, size: u64, now: Timestamp) -> VolumeRecord {
+    VolumeRecord {
+        id,
+        name: None,
+        size,
+        key_arn: keyed.arn.clone(),
+        created: now,
+        lineage: keyed.lineage,
+        context: keyed.context.clone(),
+        hydrated: keyed.parent.is_none(),
+        parent: keyed.parent.clone(),
+        identity_generation: 0,
+        identity_hash: Hash32::default(),
+        write_failed: false,
+        on_key_loss: OnKeyLoss::default(),
+        suspended: false,
+        iops: 0,
+        throughput: 0,
+        hydrate_rate: HydrateRate::default(),
+        repository: None,
+        stage: Stage::Creating,
+        next: None,
     }
 }
 
@@ -137,7 +164,7 @@ impl Service {
     }
 
     /// Returns the keys of a volume from a snapshot: the snapshot's wrapped data keys, under the same encryption context.
-    fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
+    pub(super) fn keys_of_snapshot(&self, caller: &Caller, key: Option<&str>, from: &SnapshotRecord) -> Result<Keyed> {
         from.must_be_completed()?;
         self.logs.check(from.home())?;
         if let Some(key) = key {
@@ -186,36 +213,11 @@ impl Service {
         Wanted { name, size, settings, fill }: Wanted<'_>,
     ) -> Result<VolumeInfo> {
         let turn = self.turns.take(id);
-        let mut record = VolumeRecord {
-            id,
-            name,
-            size,
-            key_arn: keyed.arn.clone(),
-            created: self.env.now(),
-            lineage: keyed.lineage,
-            context: keyed.context.clone(),
-            hydrated: keyed.parent.is_none(),
-            parent: keyed.parent.clone(),
-            identity_generation: 0,
-            identity_hash: Hash32::default(),
-            write_failed: false,
-            on_key_loss: OnKeyLoss::default(),
-            suspended: false,
-            iops: 0,
-            throughput: 0,
-            hydrate_rate: HydrateRate::default(),
-            repository: None,
-            stage: Stage::Creating,
-            next: None,
-        };
+        let act = Act::new("ec2:CreateVolume").key(keyed.arn.clone()).detail("volume", id).detail("size", size);
+        let mut record = creating(id, &keyed, size, self.env.now());
+        record.name = name;
         record.apply(&settings);
-        let parent = keyed.parent.as_ref().map(|p| self.repositories.key_of(p.repository)).transpose()?;
-        let act = Act::new("ec2:CreateVolume").key(record.key_arn.clone()).detail("volume", id).detail("size", size);
-        self.ledger().audited(caller, act, |tx| {
-            record.repository.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
-            parent.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
-            tx.insert(&record)
-        })?;
+        self.insert_creating(caller, act, &record)?;
         if let Err(err) = self.make_store(&record, keyed, fill).and_then(|()| self.make_ready(&mut record)) {
             if let Err(left) = self.leftovers.remove(&record) {
                 tracing::error!("remove {id}, whose create failed: {}; will retry", left.line());
@@ -230,8 +232,31 @@ impl Service {
         self.volume_info(&record)
     }
 
+    /// Records a new volume as *creating*: until it is ready, nobody finds it.
+    pub(super) fn record_creating(
+        &self,
+        caller: &Caller,
+        act: Act,
+        id: VolumeId,
+        keyed: &Keyed,
+        size: u64,
+    ) -> Result<VolumeRecord> {
+        let record = creating(id, keyed, size, self.env.now());
+        self.insert_creating(caller, act, &record)?;
+        Ok(record)
+    }
+
+    fn insert_creating(&self, caller: &Caller, act: Act, record: &VolumeRecord) -> Result<()> {
+        let parent = record.parent.as_ref().map(|p| self.repositories.key_of(p.repository)).transpose()?;
+        self.ledger().audited(caller, act, |tx| {
+            record.repository.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
+            parent.map_or(Ok(()), |key| Repositories::must_know(tx, key))?;
+            tx.insert(record).map(drop)
+        })
+    }
+
     /// Puts the refs on what the volume is filled from, creates its store and writes its first contents.
-    fn make_store(&self, record: &VolumeRecord, keyed: Keyed, fill: Option<Fill<'_>>) -> Result<()> {
+    pub(super) fn make_store(&self, record: &VolumeRecord, keyed: Keyed, fill: Option<Fill<'_>>) -> Result<()> {
         if let Some(parent) = &keyed.parent {
             self.lineages.hold_parent(keyed.lineage, record.id, parent)?;
         }

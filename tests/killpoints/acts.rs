@@ -392,6 +392,9 @@ fn snapshots_and_audit() -> Vec<Case> {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
         }),
+        case!("snapshot-drill", |copy| {
+            verb(json!({"action": "snapshot-drill", "snapshot": opened(copy, snapshots_of_v)[1]}))
+        }),
         case!("snapshot-export", |copy| {
             let (snapshot, out) = (opened(copy, snapshots_of_v)[0].clone(), copy.out("plain"));
             Act::Export {

@@ -24,7 +24,7 @@ const FROZEN_MAX: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// Name or id; several with --group
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,

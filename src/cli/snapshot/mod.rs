@@ -2,6 +2,7 @@
 
 mod create;
 mod diff;
+mod drill;
 mod export;
 mod protect;
 mod prune;
@@ -79,6 +80,8 @@ pub(super) enum SnapshotVerb {
     RecycleBin(recycle::RecycleBinVerb),
     /// Verify the signature of snapshots and the hash of every chunk; needs no key
     Verify(verify::VerifyArgs),
+    /// Prove that snapshots can be restored, by restoring them
+    Drill(drill::DrillArgs),
     /// Delete the snapshots that a retention policy does not keep
     Prune(prune::PruneArgs),
     /// Snapshots that a server takes by itself
@@ -108,6 +111,7 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Recover { snapshot } => RecoverSnapshot { snapshot }.into(),
         SnapshotVerb::RecycleBin(verb) => recycle::request(verb),
         SnapshotVerb::Verify(args) => return verify::run(common, args),
+        SnapshotVerb::Drill(args) => return drill::run(common, args),
         SnapshotVerb::Schedule(verb) => return schedule::run(common, verb),
         SnapshotVerb::Protect(verb) => protect::request(verb),
         SnapshotVerb::Prune(args) => return prune::run(common, args),

@@ -46,7 +46,7 @@ pub use repository::{
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
-    CreateSnapshot, CreateSnapshots, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots,
+    CreateSnapshot, CreateSnapshots, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, DrillSnapshot,
     ExportSnapshot, GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot,
     SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
@@ -343,6 +343,7 @@ operations! {
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshots,
     "snapshot-diff" => DiffSnapshots,
+    "snapshot-drill" => DrillSnapshot,
     "snapshot-export" => ExportSnapshot,
     "snapshot-tag" => TagSnapshot,
     "snapshot-hold" => HoldSnapshot,

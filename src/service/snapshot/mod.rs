@@ -7,6 +7,7 @@
 
 mod delete;
 mod diff;
+mod drill;
 mod labels;
 mod protect;
 mod prune;
@@ -57,6 +58,7 @@ impl Service {
             repository: self.repositories.name_of(record.repository),
             copy: job.map(|job| job.progress()),
             schedule: record.schedule,
+            proved: record.proved,
             group: record.group.map(|group| group.id),
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })

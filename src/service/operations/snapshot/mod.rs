@@ -229,6 +229,25 @@ impl Operation for VerifySnapshots {
     }
 }
 
+/// Proves that a snapshot can be restored: restores it to a volume that is removed again, and reads all of it. Needs the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillSnapshot {
+    /// Id or name of the snapshot.
+    pub snapshot: String,
+}
+
+impl Operation for DrillSnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("coffer:DrillSnapshot", &self.snapshot))
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        call.service.drill_snapshot(call.caller, &self.snapshot, call.report)
+    }
+}
+
 /// Compares two snapshots of a lineage: which ranges of bytes differ. Needs no key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
