@@ -107,6 +107,14 @@ impl Scratch {
         scratch
     }
 
+    /// Makes one below `folder`, which is on a real disk.
+    #[track_caller]
+    pub fn new_in(folder: &str) -> Self {
+        let scratch = Self::empty_in(tempfile::tempdir_in(folder).unwrap());
+        scratch.init();
+        scratch
+    }
+
     /// Opens the service in this process, as a server or a command does.
     #[track_caller]
     pub fn opened(&self, role: Role) -> Arc<Service> {
@@ -118,7 +126,10 @@ impl Scratch {
 
     /// Makes one that is not initialised.
     pub fn empty() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::empty_in(tempfile::tempdir().unwrap())
+    }
+
+    fn empty_in(root: tempfile::TempDir) -> Self {
         let (data, key) = (root.path().join("data"), root.path().join("root.key"));
         Self { root, data, key, env: Vec::new() }
     }
