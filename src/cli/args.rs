@@ -1,7 +1,7 @@
 //! What commands share: their global options, and how values are read.
 
 use crate::error::Error;
-use crate::service::{HydrateRate, OnKeyLoss};
+use crate::service::{BackgroundRate, OnKeyLoss};
 use crate::units::ByteLen;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -48,8 +48,8 @@ pub(super) fn size(text: &str) -> Result<ByteLen, String> {
     text.parse::<ByteLen>().map_err(|e| e.line())
 }
 
-/// A rate for filling a volume: a word, or a size.
-pub(super) fn hydrate_rate(text: &str) -> Result<HydrateRate, String> {
+/// A rate of work in the background: a word, or a size.
+pub(super) fn background_rate(text: &str) -> Result<BackgroundRate, String> {
     let bytes = size(text).map(|n| n.0.to_string());
     bytes.unwrap_or_else(|_| text.to_owned()).parse().map_err(|err: Error| err.line())
 }

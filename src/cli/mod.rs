@@ -36,9 +36,9 @@ use crate::service::operations::{
     ExportVolumeKey, GetStatus, GrowVolume, ListAliases, ListAuditEvents, ListKeys, ModifyVolume, ResumeVolume,
     RollBackVolume, RotateKeyOnDemand, ScheduleKeyDeletion, SuspendVolume, UpdateAlias, VerifyAudit,
 };
-use crate::service::{HydrateRate, OnKeyLoss};
+use crate::service::{BackgroundRate, OnKeyLoss};
 use crate::units::ByteLen;
-use args::{Common, hydrate_rate, on_key_loss, requests, size, throughput};
+use args::{Common, background_rate, on_key_loss, requests, size, throughput};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use principal::{AccountVerb, PrincipalVerb};
@@ -218,8 +218,11 @@ struct SettingsArgs {
     #[arg(long, value_name = "MIB", allow_hyphen_values = true, value_parser = throughput)]
     throughput: Option<u64>,
     /// How fast a server fills it from its snapshot: unlimited, paused, or a size per second, as 20MiB
-    #[arg(long, value_name = "RATE", value_parser = hydrate_rate)]
-    hydrate_rate: Option<HydrateRate>,
+    #[arg(long, value_name = "RATE", value_parser = background_rate)]
+    hydrate_rate: Option<BackgroundRate>,
+    /// How fast a server copies its snapshots: unlimited, paused, or a size per second, as 20MiB
+    #[arg(long, value_name = "RATE", value_parser = background_rate)]
+    snapshot_rate: Option<BackgroundRate>,
     /// Repository for the volume's snapshots; default: the one that `repository default` names
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
@@ -479,19 +482,33 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
         |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io(format!("find {}", path.display()), e));
     Ok(match verb {
         VolumeVerb::Create { size, key, name, snapshot, settings } => {
-            let SettingsArgs { on_key_loss, iops, throughput, hydrate_rate, repository } = settings;
+            let SettingsArgs { on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository } = settings;
             let size = size.map(|s| s.0);
-            CreateVolume { name, size, key, snapshot, on_key_loss, iops, throughput, hydrate_rate, repository }.into()
+            CreateVolume {
+                name,
+                size,
+                key,
+                snapshot,
+                on_key_loss,
+                iops,
+                throughput,
+                hydrate_rate,
+                snapshot_rate,
+                repository,
+            }
+            .into()
         }
         VolumeVerb::Modify {
             volume,
-            settings: SettingsArgs { on_key_loss, iops, throughput, hydrate_rate, repository },
+            settings: SettingsArgs { on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository },
         } => {
-            if (on_key_loss, iops, throughput, hydrate_rate, &repository) == (None, None, None, None, &None) {
+            if (on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, &repository)
+                == (None, None, None, None, None, &None)
+            {
                 return Err(Error::new(Kind::Usage, format!("modify {volume}: no setting is given"))
                     .hint("use --on-key-loss, --iops, --throughput, --hydrate-rate or --repository"));
             }
-            ModifyVolume { volume, on_key_loss, iops, throughput, hydrate_rate, repository }.into()
+            ModifyVolume { volume, on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository }.into()
         }
         VolumeVerb::Suspend { volume } => SuspendVolume { volume }.into(),
         VolumeVerb::Resume { volume } => ResumeVolume { volume }.into(),

@@ -5,7 +5,7 @@ use super::out::note;
 use super::principals_shown as principals;
 use crate::attach::helper::HelperState;
 use crate::error::{Error, Kind};
-use crate::service::HydrateRate;
+use crate::service::BackgroundRate;
 use crate::service::api::{
     AccessInfo, AliasInfo, AttachmentInfo, CopyInfo, Dependents, Finding, Grade, GrantInfo, KeyInfo, LockInfo,
     LockState, Progress, RecycleBinInfo, Reply, RepositoryInfo, RolledBackInfo, SnapshotInfo, StatusInfo, VolumeInfo,
@@ -349,6 +349,9 @@ fn show_volume(v: &VolumeInfo) {
         ("limits", limits(v)),
     ];
     rows.extend(v.repository.iter().map(|r| ("repository", r.clone())));
+    if v.snapshot_rate != BackgroundRate::Unlimited {
+        rows.push(("snapshot rate", rate(v.snapshot_rate)));
+    }
     if let Some(h) = &v.header {
         rows.extend([
             ("file", h.path.display().to_string()),
@@ -379,9 +382,16 @@ fn exact(bytes: u64) -> String {
 fn hydrated(v: &VolumeInfo) -> String {
     match v.hydrate_rate {
         _ if v.hydrated => "true".to_owned(),
-        HydrateRate::Unlimited => "false".to_owned(),
-        HydrateRate::Paused => "false (paused)".to_owned(),
-        HydrateRate::PerSecond(bytes) => format!("false (at most {}/s)", ByteLen(bytes)),
+        BackgroundRate::Unlimited => "false".to_owned(),
+        BackgroundRate::Paused => "false (paused)".to_owned(),
+        BackgroundRate::PerSecond(bytes) => format!("false (at most {}/s)", ByteLen(bytes)),
+    }
+}
+
+fn rate(rate: BackgroundRate) -> String {
+    match rate {
+        BackgroundRate::PerSecond(bytes) => format!("at most {}/s", ByteLen(bytes)),
+        word => word.to_string(),
     }
 }
 

@@ -15,7 +15,7 @@ pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, Snapsho
 
 use super::cadence::Cadence;
 use super::retain::Keep;
-use super::settings::{HydrateRate, OnKeyLoss};
+use super::settings::{BackgroundRate, OnKeyLoss};
 use crate::document::Document;
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Reason};
@@ -283,7 +283,10 @@ pub struct VolumeInfo {
     pub throughput: Option<u64>,
     /// How fast it is filled from its snapshot.
     #[serde(default)]
-    pub hydrate_rate: HydrateRate,
+    pub hydrate_rate: BackgroundRate,
+    /// How fast its snapshots are copied.
+    #[serde(default)]
+    pub snapshot_rate: BackgroundRate,
     /// Name of the repository for its snapshots; `None`: the default one.
     #[serde(default)]
     pub repository: Option<String>,

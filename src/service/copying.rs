@@ -2,6 +2,7 @@
 //! repository. A remote repository that fails is tried again; clients of the volume never wait for it.
 
 use super::api::{CopyInfo, Progress};
+use super::settings::{BackgroundRate, Settings};
 use crate::cipher::Sealed;
 use crate::error::{Error, Kind, Result};
 use crate::snapshot::reader::SnapshotReader;
@@ -20,6 +21,8 @@ use std::time::{Duration, Instant};
 const BACKLOG: usize = 2;
 /// How often a thread that waits looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(200);
+/// How soon a copy that is paused notices that it is resumed.
+const PAUSED_LOOK: Duration = Duration::from_millis(500);
 /// First pause after a remote repository failed; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -194,6 +197,38 @@ impl<'a> Retries<'a> {
     }
 }
 
+/// The rate that a volume's snapshots are copied at, which may change meanwhile.
+struct Pace<'a> {
+    settings: &'a Settings,
+    job: &'a Job,
+    rate: BackgroundRate,
+    /// Since when, and how many bytes, at this rate.
+    since: Instant,
+    bytes: u64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(settings: &'a Settings, job: &'a Job) -> Self {
+        Self { settings, job, rate: settings.snapshot_rate(), since: Instant::now(), bytes: 0 }
+    }
+
+    /// Waits after a chunk until the next one is due, or the job is to stop.
+    fn keep(&mut self) {
+        self.bytes += CHUNK as u64;
+        while self.settings.snapshot_rate() == BackgroundRate::Paused && self.job.stopped().is_none() {
+            self.job.pause(PAUSED_LOOK);
+        }
+        let (rate, lag) = (self.settings.snapshot_rate(), self.since.elapsed());
+        let due = rate.time_for(self.bytes);
+        // What a slow disk or repository has cost is not made up for in a burst.
+        if rate != self.rate || lag > due + LOOK {
+            (self.rate, self.since, self.bytes) = (rate, Instant::now(), 0);
+            return;
+        }
+        self.job.pause(due.saturating_sub(lag));
+    }
+}
+
 /// The thread that puts full packs into the repository.
 struct Sender {
     shared: Arc<Shared>,
@@ -257,11 +292,16 @@ fn send(writer: &SnapshotWriter, job: &Job, shared: &Shared, is_remote: bool) ->
 ///
 /// # Errors
 /// [`Kind::Interrupted`] if the job was stopped; else what made the snapshot fail.
-pub(super) fn copy(volume: &Volume, pending: &Pending, sink: &Arc<Sink>, job: &Arc<Job>) -> Result<Completed> {
+pub(super) fn copy(
+    (volume, settings): (&Volume, &Settings),
+    pending: &Pending,
+    sink: &Arc<Sink>,
+    job: &Arc<Job>,
+) -> Result<Completed> {
     let is_remote = sink.writer.is_remote();
     job.before.store(pending.copied(), Ordering::Relaxed);
     let sender = Sender::start(sink, job, is_remote);
-    let copied = copy_all(volume, pending, &sender, sink, job);
+    let copied = copy_all((volume, settings), pending, &sender, sink, job);
     let is_suspended = job.stopped() == Some(Stop::Suspend);
     let sent = sender.end(is_suspended);
     copied.and(sent)?;
@@ -275,7 +315,14 @@ pub(super) fn copy(volume: &Volume, pending: &Pending, sink: &Arc<Sink>, job: &A
     }
 }
 
-fn copy_all(volume: &Volume, pending: &Pending, sender: &Sender, sink: &Sink, job: &Job) -> Result<()> {
+fn copy_all(
+    (volume, settings): (&Volume, &Settings),
+    pending: &Pending,
+    sender: &Sender,
+    sink: &Sink,
+    job: &Job,
+) -> Result<()> {
+    let mut pace = Pace::new(settings, job);
     // Only a fetch from the parent may pass: the volume's own disk is local.
     let mut retries = Retries::new(job, sink.writer.is_remote() && !volume.is_hydrated());
     loop {
@@ -286,6 +333,7 @@ fn copy_all(volume: &Volume, pending: &Pending, sender: &Sender, sink: &Sink, jo
         let here = job.copied.load(Ordering::Relaxed);
         let outcome = volume.copy_pending(pending, |n| {
             job.copied.store(here + n, Ordering::Relaxed);
+            pace.keep();
             sender.await_room(&sink.writer, job)
         });
         match outcome {

@@ -1,6 +1,6 @@
 //! The background thread that fills a volume from its snapshot.
 
-use super::settings::{HydrateRate, Settings};
+use super::settings::{BackgroundRate, Settings};
 use crate::error::Error;
 use crate::units::CHUNK;
 use crate::volume::Volume;
@@ -51,7 +51,7 @@ pub(super) fn start(
             }
         };
         while !*seen.0.lock() {
-            if settings.hydrate_rate() == HydrateRate::Paused {
+            if settings.hydrate_rate() == BackgroundRate::Paused {
                 pause(FILL_LOOK);
                 continue;
             }

@@ -196,7 +196,7 @@ impl Jobs {
 
     /// Copies a snapshot that was begun, and completes it, suspends it, or fails it.
     pub(super) fn run_job(&self, begun: Begun, job: &Arc<Job>) {
-        let copied = copying::copy(&begun.used.volume, &begun.pending, &begun.sink, job);
+        let copied = copying::copy((&begun.used.volume, &begun.used.settings), &begun.pending, &begun.sink, job);
         match copied {
             Ok(done) => self.complete(&begun, &done),
             Err(err) if may_pass(&err) && job.stopped() == Some(Stop::Suspend) => suspend(&begun),

@@ -22,6 +22,7 @@ fn record() -> VolumeRecord {
         iops: 0,
         throughput: 0,
         hydrate_rate: Default::default(),
+        snapshot_rate: Default::default(),
         repository: None,
         stage: Default::default(),
         next: None,

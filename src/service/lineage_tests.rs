@@ -46,6 +46,7 @@ impl Place {
             iops: None,
             throughput: None,
             hydrate_rate: None,
+            snapshot_rate: None,
             repository: None,
         }
         .into();
@@ -274,6 +275,7 @@ pub(super) fn restore(service: &Arc<Service>, snapshot: SnapshotId, name: &str) 
         iops: None,
         throughput: None,
         hydrate_rate: None,
+        snapshot_rate: None,
         repository: None,
     }
     .into();

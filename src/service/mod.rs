@@ -83,7 +83,7 @@ pub use lease::{GRACE, Holder};
 pub use records::EC2;
 pub use retain::Keep;
 pub use retention::AUDIT_DAYS;
-pub use settings::{HydrateRate, OnKeyLoss, Settings};
+pub use settings::{BackgroundRate, OnKeyLoss, Settings};
 pub use snapshot::answer_unopened;
 pub use token::volume_part;
 pub use view::SnapshotView;

@@ -207,7 +207,8 @@ impl OpenVolumes {
         let volume = Arc::new(self.on.stored.open(record)?);
         self.on.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
-        settings.set(record.on_key_loss, record.iops, record.throughput, record.hydrate_rate);
+        settings.set(record.on_key_loss, record.iops, record.throughput);
+        settings.set_rates(record.hydrate_rate, record.snapshot_rate);
         let open = Open {
             volume: volume.clone(),
             settings,

@@ -7,7 +7,7 @@ use super::api::SnapshotState;
 use super::datadir::DirLock;
 use super::home::RepositoryKey;
 use super::locks::{Lock, Now};
-use super::settings::{HydrateRate, OnKeyLoss};
+use super::settings::{BackgroundRate, OnKeyLoss};
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -286,8 +286,11 @@ pub(super) struct VolumeRecord {
     #[serde(default)]
     pub(super) throughput: u64,
     /// How fast it is filled from its snapshot.
-    #[serde(default, skip_serializing_if = "HydrateRate::is_default")]
-    pub(super) hydrate_rate: HydrateRate,
+    #[serde(default, skip_serializing_if = "BackgroundRate::is_default")]
+    pub(super) hydrate_rate: BackgroundRate,
+    /// How fast its snapshots are copied.
+    #[serde(default, skip_serializing_if = "BackgroundRate::is_default")]
+    pub(super) snapshot_rate: BackgroundRate,
     /// Where its snapshots go; none: to the default repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) repository: Option<RepositoryKey>,

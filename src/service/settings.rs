@@ -32,24 +32,24 @@ impl fmt::Display for OnKeyLoss {
     }
 }
 
-/// How fast a server fills a volume from its snapshot in the background.
+/// How fast a server does something in the background: fills a volume from its snapshot, or copies its snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum HydrateRate {
+pub enum BackgroundRate {
     /// As fast as it can.
     #[default]
     Unlimited,
-    /// Not at all: only what clients read and write is fetched.
+    /// Not at all, except for what clients need.
     Paused,
     /// At most so many bytes per second, at least 1 MiB.
     PerSecond(u64),
 }
 
-impl HydrateRate {
+impl BackgroundRate {
     /// The lowest limit, in bytes per second.
     pub const LEAST: u64 = 1 << 20;
 
-    /// Returns how long filling so many bytes has to take.
+    /// Returns how long so many bytes have to take.
     pub(super) fn time_for(self, bytes: u64) -> Duration {
         match self {
             Self::PerSecond(rate) => Duration::from_secs_f64(bytes as f64 / rate.max(Self::LEAST) as f64),
@@ -62,7 +62,7 @@ impl HydrateRate {
     }
 }
 
-impl fmt::Display for HydrateRate {
+impl fmt::Display for BackgroundRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unlimited => f.write_str("unlimited"),
@@ -72,28 +72,28 @@ impl fmt::Display for HydrateRate {
     }
 }
 
-impl FromStr for HydrateRate {
+impl FromStr for BackgroundRate {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         match (text, text.parse::<u64>()) {
             ("unlimited", _) => Ok(Self::Unlimited),
             ("paused", _) => Ok(Self::Paused),
             (_, Ok(bytes)) if bytes >= Self::LEAST => Ok(Self::PerSecond(bytes)),
-            _ => Err(Error::new(Kind::Usage, format!("{text:?} is not a rate for filling a volume"))
+            _ => Err(Error::new(Kind::Usage, format!("{text:?} is not a rate"))
                 .hint("use unlimited, paused, or at least 1 MiB per second")),
         }
     }
 }
 
-impl TryFrom<String> for HydrateRate {
+impl TryFrom<String> for BackgroundRate {
     type Error = Error;
     fn try_from(text: String) -> Result<Self> {
         text.parse()
     }
 }
 
-impl From<HydrateRate> for String {
-    fn from(rate: HydrateRate) -> Self {
+impl From<BackgroundRate> for String {
+    fn from(rate: BackgroundRate) -> Self {
         rate.to_string()
     }
 }
@@ -107,7 +107,9 @@ pub(super) struct Changes {
     /// Limit in bytes per second; 0: no limit.
     pub(super) throughput: Option<u64>,
     /// How fast it is filled from its snapshot.
-    pub(super) hydrate_rate: Option<HydrateRate>,
+    pub(super) hydrate_rate: Option<BackgroundRate>,
+    /// How fast its snapshots are copied.
+    pub(super) snapshot_rate: Option<BackgroundRate>,
     /// Where its snapshots go; `Some(None)`: to the default repository.
     pub(super) repository: Option<Option<RepositoryKey>>,
 }
@@ -121,7 +123,8 @@ pub struct Settings {
     on_key_loss: AtomicU8,
     iops: AtomicU64,
     throughput: AtomicU64,
-    hydrate_rate: Mutex<HydrateRate>,
+    hydrate_rate: Mutex<BackgroundRate>,
+    snapshot_rate: Mutex<BackgroundRate>,
     watchers: Mutex<Vec<Watcher>>,
 }
 
@@ -150,16 +153,26 @@ impl Settings {
 
     /// Returns how fast it is filled from its snapshot.
     #[must_use]
-    pub fn hydrate_rate(&self) -> HydrateRate {
+    pub fn hydrate_rate(&self) -> BackgroundRate {
         *self.hydrate_rate.lock()
     }
 
-    /// Sets all of them without notifying the watchers.
-    pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64, hydrate_rate: HydrateRate) {
-        *self.hydrate_rate.lock() = hydrate_rate;
+    /// Returns how fast its snapshots are copied.
+    #[must_use]
+    pub fn snapshot_rate(&self) -> BackgroundRate {
+        *self.snapshot_rate.lock()
+    }
+
+    /// Sets what limits its clients, without notifying the watchers.
+    pub(super) fn set(&self, on_key_loss: OnKeyLoss, iops: u64, throughput: u64) {
         self.on_key_loss.store(on_key_loss as u8, Ordering::Release);
         self.iops.store(iops, Ordering::Release);
         self.throughput.store(throughput, Ordering::Release);
+    }
+
+    /// Sets how fast it is filled, and its snapshots are copied.
+    pub(super) fn set_rates(&self, hydrate: BackgroundRate, snapshot: BackgroundRate) {
+        (*self.hydrate_rate.lock(), *self.snapshot_rate.lock()) = (hydrate, snapshot);
     }
 
     /// Calls `watcher` on each change, and when the key is back, until it returns `false`. It must not block.
@@ -180,17 +193,17 @@ mod tests {
     #[test]
     fn a_rate_is_a_word_or_at_least_a_mebibyte() {
         for (text, rate) in [
-            ("unlimited", HydrateRate::Unlimited),
-            ("paused", HydrateRate::Paused),
-            ("1048576", HydrateRate::PerSecond(1 << 20)),
+            ("unlimited", BackgroundRate::Unlimited),
+            ("paused", BackgroundRate::Paused),
+            ("1048576", BackgroundRate::PerSecond(1 << 20)),
         ] {
-            assert_eq!((text.parse::<HydrateRate>().unwrap(), rate.to_string()), (rate, text.to_owned()));
+            assert_eq!((text.parse::<BackgroundRate>().unwrap(), rate.to_string()), (rate, text.to_owned()));
         }
         for bad in ["", "0", "1048575", "-1", "pause", "Paused", "1e9", "99999999999999999999999"] {
-            assert_eq!(bad.parse::<HydrateRate>().unwrap_err().kind(), Kind::Usage, "{bad}");
+            assert_eq!(bad.parse::<BackgroundRate>().unwrap_err().kind(), Kind::Usage, "{bad}");
         }
-        let time = |rate: HydrateRate| rate.time_for(8 << 20);
-        assert_eq!(time(HydrateRate::PerSecond(16 << 20)), Duration::from_millis(500));
-        assert_eq!((time(HydrateRate::Unlimited), time(HydrateRate::Paused)), (Duration::ZERO, Duration::ZERO));
+        let time = |rate: BackgroundRate| rate.time_for(8 << 20);
+        assert_eq!(time(BackgroundRate::PerSecond(16 << 20)), Duration::from_millis(500));
+        assert_eq!((time(BackgroundRate::Unlimited), time(BackgroundRate::Paused)), (Duration::ZERO, Duration::ZERO));
     }
 }

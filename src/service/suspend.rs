@@ -34,6 +34,7 @@ impl VolumeRecord {
         self.iops = changes.iops.unwrap_or(self.iops);
         self.throughput = changes.throughput.unwrap_or(self.throughput);
         self.hydrate_rate = changes.hydrate_rate.unwrap_or(self.hydrate_rate);
+        self.snapshot_rate = changes.snapshot_rate.unwrap_or(self.snapshot_rate);
         self.repository = changes.repository.unwrap_or(self.repository);
     }
 }
@@ -52,8 +53,10 @@ impl Service {
                 act = act.detail(name, limit);
             }
         }
-        if let Some(rate) = changes.hydrate_rate {
-            act = act.detail("hydrate-rate", rate);
+        for (name, rate) in [("hydrate-rate", changes.hydrate_rate), ("snapshot-rate", changes.snapshot_rate)] {
+            if let Some(rate) = rate {
+                act = act.detail(name, rate);
+            }
         }
         if let Some(repository) = changes.repository {
             let which = repository.map_or_else(|| "default".to_owned(), |key| key.to_string());
@@ -66,7 +69,8 @@ impl Service {
             Ok(())
         })?;
         if let Some(settings) = self.opens.settings_of(record.id) {
-            settings.set(next.on_key_loss, next.iops, next.throughput, next.hydrate_rate);
+            settings.set(next.on_key_loss, next.iops, next.throughput);
+            settings.set_rates(next.hydrate_rate, next.snapshot_rate);
             settings.tell();
         }
         self.volume_info(&next)

@@ -6,7 +6,7 @@ use super::keygate::{KeyHolder, Ticket};
 use super::opening::Need;
 use super::records::{LeaseRecord, NextIdentity, SnapshotRecord, Stage, VolumeRecord};
 use super::repositories::Repositories;
-use super::settings::{Changes, HydrateRate};
+use super::settings::{BackgroundRate, Changes};
 use super::suspend::check_limits;
 use super::volume_keys::context_of;
 use super::{EC2, OnKeyLoss, Service};
@@ -79,7 +79,8 @@ fn creating(id: VolumeId, keyed: &Keyed, size: u64, now: Timestamp) -> VolumeRec
         suspended: false,
         iops: 0,
         throughput: 0,
-        hydrate_rate: HydrateRate::default(),
+        hydrate_rate: BackgroundRate::default(),
+        snapshot_rate: BackgroundRate::default(),
         repository: None,
         stage: Stage::Creating,
         next: None,
@@ -374,6 +375,7 @@ impl Service {
             iops: Some(record.iops).filter(|n| *n > 0),
             throughput: Some(record.throughput).filter(|n| *n > 0),
             hydrate_rate: record.hydrate_rate,
+            snapshot_rate: record.snapshot_rate,
             repository: record.repository.map(|key| self.repositories.name_of(key)),
             header: None,
         })

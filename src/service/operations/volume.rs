@@ -4,7 +4,7 @@ use super::{Authorization, Call, Done, Operation, named};
 use crate::error::Result;
 use crate::ledger::Act;
 use crate::service::api::{RolledBackInfo, VolumeInfo};
-use crate::service::settings::{Changes, HydrateRate, OnKeyLoss};
+use crate::service::settings::{BackgroundRate, Changes, OnKeyLoss};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -31,7 +31,10 @@ pub struct CreateVolume {
     pub throughput: Option<u64>,
     /// How fast it is filled from its snapshot: `unlimited`, `paused`, or bytes per second.
     #[serde(default)]
-    pub hydrate_rate: Option<HydrateRate>,
+    pub hydrate_rate: Option<BackgroundRate>,
+    /// How fast its snapshots are copied: `unlimited`, `paused`, or bytes per second.
+    #[serde(default)]
+    pub snapshot_rate: Option<BackgroundRate>,
     /// Name or id of the repository for its snapshots, or `default`.
     #[serde(default)]
     pub repository: Option<String>,
@@ -45,9 +48,10 @@ impl Operation for CreateVolume {
         Some(self.name.as_ref().map_or_else(|| Act::new(act), |name| named(act, name)))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { name, size, key, snapshot, on_key_loss, iops, throughput, hydrate_rate, repository } = self;
+        let Self { name, size, key, snapshot, on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository } =
+            self;
         let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
-        let settings = Changes { on_key_loss, iops, throughput, hydrate_rate, repository };
+        let settings = Changes { on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository };
         call.service.create_volume(call.caller, name, size, key.as_deref(), snapshot.as_deref(), &settings)
     }
 }
@@ -69,7 +73,10 @@ pub struct ModifyVolume {
     pub throughput: Option<u64>,
     /// How fast it is filled from its snapshot: `unlimited`, `paused`, or bytes per second.
     #[serde(default)]
-    pub hydrate_rate: Option<HydrateRate>,
+    pub hydrate_rate: Option<BackgroundRate>,
+    /// How fast its snapshots are copied: `unlimited`, `paused`, or bytes per second.
+    #[serde(default)]
+    pub snapshot_rate: Option<BackgroundRate>,
     /// Name or id of the repository for its snapshots, or `default`.
     #[serde(default)]
     pub repository: Option<String>,
@@ -82,12 +89,12 @@ impl Operation for ModifyVolume {
         Some(named("ec2:ModifyVolume", &self.volume))
     }
     fn perform(self, call: Call<'_>) -> Result<VolumeInfo> {
-        let Self { volume, on_key_loss, iops, throughput, hydrate_rate, repository } = self;
+        let Self { volume, on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository } = self;
         let repository = repository.map(|name| call.service.repository_setting(&name)).transpose()?;
         call.service.modify_volume(
             call.caller,
             &volume,
-            &Changes { on_key_loss, iops, throughput, hydrate_rate, repository },
+            &Changes { on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository },
         )
     }
 }
