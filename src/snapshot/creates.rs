@@ -39,6 +39,8 @@ pub(super) struct Creates {
     running: HashMap<SnapshotId, Running>,
     /// Sweeps, at most one of each folder.
     sweeps: Vec<Sweep>,
+    /// Folders that are being compacted.
+    compacted: HashSet<Folder>,
 }
 
 impl Creates {
@@ -79,6 +81,15 @@ impl Creates {
         is_free
     }
 
+    /// Begins to compact a folder. `false`: that is under way.
+    pub(super) fn begin_compaction(&mut self, folder: Folder) -> bool {
+        self.compacted.insert(folder)
+    }
+
+    pub(super) fn end_compaction(&mut self, folder: Folder) {
+        self.compacted.remove(&folder);
+    }
+
     pub(super) fn end_sweep(&mut self, folder: Folder) {
         self.sweeps.retain(|s| s.folder != folder);
     }
@@ -86,6 +97,13 @@ impl Creates {
     /// Returns the snapshots whose manifests must stay because a create in the sweep's folder is making them.
     pub(super) fn manifests(&self, folder: Folder) -> Vec<SnapshotId> {
         self.running.iter().filter(|(_, r)| r.folder == folder).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns bases of creates that are not among `marked`.
+    pub(super) fn bases(&self, folder: Folder, marked: &HashSet<(Folder, SnapshotId)>) -> Vec<Arc<Located>> {
+        let running = self.running.values().filter(|r| r.folder == folder).filter_map(|r| r.base.as_ref());
+        let all = running.chain(self.sweep_of(folder).into_iter().flat_map(|s| &s.bases));
+        all.filter(|b| !marked.contains(&(b.folder, b.manifest.snapshot))).cloned().collect()
     }
 
     /// Returns bases of creates that are not among `marked`. If there are none, deleting begins: from now on, only
@@ -96,10 +114,8 @@ impl Creates {
         marked: &HashSet<(Folder, SnapshotId)>,
         keeps: impl FnOnce() -> HashSet<SnapshotId>,
     ) -> Vec<Arc<Located>> {
-        let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) else { return Vec::new() };
-        let running = self.running.values().filter(|r| r.folder == folder).filter_map(|r| r.base.as_ref());
-        let all = running.chain(&sweep.bases);
-        let new: Vec<_> = all.filter(|b| !marked.contains(&(b.folder, b.manifest.snapshot))).cloned().collect();
+        let new = self.bases(folder, marked);
+        let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) else { return new };
         if new.is_empty() {
             sweep.keeps = Some(keeps());
         }
@@ -148,8 +164,8 @@ const SHAPES: usize = 4096;
 pub(super) enum Shape {
     /// Child pages, each with its index in its level.
     Pages(Vec<(u64, Hash32)>),
-    /// Packs.
-    Packs(HashSet<PackId>),
+    /// Bodies: by pack, the offset and length of each.
+    Bodies(Vec<(PackId, Vec<(u32, u32)>)>),
 }
 
 /// A cache of sweeps, so that a page or manifest is read only once: shapes of pages by name, which never change, and

@@ -9,16 +9,20 @@
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
 //! staging     what is copied and not in the repository yet
-//! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
+//! creates     running creates, and what a sweep spares for them      mark        what is reached
+//! sweep       deletes what is not reached                            compact     moves what is reached together
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+pub mod compact;
 pub mod copy;
 mod creates;
 pub mod location;
 pub mod log;
 pub mod manifest;
+mod mark;
+mod moved;
 pub mod objects;
 pub mod pack;
 pub mod page;

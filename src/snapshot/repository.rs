@@ -12,6 +12,7 @@ use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, 
 use super::manifest::Manifest;
 use super::objects::{Listed, Objects, StoreObjects, put_same};
 use super::record::RECORD_MAX;
+use super::redirect::Moved;
 use super::refs::{REF_MAX, Ref, RefKind};
 use super::tree::{CACHE_PAGES, PageCache, Tree};
 use super::{Folder, PublicKey, Signer, damaged, too_new};
@@ -105,6 +106,8 @@ pub(super) struct Inner {
     pub(super) swept: Condvar,
     /// The sweeps' cache of pages and manifests.
     pub(super) shapes: Mutex<Shapes>,
+    /// Where the bodies of compacted packs are.
+    pub(super) moved: Mutex<Moved>,
     about: OnceLock<About>,
     author: Option<Author>,
     /// Never held while an object is read or written: a lineage whose store is slow delays no other.
@@ -232,6 +235,7 @@ impl Repository {
             creates: Mutex::default(),
             swept: Condvar::new(),
             shapes: Mutex::default(),
+            moved: Mutex::default(),
             about: OnceLock::new(),
             author,
             logs: Mutex::new(HashMap::new()),
@@ -544,7 +548,8 @@ impl Inner {
             return Ok(());
         }
         // A killed process may have linked a record without syncing the directory: visible now, lost at power loss.
-        ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
+        let sorts = ["log", "manifests", "pages", "packs", "redirects"];
+        sorts.iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
         // The refs of all installations share a folder: this one may delete only what it staged itself.
         self.objects.settle(&format!("{}/refs", own.lineage), &own.installation.to_string())?;
         *settled = true;
