@@ -300,6 +300,9 @@ impl Repository {
             let copied = inner.copy(own, batch, go_on, &mut done)?;
             inner.replace(own, &plan, batch, &copied, &mut done)?;
         }
+        if !threshold.dry_run && done.swept.blind.is_none() {
+            inner.trim_log(own)?;
+        }
         done.garbage = (done.garbage + done.written).saturating_sub(done.removed);
         Ok(done)
     }

@@ -477,3 +477,23 @@ fn a_threshold_puts_compaction_off() {
         repo.collect(LINEAGE, &All, &Threshold { bytes: 1, percent: 5, dry_run: false }, &mut |_, _| true).unwrap();
     assert!(done.packs > 0 && done.garbage < none.garbage);
 }
+
+/// A sweep trims the log, and who reads it from its beginning finds the same snapshots.
+#[test]
+fn a_sweep_trims_the_log() {
+    let (repo, objects) = hooked();
+    let (mut model, own) = (BTreeMap::new(), repo.inner.own(LINEAGE).unwrap());
+    chain(&repo, 1..=2, &mut model);
+    for n in 0..600 {
+        repo.hold(LINEAGE, snap(2), n % 2 == 0).unwrap();
+    }
+    assert!(count(&*objects, "log") > 600);
+    repo.sweep(LINEAGE).unwrap();
+    assert!(count(&*objects, "log") < 400);
+    assert!(objects.head(&own.path("log", "0000000000000000")).unwrap().is_some());
+    repo.hold(LINEAGE, snap(1), true).unwrap();
+    let again = over(&objects);
+    all_hold(&again, &model);
+    assert_eq!(again.last_log_number(LINEAGE).unwrap(), repo.last_log_number(LINEAGE).unwrap());
+    assert!(again.live(LINEAGE, snap(1)).unwrap().unwrap().held);
+}

@@ -8,7 +8,7 @@
 //! does; a cloned data directory is detected by put-if-absent on the log.
 
 use super::creates::{Creates, Shapes};
-use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
+use super::log::{CHECKPOINT_EVERY, Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
 use super::manifest::Manifest;
 use super::objects::{Listed, Objects, StoreObjects, put_same};
 use super::record::RECORD_MAX;
@@ -24,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub(super) const DESCRIPTION: &str = "coffer-repository.json";
@@ -124,6 +125,8 @@ struct LogSlot {
     /// The log as of the last append that succeeded; readers do not wait for the next one. `None`: not read yet, missing,
     /// or to be reread after a failed put.
     log: Mutex<Option<Arc<Log>>>,
+    /// The number of the first record behind genesis, as far as this process has trimmed it.
+    trimmed: AtomicU64,
 }
 
 /// The contents of the description.
@@ -609,6 +612,17 @@ impl Inner {
             };
             log.append(&*self.objects, &*signer, entry)
         })
+    }
+
+    /// Deletes records of this installation's log that no reader needs.
+    pub(super) fn trim_log(&self, own: Folder) -> Result<()> {
+        let slot = self.slot(own.lineage);
+        let Some(log) = self.own_log(own)? else { return Ok(()) };
+        // There is something to trim at every checkpoint.
+        if log.last / CHECKPOINT_EVERY > 1 + slot.trimmed.load(Ordering::Acquire) / CHECKPOINT_EVERY {
+            slot.trimmed.store(log.trim(&*self.objects)?, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Returns the state of this installation's log, if no part of it is unknown.

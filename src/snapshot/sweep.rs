@@ -71,7 +71,7 @@ impl Repository {
     pub fn sweep_for(&self, lineage: LineageId, needs: &dyn Needs) -> Result<Swept> {
         let inner = &*self.inner;
         let own = inner.own(lineage)?;
-        let _turn = Turn::wait_for(inner, own);
+        let turn = Turn::wait_for(inner, own);
         let there = Listing::read(inner, own)?;
         let mut marks = Marks::default();
         inner.mark(own, &there, needs, &mut marks)?;
@@ -80,6 +80,8 @@ impl Repository {
             return Ok(swept);
         }
         inner.delete_unmarked(own, &there, &marks, &mut swept)?;
+        drop(turn);
+        inner.trim_log(own)?;
         Ok(swept)
     }
 }
