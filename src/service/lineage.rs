@@ -9,8 +9,10 @@ use super::repositories::Repositories;
 use crate::cipher::SealedMut;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
+use crate::snapshot::compact::{Collected, GoOn, Threshold};
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::{Ref, RefKind};
+use crate::snapshot::repository::Repository;
 use crate::snapshot::staging;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
@@ -33,6 +35,8 @@ pub(super) struct Lineages {
     staging: PathBuf,
     /// Where there may be unreachable objects.
     unswept: Mutex<BTreeSet<Home>>,
+    /// Where a sweep may have left packs with garbage.
+    worn: Mutex<BTreeSet<Home>>,
 }
 
 impl Lineages {
@@ -53,6 +57,7 @@ impl Lineages {
             stores: stores.clone(),
             staging,
             unswept: Mutex::new(BTreeSet::new()),
+            worn: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -242,6 +247,35 @@ impl Lineages {
     /// Deletes all unneeded objects of a lineage in a repository.
     pub(super) fn sweep(&self, home: Home) -> Result<Swept> {
         let repository = self.repositories.open(home.repository)?;
+        let swept = repository.sweep_for(home.lineage, &self.known(home, &repository)?)?;
+        self.worn.lock().insert(home);
+        Ok(swept)
+    }
+
+    /// Sweeps a lineage in a repository, then compacts its packs.
+    pub(super) fn collect(&self, home: Home, threshold: &Threshold, go_on: GoOn<'_>) -> Result<Collected> {
+        let repository = self.repositories.open(home.repository)?;
+        repository.collect(home.lineage, &self.known(home, &repository)?, threshold, go_on)
+    }
+
+    /// Notes that packs in the data directory's repository may have garbage: an earlier process may not have come to it.
+    pub(super) fn look_for_garbage(&self) {
+        let local = |r: &SnapshotRecord| r.repository.is_local().then(|| r.home());
+        self.worn.lock().extend(self.records.snapshots().unwrap_or_default().iter().filter_map(local));
+    }
+
+    /// Returns whether a sweep may have left packs with garbage.
+    pub(super) fn has_worn(&self) -> bool {
+        !self.worn.lock().is_empty()
+    }
+
+    /// Takes where a sweep may have left packs with garbage.
+    pub(super) fn take_worn(&self) -> BTreeSet<Home> {
+        std::mem::take(&mut *self.worn.lock())
+    }
+
+    /// Returns what the catalog knows about a lineage in a repository.
+    pub(super) fn known(&self, home: Home, repository: &Repository) -> Result<Known<'_>> {
         let here = repository.id()?;
         let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == home.lineage && !v.hydrated);
         let parents = volumes.filter_map(|v| v.parent).filter(|p| p.repository == here).map(|p| p.snapshot);
@@ -253,7 +287,7 @@ impl Lineages {
             // One whose staging is damaged cannot be continued, and needs nothing.
             packs.extend(staging::packs_in(&self.staging.join(pending.id.to_string())).unwrap_or_default());
         }
-        repository.sweep_for(home.lineage, &Known { lineages: self, here, roots, packs, going })
+        Ok(Known { lineages: self, here, roots, packs, going })
     }
 }
 
@@ -302,7 +336,7 @@ fn fill_ref(volume: VolumeId) -> String {
 }
 
 /// What the catalog knows about this installation's refs.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     lineages: &'a Lineages,
     /// The repository of the refs.
     here: RepositoryId,

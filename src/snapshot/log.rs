@@ -504,6 +504,42 @@ impl Log {
         Ok(first)
     }
 
+    /// Checks every record of a log as it is stored, and that each follows the one before it. Returns how many there are, and
+    /// what is wrong.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn check(objects: &dyn Objects, folder: Folder) -> Result<(u64, Vec<String>)> {
+        let all = numbers(objects, folder)?;
+        let (mut problems, mut before) = (Vec::new(), None);
+        if all.is_empty() {
+            return Ok((0, problems));
+        }
+        let mut see = |found: Result<Record>| match found {
+            Err(e) if is_damage(&e) || e.kind() == Kind::Unsupported => {
+                problems.push(e.line());
+                Ok(None)
+            }
+            other => other.map(Some),
+        };
+        let key = see(read_any(objects, folder, 0))?.and_then(|r| r.body::<Genesis>(&path(folder, 0)).ok());
+        for number in all.iter().copied() {
+            let Some(key) = &key else { break };
+            let Some(record) = see(read(objects, folder, number, &key.public_key.0))? else { continue };
+            let known = before.replace((number, record.hash()));
+            let follows = known.is_none_or(|(last, hash)| last + 1 != number || hash == record.envelope.previous);
+            if !follows {
+                see(Err(damaged(&path(folder, number), 40, "the record does not follow the one before it")))?;
+            }
+        }
+        // A gap that a reader needs is one here, too.
+        match Self::load(objects, folder) {
+            Err(e) if is_damage(&e) || e.kind() == Kind::Unsupported => problems.push(e.line()),
+            other => drop(other?),
+        }
+        Ok((all.len() as u64, problems))
+    }
+
     /// Whether genesis and the records from checkpoint `first` on, as they are stored, add up to this log.
     fn is_whole_from(&self, objects: &dyn Objects, first: u64) -> Result<bool> {
         let mut kept = match Self::from_genesis(objects, self.folder) {

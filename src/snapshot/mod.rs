@@ -11,10 +11,12 @@
 //! staging     what is copied and not in the repository yet
 //! creates     running creates, and what a sweep spares for them      mark        what is reached
 //! sweep       deletes what is not reached                            compact     moves what is reached together
+//! check       checks a folder                                        stats       counts what is in a folder
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+pub mod check;
 pub mod compact;
 pub mod copy;
 mod creates;
@@ -34,6 +36,7 @@ pub mod refs;
 pub mod repository;
 mod s3;
 pub mod staging;
+pub mod stats;
 mod store_error;
 pub mod sweep;
 pub mod tree;

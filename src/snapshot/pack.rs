@@ -16,6 +16,7 @@
 use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
 use crate::error::{Error, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap};
+use std::collections::HashMap;
 
 /// Bytes in a pack's header.
 pub const HEADER: usize = 64;
@@ -249,6 +250,56 @@ pub struct PackIndex {
     pub lineage: LineageId,
     /// Each body's head and the head's offset.
     pub bodies: Vec<(BodyHead, u32)>,
+}
+
+/// What a pack's header and footer say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PackFooter {
+    pub(super) id: PackId,
+    pub(super) lineage: LineageId,
+    /// The length of each body's sectors, by the offset of its head.
+    pub(super) bodies: HashMap<u32, u32>,
+}
+
+impl From<PackIndex> for PackFooter {
+    fn from(index: PackIndex) -> Self {
+        let bodies = index.bodies.iter().map(|(head, offset)| (*offset, head.length)).collect();
+        Self { id: index.id, lineage: index.lineage, bodies }
+    }
+}
+
+/// Reads and checks header, footer and tail of a pack of `size` bytes, but no body.
+///
+/// # Errors
+/// As [`parse_pack`]; the error of `read`.
+pub(super) fn parse_footer(
+    object: &str,
+    size: u64,
+    read: &mut dyn FnMut(std::ops::Range<u64>) -> Result<bytes::Bytes>,
+) -> Result<PackFooter> {
+    let tail_at = size.saturating_sub(TAIL as u64);
+    if size < BARE || size > PACK_MAX as u64 {
+        return Err(damaged(object, 0, format_args!("{size} bytes are no pack")));
+    }
+    let (id, lineage) = parse_head(object, &read(0..HEADER as u64)?)?;
+    let tail = read(tail_at..size)?;
+    let (count, at) = parse_tail(object, &tail, tail_at as usize)?;
+    let footer = read(at as u64..tail_at)?;
+    let footer = check_footer(object, &footer, at)?;
+    let mut next = HEADER;
+    let mut bodies = HashMap::with_capacity(count);
+    for (i, foot) in footer.chunks_exact(FOOT).enumerate() {
+        let head = BodyHead::decode(foot, 0);
+        if u32_at(foot, HEAD) as usize != next || head.length != stored_len(head.map) || head.map.is_empty() {
+            return Err(damaged(object, at + i * FOOT, format_args!("footer entry {i} is inconsistent")));
+        }
+        bodies.insert(next as u32, head.length);
+        next += HEAD + head.length as usize;
+    }
+    if next != at {
+        return Err(damaged(object, next, "bytes between the last body and the footer"));
+    }
+    Ok(PackFooter { id, lineage, bodies })
 }
 
 /// Returns the number of bodies and the offset of the footer, which ends before the tail at `tail_at`.
