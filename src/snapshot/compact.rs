@@ -8,7 +8,7 @@
 //!
 //! Bodies are copied while creates, sweeps and reads go on. That is safe: what is reached in a pack that was there at
 //! the mark only shrinks, for a create takes no base that is neither live nor marked (`creates.rs`).
-//! Only deleting takes its turn among the sweeps.
+//! Only redirecting and deleting takes its turn among the sweeps.
 
 use super::Folder;
 use super::log::is_damage;
@@ -298,6 +298,7 @@ impl Repository {
         }
         for batch in &plan.batches {
             let copied = inner.copy(own, batch, go_on, &mut done)?;
+            inner.put_pack(own, &copied, &mut done)?;
             inner.replace(own, &plan, batch, &copied, &mut done)?;
         }
         if !threshold.dry_run && done.swept.blind.is_none() {
@@ -442,7 +443,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts the new pack of a batch, rewrites the redirects, and deletes the old packs.
+    /// Puts and confirms the new pack of a batch. Sweeps leave it alone.
+    fn put_pack(&self, own: Folder, copied: &Copied, done: &mut Collected) -> Result<()> {
+        let Some((id, bytes)) = &copied.new else { return Ok(()) };
+        let object = own.path("packs", id);
+        self.creates.lock().announce_compacted(own, object.clone());
+        put_same(&*self.objects, &object, bytes)?;
+        let there = self.objects.head(&object)?;
+        if there != Some(bytes.len() as u64) {
+            let why = format_args!("{} bytes were written, but {there:?} are present", bytes.len());
+            return Err(super::damaged(&object, 0, why));
+        }
+        done.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Rewrites the redirects of a batch, whose new pack is there, and deletes the old packs.
     fn replace(&self, own: Folder, plan: &Plan, batch: &Work, copied: &Copied, done: &mut Collected) -> Result<()> {
         let _turn = Turn::wait_for(self, own);
         let mut packs = Vec::new();
@@ -456,16 +472,6 @@ impl Inner {
         }
         if packs.is_empty() {
             return Ok(());
-        }
-        if let Some((id, bytes)) = &copied.new {
-            let object = own.path("packs", id);
-            put_same(&*self.objects, &object, bytes)?;
-            let there = self.objects.head(&object)?;
-            if there != Some(bytes.len() as u64) {
-                let why = format_args!("{} bytes were written, but {there:?} are present", bytes.len());
-                return Err(super::damaged(&object, 0, why));
-            }
-            done.written += bytes.len() as u64;
         }
         let named = batch.iter().filter(|(pack, _)| packs.contains(pack)).flat_map(|(_, bodies)| bodies);
         let mut direct: BTreeMap<PackId, Vec<Body>> = BTreeMap::new();

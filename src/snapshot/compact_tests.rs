@@ -497,3 +497,17 @@ fn a_sweep_trims_the_log() {
     assert_eq!(again.last_log_number(LINEAGE).unwrap(), repo.last_log_number(LINEAGE).unwrap());
     assert!(again.live(LINEAGE, snap(1)).unwrap().unwrap().held);
 }
+
+#[test]
+fn a_sweep_leaves_alone_the_new_pack_that_nothing_names_yet() {
+    let (worn, model) = worn();
+    let objects: Arc<dyn Objects> = Arc::new(Hooked(worn));
+    let repo = over(&objects);
+    let other = repo.clone();
+    let called = at("head", "/packs/", 0, move || drop(other.sweep(LINEAGE).unwrap()));
+    let done = collect(&repo);
+    Hooked::call_none();
+    assert!(called.get() && done.packs > 0);
+    is_compact(&*objects, &done);
+    all_hold(&over(&objects), &model);
+}

@@ -39,8 +39,8 @@ pub(super) struct Creates {
     running: HashMap<SnapshotId, Running>,
     /// Sweeps, at most one of each folder.
     sweeps: Vec<Sweep>,
-    /// Folders that are being compacted.
-    compacted: HashSet<Folder>,
+    /// Folders that are being compacted, each with the pack that nothing names yet.
+    compacted: HashMap<Folder, Option<String>>,
 }
 
 impl Creates {
@@ -83,7 +83,16 @@ impl Creates {
 
     /// Begins to compact a folder. `false`: that is under way.
     pub(super) fn begin_compaction(&mut self, folder: Folder) -> bool {
-        self.compacted.insert(folder)
+        let is_free = !self.compacted.contains_key(&folder);
+        if is_free {
+            self.compacted.insert(folder, None);
+        }
+        is_free
+    }
+
+    /// Keeps sweeps from deleting a pack that compaction is about to put, until it announces the next one.
+    pub(super) fn announce_compacted(&mut self, folder: Folder, path: String) {
+        self.compacted.insert(folder, Some(path));
     }
 
     pub(super) fn end_compaction(&mut self, folder: Folder) {
@@ -130,7 +139,8 @@ impl Creates {
     /// Whether a create has announced the object, which may not be in the mark.
     pub(super) fn spares(&self, folder: Folder, path: &str) -> bool {
         let ended = self.sweep_of(folder).is_some_and(|s| s.names.contains(path));
-        ended || self.running.values().any(|r| r.names.contains(path))
+        let is_new = self.compacted.get(&folder).is_some_and(|new| new.as_deref() == Some(path));
+        ended || is_new || self.running.values().any(|r| r.names.contains(path))
     }
 
     /// Begins the delete of an object by the folder's sweep. `false`: it must stay.
