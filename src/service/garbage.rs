@@ -274,3 +274,7 @@ impl<'a> Pace<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "garbage_tests.rs"]
+mod tests;
