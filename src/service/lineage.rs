@@ -182,38 +182,53 @@ impl Lineages {
 
     /// Finishes a delete that the catalog has recorded: the log, unneeded bases, the objects, and last the catalog's record.
     pub(super) fn finish_delete(&self, record: &SnapshotRecord) -> Result<Swept> {
-        let (home, lineage) = (record.home(), record.lineage);
+        self.finish_deletes(record.home(), std::slice::from_ref(record))
+    }
+
+    /// The same for several in one home, whose objects are removed by one sweep: it has to mark what all others need.
+    pub(super) fn finish_deletes(&self, home: Home, records: &[SnapshotRecord]) -> Result<Swept> {
         let repository = self.repositories.open(home.repository)?;
-        let mut swept = Swept::default();
-        if let Some(live) = repository.live(lineage, record.id)? {
-            let delete = || {
-                // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
-                if live.held {
-                    repository.hold(lineage, record.id, false)?;
-                }
-                repository.delete(lineage, record.id)
-            };
-            match self.records.ledger().with_reserve(delete) {
-                // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
-                // meanwhile.
-                Err(err) if err.kind() == Kind::NoSpace => {
-                    swept = self.sweep(home)?;
-                    repository.delete(lineage, record.id)?;
-                }
-                other => other?,
-            }
+        let mut early = Swept::default();
+        for record in records {
+            let swept = self.delete_in_log(&repository, record)?;
+            early = Swept { deleted: early.deleted + swept.deleted, freed: early.freed + swept.freed, ..swept };
         }
         self.logs.note(home);
         self.bases.release_unneeded(home)?;
         let now = self.sweep(home)?;
-        let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
-        self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
-            match tx.get::<SnapshotRecord>(&record.id.to_string())? {
-                Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
-                None => Ok(()),
+        for record in records {
+            let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
+            self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
+                match tx.get::<SnapshotRecord>(&record.id.to_string())? {
+                    Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
+                    None => Ok(()),
+                }
+            })?;
+        }
+        Ok(Swept { deleted: early.deleted + now.deleted, freed: early.freed + now.freed, ..now })
+    }
+
+    /// Deletes a snapshot in its log, unless that was done. Returns what was swept to make room for it.
+    fn delete_in_log(&self, repository: &Repository, record: &SnapshotRecord) -> Result<Swept> {
+        let lineage = record.lineage;
+        let Some(live) = repository.live(lineage, record.id)? else { return Ok(Swept::default()) };
+        let delete = || {
+            // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
+            if live.held {
+                repository.hold(lineage, record.id, false)?;
             }
-        })?;
-        Ok(Swept { deleted: swept.deleted + now.deleted, freed: swept.freed + now.freed, ..now })
+            repository.delete(lineage, record.id)
+        };
+        match self.records.ledger().with_reserve(delete) {
+            // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
+            // meanwhile.
+            Err(err) if err.kind() == Kind::NoSpace => {
+                let swept = self.sweep(record.home())?;
+                repository.delete(lineage, record.id)?;
+                Ok(swept)
+            }
+            other => other.map(|()| Swept::default()),
+        }
     }
 
     /// Notes that there may be unreachable objects.
