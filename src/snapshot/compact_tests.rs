@@ -259,6 +259,26 @@ fn a_reader_finds_what_moves_under_it() {
     }
 }
 
+/// Chunk 5 was moved once; the pack that it is in now is compacted after its redirect was read.
+#[test]
+fn a_reader_looks_at_a_redirect_again_when_it_was_rewritten_under_it() {
+    let (repo, objects) = hooked();
+    let seeds = |from: u64, to: u64, seed: u8| (from..to).map(|n| (n, seed)).collect::<Content>();
+    make(&repo, spec(1, CHUNKS, None), &seeds(0, 6, 1));
+    make(&repo, spec(2, CHUNKS, Some(1)), &seeds(0, 3, 2));
+    repo.delete(LINEAGE, snap(1)).unwrap();
+    assert_eq!(collect(&repo).packs, 1);
+    make(&repo, spec(3, CHUNKS, Some(2)), &seeds(3, 5, 3));
+    repo.delete(LINEAGE, snap(2)).unwrap();
+    let reader = Repository::open_in(objects, env().0, None).unwrap().open_snapshot(LINEAGE, snap(3)).unwrap();
+    // The first is the pack that the leaf entry names, which is gone.
+    let called = at("get", "/packs/", 1, move || assert_eq!(collect(&repo).packs, 1));
+    let mut out = vec![0; CHUNK];
+    reader.fetch(ChunkNo(5), SealedMut::over(&mut out)).unwrap();
+    Hooked::call_none();
+    assert!(called.get() && out == chunk(1));
+}
+
 #[test]
 fn a_create_whose_base_is_compacted_meanwhile_completes() {
     // Before its first chunk, between chunks, and at each look of its last check.
