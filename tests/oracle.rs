@@ -5,6 +5,7 @@
 
 mod common;
 
+use coffer::service::Role;
 use common::*;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -212,6 +213,41 @@ fn snapshots_full_and_incremental_and_what_is_made_from_them() {
     nbd.close();
     assert_eq!(served.stop(), 0);
     copy.check(&[(0, 8 * MIB)]);
+}
+
+/// Bodies of compacted packs are where redirects say, and a log may begin with a checkpoint.
+#[test]
+fn a_compacted_repository_and_a_trimmed_log() {
+    if !requires_reader() {
+        return;
+    }
+    let s = Scratch::new();
+    let mut vol = Volume::create(&s, "web", 5);
+    vol.change(&[(1, 0, 5 * MIB)], &[]);
+    let first = s.id(&["snapshot", "create", "web", "--wait"]);
+    vol.change(&[(2, 0, 2 * MIB)], &[]);
+    let second = s.id(&["snapshot", "create", "web", "--wait"]);
+    let service = s.opened(Role::Command);
+    for n in 0..520 {
+        let action = if n % 2 == 0 { "snapshot-hold" } else { "snapshot-release" };
+        let request = serde_json::from_value(serde_json::json!({"action": action, "snapshot": second})).unwrap();
+        service.handle(&service.caller_of(0, "test").unwrap(), request, &mut |_| true).unwrap();
+    }
+    service.shut_down();
+    drop(service);
+    s.ok(&["snapshot", "delete", &first]);
+    assert_eq!(s.json(&["repository", "gc"])["repositories"][0]["compacted"], 1);
+    let repository = s.data.join("repository");
+    let all = |sort: &str| files(&repository).iter().filter(|f| f.parent().unwrap().ends_with(sort)).count();
+    assert!(all("redirects") == 1 && all("log") < 520, "{} redirects, {} records", all("redirects"), all("log"));
+    let said = reads(&["repo", "verify", text(&repository)]);
+    assert!(said.starts_with("1 snapshots, "), "{said}");
+    let (key, out) = (vol.key(), s.path("out"));
+    reads(&["repo", "extract", text(&repository), &second, text(&out), "--key", text(&key)]);
+    assert!(std::fs::read(&out).unwrap() == vol.model);
+    // A redirect that is damaged is found.
+    let _flipped = Flipped::at(&only(&repository, "redirects"), 70);
+    finds(&["repo", "verify", text(&repository)], &["redirects"]);
 }
 
 /// A volume with some data, and a snapshot of it.

@@ -25,6 +25,7 @@ mod serve;
 mod snapshot;
 mod sockets;
 mod tls;
+mod upkeep;
 
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -419,6 +420,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Volume(VolumeVerb::Import(args)) => return import::run(&common, args),
         Verb::Volume(verb) => volume_request(verb)?,
         Verb::Repository(RepositoryVerb::Open(args)) => return repository_open::run(&common, &args),
+        Verb::Repository(RepositoryVerb::Gc(args)) => return upkeep::collect(&common, args),
+        Verb::Repository(RepositoryVerb::Stats(args)) => return upkeep::stats(&common, args),
+        Verb::Repository(RepositoryVerb::Check(args)) => return upkeep::check(&common, args),
         Verb::Repository(verb) => repository::request(verb)?,
         Verb::Snapshot(verb) => return snapshot::run(&common, verb),
         Verb::Doctor => return doctor::run(&common),

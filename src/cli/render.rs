@@ -68,6 +68,10 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Repository(one) => show_repository(one),
         Reply::Repositories { repositories } => list_repositories(repositories),
         Reply::RecycleBin(bin) => show_recycle_bin(bin),
+        // `repository gc`, `stats` and `check` print these themselves.
+        Reply::Stats { repositories } => repositories.iter().for_each(|one| line(&one.repository)),
+        Reply::Checked { repositories } => repositories.iter().for_each(|one| line(&one.repository)),
+        Reply::Collected { repositories, .. } => repositories.iter().for_each(|one| line(&one.repository)),
         // `snapshot schedule`, `prune` and `verify` print these themselves, and `snapshot diff` its parts.
         Reply::Schedule(schedule) => line(schedule.id),
         Reply::Schedules { schedules } => schedules.iter().for_each(|one| line(one.id)),
@@ -122,6 +126,11 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::Snapshots { snapshots } => snapshots.iter().map(|s| s.id.to_string()).collect(),
         Reply::Repository(r) => vec![r.name.clone()],
         Reply::Repositories { repositories } => repositories.iter().map(|r| r.name.clone()).collect(),
+        Reply::Collected { repositories, .. } => repositories.iter().map(|one| one.repository.clone()).collect(),
+        Reply::Stats { repositories } => {
+            repositories.iter().flat_map(|one| &one.snapshots).map(|s| s.snapshot.to_string()).collect()
+        }
+        Reply::Checked { repositories } => repositories.iter().flat_map(|one| one.orphans.clone()).collect(),
         Reply::Schedule(schedule) => vec![schedule.id.to_string()],
         Reply::Schedules { schedules } => schedules.iter().map(|s| s.id.to_string()).collect(),
         Reply::Pruned { snapshots, .. } => snapshots.iter().map(|one| one.snapshot.to_string()).collect(),

@@ -1,8 +1,9 @@
 //! `coffer repository`: its verbs.
 
+use super::upkeep::{CheckArgs, GcArgs, StatsArgs};
 use crate::error::{Error, Kind, Result};
 use crate::service::operations::{
-    AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, Request,
+    AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRef, RemoveRepository, Request,
     SetDefaultRepository,
 };
 use crate::snapshot::location::{Location, S3Options};
@@ -68,6 +69,23 @@ pub(super) enum RepositoryVerb {
         #[command(flatten)]
         s3: S3Args,
     },
+    /// Delete what nothing needs any more, and compact packs that are mostly garbage
+    Gc(GcArgs),
+    /// Count what is in a repository, and what deleting each snapshot would give back
+    Stats(StatsArgs),
+    /// Check that every object is well-formed, and that what snapshots need is there
+    Check(CheckArgs),
+    /// Remove a ref, which keeps a snapshot for a volume or a job; audited
+    Unref {
+        /// Name of the ref, as `repository stats` shows it
+        name: String,
+        /// Repository that has it [default: whichever does]
+        #[arg(long, value_name = "NAME")]
+        repository: Option<String>,
+        /// Remove it although something may need it
+        #[arg(long)]
+        force: bool,
+    },
     /// List and verify the snapshots of any repository, read-only; needs no data directory and no key
     Open(OpenArgs),
     /// Remove a repository that nothing here needs; its objects are kept
@@ -97,7 +115,10 @@ pub(super) fn request(verb: RepositoryVerb) -> Result<Request> {
         RepositoryVerb::Add { name, url, s3 } => {
             AddRepository { name, location: Location::new(&url, s3.options())? }.into()
         }
-        RepositoryVerb::Open(_) => return Err(Error::new(Kind::Failed, "this verb is handled elsewhere")),
+        RepositoryVerb::Open(_) | RepositoryVerb::Gc(_) | RepositoryVerb::Stats(_) | RepositoryVerb::Check(_) => {
+            return Err(Error::new(Kind::Failed, "this verb is handled elsewhere"));
+        }
+        RepositoryVerb::Unref { name, repository, force } => RemoveRef { name, repository, force }.into(),
         RepositoryVerb::Move { repository, url, s3 } => {
             MoveRepository { repository, location: Location::new(&url, s3.options())? }.into()
         }

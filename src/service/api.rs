@@ -6,12 +6,14 @@ mod key;
 mod principal;
 mod repository;
 mod state;
+mod upkeep;
 
 pub use grant::{GrantInfo, PolicyInfo};
 pub use key::{Dependents, KeyInfo};
 pub use principal::{AccessKeyInfo, AccountInfo, PrincipalInfo, PrincipalPolicyInfo};
 pub use repository::RepositoryInfo;
 pub use state::{AccessKind, KeySpec, LockMode, LockState, PrincipalSort, SnapshotState, VolumeState};
+pub use upkeep::{CheckedInfo, CollectedInfo, HolderInfo, RefInfo, StatsInfo, TallyInfo, UniqueInfo};
 
 use super::cadence::Cadence;
 use super::retain::Keep;
@@ -90,6 +92,26 @@ pub enum Reply {
     Repositories {
         /// All repositories, the data directory's own first.
         repositories: Vec<RepositoryInfo>,
+    },
+    /// What collecting garbage did.
+    #[serde(rename = "repository-gc")]
+    Collected {
+        /// By repository.
+        repositories: Vec<CollectedInfo>,
+        /// Whether nothing was changed, because only the answer was asked for.
+        dry_run: bool,
+    },
+    /// Statistics of repositories.
+    #[serde(rename = "repository-stats")]
+    Stats {
+        /// By repository.
+        repositories: Vec<StatsInfo>,
+    },
+    /// What a check of repositories found.
+    #[serde(rename = "repository-check")]
+    Checked {
+        /// By repository.
+        repositories: Vec<CheckedInfo>,
     },
     /// One schedule.
     Schedule(ScheduleInfo),

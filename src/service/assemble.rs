@@ -5,6 +5,7 @@ use super::attachments::Attachments;
 use super::bases::Bases;
 use super::check::Doctor;
 use super::failed_syncs::FailedSyncs;
+use super::garbage::{self, Collector};
 use super::housekeeping::Housekeeper;
 use super::jobs::{self, Jobs};
 use super::kept::KeptLeases;
@@ -45,6 +46,16 @@ impl Snapshots {
         let staging = base.data.staging();
         let lineages = Arc::new(Lineages::new(records, &repositories, &logs, &bases, &base.stores, staging));
         Self { repositories, logs, bases, lineages }
+    }
+
+    fn collector(&self, records: &Arc<Records>) -> Arc<Collector> {
+        Arc::new(Collector::new(garbage::On {
+            records: records.clone(),
+            repositories: self.repositories.clone(),
+            logs: self.logs.clone(),
+            bases: self.bases.clone(),
+            lineages: self.lineages.clone(),
+        }))
     }
 }
 
@@ -109,6 +120,7 @@ impl Service {
         let snapshots = Snapshots::over(&base, &records);
         let volumes = Volumes::over(&base, &records, &snapshots.lineages);
         let (unsettled, jobs) = jobs(&base, &records, &snapshots, &volumes);
+        let collector = snapshots.collector(&records);
         let Base { env, data, kms, stores, lock, opening, .. } = base;
         let Snapshots { repositories, logs, lineages, .. } = snapshots;
         let Volumes { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens } = volumes;
@@ -148,6 +160,7 @@ impl Service {
             repositories,
             logs,
             lineages,
+            collector,
             stored,
             failed_syncs,
             stores,

@@ -1,7 +1,7 @@
 //! The daemon's own chores: closes idle volumes, deletes CMKs whose waiting period is over, rotates those whose period is over,
 //! suspends volumes whose CMK's imported material has expired, settles snapshots that could not be settled before, and removes
 //! what the audit need not keep. Those that may wait for the repository have a thread of their own: it settles snapshots, empties the
-//! recycle bin, and takes the snapshots that schedules are due to take.
+//! recycle bin, and takes the snapshots that schedules are due to take. Collecting garbage, which can take hours, has another.
 
 use super::Service;
 use super::housekeeping::Chores;
@@ -29,6 +29,7 @@ impl Chores for Service {
             self.slow_chores.is_at_work.store(false, Ordering::Release);
             tracing::error!("start a thread for snapshots that are due: {err}; will retry in a minute");
         }
+        self.collector.start_if_due();
     }
 }
 
@@ -51,6 +52,7 @@ impl Service {
     pub fn do_chores(&self) {
         self.do_quick_chores();
         self.do_slow_chores();
+        self.collector.collect_worn();
     }
 
     /// Those that need the repository.

@@ -9,8 +9,10 @@ use super::repositories::Repositories;
 use crate::cipher::SealedMut;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Act;
+use crate::snapshot::compact::{Collected, GoOn, Threshold};
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::refs::{Ref, RefKind};
+use crate::snapshot::repository::Repository;
 use crate::snapshot::staging;
 use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
@@ -33,6 +35,8 @@ pub(super) struct Lineages {
     staging: PathBuf,
     /// Where there may be unreachable objects.
     unswept: Mutex<BTreeSet<Home>>,
+    /// Where a sweep may have left packs with garbage.
+    worn: Mutex<BTreeSet<Home>>,
 }
 
 impl Lineages {
@@ -53,6 +57,7 @@ impl Lineages {
             stores: stores.clone(),
             staging,
             unswept: Mutex::new(BTreeSet::new()),
+            worn: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -189,38 +194,53 @@ impl Lineages {
 
     /// Finishes a delete that the catalog has recorded: the log, unneeded bases, the objects, and last the catalog's record.
     pub(super) fn finish_delete(&self, record: &SnapshotRecord) -> Result<Swept> {
-        let (home, lineage) = (record.home(), record.lineage);
+        self.finish_deletes(record.home(), std::slice::from_ref(record))
+    }
+
+    /// The same for several in one home, whose objects are removed by one sweep: it has to mark what all others need.
+    pub(super) fn finish_deletes(&self, home: Home, records: &[SnapshotRecord]) -> Result<Swept> {
         let repository = self.repositories.open(home.repository)?;
-        let mut swept = Swept::default();
-        if let Some(live) = repository.live(lineage, record.id)? {
-            let delete = || {
-                // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
-                if live.held {
-                    repository.hold(lineage, record.id, false)?;
-                }
-                repository.delete(lineage, record.id)
-            };
-            match self.records.ledger().with_reserve(delete) {
-                // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
-                // meanwhile.
-                Err(err) if err.kind() == Kind::NoSpace => {
-                    swept = self.sweep(home)?;
-                    repository.delete(lineage, record.id)?;
-                }
-                other => other?,
-            }
+        let mut early = Swept::default();
+        for record in records {
+            let swept = self.delete_in_log(&repository, record)?;
+            early = Swept { deleted: early.deleted + swept.deleted, freed: early.freed + swept.freed, ..swept };
         }
         self.logs.note(home);
         self.bases.release_unneeded(home)?;
         let now = self.sweep(home)?;
-        let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
-        self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
-            match tx.get::<SnapshotRecord>(&record.id.to_string())? {
-                Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
-                None => Ok(()),
+        for record in records {
+            let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
+            self.records.ledger().audited(&self.records.own_caller("snapshot"), act, |tx| {
+                match tx.get::<SnapshotRecord>(&record.id.to_string())? {
+                    Some(found) => tx.delete::<SnapshotRecord>(&record.id.to_string(), found.version),
+                    None => Ok(()),
+                }
+            })?;
+        }
+        Ok(Swept { deleted: early.deleted + now.deleted, freed: early.freed + now.freed, ..now })
+    }
+
+    /// Deletes a snapshot in its log, unless that was done. Returns what was swept to make room for it.
+    fn delete_in_log(&self, repository: &Repository, record: &SnapshotRecord) -> Result<Swept> {
+        let lineage = record.lineage;
+        let Some(live) = repository.live(lineage, record.id)? else { return Ok(Swept::default()) };
+        let delete = || {
+            // The hold of a lock that has expired: the catalog would not say that it is deleted if anything protected it.
+            if live.held {
+                repository.hold(lineage, record.id, false)?;
             }
-        })?;
-        Ok(Swept { deleted: swept.deleted + now.deleted, freed: swept.freed + now.freed, ..now })
+            repository.delete(lineage, record.id)
+        };
+        match self.records.ledger().with_reserve(delete) {
+            // Removing its objects makes room for the log entry. The catalog hides the snapshot, so no client sees it
+            // meanwhile.
+            Err(err) if err.kind() == Kind::NoSpace => {
+                let swept = self.sweep(record.home())?;
+                repository.delete(lineage, record.id)?;
+                Ok(swept)
+            }
+            other => other.map(|()| Swept::default()),
+        }
     }
 
     /// Notes that there may be unreachable objects.
@@ -254,6 +274,35 @@ impl Lineages {
     /// Deletes all unneeded objects of a lineage in a repository.
     pub(super) fn sweep(&self, home: Home) -> Result<Swept> {
         let repository = self.repositories.open(home.repository)?;
+        let swept = repository.sweep_for(home.lineage, &self.known(home, &repository)?)?;
+        self.worn.lock().insert(home);
+        Ok(swept)
+    }
+
+    /// Sweeps a lineage in a repository, then compacts its packs.
+    pub(super) fn collect(&self, home: Home, threshold: &Threshold, go_on: GoOn<'_>) -> Result<Collected> {
+        let repository = self.repositories.open(home.repository)?;
+        repository.collect(home.lineage, &self.known(home, &repository)?, threshold, go_on)
+    }
+
+    /// Notes that packs in the data directory's repository may have garbage: an earlier process may not have come to it.
+    pub(super) fn look_for_garbage(&self) {
+        let local = |r: &SnapshotRecord| r.repository.is_local().then(|| r.home());
+        self.worn.lock().extend(self.records.snapshots().unwrap_or_default().iter().filter_map(local));
+    }
+
+    /// Returns whether a sweep may have left packs with garbage.
+    pub(super) fn has_worn(&self) -> bool {
+        !self.worn.lock().is_empty()
+    }
+
+    /// Takes where a sweep may have left packs with garbage.
+    pub(super) fn take_worn(&self) -> BTreeSet<Home> {
+        std::mem::take(&mut *self.worn.lock())
+    }
+
+    /// Returns what the catalog knows about a lineage in a repository.
+    pub(super) fn known(&self, home: Home, repository: &Repository) -> Result<Known<'_>> {
         let here = repository.id()?;
         let volumes = self.records.volumes()?.into_iter().filter(|v| v.lineage == home.lineage);
         let parents = volumes.flat_map(|v| v.filled_from().cloned().collect::<Vec<_>>());
@@ -266,7 +315,7 @@ impl Lineages {
             // One whose staging is damaged cannot be continued, and needs nothing.
             packs.extend(staging::packs_in(&self.staging.join(pending.id.to_string())).unwrap_or_default());
         }
-        repository.sweep_for(home.lineage, &Known { lineages: self, here, roots, packs, going })
+        Ok(Known { lineages: self, here, roots, packs, going })
     }
 }
 
@@ -315,7 +364,7 @@ fn fill_ref(volume: VolumeId) -> String {
 }
 
 /// What the catalog knows about this installation's refs.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     lineages: &'a Lineages,
     /// The repository of the refs.
     here: RepositoryId,

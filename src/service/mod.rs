@@ -22,6 +22,7 @@ mod export;
 mod failed_syncs;
 mod filler;
 pub mod foreign;
+mod garbage;
 mod home;
 mod housekeeping;
 mod image;
@@ -67,6 +68,7 @@ mod suspensions;
 mod testing;
 mod token;
 mod turns;
+mod upkeep;
 mod view;
 mod volume;
 mod volume_keys;
@@ -103,6 +105,7 @@ use attachments::Attachments;
 use check::Doctor;
 use datadir::{DataDir, DirLock};
 use failed_syncs::FailedSyncs;
+use garbage::Collector;
 use housekeeping::{Chores, Housekeeper};
 use jobs::Jobs;
 use kept::KeptLeases;
@@ -169,6 +172,7 @@ pub struct Service {
     keys: Arc<VolumeKeys>,
     logs: Arc<Logs>,
     lineages: Arc<Lineages>,
+    collector: Arc<Collector>,
     stored: Arc<StoredVolumes>,
     failed_syncs: Arc<FailedSyncs>,
     housekeeper: Arc<Housekeeper>,
@@ -274,6 +278,7 @@ impl Service {
             }
             Role::Daemon => {
                 service.kept.keep_all();
+                service.lineages.look_for_garbage();
                 service.housekeeper.start(Arc::downgrade(&service) as Weak<dyn Chores>);
                 service.take_up();
             }
@@ -418,6 +423,7 @@ impl Service {
     /// Shuts down in order: suspends snapshots in progress, closes volumes, wipes keys.
     pub fn shut_down(&self) {
         self.slow_chores.stop();
+        self.collector.stop();
         self.jobs.suspend_all();
         self.opens.close_all();
         self.failed_syncs.wait();

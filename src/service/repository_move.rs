@@ -35,6 +35,8 @@ impl Service {
             return self.show_repository(what);
         }
         let of = |e: Error| e.context(format!("move {} to {}", shown(&record), to.url()));
+        // What moves within the repository meanwhile would be missing in the copy.
+        let _still = self.collector.take(RepositoryKey::Added(id), false).map_err(of)?;
         self.refuse_if_shared(&record).map_err(of)?;
         let (source, copy) = (record.location.open().map_err(of)?, to.make().map_err(of)?);
         self.refuse_if_other(id, &*source, &copy, &to).map_err(of)?;

@@ -60,8 +60,9 @@ fn copy_one(from: &dyn Objects, to: &dyn Objects, path: &str, size: u64, is_ther
     if is_there && same(to, path, &bytes)? {
         return Ok(());
     }
-    // Only refs are ever replaced.
-    if path.split('/').nth(1) == Some("refs") {
+    // Nothing else is ever replaced.
+    let (sort, deeper) = (path.split('/').nth(1), path.split('/').nth(2));
+    if sort == Some("refs") || deeper == Some("redirects") {
         to.put_over(path, bytes.clone())?;
     } else {
         put_same(to, path, &bytes)?;
@@ -93,19 +94,26 @@ mod tests {
     #[test]
     fn a_copy_continues_and_ends_up_like_its_source() {
         let (from, to) = (memory(), memory());
-        for (path, bytes) in [("l/i/log/0", &b"genesis"[..]), ("l/i/packs/p", b"pack"), ("l/refs/i-x", b"new ref")] {
+        let all = [
+            ("l/i/log/0", &b"genesis"[..]),
+            ("l/i/packs/p", b"pack"),
+            ("l/i/redirects/q", b"new"),
+            ("l/refs/i-x", b"new ref"),
+        ];
+        for (path, bytes) in all {
             put(&*from, path, bytes);
         }
         put(&*from, DESCRIPTION, b"{}");
         let mut calls = 0;
         let stopped = copy_objects(&*from, &*to, &mut |_, total| {
-            assert_eq!(total, 18);
+            assert_eq!(total, 21);
             calls += 1;
             calls < 3
         });
         assert_eq!(stopped.unwrap_err().kind(), Kind::Interrupted);
         assert_eq!(to.list("").unwrap().len(), 2);
         put(&*to, "l/refs/i-x", b"old ref");
+        put(&*to, "l/i/redirects/q", b"old");
         put(&*to, "l/refs/i-gone", b"a ref that the source has no more");
         copy_objects(&*from, &*to, &mut |_, _| true).unwrap();
         assert_eq!(to.head(DESCRIPTION).unwrap(), None, "it comes last");

@@ -39,6 +39,8 @@ pub(super) struct Creates {
     running: HashMap<SnapshotId, Running>,
     /// Sweeps, at most one of each folder.
     sweeps: Vec<Sweep>,
+    /// Folders that are being compacted, each with the pack that nothing names yet.
+    compacted: HashMap<Folder, Option<String>>,
 }
 
 impl Creates {
@@ -79,6 +81,24 @@ impl Creates {
         is_free
     }
 
+    /// Begins to compact a folder. `false`: that is under way.
+    pub(super) fn begin_compaction(&mut self, folder: Folder) -> bool {
+        let is_free = !self.compacted.contains_key(&folder);
+        if is_free {
+            self.compacted.insert(folder, None);
+        }
+        is_free
+    }
+
+    /// Keeps sweeps from deleting a pack that compaction is about to put, until it announces the next one.
+    pub(super) fn announce_compacted(&mut self, folder: Folder, path: String) {
+        self.compacted.insert(folder, Some(path));
+    }
+
+    pub(super) fn end_compaction(&mut self, folder: Folder) {
+        self.compacted.remove(&folder);
+    }
+
     pub(super) fn end_sweep(&mut self, folder: Folder) {
         self.sweeps.retain(|s| s.folder != folder);
     }
@@ -86,6 +106,13 @@ impl Creates {
     /// Returns the snapshots whose manifests must stay because a create in the sweep's folder is making them.
     pub(super) fn manifests(&self, folder: Folder) -> Vec<SnapshotId> {
         self.running.iter().filter(|(_, r)| r.folder == folder).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns bases of creates that are not among `marked`.
+    pub(super) fn bases(&self, folder: Folder, marked: &HashSet<(Folder, SnapshotId)>) -> Vec<Arc<Located>> {
+        let running = self.running.values().filter(|r| r.folder == folder).filter_map(|r| r.base.as_ref());
+        let all = running.chain(self.sweep_of(folder).into_iter().flat_map(|s| &s.bases));
+        all.filter(|b| !marked.contains(&(b.folder, b.manifest.snapshot))).cloned().collect()
     }
 
     /// Returns bases of creates that are not among `marked`. If there are none, deleting begins: from now on, only
@@ -96,10 +123,8 @@ impl Creates {
         marked: &HashSet<(Folder, SnapshotId)>,
         keeps: impl FnOnce() -> HashSet<SnapshotId>,
     ) -> Vec<Arc<Located>> {
-        let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) else { return Vec::new() };
-        let running = self.running.values().filter(|r| r.folder == folder).filter_map(|r| r.base.as_ref());
-        let all = running.chain(&sweep.bases);
-        let new: Vec<_> = all.filter(|b| !marked.contains(&(b.folder, b.manifest.snapshot))).cloned().collect();
+        let new = self.bases(folder, marked);
+        let Some(sweep) = self.sweeps.iter_mut().find(|s| s.folder == folder) else { return new };
         if new.is_empty() {
             sweep.keeps = Some(keeps());
         }
@@ -114,7 +139,8 @@ impl Creates {
     /// Whether a create has announced the object, which may not be in the mark.
     pub(super) fn spares(&self, folder: Folder, path: &str) -> bool {
         let ended = self.sweep_of(folder).is_some_and(|s| s.names.contains(path));
-        ended || self.running.values().any(|r| r.names.contains(path))
+        let is_new = self.compacted.get(&folder).is_some_and(|new| new.as_deref() == Some(path));
+        ended || is_new || self.running.values().any(|r| r.names.contains(path))
     }
 
     /// Begins the delete of an object by the folder's sweep. `false`: it must stay.
@@ -148,8 +174,8 @@ const SHAPES: usize = 4096;
 pub(super) enum Shape {
     /// Child pages, each with its index in its level.
     Pages(Vec<(u64, Hash32)>),
-    /// Packs.
-    Packs(HashSet<PackId>),
+    /// Bodies: by pack, the offset and length of each.
+    Bodies(Vec<(PackId, Vec<(u32, u32)>)>),
 }
 
 /// A cache of sweeps, so that a page or manifest is read only once: shapes of pages by name, which never change, and

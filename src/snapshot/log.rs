@@ -11,7 +11,8 @@
 //! 7 mend        { unreadable [number], live, deleted, keys } the whole state, though those records are unreadable
 //! ```
 //! A reader takes the key from genesis, starts at the newest checkpoint, and verifies the chain from there: a gap, a
-//! wrong hash or a wrong signature is an error. *deleted* holds snapshots whose objects were not swept yet.
+//! wrong hash or a wrong signature is an error. *deleted* holds snapshots whose objects were not swept yet. Records
+//! between genesis and the last checkpoint but one are deleted by sweeps.
 //!
 //! The log's own installation sets an unreadable record aside: the others are signed and numbered, so they remain
 //! valid, and what the lost one contained is settled by the installation's catalog ([`Log::vouch`]). It then writes a
@@ -287,7 +288,7 @@ impl Log {
                     log.start_at(&record)?;
                     break;
                 }
-                // It contains no more than the records before it, which all still exist.
+                // It contains no more than the one before it and the records in between, which still exist.
                 Err(e) if is_damage(&e) => checkpoint -= CHECKPOINT_EVERY,
                 Err(e) => return Err(e),
             }
@@ -482,6 +483,78 @@ impl Log {
         self.put(objects, signer, kind, &body)?;
         self.state = fits;
         Ok(())
+    }
+
+    /// Deletes the records that no reader needs, oldest first: those between genesis and the last checkpoint but one. Should
+    /// the last be damaged, a reader starts at the one before it. Does nothing if what is kept is not whole. Returns the
+    /// number of the first record behind genesis that is kept.
+    ///
+    /// # Errors
+    /// What the store reports; a repeat continues.
+    pub fn trim(&self, objects: &dyn Objects) -> Result<u64> {
+        let first = (self.last - self.last % CHECKPOINT_EVERY).saturating_sub(CHECKPOINT_EVERY);
+        if first == 0 || !self.unreadable.is_empty() {
+            return Ok(0);
+        }
+        let old: Vec<u64> = numbers(objects, self.folder)?.range(1..first).copied().collect();
+        if !old.is_empty() && !self.is_whole_from(objects, first)? {
+            return Ok(0);
+        }
+        old.iter().try_for_each(|number| objects.delete(&path(self.folder, *number)))?;
+        Ok(first)
+    }
+
+    /// Checks every record of a log as it is stored, and that each follows the one before it. Returns how many there are, and
+    /// what is wrong.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn check(objects: &dyn Objects, folder: Folder) -> Result<(u64, Vec<String>)> {
+        let all = numbers(objects, folder)?;
+        let (mut problems, mut before) = (Vec::new(), None);
+        if all.is_empty() {
+            return Ok((0, problems));
+        }
+        let mut see = |found: Result<Record>| match found {
+            Err(e) if is_damage(&e) || e.kind() == Kind::Unsupported => {
+                problems.push(e.line());
+                Ok(None)
+            }
+            other => other.map(Some),
+        };
+        let key = see(read_any(objects, folder, 0))?.and_then(|r| r.body::<Genesis>(&path(folder, 0)).ok());
+        for number in all.iter().copied() {
+            let Some(key) = &key else { break };
+            let Some(record) = see(read(objects, folder, number, &key.public_key.0))? else { continue };
+            let known = before.replace((number, record.hash()));
+            let follows = known.is_none_or(|(last, hash)| last + 1 != number || hash == record.envelope.previous);
+            if !follows {
+                see(Err(damaged(&path(folder, number), 40, "the record does not follow the one before it")))?;
+            }
+        }
+        // A gap that a reader needs is one here, too.
+        match Self::load(objects, folder) {
+            Err(e) if is_damage(&e) || e.kind() == Kind::Unsupported => problems.push(e.line()),
+            other => drop(other?),
+        }
+        Ok((all.len() as u64, problems))
+    }
+
+    /// Whether genesis and the records from checkpoint `first` on, as they are stored, add up to this log.
+    fn is_whole_from(&self, objects: &dyn Objects, first: u64) -> Result<bool> {
+        let mut kept = match Self::from_genesis(objects, self.folder) {
+            Err(e) if is_damage(&e) => return Ok(false),
+            started => started?,
+        };
+        for number in first..=self.last {
+            let record = read(objects, self.folder, number, &self.public_key);
+            let followed = record.and_then(|r| if number == first { kept.start_at(&r) } else { kept.follow(&r) });
+            match followed {
+                Err(e) if is_damage(&e) => return Ok(false),
+                other => other?,
+            }
+        }
+        Ok(kept.head == self.head && kept.state.live == self.state.live && kept.state.keys == self.state.keys)
     }
 
     /// Replaces unreadable records, so that other readers need not set them aside.

@@ -214,3 +214,54 @@ fn a_damaged_checkpoint_costs_nothing() {
     objects.put_new(&path(log.folder, u64::MAX), Bytes::from_static(b"x")).unwrap();
     assert_eq!(Log::load_readable(&*objects, log.folder, Some(key)).unwrap().unwrap().last, log.last);
 }
+
+/// Behind genesis, a trimmed log begins with the last checkpoint but one; killed at any delete, it reads the same.
+#[test]
+fn a_trimmed_log_reads_the_same_even_without_its_last_checkpoint() {
+    let objects = memory();
+    let log = filled(&*objects, 255);
+    assert_eq!(log.trim(&*objects).unwrap(), 0, "nothing is old enough");
+    let mut log = filled(&*memory(), 0);
+    let objects = memory();
+    for last in [300, 700, 1100] {
+        let grown = filled_from(&*objects, &mut log, last);
+        assert_eq!(grown.trim(&*objects).unwrap(), (last - last % 256).saturating_sub(256));
+        // What is left if it is killed, or the next one runs.
+        grown.trim(&*objects).unwrap();
+        let read = Log::load(&*objects, grown.folder).unwrap().unwrap();
+        assert_eq!((read.last, &read.state, read.head), (grown.last, &grown.state, grown.head));
+    }
+    let left = numbers(&*objects, log.folder).unwrap();
+    assert_eq!((left.iter().nth(1).copied(), left.len()), (Some(768), 1 + (log.last - 768 + 1) as usize));
+    objects.put_over(&path(log.folder, 1024), Bytes::from_static(b"damaged")).unwrap();
+    assert_eq!(Log::load_readable(&*objects, log.folder, None).unwrap().unwrap().state, log.state);
+}
+
+fn filled_from(objects: &dyn Objects, log: &mut Log, last: u64) -> Log {
+    let by = author(1);
+    if numbers(objects, log.folder).unwrap().is_empty() {
+        *log = Log::start(objects, log.folder, &*by.signer, Timestamp(1)).unwrap();
+    }
+    while log.last < last {
+        let snapshot = snap(log.last);
+        let add = Entry::Add { snapshot, manifest: Hash32([1; 32]), time: Timestamp(1) };
+        log.append(objects, &*by.signer, &add).unwrap();
+    }
+    log.clone()
+}
+
+#[test]
+fn a_log_that_is_not_whole_is_not_trimmed() {
+    let objects = memory();
+    let log = filled(&*objects, 1100);
+    let all = numbers(&*objects, log.folder).unwrap().len();
+    for number in [0, 768, 800, 1024, 1030, log.last] {
+        let object = path(log.folder, number);
+        let good = objects.get(&object, RECORD_MAX).unwrap();
+        objects.put_over(&object, good.slice(..good.len() - 1)).unwrap();
+        assert_eq!(log.trim(&*objects).unwrap(), 0, "record {number}");
+        assert_eq!(numbers(&*objects, log.folder).unwrap().len(), all);
+        objects.put_over(&object, good).unwrap();
+    }
+    assert_eq!(log.trim(&*objects).unwrap(), 768);
+}

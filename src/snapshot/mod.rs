@@ -9,16 +9,22 @@
 //! pack page record manifest log redirect refs: the formats          writer      makes a snapshot
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
 //! staging     what is copied and not in the repository yet
-//! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
+//! creates     running creates, and what a sweep spares for them      mark        what is reached
+//! sweep       deletes what is not reached                            compact     moves what is reached together
+//! check       checks a folder                                        stats       counts what is in a folder
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+pub mod check;
+pub mod compact;
 pub mod copy;
 mod creates;
 pub mod location;
 pub mod log;
 pub mod manifest;
+mod mark;
+mod moved;
 pub mod objects;
 pub mod pack;
 pub mod page;
@@ -30,6 +36,7 @@ pub mod refs;
 pub mod repository;
 mod s3;
 pub mod staging;
+pub mod stats;
 mod store_error;
 pub mod sweep;
 pub mod tree;

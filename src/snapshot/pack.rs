@@ -16,6 +16,7 @@
 use super::{arr, damaged, too_new, u16_at, u32_at, u64_at};
 use crate::error::{Error, Kind, Result};
 use crate::units::{CHUNK, ChunkNo, Hash32, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap};
+use std::collections::HashMap;
 
 /// Bytes in a pack's header.
 pub const HEADER: usize = 64;
@@ -31,6 +32,8 @@ const END: &[u8; 8] = b"COFPEND1";
 const VERSION: u16 = 1;
 const FOOT: usize = HEAD + 4;
 const TAIL: usize = 16;
+/// Bytes in a pack besides its bodies and their footer entries.
+pub(super) const BARE: u64 = (HEADER + 4 + TAIL) as u64;
 static ZERO_SECTOR: [u8; SECTOR] = [0; SECTOR];
 
 /// Returns the sector map of a chunk's sealed bytes: a sector whose bytes are all zero is a hole (docs/format.md,
@@ -50,6 +53,11 @@ pub fn map_of(sealed: &[u8]) -> SectorMap {
 #[must_use]
 pub fn stored_len(map: SectorMap) -> u32 {
     (map.count() * SECTOR) as u32
+}
+
+/// Returns what a body with `length` bytes of sectors adds to the size of a pack, in bytes.
+pub(super) const fn weight(length: u32) -> u64 {
+    length as u64 + (HEAD + FOOT) as u64
 }
 
 /// Iterates over the indices, within the chunk, of the sectors in `map`, ascending.
@@ -181,19 +189,38 @@ impl PackBuilder {
     /// # Errors
     /// [`Kind::Usage`] if the pack would grow past [`PACK_MAX`].
     pub fn append(&mut self, chunk: ChunkNo, map: SectorMap, tag: KeyTag, hash: Hash32, sealed: &[u8]) -> Result<u32> {
-        let offset = u32::try_from(self.bytes.len()).ok().filter(|o| (*o as usize) < PACK_MAX - 2 * CHUNK);
-        let offset = offset.ok_or_else(|| {
-            Error::new(Kind::Usage, format!("append chunk {chunk} to pack {}: the pack is full", self.id))
-        })?;
+        let offset = self.room_for(chunk)?;
         let head = BodyHead { chunk, map, tag, length: stored_len(map), hash }.encode();
         self.bytes.extend_from_slice(&head);
         for i in sectors(map) {
             self.bytes.extend_from_slice(sealed.get(i * SECTOR..(i + 1) * SECTOR).unwrap_or(&ZERO_SECTOR));
         }
-        self.footer.extend_from_slice(&head);
+        self.note(&head, offset);
+        Ok(offset)
+    }
+    /// Appends a body that [`parse_body`] has checked. Returns the offset of its head.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if the pack would grow past [`PACK_MAX`].
+    pub fn copy(&mut self, head: &BodyHead, sectors: &[u8]) -> Result<u32> {
+        let offset = self.room_for(head.chunk)?;
+        let head = head.encode();
+        self.bytes.extend_from_slice(&head);
+        self.bytes.extend_from_slice(sectors);
+        self.note(&head, offset);
+        Ok(offset)
+    }
+    /// Returns the offset of the next body.
+    fn room_for(&self, chunk: ChunkNo) -> Result<u32> {
+        let offset = u32::try_from(self.bytes.len()).ok().filter(|o| (*o as usize) < PACK_MAX - 2 * CHUNK);
+        offset.ok_or_else(|| {
+            Error::new(Kind::Usage, format!("append chunk {chunk} to pack {}: the pack is full", self.id))
+        })
+    }
+    fn note(&mut self, head: &[u8; HEAD], offset: u32) {
+        self.footer.extend_from_slice(head);
         self.footer.extend_from_slice(&offset.to_le_bytes());
         self.count += 1;
-        Ok(offset)
     }
     /// Returns footer and tail, which follow the bodies.
     #[must_use]
@@ -223,6 +250,78 @@ pub struct PackIndex {
     pub lineage: LineageId,
     /// Each body's head and the head's offset.
     pub bodies: Vec<(BodyHead, u32)>,
+}
+
+/// What a pack's header and footer say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PackFooter {
+    pub(super) id: PackId,
+    pub(super) lineage: LineageId,
+    /// The length of each body's sectors, by the offset of its head.
+    pub(super) bodies: HashMap<u32, u32>,
+}
+
+impl From<PackIndex> for PackFooter {
+    fn from(index: PackIndex) -> Self {
+        let bodies = index.bodies.iter().map(|(head, offset)| (*offset, head.length)).collect();
+        Self { id: index.id, lineage: index.lineage, bodies }
+    }
+}
+
+/// Reads and checks header, footer and tail of a pack of `size` bytes, but no body.
+///
+/// # Errors
+/// As [`parse_pack`]; the error of `read`.
+pub(super) fn parse_footer(
+    object: &str,
+    size: u64,
+    read: &mut dyn FnMut(std::ops::Range<u64>) -> Result<bytes::Bytes>,
+) -> Result<PackFooter> {
+    let tail_at = size.saturating_sub(TAIL as u64);
+    if size < BARE || size > PACK_MAX as u64 {
+        return Err(damaged(object, 0, format_args!("{size} bytes are no pack")));
+    }
+    let (id, lineage) = parse_head(object, &read(0..HEADER as u64)?)?;
+    let tail = read(tail_at..size)?;
+    let (count, at) = parse_tail(object, &tail, tail_at as usize)?;
+    let footer = read(at as u64..tail_at)?;
+    let footer = check_footer(object, &footer, at)?;
+    let mut next = HEADER;
+    let mut bodies = HashMap::with_capacity(count);
+    for (i, foot) in footer.chunks_exact(FOOT).enumerate() {
+        let head = BodyHead::decode(foot, 0);
+        if u32_at(foot, HEAD) as usize != next || head.length != stored_len(head.map) || head.map.is_empty() {
+            return Err(damaged(object, at + i * FOOT, format_args!("footer entry {i} is inconsistent")));
+        }
+        bodies.insert(next as u32, head.length);
+        next += HEAD + head.length as usize;
+    }
+    if next != at {
+        return Err(damaged(object, next, "bytes between the last body and the footer"));
+    }
+    Ok(PackFooter { id, lineage, bodies })
+}
+
+/// Returns the number of bodies and the offset of the footer, which ends before the tail at `tail_at`.
+fn parse_tail(object: &str, tail: &[u8], tail_at: usize) -> Result<(usize, usize)> {
+    if tail.len() != TAIL || tail[8..] != *END {
+        return Err(damaged(object, tail_at + 8, "the pack's end mark is missing"));
+    }
+    let (count, at) = (u32_at(tail, 0) as usize, u32_at(tail, 4) as usize);
+    let end = count.checked_mul(FOOT).and_then(|n| n.checked_add(at));
+    if end.is_none_or(|end| end + 4 != tail_at || at < HEADER) {
+        return Err(damaged(object, tail_at, "count and footer offset do not match the pack's length"));
+    }
+    Ok((count, at))
+}
+
+/// Checks the footer at `at`, checksum included, and returns its entries.
+fn check_footer<'a>(object: &str, footer: &'a [u8], at: usize) -> Result<&'a [u8]> {
+    let (entries, crc) = footer.split_at(footer.len().saturating_sub(4));
+    if crc32c::crc32c(entries) != u32_at(crc, 0) {
+        return Err(damaged(object, at, "the footer's checksum is wrong"));
+    }
+    Ok(entries)
 }
 
 /// Parses a body (head and sectors) and checks head, lengths and hash. `object` and `offset` are for errors.
@@ -275,18 +374,8 @@ pub fn check_body(object: &str, offset: usize, head: &[u8; HEAD], sectors: &[u8]
 pub fn parse_pack(object: &str, bytes: &[u8]) -> Result<PackIndex> {
     let (id, lineage) = parse_header(object, bytes)?;
     let tail = bytes.len() - TAIL;
-    if bytes[tail + 8..] != *END {
-        return Err(damaged(object, tail + 8, "the pack's end mark is missing"));
-    }
-    let (count, at) = (u32_at(bytes, tail) as usize, u32_at(bytes, tail + 4) as usize);
-    let crc_at = count.checked_mul(FOOT).and_then(|n| n.checked_add(at)).filter(|n| n + 4 == tail && at >= HEADER);
-    let Some(crc_at) = crc_at else {
-        return Err(damaged(object, tail, "count and footer offset do not match the pack's length"));
-    };
-    let footer = &bytes[at..crc_at];
-    if crc32c::crc32c(footer) != u32_at(bytes, crc_at) {
-        return Err(damaged(object, at, "the footer's checksum is wrong"));
-    }
+    let (count, at) = parse_tail(object, &bytes[tail..], tail)?;
+    let footer = check_footer(object, &bytes[at..tail], at)?;
     let mut bodies = Vec::with_capacity(count);
     let mut next = HEADER;
     for (i, foot) in footer.chunks_exact(FOOT).enumerate() {
@@ -311,7 +400,11 @@ fn parse_header(object: &str, bytes: &[u8]) -> Result<(PackId, LineageId)> {
     if bytes.len() < HEADER + 4 + TAIL || bytes.len() > PACK_MAX {
         return Err(damaged(object, 0, format_args!("{} bytes are too short for a pack", bytes.len())));
     }
-    if bytes[..8] != *MAGIC {
+    parse_head(object, bytes)
+}
+
+fn parse_head(object: &str, bytes: &[u8]) -> Result<(PackId, LineageId)> {
+    if !bytes.starts_with(MAGIC) {
         return Err(damaged(object, 0, "not a pack: wrong magic"));
     }
     let mut header: [u8; HEADER] = arr(bytes, 0);

@@ -1,5 +1,7 @@
 //! Interleavings of creates, deletes, refs and sweeps: what happens at each call of the store is scripted.
 
+use super::super::compact::Threshold;
+use super::super::mark::All;
 use super::super::objects::Objects;
 use super::super::reader::Verify;
 use super::super::refs::{Ref, RefKind};
@@ -176,7 +178,12 @@ impl World {
             _ if self.sweeping.get() => {}
             _ => {
                 self.sweeping.set(true);
-                assert_eq!(self.repo.sweep(LINEAGE).unwrap().blind, None);
+                if self.roll(2) == 0 {
+                    assert_eq!(self.repo.sweep(LINEAGE).unwrap().blind, None);
+                } else {
+                    let done = self.repo.collect(LINEAGE, &All, &Threshold::default(), &mut |_, _| true).unwrap();
+                    assert_eq!((done.swept.blind, done.damaged), (None, Vec::new()));
+                }
                 self.sweeping.set(false);
             }
         }

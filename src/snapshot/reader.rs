@@ -3,7 +3,7 @@
 
 use super::pack::{self, BodyHead, check_body};
 use super::page::LeafEntry;
-use super::redirect::{REDIRECT_MAX, Redirect};
+use super::redirect::Redirect;
 use super::repository::{Inner, Located, Repository};
 use super::tree::{Tree, Visit};
 use super::{Folder, PublicKey, damaged};
@@ -294,26 +294,35 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// Reads where the entry says; if the pack is in none of the folders, follows a redirect, once.
+    /// Reads where a redirect that is known says; else where the entry says; if the pack is in none of the folders, follows
+    /// its redirect. That may be rewritten before what it names is read: then it is followed again.
     fn find(&self, entry: &LeafEntry, head: &mut [u8], out: &mut [u8]) -> Result<(String, usize)> {
-        let parts = &mut [head, out];
-        if let Some(found) = self.read(entry.pack(), entry.offset, parts)? {
-            return Ok(found);
-        }
+        let (pack, parts) = (entry.pack(), &mut [head, out]);
+        let find = |redirect: &Redirect| redirect.find(entry.offset, entry.length).map(|m| (m.pack, m.new_offset));
         for folder in self.folders() {
-            let object = folder.path("redirects", entry.pack());
-            let raw = match self.repo.objects.get(&object, REDIRECT_MAX) {
-                Ok(raw) => raw,
-                Err(e) if e.kind() == Kind::NotFound => continue,
-                Err(e) => return Err(e),
-            };
-            let redirect = Redirect::parse(&object, entry.pack(), &raw)?;
-            let Some(to) = redirect.find(entry.offset, entry.length) else { continue };
-            if let Some(found) = self.read(to.pack, to.new_offset, parts)? {
+            let known = self.repo.moved.lock().get(folder, pack).flatten();
+            if let Some((pack, offset)) = known.as_deref().and_then(find)
+                && let Some(found) = self.read(pack, offset, parts)?
+            {
                 return Ok(found);
             }
         }
-        let object = self.at.folder.path("packs", entry.pack());
+        if let Some(found) = self.read(pack, entry.offset, parts)? {
+            return Ok(found);
+        }
+        for folder in self.folders() {
+            let mut tried = None;
+            // Each turn but the last takes a whole compaction.
+            while let Some(to) = self.repo.read_redirect(folder, pack)?.as_deref().and_then(find) {
+                if let Some(found) = self.read(to.0, to.1, parts)? {
+                    return Ok(found);
+                }
+                if tried.replace(to) == Some(to) {
+                    break;
+                }
+            }
+        }
+        let object = self.at.folder.path("packs", pack);
         Err(damaged(
             &object,
             entry.offset as usize,

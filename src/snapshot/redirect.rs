@@ -6,9 +6,11 @@
 //! ```
 //! Offsets and lengths are those of leaf entries. A redirect always names final locations: a reader follows one, once.
 
-use super::{arr, damaged, too_new, u16_at, u32_at};
+use super::{Folder, arr, damaged, too_new, u16_at, u32_at};
 use crate::error::Result;
 use crate::units::{Hash32, PackId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"COFREDIR";
 const VERSION: u16 = 1;
@@ -103,6 +105,80 @@ impl Redirect {
 
 fn decode(raw: &[u8]) -> Move {
     Move { offset: u32_at(raw, 0), length: u32_at(raw, 4), pack: PackId(arr(raw, 8)), new_offset: u32_at(raw, 24) }
+}
+
+/// The redirects that this process has read or written, so that it reads each once. Those of its own folder are exact;
+/// those of others may have been rewritten.
+#[derive(Default)]
+pub(super) struct Moved {
+    known: HashMap<(Folder, PackId), Arc<Redirect>>,
+    /// The number of moves in them.
+    moves: usize,
+    /// Packs without a redirect in that folder, for a pack that is none of the folder's never gets one.
+    never: HashSet<(Folder, PackId)>,
+    /// The number of puts that have begun or ended: whoever read a redirect before or during one may have read the old one.
+    puts: u64,
+}
+
+/// Maximum number of moves to keep (16 MiB), and of packs without a redirect.
+const KEPT_MAX: usize = 1 << 19;
+
+impl Moved {
+    /// Returns a redirect; `Some(None)`: there is none.
+    pub(super) fn get(&self, folder: Folder, old: PackId) -> Option<Option<Arc<Redirect>>> {
+        match self.known.get(&(folder, old)) {
+            Some(known) => Some(Some(known.clone())),
+            None => self.never.contains(&(folder, old)).then_some(None),
+        }
+    }
+
+    /// Returns the number of puts.
+    pub(super) const fn puts(&self) -> u64 {
+        self.puts
+    }
+
+    /// Keeps a redirect that was read when the number of puts was `puts`.
+    pub(super) fn keep_read(&mut self, folder: Folder, redirect: &Arc<Redirect>, puts: u64) {
+        if self.puts == puts {
+            self.keep(folder, redirect);
+        }
+    }
+
+    /// Begins or ends a put. Nothing is known of the pack until it has succeeded.
+    pub(super) fn put(&mut self, folder: Folder, old: PackId, done: Option<&Arc<Redirect>>) {
+        self.puts += 1;
+        self.forget(folder, old);
+        done.iter().for_each(|redirect| self.keep(folder, redirect));
+    }
+
+    fn keep(&mut self, folder: Folder, redirect: &Arc<Redirect>) {
+        if self.moves + redirect.moves.len() > KEPT_MAX {
+            (self.known, self.moves) = Default::default();
+        }
+        self.forget(folder, redirect.old);
+        self.moves += redirect.moves.len();
+        self.known.insert((folder, redirect.old), redirect.clone());
+    }
+
+    /// Leaves packs of which it is not known that they have no redirect in that folder.
+    pub(super) fn retain_unknown(&self, folder: Folder, packs: &mut HashSet<PackId>) {
+        packs.retain(|pack| !self.never.contains(&(folder, *pack)));
+    }
+
+    /// Keeps that a pack of another folder has no redirect in this one.
+    pub(super) fn keep_none(&mut self, folder: Folder, old: PackId) {
+        if self.never.len() >= KEPT_MAX {
+            self.never.clear();
+        }
+        self.never.insert((folder, old));
+    }
+
+    fn forget(&mut self, folder: Folder, old: PackId) {
+        self.never.remove(&(folder, old));
+        if let Some(was) = self.known.remove(&(folder, old)) {
+            self.moves = self.moves.saturating_sub(was.moves.len());
+        }
+    }
 }
 
 #[cfg(test)]

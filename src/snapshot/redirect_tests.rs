@@ -36,3 +36,31 @@ proptest! {
         }
     }
 }
+
+/// Who read a redirect before or while another one was put may not have the new one: it must not be kept in its place.
+#[test]
+fn a_redirect_that_was_read_before_a_put_does_not_replace_the_one_that_was_put() {
+    use crate::units::{InstallationId, LineageId};
+    let folder = Folder { lineage: LineageId([1; 16]), installation: InstallationId([2; 16]) };
+    let made = |pack| {
+        let only = Move { offset: 64, length: 4096, pack: PackId([pack; 16]), new_offset: 64 };
+        Arc::new(Redirect { old: PackId([3; 16]), moves: vec![only] })
+    };
+    let (old, new, mut moved) = (made(4), made(5), Moved::default());
+    let known = |moved: &Moved| moved.get(folder, old.old).flatten().map(|r| r.moves[0].pack);
+    let before = moved.puts();
+    moved.keep_read(folder, &old, before);
+    assert_eq!(known(&moved), Some(PackId([4; 16])));
+    moved.put(folder, old.old, None);
+    let meanwhile = moved.puts();
+    moved.keep_read(folder, &old, before);
+    assert_eq!(known(&moved), None, "the put may fail");
+    moved.put(folder, old.old, Some(&new));
+    moved.keep_read(folder, &old, before);
+    moved.keep_read(folder, &old, meanwhile);
+    assert_eq!(known(&moved), Some(PackId([5; 16])));
+    moved.keep_none(folder, PackId([9; 16]));
+    assert_eq!(moved.get(folder, PackId([9; 16])), Some(None));
+    moved.put(folder, PackId([9; 16]), None);
+    assert_eq!(moved.get(folder, PackId([9; 16])), None);
+}

@@ -8,10 +8,11 @@
 //! does; a cloned data directory is detected by put-if-absent on the log.
 
 use super::creates::{Creates, Shapes};
-use super::log::{Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
+use super::log::{CHECKPOINT_EVERY, Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
 use super::manifest::Manifest;
 use super::objects::{Listed, Objects, StoreObjects, put_same};
 use super::record::RECORD_MAX;
+use super::redirect::Moved;
 use super::refs::{REF_MAX, Ref, RefKind};
 use super::tree::{CACHE_PAGES, PageCache, Tree};
 use super::{Folder, PublicKey, Signer, damaged, too_new};
@@ -23,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub(super) const DESCRIPTION: &str = "coffer-repository.json";
@@ -105,6 +107,8 @@ pub(super) struct Inner {
     pub(super) swept: Condvar,
     /// The sweeps' cache of pages and manifests.
     pub(super) shapes: Mutex<Shapes>,
+    /// Where the bodies of compacted packs are.
+    pub(super) moved: Mutex<Moved>,
     about: OnceLock<About>,
     author: Option<Author>,
     /// Never held while an object is read or written: a lineage whose store is slow delays no other.
@@ -121,6 +125,8 @@ struct LogSlot {
     /// The log as of the last append that succeeded; readers do not wait for the next one. `None`: not read yet, missing,
     /// or to be reread after a failed put.
     log: Mutex<Option<Arc<Log>>>,
+    /// The number of the first record behind genesis, as far as this process has trimmed it.
+    trimmed: AtomicU64,
 }
 
 /// The contents of the description.
@@ -232,6 +238,7 @@ impl Repository {
             creates: Mutex::default(),
             swept: Condvar::new(),
             shapes: Mutex::default(),
+            moved: Mutex::default(),
             about: OnceLock::new(),
             author,
             logs: Mutex::new(HashMap::new()),
@@ -544,7 +551,8 @@ impl Inner {
             return Ok(());
         }
         // A killed process may have linked a record without syncing the directory: visible now, lost at power loss.
-        ["log", "manifests", "pages", "packs"].iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
+        let sorts = ["log", "manifests", "pages", "packs", "redirects"];
+        sorts.iter().try_for_each(|sort| self.objects.settle(&own.sort(sort), ""))?;
         // The refs of all installations share a folder: this one may delete only what it staged itself.
         self.objects.settle(&format!("{}/refs", own.lineage), &own.installation.to_string())?;
         *settled = true;
@@ -604,6 +612,17 @@ impl Inner {
             };
             log.append(&*self.objects, &*signer, entry)
         })
+    }
+
+    /// Deletes records of this installation's log that no reader needs.
+    pub(super) fn trim_log(&self, own: Folder) -> Result<()> {
+        let slot = self.slot(own.lineage);
+        let Some(log) = self.own_log(own)? else { return Ok(()) };
+        // There is something to trim at every checkpoint.
+        if log.last / CHECKPOINT_EVERY > 1 + slot.trimmed.load(Ordering::Acquire) / CHECKPOINT_EVERY {
+            slot.trimmed.store(log.trim(&*self.objects)?, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Returns the state of this installation's log, if no part of it is unknown.

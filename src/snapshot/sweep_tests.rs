@@ -1,47 +1,17 @@
 use super::super::objects::Objects;
 use super::super::reader::Verify;
 use super::super::refs::RefKind;
-use super::super::testing::{KEY, LINEAGE, author, chunk, env, repository, snap, spec};
-use super::super::writer::SnapshotSpec;
+use super::super::testing::{KEY, LINEAGE, author, count, env, holds, make, repository, snap, spec};
 use super::*;
-use crate::cipher::{Sealed, SealedMut};
+use crate::cipher::Sealed;
 use crate::error::Kind;
 use crate::units::{CHUNK, ChunkNo};
-use crate::volume::parent::Parent;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const CHUNKS: u64 = 300;
-
-fn make(repo: &Repository, spec: SnapshotSpec, content: &BTreeMap<u64, u8>) {
-    let writer = repo.begin(spec).unwrap();
-    for (n, seed) in content {
-        writer.put_chunk(ChunkNo(*n), Sealed::made_up(&chunk(*seed)), KEY).unwrap();
-    }
-    writer.finish().unwrap();
-}
-
-fn holds(repo: &Repository, id: u64, content: &BTreeMap<u64, u8>) {
-    let reader = repo.open_snapshot(LINEAGE, snap(id)).unwrap();
-    let mut out = vec![1; CHUNK];
-    for (n, seed) in content {
-        reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap();
-        assert_eq!(out, chunk(*seed), "{id} chunk {n}");
-    }
-    let mut found = 0;
-    reader
-        .for_each_chunk(&mut |_| {
-            found += 1;
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(found, content.values().filter(|s| **s != 0).count());
-}
-
-fn count(objects: &dyn Objects, sort: &str) -> usize {
-    objects.list("").unwrap().iter().filter(|o| o.path.contains(&format!("/{sort}/"))).count()
-}
 
 #[derive(Debug, Clone)]
 enum Step {

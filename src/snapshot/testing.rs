@@ -4,11 +4,14 @@ use super::SeedSigner;
 use super::objects::{Listed, Objects, StoreObjects};
 use super::repository::{Author, Repository};
 use super::writer::SnapshotSpec;
+use crate::cipher::{Sealed, SealedMut};
 use crate::env::{Clock, Env, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
-use crate::units::{CHUNK, DataKeyId, InstallationId, LineageId, SECTOR, SnapshotId};
+use crate::units::{CHUNK, ChunkNo, DataKeyId, InstallationId, LineageId, SECTOR, SnapshotId};
+use crate::volume::parent::Parent;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -74,6 +77,40 @@ pub(crate) fn chunk(seed: u8) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Chunks of a snapshot, each by the seed of [`chunk`].
+pub(crate) type Content = BTreeMap<u64, u8>;
+
+/// Makes a snapshot.
+pub(crate) fn make(repo: &Repository, spec: SnapshotSpec, content: &Content) {
+    let writer = repo.begin(spec).unwrap();
+    for (n, seed) in content {
+        writer.put_chunk(ChunkNo(*n), Sealed::made_up(&chunk(*seed)), KEY).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Checks that a snapshot has this content, and nothing else.
+pub(crate) fn holds(repo: &Repository, id: u64, content: &Content) {
+    let reader = repo.open_snapshot(LINEAGE, snap(id)).unwrap();
+    let mut out = vec![1; CHUNK];
+    for (n, seed) in content {
+        reader.fetch(ChunkNo(*n), SealedMut::over(&mut out)).unwrap_or_else(|e| panic!("{id} chunk {n}: {e:?}"));
+        assert_eq!(out, chunk(*seed), "{id} chunk {n}");
+    }
+    let mut found = 0;
+    let mut count = |_| {
+        found += 1;
+        Ok(())
+    };
+    reader.for_each_chunk(&mut count).unwrap();
+    assert_eq!(found, content.values().filter(|s| **s != 0).count());
+}
+
+/// Returns the number of objects of a sort.
+pub(crate) fn count(objects: &dyn Objects, sort: &str) -> usize {
+    objects.list("").unwrap().iter().filter(|o| o.path.contains(&format!("/{sort}/"))).count()
 }
 
 /// A store whose puts fail from the nth on (0: the first), before or after they take effect, until it is repaired.

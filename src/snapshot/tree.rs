@@ -5,7 +5,7 @@ use super::objects::Objects;
 use super::page::{FAN, LeafEntry, PAGE_MAX, Page};
 use super::{Folder, damaged};
 use crate::error::{Error, Kind, Result};
-use crate::units::{ChunkNo, Hash32, InstallationId, LineageId};
+use crate::units::{ChunkNo, Hash32, InstallationId, LineageId, PackId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -179,8 +179,11 @@ impl Tree {
         let node = self.node(level, index, name)?;
         let first = index * FAN as u64;
         if level == 0 {
-            let leaves = (0..FAN).map(|i| node.leaf(i)).filter(|e| !e.is_hole());
-            return Ok(Shape::Packs(leaves.map(|e| e.pack()).collect()));
+            let mut bodies: HashMap<PackId, Vec<(u32, u32)>> = HashMap::new();
+            for entry in (0..FAN).map(|i| node.leaf(i)).filter(|e| !e.is_hole()) {
+                bodies.entry(entry.pack()).or_default().push((entry.offset, entry.length));
+            }
+            return Ok(Shape::Bodies(bodies.into_iter().collect()));
         }
         let children = (0..FAN).map(|i| (first + i as u64, node.child(i)));
         Ok(Shape::Pages(children.filter(|(_, name)| !name.is_zero()).collect()))

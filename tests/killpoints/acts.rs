@@ -503,6 +503,18 @@ fn snapshots_and_audit() -> Vec<Case> {
             |_| { verb(json!({"action": "repository-remove", "repository": "more"})) },
             never
         ),
+        case!("repository-gc", leave_garbage, |_| verb(json!({"action": "repository-gc"})), never),
+        plain!("repository-stats"),
+        plain!("repository-check", "read_data": true),
+        case!(
+            "repository-unref",
+            nothing,
+            |copy| {
+                let name = opened(copy, base_ref).expect("a base");
+                verb(json!({"action": "repository-unref", "name": name, "force": true}))
+            },
+            |open| base_ref(open).is_none()
+        ),
         plain!("doctor"),
         plain!("audit-verify"),
         case!("audit-accept", damage_the_audit, |_| verb(json!({"action": "audit-accept"})), never),
@@ -594,6 +606,22 @@ fn leave_one_snapshot(copy: &Copy) {
     let open = copy.open(Role::Command).unwrap();
     open.json(json!({"action": "volume-delete", "volume": "filling"}));
     open.json(json!({"action": "snapshot-delete", "snapshot": snapshots_of_v(&open)[0]}));
+}
+
+/// Leaves a pack of which some bodies are needed, and others are not.
+fn leave_garbage(copy: &Copy) {
+    leave_one_snapshot(copy);
+    let would = opened(copy, |open| open.json(json!({"action": "repository-gc", "dry_run": true})));
+    assert_eq!(would["repositories"][0]["compacted"], 1, "{would}");
+}
+
+/// The name of the ref on the base of the next snapshot of `v`.
+fn base_ref(open: &Open) -> Option<String> {
+    let volume = open.json(json!({"action": "volume-show", "volume": "v"}))["id"].as_str().unwrap().to_owned();
+    let stats = open.json(json!({"action": "repository-stats"}));
+    let refs = stats["repositories"][0]["refs"].as_array().unwrap().iter();
+    let mut names = refs.map(|r| r["name"].as_str().unwrap().to_owned());
+    names.find(|name| name.ends_with(&format!("{volume}-base")))
 }
 
 fn delete_what_it_is_filled_from(copy: &Copy) {

@@ -66,7 +66,7 @@ def volume_read(args):
 def repo_show(args):
     repo = Repository(args.file)
     show({"repository": repo.head, "folders": [
-        {"path": str(f.path), "records": [r.json for r in f.records],
+        {"path": str(f.path), "records": [r.json for r in filter(None, f.records.values())],
          "manifests": {name: m.json for name, m in f.manifests.items()}} for f in repo.folders]})
 
 

@@ -48,22 +48,26 @@ class Folder:
     def __init__(self, path):
         self.path = path
         self.unreadable = {}  # number -> why; what a later mend or checkpoint makes up for is taken out by verify
-        self.records = []
-        for number, record in enumerate(sorted((path / "log").iterdir())):
+        self.records = {}  # number -> record, None if unreadable; behind genesis the oldest may have been deleted
+        for record in sorted(p for p in (path / "log").iterdir() if "#" not in p.name):
+            number = int(record.name, 16)
             try:
-                self.records.append(Signed(record, choices.LOG_MAGIC))
+                self.records[number] = Signed(record, choices.LOG_MAGIC)
             except Damaged as bad:
                 self.unreadable[number] = bad
-                self.records.append(None)
+                self.records[number] = None
         if self.unreadable.get(0):
             raise self.unreadable[0]
-        if not self.records or self.records[0].kind != choices.GENESIS:
+        if 0 not in self.records or self.records[0].kind != choices.GENESIS:
             raise Damaged(f"{path}: the log does not begin with a genesis")
         self.public = raw_id(field(self.records[0].json, "public_key"))
         self.manifests = {p.name: Signed(p, choices.MANIFEST_MAGIC) for p in sorted((path / "manifests").glob("*"))}
 
     def verify(self):
-        for index, record in enumerate(self.records):
+        newest = max(n for n in self.records if n % choices.CHECKPOINT_EVERY == 0)
+        for index, record in self.records.items():
+            if index > newest and index - 1 not in self.records:
+                raise Damaged(f"{self.path}: the log has a gap before {index:016x}")
             if record and index and not self._signed(index, record):
                 self.records[index] = record = None
             if record is None:
@@ -71,7 +75,7 @@ class Folder:
             if record.number != index or record.path.name != f"{index:016x}":
                 raise Damaged(f"{record.path}: number {record.number}, expected {index}")
             record.check(self.public, choices.LOG_WORD, self.path)
-            before = self.records[index - 1] if index else None
+            before = self.records.get(index - 1)
             mended = index and before is None and record.kind != choices.MEND
             if not mended and record.previous != (before.digest() if before else ZERO32):
                 raise Damaged(f"{record.path}: previous at 40 is not the hash of the record before")
@@ -130,8 +134,8 @@ class Folder:
     def live(self):
         """Snapshot -> hash of its manifest, by the log: added, and not deleted since."""
         found = {}
-        for record in filter(None, self.records):
-            if record.kind == choices.MEND:
+        for record in filter(None, self.records.values()):
+            if record.kind in (choices.MEND, choices.CHECKPOINT):
                 live = field(record.json, "live")
                 found = {snapshot: raw_id(field(entry, "manifest")) for snapshot, entry in live.items()}
             elif record.kind == choices.ADD:

@@ -19,6 +19,7 @@ mod principal;
 mod repository;
 mod schedule;
 mod snapshot;
+mod upkeep;
 mod volume;
 
 pub use access::{AllowAccess, CreateAccessToken, DenyAccess, ListAccess};
@@ -50,15 +51,17 @@ pub use snapshot::{
     ExportSnapshot, GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot,
     SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
+pub use upkeep::{CheckRepository, CollectGarbage, CollectedGarbage, CountRepository, RemoveRef};
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
     ExportVolumeKey, GrowVolume, ImportVolume, ModifyVolume, ResumeVolume, RollBackVolume, SuspendVolume,
 };
 
 use super::api::{
-    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, ExportInfo,
-    Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
-    RepositoryInfo, RolledBackInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
+    AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CheckedInfo, CryptoInfo, EventInfo,
+    ExportInfo, Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo,
+    RecycleBinInfo, Reply, RepositoryInfo, RolledBackInfo, ScheduleInfo, SnapshotInfo, StatsInfo, StatusInfo,
+    VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -177,6 +180,8 @@ answers! {
     Vec<SnapshotInfo>: snapshots => Reply::Snapshots { snapshots } => Reply::Snapshots { snapshots },
     RepositoryInfo: repository => Reply::Repository(repository) => Reply::Repository(repository),
     Vec<RepositoryInfo>: repositories => Reply::Repositories { repositories } => Reply::Repositories { repositories },
+    Vec<StatsInfo>: repositories => Reply::Stats { repositories } => Reply::Stats { repositories },
+    Vec<CheckedInfo>: repositories => Reply::Checked { repositories } => Reply::Checked { repositories },
     Vec<VerifiedInfo>: snapshots => Reply::Verified { snapshots } => Reply::Verified { snapshots },
     ScheduleInfo: schedule => Reply::Schedule(schedule) => Reply::Schedule(schedule),
     Vec<ScheduleInfo>: schedules => Reply::Schedules { schedules } => Reply::Schedules { schedules },
@@ -364,6 +369,10 @@ operations! {
     "repository-default" => SetDefaultRepository,
     "repository-move" => MoveRepository,
     "repository-remove" => RemoveRepository,
+    "repository-gc" => CollectGarbage,
+    "repository-stats" => CountRepository,
+    "repository-check" => CheckRepository,
+    "repository-unref" => RemoveRef,
     "attach-begin" => AttachVolume,
     "attach-renew" => RenewAttachment,
     "attach-end" => DetachVolume,

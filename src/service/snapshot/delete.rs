@@ -5,10 +5,12 @@ use crate::kms::Caller;
 use crate::ledger::Act;
 use crate::service::Service;
 use crate::service::api::SnapshotState;
+use crate::service::home::Home;
 use crate::service::locks::Now;
 use crate::service::records::SnapshotRecord;
 use crate::snapshot::sweep::Swept;
 use crate::units::{ByteLen, SnapshotId, VolumeId};
+use std::collections::BTreeMap;
 
 impl Service {
     /// Deletes a snapshot: puts it into the recycle bin, if that is on and `now` is not set; otherwise for good.
@@ -50,7 +52,7 @@ impl Service {
     }
 
     /// Refuses to delete a snapshot that is protected, or that a client reads, or whose log was rolled back.
-    fn must_be_deletable_now(&self, record: &SnapshotRecord, now: Now) -> Result<()> {
+    pub(super) fn must_be_deletable_now(&self, record: &SnapshotRecord, now: Now) -> Result<()> {
         self.views.refuse_if_open(record.id)?;
         self.logs.check(record.home())?;
         self.must_be_unprotected(record, now)
@@ -64,6 +66,13 @@ impl Service {
         } else {
             self.must_be_deletable_now(record, now)?;
         }
+        self.hide(caller, record, now)?;
+        let swept = self.lineages.finish_delete(record).map_err(|err| self.hidden_only(record, err))?;
+        Ok(self.say_deleted(record.id, &swept))
+    }
+
+    /// Hides a snapshot. It is for good: what finishes it can be repeated.
+    pub(super) fn hide(&self, caller: &Caller, record: &SnapshotRecord, now: Now) -> Result<()> {
         let act = Act::new("ec2:DeleteSnapshot").detail("snapshot", record.id);
         self.ledger().audited(caller, act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&record.id.to_string())? else { return Ok(()) };
@@ -73,14 +82,27 @@ impl Service {
             // Its name is free at once.
             let gone = SnapshotRecord { state: SnapshotState::Deleting, name: None, ..found.record };
             tx.update(&gone, found.version).map(drop)
-        })?;
-        let swept = self.lineages.finish_delete(record).inspect_err(|_| {
-            self.unsettled.add(record.home(), record.id, None);
-        });
-        let swept = swept.map_err(|e| {
-            e.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
-        })?;
-        Ok(self.say_deleted(record.id, &swept))
+        })
+    }
+
+    /// Finishes the deletes of hidden snapshots, by one sweep in each home. Returns the errors of those that could not be
+    /// finished.
+    pub(super) fn finish_hidden(&self, hidden: Vec<SnapshotRecord>) -> Vec<(SnapshotId, Error)> {
+        let mut homes: BTreeMap<Home, Vec<SnapshotRecord>> = BTreeMap::new();
+        hidden.into_iter().for_each(|record| homes.entry(record.home()).or_default().push(record));
+        let mut failed = Vec::new();
+        for (home, records) in homes {
+            if let Err(err) = self.lineages.finish_deletes(home, &records) {
+                failed.extend(records.iter().map(|record| (record.id, self.hidden_only(record, err.replay()))));
+            }
+        }
+        failed
+    }
+
+    /// Leaves a delete that could not be finished to be settled. Returns the error for its caller.
+    fn hidden_only(&self, record: &SnapshotRecord, err: Error) -> Error {
+        self.unsettled.add(record.home(), record.id, None);
+        err.context(format!("snapshot {} is hidden, but not all of its data is removed yet", record.id))
     }
 
     /// Returns the message about a delete: what it freed, and what still occupies space.

@@ -41,16 +41,25 @@ impl Service {
                 volumes.entry(record.volume).or_default().push(record);
             }
         }
-        let mut all = Vec::new();
+        let (mut all, mut hidden) = (Vec::new(), Vec::new());
         for records in volumes.values_mut() {
             records.sort_by_key(|r| (r.created, r.id));
             let candidates: Vec<_> =
                 records.iter().map(|r| Candidate { id: r.id, time: r.created, tags: &r.tags }).collect();
             for (record, mut why) in records.iter().zip(reasons(&candidates, keep)) {
                 why.extend(self.obstacles(record, now));
-                let outcome = if why.is_empty() && !dry_run { self.prune_one(caller, record) } else { Ok(None) };
+                let outcome =
+                    if why.is_empty() && !dry_run { self.prune_one(caller, record) } else { Ok(Pruned::Kept(None)) };
+                if matches!(outcome, Ok(Pruned::Hidden)) {
+                    hidden.push(record.clone());
+                }
                 all.push(pruned(record, why, outcome));
             }
+        }
+        for (id, err) in self.finish_hidden(hidden) {
+            all.iter_mut().filter(|row| row.snapshot == id).for_each(|row| {
+                (row.kept, row.error) = (true, Some(WireError::from(&err)));
+            });
         }
         Ok(all)
     }
@@ -61,22 +70,39 @@ impl Service {
         Self::is_protected(record, now).into_iter().chain(being_read).collect()
     }
 
-    /// Deletes one. Returns why it is kept after all, if that has changed meanwhile.
-    fn prune_one(&self, caller: &Caller, record: &SnapshotRecord) -> Result<Option<String>> {
-        match self.delete_snapshot(caller, &record.id.to_string(), false) {
-            Ok(_) => Ok(None),
-            Err(err) if matches!(err.kind(), Kind::InvalidState | Kind::Busy) => Ok(Some(err.line())),
+    /// Hides one, or puts it into the recycle bin.
+    fn prune_one(&self, caller: &Caller, record: &SnapshotRecord) -> Result<Pruned> {
+        let hide = || {
+            let now = self.both_clocks()?;
+            self.must_be_deletable_now(record, now)?;
+            if self.recycle(caller, record, now)?.is_some() {
+                return Ok(Pruned::Gone);
+            }
+            self.hide(caller, record, now).map(|()| Pruned::Hidden)
+        };
+        match hide() {
+            Err(err) if matches!(err.kind(), Kind::InvalidState | Kind::Busy) => Ok(Pruned::Kept(Some(err.line()))),
             // Someone else deleted it.
-            Err(_) if self.records.snapshot(record.id)?.is_none_or(|r| r.recycled.is_some()) => Ok(None),
-            Err(err) => Err(err),
+            Err(_) if self.records.snapshot(record.id)?.is_none_or(|r| r.recycled.is_some()) => Ok(Pruned::Gone),
+            other => other,
         }
     }
 }
 
-fn pruned(record: &SnapshotRecord, mut reasons: Vec<String>, outcome: Result<Option<String>>) -> PrunedInfo {
+/// What became of a snapshot.
+enum Pruned {
+    /// It is kept, because of a rule or for this reason.
+    Kept(Option<String>),
+    /// It is hidden; its objects are removed with those of the others.
+    Hidden,
+    /// It is in the recycle bin, or somebody else deleted it.
+    Gone,
+}
+
+fn pruned(record: &SnapshotRecord, mut reasons: Vec<String>, outcome: Result<Pruned>) -> PrunedInfo {
     let error = match outcome {
-        Ok(obstacle) => {
-            reasons.extend(obstacle);
+        Ok(outcome) => {
+            reasons.extend(if let Pruned::Kept(obstacle) = outcome { obstacle } else { None });
             None
         }
         Err(err) => Some(WireError::from(&err)),

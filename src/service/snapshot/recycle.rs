@@ -106,11 +106,12 @@ impl Service {
             }
             let (now, caller) = (self.both_clocks()?, self.records.own_caller("recycle bin"));
             due.retain(|r| r.recycled.as_ref().is_some_and(|recycled| recycled.is_over(now)));
-            for record in due {
-                if let Err(err) = self.delete_for_good(&caller, &record, now) {
-                    tracing::error!("delete {} from the recycle bin: {}", record.id, err.line());
-                }
-            }
+            let failed = |id, err: &Error| tracing::error!("delete {id} from the recycle bin: {}", err.line());
+            due.retain(|record| {
+                let hide = || self.must_be_deletable_now(record, now).and_then(|()| self.hide(&caller, record, now));
+                hide().inspect_err(|err| failed(record.id, err)).is_ok()
+            });
+            self.finish_hidden(due).iter().for_each(|(id, err)| failed(*id, err));
             Ok::<_, Error>(())
         };
         if let Err(err) = expire() {
