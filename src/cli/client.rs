@@ -150,7 +150,9 @@ fn call_here(
     let unlock = unlock(common, data)?;
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
-    if handed.is_some() || matches!(request, Request::CreateSnapshot(_) | Request::WaitSnapshot(_)) {
+    if handed.is_some()
+        || matches!(request, Request::CreateSnapshot(_) | Request::CopySnapshot(_) | Request::WaitSnapshot(_))
+    {
         interrupt::stop_and_clean_up()?;
     }
     let file = handed.map(|h| h.file.try_clone()).transpose().on(|| "duplicate a file descriptor".to_owned())?;

@@ -428,6 +428,7 @@ fn show_snapshot(s: &SnapshotInfo) {
     ];
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));
     rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
+    rows.extend(s.source.iter().map(|source| ("copy of", source.to_string())));
     facts(&rows);
 }
 

@@ -362,6 +362,9 @@ pub struct SnapshotInfo {
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,
+    /// The snapshot that it is a copy of, if it is one. `volume` and `created` are then those of that snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SnapshotId>,
     /// How far this process has copied it, while it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyInfo>,

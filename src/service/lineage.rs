@@ -4,7 +4,7 @@ use super::api::SnapshotState;
 use super::bases::{Bases, base_ref, drop_ref};
 use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
-use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::records::{CopySource, Records, SnapshotRecord, VolumeRecord};
 use super::repositories::Repositories;
 use crate::cipher::SealedMut;
 use crate::error::{Error, Kind, Result};
@@ -18,7 +18,7 @@ use crate::units::{ChunkNo, KeyTag, LineageId, PackId, RepositoryId, SectorMap, 
 use crate::volume::format::ParentRef;
 use crate::volume::parent::Parent;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -33,6 +33,8 @@ pub(super) struct Lineages {
     staging: PathBuf,
     /// Where there may be unreachable objects.
     unswept: Mutex<BTreeSet<Home>>,
+    /// Copies that have ended and whose source is not released, with its home.
+    unreleased: Mutex<BTreeMap<SnapshotId, Home>>,
 }
 
 impl Lineages {
@@ -52,7 +54,8 @@ impl Lineages {
             bases: bases.clone(),
             stores: stores.clone(),
             staging,
-            unswept: Mutex::new(BTreeSet::new()),
+            unswept: Mutex::default(),
+            unreleased: Mutex::default(),
         }
     }
 
@@ -119,6 +122,50 @@ impl Lineages {
             // Only this volume kept it; the ref goes last ([`Lineages::holds_parent`]).
             None => self.sweep_released(home),
         }
+    }
+
+    /// Puts the ref that holds the source of a copy, unless it is there.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if the source was deleted before it was held.
+    pub(super) fn hold_source(&self, copy: SnapshotId, of: &CopySource) -> Result<()> {
+        let (repository, id) = (self.repositories.open(of.repository)?, copy_ref(copy));
+        if repository.ref_on(of.lineage, &id)? == Some(of.snapshot) {
+            return Ok(());
+        }
+        repository.put_ref(of.lineage, &id, RefKind::Volume, of.snapshot)?;
+        // If it was hidden meanwhile, its objects may be removed before the log says so.
+        if self.records.snapshot(of.snapshot)?.is_some_and(|r| r.state == SnapshotState::Completed) {
+            return Ok(());
+        }
+        drop_ref(&repository, of.lineage, &id)?;
+        Err(Error::new(Kind::NotFound, format!("snapshot {} was deleted", of.snapshot)))
+    }
+
+    /// Releases the source of a copy that has ended. What fails is retried.
+    pub(super) fn release_source(&self, copy: SnapshotId) {
+        let found = self.records.snapshot(copy).ok().flatten().filter(|r| r.state != SnapshotState::Pending);
+        let Some(of) = found.and_then(|r| r.source).filter(|of| of.held) else { return };
+        if let Err(err) = self.release_source_in(copy, &of) {
+            tracing::warn!("release the source of copy {copy}: {}; will retry", err.line());
+            self.release_source_later(copy, of.home());
+        }
+    }
+
+    /// Notes that the source of a copy is still to be released.
+    pub(super) fn release_source_later(&self, copy: SnapshotId, source: Home) {
+        self.unreleased.lock().insert(copy, source);
+        self.sweep_later(source);
+    }
+
+    fn release_source_in(&self, copy: SnapshotId, of: &CopySource) -> Result<()> {
+        let repository = self.repositories.open(of.repository)?;
+        match repository.live(of.lineage, of.snapshot)? {
+            Some(_) => drop_ref(&repository, of.lineage, &copy_ref(copy))?,
+            // Perhaps only this copy kept it; the ref goes last.
+            None => self.sweep_released(of.home())?,
+        }
+        self.records.note_snapshot(copy, |r| r.source.iter_mut().for_each(|of| of.held = false))
     }
 
     /// Records in the catalog that a volume no longer needs its snapshot.
@@ -199,6 +246,7 @@ impl Lineages {
             }
         }
         self.logs.note(home);
+        self.release_source(record.id);
         self.bases.release_unneeded(home)?;
         let now = self.sweep(home)?;
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", record.id).detail("state", "deleted");
@@ -226,6 +274,9 @@ impl Lineages {
         if !self.unswept.lock().contains(&home) {
             return;
         }
+        let copies: Vec<_> =
+            self.unreleased.lock().extract_if(.., |_, source| *source == home).map(|(id, _)| id).collect();
+        copies.into_iter().for_each(|copy| self.release_source(copy));
         match self.sweep_released(home) {
             Ok(()) => drop(self.unswept.lock().remove(&home)),
             Err(err) => tracing::warn!("sweep {home}: {}", err.line()),
@@ -301,6 +352,11 @@ fn fill_ref(volume: VolumeId) -> String {
     format!("{volume}-fill")
 }
 
+/// Returns the name of the ref on the snapshot that a copy is made of.
+pub(super) fn copy_ref(copy: SnapshotId) -> String {
+    format!("{copy}-copy")
+}
+
 /// What the catalog knows about this installation's refs.
 struct Known<'a> {
     lineages: &'a Lineages,
@@ -316,6 +372,9 @@ struct Known<'a> {
 
 impl Needs for Known<'_> {
     fn of(&self, id: &str, found: Option<&Ref>) -> RefNeed {
+        if let Some(copy) = id.strip_suffix("-copy").and_then(|copy| copy.parse().ok()) {
+            return self.of_copy(copy, found.is_some());
+        }
         let named = |sort: &str| id.strip_suffix(sort).and_then(|v| v.parse::<VolumeId>().ok());
         let (Some(volume), fills) = (named("-fill").or(named("-base")), named("-fill").is_some()) else {
             return RefNeed::Keep;
@@ -349,5 +408,19 @@ impl Needs for Known<'_> {
 
     fn is_going(&self, snapshot: SnapshotId) -> bool {
         self.going.contains(&snapshot)
+    }
+}
+
+impl Known<'_> {
+    /// Decides about the ref of a copy on its source.
+    fn of_copy(&self, copy: SnapshotId, is_readable: bool) -> RefNeed {
+        match self.lineages.records.snapshot(copy) {
+            Err(_) => RefNeed::Keep,
+            Ok(Some(record)) if record.state == SnapshotState::Pending => match record.source {
+                Some(of) if !is_readable => RefNeed::On(of.snapshot),
+                _ => RefNeed::Keep,
+            },
+            Ok(_) => RefNeed::Drop,
+        }
     }
 }

@@ -372,6 +372,16 @@ fn snapshots_and_audit() -> Vec<Case> {
         }),
         case!("snapshot-diff", |copy| {
             let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
+        case!("snapshot-copy", nothing, |copy| copying(copy, json!({"key": "alias/second"})), has_a_copy),
+        // Without a key, into another repository.
+        case!("snapshot-copy/elsewhere", add_more, |copy| copying(copy, json!({"repository": "more"})), has_a_copy),
+        // It joins an earlier copy, and its source is deleted before it is continued.
+        case!(
+            "snapshot-wait/copy",
+            kill_a_copy,
+            |copy| verb(json!({"action": "snapshot-wait", "snapshot": opened(copy, pending_snapshot)})),
+            has_a_copy
+        ),
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
         }),
         case!("snapshot-export", |copy| {
@@ -578,6 +588,33 @@ fn leave_one_snapshot(copy: &Copy) {
 fn delete_what_it_is_filled_from(copy: &Copy) {
     let open = copy.open(Role::Command).unwrap();
     for snapshot in snapshots_of_v(&open) {
+/// Copies the newest snapshot of `v`.
+fn copying(copy: &Copy, mut asked: Value) -> Act {
+    asked["action"] = "snapshot-copy".into();
+    asked["description"] = "copy".into();
+    on_newest(copy, asked)
+}
+
+fn has_a_copy(open: &Open) -> bool {
+    has_snapshot(open, "copy")
+}
+
+/// The step of a copy before which it has copied a part of the snapshot.
+const COPYING_A_SNAPSHOT: usize = 50;
+
+/// Leaves a copy pending whose source is deleted: the process that made it is killed meanwhile.
+fn kill_a_copy(copy: &Copy) {
+    let (first, second) = opened(copy, |open| (snapshots_of_v(open)[0].clone(), snapshots_of_v(open)[1].clone()));
+    let asked = |of: &str, description: &str| {
+        verb(json!({"action": "snapshot-copy", "snapshot": of, "key": "alias/second", "description": description}))
+    };
+    asked(&first, "first").run(copy).unwrap();
+    let begun = crate::run(&asked(&second, "copy"), copy, Some(COPYING_A_SNAPSHOT));
+    assert_eq!(begun.end, crate::steps::End::Killed);
+    assert!(begun.steps.iter().any(|step| step == "write staged pack"), "{:?}", begun.steps);
+    opened(copy, |open| drop(open.json(json!({"action": "snapshot-delete", "snapshot": second}))));
+}
+
         open.json(json!({"action": "snapshot-delete", "snapshot": snapshot}));
     }
     open.json(json!({"action": "volume-delete", "volume": "v"}));

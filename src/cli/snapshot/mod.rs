@@ -1,5 +1,6 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
+mod copy;
 mod diff;
 mod export;
 mod protect;
@@ -42,6 +43,8 @@ pub(super) enum SnapshotVerb {
         #[arg(long = "tag", value_name = "NAME=VALUE")]
         tags: Vec<String>,
     },
+    /// Copy a snapshot to another repository, or under another CMK
+    Copy(copy::CopyArgs),
     /// List snapshots
     List {
         /// Only those with this tag, or with this value of it; can be repeated
@@ -113,6 +116,12 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
                 end_waiting_on_interrupt(common)?;
             }
             CreateSnapshot { volume, description, wait, repository, name, tags: pairs(&tags)? }.into()
+        }
+        SnapshotVerb::Copy(args) => {
+            if args.wait {
+                end_waiting_on_interrupt(common)?;
+            }
+            copy::request(args)?
         }
         SnapshotVerb::List { tags, volume, recycled } => {
             DescribeSnapshots { tags: selection(&tags), volume, recycled }.into()

@@ -46,9 +46,9 @@ pub use repository::{
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
-    CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, ExportSnapshot, GetRecycleBin,
-    HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin, TagSnapshot,
-    UnlockSnapshot, VerifySnapshots, WaitSnapshot,
+    CopySnapshot, CreateSnapshot, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, ExportSnapshot,
+    GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot, SetRecycleBin,
+    TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
 pub use volume::{
     AcceptLostWrites, AcceptRollback, CreateVolume, DeleteVolume, DescribeVolume, DescribeVolumes, ExportVolume,
@@ -336,6 +336,7 @@ operations! {
     "snapshot-create" => CreateSnapshot,
     "snapshot-list" => DescribeSnapshots,
     "snapshot-wait" => WaitSnapshot,
+    "snapshot-copy" => CopySnapshot,
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshots,

@@ -5,6 +5,7 @@
 //! killed process or a full disk left of either is settled at the next open, by housekeeping, and by the next verb
 //! ([`super::settling`]).
 
+mod copy;
 mod delete;
 mod diff;
 mod labels;
@@ -55,6 +56,7 @@ impl Service {
             repository: self.repositories.name_of(record.repository),
             copy: job.map(|job| job.progress()),
             schedule: record.schedule,
+            source: record.source.as_ref().map(|of| of.snapshot),
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }
@@ -76,7 +78,7 @@ impl Service {
             .records
             .snapshots()?
             .into_iter()
-            .find(|s| s.volume == volume && s.state == SnapshotState::Pending)
+            .find(|s| s.volume == volume && s.source.is_none() && s.state == SnapshotState::Pending)
             .map(|s| s.id))
     }
 
@@ -97,7 +99,7 @@ impl Service {
         self.attachments.refuse_if_elsewhere(&volume)?;
         if self.role == Role::Command {
             // No server does: what an earlier command left is finished first.
-            for job in self.jobs.resume_all(|r| r.volume == volume.id) {
+            for job in self.jobs.resume_all(|r| r.volume == volume.id && r.source.is_none()) {
                 job.wait(report, Some(Stop::Suspend));
                 if job.stopped().is_some() {
                     let what = format!("an earlier snapshot of volume {} is suspended", volume.shown());
