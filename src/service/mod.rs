@@ -49,6 +49,7 @@ mod repository_move;
 mod resealing;
 mod retain;
 mod retention;
+mod rewrap;
 mod schedules;
 mod settings;
 mod settling;

@@ -221,6 +221,15 @@ fn keys() -> Vec<Case> {
         case!("key-rotate", nothing, |_| verb(json!({"action": "key-rotate", "key": "alias/k"})), |open| {
             key(open, "alias/k")["materials"] == 2
         }),
+        case!(
+            "key-rewrap",
+            |copy| verb(json!({"action": "key-rotate", "key": "alias/k"})).run(copy).unwrap(),
+            |_| verb(json!({"action": "key-rewrap", "key": "alias/k"})),
+            |open| {
+                let left = open.json(json!({"action": "key-rewrap", "dry_run": true}));
+                left["keys"].as_array().unwrap().is_empty()
+            }
+        ),
         plain!("key-encrypt", "key": "alias/k", "plaintext": "00ff", "context": {"a": "b"}),
         case!("key-decrypt", |copy| {
             verb(json!({"action": "key-decrypt", "key": null, "blob": opened(copy, blob), "context": {}}))
@@ -363,15 +372,6 @@ fn snapshots_and_audit() -> Vec<Case> {
             |copy| { verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[2]})) },
             never
         ),
-        plain!("snapshot-list"),
-        case!("snapshot-show", |copy| {
-            verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
-        }),
-        case!("snapshot-verify", |copy| {
-            verb(json!({"action": "snapshot-verify", "snapshots": opened(copy, snapshots_of_v)}))
-        }),
-        case!("snapshot-diff", |copy| {
-            let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
         case!("snapshot-copy", nothing, |copy| copying(copy, json!({"key": "alias/second"})), has_a_copy),
         // Without a key, into another repository.
         case!("snapshot-copy/elsewhere", add_more, |copy| copying(copy, json!({"repository": "more"})), has_a_copy),
@@ -382,6 +382,15 @@ fn snapshots_and_audit() -> Vec<Case> {
             |copy| verb(json!({"action": "snapshot-wait", "snapshot": opened(copy, pending_snapshot)})),
             has_a_copy
         ),
+        plain!("snapshot-list"),
+        case!("snapshot-show", |copy| {
+            verb(json!({"action": "snapshot-show", "snapshot": opened(copy, snapshots_of_v)[0]}))
+        }),
+        case!("snapshot-verify", |copy| {
+            verb(json!({"action": "snapshot-verify", "snapshots": opened(copy, snapshots_of_v)}))
+        }),
+        case!("snapshot-diff", |copy| {
+            let [from, to, ..] = &opened(copy, snapshots_of_v)[..] else { panic!("v has two snapshots") };
             verb(json!({"action": "snapshot-diff", "from": from, "to": to}))
         }),
         case!("snapshot-export", |copy| {
@@ -579,15 +588,6 @@ fn pending_snapshot(open: &Open) -> String {
     pending.expect("no snapshot is pending")["id"].as_str().unwrap().to_owned()
 }
 
-fn leave_one_snapshot(copy: &Copy) {
-    let open = copy.open(Role::Command).unwrap();
-    open.json(json!({"action": "volume-delete", "volume": "filling"}));
-    open.json(json!({"action": "snapshot-delete", "snapshot": snapshots_of_v(&open)[0]}));
-}
-
-fn delete_what_it_is_filled_from(copy: &Copy) {
-    let open = copy.open(Role::Command).unwrap();
-    for snapshot in snapshots_of_v(&open) {
 /// Copies the newest snapshot of `v`.
 fn copying(copy: &Copy, mut asked: Value) -> Act {
     asked["action"] = "snapshot-copy".into();
@@ -615,6 +615,15 @@ fn kill_a_copy(copy: &Copy) {
     opened(copy, |open| drop(open.json(json!({"action": "snapshot-delete", "snapshot": second}))));
 }
 
+fn leave_one_snapshot(copy: &Copy) {
+    let open = copy.open(Role::Command).unwrap();
+    open.json(json!({"action": "volume-delete", "volume": "filling"}));
+    open.json(json!({"action": "snapshot-delete", "snapshot": snapshots_of_v(&open)[0]}));
+}
+
+fn delete_what_it_is_filled_from(copy: &Copy) {
+    let open = copy.open(Role::Command).unwrap();
+    for snapshot in snapshots_of_v(&open) {
         open.json(json!({"action": "snapshot-delete", "snapshot": snapshot}));
     }
     open.json(json!({"action": "volume-delete", "volume": "v"}));

@@ -34,7 +34,7 @@ pub use grant::{
 pub use installation::{Doctor, GetStatus};
 pub use key::{
     CancelKeyDeletion, CreateAlias, CreateKey, DeleteAlias, DescribeKey, DisableKey, EnableKey, ListAliases, ListKeys,
-    RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
+    RewrapKeys, RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
 };
 pub use once::ShownOnce;
 pub use principal::{
@@ -58,7 +58,7 @@ pub use volume::{
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CryptoInfo, EventInfo, ExportInfo,
     Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo, RecycleBinInfo, Reply,
-    RepositoryInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
+    RepositoryInfo, RewrapInfo, ScheduleInfo, SnapshotInfo, StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -170,6 +170,7 @@ answers! {
     Vec<GrantInfo>: grants => Reply::Grants { grants } => Reply::Grants { grants },
     CryptoInfo: crypto => Reply::Crypto(crypto) => Reply::Crypto(crypto),
     Vec<AliasInfo>: aliases => Reply::Aliases { aliases } => Reply::Aliases { aliases },
+    RewrapInfo: told => Reply::Rewrapped(told) => Reply::Rewrapped(told),
     VolumeInfo: volume => Reply::Volume(volume) => Reply::Volume(volume),
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
     SnapshotInfo: snapshot => Reply::Snapshot(snapshot) => Reply::Snapshot(snapshot),
@@ -302,6 +303,7 @@ operations! {
     "key-enable" => EnableKey,
     "key-disable" => DisableKey,
     "key-rotate" => RotateKeyOnDemand,
+    "key-rewrap" => RewrapKeys,
     "key-schedule-deletion" => ScheduleKeyDeletion,
     "key-cancel-deletion" => CancelKeyDeletion,
     "key-encrypt" => Encrypt,
@@ -334,9 +336,9 @@ operations! {
     "volume-accept-rollback" => AcceptRollback,
     "volume-accept-lost-writes" => AcceptLostWrites,
     "snapshot-create" => CreateSnapshot,
+    "snapshot-copy" => CopySnapshot,
     "snapshot-list" => DescribeSnapshots,
     "snapshot-wait" => WaitSnapshot,
-    "snapshot-copy" => CopySnapshot,
     "snapshot-show" => DescribeSnapshot,
     "snapshot-delete" => DeleteSnapshot,
     "snapshot-verify" => VerifySnapshots,
