@@ -405,20 +405,28 @@ impl Copies {
     pub(super) fn take_up(&self, record: &SnapshotRecord) -> Result<Begun> {
         let lost = |why: &str| Error::new(Kind::Integrity, format!("cannot be continued: {why}"));
         let of = record.source.clone().ok_or_else(|| lost("it is not a copy"))?;
+        let (repository, from) = (self.reach(record.repository)?, self.reach(of.repository)?);
         self.on.logs.check(record.home())?;
-        let repository = self.on.repositories.open(record.repository)?;
         let staged = Staging::open(&self.on.staging.join(record.id.to_string()), &self.on.env.boot_id)?;
         let staged = staged.ok_or_else(|| lost("its staging directory is missing"))?;
         if repository.live(record.lineage, record.id)?.is_some() {
             return Err(Error::new(Kind::Exists, format!("snapshot {} is completed", record.id)));
         }
         self.hold(record)?;
-        let source = self.on.repositories.open(of.repository)?.open_snapshot(of.lineage, of.snapshot)?;
+        let source = from.open_snapshot(of.lineage, of.snapshot)?;
         let base = record.base.map(|base| repository.open_snapshot(record.lineage, base)).transpose()?;
         let ciphers = of.is_resealed().then(|| self.ciphers_again(record, &of, &staged.spec().keys)).transpose()?;
         let copied: Vec<_> = staged.copied().collect();
         let writer = repository.resume(staged)?;
         self.begun(record.clone(), source, (writer, base, ciphers), copied.into_iter())
+    }
+
+    /// Opens a repository that a pending copy needs. It cannot have been removed: if it is not found, its disk is not there.
+    fn reach(&self, key: RepositoryKey) -> Result<Arc<Repository>> {
+        self.on.repositories.open(key).map_err(|err| match err.kind() {
+            Kind::NotFound => Error::new(Kind::Unreachable, err.line()).hint("make the repository reachable again"),
+            _ => err,
+        })
     }
 
     /// Unwraps the keys of a copy again, under its grants.

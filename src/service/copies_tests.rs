@@ -10,6 +10,8 @@ use super::super::testing::request;
 use super::{Asked, Begun};
 use crate::env::SystemRng;
 use crate::error::{Kind, Result};
+use crate::snapshot::objects::StoreObjects;
+use crate::snapshot::testing::{self, Call, Fault, Remote};
 use crate::units::SnapshotId;
 use crate::volume::testing::Seeded;
 use crate::volume::{Attempt, Blocking};
@@ -303,6 +305,43 @@ fn a_copy_waits_while_its_cmk_is_disabled_and_fails_if_its_grant_is_revoked() {
         "{failed:?}"
     );
     assert_eq!(files(&place, "-copy"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_copy_waits_for_a_repository_that_is_not_there() {
+    let (place, service) = world();
+    let source = take(&place, &service);
+    let begun = begin(&service, source.id, Some("alias/a"), Some("far")).unwrap();
+    let wait = json!({"action": "snapshot-wait", "snapshot": begun.record.id});
+    let id = begun.record.id;
+    drop(begun);
+    std::fs::rename(place.path("far"), place.path("unplugged")).unwrap();
+    let service = place.reopen(service);
+    assert_eq!(say(&service, wait.clone()).unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!(show(&service, id).state, SnapshotState::Pending);
+    std::fs::rename(place.path("unplugged"), place.path("far")).unwrap();
+    say(&service, wait).unwrap();
+    verify(&service, id);
+}
+
+#[test]
+fn a_remote_repository_that_fails_is_tried_again() {
+    let (place, service) = world();
+    let source = take(&place, &service);
+    let there = copy(&service, source.id, None, Some("far")).unwrap();
+    let below = Arc::new(StoreObjects::local(&place.path("far")).unwrap());
+    let remote = Remote::over(below, testing::env().1, 0);
+    let far = service.repositories.records().unwrap().remove(0).id;
+    service.repositories.put_in_place(far, remote.clone());
+    // Read from it, then written to.
+    for (of, call, to) in [(there.id, Call::Get, "local"), (source.id, Call::Put, "far")] {
+        let begun = begin(&service, of, Some("alias/a"), Some(to)).unwrap();
+        remote.fail(Fault { call, after: 1, kind: Kind::Unreachable, took_effect: false });
+        let made = finish(&service, begun);
+        assert!(remote.mend() && made.state == SnapshotState::Completed, "{made:?}");
+        verify(&service, made.id);
+        assert!(plain(&service, made.id) == plain(&service, source.id));
+    }
 }
 
 #[test]
