@@ -286,6 +286,45 @@ fn a_diff_lists_what_changed_and_needs_no_key() {
 }
 
 #[test]
+fn a_copy_is_made_by_a_server_or_a_command_and_keys_are_rewrapped_after_a_rotation() {
+    let s = Scratch::new();
+    s.ok(&["key", "create", "--alias", "alias/k"]);
+    s.ok(&["volume", "create", "--size", "64MiB", "--name", "v"]);
+    s.ok(&["repository", "add", "far", s.path("far").to_str().unwrap()]);
+    let server = s.serve();
+    server.connect("v").write(0, &noise(1, 3 << 20));
+    s.ok(&["snapshot", "create", "--wait", "v", "--name", "one"]);
+    let args = ["snapshot", "copy", "one", "--key", "alias/k", "--repository", "far"];
+    let begun = s.id(&[&args[..], &["--name", "copy"]].concat());
+    s.ok(&["snapshot", "wait", &begun]);
+    let shown = s.json(&["snapshot", "show", "copy"]);
+    let one = s.json(&["snapshot", "show", "one"]);
+    assert_eq!(
+        (&shown["source"], &shown["created"], &shown["state"]),
+        (&one["id"], &one["created"], &"completed".into())
+    );
+    assert!(s.ok(&["snapshot", "show", "copy"]).stdout.contains("copy of"));
+    let image = |of: &str| {
+        let file = s.path(of);
+        s.ok(&["snapshot", "export", of, file.to_str().unwrap()]);
+        std::fs::read(file).unwrap()
+    };
+    assert!(image("copy") == image("one"));
+    drop(server);
+    // A command waits for its end.
+    let again = s.id(&args);
+    assert_eq!(s.json(&["snapshot", "show", &again])["base"], begun.as_str());
+    s.fails(4, &["snapshot", "copy", "one", "--key", "alias/none"], &["alias/none"]);
+    s.fails(4, &["snapshot", "copy", "one", "--repository", "none"], &["repository list"]);
+    s.ok(&["key", "rotate", "alias/k"]);
+    let rewrap = |args: &[&str]| s.ok(&[&["key", "rewrap"], args].concat()).stdout;
+    let said = rewrap(&["alias/k", "--dry-run"]);
+    assert!(said.contains("in repository far") && said.contains("2 wrapped data keys would be rewrapped"), "{said}");
+    assert!(rewrap(&[]).contains("2 wrapped data keys rewrapped"));
+    assert!(rewrap(&[]).contains("0 wrapped data keys rewrapped"));
+}
+
+#[test]
 fn verify_names_every_bad_chunk_and_goes_on_to_the_other_snapshots() {
     let s = Scratch::new();
     s.ok(&["volume", "create", "--size", "16MiB", "--name", "a"]);

@@ -151,7 +151,13 @@ fn call_here(
     let service = Service::open(data.clone(), env, lock, &unlock, open_as(common, Role::Command))?;
     let caller = service.caller_of(rustix::process::getuid().as_raw(), "command line")?;
     if handed.is_some()
-        || matches!(request, Request::CreateSnapshot(_) | Request::CreateSnapshots(_) | Request::WaitSnapshot(_))
+        || matches!(
+            request,
+            Request::CreateSnapshot(_)
+                | Request::CreateSnapshots(_)
+                | Request::CopySnapshot(_)
+                | Request::WaitSnapshot(_)
+        )
     {
         interrupt::stop_and_clean_up()?;
     }

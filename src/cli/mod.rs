@@ -21,6 +21,7 @@ mod principals_shown;
 mod render;
 mod repository;
 mod repository_open;
+mod rewrap;
 mod serve;
 mod snapshot;
 mod sockets;
@@ -160,6 +161,8 @@ enum KeyVerb {
         /// Key id, ARN or alias
         key: String,
     },
+    /// Wrap data keys again, under the newest backing key of their CMK; say what could not be done
+    Rewrap(rewrap::RewrapArgs),
     #[command(flatten)]
     Crypto(crypto::CryptoVerb),
     /// Schedule the deletion of a CMK after a waiting period
@@ -414,6 +417,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Verb::Tls(TlsVerb::Access(verb)) | Verb::Access(verb) => tls::access(verb),
         Verb::Key(KeyVerb::Crypto(verb)) => return crypto::run(&common, verb),
+        Verb::Key(KeyVerb::Rewrap(args)) => return rewrap::run(&common, args),
         Verb::Account(verb) => principal::account_request(verb),
         Verb::Principal(verb) => principal::principal_request(verb)?,
         Verb::Key(verb) => key_request(verb)?,
@@ -476,7 +480,9 @@ fn key_request(verb: KeyVerb) -> Result<Request> {
         KeyVerb::Alias(AliasVerb::Update { alias, key }) => UpdateAlias { alias, key }.into(),
         KeyVerb::Alias(AliasVerb::Delete { alias }) => DeleteAlias { alias }.into(),
         KeyVerb::Alias(AliasVerb::List) => ListAliases {}.into(),
-        KeyVerb::Crypto(_) => return Err(Error::new(Kind::Failed, "this verb is handled elsewhere")),
+        KeyVerb::Crypto(_) | KeyVerb::Rewrap(_) => {
+            return Err(Error::new(Kind::Failed, "this verb is handled elsewhere"));
+        }
     })
 }
 

@@ -72,11 +72,12 @@ pub(super) fn reply(reply: &Reply, common: &Common) -> u8 {
         Reply::Stats { repositories } => repositories.iter().for_each(|one| line(&one.repository)),
         Reply::Checked { repositories } => repositories.iter().for_each(|one| line(&one.repository)),
         Reply::Collected { repositories, .. } => repositories.iter().for_each(|one| line(&one.repository)),
-        // `snapshot schedule`, `prune` and `verify` print these themselves, and `snapshot diff` its parts.
+        // `snapshot schedule`, `prune`, `verify` and `key rewrap` print these themselves, and `snapshot diff` its parts.
         Reply::Schedule(schedule) => line(schedule.id),
         Reply::Schedules { schedules } => schedules.iter().for_each(|one| line(one.id)),
         Reply::Pruned { snapshots, .. } => snapshots.iter().for_each(|one| line(one.snapshot)),
         Reply::Verified { snapshots } => snapshots.iter().for_each(|one| line(&one.snapshot)),
+        Reply::Rewrapped(told) => told.keys.iter().for_each(|key| line(&key.data_key)),
         Reply::Exported(image) => {
             let (data, size) = (ByteLen(image.data), ByteLen(image.size));
             line(format!("wrote {}: {data} of data in {size}", image.snapshot));
@@ -137,6 +138,7 @@ fn ids(reply: &Reply) -> Vec<String> {
         Reply::RecycleBin(bin) => bin.days.iter().map(u32::to_string).collect(),
         Reply::Verified { snapshots } => snapshots.iter().map(|one| one.snapshot.clone()).collect(),
         Reply::Exported(image) => vec![image.snapshot.to_string()],
+        Reply::Rewrapped(told) => told.keys.iter().map(|key| key.data_key.clone()).collect(),
         Reply::Changes(part) => vec![part.to.to_string()],
         Reply::Access(c) => vec![c.token.clone().unwrap_or_else(|| c.name.clone())],
         Reply::AccessList { clients } => clients.iter().map(|c| c.name.clone()).collect(),
@@ -455,6 +457,7 @@ fn show_snapshot(s: &SnapshotInfo) {
         ("proved restorable", or_dash(s.proved.as_ref())),
         ("lock", s.lock.as_ref().map_or_else(|| "-".to_owned(), lock)),
     ];
+    rows.extend(s.source.iter().map(|source| ("copy of", source.to_string())));
     rows.extend(s.recycled_until.iter().map(|until| ("recycled until", until.to_string())));
     rows.extend(s.tags.iter().map(|(name, value)| ("tag", format!("{name} = {value}"))));
     facts(&rows);

@@ -373,25 +373,34 @@ impl Authorizer {
         if caller.authority == Authority::Settled {
             return Ok(());
         }
-        let facts = self.lease_facts();
         let under_grant = matches!(caller.authority, Authority::Grants(_));
-        let wanted = [
-            Wanted { action: "CreateGrant", context, grant: Some(&facts), facts: None },
-            Wanted { action: "Decrypt", context, grant: None, facts: None },
-        ];
-        let key = self.store.resolve(key)?;
-        let mut act = "kms:Decrypt";
+        self.ask_each(key, if under_grant { &["Decrypt"] } else { &["CreateGrant", "Decrypt"] }, context, caller)
+    }
+
+    /// Authorizes a copy of a snapshot to this key: what EBS needs of it (EC2 API Reference, CopySnapshot). Writes nothing except
+    /// an audit record of a refusal.
+    ///
+    /// # Errors
+    /// As [`Authorizer::ask`].
+    pub fn ask_for_copy(&self, key: &KeyRef, context: &EncryptionContext, caller: &Caller) -> Result<()> {
+        self.ask_each(key, &["GenerateDataKeyWithoutPlaintext", "CreateGrant", "Decrypt"], context, caller)
+    }
+
+    /// Authorizes the actions one after another.
+    fn ask_each(&self, key: &KeyRef, actions: &[&str], context: &EncryptionContext, caller: &Caller) -> Result<()> {
+        let (facts, key) = (self.lease_facts(), self.store.resolve(key)?);
+        let mut act = String::new();
         let mut asked = || {
             let record = self.store.load(&key)?.record;
-            let wanted = wanted.iter().filter(|w| !under_grant || w.action == "Decrypt");
-            wanted.copied().try_for_each(|w| {
-                act = if w.action == "Decrypt" { "kms:Decrypt" } else { "kms:CreateGrant" };
-                self.authorize(&record, w, caller).map(drop)
+            actions.iter().try_for_each(|action| {
+                act = format!("kms:{action}");
+                let grant = (*action == "CreateGrant").then_some(&facts);
+                self.authorize(&record, Wanted { action, context, grant, facts: None }, caller).map(drop)
             })
         };
         let answer = asked();
         answer.inspect_err(|e| {
-            self.ledger.record_refusal(Act::new(act).key(self.scope.arn_of(&key)).context(context), caller, e)
+            self.ledger.record_refusal(Act::new(&*act).key(self.scope.arn_of(&key)).context(context), caller, e)
         })
     }
 

@@ -81,6 +81,9 @@ pub enum Reply {
     RolledBack(RolledBackInfo),
     /// One snapshot.
     Snapshot(SnapshotInfo),
+    /// What rewrapping data keys did.
+    #[serde(rename = "key-rewrap")]
+    Rewrapped(RewrapInfo),
     /// Snapshots.
     Snapshots {
         /// All snapshots that are not being deleted.
@@ -392,6 +395,9 @@ pub struct SnapshotInfo {
     /// When a drill last proved that it can be restored.
     #[serde(default)]
     pub proved: Option<Timestamp>,
+    /// The snapshot that it is a copy of, if it is one. `volume` and `created` are then those of that snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SnapshotId>,
     /// Until when it stays in the recycle bin, if it is deleted.
     #[serde(default)]
     pub recycled_until: Option<Timestamp>,
@@ -409,6 +415,34 @@ pub struct RolledBackInfo {
     pub snapshot: SnapshotId,
     /// The snapshot that has what the volume was before; `None`: that was discarded, or the volume was rolled back already.
     pub kept: Option<SnapshotId>,
+}
+
+/// What rewrapping data keys did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrapInfo {
+    /// Whether nothing was changed, because only the answer was asked for.
+    pub dry_run: bool,
+    /// Wrapped data keys that are under the newest material already.
+    pub current: u64,
+    /// Those that were not.
+    pub keys: Vec<RewrappedInfo>,
+    /// Places where it could not be done, and why.
+    pub left: Vec<WireError>,
+}
+
+/// A wrapped data key at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrappedInfo {
+    /// The place, for people.
+    pub place: String,
+    /// The data key's id.
+    pub data_key: String,
+    /// ARN of the CMK.
+    pub key: String,
+    /// The key material id that it was wrapped under.
+    pub from: String,
+    /// The key material id that it is now wrapped under, or would be.
+    pub to: String,
 }
 
 /// How far a pending snapshot is.

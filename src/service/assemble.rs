@@ -4,6 +4,7 @@ use super::access::Access;
 use super::attachments::Attachments;
 use super::bases::Bases;
 use super::check::Doctor;
+use super::copies::{self, Copies};
 use super::failed_syncs::FailedSyncs;
 use super::garbage::{self, Collector};
 use super::housekeeping::Housekeeper;
@@ -95,9 +96,26 @@ impl Volumes {
 }
 
 /// Creates the components for snapshots in progress and for unsettled ones.
-fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Volumes) -> (Arc<Unsettled>, Arc<Jobs>) {
+fn jobs(
+    base: &Base,
+    records: &Arc<Records>,
+    snapshots: &Snapshots,
+    volumes: &Volumes,
+    snapshot_keys: &Arc<SnapshotKeys>,
+) -> (Arc<Unsettled>, Arc<Jobs>) {
     let Snapshots { repositories, logs, bases, lineages } = snapshots;
     let staging = base.data.staging();
+    let copies = Copies::new(copies::On {
+        env: base.env.clone(),
+        records: records.clone(),
+        repositories: repositories.clone(),
+        logs: logs.clone(),
+        lineages: lineages.clone(),
+        keys: volumes.keys.clone(),
+        snapshot_keys: snapshot_keys.clone(),
+        keygate: volumes.keygate.clone(),
+        staging: staging.clone(),
+    });
     let unsettled = Arc::new(Unsettled::new(records, repositories, logs, bases, lineages, &volumes.opens, staging));
     let jobs = Jobs::new(jobs::On {
         env: base.env.clone(),
@@ -108,6 +126,8 @@ fn jobs(base: &Base, records: &Arc<Records>, snapshots: &Snapshots, volumes: &Vo
         bases: bases.clone(),
         opens: volumes.opens.clone(),
         turns: volumes.turns.clone(),
+        copies,
+        lineages: lineages.clone(),
         unsettled: unsettled.clone(),
     });
     (unsettled, Arc::new(jobs))
@@ -119,12 +139,12 @@ impl Service {
         let records = Arc::new(Records::new(&base.kms, &base.lock));
         let snapshots = Snapshots::over(&base, &records);
         let volumes = Volumes::over(&base, &records, &snapshots.lineages);
-        let (unsettled, jobs) = jobs(&base, &records, &snapshots, &volumes);
+        let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &snapshots.repositories, &volumes.opens));
+        let (unsettled, jobs) = jobs(&base, &records, &snapshots, &volumes, &snapshot_keys);
         let collector = snapshots.collector(&records);
         let Base { env, data, kms, stores, lock, opening, .. } = base;
         let Snapshots { repositories, logs, lineages, .. } = snapshots;
         let Volumes { turns, keygate, keys, stored, strangers, failed_syncs, housekeeper, opens } = volumes;
-        let snapshot_keys = Arc::new(SnapshotKeys::new(&records, &repositories, &opens));
         let leases = Arc::new(Leases::new(opening.lease_grace));
         let access = Arc::new(Access::new(&env, &kms, &records));
         Self {

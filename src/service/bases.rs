@@ -151,6 +151,7 @@ impl Bases {
             let counts = |s: &SnapshotRecord| {
                 s.home() == home
                     && s.volume == volume.id
+                    && s.source.is_none()
                     && (s.state == SnapshotState::Completed || s.state == SnapshotState::Pending)
             };
             if self.records.snapshots()?.iter().any(counts) {

@@ -117,6 +117,7 @@ impl Jobs {
             schedule: labels.schedule,
             proved: None,
             group,
+            source: None,
         };
         let destination = sink.clone() as Arc<dyn ChunkSink>;
         let begin = Begin { snapshot: *id, time: time.0, repository: repository.id()?, base, sink: destination };

@@ -95,6 +95,17 @@ impl Job {
         }
     }
 
+    /// Notes what earlier processes have copied, and how much there is to copy in all; 0: not known.
+    pub(super) fn expect(&self, before: u64, total: u64) {
+        self.before.store(before, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Counts one more chunk as copied.
+    pub(super) fn count(&self) {
+        self.copied.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns how far it is.
     pub(super) fn progress(&self) -> CopyInfo {
         let here = self.copied.load(Ordering::Relaxed);
@@ -159,7 +170,7 @@ impl ChunkSink for Sink {
 }
 
 /// Retries of calls to a remote repository.
-struct Retries<'a> {
+pub(super) struct Retries<'a> {
     job: &'a Job,
     is_remote: bool,
     pause: Duration,
@@ -167,12 +178,12 @@ struct Retries<'a> {
 }
 
 impl<'a> Retries<'a> {
-    fn new(job: &'a Job, is_remote: bool) -> Self {
+    pub(super) fn new(job: &'a Job, is_remote: bool) -> Self {
         Self { job, is_remote, pause: FIRST_PAUSE, since: None }
     }
 
     /// Notes a success.
-    fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         if self.since.take().is_some() {
             *self.job.waits.lock() = None;
         }
@@ -183,7 +194,7 @@ impl<'a> Retries<'a> {
     ///
     /// # Errors
     /// The failure, if it will not pass, or has lasted for too long.
-    fn failed(&mut self, id: SnapshotId, err: Error) -> Result<()> {
+    pub(super) fn failed(&mut self, id: SnapshotId, err: Error) -> Result<()> {
         let passes = self.is_remote && matches!(err.kind(), Kind::Io | Kind::Unreachable);
         let since = *self.since.get_or_insert_with(Instant::now);
         if !passes || self.job.stopped().is_some() || since.elapsed() > PATIENCE {
@@ -230,7 +241,7 @@ impl<'a> Pace<'a> {
 }
 
 /// The thread that puts full packs into the repository.
-struct Sender {
+pub(super) struct Sender {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -257,13 +268,18 @@ impl Sender {
     }
 
     /// Waits until the repository has taken enough packs for the copier to continue. `false`: it will not.
-    fn await_room(&self, writer: &SnapshotWriter, job: &Job) -> bool {
+    pub(super) fn await_room(&self, writer: &SnapshotWriter, job: &Job) -> bool {
         while self.thread.is_some() && job.stopped().is_none() && self.shared.failure.lock().is_none() {
             if writer.await_backlog(|n| n <= BACKLOG, LOOK) {
                 return true;
             }
         }
         self.thread.is_none() && job.stopped().is_none()
+    }
+
+    /// Returns whether the thread has ended because it failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.shared.failure.lock().is_some()
     }
 
     /// Ends the thread, and returns its failure. It may be in the middle of a put, which is waited for unless `leave`.
@@ -298,10 +314,22 @@ pub(super) fn copy(
     sink: &Arc<Sink>,
     job: &Arc<Job>,
 ) -> Result<Completed> {
-    let is_remote = sink.writer.is_remote();
     job.before.store(pending.copied(), Ordering::Relaxed);
+    complete_after(sink, job, |sender| copy_all((volume, settings), pending, sender, sink, job))
+}
+
+/// Does `work`, which puts chunks, while another thread puts full packs into the repository; then completes the snapshot there.
+///
+/// # Errors
+/// [`Kind::Interrupted`] if the job was stopped; the error of `work`; what the repository reports.
+pub(super) fn complete_after(
+    sink: &Arc<Sink>,
+    job: &Arc<Job>,
+    work: impl FnOnce(&Sender) -> Result<()>,
+) -> Result<Completed> {
+    let is_remote = sink.writer.is_remote();
     let sender = Sender::start(sink, job, is_remote);
-    let copied = copy_all((volume, settings), pending, &sender, sink, job);
+    let copied = work(&sender);
     let is_suspended = job.stopped() == Some(Stop::Suspend);
     let sent = sender.end(is_suspended);
     copied.and(sent)?;
@@ -340,14 +368,15 @@ fn copy_all(
             Ok(_) => return Ok(()),
             Err(err) if err.kind() == Kind::Interrupted => {
                 // The sender's failure, if there is one, is the reason.
-                return if sender.shared.failure.lock().is_some() { Ok(()) } else { Err(err) };
+                return if sender.has_failed() { Ok(()) } else { Err(err) };
             }
             Err(err) => retries.failed(sink.writer.id(), err)?,
         }
     }
 }
 
-fn interrupted_if(job: &Job, id: SnapshotId) -> Result<()> {
+/// Refuses to continue a job that is to stop.
+pub(super) fn interrupted_if(job: &Job, id: SnapshotId) -> Result<()> {
     let stopped = || Error::new(Kind::Interrupted, format!("snapshot {id} was stopped"));
     job.stopped().map_or(Ok(()), |_| Err(stopped()))
 }

@@ -4,8 +4,10 @@ use super::apart::apart;
 use super::api::SnapshotState;
 use super::bases::Bases;
 use super::beginning::Wanted;
+use super::copies::{self, Copies};
 pub use super::copying::Report;
 use super::copying::{self, Job, Sink, Stop};
+use super::lineage::Lineages;
 use super::logs::Logs;
 use super::opening::{InUse, Need, OpenVolumes};
 use super::records::{Labels, Records, SnapshotRecord};
@@ -16,7 +18,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
 use crate::snapshot::staging::{self, Staging};
-use crate::snapshot::writer::Completed;
+use crate::snapshot::writer::{Completed, SnapshotWriter};
 use crate::units::{CHUNK, SnapshotId, chunks_in};
 use crate::volume::pending::Pending;
 use parking_lot::Mutex;
@@ -41,6 +43,10 @@ pub(super) struct On {
     pub(super) opens: Arc<OpenVolumes>,
     /// One point in time at a time per volume.
     pub(super) turns: Arc<Turns>,
+    /// Copies of snapshots.
+    pub(super) copies: Copies,
+    /// Where the sources of copies are released.
+    pub(super) lineages: Arc<Lineages>,
     /// Where failed snapshots are left to be settled.
     pub(super) unsettled: Arc<Unsettled>,
     /// The directory with the staging directories of all pending snapshots.
@@ -51,6 +57,14 @@ pub(super) struct On {
 pub(super) struct Jobs {
     pub(super) on: On,
     running: Mutex<HashMap<SnapshotId, Arc<Job>>>,
+}
+
+/// What a job does.
+enum Work {
+    /// Copies a point in time of a volume.
+    Snapshot(Box<Begun>),
+    /// Copies a snapshot.
+    Copy(Box<copies::Begun>),
 }
 
 /// A snapshot whose point in time is fixed.
@@ -84,10 +98,33 @@ impl Jobs {
         let mut jobs_of: HashMap<_, _> = jobs.iter().cloned().collect();
         for one in begun {
             if let Some(job) = jobs_of.remove(&one.record.id) {
-                self.spawn(one, &job);
+                self.spawn((one.record.id, Work::Snapshot(Box::new(one))), &job);
             }
         }
         Ok(jobs)
+    }
+
+    /// Begins a copy of a snapshot, and makes it in its own thread.
+    pub(super) fn start_copy(
+        self: &Arc<Self>,
+        caller: &Caller,
+        asked: copies::Asked,
+    ) -> Result<(SnapshotId, Arc<Job>)> {
+        let (id, job) = (SnapshotId::draw(&*self.on.env.rng), Arc::new(Job::default()));
+        self.running.lock().insert(id, job.clone());
+        let begun = self.begin_copy(caller, id, asked).inspect_err(|_| drop(self.running.lock().remove(&id)))?;
+        self.spawn((id, Work::Copy(Box::new(begun))), &job);
+        Ok((id, job))
+    }
+
+    /// Begins a copy: it is pending, and its source is held.
+    pub(super) fn begin_copy(&self, caller: &Caller, id: SnapshotId, asked: copies::Asked) -> Result<copies::Begun> {
+        let begun = self.on.copies.begin(caller, id, asked)?;
+        if let Err(err) = self.on.copies.hold(&begun.record) {
+            self.fail_copy(begun, &err);
+            return Err(err);
+        }
+        Ok(begun)
     }
 
     /// Continues a pending snapshot that an earlier process left, unless it is being copied already.
@@ -100,10 +137,14 @@ impl Jobs {
             Entry::Occupied(running) => return Ok(running.get().clone()),
             Entry::Vacant(free) => free.insert(Arc::new(Job::default())).clone(),
         };
-        match self.take_up(record) {
-            Ok(begun) => {
+        let work = match record.source {
+            None => self.take_up(record).map(|begun| Work::Snapshot(Box::new(begun))),
+            Some(_) => self.on.copies.take_up(record).map(|begun| Work::Copy(Box::new(begun))),
+        };
+        match work {
+            Ok(work) => {
                 tracing::info!("snapshot {} continues", record.id);
-                self.spawn(begun, &job);
+                self.spawn((record.id, work), &job);
                 Ok(job)
             }
             Err(err) => {
@@ -131,7 +172,7 @@ impl Jobs {
             match self.resume(record) {
                 Ok(job) => jobs.lock().push(job),
                 Err(err) if err.kind() == Kind::Exists => settle(None),
-                Err(err) if matches!(err.kind(), Kind::Integrity | Kind::NotFound | Kind::Unsupported) => {
+                Err(err) if is_final(&err) => {
                     tracing::error!("snapshot {}: {}", record.id, err.line());
                     settle(Some(err.line()));
                 }
@@ -172,22 +213,24 @@ impl Jobs {
     }
 
     /// Copies a snapshot in its own thread.
-    fn spawn(self: &Arc<Self>, begun: Begun, job: &Arc<Job>) {
-        let id = begun.record.id;
-        let begun = Arc::new(Mutex::new(Some(begun)));
+    fn spawn(self: &Arc<Self>, (id, work): (SnapshotId, Work), job: &Arc<Job>) {
+        let work = Arc::new(Mutex::new(Some(work)));
         let run = {
-            let (this, job, begun) = (self.clone(), job.clone(), begun.clone());
-            move || this.run_begun(id, &begun, &job)
+            let (this, job, work) = (self.clone(), job.clone(), work.clone());
+            move || this.run_begun(id, &work, &job)
         };
         if let Err(err) = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run) {
             tracing::warn!("start a thread for snapshot {id}: {err}; copying in the caller's thread");
-            self.clone().run_begun(id, &begun, job);
+            self.clone().run_begun(id, &work, job);
         }
     }
 
-    fn run_begun(self: Arc<Self>, id: SnapshotId, begun: &Mutex<Option<Begun>>, job: &Arc<Job>) {
-        let Some(begun) = begun.lock().take() else { return };
-        self.run_job(begun, job);
+    fn run_begun(self: Arc<Self>, id: SnapshotId, work: &Mutex<Option<Work>>, job: &Arc<Job>) {
+        let Some(work) = work.lock().take() else { return };
+        match work {
+            Work::Snapshot(begun) => self.run_job(*begun, job),
+            Work::Copy(begun) => self.run_copy(*begun, job),
+        }
         self.running.lock().remove(&id);
         // Whoever learns of the end may reopen the data directory: this thread must not be the one that keeps it locked.
         drop(self);
@@ -199,9 +242,46 @@ impl Jobs {
         let copied = copying::copy((&begun.used.volume, &begun.used.settings), &begun.pending, &begun.sink, job);
         match copied {
             Ok(done) => self.complete(&begun, &done),
-            Err(err) if may_pass(&err) && job.stopped() == Some(Stop::Suspend) => suspend(&begun),
+            Err(err) if may_pass(&err) && job.stopped() == Some(Stop::Suspend) => suspend(&begun.sink.writer),
             Err(err) => self.fail(begun, &err),
         }
+    }
+
+    /// Makes a copy that was begun, and completes it, suspends it, or fails it. While a CMK is unusable, it waits for that.
+    pub(super) fn run_copy(&self, begun: copies::Begun, job: &Arc<Job>) {
+        match begun.run(job) {
+            Ok(done) => self.complete_copy(&begun.record, &done),
+            Err(err) if may_pass(&err) && job.stopped() == Some(Stop::Suspend) => suspend(begun.writer()),
+            Err(err) if err.kind() == Kind::KeyUnavailable && job.stopped() != Some(Stop::Cancel) => {
+                tracing::warn!("snapshot {}: {}; trying again later", begun.record.id, err.line());
+                suspend(begun.writer());
+            }
+            Err(err) => self.fail_copy(begun, &err),
+        }
+    }
+
+    /// Completes a copy that the log has: updates the catalog, then releases the source.
+    fn complete_copy(&self, record: &SnapshotRecord, done: &Completed) {
+        self.on.logs.note(record.home());
+        let (stored, changed) = (done.stats.stored_bytes, done.stats.changed * CHUNK as u64);
+        let noted = self.on.records.note_snapshot(record.id, |r| {
+            (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
+        });
+        if noted.is_err() {
+            return self.on.unsettled.add(record.home(), record.id, None);
+        }
+        self.on.lineages.release_source(record.id);
+        if let Err(err) = staging::remove(&self.staging_of(record.id)) {
+            tracing::warn!("{}; removed at the next start", err.line());
+        }
+    }
+
+    /// Ends a copy that cannot be completed.
+    fn fail_copy(&self, begun: copies::Begun, err: &Error) {
+        let record = begun.give_up();
+        tracing::error!("snapshot {}: {}", record.id, err.line());
+        self.on.unsettled.add(record.home(), record.id, Some(err.line()));
+        self.on.unsettled.settle_home(record.home());
     }
 
     /// Ends a snapshot that cannot be completed.
@@ -271,10 +351,15 @@ fn may_pass(err: &Error) -> bool {
     matches!(err.kind(), Kind::Interrupted | Kind::Io | Kind::Unreachable)
 }
 
+/// Whether a snapshot that an earlier process left can never be continued.
+fn is_final(err: &Error) -> bool {
+    matches!(err.kind(), Kind::Integrity | Kind::NotFound | Kind::Unsupported | Kind::AccessDenied)
+}
+
 /// Makes durable what is copied so far: the next process continues.
-fn suspend(begun: &Begun) {
-    let id = begun.record.id;
-    match begun.sink.writer.suspend() {
+fn suspend(writer: &SnapshotWriter) {
+    let id = writer.id();
+    match writer.suspend() {
         Ok(()) => tracing::info!("snapshot {id} is suspended; the next server continues it"),
         Err(err) => tracing::warn!("snapshot {id}: {}; it continues only if the machine stays up", err.line()),
     }

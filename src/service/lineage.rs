@@ -4,7 +4,7 @@ use super::api::SnapshotState;
 use super::bases::{Bases, base_ref, drop_ref};
 use super::home::{Home, RepositoryKey};
 use super::logs::Logs;
-use super::records::{Records, SnapshotRecord, VolumeRecord};
+use super::records::{CopySource, Records, SnapshotRecord, VolumeRecord};
 use super::repositories::Repositories;
 use crate::cipher::SealedMut;
 use crate::error::{Error, Kind, Result};
@@ -20,7 +20,7 @@ use crate::units::{ChunkNo, KeyTag, LineageId, PackId, RepositoryId, SectorMap, 
 use crate::volume::format::ParentRef;
 use crate::volume::parent::Parent;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -37,6 +37,8 @@ pub(super) struct Lineages {
     unswept: Mutex<BTreeSet<Home>>,
     /// Where a sweep may have left packs with garbage.
     worn: Mutex<BTreeSet<Home>>,
+    /// Copies that have ended and whose source is not released, with its home.
+    unreleased: Mutex<BTreeMap<SnapshotId, Home>>,
 }
 
 impl Lineages {
@@ -56,8 +58,9 @@ impl Lineages {
             bases: bases.clone(),
             stores: stores.clone(),
             staging,
-            unswept: Mutex::new(BTreeSet::new()),
-            worn: Mutex::new(BTreeSet::new()),
+            unswept: Mutex::default(),
+            worn: Mutex::default(),
+            unreleased: Mutex::default(),
         }
     }
 
@@ -138,6 +141,50 @@ impl Lineages {
         }
     }
 
+    /// Puts the ref that holds the source of a copy, unless it is there.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if the source was deleted before it was held.
+    pub(super) fn hold_source(&self, copy: SnapshotId, of: &CopySource) -> Result<()> {
+        let (repository, id) = (self.repositories.open(of.repository)?, copy_ref(copy));
+        if repository.ref_on(of.lineage, &id)? == Some(of.snapshot) {
+            return Ok(());
+        }
+        repository.put_ref(of.lineage, &id, RefKind::Volume, of.snapshot)?;
+        // If it was hidden meanwhile, its objects may be removed before the log says so.
+        if self.records.snapshot(of.snapshot)?.is_some_and(|r| r.state == SnapshotState::Completed) {
+            return Ok(());
+        }
+        drop_ref(&repository, of.lineage, &id)?;
+        Err(Error::new(Kind::NotFound, format!("snapshot {} was deleted", of.snapshot)))
+    }
+
+    /// Releases the source of a copy that has ended. What fails is retried.
+    pub(super) fn release_source(&self, copy: SnapshotId) {
+        let found = self.records.snapshot(copy).ok().flatten().filter(|r| r.state != SnapshotState::Pending);
+        let Some(of) = found.and_then(|r| r.source).filter(|of| of.held) else { return };
+        if let Err(err) = self.release_source_in(copy, &of) {
+            tracing::warn!("release the source of copy {copy}: {}; will retry", err.line());
+            self.release_source_later(copy, of.home());
+        }
+    }
+
+    /// Notes that the source of a copy is still to be released.
+    pub(super) fn release_source_later(&self, copy: SnapshotId, source: Home) {
+        self.unreleased.lock().insert(copy, source);
+        self.sweep_later(source);
+    }
+
+    fn release_source_in(&self, copy: SnapshotId, of: &CopySource) -> Result<()> {
+        let repository = self.repositories.open(of.repository)?;
+        match repository.live(of.lineage, of.snapshot)? {
+            Some(_) => drop_ref(&repository, of.lineage, &copy_ref(copy))?,
+            // Perhaps only this copy kept it; the ref goes last.
+            None => self.sweep_released(of.home())?,
+        }
+        self.records.note_snapshot(copy, |r| r.source.iter_mut().for_each(|of| of.held = false))
+    }
+
     /// Records in the catalog that a volume no longer needs its snapshot.
     pub(super) fn note_hydrated(&self, id: VolumeId) {
         let act = Act::new("ec2:VolumeHydrated").detail("volume", id);
@@ -206,6 +253,7 @@ impl Lineages {
             early = Swept { deleted: early.deleted + swept.deleted, freed: early.freed + swept.freed, ..swept };
         }
         self.logs.note(home);
+        records.iter().for_each(|record| self.release_source(record.id));
         self.bases.release_unneeded(home)?;
         let now = self.sweep(home)?;
         for record in records {
@@ -258,6 +306,9 @@ impl Lineages {
         if !self.unswept.lock().contains(&home) {
             return;
         }
+        let copies: Vec<_> =
+            self.unreleased.lock().extract_if(.., |_, source| *source == home).map(|(id, _)| id).collect();
+        copies.into_iter().for_each(|copy| self.release_source(copy));
         match self.sweep_released(home) {
             Ok(()) => drop(self.unswept.lock().remove(&home)),
             Err(err) => tracing::warn!("sweep {home}: {}", err.line()),
@@ -363,6 +414,11 @@ fn fill_ref(volume: VolumeId) -> String {
     format!("{volume}-fill")
 }
 
+/// Returns the name of the ref on the snapshot that a copy is made of.
+pub(super) fn copy_ref(copy: SnapshotId) -> String {
+    format!("{copy}-copy")
+}
+
 /// What the catalog knows about this installation's refs.
 pub(super) struct Known<'a> {
     lineages: &'a Lineages,
@@ -378,6 +434,9 @@ pub(super) struct Known<'a> {
 
 impl Needs for Known<'_> {
     fn of(&self, id: &str, found: Option<&Ref>) -> RefNeed {
+        if let Some(copy) = id.strip_suffix("-copy").and_then(|copy| copy.parse().ok()) {
+            return self.of_copy(copy, found.is_some());
+        }
         let named = |sort: &str| id.strip_suffix(sort).and_then(|v| v.parse::<VolumeId>().ok());
         let (Some(volume), fills) = (named("-fill").or(named("-base")), named("-fill").is_some()) else {
             return RefNeed::Keep;
@@ -411,5 +470,19 @@ impl Needs for Known<'_> {
 
     fn is_going(&self, snapshot: SnapshotId) -> bool {
         self.going.contains(&snapshot)
+    }
+}
+
+impl Known<'_> {
+    /// Decides about the ref of a copy on its source.
+    fn of_copy(&self, copy: SnapshotId, is_readable: bool) -> RefNeed {
+        match self.lineages.records.snapshot(copy) {
+            Err(_) => RefNeed::Keep,
+            Ok(Some(record)) if record.state == SnapshotState::Pending => match record.source {
+                Some(of) if !is_readable => RefNeed::On(of.snapshot),
+                _ => RefNeed::Keep,
+            },
+            Ok(_) => RefNeed::Drop,
+        }
     }
 }

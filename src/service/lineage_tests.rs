@@ -89,7 +89,7 @@ impl Place {
         service.records.find_volume(&self.volume.to_string()).unwrap()
     }
     /// Files of the repository whose path contains `part`.
-    fn files(&self, part: &str) -> Vec<PathBuf> {
+    pub(super) fn files(&self, part: &str) -> Vec<PathBuf> {
         Self::files_in(self.repository(), part)
     }
     /// Files below a folder whose path contains `part`.

@@ -48,10 +48,17 @@ impl Logs {
         Self { records: records.clone(), repositories: repositories.clone() }
     }
 
+    /// Returns where this installation has logs.
+    pub(super) fn all(&self) -> Result<Vec<Home>> {
+        let all = self.records.ledger().catalog().list::<LogRecord>()?.records.into_iter().map(|r| r.record);
+        Ok(all.map(|r| Home { repository: r.repository, lineage: r.lineage }).collect())
+    }
+
     /// Returns where this installation has a log of a lineage.
     pub(super) fn homes(&self, lineage: LineageId) -> Result<Vec<Home>> {
-        let all = self.records.ledger().catalog().list::<LogRecord>()?.records.into_iter().map(|r| r.record);
-        Ok(all.filter(|r| r.lineage == lineage).map(|r| Home { repository: r.repository, lineage }).collect())
+        let mut all = self.all()?;
+        all.retain(|home| home.lineage == lineage);
+        Ok(all)
     }
 
     /// Refuses a repository folder that is older than this installation left it.

@@ -5,13 +5,13 @@
 
 use super::api::SnapshotState;
 use super::datadir::DirLock;
-use super::home::RepositoryKey;
+use super::home::{Home, RepositoryKey};
 use super::locks::{Lock, Now};
 use super::settings::{BackgroundRate, OnKeyLoss};
 use super::token::{self, ExportName};
 use crate::env::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::kms::{Caller, Kms, Tags};
+use crate::kms::{Caller, Grant, Kms, Tags};
 use crate::ledger::{Act, Ledger, Record, Tx};
 use crate::units::{DataKeyId, GroupId, Hash32, LineageId, ScheduleId, SnapshotId, VolumeId, check_snapshot_name};
 use crate::volume::Volume;
@@ -207,13 +207,16 @@ impl Records {
         Ok(changed.record)
     }
 
-    /// Changes the record of a snapshot in the service's own name; audited.
+    /// Changes the record of a snapshot in the service's own name; audited. The grants of a copy that has ended are removed.
     pub(super) fn note_snapshot(&self, id: SnapshotId, change: impl Fn(&mut SnapshotRecord)) -> Result<()> {
         let act = Act::new("ec2:SnapshotNotification").detail("snapshot", id);
         let noted = self.ledger().audited(&self.own_caller("snapshot"), act, |tx| {
             let Some(found) = tx.get::<SnapshotRecord>(&id.to_string())? else { return Ok(()) };
             let mut next = found.record;
             change(&mut next);
+            let ended = next.source.as_mut().filter(|_| next.state != SnapshotState::Pending);
+            let grants = ended.map(|source| std::mem::take(&mut source.grants)).unwrap_or_default();
+            grants.iter().try_for_each(|grant| Grant::remove(tx, grant))?;
             tx.update(&next, found.version).map(drop)
         });
         noted.inspect_err(|err| tracing::error!("update the record of {id}: {}", err.line()))
@@ -422,6 +425,41 @@ pub(super) struct SnapshotRecord {
     /// The group that it was taken with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<Group>,
+    /// What it is a copy of, if it is one. `volume` and `created` are then those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<CopySource>,
+}
+
+/// The source of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CopySource {
+    pub(super) snapshot: SnapshotId,
+    pub(super) lineage: LineageId,
+    #[serde(default, skip_serializing_if = "RepositoryKey::is_local")]
+    pub(super) repository: RepositoryKey,
+    /// The data keys of the source and their encryption context, if the copy has another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) data_keys: Vec<DataKeyId>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) context: BTreeMap<String, String>,
+    /// The grants that the service makes the copy under. They are removed with its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) grants: Vec<String>,
+    /// Whether there may be a ref on the source. It is released after the copy has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) held: bool,
+}
+
+impl CopySource {
+    /// Returns where the source is.
+    pub(super) const fn home(&self) -> Home {
+        Home { repository: self.repository, lineage: self.lineage }
+    }
+
+    /// Returns whether the copy is sealed with another data key.
+    pub(super) const fn is_resealed(&self) -> bool {
+        !self.data_keys.is_empty()
+    }
 }
 
 /// A snapshot's place in a group that was taken at one instant.

@@ -1,7 +1,7 @@
 //! Repository verbs: add, list, show, default, remove.
 
 use super::Service;
-use super::api::RepositoryInfo;
+use super::api::{RepositoryInfo, SnapshotState};
 use super::home::{Home, LOCAL, RepositoryKey};
 use super::records::{SnapshotRecord, VolumeRecord};
 use super::repositories::{DefaultRepository, Repositories, RepositoryRecord, shown};
@@ -10,7 +10,7 @@ use crate::kms::Caller;
 use crate::ledger::{Act, Tx};
 use crate::snapshot::location::Location;
 use crate::snapshot::repository::Repository;
-use crate::units::{InstallationId, LineageId, RepositoryId};
+use crate::units::{InstallationId, LineageId, RepositoryId, SnapshotId};
 
 /// Names a volume's setting to follow the default, so no repository can have it.
 const DEFAULT: &str = "default";
@@ -156,13 +156,17 @@ impl Service {
 }
 
 /// Returns this installation's refs in a lineage.
-fn own_refs(
-    repository: &Repository,
-    lineage: LineageId,
-    own: InstallationId,
-) -> Result<Vec<(String, crate::units::SnapshotId)>> {
+fn own_refs(repository: &Repository, lineage: LineageId, own: InstallationId) -> Result<Vec<(String, SnapshotId)>> {
     let all = repository.refs(lineage)?.into_iter().filter(|r| r.installation == own);
     Ok(all.map(|r| (r.id, r.snapshot)).collect())
+}
+
+/// Returns a copy that is being made of a snapshot in a repository.
+pub(super) fn pending_copy_from(tx: &Tx<'_>, key: RepositoryKey) -> Result<Option<SnapshotId>> {
+    let reads = |s: &SnapshotRecord| {
+        s.state == SnapshotState::Pending && s.source.as_ref().is_some_and(|of| of.repository == key)
+    };
+    Ok(tx.list::<SnapshotRecord>()?.records.into_iter().map(|r| r.record).find(reads).map(|s| s.id))
 }
 
 /// Refuses to remove a repository that a record names.
@@ -175,6 +179,12 @@ fn refuse_if_needed(tx: &Tx<'_>, record: &RepositoryRecord) -> Result<()> {
     let here: Vec<_> = snapshots.filter(|s| s.repository == key).collect();
     if let Some(first) = here.first() {
         return needed(format!("it has {} snapshots, such as {}", here.len(), first.id), "delete them first");
+    }
+    if let Some(copy) = pending_copy_from(tx, key)? {
+        return needed(
+            format!("copy {copy} is being made of a snapshot in it"),
+            "wait until it is completed, or delete it",
+        );
     }
     for volume in tx.list::<VolumeRecord>()?.records.into_iter().map(|r| r.record) {
         let (shown, hint) = (volume.shown(), "use `coffer volume modify --repository` first");

@@ -102,6 +102,10 @@ impl Service {
 fn refuse_if_written(tx: &Tx<'_>, record: &RepositoryRecord) -> Result<()> {
     let key = RepositoryKey::Added(record.id);
     let busy = |s: &SnapshotRecord| matches!(s.state, SnapshotState::Pending | SnapshotState::Deleting);
+    if let Some(copy) = super::repository::pending_copy_from(tx, key)? {
+        let what = format!("copy {copy} is being made of a snapshot in it");
+        return Err(Error::new(Kind::Busy, what).hint("try again when it is done"));
+    }
     let all = tx.list::<SnapshotRecord>()?.records.into_iter().map(|r| r.record);
     match all.into_iter().find(|s| s.repository == key && busy(s)) {
         None => Ok(()),

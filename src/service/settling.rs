@@ -85,6 +85,10 @@ impl Unsettled {
                 for record in all.iter().filter(|s| is_lost(s) || s.is_deleting()) {
                     self.add(record.home(), record.id, None);
                 }
+                for record in all.iter().filter(|s| s.state != SnapshotState::Pending) {
+                    let held = record.source.as_ref().filter(|of| of.held);
+                    held.into_iter().for_each(|of| self.lineages.release_source_later(record.id, of.home()));
+                }
                 self.remove_staging(&all);
             }
             Err(err) => tracing::error!("list unfinished snapshots: {}", err.line()),
@@ -183,7 +187,7 @@ impl Unsettled {
         self.logs.check(record.home())?;
         let repository = self.repositories.open(record.repository)?;
         let completed = repository.live(record.lineage, id)?.is_some();
-        let volume = self.records.volume(record.volume)?;
+        let volume = if record.source.is_none() { self.records.volume(record.volume)? } else { None };
         // A volume that cannot be opened is settled once it can be: `settle_header`.
         if let Some(Ok(used)) = volume.map(|v| self.opens.acquire(&v, Need::Sealed)) {
             let pending = used.volume.pending_records().into_iter().find(|p| p.snapshot == id);
@@ -196,6 +200,7 @@ impl Unsettled {
         if !completed {
             let why = why.unwrap_or("the process that took it ended before it was completed").to_owned();
             self.records.note_snapshot(id, |r| (r.state, r.error) = (SnapshotState::Error, Some(why.clone())))?;
+            self.lineages.release_source(id);
             return staging::remove(&self.staging.join(id.to_string()));
         }
         // A damaged manifest is not needed to know that the snapshot is completed.
@@ -205,6 +210,7 @@ impl Unsettled {
             r.state = SnapshotState::Completed;
             (r.changed, r.stored) = counts;
         })?;
+        self.lineages.release_source(id);
         staging::remove(&self.staging.join(id.to_string()))
     }
 }

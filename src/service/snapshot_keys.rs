@@ -1,5 +1,6 @@
 //! The wrapped data keys of snapshots.
 
+use super::home::Home;
 use super::opening::{Need, OpenVolumes};
 use super::records::{Records, SnapshotRecord};
 use super::repositories::Repositories;
@@ -25,15 +26,19 @@ impl SnapshotKeys {
     /// # Errors
     /// [`Kind::Integrity`] if neither the log nor any header has one of them.
     pub(super) fn wrapped(&self, record: &SnapshotRecord) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
-        let blobs = self.repositories.open(record.repository)?.keys(record.lineage)?;
+        self.wrapped_in(record.home(), &record.data_keys).map_err(|e| e.context(record.id))
+    }
+
+    /// The same for data keys of a lineage.
+    pub(super) fn wrapped_in(&self, home: Home, keys: &[DataKeyId]) -> Result<Vec<(DataKeyId, Vec<u8>)>> {
+        let blobs = self.repositories.open(home.repository)?.keys(home.lineage)?;
         let find = |id: &DataKeyId| {
             let found = blobs.get(id).map(|k| k.blob.clone());
-            let found = found.or_else(|| self.key_from_a_header(record.lineage, *id));
-            found.map(|blob| (*id, blob)).ok_or_else(|| {
-                Error::new(Kind::Integrity, format!("{}: the repository's log has no wrapped key {id}", record.id))
-            })
+            let found = found.or_else(|| self.key_from_a_header(home.lineage, *id));
+            let missing = || Error::new(Kind::Integrity, format!("the repository's log has no wrapped key {id}"));
+            found.map(|blob| (*id, blob)).ok_or_else(missing)
         };
-        record.data_keys.iter().map(find).collect()
+        keys.iter().map(find).collect()
     }
 
     /// Returns a wrapped data key whose log record is lost, from the header of a volume that has it.

@@ -279,7 +279,7 @@ impl Views {
         let ticket = self.keygate.ticket();
         let blobs = self.snapshot_keys.wrapped(&record)?;
         let cmks = self.keys.cmks_of_blobs(&blobs)?;
-        let keys = self.keys.unwrap_blobs(&record, blobs, caller)?;
+        let keys = self.keys.unwrap_blobs((record.id, &record.context), blobs, caller)?;
         let act = Act::new("ec2:AttachSnapshot").key(record.key_arn.clone()).detail("snapshot", snapshot);
         self.records.ledger().record(caller, act, Ok(()))?;
         unwrapped();

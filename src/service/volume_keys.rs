@@ -6,15 +6,18 @@
 //! revoked before, the volume is suspended until it is detached and attached again.
 
 use super::lease::Holder;
-use super::records::{EC2, Records, SnapshotRecord, VolumeRecord};
+use super::records::{EC2, Records, VolumeRecord};
 use crate::cipher::wrap::EncryptionContext;
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::{Authority, Caller, Grant, KeyName, KeyRef, Kms};
-use crate::units::{DataKeyId, KeyEpoch, VolumeId};
+use crate::units::{DataKeyId, KeyEpoch, SnapshotId, VolumeId};
 use crate::volume::Volume;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Wrapped data keys and their encryption context.
+type Wrapped<'a> = (&'a [(DataKeyId, Vec<u8>)], &'a BTreeMap<String, String>);
 
 /// Unwraps the keys of volumes and snapshots through the KMS.
 pub(super) struct VolumeKeys {
@@ -82,17 +85,68 @@ impl VolumeKeys {
     /// The KMS's errors for the keys.
     pub(super) fn unwrap_blobs(
         &self,
-        snapshot: &SnapshotRecord,
+        (snapshot, context): (SnapshotId, &BTreeMap<String, String>),
         blobs: Vec<(DataKeyId, Vec<u8>)>,
         caller: &Caller,
     ) -> Result<Vec<(DataKeyId, Unwrapped<DataKey>)>> {
-        let context = context_of(&snapshot.context)?;
-        let client = format!("{}, snapshot {}", caller.client, snapshot.id);
-        let caller = Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() };
+        let (context, caller) = (context_of(context)?, for_snapshot(snapshot, caller));
         let unwrap = |(id, blob): (DataKeyId, Vec<u8>)| {
             Ok((id, self.kms.crypto().unwrap_volume_key(&blob, &context, id, &caller)?))
         };
         blobs.into_iter().map(unwrap).collect()
+    }
+
+    /// Makes the data key of a copy under a CMK. Returns it wrapped, and in clear.
+    ///
+    /// # Errors
+    /// The KMS's errors for the CMK.
+    pub(super) fn new_key(
+        &self,
+        key: &KeyRef,
+        (snapshot, context): (SnapshotId, &BTreeMap<String, String>),
+        caller: &Caller,
+    ) -> Result<(Vec<u8>, Unwrapped<DataKey>)> {
+        self.kms.crypto().new_volume_key(key, &context_of(context)?, &for_snapshot(snapshot, caller))
+    }
+
+    /// Checks whether a caller may make a copy: `from`, the source's wrapped data keys and their context, and `to`, those of the copy.
+    /// Returns grants for the service to continue it: one on each CMK.
+    ///
+    /// # Errors
+    /// [`Kind::AccessDenied`] by the policy of a CMK.
+    pub(super) fn grants_for_copy(
+        &self,
+        snapshot: SnapshotId,
+        (from, source): Wrapped<'_>,
+        (to, copy): (&[u8], &BTreeMap<String, String>),
+        caller: &Caller,
+    ) -> Result<Vec<Grant>> {
+        let (source, copy, caller) = (context_of(source)?, context_of(copy)?, for_snapshot(snapshot, caller));
+        let mut keys: Vec<KeyName> = Vec::new();
+        for (_, blob) in from {
+            let key = self.kms.crypto().blob_info(blob)?.key;
+            if !keys.contains(&key) {
+                self.kms.authorizer().ask_for_volume(&KeyRef::named(&key), &source, &caller)?;
+                keys.push(key);
+            }
+        }
+        let to = self.kms.crypto().blob_info(to)?.key;
+        self.kms.authorizer().ask_for_copy(&KeyRef::named(&to), &copy, &caller)?;
+        let mut grants: Vec<_> = keys.iter().map(|key| self.kms.grants().for_lease(key, &source, &caller)).collect();
+        grants.push(self.kms.grants().for_lease(&to, &copy, &caller));
+        Ok(grants)
+    }
+
+    /// Returns the ARN of a CMK that is named by id, ARN or alias. `None`: the service's own, which does not exist yet.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub(super) fn arn_of(&self, key: &KeyRef) -> Result<Option<String>> {
+        match self.kms.keys().describe(key) {
+            Ok(found) => Ok(Some(found.arn)),
+            Err(err) if err.kind() == Kind::NotFound && *key == KeyRef::ebs_default() => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     /// Checks whether a caller may have a volume: before the start of its lease, also while the volume is open for others.
@@ -167,6 +221,12 @@ impl VolumeKeys {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns a caller for whom the service uses the keys of a snapshot.
+fn for_snapshot(snapshot: SnapshotId, caller: &Caller) -> Caller {
+    let client = format!("{}, snapshot {snapshot}", caller.client);
+    Caller { via_service: Some(EC2.to_owned()), client, ..caller.clone() }
 }
 
 /// Converts the encryption context of a header or a snapshot for the KMS.

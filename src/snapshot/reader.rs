@@ -242,6 +242,12 @@ impl SnapshotReader {
         &self.at
     }
 
+    /// Whether its repository is reached over a network: what fails may succeed later.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.repo.objects.is_remote()
+    }
+
     /// Returns its tree.
     #[must_use]
     pub const fn tree(&self) -> &Tree {

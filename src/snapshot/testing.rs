@@ -340,4 +340,7 @@ impl Objects for Remote {
     fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
         self.call(Call::Settle, folder, || self.below.settle(folder, prefix))
     }
+    fn is_remote(&self) -> bool {
+        true
+    }
 }

@@ -402,6 +402,17 @@ impl Volume {
         Ok(())
     }
 
+    /// Replaces the wrapped data keys, one for each key epoch, in both slots of the header; durable on return. The data keys stay.
+    ///
+    /// # Errors
+    /// [`Kind::ReadOnly`]; what the store reports: a slot may then have the old ones, and a repeat writes both again.
+    pub fn rewrap(&self, keys: Vec<WrappedKey>) -> Result<()> {
+        if !self.writable {
+            return Err(Error::new(Kind::ReadOnly, format!("volume {} is read-only", self.id)));
+        }
+        self.with_header_mut(|header| header.write_keys(Keys { keys }))
+    }
+
     /// Grows the volume: first the file, then the identity in both slots, then the reported size.
     ///
     /// # Errors

@@ -221,6 +221,15 @@ fn keys() -> Vec<Case> {
         case!("key-rotate", nothing, |_| verb(json!({"action": "key-rotate", "key": "alias/k"})), |open| {
             key(open, "alias/k")["materials"] == 2
         }),
+        case!(
+            "key-rewrap",
+            |copy| verb(json!({"action": "key-rotate", "key": "alias/k"})).run(copy).unwrap(),
+            |_| verb(json!({"action": "key-rewrap", "key": "alias/k"})),
+            |open| {
+                let left = open.json(json!({"action": "key-rewrap", "dry_run": true}));
+                left["keys"].as_array().unwrap().is_empty()
+            }
+        ),
         plain!("key-encrypt", "key": "alias/k", "plaintext": "00ff", "context": {"a": "b"}),
         case!("key-decrypt", |copy| {
             verb(json!({"action": "key-decrypt", "key": null, "blob": opened(copy, blob), "context": {}}))
@@ -380,6 +389,16 @@ fn snapshots_and_audit() -> Vec<Case> {
             snapshot_into_more,
             |copy| { verb(json!({"action": "snapshot-delete", "snapshot": opened(copy, snapshots_of_v)[2]})) },
             never
+        ),
+        case!("snapshot-copy", nothing, |copy| copying(copy, json!({"key": "alias/second"})), has_a_copy),
+        // Without a key, into another repository.
+        case!("snapshot-copy/elsewhere", add_more, |copy| copying(copy, json!({"repository": "more"})), has_a_copy),
+        // It joins an earlier copy, and its source is deleted before it is continued.
+        case!(
+            "snapshot-wait/copy",
+            kill_a_copy,
+            |copy| verb(json!({"action": "snapshot-wait", "snapshot": opened(copy, pending_snapshot)})),
+            has_a_copy
         ),
         plain!("snapshot-list"),
         case!("snapshot-show", |copy| {
@@ -600,6 +619,33 @@ fn pending_snapshot(open: &Open) -> String {
     let all = open.json(json!({"action": "snapshot-list"}));
     let pending = all["snapshots"].as_array().unwrap().iter().find(|s| s["state"] == "pending");
     pending.expect("no snapshot is pending")["id"].as_str().unwrap().to_owned()
+}
+
+/// Copies the newest snapshot of `v`.
+fn copying(copy: &Copy, mut asked: Value) -> Act {
+    asked["action"] = "snapshot-copy".into();
+    asked["description"] = "copy".into();
+    on_newest(copy, asked)
+}
+
+fn has_a_copy(open: &Open) -> bool {
+    has_snapshot(open, "copy")
+}
+
+/// The step of a copy before which it has copied a part of the snapshot.
+const COPYING_A_SNAPSHOT: usize = 50;
+
+/// Leaves a copy pending whose source is deleted: the process that made it is killed meanwhile.
+fn kill_a_copy(copy: &Copy) {
+    let (first, second) = opened(copy, |open| (snapshots_of_v(open)[0].clone(), snapshots_of_v(open)[1].clone()));
+    let asked = |of: &str, description: &str| {
+        verb(json!({"action": "snapshot-copy", "snapshot": of, "key": "alias/second", "description": description}))
+    };
+    asked(&first, "first").run(copy).unwrap();
+    let begun = crate::run(&asked(&second, "copy"), copy, Some(COPYING_A_SNAPSHOT));
+    assert_eq!(begun.end, crate::steps::End::Killed);
+    assert!(begun.steps.iter().any(|step| step == "write staged pack"), "{:?}", begun.steps);
+    opened(copy, |open| drop(open.json(json!({"action": "snapshot-delete", "snapshot": second}))));
 }
 
 fn leave_one_snapshot(copy: &Copy) {

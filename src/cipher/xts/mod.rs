@@ -205,6 +205,28 @@ impl XtsCipher {
         self.run(Way::Open, at, Some(sealed), out, true);
     }
 
+    /// Opens `sealed`, which starts at `at`, by the hole rule into `plain`, and seals that into `out` with another key. Holes stay
+    /// holes. `plain` is not wiped.
+    ///
+    /// # Panics
+    /// If the lengths differ or are not multiples of 512: a bug in the caller, never caused by input.
+    pub fn reseal(&self, to: &Self, at: At, sealed: Sealed<'_>, plain: &mut [u8], out: SealedMut<'_>) {
+        let (sealed, out) = (sealed.bytes(), out.for_cipher());
+        self.open_parts_to(at, sealed, plain);
+        check(Some(plain), out);
+        let subsectors: Vec<bool> = sealed.chunks(SUBSECTOR).map(is_hole).collect();
+        let mut start = 0;
+        for run in subsectors.chunk_by(|a, b| a == b) {
+            let bytes = start * SUBSECTOR..(start + run.len()) * SUBSECTOR;
+            if run[0] {
+                out[bytes].fill(0);
+            } else {
+                to.run(Way::Seal, at.plus(bytes.start), Some(&plain[bytes.clone()]), &mut out[bytes], false);
+            }
+            start += run.len();
+        }
+    }
+
     fn run(&self, way: Way, at: At, src: Option<&[u8]>, dst: &mut [u8], holes: bool) {
         check(src, dst);
         let mut unit = at.0 / SECTOR as u64;

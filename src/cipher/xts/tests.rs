@@ -219,6 +219,24 @@ fn a_part_that_only_begins_with_zeros_is_opened() {
 }
 
 #[test]
+fn what_is_sealed_again_opens_to_the_same_bytes_and_holes_stay_holes() {
+    let (at, len, part) = (At::sector(SectorNo(7)), 4 * SECTOR, SECTOR..SECTOR + SUBSECTOR);
+    for (from, to) in ciphers(&counted_key()).into_iter().zip(ciphers(&std::array::from_fn(|i| i as u8 ^ 0xa5))) {
+        let mut plain = noise(3, len);
+        let mut sealed = plain.clone();
+        from.seal(at, &mut sealed);
+        let mut wanted = plain.clone();
+        to.seal(at, &mut wanted);
+        for hole in [part.clone(), 3 * SECTOR..len] {
+            [&mut plain, &mut sealed, &mut wanted].into_iter().for_each(|bytes| bytes[hole.clone()].fill(0));
+        }
+        let (mut room, mut out) = (vec![1; len], crate::cipher::SealedBuf::holes(len));
+        from.reseal(&to, at, Sealed::made_up(&sealed), &mut room, out.room());
+        assert!(out[..] == wanted && room == plain, "{:?}", from.kernel());
+    }
+}
+
+#[test]
 #[should_panic(expected = "not whole subsectors")]
 fn a_run_that_is_no_whole_subsector_is_refused() {
     cipher(&counted_key(), Kernel::Portable).seal(At::sector(SectorNo(0)), &mut [0; SUBSECTOR + 16]);

@@ -1,5 +1,6 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
+mod copy;
 mod create;
 mod diff;
 mod drill;
@@ -26,6 +27,8 @@ use clap::Subcommand;
 pub(super) enum SnapshotVerb {
     /// Create a snapshot of a volume, attached or not, or of several at one instant
     Create(create::CreateArgs),
+    /// Copy a snapshot to another repository, or under another CMK
+    Copy(copy::CopyArgs),
     /// List snapshots
     List {
         /// Only those with this tag, or with this value of it; can be repeated
@@ -98,6 +101,12 @@ pub(super) enum SnapshotVerb {
 pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
     let request: Request = match verb {
         SnapshotVerb::Create(args) => return create::run(common, args),
+        SnapshotVerb::Copy(args) => {
+            if args.wait {
+                end_waiting_on_interrupt(common)?;
+            }
+            copy::request(args)?
+        }
         SnapshotVerb::List { tags, volume, recycled, group } => {
             DescribeSnapshots { tags: selection(&tags), volume, recycled, group }.into()
         }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kms::NewKey;
 use crate::kms::alias::AliasMetadata;
 use crate::ledger::Act;
-use crate::service::api::{AliasInfo, KeyInfo};
+use crate::service::api::{AliasInfo, KeyInfo, RewrapInfo};
 use serde::{Deserialize, Serialize};
 
 /// Creates a customer managed CMK.
@@ -138,6 +138,30 @@ impl Operation for RotateKeyOnDemand {
     }
     fn perform(self, call: Call<'_>) -> Result<KeyInfo> {
         call.service.key_info(call.service.kms.rotations().on_demand(&call.key(&self.key)?, call.caller)?)
+    }
+}
+
+/// Wraps data keys of volumes and snapshots again, under the newest backing key of their CMK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewrapKeys {
+    /// Id, ARN or alias of the CMK; `None`: of all.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Whether to change nothing, and only tell what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Operation for RewrapKeys {
+    type Answer = RewrapInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, call: &Call<'_>) -> Option<Act> {
+        Some(self.key.as_ref().map_or_else(|| Act::new("kms:ReEncrypt"), |key| on_key(call, "ReEncrypt", key)))
+    }
+    fn perform(self, call: Call<'_>) -> Result<RewrapInfo> {
+        let key = self.key.as_deref().map(|key| call.key(key)).transpose()?;
+        call.service.rewrap_keys(call.caller, key.as_ref(), self.dry_run, call.report)
     }
 }
 

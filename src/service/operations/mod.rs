@@ -35,7 +35,7 @@ pub use grant::{
 pub use installation::{Doctor, GetStatus};
 pub use key::{
     CancelKeyDeletion, CreateAlias, CreateKey, DeleteAlias, DescribeKey, DisableKey, EnableKey, ListAliases, ListKeys,
-    RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
+    RewrapKeys, RotateKeyOnDemand, ScheduleKeyDeletion, UpdateAlias,
 };
 pub use once::ShownOnce;
 pub use principal::{
@@ -47,9 +47,9 @@ pub use repository::{
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
-    CreateSnapshot, CreateSnapshots, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots, DrillSnapshot,
-    ExportSnapshot, GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot, ReleaseSnapshot,
-    SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
+    CopySnapshot, CreateSnapshot, CreateSnapshots, DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, DiffSnapshots,
+    DrillSnapshot, ExportSnapshot, GetRecycleBin, HoldSnapshot, LockSnapshot, PruneSnapshots, RecoverSnapshot,
+    ReleaseSnapshot, SetRecycleBin, TagSnapshot, UnlockSnapshot, VerifySnapshots, WaitSnapshot,
 };
 pub use upkeep::{CheckRepository, CollectGarbage, CollectedGarbage, CountRepository, RemoveRef};
 pub use volume::{
@@ -60,8 +60,8 @@ pub use volume::{
 use super::api::{
     AccessInfo, AccessKeyInfo, AccountInfo, AliasInfo, AttachmentInfo, ChangesInfo, CheckedInfo, CryptoInfo, EventInfo,
     ExportInfo, Finding, GrantInfo, KeyInfo, PolicyInfo, PrincipalInfo, PrincipalPolicyInfo, PrunedInfo,
-    RecycleBinInfo, Reply, RepositoryInfo, RolledBackInfo, ScheduleInfo, SnapshotInfo, StatsInfo, StatusInfo,
-    VerifiedInfo, VolumeInfo,
+    RecycleBinInfo, Reply, RepositoryInfo, RewrapInfo, RolledBackInfo, ScheduleInfo, SnapshotInfo, StatsInfo,
+    StatusInfo, VerifiedInfo, VolumeInfo,
 };
 use super::{Report, Service};
 use crate::document::Document;
@@ -173,6 +173,7 @@ answers! {
     Vec<GrantInfo>: grants => Reply::Grants { grants } => Reply::Grants { grants },
     CryptoInfo: crypto => Reply::Crypto(crypto) => Reply::Crypto(crypto),
     Vec<AliasInfo>: aliases => Reply::Aliases { aliases } => Reply::Aliases { aliases },
+    RewrapInfo: told => Reply::Rewrapped(told) => Reply::Rewrapped(told),
     VolumeInfo: volume => Reply::Volume(volume) => Reply::Volume(volume),
     RolledBackInfo: done => Reply::RolledBack(done) => Reply::RolledBack(done),
     Vec<VolumeInfo>: volumes => Reply::Volumes { volumes } => Reply::Volumes { volumes },
@@ -308,6 +309,7 @@ operations! {
     "key-enable" => EnableKey,
     "key-disable" => DisableKey,
     "key-rotate" => RotateKeyOnDemand,
+    "key-rewrap" => RewrapKeys,
     "key-schedule-deletion" => ScheduleKeyDeletion,
     "key-cancel-deletion" => CancelKeyDeletion,
     "key-encrypt" => Encrypt,
@@ -342,6 +344,7 @@ operations! {
     "volume-accept-lost-writes" => AcceptLostWrites,
     "snapshot-create" => CreateSnapshot,
     "snapshot-create-group" => CreateSnapshots,
+    "snapshot-copy" => CopySnapshot,
     "snapshot-list" => DescribeSnapshots,
     "snapshot-wait" => WaitSnapshot,
     "snapshot-show" => DescribeSnapshot,

@@ -128,6 +128,8 @@ impl Service {
                 said += &format!(
                     "\n{on} stays in the repository as the base of the next snapshot of {volume}, until that is completed or the last snapshot of {volume} is deleted"
                 );
+            } else if let Some(copy) = held.strip_suffix("-copy") {
+                said += &format!("\n{on} stays in the repository until its copy {copy} is completed or deleted");
             } else {
                 said += &format!("\n{on} stays in the repository for the ref {held}");
             }

@@ -5,6 +5,7 @@
 //! killed process or a full disk left of either is settled at the next open, by housekeeping, and by the next verb
 //! ([`super::settling`]).
 
+mod copy;
 mod delete;
 mod diff;
 mod drill;
@@ -60,6 +61,7 @@ impl Service {
             schedule: record.schedule,
             proved: record.proved,
             group: record.group.map(|group| group.id),
+            source: record.source.as_ref().map(|of| of.snapshot),
             recycled_until: record.recycled.as_ref().map(|r| r.until),
         })
     }
@@ -81,7 +83,7 @@ impl Service {
             .records
             .snapshots()?
             .into_iter()
-            .find(|s| s.volume == volume && s.state == SnapshotState::Pending)
+            .find(|s| s.volume == volume && s.source.is_none() && s.state == SnapshotState::Pending)
             .map(|s| s.id))
     }
 
@@ -147,7 +149,7 @@ impl Service {
         if self.role != Role::Command {
             return Ok(());
         }
-        for job in self.jobs.resume_all(|r| r.volume == volume.id) {
+        for job in self.jobs.resume_all(|r| r.volume == volume.id && r.source.is_none()) {
             job.wait(report, Some(Stop::Suspend));
             if job.stopped().is_some() {
                 let what = format!("an earlier snapshot of volume {} is suspended", volume.shown());

@@ -4,6 +4,7 @@ use crate::error::{Kind, Result};
 use crate::kms::Caller;
 use crate::service::Service;
 use crate::service::api::{PrunedInfo, SnapshotState, WireError};
+use crate::service::home::Home;
 use crate::service::locks::Now;
 use crate::service::records::SnapshotRecord;
 use crate::service::retain::{Candidate, Keep, reasons};
@@ -35,14 +36,16 @@ impl Service {
     ) -> Result<Vec<PrunedInfo>> {
         self.unsettled.settle();
         let now = self.both_clocks()?;
-        let mut volumes: BTreeMap<VolumeId, Vec<SnapshotRecord>> = BTreeMap::new();
+        // Copies are apart from what they are copies of, and those of one place from those of another.
+        let group = |r: &SnapshotRecord| (r.volume, r.source.as_ref().map(|_| r.home()));
+        let mut groups: BTreeMap<(VolumeId, Option<Home>), Vec<SnapshotRecord>> = BTreeMap::new();
         for record in self.records.snapshots()? {
             if record.state == SnapshotState::Completed && !record.is_hidden() && selects(&record) {
-                volumes.entry(record.volume).or_default().push(record);
+                groups.entry(group(&record)).or_default().push(record);
             }
         }
         let (mut all, mut hidden) = (Vec::new(), Vec::new());
-        for records in volumes.values_mut() {
+        for records in groups.values_mut() {
             records.sort_by_key(|r| (r.created, r.id));
             let candidates: Vec<_> =
                 records.iter().map(|r| Candidate { id: r.id, time: r.created, tags: &r.tags }).collect();

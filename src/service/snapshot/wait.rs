@@ -34,6 +34,12 @@ impl Service {
             self.delete_snapshot(caller, &id.to_string(), true)?;
             return Err(Error::new(Kind::Interrupted, format!("snapshot {id} was stopped")));
         }
+        if record.state == SnapshotState::Pending && job.stopped().is_none() {
+            let what = format!("copy {id} waits for a CMK that cannot be used");
+            return Err(Error::new(Kind::KeyUnavailable, what).hint(format!(
+                "enable the CMK, then use `coffer snapshot wait {id}`; a server continues it by itself"
+            )));
+        }
         if record.state == SnapshotState::Pending {
             let what = format!("snapshot {id} is suspended: the process ends");
             return Err(Error::new(Kind::Interrupted, what).hint("the next `coffer serve` continues it"));

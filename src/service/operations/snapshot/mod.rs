@@ -86,6 +86,46 @@ impl Operation for CreateSnapshots {
     }
 }
 
+/// Copies a snapshot to another repository, or under another CMK.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopySnapshot {
+    /// Id or name of the snapshot.
+    pub snapshot: String,
+    /// Id, ARN or alias of the CMK of the copy, which then has a data key of its own; `None`: the sealed bytes are copied.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Name or id of the repository of the copy; `None`: that of the snapshot.
+    #[serde(default)]
+    pub repository: Option<String>,
+    /// Free text for people.
+    #[serde(default)]
+    pub description: String,
+    /// A name that may be used in place of its id.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Tags, by AWS's rules for EC2.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Whether to answer once it is completed, instead of once it has begun.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+impl Operation for CopySnapshot {
+    type Answer = SnapshotInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("ec2:CopySnapshot", &self.snapshot))
+    }
+    fn perform(self, call: Call<'_>) -> Result<SnapshotInfo> {
+        let key = self.key.as_deref().map(|key| call.key(key)).transpose()?;
+        let Self { snapshot, repository, description, name, tags, wait, .. } = self;
+        let labels = Labels { description, name, tags, ..Labels::default() };
+        call.service.copy_snapshot(call.caller, &snapshot, (key, repository), labels, (wait, call.report))
+    }
+}
+
 /// Lists the snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
