@@ -162,6 +162,7 @@ impl Unsettled {
     /// have left.
     pub(super) fn settle_home(&self, home: Home) {
         let Some(_alone) = self.at_work.try_take(home) else { return };
+        self.settle_deletes(home);
         let left: Vec<_> =
             self.snapshots.lock().iter().filter(|(_, (of, _))| *of == home).map(|(id, s)| (*id, s.1.clone())).collect();
         for (id, why) in left {
@@ -171,6 +172,23 @@ impl Unsettled {
             }
         }
         self.lineages.sweep_left(home);
+    }
+
+    /// Finishes interrupted deletes together, by one sweep. If that fails, each is settled for itself.
+    fn settle_deletes(&self, home: Home) {
+        let left: Vec<_> = self.snapshots.lock().iter().filter(|(_, (of, _))| *of == home).map(|(id, _)| *id).collect();
+        let records = left.into_iter().filter_map(|id| self.records.snapshot(id).ok().flatten());
+        let deletes: Vec<_> = records.filter(|r| r.is_deleting() && r.home() == home).collect();
+        if deletes.len() < 2 {
+            return;
+        }
+        match self.logs.check(home).and_then(|()| self.lineages.finish_deletes(home, &deletes)) {
+            Ok(_) => deletes.iter().for_each(|record| {
+                self.finished.lock().insert(record.id);
+                self.snapshots.lock().remove(&record.id);
+            }),
+            Err(err) => tracing::warn!("finish {} deletes in {home}: {}", deletes.len(), err.line()),
+        }
     }
 
     fn settle_one(&self, id: SnapshotId, why: Option<&str>) -> Result<()> {

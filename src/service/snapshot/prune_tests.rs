@@ -91,3 +91,24 @@ fn pruned_snapshots_go_into_the_bin_and_a_failure_is_told() {
     let found = pruned(&on.service, &on.caller());
     assert!(found[0].kept && found[0].error.is_some() && found[1].error.is_none(), "{found:?}");
 }
+
+/// What was hidden together when a process was killed is deleted when the next one settles it.
+#[test]
+fn interrupted_deletes_are_finished_together() {
+    let (on, hands) = Fixture::clocked(1 << 20);
+    let all = daily(&on, &hands, 4);
+    let now = on.service.both_clocks().unwrap();
+    for id in &all[..3] {
+        let record = on.service.records.snapshot(id.parse().unwrap()).unwrap().unwrap();
+        on.service.hide(&on.caller(), &record, now).unwrap();
+    }
+    assert_eq!(left(&on), all[3..]);
+    on.service.unsettled.look();
+    on.service.unsettled.settle();
+    for id in &all[..3] {
+        let id = id.parse().unwrap();
+        assert!(on.service.records.snapshot(id).unwrap().is_none() && on.service.unsettled.has_finished(id));
+    }
+    let repository = on.service.repositories.local().clone();
+    assert_eq!(repository.live_ids(on.record().lineage).unwrap(), [all[3].parse().unwrap()]);
+}
