@@ -10,6 +10,7 @@
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
 //! staging     what is copied and not in the repository yet
 //! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
+//! read_cache  what was read before, in files
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
@@ -23,6 +24,7 @@ pub mod objects;
 pub mod pack;
 pub mod page;
 mod profile;
+pub mod read_cache;
 pub mod reader;
 pub mod record;
 pub mod redirect;
