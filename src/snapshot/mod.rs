@@ -10,13 +10,17 @@
 //! tree        from a root to a chunk's entry, diff                   reader      reads and verifies a snapshot
 //! staging     what is copied and not in the repository yet
 //! creates     running creates, and what a sweep spares for them      sweep       deletes what is unreachable
-//! read_cache  what was read before, in files
+//! bodies      chunks in packs, several with one request              in_order    work of several threads, results in order
+//! fetchers    bounds on reads at the same time, reading ahead        read_cache  what was read before, in files
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+mod bodies;
 pub mod copy;
 mod creates;
+mod fetchers;
+mod in_order;
 pub mod location;
 pub mod log;
 pub mod manifest;
@@ -37,6 +41,8 @@ pub mod sweep;
 pub mod tree;
 pub mod writer;
 
+#[cfg(test)]
+mod far_tests;
 #[cfg(test)]
 mod remote_tests;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! - [`pending`]: points in time; sectors that a pending snapshot still needs are saved in its `spill` before they are
 //!   overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
-//! - [`chunk_cache`]: the chunks fetched last, each fetched once.
+//! - [`chunk_cache`]: the chunks fetched last, each fetched once. [`ahead`]: which ones will be read next.
 //! - [`extents`]: holes and changes, found without reading data.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
 //! - `writeback`: starts long runs of writes on their way to the disk before anyone flushes.
@@ -13,6 +13,7 @@
 //! Locks, in acquisition order: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for a
 //! fetch or a sync; a reader waits for a stripe only while a write to that chunk is under way.
 
+pub mod ahead;
 mod blocking;
 pub mod chunk_cache;
 mod clearing;
@@ -214,6 +215,8 @@ impl std::fmt::Debug for Volume {
 mod complete_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod far_tests;
 #[cfg(test)]
 mod faults_tests;
 #[cfg(test)]
