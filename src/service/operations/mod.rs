@@ -43,6 +43,7 @@ pub use principal::{
 };
 pub use repository::{
     AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, SetDefaultRepository,
+    SetRepositoryCache,
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
@@ -358,6 +359,7 @@ operations! {
     "repository-list" => ListRepositories,
     "repository-show" => DescribeRepository,
     "repository-default" => SetDefaultRepository,
+    "repository-cache" => SetRepositoryCache,
     "repository-move" => MoveRepository,
     "repository-remove" => RemoveRepository,
     "attach-begin" => AttachVolume,
