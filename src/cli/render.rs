@@ -532,6 +532,8 @@ fn show_repository(r: &RepositoryInfo) {
     rows.extend(s3.region.iter().map(|e| ("region", e.clone())));
     rows.extend(s3.path_style.then(|| ("addressing", "path".to_owned())));
     rows.extend(s3.time_limit.map(|seconds| ("time limit", format!("{seconds} s"))));
+    let used = r.cached.map(|bytes| format!(", {} used", ByteLen(bytes))).unwrap_or_default();
+    rows.extend((r.cache > 0).then(|| ("read cache", format!("{}{used}", ByteLen(r.cache)))));
     rows.extend([
         ("default", r.default.to_string()),
         ("snapshots", r.snapshots.to_string()),

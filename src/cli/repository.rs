@@ -1,13 +1,14 @@
 //! `coffer repository`: its verbs.
 
+use super::args::size;
 use super::upkeep::{CheckArgs, GcArgs, StatsArgs};
 use crate::error::{Error, Kind, Result};
 use crate::service::operations::{
     AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRef, RemoveRepository, Request,
-    SetDefaultRepository,
+    SetDefaultRepository, SetRepositoryCache,
 };
 use crate::snapshot::location::{Location, S3Options};
-use crate::units::SnapshotId;
+use crate::units::{ByteLen, SnapshotId};
 use clap::{Args, Subcommand};
 
 /// How to reach a bucket. Credentials come from the environment or from ~/.aws/credentials.
@@ -47,6 +48,9 @@ pub(super) enum RepositoryVerb {
         url: String,
         #[command(flatten)]
         s3: S3Args,
+        /// Keep up to so much of what is read from it in the data directory, as 10GiB [default: nothing]
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        cache_size: Option<ByteLen>,
     },
     /// List repositories
     List,
@@ -59,6 +63,14 @@ pub(super) enum RepositoryVerb {
     Default {
         /// Name or id
         repository: String,
+    },
+    /// Set how much of what is read from a repository is kept in the data directory
+    Cache {
+        /// Name or id
+        repository: String,
+        /// Limit, as 10GiB; 0 keeps nothing and deletes what there is
+        #[arg(long, value_parser = size)]
+        size: ByteLen,
     },
     /// Copy a repository to another place, and use it there; what was interrupted continues
     Move {
@@ -112,8 +124,9 @@ pub(super) struct OpenArgs {
 /// Returns the request of a verb.
 pub(super) fn request(verb: RepositoryVerb) -> Result<Request> {
     Ok(match verb {
-        RepositoryVerb::Add { name, url, s3 } => {
-            AddRepository { name, location: Location::new(&url, s3.options())? }.into()
+        RepositoryVerb::Add { name, url, s3, cache_size } => {
+            let (location, cache) = (Location::new(&url, s3.options())?, cache_size.map_or(0, |size| size.0));
+            AddRepository { name, location, cache }.into()
         }
         RepositoryVerb::Open(_) | RepositoryVerb::Gc(_) | RepositoryVerb::Stats(_) | RepositoryVerb::Check(_) => {
             return Err(Error::new(Kind::Failed, "this verb is handled elsewhere"));
@@ -125,6 +138,7 @@ pub(super) fn request(verb: RepositoryVerb) -> Result<Request> {
         RepositoryVerb::List => ListRepositories {}.into(),
         RepositoryVerb::Show { repository } => DescribeRepository { repository }.into(),
         RepositoryVerb::Default { repository } => SetDefaultRepository { repository }.into(),
+        RepositoryVerb::Cache { repository, size } => SetRepositoryCache { repository, size: size.0 }.into(),
         RepositoryVerb::Remove { repository } => RemoveRepository { repository }.into(),
     })
 }

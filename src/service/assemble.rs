@@ -41,7 +41,8 @@ struct Snapshots {
 impl Snapshots {
     fn over(base: &Base, records: &Arc<Records>) -> Self {
         let (author, local) = (base.author.clone(), base.local.clone());
-        let repositories = Arc::new(Repositories::new(records, &base.env, author, local));
+        let caches = base.data.caches();
+        let repositories = Arc::new(Repositories::new(records, &base.env, author, local, caches));
         let logs = Arc::new(Logs::new(records, &repositories));
         let bases = Arc::new(Bases::new(records, &repositories));
         let staging = base.data.staging();

@@ -145,6 +145,12 @@ impl DataDir {
         self.0.join("staging")
     }
 
+    /// Returns the folder with what was read from repositories that were added.
+    #[must_use]
+    pub fn caches(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
     /// Returns whether `coffer init` was run here.
     #[must_use]
     pub fn is_initialised(&self) -> bool {

@@ -5,16 +5,20 @@
 
 use super::api::{ExportInfo, Progress, VolumeInfo};
 use super::operations::{ImportVolume, named};
+use super::view::SnapshotView;
 use super::{Report, Service};
 use crate::cipher::xts::data_runs;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::kms::Caller;
 use crate::ledger::Act;
-use crate::units::{ByteLen, CHUNK, SECTOR, SUBSECTOR};
+use crate::units::{ByteLen, CHUNK, ChunkNo, SECTOR, SUBSECTOR};
+use crate::volume::ahead::AHEAD;
+use crate::volume::extents::Run;
 use crate::volume::{Blocking, Volume};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
@@ -57,7 +61,9 @@ impl Service {
         let mut at = 0;
         while at < size {
             let len = (size - at).min((CHUNK * RUNS) as u64);
-            for run in view.allocation(at, len, RUNS)? {
+            let runs = view.allocation(at, len, RUNS)?;
+            let mut soon = Expected::of(&view, at, &runs);
+            for run in runs {
                 let end = at + run.len;
                 if !run.yes && image.skips(end).map_err(failed)? {
                     at = end;
@@ -65,6 +71,7 @@ impl Service {
                 while at < end {
                     let step = (end - at).min((CHUNK - at as usize % CHUNK) as u64);
                     let piece = &mut buf[..step as usize];
+                    soon.reading(ChunkNo::of(at));
                     // A hole is read too: its zeros need the key as well.
                     let _done = view.read(at, piece, Blocking::Allowed)?;
                     image.write(at, piece).map_err(failed)?;
@@ -73,6 +80,39 @@ impl Service {
             }
         }
         Ok(ExportInfo { snapshot: record.id, size, data: image.data })
+    }
+}
+
+/// The chunks with data that are going to be read, so that they can be fetched before.
+struct Expected<'a> {
+    view: &'a SnapshotView,
+    chunks: VecDeque<ChunkNo>,
+    /// Those at the front that are being fetched.
+    fetching: usize,
+}
+
+impl<'a> Expected<'a> {
+    /// `runs` begin at the byte `at`.
+    fn of(view: &'a SnapshotView, mut at: u64, runs: &[Run]) -> Self {
+        let mut chunks = VecDeque::new();
+        for run in runs {
+            let end = at + run.len;
+            let data = if run.yes { at / CHUNK as u64..end.div_ceil(CHUNK as u64) } else { 0..0 };
+            chunks.extend(data.map(ChunkNo).skip_while(|c| chunks.back() == Some(c)).collect::<Vec<_>>());
+            at = end;
+        }
+        Self { view, chunks, fetching: 0 }
+    }
+
+    /// Has the chunks behind this one fetched.
+    fn reading(&mut self, chunk: ChunkNo) {
+        while self.chunks.front().is_some_and(|first| *first <= chunk) {
+            self.chunks.pop_front();
+            self.fetching = self.fetching.saturating_sub(1);
+        }
+        let more: Vec<_> = self.chunks.iter().take(AHEAD).skip(self.fetching).copied().collect();
+        self.fetching += more.len();
+        self.view.expect(&more);
     }
 }
 

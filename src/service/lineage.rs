@@ -18,7 +18,7 @@ use crate::snapshot::sweep::{Need as RefNeed, Needs, Swept};
 use crate::store::factory::Stores;
 use crate::units::{ChunkNo, KeyTag, LineageId, PackId, RepositoryId, SectorMap, SnapshotId, VolumeId};
 use crate::volume::format::ParentRef;
-use crate::volume::parent::Parent;
+use crate::volume::parent::{Each, Parent};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -402,6 +402,21 @@ impl Parent for FarParent {
     }
     fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>> {
         self.reader()?.next_with_sectors(from)
+    }
+    /// Not known before it is opened.
+    fn is_far(&self) -> bool {
+        self.reader.get().is_some_and(Parent::is_far)
+    }
+    fn fetch_many(&self, chunks: &[ChunkNo], each: &Each<'_>) {
+        match self.reader() {
+            Ok(reader) => reader.fetch_many(chunks, each),
+            Err(err) => drop(chunks.iter().all(|chunk| each(*chunk, &|_| Err(err.replay())))),
+        }
+    }
+    fn fetch_ahead(&self, chunks: &[ChunkNo], each: &Arc<Each<'static>>) {
+        if let Some(reader) = self.reader.get() {
+            reader.fetch_ahead(chunks, each);
+        }
     }
 }
 

@@ -292,6 +292,7 @@ impl Service {
     /// Finishes or undoes what an earlier process left half done.
     fn settle(&self) {
         self.leftovers.settle();
+        self.repositories.delete_left_caches();
         self.unsettled.settle_near();
     }
 

@@ -11,11 +11,13 @@ use crate::ledger::{Record, Tx};
 use crate::snapshot::location::Location;
 #[cfg(test)]
 use crate::snapshot::objects::Objects;
+use crate::snapshot::read_cache::{self, ReadCache};
 use crate::snapshot::repository::{Author, Repository};
 use crate::units::{RepositoryId, SnapshotId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 impl SnapshotRecord {
@@ -32,8 +34,16 @@ pub(super) struct RepositoryRecord {
     pub(super) id: RepositoryId,
     pub(super) name: String,
     pub(super) created: Timestamp,
+    /// Limit of its read cache in bytes; 0: it has none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) cache: u64,
     #[serde(flatten)]
     pub(super) location: Location,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Record for RepositoryRecord {
@@ -74,6 +84,9 @@ pub(super) struct Repositories {
     added: Mutex<HashMap<RepositoryId, Arc<Repository>>>,
     /// Those that are being moved, and that nobody can open meanwhile.
     moving: Mutex<HashSet<RepositoryId>>,
+    /// The folder with the read caches, one for each repository that was added.
+    caches: PathBuf,
+    cached: Mutex<HashMap<RepositoryId, Arc<ReadCache>>>,
 }
 
 /// A repository that nobody can open until this is dropped.
@@ -88,9 +101,39 @@ impl Drop for Alone<'_> {
 
 impl Repositories {
     /// Creates the set; only the data directory's own repository is open.
-    pub(super) fn new(records: &Arc<Records>, env: &Env, author: Author, local: Repository) -> Self {
+    pub(super) fn new(records: &Arc<Records>, env: &Env, author: Author, local: Repository, caches: PathBuf) -> Self {
         let (records, env, local) = (records.clone(), env.clone(), Arc::new(local));
-        Self { records, env, author, local, added: Mutex::default(), moving: Mutex::default() }
+        let (added, moving, cached) = Default::default();
+        Self { records, env, author, local, added, moving, caches, cached }
+    }
+
+    /// Returns the read cache of a repository.
+    pub(super) fn cache_of(&self, record: &RepositoryRecord) -> Arc<ReadCache> {
+        let new = || Arc::new(ReadCache::new(self.caches.join(record.id.to_string()), record.cache));
+        self.cached.lock().entry(record.id).or_insert_with(new).clone()
+    }
+
+    /// Deletes the caches that no record has any more: an earlier process was killed before it did.
+    pub(super) fn delete_left_caches(&self) {
+        let Ok(folders) = std::fs::read_dir(&self.caches) else { return };
+        let Ok(records) = self.records() else { return };
+        for folder in folders.flatten() {
+            let name = folder.file_name();
+            let is_left = |id| !records.iter().any(|r| r.id == id && r.cache > 0);
+            if name.to_string_lossy().parse::<RepositoryId>().is_ok_and(is_left)
+                && let Err(err) = read_cache::remove(&folder.path())
+            {
+                tracing::warn!("{}", err.line());
+            }
+        }
+    }
+
+    /// Deletes the cache of a repository that was removed.
+    pub(super) fn delete_cache(&self, record: &RepositoryRecord) {
+        if let Err(err) = self.cache_of(record).set_limit(0) {
+            tracing::warn!("{}", err.line());
+        }
+        self.cached.lock().remove(&record.id);
     }
 
     /// Returns the repository in the data directory.
@@ -126,7 +169,8 @@ impl Repositories {
     /// Puts other objects in the place of an added repository's.
     #[cfg(test)]
     pub(super) fn put_in_place(&self, id: RepositoryId, objects: Arc<dyn Objects>) {
-        let new = Repository::open_later(objects, self.env.clone(), Some(self.author.clone()));
+        let cache = self.record(id).unwrap().map(|record| self.cache_of(&record));
+        let new = Repository::open_cached(objects, self.env.clone(), Some(self.author.clone()), cache);
         self.added.lock().insert(id, Arc::new(new));
     }
 
@@ -138,7 +182,8 @@ impl Repositories {
     fn open_new(&self, id: RepositoryId) -> Result<(Arc<Repository>, Option<RepositoryRecord>)> {
         let record = self.record(id)?.ok_or_else(|| unknown(id))?;
         let objects = record.location.open().map_err(|e| e.context(shown(&record)))?;
-        let new = Arc::new(Repository::open_later(objects, self.env.clone(), Some(self.author.clone())));
+        let cache = Some(self.cache_of(&record));
+        let new = Arc::new(Repository::open_cached(objects, self.env.clone(), Some(self.author.clone()), cache));
         // Another thread may have been faster.
         Ok((self.added.lock().entry(id).or_insert(new).clone(), Some(record)))
     }

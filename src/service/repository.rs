@@ -1,4 +1,4 @@
-//! Repository verbs: add, list, show, default, remove.
+//! Repository verbs: add, list, show, default, cache, remove.
 
 use super::Service;
 use super::api::{RepositoryInfo, SnapshotState};
@@ -17,7 +17,13 @@ const DEFAULT: &str = "default";
 
 impl Service {
     /// Adds a repository: opens the one at a location, or makes one there.
-    pub(super) fn add_repository(&self, caller: &Caller, name: String, location: Location) -> Result<RepositoryInfo> {
+    pub(super) fn add_repository(
+        &self,
+        caller: &Caller,
+        name: String,
+        location: Location,
+        cache: u64,
+    ) -> Result<RepositoryInfo> {
         check_name(&name)?;
         if self.ledger().catalog().find::<RepositoryRecord>(&name)?.is_some() {
             let what = format!("repository {name} already exists");
@@ -28,7 +34,7 @@ impl Service {
             let what = format!("{} holds repository {id}, which is {} here", location.url(), self.name_of(known));
             return Err(Error::new(Kind::Exists, what).hint("see `coffer repository list`"));
         }
-        let record = RepositoryRecord { id, name, created: self.env.now(), location };
+        let record = RepositoryRecord { id, name, created: self.env.now(), cache, location };
         let act = Act::new("coffer:AddRepository")
             .detail("repository", id)
             .detail("name", &record.name)
@@ -70,7 +76,30 @@ impl Service {
             Ok(id) => info.id = Some(id.to_string()),
             Err(err) => info.error = Some(err.line()),
         }
+        if let RepositoryKey::Added(id) = key
+            && let Some(record) = self.repositories.record(id)?
+        {
+            info.cached = Some(self.repositories.cache_of(&record).taken());
+        }
         Ok(info)
+    }
+
+    /// Sets how much of what is read from a repository is kept in the data directory; 0: nothing.
+    pub(super) fn set_repository_cache(&self, caller: &Caller, what: &str, size: u64) -> Result<RepositoryInfo> {
+        let RepositoryKey::Added(id) = self.repositories.find(what)? else {
+            let what = format!("repository {LOCAL} is part of the data directory");
+            return Err(Error::new(Kind::Usage, what).hint("only a repository that was added can have a cache"));
+        };
+        let act = Act::new("coffer:SetRepositoryCache").detail("repository", id).detail("name", what);
+        let record = self.ledger().audited(caller, act.detail("size", size), |tx| {
+            let found = tx.get::<RepositoryRecord>(&id.to_string())?;
+            let found = found.ok_or_else(|| Error::new(Kind::NotFound, format!("repository {id} is gone")))?;
+            let next = RepositoryRecord { cache: size, ..found.record };
+            tx.update(&next, found.version)?;
+            Ok(next)
+        })?;
+        self.repositories.cache_of(&record).set_limit(size)?;
+        self.show_repository(what)
     }
 
     /// Makes a repository the one for the snapshots of volumes without a setting of their own.
@@ -103,6 +132,7 @@ impl Service {
             tx.delete::<RepositoryRecord>(&id.to_string(), found.version)
         })?;
         self.repositories.forget(id);
+        self.repositories.delete_cache(&record);
         Ok(format!("{} is removed; nothing in it was deleted", shown(&record)))
     }
 
@@ -149,6 +179,8 @@ impl Service {
             snapshots: here.len(),
             stored: here.iter().map(|s| s.stored).sum(),
             created: record.as_ref().map(|r| r.created),
+            cache: record.as_ref().map_or(0, |r| r.cache),
+            cached: None,
             location: record.map_or_else(local, |r| r.location),
             error: None,
         })

@@ -388,3 +388,50 @@ fn a_repository_is_added_once_and_removed_when_nothing_needs_it() {
     let taken = take_into(&place, &service, Some("far")).unwrap();
     verify(&service, taken.id);
 }
+
+#[test]
+fn what_is_read_is_kept_up_to_a_limit_and_goes_with_it() {
+    let (place, service) = two();
+    let cache = |service: &Arc<Service>, size: u64| match say(
+        service,
+        json!({"action": "repository-cache", "repository": "far", "size": size}),
+    ) {
+        Ok(Reply::Repository(info)) => (info.cache, info.cached.unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let folders = || std::fs::read_dir(place.path("data/cache")).into_iter().flatten().count();
+    let taken = take_into(&place, &service, Some("far")).unwrap();
+    let first = place.beside(restore(&service, taken.id, "w"));
+    assert!(bytes(&first, &service, MIB) == content(1));
+    assert_eq!(folders(), 0, "off by default");
+    assert_eq!(cache(&service, 64 * MIB), (64 * MIB, 0));
+    // Nothing is in memory.
+    let service = place.reopen(service);
+    let second = place.beside(restore(&service, taken.id, "x"));
+    assert!(bytes(&second, &service, 3 * MIB) == [content(1), content(1), content(1)].concat());
+    // Without the packs and pages, and for another process too.
+    let all: Vec<_> = ["/packs/", "/pages/"].iter().flat_map(|part| files(&place, part)).collect();
+    assert!(all.len() >= 2);
+    let away = |file: &PathBuf| file.with_extension("away");
+    all.iter().for_each(|file| std::fs::rename(file, away(file)).unwrap());
+    let service = place.reopen(service);
+    assert!(cache(&service, 64 * MIB).1 >= 3 * MIB);
+    let third = place.beside(restore(&service, taken.id, "y"));
+    assert!(bytes(&third, &service, 3 * MIB) == [content(1), content(1), content(1)].concat());
+    all.iter().for_each(|file| std::fs::rename(away(file), file).unwrap());
+    verify(&service, taken.id);
+    // A smaller limit, none, and what a killed process left of none.
+    let (_, used) = cache(&service, MIB);
+    assert!(used <= MIB && used > 0, "{used}");
+    assert_eq!(cache(&service, 0), (0, 0));
+    assert_eq!(folders(), 0);
+    let left = place.path("data/cache").join(taken.repository.replace("far", &"7".repeat(32)));
+    std::fs::create_dir_all(left.join("ab")).unwrap();
+    std::fs::write(left.join("ab/half"), b"x").unwrap();
+    let service = place.reopen(service);
+    assert_eq!(folders(), 0, "{}", left.display());
+    let err = say(&service, json!({"action": "repository-cache", "repository": "local", "size": MIB})).unwrap_err();
+    assert_eq!(err.kind(), Kind::Usage);
+    let err = say(&service, json!({"action": "repository-cache", "repository": "none", "size": MIB})).unwrap_err();
+    assert_eq!(err.kind(), Kind::NotFound);
+}

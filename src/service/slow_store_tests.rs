@@ -10,6 +10,7 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::kms::{InstallationConfig, RootChoice, RootUnlock};
 use crate::snapshot::objects::{Listed, Objects, StoreObjects};
+use crate::snapshot::testing::Far;
 use crate::store::memory::MemoryStores;
 use crate::units::{CHUNK, VolumeId};
 use crate::volume::testing::Gate;
@@ -381,4 +382,85 @@ fn a_start_waits_for_no_repository() {
     assert_eq!(place.volume(json!({"action": "volume-show", "volume": b.to_string()})).id, b);
     place.objects.speed_up();
     place.service.await_taken_up();
+}
+
+/// A snapshot of 16 chunks in a repository far away, whose reads are counted.
+fn far_away(place: &Place) -> (Arc<Far>, SnapshotInfo) {
+    let a = place.create("a");
+    (0..8).for_each(|n| place.write(a, n * MIB, n as u8 + 1));
+    let folder = place.root.path().join("far");
+    let asked =
+        json!({"action": "repository-add", "name": "far", "location": {"url": format!("file://{}", folder.display())}});
+    place.ask(asked).unwrap();
+    let far = Far::over(Arc::new(StoreObjects::local(&folder).unwrap()));
+    let record = place.service.repositories.records().unwrap().remove(0);
+    place.service.repositories.put_in_place(record.id, far.clone());
+    let taken = place.snapshot_into(a, "far");
+    far.ranges();
+    (far, taken)
+}
+
+/// Returns the bytes of a far snapshot's packs that were read, and with how many requests.
+fn read_of(far: &Far) -> (u64, usize) {
+    let ranges = far.ranges();
+    (ranges.iter().map(|(_, range)| range.end - range.start).sum(), ranges.len())
+}
+
+/// 16 chunks and their heads.
+const WHOLE: u64 = 16 * (CHUNK as u64 + 64);
+
+#[test]
+fn a_served_snapshot_is_fetched_ahead_of_who_reads_it_in_order_and_of_nobody_else() {
+    let place = Place::new();
+    let (far, taken) = far_away(&place);
+    let caller = place.service.caller_of(0, "test").unwrap();
+    let view = place.service.open_view(taken.id, &caller).unwrap();
+    let read = |chunk: u64, blocking| {
+        let mut piece = [0; 512];
+        let attempt = view.read(chunk * CHUNK as u64, &mut piece, blocking).unwrap();
+        assert!(attempt == Attempt::WouldBlock || piece == [(chunk / 2) as u8 + 1; 512], "chunk {chunk}");
+        attempt
+    };
+    for chunk in [12, 9, 15] {
+        assert_eq!(read(chunk, Blocking::Allowed), Attempt::Done);
+    }
+    assert_eq!(far.ranges().len(), 3);
+    (0..3).for_each(|chunk| assert_eq!(read(chunk, Blocking::Allowed), Attempt::Done));
+    far.await_read(5);
+    // 3 and 4 are in memory. Reading 3 makes 5 to 7 likely, and so on.
+    for chunk in 3..16 {
+        while read(chunk, Blocking::Never) == Attempt::WouldBlock {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(far.ranges().len(), 13, "the rest, each once");
+}
+
+#[test]
+fn an_export_and_a_fill_read_many_chunks_at_once_and_each_once() {
+    let place = Place::new();
+    let (far, taken) = far_away(&place);
+    let out = place.root.path().join("image");
+    far.close();
+    std::thread::scope(|scope| {
+        let exporting = scope.spawn(|| {
+            let caller = place.service.caller_of(0, "test").unwrap();
+            let file = std::fs::File::create(&out).unwrap();
+            let id = taken.id.to_string();
+            place.service.export_snapshot(&caller, &id, (&file, Some(&out)), &mut |_| true).unwrap()
+        });
+        far.await_reading(16);
+        far.open();
+        assert_eq!(exporting.join().unwrap().data, 8 * MIB);
+    });
+    let image = std::fs::read(&out).unwrap();
+    assert!(image.chunks(MIB as usize).enumerate().all(|(n, part)| part.iter().all(|b| *b == n as u8 + 1)));
+    assert_eq!(read_of(&far), (WHOLE, 16));
+    let copy = place.restore("copy", &taken);
+    while !place.volume(json!({"action": "volume-show", "volume": "copy"})).hydrated {
+        std::thread::yield_now();
+    }
+    let (bytes, requests) = read_of(&far);
+    assert!(bytes == WHOLE && requests <= 4, "{bytes} bytes with {requests} requests");
+    assert_eq!((place.read(copy, 0), place.read(copy, 8 * MIB - 1)), (1, 8));
 }

@@ -17,15 +17,16 @@ use crate::ledger::Act;
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::repository::Repository;
 use crate::units::{CHUNK, ChunkNo, KeyTag, LineageId, SECTOR, SUBSECTOR, SnapshotId};
+use crate::volume::ahead::{AHEAD, Ahead};
 use crate::volume::chunk_cache::{Body, ChunkCache};
 use crate::volume::extents::{Run, Runs};
-use crate::volume::parent::Parent;
+use crate::volume::parent::{Each, Fetch, Parent};
 use crate::volume::{Attempt, Blocking};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-/// Sealed chunks kept in memory: 8 MiB per view.
+/// Sealed chunks kept in memory: 8 MiB per view, and as much again of those that are fetched ahead.
 const RECENT: usize = 16;
 /// Most chunks that one pass over the tree covers: 8 GiB of the volume.
 const CHUNKS: u64 = 16 * 1024;
@@ -50,7 +51,8 @@ pub struct SnapshotView {
     reader: SnapshotReader,
     ciphers: Arc<HeldCiphers<KeyTag>>,
     /// Recent chunks, each with the tag of the key that sealed it; `None`: the whole chunk is a hole.
-    recent: ChunkCache<Option<KeyTag>>,
+    recent: Arc<ChunkCache<Option<KeyTag>>>,
+    ahead: Ahead,
 }
 
 impl SnapshotView {
@@ -147,10 +149,32 @@ impl SnapshotView {
 
     /// Returns a chunk, from memory or from the repository. `None`: that would have to wait.
     fn fetch(&self, chunk: ChunkNo, blocking: Blocking) -> Result<Option<Body<Option<KeyTag>>>> {
-        match blocking {
-            Blocking::Never => Ok(self.recent.peek(chunk)),
-            Blocking::Allowed => self.recent.get(chunk, |sealed| self.reader.fetch(chunk, sealed)).map(Some),
+        let known = self.recent.peek(chunk);
+        if blocking == Blocking::Never && known.is_none() {
+            return Ok(None);
         }
+        if self.reader.is_far() {
+            let soon: Vec<_> = self.ahead.read(chunk).filter(|c| c.offset() < self.size()).collect();
+            self.expect(&soon);
+        }
+        match known {
+            Some(body) => Ok(Some(body)),
+            None => self.recent.get(chunk, |sealed| self.reader.fetch(chunk, sealed)).map(Some),
+        }
+    }
+
+    /// Has chunks fetched that will be read soon, if the repository is far. At most [`AHEAD`] of them may be waiting for that.
+    pub(super) fn expect(&self, chunks: &[ChunkNo]) {
+        if chunks.is_empty() || !self.reader.is_far() {
+            return;
+        }
+        let recent = self.recent.clone();
+        recent.make_room(RECENT + AHEAD);
+        let each: Arc<Each<'static>> = Arc::new(move |chunk: ChunkNo, fetch: &Fetch<'_>| {
+            recent.get_ahead(chunk, fetch);
+            true
+        });
+        self.reader.fetch_ahead(chunks, &each);
     }
 
     /// Fetches the chunks of a range, at most as many as are kept, so that reading them soon does not wait.
@@ -160,7 +184,9 @@ impl SnapshotView {
     pub fn prefetch(&self, offset: u64, len: u64) -> Result<()> {
         self.bounds(offset, len)?;
         let chunks = ChunkNo::of(offset).0..(offset + len).div_ceil(CHUNK as u64);
-        chunks.take(RECENT).try_for_each(|c| self.fetch(ChunkNo(c), Blocking::Allowed).map(drop))
+        let chunks: Vec<_> = chunks.take(RECENT).map(ChunkNo).collect();
+        self.expect(chunks.get(1..).unwrap_or_default());
+        chunks.iter().try_for_each(|c| self.fetch(*c, Blocking::Allowed).map(drop))
     }
 
     /// Returns which parts of a range are data (yes) or holes (no), from the tree: at most `most` runs.
@@ -306,8 +332,8 @@ impl Views {
         let ciphers = Arc::new(HeldCiphers::new(cmks));
         let holder: Arc<dyn KeyHolder> = ciphers.clone();
         self.keygate.register(Arc::downgrade(&holder));
-        let (id, lineage, recent) = (record.id, record.lineage, ChunkCache::new(RECENT));
-        let view = Arc::new(SnapshotView { id, lineage, repository, reader, ciphers, recent });
+        let (id, lineage, recent) = (record.id, record.lineage, Arc::new(ChunkCache::new(RECENT)));
+        let view = Arc::new(SnapshotView { id, lineage, repository, reader, ciphers, recent, ahead: Ahead::default() });
         views.insert(record.id, Arc::downgrade(&view));
         Ok(view)
     }

@@ -12,14 +12,19 @@
 //! creates     running creates, and what a sweep spares for them      mark        what is reached
 //! sweep       deletes what is not reached                            compact     moves what is reached together
 //! check       checks a folder                                        stats       counts what is in a folder
+//! bodies      chunks in packs, several with one request              in_order    work of several threads, results in order
+//! fetchers    bounds on reads at the same time, reading ahead        read_cache  what was read before, in files
 //! ```
 //! Required order: packs and pages are durable and confirmed before the manifest is put; the manifest is read back
 //! before the log's `add`, which is the commit point.
 
+mod bodies;
 pub mod check;
 pub mod compact;
 pub mod copy;
 mod creates;
+mod fetchers;
+mod in_order;
 pub mod location;
 pub mod log;
 pub mod manifest;
@@ -29,6 +34,7 @@ pub mod objects;
 pub mod pack;
 pub mod page;
 mod profile;
+pub mod read_cache;
 pub mod reader;
 pub mod record;
 pub mod redirect;
@@ -42,6 +48,8 @@ pub mod sweep;
 pub mod tree;
 pub mod writer;
 
+#[cfg(test)]
+mod far_tests;
 #[cfg(test)]
 mod remote_tests;
 #[cfg(test)]

@@ -1,23 +1,26 @@
 //! Reading snapshots: whole chunks, their hash checked before any byte is returned; and verify, which reads all of
 //! them.
 
-use super::pack::{self, BodyHead, check_body};
+use super::bodies::{Bodies, Wanted, continues, spans};
+use super::fetchers::IN_FLIGHT;
+use super::in_order::{Head, Line, in_order};
 use super::page::LeafEntry;
-use super::redirect::Redirect;
 use super::repository::{Inner, Located, Repository};
-use super::tree::{Tree, Visit};
-use super::{Folder, PublicKey, damaged};
+use super::tree::{CACHE_PAGES, PageCache, Tree, Visit};
+use super::{PublicKey, damaged};
 use crate::cipher::{AtRest, SealedMut};
 use crate::env::Rng;
 use crate::error::{Error, Kind, Result};
 use crate::units::{
-    CHUNK, ChunkNo, Hash32, InstallationId, KeyTag, LineageId, PackId, SECTOR, SECTORS_PER_CHUNK, SectorMap,
-    SnapshotId, chunks_in,
+    CHUNK, ChunkNo, Hash32, InstallationId, KeyTag, LineageId, SECTOR, SECTORS_PER_CHUNK, SectorMap, SnapshotId,
+    chunks_in,
 };
-use crate::volume::parent::Parent;
+use crate::volume::parent::{Each, Parent};
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An open snapshot. Can be read from many threads.
 #[derive(Clone)]
@@ -25,6 +28,7 @@ pub struct SnapshotReader {
     repo: Arc<Inner>,
     at: Located,
     tree: Tree,
+    bodies: Bodies,
 }
 
 /// How far a signature can be trusted.
@@ -76,6 +80,8 @@ pub struct Verify<'a> {
     sample: Option<(u32, &'a dyn Rng)>,
     /// Leaf pages whose chunks are all good, for snapshots share pages; and where their chunks were looked for.
     good: (HashSet<Hash32>, Option<(LineageId, Vec<InstallationId>)>),
+    /// The pages that this run has read: nothing else vouches for what is in the repository.
+    pages: Option<Arc<PageCache>>,
 }
 
 impl<'a> Verify<'a> {
@@ -83,7 +89,7 @@ impl<'a> Verify<'a> {
     /// chosen at random; all pages are read in any case.
     #[must_use]
     pub fn new(pinned: Option<PublicKey>, sample: Option<(u32, &'a dyn Rng)>) -> Self {
-        Self { pinned, sample, good: Default::default() }
+        Self { pinned, sample, good: Default::default(), pages: None }
     }
 }
 
@@ -99,7 +105,9 @@ impl Repository {
     pub fn open_snapshot(&self, lineage: LineageId, snapshot: SnapshotId) -> Result<SnapshotReader> {
         let at = self.inner.locate(lineage, snapshot)?;
         let tree = self.inner.tree(&at);
-        Ok(SnapshotReader { repo: self.inner.clone(), at, tree })
+        let (repo, installations) = (self.inner.clone(), at.manifest.folders.clone());
+        let bodies = Bodies { repo, home: at.folder, installations };
+        Ok(SnapshotReader { repo: self.inner.clone(), at, tree, bodies })
     }
 
     /// Reads a snapshot and reports which chunks are bad.
@@ -126,11 +134,23 @@ impl Repository {
         if run.good.1 != place {
             run.good = (HashSet::new(), place);
         }
-        let (room, found) = (vec![0; CHUNK], Found::default());
-        let mut check = Check { reader: &reader, run, go_on, found, page: None, room };
-        reader.tree.walk(&mut check)?;
-        check.end_page();
-        let Found { all, chunks, bytes, mut bad_chunks, mut bad } = check.found;
+        let pages = run.pages.get_or_insert_with(|| Arc::new(PageCache::new(CACHE_PAGES))).clone();
+        let tree = reader.tree.read_through(pages);
+        let is_far = self.inner.objects.is_remote();
+        let threads = if is_far { IN_FLIGHT } else { 1 };
+        let checked = in_order(
+            threads,
+            || vec![0; CHUNK],
+            |room, span: Vec<Wanted>| reader.check_span(&span, room),
+            |line| {
+                let (found, span) = (Found::default(), Vec::new());
+                let mut check =
+                    Check { reader: &reader, run, go_on, found, page: None, known: false, line, span, is_far };
+                tree.walk(&mut check)?;
+                check.end().map(|()| check.found)
+            },
+        );
+        let Found { all, chunks, bytes, mut bad_chunks, mut bad } = checked?;
         let said = reader.at.manifest.chunks;
         if bad_chunks == 0 && all != said {
             let object = reader.at.folder.path("manifests", snapshot);
@@ -161,25 +181,44 @@ impl Found {
     }
 }
 
-/// A leaf page that is being checked: what was found before it, and whether its chunks are known to be good.
+/// A leaf page that is being checked: what was found before it.
 struct PageCheck {
     name: Hash32,
     chunks: u64,
     bad: u64,
-    known: bool,
 }
 
-struct Check<'a, 'b> {
+/// A step of a check. What it found is counted in the order of the tree.
+enum Step {
+    /// A page begins.
+    Page(Hash32),
+    /// A chunk that is not read: it is not in the sample, or known to be good and of this length.
+    Unread(Option<u32>),
+    /// Chunks that are read together.
+    Span(Vec<Wanted>),
+    /// A page that cannot be read.
+    Bad(Bad),
+}
+
+/// The results of reading a span, one for each chunk.
+type Results = Vec<Result<()>>;
+
+/// A check in progress: the walk over the tree runs ahead of the chunks that are read.
+struct Check<'a, 'b, 'l> {
     reader: &'a SnapshotReader,
     run: &'a mut Verify<'b>,
     go_on: GoOn<'a>,
     found: Found,
     page: Option<PageCheck>,
-    /// A buffer for one chunk's sectors.
-    room: Vec<u8>,
+    /// Whether the chunks of the page that the walk is in are known to be good.
+    known: bool,
+    line: &'a mut Line<'l, Step, Vec<Wanted>, Results>,
+    /// The next chunks to be read together.
+    span: Vec<Wanted>,
+    is_far: bool,
 }
 
-impl Check<'_, '_> {
+impl Check<'_, '_, '_> {
     /// Remembers a page whose chunks were all read and are all good. A page above the leaves has no chunks of its own.
     fn end_page(&mut self) {
         let Some(page) = self.page.take() else { return };
@@ -197,41 +236,94 @@ impl Check<'_, '_> {
             u64::from_le_bytes(drawn) % 1_000_000 < u64::from(of_a_million)
         })
     }
-}
 
-impl Visit for Check<'_, '_> {
-    fn page(&mut self, name: Hash32) -> bool {
-        self.end_page();
-        let (chunks, bad, known) = (self.found.chunks, self.found.bad_chunks, self.run.good.0.contains(&name));
-        self.page = Some(PageCheck { name, chunks, bad, known });
-        true
+    /// Has the chunks of the span read.
+    fn read_span(&mut self) {
+        let span = std::mem::take(&mut self.span);
+        if !span.is_empty() {
+            self.line.give(Step::Span(span.clone()), span);
+        }
     }
 
-    fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
+    /// Counts what is done, and waits until there is room for more, or until `all` is done.
+    fn count(&mut self, all: bool) -> Result<()> {
+        while let Some(head) = self.line.next(all) {
+            let (step, results) = match head {
+                Head::Note(step) => (step, Vec::new()),
+                Head::Done(step, Some(results)) => (step, results),
+                Head::Done(_, None) => return Err(Error::new(Kind::Failed, "the check of a chunk was aborted")),
+            };
+            match step {
+                Step::Page(name) => {
+                    self.end_page();
+                    self.page = Some(PageCheck { name, chunks: self.found.chunks, bad: self.found.bad_chunks });
+                }
+                Step::Unread(length) => self.count_chunk(length.map(Ok))?,
+                Step::Span(span) => {
+                    for (wanted, result) in span.iter().zip(results) {
+                        let read = result.map(|()| wanted.entry.length);
+                        self.count_chunk(Some(read.map_err(|error| Bad { first: wanted.chunk, count: 1, error })))?;
+                    }
+                }
+                Step::Bad(bad) => self.found.add(bad),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a chunk; `None`: it was not read.
+    fn count_chunk(&mut self, read: Option<std::result::Result<u32, Bad>>) -> Result<()> {
         if !(self.go_on)(self.found.all, self.reader.at.manifest.chunks) {
             return Err(Error::new(Kind::Interrupted, "the check was interrupted"));
         }
         self.found.all += 1;
-        if !self.is_chosen() {
-            return Ok(());
-        }
-        let is_known = self.page.as_ref().is_some_and(|page| page.known);
-        let mut read = || self.reader.body(chunk, entry, &mut self.room[..entry.length as usize]);
-        match if is_known { Ok(()) } else { read() } {
-            Ok(()) => {
+        match read {
+            Some(Ok(length)) => {
                 self.found.chunks += 1;
-                self.found.bytes += u64::from(entry.length);
+                self.found.bytes += u64::from(length);
             }
-            Err(error) => self.found.add(Bad { first: chunk, count: 1, error }),
+            Some(Err(bad)) => self.found.add(bad),
+            None => {}
         }
         Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.read_span();
+        self.count(true)?;
+        self.end_page();
+        Ok(())
+    }
+}
+
+impl Visit for Check<'_, '_, '_> {
+    fn page(&mut self, name: Hash32) -> bool {
+        self.read_span();
+        self.known = self.run.good.0.contains(&name);
+        self.line.note(Step::Page(name));
+        true
+    }
+
+    fn chunk(&mut self, chunk: ChunkNo, entry: &LeafEntry) -> Result<()> {
+        let wanted = Wanted { chunk, entry: *entry };
+        if !self.is_chosen() || self.known {
+            self.read_span();
+            self.line.note(Step::Unread(self.known.then_some(entry.length)));
+        } else {
+            if !self.is_far || !continues(&self.span, &wanted) {
+                self.read_span();
+            }
+            self.span.push(wanted);
+        }
+        self.count(false)
     }
 
     fn damaged(&mut self, first: ChunkNo, count: u64, error: Error) -> Result<()> {
         let end = chunks_in(self.reader.at.manifest.size);
         let count = count.min(end.saturating_sub(first.0));
-        self.found.add(Bad { first, count, error });
-        Ok(())
+        self.read_span();
+        self.line.note(Step::Bad(Bad { first, count, error }));
+        self.count(false)
     }
 }
 
@@ -284,73 +376,75 @@ impl SnapshotReader {
         self.tree.walk(&mut Each(each))
     }
 
-    /// Reads the sectors of a chunk that is not a hole, consecutively into `out`, and verifies them against its entry.
-    fn body(&self, chunk: ChunkNo, entry: &LeafEntry, out: &mut [u8]) -> Result<()> {
-        let mut raw = [0u8; pack::HEAD];
-        let (object, offset) = self.find(entry, &mut raw, out)?;
-        let head = check_body(&object, offset, &raw, out).map_err(|e| e.context(format_args!("chunk {chunk}")))?;
-        let wanted = BodyHead { chunk, map: entry.map, tag: entry.tag, length: entry.length, hash: entry.hash };
-        if head != wanted {
-            return Err(damaged(
-                &object,
-                offset,
-                format_args!("the body does not belong to chunk {chunk} of the signed tree"),
-            ));
+    /// Reads the sectors of a chunk that is not a hole, consecutively into `out`, and verifies them against its entry: from the
+    /// cache of what was read before, or from its pack.
+    fn body(&self, wanted: &Wanted, out: &mut [u8]) -> Result<()> {
+        let hash = &wanted.entry.hash;
+        if self.repo.kept.as_ref().is_some_and(|kept| kept.get(hash, out)) {
+            return Ok(());
         }
+        self.bodies.read(wanted, out)?;
+        self.keep(hash, out);
         Ok(())
     }
 
-    /// Reads where a redirect that is known says; else where the entry says; if the pack is in none of the folders, follows
-    /// its redirect. That may be rewritten before what it names is read: then it is followed again.
-    fn find(&self, entry: &LeafEntry, head: &mut [u8], out: &mut [u8]) -> Result<(String, usize)> {
-        let (pack, parts) = (entry.pack(), &mut [head, out]);
-        let find = |redirect: &Redirect| redirect.find(entry.offset, entry.length).map(|m| (m.pack, m.new_offset));
-        for folder in self.folders() {
-            let known = self.repo.moved.lock().get(folder, pack).flatten();
-            if let Some((pack, offset)) = known.as_deref().and_then(find)
-                && let Some(found) = self.read(pack, offset, parts)?
-            {
-                return Ok(found);
-            }
+    /// Keeps sectors for later reads, if there is a cache.
+    fn keep(&self, hash: &Hash32, sectors: &[u8]) {
+        if let Some(kept) = &self.repo.kept {
+            kept.put(hash, sectors);
         }
-        if let Some(found) = self.read(pack, entry.offset, parts)? {
-            return Ok(found);
-        }
-        for folder in self.folders() {
-            let mut tried = None;
-            // Each turn but the last takes a whole compaction.
-            while let Some(to) = self.repo.read_redirect(folder, pack)?.as_deref().and_then(find) {
-                if let Some(found) = self.read(to.0, to.1, parts)? {
-                    return Ok(found);
-                }
-                if tried.replace(to) == Some(to) {
-                    break;
-                }
-            }
-        }
-        let object = self.at.folder.path("packs", pack);
-        Err(damaged(
-            &object,
-            entry.offset as usize,
-            "the pack is missing, and no redirect names the new location of its bodies",
-        ))
     }
 
-    fn folders(&self) -> impl Iterator<Item = Folder> {
-        let lineage = self.at.folder.lineage;
-        self.at.manifest.folders.iter().map(move |i| Folder { lineage, installation: *i })
+    /// Reads and checks the chunks of a span in the repository. `room`: a buffer for one chunk's sectors.
+    fn check_span(&self, span: &[Wanted], room: &mut [u8]) -> Results {
+        let one = |wanted: &Wanted| self.bodies.read(wanted, &mut room[..wanted.entry.length as usize]);
+        if !self.repo.objects.is_remote() {
+            return span.iter().map(one).collect();
+        }
+        let _slot = self.repo.slots.take();
+        match self.bodies.read_span(span) {
+            Some(read) => span.iter().map(|wanted| read.sectors(wanted).map(drop)).collect(),
+            None => span.iter().map(one).collect(),
+        }
     }
 
-    fn read(&self, pack: PackId, offset: u32, parts: &mut [&mut [u8]]) -> Result<Option<(String, usize)>> {
-        for folder in self.folders() {
-            let object = folder.path("packs", pack);
-            match self.repo.objects.get_into(&object, u64::from(offset), parts) {
-                Ok(()) => return Ok(Some((object, offset as usize))),
-                Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => return Err(e),
-            }
+    /// Reads the chunks of a span, and hands each to `each`, until that returns `false`. Returns what that returned last.
+    fn fetch_span(&self, span: &[Wanted], each: &Each<'_>) -> bool {
+        // One body is read straight into its place.
+        let read = if span.len() > 1 { self.bodies.read_span(span) } else { None };
+        span.iter().all(|wanted| {
+            each(wanted.chunk, &|out| match &read {
+                Some(read) => {
+                    let out = self.room_for(wanted.chunk, out)?;
+                    let sectors = read.sectors(wanted).map_err(|e| self.of_this(e))?;
+                    out[..sectors.len()].copy_from_slice(sectors);
+                    self.keep(&wanted.entry.hash, sectors);
+                    spread(wanted.entry.map, out);
+                    Ok(Some(wanted.entry.tag))
+                }
+                None => self.fetch_wanted(wanted, out),
+            })
+        })
+    }
+
+    /// Fetches a chunk that is not a hole.
+    fn fetch_wanted(&self, wanted: &Wanted, out: SealedMut<'_>) -> Result<Option<KeyTag>> {
+        let out = self.room_for(wanted.chunk, out)?;
+        // Safe: a page whose entry has another length than its map was rejected as damaged when it was read.
+        self.body(wanted, &mut out[..wanted.entry.length as usize]).map_err(|e| self.of_this(e))?;
+        spread(wanted.entry.map, out);
+        Ok(Some(wanted.entry.tag))
+    }
+
+    fn room_for<'o>(&self, chunk: ChunkNo, out: SealedMut<'o>) -> Result<&'o mut [u8]> {
+        if out.len() == CHUNK {
+            return Ok(out.room(&OfPack));
         }
-        Ok(None)
+        Err(Error::new(Kind::Usage, format!("fetch chunk {chunk}: room for {} bytes", out.len())))
+    }
+
+    fn of_this(&self, err: Error) -> Error {
+        err.context(format!("snapshot {}", self.at.manifest.snapshot))
     }
 
     /// Returns the chunk's hash in the signed tree; `None` if all of it is a hole.
@@ -400,20 +494,69 @@ impl Parent for SnapshotReader {
     }
 
     fn fetch(&self, chunk: ChunkNo, mut out: SealedMut<'_>) -> Result<Option<KeyTag>> {
-        if out.len() != CHUNK {
-            return Err(Error::new(Kind::Usage, format!("fetch chunk {chunk}: room for {} bytes", out.len())));
-        }
         let entry = self.tree.entry(chunk)?;
         if entry.is_hole() {
             out.clear();
             return Ok(None);
         }
-        let out = out.room(&OfPack);
-        let what = || format!("snapshot {}", self.at.manifest.snapshot);
-        // Safe: a page whose entry has another length than its map was rejected as damaged when it was read.
-        self.body(chunk, &entry, &mut out[..entry.length as usize]).map_err(|e| e.context(what()))?;
-        spread(entry.map, out);
-        Ok(Some(entry.tag))
+        self.fetch_wanted(&Wanted { chunk, entry }, out)
+    }
+
+    fn is_far(&self) -> bool {
+        self.repo.objects.is_remote()
+    }
+
+    fn fetch_many(&self, chunks: &[ChunkNo], each: &Each<'_>) {
+        let mut wanted = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let kept = |e: &LeafEntry| self.repo.kept.as_ref().is_some_and(|kept| kept.has(&e.hash));
+            match self.tree.entry(*chunk) {
+                Ok(entry) if !entry.is_hole() && !kept(&entry) => wanted.push(Wanted { chunk: *chunk, entry }),
+                // A hole, one that was read before, or one of a page that cannot be read.
+                _ => {
+                    if !each(*chunk, &|out| self.fetch(*chunk, out)) {
+                        return;
+                    }
+                }
+            }
+        }
+        let spans = spans(wanted);
+        let threads = IN_FLIGHT.min(spans.len());
+        let (left, stopped) = (Mutex::new(spans.into_iter()), AtomicBool::new(false));
+        let work = || {
+            while !stopped.load(Ordering::Relaxed) {
+                let Some(span) = left.lock().next() else { return };
+                let _slot = self.repo.slots.take();
+                if !self.fetch_span(&span, each) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // Without more threads, this one does it all.
+                let _ = std::thread::Builder::new().name("fetch".to_owned()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+
+    fn fetch_ahead(&self, chunks: &[ChunkNo], each: &Arc<Each<'static>>) {
+        if !self.is_far() {
+            return;
+        }
+        let reader = Arc::new(self.clone());
+        for chunk in chunks.iter().copied() {
+            let (reader, each) = (Arc::clone(&reader), Arc::clone(each));
+            let job = move || {
+                if reader.has_sectors(chunk).is_ok_and(|has| has) {
+                    each(chunk, &|out| reader.fetch(chunk, out));
+                }
+            };
+            if !self.repo.fetchers.submit(Box::new(job)) {
+                return;
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
-use super::super::pack::parse_pack;
-use super::super::redirect::Move;
+use super::super::Folder;
+use super::super::pack::{self, parse_pack};
+use super::super::redirect::{Move, Redirect};
 use super::super::testing::{Hooked, KEY, LINEAGE, author, chunk, repository, snap, spec};
 use super::*;
 use crate::cipher::{Sealed, SealedMut};
+use crate::units::PackId;
 use bytes::Bytes;
 
 fn made() -> (Repository, Arc<dyn super::super::objects::Objects>) {

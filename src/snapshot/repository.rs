@@ -8,9 +8,11 @@
 //! does; a cloned data directory is detected by put-if-absent on the log.
 
 use super::creates::{Creates, Shapes};
+use super::fetchers::{Fetchers, IN_FLIGHT, Slots};
 use super::log::{CHECKPOINT_EVERY, Entry, Live, Log, LogState, Unreadable, WrappedKey, is_damage, signed_manifest};
 use super::manifest::Manifest;
 use super::objects::{Listed, Objects, StoreObjects, put_same};
+use super::read_cache::ReadCache;
 use super::record::RECORD_MAX;
 use super::redirect::Moved;
 use super::refs::{REF_MAX, Ref, RefKind};
@@ -102,6 +104,12 @@ pub(super) struct Inner {
     pub(super) objects: Arc<dyn Objects>,
     pub(super) env: Env,
     pub(super) cache: Arc<PageCache>,
+    /// What was read before, in files.
+    pub(super) kept: Option<Arc<ReadCache>>,
+    /// For bulk reads of packs.
+    pub(super) slots: Slots,
+    /// Read chunks before they are needed.
+    pub(super) fetchers: Fetchers,
     pub(super) creates: Mutex<Creates>,
     /// Notified when a sweep, or its delete of an object, has ended.
     pub(super) swept: Condvar,
@@ -231,10 +239,24 @@ impl Repository {
     /// even if it is missing or damaged.
     #[must_use]
     pub fn open_later(objects: Arc<dyn Objects>, env: Env, author: Option<Author>) -> Self {
+        Self::open_cached(objects, env, author, None)
+    }
+
+    /// Like [`Repository::open_later`], with a cache for the bodies and pages that are read.
+    #[must_use]
+    pub fn open_cached(
+        objects: Arc<dyn Objects>,
+        env: Env,
+        author: Option<Author>,
+        kept: Option<Arc<ReadCache>>,
+    ) -> Self {
         let inner = Inner {
             objects,
             env,
             cache: Arc::new(PageCache::new(CACHE_PAGES)),
+            kept,
+            slots: Slots::new(IN_FLIGHT),
+            fetchers: Fetchers::default(),
             creates: Mutex::default(),
             swept: Condvar::new(),
             shapes: Mutex::default(),
@@ -715,7 +737,9 @@ impl Inner {
 
     pub(super) fn tree(&self, at: &Located) -> Tree {
         let m = &at.manifest;
-        Tree::new(self.objects.clone(), self.cache.clone(), at.folder.lineage, m.folders.clone(), m.root, m.depth)
+        let tree =
+            Tree::new(self.objects.clone(), self.cache.clone(), at.folder.lineage, m.folders.clone(), m.root, m.depth);
+        tree.kept_in(self.kept.clone())
     }
 
     /// Lists the refs of a lineage. Anything else in a ref's place counts as an unreadable ref: it may need anything.

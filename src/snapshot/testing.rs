@@ -344,3 +344,120 @@ impl Objects for Remote {
         true
     }
 }
+
+/// A remote store that counts its reads of ranges, holds them at a gate, and fails those that touch some bytes.
+pub(crate) struct Far {
+    below: Arc<dyn Objects>,
+    state: parking_lot::Mutex<FarState>,
+    changed: parking_lot::Condvar,
+}
+
+#[derive(Default)]
+struct FarState {
+    is_closed: bool,
+    reading: usize,
+    most: usize,
+    ranges: Vec<(String, Range<u64>)>,
+    gets: u64,
+    fault: Option<(Range<u64>, Kind)>,
+}
+
+impl Far {
+    pub(crate) fn over(below: Arc<dyn Objects>) -> Arc<Self> {
+        Arc::new(Self { below, state: parking_lot::Mutex::default(), changed: parking_lot::Condvar::new() })
+    }
+    pub(crate) fn close(&self) {
+        self.state.lock().is_closed = true;
+    }
+    pub(crate) fn open(&self) {
+        self.state.lock().is_closed = false;
+        self.changed.notify_all();
+    }
+    /// Waits until so many ranges are being read.
+    pub(crate) fn await_reading(&self, count: usize) {
+        let mut state = self.state.lock();
+        while state.reading != count {
+            let patience = crate::volume::testing::Gate::PATIENCE;
+            let waited = self.changed.wait_for(&mut state, patience);
+            assert!(!waited.timed_out(), "{} are being read, not {count}", state.reading);
+        }
+    }
+    /// Waits until so many ranges have been read since the last [`Far::ranges`], and none is being read.
+    pub(crate) fn await_read(&self, count: usize) {
+        let mut state = self.state.lock();
+        while state.ranges.len() < count || state.reading > 0 {
+            let patience = crate::volume::testing::Gate::PATIENCE;
+            let waited = self.changed.wait_for(&mut state, patience);
+            assert!(!waited.timed_out(), "{} were read, not {count}", state.ranges.len());
+        }
+    }
+    /// Returns the most that were read at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.state.lock().most
+    }
+    /// Returns the ranges that were read since the last call.
+    pub(crate) fn ranges(&self) -> Vec<(String, Range<u64>)> {
+        std::mem::take(&mut self.state.lock().ranges)
+    }
+    /// Returns how many whole objects were read since the last call.
+    pub(crate) fn gets(&self) -> u64 {
+        std::mem::take(&mut self.state.lock().gets)
+    }
+    /// Fails each read that has any of these bytes.
+    pub(crate) fn fail(&self, bytes: Range<u64>, kind: Kind) {
+        self.state.lock().fault = Some((bytes, kind));
+    }
+    pub(crate) fn mend(&self) {
+        self.state.lock().fault = None;
+    }
+}
+
+impl Objects for Far {
+    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.below.put_new(path, bytes)
+    }
+    fn put_over(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.below.put_over(path, bytes)
+    }
+    fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.state.lock().gets += 1;
+        self.below.get(path, limit)
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        let mut state = self.state.lock();
+        state.ranges.push((path.to_owned(), range.clone()));
+        state.reading += 1;
+        state.most = state.most.max(state.reading);
+        self.changed.notify_all();
+        while state.is_closed {
+            self.changed.wait(&mut state);
+        }
+        let fault = state.fault.clone().filter(|(bad, _)| bad.start < range.end && range.start < bad.end);
+        drop(state);
+        let read = match fault {
+            Some((_, kind)) => Err(Error::new(kind, format!("get {path}: told to fail"))),
+            None => self.below.get_range(path, range),
+        };
+        self.state.lock().reading -= 1;
+        self.changed.notify_all();
+        read
+    }
+    fn head(&self, path: &str) -> Result<Option<u64>> {
+        self.below.head(path)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.below.list(folder)
+    }
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.below.folders(folder)
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.below.delete(path)
+    }
+    fn settle(&self, folder: &str, prefix: &str) -> Result<()> {
+        self.below.settle(folder, prefix)
+    }
+    fn is_remote(&self) -> bool {
+        true
+    }
+}

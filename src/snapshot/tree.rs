@@ -3,9 +3,11 @@
 use super::creates::Shape;
 use super::objects::Objects;
 use super::page::{FAN, LeafEntry, PAGE_MAX, Page};
+use super::read_cache::ReadCache;
 use super::{Folder, damaged};
 use crate::error::{Error, Kind, Result};
 use crate::units::{ChunkNo, Hash32, InstallationId, LineageId, PackId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -82,6 +84,8 @@ pub trait Visit {
 pub struct Tree {
     objects: Arc<dyn Objects>,
     cache: Arc<PageCache>,
+    /// Pages that were read before, in files.
+    kept: Option<Arc<ReadCache>>,
     lineage: LineageId,
     folders: Vec<InstallationId>,
     root: Hash32,
@@ -127,7 +131,15 @@ impl Tree {
         root: Hash32,
         depth: u8,
     ) -> Self {
-        Self { objects, cache, lineage, folders, root, depth }
+        Self { objects, cache, kept: None, lineage, folders, root, depth }
+    }
+    /// Keeps what it reads in files, and reads those first.
+    pub(super) fn kept_in(self, kept: Option<Arc<ReadCache>>) -> Self {
+        Self { kept, ..self }
+    }
+    /// Returns the same tree, which reads what is not in `cache` from the repository.
+    pub(super) fn read_through(&self, cache: Arc<PageCache>) -> Self {
+        Self { cache, kept: None, ..self.clone() }
     }
     /// Returns the hash of the root page.
     #[must_use]
@@ -148,11 +160,19 @@ impl Tree {
                 return Ok(page);
             }
         }
+        if let Some(kept) = self.kept.as_ref().and_then(|kept| kept.get_all(&name, PAGE_MAX)) {
+            let page = Page::parse(&format!("page {name}"), Bytes::from(kept), name, level, index)?;
+            self.cache.put(name, page.clone());
+            return Ok(page);
+        }
         for installation in &self.folders {
             let object = Folder { lineage: self.lineage, installation: *installation }.path("pages", name);
             match self.objects.get(&object, PAGE_MAX) {
                 Ok(bytes) => {
-                    let page = Page::parse(&object, bytes, name, level, index)?;
+                    let page = Page::parse(&object, bytes.clone(), name, level, index)?;
+                    if let Some(kept) = &self.kept {
+                        kept.put(&name, &bytes);
+                    }
                     self.cache.put(name, page.clone());
                     return Ok(page);
                 }

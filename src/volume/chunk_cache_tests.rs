@@ -130,3 +130,59 @@ fn a_buffer_goes_round_only_when_nobody_holds_it() {
         }
     }
 }
+
+#[test]
+fn what_is_fetched_ahead_is_shared_kept_and_fetched_once() {
+    let fetched = ChunkCache::new(4);
+    let (began, has_begun) = channel();
+    let (say, said) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| fetched.get_ahead(ONE, told(began, said)));
+        has_begun.recv().unwrap();
+        fetched.get_ahead(ONE, |_| panic!("it is under way"));
+        let reader = scope.spawn(|| fetched.get(ONE, |_| panic!("it is under way")).unwrap().key);
+        until_waiting(&fetched, 1);
+        say.send(Ok(5)).unwrap();
+        assert_eq!(reader.join().unwrap(), 5);
+    });
+    fetched.get_ahead(ONE, |_| panic!("it is kept"));
+    assert_eq!(fetched.get(ONE, filled(9)).unwrap().key, 5);
+    fetched.get_ahead(ChunkNo(2), |_| Err(Error::new(Kind::Io, "told to fail")));
+    assert_eq!(fetched.get(ChunkNo(2), filled(2)).unwrap().key, 2, "its reader tries again");
+    fetched.close();
+    fetched.get_ahead(ChunkNo(3), |_| panic!("nothing is kept any more"));
+}
+
+#[test]
+fn a_reader_waits_for_a_chunk_that_is_fetched_ahead_only_for_a_while() {
+    let fetched = ChunkCache::new(4);
+    let (began, has_begun) = channel();
+    let (say, said) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| fetched.get_ahead(ONE, told(began, said)));
+        has_begun.recv().unwrap();
+        // It does not come. Two readers share one fetch of their own.
+        let reader = || fetched.get(ONE, filled(7)).unwrap().key;
+        let readers = [scope.spawn(reader), scope.spawn(reader)];
+        assert_eq!(readers.map(|r| r.join().unwrap()), [7, 7]);
+        say.send(Ok(5)).unwrap();
+    });
+    // Whichever is kept, it is kept once.
+    let state = fetched.state.lock();
+    assert!(state.kept.len() == 1 && state.under_way.is_empty());
+}
+
+#[test]
+fn what_no_reader_asked_for_is_fetched_once_and_not_kept() {
+    let fetched = ChunkCache::new(2);
+    fetched.get(ChunkNo(1), filled(1)).unwrap();
+    for n in 2..9 {
+        assert_eq!(fetched.get_once(ChunkNo(n), filled(n)).unwrap().key, n);
+        assert!(!fetched.has(ChunkNo(n)));
+    }
+    assert_eq!(fetched.get_once(ChunkNo(1), filled(9)).unwrap().key, 1, "from memory");
+    assert!(fetched.has(ChunkNo(1)));
+    fetched.make_room(3);
+    (2..5).for_each(|n| drop(fetched.get(ChunkNo(n), filled(n)).unwrap()));
+    assert_eq!([1, 2, 3, 4].map(|n| fetched.has(ChunkNo(n))), [false, true, true, true]);
+}

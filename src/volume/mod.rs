@@ -5,7 +5,7 @@
 //! - [`pending`]: points in time; sectors that a pending snapshot still needs are saved in its `spill` before they are
 //!   overwritten.
 //! - [`hydrate`]: chunks of a volume made from a snapshot are fetched when first touched, the rest in the background.
-//! - [`chunk_cache`]: the chunks fetched last, each fetched once.
+//! - [`chunk_cache`]: the chunks fetched last, each fetched once. [`ahead`]: which ones will be read next.
 //! - [`extents`]: holes and changes, found without reading data.
 //! - [`rollback`]: back to a snapshot, in place.
 //! - [`lifecycle`]: create, open, unlock, suspend, grow, close.
@@ -15,6 +15,7 @@
 //! Locks, in acquisition order: a chunk's stripe, then the header, then a map block. A stripe's holder may wait for a
 //! fetch or a sync; a reader waits for a stripe only while a write to that chunk is under way.
 
+pub mod ahead;
 pub mod begin;
 mod blocking;
 pub mod chunk_cache;
@@ -218,6 +219,8 @@ impl std::fmt::Debug for Volume {
 mod complete_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod far_tests;
 #[cfg(test)]
 mod faults_tests;
 #[cfg(test)]

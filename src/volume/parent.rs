@@ -3,6 +3,13 @@
 use crate::cipher::SealedMut;
 use crate::error::Result;
 use crate::units::{ChunkNo, KeyTag, SectorMap};
+use std::sync::Arc;
+
+/// Fetches a chunk, as [`Parent::fetch`] does.
+pub type Fetch<'a> = dyn Fn(SealedMut<'_>) -> Result<Option<KeyTag>> + 'a;
+
+/// Takes a chunk that can be fetched now, perhaps in another thread. `false`: no more are needed.
+pub type Each<'a> = dyn Fn(ChunkNo, &Fetch<'_>) -> bool + Send + Sync + 'a;
 
 /// A source of sealed chunks: a snapshot, as a volume sees it. The snapshot layer implements it over a repository.
 pub trait Parent: Send + Sync {
@@ -35,4 +42,25 @@ pub trait Parent: Send + Sync {
     /// # Errors
     /// As [`Parent::has_sectors`].
     fn next_with_sectors(&self, from: ChunkNo) -> Result<Option<ChunkNo>>;
+
+    /// Whether fetching waits for a network, so that it takes about as long for many chunks at once as for one.
+    fn is_far(&self) -> bool {
+        false
+    }
+
+    /// Calls `each` for each of these chunks, in any order and from several threads if that is faster, until it returns `false`.
+    /// What `each` does not fetch may have been read in vain.
+    fn fetch_many(&self, chunks: &[ChunkNo], each: &Each<'_>) {
+        for chunk in chunks {
+            if !each(*chunk, &|out| self.fetch(*chunk, out)) {
+                return;
+            }
+        }
+    }
+
+    /// Returns at once, and calls `each` for these chunks from other threads, as soon as that is possible: for chunks that will
+    /// probably be needed. May leave out any of them, and does so with all if the source is not far.
+    fn fetch_ahead(&self, chunks: &[ChunkNo], each: &Arc<Each<'static>>) {
+        let _ = (chunks, each);
+    }
 }

@@ -171,6 +171,7 @@ struct State {
     met: usize,
     lists: HashMap<String, Bytes>,
     seen: Vec<(String, String)>,
+    delay: Duration,
 }
 
 /// A proxy before a server.
@@ -211,6 +212,11 @@ impl Proxy {
     /// Returns how many requests went wrong since the last [`Proxy::mend`].
     pub fn met(&self) -> usize {
         self.state.lock().unwrap().met
+    }
+
+    /// Delays each request by so much from now on.
+    pub fn delay(&self, by: Duration) {
+        self.state.lock().unwrap().delay = by;
     }
 
     /// Returns method and path, with the query, of all requests since the last time.
@@ -257,6 +263,8 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>, to: u16) -
     let fault = state.lock().unwrap().fault(request.method().as_str(), &path);
     let is_conditional = request.headers().contains_key("if-none-match");
     let (head, mut body) = request.into_parts();
+    let delay = state.lock().unwrap().delay;
+    tokio::time::sleep(delay).await;
     match fault {
         Some(Fault::Cut) => return Err("cut".into()),
         Some(Fault::Silence) => std::future::pending().await,

@@ -507,6 +507,13 @@ fn snapshots_and_audit() -> Vec<Case> {
             |_| { verb(json!({"action": "repository-default", "repository": "more"})) },
             never
         ),
+        // What it has read is deleted.
+        case!(
+            "repository-cache",
+            read_from_more,
+            |_| { verb(json!({"action": "repository-cache", "repository": "more", "size": 0})) },
+            never
+        ),
         case!(
             "repository-move",
             snapshot_into_more,
@@ -553,6 +560,20 @@ fn snapshot_into_more(copy: &Copy) {
     let create =
         json!({"action": "snapshot-create", "volume": "v", "description": "", "wait": true, "repository": "more"});
     opened(copy, |open| drop(open.json(create)));
+}
+
+/// Reads pages of a snapshot through a cache.
+fn read_from_more(copy: &Copy) {
+    snapshot_into_more(copy);
+    opened(copy, |open| drop(open.json(json!({"action": "repository-cache", "repository": "more", "size": 1 << 20}))));
+    opened(copy, |open| {
+        let all = open.json(json!({"action": "snapshot-list"}));
+        let all = all["snapshots"].as_array().unwrap();
+        let there = all.iter().find(|s| s["repository"] == "more").unwrap()["id"].clone();
+        open.json(json!({"action": "snapshot-diff", "to": there}));
+        let shown = open.json(json!({"action": "repository-show", "repository": "more"}));
+        assert!(shown["cached"].as_u64().unwrap() > 0, "{shown}");
+    });
 }
 
 fn recycle(copy: &Copy) {

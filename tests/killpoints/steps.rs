@@ -198,6 +198,8 @@ fn class(inside: &Path) -> String {
         ["data", "volumes", name] if name.ends_with(".new") => "new volume",
         ["data", "volumes", name] if name.ends_with(".spill") => "spill",
         ["data", "staging"] | ["data", "staging", _] => "a folder",
+        ["data", "cache"] | ["data", "cache", _] | ["data", "cache", _, _] => "a folder",
+        ["data", "cache", _, _, _] => "cached file",
         ["data", "staging", _, "progress"] => "snapshot's progress",
         ["data", "staging", _, name] if name.ends_with(".pack") => "staged pack",
         ["data", "repository", name] if name.starts_with("coffer-repository.json") => "repository's description",

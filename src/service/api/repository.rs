@@ -21,6 +21,12 @@ pub struct RepositoryInfo {
     pub stored: u64,
     /// When it was added; `None` for the data directory's own.
     pub created: Option<Timestamp>,
+    /// Limit of its read cache, in bytes; 0: it has none.
+    #[serde(default)]
+    pub cache: u64,
+    /// Bytes that its read cache takes. Only `show` looks.
+    #[serde(default)]
+    pub cached: Option<u64>,
     /// Why it cannot be opened. Only `show` tries.
     pub error: Option<String>,
 }

@@ -44,6 +44,7 @@ pub use principal::{
 };
 pub use repository::{
     AddRepository, DescribeRepository, ListRepositories, MoveRepository, RemoveRepository, SetDefaultRepository,
+    SetRepositoryCache,
 };
 pub use schedule::{AddSchedule, ListSchedules, PauseSchedule, RemoveSchedule};
 pub use snapshot::{
@@ -370,6 +371,7 @@ operations! {
     "repository-list" => ListRepositories,
     "repository-show" => DescribeRepository,
     "repository-default" => SetDefaultRepository,
+    "repository-cache" => SetRepositoryCache,
     "repository-move" => MoveRepository,
     "repository-remove" => RemoveRepository,
     "repository-gc" => CollectGarbage,

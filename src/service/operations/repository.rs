@@ -15,6 +15,9 @@ pub struct AddRepository {
     pub name: String,
     /// Where it is.
     pub location: Location,
+    /// Limit of its read cache, in bytes; 0: none.
+    #[serde(default)]
+    pub cache: u64,
 }
 
 impl Operation for AddRepository {
@@ -24,7 +27,7 @@ impl Operation for AddRepository {
         Some(named("coffer:AddRepository", &self.name))
     }
     fn perform(self, call: Call<'_>) -> Result<RepositoryInfo> {
-        call.service.add_repository(call.caller, self.name, self.location)
+        call.service.add_repository(call.caller, self.name, self.location, self.cache)
     }
 }
 
@@ -79,6 +82,27 @@ impl Operation for SetDefaultRepository {
     }
     fn perform(self, call: Call<'_>) -> Result<RepositoryInfo> {
         call.service.set_default_repository(call.caller, &self.repository)
+    }
+}
+
+/// Sets how much of what is read from a repository is kept in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRepositoryCache {
+    /// Its name or id.
+    pub repository: String,
+    /// Limit in bytes; 0: nothing is kept, and what there is is deleted.
+    pub size: u64,
+}
+
+impl Operation for SetRepositoryCache {
+    type Answer = RepositoryInfo;
+    const AUTHORIZATION: Authorization = Authorization::Administrator;
+    fn act(&self, _: &Call<'_>) -> Option<Act> {
+        Some(named("coffer:SetRepositoryCache", &self.repository))
+    }
+    fn perform(self, call: Call<'_>) -> Result<RepositoryInfo> {
+        call.service.set_repository_cache(call.caller, &self.repository, self.size)
     }
 }
 
