@@ -405,7 +405,8 @@ impl Copies {
     pub(super) fn take_up(&self, record: &SnapshotRecord) -> Result<Begun> {
         let lost = |why: &str| Error::new(Kind::Integrity, format!("cannot be continued: {why}"));
         let of = record.source.clone().ok_or_else(|| lost("it is not a copy"))?;
-        let (repository, from) = (self.reach(record.repository)?, self.reach(of.repository)?);
+        let (repository, from) =
+            (self.on.repositories.reach(record.repository)?, self.on.repositories.reach(of.repository)?);
         self.on.logs.check(record.home())?;
         let staged = Staging::open(&self.on.staging.join(record.id.to_string()), &self.on.env.boot_id)?;
         let staged = staged.ok_or_else(|| lost("its staging directory is missing"))?;
@@ -419,14 +420,6 @@ impl Copies {
         let copied: Vec<_> = staged.copied().collect();
         let writer = repository.resume(staged)?;
         self.begun(record.clone(), source, (writer, base, ciphers), copied.into_iter())
-    }
-
-    /// Opens a repository that a pending copy needs. It cannot have been removed: if it is not found, its disk is not there.
-    fn reach(&self, key: RepositoryKey) -> Result<Arc<Repository>> {
-        self.on.repositories.open(key).map_err(|err| match err.kind() {
-            Kind::NotFound => Error::new(Kind::Unreachable, err.line()).hint("make the repository reachable again"),
-            _ => err,
-        })
     }
 
     /// Unwraps the keys of a copy again, under its grants.

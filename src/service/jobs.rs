@@ -190,8 +190,8 @@ impl Jobs {
         }
         let volume = self.on.records.find_volume(&record.volume.to_string())?;
         let used = self.on.opens.acquire(&volume, Need::Sealed)?;
+        let repository = self.on.repositories.reach(record.repository)?;
         self.on.logs.check(record.home())?;
-        let repository = self.on.repositories.open(record.repository)?;
         let Some(pending) = used.volume.pending_snapshot(record.id) else {
             let why = used.volume.lost_snapshots().iter().find(|(id, _)| *id == record.id).map(|(_, why)| why.clone());
             let unbegun = "the process that took it ended before it was begun";

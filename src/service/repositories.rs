@@ -166,6 +166,18 @@ impl Repositories {
         }
     }
 
+    /// Opens a repository that something pending needs. It cannot have been removed: if it is not found, its disk is not
+    /// there.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`] if it is not found; else as [`Repositories::open`].
+    pub(super) fn reach(&self, key: RepositoryKey) -> Result<Arc<Repository>> {
+        self.open(key).map_err(|err| match err.kind() {
+            Kind::NotFound => Error::new(Kind::Unreachable, err.line()).hint("make the repository reachable again"),
+            _ => err,
+        })
+    }
+
     /// Puts other objects in the place of an added repository's.
     #[cfg(test)]
     pub(super) fn put_in_place(&self, id: RepositoryId, objects: Arc<dyn Objects>) {

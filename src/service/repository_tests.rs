@@ -332,6 +332,26 @@ fn what_was_left_in_an_added_repository_is_settled_by_the_verbs_that_use_it() {
     assert_eq!(files(&place, "/packs/"), Vec::<PathBuf>::new());
 }
 
+/// A disk that is not mounted looks like a repository that is not there.
+#[test]
+fn a_pending_snapshot_waits_for_its_repository_and_is_not_given_up() {
+    let (place, service) = two();
+    let key = service.repositories.find("far").unwrap();
+    let caller = service.caller_of(0, "test").unwrap();
+    let id = SnapshotId::draw(&crate::env::SystemRng);
+    let wanted = Wanted { id, volume: place.record(&service), to: key };
+    drop(service.jobs.begin(&caller, vec![wanted], &Labels::default()).unwrap());
+    std::fs::rename(place.path("far"), place.path("away")).unwrap();
+    let service = place.reopen(service);
+    let state = || service.show_snapshot(&id.to_string()).unwrap().state;
+    assert!(service.jobs.resume_all(|_| true).is_empty());
+    assert_eq!(state(), SnapshotState::Pending);
+    std::fs::rename(place.path("away"), place.path("far")).unwrap();
+    service.jobs.resume_all(|_| true).iter().for_each(|job| job.await_end());
+    assert_eq!(state(), SnapshotState::Completed);
+    verify(&service, id);
+}
+
 #[test]
 fn a_log_that_was_rolled_back_is_refused_in_each_repository() {
     let (place, service) = two();

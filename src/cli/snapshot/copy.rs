@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::service::operations::{CopySnapshot, Request};
 
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct CopyArgs {
+pub(crate) struct CopyArgs {
     /// Snapshot name or id
     snapshot: String,
     /// CMK of the copy, which gets a data key of its own: id, ARN or alias [default: that of the snapshot, with its data keys]

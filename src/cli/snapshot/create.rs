@@ -1,6 +1,6 @@
 //! `coffer snapshot create`: of one volume, or of several at one instant, with commands around the point in time.
 
-use super::end_waiting_on_interrupt;
+use super::waiting::end_waiting_on_interrupt;
 use crate::api::control;
 use crate::cli::args::Common;
 use crate::cli::client::{self, data_dir};

@@ -10,18 +10,19 @@ mod prune;
 mod recycle;
 mod schedule;
 mod verify;
+mod waiting;
 
 use super::args::{Common, selection};
-use super::client::{self, data_dir};
+use super::client;
 use super::crypto::pairs;
 use super::render;
-use crate::api::control;
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::service::operations::{
     DeleteSnapshot, DescribeSnapshot, DescribeSnapshots, RecoverSnapshot, Request, TagSnapshot, WaitSnapshot,
 };
 use crate::units::GroupId;
 use clap::Subcommand;
+use waiting::end_waiting_on_interrupt;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotVerb {
@@ -128,21 +129,4 @@ pub(super) fn run(common: &Common, verb: SnapshotVerb) -> Result<u8> {
         SnapshotVerb::Export(args) => return export::run(common, args),
     };
     client::ask(common, request).map(|reply| render::reply(&reply, common))
-}
-
-/// From now on, Ctrl-C ends the waiting for a server's snapshot, and says that the snapshot continues. Without a server,
-/// the snapshot is cancelled, or suspended if it was only waited for.
-fn end_waiting_on_interrupt(common: &Common) -> Result<()> {
-    if !control::daemon_answers(&data_dir(common)?.control_socket()) {
-        return Ok(());
-    }
-    let mut signals =
-        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT]).on(|| "catch SIGINT".to_owned())?;
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            eprintln!("coffer: no longer waiting; the server continues the snapshot (see `coffer snapshot list`)");
-            std::process::exit(130);
-        }
-    });
-    Ok(())
 }
