@@ -137,16 +137,12 @@ impl Service {
         to: &SnapshotRecord,
         kept: Option<SnapshotId>,
     ) -> Result<RolledBackInfo> {
-        let turn = self.opens.close_unused(record)?;
-        let record = self.records.find_volume(&record.id.to_string())?;
-        let volume = self.stored.open(&record)?;
-        let freed = match volume.free_old_data() {
+        let freed = match self.free_old_data(record) {
             // A client was faster, or it is filled in part: what is left is overwritten by and by.
-            Err(err) if err.kind() == Kind::InvalidState => Ok(()),
+            Err(err) if matches!(err.kind(), Kind::Busy | Kind::InvalidState) => Ok(()),
             other => other,
         };
-        let freed = freed.and(volume.close());
-        drop(turn);
+        let record = self.records.find_volume(&record.id.to_string())?;
         if let Some(parent) = &record.parent
             && let Err(err) = self.lineages.hold_base(record.lineage, record.id, parent)
         {
@@ -156,6 +152,14 @@ impl Service {
         drop(self.opens.acquire(&record, Need::Sealed)?);
         freed.map_err(|e| e.context(format!("volume {} is rolled back, but", record.shown())))?;
         Ok(RolledBackInfo { volume: record.id, snapshot: to.id, kept })
+    }
+
+    /// Frees the space of what a volume held before its rollback, while nobody else can open it.
+    fn free_old_data(&self, record: &VolumeRecord) -> Result<()> {
+        let _turn = self.opens.close_unused(record)?;
+        let volume = self.stored.open(&self.records.find_volume(&record.id.to_string())?)?;
+        let freed = volume.free_old_data();
+        freed.and(volume.close())
     }
 
     /// Refuses a volume that is attached, or that a client uses.

@@ -33,7 +33,7 @@ impl World {
         if snapshots == 2 {
             take(&near, 2, &SECOND).unwrap();
         }
-        let remote = Remote::over(below.clone(), clock, LATENCY);
+        let remote = Remote::read_once(below.clone(), clock, LATENCY);
         let repo = Repository::open_in(remote.clone(), env, Some(author(1))).unwrap();
         Self { below, remote, repo }
     }

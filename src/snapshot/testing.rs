@@ -273,11 +273,17 @@ pub(crate) struct Remote {
     clock: Arc<TestClock>,
     latency: i64,
     fault: parking_lot::Mutex<Option<Fault>>,
+    is_remote: bool,
 }
 
 impl Remote {
     pub(crate) fn over(below: Arc<dyn Objects>, clock: Arc<TestClock>, latency: i64) -> Arc<Self> {
-        Arc::new(Self { below, clock, latency, fault: parking_lot::Mutex::default() })
+        Arc::new(Self { below, clock, latency, fault: parking_lot::Mutex::default(), is_remote: true })
+    }
+
+    /// The same, read as a folder is: one call after the other, and nothing is read again after a fault.
+    pub(crate) fn read_once(below: Arc<dyn Objects>, clock: Arc<TestClock>, latency: i64) -> Arc<Self> {
+        Arc::new(Self { below, clock, latency, fault: parking_lot::Mutex::default(), is_remote: false })
     }
 
     /// Sets the fault.
@@ -341,7 +347,7 @@ impl Objects for Remote {
         self.call(Call::Settle, folder, || self.below.settle(folder, prefix))
     }
     fn is_remote(&self) -> bool {
-        true
+        self.is_remote
     }
 }
 
