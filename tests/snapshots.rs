@@ -643,3 +643,30 @@ fn a_drill_is_shown_and_what_fails_does_not_keep_it_from_the_others() {
     assert!(out.code != 0 && out.stderr.contains("attach"), "{out:?}");
     assert_eq!(s.ids(&["volume", "list"]).len(), 1);
 }
+
+#[test]
+fn what_would_wait_for_a_paused_copy_is_refused_or_done_by_the_command_itself() {
+    let s = Scratch::new();
+    s.ok(&["volume", "create", "--size", "16MiB", "--name", "v", "--snapshot-rate", "paused"]);
+    let server = s.serve();
+    let mut c = server.connect("v");
+    c.write(0, &noise(1, 4 << 20));
+    c.close();
+    assert_eq!(server.stop(), 0);
+    // A command does not leave the copy to anyone: it makes it.
+    let first = s.id(&["snapshot", "create", "v"]);
+    assert_eq!(s.json(&["snapshot", "show", &first])["state"], "completed");
+    let server = s.serve();
+    let mut c = server.connect("v");
+    c.write(0, &noise(2, 4 << 20));
+    c.close();
+    s.fails(5, &["volume", "rollback", "v", "--to", &first], &["paused", "--discard"]);
+    assert_eq!(s.ids(&["snapshot", "list"]).len(), 1);
+    // As many as can be pending; the next one leaves nothing behind, its name neither.
+    (0..8).for_each(|_| drop(s.id(&["snapshot", "create", "v"])));
+    s.fails(5, &["snapshot", "create", "v", "--name", "n"], &["8 pending"]);
+    let all = s.json(&["snapshot", "list"]);
+    assert!(all["snapshots"].as_array().unwrap().iter().all(|one| one["state"] != "error"), "{all}");
+    s.ok(&["volume", "modify", "v", "--snapshot-rate", "unlimited"]);
+    assert_eq!(server.stop(), 0);
+}

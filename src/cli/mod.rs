@@ -516,7 +516,7 @@ fn volume_request(verb: VolumeVerb) -> Result<Request> {
                 == (None, None, None, None, None, &None)
             {
                 return Err(Error::new(Kind::Usage, format!("modify {volume}: no setting is given"))
-                    .hint("use --on-key-loss, --iops, --throughput, --hydrate-rate or --repository"));
+                    .hint("use --on-key-loss, --iops, --throughput, --hydrate-rate, --snapshot-rate or --repository"));
             }
             ModifyVolume { volume, on_key_loss, iops, throughput, hydrate_rate, snapshot_rate, repository }.into()
         }

@@ -71,6 +71,8 @@ impl Jobs {
     /// Begins the snapshot in its repository. The volume's turn is taken.
     fn prepare(&self, wanted: &Wanted, used: InUse, labels: &Labels, group: Option<Group>) -> Result<Prepared> {
         let Wanted { id, volume, to } = wanted;
+        // Before anything is recorded that would stay in error.
+        used.volume.must_have_room_for_snapshot()?;
         let repository = self.on.repositories.open(*to)?;
         let (epoch, keys, context, generation) = used.volume.with_header(|h| {
             let wrapped: Vec<_> = h.keys().into_iter().flat_map(|k| k.keys.clone()).collect();

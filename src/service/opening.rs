@@ -208,7 +208,10 @@ impl OpenVolumes {
         self.on.failed_syncs.watch(&volume);
         let settings = Arc::new(Settings::default());
         settings.set(record.on_key_loss, record.iops, record.throughput);
-        settings.set_rates(record.hydrate_rate, record.snapshot_rate);
+        if self.on.role == Role::Daemon {
+            // A command does what it was asked for, and keeps the data directory meanwhile.
+            settings.set_rates(record.hydrate_rate, record.snapshot_rate);
+        }
         let open = Open {
             volume: volume.clone(),
             settings,

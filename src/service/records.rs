@@ -332,10 +332,9 @@ impl VolumeRecord {
         (self.identity_generation, self.identity_hash, self.size) =
             volume.with_header(|h| (h.identity().generation, h.identity_hash(), h.identity().size));
         let (parent, hydrated) = volume.with_header(|h| (h.identity().parent.clone(), h.state().hydrated));
-        if parent != self.parent {
-            // It was rolled back.
-            (self.parent, self.hydrated) = (parent, hydrated);
-        }
+        // After a rollback it has a parent again, perhaps the same one.
+        self.hydrated &= hydrated;
+        self.parent = parent;
         self.next = None;
     }
 }

@@ -4,12 +4,13 @@
 //! as the volume's parent; a ref holds that; the header is changed; the catalog takes it over; the old data is freed.
 //! After a kill, the volume is the old one or the snapshot, and the same command finishes the rest.
 
-use super::Service;
 use super::api::{RolledBackInfo, SnapshotState};
 use super::copying::Report;
 use super::opening::Need;
 use super::records::{Labels, NextIdentity, SnapshotRecord, VolumeRecord};
+use super::settings::BackgroundRate;
 use super::stored::Standing;
+use super::{Role, Service};
 use crate::cipher::{DataKey, Unwrapped};
 use crate::error::{Error, Kind, Result};
 use crate::kms::Caller;
@@ -81,6 +82,10 @@ impl Service {
             && !found.is_hidden()
         {
             return Ok(newest);
+        }
+        if volume_is_paused(record, self.role) {
+            let what = format!("volume {}: its snapshots are paused, so what it has cannot be kept", record.shown());
+            return Err(Error::new(Kind::Busy, what).hint("use `coffer volume modify --snapshot-rate`, or --discard"));
         }
         let description = format!("before the rollback to {}", to.id);
         let labels = Labels { description, ..Labels::default() };
@@ -168,6 +173,11 @@ impl Service {
         Err(Error::new(Kind::Busy, format!("volume {} is held by {holder}", record.shown()))
             .hint("use `coffer detach`; if it was not attached, disconnect the client or use `coffer detach --force`"))
     }
+}
+
+/// Whether the copy of a snapshot would not end.
+fn volume_is_paused(record: &VolumeRecord, role: Role) -> bool {
+    role == Role::Daemon && record.snapshot_rate == BackgroundRate::Paused
 }
 
 /// Refuses a snapshot with a data key that the volume does not have.

@@ -53,6 +53,21 @@ fn a_rolled_back_volume_is_its_snapshot_and_what_it_was_is_kept_once() {
     verify(&service, next.id);
 }
 
+#[test]
+fn a_volume_that_is_rolled_back_again_to_what_it_was_filled_from_can_be_opened() {
+    let (place, service) = Place::new();
+    write(&place, &service, 0, 2 * MIB, 1);
+    let first = take(&place, &service);
+    for n in 0..3 {
+        roll_back(&place, &service, first.id, false).unwrap();
+        assert_eq!(byte(&place, &service, MIB), 1, "round {n}");
+        assert!(!place.record(&service).hydrated, "round {n}");
+        fill(&place, &service);
+    }
+    let service = place.reopen(service);
+    assert_eq!(byte(&place, &service, MIB), 1);
+}
+
 /// Fills the volume from its snapshot, as a server does.
 fn fill(place: &Place, service: &Arc<Service>) {
     let used = service.opens.acquire(&place.record(service), Need::Sealed).unwrap();

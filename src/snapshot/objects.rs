@@ -18,7 +18,7 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -155,6 +155,8 @@ fn differs(path: &str, there: &[u8], ours: &[u8]) -> Error {
 pub struct StoreObjects {
     store: Arc<dyn ObjectStore>,
     root: Option<PathBuf>,
+    /// Device and inode of `root`.
+    place: (u64, u64),
     /// The longest time that a call may take, retries included. `None`: the store is in this machine.
     limit: Option<Duration>,
 }
@@ -168,7 +170,8 @@ impl StoreObjects {
         let what = || format!("open repository folder {}", root.display());
         let root = std::fs::canonicalize(root).map_err(|e| Error::io(what(), e))?;
         let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| of_store(what(), e))?;
-        Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root), limit: None })
+        let place = place_of(&root).map_err(|e| Error::io(what(), e))?;
+        Ok(Self { store: Arc::new(store.with_fsync(true)), root: Some(root), place, limit: None })
     }
 
     /// Like [`StoreObjects::local`], but creates a missing directory.
@@ -185,17 +188,30 @@ impl StoreObjects {
     /// Uses any other store of that crate. A put must be durable when it returns.
     #[must_use]
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: None, limit: None }
+        Self { store, root: None, place: (0, 0), limit: None }
     }
 
     /// Uses a store that is reached over a network. A call whose connection fails is repeated until `limit` has passed: a
     /// repeated [`Objects::put_new`] may then find the object that it put itself.
     #[must_use]
     pub fn remote(store: Arc<dyn ObjectStore>, limit: Duration) -> Self {
-        Self { store, root: None, limit: Some(limit) }
+        Self { store, root: None, place: (0, 0), limit: Some(limit) }
+    }
+
+    /// Refuses to use another folder in the place of the one that was opened. A disk that is unmounted leaves an empty
+    /// one, or none, which a put would create: what is then put or not found says nothing of the repository.
+    fn must_be_here(&self) -> Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        if place_of(root).is_ok_and(|place| place == self.place) {
+            return Ok(());
+        }
+        let what = format!("the repository folder {} is not the one that was opened", root.display());
+        Err(Error::new(Kind::Unreachable, what)
+            .hint("mount its disk again; if you have put a copy in its place, restart the server"))
     }
 
     fn put(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<()> {
+        self.must_be_here()?;
         let (store, key, what) = (self.store.clone(), Key::from(path), || format!("put {path}"));
         let put = self.call(what, move || {
             let (store, key, payload) = (store.clone(), key.clone(), PutPayload::from_bytes(bytes.clone()));
@@ -226,12 +242,26 @@ impl StoreObjects {
         }
     }
 
+    /// Opens an object's file. That it is not found counts only if its folder is there.
+    fn open_file(&self, root: &Path, path: &str, what: &str) -> Result<(std::fs::File, u64)> {
+        open_file(root, path, what).or_else(|err| match err.kind() {
+            Kind::NotFound => self.must_be_here().and(Err(err)),
+            _ => Err(err),
+        })
+    }
+
     /// Syncs the directory of `path`.
     fn sync_folder_of(&self, path: &str) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
         let file = root.join(path);
         sync_folder(file.parent().unwrap_or(root))
     }
+}
+
+/// Returns device and inode of a directory.
+fn place_of(root: &Path) -> std::io::Result<(u64, u64)> {
+    let found = std::fs::metadata(root)?;
+    Ok((found.dev(), found.ino()))
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
@@ -257,7 +287,7 @@ impl Objects for StoreObjects {
     fn get(&self, path: &str, limit: usize) -> Result<Bytes> {
         if let Some(root) = &self.root {
             let what = format!("get {path}");
-            let (file, size) = open_file(root, path, &what)?;
+            let (file, size) = self.open_file(root, path, &what)?;
             if size > limit as u64 {
                 return Err(super::damaged(path, 0, format_args!("{size} bytes, at most {limit} were expected")));
             }
@@ -286,7 +316,7 @@ impl Objects for StoreObjects {
     }
     fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
         if let Some(root) = &self.root {
-            let (_, size) = open_file(root, path, &format!("get bytes from {} on of {path}", range.start))?;
+            let (_, size) = self.open_file(root, path, &format!("get bytes from {} on of {path}", range.start))?;
             if range.end > size {
                 let why = format_args!("the object ends here, bytes up to {} were wanted", range.end);
                 return Err(super::damaged(path, size as usize, why));
@@ -323,7 +353,7 @@ impl Objects for StoreObjects {
     fn get_into(&self, path: &str, start: u64, parts: &mut [&mut [u8]]) -> Result<()> {
         let Some(root) = &self.root else { return by_range(self, path, start, parts) };
         let what = || format!("get bytes from {start} on of {path}");
-        let (file, _) = open_file(root, path, &what())?;
+        let (file, _) = self.open_file(root, path, &what())?;
         let mut at = start;
         for part in parts {
             match file.read_exact_at(part, at) {
@@ -343,7 +373,7 @@ impl Objects for StoreObjects {
             return match std::fs::symlink_metadata(root.join(path)) {
                 Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
                 Ok(_) => Ok(None),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.must_be_here().map(|()| None),
                 Err(e) => Err(Error::io(format!("find {path}"), e)),
             };
         }
@@ -359,6 +389,7 @@ impl Objects for StoreObjects {
         }
     }
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.must_be_here()?;
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
         let what = || format!("list {folder:?}");
         let all = self.call(what, move || {
@@ -397,6 +428,7 @@ impl Objects for StoreObjects {
         Ok(found)
     }
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.must_be_here()?;
         let (store, key) = (self.store.clone(), (!folder.is_empty()).then(|| Key::from(folder)));
         let what = || format!("list folders in {folder:?}");
         let all = self.call(what, move || {
@@ -407,6 +439,7 @@ impl Objects for StoreObjects {
         Ok(all.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect())
     }
     fn delete(&self, path: &str) -> Result<()> {
+        self.must_be_here()?;
         let (store, key, what) = (self.store.clone(), Key::from(path), || format!("delete {path}"));
         let deleted = self.call(what, move || {
             let (store, key) = (store.clone(), key.clone());

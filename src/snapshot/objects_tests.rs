@@ -117,3 +117,34 @@ fn a_runtime_that_gets_no_thread_is_an_error() {
     let err = start_runtime(none).unwrap_err();
     assert!(err.line().contains("start the object store's thread: Resource temporarily unavailable"), "{}", err.line());
 }
+
+#[test]
+fn a_folder_whose_disk_is_away_is_out_of_reach_and_nothing_is_put_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, away) = (dir.path().join("here"), dir.path().join("away"));
+    std::fs::create_dir(&here).unwrap();
+    let objects = StoreObjects::local(&here).unwrap();
+    objects.put_new("f/a", Bytes::from_static(b"x")).unwrap();
+    std::fs::rename(&here, &away).unwrap();
+    // First nothing is there, then an empty folder, as below the mount point of a disk.
+    for _ in 0..2 {
+        let kinds = [
+            objects.put_new("f/b", Bytes::from_static(b"y")).unwrap_err().kind(),
+            objects.put_over("f/a", Bytes::from_static(b"y")).unwrap_err().kind(),
+            objects.get("f/a", 10).unwrap_err().kind(),
+            objects.get_range("f/a", 0..1).unwrap_err().kind(),
+            objects.get_into("f/a", 0, &mut [&mut [0]]).unwrap_err().kind(),
+            objects.head("f/a").unwrap_err().kind(),
+            objects.list("f").unwrap_err().kind(),
+            objects.folders("").unwrap_err().kind(),
+            objects.delete("f/a").unwrap_err().kind(),
+        ];
+        assert_eq!(kinds, [Kind::Unreachable; 9]);
+        assert!(!here.join("f").exists());
+        let _ = std::fs::create_dir(&here);
+    }
+    std::fs::remove_dir(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    assert_eq!(objects.get("f/a", 10).unwrap(), "x");
+    objects.put_new("f/b", Bytes::from_static(b"y")).unwrap();
+}

@@ -115,6 +115,22 @@ impl Volume {
         begun.pop().ok_or_else(|| Error::new(Kind::Failed, format!("snapshot {}: nothing was begun", self.id)))
     }
 
+    /// Refuses another snapshot while too many are pending.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`].
+    pub fn must_have_room_for_snapshot(&self) -> Result<()> {
+        self.with_header(|header| self.must_have_room(header))
+    }
+
+    fn must_have_room(&self, header: &Header) -> Result<()> {
+        if header.state().pending.len() < MAX_PENDING {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, format!("{} already has {MAX_PENDING} pending snapshots", self.id))
+            .hint("wait until one is completed"))
+    }
+
     /// Does what can be done before the header is locked.
     fn prepare_for_begin(&self) -> Result<()> {
         if let Some(failed) = self.syncer.failure() {
@@ -133,10 +149,7 @@ impl Volume {
     /// Writes the state that fixes the point in time, unknown to the volume's pieces yet.
     fn write_begin(&self, begin: Begin) -> Result<Begun<'_>> {
         let mut header = self.header.lock();
-        if header.state().pending.len() >= MAX_PENDING {
-            return Err(Error::new(Kind::Busy, format!("{} already has {MAX_PENDING} pending snapshots", self.id))
-                .hint("wait until one is completed"));
-        }
+        self.must_have_room(&header)?;
         let p = header.state().epoch;
         let next = p.0.checked_add(1).map(Epoch).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("{} has no epochs left", self.id))
