@@ -589,6 +589,12 @@ fn a_group_is_taken_at_one_instant_between_freeze_and_thaw_and_as_a_whole() {
     s.fails(1, &["snapshot", "create", "data", "--freeze", "exit 3", "--thaw", &thaw], &["freeze command failed", "3"]);
     assert!(std::fs::read_to_string(&noted).unwrap().starts_with("thaw"));
     assert_eq!(s.ids(&["snapshot", "list"]).len(), 2);
+    // So is what a signal interrupts.
+    std::fs::remove_file(&noted).unwrap();
+    let signal = ["--freeze", "kill -TERM $PPID", "--thaw", &thaw];
+    s.fails(130, &[&["snapshot", "create", "data"][..], &signal].concat(), &["no snapshot was taken"]);
+    assert!(std::fs::read_to_string(&noted).unwrap().starts_with("thaw"));
+    assert_eq!(s.ids(&["snapshot", "list"]).len(), 2);
     s.fails(1, &["snapshot", "create", "data", "--freeze", "true", "--thaw", "exit 4"], &["taken, but", "by hand"]);
     assert_eq!(s.ids(&["snapshot", "list"]).len(), 3);
     assert_eq!(server.stop(), 0);

@@ -5,7 +5,7 @@
 //! repository join it, so that they are increments.
 //!
 //! Order of a begin: staging directory; catalog (the record, the grants that the service continues under, the new lineage); a ref that
-//! holds the source. It goes once the copy has ended ([`Lineages::release_source`]).
+//! holds the source, and is removed once the copy has ended ([`Lineages::release_source`]).
 
 use super::api::SnapshotState;
 use super::copying::{Job, Sink};
@@ -143,10 +143,7 @@ impl Begun {
     /// Gives up; returns the record.
     pub(super) fn give_up(self) -> SnapshotRecord {
         let Self { record, copying } = self;
-        // If the writer is still shared, the next sweep removes its objects.
-        if let Some(Err(left)) = Arc::into_inner(copying.sink).map(|s| s.writer.abort()) {
-            tracing::warn!("snapshot {}: {}", record.id, left.line());
-        }
+        copying.sink.abort();
         record
     }
 }

@@ -157,6 +157,16 @@ pub(super) struct Sink {
     pub(super) base: Option<SnapshotReader>,
 }
 
+impl Sink {
+    /// Gives up what was put. If the writer is still shared, the next sweep removes its objects.
+    pub(super) fn abort(self: Arc<Self>) {
+        let id = self.writer.id();
+        if let Some(Err(left)) = Arc::into_inner(self).map(|sink| sink.writer.abort()) {
+            tracing::warn!("snapshot {id}: {}", left.line());
+        }
+    }
+}
+
 impl ChunkSink for Sink {
     fn put(&self, chunk: ChunkNo, sealed: Sealed<'_>, key: DataKeyId) -> Result<()> {
         self.writer.put_chunk(chunk, sealed, key)
@@ -228,6 +238,9 @@ impl<'a> Pace<'a> {
         self.bytes += CHUNK as u64;
         while self.settings.snapshot_rate() == BackgroundRate::Paused && self.job.stopped().is_none() {
             self.job.pause(PAUSED_LOOK);
+        }
+        if self.settings.snapshot_rate() == BackgroundRate::Unlimited {
+            return;
         }
         let (rate, lag) = (self.settings.snapshot_rate(), self.since.elapsed());
         let due = rate.time_for(self.bytes);

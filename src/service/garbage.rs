@@ -52,7 +52,7 @@ pub(super) struct Collector {
     runs: Mutex<HashMap<RepositoryKey, Run>>,
     /// Notified when a run is stopped or has ended.
     changed: Condvar,
-    /// No run goes on: the service is shutting down.
+    /// All runs stop: the service is shutting down.
     is_stopped: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }

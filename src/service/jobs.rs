@@ -95,10 +95,9 @@ impl Jobs {
             let mut running = self.running.lock();
             jobs.iter().for_each(|(id, _)| drop(running.remove(id)));
         })?;
-        let mut jobs_of: HashMap<_, _> = jobs.iter().cloned().collect();
         for one in begun {
-            if let Some(job) = jobs_of.remove(&one.record.id) {
-                self.spawn((one.record.id, Work::Snapshot(Box::new(one))), &job);
+            if let Some((id, job)) = jobs.iter().find(|(id, _)| *id == one.record.id) {
+                self.spawn((*id, Work::Snapshot(Box::new(one))), job);
             }
         }
         Ok(jobs)
@@ -263,6 +262,11 @@ impl Jobs {
     /// Completes a copy that the log has: updates the catalog, then releases the source.
     fn complete_copy(&self, record: &SnapshotRecord, done: &Completed) {
         self.on.logs.note(record.home());
+        self.note_completed(record, done, || self.on.lineages.release_source(record.id));
+    }
+
+    /// Updates the catalog for a snapshot that the log has. If that worked, does what comes `then`, and removes the staging.
+    fn note_completed(&self, record: &SnapshotRecord, done: &Completed, then: impl FnOnce()) {
         let (stored, changed) = (done.stats.stored_bytes, done.stats.changed * CHUNK as u64);
         let noted = self.on.records.note_snapshot(record.id, |r| {
             (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
@@ -270,7 +274,7 @@ impl Jobs {
         if noted.is_err() {
             return self.on.unsettled.add(record.home(), record.id, None);
         }
-        self.on.lineages.release_source(record.id);
+        then();
         if let Err(err) = staging::remove(&self.staging_of(record.id)) {
             tracing::warn!("{}; removed at the next start", err.line());
         }
@@ -295,10 +299,7 @@ impl Jobs {
             tracing::error!("snapshot {}: {}", record.id, left.line());
         }
         drop(pending);
-        // If the writer is still shared, the next sweep removes its objects.
-        if let Some(Err(left)) = Arc::into_inner(sink).map(|s| s.writer.abort()) {
-            tracing::warn!("snapshot {}: {}", record.id, left.line());
-        }
+        sink.abort();
         self.on.unsettled.add(record.home(), record.id, Some(err.line()));
         drop(used);
         self.on.unsettled.settle_home(record.home());
@@ -308,8 +309,6 @@ impl Jobs {
     fn complete(&self, begun: &Begun, done: &Completed) {
         let Begun { used, pending, record, .. } = begun;
         self.on.logs.note(record.home());
-        let stored = done.stats.stored_bytes;
-        let changed = done.stats.changed * CHUNK as u64;
         if let Err(err) = self.on.bases.take(&used.volume, record.lineage, pending.record()) {
             tracing::error!(
                 "snapshot {} is completed, but could not become the base of {}: {}",
@@ -318,14 +317,7 @@ impl Jobs {
                 err.line()
             );
         }
-        let noted = self.on.records.note_snapshot(record.id, |r| {
-            (r.state, r.changed, r.stored) = (SnapshotState::Completed, changed, stored);
-        });
-        if noted.is_err() {
-            self.on.unsettled.add(record.home(), record.id, None);
-        } else if let Err(err) = staging::remove(&self.staging_of(record.id)) {
-            tracing::warn!("{}; removed at the next start", err.line());
-        }
+        self.note_completed(record, done, || ());
     }
 
     /// Returns the snapshots in progress.

@@ -166,7 +166,7 @@ mod tests {
             let all: usize = soon.iter().map(BTreeSet::len).sum();
             assert!(step < 100 || all <= AHEAD, "{all} are expected");
         }
-        // One that goes on alone gets the room of the others.
+        // The last one that still reads gets the room of the others.
         for step in 400..1000 {
             soon[0].remove(&step);
             soon[0].extend(expected(&ahead, step));

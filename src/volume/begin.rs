@@ -211,10 +211,8 @@ impl Volume {
     /// Removes the spill that was made for a snapshot which is not begun, unless another one uses it. The header is
     /// locked.
     fn remove_unused_spill(&self, live: &Live) {
-        if live.pending.is_empty()
-            && let Err(err) = self.spills.remove_spill(self.id)
-        {
-            tracing::warn!("remove the spill of {}: {err}; the next snapshot replaces it", self.id);
+        if live.pending.is_empty() {
+            self.remove_spill();
         }
     }
 }

@@ -222,10 +222,7 @@ impl Volume {
         let (left, spill) = (state.pending.clone(), state.spill);
         if left.is_empty() {
             // A kill may have left one.
-            if let Err(err) = self.spills.remove_spill(self.id) {
-                tracing::warn!("remove the spill of {}: {err}", self.id);
-            }
-            return;
+            return self.remove_spill();
         }
         let lost = |why: &str| Err(Error::new(Kind::Integrity, format!("{} {why}", self.id)));
         let spill = match spill {
@@ -471,22 +468,22 @@ impl Volume {
     fn next_candidate(&self, pending: &Pending, from: ChunkNo) -> Result<Option<ChunkNo>> {
         let record = &pending.record;
         let next = if record.comparing == Untrusted::No {
-            self.next_marked(pending, from, |e| e.changed > record.base_p && e.changed <= record.p)
+            self.next_marked(from, record.chunks, |e| e.changed > record.base_p && e.changed <= record.p)
         } else {
             self.next_compared(pending, from)
         };
         next.map(|found| found.filter(|c| c.0 < record.chunks))
     }
 
-    /// Returns the first chunk whose map entry is `wanted`.
-    fn next_marked(
+    /// Returns the first chunk at or after `from`, and before the chunk `end`, whose map entry is `wanted`.
+    pub(super) fn next_marked(
         &self,
-        pending: &Pending,
         mut from: ChunkNo,
+        end: u64,
         wanted: impl Fn(Entry) -> bool,
     ) -> Result<Option<ChunkNo>> {
-        while let Some(chunk) = self.map.next_mapped(&*self.store, from, ChunkNo(pending.record.chunks)) {
-            if chunk.0 >= pending.record.chunks {
+        while let Some(chunk) = self.map.next_mapped(&*self.store, from, ChunkNo(end)) {
+            if chunk.0 >= end {
                 break;
             }
             if wanted(self.map.entry(&*self.store, chunk)?) {
@@ -505,7 +502,7 @@ impl Volume {
             let what = || format!("find data of {}", self.id);
             let data = self.store.next_data(self.data_offset + from.offset()).on(what)?;
             let data = data.map(|d| ChunkNo::of(d - self.data_offset));
-            let marked = self.next_marked(pending, from, |e| e.present || e.changed.0 > 0)?;
+            let marked = self.next_marked(from, pending.record.chunks, |e| e.present || e.changed.0 > 0)?;
             let absent = if pending.is_full() { self.next_absent(from) } else { None };
             let all = [data, marked, absent, pending.sink()?.next_in_base(from)?];
             let record = &pending.record;
@@ -569,7 +566,7 @@ impl Volume {
         self.with_header_mut(|h| h.write_state(|s| s.pending.retain(|x| x.snapshot != snapshot)))
     }
 
-    pub(super) fn unpublish(&self, snapshot: SnapshotId) {
+    fn unpublish(&self, snapshot: SnapshotId) {
         // With the header, so that no snapshot begins meanwhile, on a spill that is being removed.
         let _header = self.header.lock();
         let mut live = self.live.write();
@@ -577,7 +574,14 @@ impl Volume {
         let spill = live.spill.clone().filter(|_| !pending.is_empty());
         let unneeded = live.spill.is_some() && spill.is_none();
         *live = Arc::new(Live { epoch: live.epoch, pending, spill });
-        if unneeded && let Err(err) = self.spills.remove_spill(self.id) {
+        if unneeded {
+            self.remove_spill();
+        }
+    }
+
+    /// Removes the spill file, if there is one.
+    pub(super) fn remove_spill(&self) {
+        if let Err(err) = self.spills.remove_spill(self.id) {
             tracing::warn!("remove the spill of {}: {err}; the next snapshot replaces it", self.id);
         }
     }

@@ -55,15 +55,8 @@ impl Volume {
         if !is_trusted || !self.live.read().pending.is_empty() {
             return Ok(None);
         }
-        let mut from = ChunkNo(0);
-        let end = ChunkNo(chunks_in(self.size()));
-        while let Some(chunk) = self.map.next_mapped(&*self.store, from, end) {
-            if self.map.entry(&*self.store, chunk)?.changed > base.p {
-                return Ok(None);
-            }
-            from = ChunkNo(chunk.0 + 1);
-        }
-        Ok(Some(base.snapshot))
+        let changed = self.next_marked(ChunkNo(0), chunks_in(self.size()), |entry| entry.changed > base.p)?;
+        Ok(changed.is_none().then_some(base.snapshot))
     }
 
     /// Computes the identity of the volume after a rollback to `parent`, before anything is written.
@@ -122,12 +115,8 @@ impl Volume {
     /// [`Kind::InvalidState`] if a chunk is present; what the store reports.
     pub fn free_old_data(&self) -> Result<()> {
         let what = || format!("free what {} held before its rollback", self.id);
-        let (mut from, end) = (ChunkNo(0), ChunkNo(chunks_in(self.size())));
-        while let Some(chunk) = self.map.next_mapped(&*self.store, from, end) {
-            if self.map.entry(&*self.store, chunk)?.present {
-                return Err(Error::new(Kind::InvalidState, format!("{}: chunk {chunk} is present", what())));
-            }
-            from = ChunkNo(chunk.0 + 1);
+        if let Some(chunk) = self.next_marked(ChunkNo(0), chunks_in(self.size()), |entry| entry.present)? {
+            return Err(Error::new(Kind::InvalidState, format!("{}: chunk {chunk} is present", what())));
         }
         let length = self.store.size().on(what)?.saturating_sub(self.data_offset);
         self.store.zero(self.data_offset, length, false).on(what)?;

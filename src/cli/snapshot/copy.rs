@@ -1,6 +1,6 @@
 //! `coffer snapshot copy`.
 
-use crate::cli::crypto::pairs;
+use super::labels::LabelArgs;
 use crate::error::Result;
 use crate::service::operations::{CopySnapshot, Request};
 
@@ -17,19 +17,13 @@ pub(crate) struct CopyArgs {
     /// Wait until it is completed
     #[arg(long)]
     pub(super) wait: bool,
-    /// Description
-    #[arg(long, default_value = "")]
-    description: String,
-    /// Name of the copy
-    #[arg(long)]
-    name: Option<String>,
-    /// Tag, name=value; can be repeated
-    #[arg(long = "tag", value_name = "NAME=VALUE")]
-    tags: Vec<String>,
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
 pub(super) fn request(args: CopyArgs) -> Result<Request> {
-    let CopyArgs { snapshot, key, repository, wait, description, name, tags } = args;
-    let tags = pairs(&tags)?;
+    let CopyArgs { snapshot, key, repository, wait, labels } = args;
+    let tags = labels.tags()?;
+    let LabelArgs { description, name, .. } = labels;
     Ok(CopySnapshot { snapshot, key, repository, description, name, tags, wait }.into())
 }

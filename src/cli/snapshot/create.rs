@@ -1,20 +1,16 @@
 //! `coffer snapshot create`: of one volume, or of several at one instant, with commands around the point in time.
 
+use super::around::{self, HeldSignals};
+use super::labels::LabelArgs;
 use super::waiting::end_waiting_on_interrupt;
 use crate::api::control;
 use crate::cli::args::Common;
 use crate::cli::client::{self, data_dir};
-use crate::cli::crypto::pairs;
 use crate::cli::{out, render};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::Reply;
 use crate::service::operations::{CreateSnapshot, CreateSnapshots, Request, WaitSnapshot};
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -31,7 +27,7 @@ pub(crate) struct CreateArgs {
     /// Take the snapshots of all these volumes at one instant: all, or none
     #[arg(long, conflicts_with = "name")]
     group: bool,
-    /// Command that makes a file system or a program quiet before; run by sh
+    /// Command that quiesces a file system or a program before; run by sh
     #[arg(long, value_name = "COMMAND")]
     freeze: Option<String>,
     /// Command that undoes --freeze, as soon as the point in time is fixed, and also after a failure
@@ -43,15 +39,8 @@ pub(crate) struct CreateArgs {
     /// Repository for this snapshot [default: as the volume is set]
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// Description
-    #[arg(long, default_value = "")]
-    description: String,
-    /// Name of the snapshot
-    #[arg(long)]
-    name: Option<String>,
-    /// Tag, name=value; can be repeated
-    #[arg(long = "tag", value_name = "NAME=VALUE")]
-    tags: Vec<String>,
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
 pub(super) fn run(common: &Common, args: CreateArgs) -> Result<u8> {
@@ -73,8 +62,9 @@ pub(super) fn run(common: &Common, args: CreateArgs) -> Result<u8> {
 
 /// Returns the request; with a command to run before, one that does not wait.
 fn request(args: CreateArgs) -> Result<Request> {
-    let CreateArgs { mut volumes, group, freeze, wait, repository, description, name, tags, .. } = args;
-    let (wait, tags) = (wait && freeze.is_none(), pairs(&tags)?);
+    let CreateArgs { mut volumes, group, freeze, wait, repository, labels, .. } = args;
+    let (wait, tags) = (wait && freeze.is_none(), labels.tags()?);
+    let LabelArgs { description, name, .. } = labels;
     if group {
         return Ok(CreateSnapshots { volumes, description, wait, repository, tags }.into());
     }
@@ -91,16 +81,12 @@ fn take_frozen(common: &Common, request: Request, freeze: &str, thaw: Option<&st
         return Err(Error::new(Kind::Usage, "--freeze needs a server: without one, nothing has the volume attached")
             .hint("start `coffer serve`, or leave out --freeze"));
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, interrupted.clone()).on(|| format!("catch signal {signal}"))?;
-    }
-    let is_interrupted = || interrupted.load(Ordering::Acquire);
+    let signals = HeldSignals::hold()?;
     let outcome = command("freeze", freeze).and_then(|()| {
-        if is_interrupted() {
+        if signals.is_interrupted() {
             Err(stopped("no snapshot was taken"))
         } else {
-            ask_in_time(common, request, &is_interrupted)
+            ask_in_time(common, request, &signals)
         }
     });
     // In any case: a command that failed may have frozen a part.
@@ -116,7 +102,7 @@ fn take_frozen(common: &Common, request: Request, freeze: &str, thaw: Option<&st
 }
 
 /// Asks the server, which answers once the point in time is fixed. Gives up after [`FROZEN_MAX`].
-fn ask_in_time(common: &Common, request: Request, is_interrupted: &dyn Fn() -> bool) -> Result<Reply> {
+fn ask_in_time(common: &Common, request: Request, signals: &HeldSignals) -> Result<Reply> {
     let (send, answer) = channel();
     let asking = common.clone();
     let ask = move || drop(send.send(client::ask(&asking, request)));
@@ -126,7 +112,7 @@ fn ask_in_time(common: &Common, request: Request, is_interrupted: &dyn Fn() -> b
         match answer.recv_timeout(LOOK) {
             Ok(answer) => return answer,
             Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Kind::Failed, "the request was lost")),
-            Err(RecvTimeoutError::Timeout) if is_interrupted() => {
+            Err(RecvTimeoutError::Timeout) if signals.is_interrupted() => {
                 return Err(stopped("a snapshot may have been taken"));
             }
             Err(RecvTimeoutError::Timeout) if since.elapsed() > FROZEN_MAX => {
@@ -144,11 +130,8 @@ fn stopped(what: &str) -> Error {
     Error::new(Kind::Interrupted, format!("interrupted: {what}")).hint("see `coffer snapshot list`")
 }
 
-/// Runs a command with sh; what it prints goes to standard error.
 fn command(which: &str, line: &str) -> Result<()> {
-    let what = || format!("run the {which} command");
-    let stderr = std::io::stderr().as_fd().try_clone_to_owned().on(what)?;
-    let ended = Command::new("sh").args(["-c", line]).stdin(Stdio::null()).stdout(stderr).status().on(what)?;
+    let ended = around::run(line, &[]).map_err(|e| e.context(format!("the {which} command")))?;
     if ended.success() {
         return Ok(());
     }

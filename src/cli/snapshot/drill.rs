@@ -1,5 +1,6 @@
 //! `snapshot drill`: proves that snapshots can be restored, one after another, each with a command on the device if asked.
 
+use super::around::{self, HeldSignals};
 use crate::cli::args::Common;
 use crate::cli::client::{self, data_dir};
 use crate::cli::out::{line, note};
@@ -9,11 +10,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::service::api::{Reply, SnapshotInfo, SnapshotState};
 use crate::service::operations::{CreateVolume, DeleteVolume, DescribeSnapshots, DrillSnapshot};
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 const DAY: i64 = 24 * 3600 * 1000;
 
@@ -36,7 +33,12 @@ pub(crate) struct DrillArgs {
 pub(super) fn run(common: &Common, DrillArgs { snapshots, all, older_than, run }: DrillArgs) -> Result<u8> {
     let which = if all { chosen(common, older_than)? } else { snapshots };
     let (mut proved, mut failed) = (Vec::new(), Vec::new());
+    // An interrupt reaches the command, too; what was made is removed before this process ends.
+    let signals = run.as_ref().map(|_| HeldSignals::hold()).transpose()?;
     for snapshot in which {
+        if signals.as_ref().is_some_and(HeldSignals::is_interrupted) {
+            return Err(Error::new(Kind::Interrupted, "interrupted: the other snapshots were not tried"));
+        }
         let outcome = run.as_deref().map_or(Ok(()), |command| with_device(common, &snapshot, command));
         match outcome.and_then(|()| one(common, &snapshot)) {
             Ok(info) if common.json => proved.push(info),
@@ -77,11 +79,6 @@ fn chosen(common: &Common, older_than: Option<u32>) -> Result<Vec<String>> {
 
 /// Runs a command on a volume from the snapshot, attached as a device, and removes both again.
 fn with_device(common: &Common, snapshot: &str, command: &str) -> Result<()> {
-    // An interrupt reaches the command, too; what was made is removed before this process ends.
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        let caught = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal, caught).on(|| format!("catch signal {signal}"))?;
-    }
     let create = CreateVolume { snapshot: Some(snapshot.to_owned()), ..CreateVolume::default() };
     let Reply::Volume(volume) = client::ask(common, create.into())? else { return Err(unexpected()) };
     let id = volume.id.to_string();
@@ -118,11 +115,7 @@ fn device_of(attached: &[u8]) -> Result<String> {
 }
 
 fn on_device(line: &str, device: &str) -> Result<()> {
-    let what = || "run the command on the device".to_owned();
-    let stderr = std::io::stderr().as_fd().try_clone_to_owned().on(what)?;
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).env("COFFER_DEVICE", device).stdin(Stdio::null()).stdout(stderr);
-    let ended = command.status().on(what)?;
+    let ended = around::run(line, &[("COFFER_DEVICE", device)])?;
     if ended.success() { Ok(()) } else { Err(Error::new(Kind::Failed, format!("the command failed: {ended}"))) }
 }
 

@@ -1,10 +1,12 @@
 //! `coffer snapshot`: its verbs, and what they do besides sending requests.
 
+mod around;
 mod copy;
 mod create;
 mod diff;
 mod drill;
 mod export;
+mod labels;
 mod protect;
 mod prune;
 mod recycle;
