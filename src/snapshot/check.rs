@@ -2,7 +2,7 @@
 
 use super::compact::Census;
 use super::log::{Log, is_damage};
-use super::mark::{Listing, Marks, Needs};
+use super::mark::{Listing, Marks, Needs, names};
 use super::objects::Listed;
 use super::pack::{PACK_MAX, PackFooter, parse_footer, parse_pack};
 use super::page::{PAGE_MAX, Page};
@@ -127,7 +127,7 @@ impl Check<'_> {
                 self.see(read)?;
             }
         }
-        let present: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
+        let present: HashSet<SnapshotId> = names(&there.manifests);
         for id in log.state.live.keys().filter(|id| !present.contains(id)) {
             let read = self.inner.manifest(&log, *id);
             self.see(read)?;
@@ -180,7 +180,7 @@ impl Check<'_> {
     }
 
     fn redirects(&mut self, there: &Listing, footers: &HashMap<PackId, PackFooter>) -> Result<()> {
-        let names: HashSet<PackId> = there.redirects.iter().filter_map(|o| o.name().parse().ok()).collect();
+        let moved: HashSet<PackId> = names(&there.redirects);
         for object in &there.redirects {
             self.begin(object.size)?;
             let Ok(old) = object.name().parse::<PackId>() else {
@@ -193,7 +193,7 @@ impl Check<'_> {
                 let why = match footers.get(&to.pack) {
                     Some(footer) if footer.bodies.get(&to.new_offset) == Some(&to.length) => continue,
                     Some(_) => format!("has no such body at byte {}", to.new_offset),
-                    None if names.contains(&to.pack) => {
+                    None if moved.contains(&to.pack) => {
                         "was moved itself: a redirect must name the final place".to_owned()
                     }
                     None => "is missing or damaged".to_owned(),
@@ -230,7 +230,7 @@ impl Check<'_> {
                 }
             }
         }
-        let others = if elsewhere.is_empty() { HashSet::new() } else { self.packs_of_others()? };
+        let others = if elsewhere.is_empty() { HashSet::new() } else { self.inner.foreign_packs(self.own)? };
         for (pack, bodies) in lost.into_iter().filter(|(_, bodies)| *bodies > 0) {
             self.found
                 .problems
@@ -246,19 +246,6 @@ impl Check<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Returns the packs in other installations' folders, moved or not.
-    fn packs_of_others(&self) -> Result<HashSet<PackId>> {
-        let mut all = HashSet::new();
-        for folder in self.inner.folders(self.own.lineage)?.into_iter().filter(|f| *f != self.own) {
-            for sort in ["packs", "redirects"] {
-                all.extend(
-                    self.inner.objects.list(&folder.sort(sort))?.iter().filter_map(|o| o.name().parse::<PackId>().ok()),
-                );
-            }
-        }
-        Ok(all)
     }
 }
 

@@ -14,6 +14,8 @@ use super::tree::Tree;
 use crate::error::{Kind, Result};
 use crate::units::{Hash32, PackId, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// What an installation knows of one of its own refs.
@@ -183,7 +185,7 @@ impl Inner {
         if let Some(log) = self.log(own)? {
             lost.extend(log.state.deleted.keys().copied());
             let fresh = log.state.deleted.iter().filter(|(_, d)| wait && now.0.saturating_sub(d.time.0) < GRACE);
-            let present: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
+            let present: HashSet<SnapshotId> = names(&there.manifests);
             let fresh = fresh.map(|(id, _)| *id).filter(|id| present.contains(id));
             let live = log.state.live.keys().copied().filter(|id| wait || !needs.is_going(*id));
             for id in live.chain(fresh) {
@@ -365,13 +367,16 @@ impl Inner {
 
     /// Marks packs named by redirects: a pack reached through a redirect keeps the redirect and the packs it names.
     fn mark_redirects(&self, own: Folder, there: &Listing, marks: &mut Marks) -> Result<()> {
-        let names = |all: &[Listed]| all.iter().filter_map(|o| o.name().parse().ok()).collect::<HashSet<PackId>>();
-        let (packs, redirects) = (names(&there.packs), names(&there.redirects));
+        let (packs, redirects): (HashSet<PackId>, HashSet<PackId>) = (names(&there.packs), names(&there.redirects));
         let mut absent: HashSet<PackId> = marks.packs.iter().filter(|pack| !packs.contains(pack)).copied().collect();
         absent.retain(|pack| !redirects.contains(pack) && !marks.redirects.contains_key(pack));
         self.moved.lock().retain_unknown(own, &mut absent);
         if !absent.is_empty() {
-            self.forget_foreign(own, &mut absent)?;
+            for foreign in self.foreign_packs(own)? {
+                if absent.remove(&foreign) {
+                    self.moved.lock().keep_none(own, foreign);
+                }
+            }
         }
         // The list may be older than a redirect: if the pack is nowhere else either, it is looked for by name.
         let moved = marks.packs.iter().filter(|pack| redirects.contains(pack) || absent.contains(pack));
@@ -384,17 +389,19 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes packs that are in other installations' folders.
-    fn forget_foreign(&self, own: Folder, packs: &mut HashSet<PackId>) -> Result<()> {
+    /// Returns the packs in other installations' folders, moved or not.
+    pub(super) fn foreign_packs(&self, own: Folder) -> Result<HashSet<PackId>> {
+        let mut all = HashSet::new();
         for folder in self.folders(own.lineage)?.into_iter().filter(|f| *f != own) {
             for sort in ["packs", "redirects"] {
-                for old in self.objects.list(&folder.sort(sort))?.iter().filter_map(|o| o.name().parse().ok()) {
-                    if packs.remove(&old) {
-                        self.moved.lock().keep_none(own, old);
-                    }
-                }
+                all.extend(names::<PackId>(&self.objects.list(&folder.sort(sort))?));
             }
         }
-        Ok(())
+        Ok(all)
     }
+}
+
+/// Returns what the objects are named for, except for names that are none.
+pub(super) fn names<T: FromStr + Eq + Hash>(all: &[Listed]) -> HashSet<T> {
+    all.iter().filter_map(|object| object.name().parse().ok()).collect()
 }

@@ -8,7 +8,7 @@
 //! reads each page and each manifest once, and the next one reads only what is new.
 
 use super::Folder;
-use super::mark::{All, Listing, Marks};
+use super::mark::{All, Listing, Marks, names};
 pub use super::mark::{Need, Needs};
 use super::objects::Listed;
 use super::repository::{Inner, Located, Repository};
@@ -171,7 +171,7 @@ impl Inner {
     /// Removes deleted snapshots whose manifests are gone from the state that the log's next checkpoint will record.
     /// Returns how many deleted ones are still kept.
     fn forget(&self, own: Folder, there: &Listing, marks: &Marks) -> Result<u64> {
-        let listed: HashSet<SnapshotId> = there.manifests.iter().filter_map(|o| o.name().parse().ok()).collect();
+        let listed: HashSet<SnapshotId> = names(&there.manifests);
         self.change_log(own, |log| {
             let Some(log) = log.as_mut() else { return Ok(0) };
             log.state.deleted.retain(|id, _| marks.manifests.contains(id) && listed.contains(id));
